@@ -1,4 +1,4 @@
-"""The loops a process runs beside its calls: the one way to run them.
+"""Background loops and tasks of a process; every loop and task of the gateway is made here.
 
 Invariants: a loop ends when it is stopped or its step returns `LOOP_DONE`, never by an exception. A failure
 is counted, logged with its traceback once per kind, and followed by a pause of at most `MAX_PAUSE_S`.
@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
 MAX_LOGGED_KINDS = 500
 LOOP_DONE: Final = object()
-"""What the step of a loop returns when nothing is left to do."""
+"""A step returns it to end its loop."""
 
 Step = Callable[[], Awaitable[object]]
 
 
 class FailureGuard:
-    """Runs steps of one name; a step that fails is reported, never raised.
+    """Runs the steps of one loop; a failure is reported, never raised.
 
     Attributes:
-        failing: The last step failed.
+        failing: Whether the last step failed.
     """
 
     def __init__(self, name: str) -> None:
@@ -36,15 +36,15 @@ class FailureGuard:
         _guards.add(self)
 
     async def run(self, step: Step) -> object:
-        """The step's result; None when it failed."""
+        """Returns the step's result; None when it failed."""
         task = asyncio.current_task()
         try:
             result = await step()
         except asyncio.CancelledError as error:
             if task is None or task.cancelling():
                 raise
-            self._failed(error)  # something the step waited for was cancelled, the step was not
-        except Exception as error:  # noqa: BLE001 -- the loop must outlive whatever a step meets
+            self._failed(error)  # something the step awaited was cancelled, not the step
+        except Exception as error:  # noqa: BLE001 -- the loop outlives any exception of a step
             self._failed(error)
         else:
             if self.failing:
@@ -59,10 +59,10 @@ class FailureGuard:
 
 
 class BackgroundLoop:
-    """A step that is run again and again, `every_s` seconds after the last one, until `stop`."""
+    """Runs a step repeatedly, each `every_s` seconds after the end of the last, until `stop`."""
 
     def __init__(self, name: str, step: Step, *, every_s: float = 0.0, at_once: bool = False) -> None:
-        """`at_once`: the first step does not wait for `every_s`."""
+        """With `at_once`, the first step does not wait for `every_s`."""
         self._guard = FailureGuard(name)
         self._step = step
         self._every_s = every_s
@@ -70,26 +70,26 @@ class BackgroundLoop:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin on the running event loop."""
+        """Starts on the running event loop."""
         self._task = asyncio.create_task(self._run(), name=self._guard.name)
 
     async def run_once(self, step: Step) -> None:
-        """Run a first step before the loop begins; a failure is reported, and left to the loop."""
+        """Runs a step before the loop starts; a failure is reported and not raised."""
         await self._guard.run(step)
 
     async def wait_until_done(self, within_s: float) -> None:
-        """Wait until the step says `LOOP_DONE`, for so long at most."""
+        """Waits at most `within_s` seconds until the step returns `LOOP_DONE`."""
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=within_s)
 
     async def stop(self) -> None:
-        """Cancel the loop and wait for its end."""
+        """Cancels the loop and waits for its end."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
 
     def cancel(self) -> None:
-        """Cancel the loop without waiting."""
+        """Cancels the loop without waiting."""
         if self._task is not None:
             self._task.cancel()
 
@@ -108,7 +108,7 @@ class BackgroundLoop:
 
 
 def spawn(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    """A task that is run once; an exception nobody awaits is reported under this name."""
+    """Starts a task that runs once; an exception of it is reported under this name."""
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -120,7 +120,7 @@ def spawn(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
 
 
 def report_failure(name: str, error: BaseException) -> bool:
-    """Count a failure, and log it with its traceback when it is the first of its kind; whether it was."""
+    """Counts a failure; logs the first of its kind with its traceback. Returns whether it was logged."""
     _failures[name] += 1
     frames = traceback.extract_tb(error.__traceback__)
     kind = (name, type(error), frames[-1].filename if frames else "", frames[-1].lineno if frames else 0)
@@ -132,12 +132,12 @@ def report_failure(name: str, error: BaseException) -> bool:
 
 
 def failing_loops() -> list[str]:
-    """The names whose last step failed."""
+    """Returns the names of the loops whose last step failed."""
     return sorted({guard.name for guard in _guards if guard.failing})
 
 
 def failure_counts() -> Mapping[str, int]:
-    """How often steps of each name have failed."""
+    """Returns the number of failures by name."""
     return _failures
 
 

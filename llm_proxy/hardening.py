@@ -1,6 +1,6 @@
-"""What a process that holds keys and records owes their owner: files nobody else reads, and no core dump.
+"""Hardening of every process that holds keys or records: private files, no core dumps.
 
-Invariant: called before the first file is made; children inherit both.
+Invariant: `harden_process` runs before the process makes its first file; child processes inherit both.
 """
 
 import os
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def harden_process() -> None:
-    """Make every file and folder of this process its owner's alone, whatever the umask; dump no memory."""
+    """Makes new files and folders readable by their owner alone; disables core dumps."""
     os.umask(stat.S_IRWXG | stat.S_IRWXO)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def restrict_to_owner(path: Path) -> None:
-    """Take from everybody but the owner what an earlier version left open; only where the file is ours."""
+    """Removes the permissions of group and others from a file of this user; leaves other users' files."""
     known = path.stat()
     if known.st_uid == os.geteuid():
         path.chmod(stat.S_IMODE(known.st_mode) & ~(stat.S_IRWXG | stat.S_IRWXO))

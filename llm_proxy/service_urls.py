@@ -1,7 +1,8 @@
-"""Addresses of stores and sidecars, as operators write them -> ones every later reader reads the same way.
+"""Parses the addresses in settings: Postgres, Redis, sidecars, webhooks.
 
-Pure. Invariants: what is returned has user and password percent-encoded; a password that was not is taken as
-it stands where the address can be read in one way only; a refusal holds no part of what was given.
+Pure. Invariants: user and password are percent-encoded in every returned address, so that all later readers
+agree. A password that is not percent-encoded is accepted if the address can be read in one way only. An error
+holds no part of the address.
 Sources: RFC 3986; https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-CONNSTRING-URIS.
 """
 
@@ -99,11 +100,11 @@ LocationCheck = Callable[[str], None]
 
 
 class InvalidURL(ValueError):  # noqa: N818 -- errors are named for the state they report
-    """An address nobody can use; the message says why, and holds no part of it."""
+    """The address cannot be used; the message says why, and holds no part of the address."""
 
 
 def parse_postgres_url(text: str) -> str:
-    """A checked address of a Postgres database; raises `InvalidURL`."""
+    """Returns the normalized address of a Postgres database; raises `InvalidURL`."""
     _, scheme, rest = _split_scheme(
         text, ("postgresql", "postgres"), "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
     )
@@ -111,7 +112,7 @@ def parse_postgres_url(text: str) -> str:
 
 
 def parse_redis_url(text: str) -> str:
-    """A checked address of a Redis or Valkey; raises `InvalidURL`."""
+    """Returns the normalized address of a Redis or Valkey; raises `InvalidURL`."""
     _, scheme, rest = _split_scheme(
         text, ("redis", "rediss", "unix"), "redis://USER:PASSWORD@HOST:PORT/NUMBER"
     )
@@ -119,7 +120,7 @@ def parse_redis_url(text: str) -> str:
 
 
 def parse_http_url(text: str) -> str:
-    """A checked address of an HTTP server, its port perhaps a range; raises `InvalidURL`."""
+    """Returns the normalized address of an HTTP server; its port may be a range. Raises `InvalidURL`."""
     whole, _, rest = _split_scheme(text, ("http", "https"), "http://HOST:PORT")
     place = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in rest:
@@ -133,7 +134,7 @@ def parse_http_url(text: str) -> str:
 
 
 def parse_webhook_urls(text: str) -> tuple[tuple[WebhookFormat, str], ...]:
-    """The webhooks of a list such as `json=https://…,slack=https://…`; raises `InvalidURL`."""
+    """Returns the webhooks of a list such as `json=https://…,slack=https://…`; raises `InvalidURL`."""
     found: dict[tuple[WebhookFormat, str], None] = {}
     for one in _NEXT_WEBHOOK.split(text):
         form, _, url = one.strip().partition("=")
@@ -146,7 +147,7 @@ def parse_webhook_urls(text: str) -> tuple[tuple[WebhookFormat, str], ...]:
 
 
 def parse_setting(name: str, text: str, read: Callable[[str], str]) -> str:
-    """The address under this name, as `read` returns it; raises `InvalidURL` that begins with the name."""
+    """Parses an address with `read`; raises an `InvalidURL` that begins with the setting's name."""
     try:
         return read(text)
     except InvalidURL as fault:
@@ -164,7 +165,7 @@ def _split_scheme(text: str, known: tuple[str, ...], form: str) -> tuple[str, st
 
 
 def _encode_credentials(rest: str, judge: LocationCheck) -> str:
-    """What follows the scheme, its user and password percent-encoded."""
+    """Returns the part after the scheme with user and password percent-encoded."""
     readings: list[str] = []
     reason = InvalidURL(_ENCODE)
     for at in (None, *(found.start() for found in re.finditer("@", rest))):
@@ -186,7 +187,7 @@ def _encode_credentials(rest: str, judge: LocationCheck) -> str:
 
 
 def _encode_once(text: str) -> str:
-    """The text percent-encoded, whether it was or not; raises `InvalidURL` when nobody can tell."""
+    """Returns the text percent-encoded once; raises `InvalidURL` if it is encoded in part."""
     escapes = len(_ESCAPE.findall(text))
     if escapes and escapes < text.count("%"):
         raise InvalidURL(f"some of its % are escapes and some are not: {_ENCODE}")

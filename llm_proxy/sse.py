@@ -1,7 +1,7 @@
-"""Server-sent events: bytes <-> events. Pure; knows nothing of what the events say.
+"""Server-sent events: encoding, parsing, and cutting a byte stream into frames (one event each).
 
-Invariants: any chunking of the same bytes gives the same frames, and the frames joined with `rest` are
-the bytes that came in, a leading byte order mark apart; lines end in LF, CRLF or CR, also mixed.
+Pure. Invariants: any chunking of the same bytes gives the same frames. The frames joined with `rest` are the
+bytes received, without a leading byte order mark. Lines end in LF, CRLF or CR, also mixed.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 16 * 2**20
 DONE_EVENT = b"data: [DONE]\n\n"
-"""How OpenAI ends a stream."""
+"""OpenAI's end of a stream."""
 
 _BOM = b"\xef\xbb\xbf"
 # An empty line: the end of a line, then another. A CR at the very end may be half of a CRLF.
@@ -19,7 +19,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class EventTooLong(ValueError):  # noqa: N818 -- named for the state
-    """So many bytes without an empty line are no event stream."""
+    """More than the maximum of bytes came without an empty line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class SSEEvent:
     """One event.
 
     Attributes:
-        data: Its `data` lines joined by LF; None when it has none (a comment, a bare `id`).
-        name: Its `event` field; empty for a plain message.
+        data: The `data` lines joined by LF; None without any (a comment, a bare `id`).
+        name: The `event` field; empty for a plain message.
     """
 
     data: bytes | None
@@ -36,7 +36,7 @@ class SSEEvent:
 
 
 def encode_event(data: bytes, name: bytes = b"") -> bytes:
-    """One event as bytes; data may hold line feeds, each becomes a line of its own."""
+    """Returns one event as bytes; each line of the data becomes a `data` line."""
     head = b"event: " + name + b"\n" if name else b""
     if b"\n" in data or b"\r" in data:
         lines = b"".join(b"data: " + line + b"\n" for line in _LINE_END.split(data))
@@ -45,7 +45,7 @@ def encode_event(data: bytes, name: bytes = b"") -> bytes:
 
 
 def parse_event(raw: bytes) -> SSEEvent:
-    """The event in one frame; unknown fields and comments are skipped."""
+    """Returns the event of one frame; unknown fields and comments are skipped."""
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
         return SSEEvent(raw[6:-2])
     data: list[bytes] = []
@@ -64,7 +64,7 @@ class SSEDecoder:
     """Cuts a stream of bytes into frames, each with the empty line that ends it.
 
     Attributes:
-        rest: Bytes of the frame that has not ended yet.
+        rest: Bytes of the incomplete frame.
     """
 
     __slots__ = ("_max_bytes", "_started", "rest")
@@ -75,7 +75,7 @@ class SSEDecoder:
         self.rest: bytes = b""
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The frames that ended with this chunk; raises `EventTooLong` rather than hold more than it may."""
+        """Returns the frames that this chunk completes; raises `EventTooLong` above the maximum."""
         buffer = self.rest + chunk if self.rest else chunk
         if not self._started:
             if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
@@ -94,7 +94,7 @@ class SSEDecoder:
 
 
 def _split_at_blank_lines(buffer: bytes) -> tuple[list[bytes], bytes]:
-    """The slow way, for streams that use CR."""
+    """Cuts a buffer that holds CR, slower; returns the frames and the rest."""
     frames: list[bytes] = []
     start = 0
     while found := _BLANK.search(buffer, start):

@@ -1,7 +1,7 @@
-"""The parts of a usage object that are billed apart: cached, written to a cache, reasoning, audio, images.
+"""Reads the parts of a usage object with prices of their own: cached, cache writes, reasoning, audio, images.
 
-Read alike by the gateway and by LiteLLM's process. Pure. Invariants: what is not a number of tokens is
-absent, never 0; names are OpenAI's, those that Anthropic and DeepSeek use beside them mean the same.
+Pure; used by the gateway and by the sidecar. Invariants: a value that is no number of tokens is absent, never
+0. The names are OpenAI's; Anthropic's and DeepSeek's names are read as well.
 Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 MAX_TOKENS = 10**9
-"""Of one call."""
+"""The maximum of one call."""
 MAX_TIER_CHARS = 32
 _PROMPT, _COMPLETION = "prompt_tokens_details", "completion_tokens_details"
 _WRITTEN = frozenset({"cache_write_tokens", "cache_creation_tokens"})
@@ -40,7 +40,7 @@ class TokenDetails(NamedTuple):
 
 
 def read_details(usage: Mapping[str, Any]) -> TokenDetails:
-    """The parts that a usage object states."""
+    """Returns the parts that a usage object states."""
     prompt, completion = _part(usage, _PROMPT), _part(usage, _COMPLETION)
     cached = usage.get("cache_read_input_tokens", usage.get("prompt_cache_hit_tokens"))
     return TokenDetails(
@@ -52,18 +52,18 @@ def read_details(usage: Mapping[str, Any]) -> TokenDetails:
 
 
 def token_count(value: object) -> int | None:
-    """A number of tokens; None for what is none, or more than a call can have."""
+    """Returns a number of tokens; None for any other value, and above `MAX_TOKENS`."""
     return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
 
 
 def service_tier(document: Mapping[str, Any], usage: Mapping[str, Any]) -> str | None:
-    """The service tier that an answer, a frame or its usage states."""
+    """Returns the service tier that a response, a frame or its usage states."""
     tier = document.get("service_tier") or usage.get("service_tier")
     return tier[:MAX_TIER_CHARS] if isinstance(tier, str) and tier.isascii() and tier.isprintable() else None
 
 
 def _written(usage: Mapping[str, Any], prompt: Mapping[str, Any]) -> int | None:
-    """Tokens written to the cache: the largest of what is stated."""
+    """Returns the tokens written to the cache: the largest number stated."""
     if "cache_creation_input_tokens" not in usage and not _WRITTEN & prompt.keys():
         return None
     stated = (usage.get("cache_creation_input_tokens"), *(prompt.get(name) for name in _WRITTEN))

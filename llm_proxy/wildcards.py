@@ -1,12 +1,12 @@
-"""Wildcards: whether a pattern such as `gpt-*` covers a name; the only place that says so.
+"""Wildcard patterns of names, such as `gpt-*`; the only place that matches them.
 
-Pure, standard library alone. Invariants: `*` stands for any text and nothing else is special; names are
-compared as they are, case and all; no pattern makes it go back, so it takes one pass.
+Pure, standard library only. Invariants: `*` matches any text, no other character is special, case counts;
+matching takes one pass without backtracking.
 """
 
 
 def wildcard_matches(pattern: str, name: str) -> bool:
-    """Returns whether the pattern, a name or a wildcard, covers the name."""
+    """Returns whether the pattern, a name or a wildcard, matches the name."""
     start, *others = pattern.split("*")
     if not others:
         return pattern == name

@@ -1,9 +1,9 @@
-"""A worker's own folder on disk, `<directory>/worker-N`, locked as long as the worker lives; mapped files.
+"""Worker slots: a worker's own folder on disk, `<directory>/worker-N`, and files mapped into memory.
 
-Invariants: two living processes never share a seat; a seat whose owner died, however it died, is free at
-once and keeps its files for the next owner (flock(2): the kernel drops the lock with the process). A mapped
-file is allocated whole before it is mapped: a page that found the disk full later would kill the process
-(SIGBUS). What is written to it outlives the process, not a power cut.
+Invariants: two living processes never share a slot. The slot of a dead process is free at once and keeps its
+files for the next owner (flock(2): the kernel releases the lock with the process). A mapped file is allocated
+completely before it is mapped: a page that finds the disk full later would kill the process (SIGBUS). Its
+contents survive the process, not a power failure.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ _MAX_SLOTS = 4096
 
 
 class WorkerSlot:
-    """A locked folder; `release` or the end of the process frees it."""
+    """A locked folder; `release` or the end of the process unlocks it."""
 
     def __init__(self, path: Path, lock_fd: int) -> None:
         self.path = path
@@ -25,42 +25,42 @@ class WorkerSlot:
 
     @property
     def is_first(self) -> bool:
-        """Of the workers that share a folder, one alone is: who says what is to be said once."""
+        """Whether this is slot 0: what concerns all workers of a directory is logged once, by its owner."""
         return self.path.name == "worker-0"
 
     def release(self) -> None:
-        """Free the seat; its files stay."""
+        """Unlocks the slot; its files stay."""
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
 
 def acquire_slot(directory: Path) -> WorkerSlot:
-    """The first free seat under `directory`; raises `OSError` when the folder cannot be written."""
+    """Locks and returns the first free slot; raises `OSError` if the folder is not writable."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number in range(_MAX_SLOTS):
-        if (seat := _lock(directory / f"worker-{number}")) is not None:
-            return seat
-    raise OSError(f"no free seat under {directory}")
+        if (slot := _lock(directory / f"worker-{number}")) is not None:
+            return slot
+    raise OSError(f"no free worker slot under {directory}")
 
 
 def abandoned_slots(directory: Path) -> Iterator[WorkerSlot]:
-    """Seats left by processes that are gone, each locked for the caller, who releases it."""
+    """Yields the slots of dead processes, each locked for the caller, who releases it."""
     for path in slot_folders(directory):
-        if (seat := _lock(path)) is not None:
-            yield seat
+        if (slot := _lock(path)) is not None:
+            yield slot
 
 
 def slot_folders(directory: Path) -> list[Path]:
-    """Every seat's folder, taken or not."""
+    """Returns the folder of every slot, locked or not."""
     return sorted(path for path in directory.glob("worker-*") if path.is_dir())
 
 
 def map_file(path: Path | None, size_bytes: int) -> mmap.mmap:
-    """The file at `path`, made or grown to this size; plain memory without a path.
+    """Maps the file at `path`, created or extended to this size; anonymous memory without a path.
 
     Raises:
-        OSError: The disk has no room for it, or the folder cannot be written.
+        OSError: The disk is full, or the folder is not writable.
     """
     if path is None:
         return mmap.mmap(-1, size_bytes)

@@ -1,4 +1,4 @@
-"""Notifications to operators: what is worth one, kept once for all replicas, delivered to webhooks."""
+"""Notifications to operators: events found, stored once for all replicas, delivered to webhooks."""
 
 from llm_proxy.notify.event import Notification, make_test_notification
 from llm_proxy.notify.notifier import Notifier, NotifierSources

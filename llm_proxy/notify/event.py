@@ -1,7 +1,7 @@
-"""The noun operators are notified of: one event, its id and its facts.
+"""One notification: its kind, its id, its facts, and its sentence.
 
-Pure. Invariants: the same event has the same id at every replica; facts hold no secret, no prompt and no name
-of a person, who is named by `user` alone. A budget whose amount is changed counts as another budget.
+Pure. Invariants: the same event has the same id at every replica. Facts hold no secret, no prompt and no
+person's name; only `user` names a person. A budget whose amount is changed counts as another budget.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ NotificationKind = Literal[
     "test",
 ]
 REPEAT_AFTER = timedelta(hours=1)
-"""So long an event that belongs to no budget's period is not told again."""
+"""An event outside a budget's period is repeated after this time at the earliest."""
 RETENTION = timedelta(days=30)
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 _NAMESPACE = UUID("6f0d5f0c-3c6e-5a53-9a55-6b1c8f3f6d10")
@@ -32,11 +32,11 @@ _NAMESPACE = UUID("6f0d5f0c-3c6e-5a53-9a55-6b1c8f3f6d10")
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Something operators are told once.
+    """An event that operators get once.
 
     Attributes:
-        subject: What it is about, and its period if it has one; with the kind it makes the id.
-        ends_at: End of the period within which it is told once; None: once within `REPEAT_AFTER`.
+        subject: What the event is about, with its period, if any; kind and subject make the id.
+        ends_at: End of the period in which it is sent once; None: once within `REPEAT_AFTER`.
     """
 
     kind: NotificationKind
@@ -48,16 +48,16 @@ class Notification:
 
     @property
     def subject_id(self) -> UUID:
-        """Of what it is about."""
+        """The id of kind and subject."""
         return uuid5(_NAMESPACE, f"{self.kind}\n{self.subject}".encode("utf-8", "replace").decode())
 
     def event_id(self, now: datetime) -> UUID:
-        """Its id: of the period, or of this moment."""
+        """Returns the event's id: the same for the whole period, or of this moment alone."""
         return self.subject_id if self.ends_at is not None else uuid5(self.subject_id, now.isoformat())
 
 
 def budget_notifications(spending: BudgetSpend, shares: tuple[int, ...]) -> list[Notification]:
-    """What a budget's spending is worth telling: a call it refused, or each share of it that is reached."""
+    """Returns the events of a budget's spend: exhausted (it rejected a call), or each share reached."""
     check, spent = spending.check, spending.spent
     ends_at = datetime.fromtimestamp(check.period_end_ms / 1000, UTC) if check.period_end_ms else FOREVER
     user = check.spender_id if check.scope == "user_model" else None
@@ -82,29 +82,29 @@ def budget_notifications(spending: BudgetSpend, shares: tuple[int, ...]) -> list
 
 
 def refused_credentials_notification(client_ip: str, times: int) -> Notification:
-    """Many credentials were refused from an address; an empty one stands for many addresses."""
+    """Returns the event of many rejected credentials from an address; empty: from many addresses."""
     return Notification("credentials.refused", client_ip, {"client_ip": client_ip or None, "times": times})
 
 
 def provider_credentials_notification(deployment: str, group: str) -> Notification:
-    """A provider refused the gateway's own credentials."""
+    """Returns the event of a provider that rejected the gateway's own credentials."""
     return Notification(
         "provider.credentials_refused", deployment, {"deployment": deployment, "group": group}
     )
 
 
 def sidecar_lost_notification(sidecar: str | None, away_s: float) -> Notification:
-    """A sidecar, or every one, has been away for so long."""
+    """Returns the event of a sidecar, or (None) every sidecar, that is unavailable for `away_s` seconds."""
     return Notification("sidecar.lost", sidecar or "", {"sidecar": sidecar, "away_s": away_s})
 
 
 def make_test_notification() -> Notification:
-    """What `llm-proxy notify test` sends."""
+    """Returns the event that `llm-proxy notify test` sends."""
     return Notification("test", str(uuid4()))
 
 
 def summarize(kind: str, facts: Json, tenant: str | None, user: str | None) -> str:
-    """An event in one sentence."""
+    """Returns an event as one sentence."""
     if kind.startswith("budget."):
         return _summarize_budget(kind, facts, tenant, user)
     if kind == "credentials.refused":
@@ -161,7 +161,7 @@ def _budget_facts(spending: BudgetSpend) -> Json:
 
 
 def _json_amount(amount: int, unit: str) -> str | int:
-    """Money as a decimal number of dollars, in text; everything else as it is counted."""
+    """Returns money as text with a decimal number of dollars, any other amount as it is."""
     return format_usd(amount).removeprefix("$").replace(",", "") if unit == "usd" else amount
 
 

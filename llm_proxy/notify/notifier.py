@@ -1,7 +1,8 @@
-"""Sees what is worth a notification, and delivers what is to be delivered; all beside the calls.
+"""Finds the events worth a notification, stores them, and delivers them; in background loops.
 
-Invariants: nothing here is on a call's way but `refused_by_provider`, which only remembers; what cannot be
-kept because the database is away is kept later; a webhook that does not answer delays no other.
+Invariants: only `provider_rejected_credentials` is called on a call's way, and it only enqueues. Events that
+cannot be stored because the database is unavailable are stored later. A webhook that does not answer delays
+no other.
 """
 
 import asyncio
@@ -30,25 +31,25 @@ log = logging.getLogger(__name__)
 
 POLL_EVERY_S = 2.0
 CREDENTIALS_EVERY_S = 5.0
-RETIRE_EVERY_S = 3600.0
+DELETE_EXPIRED_EVERY_S = 3600.0
 MIN_REFUSED_CREDENTIALS = 20
-"""So many refused credentials from one address within an hour are worth a notification."""
+"""Rejected credentials from one address within an hour that make an event."""
 MAX_WAITING = 10_000
 RECHECK_S = 60.0
-"""So long after an event that belongs to no period the database is not asked whether it may be told again."""
+"""After an event without a period, the database is not queried for its repetition for this time."""
 _METRIC = "llm_proxy_notifications_total"
 
 Sidecars = Callable[[], Mapping[str, bool]]
-"""The sidecars' addresses, and whether each is live."""
+"""Returns the sidecars' addresses, and whether each is live."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotifierSources:
-    """What is looked at.
+    """The state that the notifier polls.
 
     Attributes:
-        budget_shares: Per cent of a budget that are told.
-        sidecar_away_s: How long a sidecar may be away.
+        budget_shares: Shares of a budget that make an event, in per cent.
+        sidecar_away_s: A sidecar unavailable for longer makes an event.
     """
 
     spending: SpendingWatch
@@ -70,7 +71,7 @@ class Notifier:
         *,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock_s` measures how long a sidecar has been away."""
+        """`clock_s` measures how long a sidecar has been unavailable."""
         self._outbox = outbox
         self._webhooks = [one.name for one in webhooks]
         self._delivery = delivery
@@ -84,7 +85,7 @@ class Notifier:
             BackgroundLoop("notifications", self.poll, every_s=POLL_EVERY_S),
             BackgroundLoop("notifications-credentials", self.poll_credentials, every_s=CREDENTIALS_EVERY_S),
             BackgroundLoop(
-                "notifications-retention", self._delete_expired, every_s=RETIRE_EVERY_S, at_once=True
+                "notifications-retention", self._delete_expired, every_s=DELETE_EXPIRED_EVERY_S, at_once=True
             ),
             *(
                 BackgroundLoop("notifications-delivery", partial(self.deliver, one), every_s=POLL_EVERY_S)
@@ -93,23 +94,23 @@ class Notifier:
         )
 
     async def start(self) -> None:
-        """Begin to look and to deliver."""
+        """Starts the loops."""
         for loop in self._loops:
             loop.start()
 
     async def stop(self) -> None:
-        """Keep what was seen; what is not delivered yet, others deliver."""
+        """Stops the loops and stores the last events; other replicas deliver what is not delivered yet."""
         for loop in self._loops:
             await loop.stop()
-        for _ in range(2):  # what was settled last is looked at by the second
+        for _ in range(2):  # the second poll sees what was settled last
             await self.poll()
 
     def provider_rejected_credentials(self, deployment: str, group: str) -> None:
-        """A provider refused the gateway's credentials."""
+        """Enqueues an event; does not wait."""
         self._enqueue(provider_credentials_notification(deployment, group))
 
     async def poll(self) -> None:
-        """Look at budgets and sidecars, and keep what is new."""
+        """Checks budgets and sidecars, and stores new events."""
         for spending in await self._watched.spending.poll():
             for event in budget_notifications(spending, self._watched.budget_shares):
                 self._enqueue(event)
@@ -117,7 +118,7 @@ class Notifier:
         await self._store()
 
     async def poll_credentials(self) -> None:
-        """Look from where credentials were refused."""
+        """Checks for addresses with many rejected credentials."""
         try:
             for client_ip, times in await self._outbox.refused_addresses(MIN_REFUSED_CREDENTIALS):
                 self._enqueue(refused_credentials_notification(client_ip, times))
@@ -125,7 +126,7 @@ class Notifier:
             log.info("refused credentials cannot be looked at now", extra={"why": str(fault)})
 
     async def deliver(self, webhook: Webhook) -> None:
-        """Deliver what is due at a webhook, until one fails."""
+        """Delivers what is due to a webhook, until a delivery fails."""
         while True:
             try:
                 claimed = await self._outbox.claim(webhook.name)
@@ -152,7 +153,10 @@ class Notifier:
                 self._metrics.increment(_METRIC, "delivered")
                 await self._outbox.mark_delivered(one)
                 return True
-        except (DatabaseUnavailable, RowsRejected) as fault:  # the claim ends by itself: it is sent again
+        except (
+            DatabaseUnavailable,
+            RowsRejected,
+        ) as fault:  # the claim expires, and the delivery is repeated
             log.warning("a delivery is not on record", extra=told | {"why": str(fault)})
         return False
 
@@ -163,7 +167,7 @@ class Notifier:
             self._waiting.setdefault(name, event)
 
     async def _store(self) -> None:
-        """Put on record what was seen; what cannot be waits."""
+        """Stores the enqueued events; those that cannot be stored now stay enqueued."""
         for name, event in list(self._waiting.items()):
             try:
                 new = await self._outbox.add(event, self._webhooks)
@@ -182,7 +186,7 @@ class Notifier:
             self._waiting.pop(name, None)
 
     def _poll_sidecars(self) -> None:
-        """One event while none is live, else one for each that has been away for too long."""
+        """Enqueues one event if no sidecar is live, else one for each that is unavailable for too long."""
         now_s, sidecars = self._clock_s(), self._watched.sidecars()
         gone: list[str | None] = [name for name, live in sidecars.items() if not live]
         if sidecars and len(gone) == len(sidecars):

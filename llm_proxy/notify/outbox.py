@@ -82,7 +82,7 @@ _REFUSED = """
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """A delivery that is this replica's for `CLAIM_TIMEOUT_S`."""
+    """A delivery claimed by this replica for `CLAIM_TIMEOUT_S`."""
 
     webhook: str
     attempts: int
@@ -90,13 +90,13 @@ class ClaimedDelivery:
 
 
 class Outbox:
-    """The events of one database."""
+    """The notifications and deliveries in one database."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
 
     async def add(self, event: Notification, webhooks: Sequence[str]) -> bool:
-        """Keep an event to be delivered to these webhooks; whether it is a new one."""
+        """Stores a notification with its deliveries; returns whether it is new."""
         now = datetime.now(UTC)
         keep = RETENTION if event.ends_at is None else max(RETENTION, event.ends_at - now)
         facts, tenant = await self._with_key_name(event)
@@ -115,18 +115,18 @@ class Outbox:
         return made > 0
 
     async def claim(self, webhook: str) -> list[ClaimedDelivery]:
-        """Up to `CLAIM_BATCH` deliveries to a webhook that are due, which nobody else has now."""
+        """Claims and returns up to `CLAIM_BATCH` due deliveries of a webhook."""
         async with self._connection() as connection:
             rows = await connection.fetch(_CLAIM, webhook, timedelta(seconds=CLAIM_TIMEOUT_S), CLAIM_BATCH)
         return [ClaimedDelivery(row["webhook"], row["attempts"], _message(row)) for row in rows]
 
     async def mark_delivered(self, one: ClaimedDelivery) -> None:
-        """The webhook took it."""
+        """Records that the webhook accepted the notification."""
         async with self._connection() as connection:
             await connection.execute(_DELIVERED, one.message.event_id, one.webhook)
 
     async def mark_failed(self, one: ClaimedDelivery, why: str) -> bool:
-        """The webhook did not take it; whether it is given up."""
+        """Records a failed attempt; returns whether the delivery is given up."""
         pause = timedelta(seconds=min(FIRST_PAUSE_S * 2 ** min(one.attempts - 1, 20), MAX_PAUSE_S))
         async with self._connection() as connection:
             given_up = await connection.fetchval(
@@ -135,24 +135,24 @@ class Outbox:
         return bool(given_up)
 
     async def delete_expired(self) -> None:
-        """Forget what is past its time."""
+        """Deletes notifications past their retention, at most 5000."""
         async with self._connection() as connection:
             await connection.execute(_RETIRE)
 
     async def refused_addresses(self, at_least: int) -> list[tuple[str, int]]:
-        """Addresses from which so many credentials were refused within an hour, and how many."""
+        """Returns addresses with at least so many rejected credentials within an hour, with the number."""
         async with self._connection() as connection:
             rows = await connection.fetch(_REFUSED, at_least, MAX_PER_KIND)
         return [(row["client_ip"], row["times"]) for row in rows]
 
     async def list_notifications(self, *, limit: int, before: datetime | None = None) -> list[Json]:
-        """The newest events with their deliveries; those of the last moment all, whatever the limit."""
+        """Returns the newest notifications with their deliveries; above `limit` those of one moment."""
         async with self._connection() as connection:
             rows = await connection.fetch(_PAGE, before, limit)
         return [{**_message(row).as_json, "deliveries": json.loads(row["deliveries"])} for row in rows]
 
     async def _with_key_name(self, event: Notification) -> tuple[Json, str | None]:
-        """The facts, with a key's name and its tenant."""
+        """Returns the facts with the key's name, and the key's tenant."""
         if event.facts.get("scope") != "key":
             return event.facts, event.tenant
         async with self._connection() as connection:

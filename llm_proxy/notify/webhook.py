@@ -27,15 +27,15 @@ from llm_proxy.json_access import Json
 from llm_proxy.notify.event import summarize
 from llm_proxy.service_urls import WebhookFormat
 
-SECRET_PREFIX = "whsec_"  # noqa: S105 -- what a secret of Standard Webhooks begins with
+SECRET_PREFIX = "whsec_"  # noqa: S105 -- the prefix of Standard Webhooks' secrets
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where events are delivered.
+    """A receiver of notifications.
 
     Attributes:
-        name: For logs and tables: the form, the host and a digest of the address.
+        name: Its name in logs and tables: format, host and a digest of the address.
     """
 
     format: WebhookFormat
@@ -43,14 +43,14 @@ class Webhook:
 
     @property
     def name(self) -> str:
-        """Tells it from others without its address."""
+        """Identifies the webhook without revealing its address."""
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
         return f"{self.format}:{urlsplit(self.url).hostname}:{digest}"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredNotification:
-    """An event as it is kept, to be delivered."""
+    """A notification as the outbox stores it."""
 
     event_id: UUID
     kind: str
@@ -61,12 +61,12 @@ class StoredNotification:
 
     @property
     def summary(self) -> str:
-        """One sentence."""
+        """The event as one sentence."""
         return summarize(self.kind, self.facts, self.tenant, self.user)
 
     @property
     def as_json(self) -> Json:
-        """All of it."""
+        """The body for `json` webhooks."""
         named = {name: value for name, value in (("tenant", self.tenant), ("user", self.user)) if value}
         return {
             "id": str(self.event_id),
@@ -77,12 +77,12 @@ class StoredNotification:
 
 
 def webhooks_from_settings(given: tuple[tuple[WebhookFormat, str], ...]) -> tuple[Webhook, ...]:
-    """The webhooks of the settings."""
+    """Returns the webhooks of the settings."""
     return tuple(Webhook(form, url) for form, url in given)
 
 
 def webhook_body(form: WebhookFormat, message: StoredNotification) -> bytes:
-    """What is sent of an event."""
+    """Returns the body of a notification in a webhook's format."""
     if form == "json":
         body = message.as_json
     elif form == "slack":
@@ -93,13 +93,13 @@ def webhook_body(form: WebhookFormat, message: StoredNotification) -> bytes:
 
 
 def signature_headers(secret: str, event_id: UUID, timestamp_s: int, body: bytes) -> dict[str, str]:
-    """The headers by which a receiver knows the sender, the event and its age.
+    """Returns the headers of Standard Webhooks: id, timestamp and signature.
 
     Args:
-        secret: `whsec_` and base64, or any other text as it stands; empty for no signature.
-        event_id: The same at every attempt.
-        timestamp_s: When it is sent.
-        body: As it is sent.
+        secret: `whsec_` and base64, or any other text; empty for no signature.
+        event_id: The same in every attempt.
+        timestamp_s: The time of the attempt, in seconds since 1970.
+        body: The body as it is sent.
     """
     headers = {"webhook-id": str(event_id), "webhook-timestamp": str(timestamp_s)}
     if secret:
@@ -110,7 +110,7 @@ def signature_headers(secret: str, event_id: UUID, timestamp_s: int, body: bytes
 
 
 def signing_key(secret: str) -> bytes:
-    """The key a secret stands for."""
+    """Returns the key of a secret."""
     if secret.startswith(SECRET_PREFIX):
         try:
             return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
@@ -148,17 +148,17 @@ PRIVATE_ADDRESS = "its address leads into a private network"
 
 
 class DeliveryFailed(Exception):  # noqa: N818 -- errors are named for the state they report
-    """The webhook did not take it; the text says why."""
+    """The webhook did not accept the notification; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookSender:
-    """How events are sent.
+    """Sends notifications to webhooks.
 
     Attributes:
-        secret: Signs JSON; empty for no signature.
-        rejects_address: Whether an address may not be connected to; None allows every one.
-        tls: Whom to trust behind `https`.
+        secret: Signs `json` bodies; empty for no signature.
+        rejects_address: Returns whether an address must not be connected to; None allows every address.
+        tls: The trusted certificates for `https`.
     """
 
     secret: str
@@ -167,7 +167,7 @@ class WebhookSender:
     timeout_s: float = TIMEOUT_S
 
     async def send(self, webhook: Webhook, message: StoredNotification) -> int:
-        """Send an event; returns the status. Raises `DeliveryFailed`."""
+        """Sends a notification once; returns the status (2xx). Raises `DeliveryFailed`."""
         body = webhook_body(webhook.format, message)
         headers = {"content-type": "application/json", "user-agent": "llm-proxy"}
         if webhook.format == "json":
@@ -176,7 +176,7 @@ class WebhookSender:
 
 
 async def post(delivery: WebhookSender, url: str, body: bytes, headers: dict[str, str]) -> int:
-    """POST a body; returns the status, one of the 200s. Raises `DeliveryFailed`."""
+    """Posts a body once; returns the status (2xx). Raises `DeliveryFailed`."""
     held: list[socket.socket] = []
     try:
         async with asyncio.timeout(delivery.timeout_s):
@@ -192,7 +192,7 @@ async def post(delivery: WebhookSender, url: str, body: bytes, headers: dict[str
     finally:
         for one in held:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)  # a thread that still waits ends
+                one.shutdown(socket.SHUT_RDWR)  # ends the thread if it still waits
     if 300 <= status < 400:
         raise DeliveryFailed(f"it answered {status}: redirects are not followed")
     if status >= 300:
@@ -223,7 +223,7 @@ def _post(
 
 
 def _connect(delivery: WebhookSender, host: str, port: int) -> socket.socket:
-    """A connection to one of the host's addresses; none, unless every one of them is allowed."""
+    """Returns a connection to one of the host's addresses, if every address of the host is allowed."""
     found = list(
         dict.fromkeys(str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     )

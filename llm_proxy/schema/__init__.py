@@ -1,4 +1,4 @@
-"""Numbered SQL migrations, database pools, and what Postgres's errors mean."""
+"""Numbered SQL migrations, and the classification of Postgres's errors."""
 
 from llm_proxy.schema.migrations import (
     PgConnection,

@@ -1,8 +1,8 @@
-"""What Postgres's errors mean, what text it takes, and how a batch that holds a bad row is written.
+"""Classifies Postgres's errors, sanitizes text for it, and writes batches that may hold unacceptable rows.
 
-Invariants: the only module that judges an asyncpg error. A reason names Postgres's condition, never a value,
-an address or a password. `write_each`: a row leaves the list it was given only when Postgres has it, or has
-refused it alone. Source: https://www.postgresql.org/docs/18/errcodes-appendix.html.
+Invariants: the only module that interprets asyncpg's errors. A reason names Postgres's condition, never a
+value, an address or a password. `write_rows` removes a row from the given list only when Postgres has stored
+it, or has rejected it alone. Source: https://www.postgresql.org/docs/18/errcodes-appendix.html.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ FailureKind = Literal["away", "refused", "migrating"]
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 _ROW_ERRORS = ("21", "22", "23", "44", "54", "P0", "XX000", "42P17")
-"""SQLSTATE classes and codes that the values of a row cause: the same statement takes other rows."""
+"""SQLSTATE classes and codes caused by a row's values: the same statement accepts other rows."""
 _UNREACHABLE = ("08", "53300", "57P")
-"""Connection lost, no connection left, starting or stopping: nobody is there who could refuse."""
+"""Connection lost, no connection left, starting or stopping: the statement was not judged."""
 
 STATEMENT_TIMEOUT = "it took too long"
-"""The reason of a statement that the server ended for its time."""
+"""The reason of a statement that exceeded the server's time limit."""
 _REASONS = {
     "28": "it refuses this user or password",
     "3D": "it has no database of this name",
@@ -55,12 +55,12 @@ _NO_ANSWER: tuple[tuple[type[BaseException], str], ...] = (
 
 
 class DatabaseUnavailable(Exception):  # noqa: N818 -- errors are named for the state they report
-    """Nothing was done, whatever the values were; later it may work.
+    """Postgres did nothing, for a reason that is not in the values; the same may succeed later.
 
     Attributes:
-        kind: `away`: Postgres does not answer. `refused`: it answers, and refuses the statement. `migrating`:
-            it is being brought to this version.
-        reason: Why, in words that hold no value and no address.
+        kind: `away`: Postgres does not answer. `refused`: it rejects the statement. `migrating`: migrations
+            are being applied.
+        reason: Holds no value and no address.
     """
 
     def __init__(self, kind: FailureKind, reason: str) -> None:
@@ -70,11 +70,11 @@ class DatabaseUnavailable(Exception):  # noqa: N818 -- errors are named for the 
 
 
 class RowsRejected(Exception):  # noqa: N818 -- the same
-    """Postgres refuses the values of at least one row, now and later.
+    """Postgres rejects the values of at least one row, now and later.
 
     Attributes:
         sqlstate: Postgres's code.
-        reason: Its name, and the column, constraint or table it names.
+        reason: The error's name, and the column, constraint or table at fault.
     """
 
     def __init__(self, sqlstate: str, reason: str) -> None:
@@ -90,11 +90,11 @@ DRIVER_ERRORS = (
     OSError,
     TimeoutError,
 )
-"""Everything `failure_of` judges."""
+"""The errors that `classify_error` takes."""
 
 
 def classify_error(error: BaseException) -> DatabaseUnavailable | RowsRejected:
-    """What an error of asyncpg or of the socket means."""
+    """Returns the exception that stands for an error of asyncpg or of the socket."""
     if not isinstance(error, asyncpg.PostgresError):
         return DatabaseUnavailable("away", _unreachable_reason(error))
     sqlstate = str(getattr(error, "sqlstate", None) or "XX000")
@@ -106,13 +106,13 @@ def classify_error(error: BaseException) -> DatabaseUnavailable | RowsRejected:
 
 
 def is_missing_partition(error: asyncpg.PostgresError) -> bool:
-    """Whether a row's partition is missing; a violated CHECK names its constraint, this does not."""
+    """Returns whether a row's partition is missing: unlike a violated CHECK, it names no constraint."""
     return isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None
 
 
 @asynccontextmanager
 async def db_deadline(seconds: float | None) -> AsyncGenerator[None]:
-    """Run the block within this time, if any; raises `DatabaseUnavailable` or `RowsRejected`."""
+    """Limits the block to this time, if any; raises `DatabaseUnavailable` or `RowsRejected`."""
     try:
         async with asyncio.timeout(seconds):
             yield
@@ -123,11 +123,11 @@ async def db_deadline(seconds: float | None) -> AsyncGenerator[None]:
 async def write_rows(
     rows: list[Row], write: Callable[[Sequence[Row]], Awaitable[None]]
 ) -> list[tuple[Row, str]]:
-    """Write all rows, in halves where a batch is rejected; returns each row Postgres refuses, and why.
+    """Writes all rows, halving batches that are rejected; returns the rows Postgres rejects, with the reason.
 
     Args:
-        rows: Emptied of what is written or refused; what is left when this raises is to be written later.
-        write: Writes some of them; raises `DatabaseUnavailable` or `RowsRejected`.
+        rows: Written and rejected rows are removed; rows left when this raises are to be written later.
+        write: Writes some rows; raises `DatabaseUnavailable` or `RowsRejected`.
     """
     waiting: list[list[Row]] = [list(rows)] if rows else []
     rejected: list[tuple[Row, str]] = []
@@ -144,20 +144,20 @@ async def write_rows(
                 rejected.append((batch[0], fault.reason))
             waiting.pop()
     finally:
-        lost = [row for row, _ in rejected] if waiting else []  # told only when the whole is done
+        lost = [row for row, _ in rejected] if waiting else []  # returned only when every row is written
         rows[:] = [*lost, *(row for batch in reversed(waiting) for row in batch)]
     return rejected
 
 
 def sanitize_text(text: str) -> str:
-    """The text without what Postgres takes in no text: NUL, and lone surrogates."""
+    """Returns the text without NUL and lone surrogates, which Postgres accepts in no text."""
     if text.isascii() and "\0" not in text:
         return text
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
-def jsonb_text(document: Any) -> str:  # noqa: ANN401 -- whatever JSON takes
-    """A document as text for a jsonb column, without what Postgres takes in no jsonb."""
+def jsonb_text(document: Any) -> str:  # noqa: ANN401 -- any JSON
+    """Returns a document as text for a jsonb column, without escaped NUL and lone surrogates."""
     text = json.dumps(document, ensure_ascii=False, allow_nan=False)
     return _ESCAPED_NUL.sub(r"\1", sanitize_text(text))
 

@@ -23,7 +23,7 @@ _LOCK = 0x6C6C6D70726F7879  # "llmproxy"
 _SIDECAR_ROLE = "llm_proxy_sidecar"
 _BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 _LOCK_TIMEOUT_MS = 1000
-"""Whoever waits for a lock on a table makes every call's record wait behind it."""
+"""A statement that waits for a table's lock holds up the writing of every record."""
 _NO_DEADLINE_S = 30 * 86_400.0
 _RETRY_S = 1.0
 _BATCH_ROWS = 5000
@@ -33,7 +33,7 @@ PgConnection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered file."""
+    """One numbered SQL file."""
 
     number: int
     name: str
@@ -41,13 +41,13 @@ class Migration:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of its text."""
+        """SHA-256 of the SQL text."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaWork:
-    """How far a job in `schema_work` is.
+    """The progress of a job in `schema_work`.
 
     Attributes:
         rows_total: About.
@@ -59,29 +59,29 @@ class SchemaWork:
     finished: bool
 
     def __str__(self) -> str:
-        """For people."""
+        """Returns the progress as a sentence."""
         if self.finished:
             return f"{self.name}: finished, {self.rows_done:,} rows"
         return f"{self.name}: {self.rows_done:,} of about {self.rows_total:,} rows"
 
 
 class SchemaBusy(Exception):  # noqa: N818 -- errors are named for the state they report
-    """A lock was not to be had in time."""
+    """A lock was not granted in time."""
 
 
 class SchemaChanged(Exception):  # noqa: N818 -- errors are named for the state they report
-    """A file was changed after it had been applied."""
+    """A file changed after it had been applied."""
 
 
 def all_migrations() -> list[Migration]:
-    """Every file, in order."""
+    """Returns every migration, in order."""
     found = [file for file in resources.files("llm_proxy.schema").iterdir() if file.name.endswith(".sql")]
     numbered = [Migration(int(file.name[:3]), file.name, file.read_text(encoding="utf-8")) for file in found]
     return sorted(numbered, key=lambda step: step.number)
 
 
 async def pending_migrations(connection: PgConnection) -> list[Migration]:
-    """Files not applied yet; raises `SchemaChanged` when an applied one reads differently now."""
+    """Returns the migrations not applied yet; raises `SchemaChanged` if an applied file has changed."""
     if await connection.fetchval("SELECT to_regclass('schema_steps')") is None:
         return all_migrations()
     applied = {
@@ -95,11 +95,11 @@ async def pending_migrations(connection: PgConnection) -> list[Migration]:
 
 
 async def apply(connection: PgConnection) -> list[str]:
-    """Bring the database to this version, without a deadline; returns the names of the files applied.
+    """Applies all pending migrations, without a deadline; returns the names of the applied files.
 
     Raises:
-        SchemaBusy: Another process applies a file, or a table is in use; nothing is lost by trying again.
-        SchemaChanged: A file was changed after it had been applied.
+        SchemaBusy: Another process applies a migration, or a table is in use; the caller may try again.
+        SchemaChanged: A file changed after it had been applied.
     """
     applied: list[str] = []
     while await pending_migrations(connection):
@@ -112,7 +112,7 @@ async def apply(connection: PgConnection) -> list[str]:
 
 
 async def _apply_next(connection: PgConnection) -> str | None:
-    """Apply the first pending file; None when another process has just applied the last one."""
+    """Applies the first pending migration; returns None if another process has just applied the last."""
     async with connection.transaction():
         await connection.execute(
             f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}"
@@ -135,13 +135,13 @@ async def _apply_next(connection: PgConnection) -> str | None:
 
 
 async def run_work_batch(connection: PgConnection) -> SchemaWork | None:
-    """Do one batch of what a file left to be done; None when nothing is left that nobody else is doing."""
+    """Runs one batch of the jobs in `schema_work`; returns None if no job is left for this process."""
     row = await connection.fetchrow("SELECT * FROM do_schema_work($1)", _BATCH_ROWS)
     return SchemaWork(row["job"], row["done"], row["total"], row["finished"]) if row is not None else None
 
 
 async def unfinished_work(connection: PgConnection) -> SchemaWork | None:
-    """How far the first job is that is not done yet, by this process or by another one."""
+    """Returns the progress of the first unfinished job of any process; None without one."""
     row = await connection.fetchrow(
         "SELECT name, rows_done, rows_total FROM schema_work WHERE finished_at IS NULL"
         " ORDER BY created_at, name LIMIT 1"
@@ -160,13 +160,13 @@ async def migrate(
     tls: ssl.SSLContext | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
-    """Bring the database at this address to this version, over a connection of its own, without a deadline.
+    """Applies all migrations and jobs to a database, over a connection of its own, without a deadline.
 
     Args:
-        dsn: A role that may create tables.
-        sidecar_password: Given, the sidecar's role may log in with it.
-        tls: Whom to trust; without it what the address says.
-        report: Called with a line for each step of progress.
+        dsn: The address, with a role that may create tables.
+        sidecar_password: If given, the sidecar's role may log in with it.
+        tls: The trusted certificates; None: as the address says.
+        report: Gets a line for each step of progress.
     """
     connection = await asyncpg.connect(dsn, ssl=tls)
     try:
@@ -200,9 +200,9 @@ async def _apply_with_retry(connection: PgConnection, report: Callable[[str], No
 
 
 async def grant_sidecar_login(connection: PgConnection, password: str) -> str:
-    """Give the sidecar's role this password and the right to log in; returns the role's name.
+    """Gives the sidecar's role this password and the right to log in; returns the role's name. Idempotent.
 
-    The role may insert and update `llm_calls` and nothing else. Repeating it changes nothing.
+    The role may insert and update `llm_calls` and nothing else.
     """
     statement: str = await connection.fetchval(
         "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)", _SIDECAR_ROLE, password

@@ -1,4 +1,4 @@
-"""What can be seen from outside: JSON logs, metrics, traces, and the ids that tie them together."""
+"""JSON logs, Prometheus metrics, OpenTelemetry traces, and the request ids that connect them."""
 
 from llm_proxy.telemetry.log import request_id, setup_logging
 from llm_proxy.telemetry.metrics import Metrics, WorkerMetricsFiles

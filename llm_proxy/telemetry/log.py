@@ -1,8 +1,8 @@
 """Structured logs: one JSON object a line on standard error, with the request's id.
 
-Invariants: no prompt, answer or key is ever handed in, and key-like text is blanked on the way out; an
-event is a short fixed sentence, everything that varies goes into `extra`; third-party loggers speak the
-same way. Units: `at` UTC.
+Invariants: callers log no prompt, answer or key; key-like text is redacted on output all the same. An event
+is a short fixed sentence; variable values go into `extra`. Third-party loggers use the same format. Units:
+`at` UTC.
 """
 
 import json
@@ -18,17 +18,17 @@ import orjson
 from llm_proxy.telemetry.privacy import redact
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The request being served; set by the edge where a line may be written outside a record."""
+"""The current request; set by the edge."""
 
 _BUILT_IN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _QUIET = ("uvicorn.access", "asyncio", "httpx", "httpcore")
 
 
 class JsonFormatter(logging.Formatter):
-    """Renders a log record as one line of JSON; `extra` fields stand beside the event.
+    """Formats a log record as one line of JSON, with the fields of `extra` beside the event.
 
-    A record whose `extra` holds `lines` becomes one line for each of them: what happens a thousand times a
-    second is handed over by the batch. Those are redacted by who made them.
+    A record with `lines` in `extra` becomes one line for each: events that occur a thousand times a second
+    are logged in batches. Whoever makes `lines` redacts them.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
@@ -36,7 +36,7 @@ class JsonFormatter(logging.Formatter):
         self._secrets = tuple(secret for secret in secrets if secret)
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without its newline."""
+        """Returns the line or lines, without the last newline."""
         line: dict[str, object] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -56,7 +56,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _json(line: dict[str, object]) -> bytes:
-    """One object; text that is no UTF-8 costs no line, nor the others of its batch."""
+    """Returns one object as JSON, also if it holds text that is no UTF-8."""
     try:
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:
@@ -64,12 +64,12 @@ def _json(line: dict[str, object]) -> bytes:
 
 
 def setup_logging(level: str = "INFO", *, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
-    """Make every logger of this process write JSON lines.
+    """Makes every logger of this process write JSON lines.
 
     Args:
         level: The lowest level written.
-        secrets: Exact texts blanked wherever they appear.
-        stream: Where lines go; standard error by default.
+        secrets: Exact texts redacted wherever they appear.
+        stream: The output; standard error by default.
     """
     out = logging.StreamHandler(stream or sys.stderr)
     out.setFormatter(JsonFormatter(secrets))

@@ -1,9 +1,9 @@
-"""Every metric there is, and this worker's counters, gauges and histograms, on `prometheus_client`.
+"""All metrics, and this worker's counters, gauges and histograms, on `prometheus_client`.
 
-Invariants: what is not in `METRICS` is not exported. Label values come from bounded sets: a model outside the
-catalogue counts as `other`, unregistered agents and tags nobody chose have no series, every other label has
-`MAX_VALUES` values at most; no label holds an address. Finished calls and observed times are collected on a
-call's way and counted by the batch (`record_calls`). Units: seconds, US dollars.
+Invariants: only the metrics of `METRICS` are exported. Label values come from bounded sets: a model outside
+the catalog counts as `other`, unregistered agents and tags outside `METRICS_TAGS` have no series, any other
+label has at most `MAX_VALUES` values; no label holds an address. Finished calls and observed times are only
+collected on a call's way, and counted in batches (`record_calls`). Units: seconds, US dollars.
 """
 
 # ruff: noqa: E501, D102 -- one metric, one line; the fields of a call are explained where the record is made
@@ -29,7 +29,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"
 MAX_VALUES = 200
 MAX_COLLECTED = 1000
-"""So many finished calls are counted at once, whether or not the ledger's writer got to them."""
+"""At this number, collected calls are counted without waiting for the ledger's writer."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _TOKEN_KINDS = ("prompt", "completion", "cached", "reasoning")
@@ -41,7 +41,7 @@ class Metric:
     """One metric.
 
     Attributes:
-        mode: How the gauges of several workers make one; dead workers' are left out.
+        mode: How the gauges of the living workers are combined.
     """
 
     kind: Literal["counter", "gauge", "histogram"]
@@ -101,7 +101,7 @@ METRICS: dict[str, Metric] = {
 
 
 class FinishedCall(Protocol):
-    """What is counted and traced of a call that ended; the ledger's record is one. None: not known."""
+    """The fields of a finished call that are counted and traced; a `UsageRecord` is one. None: unknown."""
 
     # fmt: off
     @property
@@ -153,25 +153,25 @@ class FinishedCall(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkerMetricsFiles:
-    """Where one of several workers keeps its numbers, so that each of them can show those of all.
+    """Where one of several workers stores its metrics, so that every worker can render those of all.
 
     Attributes:
-        directory: Of this gateway alone; in memory (tmpfs), since a full disk kills whoever writes (SIGBUS).
-        worker: The worker's slot; whoever takes a dead worker's slot counts on from its counters.
+        directory: Belongs to one gateway; in memory (tmpfs), since a full disk kills the writers (SIGBUS).
+        worker: The worker's number; the successor of a dead worker gets its number and continues its counters.
     """
 
     directory: Path
     worker: int
 
     def drop_gauges(self) -> None:
-        """Take a dead worker's gauges from the page; its counters stay."""
+        """Removes a dead worker's gauges from the page; its counters stay."""
         mark_process_dead(self.worker, str(self.directory))  # type: ignore[no-untyped-call]  # as the library has it
 
 
 @contextmanager
 def metrics_directory() -> Generator[Path]:
-    """A new folder for the metrics of several workers, removed at the end."""
-    memory = "/dev/shm"  # noqa: S108 -- the folder made there is new and its owner's alone
+    """Creates a folder for the metrics of several workers, and removes it at the end of the block."""
+    memory = "/dev/shm"  # noqa: S108 -- the folder made there is new and private
     with TemporaryDirectory(
         prefix="llm-proxy-metrics-",
         dir=memory if os.access(memory, os.W_OK) else None,
@@ -181,10 +181,10 @@ def metrics_directory() -> Generator[Path]:
 
 
 class BatchHistogram(Histogram):
-    """A histogram that takes many observations at once."""
+    """A histogram that takes many observations at once: one increment per bucket."""
 
     def observe_all(self, amounts: Sequence[float]) -> None:
-        """Add these observations."""
+        """Adds these observations."""
         counts: dict[int, int] = {}
         for amount in amounts:
             bucket = bisect_left(self._upper_bounds, amount)
@@ -195,10 +195,10 @@ class BatchHistogram(Histogram):
 
 
 class Metrics:
-    """This worker's metrics, and the page of all workers."""
+    """This worker's metrics, and the rendering of all workers' metrics."""
 
     def __init__(self, tags: Iterable[str] = (), files: WorkerMetricsFiles | None = None) -> None:
-        """Count in memory; in `files`, if there are several workers. `tags` get series of their own."""
+        """Counts in memory, or in `files` if there are several workers. `tags` get series of their own."""
         self._files = files
         self._registry = CollectorRegistry()
         disable_created_metrics()  # type: ignore[no-untyped-call]  # as the library has it
@@ -226,51 +226,51 @@ class Metrics:
         self.set_gauge("llm_proxy_build_info", 1, __version__)
 
     def set_models(self, groups: Iterable[str]) -> None:
-        """Model groups that get series of their own."""
+        """Sets the model groups that get series of their own."""
         self._models = frozenset(groups)
         self._of_calls.clear()
 
     def set_agents(self, agents: Iterable[str]) -> None:
-        """Registered agents, which get series of their own; others have none."""
+        """Sets the registered agents: they get series of their own, other agents have none."""
         self._set_shares("agent", agents)
 
     def call_started(self) -> None:
-        """A call was admitted."""
+        """Counts an admitted call as running."""
         self._in_flight += 1
 
     def call_finished(self, call: FinishedCall) -> None:
-        """An admitted call ended; it is counted with the next batch."""
+        """Collects an admitted call that ended; it is counted with the next batch."""
         self._in_flight -= 1
         self._finished.append(call)
         if len(self._finished) >= MAX_COLLECTED:
             self.record_calls()
 
     def request_rejected(self, code: str | None) -> None:
-        """A request was answered with an error of ours before it became a call."""
+        """Counts a request that the gateway rejected."""
         self.increment("llm_proxy_refusals_total", code or OTHER)
 
     def call_fell_back(self, asked: str, served: str) -> None:
-        """A call was answered by another model group than the one asked."""
+        """Counts a call that another model group answered than the requested one."""
         names = (name if name in self._models else OTHER for name in (asked, served))
         self.increment("llm_proxy_fallbacks_total", *names)
 
     def increment(self, name: str, *labels: str, by: float = 1.0) -> None:
-        """Add to a counter of `METRICS`, its labels in their order."""
+        """Adds to a counter of `METRICS`; the labels stand in their order there."""
         self._child(name, *labels).inc(by)
 
     def set_gauge(self, name: str, value: float, *labels: str) -> None:
-        """Set a gauge of `METRICS`."""
+        """Sets a gauge of `METRICS`."""
         self._child(name, *labels).set(value)
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
-        """Add a time to a histogram of `METRICS`, with the next batch."""
+        """Collects a time for a histogram of `METRICS`; it is added with the next batch."""
         times = self._observed.get((name, *labels))
         if times is None:
             times = self._observed[name, *labels] = []
         times.append(seconds)
 
     def record_calls(self) -> None:
-        """Count the calls that finished, and the times observed, since the last batch."""
+        """Counts the calls and times collected since the last batch."""
         finished, self._finished = self._finished, []
         observed, self._observed = self._observed, {}
         for (name, *labels), times in observed.items():
@@ -288,22 +288,22 @@ class Metrics:
                 self.increment("llm_proxy_would_refuse_total", *which.split(":"))
 
     def add_sampler(self, sampler: Callable[[], None]) -> None:
-        """Have this called about once a second, to set gauges nobody counts on a call's way."""
+        """Adds a function that is called about once a second, to set gauges."""
         self._samplers.append(sampler)
 
     def run_samplers(self) -> None:
-        """Take the samples, and count what is not counted yet."""
+        """Calls the samplers, then `collect`."""
         for sampler in self._samplers:
             sampler()
         self.collect()
 
     def collect(self) -> None:
-        """Count what is not counted yet."""
+        """Counts what is collected, and sets the number of running calls."""
         self.set_gauge("llm_proxy_in_flight", self._in_flight)
         self.record_calls()
 
     def render(self) -> bytes:
-        """The page of all workers; takes milliseconds a worker, and may be called in any thread."""
+        """Returns all workers' metrics as text; takes about 1 ms a worker; callable in any thread."""
         if self._files is None:
             return generate_latest(self._registry)
         everyone = CollectorRegistry()
@@ -316,7 +316,7 @@ class Metrics:
             self._add_share(label, name, (0, 0, 0))
 
     def _count_shares(self, calls: Iterable[FinishedCall]) -> None:
-        """Calls, tokens and cost of registered agents and chosen tags."""
+        """Counts requests, tokens and cost of registered agents and of `METRICS_TAGS`."""
         agents, tags = self._shares["agent"], self._shares["tag"]
         shares: dict[tuple[str, str], tuple[int, int, int]] = {}
         for call in calls:
@@ -374,7 +374,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class _CallSeries:
-    """The series that calls of one kind count in."""
+    """The series of calls that have all labels in common."""
 
     requests: Counter
     cache: Counter
@@ -385,7 +385,7 @@ class _CallSeries:
     tokens: tuple[Counter, ...]
 
     def add(self, calls: Sequence[FinishedCall]) -> None:
-        """Count these calls."""
+        """Counts these calls."""
         self.requests.inc(len(calls))
         self.cache.inc(len(calls))
         self.seconds.observe_all([call.latency_ms / 1000 for call in calls])

@@ -14,19 +14,19 @@ NO_TENANT = "off"
 
 
 class PayloadPolicy:
-    """The tenants whose text is kept; false when there are none."""
+    """The tenants whose prompts and answers may be stored; false if there are none."""
 
     __slots__ = ("_tenants",)
 
     def __init__(self, words: Iterable[str] = (NO_TENANT,)) -> None:
-        """`words` are `off`, `full`, or the tenants' names."""
+        """`words` are `off`, `full`, or tenants' names."""
         self._tenants = frozenset(words) - {NO_TENANT}
 
     def __bool__(self) -> bool:
         return bool(self._tenants)
 
     def allows(self, tenant: str | None) -> bool:
-        """Whether this tenant's text is kept."""
+        """Returns whether this tenant's prompts and answers may be stored."""
         return EVERY_TENANT in self._tenants or tenant in self._tenants
 
 
@@ -40,7 +40,7 @@ _PREFIXES = (
 
 
 def _after(mark: str, *, gap: str = "", then: str = _REST) -> tuple[str, re.Pattern[str]]:
-    """What follows a mark, where the mark begins a word."""
+    """Returns a mark and the pattern of the text after it, where the mark begins a word."""
     quoted = re.escape(mark)
     return mark, re.compile(rf"{quoted}(?<![A-Za-z0-9]{quoted}){gap}({then})")
 
@@ -57,7 +57,7 @@ _NAMED = re.compile(
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text with every key-like part blanked, and every one of `secrets` wherever it stands."""
+    """Returns the text with every key-like part and every occurrence of `secrets` replaced."""
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, _BLANK)

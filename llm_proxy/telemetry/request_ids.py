@@ -1,8 +1,8 @@
-"""Request ids: UUIDv7, made by us, in the order of time within a process.
+"""Request ids: UUIDv7, in the order of time within a process.
 
-Invariants: strictly increasing in one process, also within a millisecond (the 12 bits after the
-millisecond are its fraction, pushed forward when two ids would meet); the id alone tells when a request
-began, so it finds its partition. Source: RFC 9562, 5.7 and 6.2 (method 3).
+Invariants: strictly increasing in one process, also within a millisecond (the 12 bits after the millisecond
+are its fraction, incremented if two ids would be equal). The id holds the time at which the request began,
+so a look-up by id finds its partition. Source: RFC 9562, 5.7 and 6.2 (method 3).
 """
 
 import os
@@ -14,31 +14,31 @@ from uuid import UUID, SafeUUID
 import orjson
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST_MS = 200_000_000_000_000  # the year 8307: with room for arithmetic on both sides
+_LATEST_MS = 200_000_000_000_000  # the year 8307: leaves room for arithmetic on both sides
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 
 
 class RequestIds:
-    """A source of UUIDv7; call it for the next one."""
+    """Generates UUIDv7; a call returns the next."""
 
     __slots__ = ("_bits", "_last", "_unsafe")
 
     def __init__(self) -> None:
-        random = Random()  # noqa: S311 -- ids are told apart by it, never trusted for being secret
+        random = Random()  # noqa: S311 -- ids need to be unique, not secret
         os.register_at_fork(after_in_child=random.seed)
         self._bits = random.getrandbits
         self._unsafe = SafeUUID.unknown
         self._last = 0
 
     def __call__(self) -> UUID:
-        """The next id; about 1 µs."""
+        """Returns the next id; takes about 1 µs."""
         ms, rest_ns = divmod(time_ns(), 1_000_000)
         moment = ms << 12 | (rest_ns << 12) // 1_000_000
         if moment <= self._last:
             moment = self._last + 1
         self._last = moment
-        fresh = object.__new__(UUID)  # the public constructor checks twice as long as this takes
+        fresh = object.__new__(UUID)  # the public constructor's checks take twice as long
         number = (moment >> 12) << 80 | _VERSION_7 | (moment & 0xFFF) << 64 | _VARIANT | self._bits(62)
         object.__setattr__(fresh, "int", number)
         object.__setattr__(fresh, "is_safe", self._unsafe)
@@ -46,14 +46,14 @@ class RequestIds:
 
 
 uuid7 = RequestIds()
-"""The process's source of request ids."""
+"""The process's generator of request ids."""
 
 
 def id_to_text(request_id: UUID) -> str:
-    """An id as text; a quarter of what `str` costs."""
+    """Returns an id as text, at a quarter of the cost of `str`."""
     return orjson.dumps(request_id)[1:-1].decode()
 
 
 def timestamp_of(request_id: UUID) -> datetime:
-    """When the request with this id began, UTC, to the millisecond; any other UUID gives some moment."""
+    """Returns when the request began, UTC, to the millisecond; of a UUID that is no v7, an arbitrary time."""
     return _EPOCH + timedelta(milliseconds=min(request_id.int >> 80, _LATEST_MS))

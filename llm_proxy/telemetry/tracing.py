@@ -1,4 +1,4 @@
-"""One OpenTelemetry span a call, and the caller's trace passed on; off, and not imported, unless configured.
+"""One OpenTelemetry span a call, in the caller's trace; the SDK is imported only if traces are configured.
 
 Invariants: no prompt and no answer is in a span. Ended spans wait in a queue of `MAX_SPANS`; spans that find
 it full or cannot be delivered are dropped and counted. A thread of the SDK's delivers; nothing on a call's
@@ -30,24 +30,26 @@ MAX_SPANS = 4096
 DELIVER_EVERY_S = 1.0
 TIMEOUT_S = 5.0
 STOP_S = 2.0
-"""So long the spans that wait at the end are tried."""
+"""Time for the delivery of the last spans when the gateway stops."""
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
 
 
 class Tracer:
-    """Makes spans and delivers them to a collector."""
+    """Starts and ends spans, and delivers them to a collector."""
 
     def __init__(self, endpoint: str, metrics: Metrics) -> None:
-        """Deliver to this collector (its base address, or one ending in `/v1/traces`)."""
-        # Imported here: they take 30 MB and 0.3 s, and most gateways trace nothing.
+        """`endpoint` is the collector's base address, or its address that ends in `/v1/traces`."""
+        # Imported here: the SDK takes 30 MB and 0.3 s, and most gateways export no traces.
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
         from opentelemetry.sdk.trace.sampling import DEFAULT_ON  # noqa: PLC0415
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # its lines would name the address
+        logging.getLogger("opentelemetry").setLevel(
+            logging.CRITICAL
+        )  # its lines would hold the collector's address
         self._metrics = metrics
         self._ended = 0
         self._exporter = _CountingExporter(_otlp_exporter(endpoint), metrics)
@@ -64,11 +66,11 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def start_span(self, traceparent: bytes | None, started_at_s: float) -> "Span":
-        """A new call's span: in the caller's trace, or in one of its own when the header names none.
+        """Starts a call's span in the caller's trace, or in a new trace if the header is missing or invalid.
 
         Args:
-            traceparent: The caller's header (W3C); whether it is sampled is the caller's choice.
-            started_at_s: When the call began, in seconds since 1970.
+            traceparent: The caller's header (W3C); the caller decides whether the span is sampled.
+            started_at_s: The start of the call, in seconds since 1970.
         """
         from opentelemetry.context import Context  # noqa: PLC0415
         from opentelemetry.trace import SpanKind  # noqa: PLC0415
@@ -79,7 +81,7 @@ class Tracer:
         return self._tracer.start_span("call", context, SpanKind.SERVER, start_time=start_ns)
 
     def end_span(self, span: "Span", call: FinishedCall) -> None:
-        """A call ended: its span is queued; never waits."""
+        """Ends a call's span and enqueues it; never waits."""
         from opentelemetry.trace import StatusCode  # noqa: PLC0415
 
         if not span.is_recording():
@@ -94,19 +96,19 @@ class Tracer:
         span.end(int((call.started_at.timestamp() + call.latency_ms / 1000) * 1e6) * 1000)
 
     async def stop(self) -> None:
-        """Deliver what is left, within `STOP_S`, and end."""
+        """Delivers the last spans within `STOP_S`, and stops."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await asyncio.to_thread(self._processor.force_flush)
-        self._exporter.shutdown()  # a delivery that is still tried is given up
+        self._exporter.shutdown()  # a delivery still in progress is given up
         await asyncio.to_thread(self._provider.shutdown)
 
 
 class _CountingExporter:
-    """Delivers by another exporter, and counts.
+    """Exports with another exporter and counts the spans that are lost.
 
     Attributes:
-        exported: Spans that left the queue, delivered or not; written by the SDK's thread alone.
+        exported: Number of spans that left the queue, delivered or not; only the SDK's thread writes it.
     """
 
     def __init__(self, exporter: "SpanExporter", metrics: Metrics) -> None:
@@ -130,18 +132,18 @@ class _CountingExporter:
 
 
 def traceparent_of(span: "Span") -> str:
-    """The `traceparent` header to pass on (W3C); of the flags, whether it is sampled alone."""
+    """Returns the `traceparent` header for the upstream (W3C), with the `sampled` flag alone."""
     context = span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 1:02x}"
 
 
 def span_name(call: FinishedCall) -> str:
-    """The operation and the model."""
+    """Returns the operation and the model, as GenAI's conventions name spans."""
     return sanitize_text(f"{_OPERATIONS.get(call.door, call.door)} {call.group}")
 
 
 def span_attributes(call: FinishedCall) -> dict[str, str | int | float]:
-    """What a span says of a call; what is not known is left out."""
+    """Returns the attributes of a call's span, without those that are unknown."""
     cost_usd = call.cost_nano_usd / 1e9 if call.cost_nano_usd is not None else None
     facts: dict[str, Any] = {
         "gen_ai.operation.name": _OPERATIONS.get(call.door, call.door),
@@ -174,7 +176,7 @@ def _otlp_exporter(endpoint: str) -> "SpanExporter":
     url = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
     path = url.path if url.path.endswith("/v1/traces") else f"{url.path.rstrip('/')}/v1/traces"
     session = Session()
-    session.trust_env = False  # the collector is asked itself, whatever proxy the environment names
+    session.trust_env = False  # no proxy from the environment
     return OTLPSpanExporter(
         urlunsplit((url.scheme, url.netloc.rpartition("@")[2], path, "", "")),
         certificate_file=ssl.get_default_verify_paths().cafile,
