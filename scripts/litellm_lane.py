@@ -83,7 +83,7 @@ def pytest_suite(name: str, *targets: str, timeout_s: int = 1800) -> Suite:
 
 TRIALS = Suite("patches", (".venv/bin/python", "scripts/litellm_trials.py", "--out", "trials.json"), 3600)
 SUITES = (
-    pytest_suite("seams", "tests/contract/test_litellm_seams.py", timeout_s=300),
+    pytest_suite("seams", "tests/contract/test_litellm_internals.py", timeout_s=300),
     pytest_suite("names", "tests/contract/test_litellm_names.py", timeout_s=300),
     TRIALS,
     pytest_suite("contract", "tests/contract"),

@@ -19,13 +19,13 @@ from llm_proxy.errors import APIError, BadRequest, ProviderFailed, RateLimited, 
 
 
 class TestEveryDialect:
-    """What holds in all of them."""
+    """What holds in every dialect."""
 
     @pytest.mark.parametrize("dialect", [OPENAI, INTERNAL, GENERATE], ids=lambda dialect: dialect.name)
     @pytest.mark.parametrize(
         "refused", [RateLimited("Slow down."), UpstreamTimeout("Too late."), BadRequest("No.")]
     )
-    def test_any_refusal_can_be_told(self, dialect: Dialect, refused: APIError) -> None:
+    def test_any_error_can_be_rendered(self, dialect: Dialect, refused: APIError) -> None:
         """As JSON, and as one frame without an end mark."""
         assert refused.message in orjson.dumps(dialect.error(refused)).decode()
         event = sse.parse_event(dialect.stream_error(refused))
@@ -33,14 +33,14 @@ class TestEveryDialect:
 
     @pytest.mark.parametrize("dialect", [INTERNAL, GENERATE], ids=lambda dialect: dialect.name)
     @pytest.mark.parametrize("reply", [b"", b"<html>", b"[]", b"{}", b'{"choices":[]}', b'{"choices":{}}'])
-    def test_an_answer_that_is_none_is_the_providers_failure(self, dialect: Dialect, reply: bytes) -> None:
-        """Not an empty text, and not an exception of another kind."""
+    def test_an_invalid_answer_is_the_provider_s_error(self, dialect: Dialect, reply: bytes) -> None:
+        """Neither an empty text nor an exception of another class."""
         with pytest.raises(ProviderFailed):
             dialect.render(reply, ANSWERED)
 
     @pytest.mark.parametrize("dialect", [INTERNAL, GENERATE_STREAM], ids=lambda dialect: dialect.name)
     @given(words=st.lists(st.text(max_size=10), max_size=6), step=st.integers(1, 50))
-    def test_the_pieces_joined_are_the_whole_however_they_came(
+    def test_the_joined_pieces_are_the_complete_text(
         self, dialect: Dialect, words: list[str], step: int
     ) -> None:
         """Old clients read the same text streamed and not, in any chunking."""
@@ -56,8 +56,8 @@ class TestEveryDialect:
         assert whole["content"] == "".join(orjson.loads(event)["content"] for event in events[:-1])
         assert whole["usage"] == orjson.loads(events[-2])["usage"]
 
-    def test_openais_bytes_pass(self) -> None:
-        """Nothing is read, nothing is written anew."""
+    def test_openai_s_bytes_pass_unchanged(self) -> None:
+        """Nothing is parsed, nothing is rendered again."""
         reply = openai_answer()
         assert OPENAI.render(reply, ANSWERED) is reply
         dialect: Dialect = OPENAI

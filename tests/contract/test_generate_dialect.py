@@ -1,4 +1,4 @@
-"""The camelCase vocabulary: golden pairs from its document, see `docs/dialects.md`."""
+"""The camelCase dialect: request and response pairs of its document, see `docs/dialects.md`."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ class TestGenerate:
     """`POST /llm-proxy/generate` and `/llm-proxy/stream`."""
 
     def test_the_documents_request(self) -> None:
-        """In camelCase, out in OpenAI's words."""
+        """In camelCase, out in OpenAI's format."""
         call = read(GENERATE, GENERATE_ASKED)
         assert call.body == {
             "model": "gpt-4",
@@ -64,7 +64,7 @@ class TestGenerate:
         }
 
     def test_the_stream_of_the_other_path(self) -> None:
-        """Pieces, then usage and why it ended, then the end mark, byte for byte."""
+        """Pieces, then usage and finish reason, then the end mark, byte for byte."""
         assert read(GENERATE_STREAM, GENERATE_ASKED).body["stream_options"] == {"include_usage": True}
         assert retold(GENERATE_STREAM, openai_frames({"content": "Response"}, {"content": " text"})) == (
             b'data: {"content":"Response"}\n\n'
@@ -74,7 +74,7 @@ class TestGenerate:
             b"data: [DONE]\n\n"
         )
 
-    def test_provider_picks_the_group(self) -> None:
+    def test_provider_selects_the_group(self) -> None:
         """As `X-Provider` does; both must agree."""
         assert (
             read(GENERATE, {**GENERATE_ASKED, "provider": "anthropic", "model": "claude-3"}).group
@@ -109,7 +109,7 @@ class TestGenerate:
         assert body["extra_body"] == {"topK": 7}
 
     def test_tool_calls_come_back_in_camel_case(self) -> None:
-        """Whole and in pieces."""
+        """Complete and streamed."""
         written = orjson.loads(GENERATE.render(openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
         assert (written["content"], written["toolCalls"]) == ("", [TOOL_CALL])
         stream = openai_frames({"tool_calls": [{"index": 0, **TOOL_CALL}]}, finish="tool_calls")
@@ -120,13 +120,15 @@ class TestGenerate:
         assert orjson.loads(last)["finishReason"] == "tool_calls"
 
     @pytest.mark.parametrize(("field", "value", "param"), MISSPELLED)
-    def test_a_wrong_field_is_named_as_it_was_spelled(self, field: str, value: Any, param: str) -> None:
+    def test_an_invalid_field_is_named_as_the_caller_spelled_it(
+        self, field: str, value: Any, param: str
+    ) -> None:
         """In the message too."""
         wrong = refusal(GENERATE, {**GENERATE_ASKED, field: value})
         assert wrong.param == param
         assert f"'{param}'" in wrong.message
 
-    def test_a_refusal_is_nests_exception_body(self) -> None:
+    def test_an_error_is_nestjs_s_exception_body(self) -> None:
         """With our code and field beside it; in a stream the same object."""
         wrong = refusal(GENERATE, {"model": "gpt-4"})
         body = {

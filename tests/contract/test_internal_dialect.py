@@ -1,4 +1,4 @@
-"""The internal proxy: golden pairs from its document, see `docs/dialects.md`."""
+"""The internal proxy's dialect: request and response pairs of its document, see `docs/dialects.md`."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class TestInternal:
     """`POST /internal/llm/proxy`, `GET /internal/llm/models`."""
 
     def test_the_documents_request_names_its_agent_tenant_and_channel(self) -> None:
-        """What goes on is OpenAI's request, without `metadata`."""
+        """OpenAI's request is sent on, without `metadata`."""
         call = read(INTERNAL, INTERNAL_ASKED)
         assert (call.attribution.agent, call.attribution.tenant, call.attribution.channel) == (
             "agent:sofia",
@@ -45,7 +45,7 @@ class TestInternal:
             "latency_ms": 1234.5,
         }
 
-    def test_the_examples_with_less_are_understood(self) -> None:
+    def test_the_shorter_examples_are_accepted(self) -> None:
         """Only an agent; a `null` tenant; other labels; no model at all."""
         only_agent = {**INTERNAL_ASKED, "metadata": {"agent_id": "agent:test"}, "model": "dagi-local-8b"}
         assert read(INTERNAL, only_agent).attribution.tenant is None
@@ -53,13 +53,13 @@ class TestInternal:
         assert "metadata" not in read(INTERNAL, labels).body
         assert read(INTERNAL, {"messages": INTERNAL_ASKED["messages"]}).group == "gpt-3.5-turbo"
 
-    def test_tool_calls_are_told_when_there_are_any(self) -> None:
+    def test_tool_calls_are_in_the_answer_if_there_are_any(self) -> None:
         """`content` stays a string."""
         written = orjson.loads(INTERNAL.render(openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
         assert (written["content"], written["tool_calls"]) == ("", [TOOL_CALL])
 
-    def test_a_refusal_by_the_model_is_its_content(self) -> None:
-        """There is no other place to read it."""
+    def test_a_model_s_refusal_is_the_content(self) -> None:
+        """The dialect has no other field for it."""
         assert orjson.loads(INTERNAL.render(openai_answer(None, refusal="No."), ANSWERED))["content"] == "No."
 
     def test_a_stream_is_pieces_and_one_done_event(self) -> None:
@@ -81,8 +81,8 @@ class TestInternal:
             b"data: [DONE]\n\n"
         )
 
-    def test_a_refusal_has_detail_and_the_envelope(self) -> None:
-        """As its FastAPI clients and OpenAI's read it; in a stream the same object."""
+    def test_an_error_has_detail_and_openai_s_error(self) -> None:
+        """For its FastAPI clients and OpenAI's; in a stream the same object."""
         wrong = refusal(INTERNAL, {**INTERNAL_ASKED, "messages": None})
         body = {
             "detail": "Missing required parameter: 'messages'.",
@@ -120,6 +120,6 @@ class TestInternal:
             ("api_key", "x", "api_key"),
         ],
     )
-    def test_what_it_cannot_say_is_refused(self, field: str, value: Any, param: str) -> None:
+    def test_what_the_dialect_cannot_express_is_rejected(self, field: str, value: Any, param: str) -> None:
         """Named by its field."""
         assert refusal(INTERNAL, {**INTERNAL_ASKED, field: value}).param == param
