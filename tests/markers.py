@@ -30,7 +30,7 @@ STAGES = {
     "stages/ledger/": "ledger",
     "stages/sidecar/": "sidecar",
     "stages/stack/": "stack",
-    "stages/test_tracing_": "telemetry",
+    "stages/telemetry/": "telemetry",
     "flow/": "flow",  # a whole stack
     "test_shape": "shape",
 }

@@ -1,10 +1,10 @@
-"""A page for Prometheus, read as Prometheus reads it."""
+"""Reads a metrics page with `prometheus_client`'s parser."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
 
 def series(page: str | bytes, name: str) -> dict[frozenset[tuple[str, str]], float]:
-    """The series of this name, by their labels."""
+    """Returns the series of this name, by their labels."""
     text = page.decode() if isinstance(page, bytes) else page
     return {
         frozenset(sample.labels.items()): sample.value
@@ -15,5 +15,5 @@ def series(page: str | bytes, name: str) -> dict[frozenset[tuple[str, str]], flo
 
 
 def value(page: str | bytes, name: str, **labels: str) -> float:
-    """The value of one series; raises `KeyError` when there is none with exactly these labels."""
+    """Returns the value of one series; raises `KeyError` without a series of exactly these labels."""
     return series(page, name)[frozenset(labels.items())]

@@ -1,4 +1,4 @@
-"""A webhook's receiver: keeps every request, and answers as it is told to."""
+"""A receiver of webhooks: keeps every request, and answers as the test sets."""
 
 import json
 import threading
@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -22,7 +22,7 @@ class Received:
 
     @property
     def document(self) -> Json:
-        """Its body as JSON."""
+        """The body as JSON."""
         found: Json = json.loads(self.body)
         return found
 
@@ -40,20 +40,20 @@ class WebhookReceiver:
     answers: list[int | float] = field(default_factory=list[int | float])
 
     def url(self, path: str = "/hook") -> str:
-        """Its address."""
+        """The receiver's address."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     def of(self, kind: str) -> list[Json]:
-        """The documents of a kind, in the order they came."""
+        """Returns the bodies of a kind, in the order received."""
         documents = [one.document for one in self.received]
         return [one for one in documents if one.get("type") == kind]
 
 
 class Hooks(BaseHTTPRequestHandler):
-    """One request to the receiver."""
+    """Handles one request."""
 
     def do_POST(self) -> None:
-        """Keep it and answer."""
+        """Keeps the request and answers."""
         receiver = cast("Any", self.server).receiver
         body = self.rfile.read(int(self.headers["content-length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -69,22 +69,22 @@ class Hooks(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *_: object) -> None:  # noqa: A002 -- http.server's signature
-        """Quiet."""
+        """Logs nothing."""
 
 
 class Server(ThreadingHTTPServer):
-    """Its server."""
+    """The receiver's server."""
 
     daemon_threads = True
     block_on_close = False
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A sender that gives up is no fault."""
+        """Ignores senders that disconnect."""
 
 
 @contextmanager
 def run_receiver() -> Generator[WebhookReceiver]:
-    """A receiver that listens."""
+    """Yields a listening receiver."""
     server = Server(("127.0.0.1", 0), Hooks)
     receiver = WebhookReceiver(server.server_address[1])
     cast("Any", server).receiver = receiver
@@ -99,7 +99,7 @@ def run_receiver() -> Generator[WebhookReceiver]:
 
 
 def until(holds: Callable[[], bool], patience_s: float = 20) -> None:
-    """Wait until something holds."""
+    """Waits until a condition holds."""
     end = time.monotonic() + patience_s
     while not holds():
         assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""Notifications from outside: a gateway of two workers, real stores, a sidecar that is away, a receiver."""
+"""Notifications of a gateway with two workers, real stores and an unavailable sidecar."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COST_USD = 0.000063
-"""Of one call that the provider says took 17 and 23 tokens."""
+"""The cost of a call with 17 prompt and 23 completion tokens."""
 
 
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[WebhookReceiver]:
-    """A receiver that listens, and whose first answer is a failure."""
+    """Yields a receiver that rejects the first delivery."""
     with run_receiver() as started:
         started.answers.append(500)
         yield started
@@ -37,7 +37,7 @@ def gateway(
     stack_ports: dict[str, int],
     receiver: WebhookReceiver,
 ) -> Iterator[Gateway]:
-    """A gateway that notifies the receiver, where credentials were refused and a sidecar was never there."""
+    """Yields a gateway with the receiver as webhook, rejected credentials and an unavailable sidecar."""
     folder: Path = tmp_path_factory.mktemp("notifying")
     built = made(folder, postgres_url, limits_redis_url, stack_ports["sidecar"])
     built.environment["LLM_PROXY__LITELLM_PROXY_URL"] += f",http://127.0.0.1:{probe.free_port()}"
@@ -54,16 +54,14 @@ def gateway(
 
 
 def ask(gateway: Gateway, key: str, model: str = "plain") -> httpx.Response:
-    """One chat."""
+    """Sends one chat."""
     body = {"model": model, "messages": say(uuid4().hex)}
     headers = {"Authorization": f"Bearer {key}"}
     return httpx.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers, timeout=20)
 
 
-def test_a_budget_that_is_spent_is_told_once_a_share_and_once_when_it_refuses(
-    gateway: Gateway, receiver: WebhookReceiver
-) -> None:
-    """By name; the first delivery failed, and came again under its id."""
+def test_budget_shares_and_exhaustion_are_sent_once(gateway: Gateway, receiver: WebhookReceiver) -> None:
+    """With the key's name; the first delivery fails and is repeated with the same id."""
     name = f"demo-{uuid4().hex[:8]}"
     spec = {
         "name": name,
@@ -93,10 +91,8 @@ def test_a_budget_that_is_spent_is_told_once_a_share_and_once_when_it_refuses(
     assert str(receiver.port) not in str([one["deliveries"] for one in mine])
 
 
-def test_refused_credentials_of_callers_and_of_ours_and_a_lost_sidecar_are_told(
-    gateway: Gateway, receiver: WebhookReceiver
-) -> None:
-    """Once each."""
+def test_rejected_credentials_and_lost_sidecar_are_sent(gateway: Gateway, receiver: WebhookReceiver) -> None:
+    """Each kind once."""
     assert gateway.chat("wrong-key")
     until(lambda: bool(receiver.of("provider.credentials_refused")), 30)
     until(lambda: bool(receiver.of("sidecar.lost")), 30)
@@ -111,8 +107,8 @@ def test_refused_credentials_of_callers_and_of_ours_and_a_lost_sidecar_are_told(
     assert value(counted, "llm_proxy_notifications_total", result="failed") == 1
 
 
-def test_a_webhook_without_a_database_stops_the_start(gateway: Gateway) -> None:
-    """In one line."""
+def test_webhook_without_database_stops_the_start(gateway: Gateway) -> None:
+    """The error is one line."""
     kept = gateway.environment.pop("DATABASE_URL")
     try:
         done = gateway.command("serve")

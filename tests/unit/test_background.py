@@ -1,4 +1,4 @@
-"""Loops beside the calls: whatever a step meets, the loop goes on, says so once, and counts."""
+"""Background loops survive failing steps, log them once a kind, and count them."""
 
 import asyncio
 import logging
@@ -9,10 +9,10 @@ from llm_proxy import background
 from llm_proxy.background import LOOP_DONE, BackgroundLoop, FailureGuard, spawn
 
 
-async def test_a_failing_step_is_tried_again_logged_once_and_counted(
+async def test_failing_step_is_retried_logged_once_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With its traceback; while it fails the loop is named, afterwards no more."""
+    """The log has the traceback; `failing_loops` names the loop until a step succeeds."""
     name, steps = "of-a-test", 0
 
     async def step() -> None:
@@ -38,8 +38,8 @@ async def test_a_failing_step_is_tried_again_logged_once_and_counted(
     assert vars(failed[0])["loop"] == name
 
 
-async def test_a_cancellation_inside_a_step_does_not_end_the_loop() -> None:
-    """Only `stop` does; it waits for the end."""
+async def test_cancellation_inside_a_step_does_not_end_the_loop() -> None:
+    """Only `stop` ends it, and waits for the end."""
     steps = 0
 
     async def step() -> None:
@@ -60,8 +60,8 @@ async def test_a_cancellation_inside_a_step_does_not_end_the_loop() -> None:
     assert steps == ended_at
 
 
-async def test_a_loop_ends_when_its_step_is_done() -> None:
-    """And is waited for."""
+async def test_loop_ends_when_its_step_returns_loop_done() -> None:
+    """`wait_until_done` returns then."""
     steps = 0
 
     async def step() -> object:
@@ -76,8 +76,8 @@ async def test_a_loop_ends_when_its_step_is_done() -> None:
     await loop.stop()
 
 
-async def test_what_is_run_once_does_not_fail_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody awaits it."""
+async def test_failure_of_a_spawned_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """No code awaits the task."""
 
     async def broken() -> None:
         raise KeyError("nobody expected this")
@@ -88,8 +88,8 @@ async def test_what_is_run_once_does_not_fail_in_silence(caplog: pytest.LogCaptu
     assert [one for one in caplog.records if one.exc_info]
 
 
-async def test_a_guarded_step_leaves_the_others_alone() -> None:
-    """It returns nothing instead of raising."""
+async def test_failing_step_does_not_stop_the_others() -> None:
+    """The guard returns None instead of raising."""
 
     async def broken() -> int:
         raise OSError("a disk")

@@ -1,4 +1,4 @@
-"""Addresses of stores: whatever a password holds, one reading or a plain refusal that gives nothing away."""
+"""Addresses in settings: one reading, or an error that reveals nothing of the address."""
 
 from urllib.parse import quote
 
@@ -18,8 +18,8 @@ SECRET = "S3cretPart"
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20))
-def test_an_encoded_password_is_read_as_it_is(password: str) -> None:
-    """And stays encoded: to read an address twice is to read it once."""
+def test_encoded_password_is_unchanged(password: str) -> None:
+    """Parsing is idempotent."""
     url = f"postgresql://app:{quote(password, safe='')}@db.internal:5432/app?sslmode=require"
     assert parse_postgres_url(url) == url
     url = f"rediss://:{quote(password, safe='')}@[::1]:6379/2"
@@ -29,8 +29,8 @@ def test_an_encoded_password_is_read_as_it_is(password: str) -> None:
 @pytest.mark.parametrize(
     "password", ["a/b", "a#b", "a?b", "a@b", "a:b", "100%sure", "a/b@c:d#e?f%", "@", "[x]", "a b", "ü"]
 )
-def test_a_password_that_is_not_encoded_is_taken_where_one_reading_is_possible(password: str) -> None:
-    """As it stands."""
+def test_unencoded_password_is_accepted_if_unambiguous(password: str) -> None:
+    """It is percent-encoded."""
     encoded = quote(password, safe="")
     assert (
         parse_postgres_url(f"postgres://app:{password}@h:5432/app") == f"postgres://app:{encoded}@h:5432/app"
@@ -48,8 +48,8 @@ def test_a_password_that_is_not_encoded_is_taken_where_one_reading_is_possible(p
         "postgresql://app:%00@host/db",
     ],
 )
-def test_an_address_of_two_readings_is_refused(url: str) -> None:
-    """With what to do about it."""
+def test_ambiguous_address_is_rejected(url: str) -> None:
+    """The error says what to do."""
     with pytest.raises(InvalidURL):
         parse_postgres_url(url)
 
@@ -80,8 +80,8 @@ def test_an_address_of_two_readings_is_refused(url: str) -> None:
         ("postgresql://app:S3cretPart@ho st/db", "host"),
     ],
 )
-def test_a_wrong_address_of_a_database_is_refused_and_no_part_of_it_told(url: str, reason: str) -> None:
-    """One line says what is wrong."""
+def test_invalid_postgres_url_is_rejected_without_revealing_it(url: str, reason: str) -> None:
+    """The error is one line with the reason."""
     with pytest.raises(InvalidURL) as refused:
         parse_postgres_url(url)
     assert reason in str(refused.value)
@@ -102,8 +102,8 @@ def test_a_wrong_address_of_a_database_is_refused_and_no_part_of_it_told(url: st
         "S3cretPart:6379",
     ],
 )
-def test_a_wrong_address_of_a_redis_is_refused_and_no_part_of_it_told(url: str) -> None:
-    """The same."""
+def test_invalid_redis_url_is_rejected_without_revealing_it(url: str) -> None:
+    """The error is one line with the reason."""
     with pytest.raises(InvalidURL) as refused:
         parse_redis_url(url)
     assert SECRET not in str(refused.value)
@@ -118,13 +118,13 @@ def test_a_wrong_address_of_a_redis_is_refused_and_no_part_of_it_told(url: str) 
         "postgresql://app:pw@[2001:db8::1]:5432/app?options=-c%20jit%3Doff&my.setting=1",
     ],
 )
-def test_what_postgres_understands_is_left_as_it_is(url: str) -> None:
-    """Sockets, several hosts, IPv6, settings of the session."""
+def test_valid_postgres_url_is_unchanged(url: str) -> None:
+    """Sockets, several hosts, IPv6, session parameters."""
     assert parse_postgres_url(url) == url
 
 
-def test_what_redis_understands_is_left_as_it_is() -> None:
-    """Sockets, users, the scheme in capitals."""
+def test_valid_redis_url_is_unchanged() -> None:
+    """Sockets, users, a scheme in capitals."""
     assert parse_redis_url("unix:///run/valkey.sock?db=1") == "unix:///run/valkey.sock?db=1"
     assert parse_redis_url(" REDISS://app:pw@host \n") == "rediss://app:pw@host"
 
@@ -141,21 +141,21 @@ def test_what_redis_understands_is_left_as_it_is() -> None:
         "http://u:S3cretPart@h",
     ],
 )
-def test_a_wrong_address_of_a_sidecar_is_refused(url: str) -> None:
-    """A range has at most so many ports."""
+def test_invalid_sidecar_url_is_rejected(url: str) -> None:
+    """A range has at most 1024 ports."""
     with pytest.raises(InvalidURL) as refused:
         parse_http_url(url)
     assert SECRET not in str(refused.value)
 
 
-def test_an_address_of_a_sidecar_is_left_as_it_is() -> None:
-    """With its range, its path, without a port."""
+def test_valid_sidecar_url_is_unchanged() -> None:
+    """With a port range, with a path, without a port."""
     for url in ("http://127.0.0.1:4101-4108/v1", "https://sidecar.internal", "http://[::1]:4000/"):
         assert parse_http_url(url) == url
 
 
-def test_webhooks_are_read_each_with_its_form() -> None:
-    """Commas within an address stay there; the same twice is one."""
+def test_webhooks_are_parsed_with_their_formats() -> None:
+    """Commas within an address are kept; duplicates are removed."""
     teams = "https://prod.logic.example/triggers/manual?sp=%2Ftriggers%2Fmanual,run&sig=x=y"
     read = parse_webhook_urls(
         f"json=http://h:8080/a, slack=https://s.example/b,json=http://h:8080/a,teams={teams}"
@@ -177,8 +177,8 @@ def test_webhooks_are_read_each_with_its_form() -> None:
         "json=https:///S3cretPart",
     ],
 )
-def test_a_webhook_that_cannot_be_read_is_refused_without_its_address(text: str) -> None:
-    """It is a secret."""
+def test_invalid_webhook_is_rejected_without_revealing_it(text: str) -> None:
+    """A webhook's address is a secret."""
     with pytest.raises(InvalidURL) as fault:
         parse_webhook_urls(text)
     assert SECRET not in str(fault.value)

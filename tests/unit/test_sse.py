@@ -1,4 +1,4 @@
-"""Server-sent events, whatever way the bytes were cut."""
+"""Server-sent events: encoding, parsing, and decoding of any chunks."""
 
 import pytest
 from hypothesis import given
@@ -30,7 +30,7 @@ def _cut(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(streams, st.lists(st.integers(0, 200), max_size=8))
 def test_any_chunking_gives_the_same_frames(stream: bytes, cuts: list[int]) -> None:
-    """Frames and remainder depend on the bytes, not on how they arrived."""
+    """Frames and rest depend on the bytes, not on the chunks."""
     whole, parts = sse.SSEDecoder(), sse.SSEDecoder()
     expected = whole.feed(stream + b"data: end")
     frames = [frame for chunk in _cut(stream, cuts) for frame in parts.feed(chunk)] + parts.feed(b"data: end")
@@ -39,8 +39,8 @@ def test_any_chunking_gives_the_same_frames(stream: bytes, cuts: list[int]) -> N
 
 
 @given(streams)
-def test_no_byte_is_lost_or_invented(stream: bytes) -> None:
-    """Frames and remainder joined are the stream, a leading byte order mark apart."""
+def test_no_byte_is_lost_or_added(stream: bytes) -> None:
+    """Frames and rest joined are the stream without a leading byte order mark."""
     splitter = sse.SSEDecoder()
     frames = splitter.feed(stream)
     assert stream.removeprefix(b"\xef\xbb\xbf") == b"".join(
@@ -52,8 +52,8 @@ def test_no_byte_is_lost_or_invented(stream: bytes) -> None:
     st.lists(st.binary(min_size=1, max_size=20).filter(lambda raw: b"\r" not in raw), max_size=5),
     st.integers(1, 7),
 )
-def test_what_was_framed_is_read_back(payloads: list[bytes], step: int) -> None:
-    """Data framed, cut anywhere and parsed is the same data, line feeds included."""
+def test_encoded_events_are_parsed_back(payloads: list[bytes], step: int) -> None:
+    """Also data with line feeds, in any chunks."""
     stream = b"".join(sse.encode_event(payload) for payload in payloads)
     splitter = sse.SSEDecoder()
     frames = [raw for at in range(0, len(stream), step) for raw in splitter.feed(stream[at : at + step])]
@@ -73,13 +73,13 @@ def test_what_was_framed_is_read_back(payloads: list[bytes], step: int) -> None:
         (b"data\n\n", b"", b""),
     ],
 )
-def test_a_frame_is_read_as_the_standard_says(raw: bytes, data: bytes | None, name: bytes) -> None:
-    """One space after the colon goes, data lines are joined, comments and unknown fields are skipped."""
+def test_frames_are_parsed_as_the_standard_says(raw: bytes, data: bytes | None, name: bytes) -> None:
+    """One space after the colon is removed, data lines are joined, comments and unknown fields skipped."""
     assert sse.SSEEvent(data, name) == sse.parse_event(raw)
 
 
-def test_an_endless_frame_is_refused() -> None:
-    """A stream without empty lines is not held in memory for ever."""
+def test_frame_above_the_maximum_is_rejected() -> None:
+    """A stream without empty lines does not fill the memory."""
     splitter = sse.SSEDecoder(max_bytes=100)
     with pytest.raises(sse.EventTooLong):
         splitter.feed(b"data: " + b"x" * 200)

@@ -1,4 +1,4 @@
-"""The parts of a usage object, whoever states them, and however oddly."""
+"""Token details from usage objects of many providers, valid and invalid."""
 
 from typing import Any
 
@@ -57,13 +57,13 @@ NOTHING = TokenDetails(None, None, None, {})
         ),
     ],
 )
-def test_what_is_stated_is_read_and_nothing_else(usage: dict[str, Any], read: TokenDetails) -> None:
-    """Zeros of totals are kept, details of 0 are left out."""
+def test_details_are_what_the_usage_states(usage: dict[str, Any], read: TokenDetails) -> None:
+    """Totals of 0 are kept, details of 0 are left out."""
     assert read_details(usage) == read
 
 
 @pytest.mark.parametrize("tier", [None, 5, "", "a\nb", "\u00e9"])
-def test_a_tier_that_is_none_is_not_said(tier: object) -> None:
-    """The answer's word comes before its usage's."""
+def test_invalid_service_tier_is_none(tier: object) -> None:
+    """The response's tier takes precedence over its usage's."""
     assert service_tier({"service_tier": tier}, {}) is None
     assert service_tier({"service_tier": "flex"}, {"service_tier": "priority"}) == "flex"

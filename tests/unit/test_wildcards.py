@@ -1,4 +1,4 @@
-"""Wildcards, wherever one is taken, cover what they say and never take long about it."""
+"""Wildcard patterns match as their regular expression does, in linear time, wherever they are accepted."""
 
 import re
 import time
@@ -25,13 +25,13 @@ SLOW = [
     ("*-" * 120 + "x", "-" * 256),
     ("*ab" * 80 + "c", "ab" * 128),
 ]
-"""Patterns a backtracking reader needs ages for, and names they do not cover."""
+"""Patterns that take a backtracking matcher exponential time, with names they do not match."""
 MOST_S = 0.2
 
 
 @given(some.text("ab*?[]", max_size=8), some.text("ab?[]\n", max_size=10))
-def test_a_star_is_any_text_and_nothing_else_is_special(pattern: str, name: str) -> None:
-    """As a regular expression of that meaning says."""
+def test_only_the_star_is_special(pattern: str, name: str) -> None:
+    """Compared with the equivalent regular expression."""
     expression = ".*".join(re.escape(part) for part in pattern.split("*"))
     assert wildcard_matches(pattern, name) == (re.fullmatch(expression, name, re.DOTALL) is not None)
 
@@ -63,16 +63,16 @@ TAKERS: list[Callable[[str, str], object]] = [
 
 @pytest.mark.parametrize("covered", TAKERS)
 @pytest.mark.parametrize(("pattern", "name"), SLOW)
-def test_no_pattern_takes_long(covered: Callable[[str, str], object], pattern: str, name: str) -> None:
-    """Keys' lists, kill switches, deadlines, groups of a configuration, aliases' targets."""
+def test_matching_takes_linear_time(covered: Callable[[str, str], object], pattern: str, name: str) -> None:
+    """In model lists, kill switches, timeouts, model groups and aliases."""
     began = time.perf_counter()
     assert not covered(pattern, name)
     assert time.perf_counter() - began < MOST_S
     assert covered(pattern, "a" + pattern.replace("*", ""))
 
 
-def test_litellm_is_given_no_pattern_it_would_take_long_over() -> None:
-    """It matches by backtracking: such a group is refused by name."""
+def test_slow_patterns_do_not_reach_litellm() -> None:
+    """LiteLLM matches by backtracking: the configuration check rejects such groups by name."""
     for name in ("a*b*c*", "*-*-*-*-preview"):
         config = {"model_list": [{"model_name": name, "litellm_params": {"model": "openai/*"}}]}
         if name.count("*") <= MAX_WILDCARDS:

@@ -1,4 +1,4 @@
-"""What the calls that ended say of their models, in Postgres and in memory."""
+"""Model health from finished calls, in Postgres and in memory."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ Seen = Callable[[list[UsageRecord], datetime], Awaitable[ModelHealth]]
 
 @pytest.fixture(params=["postgres", "memory"])
 def seen(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Seen:
-    """Keeps these records, and says what they tell of their models at that time."""
+    """Returns a function that stores records and returns the model health at a time."""
     if request.param == "memory":
 
         async def remembered(records: list[UsageRecord], now: datetime) -> ModelHealth:
@@ -44,13 +44,13 @@ def seen(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> S
 
 
 def ended(ago_s: float, **changes: Any) -> UsageRecord:
-    """A call of 100 ms that ended so long ago."""
+    """Returns a call of 100 ms that ended `ago_s` seconds ago."""
     started_at = NOW - timedelta(seconds=ago_s, milliseconds=100)
     return record(**{"started_at": started_at, "latency_ms": 100.0, **changes})
 
 
-async def test_a_success_counts_for_its_group_and_its_deployment(seen: Seen) -> None:
-    """With the time it ended."""
+async def test_success_counts_for_group_and_deployment(seen: Seen) -> None:
+    """The time is the end of the call."""
     health = await seen([ended(60)], NOW)
     expected = TrafficHealth(1, 0, NOW - timedelta(seconds=60))
     assert health.groups == {"gpt-4o-mini": expected}
@@ -65,8 +65,8 @@ async def test_a_success_counts_for_its_group_and_its_deployment(seen: Seen) -> 
         ({"outcome": "cut", "status": 200, "refusal_code": "upstream_stream_cut"}, "upstream_stream_cut"),
     ],
 )
-async def test_a_providers_failure_counts_with_its_code(seen: Seen, changes: Any, code: str) -> None:
-    """Also one that comes in the middle of a stream."""
+async def test_provider_failure_counts_with_its_code(seen: Seen, changes: Any, code: str) -> None:
+    """Also a failure in the middle of a stream."""
     health = await seen([ended(1, deployment=None, **changes)], NOW)
     assert health.deployments == {}
     assert health.groups["gpt-4o-mini"] == TrafficHealth(1, 1, None, NOW - timedelta(seconds=1), code)
@@ -76,13 +76,13 @@ async def test_a_providers_failure_counts_with_its_code(seen: Seen, changes: Any
     "changes",
     [{"outcome": "error", "status": 400}, {"outcome": "client_gone", "status": 0}, {"cache": "hit"}],
 )
-async def test_what_is_not_the_models_doing_says_nothing_of_it(seen: Seen, changes: Any) -> None:
-    """A caller's fault, a caller who left, an answer from the cache."""
+async def test_other_outcomes_do_not_count(seen: Seen, changes: Any) -> None:
+    """A caller's error, a disconnected caller, a cache hit."""
     assert await seen([ended(1, **changes)], NOW) == ModelHealth()
 
 
-async def test_only_the_last_five_minutes_make_the_rate(seen: Seen) -> None:
-    """The last success and failure of a day stay; the latest counts, whatever the order."""
+async def test_rate_covers_the_last_five_minutes(seen: Seen) -> None:
+    """The latest success and failure are those of 24 hours, in any order of the records."""
     calls = [
         ended(301, **FAILED),
         ended(30),
@@ -102,7 +102,7 @@ async def test_only_the_last_five_minutes_make_the_rate(seen: Seen) -> None:
     assert idle.last_failure_at is not None
 
 
-async def test_a_call_counts_when_it_ended_not_when_it_began(seen: Seen) -> None:
-    """A stream of ten minutes that has just ended is news."""
+async def test_calls_count_by_the_time_they_ended(seen: Seen) -> None:
+    """A ten-minute stream that has just ended counts."""
     health = await seen([ended(0, started_at=NOW - timedelta(minutes=10), latency_ms=595_000.0)], NOW)
     assert health.groups["gpt-4o-mini"] == TrafficHealth(1, 0, NOW - timedelta(seconds=5))

@@ -1,12 +1,12 @@
-"""A worker's folder is its own as long as it lives."""
+"""A worker slot belongs to one living process."""
 
 from pathlib import Path
 
 from llm_proxy.ledger.worker_slot import abandoned_slots, acquire_slot
 
 
-def test_a_seat_is_free_when_its_owner_is_gone(tmp_path: Path) -> None:
-    """Two living workers never share one."""
+def test_slot_is_free_when_its_owner_is_dead(tmp_path: Path) -> None:
+    """Two living workers never share a slot."""
     first, second = acquire_slot(tmp_path), acquire_slot(tmp_path)
     assert first.path != second.path
     assert list(abandoned_slots(tmp_path)) == []

@@ -1,4 +1,4 @@
-"""Alert rules and dashboards name what is really exported."""
+"""Alert rules and dashboards use only exported metrics and labels."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SUFFIXES = ("_bucket", "_sum", "_count")
 
 
 def expressions() -> list[str]:
-    """Every PromQL expression shipped."""
+    """Returns every PromQL expression in `deploy/`."""
     rules: Any = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
     board: Any = json.loads((DEPLOY / "grafana" / "llm-proxy.json").read_text())
     alerts = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
@@ -25,7 +25,7 @@ def expressions() -> list[str]:
 
 
 def exported(name: str) -> str:
-    """The metric a series belongs to."""
+    """Returns the metric of a series."""
     for suffix in SUFFIXES:
         whole = name.removesuffix(suffix)
         if whole in METRICS and METRICS[whole].kind == "histogram":
@@ -34,8 +34,8 @@ def exported(name: str) -> str:
 
 
 @pytest.mark.parametrize("expression", expressions())
-def test_every_metric_named_is_exported(expression: str) -> None:
-    """A histogram by its buckets, a label only where the metric has it."""
+def test_every_metric_in_an_expression_is_exported(expression: str) -> None:
+    """Histograms by their series; selectors use labels that the metric has."""
     names = {exported(name) for name in NAME.findall(expression)}
     assert names
     assert names <= METRICS.keys()
@@ -44,8 +44,8 @@ def test_every_metric_named_is_exported(expression: str) -> None:
         assert used <= {*METRICS[exported(name)].labels, "le"}
 
 
-def test_every_grouping_is_by_labels_that_exist() -> None:
-    """`sum by (x)` of a metric without `x` would draw one line and hide the rest."""
+def test_every_grouping_uses_existing_labels() -> None:
+    """`sum by (x)` of a metric without `x` would add everything up."""
     for expression in expressions():
         groups = re.findall(r"by \(([^)]*)\)", expression)
         labels = {label for name in NAME.findall(expression) for label in METRICS[exported(name)].labels}
@@ -54,7 +54,7 @@ def test_every_grouping_is_by_labels_that_exist() -> None:
 
 
 def test_every_alert_is_tested_both_ways() -> None:
-    """By `make alerts`: it fires in one situation at least, and the healthy one has its metric."""
+    """`make alerts` has a situation in which it fires; the healthy situation has its metric."""
     rules: Any = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
     situations: Any = yaml.safe_load((DEPLOY / "alerts_test.yml").read_text())
     healthy, *others = situations["tests"]
@@ -71,7 +71,7 @@ def test_every_alert_is_tested_both_ways() -> None:
 
 
 def test_every_alert_says_what_to_do() -> None:
-    """Severity, summary, action."""
+    """It has severity, summary and action."""
     rules: Any = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
     for rule in rules["groups"][0]["rules"]:
         assert rule["labels"]["severity"] in {"page", "ticket"}

@@ -1,4 +1,4 @@
-"""Logs are JSON lines, and no key survives in them."""
+"""Log lines are JSON, and keys in them are redacted."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from llm_proxy.telemetry.privacy import redact
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
-    """What is logged, with the process's loggers put back afterwards."""
+    """Yields the log output; the process's loggers are restored afterwards."""
     root = logging.getLogger()
     before, level = root.handlers, root.level
     out = io.StringIO()
@@ -22,8 +22,8 @@ def lines() -> Iterator[io.StringIO]:
     root.handlers, root.level = before, level
 
 
-def test_a_line_is_one_json_object_with_the_request_id(lines: io.StringIO) -> None:
-    """Whatever stands in the message; `extra` fields stand beside the event."""
+def test_line_is_one_json_object_with_the_request_id(lines: io.StringIO) -> None:
+    """For any message; `extra` fields stand beside the event."""
     token = request_id.set("0192-abc")
     logging.getLogger("llm_proxy.test").warning("postgres is away\nreally", extra={"records": 7})
     request_id.reset(token)
@@ -33,8 +33,8 @@ def test_a_line_is_one_json_object_with_the_request_id(lines: io.StringIO) -> No
     assert lines.getvalue().count("\n") == 1
 
 
-def test_a_traceback_stays_one_line(lines: io.StringIO) -> None:
-    """The error is a field."""
+def test_traceback_stays_in_one_line(lines: io.StringIO) -> None:
+    """It is the field `error`."""
     try:
         int("broken")
     except ValueError:
@@ -61,8 +61,8 @@ CANARY = "Zq3x9LmN7vTk2RbW8sYc"
         f"eyJhbGciOiJIUzI1NiJ9.eyJ{CANARY}.x",
     ],
 )
-def test_a_key_in_a_message_is_blanked(lines: io.StringIO, text: str) -> None:
-    """In the event, in a field, in a traceback."""
+def test_key_in_a_message_is_redacted(lines: io.StringIO, text: str) -> None:
+    """In the event, in a field, and in a traceback."""
     try:
         int(text)
     except ValueError:
@@ -71,8 +71,8 @@ def test_a_key_in_a_message_is_blanked(lines: io.StringIO, text: str) -> None:
     assert json.loads(lines.getvalue())["level"] == "ERROR"
 
 
-def test_a_known_secret_is_blanked_wherever_it_stands(lines: io.StringIO) -> None:
-    """Also without anything key-like around it."""
+def test_known_secret_is_redacted_everywhere(lines: io.StringIO) -> None:
+    """Also if it does not look like a key."""
     logging.getLogger("x").info("so literal-secret-of-ours it is")
     assert "literal-secret-of-ours" not in lines.getvalue()
 
@@ -86,13 +86,13 @@ def test_a_known_secret_is_blanked_wherever_it_stands(lines: io.StringIO) -> Non
         "https://api.x.ai/v1",
     ],
 )
-def test_ordinary_text_is_left_alone(text: str) -> None:
-    """A net that catches words would hide what happened."""
+def test_ordinary_text_is_unchanged(text: str) -> None:
+    """Redaction of ordinary words would hide events."""
     assert redact(text) == text
 
 
-def test_text_that_is_no_utf8_costs_no_line_and_no_other(lines: io.StringIO) -> None:
-    """Alone, and in a batch."""
+def test_text_that_is_no_utf8_loses_no_line(lines: io.StringIO) -> None:
+    """Alone and in a batch."""
     log = logging.getLogger("llm_proxy.test")
     log.warning("an agent", extra={"agent": "a\ud800b"})
     log.warning("call", extra={"lines": [{"agent": "x"}, {"agent": "\udc80"}, {"agent": "y"}]})

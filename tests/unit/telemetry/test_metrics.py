@@ -1,4 +1,4 @@
-"""Counting: bounded labels, several workers on one page, no counter lost with a worker."""
+"""Metrics: labels are bounded, several workers share one page, counters survive a worker."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ CALL = {"door": "chat.completions", "streamed": "no"}
 
 
 def counting() -> Metrics:
-    """Metrics that know a model and an agent."""
+    """Returns metrics with a model and an agent."""
     metrics = Metrics()
     metrics.set_models(["gpt-4o-mini"])
     metrics.set_agents(["agent:sofia"])
@@ -23,13 +23,13 @@ def counting() -> Metrics:
 
 
 def page(metrics: Metrics) -> bytes:
-    """Its page, as a scrape gets it."""
+    """Returns the page that a scrape gets."""
     metrics.collect()
     return metrics.render()
 
 
 def in_worker(directory: Path, number: int, work: Callable[[Metrics], None]) -> bytes:
-    """Does this in a process of its own, as one of several workers; returns the page as it saw it then."""
+    """Runs `work` in a process of its own as one of several workers; returns the page it renders then."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -48,8 +48,8 @@ def in_worker(directory: Path, number: int, work: Callable[[Metrics], None]) -> 
     return seen
 
 
-def test_a_finished_call_is_counted_by_what_it_was() -> None:
-    """Calls, tokens, cost, latency, its agent's share."""
+def test_finished_call_is_counted_with_its_labels() -> None:
+    """In calls, tokens, cost, latency, and its agent's series."""
     metrics = counting()
     metrics.call_started()
     metrics.call_finished(record(cost_nano_usd=1_500_000_000, latency_ms=300.0, ttft_ms=20.0))
@@ -67,8 +67,8 @@ def test_a_finished_call_is_counted_by_what_it_was() -> None:
     assert value(text, "llm_proxy_in_flight") == 0
 
 
-def test_a_batch_is_counted_as_its_calls_one_by_one() -> None:
-    """In every series, whatever the calls were; a time at a bucket's bound is in that bucket."""
+def test_batch_counts_like_single_calls() -> None:
+    """In every series, for mixed calls; a time equal to a bucket's bound is in that bucket."""
     calls = [
         record(
             latency_ms=latency_ms,
@@ -92,7 +92,7 @@ def test_a_batch_is_counted_as_its_calls_one_by_one() -> None:
 
 
 def test_observed_times_are_counted_with_the_batch() -> None:
-    """With labels and without; and no series comes from asking for the page."""
+    """With labels and without; rendering adds no series."""
     metrics = Metrics()
     for seconds in (0.0004, 0.3, 9.0):
         metrics.observe("llm_proxy_store_seconds", seconds, "limits")
@@ -104,16 +104,16 @@ def test_observed_times_are_counted_with_the_batch() -> None:
     assert page(metrics) == text
 
 
-def test_a_flood_of_calls_does_not_wait_in_memory() -> None:
-    """So many are counted at once, without anybody's asking."""
+def test_collected_calls_are_counted_at_the_maximum() -> None:
+    """Without a call of `collect`."""
     metrics = counting()
     for _ in range(MAX_COLLECTED):
         metrics.call_finished(record())
     assert sum(series(metrics.render(), "llm_proxy_requests_total").values()) == MAX_COLLECTED
 
 
-def test_tags_are_counted_only_where_somebody_chose_them() -> None:
-    """A call with several counts for each; one that is not chosen has no series."""
+def test_only_configured_tags_are_counted() -> None:
+    """A call counts for each of its tags; other tags have no series."""
     metrics = Metrics(["prod", "nightly"])
     for tags in (None, "prod,x", "nightly,prod", "x"):
         metrics.call_finished(record(tags=tags))
@@ -123,8 +123,8 @@ def test_tags_are_counted_only_where_somebody_chose_them() -> None:
     assert b'tag="x"' not in text
 
 
-def test_an_unknown_price_is_counted_as_unpriced_not_as_nothing() -> None:
-    """And a known price of 0 as a cost of 0."""
+def test_unknown_cost_is_counted_as_unpriced() -> None:
+    """A known cost of 0 is counted as 0."""
     metrics = counting()
     metrics.call_finished(record(cost_nano_usd=None))
     metrics.call_finished(record(cost_nano_usd=0))
@@ -133,8 +133,8 @@ def test_an_unknown_price_is_counted_as_unpriced_not_as_nothing() -> None:
     assert value(text, "llm_proxy_cost_usd_total", model="gpt-4o-mini", provider="openai") == 0
 
 
-def test_a_call_that_failed_and_used_nothing_is_not_unpriced() -> None:
-    """One that broke off after tokens is: somebody has to pay them."""
+def test_failed_call_without_tokens_is_not_unpriced() -> None:
+    """A truncated call with tokens is."""
     metrics = counting()
     unused = record(cost_nano_usd=None, outcome="error", prompt_tokens=None, completion_tokens=None)
     metrics.call_finished(unused)
@@ -144,8 +144,8 @@ def test_a_call_that_failed_and_used_nothing_is_not_unpriced() -> None:
     assert value(page(metrics), "llm_proxy_unpriced_total", model="gpt-4o-mini") == 1
 
 
-def test_a_limit_in_shadow_mode_is_counted_by_scope_and_kind() -> None:
-    """Each that would have refused the call."""
+def test_shadow_mode_rejections_are_counted_by_scope_and_kind() -> None:
+    """For every limit that would have rejected the call."""
     metrics = counting()
     metrics.call_finished(record(would_refuse="key:requests,tenant:budget"))
     text = page(metrics)
@@ -153,8 +153,8 @@ def test_a_limit_in_shadow_mode_is_counted_by_scope_and_kind() -> None:
     assert value(text, "llm_proxy_would_refuse_total", scope="tenant", kind="budget") == 1
 
 
-def test_callers_cannot_make_series() -> None:
-    """A thousand invented models, agents and codes leave a bounded page."""
+def test_number_of_series_is_bounded() -> None:
+    """A thousand unknown models, agents and codes are counted as `other`."""
     metrics = counting()
     for number in range(1000):
         metrics.call_finished(record(group=f"m{number}", agent=f"a{number}", provider=f"p{number}"))
@@ -167,15 +167,15 @@ def test_callers_cannot_make_series() -> None:
     assert value(text, "llm_proxy_refusals_total", code="other") == 800
 
 
-def test_no_series_says_when_it_began() -> None:
-    """`_created` series would double the page."""
+def test_created_series_are_off() -> None:
+    """`_created` series would double the size of the page."""
     metrics = counting()
     metrics.call_finished(record())
     assert b"_created" not in page(metrics)
 
 
 def test_label_values_are_escaped() -> None:
-    """A quote or a line break in a name breaks no page."""
+    """Quotes, backslashes and line breaks."""
     metrics = Metrics()
     metrics.set_agents(['a"b\\c\nd'])
     metrics.call_finished(record(agent='a"b\\c\nd'))
@@ -183,8 +183,8 @@ def test_label_values_are_escaped() -> None:
     assert value(page(metrics), "llm_proxy_agent_requests_total", agent='a"b\\c\nd') == 1
 
 
-def test_workers_are_added_and_the_dead_are_not_forgotten(tmp_path: Path) -> None:
-    """Counters of every worker there was; gauges of the living only."""
+def test_workers_are_added_up_and_dead_workers_keep_their_counters(tmp_path: Path) -> None:
+    """Gauges are those of living workers only."""
 
     def work(metrics: Metrics) -> None:
         metrics.call_started()
@@ -206,8 +206,8 @@ def test_workers_are_added_and_the_dead_are_not_forgotten(tmp_path: Path) -> Non
     assert value(text, "llm_proxy_workers") == 2
 
 
-def test_who_takes_a_dead_workers_slot_counts_on(tmp_path: Path) -> None:
-    """A restarted worker's counters do not fall; what it had in flight or set alone is gone."""
+def test_successor_of_a_dead_worker_continues_its_counters(tmp_path: Path) -> None:
+    """Counters do not fall; the dead worker's gauges are gone."""
 
     def die(metrics: Metrics) -> None:
         metrics.call_started()
@@ -228,8 +228,8 @@ def test_who_takes_a_dead_workers_slot_counts_on(tmp_path: Path) -> None:
     assert series(text, "llm_proxy_store_up") == {}
 
 
-def test_gauges_of_several_workers_make_the_right_one(tmp_path: Path) -> None:
-    """A store is up when every worker says so; sampling happens at the beat."""
+def test_gauges_of_workers_are_combined_by_their_mode(tmp_path: Path) -> None:
+    """`livemin` and `livemax`; samplers set gauges."""
 
     def see_it_away(metrics: Metrics) -> None:
         metrics.set_gauge("llm_proxy_store_up", 0, "postgres")

@@ -1,4 +1,4 @@
-"""Traces: the caller's is passed on, and a span says what was called, never what was said."""
+"""Traces: the caller's trace is continued; spans hold no text."""
 
 import subprocess
 import sys
@@ -18,20 +18,20 @@ CALLERS = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 @pytest.fixture
 async def tracer(free_port: int) -> AsyncIterator[Tracer]:
-    """A tracer whose collector is away."""
+    """Yields a tracer whose collector is unavailable."""
     one = Tracer(f"http://127.0.0.1:{free_port}", Metrics())
     yield one
     await one.stop()
 
 
 def parent_of(span: Span) -> str | None:
-    """The id of a span's parent; None where the trace begins with it."""
+    """Returns the id of a span's parent; None for the first span of a trace."""
     parent = getattr(span, "parent", None)
     return f"{parent.span_id:016x}" if parent else None
 
 
-async def test_a_callers_trace_is_continued_with_a_span_of_ours(tracer: Tracer) -> None:
-    """The trace id stays, the parent is the caller's span, the flags are its choice."""
+async def test_span_continues_the_callers_trace(tracer: Tracer) -> None:
+    """Same trace id, the caller's span as parent, the caller's sampling flag."""
     span = tracer.start_span(CALLERS, 1.7e9)
     version, trace_id, span_id, flags = traceparent_of(span).split("-")
     assert (version, trace_id, flags) == ("00", "4bf92f3577b34da6a3ce929d0e0e4736", "01")
@@ -52,8 +52,8 @@ async def test_a_callers_trace_is_continued_with_a_span_of_ours(tracer: Tracer) 
         b"00-4bf92f3577b34da6a3ce929d0e0e4736-" + b"0" * 16 + b"-01",
     ],
 )  # fmt: skip
-async def test_a_header_that_is_none_begins_a_new_trace(tracer: Tracer, header: bytes | None) -> None:
-    """As the W3C recommendation says of invalid ones."""
+async def test_invalid_header_starts_a_new_trace(tracer: Tracer, header: bytes | None) -> None:
+    """As the W3C recommendation demands."""
     span = tracer.start_span(header, 1.7e9)
     assert parent_of(span) is None
     assert span.is_recording()
@@ -62,8 +62,8 @@ async def test_a_header_that_is_none_begins_a_new_trace(tracer: Tracer, header: 
     assert trace_id != "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-def test_a_span_speaks_the_genai_conventions() -> None:
-    """Operation, provider, models, tokens; the request's id ties it to the record."""
+def test_attributes_follow_the_genai_conventions() -> None:
+    """Operation, provider, models, tokens; `llm_proxy.request_id` is the record's."""
     one = record(latency_ms=250.0)
     facts = span_attributes(one)
     assert span_name(one) == "chat gpt-4o-mini"
@@ -77,16 +77,16 @@ def test_a_span_speaks_the_genai_conventions() -> None:
     assert SCHEMA_URL in {one.value for one in Schemas}
 
 
-def test_a_failed_call_is_an_error_with_its_type() -> None:
-    """Our refusal's code, or how it ended."""
+def test_failed_call_has_an_error_type() -> None:
+    """The error's code, or the outcome."""
     facts = span_attributes(record(outcome="client_gone", refusal_code=None, status=0))
     assert facts["error.type"] == "client_gone"
     assert "http.response.status_code" not in facts
     assert span_attributes(record(outcome="error", refusal_code="overloaded"))["error.type"] == "overloaded"
 
 
-def test_a_gateway_that_traces_nothing_loads_none_of_it() -> None:
-    """The SDK for spans, the exporter and what they stand on take memory, and time to start."""
+def test_sdk_is_not_imported_without_an_endpoint() -> None:
+    """Nor are the exporter and its dependencies."""
     theirs = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "requests", "google.protobuf")
     loaded = f"import sys, llm_proxy.cli.serve; print([one for one in {theirs} if one in sys.modules])"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Spans reach a real collector over HTTP, and a collector that is away costs nothing but the spans."""
+"""Spans are delivered to a collector over HTTP; an unavailable collector loses only the spans."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ UNSAMPLED = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 
 
 class Collector:
-    """An endpoint that keeps what it is sent, as an OpenTelemetry collector would."""
+    """An OTLP endpoint that keeps the spans it receives."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -34,7 +34,7 @@ class Collector:
             """Answers every POST with the collector's status."""
 
             def do_POST(self) -> None:
-                """Keep the spans."""
+                """Keeps the spans."""
                 body = self.rfile.read(int(self.headers["content-length"]))
                 outer.paths.append(self.path)
                 time.sleep(outer.delay_s)
@@ -45,20 +45,20 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the library's name
-                """Silent."""
+                """Logs nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), TracesEndpoint)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     @property
     def spans(self) -> list[Span]:
-        """Every span received."""
+        """All spans received."""
         return [span for one in self.received for scope in one.scope_spans for span in scope.spans]
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    """A running collector."""
+    """Yields a running collector."""
     one = Collector()
     thread = threading.Thread(target=one.server.serve_forever)
     thread.start()
@@ -69,23 +69,23 @@ def collector() -> Iterator[Collector]:
 
 
 def trace(tracer: Tracer, call: UsageRecord, traceparent: bytes | None = None) -> None:
-    """A call that begins and ends."""
+    """Starts and ends a call's span."""
     tracer.end_span(tracer.start_span(traceparent, call.started_at.timestamp()), call)
 
 
 def told(span: Span, name: str) -> str:
-    """The text of an attribute."""
+    """Returns the text of an attribute."""
     (found,) = [one.value.string_value for one in span.attributes if one.key == name]
     return str(found)
 
 
 def dropped(metrics: Metrics) -> float:
-    """Spans counted as not delivered."""
+    """Returns the number of spans counted as dropped."""
     return value(metrics.render(), "llm_proxy_traces_dropped_total")
 
 
-async def test_spans_are_delivered_with_the_service_and_without_text(collector: Collector) -> None:
-    """In one delivery, to OTLP's path; the caller's choice not to be traced is kept."""
+async def test_spans_are_delivered_in_one_request(collector: Collector) -> None:
+    """To `/v1/traces`, with the service's name; unsampled calls have no span."""
     metrics = Metrics()
     tracer = Tracer(collector.url, metrics)
     calls = [record(latency_ms=250.0) for _ in range(3)]
@@ -109,8 +109,8 @@ async def test_spans_are_delivered_with_the_service_and_without_text(collector: 
     assert dropped(metrics) == 0
 
 
-async def test_a_span_lies_in_the_callers_trace(collector: Collector) -> None:
-    """With the caller's span as its parent; a failed call's is an error."""
+async def test_span_is_in_the_callers_trace(collector: Collector) -> None:
+    """The caller's span is its parent; a failed call's span is an error."""
     tracer = Tracer(f"{collector.url}/v1/traces", Metrics())
     trace(tracer, record(outcome="error", refusal_code="overloaded", status=503), UNSAMPLED[:-2] + b"01")
     await tracer.stop()
@@ -122,8 +122,8 @@ async def test_a_span_lies_in_the_callers_trace(collector: Collector) -> None:
     assert collector.paths == ["/v1/traces"]
 
 
-async def test_a_collector_that_is_away_costs_the_spans_alone(free_port: int) -> None:
-    """They are counted, those that found no room too; nothing is raised, nothing waits."""
+async def test_unavailable_collector_loses_only_the_spans(free_port: int) -> None:
+    """All are counted, also those above the queue's limit; nothing raises or waits."""
     metrics = Metrics()
     tracer = Tracer(f"http://127.0.0.1:{free_port}/otlp", metrics)
     began = time.monotonic()
@@ -134,8 +134,8 @@ async def test_a_collector_that_is_away_costs_the_spans_alone(free_port: int) ->
     assert time.monotonic() - began < 10
 
 
-async def test_a_collector_that_refuses_or_hangs_is_waited_for_by_nobody(collector: Collector) -> None:
-    """What it did not take is counted; the end does not wait longer than it may."""
+async def test_failing_or_hanging_collector_delays_nothing(collector: Collector) -> None:
+    """The lost spans are counted; `stop` is bounded."""
     metrics = Metrics()
     collector.status = 400
     tracer = Tracer(collector.url, metrics)
@@ -151,8 +151,8 @@ async def test_a_collector_that_refuses_or_hangs_is_waited_for_by_nobody(collect
     assert dropped(metrics) == 2
 
 
-async def test_a_span_with_text_that_is_no_utf8_holds_up_no_other(collector: Collector) -> None:
-    """Names a caller chose."""
+async def test_text_that_is_no_utf8_loses_no_span(collector: Collector) -> None:
+    """In names that callers choose."""
     tracer = Tracer(collector.url, Metrics())
     for changes in ({}, {"agent": "a\ud800\0", "group": "\udc80"}, {}):
         trace(tracer, record(**changes))

@@ -1,4 +1,4 @@
-"""Notifications on a real Postgres, delivered to a real receiver."""
+"""Notifications, on a real Postgres and a real receiver."""
 
 import asyncio
 import base64
@@ -51,19 +51,19 @@ RULE = LimitPolicy("tenant", budgets=(Budget(1_000_000_000, "day"),))
 
 @pytest.fixture
 def receiver() -> Iterator[WebhookReceiver]:
-    """A receiver that listens."""
+    """Yields a listening receiver."""
     with run_receiver() as made:
         yield made
 
 
 def delivery(*, within_s: float = 10.0, guarded: bool = False) -> WebhookSender:
-    """How these tests deliver."""
+    """Returns a sender."""
     return WebhookSender(SECRET, is_private_host if guarded else None, ssl.create_default_context(), within_s)
 
 
 @dataclass
 class Replica:
-    """A notifier, and the budgets and sidecars it sees."""
+    """A notifier with budgets and sidecars that the test sets."""
 
     pool: "asyncpg.Pool[asyncpg.Record]"
     hooks: list[Webhook]
@@ -85,12 +85,12 @@ class Replica:
         )
 
     def plan(self) -> LimitPlan:
-        """What covers the call."""
+        """Returns the limit checks of the call."""
         policies = PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot((RULE,)))
         return policies.resolve(Caller("key_1", "virtual", tenant="acme"), "m", self.now_ms)
 
     async def spend(self, nano_usd: int, *, refused: bool = False) -> LimitCheck:
-        """A call was settled, and so much of the day's budget is spent now."""
+        """Settles a call: so much of the day's budget is spent now."""
         plan = self.plan()
         [check] = plan.checks
         self.store.limiter.budgets.pop(check.key, None)
@@ -102,24 +102,24 @@ class Replica:
         return check
 
     async def look(self) -> None:
-        """A budget is told at the second look."""
+        """Polls twice: a budget's event is found by the second poll."""
         await self.notifier.poll()
         await self.notifier.poll()
 
     async def deliver(self) -> None:
-        """What is due goes to every webhook."""
+        """Delivers what is due to every webhook."""
         await asyncio.gather(*(self.notifier.deliver(one) for one in self.hooks))
 
 
 async def hurry(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-    """Every pause is over."""
+    """Ends the pause of every delivery."""
     await pool.execute("UPDATE notification_deliveries SET next_try_at = now()")
 
 
-async def test_each_share_and_the_exhaustion_of_a_budget_is_told_once_a_period(
+async def test_budget_shares_and_exhaustion_are_sent_once_a_period(
     pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
-    """By two replicas together; the next day begins anew."""
+    """With two replicas; again in the next period."""
     hooks = [Webhook("json", receiver.url())]
     both = [Replica(pool, hooks), Replica(pool, hooks)]
 
@@ -145,10 +145,10 @@ async def test_each_share_and_the_exhaustion_of_a_budget_is_told_once_a_period(
     assert len({one.headers["webhook-id"] for one in receiver.received}) == 5
 
 
-async def test_a_delivery_is_tried_again_under_the_same_id_until_it_is_taken(
+async def test_delivery_is_retried_with_the_same_id(
     pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
-    """After a 500, a redirect, which is not followed, and silence; each attempt is signed anew."""
+    """After a 500, a redirect (not followed) and a timeout; every attempt has its own signature."""
     replica = Replica(pool, [Webhook("json", receiver.url())], within_s=0.2)
     receiver.answers += [500, 302, 0.5]
     await replica.spend(500_000_000)
@@ -174,10 +174,10 @@ async def test_a_delivery_is_tried_again_under_the_same_id_until_it_is_taken(
     assert receiver.url() not in str(kept)
 
 
-async def test_pauses_grow_and_after_a_day_a_delivery_is_given_up(
+async def test_retry_pauses_grow_and_end_after_a_day(
     pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
-    """Twice as long each time."""
+    """Each pause is twice the last."""
     replica = Replica(pool, [Webhook("json", receiver.url())])
     receiver.answers += [503] * 9
     await replica.spend(500_000_000)
@@ -199,10 +199,10 @@ async def test_pauses_grow_and_after_a_day_a_delivery_is_given_up(
     assert kept["deliveries"][0]["given_up_at"] is not None
 
 
-async def test_what_a_replica_claimed_is_sent_by_nobody_else_until_it_is_lost(
+async def test_claimed_delivery_is_sent_by_one_replica(
     pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
-    """Many replicas at once; and one that dies with a delivery in its hands."""
+    """Of many replicas; after a claim has expired, another replica sends it."""
     hooks = [Webhook("json", receiver.url())]
     many = [Replica(pool, hooks) for _ in range(4)]
     await many[0].spend(1_000_000_000)
@@ -217,10 +217,10 @@ async def test_what_a_replica_claimed_is_sent_by_nobody_else_until_it_is_lost(
     assert [one["id"] for one in receiver.of("budget.exhausted")] == [str(lost.message.event_id)]
 
 
-async def test_a_flood_of_refused_credentials_is_one_notification_within_an_hour(
+async def test_rejected_credentials_are_sent_once_an_hour(
     pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
-    """From each address; of a thousand addresses ten are told."""
+    """For each address; at most ten of a thousand addresses."""
     replica = Replica(pool, [Webhook("json", receiver.url())])
     await pool.execute("SELECT note_refused_credentials($1, $2, $3, $4, $5)",
                        [datetime.now(UTC)] * 2, ["192.0.2.1", "192.0.2.2"], ["/v1/models"] * 2, [""] * 2,
@@ -243,10 +243,10 @@ async def test_a_flood_of_refused_credentials_is_one_notification_within_an_hour
     assert new.count(True) == 9
 
 
-async def test_a_lost_sidecar_is_told_once_it_is_away_for_too_long(
+async def test_lost_sidecar_is_sent_after_the_timeout(
     pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver
 ) -> None:
-    """One of two by name, both as "no sidecar"; one that comes back in time is no news."""
+    """One by its address, both as "no sidecar"; a sidecar that returns in time makes no event."""
     replica = Replica(pool, [Webhook("json", receiver.url())])
 
     async def told(after_s: float, **sidecars: bool) -> list[str | None]:
@@ -268,10 +268,10 @@ async def test_a_lost_sidecar_is_told_once_it_is_away_for_too_long(
     assert await told(61, one=False, two=False) == []
 
 
-async def test_what_was_spent_while_the_limits_store_was_away_is_told_when_it_is_back(
+async def test_shares_reached_without_limits_store_are_sent_later(
     pool: "asyncpg.Pool[asyncpg.Record]", receiver: WebhookReceiver, own: OwnValkey
 ) -> None:
-    """However often it was looked for."""
+    """After many polls without the store."""
     store = RedisBackend(own.url, timeout_s=0.2)
     replica = Replica(pool, [Webhook("json", receiver.url())], shared=store)
     plan = replica.plan()
@@ -293,10 +293,10 @@ async def test_what_was_spent_while_the_limits_store_was_away_is_told_when_it_is
     assert [one["data"]["share_percent"] for one in receiver.of("budget.share")] == [50]
 
 
-async def test_slack_and_teams_get_forms_of_their_own_and_names_mean_nothing_there(
+async def test_slack_and_teams_bodies_escape_names(
     receiver: WebhookReceiver,
 ) -> None:
-    """A caller's name is no mention and no link."""
+    """A caller's name never becomes a mention or a link."""
     facts = {"deployment": "<!channel> [x](http://x)", "group": "g&h"}
     message = StoredNotification(uuid4(), "provider.credentials_refused", datetime.now(UTC), facts)
     for form in ("slack", "teams"):
@@ -315,8 +315,8 @@ async def test_slack_and_teams_get_forms_of_their_own_and_names_mean_nothing_the
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f000001"])
-async def test_a_private_address_is_refused_at_the_connection(receiver: WebhookReceiver, host: str) -> None:
-    """Whatever name leads there; nothing is sent."""
+async def test_private_address_is_rejected_when_connecting(receiver: WebhookReceiver, host: str) -> None:
+    """For any host that resolves to it; nothing is sent."""
     webhook = Webhook("json", receiver.url().replace("127.0.0.1", host))
     message = StoredNotification(uuid4(), "test", datetime.now(UTC), {})
     with pytest.raises(DeliveryFailed, match="private network"):
@@ -324,8 +324,8 @@ async def test_a_private_address_is_refused_at_the_connection(receiver: WebhookR
     assert receiver.received == []
 
 
-def test_what_could_not_be_delivered_safely_stops_the_start() -> None:
-    """A private address, no secret in production, no database; each is named, no address is shown."""
+def test_unsafe_webhooks_stop_the_start() -> None:
+    """Private address, no secret in production, no database: the error names the fault, not the address."""
     url = "https://10.1.2.3/hook/token-of-slack"
     faults = webhook_errors(Settings.model_validate({"notify_webhooks": f"slack={url},json={url}"}))
     assert len(faults) == 4
@@ -340,8 +340,8 @@ def test_what_could_not_be_delivered_safely_stops_the_start() -> None:
     assert webhook_errors(Settings.model_validate({})) == []
 
 
-async def test_a_persons_name_goes_when_the_person_is_erased(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-    """From what was told and from what is still to be delivered."""
+async def test_erasure_removes_the_users_name(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """From stored events and from pending deliveries."""
     replica = Replica(pool, [])
     rule = LimitPolicy("user_model", budgets=(Budget(1, "total"),))
     plan = PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot((rule,))).resolve(
@@ -359,10 +359,10 @@ async def test_a_persons_name_goes_when_the_person_is_erased(pool: "asyncpg.Pool
     assert (after["data"]["user"], "ada" in str(after)) == ("erased-1", False)
 
 
-async def test_old_events_go_but_not_before_their_budget_begins_anew(
+async def test_expired_notifications_are_deleted_after_their_period(
     pool: "asyncpg.Pool[asyncpg.Record]",
 ) -> None:
-    """Else a total budget would be told again every month."""
+    """Otherwise a total budget's event would be sent again every month."""
     replica = Replica(pool, [])
     check = await replica.spend(500_000_000)
     await pool.execute("UPDATE notifications SET keep_until = now() - interval '1 second'")
@@ -375,8 +375,8 @@ async def test_old_events_go_but_not_before_their_budget_begins_anew(
     assert [(row["event_id"], row["forever"]) for row in rows] == [(total.subject_id, True)]
 
 
-async def test_the_command_tests_each_webhook(receiver: WebhookReceiver, database_url: str) -> None:
-    """Prints what came back, never an address; 1 when one did not take it."""
+async def test_notify_test_command_reaches_each_webhook(receiver: WebhookReceiver, database_url: str) -> None:
+    """Prints the results without addresses; exits with 1 if a delivery failed."""
     command = partial(
         run,
         database_url,
