@@ -1,7 +1,7 @@
-"""A server of bare connections on a socket of its own, before `Behaviours`; and its clients.
+"""ProtocolServer: `BoundedHttpProtocol` on a socket of its own, with `ScriptedApp`; and its clients.
 
-Invariants: what an event loop reports to nobody, a server keeps in `faults`; a client never interprets what
-it sends; nothing waits longer than `CHECK_TIMEOUT_S`.
+Invariants: an error that only the event loop reports fails the test; a client never interprets what it sends;
+nothing waits longer than `TIMEOUT_S`.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripted_asgi import Behaviours
+from scripted_asgi import ScriptedApp
 from uvicorn import Config
 from uvicorn.server import ServerState
 
 from llm_proxy.edge.http_protocol import BoundedHttpProtocol, close_slow_connections
 
-PATIENCE_S = 5
+TIMEOUT_S = 5
 HEAD_S, IDLE_S = 0.3, 0.6
-"""How long a server of these waits, where it looks at all."""
+"""Timeouts of a server: of a head or unread body, of an idle connection."""
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n")
 
@@ -46,8 +46,8 @@ def chunked(path: str, body: bytes = b"") -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer as it came; `whole` when its end was seen."""
+class Response:
+    """One response as it came; `whole` if it is complete."""
 
     status: int
     head: bytes
@@ -55,9 +55,9 @@ class Answer:
     whole: bool
 
 
-def answers(raw: bytes, *methods: bytes) -> list[Answer]:
-    """What was said on a connection that has ended, the interim too; by methods, for `HEAD`."""
-    found: list[Answer] = []
+def read_responses(raw: bytes, *methods: bytes) -> list[Response]:
+    """Returns the responses on a connection that has ended, interim ones too; `methods` tells of `HEAD`."""
+    found: list[Response] = []
     final = 0
     while raw:
         head, _, raw = raw.partition(b"\r\n\r\n")
@@ -73,7 +73,7 @@ def answers(raw: bytes, *methods: bytes) -> list[Answer]:
         elif not bare:
             size = int(sized[1]) if sized else len(raw)
             body, raw, whole = raw[:size], raw[size:], len(raw) >= size
-        found.append(Answer(status, head, body, whole))
+        found.append(Response(status, head, body, whole))
     return found
 
 
@@ -99,8 +99,8 @@ class Client:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
-    async def says(self, *pieces: bytes, gap_s: float = 0) -> None:
-        """Send bytes, each piece a segment of its own if there is a gap."""
+    async def send(self, *pieces: bytes, gap_s: float = 0) -> None:
+        """Sends bytes; with a gap each piece is a segment of its own."""
         for piece in pieces:
             self.writer.write(piece)
             with contextlib.suppress(ConnectionError):
@@ -108,22 +108,22 @@ class Client:
             if gap_s:
                 await asyncio.sleep(gap_s)
 
-    async def hears(self, until: bytes) -> bytes:
-        """What came, to the end of that."""
-        async with asyncio.timeout(PATIENCE_S):
+    async def read_until(self, until: bytes) -> bytes:
+        """Returns what comes up to and with `until`."""
+        async with asyncio.timeout(TIMEOUT_S):
             return await self.reader.readuntil(until)
 
-    async def rest(self) -> bytes:
-        """What comes until the server ends its side."""
+    async def read_all(self) -> bytes:
+        """Returns what comes until the server closes its side."""
         came = b""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             with contextlib.suppress(ConnectionError):
                 while more := await self.reader.read(2**16):
                     came += more
         return came
 
     async def is_quiet(self, for_s: float = 0.1) -> bool:
-        """Whether nothing comes for that long, and the connection stays."""
+        """Returns whether nothing comes for `for_s` seconds and the connection stays open."""
         try:
             async with asyncio.timeout(for_s):
                 await self.reader.read(1)
@@ -131,34 +131,34 @@ class Client:
             return True
         return False
 
-    def closes(self) -> None:
-        """Leave."""
+    def close(self) -> None:
+        """Closes the connection."""
         self.writer.close()
 
-    def ends(self) -> None:
-        """End its own side alone."""
+    def half_close(self) -> None:
+        """Closes the client's side alone."""
         self.writer.write_eof()
 
-    def breaks_off(self) -> None:
-        """Leave without a farewell: a reset."""
+    def reset(self) -> None:
+        """Resets the connection."""
         held: socket.socket = self.writer.get_extra_info("socket")
         held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 
 @dataclass
-class Wired:
-    """A server, what it noted, and what the loop complained of."""
+class ProtocolServer:
+    """A server, its application and its connections."""
 
     address: tuple[str, int]
     state: ServerState
-    app: Behaviours
+    app: ScriptedApp
     made: "weakref.WeakSet[BoundedHttpProtocol]"
-    """Every connection there was, while it is in memory."""
+    """Every connection that is still in memory."""
     clients: list[Client] = field(default_factory=list[Client])
 
-    async def client(self, buffer_bytes: int | None = None) -> Client:
-        """A connection, accepted."""
+    async def connect(self, buffer_bytes: int | None = None) -> Client:
+        """Returns a new connection."""
         held = socket.socket()
         held.setblocking(False)  # noqa: FBT003 -- a socket's own
         if buffer_bytes:
@@ -168,51 +168,51 @@ class Wired:
         self.clients.append(client)
         return client
 
-    async def says(self, *pieces: bytes, gap_s: float = 0, ends: bool = False) -> bytes:
-        """What comes back on a connection that sent that, until the server ends it."""
-        client = await self.client()
-        await client.says(*pieces, gap_s=gap_s)
+    async def send(self, *pieces: bytes, gap_s: float = 0, ends: bool = False) -> bytes:
+        """Sends on a new connection and returns what comes back until the server closes it."""
+        client = await self.connect()
+        await client.send(*pieces, gap_s=gap_s)
         if ends:
             await asyncio.sleep(0.1)
-            client.ends()
-        return await client.rest()
+            client.half_close()
+        return await client.read_all()
 
     async def connection(self) -> BoundedHttpProtocol:
-        """The server's side of the only connection there is."""
-        await self.until(lambda: len(self.state.connections) == 1)
+        """Returns the server's side of the only connection."""
+        await self.wait_until(lambda: len(self.state.connections) == 1)
         (only,) = self.state.connections
         assert isinstance(only, BoundedHttpProtocol)
         return only
 
-    async def until(self, true: Callable[[], object]) -> None:
-        """Wait for that."""
-        async with asyncio.timeout(PATIENCE_S):
+    async def wait_until(self, true: Callable[[], object]) -> None:
+        """Waits until `true` returns a true value."""
+        async with asyncio.timeout(TIMEOUT_S):
             while not true():  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0.005)
 
-    async def has_noted(self, what: str) -> None:
-        """Wait until the application has."""
-        await self.until(lambda: what in self.app.noted)
+    async def wait_for_event(self, what: str) -> None:
+        """Waits until the application has noted `what`."""
+        await self.wait_until(lambda: what in self.app.events)
 
-    def looks(self, later_s: float = 0) -> None:
-        """What the server does once a second, as if it were later."""
+    def close_slow(self, later_s: float = 0) -> None:
+        """Closes slow connections, as the server does once a second, as if it were `later_s` later."""
         now = asyncio.get_running_loop().time() + later_s
         close_slow_connections(self.state.connections, now, timeout_s=HEAD_S)
 
 
 @contextlib.asynccontextmanager
-async def wired(*, most: int | None = None) -> AsyncGenerator[Wired]:
-    """A server of `Behaviours`; at its end nobody is left, and no loop has complained."""
-    app, loop = Behaviours(), asyncio.get_running_loop()
-    faults: list[Any] = []
-    loop.set_exception_handler(lambda _, context: faults.append(context))
+async def protocol_server(*, max_connections: int | None = None) -> AsyncGenerator[ProtocolServer]:
+    """Runs a server of `ScriptedApp`; at its end, connections are closed and the loop reported no error."""
+    app, loop = ScriptedApp(), asyncio.get_running_loop()
+    errors: list[Any] = []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
     config = Config(
         app,
         access_log=False,
         log_config=None,
         ws="none",
         proxy_headers=False,
-        limit_concurrency=most,
+        limit_concurrency=max_connections,
         timeout_keep_alive=IDLE_S,  # type: ignore[arg-type]  # uvicorn hands it to call_later
     )
     config.load()
@@ -224,14 +224,14 @@ async def wired(*, most: int | None = None) -> AsyncGenerator[Wired]:
         made.add(one)
         return one
 
-    server = await loop.create_server(connected, "127.0.0.1")
-    at = Wired(server.sockets[0].getsockname(), state, app, made)
+    listener = await loop.create_server(connected, "127.0.0.1")
+    server = ProtocolServer(listener.sockets[0].getsockname(), state, app, made)
     try:
-        yield at
+        yield server
     finally:
-        server.close()
-        for client in at.clients:
+        listener.close()
+        for client in server.clients:
             client.writer.transport.abort()
-        await at.until(lambda: not state.connections and not state.tasks)
+        await server.wait_until(lambda: not state.connections and not state.tasks)
         loop.set_exception_handler(None)
-    assert faults == []
+    assert errors == []

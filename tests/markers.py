@@ -25,7 +25,7 @@ STAGES = {
     "contract/test_litellm_": "sidecar",
     "stages/": "shared",
     "stages/admission/": "admission",
-    "stages/connections/": "edge",
+    "stages/edge/": "edge",
     "stages/identity/": "identity",
     "stages/ledger/": "ledger",
     "stages/sidecar/": "sidecar",
@@ -34,7 +34,7 @@ STAGES = {
     "flow/": "flow",  # a whole stack
     "test_shape": "shape",
 }
-FAST = ("unit/", "stages/connections/", "contract/test_every_", "contract/test_generate_", "test_shape")
+FAST = ("unit/", "stages/edge/", "contract/test_every_", "contract/test_generate_", "test_shape")
 SERVICES = {"postgres_url", "limits_redis_url", "cache_redis_url", "all_providers", "sidecar", "stack_ports"}
 
 

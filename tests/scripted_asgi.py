@@ -1,4 +1,4 @@
-"""A small ASGI application whose paths are its behaviours; what it met it notes."""
+"""ScriptedApp: an ASGI application whose paths are its behaviours; it notes what it meets."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,24 +13,24 @@ SIZED: Message = {**OK, "headers": [(b"content-length", b"4")]}
 
 
 def part(body: bytes, *, more: bool = False) -> Message:
-    """Some of an answer's body."""
+    """Returns a piece of a response's body."""
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
-class Behaviours:
+class ScriptedApp:
     """The application.
 
     Attributes:
-        noted: What it met, in order.
-        go: Set by a test to let go who waits for it.
+        events: What it met, in order.
+        proceed: Set by a test to let waiting paths continue.
     """
 
     def __init__(self) -> None:
-        self.noted: list[str] = []
-        self.go = asyncio.Event()
+        self.events: list[str] = []
+        self.proceed = asyncio.Event()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Behave as the path says."""
+        """Behaves as the path says."""
         name = scope["path"].strip("/").partition("/")[0] or "hello"
         await getattr(self, f"_{name}", self._hello)(scope, receive, send)
 
@@ -40,68 +40,68 @@ class Behaviours:
         await send(part(said))
 
     async def _echo(self, _scope: Message, receive: Receive, send: Send) -> None:
-        """The body, once it is whole."""
+        """Responds with the body, once it is complete."""
         body, more = b"", True
-        self.noted.append("reads")
+        self.events.append("reads")
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                self.noted.append("gone")
+                self.events.append("gone")
                 return
             body, more = body + message["body"], message["more_body"]
-        self.noted.append("read")
+        self.events.append("read")
         await send(OK)
         await send(part(body))
 
     async def _headers(self, scope: Message, receive: Receive, send: Send) -> None:
-        """The names of the request's headers, once its body is whole."""
+        """Responds with the names of the request's headers, once its body is complete."""
         while (await receive())["more_body"]:
             pass
         await send(OK)
         await send(part(b",".join(name for name, _ in scope["headers"])))
 
     async def _early(self, _scope: Message, _receive: Receive, send: Send) -> None:
-        """An answer before the body."""
+        """Responds before it reads the body."""
         await send(SIZED)
         await send(part(b"soon"))
 
     async def _waits(self, _scope: Message, receive: Receive, send: Send) -> None:
-        """Waits to be let go before it reads and answers."""
-        self.noted.append("waits")
-        await self.go.wait()
-        self.noted.append((await receive())["type"])
+        """Waits for `proceed`, then reads and responds."""
+        self.events.append("waits")
+        await self.proceed.wait()
+        self.events.append((await receive())["type"])
         await send(SIZED)
         await send(part(b"late"))
 
     async def _streams(self, _scope: Message, _receive: Receive, send: Send) -> None:
-        """One part, and when let go the other."""
+        """Sends one piece, and after `proceed` the other."""
         await send(OK)
         await send(part(b"one,", more=True))
-        self.noted.append("streams")
-        await self.go.wait()
+        self.events.append("streams")
+        await self.proceed.wait()
         await send(part(b"two"))
 
     async def _listens(self, _scope: Message, receive: Receive, send: Send) -> None:
-        """Streams, then waits for its caller to leave."""
+        """Streams, then waits for its client to disconnect."""
         await send(OK)
         await send(part(b"one,", more=True))
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.noted.append("gone")
+        self.events.append("gone")
         await send(part(b"two"))
 
     async def _floods(self, _scope: Message, _receive: Receive, send: Send) -> None:
         """Far more than fits between two sockets."""
         await send(OK)
-        self.noted.append("floods")
+        self.events.append("floods")
         try:
             for _ in range(32):
                 await send(part(b"a" * 2**18, more=True))
         except asyncio.CancelledError:
-            self.noted.append("cancelled")
+            self.events.append("cancelled")
             raise
         await send(part(b""))
-        self.noted.append("flooded")
+        self.events.append("flooded")
 
     async def _status(self, scope: Message, _receive: Receive, send: Send) -> None:
         """A status with no header at all."""
@@ -110,7 +110,7 @@ class Behaviours:
         await send(part(b"" if status in {204, 304} else b"body"))
 
     async def _silent(self, _scope: Message, _receive: Receive, _send: Send) -> None:
-        """No answer."""
+        """Sends no response."""
 
     async def _raises(self, _scope: Message, _receive: Receive, _send: Send) -> None:
         raise ValueError("before the head")
@@ -161,12 +161,12 @@ class Behaviours:
         await send(part(b""))
 
     async def _again(self, _scope: Message, _receive: Receive, send: Send) -> None:
-        """More after the end."""
+        """Sends more after the end."""
         await send(SIZED)
         await send(part(b"done"))
         await send(part(b"more"))
 
     async def _leaves(self, _scope: Message, _receive: Receive, send: Send) -> None:
-        """An answer that is to be the last."""
+        """Sends a response that closes the connection."""
         await send({**SIZED, "headers": [*SIZED["headers"], (b"connection", b"close")]})
         await send(part(b"last"))

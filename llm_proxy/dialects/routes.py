@@ -1,8 +1,7 @@
-"""Every route of the gateway in one table: dispatch, 405 with `Allow`, and OpenAPI come from it.
+"""INFERENCE_ROUTES: every inference path, its dialect and its endpoint; dispatch and OpenAPI read it.
 
-Invariants: paths are exact (no normalising, compared undecoded) but for two aliases: `/openai/v1/` for
-`/v1/`, and one slash at the end, never below `/admin` and `/internal`; a path that is not here does not
-exist; hot doors are plain ASGI endpoints, the rest are FastAPI's.
+Invariants: paths are exact (compared undecoded, never normalised) but for two aliases: `/openai/v1/` for
+`/v1/`, and one trailing slash, never below `/admin` and `/internal`.
 """
 
 from collections.abc import Iterator
@@ -14,13 +13,12 @@ from llm_proxy.endpoints import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class InferenceRoute:
-    """A door that leads to a model.
+    """A route that calls a model.
 
     Attributes:
-        paths: Every spelling it answers to; the first is the one documented.
-        endpoint: The OpenAI endpoint behind it.
-        dialect: The vocabulary it speaks.
-        streams: True or False when the path decides whether the answer streams; None when the body does.
+        paths: Its paths; the documented one first.
+        endpoint: The OpenAI endpoint that serves it.
+        dialect: What parses its requests and renders its responses.
         summary: One line for the OpenAPI page.
     """
 
@@ -59,17 +57,17 @@ INFERENCE_ROUTES = (
 )
 
 _NO_ALIASES = ("/admin", "/internal")
-"""Paths below these have one spelling each: a proxy's rule for them must hold."""
+"""Paths below these have no aliases, so that a proxy's rules for them hold."""
 
 
 def canonical_path(path: str) -> str:
-    """The path that an alias stands for; any other path as it is."""
+    """Returns the path that an alias stands for; any other path unchanged."""
     if path.startswith("/openai/v1/"):
         path = path.removeprefix("/openai")
     return path[:-1] if path.endswith("/") and not path.startswith(_NO_ALIASES) else path
 
 
-def _spellings(path: str) -> Iterator[str]:
+def _with_aliases(path: str) -> Iterator[str]:
     for prefix in ("", "/openai") if path.startswith("/v1/") else ("",):
         yield prefix + path
         if not path.startswith(_NO_ALIASES):
@@ -77,8 +75,8 @@ def _spellings(path: str) -> Iterator[str]:
 
 
 ROUTES_BY_PATH: dict[bytes, InferenceRoute] = {
-    spelling.encode(): door
-    for door in INFERENCE_ROUTES
-    for path in door.paths
-    for spelling in _spellings(path)
+    alias.encode(): route
+    for route in INFERENCE_ROUTES
+    for path in route.paths
+    for alias in _with_aliases(path)
 }

@@ -33,25 +33,25 @@ from llm_proxy.identity.authenticator import (
 from llm_proxy.identity.caller import NO_ATTRIBUTION
 from llm_proxy.identity.virtual_keys import key_digest
 
-_LONGEST = 512
+_MAX_CREDENTIAL_BYTES = 512
 
 
 class AuthFailureReporter:
-    """Notes refused credentials."""
+    """Passes rejected credentials on to the log that counts them."""
 
-    def __init__(self, record: AuthFailureLog | None, client_ip: ClientAddress) -> None:
-        self._record = record
-        self._client_ip = client_ip
+    def __init__(self, failures: AuthFailureLog | None, client_address: ClientAddress) -> None:
+        self._failures = failures
+        self._client_address = client_address
 
-    def report(self, scope: Scope, refused: APIError) -> None:
-        """A request was refused; only a refused credential is of interest."""
-        if self._record is None or not isinstance(refused, Unauthorized):
+    def report(self, scope: Scope, error: APIError) -> None:
+        """Records a request that was rejected for its credential; ignores every other error."""
+        if self._failures is None or not isinstance(error, Unauthorized):
             return
-        tried = next((value for name, value in scope["headers"] if name in CREDENTIAL_HEADERS), b"")
-        self._record.record(
-            client_ip=self._client_ip(scope),
+        credential = next((value for name, value in scope["headers"] if name in CREDENTIAL_HEADERS), b"")
+        self._failures.record(
+            client_ip=self._client_address(scope),
             path=scope["path"],
-            credential=tried[:_LONGEST].removeprefix(b"Bearer ").strip(),
+            credential=credential[:_MAX_CREDENTIAL_BYTES].removeprefix(b"Bearer ").strip(),
         )
 
 
@@ -66,62 +66,63 @@ class RouteAccess:
     """Who may use a route.
 
     Attributes:
-        roles: The roles that may.
-        action: The audit log's name for it; None where nothing is changed and nothing private is read.
+        roles: The roles that may use it.
+        action: Its name in the audit log; None for a route that changes nothing and reads nothing private.
     """
 
     roles: frozenset[Role]
     action: str | None = None
 
     def with_tenant_admins(self) -> "RouteAccess":
-        """The same, and keys of one tenant for what is that tenant's."""
+        """Returns the same access, extended to `tenant` admins, who see their tenant's rows alone."""
         return RouteAccess(self.roles | _TENANT, self.action)
 
 
-_reads = RouteAccess(_READ)
+_READ_ACCESS = RouteAccess(_READ)
+_KILL_SWITCHES = ("/admin/kill-switches", "/admin/kills")
 ROUTE_ACCESS: dict[tuple[str, str], RouteAccess] = {
-    ("GET", "/admin/keys"): _reads.with_tenant_admins(),
+    ("GET", "/admin/keys"): _READ_ACCESS.with_tenant_admins(),
     ("POST", "/admin/keys"): RouteAccess(_CHANGE, "keys.create").with_tenant_admins(),
-    ("GET", "/admin/keys/{key}"): _reads.with_tenant_admins(),
+    ("GET", "/admin/keys/{key}"): _READ_ACCESS.with_tenant_admins(),
     ("PATCH", "/admin/keys/{key}"): RouteAccess(_CHANGE, "keys.change").with_tenant_admins(),
     ("PUT", "/admin/keys/{key}/raise"): RouteAccess(_CHANGE, "keys.raise").with_tenant_admins(),
     ("DELETE", "/admin/keys/{key}/raise"): RouteAccess(_CHANGE, "keys.raise_ended").with_tenant_admins(),
     ("POST", "/admin/keys/{key}/rotate"): RouteAccess(_CHANGE, "keys.rotate").with_tenant_admins(),
     ("DELETE", "/admin/keys/{key}"): RouteAccess(_CHANGE, "keys.revoke").with_tenant_admins(),
     ("POST", "/admin/keys/{key}/revoke"): RouteAccess(_CHANGE, "keys.revoke").with_tenant_admins(),
-    ("GET", "/admin/limits"): _reads,
+    ("GET", "/admin/limits"): _READ_ACCESS,
     ("PUT", "/admin/limits"): RouteAccess(_CHANGE, "limits.set"),
     ("DELETE", "/admin/limits"): RouteAccess(_CHANGE, "limits.drop"),
     ("POST", "/admin/simulate"): RouteAccess(_READ, "limits.simulate"),
-    ("GET", "/admin/kills"): _reads,
-    ("PUT", "/admin/kills"): RouteAccess(_CHANGE, "kills.throw"),
-    ("DELETE", "/admin/kills"): RouteAccess(_CHANGE, "kills.lift"),
-    ("GET", "/admin/admin-keys"): _reads,
+    **{("GET", path): _READ_ACCESS for path in _KILL_SWITCHES},
+    **{("PUT", path): RouteAccess(_CHANGE, "kills.throw") for path in _KILL_SWITCHES},
+    **{("DELETE", path): RouteAccess(_CHANGE, "kills.lift") for path in _KILL_SWITCHES},
+    ("GET", "/admin/admin-keys"): _READ_ACCESS,
     ("POST", "/admin/admin-keys"): RouteAccess(_OWNER, "admin_keys.create"),
     ("DELETE", "/admin/admin-keys/{key}"): RouteAccess(_OWNER, "admin_keys.revoke"),
     ("POST", "/admin/admin-keys/{key}/revoke"): RouteAccess(_OWNER, "admin_keys.revoke"),
-    ("GET", "/admin/audit"): _reads,
-    ("GET", "/admin/refused-credentials"): _reads,
-    ("GET", "/admin/notifications"): _reads,
-    ("GET", "/admin/models"): _reads,
+    ("GET", "/admin/audit"): _READ_ACCESS,
+    ("GET", "/admin/refused-credentials"): _READ_ACCESS,
+    ("GET", "/admin/notifications"): _READ_ACCESS,
+    ("GET", "/admin/models"): _READ_ACCESS,
     ("POST", "/admin/models/{model:path}/test"): RouteAccess(_CHANGE, "models.test"),
     ("DELETE", "/admin/cache"): RouteAccess(_CHANGE, "cache.purge"),
     ("GET", "/admin/payloads/{request_id}"): RouteAccess(_READ, "payloads.read"),
     ("DELETE", "/admin/payloads"): RouteAccess(_CHANGE, "payloads.erase"),
     ("POST", "/admin/erasures"): RouteAccess(_CHANGE, "people.erase"),
     ("POST", "/admin/erasures/replay"): RouteAccess(_CHANGE, "people.erase"),
-    ("GET", "/admin/erasures/{erasure_id}"): _reads,
-    ("GET", "/metrics"): _reads,
-    ("GET", "/openapi.json"): _reads.with_tenant_admins(),
-    ("GET", "/v1/limits"): _reads.with_tenant_admins(),
-    ("POST", "/v1/explain"): _reads.with_tenant_admins(),
-    ("GET", "/v1/usage"): _reads.with_tenant_admins(),
-    ("GET", "/v1/requests/{request_id}"): _reads.with_tenant_admins(),
+    ("GET", "/admin/erasures/{erasure_id}"): _READ_ACCESS,
+    ("GET", "/metrics"): _READ_ACCESS,
+    ("GET", "/openapi.json"): _READ_ACCESS.with_tenant_admins(),
+    ("GET", "/v1/limits"): _READ_ACCESS.with_tenant_admins(),
+    ("POST", "/v1/explain"): _READ_ACCESS.with_tenant_admins(),
+    ("GET", "/v1/usage"): _READ_ACCESS.with_tenant_admins(),
+    ("GET", "/v1/requests/{request_id}"): _READ_ACCESS.with_tenant_admins(),
 }
 
 
 def route_access(request: Request) -> RouteAccess | None:
-    """Who may use the request's route; None when the route is not in the table."""
+    """Returns who may use the request's route; None for a route that is not in `ROUTE_ACCESS`."""
     route = request.scope.get("route")
     method = "GET" if request.method == "HEAD" else request.method
     return ROUTE_ACCESS.get((method, getattr(route, "path", "")))
@@ -140,7 +141,7 @@ ActorDependency = Callable[[Request], Awaitable[Actor]]
 def reject_unknown_parameters(request: Request) -> None:
     """Raises BadRequest for a query parameter that the route does not declare.
 
-    Ignored, a mistyped filter would let a deletion take everything.
+    If it were ignored, a mistyped filter would let a deletion take everything.
     """
     unknown = request.query_params.keys() - declared_query_parameters(request.scope["route"].dependant)
     if unknown:
@@ -149,17 +150,17 @@ def reject_unknown_parameters(request: Request) -> None:
 
 
 def declared_query_parameters(dependant: Dependant) -> frozenset[str]:
-    """The names of the query parameters that a route and what it depends on declare."""
+    """Returns the names of the query parameters that a route and its dependencies declare."""
     own = {one.alias for one in dependant.query_params}
     return frozenset(own).union(*(declared_query_parameters(one) for one in dependant.dependencies))
 
 
 class AuthDependencies:
-    """FastAPI's dependencies: `require_caller`, `require_admin`, `require_actor`, `caller_or_admin`."""
+    """Dependencies of FastAPI's routes: each returns who sent the request, or raises."""
 
     def __init__(
         self,
-        identity: Authenticator,
+        authenticator: Authenticator,
         *,
         write_keys: tuple[str, ...],
         read_keys: tuple[str, ...],
@@ -167,7 +168,7 @@ class AuthDependencies:
         admin_keys: AdminKeyRepository | None = None,
         client_ip: ClientAddress | None = None,
     ) -> None:
-        self._identity = identity
+        self._authenticator = authenticator
         self._settings_keys = (
             *((key_digest(key.encode()), Admin("admin_key", "owner")) for key in write_keys),
             *((key_digest(key.encode()), Admin("admin_read_key", "viewer")) for key in read_keys),
@@ -177,13 +178,13 @@ class AuthDependencies:
         self._client_ip = client_ip
 
     async def require_caller(self, request: Request) -> Caller:
-        """The caller, as the headers name it."""
+        """Returns the caller, with the attribution of the headers; raises `Unauthorized` or `Forbidden`."""
         headers = read_headers(request.scope, max_bytes=self._max_header_bytes)
-        caller = await self._identity.authenticate(headers)
+        caller = await self._authenticator.authenticate(headers)
         return on_behalf_of(caller, attribution_from_headers(headers), NO_ATTRIBUTION)
 
     async def require_admin(self, request: Request) -> Admin:
-        """The admin; raises Unauthorized, Forbidden, or BadRequest for an unknown query parameter."""
+        """Returns the admin; raises `Unauthorized`, `Forbidden`, `BadRequest` (unknown query parameter)."""
         admin = await self.find_admin(request)
         if admin is None:
             raise invalid_key_error()
@@ -193,11 +194,11 @@ class AuthDependencies:
         return admin
 
     async def require_actor(self, request: Request) -> Actor:
-        """The admin as an actor of the audit log; raises what `admin` raises."""
+        """Returns the admin as an actor of the audit log; raises what `require_admin` raises."""
         return self.actor_of(await self.require_admin(request), request)
 
     async def caller_or_admin(self, request: Request) -> Caller | Admin:
-        """A caller or an admin; raises Forbidden for an admin whose role may not use the route."""
+        """Returns a caller or an admin; raises `Forbidden` for an admin whose role may not use the route."""
         admin = await self.find_admin(request)
         if admin is None:
             return await self.require_caller(request)
@@ -205,28 +206,28 @@ class AuthDependencies:
         return admin
 
     async def is_operator(self, request: Request) -> bool:
-        """Whether the request carries an admin key for all tenants or an internal secret; never raises."""
+        """Returns whether the credential is an admin key for all tenants or an internal key; never raises."""
         try:
             admin = await self.find_admin(request)
             headers = read_headers(request.scope, max_bytes=self._max_header_bytes)
-            return admin.tenant is None if admin is not None else self._identity.is_internal(headers)
+            return admin.tenant is None if admin is not None else self._authenticator.is_internal(headers)
         except APIError:
             return False
 
     def actor_of(self, admin: Admin, request: Request) -> Actor:
-        """An admin as an actor, from the request's address."""
+        """Returns the admin as an actor of the audit log, with the client's address."""
         return admin.as_actor(self._client_ip(request.scope) if self._client_ip is not None else None)
 
     async def find_admin(self, request: Request) -> Admin | None:
-        """Whose admin key the request carries, whatever the role may do; None for another credential.
+        """Returns the admin whose key the request carries, whatever its role; None for another credential.
 
         Raises:
             Unauthorized: There is no credential, or the admin key was revoked or has expired.
             StoreUnavailable: An issued key cannot be looked up.
         """
         key = extract_credential(read_headers(request.scope, max_bytes=self._max_header_bytes))
-        kept = key_digest(key)
-        found = [admin for known, admin in self._settings_keys if hmac.compare_digest(kept, known)]
+        digest = key_digest(key)
+        found = [admin for known, admin in self._settings_keys if hmac.compare_digest(digest, known)]
         if found or self._admin_keys is None:
             return found[0] if found else None
         return await self._admin_keys.find_admin(key)

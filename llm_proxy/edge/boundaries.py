@@ -1,8 +1,8 @@
-"""Boundaries of the requests on one connection: where each request line, head and body ends.
+"""MessageBoundaries: where each request line, head and body on one connection ends.
 
-A second reader beside the parser, which accepts request lines that other servers read differently and does
-not tell where in the bytes it is. Invariants: raises `ValueError` for a request line or a chunk size that is
-not exactly RFC 9112's; keeps no bytes but those of an unfinished line; linear in the bytes it is given.
+A second reader beside llhttp, which accepts request lines that other servers read differently and does not
+report its offset. Invariants: raises `ValueError` for a request line or a chunk size that is not exactly
+RFC 9112's; keeps no bytes but those of an incomplete line; linear time in the bytes given.
 Source: RFC 9112, 2.2 (empty lines), 3 (request line), 7.1 (chunks).
 """
 
@@ -16,108 +16,109 @@ _AUTHORITY = rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5}
 REQUEST_LINE = re.compile(
     rb"[A-Z][A-Z-]* (?:[Hh][Tt][Tt][Pp][Ss]?://%b)?/[!\"$-\[\]-~]*(?: HTTP/[0-9]\.[0-9])?\r\n" % _AUTHORITY
 )
-"""The target is a path or a whole `http` URL, without fragment, user, backslash; HTTP/0.9 has no version."""
+"""The target is a path or an absolute `http` URL without fragment, user, backslash; HTTP/0.9: no version."""
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\r\n]*)?\r\n")
 _END = b"\r\n\r\n"
 
 
 class MessageBoundaries:
-    """Reads along with the parser, which must call `head_complete` at the end of each head.
+    """Follows the parser, which must call `head_complete` at the end of each head.
 
     Attributes:
-        head_ended: A head has ended and `head_complete` was not called yet.
-        request_ended: The last bytes `next_boundary` looked at are the end of a request.
+        head_ended: A head has ended and `head_complete` was not called for it yet.
+        request_ended: The last call of `next_boundary` stopped at the end of a request.
     """
 
-    __slots__ = ("_kept", "_left_bytes", "_part", "head_ended", "request_ended")
+    __slots__ = ("_partial", "_read_part", "_remaining_bytes", "head_ended", "request_ended")
 
     def __init__(self) -> None:
-        self._part: Callable[[MessageBoundaries, bytes, int], int] = MessageBoundaries._line
-        self._kept = bytearray()
-        self._left_bytes = 0
+        self._read_part: Callable[[MessageBoundaries, bytes, int], int] = MessageBoundaries._read_request_line
+        self._partial = bytearray()
+        self._remaining_bytes = 0
         self.head_ended = self.request_ended = False
 
     def head_complete(self, length: int | None) -> None:
-        """Says how long the body is; None when it comes in chunks. Raises `ValueError` within a head."""
+        """Takes the body's length in bytes, None for chunks; raises `ValueError` where no head has ended."""
         if not self.head_ended:
             raise ValueError("a head that ends elsewhere for other servers")
         self.head_ended, self.request_ended = False, length == 0
-        self._left_bytes = length or 0
+        self._remaining_bytes = length or 0
         if length is None:
-            self._part = MessageBoundaries._chunk_size
+            self._read_part = MessageBoundaries._read_chunk_size
         else:
-            self._part = MessageBoundaries._body if length else MessageBoundaries._line
+            self._read_part = MessageBoundaries._read_body if length else MessageBoundaries._read_request_line
 
     def next_boundary(self, data: bytes, at: int) -> int:
         """Returns where, from `at`, the next head or request ends in `data`, else the length of `data`."""
         self.request_ended = False
         while at < len(data) and not (self.head_ended or self.request_ended):
-            at = self._part(self, data, at)
+            at = self._read_part(self, data, at)
         return at
 
-    def _line(self, data: bytes, at: int) -> int:
-        line, at = self._whole_line(data, at)
+    def _read_request_line(self, data: bytes, at: int) -> int:
+        line, at = self._complete_line(data, at)
         if line is not None and line != b"\r\n":
             if REQUEST_LINE.fullmatch(line) is None:
                 raise ValueError("a request line other servers read differently")
-            self._part, self._kept = MessageBoundaries._head, bytearray(b"\r\n")
+            self._read_part, self._partial = MessageBoundaries._read_head, bytearray(b"\r\n")
         return at
 
-    def _head(self, data: bytes, at: int) -> int:
+    def _read_head(self, data: bytes, at: int) -> int:
         at, self.head_ended = self._section_end(data, at)
         return at
 
-    def _trailers(self, data: bytes, at: int) -> int:
+    def _read_trailers(self, data: bytes, at: int) -> int:
         at, self.request_ended = self._section_end(data, at)
         if self.request_ended:
-            self._part = MessageBoundaries._line
+            self._read_part = MessageBoundaries._read_request_line
         return at
 
-    def _body(self, data: bytes, at: int) -> int:
-        end = min(len(data), at + self._left_bytes)
-        self._left_bytes -= end - at
-        if not self._left_bytes:
-            self._part, self.request_ended = MessageBoundaries._line, True
+    def _read_body(self, data: bytes, at: int) -> int:
+        end = min(len(data), at + self._remaining_bytes)
+        self._remaining_bytes -= end - at
+        if not self._remaining_bytes:
+            self._read_part, self.request_ended = MessageBoundaries._read_request_line, True
         return end
 
-    def _chunk(self, data: bytes, at: int) -> int:
-        end = min(len(data), at + self._left_bytes)
-        self._left_bytes -= end - at
-        if not self._left_bytes:
-            self._part = MessageBoundaries._chunk_size
+    def _read_chunk(self, data: bytes, at: int) -> int:
+        end = min(len(data), at + self._remaining_bytes)
+        self._remaining_bytes -= end - at
+        if not self._remaining_bytes:
+            self._read_part = MessageBoundaries._read_chunk_size
         return end
 
-    def _chunk_size(self, data: bytes, at: int) -> int:
-        line, at = self._whole_line(data, at)
+    def _read_chunk_size(self, data: bytes, at: int) -> int:
+        line, at = self._complete_line(data, at)
         if line is not None:
             found = _CHUNK_SIZE.fullmatch(line)
             if found is None:
                 raise ValueError("not the size of a chunk")
             size = int(found[1], 16)
             if size:
-                self._part, self._left_bytes = MessageBoundaries._chunk, size + 2  # its line end
+                self._read_part = MessageBoundaries._read_chunk
+                self._remaining_bytes = size + 2  # the chunk and its line end
             else:
-                self._part, self._kept = MessageBoundaries._trailers, bytearray(b"\r\n")
+                self._read_part, self._partial = MessageBoundaries._read_trailers, bytearray(b"\r\n")
         return at
 
-    def _whole_line(self, data: bytes, at: int) -> tuple[bytes | bytearray | None, int]:
-        """The line that ends in `data`, if one does; otherwise its bytes are kept."""
+    def _complete_line(self, data: bytes, at: int) -> tuple[bytes | bytearray | None, int]:
+        """Returns the line, None while it has not ended (its bytes are kept), and the offset after it."""
         end = data.find(b"\n", at) + 1
         if not end:
-            self._kept += data[at:]
+            self._partial += data[at:]
             return None, len(data)
         line: bytes | bytearray = data[at:end]
-        if self._kept:
-            line, self._kept = self._kept + line, bytearray()
+        if self._partial:
+            line, self._partial = self._partial + line, bytearray()
         return line, end
 
     def _section_end(self, data: bytes, at: int) -> tuple[int, bool]:
-        """Where a section of header lines ends, and whether it does within `data`."""
-        kept = len(self._kept)
-        begun = (self._kept + data[at : at + 3]).find(_END)
+        """Returns where a section of header lines ends, and whether it does within `data`."""
+        kept = len(self._partial)
+        begun = (self._partial + data[at : at + 3]).find(_END)
         end = at + begun + 4 - kept if begun >= 0 else data.find(_END, at) + 4
         if end < 4 and begun < 0:
-            self._kept = (self._kept + data[max(at, len(data) - 3) :])[-3:]
+            self._partial = (self._partial + data[max(at, len(data) - 3) :])[-3:]
             return len(data), False
-        self._kept = bytearray()
+        self._partial = bytearray()
         return end, True

@@ -23,68 +23,71 @@ from llm_proxy.telemetry import uuid7
 ASGIApplication = Callable[[Any, Any, Any], Awaitable[None]]
 
 MAX_MANAGEMENT_BODY_BYTES = 2**20
-"""A body for a door that leads to no model, which FastAPI reads before it asks who sends it."""
+"""Bound of a management route's body: FastAPI reads it before authentication."""
 EXPLAIN_PATH = b"/v1/explain"
-"""The one such door that takes a model's bodies; it asks first."""
+"""The one management route that takes inference bodies; it authenticates first."""
 
 
 class Dispatcher:
     """The gateway as one ASGI application."""
 
-    def __init__(self, serve: InferenceEndpoint, rest: ASGIApplication, limits: RequestLimits) -> None:
-        self._serve = serve
-        self._rest = rest
+    def __init__(
+        self, inference: InferenceEndpoint, management: ASGIApplication, limits: RequestLimits
+    ) -> None:
+        self._inference = inference
+        self._management = management
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
+        """Serves one ASGI request."""
         if scope["type"] != "http":
-            await self._rest(scope, receive, send)
+            await self._management(scope, receive, send)
             return
-        door = ROUTES_BY_PATH.get(scope["raw_path"])
-        if door is not None and scope["method"] == "POST":
-            await self._serve(door, scope, receive, send)
+        route = ROUTES_BY_PATH.get(scope["raw_path"])
+        if route is not None and scope["method"] == "POST":
+            await self._inference(route, scope, receive, send)
             return
         try:
             validate_head(scope)
-        except APIError as refused:
-            await _send_error(send, refused)
+        except APIError as error:
+            await _send_error(send, error)
             return
-        if door is not None:
+        if route is not None:
             await _send_error(send, MethodNotAllowed("This path takes POST.", headers=(("allow", "POST"),)))
             return
-        # Routes decode what a path only holds (`rest`). The server sends no body to who asked with HEAD.
+        # Path parameters are decoded later (`management_app`); for HEAD, uvicorn drops the body.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         scope = {**scope, "path": canonical_path(scope["raw_path"].decode("ascii")), "method": method}
-        limits, explained = self._limits, scope["raw_path"] == EXPLAIN_PATH
-        most = limits.max_body_bytes if explained else MAX_MANAGEMENT_BODY_BYTES
-        await self._rest(
-            scope, _bounded_receive(receive, most, limits.body_timeout_s), _with_request_id(send)
+        limits, explains = self._limits, scope["raw_path"] == EXPLAIN_PATH
+        max_bytes = limits.max_body_bytes if explains else MAX_MANAGEMENT_BODY_BYTES
+        await self._management(
+            scope, _bounded_receive(receive, max_bytes, limits.body_timeout_s), _with_request_id(send)
         )
 
 
-async def _send_error(send: Send, refused: APIError) -> None:
-    headers = error_headers(refused)
+async def _send_error(send: Send, error: APIError) -> None:
+    headers = error_headers(error)
     headers.append((b"x-request-id", str(uuid7()).encode()))
-    await send_json(send, refused.status, orjson.dumps(refused.body()), headers)
+    await send_json(send, error.status, orjson.dumps(error.body()), headers)
 
 
-def _bounded_receive(receive: Receive, max_bytes: int, patience_s: float) -> Receive:
-    """A body that ends, and in time: more is `BodyTooLarge`, slower `RequestTimeout`."""
-    size, whole, ends_at = 0, False, asyncio.get_running_loop().time() + patience_s
+def _bounded_receive(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:
+    """Bounds a body: raises `BodyTooLarge` beyond `max_bytes`, `RequestTimeout` after `timeout_s`."""
+    size, complete, ends_at = 0, False, asyncio.get_running_loop().time() + timeout_s
 
     async def bounded() -> Message:
-        nonlocal size, whole
-        if whole:
+        nonlocal size, complete
+        if complete:
             return await receive()
         try:
             async with asyncio.timeout_at(ends_at):
                 message = await receive()
         except TimeoutError:
-            why = "The request's body did not arrive in time."
-            raise RequestTimeout(why, headers=(("connection", "close"),)) from None
+            raise RequestTimeout(
+                "The request's body did not arrive in time.", headers=(("connection", "close"),)
+            ) from None
         size += len(message.get("body", b""))
-        whole = not message.get("more_body", False)
+        complete = not message.get("more_body", False)
         if size > max_bytes:
             raise BodyTooLarge(f"The request's body is larger than {max_bytes} bytes.")
         return message
@@ -93,16 +96,16 @@ def _bounded_receive(receive: Receive, max_bytes: int, patience_s: float) -> Rec
 
 
 def _with_request_id(send: Send) -> Send:
-    """Every response has a request id, whoever answers."""
+    """Adds `x-request-id` to a response that has none."""
 
-    async def tagged(message: Message) -> None:
+    async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = list(message.get("headers", ()))
             if not any(name.lower() == b"x-request-id" for name, _ in headers):
                 message["headers"] = [*headers, (b"x-request-id", str(uuid7()).encode())]
         await send(message)
 
-    return tagged
+    return send_with_id
 
 
 CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -121,11 +124,11 @@ ALLOWED_HEADERS = (
     "x-stainless-arch", "x-stainless-lang", "x-stainless-os", "x-stainless-package-version",
     "x-stainless-retry-count", "x-stainless-runtime", "x-stainless-runtime-version", "x-stainless-timeout",
 )  # fmt: skip
-"""Ours, and those the OpenAI SDK for browsers adds."""
+"""Headers the gateway reads, and those the OpenAI SDK adds in browsers."""
 
 
 def with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
-    """The application, open to pages of these origins (`*`: of any); itself when there are none."""
+    """Returns the application with CORS headers for these origins (`*`: any); unchanged without origins."""
     if not origins:
         return app
     return CORSMiddleware(

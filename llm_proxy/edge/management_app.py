@@ -26,22 +26,24 @@ from llm_proxy.errors import APIError, BadRequest, InternalError, MethodNotAllow
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry import uuid7
 
+log = logging.getLogger(__name__)
+
 _ERROR_RESPONSES = {
     "400": "The request is wrong; `param` names the field.",
-    "401": "No credential, or one that is not ours.",
-    "403": "The key may not act for whom the request names, or something is switched off.",
+    "401": "No credential, or an invalid one.",
+    "403": "The key may not act for the tenant, agent or user named, or a kill switch is on.",
     "404": "No such model, or none that the key may use.",
-    "405": "Another method.",
+    "405": "Wrong method.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
     "415": "Not JSON.",
-    "422": "The provider refused the request.",
+    "422": "The provider rejected the request.",
     "429": "A limit, a budget, or the provider's own limit.",
     "431": "The headers are too large.",
-    "500": "A mistake of ours.",
+    "500": "An internal error.",
     "502": "The provider or the model backend failed.",
     "503": "Overloaded, draining, or the model is cooling down.",
-    "504": "No answer in time.",
+    "504": "No response in time.",
 }
 _ERROR: Json = {
     "type": "object",
@@ -62,7 +64,7 @@ _ERROR: Json = {
 _DIALECT_REQUIRED = {"internal": ["messages"], "generate": ["messages"]}
 
 
-_TEXTS: Json = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
+_STRINGS: Json = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
 _MESSAGE: Json = {
     "type": "object",
     "required": ["role", "content"],
@@ -74,19 +76,19 @@ _MESSAGE: Json = {
 _PROPERTIES: Json = {
     "model": {"type": "string", "minLength": 1, "maxLength": 256},
     "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
-    "prompt": {"anyOf": [{"type": "string"}, _TEXTS]},
-    "input": {"anyOf": [{"type": "string", "minLength": 1}, _TEXTS]},
+    "prompt": {"anyOf": [{"type": "string"}, _STRINGS]},
+    "input": {"anyOf": [{"type": "string", "minLength": 1}, _STRINGS]},
 }
-"""What every request needs; the whole of it is OpenAI's own document."""
+"""The required fields; every other field is in OpenAI's own document."""
 
 
 def inference_paths() -> Json:
-    """The `paths` of every hot door."""
-    return {path: {"post": _operation(door, path)} for door in INFERENCE_ROUTES for path in door.paths}
+    """Returns the OpenAPI `paths` of every inference route."""
+    return {path: {"post": _operation(route, path)} for route in INFERENCE_ROUTES for path in route.paths}
 
 
 def declare_bad_request(paths: Json) -> None:
-    """Declares what a door of FastAPI's says of a wrong field: our 400, where FastAPI expects its own 422."""
+    """Declares 400 for a wrong field of a management route, instead of FastAPI's own 422; changes `paths`."""
     for operation in (one for path in paths.values() for one in path.values()):
         responses: Json = operation["responses"]
         if responses.pop("422", None) is not None:
@@ -95,36 +97,33 @@ def declare_bad_request(paths: Json) -> None:
             }
 
 
-def _operation(door: InferenceRoute, path: str) -> Json:
-    required = _DIALECT_REQUIRED.get(door.dialect.name, ["model", ENDPOINTS[door.endpoint].required])
+def _operation(route: InferenceRoute, path: str) -> Json:
+    required = _DIALECT_REQUIRED.get(route.dialect.name, ["model", ENDPOINTS[route.endpoint].required])
     body: Json = {
         "type": "object",
         "required": required,
         "properties": {name: _PROPERTIES[name] for name in ("model", *required)},
     }
-    if door.endpoint != "embeddings" and door.dialect.name != "generate":
+    if route.endpoint != "embeddings" and route.dialect.name != "generate":
         body["properties"]["stream"] = {"type": "boolean"}
     content: Json = {"application/json": {"schema": {"type": "object"}}}
-    if door.endpoint != "embeddings":
+    if route.endpoint != "embeddings":
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    refusals = {
-        status: {"description": text, "content": {"application/json": {"schema": _error_of(door)}}}
+    errors = {
+        status: {"description": text, "content": {"application/json": {"schema": _error_of(route)}}}
         for status, text in _ERROR_RESPONSES.items()
     }
     return {
-        "summary": door.summary,
+        "summary": route.summary,
         "operationId": path.strip("/").replace("/", "_").replace("-", "_"),
         "security": [{"bearer": []}],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": {"200": {"description": "The answer.", "content": content}, **refusals},
+        "responses": {"200": {"description": "The response.", "content": content}, **errors},
     }
 
 
-def _error_of(door: InferenceRoute) -> Json:
-    return _ERROR if door.dialect.name == "openai" else {"type": "object"}
-
-
-log = logging.getLogger(__name__)
+def _error_of(route: InferenceRoute) -> Json:
+    return _ERROR if route.dialect.name == "openai" else {"type": "object"}
 
 
 def create_management_app(
@@ -136,22 +135,22 @@ def create_management_app(
     reader: Callable[[Request], Awaitable[object]],
     record: Callable[[Request, APIError], Awaitable[None]] | None = None,
 ) -> FastAPI:
-    """The FastAPI application behind the front.
+    """Creates the FastAPI application behind the dispatcher.
 
     Args:
-        routers: The doors that are not hot.
-        version: What the OpenAPI page says.
-        lifespan: Starts and stops the stages.
-        refused: Told of every refusal, to be counted.
-        reader: Lets pass who may read the OpenAPI page.
-        record: Awaited with every refusal before it is answered, for the audit log.
+        routers: The management routes.
+        version: The version on the OpenAPI page.
+        lifespan: Starts and stops the gateway's components.
+        refused: Called with every error response, to count it.
+        reader: Dependency that rejects a request for the OpenAPI page.
+        record: Awaited with every error before its response is sent, for the audit log.
     """
     app = FastAPI(
         title="llm-proxy",
         version=version,
         lifespan=lifespan,
         redirect_slashes=False,
-        openapi_url=None,  # and no other page: who may read it is asked (`_page`)
+        openapi_url=None,  # served by `_openapi_router`, which authenticates
         dependencies=[Depends(_decode_parameters)],
     )
     routes: list[BaseRoute] = []
@@ -169,74 +168,72 @@ def _add_exception_handlers(
     refused: Callable[[Scope, APIError], None],
     record: Callable[[Request, APIError], Awaitable[None]] | None,
 ) -> None:
-    """Registers how each kind of error is answered."""
+    """Registers the response to each kind of error."""
 
-    async def on_refused(request: Request, error: Exception) -> Response:
+    async def on_api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, APIError)  # noqa: S101 -- registered for this class
         refused(request.scope, error)
         if record is not None:
             await record(request, error)
         return error_response(error)
 
-    async def on_http(request: Request, error: Exception) -> Response:
+    async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 -- registered for this class
         path = request.scope["path"]
-        return await on_refused(
+        return await on_api_error(
             request, error_from_http(error, request.method, path, _allowed_methods(routes, path))
         )
 
-    async def on_invalid(request: Request, error: Exception) -> Response:
+    async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 -- registered for this class
-        return await on_refused(request, error_from_validation(error))
+        return await on_api_error(request, error_from_validation(error))
 
-    async def on_bug(request: Request, error: Exception) -> Response:
+    async def on_internal_error(request: Request, error: Exception) -> Response:
         log.error("a request failed", extra={"path": request.scope["path"]}, exc_info=error)
-        return await on_refused(request, InternalError())
+        return await on_api_error(request, InternalError())
 
-    app.add_exception_handler(Exception, on_bug)
-    app.add_exception_handler(APIError, on_refused)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(Exception, on_internal_error)
+    app.add_exception_handler(APIError, on_api_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
 
 
 def _openapi_router(app: FastAPI, reader: Callable[[Request], Awaitable[object]]) -> APIRouter:
-    """The door of the OpenAPI page."""
-    doors = APIRouter()
+    """Returns the router of the OpenAPI page."""
+    routes = APIRouter()
 
-    @doors.get("/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
+    @routes.get("/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
     async def openapi() -> Response:
         return Response(orjson.dumps(_openapi(app)), media_type="application/json")
 
-    return doors
+    return routes
 
 
 async def _decode_parameters(request: Request) -> None:
-    """Paths are matched as they were sent; what they hold (`{name}`) is decoded afterwards."""
-    held: Json = request.scope["path_params"]
-    request.scope["path_params"] = {name: unquote(value) for name, value in held.items()}
+    """Decodes path parameters: paths are matched as they were sent."""
+    parameters: Json = request.scope["path_params"]
+    request.scope["path_params"] = {name: unquote(value) for name, value in parameters.items()}
 
 
-def error_response(refused: APIError) -> Response:
-    """A refusal as a response."""
-    response = Response(
-        orjson.dumps(refused.body()), status_code=refused.status, media_type="application/json"
-    )
-    response.raw_headers.extend(error_headers(refused))
+def error_response(error: APIError) -> Response:
+    """Returns an error as a response in OpenAI's envelope, with a request id."""
+    response = Response(orjson.dumps(error.body()), status_code=error.status, media_type="application/json")
+    response.raw_headers.extend(error_headers(error))
     response.raw_headers.append((b"x-request-id", str(uuid7()).encode()))
     return response
 
 
 def _allowed_methods(routes: Iterable[BaseRoute], path: str) -> str:
-    """The methods of a path of the table, for `Allow`; empty where only a name of any shape fits the path."""
-    fitting = [route for route in routes if isinstance(route, Route) and route.path_regex.match(path)]
-    if all(":path}" in route.path for route in fitting):
+    """Returns the methods of a path for `Allow`; empty if only a `:path` parameter matches the path."""
+    matching = [route for route in routes if isinstance(route, Route) and route.path_regex.match(path)]
+    if all(":path}" in route.path for route in matching):
         return ""
-    methods = {method for route in fitting for method in route.methods or ()}
+    methods = {method for route in matching for method in route.methods or ()}
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def error_from_http(error: HTTPException, method: str, path: str, methods: str) -> APIError:
-    """The refusal a routing error is, or the one that stood in the way of the body's reading."""
+    """Returns the error for a routing error, or the one that was raised while FastAPI read the body."""
     if isinstance(error.__cause__, APIError):
         return error.__cause__
     if error.status_code == 405 and methods:
@@ -247,7 +244,7 @@ def error_from_http(error: HTTPException, method: str, path: str, methods: str) 
 
 
 def error_from_validation(error: RequestValidationError) -> APIError:
-    """The refusal an invalid parameter or admin body is, naming the field."""
+    """Returns the error for an invalid parameter or admin body; it names the field."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first.get("loc", ())[1:]) or "body"
     return BadRequest(

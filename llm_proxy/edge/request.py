@@ -43,7 +43,7 @@ READ_HEADERS = frozenset(
 LIST_HEADERS = frozenset(
     {b"cache-control", b"content-encoding", b"tracestate", b"x-forwarded-for", b"x-tags"}
 )
-"""Of those, the headers whose lines are one list, whatever their number (RFC 9110, 5.3)."""
+"""Of those, the headers whose lines form one list (RFC 9110, 5.3)."""
 
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _VERSIONS = frozenset({"1.0", "1.1"})
@@ -51,23 +51,23 @@ _VERSIONS = frozenset({"1.0", "1.1"})
 
 _CLOSED = (("connection", "close"),)
 _JSON = b"application/json"
-_CURLS_OWN = b"application/x-www-form-urlencoded"
+_FORM = b"application/x-www-form-urlencoded"
 
 
 class ClientDisconnected(Exception):  # noqa: N818 -- named for the state
-    """The caller left before its body was whole."""
+    """The client disconnected before its body was complete."""
 
 
 def validate_head(scope: Scope) -> None:
-    """Refuse a head that another party on the way may read differently than we do.
+    """Rejects a head that a proxy on the way may read differently.
 
-    Nothing here ever uses `Host`, but who does would be misled (RFC 9112, 3.2; CVE-2026-48710). The parser
-    drops the body of a request that asks for an upgrade, and would take it for the next request.
+    The gateway never uses `Host`, but a proxy that does could be misled (RFC 9112, 3.2; CVE-2026-48710). The
+    parser drops the body of an upgrade request and would take its bytes for the next request.
 
     Raises:
-        BadRequest: Not HTTP/1.x; no, another or an impossible `Host`; chunks in HTTP/1.0; an `Upgrade`.
+        BadRequest: Not HTTP/1.x; a missing, repeated or invalid `Host`; chunks in HTTP/1.0; an `Upgrade`.
         ExpectationFailed: An `Expect` other than one `100-continue` (RFC 9110, 10.1.1).
-        UnknownCoding: A body packed on its way (RFC 9112, 6.1).
+        UnsupportedTransferEncoding: A transfer coding other than `chunked` (RFC 9112, 6.1).
     """
     version = scope["http_version"]
     if version not in _VERSIONS:
@@ -107,9 +107,11 @@ def _bad_head(message: str, code: str) -> BadRequest:
 
 
 def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
-    """The headers that count, lower-case; raises `HeadersTooLarge`, or what `check_head` raises.
+    """Returns the headers of `READ_HEADERS`, by lower-case name.
 
-    A name that comes twice is a contradiction unless it says the same or is a list; `Host` may come once.
+    Raises:
+        HeadersTooLarge: All headers together have more than `max_bytes`.
+        BadRequest: Two different values of a header that is no list; what `validate_head` raises.
     """
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     pairs = [pair for pair in headers if pair[0] in READ_HEADERS]
@@ -126,7 +128,7 @@ def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
 
 
 def _merge_repeated(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Each header once; raises `BadRequest` for two values of one that is no list."""
+    """Returns each header once; raises `BadRequest` for two values of one that is no list."""
     found: Headers = {}
     for name, value in pairs:
         if name in LIST_HEADERS and name in found:
@@ -139,12 +141,12 @@ def _merge_repeated(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> bytes:
-    """The whole body, decompressed; how long it may take is the watch's to say.
+    """Returns the complete body, decompressed; `CallGuard` bounds the time it may take.
 
     Raises:
         BodyTooLarge: More than `max_bytes`, as sent or decompressed.
-        UnsupportedMediaType: Not JSON, or an encoding nobody here reads.
-        ClientGone: The caller left.
+        UnsupportedMediaType: Not JSON, or another `Content-Encoding` than gzip or deflate.
+        ClientDisconnected: The client disconnected before the body was complete.
     """
     kind = headers.get(b"content-type", _JSON)
     if kind != _JSON:
@@ -172,7 +174,7 @@ async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> by
 def _validate_content_type(kind: bytes) -> None:
     kind = kind.partition(b";")[0].strip().lower()
     if kind != _JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
-        hint = " With curl: -H 'Content-Type: application/json'." if kind == _CURLS_OWN else ""
+        hint = " With curl: -H 'Content-Type: application/json'." if kind == _FORM else ""
         raise UnsupportedMediaType(f"The request's `Content-Type` must be `application/json`.{hint}")
 
 
@@ -181,15 +183,15 @@ def _decompress(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
         return body
     if encoding not in (b"gzip", b"x-gzip", b"deflate"):
         raise UnsupportedMediaType("The request's `Content-Encoding` must be gzip, deflate or identity.")
-    inflater = zlib.decompressobj(wbits=47 if encoding != b"deflate" else 15)
+    decompressor = zlib.decompressobj(wbits=47 if encoding != b"deflate" else 15)
     try:
-        plain = inflater.decompress(body, max_bytes + 1)
+        plain = decompressor.decompress(body, max_bytes + 1)
     except zlib.error:
         raise BadRequest("The request's body is not what its `Content-Encoding` says.") from None
-    if len(plain) > max_bytes or inflater.unconsumed_tail:
+    if len(plain) > max_bytes or decompressor.unconsumed_tail:
         raise _too_large(max_bytes)
-    if not inflater.eof or inflater.unused_data:
-        raise BadRequest("The request's compressed body is not one whole stream.")
+    if not decompressor.eof or decompressor.unused_data:
+        raise BadRequest("The request's compressed body is not one complete stream.")
     return plain
 
 
@@ -204,13 +206,13 @@ _WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
 
 
 class ClientAddress:
-    """Tells a request's address."""
+    """Finds the client's address behind trusted proxies."""
 
     def __init__(self, trusted: Iterable[str]) -> None:
         self._trusted: list[Network] = [ipaddress.ip_network(one, strict=False) for one in trusted]
 
     def __call__(self, scope: Scope) -> str | None:
-        """The caller's address, as text; None when the connection has none."""
+        """Returns the client's address as text; None when the connection has none."""
         client: tuple[str, int] | None = scope.get("client")
         peer = client[0] if client else None
         if peer is None or not self._trusted:
@@ -228,12 +230,12 @@ class ClientAddress:
 
 
 def _hops(scope: Scope) -> list[str]:
-    said = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
-    return [hop.strip() for hop in said.decode("latin-1").split(",") if hop.strip()]
+    value = b",".join(line for name, line in scope["headers"] if name == b"x-forwarded-for")
+    return [hop.strip() for hop in value.decode("latin-1").split(",") if hop.strip()]
 
 
 def _address(hop: str) -> Address | None:
-    """The address a hop is, without port, brackets or quotes; IPv4 where it is that within IPv6."""
+    """Returns a hop's address without port, brackets or quotes, None if it has none; mapped IPv4 as IPv4."""
     hop = hop.strip('"')
     if (found := _WITH_PORT.fullmatch(hop)) is not None:
         hop = found[1] or found[2]

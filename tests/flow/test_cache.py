@@ -449,7 +449,7 @@ async def test_a_purge_that_could_not_look_says_so(cached: Cached) -> None:
     finally:
         os.kill(cached.store.popen.pid, signal.SIGCONT)
     assert answer.status_code == 503
-    assert "0 cached answers were deleted" in answer.json()["error"]["message"]
+    assert "0 cached responses were deleted" in answer.json()["error"]["message"]
     async with asyncio.timeout(30):
         while (await purge(cached)).status_code != 200:  # noqa: ASYNC110 -- until the breaker has looked
             await asyncio.sleep(0.5)

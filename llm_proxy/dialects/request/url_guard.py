@@ -1,8 +1,8 @@
-"""Links in a request that somebody behind us would fetch: images, files, videos, tool servers.
+"""Rejects URLs in a request that would be fetched from a private network: images, files, tool servers.
 
-Pure. Invariants: a link is read as the most obliging client would read it; one that names this machine or a
-private network, by address or by a name that only such networks have, is refused before anything is
-forwarded. What a public name resolves to is not asked here: the sidecar's network must forbid that.
+Pure. Invariants: a URL is read as the most lenient client would read it; one that names this machine or a
+private network, by address or by a name that only such networks have, is rejected before anything is sent.
+Public names are not resolved here: the sidecar's network must forbid private addresses behind them.
 Source: WHATWG URL (tabs and line ends, backslashes); UTS 46 (host names); RFC 6890 and RFC 6761 (special
 addresses and names); RFC 4291, 6052, 3056, 5214 (IPv4 within IPv6); inet_aton(3) for old spellings.
 """
@@ -24,13 +24,13 @@ _SKIPPED = r"[\s\x00-\x20\x7f-\xa0\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]
 _SCHEME = re.compile(_SKIPPED + r"([A-Za-z](?:[\t\r\n]*[A-Za-z0-9+.-]){0,63})[\t\r\n]*:")
 _UNFINISHED = re.compile(_SKIPPED + r"(?:[A-Za-z](?:[\t\r\n]*[A-Za-z0-9+.-]){0,63})?[\t\r\n]*")
 _HEAD_CHARS, _MAX_URL_CHARS = 4096, 16_384
-"""Where a scheme must have ended; the longest link that is fetched."""
+"""Characters within which a scheme must end; of the longest URL that is fetched."""
 _NO_SCHEME = re.compile(_SKIPPED + r"[/\\][\t\r\n]*[/\\]")
 _FETCHED = frozenset({"http", "https"})
 _NOT_FETCHED = frozenset({"data", "gs", "s3"})
 """Inline, or an object store the provider reads with its own credentials."""
 
-_STRANGE = re.compile(r"[\\\x00-\x1f\x7f]")
+_FORBIDDEN = re.compile(r"[\\\x00-\x1f\x7f]")
 _NAME = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 _OLD_ADDRESS = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]*|[0-9]+))*", re.ASCII)
 _LOCAL_NAMES = frozenset(
@@ -57,76 +57,78 @@ _PRIVATE_IPV4 = tuple(
     )
 )  # fmt: skip
 _PRIVATE_IPV6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20")))
-"""Within `_PUBLIC_IPV6`. Written out, for Python's own lists differ from release to release; the last of IPv4
-is Azure's, reachable from its machines alone."""
-_TEXTS = frozenset(
+"""Within `_PUBLIC_IPV6`. Written out, because Python's own lists differ between releases; the last of IPv4 is
+reachable from Azure's machines alone."""
+_NEVER_FETCHED = frozenset(
     {
         "messages", "tools", "functions", "prompt", "suffix", "stop", "metadata", "user", "model",
         "prediction",
         "response_format", "tool_choice", "reasoning", "input",
     }
 )  # fmt: skip
-"""Top-level fields that are looked at elsewhere, or whose text nobody fetches."""
-_OF_TEXTS = frozenset({"text"})
-_OF_FUNCTIONS = frozenset({"function", "name", "description", "parameters", "input_schema"})
-_MEDIA = frozenset({"audio", "images", "image_url", "video_url", "audio_url", "files", "file", "videos"})
-"""Of a message, beside its content."""
+"""Top-level fields that are checked elsewhere, or whose strings are never fetched."""
+_TEXT_PART_STRINGS = frozenset({"text"})
+_FUNCTION_STRINGS = frozenset({"function", "name", "description", "parameters", "input_schema"})
+_MEDIA_FIELDS = frozenset(
+    {"audio", "images", "image_url", "video_url", "audio_url", "files", "file", "videos"}
+)
+"""Fields of a message beside its content."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def reject_private_urls(body: Json) -> None:
-    """Raises `BadRequest`, naming the field, for a link into a private network, or one that is unsound."""
-    for where, link in _urls(body):
-        fault = url_error(link)
-        if fault is not None:
-            raise BadRequest(f"Invalid '{where}': {fault}.", param=where, code="invalid_url")
+    """Raises `BadRequest`, naming the field, for a URL into a private network or an invalid one."""
+    for path, text in _urls(body):
+        error = url_error(text)
+        if error is not None:
+            raise BadRequest(f"Invalid '{path}': {error}.", param=path, code="invalid_url")
 
 
 def _urls(body: Json) -> Iterator[tuple[str, str]]:
-    """Every text that may be a link, with the field it stands in."""
+    """Yields every string that may be fetched, with the path of its field."""
     for number, message in enumerate(as_objects(body.get("messages"))):
-        where = f"messages[{number}]"
+        path = f"messages[{number}]"
         if not isinstance(content := message.get("content"), str):
             for at, part in enumerate(as_objects(content)):
-                yield from _strings(_without(part, "text", _OF_TEXTS), f"{where}.content[{at}]")
-        if not _MEDIA.isdisjoint(message):
-            for name in _MEDIA & message.keys():
-                yield from _strings(message[name], f"{where}.{name}")
+                yield from _strings(_without(part, "text", _TEXT_PART_STRINGS), f"{path}.content[{at}]")
+        if not _MEDIA_FIELDS.isdisjoint(message):
+            for name in _MEDIA_FIELDS & message.keys():
+                yield from _strings(message[name], f"{path}.{name}")
     for number, tool in enumerate(as_objects(body.get("tools"))):
-        yield from _strings(_without(tool, "function", _OF_FUNCTIONS), f"tools[{number}]")
+        yield from _strings(_without(tool, "function", _FUNCTION_STRINGS), f"tools[{number}]")
     for at, one in enumerate(as_objects(body.get("input"))):
         yield from _strings(one, f"input[{at}]")
     for name, value in body.items():
-        if name not in _TEXTS and (not isinstance(value, str) or name.endswith(("url", "uri"))):
+        if name not in _NEVER_FETCHED and (not isinstance(value, str) or name.endswith(("url", "uri"))):
             yield from _strings(value, name)
 
 
 def _without(part: Json, kind: str, names: frozenset[str]) -> Json:
-    """The part; one of that kind without what nobody fetches under these names."""
+    """Returns the part, without `names` if it is of `kind`: their strings are never fetched."""
     if part.get("type", kind) != kind:
         return part
     return {name: value for name, value in part.items() if name not in names}
 
 
-def _strings(value: object, where: str) -> Iterator[tuple[str, str]]:
+def _strings(value: object, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
-        yield where, value
+        yield path, value
     elif isinstance(value, dict):
         for name, inner in cast("Json", value).items():
-            yield from _strings(inner, f"{where}.{name}")
+            yield from _strings(inner, f"{path}.{name}")
     elif isinstance(value, list):
         for at, inner in enumerate(cast("list[object]", value)):
-            yield from _strings(inner, f"{where}[{at}]")
+            yield from _strings(inner, f"{path}[{at}]")
 
 
 def url_error(text: str) -> str | None:
-    """What is wrong with a text as a link; None for a good link and for what is none."""
+    """Returns what is wrong with a string as a URL; None for a valid URL and for a string that is none."""
     head = text[:_HEAD_CHARS] if text.isascii() else unicodedata.normalize("NFKC", text[:_HEAD_CHARS])
     found = _SCHEME.match(head)
     if found is None:
         unfinished = len(text) > _HEAD_CHARS and _UNFINISHED.fullmatch(head)
-        return "not a whole URL" if unfinished or _NO_SCHEME.match(head) else None
+        return "not a complete URL" if unfinished or _NO_SCHEME.match(head) else None
     scheme = re.sub(r"[\t\r\n]", "", found[1]).lower()
     if scheme in _NOT_FETCHED:
         return None
@@ -137,21 +139,21 @@ def url_error(text: str) -> str | None:
     return _host_error((head + text[_HEAD_CHARS:]).strip())
 
 
-def _host_error(link: str) -> str | None:
-    """What is wrong with a link that is fetched."""
+def _host_error(url: str) -> str | None:
+    """Returns what is wrong with a URL that is fetched; None for a valid one."""
     try:
-        parts = urlsplit(link)
+        parts = urlsplit(url)
         _ = parts.port
         host = _uts46(parts.hostname or "")
     except ValueError:
         return "not a URL"
-    if _STRANGE.search(link) or "@" in parts.netloc or ("[" in parts.netloc) != (":" in host):
+    if _FORBIDDEN.search(url) or "@" in parts.netloc or ("[" in parts.netloc) != (":" in host):
         return "not a plain URL"
     return "it leads into a private network" if is_private_host(host) else None
 
 
 def _uts46(host: str) -> str:
-    """A host as browsers and HTTP clients read it; raises `ValueError` for what none of them takes."""
+    """Maps a host as browsers and HTTP clients do; raises `ValueError` for what none of them accepts."""
     host = unquote(host)
     if ":" in host and "%" not in host:
         return host
@@ -168,7 +170,7 @@ def _uts46(host: str) -> str:
 
 
 def is_private_host(host: str) -> bool:
-    """Whether a host, mapped, is an address or a name of this machine or of a private network."""
+    """Returns whether a host mapped by UTS 46 is this machine or in a private network, by address or name."""
     address = _address(host)
     if address is None:
         return "." not in host or host.rpartition(".")[2] in _LOCAL_NAMES
@@ -181,7 +183,7 @@ def is_private_host(host: str) -> bool:
 
 
 def _embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address an address is, or leads to: mapped, compatible, translated, 6to4, ISATAP."""
+    """Returns the IPv4 address in an address: itself, mapped, compatible, NAT64, 6to4, ISATAP."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address.sixtofour is not None:
@@ -192,9 +194,9 @@ def _embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:
 
 
 def _address(host: str) -> Address | None:
-    """The address a host is, in any spelling a resolver takes; None for a name.
+    """Returns the address of a host in any spelling that a resolver accepts; None for a name.
 
-    What looks like one and is none is read as 0.0.0.0: a host that ends in a number is no name (WHATWG).
+    An invalid address is read as 0.0.0.0: a host that ends in a number is no name (WHATWG URL).
     """
     if ":" in host:
         try:

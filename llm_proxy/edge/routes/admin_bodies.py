@@ -24,7 +24,7 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "A field is wrong; `param` names it."},
     401: {"description": "No admin key."},
     403: {"description": "This role may not."},
-    503: {"description": "The database is away."},
+    503: {"description": "The database is unavailable."},
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"description": "No such thing."}}
 _BOUNDS = f"From 0 to {MAX_NUMBER}."
@@ -38,20 +38,20 @@ def require_repository(repository: Repository | None) -> Repository:
 
 
 class ExactRequest(Request):
-    """A request whose JSON keeps its decimals: a float would make a budget of 0 of 1E-400."""
+    """A request whose JSON numbers are decimals: a float would turn a budget of 1E-400 into 0."""
 
     async def json(self) -> Any:  # noqa: ANN401 -- whatever JSON holds
-        """The body."""
+        """Returns the parsed body, and keeps it in the scope for `RejectedActionLog`."""
         body = json.loads(await self.body(), parse_float=Decimal)
         self.scope[BODY_SCOPE_KEY] = body
         return body
 
 
 class ExactRoute(APIRoute):
-    """A route that reads such requests; FastAPI's documented way."""
+    """A route that reads its body as `ExactRequest` (FastAPI's documented way)."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, given an `ExactRequest`."""
+        """Returns the handler, wrapped to get an `ExactRequest`."""
         handler = super().get_route_handler()
 
         async def exact(request: Request) -> Response:
@@ -66,7 +66,7 @@ class AdminBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     def set_fields(self) -> Json:
-        """What the body states, and nothing it leaves out."""
+        """Returns the fields that the body sets."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -86,7 +86,7 @@ class BudgetBody(AdminBody):
 
 
 class LimitsBody(AdminBody):
-    """Limits and budgets; null says nothing, 0 says no limit."""
+    """Limits and budgets; null: not set here; 0: no limit."""
 
     rpm: StrictInt | None = Field(None, description=_BOUNDS)
     tpm: StrictInt | None = Field(None, description=_BOUNDS)
@@ -95,7 +95,7 @@ class LimitsBody(AdminBody):
 
 
 class KeyBody(LimitsBody):
-    """What an operator may say about a key."""
+    """The fields of a key."""
 
     tenant: str | None = None
     agent: str | None = Field(None, description="`*` for any agent of the tenant.")
@@ -104,17 +104,17 @@ class KeyBody(LimitsBody):
     max_tokens_cap: StrictInt | None = Field(None, description="From 1 to 2147483647.")
     cache: StrictBool = True
     expires_at: str | None = Field(None, description="ISO 8601.")
-    tags: list[str] | None = Field(None, description="Of every call made with it; at most 10.")
+    tags: list[str] | None = Field(None, description="Tags of every call made with the key; at most 10.")
 
 
 class CreateKey(KeyBody):
-    """A key to be made."""
+    """A key to be created."""
 
     name: str
 
 
 class UpdateKey(KeyBody):
-    """What is to change of a key; what is left out stays."""
+    """The fields of a key to change; the others stay."""
 
     name: str | None = None
 
@@ -126,13 +126,13 @@ class RaiseBody(LimitsBody):
 
 
 class RotateKey(AdminBody):
-    """How long the old secrets go on working."""
+    """A rotation: seconds for which the old secrets stay valid."""
 
     overlap_s: StrictInt = Field(default=86_400, ge=0, le=31_536_000)
 
 
 class LimitPolicyBody(LimitsBody):
-    """Limits and budgets of a scope; without a subject they are the scope's default."""
+    """A limit policy; without a subject it is the scope's default."""
 
     scope: ScopeKind
     tenant: str | None = None

@@ -23,8 +23,10 @@ from llm_proxy.json_access import Json
 from llm_proxy.ledger.usage_query import parse_time
 from llm_proxy.telemetry.privacy import redact
 
+log = logging.getLogger(__name__)
+
 Text = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
-Action = Annotated[Text, Query(description="`keys.change`, or `keys.*` for all that begin so.")]
+Action = Annotated[Text, Query(description="`keys.change`, or `keys.*` for all with this prefix.")]
 Subject = Annotated[Text, Query(description="A key's id, name or prefix; a tenant, agent, user or model.")]
 Moment = Annotated[Text, Query(description="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")]
 BeforeQuery = Annotated[Text, Query(description="The last `at` of the page before.")]
@@ -33,11 +35,11 @@ LimitQuery = Annotated[int, Query(ge=1, le=1000)]
 
 def router(
     audit_log: AuditLog | None,
-    refused: AuthFailureLog | None,
+    failures: AuthFailureLog | None,
     *,
     by: ActorDependency,
 ) -> APIRouter:
-    """Both routes; without a database each is 503."""
+    """Returns `/admin/audit` and `/admin/refused-credentials`; each is 503 without a database."""
     routes = APIRouter(
         prefix="/admin",
         tags=["admin"],
@@ -45,13 +47,13 @@ def router(
         responses={
             400: {"description": "A filter is wrong; `param` names it."},
             401: {"description": "No admin key."},
-            503: {"description": "The database is away."},
+            503: {"description": "The database is unavailable."},
         },
     )
 
     @routes.get(
         "/audit",
-        summary="What admins did and were refused, newest first.",
+        summary="Admin actions, rejected ones too, newest first.",
         responses={404: {"description": "No entry has this action, actor or subject."}},
     )
     async def audit(
@@ -67,24 +69,24 @@ def router(
         if audit_log is None:
             raise _no_database()
         times = (parse_time_filter("since", since), parse_time_filter("until", until))
-        wanted = AuditFilter(action, actor, subject, *times)
-        found = await audit_log.list_entries(wanted, limit=limit, before=before)
+        filters = AuditFilter(action, actor, subject, *times)
+        found = await audit_log.list_entries(filters, limit=limit, before=before)
         return {"data": found, "has_more": len(found) == limit}
 
     @routes.get(
         "/refused-credentials",
-        summary="Refused credentials: how often, from where, at which path; newest first.",
+        summary="Rejected credentials: count, address and path; newest first.",
     )
     async def refused_credentials(limit: LimitQuery = 100, before: BeforeQuery = None) -> Json:
-        if refused is None:
+        if failures is None:
             raise _no_database()
-        return {"data": await refused.list_counts(limit=limit, before=parse_time_filter("before", before))}
+        return {"data": await failures.list_counts(limit=limit, before=parse_time_filter("before", before))}
 
     return routes
 
 
 def parse_time_filter(field: str, text: str | None) -> datetime | None:
-    """The time that a filter states; raises `BadRequest`."""
+    """Returns the time a filter states, None without one; raises `BadRequest` for anything else."""
     try:
         return parse_time(text, datetime.now(UTC)) if text else None
     except (BadRequest, OverflowError) as error:
@@ -95,26 +97,24 @@ def _no_database() -> StoreUnavailable:
     return StoreUnavailable("The audit log needs a database (DATABASE_URL).")
 
 
-log = logging.getLogger(__name__)
-
 BODY_SCOPE_KEY = "llm_proxy.body"
-"""Where a request's scope has its JSON body, for the subject of a refusal."""
+"""Key of the JSON body in a request's ASGI scope, for the subject of a rejected action."""
 PER_MINUTE, PER_HOUR = 20, 100
-_NAMING = ("scope", "kind", "name", "role", "tenant", "subject", "model")
+_SUBJECT_FIELDS = ("scope", "kind", "name", "role", "tenant", "subject", "model")
 _PUBLIC_SCOPES = frozenset({"key", "agent", "tenant", "tenant_group", "provider"})
-"""Scopes whose subject is no person."""
-_PREFIX = re.compile(r"sk-llm[a-z]{1,8}-[0-9A-Za-z]{12}(?![0-9A-Za-z])")
-_LONGEST = 256
+"""Policy scopes whose subject is not a person."""
+_KEY_PREFIX = re.compile(r"sk-llm[a-z]{1,8}-[0-9A-Za-z]{12}(?![0-9A-Za-z])")
+_MAX_LENGTH = 256
 
 AuditDetail = dict[str, Any]
 RecordRejectedAction = Callable[[Actor, str, str, APIError, AuditDetail], Awaitable[None]]
 
 
 class EntryAllowance:
-    """What one admin key has filled of its minute and its hour.
+    """Counts the entries of one admin key in the current minute and hour.
 
     Attributes:
-        left_out: Refusals without an entry since the last entry.
+        left_out: Rejected actions without an entry since the last entry.
     """
 
     __slots__ = ("_hour", "_in_hour", "_in_minute", "_minute", "left_out")
@@ -124,7 +124,7 @@ class EntryAllowance:
         self.left_out = 0
 
     def try_take(self, now_s: float) -> bool:
-        """Whether there is room for an entry; counts it in, or as left out."""
+        """Returns whether one more entry is allowed; counts it, or the action as left out. Unit: seconds."""
         minute, hour = int(now_s // 60), int(now_s // 3600)
         if minute != self._minute:
             self._minute, self._in_minute = minute, 0
@@ -139,26 +139,26 @@ class EntryAllowance:
 
 
 class RejectedActionLog:
-    """Records refusals of routes that have an action."""
+    """Records rejected requests to routes that have an action (`RouteAccess.action`)."""
 
     def __init__(
         self,
         record: RecordRejectedAction | None,
-        keeper: AuthDependencies,
+        auth: AuthDependencies,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._record = record
-        self._keeper = keeper
+        self._auth = auth
         self._clock_s = clock_s
         self._allowances: dict[str, EntryAllowance] = {}
 
-    async def record(self, request: Request, refused: APIError) -> None:
-        """Record a refusal; never raises."""
+    async def record(self, request: Request, error: APIError) -> None:
+        """Records the rejection of a request; never raises."""
         access = route_access(request)
         if self._record is None or access is None or access.action is None:
             return
         try:
-            admin = await self._keeper.find_admin(request)
+            admin = await self._auth.find_admin(request)
             if admin is None:
                 return
             allowance = self._allowances.setdefault(admin.name, EntryAllowance())
@@ -169,36 +169,39 @@ class RejectedActionLog:
             target, detail = _target(request, access.action)
             if allowance.left_out:
                 detail["left_out_before"], allowance.left_out = allowance.left_out, 0
-            await self._record(self._keeper.actor_of(admin, request), access.action, target, refused, detail)
+            await self._record(self._auth.actor_of(admin, request), access.action, target, error, detail)
         except APIError as fault:
             if fault.status != 401:
                 log.warning("a refused admin action is not on record", extra={"cause": fault.message})
 
 
 def _target(request: Request, action: str) -> tuple[str, AuditDetail]:
-    """What the action was about: the path's and the query's values or the names in the body; and people."""
-    held = [str(value)[:_LONGEST] for value in request.scope.get("path_params", {}).values()]
-    named = dict(request.query_params) | _body(request)
+    """Returns the action's target (values of path, query and body) and the people among them."""
+    values = [str(value)[:_MAX_LENGTH] for value in request.scope.get("path_params", {}).values()]
+    fields = dict(request.query_params) | _body_fields(request)
     people: AuditDetail = {}
     if action.startswith("admin_keys."):
-        by_name = [one for one in held if not one.startswith(("adm_", "sk-"))]
-        held = [one for one in held if one not in by_name]
-        name = named.pop("name", None) or "".join(by_name)
-        people |= {"name": Person(name[:_LONGEST], kind="admin")} if name else {}
-    elif named.get("subject") and "kind" not in named and named.get("scope") not in _PUBLIC_SCOPES:
-        subject = named.pop("subject")[:_LONGEST]
-        people["subject"] = Person(subject, named.get("tenant", "")[:_LONGEST] or None)
-    words = [*map(_shown, held), *(f"{name}={_shown(named[name])}" for name in _NAMING if named.get(name))]
-    return " ".join(words)[:_LONGEST], people
+        by_name = [one for one in values if not one.startswith(("adm_", "sk-"))]
+        values = [one for one in values if one not in by_name]
+        name = fields.pop("name", None) or "".join(by_name)
+        people |= {"name": Person(name[:_MAX_LENGTH], kind="admin")} if name else {}
+    elif fields.get("subject") and "kind" not in fields and fields.get("scope") not in _PUBLIC_SCOPES:
+        subject = fields.pop("subject")[:_MAX_LENGTH]
+        people["subject"] = Person(subject, fields.get("tenant", "")[:_MAX_LENGTH] or None)
+    words = [
+        *map(_redacted, values),
+        *(f"{name}={_redacted(fields[name])}" for name in _SUBJECT_FIELDS if fields.get(name)),
+    ]
+    return " ".join(words)[:_MAX_LENGTH], people
 
 
-def _shown(word: str) -> str:
-    """The word, of a key of ours the public part, and nothing else that looks like a key."""
-    prefix = _PREFIX.match(word)
+def _redacted(word: str) -> str:
+    """Returns the word redacted; of a virtual key only its public prefix."""
+    prefix = _KEY_PREFIX.match(word)
     return prefix[0] if prefix else redact(word)
 
 
-def _body(request: Request) -> dict[str, str]:
+def _body_fields(request: Request) -> dict[str, str]:
     body: object = request.scope.get(BODY_SCOPE_KEY)
     fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-    return {name: fields[name] for name in _NAMING if isinstance(fields.get(name), str)}
+    return {name: fields[name] for name in _SUBJECT_FIELDS if isinstance(fields.get(name), str)}

@@ -27,12 +27,12 @@ from llm_proxy.upstream import SidecarClient
 
 @dataclass(frozen=True, slots=True)
 class ComponentHealth:
-    """How one part of the gateway is.
+    """The state of one component.
 
     Attributes:
         name: `sidecars`, `limits`, `database`, ...
         state: `ok`, `degraded` (requests are served all the same) or `down` (they are not).
-        detail: One sentence, no address, no secret.
+        detail: A few words, without addresses and secrets.
     """
 
     name: str
@@ -44,48 +44,49 @@ ReadHealth = Callable[[], list[ComponentHealth]]
 
 
 class HealthReport:
-    """Remembers since when each part has been as it is."""
+    """The bodies of the health routes; remembers since when each component has been in its state."""
 
-    def __init__(self, parts: ReadHealth, version: str, mode: str) -> None:
-        self._parts = parts
+    def __init__(self, read_health: ReadHealth, version: str, mode: str) -> None:
+        self._read_health = read_health
         self._version = version
         self._mode = mode
-        self._since: dict[str, tuple[str, float]] = {}
+        self._states: dict[str, tuple[str, float]] = {}
 
     def observe(self) -> None:
-        """Note each part's state; called once a second, so that a change is known when it happens."""
-        for part in self._parts():
-            self._age(part)
+        """Notes the state of each component; called once a second, so that `since_s` is exact to a second."""
+        for component in self._read_health():
+            self._since_s(component)
 
     def report(self) -> tuple[bool, Json]:
-        """Whether requests can be served, and the body that says so."""
-        parts = self._parts()
-        down = any(part.state == "down" for part in parts)
-        degraded = [part for part in parts if part.state != "ok"]
+        """Returns whether requests can be served, and the body of `/health/ready`."""
+        components = self._read_health()
+        down = any(component.state == "down" for component in components)
+        degraded = [component for component in components if component.state != "ok"]
         status = "not_ready" if down else "degraded" if degraded else "ready"
-        shown = [
-            {"part": part.name, "state": part.state, "detail": part.detail, "since_s": self._age(part)}
-            for part in degraded
-        ]
-        return not down, {"status": status, "parts": shown}
+        return not down, {"status": status, "parts": [self._document(one) for one in degraded]}
 
     def components(self) -> list[Json]:
-        """Every part, for who has a key."""
-        return [
-            {"part": part.name, "state": part.state, "detail": part.detail, "since_s": self._age(part)}
-            for part in self._parts()
-        ]
+        """Returns the state of every component."""
+        return [self._document(one) for one in self._read_health()]
 
-    def _age(self, part: ComponentHealth) -> float:
+    def _document(self, component: ComponentHealth) -> Json:
+        return {
+            "part": component.name,
+            "state": component.state,
+            "detail": component.detail,
+            "since_s": self._since_s(component),
+        }
+
+    def _since_s(self, component: ComponentHealth) -> float:
         now = time.monotonic()
-        state, since = self._since.get(part.name, ("", now))
-        if state != part.state:
+        state, since = self._states.get(component.name, ("", now))
+        if state != component.state:
             since = now
-            self._since[part.name] = (part.state, now)
+            self._states[component.name] = (component.state, now)
         return round(now - since, 1)
 
     def summary(self, *, known: bool) -> tuple[bool, Json]:
-        """What a person reads."""
+        """Returns whether requests can be served, and the body of `/health`; `known` adds the details."""
         serving, body = self.report()
         words = {"ready": "healthy", "degraded": "degraded", "not_ready": "unhealthy"}
         shown: Json = {"status": words[body["status"]]}
@@ -94,42 +95,42 @@ class HealthReport:
         return serving, shown
 
 
-def router(health: HealthReport, keeper: AuthDependencies) -> APIRouter:
-    """The three health doors, and the names LiteLLM's probes have."""
-    doors = APIRouter()
+def router(health: HealthReport, auth: AuthDependencies) -> APIRouter:
+    """Returns the health routes, and LiteLLM's names of them."""
+    routes = APIRouter()
 
-    @doors.get("/health/live", summary="The process runs.", tags=["health"])
-    @doors.get("/health/liveness", include_in_schema=False)
-    @doors.get("/health/liveliness", include_in_schema=False)
+    @routes.get("/health/live", summary="The process runs.", tags=["health"])
+    @routes.get("/health/liveness", include_in_schema=False)
+    @routes.get("/health/liveliness", include_in_schema=False)
     async def live() -> Response:
         return Response(b'{"status":"alive"}', media_type="application/json")
 
-    @doors.get(
+    @routes.get(
         "/health/ready",
         summary="Requests can be served.",
         tags=["health"],
         responses={503: {"description": "They cannot."}},
     )
-    @doors.get("/health/readiness", include_in_schema=False)
+    @routes.get("/health/readiness", include_in_schema=False)
     async def ready() -> Response:
         serving, body = health.report()
         return Response(orjson.dumps(body), 200 if serving else 503, media_type="application/json")
 
-    @doors.get(
+    @routes.get(
         "/health",
         summary="The same for people; detail with a key.",
         tags=["health"],
         responses={503: {"description": "Unhealthy."}},
     )
     async def overview(request: Request) -> Response:
-        serving, body = health.summary(known=await keeper.is_operator(request))
+        serving, body = health.summary(known=await auth.is_operator(request))
         return Response(orjson.dumps(body), 200 if serving else 503, media_type="application/json")
 
-    return doors
+    return routes
 
 
 class HealthChecks:
-    """The parts of one gateway; call it for how they are."""
+    """Reads the health of every component from what the components already know."""
 
     def __init__(
         self,
@@ -148,46 +149,43 @@ class HealthChecks:
         self._draining = draining
 
     def __call__(self) -> list[ComponentHealth]:
-        """Every part."""
-        leaving = self._draining()
-        parts = [ComponentHealth("gateway", "down" if leaving else "ok", "draining" if leaving else "")]
+        """Returns the health of every component."""
+        draining = self._draining()
+        found = [ComponentHealth("gateway", "down" if draining else "ok", "draining" if draining else "")]
         if self._client is not None:
-            parts.append(self._sidecars(self._client))
-        limits, kept = self._admission.state(), self._ledger.state()
-        away = "down" if limits.denies_all else "degraded"
-        parts.append(ComponentHealth("limits", away if limits.store == "away" else "ok", limits.store))
-        taken = kept.postgres in {"up", "off"}
-        told = f"{kept.postgres}; {kept.work}" if kept.work else kept.postgres
-        parts.append(ComponentHealth("database", "ok" if taken else "degraded", told))
+            found.append(self._sidecars(self._client))
+        limits, ledger = self._admission.state(), self._ledger.state()
+        without_store = "down" if limits.denies_all else "degraded"
+        found.append(
+            ComponentHealth("limits", without_store if limits.store == "away" else "ok", limits.store)
+        )
+        database = "ok" if ledger.postgres in {"up", "off"} else "degraded"
+        detail = f"{ledger.postgres}; {ledger.work}" if ledger.work else ledger.postgres
+        found.append(ComponentHealth("database", database, detail))
         if failing := background.failing_loops():
-            parts.append(ComponentHealth("background", "degraded", f"failing: {', '.join(failing)}"))
+            found.append(ComponentHealth("background", "degraded", f"failing: {', '.join(failing)}"))
         if not self._spools:
-            parts.append(ComponentHealth("spool", "degraded", "records wait in memory"))
-        return parts
+            found.append(ComponentHealth("spool", "degraded", "records wait in memory"))
+        return found
 
     @staticmethod
     def _sidecars(client: SidecarClient) -> ComponentHealth:
-        """None counts as live before one has said what it serves."""
+        """No sidecar counts as live before one has sent its catalog."""
         sidecars = client.pool.sidecars
         live = sum(one.is_live and one.successes > 0 for one in sidecars) if client.catalog_settled else 0
         state = "down" if live == 0 else "degraded" if live < len(sidecars) else "ok"
         return ComponentHealth("sidecars", state, f"{live} of {len(sidecars)} live")
 
 
-def metrics_router(counted: Metrics, keeper: AuthDependencies) -> APIRouter:
-    """The door for Prometheus.
+def metrics_router(counted: Metrics, auth: AuthDependencies) -> APIRouter:
+    """Returns `/metrics`, for admins; `counted` holds this worker's metrics."""
+    routes = APIRouter(tags=["operation"], responses={401: {"description": "No admin key."}})
 
-    Args:
-        counted: This worker's metrics.
-        keeper: Says who asks.
-    """
-    doors = APIRouter(tags=["operation"], responses={401: {"description": "No admin key."}})
-
-    @doors.get(
+    @routes.get(
         "/metrics", summary="Metrics of all workers, for Prometheus.", response_class=PlainTextResponse
     )
-    async def metrics(_: Annotated[object, Depends(keeper.require_admin)]) -> Response:
+    async def metrics(_: Annotated[object, Depends(auth.require_admin)]) -> Response:
         counted.collect()
         return Response(await asyncio.to_thread(counted.render), headers={"content-type": CONTENT_TYPE})
 
-    return doors
+    return routes

@@ -1,4 +1,4 @@
-"""`/admin/keys` and `/admin/admin-keys`: their life from creation to revocation, and raises for a time.
+"""`/admin/keys` and `/admin/admin-keys`: creation, changes, rotation, revocation, temporary raises.
 
 Invariants: who may do what is in `edge.auth`; an admin of one tenant sees and changes that tenant's keys
 alone; a key's text is returned once, on creation; every change is published to all replicas before the
@@ -46,27 +46,27 @@ def router(
     by: ActorDependency,
     standing: KeyStatus | None = None,
 ) -> APIRouter:
-    """The routes; without a database each is 503."""
-    doors = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS, route_class=ExactRoute)
-    _key_routes(doors, registry, announce, Depends(by), standing)
-    _raise_routes(doors, raises, announce, Depends(by))
-    return doors
+    """Returns the routes; each is 503 without a database."""
+    routes = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS, route_class=ExactRoute)
+    _key_routes(routes, registry, announce, Depends(by), standing)
+    _raise_routes(routes, raises, announce, Depends(by))
+    return routes
 
 
 def _key_routes(
-    doors: APIRouter,
+    routes: APIRouter,
     registry: KeyRepository | None,
     announce: PublishEpochs,
     by: Any,  # noqa: ANN401 -- FastAPI's Depends
     standing: KeyStatus | None,
 ) -> None:
-    @doors.post("/keys", status_code=201, summary="Make a virtual key; its text is shown this once.")
+    @routes.post("/keys", status_code=201, summary="Create a virtual key; its text is shown this once.")
     async def create(body: CreateKey, who: Annotated[Actor, by]) -> Json:
         return _mutation_document(
             await require_repository(registry).create(parse_key_spec(body.set_fields()), who)
         )
 
-    @doors.get("/keys", summary="List keys, revoked ones too.")
+    @routes.get("/keys", summary="List keys, revoked ones too.")
     async def page(
         who: Annotated[Actor, by],
         tenant: str | None = None,
@@ -76,52 +76,52 @@ def _key_routes(
         found = await _list_keys(require_repository(registry), who, tenant, after, limit)
         return {"data": [key_document(one) for one in found], "has_more": len(found) == limit}
 
-    @doors.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=NOT_FOUND)
+    @routes.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=NOT_FOUND)
     async def show(key: str, who: Annotated[Actor, by]) -> Json:
         record = await require_repository(registry).get(key, tenant=who.tenant)
-        told = await standing.document(record, of_all=who.tenant is None) if standing else {}
-        return key_document(record) | told
+        limits = await standing.document(record, shows_shared=who.tenant is None) if standing else {}
+        return key_document(record) | limits
 
-    @doors.patch("/keys/{key}", summary="Change a key.", responses=NOT_FOUND)
+    @routes.patch("/keys/{key}", summary="Change a key.", responses=NOT_FOUND)
     async def change(key: str, body: UpdateKey, who: Annotated[Actor, by]) -> Json:
-        deed = await require_repository(registry).update(key, body.set_fields(), who)
-        await announce(deed.epochs)
-        return _mutation_document(deed)
+        mutation = await require_repository(registry).update(key, body.set_fields(), who)
+        await announce(mutation.epochs)
+        return _mutation_document(mutation)
 
-    @doors.post(
+    @routes.post(
         "/keys/{key}/rotate", summary="A new secret; the old one works for a while.", responses=NOT_FOUND
     )
     async def rotate(key: str, who: Annotated[Actor, by], body: RotateKey | None = None) -> Json:
         overlap = timedelta(seconds=(body or RotateKey()).overlap_s)
-        deed = await require_repository(registry).rotate(key, who, overlap=overlap)
-        await announce(deed.epochs)
-        return _mutation_document(deed)
+        mutation = await require_repository(registry).rotate(key, who, overlap=overlap)
+        await announce(mutation.epochs)
+        return _mutation_document(mutation)
 
-    @doors.delete("/keys/{key}", summary="Revoke a key, everywhere within a second.", responses=NOT_FOUND)
-    @doors.post("/keys/{key}/revoke", summary="The same.", responses=NOT_FOUND)
+    @routes.delete("/keys/{key}", summary="Revoke a key, everywhere within a second.", responses=NOT_FOUND)
+    @routes.post("/keys/{key}/revoke", summary="The same.", responses=NOT_FOUND)
     async def revoke(key: str, who: Annotated[Actor, by]) -> Json:
-        deed = await require_repository(registry).revoke(key, who)
-        await announce(deed.epochs)
-        return _mutation_document(deed)
+        mutation = await require_repository(registry).revoke(key, who)
+        await announce(mutation.epochs)
+        return _mutation_document(mutation)
 
 
 def _raise_routes(
-    doors: APIRouter,
+    routes: APIRouter,
     raises: KeyRaiseRepository | None,
     announce: PublishEpochs,
     by: Any,  # noqa: ANN401 -- FastAPI's Depends
 ) -> None:
-    @doors.put("/keys/{key}/raise", summary="Raise a key's limits for a time.", responses=NOT_FOUND)
+    @routes.put("/keys/{key}/raise", summary="Raise a key's limits for a time.", responses=NOT_FOUND)
     async def begin(key: str, body: RaiseBody, who: Annotated[Actor, by]) -> Json:
-        deed = await require_repository(raises).begin(key, parse_raise(body.set_fields()), who)
-        await announce(deed.epochs)
-        return _mutation_document(deed)
+        mutation = await require_repository(raises).begin(key, parse_raise(body.set_fields()), who)
+        await announce(mutation.epochs)
+        return _mutation_document(mutation)
 
-    @doors.delete("/keys/{key}/raise", summary="End a raise before its time.", responses=NOT_FOUND)
+    @routes.delete("/keys/{key}/raise", summary="End a raise before its time.", responses=NOT_FOUND)
     async def end(key: str, who: Annotated[Actor, by]) -> Json:
-        deed = await require_repository(raises).end(key, who)
-        await announce(deed.epochs)
-        return _mutation_document(deed)
+        mutation = await require_repository(raises).end(key, who)
+        await announce(mutation.epochs)
+        return _mutation_document(mutation)
 
 
 async def _list_keys(
@@ -134,30 +134,30 @@ async def _list_keys(
     except NotFound:
         if who.tenant is None:
             raise
-        return []  # this tenant's admin has made no key yet
+        return []  # the tenant has no key yet
 
 
-def _mutation_document(deed: KeyMutation) -> Json:
-    secret = {"key": deed.generated.text} if deed.generated is not None else {}
-    return key_document(deed.record) | secret
+def _mutation_document(mutation: KeyMutation) -> Json:
+    secret = {"key": mutation.generated.text} if mutation.generated is not None else {}
+    return key_document(mutation.record) | secret
 
 
 class AdminKeyBody(BaseModel):
-    """An admin key to be issued."""
+    """An admin key to be created."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     role: Role = Field(
-        description="`owner` may do everything; `operator` everything but issue admin keys; `viewer` reads; "
+        description="`owner` may do everything; `operator` everything but create admin keys; `viewer` reads; "
         "`tenant` manages its tenant's keys and reads its usage."
     )
-    tenant: str | None = Field(None, description="For the role `tenant`, and for no other.")
+    tenant: str | None = Field(None, description="For the role `tenant` only.")
     expires_at: str | None = Field(None, description="ISO 8601.")
 
 
 def admin_keys_router(admin_keys: AdminKeyRepository | None, *, by: ActorDependency) -> APIRouter:
-    """The routes; without a database each is 503."""
+    """Returns the routes; each is 503 without a database."""
     routes = APIRouter(
         prefix="/admin/admin-keys",
         tags=["admin"],
@@ -166,26 +166,26 @@ def admin_keys_router(admin_keys: AdminKeyRepository | None, *, by: ActorDepende
     )
     missing: dict[int | str, Json] = {404: {"description": "No such admin key."}}
 
-    @routes.post("", status_code=201, summary="Issue an admin key; its text is shown this once.")
+    @routes.post("", status_code=201, summary="Create an admin key; its text is shown this once.")
     async def create(body: AdminKeyBody, who: Annotated[Actor, Depends(by)]) -> Json:
         spec = parse_admin_key(body.model_dump(exclude_unset=True))
-        record, minted = await _configured_admin_keys(admin_keys).create(spec, who)
-        return admin_key_document(record) | {"key": minted.text}
+        record, generated = await _require_admin_keys(admin_keys).create(spec, who)
+        return admin_key_document(record) | {"key": generated.text}
 
     @routes.get("", summary="List admin keys, revoked ones too.", dependencies=[Depends(by)])
     async def page(after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Json:
-        found = await _configured_admin_keys(admin_keys).list_keys(after=after, limit=limit)
+        found = await _require_admin_keys(admin_keys).list_keys(after=after, limit=limit)
         return {"data": [admin_key_document(one) for one in found], "has_more": len(found) == limit}
 
     @routes.delete("/{key}", summary="Revoke an admin key, everywhere at once.", responses=missing)
     @routes.post("/{key}/revoke", summary="The same.", responses=missing)
     async def revoke(key: str, who: Annotated[Actor, Depends(by)]) -> Json:
-        return admin_key_document(await _configured_admin_keys(admin_keys).revoke(key, who))
+        return admin_key_document(await _require_admin_keys(admin_keys).revoke(key, who))
 
     return routes
 
 
-def _configured_admin_keys(admin_keys: AdminKeyRepository | None) -> AdminKeyRepository:
+def _require_admin_keys(admin_keys: AdminKeyRepository | None) -> AdminKeyRepository:
     if admin_keys is None:
         raise StoreUnavailable("Admin keys need a database (DATABASE_URL).")
     return admin_keys

@@ -30,11 +30,13 @@ from llm_proxy.identity.virtual_keys import caller_from_record, inactive_key_err
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_text
 
-Key = Annotated[str | None, Query(description="A key, by id, name or prefix; takes an admin key.")]
+KeyQuery = Annotated[str | None, Query(description="A key, by id, name or prefix; needs an admin key.")]
 CallerDependency = Callable[[Request], Awaitable[Caller]]
-Model = Annotated[
+ModelQuery = Annotated[
     str | None,
-    Query(max_length=MAX_NAME_CHARS, description="With what holds at this model group, by any name."),
+    Query(
+        max_length=MAX_NAME_CHARS, description="A model by any name: adds the limits that hold for its group."
+    ),
 ]
 KeyLookupDependency = Callable[[Request, str], Awaitable["LimitSubject"]]
 ReadRequest = Callable[[Request, Caller | None], Awaitable[tuple[Caller, Call]]]
@@ -42,11 +44,11 @@ ReadRequest = Callable[[Request, Caller | None], Awaitable[tuple[Caller, Call]]]
 
 @dataclass(frozen=True, slots=True)
 class LimitSubject:
-    """Whose limits are looked at.
+    """Whose limits are requested.
 
     Attributes:
-        shows_shared: What several tenants use together may be told too.
-        ended: Why the key's calls are refused, when it was revoked or has expired.
+        shows_shared: Whether figures that several tenants share are shown.
+        ended: Why the key's calls are rejected, if it was revoked or has expired.
     """
 
     caller: Caller
@@ -61,185 +63,193 @@ def router(
     of_key: KeyLookupDependency,
     read: ReadRequest,
 ) -> APIRouter:
-    """The two doors.
+    """Returns `/v1/limits` and `/v1/explain`.
 
-    Args:
-        admission: Who decides.
-        caller: The caller of a request without a body.
-        of_key: For an operator the caller that the named key makes; refuses everybody else.
-        read: Caller and call of a request, found as the door it is meant for would find them.
+    `caller` returns the caller of a request, `of_key` the subject an admin names by key; `read` reads caller
+    and call of a request, by the code of the inference endpoint.
     """
-    doors = APIRouter(
+    routes = APIRouter(
         tags=["limits"],
         responses={401: {"description": "No credential."}, 503: {"description": "A store is away."}},
     )
 
-    async def whose(request: Request, key: Key = None) -> LimitSubject:
+    async def subject_of(request: Request, key: KeyQuery = None) -> LimitSubject:
         return LimitSubject(await caller(request)) if key is None else await of_key(request, key)
 
-    @doors.get("/v1/limits", summary="Where the caller, or a key, stands at every limit and budget.")
-    async def limits(looked: Annotated[LimitSubject, Depends(whose)], model: Model = None) -> Json:
-        found = await current_limits(admission, looked.caller, model)
+    @routes.get("/v1/limits", summary="The status of every limit and budget of the caller, or of a key.")
+    async def limits(subject: Annotated[LimitSubject, Depends(subject_of)], model: ModelQuery = None) -> Json:
+        found = await current_limits(admission, subject.caller, model)
         return {
-            "caller": _caller(looked.caller),
+            "caller": _caller_document(subject.caller),
             "state": found.state,
-            "limits": [limit_status_row(one, of_all=looked.shows_shared) for one in found.limit_statuses],
+            "limits": [
+                limit_status_row(one, shows_shared=subject.shows_shared) for one in found.limit_statuses
+            ],
         }
 
-    @doors.post("/v1/explain", summary="What would become of a request; no model is called, nothing counted.")
-    async def explained(request: Request, key: Key = None) -> Json:
-        looked = await of_key(request, key) if key is not None else None
-        if looked is not None and looked.ended is not None:
-            return _verdict(looked.ended)
+    @routes.post(
+        "/v1/explain", summary="What would happen to a request; no model is called, nothing counted."
+    )
+    async def explained(request: Request, key: KeyQuery = None) -> Json:
+        subject = await of_key(request, key) if key is not None else None
+        if subject is not None and subject.ended is not None:
+            return _explanation_document(subject.ended)
         try:
-            who, call = await read(request, looked.caller if looked else None)
-        except APIError as refused:
-            if refused.status == 401:
+            who, call = await read(request, subject.caller if subject else None)
+        except APIError as error:
+            if error.status == 401:
                 raise
-            return _verdict(refused)
+            return _explanation_document(error)
         found = await explain_call(admission, who, call)
-        return _verdict(found.error, found, who, call, of_all=looked is not None and looked.shows_shared)
+        return _explanation_document(
+            found.error, found, who, call, shows_shared=subject is not None and subject.shows_shared
+        )
 
-    return doors
+    return routes
 
 
-def _verdict(
-    refused: APIError | None,
+def _explanation_document(
+    error: APIError | None,
     found: Explanation | None = None,
-    who: Caller | None = None,
+    caller: Caller | None = None,
     call: Call | None = None,
     *,
-    of_all: bool = False,
+    shows_shared: bool = False,
 ) -> Json:
-    told: Json = {"verdict": "refused" if refused is not None else "admitted"}
-    if refused is not None:
-        told["refusal"] = {
-            "status": refused.status,
-            "refused_by": refused.origin,
-            "retry_after_s": refused.retry_after_s,
-            **refused.body()["error"],
+    document: Json = {"verdict": "refused" if error is not None else "admitted"}
+    if error is not None:
+        document["refusal"] = {
+            "status": error.status,
+            "refused_by": error.origin,
+            "retry_after_s": error.retry_after_s,
+            **error.body()["error"],
         }
-    if who is not None and call is not None:
-        told |= {"caller": _caller(who), "model": call.model, "group": call.group, "door": call.endpoint}
+    if caller is not None and call is not None:
+        document |= {
+            "caller": _caller_document(caller),
+            "model": call.model,
+            "group": call.group,
+            "door": call.endpoint,
+        }
     if found is not None:
-        rows = [limit_status_row(one, of_all=of_all) for one in found.limit_statuses]
-        told |= {"state": found.state, "limits": rows}
-    return told
+        rows = [limit_status_row(one, shows_shared=shows_shared) for one in found.limit_statuses]
+        document |= {"state": found.state, "limits": rows}
+    return document
 
 
-def _caller(who: Caller) -> Json:
+def _caller_document(caller: Caller) -> Json:
     return {
-        "key": who.key_prefix or who.key_id,
-        "kind": who.kind,
-        "tenant": who.tenant,
-        "agent": who.agent,
-        "user": who.user,
-        "models": list(who.models) if who.models is not None else None,
+        "key": caller.key_prefix or caller.key_id,
+        "kind": caller.kind,
+        "tenant": caller.tenant,
+        "agent": caller.agent,
+        "user": caller.user,
+        "models": list(caller.models) if caller.models is not None else None,
     }
 
 
-def limit_status_row(one: LimitStatus, *, of_all: bool) -> Json:
-    """A standing as a document; what several tenants use together is told to operators of all alone."""
-    check = one.check
+def limit_status_row(status: LimitStatus, *, shows_shared: bool) -> Json:
+    """Returns a limit's status as JSON; figures that tenants share only with `shows_shared`."""
+    check = status.check
     row: Json = {
         "kind": check.kind,
         "scope": check.scope,
         "subject": check.subject,
         "enforced": check.enforced,
     }
-    if check.is_shared and not of_all:
-        return row | {"wait_ms": one.wait_ms, "would_refuse": one.rejects}
+    if check.is_shared and not shows_shared:
+        return row | {"wait_ms": status.wait_ms, "would_refuse": status.rejects}
     if check.kind == "budget":
-        return row | _budget_row(one)
+        return row | _budget_row(status)
     return row | {
         "limit": check.limit,
-        "used": one.used,
-        "remaining": one.remaining,
-        "wait_ms": one.wait_ms,
-        "reset_ms": one.reset_ms,
-        "would_refuse": one.rejects,
+        "used": status.used,
+        "remaining": status.remaining,
+        "wait_ms": status.wait_ms,
+        "reset_ms": status.reset_ms,
+        "would_refuse": status.rejects,
     }
 
 
-def _budget_row(one: LimitStatus) -> Json:
-    """A budget: its period, and what is spent, held, kept and left, as `_usd` or in its unit."""
-    check = one.check
+def _budget_row(status: LimitStatus) -> Json:
+    """Returns a budget's period and figures, as `_usd` or in its unit."""
+    check = status.check
     figures = {
         "limit": check.limit,
-        "used": one.used,
-        "held": one.held,
-        "kept": one.kept,
-        "remaining": one.remaining if one.used is not None else None,
+        "used": status.used,
+        "held": status.held,
+        "kept": status.kept,
+        "remaining": status.remaining if status.used is not None else None,
     }
     if check.unit == "usd":
-        told: Json = {f"{name}_usd": usd_text(figure) for name, figure in figures.items()}
+        amounts: Json = {f"{name}_usd": usd_text(figure) for name, figure in figures.items()}
     else:
-        told = {"unit": check.unit, **figures}
+        amounts = {"unit": check.unit, **figures}
     ends = reset_time(check)
     return {
         "period": check.period,
-        **told,
-        "would_refuse": one.rejects,
+        **amounts,
+        "would_refuse": status.rejects,
         "resets_at": ends.isoformat() if ends else None,
         "zone": check.zone,
-        "exhausted_at": _exhausted_at(one),
+        "exhausted_at": _exhausted_at(status),
     }
 
 
-def _exhausted_at(one: LimitStatus) -> str | None:
-    """When a budget is used up if its period goes on as it began; None when that is not within it."""
-    check, ends, now = one.check, reset_time(one.check), datetime.now(UTC)
-    if not one.used or ends is None or check.period_start is None:
+def _exhausted_at(status: LimitStatus) -> str | None:
+    """Extrapolates when a budget is used up; None if not within its period."""
+    check, ends, now = status.check, reset_time(status.check), datetime.now(UTC)
+    if not status.used or ends is None or check.period_start is None:
         return None
-    if one.used >= check.limit:
+    if status.used >= check.limit:
         return now.astimezone(ends.tzinfo).isoformat(timespec="seconds")
-    at = check.period_start + (now - check.period_start) * (check.limit / one.used)
+    at = check.period_start + (now - check.period_start) * (check.limit / status.used)
     return at.astimezone(ends.tzinfo).isoformat(timespec="seconds") if at < ends else None
 
 
 class KeyStatus:
-    """Tells of keys."""
+    """Limits and policies of a virtual key, for operators."""
 
     def __init__(
-        self, admission: AdmissionController, registry: KeyRepository | None, rulings: PolicyRepository | None
+        self, admission: AdmissionController, keys: KeyRepository | None, policies: PolicyRepository | None
     ) -> None:
         self._admission = admission
-        self._registry = registry
-        self._rulings = rulings
+        self._keys = keys
+        self._policies = policies
 
-    async def _record(self, name: str, tenant: str | None) -> KeyRecord:
-        """A key by its id, name or prefix; with `tenant`, only one of that tenant's. Raises `NotFound`."""
-        if self._registry is None:
+    async def _find_key(self, name: str, tenant: str | None) -> KeyRecord:
+        """Returns a key by id, name or prefix, within `tenant` if given; raises `NotFound`."""
+        if self._keys is None:
             raise StoreUnavailable("Virtual keys need a database (DATABASE_URL).")
-        return await self._registry.get(name, tenant=tenant)
+        return await self._keys.get(name, tenant=tenant)
 
     def key_dependency(self, admin: Callable[[Request], Awaitable[Admin]]) -> KeyLookupDependency:
-        """How a request asks about a key: as an admin, of one tenant's keys or of all."""
+        """Returns the dependency that finds the key an admin names, within the admin's tenant."""
 
         async def of_key(request: Request, name: str) -> LimitSubject:
             who = await admin(request)
-            record = await self._record(name, who.tenant)
+            record = await self._find_key(name, who.tenant)
             return LimitSubject(
                 caller_from_record(record), who.tenant is None, inactive_key_error(record, datetime.now(UTC))
             )
 
         return of_key
 
-    async def document(self, record: KeyRecord, *, of_all: bool) -> Json:
-        """Limits and rules of a key; limits are null while nobody can tell.
+    async def document(self, record: KeyRecord, *, shows_shared: bool) -> Json:
+        """Returns limits and policies of a key; limits are null while the store is unavailable.
 
-        `of_all` is off for who may not know what several tenants use together.
+        `shows_shared` adds figures and policies that several tenants share.
         """
-        rules = await self._rulings.list_policies() if self._rulings is not None else []
-        told = (rule for rule in rules if of_all or rule.scope not in SHARED_SCOPES)
-        on_it = [
-            policy_document(rule) for rule in told if policy_applies_to(rule, record.key_id, record.spec)
+        policies = await self._policies.list_policies() if self._policies is not None else []
+        rules = [
+            policy_document(policy)
+            for policy in policies
+            if (shows_shared or policy.scope not in SHARED_SCOPES)
+            and policy_applies_to(policy, record.key_id, record.spec)
         ]
         try:
             found = await current_limits(self._admission, caller_from_record(record))
         except StoreUnavailable:
-            return {"limits": None, "rules": on_it}
-        return {
-            "limits": [limit_status_row(one, of_all=of_all) for one in found.limit_statuses],
-            "rules": on_it,
-        }
+            return {"limits": None, "rules": rules}
+        rows = [limit_status_row(one, shows_shared=shows_shared) for one in found.limit_statuses]
+        return {"limits": rows, "rules": rules}

@@ -36,49 +36,52 @@ from llm_proxy.upstream import Catalog, Deployment, ModelGroup, interrupt_error
 
 
 def router(
-    catalog: Callable[[], Catalog | None], keeper: AuthDependencies, default_models: tuple[str, ...]
+    catalog: Callable[[], Catalog | None], auth: AuthDependencies, default_models: tuple[str, ...]
 ) -> APIRouter:
-    """`/v1/models` and its other spellings."""
-    doors = APIRouter(
+    """Returns `/v1/models`, its aliases and `/internal/llm/models`."""
+    routes = APIRouter(
         tags=["models"],
-        responses={401: {"description": "No credential."}, 503: {"description": "Not known yet."}},
+        responses={
+            401: {"description": "No credential."},
+            503: {"description": "The catalog is not known yet."},
+        },
     )
-    whose = Depends(keeper.require_caller)
+    whose = Depends(auth.require_caller)
 
-    def may(caller: Caller, known: Catalog, name: str) -> bool:
+    def may_use(caller: Caller, known: Catalog, name: str) -> bool:
         models = allowed_models(caller, default_models, known.names) or ()
         return is_model_allowed(models, known.resolved(name), known.resolved)
 
-    def offered(caller: Caller, known: Catalog) -> list[str]:
-        return [name for name in known.names if may(caller, known, name)]
+    def usable(caller: Caller, known: Catalog) -> list[str]:
+        return [name for name in known.names if may_use(caller, known, name)]
 
-    @doors.get("/v1/models", summary="List the models the key may use.")
-    @doors.get("/models", include_in_schema=False)
-    @doors.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
+    @routes.get("/v1/models", summary="List the models the key may use.")
+    @routes.get("/models", include_in_schema=False)
+    @routes.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
     async def listed(caller: Annotated[Caller, whose]) -> Response:
         known = _require_catalog(catalog())
-        return _json(OPENAI.render_models(_listed_model(known, name) for name in offered(caller, known)))
+        return _json(OPENAI.render_models(_listed_model(known, name) for name in usable(caller, known)))
 
-    @doors.get(
+    @routes.get(
         "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
     )
-    @doors.get("/models/{model:path}", include_in_schema=False)
+    @routes.get("/models/{model:path}", include_in_schema=False)
     async def one(request: Request, model: str, caller: Annotated[Caller, whose]) -> Response:
         if not model:
             raise NotFound(f"Unknown request URL: GET {request.scope['path']}.", code="unknown_url")
         known = _require_catalog(catalog())
-        if known.find_group(model) is None or not may(caller, known, model):
+        if known.find_group(model) is None or not may_use(caller, known, model):
             raise ModelNotFound(
                 f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
             )
         return _json(openai_model(_listed_model(known, model)))
 
-    @doors.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
+    @routes.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
     async def internal(caller: Annotated[Caller, whose]) -> Response:
         known = _require_catalog(catalog())
-        return _json(INTERNAL.render_models([_listed_model(known, name) for name in offered(caller, known)]))
+        return _json(INTERNAL.render_models([_listed_model(known, name) for name in usable(caller, known)]))
 
-    return doors
+    return routes
 
 
 def _require_catalog(catalog: Catalog | None) -> Catalog:
@@ -89,24 +92,24 @@ def _require_catalog(catalog: Catalog | None) -> Catalog:
 
 def _listed_model(catalog: Catalog, name: str) -> ListedModel:
     group = catalog.find_group(name)
-    behind = group.deployments if group else ()
-    if group is None or not behind:
+    deployments = group.deployments if group else ()
+    if group is None or not deployments:
         return ListedModel(name)
-    first = behind[0]
+    first = deployments[0]
     return ListedModel(
         name,
         first.provider,
         first.provider_model,
         first.max_output_tokens or first.max_tokens,
         mode=group.mode,
-        context_window=_min_known(one.max_input_tokens for one in behind),
-        max_output_tokens=_min_known(one.max_output_tokens for one in behind),
-        created=_min_known(one.created for one in behind) or 0,
+        context_window=_min_known(one.max_input_tokens for one in deployments),
+        max_output_tokens=_min_known(one.max_output_tokens for one in deployments),
+        created=_min_known(one.created for one in deployments) or 0,
     )
 
 
 def _min_known(known: Iterable[int | None]) -> int | None:
-    """The smallest of the numbers that are known: what every deployment can do."""
+    """Returns the smallest known number: what every deployment can do; None if none is known."""
     return min((one for one in known if one is not None), default=None)
 
 
@@ -190,7 +193,7 @@ def admin_router(
         "/models", summary="Model groups: providers, prices, and live health.", dependencies=[Depends(by)]
     )
     async def listed() -> Json:
-        known = _known_admin(catalog())
+        known = _require_catalog(catalog())
         seen = await _seen(usage)
         groups = [_group(group, seen) for group in known.groups.values()]
         return {"data": groups, "window_s": int(WINDOW.total_seconds())}
@@ -201,7 +204,7 @@ def admin_router(
         responses={404: {"description": "No such model."}},
     )
     async def test(model: str, who: Annotated[Actor, Depends(by)]) -> Json:
-        group = _known_admin(catalog()).find_group(model)
+        group = _require_catalog(catalog()).find_group(model)
         if group is None:
             raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="id")
         async with (record or log_change)(who, "models.test", model) as detail:
@@ -210,12 +213,6 @@ def admin_router(
         return tried
 
     return doors
-
-
-def _known_admin(catalog: Catalog | None) -> Catalog:
-    if catalog is None:
-        raise StoreUnavailable("The list of models is not known yet; please try again.", retry_after_s=2)
-    return catalog
 
 
 async def _seen(usage: PostgresUsage | MemoryUsage | None) -> ModelHealth | None:

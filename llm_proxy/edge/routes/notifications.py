@@ -1,6 +1,6 @@
-"""`GET /admin/notifications`: what operators were notified of, and whether it arrived; what a webhook may be.
+"""`GET /admin/notifications`: notifications and their deliveries; checks of the webhook settings.
 
-Invariants: read only; no address of a webhook is shown, each is named by its form, host and a digest.
+Invariants: read only; a webhook's address is never shown: it is named by its form, host and a digest.
 """
 
 from typing import Annotated
@@ -20,7 +20,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 def router(outbox: Outbox | None, *, by: ActorDependency) -> APIRouter:
-    """The route; without a database it is 503."""
+    """Returns the route; it is 503 without a database."""
     routes = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(by)])
 
     @routes.get(
@@ -29,7 +29,7 @@ def router(outbox: Outbox | None, *, by: ActorDependency) -> APIRouter:
         responses={
             400: {"description": "`before` is not a time."},
             401: {"description": "No admin key."},
-            503: {"description": "The database is away."},
+            503: {"description": "The database is unavailable."},
         },
     )
     async def notifications(limit: Limit = 100, before: BeforeQuery = None) -> Json:
@@ -43,28 +43,28 @@ def router(outbox: Outbox | None, *, by: ActorDependency) -> APIRouter:
 
 
 def webhook_delivery(settings: Settings) -> WebhookSender:
-    """How these settings deliver."""
+    """Returns the sender for these settings."""
     secret = settings.notify_secret.get_secret_value() if settings.notify_secret else ""
     return WebhookSender(secret, None if settings.notify_allow_private else is_private_host, settings.tls)
 
 
 def webhook_errors(settings: Settings, *, kept: bool = True) -> list[str]:
-    """What stops a start, or a delivery, with these webhooks; nothing where none is set.
+    """Returns what is wrong with the webhook settings, a sentence each; with an error nothing starts.
 
-    `kept`: events are kept in the database, as the gateway does.
+    `kept`: events are stored in the database, as the gateway does.
     """
-    faults: list[str] = []
+    errors: list[str] = []
     name = f"{PREFIX}NOTIFY_WEBHOOKS"
     forms = {form for form, _ in settings.webhooks}
     if forms and kept and (settings.database_url is None or settings.llm_mode == "mock"):
-        faults.append(f"{name} is set and DATABASE_URL is not (or the mode is mock): no event could be kept")
+        errors.append(f"{name} is set and DATABASE_URL is not (or the mode is mock): no event could be kept")
     if "json" in forms and settings.environment == "production" and settings.notify_secret is None:
-        faults.append(
+        errors.append(
             f"{name} has a json webhook and {PREFIX}NOTIFY_SECRET is not set: nothing would be signed"
         )
     if not settings.notify_allow_private:
         for number, (form, url) in enumerate(settings.webhooks, 1):
-            if (fault := url_error(url)) is not None:
+            if (error := url_error(url)) is not None:
                 allow = f"{PREFIX}NOTIFY_ALLOW_PRIVATE=true allows it"
-                faults.append(f"{name}, number {number} ({form}): {fault}; {allow}")
-    return faults
+                errors.append(f"{name}, number {number} ({form}): {error}; {allow}")
+    return errors

@@ -1,4 +1,4 @@
-"""`/admin/limits` and `/admin/kills`: limit policies and kill switches.
+"""`/admin/limits` and `/admin/kill-switches` (also `/admin/kills`): limit policies and kill switches.
 
 Invariants: who may do what is in `edge.auth`; every change is published to all replicas before the response;
 a policy that covers no call is listed with the reason, or without one where that cannot be known.
@@ -34,78 +34,84 @@ from llm_proxy.upstream import Catalog
 from llm_proxy.wildcards import wildcard_matches
 
 
-def idle_reason(rule: LimitPolicy, tenants: Mapping[str, str | None], catalog: Catalog | None) -> str | None:
-    """The reason in a few words; None for a rule that may cover calls.
+def idle_reason(
+    policy: LimitPolicy, tenants: Mapping[str, str | None], catalog: Catalog | None
+) -> str | None:
+    """Returns why a policy covers no call; None for one that may, or while that is unknown.
 
     Args:
-        rule: Whose.
-        tenants: Of the keys that were not revoked, by id.
-        catalog: What the sidecar serves; None while nobody knows.
+        policy: The policy.
+        tenants: The tenants of keys that are not revoked, by key id.
+        catalog: What the sidecar serves; None until it is known.
     """
-    if rule.limits == Limits() and not rule.budgets and rule.on_store_failure is None:
+    if policy.limits == Limits() and not policy.budgets and policy.on_store_failure is None:
         return "it states no limit and no budget"
-    if rule.mode == "off":
+    if policy.mode == "off":
         return "it is off"
-    if any("*" in name for name in (rule.tenant, rule.subject) if name != ANY):
+    if any("*" in name for name in (policy.tenant, policy.subject) if name != ANY):
         return "only models are named by wildcards"
-    if rule.scope == "key" and rule.subject != ANY and not rule.subject.startswith(INTERNAL_KEY_ID_PREFIX):
-        if rule.subject not in tenants:
+    if (
+        policy.scope == "key"
+        and policy.subject != ANY
+        and not policy.subject.startswith(INTERNAL_KEY_ID_PREFIX)
+    ):
+        if policy.subject not in tenants:
             return "there is no such key, or it was revoked"
-        if rule.tenant not in {ANY, tenants[rule.subject]}:
+        if policy.tenant not in {ANY, tenants[policy.subject]}:
             return "the key belongs to another tenant"
-    return _unserved(rule, catalog) if catalog is not None else None
+    return _unserved_reason(policy, catalog) if catalog is not None else None
 
 
-def _unserved(rule: LimitPolicy, catalog: Catalog) -> str | None:
+def _unserved_reason(policy: LimitPolicy, catalog: Catalog) -> str | None:
     groups = catalog.groups.values()
-    if rule.scope == "provider" and rule.subject != ANY:
+    if policy.scope == "provider" and policy.subject != ANY:
         providers = {one.provider for group in groups for one in group.deployments}
-        return None if rule.subject in providers else "no model is served by this provider"
-    if rule.group == ANY or any(group.wildcard for group in groups if "*" in rule.group):
+        return None if policy.subject in providers else "no model is served by this provider"
+    if policy.group == ANY or any(group.wildcard for group in groups if "*" in policy.group):
         return None
-    served = any(wildcard_matches(rule.group, name) for name in catalog.groups) or catalog.find_group(
-        rule.group
-    )
-    return None if served else "no model is called so"
+    served = any(wildcard_matches(policy.group, name) for name in catalog.groups)
+    return None if served or catalog.find_group(policy.group) else "no model has this name"
 
 
 def router(
-    rulings: PolicyRepository | None,
+    policies: PolicyRepository | None,
     *,
     announce: PublishEpochs,
     by: ActorDependency,
     catalog: Callable[[], Catalog | None],
 ) -> APIRouter:
-    """The routes; without a database each is 503."""
-    doors = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS, route_class=ExactRoute)
-    _limit_routes(doors, rulings, announce, Depends(by), catalog)
-    _kill_switch_routes(doors, rulings, announce, Depends(by))
-    return doors
+    """Returns the routes; each is 503 without a database."""
+    routes = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS, route_class=ExactRoute)
+    _limit_routes(routes, policies, announce, Depends(by), catalog)
+    _kill_switch_routes(routes, policies, announce, Depends(by))
+    return routes
 
 
 def _limit_routes(
-    doors: APIRouter,
-    rulings: PolicyRepository | None,
+    routes: APIRouter,
+    policies: PolicyRepository | None,
     announce: PublishEpochs,
     by: Any,  # noqa: ANN401 -- FastAPI's Depends
     catalog: Callable[[], Catalog | None],
 ) -> None:
-    @doors.get("/limits", summary="All rules of limits and budgets.", dependencies=[by])
+    @routes.get("/limits", summary="All limit policies.", dependencies=[by])
     async def rules() -> Json:
-        return {"data": await told(await require_repository(rulings).list_policies())}
+        return {"data": await documents(await require_repository(policies).list_policies())}
 
-    async def told(found: list[LimitPolicy]) -> list[Json]:
-        tenants = await require_repository(rulings).tenants_of_keys(found)
-        return [policy_document(rule) | {"idle": idle_reason(rule, tenants, catalog())} for rule in found]
+    async def documents(found: list[LimitPolicy]) -> list[Json]:
+        tenants = await require_repository(policies).tenants_of_keys(found)
+        return [
+            policy_document(policy) | {"idle": idle_reason(policy, tenants, catalog())} for policy in found
+        ]
 
-    @doors.put("/limits", summary="Lay down the rule of a scope and subject.")
+    @routes.put("/limits", summary="Create or replace the limit policy of a scope and subject.")
     async def put(body: LimitPolicyBody, who: Annotated[Actor, by]) -> Json:
-        rule = await require_repository(rulings).resolve_key(parse_policy(body.set_fields()))
-        await announce(await require_repository(rulings).upsert(rule, who))
-        [laid] = await told([rule])
-        return laid
+        policy = await require_repository(policies).resolve_key(parse_policy(body.set_fields()))
+        await announce(await require_repository(policies).upsert(policy, who))
+        [document] = await documents([policy])
+        return document
 
-    @doors.delete("/limits", summary="Take a rule away.", responses=NOT_FOUND)
+    @routes.delete("/limits", summary="Delete a limit policy.", responses=NOT_FOUND)
     async def drop(
         who: Annotated[Actor, by],
         scope: ScopeKind,
@@ -113,31 +119,36 @@ def _limit_routes(
         subject: str | None = None,
         model: str | None = None,
     ) -> Json:
-        rule = parse_policy_target({"scope": scope, "tenant": tenant, "subject": subject, "model": model})
-        await announce(await require_repository(rulings).delete(rule, who))
+        policy = parse_policy_target({"scope": scope, "tenant": tenant, "subject": subject, "model": model})
+        await announce(await require_repository(policies).delete(policy, who))
         return {"dropped": True}
 
 
 def _kill_switch_routes(
-    doors: APIRouter,
-    rulings: PolicyRepository | None,
+    routes: APIRouter,
+    policies: PolicyRepository | None,
     announce: PublishEpochs,
     by: Any,  # noqa: ANN401 -- FastAPI's Depends
 ) -> None:
-    @doors.get("/kills", summary="The kill switches that are thrown.", dependencies=[by])
+    @routes.get("/kill-switches", summary="The kill switches that are on.", dependencies=[by])
+    @routes.get("/kills", include_in_schema=False, dependencies=[by])
     async def kills() -> Json:
-        return {"data": await require_repository(rulings).list_kill_switches()}
+        return {"data": await require_repository(policies).list_kill_switches()}
 
-    @doors.put("/kills", summary="Switch off a key, agent, tenant or model, everywhere within a second.")
+    @routes.put(
+        "/kill-switches", summary="Switch off a key, agent, tenant or model, everywhere within a second."
+    )
+    @routes.put("/kills", include_in_schema=False)
     async def throw(body: KillSwitchBody, who: Annotated[Actor, by]) -> Json:
-        kill, reason = parse_kill_switch(body.set_fields())
-        await announce(await require_repository(rulings).enable_switch(kill, who, reason=reason))
-        return {"kind": kill.kind, "subject": kill.subject, "tenant": kill.tenant, "reason": reason}
+        switch, reason = parse_kill_switch(body.set_fields())
+        await announce(await require_repository(policies).enable_switch(switch, who, reason=reason))
+        return {"kind": switch.kind, "subject": switch.subject, "tenant": switch.tenant, "reason": reason}
 
-    @doors.delete("/kills", summary="Switch it on again.", responses=NOT_FOUND)
+    @routes.delete("/kill-switches", summary="Remove a kill switch.", responses=NOT_FOUND)
+    @routes.delete("/kills", include_in_schema=False)
     async def lift(
         who: Annotated[Actor, by], kind: KillSwitchKind, subject: str, tenant: str | None = None
     ) -> Json:
-        kill, _ = parse_kill_switch({"kind": kind, "subject": subject, "tenant": tenant})
-        await announce(await require_repository(rulings).disable_switch(kill, who))
+        switch, _ = parse_kill_switch({"kind": kind, "subject": subject, "tenant": tenant})
+        await announce(await require_repository(policies).disable_switch(switch, who))
         return {"lifted": True}

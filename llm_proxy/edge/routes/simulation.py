@@ -1,7 +1,7 @@
 """`POST /admin/simulate`: recorded calls replayed against changed limits, budgets, model lists or prices.
 
-Invariants: nothing is changed and no model is called; the rules are today's with the changes laid over them;
-what the history does not hold is said in the answer. One simulation at a time: it takes this worker's time.
+Invariants: nothing is changed and no model is called; the policies are today's with the changes applied; the
+response names what the history does not hold. One simulation at a time: it takes this worker's time.
 """
 
 import asyncio
@@ -44,14 +44,14 @@ MAX_CALLS = 100_000
 MAX_LISTED = 100
 MAX_USD_PER_MILLION = 10**6
 _PRICES = ("input_usd_per_million", "output_usd_per_million")
-_CALLER = ("key", "tenant", "agent", "user")
+_CALLER_FIELDS = ("key", "tenant", "agent", "user")
 REJECTED_CALLS_NOTE = (
     "Calls that were refused then are not replayed: the history keeps a sample of them, without their sizes."
 )
 
 
 class Simulation(BaseModel):
-    """What is to be different, and which calls are replayed."""
+    """The changes to apply, and the range of calls to replay."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,12 +59,12 @@ class Simulation(BaseModel):
     until: str = "now"
     rules: list[Json] = Field(
         default_factory=list[Json],
-        description="As in `PUT /admin/limits`; each takes the place of today's of the same scope and names.",
+        description="As in `PUT /admin/limits`; each replaces today's policy of the same scope and names.",
     )
-    only_these_rules: bool = Field(default=False, description="Today's rules are left out.")
+    only_these_rules: bool = Field(default=False, description="Today's policies are left out.")
     keys: dict[str, Json] = Field(
         default_factory=dict[str, Json],
-        description="By name, id or prefix what changes of a key, as in `PATCH /admin/keys/{key}`.",
+        description="By name, id or prefix the changes of a key, as in `PATCH /admin/keys/{key}`.",
     )
     default_models: list[str] | None = None
     prices: dict[str, Json] = Field(
@@ -75,11 +75,11 @@ class Simulation(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SimulationSources:
-    """How things stand now.
+    """Where the history and today's settings are read.
 
     Attributes:
         rules: Limits, budgets and kill switches.
-        default_models: Whom no key says otherwise.
+        default_models: The models of keys without a list of their own.
     """
 
     histories: CallHistoryReader
@@ -91,8 +91,8 @@ class SimulationSources:
     default_models: tuple[str, ...]
 
 
-def router(present: SimulationSources | None, *, by: ActorDependency) -> APIRouter:
-    """The route; without a database it is 503."""
+def router(sources: SimulationSources | None, *, by: ActorDependency) -> APIRouter:
+    """Returns the route; it is 503 without a database."""
     routes = APIRouter(
         prefix="/admin",
         tags=["admin"],
@@ -100,38 +100,38 @@ def router(present: SimulationSources | None, *, by: ActorDependency) -> APIRout
         responses={
             400: {"description": "A field is wrong; `param` names it."},
             401: {"description": "No admin key."},
-            503: {"description": "The database is away, or another simulation runs."},
+            503: {"description": "The database is unavailable, or another simulation runs."},
         },
     )
-    turn = asyncio.Lock()
+    lock = asyncio.Lock()
 
     @routes.post("/simulate", summary="Replay recorded calls against other limits, budgets or prices.")
     async def simulate(body: Simulation) -> Json:
-        if present is None:
+        if sources is None:
             raise StoreUnavailable("A simulation needs a database (DATABASE_URL).")
-        if turn.locked():
+        if lock.locked():
             raise Overloaded("Another simulation is running.", retry_after_s=10)
-        async with turn:
-            return await _run_simulation(present, body)
+        async with lock:
+            return await _run_simulation(sources, body)
 
     return routes
 
 
-async def _run_simulation(present: SimulationSources, body: Simulation) -> Json:
+async def _run_simulation(sources: SimulationSources, body: Simulation) -> Json:
     now = datetime.now(UTC)
     since, until = parse_time(body.since, now), parse_time(body.until, now, param="until")
     if since >= until:
         raise BadRequest("'since' is not before 'until'.", param="since")
-    changed = {group: _parse_prices(said) for group, said in body.prices.items()}
-    specs, book = await _changed_keys(present, body), await _changed_policies(present, body)
-    history = await present.histories.calls(since, until, specs, MAX_CALLS)
+    changed = {group: _parse_prices(price) for group, price in body.prices.items()}
+    specs, snapshot = await _changed_keys(sources, body), await _changed_policies(sources, body)
+    history = await sources.histories.calls(since, until, specs, MAX_CALLS)
     first = history.first_at or since
-    models = present.default_models if body.default_models is None else tuple(body.default_models)
+    models = sources.default_models if body.default_models is None else tuple(body.default_models)
     replay = Replay(
-        PolicyResolver.from_snapshot(present.defaults, book),
-        PriceOverrides(present.prices, changed),
+        PolicyResolver.from_snapshot(sources.defaults, snapshot),
+        PriceOverrides(sources.prices, changed),
         models,
-        lambda check: present.histories.spent_before(check, first),
+        lambda check: sources.histories.spent_before(check, first),
     )
     found = _SimulationResult()
     async for verdict in replay.play(history.calls):
@@ -145,7 +145,7 @@ async def _run_simulation(present: SimulationSources, body: Simulation) -> Json:
 
 
 def _history_coverage(history: CallHistory) -> Json:
-    """What of the answer is exact, and what the history does not hold."""
+    """Returns what is exact in the response, and what the history does not hold."""
     return {
         "complete": history.complete,
         "calls_without_reservation": history.estimated,
@@ -153,51 +153,53 @@ def _history_coverage(history: CallHistory) -> Json:
     }
 
 
-async def _changed_keys(present: SimulationSources, body: Simulation) -> dict[str, KeySpec]:
+async def _changed_keys(sources: SimulationSources, body: Simulation) -> dict[str, KeySpec]:
     specs: dict[str, KeySpec] = {}
     after = ""
-    while page := await present.registry.list_keys(limit=1000, after=after):
+    while page := await sources.registry.list_keys(limit=1000, after=after):
         specs |= {one.key_id: one.spec for one in page}
         after = page[-1].spec.name
     for name, change in body.keys.items():
-        record = await present.registry.get(name)
+        record = await sources.registry.get(name)
         specs[record.key_id] = parse_key_spec(change, record.spec)
     return specs
 
 
-async def _changed_policies(present: SimulationSources, body: Simulation) -> PolicySnapshot:
-    book = await present.rules.fetch_policies(-1) or PolicySnapshot()
-    new = [await present.rulings.resolve_key(parse_policy(one)) for one in body.rules]
-    places = {_policy_scope(rule) for rule in new}
-    kept = () if body.only_these_rules else book.policies
-    return replace(book, policies=(*(rule for rule in kept if _policy_scope(rule) not in places), *new))
+async def _changed_policies(sources: SimulationSources, body: Simulation) -> PolicySnapshot:
+    snapshot = await sources.rules.fetch_policies(-1) or PolicySnapshot()
+    new = [await sources.rulings.resolve_key(parse_policy(one)) for one in body.rules]
+    scopes = {_policy_scope(policy) for policy in new}
+    kept = () if body.only_these_rules else snapshot.policies
+    return replace(
+        snapshot, policies=(*(policy for policy in kept if _policy_scope(policy) not in scopes), *new)
+    )
 
 
-def _policy_scope(rule: LimitPolicy) -> tuple[str, ...]:
-    return rule.scope, rule.tenant, rule.subject, rule.group
+def _policy_scope(policy: LimitPolicy) -> tuple[str, ...]:
+    return policy.scope, policy.tenant, policy.subject, policy.group
 
 
-def _parse_prices(said: Mapping[str, object]) -> tuple[int, int]:
-    """Pico-dollars per token of input and output."""
-    found = [_pico_usd(said.get(name)) for name in _PRICES]
-    if {*said} != {*_PRICES} or None in found:
+def _parse_prices(price: Mapping[str, object]) -> tuple[int, int]:
+    """Returns the price of input and output in pico-dollars per token; raises `BadRequest`."""
+    found = [_pico_usd(price.get(name)) for name in _PRICES]
+    if {*price} != {*_PRICES} or None in found:
         wanted = " and ".join(_PRICES)
         raise BadRequest(f"A price is {wanted}, each from 0 to {MAX_USD_PER_MILLION}.", param="prices")
-    incoming, outgoing = (one or 0 for one in found)
-    return incoming, outgoing
+    input_price, output_price = (one or 0 for one in found)
+    return input_price, output_price
 
 
-def _pico_usd(said: object) -> int | None:
-    """Dollars per million tokens as pico-dollars per token; None for what is no price."""
+def _pico_usd(usd_per_million: object) -> int | None:
+    """Converts dollars per million tokens to pico-dollars per token; None for what is no price."""
     with contextlib.suppress(ArithmeticError):
-        dollars = Decimal(str(said))
+        dollars = Decimal(str(usd_per_million))
         return int(dollars * PICO_PER_USD_PER_MILLION) if 0 <= dollars <= MAX_USD_PER_MILLION else None
     return None
 
 
 @dataclass(slots=True)
 class _RejectionCount:
-    """Refused calls of one kind: how many, and the first."""
+    """Rejected calls of one kind: their number, and the first."""
 
     calls: int
     first_at: str
@@ -206,10 +208,10 @@ class _RejectionCount:
 
 @dataclass(slots=True)
 class _SimulationResult:
-    """The sums of a replay."""
+    """The sums of a replay, over the verdicts added."""
 
     calls: int = 0
-    refused: int = 0
+    rejected: int = 0
     recorded_nano_usd: int = 0
     cost_nano_usd: int = 0
     unpriced: int = 0
@@ -229,7 +231,7 @@ class _SimulationResult:
             self.cost_nano_usd += verdict.cost_nano_usd or 0
             self.unpriced += verdict.cost_nano_usd is None
             return
-        self.refused += 1
+        self.rejected += 1
         self.first = self.first or verdict
         caller = past.caller
         whose = (caller.key_id, caller.tenant, caller.agent, caller.user)
@@ -237,16 +239,16 @@ class _SimulationResult:
         _count(self.by_caller, whose, verdict)
 
     def document(self) -> Json:
-        """As the answer has it."""
+        """Returns the sums as JSON."""
         return {
             "calls": self.calls,
-            "refused": self.refused,
+            "refused": self.rejected,
             "first_refused_at": _time(self.first) if self.first else None,
             "recorded_cost_usd": usd_text(self.recorded_nano_usd),
             "would_cost_usd": usd_text(self.cost_nano_usd),
             "unpriced_calls": self.unpriced,
             "refused_by": _listed(self.by_limit, ("code", "scope", "subject", "kind")),
-            "refused_callers": _listed(self.by_caller, _CALLER),
+            "refused_callers": _listed(self.by_caller, _CALLER_FIELDS),
         }
 
 
@@ -258,7 +260,7 @@ def _count(found: dict[Any, _RejectionCount], key: Any, verdict: ReplayVerdict) 
 
 
 def _listed(found: Mapping[Any, _RejectionCount], names: tuple[str, ...]) -> list[Json]:
-    """The most refused first."""
+    """Returns the counts as JSON, most rejected first, at most `MAX_LISTED`."""
     order = sorted(found.items(), key=lambda one: (-one[1].calls, one[1].first_at))
     return [
         dict(zip(names, (value or None for value in key), strict=True))

@@ -21,43 +21,47 @@ from llm_proxy.json_access import Json
 from llm_proxy.ledger import Erasures, PostgresUsage
 from llm_proxy.upstream import CachePurge
 
+log = logging.getLogger(__name__)
 
-def payloads_router(usage: PostgresUsage | None, keeper: AuthDependencies) -> APIRouter:
-    """`/admin/payloads`.
+PurgeCache = Callable[[str | None, str | None], Awaitable[CachePurge]]
+AuditedChange = Callable[[Actor, str, str], AbstractAsyncContextManager[dict[str, Any]]]
+NameQuery = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 
-    Args:
-        usage: None without Postgres: then nothing is kept.
-        keeper: Says who asks.
-    """
-    doors = APIRouter(
+
+def payloads_router(usage: PostgresUsage | None, auth: AuthDependencies) -> APIRouter:
+    """Returns `/admin/payloads`; it is 503 without a database (`usage` is None)."""
+    routes = APIRouter(
         tags=["admin"],
-        responses={401: {"description": "No admin key."}, 503: {"description": "Postgres cannot tell now."}},
+        responses={
+            401: {"description": "No admin key."},
+            503: {"description": "The database is unavailable."},
+        },
     )
 
-    @doors.get(
+    @routes.get(
         "/admin/payloads/{request_id}",
-        summary="The prompt and the answer of one call, redacted, where they are kept.",
-        responses={404: {"description": "Not kept, or no longer."}},
+        summary="The prompt and the response of one call, redacted, where they are stored.",
+        responses={404: {"description": "Not stored, or no longer."}},
     )
     async def kept(
-        request_id: UUID, who: Annotated[Actor, Depends(keeper.require_actor)]
+        request_id: UUID, who: Annotated[Actor, Depends(auth.require_actor)]
     ) -> dict[str, str | None]:
-        said = await database_result(require_database(usage).get_payload(request_id))
-        if said is None:
-            raise NotFound("Nothing is kept of this request.", code="payload_not_found")
+        payload = await database_result(require_database(usage).get_payload(request_id))
+        if payload is None:
+            raise NotFound("Nothing is stored of this request.", code="payload_not_found")
         await database_result(require_database(usage).audit_payload_read(request_id, who))
-        return said
+        return payload
 
-    @doors.delete(
+    @routes.delete(
         "/admin/payloads",
-        summary="Erase everything a tenant's user said or was answered.",
+        summary="Erase the stored prompts and responses of a tenant's user.",
         responses={
-            400: {"description": "No user or tenant is named, or none is called that."},
+            400: {"description": "No user or tenant is given, or none has this name."},
             403: {"description": "This role may not."},
         },
     )
     async def erase(
-        who: Annotated[Actor, Depends(keeper.require_actor)],
+        who: Annotated[Actor, Depends(auth.require_actor)],
         user: Annotated[str, Query(min_length=1)],
         tenant: Annotated[str, Query(description="Empty: calls without a tenant.")],
     ) -> dict[str, int]:
@@ -68,14 +72,14 @@ def payloads_router(usage: PostgresUsage | None, keeper: AuthDependencies) -> AP
             "erased": await database_result(require_database(usage).erase_payloads(tenant or None, user, who))
         }
 
-    return doors
+    return routes
 
 
 class ErasureRequest(BaseModel):
-    """Who is to be erased.
+    """The person to erase.
 
     Attributes:
-        tenant: Empty: calls without a tenant.
+        tenant: The user's tenant; empty for calls without a tenant.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -85,34 +89,31 @@ class ErasureRequest(BaseModel):
 
 
 def erasures_router(erasures: Erasures | None, by: Any) -> APIRouter:  # noqa: ANN401 -- FastAPI's
-    """`/admin/erasures`.
-
-    Args:
-        erasures: None without a database.
-        by: Says who asks; refuses roles that may not.
-    """
+    """Returns `/admin/erasures`; it is 503 without a database (`erasures` is None)."""
     routes = APIRouter(
         prefix="/admin/erasures",
         tags=["admin"],
         responses={
             401: {"description": "No admin key."},
             403: {"description": "This role may not."},
-            503: {"description": "The database cannot be asked; nothing was erased."},
+            503: {"description": "The database is unavailable; nothing was erased."},
         },
     )
 
-    @routes.post("", summary="Erase a tenant's user; asked again, go on with what was incomplete.")
-    async def erase(who: Annotated[Actor, by], whom: ErasureRequest) -> Json:
-        return await database_result(require_database(erasures).erase(whom.tenant, whom.user, who))
+    @routes.post("", summary="Erase a tenant's user; repeated, continue an incomplete erasure.")
+    async def erase(who: Annotated[Actor, by], person: ErasureRequest) -> Json:
+        return await database_result(require_database(erasures).erase(person.tenant, person.user, who))
 
-    @routes.post("/replay", summary="Erase again who has come back, and go on with what is incomplete.")
+    @routes.post(
+        "/replay", summary="Repeat erasures of users who have new records, and continue incomplete ones."
+    )
     async def replay(who: Annotated[Actor, by]) -> Json:
         return {"data": await database_result(require_database(erasures).retry_unfinished(who))}
 
     @routes.get(
         "/{erasure_id}",
         summary="The certificate of one erasure.",
-        responses={404: {"description": "There is none of this id."}},
+        responses={404: {"description": "No erasure has this id."}},
     )
     async def certificate(erasure_id: UUID, _: Annotated[Actor, by]) -> Json:
         return await database_result(require_database(erasures).certificate(erasure_id))
@@ -120,30 +121,26 @@ def erasures_router(erasures: Erasures | None, by: Any) -> APIRouter:  # noqa: A
     return routes
 
 
-PurgeCache = Callable[[str | None, str | None], Awaitable[CachePurge]]
-AuditedChange = Callable[[Actor, str, str], AbstractAsyncContextManager[dict[str, Any]]]
-NameQuery = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
-log = logging.getLogger(__name__)
-
-
 def cache_router(purge: PurgeCache, record: AuditedChange | None, by: Any) -> APIRouter:  # noqa: ANN401 -- FastAPI's Depends
-    """`/admin/cache`.
+    """Returns `/admin/cache`.
 
     Args:
         purge: Deletes the entries of a tenant and a model.
-        record: Puts a change on record; None without a database, then only the log tells.
-        by: Says who asks; refuses roles that may not.
+        record: Puts the change into the audit log; None without a database: it is only logged.
+        by: Dependency that returns the admin, or raises.
     """
     routes = APIRouter(prefix="/admin", tags=["admin"])
 
     @routes.delete(
         "/cache",
-        summary="Delete cached answers, of a tenant, a model, both, or all.",
+        summary="Delete cached responses, of a tenant, a model, both, or all.",
         responses={
             401: {"description": "No admin key."},
             403: {"description": "This role may not."},
             404: {"description": "There is no response cache that can be purged."},
-            503: {"description": "The cache or the database is away; the message says what was deleted."},
+            503: {
+                "description": "The cache or the database is unavailable; the message says what was deleted."
+            },
         },
     )
     async def delete(
@@ -155,7 +152,7 @@ def cache_router(purge: PurgeCache, record: AuditedChange | None, by: Any) -> AP
             detail |= {"purged": purged.entries, "complete": purged.complete}
         if not purged.complete:
             raise StoreUnavailable(
-                f"{purged.entries} cached answers were deleted; the rest of the cache did not answer.",
+                f"{purged.entries} cached responses were deleted; the rest of the cache did not answer.",
                 retry_after_s=2,
             )
         return {"purged": purged.entries}
@@ -165,7 +162,7 @@ def cache_router(purge: PurgeCache, record: AuditedChange | None, by: Any) -> AP
 
 @asynccontextmanager
 async def log_change(who: Actor, action: str, target: str) -> AsyncGenerator[dict[str, Any]]:
-    """Record a change in the log alone, for a gateway without a database."""
+    """Logs a change; for a gateway without a database."""
     detail: dict[str, Any] = {}
     yield detail
     log.info("an admin's change", extra={"actor": who.name, "action": action, "target": target, **detail})

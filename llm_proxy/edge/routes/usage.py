@@ -1,7 +1,7 @@
-"""The doors that tell what was used: of one agent, of anything by anything, and of one request.
+"""`/v1/usage`, `/v1/requests/{request_id}` and `/internal/llm/usage`: usage by any dimension, one request.
 
-Invariants: a key sees only what it paid for, an admin everything; an unknown request and somebody else's
-look the same; nothing here is on a call's way. 503 while Postgres cannot tell.
+Invariants: a key sees only what it paid for, a tenant's admin its tenant, other admins everything; an unknown
+request and somebody else's get the same response; 503 while the database is unavailable.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -47,7 +47,7 @@ LimitStatuses = Callable[[Caller], Awaitable[Iterable[LimitStatus]]]
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _FORMS = ("json", "csv", "focus")
 _PROVIDER_MESSAGE_SHOWN = frozenset({400, 403, 404, 409, 413, 415, 422})
-"""With these a caller has heard the provider's message; with others it is the operator's."""
+"""Statuses with which the caller was sent the provider's message; with others operators alone see it."""
 _PARAMETERS = frozenset({"since", "until", "tz", "group_by", "top", "format"})
 _FILTERS: Json = {
     "parameters": [
@@ -62,17 +62,17 @@ _FILTERS: Json = {
     ]
 }
 _ERROR_RESPONSES: dict[int | str, Json] = {
-    400: {"description": "A range or a dimension that is not one."},
-    404: {"description": "A name that is nowhere on record."},
+    400: {"description": "An invalid range or dimension."},
+    404: {"description": "A name that is in no record."},
     401: {"description": "No credential."},
-    503: {"description": "Postgres cannot tell now."},
+    503: {"description": "The database is unavailable."},
 }
 _UNKNOWN = "No request of yours has this id; a new record may take a second."
 AgentQuery = Annotated[str, Query(min_length=1)]
 
 
 class UsageParameters(BaseModel):
-    """The query of `GET /v1/usage`, beside its filters."""
+    """The query parameters of `GET /v1/usage` that are no filters."""
 
     since: str | None = Field(
         None,
@@ -81,10 +81,10 @@ class UsageParameters(BaseModel):
     until: str | None = Field(
         None, description="The same; else the end of today, or of the period `since` names."
     )
-    tz: str = Field("UTC", description="An IANA zone, or an offset such as +05:30: whose days are meant.")
+    tz: str = Field("UTC", description="An IANA zone, or an offset such as +05:30: the zone of days.")
     group_by: str = Field("", description=f"Comma-separated, of {', '.join(DIMENSIONS)}.")
     top: int | None = Field(
-        None, ge=1, le=MAX_ROWS, description="The costliest so many, of each time grouped by."
+        None, ge=1, le=MAX_ROWS, description="So many of the costliest, in each period grouped by."
     )
     form: str = Field(
         "json", alias="format", description="`json`, `csv`, or `focus`: CSV under FOCUS 1.2's column names."
@@ -92,43 +92,40 @@ class UsageParameters(BaseModel):
 
 
 class UsageStore(Protocol):
-    """Who knows what was used: Postgres, or a mock's memory."""
+    """What answers usage queries: Postgres, or memory in mock mode."""
 
-    async def query(self, question: UsageQuery, now: datetime) -> UsageResult:
-        """The answer."""
+    async def query(self, query: UsageQuery, now: datetime) -> UsageResult:
+        """Returns the usage."""
         ...
 
     async def request_detail(self, request_id: UUID) -> Json | None:
-        """One request; None if unknown."""
+        """Returns one request; None if unknown."""
         ...
 
     async def rejected_in_minute(self, request_id: UUID, whose: RejectionScope) -> list[Json]:
-        """How many were refused in the minute of this request."""
+        """Returns counts of requests rejected in the minute of this request id."""
         ...
 
 
-def router(usage: UsageStore | None, keeper: AuthDependencies, standings: LimitStatuses) -> APIRouter:
-    """`/internal/llm/usage`, `/v1/usage` and `/v1/requests/{id}`.
+def router(usage: UsageStore | None, auth: AuthDependencies, standings: LimitStatuses) -> APIRouter:
+    """Returns the routes; each is 503 without a store (`usage` is None).
 
-    Args:
-        usage: None without Postgres: then nobody can tell; a mock remembers.
-        keeper: Says who asks.
-        standings: Where a caller stands at its limits.
+    `standings` returns the limit statuses of a caller.
     """
-    doors = APIRouter(tags=["usage"], responses=_ERROR_RESPONSES)
+    routes = APIRouter(tags=["usage"], responses=_ERROR_RESPONSES)
 
-    @doors.get("/internal/llm/usage", summary="What one agent used, and where it stands at its limit.")
+    @routes.get("/internal/llm/usage", summary="What one agent used, and the status of its limit.")
     async def of_agent(
-        caller: Annotated[Caller, Depends(keeper.require_caller)], agent_id: AgentQuery
+        caller: Annotated[Caller, Depends(auth.require_caller)], agent_id: AgentQuery
     ) -> Response:
         acting = on_behalf_of(caller, NO_ATTRIBUTION, Attribution(agent=agent_id))
         line = await _used_by_agent(require_database(usage), caller, agent_id)
-        return _json({**line, "limits": await _limits(standings(acting))})
+        return _json({**line, "limits": await _tightest_agent_limit(standings(acting))})
 
-    @doors.get("/v1/usage", summary="What was used, by any dimension.", openapi_extra=_FILTERS)
+    @routes.get("/v1/usage", summary="What was used, by any dimension.", openapi_extra=_FILTERS)
     async def by_dimension(
         request: Request,
-        who: Annotated[Caller | Admin, Depends(keeper.caller_or_admin)],
+        who: Annotated[Caller | Admin, Depends(auth.caller_or_admin)],
         query: Annotated[UsageParameters, Query()],
     ) -> Response:
         now, zone = datetime.now(UTC), parse_zone(query.tz)
@@ -139,13 +136,15 @@ def router(usage: UsageStore | None, keeper: AuthDependencies, standings: LimitS
         question = UsageQuery(begin, end, by, where, zone, query.top, owner, tenant)
         return await _report(require_database(usage), question, query.form, query.tz.replace(" ", "+"), now)
 
-    @doors.get(
+    @routes.get(
         "/v1/requests/{request_id}",
-        summary="One request's story.",
-        responses={404: {"description": "No such request, or somebody else's, or refused and not kept."}},
+        summary="One request and each of its hops.",
+        responses={
+            404: {"description": "No such request, or somebody else's, or rejected and not recorded."}
+        },
     )
     async def story(
-        request_id: UUID, who: Annotated[Caller | Admin, Depends(keeper.caller_or_admin)]
+        request_id: UUID, who: Annotated[Caller | Admin, Depends(auth.caller_or_admin)]
     ) -> Response:
         found = await database_result(require_database(usage).request_detail(request_id))
         if found is None or not _may_see(who, found):
@@ -154,11 +153,11 @@ def router(usage: UsageStore | None, keeper: AuthDependencies, standings: LimitS
             found = redact_for_key(found, _PROVIDER_MESSAGE_SHOWN)
         return _json({**found, "story": describe_request(found)})
 
-    return doors
+    return routes
 
 
 def _restrict_to_tenant(where: dict[str, str], who: Caller | Admin) -> tuple[dict[str, str], str | None]:
-    """The filters, and the one tenant an admin may see; raises `Forbidden` for a filter on another."""
+    """Returns the filters, and the one tenant an admin may see; raises `Forbidden` for another tenant."""
     tenant = who.tenant if isinstance(who, Admin) else None
     if tenant is None:
         return where, None
@@ -172,7 +171,7 @@ def _is_tenant_bound(who: Caller | Admin) -> bool:
 
 
 async def _request_not_found(usage: UsageStore, request_id: UUID, who: Caller | Admin) -> NotFound:
-    """What is told of a request without a record: somebody else's, refused and not kept, or none."""
+    """Returns the error for a request without a record: unknown, somebody else's, or rejected."""
     whose = RejectionScope(key=who.key_id) if isinstance(who, Caller) else RejectionScope(tenant=who.tenant)
     counted = await database_result(usage.rejected_in_minute(request_id, whose))
     if counted:
@@ -192,7 +191,7 @@ async def _used_by_agent(usage: UsageStore, caller: Caller, agent: str) -> Json:
     question = UsageQuery(_EPOCH, now + timedelta(days=1), filters={"agent": agent}, only_key=owner)
     try:
         line = (await database_result(usage.query(question, now))).total
-    except NotFound:  # an agent that has called nobody yet used nothing
+    except NotFound:  # the agent has made no call yet
         line = EMPTY_ROW
     return {
         "total_requests": line.requests,
@@ -215,7 +214,7 @@ async def _report(usage: UsageStore, question: UsageQuery, form: str, tz: str, n
             if form == "csv"
             else rows_as_focus_csv(answer.rows, question)
         )
-        return Response(text, headers=_notes(answer), media_type="text/csv; charset=utf-8")
+        return Response(text, headers=_csv_headers(answer), media_type="text/csv; charset=utf-8")
     body = {
         "object": "list",
         "since": question.since.isoformat(),
@@ -232,14 +231,14 @@ async def _report(usage: UsageStore, question: UsageQuery, form: str, tz: str, n
     return _json(body)
 
 
-def _notes(answer: UsageResult) -> dict[str, str]:
-    """What a table of lines does not say, as headers."""
-    notes = {"x-llm-proxy-has-more": "true"} if answer.has_more else {}
-    return notes | ({"x-llm-proxy-exact": "false"} if answer.unknown_spans else {})
+def _csv_headers(answer: UsageResult) -> dict[str, str]:
+    """Returns as headers what CSV cannot hold."""
+    headers = {"x-llm-proxy-has-more": "true"} if answer.has_more else {}
+    return headers | ({"x-llm-proxy-exact": "false"} if answer.unknown_spans else {})
 
 
 def _parse_filters(request: Request) -> dict[str, str]:
-    """The filters; raises `BadRequest` for a name that is none, or that comes twice."""
+    """Returns the filters; raises `BadRequest` for an unknown or repeated name."""
     where: dict[str, str] = {}
     given: set[str] = set()
     for name, value in request.query_params.multi_items():
@@ -254,11 +253,11 @@ def _parse_filters(request: Request) -> dict[str, str]:
     return where
 
 
-async def _limits(standings: Awaitable[Iterable[LimitStatus]]) -> Json | None:
+async def _tightest_agent_limit(standings: Awaitable[Iterable[LimitStatus]]) -> Json | None:
     try:
         found = await standings
     except StoreUnavailable:
-        return None  # what was used is known all the same
+        return None  # usage is known without the limits store
     of_agent = [
         one
         for one in found
@@ -272,10 +271,10 @@ async def _limits(standings: Awaitable[Iterable[LimitStatus]]) -> Json | None:
 
 
 def _json(body: Json) -> Response:
-    return Response(orjson.dumps(body, default=_plain), media_type="application/json")
+    return Response(orjson.dumps(body, default=_to_json_value), media_type="application/json")
 
 
-def _plain(value: object) -> object:
+def _to_json_value(value: object) -> object:
     if isinstance(value, Decimal):
         return round(float(value), 9)
     if isinstance(value, (date, datetime)):

@@ -42,6 +42,9 @@ MAY: dict[str, str] = {
     "PUT /admin/limits": "owner operator",
     "DELETE /admin/limits": "owner operator",
     "POST /admin/simulate": "owner operator viewer",
+    "GET /admin/kill-switches": "owner operator viewer",
+    "PUT /admin/kill-switches": "owner operator",
+    "DELETE /admin/kill-switches": "owner operator",
     "GET /admin/kills": "owner operator viewer",
     "PUT /admin/kills": "owner operator",
     "DELETE /admin/kills": "owner operator",
@@ -65,7 +68,7 @@ MAY: dict[str, str] = {
     "GET /v1/usage": "owner operator viewer tenant",
     "GET /v1/requests/{request_id}": "owner operator viewer tenant",
 }
-"""Every route that takes an admin key, and who may use it; a new route needs a line here and in `roles`."""
+"""Every route for admin keys, and who may use it; a new one needs a line here and in `ROUTE_ACCESS`."""
 ABOUT_A_KEY: dict[str, str] = {
     "GET /v1/limits": "owner operator viewer tenant",
     "POST /v1/explain": "owner operator viewer tenant",

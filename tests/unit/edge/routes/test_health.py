@@ -1,4 +1,4 @@
-"""Since when a part has been as it is, whoever asks and whenever."""
+"""`since_s`: for how long a component has been in its state."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from llm_proxy.edge.routes.health import ComponentHealth, HealthReport
 
 
 async def aged(health: HealthReport, state: list[str], *changes: tuple[str, float]) -> float:
-    """What the report says of a part that went through these states, each for so many seconds."""
+    """Returns `since_s` of a component that went through these states, each for so many seconds."""
     for name, seconds in changes:
         state[0] = name
         health.observe()
@@ -17,8 +17,8 @@ async def aged(health: HealthReport, state: list[str], *changes: tuple[str, floa
     return since_s
 
 
-async def test_an_outage_is_as_old_as_it_is_though_nobody_asked() -> None:
-    """Not as old as the process, and not new because it is asked about for the first time."""
+async def test_since_s_counts_from_the_change_though_no_request_saw_it() -> None:
+    """Neither the age of the process nor the time since the first request for it."""
     state = ["ok"]
     health = HealthReport(lambda: [ComponentHealth("sidecars", state[0])], "1", "litellm")
     assert 0.25 < await aged(health, state, ("ok", 1.5), ("down", 0.3)) < 1.2

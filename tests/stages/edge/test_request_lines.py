@@ -1,7 +1,7 @@
-"""Request lines that servers read differently are no requests, wherever on a connection they stand."""
+"""Request lines that servers read differently are rejected, wherever on a connection they stand."""
 
 import pytest
-from http_server import Wired, answers, chunked, get, post
+from http_server import ProtocolServer, chunked, get, post, read_responses
 
 LINES = [
     b"GET /b RTSP/1.0", b"POST /b RTSP/1.0", b"GET /b RTSP/1.1", b"GET /b ICE/1.0", b"SOURCE /b ICE/1.0",
@@ -41,21 +41,21 @@ BEFORE = [
 
 @pytest.mark.parametrize(("before", "good"), BEFORE)
 @pytest.mark.parametrize("line", LINES)
-async def test_a_line_servers_read_differently_is_no_request(
-    at: Wired, line: bytes, before: bytes, good: int
+async def test_an_ambiguous_request_line_is_rejected(
+    server: ProtocolServer, line: bytes, before: bytes, good: int
 ) -> None:
-    """What came before it is answered; to it 400 at most, and nothing behind it is read."""
-    heard = answers(await at.says(before + line + b"\r\nHost: x\r\n\r\n" + get("/c")))
+    """Requests before it are answered; it gets 400 at most, and nothing after it is read."""
+    heard = read_responses(await server.send(before + line + b"\r\nHost: x\r\n\r\n" + get("/c")))
     assert [one.status for one in heard[:good]] == [200] * good
     assert [one.status for one in heard[good:]] in ([], [400])
     assert not any(one.body in {b"/b", b"/c"} for one in heard)
 
 
 @pytest.mark.parametrize("line", [b"GET  /b HTTP/1.1", b"GET /b RTSP/1.0", b"\nGET /b HTTP/1.1"])
-async def test_segments_hide_no_line(at: Wired, line: bytes) -> None:
+async def test_segments_hide_no_line(server: ProtocolServer, line: bytes) -> None:
     """Byte by byte it is read the same."""
     raw = post("/echo", b"abc") + line + b"\r\nHost: x\r\n\r\n" + get("/c")
-    heard = answers(await at.says(*[raw[n : n + 1] for n in range(len(raw))], gap_s=0.0005))
+    heard = read_responses(await server.send(*[raw[n : n + 1] for n in range(len(raw))], gap_s=0.0005))
     assert [one.body for one in heard][:1] == [b"abc"]
     assert [one.status for one in heard[1:]] in ([], [400])
 
@@ -69,15 +69,15 @@ async def test_segments_hide_no_line(at: Wired, line: bytes) -> None:
         b"/"),
     ],
 )  # fmt: skip
-async def test_what_all_servers_read_alike_is_served(at: Wired, target: bytes, path: bytes) -> None:
-    """An origin's path, or a whole URL; a query is no part of either."""
+async def test_unambiguous_targets_are_served(server: ProtocolServer, target: bytes, path: bytes) -> None:
+    """A path or an absolute URL, with or without a query."""
     raw = b"\r\nGET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    (answer,) = answers(await at.says(raw))
+    (answer,) = read_responses(await server.send(raw))
     assert (answer.status, answer.body) == (200, path)
 
 
-async def test_a_body_of_many_small_chunks_is_read_to_its_end(at: Wired) -> None:
+async def test_a_body_of_many_small_chunks_is_read_to_its_end(server: ProtocolServer) -> None:
     """Cut anywhere."""
     raw = chunked("/echo", b"1\r\na\r\n" * 20_000 + b"0\r\n\r\n") + get("/b", b"Connection: close\r\n")
-    heard = answers(await at.says(*[raw[n : n + 1021] for n in range(0, len(raw), 1021)]))
+    heard = read_responses(await server.send(*[raw[n : n + 1021] for n in range(0, len(raw), 1021)]))
     assert [len(one.body) for one in heard] == [20_000, 2]

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from http_server import Wired, wired
+from http_server import ProtocolServer, protocol_server
 
 
 @pytest.fixture(params=[pytest.param(False, id="asyncio"), pytest.param(True, id="uvloop")])
@@ -13,7 +13,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 @pytest.fixture
-async def at() -> AsyncIterator[Wired]:
+async def server() -> AsyncIterator[ProtocolServer]:
     """A server."""
-    async with wired() as one:
+    async with protocol_server() as one:
         yield one

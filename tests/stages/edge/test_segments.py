@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Iterable, Iterator
 
-from http_server import Wired, chunked, get, post
+from http_server import ProtocolServer, chunked, get, post
 
 from llm_proxy.edge.http_protocol import HEAD_TOO_LARGE, INVALID_HTTP
 
@@ -47,29 +47,29 @@ def cut(chance: random.Random, raw: bytes) -> Iterator[bytes]:
         raw = raw[size:]
 
 
-async def told(at: Wired, pieces: Iterable[bytes]) -> bytes:
+async def told(server: ProtocolServer, pieces: Iterable[bytes]) -> bytes:
     """What was said to that, but for a last refusal: none follows an answer that was still to be given."""
-    client = await at.client()
-    connection = await at.connection()
+    client = await server.connect()
+    connection = await server.connection()
     for piece in pieces:
         if connection.transport.is_closing():
             break
         connection.data_received(piece)
         for _ in range(3):
             await asyncio.sleep(0)
-    await at.until(lambda: not at.state.tasks or at.app.noted[-1:] == ["reads"])
-    client.ends()
-    came = await client.rest()
+    await server.wait_until(lambda: not server.state.tasks or server.app.events[-1:] == ["reads"])
+    client.half_close()
+    came = await client.read_all()
     client.writer.transport.abort()
-    await at.until(lambda: not at.state.connections and not at.state.tasks)
-    at.app.noted.clear()
+    await server.wait_until(lambda: not server.state.connections and not server.state.tasks)
+    server.app.events.clear()
     return came.removesuffix(INVALID_HTTP).removesuffix(HEAD_TOO_LARGE).replace(b"connection: close\r\n", b"")
 
 
-async def test_segments_do_not_matter(at: Wired) -> None:
+async def test_segments_do_not_matter(server: ProtocolServer) -> None:
     """Good requests and broken ones, pipelined, whole and in pieces."""
     chance = random.Random(7)  # noqa: S311 -- no secret
     for _ in range(CASES):
         raw = mutated(chance)
-        whole = await told(at, [raw])
-        assert await told(at, list(cut(chance, raw))) == whole, raw
+        whole = await told(server, [raw])
+        assert await told(server, list(cut(chance, raw))) == whole, raw
