@@ -44,17 +44,17 @@ GENERATE_ASKED: dict[str, Any] = {
 }
 
 
-def read(dialect: Dialect, body: Any, hints: RequestOptions | None = None) -> Call:
+def read(dialect: Dialect, body: Any, options: RequestOptions | None = None) -> Call:
     """The call a client's body asks for."""
     return dialect.parse(
-        "chat.completions", json.dumps(body).encode(), hints or RequestOptions(), MODELS, BodyLimits()
+        "chat.completions", json.dumps(body).encode(), options or RequestOptions(), MODELS, BodyLimits()
     )
 
 
-def refusal(dialect: Dialect, body: Any, hints: RequestOptions | None = None) -> BadRequest:
+def refusal(dialect: Dialect, body: Any, options: RequestOptions | None = None) -> BadRequest:
     """Why a client's body is refused."""
     with pytest.raises(BadRequest) as refused:
-        read(dialect, body, hints)
+        read(dialect, body, options)
     return refused.value
 
 

@@ -85,15 +85,15 @@ COMPANIONS: Json = {
 FIVE = ("OpenAI", "OpenAI-compatible", "Anthropic", "Gemini", "Ollama")
 
 
-def verdict(all_providers: AllProviders, door: Endpoint, group: str, field: str, value: Any) -> str:
+def verdict(all_providers: AllProviders, endpoint: Endpoint, group: str, field: str, value: Any) -> str:
     """Return what became of a field: `yes`, `translated`, `dropped` or `refused`."""
     beside = COMPANIONS.get(field, {})
-    status, seen = all_providers.send(door, group, {**beside, field: value})
+    status, seen = all_providers.send(endpoint, group, {**beside, field: value})
     if seen is None:
         return "refused" if 400 <= status < 500 else f"failed with {status}"
     if seen.get(field) == value:
         return "yes"
-    _, without = all_providers.send(door, group, beside)
+    _, without = all_providers.send(endpoint, group, beside)
     return "dropped" if seen == without else "translated"
 
 
@@ -112,9 +112,9 @@ OTHERS = _table("### Fields of the other endpoints")
 def test_the_tables_have_every_published_field() -> None:
     """A field added to the schema must be tested behind LiteLLM."""
     assert {row[0] for row in CHAT} == FIELDS["chat.completions"].keys() - {"model", "messages"}
-    for door in ("completions", "embeddings"):
-        named = {row[1] for row in OTHERS if row[0] == door}
-        assert named == FIELDS[door].keys() - {"model", "prompt", "input"}
+    for endpoint in ("completions", "embeddings"):
+        named = {row[1] for row in OTHERS if row[0] == endpoint}
+        assert named == FIELDS[endpoint].keys() - {"model", "prompt", "input"}
 
 
 @pytest.mark.parametrize("row", CHAT, ids=lambda row: str(row[0]))
@@ -131,9 +131,9 @@ def test_a_field_of_another_endpoint_arrives_as_the_page_says(
     all_providers: AllProviders, row: list[str]
 ) -> None:
     """Completions and embeddings of an OpenAI model."""
-    door: Endpoint = "completions" if row[0] == "completions" else "embeddings"
+    endpoint: Endpoint = "completions" if row[0] == "completions" else "embeddings"
     value = 3 if row[1] == "logprobs" else VALUES[row[1]]
-    assert row[2] == verdict(all_providers, door, door, row[1], value)
+    assert row[2] == verdict(all_providers, endpoint, endpoint, row[1], value)
 
 
 @pytest.mark.parametrize("family", [*FIVE, "Vertex"])

@@ -32,14 +32,14 @@ def test_periods_are_calendar_days_and_months(period: Period, start: datetime, e
     assert period_start(budget, LEAP_DAY_MS + 1) == end
 
 
-def test_a_total_budget_began_before_everything_and_never_ends() -> None:
-    """Its counter has no period."""
+def test_a_total_budget_has_no_period() -> None:
+    """Its counter never ends."""
     assert period_start(Budget(1, "total"), LEAP_DAY_MS).year == 1970
     assert period_end_ms(Budget(1, "total"), LEAP_DAY_MS) == 0
 
 
-def test_a_december_ends_with_the_year() -> None:
-    """A month is not 32 days everywhere."""
+def test_december_ends_with_the_year() -> None:
+    """Months have different lengths."""
     december_ms = int(datetime(2026, 12, 31, 12, tzinfo=UTC).timestamp() * 1000)
     assert period_end_ms(Budget(1, "month"), december_ms) == int(
         datetime(2027, 1, 1, tzinfo=UTC).timestamp() * 1000
@@ -62,16 +62,16 @@ def test_a_december_ends_with_the_year() -> None:
         (None, 300, 7, 4, 28),
     ],
 )
-def test_the_answer_is_expected_as_long_as_asked_else_as_usual_else_as_the_model_writes(
+def test_an_answer_is_estimated_by_its_limit_else_the_percentile_else_the_models_maximum(
     asked: int | None, most: int | None, usual: int | None, choices: int, completion: int
 ) -> None:
-    """The prompt a token for four bytes; at most 4,096 where nothing is known of the group's answers."""
+    """A prompt is a token for four bytes; at most 4,096 where no answers of the group are known."""
     call = _call(prompt_bytes=10, max_tokens=asked, choices=choices)
     assert limit_planner.estimate_tokens(call, Price(1, 1, most), usual) == (3, completion)
 
 
-def test_the_usual_length_is_that_of_95_of_the_last_100_answers_of_a_group() -> None:
-    """Per choice; the last 200 count, and fewer than 20 say nothing."""
+def test_the_percentile_is_of_the_groups_last_200_answers() -> None:
+    """Per choice; fewer than 20 answers give none."""
     lengths, call = limit_planner.AnswerLengths(), _call(choices=2)
     for tokens in range(1, 20):
         lengths.add(call, 2 * tokens)
@@ -84,8 +84,8 @@ def test_the_usual_length_is_that_of_95_of_the_last_100_answers_of_a_group() -> 
     assert lengths.percentile("other") is None
 
 
-def test_answers_of_before_are_older_than_those_since() -> None:
-    """A process that begins knows what all replicas have settled."""
+def test_loaded_answers_are_older_than_added_ones() -> None:
+    """A new process knows the answers of all replicas."""
     lengths, call = limit_planner.AnswerLengths(), _call()
     lengths.add(call, 90)
     lengths.load([("m", 10)] * 18 + [("m", 70)])
@@ -106,15 +106,15 @@ def test_the_memory_of_answers_is_bounded() -> None:
     assert known <= limit_planner.MAX_GROUPS
 
 
-def test_embeddings_write_nothing() -> None:
-    """Only the prompt counts."""
+def test_embeddings_reserve_only_their_prompt() -> None:
+    """They have no completion."""
     assert limit_planner.estimate_tokens(
         Call("embeddings", "openai", "m", "m", {}, prompt_bytes=9), None, 50
     ) == (3, 0)
 
 
-def test_a_period_begins_and_ends_in_the_budgets_own_zone() -> None:
-    """At its midnight, on a day of 25 hours too, and in a counter of its own."""
+def test_a_period_begins_and_ends_in_the_budgets_time_zone() -> None:
+    """At midnight there, also on a day of 25 hours, with a counter of its own."""
     berlin = Budget(1, "day", "Europe/Berlin")
     at_ms = int(datetime(2026, 10, 24, 23, 30, tzinfo=UTC).timestamp() * 1000)
     assert period_start(berlin, at_ms) == datetime(2026, 10, 24, 22, tzinfo=UTC)

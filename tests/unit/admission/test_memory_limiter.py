@@ -19,10 +19,10 @@ gaps = st.lists(st.integers(0, 30_000), max_size=40)
 
 
 @given(gaps, st.integers(0, 70_000), st.integers(1, 12))
-def test_the_promised_wait_suffices_and_a_millisecond_less_does_not(
+def test_a_request_fits_after_its_wait_and_not_a_millisecond_earlier(
     between_ms: list[int], later_ms: int, limit: int
 ) -> None:
-    """After the wait a request fits; 1 ms earlier it did not."""
+    """The wait is exact."""
     times, now_ms = _admitted(between_ms, limit)
     now_ms += later_ms
     memory_limiter.forget_requests(times, now_ms)
@@ -38,7 +38,7 @@ def test_the_promised_wait_suffices_and_a_millisecond_less_does_not(
 
 
 @given(gaps, st.integers(1, 12))
-def test_no_window_of_sixty_seconds_holds_more_than_the_limit(between_ms: list[int], limit: int) -> None:
+def test_no_60_seconds_have_more_requests_than_the_limit(between_ms: list[int], limit: int) -> None:
     """Wherever the 60 s begin."""
     now_ms, times, all_times = 0, deque[int](), list[int]()
     for gap_ms in between_ms:
@@ -78,10 +78,10 @@ takes = st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 50)), max_size
 
 
 @given(takes, st.integers(50, 120), st.integers(1, 50))
-def test_the_promised_wait_suffices_and_a_second_less_does_not(
+def test_tokens_fit_after_their_wait_and_not_a_second_earlier(
     history: list[tuple[int, int]], limit: int, want: int
 ) -> None:
-    """After the wait the tokens fit; a whole second earlier they did not."""
+    """The wait is exact to the bucket."""
     buckets, now_ms = _filled(history, limit)
     wait_ms = buckets.wait_ms(now_ms, limit=limit, amount=want)
     for early_ms, fits in ((0, True), (1_000, False)):
@@ -93,10 +93,8 @@ def test_the_promised_wait_suffices_and_a_second_less_does_not(
 
 
 @given(takes, st.integers(50, 120))
-def test_a_call_alone_goes_only_while_some_of_the_window_is_left(
-    history: list[tuple[int, int]], limit: int
-) -> None:
-    """Buckets round the window up, never down; what one call uses beyond the limit is all that can be."""
+def test_a_single_call_fits_while_any_tokens_are_left(history: list[tuple[int, int]], limit: int) -> None:
+    """Only one call's tokens can exceed the limit."""
     now_ms, buckets, taken = 0, TokenWindow(), list[tuple[int, int]]()
     for gap_ms, tokens in history:
         now_ms += gap_ms
@@ -109,10 +107,8 @@ def test_a_call_alone_goes_only_while_some_of_the_window_is_left(
 
 
 @given(takes, st.integers(50, 120))
-def test_calls_that_run_together_reserve_no_more_than_the_limit(
-    history: list[tuple[int, int]], limit: int
-) -> None:
-    """In any 60 seconds, whoever came first."""
+def test_running_calls_reserve_at_most_the_limit(history: list[tuple[int, int]], limit: int) -> None:
+    """In any 60 seconds, in any order."""
     now_ms, buckets, taken = 0, TokenWindow(), list[tuple[int, int]]()
     for number, (gap_ms, tokens) in enumerate(history):
         now_ms += gap_ms
@@ -126,10 +122,8 @@ def test_calls_that_run_together_reserve_no_more_than_the_limit(
 
 
 @given(st.permutations(range(6)), st.lists(st.integers(0, 100), min_size=6, max_size=6))
-def test_reserved_and_settled_never_drift_whatever_the_order_of_ends(
-    order: list[int], truths: list[int]
-) -> None:
-    """When all have ended the sum is that of the truth, and it empties."""
+def test_settlements_in_any_order_leave_exactly_what_was_used(order: list[int], truths: list[int]) -> None:
+    """And the window empties."""
     buckets = TokenWindow()
     for call in range(6):
         buckets.add(50, call * 700)
@@ -140,8 +134,8 @@ def test_reserved_and_settled_never_drift_whatever_the_order_of_ends(
     assert (buckets.total, buckets.by_second) == (0, {})
 
 
-def test_what_was_too_much_is_not_returned_to_a_bucket_that_counts_no_more() -> None:
-    """A refund comes too late for a bucket that is gone."""
+def test_surplus_is_not_returned_to_an_expired_bucket() -> None:
+    """It no longer counts."""
     buckets = TokenWindow()
     buckets.add(10, 0)
     buckets.forget(TOKEN_WINDOW_MS)
@@ -160,7 +154,7 @@ def _filled(history: list[tuple[int, int]], limit: int) -> tuple[TokenWindow, in
     return buckets, now_ms
 
 
-def test_subjects_nobody_counts_any_more_take_no_memory() -> None:
+def test_unused_subjects_are_forgotten() -> None:
     """However many there were."""
     model = MemoryLimiter()
     for number in range(50):

@@ -23,8 +23,8 @@ from llm_proxy.identity.caller import PolicyMode, ScopeKind
 NOW_MS = 1_800_000_000_000
 
 
-class Known:
-    """What the sidecar serves: an alias, and two providers behind every group."""
+class FixedModels:
+    """A sidecar's models: an alias, and two providers of every group."""
 
     def resolved(self, name: str) -> str:
         """One group has another name."""
@@ -42,26 +42,26 @@ class Known:
 def checks(
     caller: Caller, *rules: LimitPolicy, group: str = "gpt-4o", defaults: PolicyDefaults | None = None
 ) -> dict[str, int]:
-    """What covers a caller, by scope and kind."""
+    """The checks of a caller, by scope and kind."""
     policies = PolicyResolver.from_snapshot(defaults or PolicyDefaults(), PolicySnapshot(rules))
     return {f"{one.scope} {one.kind}": one.limit for one in policies.resolve(caller, group, NOW_MS).checks}
 
 
-def test_a_named_agent_has_ten_requests_a_minute_and_nobody_else_has_a_limit() -> None:
-    """The one default there is."""
+def test_only_agents_have_a_default_limit() -> None:
+    """Ten requests a minute."""
     assert checks(Caller("k", "internal", agent="scout")) == {"agent requests": 10}
     assert checks(Caller("k", "internal", tenant="t", user="u")) == {}
 
 
-def test_no_limit_is_said_with_zero() -> None:
-    """By the setting, or by a rule for one agent."""
+def test_zero_means_no_limit() -> None:
+    """By the setting, or by a policy for one agent."""
     caller = Caller("k", "internal", agent="scout")
     assert checks(caller, defaults=PolicyDefaults(agent_rpm=0)) == {}
     assert checks(caller, LimitPolicy("agent", subject="scout", limits=Limits(rpm=0))) == {}
 
 
 def test_a_specific_value_replaces_only_the_default_of_its_own_scope_and_field() -> None:
-    """More tokens for one agent leave its requests, its tenant and its key as they are."""
+    """More tokens for an agent change neither its requests nor its tenant or key."""
     caller = Caller("k", "virtual", tenant="t", agent="scout", limits=Limits(rpm=99))
     found = checks(
         caller,
@@ -92,7 +92,7 @@ def test_every_scope_that_matches_is_checked() -> None:
     ("tenant", "subject", "group", "limit"),
     [("t", "u", "m", 1), ("t", "u", "*", 2), ("t", "*", "m", 3), ("*", "u", "m", 4), ("*", "*", "*", 5)],
 )
-def test_the_more_specific_rule_wins(tenant: str, subject: str, group: str, limit: int) -> None:
+def test_the_most_specific_policy_wins(tenant: str, subject: str, group: str, limit: int) -> None:
     """Each alone holds; all together, the first of the list does."""
     caller = Caller("k", "internal", tenant="t", user="u")
     rule = LimitPolicy("user_model", tenant, subject, group, Limits(rpm=limit))
@@ -102,7 +102,7 @@ def test_the_more_specific_rule_wins(tenant: str, subject: str, group: str, limi
     }
 
 
-def test_a_keys_own_budget_replaces_the_default_of_the_same_period_only() -> None:
+def test_a_keys_own_budget_replaces_only_the_default_of_its_period() -> None:
     """A day's budget of its own, the default month's beside it."""
     caller = Caller("k", "virtual", budgets=(Budget(5, "day"),))
     policies = PolicyResolver.from_snapshot(
@@ -113,8 +113,8 @@ def test_a_keys_own_budget_replaces_the_default_of_the_same_period_only() -> Non
     assert found == {"day": 5, "month": 70}
 
 
-def test_what_is_off_is_not_checked_and_what_is_shadowed_does_not_refuse() -> None:
-    """Per rule, as if it were not there, or by the setting for all."""
+def test_off_is_not_checked_and_shadow_is_not_enforced() -> None:
+    """Per policy or by the setting for all."""
     caller = Caller("k", "internal", agent="a", tenant="t")
     rules = (
         LimitPolicy("agent", subject="a", limits=Limits(tpm=1), mode="off"),
@@ -129,8 +129,8 @@ def test_what_is_off_is_not_checked_and_what_is_shadowed_does_not_refuse() -> No
 
 
 @pytest.mark.parametrize("mode", ["shadow", "off"])
-def test_a_rule_that_only_watches_or_is_off_changes_nothing_that_is_enforced(mode: PolicyMode) -> None:
-    """Not a key's own limits and budgets, not the rule before it; what is watched is counted apart."""
+def test_shadow_and_disabled_policies_do_not_change_enforced_ones(mode: PolicyMode) -> None:
+    """Shadow policies are counted apart."""
     caller = Caller("k", "virtual", tenant="t", limits=Limits(rpm=99), budgets=(Budget(5, "day"),))
     watching = LimitPolicy("key", limits=Limits(rpm=7, tpm=70), budgets=(Budget(9, "day"),), mode=mode)
     policies = PolicyResolver.from_snapshot(
@@ -159,21 +159,23 @@ def test_a_rule_that_only_watches_or_is_off_changes_nothing_that_is_enforced(mod
     ],
 )
 @pytest.mark.parametrize("scope", ["user_model", "tenant_group"])
-def test_a_rule_names_models_as_keys_do(scope: ScopeKind, named: str, group: str, *, covered: bool) -> None:
-    """By name, by wildcard, by an alias of the group; each group is counted by itself."""
+def test_a_policy_names_models_as_a_key_does(
+    scope: ScopeKind, named: str, group: str, *, covered: bool
+) -> None:
+    """By name, wildcard or alias; each group is counted by itself."""
     caller = Caller("k", "internal", tenant="t", user="u")
     rule = LimitPolicy(scope, group=named, limits=Limits(rpm=1))
     policies = PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot((rule,)))
 
     def key(at: str) -> list[str]:
-        plan = policies.resolve(caller, at, NOW_MS, Known())
+        plan = policies.resolve(caller, at, NOW_MS, FixedModels())
         return [one.key for one in plan.checks]
 
     assert len(key(group)) == covered
     assert not set(key(group)) & set(key("fake-b"))
 
 
-def test_the_narrower_wildcard_wins_and_a_name_wins_over_both() -> None:
+def test_a_longer_wildcard_wins_and_a_name_wins_over_both() -> None:
     """The longer pattern is the narrower one."""
     caller = Caller("k", "internal", tenant="t")
     laid = [
@@ -185,14 +187,16 @@ def test_the_narrower_wildcard_wins_and_a_name_wins_over_both() -> None:
 
 
 @pytest.mark.parametrize("one_slot", [False, True])
-def test_rules_for_all_cover_every_caller_and_count_in_one_place(*, one_slot: bool) -> None:
-    """Each provider that may be chosen, and, without refusing, one that serves only as a fallback."""
+def test_shared_policies_cover_every_caller_under_one_key(*, one_slot: bool) -> None:
+    """Each provider that may be chosen; one that serves only as a fallback counts without rejecting."""
     rules = LimitPolicy("global", limits=Limits(rpm=3)), LimitPolicy("provider", limits=Limits(tpm=5))
     policies = PolicyResolver.from_snapshot(
         PolicyDefaults(agent_rpm=0), PolicySnapshot((*rules, LimitPolicy("tenant", limits=Limits(rpm=9))))
     )
     plans = [
-        policies.resolve(Caller("k", "internal", tenant=name), "m", NOW_MS, Known(), single_slot=one_slot)
+        policies.resolve(
+            Caller("k", "internal", tenant=name), "m", NOW_MS, FixedModels(), single_slot=one_slot
+        )
         for name in ("t", "u")
     ]
     for plan in plans:
@@ -226,10 +230,10 @@ def test_limits_of_different_tenants_never_share_a_key() -> None:
         (Caller("s", "internal", tenant="t"), {"key": "t", "agent": "t", "tenant": "t"}),
     ],
 )
-def test_a_budget_is_spent_in_one_tenant_but_that_of_a_virtual_key(
+def test_a_budget_is_spent_in_one_tenant_except_a_virtual_keys(
     caller: Caller, spent_in: dict[str, str | None]
 ) -> None:
-    """An agent is named within a tenant; a key that moves to another tenant takes its spending along."""
+    """A key that moves to another tenant keeps its spend."""
     money = (Budget(1, "day"),)
     rules = tuple(LimitPolicy(scope, budgets=money) for scope in ("key", "agent", "tenant"))
     plan = PolicyResolver.from_snapshot(PolicyDefaults(agent_rpm=0), PolicySnapshot(rules)).resolve(
@@ -242,8 +246,8 @@ names = st.text(min_size=1, max_size=12)
 
 
 @given(names, names, names, names)
-def test_no_name_forges_anothers_key(tenant: str, agent: str, other_tenant: str, other_agent: str) -> None:
-    """Braces, colons and stars in names mean nothing; one tenant's keys lie in one cluster slot."""
+def test_no_name_can_forge_another_key(tenant: str, agent: str, other_tenant: str, other_agent: str) -> None:
+    """Braces, colons and stars are quoted; a tenant's keys are in one cluster slot."""
     policies = PolicyResolver()
 
     def key(of_tenant: str, of_agent: str) -> str:
@@ -292,6 +296,6 @@ def test_a_kill_switch_stops_what_it_names_and_nothing_else(kill: KillSwitch, *,
         (("[a-z]*",), "gpt", False),
     ],
 )
-def test_models_are_allowed_by_name_or_star(patterns: tuple[str, ...], group: str, *, may: bool) -> None:
+def test_models_are_allowed_by_name_or_wildcard(patterns: tuple[str, ...], group: str, *, may: bool) -> None:
     """A star is any text; nothing else is special."""
     assert is_model_allowed(patterns, group) is may

@@ -1,4 +1,4 @@
-"""How often the rules are read again."""
+"""When the policies are read again."""
 
 import asyncio
 
@@ -10,8 +10,8 @@ from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import PolicySnapshot
 
 
-class Source:
-    """Rules that take a moment to read, or cannot be read."""
+class PolicySourceStub:
+    """Policies that take a moment to read, or cannot be read."""
 
     def __init__(self, *, away: bool = False) -> None:
         self.away = away
@@ -26,17 +26,17 @@ class Source:
         return None
 
 
-async def test_calls_that_ask_for_the_rules_at_once_read_them_together() -> None:
-    """One read for the first, one more for all who came while it ran."""
-    source = Source()
+async def test_concurrent_refreshes_share_one_read() -> None:
+    """One read for the first, one more for all that came while it ran."""
+    source = PolicySourceStub()
     watch = PolicyWatcher(PolicyDefaults(), source)
     await asyncio.gather(*(watch.refresh() for _ in range(50)))
     assert source.reads == 2
 
 
-async def test_when_the_rules_cannot_be_read_one_finds_out_and_the_others_are_told() -> None:
-    """Nobody queues for a database that is away."""
-    source = Source(away=True)
+async def test_one_failed_read_fails_all_waiting_refreshes() -> None:
+    """None waits for an unreachable database."""
+    source = PolicySourceStub(away=True)
     watch = PolicyWatcher(PolicyDefaults(), source)
     fared = await asyncio.gather(*(watch.refresh() for _ in range(50)), return_exceptions=True)
     assert {type(one) for one in fared} == {StoreUnavailable}

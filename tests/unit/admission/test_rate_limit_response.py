@@ -1,4 +1,4 @@
-"""What callers read of limits."""
+"""Rate limit headers and errors."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -40,12 +40,12 @@ def plan(*checks: LimitCheck) -> LimitPlan:
     ("ms", "text"),
     [(0, "0ms"), (20, "20ms"), (8_640, "8.64s"), (1_000, "1s"), (60_000, "1m0s"), (359_999, "5m59.999s")],
 )
-def test_durations_read_as_openai_writes_them(ms: int, text: str) -> None:
+def test_durations_have_openais_format(ms: int, text: str) -> None:
     """Clients parse them."""
     assert format_duration(ms) == text
 
 
-def test_an_admitted_call_is_told_what_is_left_after_it() -> None:
+def test_headers_of_an_admitted_call_show_what_is_left_after_it() -> None:
     """Of the tightest limit of each kind."""
     wider = LimitCheck("requests", "key", "key k", "r2", 500)
     told = dict(
@@ -67,33 +67,33 @@ def test_an_admitted_call_is_told_what_is_left_after_it() -> None:
     }
 
 
-def refused(
+def error_for(
     wants: tuple[int, ...], answer: LimiterResult, *checks: LimitCheck, estimate: CallEstimate = NOTHING
 ) -> APIError:
-    """The refusal of a call by these checks."""
+    """The error of a call that these checks reject."""
     ask = LimiterRequest(plan(*checks), wants, NO_EPOCH, "lease", 30_000, estimate=estimate)
     return rate_limit_error(ask, answer, "enforced")
 
 
-def test_a_refusal_promises_the_longest_wait_of_all_that_refuse() -> None:
-    """Waiting for one limit only would be refused by the other."""
-    told = refused((1, 40), LimiterResult(REJECTED, 0, 0, (10, 1_000), (1_500, 30_000)), AGENT, TOKENS)
+def test_an_error_promises_the_longest_wait_of_all_rejecting_checks() -> None:
+    """After a shorter one, another check would reject."""
+    told = error_for((1, 40), LimiterResult(REJECTED, 0, 0, (10, 1_000), (1_500, 30_000)), AGENT, TOKENS)
     assert isinstance(told, RateLimited)
     assert (told.retry_after_s, told.error_type, told.code) == (30.0, "tokens", "rate_limit_exceeded")
     assert ("x-ratelimit-remaining-requests", "0") in told.headers
     assert ("x-ratelimit-reset-requests", "1.5s") in told.headers
 
 
-def test_a_full_house_of_parallel_calls_promises_a_polite_second() -> None:
-    """Nobody knows when a call ends."""
-    told = refused((1,), LimiterResult(REJECTED, 0, 0, (1,), (0,)), PLACES)
+def test_exhausted_slots_promise_a_guess_of_one_second() -> None:
+    """The end of a call is unknown."""
+    told = error_for((1,), LimiterResult(REJECTED, 0, 0, (1,), (0,)), PLACES)
     assert isinstance(told, RateLimited)
     assert (told.retry_after_s, told.error_type) == (1.0, "requests")
 
 
-def test_a_spent_budget_promises_nothing_and_forbids_retries() -> None:
-    """Even when a limit refuses as well; it says when it begins anew."""
-    told = refused((1, 2), LimiterResult(REJECTED, 0, 0, (10, 5), (1_500, 0)), AGENT, MONEY)
+def test_a_spent_budget_promises_no_wait_and_forbids_retries() -> None:
+    """Also when a limit rejects as well; it says when it resets."""
+    told = error_for((1, 2), LimiterResult(REJECTED, 0, 0, (10, 5), (1_500, 0)), AGENT, MONEY)
     assert isinstance(told, BudgetExceeded)
     assert (told.retry_after_s, told.retryable, told.code) == (None, False, "insufficient_quota")
     assert told.message.startswith("The budget of key k is used up.")
@@ -101,19 +101,19 @@ def test_a_spent_budget_promises_nothing_and_forbids_retries() -> None:
     assert ("x-llm-proxy-budget-reset", "2026-12-01T00:00:00+00:00") in told.headers
 
 
-def test_a_budget_of_nothing_says_so() -> None:
-    """Plainly."""
-    told = refused((7,), LimiterResult(REJECTED, 0, 0, (0,), (0,)), replace(MONEY, limit=0))
+def test_a_budget_of_zero_says_so() -> None:
+    """In its message."""
+    told = error_for((7,), LimiterResult(REJECTED, 0, 0, (0,), (0,)), replace(MONEY, limit=0))
     assert isinstance(told, BudgetExceeded)
     assert told.message == "The budget of key k is $0.00 a month: nothing may be spent."
 
 
-def test_money_that_is_held_is_told_with_what_is_needed_and_left_and_may_be_waited_for() -> None:
-    """In the budget's own zone."""
+def test_a_held_budget_shows_what_is_needed_and_left_and_may_be_retried() -> None:
+    """Times are in the budget's time zone."""
     ends_ms = int(datetime(2026, 11, 26, 23, tzinfo=UTC).timestamp() * 1000)
     check = replace(MONEY, limit=10**9, period="day", period_end_ms=ends_ms, zone="Europe/Berlin")
     answer = LimiterResult(REJECTED, 0, 0, (600_000_000,), (200_000_000,), (2,), (0,))
-    told = refused((301_234_567,), answer, check, estimate=CallEstimate(2_500, 4_096, 9_876_543))
+    told = error_for((301_234_567,), answer, check, estimate=CallEstimate(2_500, 4_096, 9_876_543))
     assert isinstance(told, BudgetHeld)
     assert (told.status, told.code, told.retryable, told.retry_after_s) == (
         429, "rate_limit_exceeded", True, 2.0,
@@ -125,10 +125,10 @@ def test_money_that_is_held_is_told_with_what_is_needed_and_left_and_may_be_wait
     )
 
 
-def test_what_is_kept_for_a_call_that_waits_is_told_apart() -> None:
-    """And a budget without a period does not begin anew."""
+def test_money_kept_for_a_waiting_call_is_shown_separately() -> None:
+    """A budget without a period does not reset."""
     check = replace(MONEY, limit=1_000, period="total", period_end_ms=0)
-    told = refused((400,), LimiterResult(REJECTED, 0, 0, (100,), (200,), (1,), (500,)), check)
+    told = error_for((400,), LimiterResult(REJECTED, 0, 0, (100,), (200,), (1,), (500,)), check)
     assert told.message.endswith(
         "$0.0000002 of $0.000001 is left: $0.0000001 spent, $0.0000002 held by 1 running call,"
         " $0.0000005 kept for a call that waits."
@@ -143,17 +143,17 @@ def test_what_is_kept_for_a_call_that_waits_is_told_apart() -> None:
         (1, 1, "is held by calls that run and kept for a call that waits"),
     ],
 )
-def test_a_refusal_says_who_has_what_is_left(held: int, kept: int, state: str) -> None:
-    """Of no running call where none runs; the figures of a standing add up."""
+def test_an_error_says_what_has_the_rest_of_a_budget(held: int, kept: int, state: str) -> None:
+    """Running calls or waiting ones; the figures of a status add up."""
     answer = LimiterResult(REJECTED, 0, 0, (1,), (held,), (held,), (kept,))
     check = replace(MONEY, limit=5)
-    assert refused((4,), answer, check).message.startswith(f"The budget of key k {state}.")
+    assert error_for((4,), answer, check).message.startswith(f"The budget of key k {state}.")
     [one] = limit_statuses(plan(check), (4,), answer)
     assert (one.used or 0) + one.held + one.kept + one.remaining == check.limit
 
 
-def test_a_shadowed_limit_is_not_told() -> None:
-    """It does not hold, so it would mislead."""
+def test_shadow_limits_are_not_in_headers() -> None:
+    """They do not hold."""
     shadowed = LimitCheck("requests", "agent", "agent scout", "r", 10, enforced=False)
     assert rate_limit_headers(plan(shadowed), (1,), LimiterResult(ADMITTED, 0, 0, (3,), (0,)), "shadow") == (
         (b"x-llm-proxy-limits", b"shadow"),

@@ -13,25 +13,27 @@ MODELS = ModelIndex(
     "the-default", {"gpt": frozenset({"openai"}), "claude": frozenset({"anthropic"})}, ("openai/*",)
 )
 HELLO = [{"role": "user", "content": "Hello"}]
-LEAST: dict[Endpoint, dict[str, Any]] = {
+REQUIRED_FIELDS: dict[Endpoint, dict[str, Any]] = {
     "chat.completions": {"messages": HELLO},
     "completions": {"prompt": "x"},
     "embeddings": {"input": "x"},
 }
-DOORS: tuple[Endpoint, ...] = ("chat.completions", "completions", "embeddings")
+ENDPOINT_NAMES: tuple[Endpoint, ...] = ("chat.completions", "completions", "embeddings")
 
 
-def read(door: Endpoint = "chat.completions", hints: RequestOptions = NO_OPTIONS, /, **body: Any) -> Call:
-    """The call for a chat that says hello, or for these fields."""
-    least = LEAST[door]
-    asked = {"model": "gpt", **least, **body}
-    given = json.dumps({name: value for name, value in asked.items() if value != ...}).encode()
-    return OPENAI.parse(door, given, hints, MODELS, BodyLimits(max_messages=50))
+def parse(
+    endpoint: Endpoint = "chat.completions", options: RequestOptions = NO_OPTIONS, /, **body: Any
+) -> Call:
+    """The call of a chat that says hello, or of these fields."""
+    required = REQUIRED_FIELDS[endpoint]
+    fields = {"model": "gpt", **required, **body}
+    encoded = json.dumps({name: value for name, value in fields.items() if value != ...}).encode()
+    return OPENAI.parse(endpoint, encoded, options, MODELS, BodyLimits(max_messages=50))
 
 
-def refused(door: Endpoint = "chat.completions", /, **body: Any) -> BadRequest:
-    """The refusal of these fields."""
+def error_of(endpoint: Endpoint = "chat.completions", /, **body: Any) -> BadRequest:
+    """The error of these fields."""
     with pytest.raises(BadRequest) as caught:
-        read(door, **body)
+        parse(endpoint, **body)
     assert caught.value.message
     return caught.value

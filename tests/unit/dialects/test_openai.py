@@ -1,10 +1,10 @@
-"""OpenAI's own vocabulary: what goes on, and what is told about it."""
+"""The OpenAI dialect: what is sent, and its errors."""
 
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from unit.dialects.parsing import HELLO, read, refused
+from unit.dialects.parsing import HELLO, error_of, parse
 
 from llm_proxy.dialects import OPENAI, BodyLimits, CacheControl, ModelIndex, RequestOptions
 from llm_proxy.dialects.request.openai_schema import FIELDS
@@ -14,60 +14,60 @@ if TYPE_CHECKING:
     from llm_proxy.endpoints import Endpoint
 
 
-def test_a_plain_chat_goes_on_as_it_came() -> None:
-    """Nothing is added to it and nothing is lost."""
-    call = read(temperature=0.5)
+def test_a_plain_chat_is_sent_unchanged() -> None:
+    """Nothing is added and nothing is lost."""
+    call = parse(temperature=0.5)
     assert call.body == {"model": "gpt", "messages": HELLO, "temperature": 0.5}
     assert (call.model, call.group, call.streaming, call.choices) == ("gpt", "gpt", False, 1)
 
 
-def test_every_field_of_every_door_goes_on_in_one_order() -> None:
-    """The order they came in does not reach the sidecar's cache key."""
-    one = read(seed=1, temperature=1.0, user="u", n=2, zzz=1, aaa=2)
-    other = read(aaa=2, zzz=1, n=2, user="u", temperature=1, seed=1)
+def test_every_field_is_sent_in_one_order() -> None:
+    """The request's own order does not reach the sidecar's cache key."""
+    one = parse(seed=1, temperature=1.0, user="u", n=2, zzz=1, aaa=2)
+    other = parse(aaa=2, zzz=1, n=2, user="u", temperature=1, seed=1)
     assert orjson.dumps(one.body) == orjson.dumps(other.body)
     assert list(one.body) == ["model", "messages", "n", "seed", "temperature", "user", "extra_body"]
 
 
 def test_keys_inside_messages_have_one_order_too() -> None:
     """`content` before `role` is the same request."""
-    one = read(
+    one = parse(
         messages=[{"content": [{"text": "x", "type": "text"}], "role": "user", "zzz": 1, "name": "bob"}]
     )
-    other = read(
+    other = parse(
         messages=[{"role": "user", "name": "bob", "content": [{"type": "text", "text": "x"}], "zzz": 1}]
     )
     assert orjson.dumps(one.body) == orjson.dumps(other.body)
 
 
-def test_the_order_of_a_schema_is_not_touched() -> None:
-    """Models answer structured output in the order of its properties."""
+def test_the_order_of_a_json_schema_is_kept() -> None:
+    """Models answer in the order of its properties."""
     schema = {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "string"}}}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    assert orjson.dumps(read(response_format=wanted).body["response_format"]) == orjson.dumps(wanted)
+    assert orjson.dumps(parse(response_format=wanted).body["response_format"]) == orjson.dumps(wanted)
 
 
 def test_null_means_absent() -> None:
-    """Clients that send every field they know do no harm."""
+    """Clients may send every field they know."""
     fields = dict.fromkeys(FIELDS["chat.completions"])
-    assert read(**{**fields, "model": "gpt", "messages": HELLO}).body == {"model": "gpt", "messages": HELLO}
+    assert parse(**{**fields, "model": "gpt", "messages": HELLO}).body == {"model": "gpt", "messages": HELLO}
 
 
-def test_a_stream_always_asks_for_usage_and_remembers_who_wanted_it() -> None:
-    """Upstream always; the caller sees it only when it asked."""
-    assert read(stream=True).body["stream_options"] == {"include_usage": True}
-    assert read(stream=True).wants_usage is False
-    asked = read(stream=True, stream_options={"include_usage": True, "include_obfuscation": False})
+def test_a_stream_always_requests_usage() -> None:
+    """The caller gets it only when it asked for it."""
+    assert parse(stream=True).body["stream_options"] == {"include_usage": True}
+    assert parse(stream=True).wants_usage is False
+    asked = parse(stream=True, stream_options={"include_usage": True, "include_obfuscation": False})
     assert asked.wants_usage is True
     assert asked.body["stream_options"] == {"include_usage": True, "include_obfuscation": False}
-    assert read(stream=True, stream_options={"include_usage": False}).wants_usage is False
-    assert refused(stream_options={"include_usage": True}).param == "stream_options"
-    assert "stream" not in read(stream=False).body
+    assert parse(stream=True, stream_options={"include_usage": False}).wants_usage is False
+    assert error_of(stream_options={"include_usage": True}).param == "stream_options"
+    assert "stream" not in parse(stream=False).body
 
 
 def test_what_admission_needs_is_on_the_call() -> None:
-    """Tokens asked for, choices, size without files, whom it names, the cache, the deadline."""
-    call = read(
+    """Requested tokens, choices, size without files, attribution, cache control, timeout."""
+    call = parse(
         "chat.completions",
         RequestOptions(cache=CacheControl(no_store=True), timeout_s=3.5),
         max_tokens=10,
@@ -85,31 +85,31 @@ def test_what_admission_needs_is_on_the_call() -> None:
         "c",
         "u-1",
     )
-    assert read("completions", best_of=4, n=2).choices == 4
+    assert parse("completions", best_of=4, n=2).choices == 4
 
 
-def test_a_file_in_a_message_is_not_a_prompt_of_its_size() -> None:
-    """A megabyte of picture does not count as a quarter million tokens."""
+def test_a_file_does_not_count_as_prompt() -> None:
+    """A megabyte of picture is not a quarter million tokens."""
     url = "data:image/png;base64," + "A" * 1_000_000
     picture = {"type": "image_url", "image_url": {"url": url}}
-    call = read(messages=[{"role": "user", "content": [{"type": "text", "text": "what?"}, picture]}])
+    call = parse(messages=[{"role": "user", "content": [{"type": "text", "text": "what?"}, picture]}])
     assert call.prompt_bytes < 10_000
     assert call.body["messages"][0]["content"][1] == picture
 
 
 @pytest.mark.parametrize("own", ["max_output_tokens", "num_predict", "max_new_tokens"])
-def test_a_length_in_a_providers_own_words_counts(own: str) -> None:
-    """A cap on `max_tokens` cannot be walked around; below zero means without end."""
-    assert read(**{own: 500}).max_tokens == 500
-    assert read(options={own: 500}, max_tokens=10).max_tokens == 500
-    assert (read(**{own: -1}).max_tokens or 0) > 10**9
+def test_a_length_in_a_providers_own_field_counts(own: str) -> None:
+    """A cap on `max_tokens` cannot be avoided; below zero means unbounded."""
+    assert parse(**{own: 500}).max_tokens == 500
+    assert parse(options={own: 500}, max_tokens=10).max_tokens == 500
+    assert (parse(**{own: -1}).max_tokens or 0) > 10**9
 
 
-def test_a_length_of_zero_is_the_providers_to_judge_and_no_length_of_a_chat() -> None:
-    """A provider may take it for no limit, so that a cap must lie over it."""
-    call = read(max_completion_tokens=0)
+def test_a_length_of_zero_is_no_length_of_a_chat() -> None:
+    """A provider may take it for no limit, so a cap must replace it."""
+    call = parse(max_completion_tokens=0)
     assert (call.body["max_completion_tokens"], call.max_tokens) == (0, None)
-    scored = read("completions", max_tokens=0, echo=True, best_of=0)
+    scored = parse("completions", max_tokens=0, echo=True, best_of=0)
     assert (scored.body["max_tokens"], scored.body["best_of"], scored.max_tokens) == (0, 0, 0)
 
 
@@ -120,23 +120,23 @@ def test_a_length_of_zero_is_the_providers_to_judge_and_no_length_of_a_chat() ->
         ("max_tokens", -1), ("top_logprobs", 50), ("logit_bias", {"1": 200}), ("max_completion_tokens", -2),
     ],
 )  # fmt: skip
-def test_bounds_are_those_of_the_models_provider(field: str, value: Any) -> None:
-    """OpenAI's for its own models; another provider judges for itself, types apart."""
-    assert refused(**{field: value}).code in {
+def test_ranges_are_those_of_the_models_provider(field: str, value: Any) -> None:
+    """OpenAI's for its own models; types are checked for all."""
+    assert error_of(**{field: value}).code in {
         "decimal_above_max_value", "decimal_below_min_value", "integer_above_max_value",
         "integer_below_min_value",
     }  # fmt: skip
-    call = read(model="claude", **{field: value})
+    call = parse(model="claude", **{field: value})
     assert call.body[field] == value
     assert call.max_tokens == (2**31 if field in {"max_tokens", "max_completion_tokens"} and value else None)
-    assert refused(model="claude", **{field: "x"}).code == "invalid_type"
+    assert error_of(model="claude", **{field: "x"}).code == "invalid_type"
 
 
 @pytest.mark.parametrize(("field", "value"), [("n", 0), ("n", 1000), ("max_tokens", 1e30), ("best_of", 99)])
-def test_bounds_that_keep_our_own_counting_sane_hold_for_everybody(field: str, value: float) -> None:
-    """What is multiplied, or reserved, has an end."""
-    door: Endpoint = "completions" if field == "best_of" else "chat.completions"
-    assert refused(door, model="claude", **{field: value}).param == field
+def test_bounds_of_what_is_reserved_hold_for_every_provider(field: str, value: float) -> None:
+    """What is multiplied or reserved is bounded."""
+    endpoint: Endpoint = "completions" if field == "best_of" else "chat.completions"
+    assert error_of(endpoint, model="claude", **{field: value}).param == field
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_bounds_that_keep_our_own_counting_sane_hold_for_everybody(field: str, v
         {"tool_calls": [{"id": "", "type": "function", "function": {"name": "f", "arguments": ""}}]},
     ],
 )
-def test_an_answer_of_ours_may_be_sent_back(answered: dict[str, Any]) -> None:
-    """As the assistant's message it was; what is null in it is absent."""
-    [_, sent, _] = read(messages=[*HELLO, {"role": "assistant", **answered}, *HELLO]).body["messages"]
+def test_an_earlier_answer_may_be_sent_back(answered: dict[str, Any]) -> None:
+    """As an assistant's message; its nulls are absent."""
+    [_, sent, _] = parse(messages=[*HELLO, {"role": "assistant", **answered}, *HELLO]).body["messages"]
     kept = {name: value for name, value in answered.items() if value is not None}
     assert {name: value for name, value in sent.items() if value is not None} == {"role": "assistant", **kept}
 
@@ -164,39 +164,39 @@ def test_an_answer_of_ours_may_be_sent_back(answered: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("user", "ours"), [("a\0b", "ab"), ("a\nb", "ab"), ("\0", None), ("", None), ("x" * 300, "x" * 256)]
 )
-def test_a_user_is_any_text_and_our_copy_of_it_is_clean(user: str, ours: str | None) -> None:
-    """The provider gets it as it came; records and limits get what they can hold."""
-    call = read(user=user, metadata={"agent_id": "a\0"})
+def test_a_user_is_any_text_and_our_copy_is_printable(user: str, ours: str | None) -> None:
+    """The provider gets it unchanged; records and limits get what they can hold."""
+    call = parse(user=user, metadata={"agent_id": "a\0"})
     assert (call.body["user"], call.attribution.user, call.attribution.agent) == (user, ours, "a")
 
 
 @pytest.mark.parametrize("name", ["plugins", "priority", "session_id"])
-def test_a_providers_field_that_litellm_would_read_travels_inside(name: str) -> None:
-    """OpenRouter's, vLLM's; who has no such way is told so."""
+def test_a_providers_field_that_litellm_reads_is_sent_in_extra_body(name: str) -> None:
+    """OpenRouter's, vLLM's; it is rejected for a provider without `extra_body`."""
     for asked in ({name: 5}, {"extra_body": {name: 5}}):
-        call = read(**asked)
+        call = parse(**asked)
         assert call.body["extra_body"] == {name: 5}
         assert name not in call.body
-    assert refused(model="claude", **{name: 5}).code == "unknown_parameter"
+    assert error_of(model="claude", **{name: 5}).code == "unknown_parameter"
 
 
-def test_every_kind_of_tool_choice_goes_on() -> None:
+def test_every_kind_of_tool_choice_is_sent() -> None:
     """Also those newer than LiteLLM."""
     tools = [{"type": "function", "function": {"name": "f"}}, {"type": "custom", "custom": {"name": "g"}}]
     allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]}
     for choice in ({"type": "allowed_tools", "allowed_tools": allowed}, tools[1], tools[0], "required"):
-        assert read(tools=tools, tool_choice=choice).body["tool_choice"] == choice
+        assert parse(tools=tools, tool_choice=choice).body["tool_choice"] == choice
 
 
 @pytest.mark.parametrize("given", ["x", ["x", "y"], [1, 2], [[1, 2], [3]]])
-def test_texts_and_tokens_go_on_as_they_came(given: Any) -> None:
+def test_texts_and_tokens_are_sent_unchanged(given: Any) -> None:
     """In all four shapes."""
-    assert read("completions", prompt=given).body["prompt"] == given
-    assert read("embeddings", input=given).body["input"] == given
+    assert parse("completions", prompt=given).body["prompt"] == given
+    assert parse("embeddings", input=given).body["input"] == given
 
 
-def test_a_default_model_is_for_those_who_may_omit_it() -> None:
-    """Chats and completions only: there is no default for embeddings."""
+def test_the_default_model_is_for_callers_that_may_omit_it() -> None:
+    """Chats and completions only: embeddings have no default."""
     body = orjson.dumps({"messages": HELLO})
     call = OPENAI.parse(
         "chat.completions", body, RequestOptions(may_omit_model=True), ModelIndex("the-default"), BodyLimits()
@@ -208,9 +208,9 @@ def test_a_default_model_is_for_those_who_may_omit_it() -> None:
         )
 
 
-def test_refusals_have_openais_envelope() -> None:
+def test_errors_have_openais_envelope() -> None:
     """JSON and frame alike."""
-    wrong = refused(n=0)
+    wrong = error_of(n=0)
     envelope = {"message": wrong.message, "type": "invalid_request_error", "param": "n", "code": wrong.code}
     assert OPENAI.error(wrong) == {"error": envelope}
     assert OPENAI.stream_error(wrong) == b"data: " + orjson.dumps({"error": envelope}) + b"\n\n"

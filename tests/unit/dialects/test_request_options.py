@@ -1,4 +1,4 @@
-"""The headers that shape a call."""
+"""Request headers that shape a call."""
 
 import pytest
 from hypothesis import given
@@ -20,12 +20,12 @@ from llm_proxy.errors import BadRequest
         (b"", CacheControl()),
     ],
 )
-def test_cache_control_says_what_the_cache_may_do(value: bytes, expected: CacheControl) -> None:
-    """In any case and order; unknown directives say nothing."""
+def test_cache_control_is_parsed(value: bytes, expected: CacheControl) -> None:
+    """In any case and order; unknown directives are ignored."""
     assert parse_request_options([(b"cache-control", value)]).cache == expected
 
 
-def test_provider_timeout_and_internal_auth_are_read() -> None:
+def test_provider_timeout_and_internal_auth_are_parsed() -> None:
     """Each from its own header."""
     headers = [
         (b"x-provider", b" Anthropic "),
@@ -50,8 +50,8 @@ def test_provider_timeout_and_internal_auth_are_read() -> None:
         (b"cache-control", b"max-age=soon", "Cache-Control"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused_by_name(name: bytes, value: bytes, param: str) -> None:
-    """400 naming the header."""
+def test_an_invalid_value_is_rejected_with_the_headers_name(name: bytes, value: bytes, param: str) -> None:
+    """400 with `param`."""
     with pytest.raises(BadRequest) as refused:
         parse_request_options([(name, value)])
     assert refused.value.param == param
@@ -65,13 +65,13 @@ def test_a_value_that_cannot_be_meant_is_refused_by_name(name: bytes, value: byt
         max_size=3,
     )
 )
-def test_no_header_is_an_exception(headers: list[tuple[bytes, bytes]]) -> None:
-    """Any bytes are hints or a refusal."""
+def test_any_headers_are_options_or_an_api_error(headers: list[tuple[bytes, bytes]]) -> None:
+    """Any bytes."""
     assert _outcome(headers)
 
 
 def _outcome(headers: list[tuple[bytes, bytes]]) -> RequestOptions | str | None:
-    """The hints, or the header that is refused."""
+    """The options, or the rejected header."""
     try:
         return parse_request_options(headers)
     except BadRequest as refused:

@@ -1,22 +1,22 @@
-"""How long a call may take, by its model group."""
+"""Timeouts of a call, by its model group."""
 
 from llm_proxy.settings import Settings
 from llm_proxy.upstream import Timeouts, timeout_policy
 
 
 def settings(**said: object) -> Settings:
-    """Settings with these deadlines."""
+    """Settings with these timeouts."""
     return Settings(**({"database_url": None} | said))  # type: ignore[arg-type]  # pydantic reads them
 
 
-def test_a_group_without_a_word_of_its_own_has_the_usual_deadlines() -> None:
+def test_a_group_without_timeouts_of_its_own_has_the_defaults() -> None:
     """Those of the three settings."""
     found = timeout_policy(settings(first_byte_timeout_s=7, idle_timeout_s=8, total_timeout_s=9))
     assert found.for_group("anything") == Timeouts(7, 8, 9)
 
 
-def test_the_first_pattern_that_fits_decides_the_rest_stays_usual() -> None:
-    """A slow model may take longer to begin without being allowed to fall silent."""
+def test_the_first_matching_pattern_decides_and_the_rest_is_default() -> None:
+    """A slow model may take longer to begin, not to be silent."""
     said = {"slow-1": {"first_byte_s": 300}, "slow-*": {"first_byte_s": 200, "total_s": 900}}
     found = timeout_policy(settings(deadlines=said))
     assert found.for_group("slow-1") == Timeouts(300, 60, 600)

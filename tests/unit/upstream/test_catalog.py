@@ -21,15 +21,15 @@ CATALOG = parse_sidecar_catalog(
     ("name", "group"),
     [("w/foo", "w/*"), ("w/foo-x", "*-x"), ("w/longer-x", "w/longer*"), ("dear", "dear")],
 )
-def test_a_name_is_served_by_the_wildcard_litellm_takes(name: str, group: str) -> None:
+def test_a_name_is_served_by_the_wildcard_litellm_chooses(name: str, group: str) -> None:
     """The longest as LiteLLM writes it, where a dash counts twice."""
     found = CATALOG.find_group(name)
     assert found is not None
     assert found.name == group
 
 
-def test_an_id_is_judged_by_the_group_it_belongs_to() -> None:
-    """LiteLLM takes it for a name before any wildcard; the other is covered by none, and nobody's name."""
+def test_a_deployment_id_is_served_as_its_group() -> None:
+    """LiteLLM takes it for a name before any wildcard; the other id matches none."""
     found = CATALOG.find_group("w/dear")
     assert found is not None
     assert CATALOG.resolved("w/dear") == "dear"

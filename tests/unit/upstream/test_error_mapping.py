@@ -1,4 +1,4 @@
-"""What the sidecar says instead of an answer becomes OpenAI's status, code and param, in cleaned words."""
+"""A sidecar's errors become OpenAI's status, code and param, with a cleaned message."""
 
 # ruff: noqa: E501, ISC004 -- messages stay in one piece where they fit a screen
 
@@ -54,8 +54,10 @@ def _body(message: str) -> bytes:
 
 @pytest.mark.parametrize("message", TOO_LONG)
 @pytest.mark.parametrize("headers", [{}, {"x-llmp-provider-status": "400"}], ids=["LiteLLM", "our sidecar"])
-def test_a_prompt_too_long_is_so_in_every_providers_words(message: str, headers: dict[str, str]) -> None:
-    """Whole and streamed: LiteLLM knows some of them in one way only."""
+def test_a_prompt_too_long_is_recognised_in_every_providers_wording(
+    message: str, headers: dict[str, str]
+) -> None:
+    """Streamed or not: LiteLLM knows some of them only one way."""
     refused = map_error(400, headers, _body(message), model="m")
     assert (refused.status, refused.code, refused.param) == (400, "context_length_exceeded", "messages")
 
@@ -76,7 +78,7 @@ OF_A_PART = (
 
 @pytest.mark.parametrize("message", OF_A_PART)
 def test_a_field_too_long_keeps_the_providers_code(message: str) -> None:
-    """LiteLLM calls some of them context errors; a client would cut its prompt in vain."""
+    """LiteLLM calls some of them context errors; a client would shorten its prompt in vain."""
     told = {"x-llmp-attempts": "1", "x-llmp-message": message, "x-llmp-provider-status": "400"}
     body = _body(f"litellm.ContextWindowExceededError: litellm.BadRequestError: OpenAIException - {message}")
     refused = map_error(400, {**told, "x-llmp-provider-code": "invalid_value"}, body, model="m")
@@ -91,7 +93,7 @@ def test_a_field_too_long_keeps_the_providers_code(message: str) -> None:
     st.sampled_from(TOO_LONG),
 )
 def test_no_message_about_one_field_is_a_context_error(field: str, form: str, words: str) -> None:
-    """Whatever it says of lengths, unless the provider's code says so."""
+    """Unless the provider's code says so."""
     told = {
         "x-llmp-attempts": "1",
         "x-llmp-message": form.format(field, words),
@@ -103,14 +105,14 @@ def test_no_message_about_one_field_is_a_context_error(field: str, form: str, wo
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-llmp-provider-status": "422"}], ids=["LiteLLM", "our sidecar"])
-def test_an_answer_nobody_can_read_is_the_providers_fault(headers: dict[str, str]) -> None:
+def test_an_unreadable_answer_is_the_providers_fault(headers: dict[str, str]) -> None:
     """Not the caller's, though LiteLLM calls it 422."""
     refused = map_error(422, headers, _body(LITELLM_422), model="m")
     assert (refused.status, refused.code, refused.origin) == (502, "provider_error", "provider")
 
 
-def test_a_model_the_provider_does_not_know_was_refused_by_the_provider() -> None:
-    """404 as for a name nobody serves, but it says whose word it is."""
+def test_a_model_unknown_to_the_provider_is_the_providers_error() -> None:
+    """404 as for a name that is not served, with the provider as origin."""
     told = {"x-llmp-provider-status": "404"}
     refused = map_error(404, told, _body("no such model"), model="m")
     assert (refused.status, refused.code, refused.param) == (404, "model_not_found", "model")
@@ -127,8 +129,8 @@ def test_a_model_the_provider_does_not_know_was_refused_by_the_provider() -> Non
         (422, {"code": "INVALID_ARGUMENT", "type": "INVALID_ARGUMENT"}, None),
     ],
 )
-def test_a_code_is_a_code_and_no_type(status: int, said: dict[str, str], code: str | None) -> None:
-    """Some providers have only a type, which is no news beside ours."""
+def test_a_type_is_not_taken_for_a_code(status: int, said: dict[str, str], code: str | None) -> None:
+    """Some providers have only a type."""
     told = {"x-llmp-provider-status": str(status)} | {f"x-llmp-provider-{n}": v for n, v in said.items()}
     refused = map_error(status, told, _body("no"), model="m")
     assert (refused.status, refused.code) == (status, code)
@@ -169,7 +171,7 @@ def test_a_code_is_a_code_and_no_type(status: int, said: dict[str, str], code: s
 def test_an_unmodified_litellm_quotes_the_provider(
     status: int, text: str, code: str | None, message: str
 ) -> None:
-    """Its wrapping is taken off; a text without it is nobody's."""
+    """Its wrapping is removed; a text without it is not the provider's."""
     refused = map_error(status, {"llm_provider-date": "x"}, _body(text), model="m", request_id="r1")
     assert (refused.code, refused.message) == (code, message)
 
@@ -190,7 +192,7 @@ def test_an_unmodified_litellm_quotes_the_provider(
         ("the model stopped as the user asked in the messages", None),
     ],
 )
-def test_the_field_at_fault_is_the_one_in_the_words(message: str, field: str | None) -> None:
+def test_the_field_at_fault_is_the_one_in_the_message(message: str, field: str | None) -> None:
     """And one the request has; never a guess."""
     body = _body(f"litellm.UnsupportedParamsError: {message}")
     fields = ("model", "messages", "temperature", "tools", "reasoning_effort", "logprobs", "seed", "user")
@@ -201,7 +203,7 @@ def test_the_field_at_fault_is_the_one_in_the_words(message: str, field: str | N
 
 
 @pytest.mark.parametrize("message", ["a" * 15 + "c", "word ", "'x' ", "Invalid 'temperature': 3. "])
-def test_a_large_request_delays_nobody_and_its_echo_is_not_kept(message: str) -> None:
+def test_a_large_request_costs_no_time_and_its_echo_is_not_kept(message: str) -> None:
     """Neither its length nor the number of its fields makes an error expensive."""
     fields = {f"field{number}": None for number in range(200_000)}
     asked = (b"a" * 15 + b"b") * (19 * 2**16)
@@ -216,7 +218,7 @@ def test_a_large_request_delays_nobody_and_its_echo_is_not_kept(message: str) ->
 
 
 class _Fields(KeysView[str]):
-    """Fields that no code may walk through."""
+    """Fields that must not be iterated."""
 
     def __iter__(self) -> Iterator[str]:
         raise AssertionError
@@ -234,13 +236,13 @@ class _Fields(KeysView[str]):
     ],
 )
 def test_only_the_message_is_searched_for_fields(message: str, named: str | None) -> None:
-    """A caller may name as many fields as fit in a request."""
+    """A caller may send as many fields as fit in a request."""
     fields = _Fields(dict.fromkeys(("temperature", "top_p", "user", "x-tra")))
     assert find_named_field(message, fields) == named
     assert concerns_one_field(f"{message} 'top_p' is too long", None, fields)
 
 
-def test_a_connections_error_stays_known_beside_a_large_request() -> None:
+def test_a_connection_error_is_recognised_beside_a_large_request() -> None:
     """By its class."""
     told = {"x-llmp-origin": "connection", "x-llmp-message": "ConnectError: All attempts failed"}
     refused = map_error(503, told, b"{}", model="m", sent_body=b"a" * 10**6)
@@ -248,7 +250,7 @@ def test_a_connections_error_stays_known_beside_a_large_request() -> None:
 
 
 def test_a_broken_stream_does_not_read_its_request() -> None:
-    """Nothing of a provider's is there to compare with it."""
+    """It has no provider's message to compare."""
 
     def asked() -> bytes:
         raise AssertionError

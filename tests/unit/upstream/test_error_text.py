@@ -1,4 +1,4 @@
-"""What is left of a provider's message: no secret, one line, the numbers, and nothing of the request."""
+"""A provider's message, cleaned: no secret, one line, the numbers, and nothing of the request."""
 
 # ruff: noqa: E501, ISC004 -- messages stay in one piece where they fit a screen
 
@@ -69,7 +69,7 @@ def test_no_secret_survives(frame: str, secret: str) -> None:
         st.text(max_size=3000), st.lists(st.one_of(SECRETS, st.text(max_size=40)), max_size=40).map(" ".join)
     )
 )
-def test_one_line_bounded_and_the_same_a_second_time(text: str) -> None:
+def test_a_cleaned_message_is_one_bounded_line_and_idempotent(text: str) -> None:
     """For any text."""
     cleaned = clean_message(text)
     assert len(cleaned) <= MAX_CHARS
@@ -79,7 +79,7 @@ def test_one_line_bounded_and_the_same_a_second_time(text: str) -> None:
 
 
 @given(st.integers(0, 9_999_999_999), st.integers(0, 9_999_999_999))
-def test_numbers_stay(asked: int, most: int) -> None:
+def test_numbers_are_kept(asked: int, most: int) -> None:
     """Clients read them."""
     for frame in (
         "prompt is too long: {} tokens > {} maximum",
@@ -102,8 +102,8 @@ def test_numbers_stay(asked: int, most: int) -> None:
         "generate_content_free_tier_requests, limit: 20, 3 per min and/or 1/2",
     ],
 )
-def test_what_names_models_fields_and_values_stays(message: str) -> None:
-    """To the letter."""
+def test_names_of_models_fields_and_values_are_kept(message: str) -> None:
+    """Unchanged."""
     assert clean_message(message) == message
 
 
@@ -137,7 +137,7 @@ def test_what_names_models_fields_and_values_stays(message: str) -> None:
         ("[removed]", ""),
     ],
 )
-def test_wrapping_chatter_and_tracebacks_go(message: str, cleaned: str) -> None:
+def test_wrapping_and_tracebacks_are_removed(message: str, cleaned: str) -> None:
     """What LiteLLM and Python add is not the provider's."""
     assert clean_message(message) == cleaned
 
@@ -168,7 +168,7 @@ def test_wrapping_chatter_and_tracebacks_go(message: str, cleaned: str) -> None:
         "upstream request to {} timed out",
     ],
 )
-def test_no_private_machine_s_name_survives(message: str, name: str) -> None:
+def test_no_private_host_name_survives(message: str, name: str) -> None:
     """With or without a port or a domain."""
     cleaned = clean_message(message.format(name))
     assert name.partition(":")[0] not in cleaned
@@ -183,8 +183,8 @@ def test_no_private_machine_s_name_survives(message: str, name: str) -> None:
         ("server prod-llm-2 is full", "server [removed] is full"),
     ],
 )
-def test_a_machine_s_name_is_known_in_any_message(message: str, cleaned: str) -> None:
-    """By what it says of itself, or by the word before it."""
+def test_a_host_name_is_recognised_in_any_message(message: str, cleaned: str) -> None:
+    """By its form, or by the word before it."""
     assert clean_message(message) == cleaned
 
 
@@ -201,7 +201,7 @@ def test_a_machine_s_name_is_known_in_any_message(message: str, cleaned: str) ->
         "Invalid 'node1': expected an object",
     ],
 )
-def test_what_is_no_machine_s_name_stays(message: str) -> None:
+def test_what_is_no_host_name_is_kept(message: str) -> None:
     """Models, fields, dates and plain words."""
     assert clean_message(message) == message
 
@@ -210,7 +210,7 @@ WORDS = st.text(string.ascii_letters.replace("u", "") + " \"'\\\n\täöüß世�
 
 
 @given(WORDS, st.booleans())
-def test_nothing_of_the_request_stays(prompt: str, as_json: bool) -> None:  # noqa: FBT001 -- a parameter
+def test_nothing_of_the_request_is_kept(prompt: str, as_json: bool) -> None:  # noqa: FBT001 -- a parameter
     """However the provider quotes it."""
     request = json.dumps({"messages": [{"role": "user", "content": prompt}]}, ensure_ascii=False).encode()
     quoted = json.dumps({"content": prompt}, ensure_ascii=False) if as_json else repr({"content": prompt})
@@ -221,7 +221,7 @@ def test_nothing_of_the_request_stays(prompt: str, as_json: bool) -> None:  # no
 
 
 def test_escaped_letters_are_the_same_letters() -> None:
-    """As in JSON of ASCII alone."""
+    """As in ASCII-only JSON."""
     request = json.dumps({"prompt": "größere Wörter über äußerst süße Äpfel"}, ensure_ascii=False).encode()
     kept = without_request_text(json.dumps("größere Wörter über äußerst süße Äpfel"), request)
     assert kept is not None
@@ -230,14 +230,14 @@ def test_escaped_letters_are_the_same_letters() -> None:
 
 @given(st.text("a-.:/_@ 0A'\"{}[]=*%\\", min_size=1, max_size=8))
 def test_no_repetition_takes_long(piece: str) -> None:
-    """A pattern that backtracks without end would stop the gateway for everybody."""
+    """A backtracking pattern would stop the gateway for all callers."""
     began = time.process_time()
     clean_message((piece * 2000)[:2000])
     assert time.process_time() - began < 1
 
 
-def test_what_the_request_does_not_hold_stays() -> None:
-    """A short word of it does too."""
+def test_text_the_request_does_not_have_is_kept() -> None:
+    """And its short words too."""
     request = json.dumps({"model": "m", "temperature": 0.2, "messages": "a quick brown fox"}).encode()
     message = "temperature does not support 0.2, said the fox"
     assert without_request_text(message, request) == message
@@ -251,7 +251,7 @@ def test_what_the_request_does_not_hold_stays() -> None:
     st.integers(0, 40),
 )
 def test_an_echo_is_found_wherever_it_stands(echo: str, before: int, other: str, after: int) -> None:
-    """On either side, at any distance from a block's border, next to text like it."""
+    """On either side, at any distance from a block's border, next to similar text."""
     request = ("x" * before + other + echo + "y" * after).encode()
     kept = without_request_text(f"{other} wrong: {echo}; {other}", request)
     assert kept is not None
@@ -268,8 +268,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("prompt", "echo"), HOSTILE.values(), ids=HOSTILE)
-def test_a_request_of_any_size_is_compared_within_a_bound(prompt: str, echo: str) -> None:
-    """The longest that is compared takes a moment; a longer one is not read."""
+def test_the_time_of_a_comparison_is_bounded(prompt: str, echo: str) -> None:
+    """The longest compared request takes a moment; a longer one is not read."""
     longest = (prompt * MAX_COMPARED_BYTES)[:MAX_COMPARED_BYTES].encode()
     began = time.process_time()
     assert without_request_text(echo * 500, longest) is not None
@@ -277,7 +277,7 @@ def test_a_request_of_any_size_is_compared_within_a_bound(prompt: str, echo: str
     assert time.process_time() - began < 2
 
 
-def test_an_echo_is_cut_up_to_the_longest_request_that_is_compared() -> None:
+def test_an_echo_is_removed_up_to_the_longest_compared_request() -> None:
     """At its very end too."""
     echo = "the quick brown fox jumps over the lazy dog"
     request = echo.encode().rjust(MAX_COMPARED_BYTES, b".")

@@ -1,4 +1,4 @@
-"""HTTP/1.1 to a sidecar, over a transport that only notes what it is told."""
+"""HTTP/1.1 to a sidecar, over a transport that records what it gets."""
 
 import asyncio
 
@@ -12,8 +12,8 @@ CHUNKS = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n2\r\n
 CLOSING = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nbody"
 
 
-class Noted(asyncio.Transport):
-    """A transport that remembers."""
+class RecordingTransport(asyncio.Transport):
+    """A transport that records its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,14 +36,15 @@ class Noted(asyncio.Transport):
         self.paused = False
 
 
-def connected() -> tuple[HTTPConnection, Noted]:
-    connection, transport = HTTPConnection(HERE, asyncio.get_running_loop()), Noted()
+def connected() -> tuple[HTTPConnection, RecordingTransport]:
+    """A connection on a recording transport."""
+    connection, transport = HTTPConnection(HERE, asyncio.get_running_loop()), RecordingTransport()
     connection.connection_made(transport)
     return connection, transport
 
 
-async def asked(connection: HTTPConnection, *parts: bytes) -> "asyncio.Task[None]":
-    """A request on its way, and these bytes arriving."""
+async def request_and_feed(connection: HTTPConnection, *parts: bytes) -> "asyncio.Task[None]":
+    """Sends a request; these bytes arrive."""
     task = asyncio.create_task(connection.send_request(b"POST / HTTP/1.1\r\n\r\n"))
     await asyncio.sleep(0)
     for part in parts:
@@ -52,28 +53,28 @@ async def asked(connection: HTTPConnection, *parts: bytes) -> "asyncio.Task[None
     return task
 
 
-async def whole(task: "asyncio.Task[None]", connection: HTTPConnection) -> bytes:
-    """The answer to the end."""
+async def read_to_end(task: "asyncio.Task[None]", connection: HTTPConnection) -> bytes:
+    """The complete response."""
     await task
     return await connection.read_all()
 
 
 @pytest.mark.parametrize("cut", range(1, len(WHOLE)))
-async def test_any_segmentation_gives_the_same_answer(cut: int) -> None:
-    """A head and a body arrive in whatever pieces the network makes."""
+async def test_any_segmentation_gives_the_same_response(cut: int) -> None:
+    """A head and a body arrive in any segments."""
     connection, transport = connected()
-    await (await asked(connection, WHOLE[:cut], WHOLE[cut:]))
+    await (await request_and_feed(connection, WHOLE[:cut], WHOLE[cut:]))
     assert (connection.status, connection.headers[b"x-one"]) == (200, b"a")
     assert await connection.read_all() == b"body"
     assert connection.reusable
     assert transport.sent == b"POST / HTTP/1.1\r\n\r\n"
 
 
-async def test_chunks_come_as_they_arrive_and_end() -> None:
-    """What has arrived is given at once; nothing more is the end."""
+async def test_chunks_are_returned_as_they_arrive() -> None:
+    """What has arrived is returned at once; nothing more is the end."""
     connection, _ = connected()
     at = CHUNKS.index(b"cd") - 3
-    await (await asked(connection, CHUNKS[:at]))
+    await (await request_and_feed(connection, CHUNKS[:at]))
     assert await connection.read() == b"ab"
     assert not connection.reusable
     connection.data_received(CHUNKS[at:])
@@ -82,18 +83,18 @@ async def test_chunks_come_as_they_arrive_and_end() -> None:
     assert connection.reusable
 
 
-async def test_a_connection_the_other_side_closes_is_not_used_again() -> None:
-    """`Connection: close` is believed."""
+async def test_a_connection_the_server_closes_is_not_reused() -> None:
+    """`Connection: close` is respected."""
     connection, _ = connected()
-    await (await asked(connection, CLOSING))
+    await (await request_and_feed(connection, CLOSING))
     assert await connection.read_all() == b"body"
     assert not connection.reusable
 
 
-async def test_an_interim_answer_is_not_the_answer() -> None:
-    """`100 Continue` goes before the answer (RFC 9110, 15.2)."""
+async def test_an_interim_response_is_not_the_response() -> None:
+    """`100 Continue` comes before the response (RFC 9110, 15.2)."""
     connection, _ = connected()
-    await (await asked(connection, b"HTTP/1.1 100 Continue\r\n\r\n", WHOLE))
+    await (await request_and_feed(connection, b"HTTP/1.1 100 Continue\r\n\r\n", WHOLE))
     assert (connection.status, await connection.read_all()) == (200, b"body")
 
 
@@ -102,20 +103,20 @@ async def test_an_interim_answer_is_not_the_answer() -> None:
     [b"", b"HTTP/1.1 200 OK\r\ncontent-", WHOLE[:-2], CHUNKS[:-5]],
     ids=["nothing", "head", "body", "chunk"],
 )
-async def test_a_connection_that_breaks_is_told_apart_from_an_end(arrived: bytes) -> None:
-    """Half an answer is none."""
+async def test_a_broken_connection_is_not_the_end_of_a_body(arrived: bytes) -> None:
+    """Half a response is none."""
     connection, _ = connected()
-    task = await asked(connection, *([arrived] if arrived else []))
+    task = await request_and_feed(connection, *([arrived] if arrived else []))
     connection.connection_lost(None)
     with pytest.raises(ConnectionBroken):
-        await whole(task, connection)
+        await read_to_end(task, connection)
 
 
 async def test_a_body_without_a_length_ends_with_its_connection() -> None:
     """HTTP/1.0's way; a reset is no end."""
     for fault, end in ((None, True), (ConnectionResetError(), False)):
         connection, _ = connected()
-        await (await asked(connection, b"HTTP/1.1 200 OK\r\n\r\nall"))
+        await (await request_and_feed(connection, b"HTTP/1.1 200 OK\r\n\r\nall"))
         connection.connection_lost(fault)
         assert await connection.read() == b"all"
         if end:
@@ -126,39 +127,39 @@ async def test_a_body_without_a_length_ends_with_its_connection() -> None:
 
 
 @pytest.mark.parametrize("said", [b"SSH-2.0-nothing\r\n", b"HTTP/1.1 abc\r\n\r\n"])
-async def test_what_is_no_http_ends_the_connection(said: bytes) -> None:
-    """A wrong port is not believed."""
+async def test_bytes_that_are_not_http_close_the_connection(said: bytes) -> None:
+    """As from a wrong port."""
     connection, transport = connected()
-    task = await asked(connection, said)
+    task = await request_and_feed(connection, said)
     assert transport.closed
     connection.connection_lost(None)
     with pytest.raises(ConnectionBroken):
         await task
 
 
-async def test_words_nobody_asked_for_end_the_connection() -> None:
-    """An answer before its request would be taken for the next one's."""
+async def test_unrequested_bytes_close_the_connection() -> None:
+    """They would be taken for the next response."""
     connection, transport = connected()
     connection.data_received(WHOLE)
     assert transport.closed
     assert not connection.reusable
 
 
-async def test_what_nobody_reads_waits_in_the_kernel() -> None:
-    """A slow caller does not fill our memory; reading goes on when it has taken what was there."""
+async def test_unread_data_stays_in_the_kernel() -> None:
+    """A slow caller does not fill our memory; reading resumes when it has taken what was there."""
     connection, transport = connected()
     head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (4 * MAX_UNREAD_BYTES)
-    await (await asked(connection, head, b"x" * (2 * MAX_UNREAD_BYTES)))
+    await (await request_and_feed(connection, head, b"x" * (2 * MAX_UNREAD_BYTES)))
     assert transport.paused
     assert len(await connection.read()) == 2 * MAX_UNREAD_BYTES
     assert not transport.paused
 
 
-async def test_an_unread_rest_is_never_the_next_answer() -> None:
-    """What was not read of one answer is gone when the next is asked for."""
+async def test_an_unread_rest_is_never_the_next_response() -> None:
+    """It is dropped by the next request."""
     connection, _ = connected()
-    await (await asked(connection, WHOLE))
-    await (await asked(connection, WHOLE.replace(b"body", b"next")))
+    await (await request_and_feed(connection, WHOLE))
+    await (await request_and_feed(connection, WHOLE.replace(b"body", b"next")))
     assert await connection.read_all() == b"next"
 
 
@@ -170,14 +171,14 @@ async def test_an_unread_rest_is_never_the_next_answer() -> None:
         ("http://[::1]:4000", "::1", 4000, "", "[::1]:4000"),
     ],
 )
-def test_an_address_is_read_from_a_url(url: str, host: str, port: int, path: str, name: str) -> None:
-    """Host, port, path and name, as a URL says them."""
+def test_an_address_is_parsed_from_a_url(url: str, host: str, port: int, path: str, name: str) -> None:
+    """Host, port, path and name."""
     address = SidecarAddress.of(url)
     assert (address.host, address.port, address.path, address.name) == (host, port, path, name)
 
 
 @pytest.mark.parametrize("url", ["sidecar:4000", "ftp://sidecar", "http://"])
-def test_what_is_no_address_is_refused(url: str) -> None:
-    """A typing error is told, not tried."""
+def test_an_invalid_address_raises(url: str) -> None:
+    """A typing error is reported, not tried."""
     with pytest.raises(ValueError, match="not the URL"):
         SidecarAddress.of(url)

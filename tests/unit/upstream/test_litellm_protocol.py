@@ -26,7 +26,7 @@ NAMES = st.one_of(
 
 
 def key(tenant: str | None, group: str, key_id: str = "k") -> str:
-    """The key of an answer."""
+    """The key of a cached answer."""
     return f"{cache_namespace(Caller(key_id, 'virtual', tenant=tenant), group)}:{'0' * 64}"
 
 
@@ -69,11 +69,13 @@ UNTOLD = parse_model_info({"data": [{"model_name": "a", "model_info": {"id": "1"
 
 
 def caller(*models: str) -> Caller:
-    """Somebody who may use these."""
+    """A caller who may use these models."""
     return Caller("k", "virtual", tenant="t", models=models or None)
 
 
-def told(who: Caller, group: str, catalog: Catalog | None, controls: LiteLLMControls | None = None) -> bool:
+def disables_fallbacks(
+    who: Caller, group: str, catalog: Catalog | None, controls: LiteLLMControls | None = None
+) -> bool:
     """Whether the sidecar is told not to fall back."""
     call = Call("chat.completions", "openai", group, group, {"model": group})
     body: dict[str, Any] = (controls or LiteLLMControls()).body(call, who, catalog)
@@ -98,29 +100,29 @@ def told(who: Caller, group: str, catalog: Catalog | None, controls: LiteLLMCont
         ((), "a", False),
     ],
 )
-def test_a_call_falls_back_only_where_its_caller_may_go(
+def test_a_call_falls_back_only_to_models_its_caller_may_use(
     models: tuple[str, ...], group: str, *, switched_off: bool
 ) -> None:
-    """To fallbacks of fallbacks too, and to what an alias stands for."""
-    assert told(caller(*models), group, CATALOG) is switched_off
+    """Fallbacks of fallbacks too, and groups of aliases."""
+    assert disables_fallbacks(caller(*models), group, CATALOG) is switched_off
 
 
 @pytest.mark.parametrize("catalog", [None, UNTOLD])
-def test_where_nobody_tells_of_fallbacks_only_who_may_use_everything_falls_back(
+def test_unknown_fallbacks_are_only_for_callers_that_may_use_everything(
     catalog: Catalog | None,
 ) -> None:
-    """An unmodified LiteLLM keeps its fallbacks to itself."""
-    assert told(caller("a"), "a", catalog)
-    assert told(caller(), "a", catalog)
-    assert not told(caller("*"), "a", catalog)
-    assert not told(Caller("s", "internal"), "a", catalog)
+    """An unmodified LiteLLM does not list them."""
+    assert disables_fallbacks(caller("a"), "a", catalog)
+    assert disables_fallbacks(caller(), "a", catalog)
+    assert not disables_fallbacks(caller("*"), "a", catalog)
+    assert not disables_fallbacks(Caller("s", "internal"), "a", catalog)
 
 
-def test_no_call_falls_back_to_a_model_that_is_switched_off() -> None:
+def test_no_call_falls_back_to_a_disabled_model() -> None:
     """A kill switch stops the model, whatever led to it."""
     controls = LiteLLMControls(is_disabled=lambda _, group: group == "c")
-    assert told(caller("*"), "a", CATALOG, controls)
-    assert not told(caller("*"), "alone", CATALOG, controls)
+    assert disables_fallbacks(caller("*"), "a", CATALOG, controls)
+    assert not disables_fallbacks(caller("*"), "alone", CATALOG, controls)
 
 
 WHO = Caller(
@@ -137,8 +139,8 @@ WHO = Caller(
 CALL = Call("chat.completions", "openai", "a", "a", {"model": "a"})
 
 
-def test_whose_a_call_is_is_told_only_where_somebody_watches() -> None:
-    """Tags in a field by which nobody chooses deployments; nothing to an unmodified LiteLLM."""
+def test_the_caller_is_named_only_to_langfuse() -> None:
+    """Tags are in a field that LiteLLM does not choose deployments by; an unmodified LiteLLM gets none."""
     tags = ["tenant:acme", "agent:sofia", "channel:c", "run:r", "key:key-1", "nightly"]
     whose = {"session_id": "s", "trace_user_id": "u", "llm_proxy_tags": tags}
     controls = LiteLLMControls()
@@ -154,8 +156,8 @@ def test_whose_a_call_is_is_told_only_where_somebody_watches() -> None:
 @pytest.mark.parametrize(
     ("words", "shown"), [(("off",), False), (("full",), True), (("acme",), True), (("zeta",), False)]
 )
-def test_text_is_shown_of_those_alone_whose_text_is_kept(words: tuple[str, ...], *, shown: bool) -> None:
-    """And only to somebody who watches."""
+def test_only_text_that_may_be_kept_is_shown_to_langfuse(words: tuple[str, ...], *, shown: bool) -> None:
+    """And only where Langfuse is configured."""
     controls = LiteLLMControls(payload_policy=PayloadPolicy(words))
     assert controls.shows_text(WHO, parse_sidecar_catalog({"groups": [], "watched": True})) is shown
     assert not controls.shows_text(WHO, parse_sidecar_catalog({"groups": []}))
@@ -174,8 +176,8 @@ TOLD = {
 }
 
 
-def test_everything_said_is_read() -> None:
-    """Money is rounded up to a whole nano-dollar; attempts are the first and what followed."""
+def test_every_header_is_parsed() -> None:
+    """Money is rounded up to a whole nano-dollar; attempts are the first and the retries."""
     found = parse_routing_headers(TOLD, ROUTED_CALL, None, cached=True)
     assert (found.group, found.provider, found.provider_model, found.deployment) == (
         "other",
@@ -186,7 +188,7 @@ def test_everything_said_is_read() -> None:
     assert (found.cost_nano_usd, found.attempts, found.sidecar_ms, found.cache) == (2, 4, 4.5, "miss")
 
 
-def test_our_sidecars_own_count_of_attempts_is_believed_first() -> None:
+def test_our_sidecars_own_count_of_attempts_comes_first() -> None:
     """LiteLLM forgets the attempts before a fallback."""
     assert (
         parse_routing_headers({**TOLD, b"x-llmp-attempts": b"5"}, ROUTED_CALL, None, cached=True).attempts
@@ -194,13 +196,17 @@ def test_our_sidecars_own_count_of_attempts_is_believed_first() -> None:
     )
 
 
-def test_who_failed_is_known_from_the_catalogue() -> None:
-    """And from nothing else: an unmodified LiteLLM names nobody, and its cost of 0 is no cost."""
+def test_a_failed_provider_is_known_from_the_catalog() -> None:
+    """Of an unmodified LiteLLM nothing is known, and its cost of 0 is no cost."""
     known = Deployment("one", "openai", "gpt")
     wild = Deployment("two", "openai", "*")
     catalog = Catalog(deployments={"one": known, "two": wild})
-    told = {b"x-llmp-deployment": b"one", b"x-llmp-attempts": b"3", b"x-litellm-response-cost": b"0"}
-    found = parse_failure_headers(told, ROUTED_CALL, catalog)
+    disables_fallbacks = {
+        b"x-llmp-deployment": b"one",
+        b"x-llmp-attempts": b"3",
+        b"x-litellm-response-cost": b"0",
+    }
+    found = parse_failure_headers(disables_fallbacks, ROUTED_CALL, catalog)
     assert (found.provider, found.provider_model, found.deployment, found.attempts) == (
         "openai",
         "gpt",
@@ -209,7 +215,9 @@ def test_who_failed_is_known_from_the_catalogue() -> None:
     )
     assert (found.group, found.cost_nano_usd) == ("group", None)
     assert (
-        parse_failure_headers({**told, b"x-llmp-deployment": b"two"}, ROUTED_CALL, catalog).provider_model
+        parse_failure_headers(
+            {**disables_fallbacks, b"x-llmp-deployment": b"two"}, ROUTED_CALL, catalog
+        ).provider_model
         is None
     )
     nobody = parse_failure_headers({b"x-litellm-response-cost": b"0"}, ROUTED_CALL, catalog)
@@ -222,7 +230,7 @@ def test_a_wildcards_model_is_the_one_that_was_called() -> None:
     assert parse_routing_headers(TOLD, ROUTED_CALL, wild, cached=True).provider_model == "gpt"
 
 
-def test_nothing_said_is_unknown() -> None:
+def test_a_missing_header_is_none() -> None:
     """An unmodified LiteLLM behind something that strips headers."""
     found = parse_routing_headers({}, ROUTED_CALL, None, cached=False)
     assert (found.group, found.provider, found.provider_model, found.deployment) == (
@@ -234,7 +242,7 @@ def test_nothing_said_is_unknown() -> None:
     assert (found.cost_nano_usd, found.attempts, found.sidecar_ms, found.cache) == (None, 1, None, "off")
 
 
-def test_an_answer_from_the_cache_cost_nothing() -> None:
+def test_a_cached_answer_costs_nothing() -> None:
     """Whatever its headers repeat of the call that filled it."""
     found = parse_routing_headers({**TOLD, b"x-litellm-cache-key": b"k"}, ROUTED_CALL, None, cached=True)
     assert (found.cost_nano_usd, found.attempts, found.cache) == (0, 0, "hit")
@@ -243,8 +251,8 @@ def test_an_answer_from_the_cache_cost_nothing() -> None:
 HOPS = b'[["a","one",401,"auth"],["b","two",200]]'
 
 
-def test_every_attempt_is_known_by_name() -> None:
-    """What refused our credentials is marked; a call answered at once needs no list."""
+def test_every_attempt_is_parsed() -> None:
+    """Rejected credentials are marked; a call answered at once needs no list."""
     found = parse_routing_headers(
         {**TOLD, b"x-llmp-attempts": b"2", b"x-llmp-hops": HOPS}, ROUTED_CALL, None, cached=True
     )
@@ -258,28 +266,28 @@ def test_every_attempt_is_known_by_name() -> None:
     assert parse_failure_headers({b"x-llmp-hops": HOPS}, ROUTED_CALL, None).hops == found.hops
 
 
-def test_a_failure_before_an_answer_from_the_cache_is_not_forgotten() -> None:
-    """The fallback was answered from the cache, the wrong key was seen all the same."""
-    told = {**TOLD, b"x-litellm-cache-key": b"k", b"x-llmp-hops": HOPS}
-    found = parse_routing_headers(told, ROUTED_CALL, None, cached=True)
+def test_a_failure_before_a_cached_answer_is_kept() -> None:
+    """The fallback was cached, the rejected key was seen."""
+    disables_fallbacks = {**TOLD, b"x-litellm-cache-key": b"k", b"x-llmp-hops": HOPS}
+    found = parse_routing_headers(disables_fallbacks, ROUTED_CALL, None, cached=True)
     assert (found.hops, found.attempts) == ((ProviderAttempt("a", "one", 401, auth_rejected=True),), 1)
     assert found.fallback_from == "group"
 
 
-def test_an_unmodified_litellm_tells_of_a_fallback_alone() -> None:
-    """By its count; who was tried stays unknown."""
+def test_an_unmodified_litellm_reports_only_that_there_was_a_fallback() -> None:
+    """By its count; the attempts stay unknown."""
     found = parse_routing_headers(TOLD, ROUTED_CALL, None, cached=True)
     assert (found.hops, found.fallback_from) == (None, "group")
 
 
-@pytest.mark.parametrize("told", [b"", b"{}", b"[1]", b'[["a"]]', b"null", b'[["a","b","c"]]', b"[" * 9999])
-def test_a_list_of_attempts_that_is_none_is_not_believed(told: bytes) -> None:
-    """A sidecar that is broken, or not ours, stops no call."""
-    assert not parse_routing_headers({**TOLD, b"x-llmp-hops": told}, ROUTED_CALL, None, cached=True).hops
+@pytest.mark.parametrize("listed", [b"", b"{}", b"[1]", b'[["a"]]', b"null", b'[["a","b","c"]]', b"[" * 9999])
+def test_an_invalid_list_of_attempts_is_ignored(listed: bytes) -> None:
+    """A sidecar that is broken, or not ours, fails no call."""
+    assert not parse_routing_headers({**TOLD, b"x-llmp-hops": listed}, ROUTED_CALL, None, cached=True).hops
 
 
 @pytest.mark.parametrize("text", [b"", b"None", b"nan", b"-1", b"\xff"])
-def test_a_number_that_is_none_is_not_said(text: bytes) -> None:
+def test_an_invalid_number_is_none(text: bytes) -> None:
     """LiteLLM writes `None` where it does not know."""
     said = {name: text for name in TOLD if name.startswith(b"x-litellm-") and b"-model-" not in name}
     found = parse_routing_headers(said, ROUTED_CALL, None, cached=True)

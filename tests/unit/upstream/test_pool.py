@@ -23,12 +23,12 @@ def pool(n: int = 2, most: int = 10) -> SidecarPool:
 
 
 def test_a_port_range_is_several_sidecars() -> None:
-    """`4101-4103` means three; a trailing slash or `/v1` is not part of an address."""
+    """`4101-4103` is three; a trailing slash or `/v1` is not part of an address."""
     urls = expand_urls(["http://h:4101-4103", "http://other:9/v1/"])
     assert urls == ("http://h:4101", "http://h:4102", "http://h:4103", "http://other:9")
 
 
-def test_the_fewest_in_flight_is_chosen_and_equals_take_turns() -> None:
+def test_the_fewest_calls_are_chosen_round_robin_among_equals() -> None:
     """Calls spread evenly, and a busy sidecar waits."""
     both = pool()
     first, second = both.sidecars
@@ -38,8 +38,8 @@ def test_the_fewest_in_flight_is_chosen_and_equals_take_turns() -> None:
     assert all(both.pick(0.0) is second for _ in range(4))
 
 
-def test_a_refused_connection_takes_out_until_the_next_good_check() -> None:
-    """No call is sent there any more; a check that is answered brings it back."""
+def test_a_refused_connection_marks_down_until_the_next_good_check() -> None:
+    """No call is sent there meanwhile."""
     both = pool()
     bad, good = both.sidecars
     bad.mark_down()
@@ -48,8 +48,8 @@ def test_a_refused_connection_takes_out_until_the_next_good_check() -> None:
     assert {both.pick(0.0) for _ in range(4)} == {bad, good}
 
 
-def test_one_check_unanswered_may_be_chance_two_are_not() -> None:
-    """A sidecar that is busy for a moment stays; one that is frozen goes."""
+def test_two_missed_checks_mark_down_and_one_does_not() -> None:
+    """A sidecar that is busy for a moment stays."""
     one = pool().sidecars[0]
     one.record_miss(1.0)
     assert one.is_live
@@ -61,8 +61,8 @@ def test_one_check_unanswered_may_be_chance_two_are_not() -> None:
     assert one.silent_since is None
 
 
-def test_one_that_answers_calls_is_busy_not_silent() -> None:
-    """A late check counts for nothing while anything else comes from it."""
+def test_a_sidecar_that_sends_data_is_busy_not_silent() -> None:
+    """A late check does not count while other data comes from it."""
     one = pool().sidecars[0]
     one.record_miss(1.0)
     one.mark_busy()
@@ -72,7 +72,7 @@ def test_one_that_answers_calls_is_busy_not_silent() -> None:
 
 
 def test_a_burst_of_broken_calls_ejects_and_one_trial_call_brings_back() -> None:
-    """Fewer do not; good checks meanwhile do not; a second call waits for the first one's outcome."""
+    """Fewer do not; good checks meanwhile do not; a second call waits for the trial's result."""
     both = pool()
     bad, good = both.sidecars
     for _ in range(EJECT_AFTER_FAILURES - 1):
@@ -90,7 +90,7 @@ def test_a_burst_of_broken_calls_ejects_and_one_trial_call_brings_back() -> None
     assert bad.is_live
 
 
-def test_a_trial_that_fails_ejects_for_twice_as_long() -> None:
+def test_a_failed_trial_ejects_for_twice_as_long() -> None:
     """Up to a bound."""
     one = pool().sidecars[0]
     for _ in range(EJECT_AFTER_FAILURES):
@@ -106,8 +106,8 @@ def test_a_trial_that_fails_ejects_for_twice_as_long() -> None:
     assert max(waited) == EJECT_MAX_S
 
 
-def test_with_nobody_well_those_that_are_there_are_tried_all_the_same() -> None:
-    """The ejected before the away, and even these: a pool never gives up by itself."""
+def test_with_no_live_sidecar_the_others_are_tried() -> None:
+    """The ejected before the down ones: a pool never gives up by itself."""
     both = pool()
     first, second = both.sidecars
     first.mark_down()
@@ -118,30 +118,30 @@ def test_with_nobody_well_those_that_are_there_are_tried_all_the_same() -> None:
     assert {both.pick(0.1) for _ in range(4)} == {first, second}
 
 
-def test_a_full_pool_gives_nobody() -> None:
-    """Beyond the bound the caller waits its turn."""
+def test_a_full_pool_picks_none() -> None:
+    """Beyond the bound calls wait."""
     one = pool(1, most=1)
     one.sidecars[0].begin_call(0.0)
     assert one.pick(0.0) is None
 
 
 def test_a_sidecar_already_tried_is_not_picked_again() -> None:
-    """Who refused a call once is not asked a second time for it."""
+    """A sidecar that refused a call is not tried a second time for it."""
     both = pool()
     first, second = both.sidecars
     assert all(both.pick(0.0, [first]) is second for _ in range(4))
     assert both.pick(0.0, [first, second]) is None
 
 
-def room(most_waiting: int = 10, queue_s: float = 5.0) -> tuple[SlotQueue, Sidecar]:
-    """A room with one place, and its sidecar."""
+def queue_of_one(most_waiting: int = 10, queue_s: float = 5.0) -> tuple[SlotQueue, Sidecar]:
+    """A queue with one slot, and its sidecar."""
     pool = SidecarPool(["http://127.0.0.1:4101"], max_in_flight=1)
     return SlotQueue(pool, queue_s=queue_s, max_waiting=most_waiting), pool.sidecars[0]
 
 
-async def test_places_go_to_those_who_wait_in_order_and_not_to_a_newcomer() -> None:
-    """First come, first served, also against one who comes at the moment a place is free."""
-    places, sidecar = room()
+async def test_slots_go_to_waiting_calls_in_order_and_not_to_a_newcomer() -> None:
+    """First come, first served, also against a call that comes when a slot is released."""
+    places, sidecar = queue_of_one()
     held = await places.acquire(0.0)
     got: list[str] = []
 
@@ -162,9 +162,9 @@ async def test_places_go_to_those_who_wait_in_order_and_not_to_a_newcomer() -> N
     await asyncio.gather(*tasks)
 
 
-async def test_nobody_waits_longer_than_the_queues_time() -> None:
-    """Then it is refused, with a word on when to come again."""
-    places, sidecar = room(queue_s=0.05)
+async def test_no_call_waits_longer_than_the_queues_time() -> None:
+    """Then it is rejected, with a retry-after."""
+    places, sidecar = queue_of_one(queue_s=0.05)
     await places.acquire(0.0)
     began = asyncio.get_running_loop().time()
     with pytest.raises(Overloaded) as refused:
@@ -175,9 +175,9 @@ async def test_nobody_waits_longer_than_the_queues_time() -> None:
     assert sidecar.in_flight == 1
 
 
-async def test_a_full_queue_refuses_at_once() -> None:
+async def test_a_full_queue_rejects_at_once() -> None:
     """Before anything was done for the call."""
-    places, sidecar = room(most_waiting=1)
+    places, sidecar = queue_of_one(most_waiting=1)
     held = await places.acquire(0.0)
     places.check(0.0)
     waiting = asyncio.create_task(places.acquire(0.0))
@@ -189,9 +189,9 @@ async def test_a_full_queue_refuses_at_once() -> None:
     places.check(0.0)
 
 
-async def test_a_place_handed_to_one_who_has_just_left_goes_on_to_the_next() -> None:
-    """No place is lost between a hand-over and a cancellation."""
-    places, sidecar = room()
+async def test_a_slot_given_to_a_cancelled_call_goes_to_the_next() -> None:
+    """None is lost between a hand-over and a cancellation."""
+    places, sidecar = queue_of_one()
     held = await places.acquire(0.0)
     leaver = asyncio.create_task(places.acquire(0.0))
     heir = asyncio.create_task(places.acquire(0.0))
@@ -203,9 +203,9 @@ async def test_a_place_handed_to_one_who_has_just_left_goes_on_to_the_next() -> 
     assert sidecar.in_flight == 1
 
 
-async def test_who_waits_and_leaves_is_forgotten() -> None:
-    """A cancelled wait leaves the queue."""
-    places, sidecar = room()
+async def test_a_cancelled_wait_leaves_the_queue() -> None:
+    """And takes no slot."""
+    places, sidecar = queue_of_one()
     held = await places.acquire(0.0)
     leaver = asyncio.create_task(places.acquire(0.0))
     await asyncio.sleep(0)
@@ -217,8 +217,8 @@ async def test_who_waits_and_leaves_is_forgotten() -> None:
     assert sidecar.in_flight == 0
 
 
-def test_the_word_on_when_to_come_again_follows_the_pace_at_which_places_come_free() -> None:
-    """Two a second: six places ahead are three seconds."""
+def test_retry_after_follows_the_rate_at_which_slots_are_released() -> None:
+    """Two a second: six slots ahead are three seconds."""
     drained = CompletionRate()
     for at in range(40):
         drained.record(at / 2)
@@ -227,7 +227,7 @@ def test_the_word_on_when_to_come_again_follows_the_pace_at_which_places_come_fr
     assert drained.seconds_until_free(10_000, 20.0) == MAX_ESTIMATE_S
 
 
-def test_when_nothing_comes_free_it_is_the_longest() -> None:
+def test_without_released_slots_retry_after_is_the_longest() -> None:
     """And a second while nothing is known yet."""
     drained = CompletionRate()
     assert drained.seconds_until_free(3, 100.0) == 1.0

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from llm_proxy.json_access import Json
 
 
-def test_a_chat_answer_has_every_required_field_again() -> None:
+def test_a_chat_answer_gets_every_required_null() -> None:
     """`logprobs` of a choice, `content` and `refusal` of its message."""
     answer: Json = {"object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant"}}]}
     assert add_required_nulls(answer)
@@ -23,8 +23,8 @@ def test_a_completion_gets_its_logprobs_and_no_message() -> None:
     assert answer["choices"] == [{"index": 0, "text": "a", "logprobs": None}]
 
 
-def test_what_is_whole_or_no_answer_is_left_alone() -> None:
-    """A whole answer, vectors, and what has no shape at all."""
+def test_complete_answers_and_other_documents_are_unchanged() -> None:
+    """A complete answer, vectors, and what has no shape at all."""
     message: Json = {"role": "assistant", "content": "a", "refusal": "no"}
     documents: list[Json] = [
         {"object": "chat.completion", "choices": [{"message": message, "logprobs": {"content": []}}]},

@@ -35,15 +35,15 @@ def run(raw: bytes, cuts: list[int], *, wants_usage: bool) -> tuple[bytes, Strea
     return out + frames.close(), frames
 
 
-def test_content_frames_leave_as_they_came() -> None:
-    """A frame that carries only content is not touched by a byte."""
+def test_content_frames_pass_unchanged() -> None:
+    """To the byte."""
     raw = b'data: {"choices": [ {"delta":{"content":"odd  spacing"}} ] }\n\n'
     assert StreamFilter(wants_usage=False).feed(raw) == raw
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=12), st.booleans())
 def test_any_chunking_gives_the_same_bytes(cuts: list[int], wants_usage: bool) -> None:  # noqa: FBT001 -- a drawn value
-    """However the network cut the stream, what leaves is the same."""
+    """However the network split the stream."""
     whole, _ = run(STREAM, [], wants_usage=wants_usage)
     out, frames = run(STREAM, cuts, wants_usage=wants_usage)
     assert out == whole
@@ -57,8 +57,8 @@ def test_any_chunking_gives_the_same_bytes(cuts: list[int], wants_usage: bool) -
     )
 
 
-def test_the_usage_frame_is_openais_for_who_asked_and_absent_for_others() -> None:
-    """`choices` is empty and the cost is gone; a caller who did not ask sees no extra frame."""
+def test_the_usage_frame_is_only_for_callers_that_requested_it() -> None:
+    """In OpenAI's shape: `choices` is empty and the cost is removed."""
     asked, _ = run(STREAM, [], wants_usage=True)
     last = json.loads(asked.strip().split(b"\n\n")[-1][6:])
     assert last["choices"] == []
@@ -68,7 +68,7 @@ def test_the_usage_frame_is_openais_for_who_asked_and_absent_for_others() -> Non
     assert frames.content_frames == 2
 
 
-def test_tokens_the_sidecar_counted_are_known_as_such_and_no_caller_sees_the_mark() -> None:
+def test_tokens_counted_by_the_sidecar_are_marked_and_the_mark_is_removed() -> None:
     """Only what the provider stated is the provider's."""
     raw = STREAM.replace(b'"cost":1.2e-05', b'"llmp_counted":true')
     out, frames = run(raw, [], wants_usage=True)
@@ -93,16 +93,16 @@ def test_usage_beside_content_becomes_a_frame_of_its_own() -> None:
     assert frames.finished
 
 
-def test_an_error_event_is_kept_back_and_noted() -> None:
-    """Who owns the stream decides what the caller is told."""
+def test_an_error_event_is_withheld_and_stored() -> None:
+    """The stream's owner decides what the caller gets."""
     out, frames = run(delta("a") + frame(error={"message": "boom", "code": "500"}), [], wants_usage=False)
     assert out == delta("a")
     assert frames.error == {"message": "boom", "code": "500"}
     assert not frames.done
 
 
-def test_provider_specific_fields_never_leave() -> None:
-    """What LiteLLM adds is taken out, wherever it stands."""
+def test_provider_specific_fields_are_removed() -> None:
+    """LiteLLM adds them, anywhere."""
     raw = frame(
         provider_specific_fields=None,
         choices=[
@@ -114,15 +114,15 @@ def test_provider_specific_fields_never_leave() -> None:
     assert json.loads(out[6:])["choices"][0]["delta"] == {"content": "x"}
 
 
-def test_an_unfinished_frame_at_the_end_is_garbage_and_stays_here() -> None:
-    """Half a frame is not shown to anybody."""
+def test_an_unfinished_frame_at_the_end_is_malformed_and_withheld() -> None:
+    """Half a frame is not sent."""
     out, frames = run(delta("a") + b'data: {"choices": [{"del', [], wants_usage=False)
     assert out == delta("a")
     assert frames.is_malformed
 
 
-def test_line_ends_of_any_kind_are_understood() -> None:
-    """A stream with CRLF ends is as good as any."""
+def test_line_ends_of_any_kind_are_accepted() -> None:
+    """A stream with CRLF is valid."""
     out, frames = run(STREAM.replace(b"\n", b"\r\n"), [7, 60, 61], wants_usage=False)
     assert b"Hel" in out
     assert b"lo" in out
@@ -130,7 +130,7 @@ def test_line_ends_of_any_kind_are_understood() -> None:
 
 
 def test_the_last_frame_of_a_completion_has_a_text_too() -> None:
-    """OpenAI's schema requires one, and clients add the texts up; the others leave as they came."""
+    """OpenAI's schema requires one, and clients join the texts; the others pass unchanged."""
     first = frame(object="text_completion", choices=[{"index": 0, "text": "Paris"}])
     last = frame(object="text_completion", choices=[{"finish_reason": "stop", "index": 0}])
     for raw in (first + last, last, last + b"data: [DONE]\n\n"):
@@ -142,7 +142,7 @@ def test_the_last_frame_of_a_completion_has_a_text_too() -> None:
         assert frames.content_frames == len(events)
 
 
-def test_usage_stated_in_every_frame_goes_out_once_at_the_end() -> None:
+def test_usage_in_every_frame_is_sent_once_at_the_end() -> None:
     """As stated last; zeros after a count are no correction."""
     raw = b"".join(
         frame(
@@ -160,8 +160,8 @@ def test_usage_stated_in_every_frame_goes_out_once_at_the_end() -> None:
     assert frames.usage.prompt_tokens == 3
 
 
-def test_a_stated_zero_is_a_statement() -> None:
-    """It is told as it was stated."""
+def test_stated_zeros_are_passed_on() -> None:
+    """As the provider stated them."""
     raw = delta("x", "stop") + frame(id="1", choices=[], usage={"prompt_tokens": 0, "completion_tokens": 0})
     out, frames = run(raw + b"data: [DONE]\n\n", [], wants_usage=True)
     assert json.loads(out.strip().split(b"\n\n")[-1][6:])["usage"] == {
@@ -172,8 +172,8 @@ def test_a_stated_zero_is_a_statement() -> None:
     assert frames.content_frames == 1
 
 
-def test_zeros_that_nobody_stated_are_estimated() -> None:
-    """An unmodified LiteLLM writes them, in a frame of their own or beside the last words."""
+def test_zeros_of_an_unmodified_litellm_are_estimated() -> None:
+    """In a frame of their own or beside the last content."""
     zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     last = frame(
         id="1", choices=[{"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}], usage=zeros
@@ -191,7 +191,7 @@ def test_zeros_that_nobody_stated_are_estimated() -> None:
     assert stream.usage.prompt_tokens == 3
 
 
-def test_a_stream_without_usage_ends_with_an_estimate_for_who_asked() -> None:
+def test_a_stream_without_usage_ends_with_an_estimate_if_requested() -> None:
     """In the envelope of its frames; the record says that it was estimated."""
     for wants_usage in (True, False):
         stream = StreamFilter(wants_usage=wants_usage, prompt_tokens=7)
@@ -203,7 +203,7 @@ def test_a_stream_without_usage_ends_with_an_estimate_for_who_asked() -> None:
         assert stream.usage is None
 
 
-def test_a_frame_of_annotations_alone_leaves() -> None:
+def test_a_frame_of_annotations_alone_is_sent() -> None:
     """Azure's filter says "error" in them, which is no error of the stream."""
     filtered = {"hate": {"error": {"code": "content_filter_error"}, "filtered": False}}
     choice = {"index": 0, "delta": {}, "finish_reason": None, "content_filter_results": filtered}
@@ -218,7 +218,7 @@ def test_a_frame_of_annotations_alone_leaves() -> None:
     assert frames.error is None
 
 
-def test_a_cost_that_the_provider_stated_is_told() -> None:
+def test_a_cost_stated_by_the_provider_is_passed_on() -> None:
     """LiteLLM's own is not."""
     usage = USAGE | {"cost": 0.25, "llmp_stated_cost": 0.5}
     out, frames = run(
@@ -232,8 +232,8 @@ def test_a_cost_that_the_provider_stated_is_told() -> None:
     assert frames.usage.cost_nano_usd == 250_000_000
 
 
-def test_what_stands_beside_the_usage_has_a_choice_for_who_did_not_ask_for_usage() -> None:
-    """Programs read the first choice of each frame; llama.cpp's timings and xAI's citations stand there."""
+def test_content_of_a_usage_frame_gets_a_choice_without_requested_usage() -> None:
+    """Clients read the first choice of each frame; llama.cpp's timings and xAI's citations stand there."""
     timings = {"cache_n": 36, "predicted_ms": 12.5}
     raw = delta("Hi", "stop") + frame(id="1", choices=[], usage=USAGE, timings=timings) + b"data: [DONE]\n\n"
     out, frames = run(raw, [], wants_usage=False)
@@ -250,8 +250,8 @@ def test_what_stands_beside_the_usage_has_a_choice_for_who_did_not_ask_for_usage
     assert last["usage"]["total_tokens"] == 5
 
 
-def test_a_usage_frame_with_nothing_else_is_not_seen_by_who_did_not_ask() -> None:
-    """Neither of a chat nor of a completion."""
+def test_a_bare_usage_frame_is_withheld_unless_requested() -> None:
+    """Of a chat or a completion."""
     for raw in (
         delta("Hi", "stop") + frame(id="1", choices=[], usage=USAGE),
         frame(id="1", object="text_completion", choices=[{"index": 0, "text": "a", "finish_reason": "stop"}])

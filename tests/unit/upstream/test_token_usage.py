@@ -21,35 +21,35 @@ def estimate(*frames: bytes) -> int:
 
 
 def test_a_frame_of_one_short_word_is_one_token() -> None:
-    """Providers who send a frame for each token are counted by frames."""
+    """Providers that send a frame for each token are counted by frames."""
     assert estimate(*[frame("a")] * 12) == 12
 
 
-def test_a_frame_of_many_words_is_as_many_tokens_as_its_bytes_make() -> None:
-    """Providers who put a paragraph into a frame are counted by text, whatever surrounds it."""
+def test_a_frame_of_many_words_is_counted_by_its_bytes() -> None:
+    """Providers that put a paragraph into a frame are counted by text."""
     assert estimate(frame("x" * 400), frame("y" * 40), frame("z" * 160)) == 150
 
 
 @pytest.mark.parametrize("escaped", [False, True])
-def test_text_weighs_the_same_however_it_is_written(escaped: bool) -> None:  # noqa: FBT001 -- a parameter
+def test_escaped_text_counts_as_unescaped(escaped: bool) -> None:  # noqa: FBT001 -- a parameter
     """Cyrillic letters count as two bytes of text, written out or escaped."""
     assert estimate(*[frame("слово" * 20, escaped=escaped)] * 3) == 150
 
 
 def test_arguments_of_tools_count_as_text() -> None:
-    """A stream that calls tools says its tokens in their arguments."""
+    """A stream of tool calls has its tokens in their arguments."""
     call = {"index": 0, "function": {"arguments": "a" * 80}}
     raw = json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}).encode()
     assert estimate(b"data: " + raw + b"\n\n") == 20
 
 
-def test_nothing_passed_is_nothing_used() -> None:
-    """A stream that broke before its first frame used no tokens that anybody saw."""
+def test_an_empty_stream_used_no_tokens() -> None:
+    """It broke before its first frame."""
     assert estimate() == 0
 
 
-def test_a_whole_answer_is_estimated_by_all_its_choices() -> None:
-    """Chats, text completions and embeddings: four bytes of what was said are a token."""
+def test_an_answer_is_estimated_by_all_its_choices() -> None:
+    """Chats, text completions and embeddings: four bytes a token."""
     chat = {"choices": [{"message": {"content": "a" * 20}}, {"message": {"content": "b" * 20}}]}
     assert estimate_answer_tokens(json.dumps(chat).encode()) == 10
     assert estimate_answer_tokens(json.dumps({"choices": [{"text": "c" * 8}]}).encode()) == 2
@@ -57,8 +57,8 @@ def test_a_whole_answer_is_estimated_by_all_its_choices() -> None:
     assert estimate_answer_tokens(b"not json") == 0
 
 
-def test_zeros_are_a_statement_and_nothing_is_none() -> None:
-    """A provider may say that nothing was used; a usage without counts says nothing."""
+def test_zeros_are_a_statement_and_missing_counts_are_none() -> None:
+    """A provider may state that nothing was used."""
     stated = read_usage({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0})
     assert stated is not None
     assert is_zero(stated)
@@ -73,7 +73,7 @@ def test_zeros_are_a_statement_and_nothing_is_none() -> None:
         ({"object": "list", "data": [{"embedding": [0.1]}]}, (9, None, 9)),
     ],
 )
-def test_an_answer_without_usage_is_told_an_estimate(
+def test_an_answer_without_usage_gets_an_estimate(
     document: dict[str, object], expected: tuple[int, int | None, int]
 ) -> None:
     """In OpenAI's shape; embeddings have no completion."""

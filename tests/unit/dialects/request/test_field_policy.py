@@ -6,7 +6,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.dialects.parsing import DOORS, HELLO, MODELS, read, refused
+from unit.dialects.parsing import ENDPOINT_NAMES, HELLO, MODELS, error_of, parse
 
 from llm_proxy.dialects import GENERATE, INTERNAL, OPENAI, BodyLimits, Call, Dialect, RequestOptions
 from llm_proxy.dialects.request.openai_schema import FIELDS
@@ -14,18 +14,18 @@ from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError
 
 
-class TestTheBodyRule:
-    """Published fields on top, LiteLLM's names refused, the rest for the model."""
+class TestFieldPolicy:
+    """Published fields at top level, LiteLLM's names rejected, the rest for the model."""
 
     def test_other_names_travel_inside_extra_body_untouched(self) -> None:
         """Whatever they hold."""
         own = {"top_k": 5, "chat_template_kwargs": {"z": 1, "a": [None, 1.5]}, "guided_json": None}
-        assert read(**own).body["extra_body"] == own
-        assert read(extra_body={"top_k": 5}, min_p=0.1).body["extra_body"] == {"min_p": 0.1, "top_k": 5}
+        assert parse(**own).body["extra_body"] == own
+        assert parse(extra_body={"top_k": 5}, min_p=0.1).body["extra_body"] == {"min_p": 0.1, "top_k": 5}
 
     def test_for_anthropic_they_travel_at_top_level(self) -> None:
         """Its API refuses an object of that name; LiteLLM passes unknown names on."""
-        assert read(model="claude", top_k=5).body == {"model": "claude", "messages": HELLO, "top_k": 5}
+        assert parse(model="claude", top_k=5).body == {"model": "claude", "messages": HELLO, "top_k": 5}
 
     @pytest.mark.parametrize(
         "name",
@@ -49,24 +49,24 @@ class TestTheBodyRule:
     )
     def test_a_name_litellm_owns_is_refused_wherever_it_stands(self, name: str) -> None:
         """At top level, in `extra_body`; named in full."""
-        assert (refused(**{name: "x"}).param, refused(**{name: "x"}).code) == (name, "unknown_parameter")
-        assert refused(extra_body={name: "x"}).param == f"extra_body.{name}"
+        assert (error_of(**{name: "x"}).param, error_of(**{name: "x"}).code) == (name, "unknown_parameter")
+        assert error_of(extra_body={name: "x"}).param == f"extra_body.{name}"
 
     @pytest.mark.parametrize(
         "name", ["api_base", "user_api_key", "litellm_x", "guardrails", "applied_guardrails"]
     )
     def test_litellms_controls_are_refused_inside_metadata(self, name: str) -> None:
         """Though it would not see them."""
-        assert refused(metadata={name: "x"}).param == f"metadata.{name}"
+        assert error_of(metadata={name: "x"}).param == f"metadata.{name}"
 
     def test_metadata_never_reaches_litellm(self) -> None:
         """It goes to the provider beside `store`, where OpenAI keeps it, and nowhere else."""
         labels = {"team": "a", "tags": "x"}
-        assert "metadata" not in read(metadata=labels).body
-        stored = read(metadata=labels, store=True).body
+        assert "metadata" not in parse(metadata=labels).body
+        stored = parse(metadata=labels, store=True).body
         assert "metadata" not in stored
         assert stored["extra_body"]["metadata"] == labels
-        assert read(model="claude", metadata=labels, store=True).body == {
+        assert parse(model="claude", metadata=labels, store=True).body == {
             "model": "claude",
             "messages": HELLO,
             "store": True,
@@ -75,14 +75,14 @@ class TestTheBodyRule:
     @pytest.mark.parametrize("name", ["model", "messages", "n", "stream", "max_tokens", "metadata"])
     def test_a_published_field_inside_extra_body_is_refused(self, name: str) -> None:
         """There it would overrule the one that was checked."""
-        assert refused(extra_body={name: 1}).param == f"extra_body.{name}"
+        assert error_of(extra_body={name: 1}).param == f"extra_body.{name}"
 
     def test_extra_body_itself_is_an_object_or_absent(self) -> None:
         """And a name stands once."""
-        assert "extra_body" not in read(extra_body=None).body
-        assert "extra_body" not in read(extra_body={}).body
-        assert refused(extra_body=[]).code == "invalid_type"
-        assert refused(top_k=1, extra_body={"top_k": 2}).param == "extra_body.top_k"
+        assert "extra_body" not in parse(extra_body=None).body
+        assert "extra_body" not in parse(extra_body={}).body
+        assert error_of(extra_body=[]).code == "invalid_type"
+        assert error_of(top_k=1, extra_body={"top_k": 2}).param == "extra_body.top_k"
 
 
 json_values = st.recursive(
@@ -95,7 +95,9 @@ json_values = st.recursive(
     max_leaves=8,
 )
 field_names = st.sampled_from(
-    sorted({name for door in FIELDS.values() for name in door} | {"extra_body", "provider", "maxTokens"})
+    sorted(
+        {name for endpoint in FIELDS.values() for name in endpoint} | {"extra_body", "provider", "maxTokens"}
+    )
 )
 roles = st.sampled_from(["user", "assistant", "tool", "system", "function"])
 message_like = st.dictionaries(
@@ -107,14 +109,16 @@ bodies = st.dictionaries(
 
 
 @pytest.mark.parametrize("dialect", [OPENAI, INTERNAL, GENERATE], ids=lambda dialect: dialect.name)
-@given(door=st.sampled_from(DOORS), body=bodies)
-def test_no_body_is_an_exception(dialect: Dialect, door: Endpoint, body: dict[str, Any]) -> None:
-    """Any JSON is a call that can be sent on, or a refusal with a message; in every dialect."""
+@given(endpoint=st.sampled_from(ENDPOINT_NAMES), body=bodies)
+def test_any_body_is_a_call_or_an_api_error(
+    dialect: Dialect, endpoint: Endpoint, body: dict[str, Any]
+) -> None:
+    """Any JSON, in every dialect."""
     try:
         sent = orjson.dumps(body)
     except (orjson.JSONEncodeError, TypeError):
         return
-    call = _outcome(dialect, door, sent)
+    call = _outcome(dialect, endpoint, sent)
     if isinstance(call, APIError):
         assert call.message
         assert orjson.dumps(dialect.error(call))
@@ -123,9 +127,9 @@ def test_no_body_is_an_exception(dialect: Dialect, door: Endpoint, body: dict[st
         assert "metadata" not in call.body
 
 
-def _outcome(dialect: Dialect, door: Endpoint, body: bytes) -> Call | APIError:
-    """The call, or its refusal."""
+def _outcome(dialect: Dialect, endpoint: Endpoint, body: bytes) -> Call | APIError:
+    """The call, or its error."""
     try:
-        return dialect.parse(door, body, RequestOptions(), MODELS, BodyLimits())
+        return dialect.parse(endpoint, body, RequestOptions(), MODELS, BodyLimits())
     except APIError as wrong:
         return wrong

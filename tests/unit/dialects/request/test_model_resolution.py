@@ -1,4 +1,4 @@
-"""A name and perhaps a provider become the group that serves them."""
+"""From a name and perhaps a provider to the group that serves it."""
 
 import pytest
 from hypothesis import given
@@ -54,11 +54,11 @@ MODELS = ModelIndex("chat", GROUPS, WILD)
     ],
 )
 def test_a_name_finds_its_group(model: str, provider: str | None, group: str) -> None:
-    """Its own group first, then wildcards, then the provider its spelling tells."""
+    """Its own group first, then wildcards, then the provider its spelling implies."""
     assert resolve(model, provider, MODELS) == group
 
 
-def test_an_alias_travels_as_it_was_called_and_is_judged_as_the_group_it_stands_for() -> None:
+def test_an_alias_is_sent_unchanged_and_limited_as_its_group() -> None:
     """Limits, switches and allowed models hold for the group; the sidecar knows the alias."""
     models = ModelIndex("chat", {**GROUPS, "nickname": frozenset({"openai"})}, WILD, {"nickname": "gpt-4o"})
     body = b'{"model": "nickname", "messages": [{"role": "user", "content": "x"}]}'
@@ -70,7 +70,7 @@ def test_an_alias_travels_as_it_was_called_and_is_judged_as_the_group_it_stands_
     ("model", "provider"),
     [("unknown", None), ("chat", "groq-2"), ("gpt-4o", "mistral"), ("o1x", None), ("mygpt-4", None)],
 )
-def test_what_nobody_serves_is_not_found(model: str, provider: str | None) -> None:
+def test_a_name_that_is_not_served_is_not_found(model: str, provider: str | None) -> None:
     """404 with OpenAI's code, naming the model."""
     with pytest.raises(ModelNotFound) as refused:
         resolve(model, provider, MODELS)
@@ -89,7 +89,7 @@ def test_what_nobody_serves_is_not_found(model: str, provider: str | None) -> No
         "openai/*", "gemini/x#y", "openai/x\n", "openai/", "*",
     ],
 )  # fmt: skip
-def test_a_name_that_is_no_models_name_reaches_no_wildcard(model: str) -> None:
+def test_a_name_not_spelled_like_a_models_reaches_no_wildcard(model: str) -> None:
     """It could become part of a provider's URL, or two models in one."""
     with pytest.raises(ModelNotFound):
         resolve(model, None, MODELS)
@@ -97,35 +97,35 @@ def test_a_name_that_is_no_models_name_reaches_no_wildcard(model: str) -> None:
         resolve(model, None, ModelIndex("chat", None))
 
 
-def test_the_wildcard_of_all_comes_last() -> None:
-    """`*` serves what nothing else does, under the name asked for, or under the provider picked."""
+def test_the_catch_all_wildcard_is_last() -> None:
+    """`*` serves what nothing else does, under the requested name or under the chosen provider."""
     everything = ModelIndex("chat", GROUPS, ("*", "openai/*"))
     assert resolve("gpt-5", None, everything) == "openai/gpt-5"
     assert resolve("whatever", None, everything) == "whatever"
     assert resolve("x", "groq", everything) == "groq/x"
 
 
-def test_without_a_catalogue_names_pass() -> None:
-    """The sidecar will say what it does not know."""
+def test_without_a_catalog_names_pass() -> None:
+    """The sidecar rejects what it does not know."""
     assert resolve("anything", None, ModelIndex("chat", None)) == "anything"
     assert resolve("gemini-pro", "google", ModelIndex("chat", None)) == "gemini/gemini-pro"
 
 
-def test_an_empty_catalogue_serves_nothing() -> None:
+def test_an_empty_catalog_serves_nothing() -> None:
     """Read and empty is not the same as not read."""
     with pytest.raises(ModelNotFound):
         resolve("gpt-4o", None, ModelIndex("chat", {}))
 
 
-def test_a_very_long_name_is_refused_briefly() -> None:
-    """The message does not repeat it."""
+def test_a_very_long_name_is_rejected_without_repeating_it() -> None:
+    """The message stays short."""
     with pytest.raises(BadRequest) as refused:
         resolve("x" * 10_000, None, MODELS)
     assert len(refused.value.message) < 200
 
 
-def test_who_serves_a_group_is_known_by_catalogue_or_prefix() -> None:
-    """So that a model's own fields take the way its provider needs."""
+def test_the_providers_of_a_group_come_from_the_catalog_or_its_prefix() -> None:
+    """They decide where a model's own fields are sent."""
     assert providers_for("team/claude", MODELS) == {"anthropic"}
     assert providers_for("anthropic/claude-3", MODELS) == {"anthropic"}
     told = ModelIndex("chat", GROUPS, {"*": frozenset({"openai"}), "claude/*": frozenset({"anthropic"})})
@@ -135,13 +135,13 @@ def test_who_serves_a_group_is_known_by_catalogue_or_prefix() -> None:
 
 
 @given(st.text(max_size=300), st.none() | st.text(max_size=20))
-def test_any_name_is_served_or_refused(model: str, provider: str | None) -> None:
+def test_any_name_is_served_or_rejected(model: str, provider: str | None) -> None:
     """Never an exception, and never a control character in a message."""
     assert _outcome(model, provider).isprintable()
 
 
 def _outcome(model: str, provider: str | None) -> str:
-    """The group, or why there is none."""
+    """The group, or the error's code."""
     try:
         return resolve(model, provider, MODELS)
     except APIError as refused:

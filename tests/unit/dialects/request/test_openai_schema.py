@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from unit.dialects.parsing import HELLO, refused
+from unit.dialects.parsing import HELLO, error_of
 
 from llm_proxy.endpoints import Endpoint
 
@@ -124,9 +124,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("body", "param", "code"), WRONG)
-def test_a_wrong_field_is_named(body: dict[str, Any], param: str, code: str) -> None:
-    """400 with the place and a code, before anything is forwarded."""
-    wrong = refused(**body)
+def test_an_invalid_field_is_named(body: dict[str, Any], param: str, code: str) -> None:
+    """400 with the path and a code, before anything is forwarded."""
+    wrong = error_of(**body)
     assert (wrong.param, wrong.code, wrong.status) == (param, code, 400)
 
 
@@ -150,7 +150,7 @@ OTHERS: list[tuple[Endpoint, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("door", "body", "param"), OTHERS)
-def test_the_other_doors_name_their_fields_too(door: Endpoint, body: dict[str, Any], param: str) -> None:
+@pytest.mark.parametrize(("endpoint", "body", "param"), OTHERS)
+def test_other_endpoints_name_their_fields_too(endpoint: Endpoint, body: dict[str, Any], param: str) -> None:
     """Completions and embeddings have schemas of their own."""
-    assert refused(door, **body).param == param
+    assert error_of(endpoint, **body).param == param

@@ -1,4 +1,4 @@
-"""Bytes become an object of known depth, or a refusal; never anything else."""
+"""Bytes become an object of known depth, or an error."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ objects = st.dictionaries(names, json_values, max_size=4)
 
 @given(objects, st.booleans(), st.sampled_from([None, 1]))
 def test_any_object_is_read_as_it_was_written(value: Any, ascii_only: bool, indent: int | None) -> None:  # noqa: FBT001 -- drawn
-    """However it was spelled, an object comes through, its text never taken for structure."""
+    """In any spelling; text is never taken for structure."""
     written = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
     try:
         body = written.encode()
@@ -38,13 +38,13 @@ def test_any_object_is_read_as_it_was_written(value: Any, ascii_only: bool, inde
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
-def test_no_bytes_are_an_exception(body: bytes) -> None:
-    """Anything is either an object or refused."""
+def test_any_bytes_are_an_object_or_an_api_error(body: bytes) -> None:
+    """Never another exception."""
     assert isinstance(_outcome(body), dict) or _outcome(body)
 
 
 def _outcome(body: bytes) -> dict[str, Any] | str | None:
-    """The object, or the code of its refusal."""
+    """The object, or the code of the error."""
     try:
         return parse_object(body, 64)
     except BadRequest as refused:
@@ -52,7 +52,7 @@ def _outcome(body: bytes) -> dict[str, Any] | str | None:
 
 
 @given(objects, names, st.sampled_from(['"{}":1', '"{}" :1', '"{}"\n: 1']), st.integers(0, 5))
-def test_a_name_given_twice_is_refused(value: Any, name: str, spelling: str, depth: int) -> None:
+def test_a_duplicate_name_is_rejected(value: Any, name: str, spelling: str, depth: int) -> None:
     """At any depth, in any spelling, beside any text."""
     quoted = json.dumps(name)[1:-1]
     twice = "{" + spelling.replace("{}", quoted) + "," + spelling.replace("{}", quoted) + "}"
@@ -81,7 +81,7 @@ def test_a_name_given_twice_is_refused(value: Any, name: str, spelling: str, dep
         (b'{"a":1,"\\u0061":2}', "duplicate_parameter"),
     ],
 )
-def test_what_is_no_plain_json_object_is_refused(body: bytes, code: str) -> None:
+def test_anything_but_a_plain_json_object_is_rejected(body: bytes, code: str) -> None:
     """Each with a code of its own."""
     with pytest.raises(BadRequest) as refused:
         parse_object(body, 64)
@@ -89,7 +89,7 @@ def test_what_is_no_plain_json_object_is_refused(body: bytes, code: str) -> None
 
 
 def test_a_nul_is_text() -> None:
-    """Agents paste binary files: in values and in names, and never twice."""
+    """Agents paste binary files: in values and in names."""
     body = b'{"messages":[{"content":"a\\u0000b"}],"\\u0000":1}'
     assert parse_object(body, 64) == {"messages": [{"content": "a\0b"}], "\0": 1}
     with pytest.raises(BadRequest):
@@ -98,7 +98,7 @@ def test_a_nul_is_text() -> None:
 
 @pytest.mark.parametrize("depth", [4, 64])
 def test_depth_is_bounded_exactly(depth: int) -> None:
-    """As deep as allowed passes, one deeper does not, and no depth exhausts the stack."""
+    """The allowed depth passes, one more does not, and no depth exhausts the stack."""
     nested = b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
     assert parse_object(nested, depth)
     with pytest.raises(BadRequest, match="deeply"):
@@ -107,8 +107,8 @@ def test_depth_is_bounded_exactly(depth: int) -> None:
         parse_object(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", depth)
 
 
-def test_integers_beyond_64_bits_and_thousands_of_digits_are_no_exception() -> None:
-    """They are doubles or refused; Python's limit on digits is never met."""
+def test_integers_of_any_length_are_doubles_or_rejected() -> None:
+    """Python's limit on digits is never met."""
     assert parse_object(b'{"a":12345678901234567890123}', 64)["a"] == float(12345678901234567890123)
     with pytest.raises(BadRequest):
         parse_object(b'{"a":' + b"9" * 5000 + b',"b":1,"b":2}', 64)
@@ -130,8 +130,8 @@ def _array_of(item: bytes, times: int) -> bytes:
         pytest.param(b'{"a":[' + b"[]," * MAX_CONTAINERS, id="without an end"),
     ],
 )
-def test_more_values_than_memory_should_hold_are_refused(body: bytes) -> None:
-    """Before they are parsed, in whatever shape they come."""
+def test_too_many_values_are_rejected_before_they_are_parsed(body: bytes) -> None:
+    """In any shape."""
     assert _outcome(body) == "json_too_many_values"
 
 
@@ -143,18 +143,18 @@ def test_more_values_than_memory_should_hold_are_refused(body: bytes) -> None:
         pytest.param("1,2,3\n" * MAX_VALUES, id="a table"),
     ],
 )
-def test_signs_within_a_text_are_no_values(text: str) -> None:
-    """A long text of code or of numbers is one string."""
+def test_brackets_and_commas_in_a_text_are_not_values(text: str) -> None:
+    """A long text of code or numbers is one string."""
     assert parse_object(json.dumps({"a": text}).encode(), 64) == {"a": text}
 
 
-def test_as_many_values_as_allowed_are_read() -> None:
-    """Both bounds are the last that is good."""
+def test_the_allowed_number_of_values_is_read() -> None:
+    """Both bounds are inclusive."""
     assert len(parse_object(_array_of(b"[]", MAX_CONTAINERS - 2), 64)["a"]) == MAX_CONTAINERS - 2
     assert len(parse_object(_array_of(b"7", MAX_VALUES), 64)["a"]) == MAX_VALUES
 
 
 @pytest.mark.parametrize("end", ["", "\\", '"', '\\"'])
-def test_a_text_without_an_end_is_no_json(end: str) -> None:
-    """Nothing is looked at twice: a string that never ends is read once."""
+def test_an_unterminated_string_is_invalid_json(end: str) -> None:
+    """It is scanned once."""
     assert _outcome(('{"a":"' + '\\"[{' * MAX_CONTAINERS + end).encode()) == "invalid_json"

@@ -1,4 +1,4 @@
-"""Mock mode answers every door in OpenAI's shape, the same each time."""
+"""Mock mode answers every endpoint in OpenAI's shape, the same each time."""
 
 import struct
 from base64 import b64decode
@@ -27,11 +27,11 @@ WEATHER = {
 }
 
 
-def _call(door: Endpoint = "chat.completions", **body: Any) -> Call:
-    if door == "chat.completions":
+def _call(endpoint: Endpoint = "chat.completions", **body: Any) -> Call:
+    if endpoint == "chat.completions":
         body.setdefault("messages", [{"role": "user", "content": "Say hello"}])
     asked = orjson.dumps({"model": "mock", **body})
-    return OPENAI.parse(door, asked, RequestOptions(), ModelIndex(), BodyLimits())
+    return OPENAI.parse(endpoint, asked, RequestOptions(), ModelIndex(), BodyLimits())
 
 
 def _json(reply: CannedReply) -> Any:
@@ -43,8 +43,8 @@ def _events(reply: CannedReply) -> list[Any]:
     return [orjson.loads(sse.parse_event(frame).data or b"") for frame in reply.frames[:-1]]
 
 
-def test_the_same_call_gets_the_same_answer_and_another_another() -> None:
-    """Nothing but the call decides."""
+def test_an_answer_depends_on_the_call_alone() -> None:
+    """The same call gets the same answer."""
     assert reply_to(_call()) == reply_to(_call())
     assert reply_to(_call()) != reply_to(_call(seed=1))
 
@@ -62,8 +62,8 @@ def test_a_chat_echoes_the_prompt_and_states_its_usage() -> None:
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 0
 
 
-def test_a_stream_says_what_the_json_says() -> None:
-    """The pieces joined are the message; the usage frame comes last, with no choices."""
+def test_a_stream_has_the_content_of_the_json() -> None:
+    """The joined chunks are the message; the usage frame is last, without choices."""
     events = _events(reply_to(_call(stream=True)))
     text = "".join(e["choices"][0]["delta"].get("content") or "" for e in events if e["choices"])
     whole = _json(reply_to(_call()))
@@ -73,7 +73,7 @@ def test_a_stream_says_what_the_json_says() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_forced_tool_is_called_with_arguments_that_fit(stream: bool) -> None:  # noqa: FBT001 -- parametrized
+def test_a_forced_tool_is_called_with_valid_arguments(stream: bool) -> None:  # noqa: FBT001 -- parametrized
     """`tool_choice` naming a tool, or `required`, gives a call of it; `auto` does not."""
     for choice in ({"type": "function", "function": {"name": "weather"}}, "required"):
         reply = reply_to(_call(tools=[WEATHER], tool_choice=choice, stream=stream))
@@ -118,8 +118,8 @@ def test_structured_output_has_the_properties_of_its_schema() -> None:
     assert isinstance(orjson.loads(content), dict)
 
 
-def test_max_tokens_and_n_are_obeyed() -> None:
-    """A short answer ends in `length`; several choices are as many as asked for."""
+def test_max_tokens_and_n_are_respected() -> None:
+    """A short answer ends in `length`; there are as many choices as requested."""
     choices = _json(reply_to(_call(max_tokens=2, n=3)))["choices"]
     assert [choice["finish_reason"] for choice in choices] == ["length"] * 3
 
@@ -137,7 +137,7 @@ def test_embeddings_are_unit_vectors_that_depend_on_the_text() -> None:
 
 
 def test_completions_answer_every_prompt() -> None:
-    """Each prompt, `n` times, whole and streamed."""
+    """Each prompt, `n` times, streamed or not."""
     reply = _json(reply_to(_call("completions", prompt=["a", "b"], n=2)))
     assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
     events = _events(reply_to(_call("completions", prompt="a", stream=True)))
@@ -145,8 +145,8 @@ def test_completions_answer_every_prompt() -> None:
     assert text == "Mock completion of: a"
 
 
-def test_the_models_with_a_meaning_play_it() -> None:
-    """429 with a wait, 500, a slow first byte, a stream that breaks off and never ends well."""
+def test_models_with_a_fault_play_it() -> None:
+    """429 with a wait, 500, a slow first byte, a truncated stream."""
     limited = reply_to(_call(model="mock-429"))
     assert (limited.status, dict(limited.headers)["x-llmp-retry-after"]) == (429, "2")
     assert reply_to(_call(model="mock-500")).status == 500
