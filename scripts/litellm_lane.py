@@ -83,10 +83,10 @@ def pytest_suite(name: str, *targets: str, timeout_s: int = 1800) -> Suite:
 
 TRIALS = Suite("patches", (".venv/bin/python", "scripts/litellm_trials.py", "--out", "trials.json"), 3600)
 SUITES = (
-    pytest_suite("seams", "tests/contract/test_litellm_internals.py", timeout_s=300),
-    pytest_suite("names", "tests/contract/test_litellm_names.py", timeout_s=300),
+    pytest_suite("seams", "tests/stages/sidecar/test_litellm_internals.py", timeout_s=300),
+    pytest_suite("names", "tests/stages/sidecar/test_litellm_names.py", timeout_s=300),
     TRIALS,
-    pytest_suite("contract", "tests/contract"),
+    pytest_suite("dialects", "tests/stages/dialects"),
     pytest_suite("sidecar", "tests/unit/sidecar", "tests/stages/sidecar"),
     pytest_suite("whole stack", "tests/flow", timeout_s=3600),
     Suite("billing audit", ("make", "billing-audit", "CALLS=1000"), 1800),

@@ -223,7 +223,7 @@ PATCH = LiteLLMPatch(
     report="To file: `drop parameters that equal the documented default without drop_params`.",
     until="LiteLLM leaves such values out by itself.",
     tests=(
-        "tests/contract/test_default_values.py::test_a_documented_default_passes_everywhere",
-        "tests/contract/test_default_values.py::test_a_default_is_never_translated_into_another_value",
+        "tests/stages/dialects/test_default_values.py::test_a_documented_default_passes_everywhere",
+        "tests/stages/dialects/test_default_values.py::test_a_default_is_never_translated_into_another_value",
     ),
 )

@@ -156,5 +156,5 @@ PATCH = LiteLLMPatch(
     since="1.106.2",
     report="To file: `a setting that sends messages as they are, without sanitising and added sentences`.",
     until="LiteLLM has a setting that adds nothing to a conversation.",
-    tests=("tests/contract/test_messages_behind_litellm.py",),
+    tests=("tests/stages/dialects/test_messages_behind_litellm.py",),
 )

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from interruptible_proxy import InterruptibleProxy
 from stages.admission.limiter_outages import settings_of
-from stages.interruptible_proxy import InterruptibleProxy
 
 from llm_proxy.admission import AdmissionController, publish_epochs
 from llm_proxy.dialects import Call

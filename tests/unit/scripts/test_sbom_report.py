@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "sbom_report.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "sbom_report.py"
 
 
 def component(name: str, version: str, *licences: dict[str, Any]) -> dict[str, Any]:

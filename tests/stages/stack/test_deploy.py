@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROGRAMS = Path(sys.executable).parent
 PROFILES = ("self-hosted-db", "managed-db", "dev", "local-models")
 

@@ -7,7 +7,7 @@ import pytest
 
 from llm_proxy.dialects.request.litellm_reserved import IN_METADATA, OWNED
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SIDECAR_PYTHON = ROOT / ".venv-sidecar" / "bin" / "python"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from llm_proxy.sidecar.patches.registry import PATCHES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "litellm_lane.py"
 
 
