@@ -26,7 +26,6 @@ from llm_proxy.admission import (
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.edge import management_app
 from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
-from llm_proxy.edge.current_catalog import CurrentCatalog
 from llm_proxy.edge.dispatcher import Dispatcher, with_cors
 from llm_proxy.edge.inference import InferenceEndpoint, RequestReader, request_limits
 from llm_proxy.edge.request import ClientAddress, Scope
@@ -88,7 +87,7 @@ from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.telemetry.tracing import Tracer
 from llm_proxy.upstream import (
     CachePurge,
-    Catalog,
+    CurrentCatalog,
     LiteLLMControls,
     MockUpstream,
     RunningCalls,
@@ -123,9 +122,9 @@ class Gateway:
         self.metrics = Metrics(settings.metrics_tags, files)
         kept = PayloadPolicy(settings.log_payloads)
         real = settings.llm_mode != "mock"
-        self._client = _client(settings, self.metrics, self._stopped, kept) if real else None
-        self.upstream: Upstream = self._client or MockUpstream(settings.default_model)
-        self._known = CurrentCatalog(self.upstream, settings, self.metrics)
+        self._catalog = _catalog(settings, self.metrics)
+        self._client = _client(settings, self.metrics, self._catalog, self._stopped, kept) if real else None
+        self.upstream: Upstream = self._client or MockUpstream(self._catalog, settings.default_model)
         self._pool, self._reports = _pool(settings), _pool(settings, REPORTS_SIZE)
         usage_of = PostgresUsage(self._reports) if self._reports else None
         remembered = MemoryUsage() if settings.llm_mode == "mock" else None
@@ -136,7 +135,7 @@ class Gateway:
         )
         self.admission = AdmissionController(
             settings,
-            prices=self._known,
+            prices=self._catalog,
             spend_source=LedgerSpend(self._pool, self.ledger) if self._pool else None,
             policy_source=keys,
             refresh_caller=keys.refresh if keys else None,
@@ -151,8 +150,9 @@ class Gateway:
         self._tracer = Tracer(settings.otlp_endpoint, self.metrics) if settings.otlp_endpoint else None
         told = self._tracer is not None or kept
         witnesses = CallObservers(self._tracer, kept, self.ledger.keep_payload) if told else None
-        services = Services(identity, self.admission, self.upstream, self.ledger, self.watches, witnesses)
-        reader = RequestReader(identity, request_limits(settings), self._known)
+        stages = identity, self.admission, self.upstream, self._catalog, self.ledger
+        services = Services(*stages, self.watches, witnesses)
+        reader = RequestReader(identity, request_limits(settings), self._catalog)
         keeper = _doorkeeper(settings, identity, self._pool, self._client_ip)
         answering = usage.router(usage_of or remembered, keeper, self._standings)
         routers = [answering, *self._routers(keeper, reader, usage_of or remembered, ModelProbe(services))]
@@ -217,18 +217,15 @@ class Gateway:
         self._erasures = Erasures(pool, self._places()) if pool else None
         announce, by = self.admission.publish_epochs, keeper.require_actor
 
-        def catalog() -> Catalog | None:
-            return self.upstream.catalog
-
         return [
             health.router(self._health, keeper),
-            models.router(catalog, keeper, settings.default_models),
+            models.router(self._catalog, keeper, settings.default_models),
             limits.router(
                 self.admission, caller=keeper.require_caller, of_key=of_key, read=reader.read_explain_request
             ),
             health.metrics_router(self.metrics, keeper),
             stored_data.payloads_router(usage_of if isinstance(usage_of, PostgresUsage) else None, keeper),
-            models.admin_router(catalog, usage_of, trial, record=record, by=by),
+            models.admin_router(self._catalog, usage_of, trial, record=record, by=by),
             keys.router(
                 registry,
                 KeyRaiseRepository(pool) if pool else None,
@@ -236,7 +233,7 @@ class Gateway:
                 by=by,
                 standing=standing,
             ),
-            policies.router(rulings, announce=announce, by=by, catalog=catalog),
+            policies.router(rulings, announce=announce, by=by, catalog=self._catalog),
             simulation.router(self._present(registry, rulings), by=by),
             audit.router(AuditLog(pool) if pool else None, self._refusals, by=by),
             keys.admin_keys_router(AdminKeyRepository(pool) if pool else None, by=by),
@@ -255,7 +252,7 @@ class Gateway:
             PostgresKeyStore(self._pool),
             registry,
             rulings,
-            self._known,
+            self._catalog,
             PolicyDefaults.from_settings(self.settings),
             self.settings.default_models,
         )
@@ -269,7 +266,7 @@ class Gateway:
         return ErasureTargets(
             purge_cache=self._purge,
             langfuse=_langfuse(self.settings),
-            reports_to_callbacks=lambda: (found := self.upstream.catalog) is not None and found.has_langfuse,
+            reports_to_callbacks=self._catalog.has_langfuse,
             worker_directory=self.settings.spool_dir if self._seat else None,
         )
 
@@ -385,17 +382,31 @@ def create_app(settings: Settings, files: WorkerMetricsFiles | None = None) -> G
     return Gateway(settings, files)
 
 
+def _catalog(settings: Settings, metrics: Metrics) -> CurrentCatalog:
+    return CurrentCatalog(
+        settings.default_model,
+        default_chosen="default_model" in settings.model_fields_set,
+        default_models=settings.default_models,
+        metrics=metrics,
+    )
+
+
 def _client(
-    settings: Settings, metrics: Metrics, stopped: Callable[[Caller, str], bool], kept: PayloadPolicy
+    settings: Settings,
+    metrics: Metrics,
+    catalog: CurrentCatalog,
+    stopped: Callable[[Caller, str], bool],
+    kept: PayloadPolicy,
 ) -> SidecarClient:
     pool = SidecarPool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
     caching, groups = settings.cache_mode == "on", settings.default_models
     controls = LiteLLMControls(caching, settings.cache_streams, groups, stopped, kept)
-    room = SlotQueue(pool, queue_s=settings.queue_timeout_ms / 1000, max_waiting=settings.max_waiting)
+    queue = SlotQueue(pool, queue_s=settings.queue_timeout_ms / 1000, max_waiting=settings.max_waiting)
     broke = partial(metrics.increment, "llm_proxy_upstream_failures_total")
     tls = settings.tls_for(settings.litellm_proxy_url[0])
-    return SidecarClient(pool, key, timeout_policy(settings), controls, queue=room, on_failure=broke, tls=tls)
+    timeouts = timeout_policy(settings)
+    return SidecarClient(queue, key, timeouts, controls, catalog, on_failure=broke, tls=tls)
 
 
 def _langfuse(settings: Settings) -> LangfuseClient | None:

@@ -19,13 +19,11 @@ from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Authenticator, Caller
 from llm_proxy.ledger import CallObservers, Ledger, UsageRecord, billed, overhead_ms, record_of
 from llm_proxy.telemetry.tracing import traceparent_of
-from llm_proxy.upstream import CallGuard, Catalog, Reply, RunningCalls, estimate_answer_tokens
+from llm_proxy.upstream import CallGuard, CurrentCatalog, Reply, RunningCalls, estimate_answer_tokens
 
 
 class Upstream(Protocol):
     """Where calls go: the pool of sidecars, or the mock."""
-
-    catalog: Catalog | None
 
     async def send(
         self, call: Call, caller: Caller, request_id: str, watch: CallGuard, *, traceparent: str | None
@@ -45,6 +43,7 @@ class Services:
     identity: Authenticator
     admission: AdmissionController
     upstream: Upstream
+    catalog: CurrentCatalog
     ledger: Ledger
     watches: RunningCalls
     witnesses: CallObservers | None = None
@@ -94,7 +93,7 @@ class AdmittedCall:
         services.upstream.check_room()
         self._lease = lease = await services.admission.admit(caller, call, context.request_id)
         try:
-            context.catalog = services.upstream.catalog
+            context.catalog = services.catalog.snapshot
             context.would_refuse = lease.would_reject
             services.ledger.call_started(context)
             if services.witnesses is not None:

@@ -18,7 +18,6 @@ from llm_proxy.dialects import BodyLimits, Call, Dialect, ResponseMeta, parse_re
 from llm_proxy.dialects.routes import ROUTES_BY_PATH, InferenceRoute
 from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
-from llm_proxy.edge.current_catalog import CurrentCatalog
 from llm_proxy.edge.request import ClientDisconnected, Headers, Receive, Scope, Send, read_body, read_headers
 from llm_proxy.errors import (
     APIError,
@@ -35,7 +34,7 @@ from llm_proxy.ledger import keep_answer
 from llm_proxy.pipeline import AdmittedCall, Services, process_call, reject_early
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import uuid7
-from llm_proxy.upstream import CallGuard, TimeoutPolicy, interrupt_error, timeout_policy
+from llm_proxy.upstream import CallGuard, CurrentCatalog, TimeoutPolicy, interrupt_error, timeout_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +62,10 @@ def request_limits(settings: Settings) -> RequestLimits:
 class RequestReader:
     """Authenticates and parses requests."""
 
-    def __init__(self, identity: Authenticator, limits: RequestLimits, models: CurrentCatalog) -> None:
+    def __init__(self, identity: Authenticator, limits: RequestLimits, catalog: CurrentCatalog) -> None:
         self.limits = limits
         self._identity = identity
-        self._models = models
+        self._catalog = catalog
 
     def authenticate(self, headers: Headers) -> Awaitable[Caller]:
         """Whose credential it is; raises `Unauthorized` when awaited."""
@@ -76,7 +75,7 @@ class RequestReader:
         self, route: InferenceRoute, caller: Caller, headers: Headers, body: bytes
     ) -> tuple[Caller, Call]:
         """Whom the call is admitted and billed to, and the call; raises what is wrong with either."""
-        models, limits = self._models.models_for(caller), self.limits.body
+        models, limits = self._catalog.models_for(caller), self.limits.body
         if caller.max_tokens_cap is not None:
             limits = replace(limits, max_tokens_cap=caller.max_tokens_cap)
         options = parse_request_options(headers.items())

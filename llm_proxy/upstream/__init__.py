@@ -9,7 +9,7 @@ from llm_proxy.upstream.call_guard import (
     interrupt_error,
     timeout_policy,
 )
-from llm_proxy.upstream.catalog import Catalog, Deployment, ModelGroup
+from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, ModelGroup
 from llm_proxy.upstream.client import CachePurge, SidecarClient, purge_cache
 from llm_proxy.upstream.litellm_protocol import NO_ROUTING, LiteLLMControls, ProviderAttempt, RoutingInfo
 from llm_proxy.upstream.mock.upstream import MockUpstream
@@ -21,6 +21,7 @@ from llm_proxy.upstream.token_usage import TokenUsage, call_cost, estimate_answe
 __all__ = [
     "NO_ROUTING",
     "Catalog",
+    "CurrentCatalog",
     "SidecarClient",
     "LiteLLMControls",
     "TimeoutPolicy",

@@ -1,18 +1,21 @@
-"""What the sidecars serve: model groups, their providers, prices and fallbacks.
+"""What the sidecars serve: model groups, their providers, prices and fallbacks; `CurrentCatalog` owns it.
 
-Read from our sidecar's own catalog, or from an unmodified LiteLLM's model info. Pure: the monitor requests
-it, and
-keeps the last good one. Invariants: a wildcard's expansions are never listed; a price nobody stated is None,
-never 0.
-Prices are pico-dollars per token.
+Read from our sidecar's own catalog, or from an unmodified LiteLLM's model info; the monitor requests it and
+keeps the last good one. Invariants: a `Catalog` is never changed, `CurrentCatalog.snapshot` is replaced as a
+whole; a wildcard's expansions are never listed; a price nobody stated is None, never 0. Prices are
+pico-dollars per token.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
+from llm_proxy.dialects import ModelIndex
+from llm_proxy.identity import Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json, as_object, as_objects
-from llm_proxy.money import usd_to_pico
+from llm_proxy.money import Price, usd_to_pico
+from llm_proxy.telemetry import Metrics
 from llm_proxy.token_details import token_count
 from llm_proxy.wildcards import wildcard_matches
 
@@ -281,3 +284,105 @@ def _catalog(groups: dict[str, ModelGroup], default_fallbacks: tuple[str, ...]) 
 
 def _timestamp(value: object) -> int | None:
     return value if type(value) is int and value >= 0 else None
+
+
+MAX_CACHED_CALLERS = 1024
+"""Lists of allowed models that are kept with their index."""
+
+
+def _allow_unknown(_group: str) -> bool:
+    """Nothing is known to judge by; admission rejects the call."""
+    return True
+
+
+class CurrentCatalog:
+    """What is served now: the one owner of the catalog, read by dialects, admission, upstream and edge.
+
+    Attributes:
+        snapshot: The catalog; None until the first one was read.
+    """
+
+    def __init__(
+        self,
+        default_model: str = "gpt-3.5-turbo",
+        *,
+        default_chosen: bool = False,
+        default_models: tuple[str, ...] = (),
+        metrics: Metrics | None = None,
+    ) -> None:
+        """Starts without a catalog.
+
+        Args:
+            default_model: The model of a request that may omit it.
+            default_chosen: An operator chose the default model.
+            default_models: What a caller without a list of its own may use.
+            metrics: Gets the names of the models, for its labels.
+        """
+        self.snapshot: Catalog | None = None
+        self._index = ModelIndex(default=default_model, default_chosen=default_chosen)
+        self._default_models = default_models
+        self._metrics = metrics
+        self._by_caller: dict[tuple[str, tuple[str, ...] | None], ModelIndex] = {}
+
+    def update(self, catalog: Catalog) -> None:
+        """Replaces the catalog."""
+        providers = {
+            name: frozenset(one.protocol or one.provider for one in group.deployments)
+            for name, group in catalog.groups.items()
+        }
+        groups = {name: found for name, found in providers.items() if not catalog.groups[name].wildcard}
+        self._index = replace(
+            self._index,
+            groups=groups,
+            wildcards={name: found for name, found in providers.items() if name not in groups},
+            aliases={name: one.alias_of for name, one in catalog.groups.items() if one.alias_of},
+            is_embedding_only=catalog.is_embedding_only,
+        )
+        self.snapshot = catalog
+        self._by_caller.clear()
+        if self._metrics is not None:
+            self._metrics.set_models(catalog.names)
+
+    def models_for(self, caller: Caller) -> ModelIndex:
+        """Returns the names as a caller may use them."""
+        key = caller.kind, caller.models
+        index = self._by_caller.get(key)
+        if index is None:
+            if len(self._by_caller) >= MAX_CACHED_CALLERS:
+                self._by_caller.clear()
+            index = self._by_caller[key] = replace(self._index, is_allowed=self._is_allowed_for(caller))
+        return index
+
+    def _is_allowed_for(self, caller: Caller) -> Callable[[str], bool]:
+        patterns = allowed_models(caller, self._default_models, self.names)
+        if patterns is None:
+            return _allow_unknown
+        return lambda group: is_model_allowed(patterns, group, self.resolved)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The groups configured by name; None while unknown."""
+        return None if self.snapshot is None else self.snapshot.names
+
+    def has_langfuse(self) -> bool:
+        """Whether the calls are reported to Langfuse; False while unknown."""
+        return self.snapshot is not None and self.snapshot.has_langfuse
+
+    def resolved(self, name: str) -> str:
+        """The group of an alias; any other name unchanged."""
+        return name if self.snapshot is None else self.snapshot.resolved(name)
+
+    def providers(self, group: str) -> tuple[str, ...]:
+        """The providers of a group's deployments."""
+        found = self.snapshot.find_group(group) if self.snapshot else None
+        return tuple(dict.fromkeys(one.provider for one in found.deployments)) if found else ()
+
+    def fallback_providers(self, group: str) -> tuple[str, ...]:
+        """The providers of the groups a call may fall back to."""
+        reached = (self.snapshot.fallbacks(group) if self.snapshot else None) or ()
+        return tuple(dict.fromkeys(name for one in reached for name in self.providers(one)))
+
+    def price(self, group: str) -> Price | None:
+        """The highest price of a group; None when one is not known."""
+        found = self.snapshot.highest_prices(group) if self.snapshot else None
+        return Price(*found, self.snapshot.max_output_tokens(group)) if self.snapshot and found else None

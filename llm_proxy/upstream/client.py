@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
@@ -20,6 +20,7 @@ from llm_proxy.errors import APIError, NotFound, Overloaded, UpstreamUnreachable
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import as_object
 from llm_proxy.upstream.call_guard import CallGuard, TimeoutPolicy
+from llm_proxy.upstream.catalog import CurrentCatalog
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.http_client import ConnectError, ConnectionPool, HTTPConnection, SidecarAddress
 from llm_proxy.upstream.litellm_protocol import (
@@ -28,11 +29,8 @@ from llm_proxy.upstream.litellm_protocol import (
     parse_failure_headers,
     parse_routing_headers,
 )
-from llm_proxy.upstream.pool import Sidecar, SidecarPool, SlotQueue
+from llm_proxy.upstream.pool import Sidecar, SlotQueue
 from llm_proxy.upstream.reply import SidecarReply, connection_lost_error
-
-if TYPE_CHECKING:
-    from llm_proxy.upstream.catalog import Catalog
 
 MAX_ERROR_BYTES = 256 * 2**10
 _USER_AGENT = "llm-proxy"
@@ -45,31 +43,31 @@ class SidecarClient:
 
     def __init__(
         self,
-        pool: SidecarPool,
+        queue: SlotQueue,
         key: str | None,
         timeouts: TimeoutPolicy,
         controls: LiteLLMControls,
+        catalog: CurrentCatalog,
         *,
-        queue: SlotQueue | None = None,
         on_failure: Callable[[str], None] = lambda _code: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Builds the client.
 
         Args:
-            pool: The sidecars.
+            queue: The queue for slots at the sidecars.
             key: Our key at every sidecar.
             timeouts: The longest waits of a call.
             controls: What is added to a call for LiteLLM.
-            queue: The queue for slots; without one, calls wait at most 1 s.
+            catalog: What the sidecars serve.
             tls: The authorities trusted behind `https`; the system's by default.
             on_failure: Called with the code of each failure at a sidecar, for metrics.
         """
-        self.pool = pool
-        self.queue = queue or SlotQueue(pool, queue_s=1.0, max_waiting=100)
+        self.pool = queue.pool
+        self.queue = queue
         self._on_failure = on_failure
         self._controls = controls
-        self.catalog: Catalog | None = None
+        self.catalog = catalog
         self.catalog_settled = False
         """A sidecar has sent its catalog, or has none."""
         self.timeouts = timeouts
@@ -115,13 +113,12 @@ class SidecarClient:
             APIError: The sidecar answered with an error; see `error_mapping`.
         """
         guard.unsent = True
-        body = orjson.dumps(self._controls.body(call, caller, self.catalog))
-        cached = self._controls.uses_cache(call, caller, self.catalog)
+        catalog = self.catalog.snapshot
+        body = orjson.dumps(self._controls.body(call, caller, catalog))
+        cached = self._controls.uses_cache(call, caller, catalog)
         headers = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
-        if traceparent is not None:
-            headers += f"traceparent: {traceparent}\r\n"
-        if self._controls.shows_text(caller, self.catalog):
-            headers += _SHOW_TEXT
+        headers += f"traceparent: {traceparent}\r\n" if traceparent is not None else ""
+        headers += _SHOW_TEXT if self._controls.shows_text(caller, catalog) else ""
         rest = f"{headers}\r\n".encode() + body
         timeouts = self.timeouts.for_group(call.group)
         tried: list[Sidecar] = []
@@ -149,9 +146,9 @@ class SidecarClient:
                 self._release(sidecar, guard, connection)
                 raise
             release = partial(self._release, sidecar, guard, connection)
-            sent_request = request_id, body
+            sent = request_id, body
             return await self._reply(
-                call, sidecar, connection, guard, release, sent_request=sent_request, cached=cached
+                call, sidecar, connection, guard, release, sent_request=sent, cached=cached
             )
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
@@ -176,9 +173,9 @@ class SidecarClient:
         cached: bool,
     ) -> SidecarReply:
         if connection.status == 200:
-            routing = parse_routing_headers(connection.headers, call, self.catalog, cached=cached)
+            routing = parse_routing_headers(connection.headers, call, self.catalog.snapshot, cached=cached)
         else:
-            routing = parse_failure_headers(connection.headers, call, self.catalog)
+            routing = parse_failure_headers(connection.headers, call, self.catalog.snapshot)
         answer = SidecarReply(
             connection,
             routing,
@@ -284,7 +281,7 @@ async def purge_cache(client: SidecarClient, tenant: str | None, model: str | No
         NotFound: No sidecar has a cache it can purge.
         UpstreamUnreachable: No sidecar runs.
     """
-    group = client.catalog.resolved(model) if client.catalog is not None and model is not None else model
+    group = None if model is None else client.catalog.resolved(model)
     body = orjson.dumps({"patterns": cache_key_patterns(tenant, group)})
     sent_request = await asyncio.gather(*(_purge_sidecar(client, one, body) for one in client.pool.sidecars))
     answers = [one for one in sent_request if one is not None]

@@ -79,7 +79,7 @@ class SidecarMonitor:
 
     async def _step(self) -> None:
         await self._check_all(asyncio.get_running_loop().time())
-        await asyncio.sleep(CHECK_S if self._client.catalog is not None else CHECK_S / 4)
+        await asyncio.sleep(CHECK_S if self._client.catalog.snapshot is not None else CHECK_S / 4)
 
     async def _check_all(self, now: float) -> None:
         self._follow_address_file()
@@ -88,7 +88,7 @@ class SidecarMonitor:
             await self._resolve()
         for sidecar in self._client.pool.sidecars:
             self._start_task(sidecar, self._check(sidecar))
-        if self._client.catalog is None or now - self._read_at >= CATALOG_S:
+        if self._client.catalog.snapshot is None or now - self._read_at >= CATALOG_S:
             self._start_task("catalogue", self._read_catalog(now))
         self._client.queue.dispatch(now)
         self._update_metrics()
@@ -183,7 +183,8 @@ class SidecarMonitor:
                 continue
             self._client.catalog_settled = True
             if found is not None and sidecar in self._client.pool.sidecars:
-                self._client.catalog, self._read_at = found, now
+                self._client.catalog.update(found)
+                self._read_at = now
                 return
 
     async def _fetch(self, sidecar: Sidecar) -> Catalog | None:

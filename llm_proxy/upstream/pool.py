@@ -226,10 +226,14 @@ class CompletionRate:
 
 
 class SlotQueue:
-    """The slots at all sidecars, and the queue for them."""
+    """The slots at all sidecars, and the queue for them.
+
+    Attributes:
+        pool: The sidecars.
+    """
 
     def __init__(self, pool: SidecarPool, *, queue_s: float, max_waiting: int) -> None:
-        self._pool = pool
+        self.pool = pool
         self._queue_s = queue_s
         self._max_waiting = max_waiting
         self._waiting: deque[tuple[asyncio.Future[Sidecar], Sequence[Sidecar]]] = deque()
@@ -242,12 +246,12 @@ class SlotQueue:
 
     def check(self, now: float) -> None:
         """Raises `Overloaded` when a call that came now could not even wait."""
-        if len(self._waiting) >= self._max_waiting and (self._waiting or self._pool.pick(now) is None):
+        if len(self._waiting) >= self._max_waiting and (self._waiting or self.pool.pick(now) is None):
             raise self._overloaded(now)
 
     async def acquire(self, now: float, tried: Sequence[Sidecar] = ()) -> Sidecar:
         """Takes a slot at a sidecar not tried yet, now or after a wait; raises `Overloaded` without one."""
-        found = None if self._waiting else self._pool.pick(now, tried)
+        found = None if self._waiting else self.pool.pick(now, tried)
         if found is not None:
             found.begin_call(now)
             return found
@@ -266,7 +270,7 @@ class SlotQueue:
         left: deque[tuple[asyncio.Future[Sidecar], Sequence[Sidecar]]] = deque()
         while self._waiting:
             future, tried = self._waiting.popleft()
-            found = None if future.done() else self._pool.pick(now, tried)
+            found = None if future.done() else self.pool.pick(now, tried)
             if found is not None:
                 found.begin_call(now)
                 future.set_result(found)

@@ -7,7 +7,7 @@ Source: https://platform.openai.com/docs/api-reference/models.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -32,12 +32,10 @@ from llm_proxy.money import PICO_PER_USD_PER_MILLION, nano_to_usd
 from llm_proxy.pipeline import Services, process_call
 from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.telemetry import uuid7
-from llm_proxy.upstream import Catalog, Deployment, ModelGroup, interrupt_error
+from llm_proxy.upstream import Catalog, CurrentCatalog, Deployment, ModelGroup, interrupt_error
 
 
-def router(
-    catalog: Callable[[], Catalog | None], auth: AuthDependencies, default_models: tuple[str, ...]
-) -> APIRouter:
+def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tuple[str, ...]) -> APIRouter:
     """Returns `/v1/models`, its aliases and `/internal/llm/models`."""
     routes = APIRouter(
         tags=["models"],
@@ -59,7 +57,7 @@ def router(
     @routes.get("/models", include_in_schema=False)
     @routes.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
     async def listed(caller: Annotated[Caller, whose]) -> Response:
-        known = _require_catalog(catalog())
+        known = _require_catalog(catalog.snapshot)
         return _json(OPENAI.render_models(_listed_model(known, name) for name in usable(caller, known)))
 
     @routes.get(
@@ -69,7 +67,7 @@ def router(
     async def one(request: Request, model: str, caller: Annotated[Caller, whose]) -> Response:
         if not model:
             raise NotFound(f"Unknown request URL: GET {request.scope['path']}.", code="unknown_url")
-        known = _require_catalog(catalog())
+        known = _require_catalog(catalog.snapshot)
         if known.find_group(model) is None or not may_use(caller, known, model):
             raise ModelNotFound(
                 f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
@@ -78,7 +76,7 @@ def router(
 
     @routes.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
     async def internal(caller: Annotated[Caller, whose]) -> Response:
-        known = _require_catalog(catalog())
+        known = _require_catalog(catalog.snapshot)
         return _json(INTERNAL.render_models([_listed_model(known, name) for name in usable(caller, known)]))
 
     return routes
@@ -179,7 +177,7 @@ class ModelProbe:
 
 
 def admin_router(
-    catalog: Callable[[], Catalog | None],
+    catalog: CurrentCatalog,
     usage: PostgresUsage | MemoryUsage | None,
     trial: ModelProbe,
     *,
@@ -193,7 +191,7 @@ def admin_router(
         "/models", summary="Model groups: providers, prices, and live health.", dependencies=[Depends(by)]
     )
     async def listed() -> Json:
-        known = _require_catalog(catalog())
+        known = _require_catalog(catalog.snapshot)
         seen = await _seen(usage)
         groups = [_group(group, seen) for group in known.groups.values()]
         return {"data": groups, "window_s": int(WINDOW.total_seconds())}
@@ -204,7 +202,7 @@ def admin_router(
         responses={404: {"description": "No such model."}},
     )
     async def test(model: str, who: Annotated[Actor, Depends(by)]) -> Json:
-        group = _require_catalog(catalog()).find_group(model)
+        group = _require_catalog(catalog.snapshot).find_group(model)
         if group is None:
             raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="id")
         async with (record or log_change)(who, "models.test", model) as detail:

@@ -4,7 +4,7 @@ Invariants: who may do what is in `edge.auth`; every change is published to all 
 a policy that covers no call is listed with the reason, or without one where that cannot be known.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -30,7 +30,7 @@ from llm_proxy.identity.authenticator import INTERNAL_KEY_ID_PREFIX
 from llm_proxy.identity.caller import ANY, ScopeKind
 from llm_proxy.identity.policies import KillSwitchKind
 from llm_proxy.json_access import Json
-from llm_proxy.upstream import Catalog
+from llm_proxy.upstream import Catalog, CurrentCatalog
 from llm_proxy.wildcards import wildcard_matches
 
 
@@ -78,7 +78,7 @@ def router(
     *,
     announce: PublishEpochs,
     by: ActorDependency,
-    catalog: Callable[[], Catalog | None],
+    catalog: CurrentCatalog,
 ) -> APIRouter:
     """Returns the routes; each is 503 without a database."""
     routes = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS, route_class=ExactRoute)
@@ -92,7 +92,7 @@ def _limit_routes(
     policies: PolicyRepository | None,
     announce: PublishEpochs,
     by: Any,  # noqa: ANN401 -- FastAPI's Depends
-    catalog: Callable[[], Catalog | None],
+    catalog: CurrentCatalog,
 ) -> None:
     @routes.get("/limits", summary="All limit policies.", dependencies=[by])
     async def rules() -> Json:
@@ -101,7 +101,8 @@ def _limit_routes(
     async def documents(found: list[LimitPolicy]) -> list[Json]:
         tenants = await require_repository(policies).tenants_of_keys(found)
         return [
-            policy_document(policy) | {"idle": idle_reason(policy, tenants, catalog())} for policy in found
+            policy_document(policy) | {"idle": idle_reason(policy, tenants, catalog.snapshot)}
+            for policy in found
         ]
 
     @routes.put("/limits", summary="Create or replace the limit policy of a scope and subject.")

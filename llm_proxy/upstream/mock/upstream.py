@@ -12,7 +12,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import as_object
 from llm_proxy.upstream.call_guard import CallGuard
-from llm_proxy.upstream.catalog import Catalog, Deployment, ModelGroup
+from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, ModelGroup
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.mock.responses import MODELS, CannedReply, reply_to
@@ -24,8 +24,8 @@ from llm_proxy.upstream.token_usage import TokenUsage, read_usage
 class MockUpstream:
     """An upstream without a sidecar."""
 
-    def __init__(self, default_model: str) -> None:
-        self.catalog: Catalog | None = _catalog((default_model, *MODELS))
+    def __init__(self, catalog: CurrentCatalog, default_model: str) -> None:
+        catalog.update(_catalog((default_model, *MODELS)))
 
     def check_room(self) -> None:
         """There is always room."""

@@ -25,6 +25,7 @@ from llm_proxy.identity import (
     PolicyRepository,
 )
 from llm_proxy.identity.virtual_keys import generate_key
+from llm_proxy.upstream import CurrentCatalog
 
 if TYPE_CHECKING:
     import asyncpg
@@ -53,7 +54,9 @@ async def client(
         return Actor("ann", "192.0.2.9", "owner")
 
     doors = keys.router(KeyRepository(pool), KeyRaiseRepository(pool), announce=announce, by=by)
-    policy_router = policies.router(PolicyRepository(pool), announce=announce, by=by, catalog=lambda: None)
+    policy_router = policies.router(
+        PolicyRepository(pool), announce=announce, by=by, catalog=CurrentCatalog()
+    )
     records = audit.router(AuditLog(pool), AuthFailureLog(pool), by=by)
     transport = httpx.ASGITransport(app=_app(doors, policy_router, records))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:

@@ -18,7 +18,7 @@ from llm_proxy.ledger.usage_query import UsageQuery
 from llm_proxy.ledger.usage_store import MemoryUsage
 from llm_proxy.pipeline import AdmittedCall, Services, process_call
 from llm_proxy.telemetry import Metrics, uuid7
-from llm_proxy.upstream import MockUpstream, RunningCalls
+from llm_proxy.upstream import CurrentCatalog, MockUpstream, RunningCalls
 
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
 CALL = Call("chat.completions", "openai", "gpt-4o-mini", "gpt-4o-mini", ASKED)
@@ -56,9 +56,9 @@ async def test_a_fault_of_ours_is_an_error_wherever_calls_are_counted(
     ledger = Ledger(None, metrics, remembered=remembered)
     admission = AdmissionController(settings_of(default_models=("gpt-4o-mini",)))
     watches = RunningCalls()
-    services = Services(
-        Authenticator(InternalKeys({})), admission, MockUpstream("gpt-4o-mini"), ledger, watches
-    )
+    identity, catalog = Authenticator(InternalKeys({})), CurrentCatalog()
+    upstream = MockUpstream(catalog, "gpt-4o-mini")
+    services = Services(identity, admission, upstream, catalog, ledger, watches)
     context = CallContext(uuid7(), caller=CALLER, call=CALL)
     watch = watches.open(time.monotonic() + 10)
     with pytest.raises((KeyError, asyncio.CancelledError)):

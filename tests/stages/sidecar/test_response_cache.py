@@ -307,7 +307,9 @@ async def test_the_gateway_s_purge_reaches_every_running_sidecar(sidecar: Sideca
     def client(*urls: str) -> upstream.SidecarClient:
         pool = upstream.SidecarPool(urls, max_in_flight=8)
         timeouts = upstream.TimeoutPolicy(upstream.Timeouts(5, 5, 5))
-        return upstream.SidecarClient(pool, KEY, timeouts, upstream.LiteLLMControls())
+        queue = upstream.SlotQueue(pool, queue_s=1, max_waiting=8)
+        controls = upstream.LiteLLMControls()
+        return upstream.SidecarClient(queue, KEY, timeouts, controls, upstream.CurrentCatalog())
 
     with ExitStack() as stack:
         both, none = client(sidecar.url, gone), client(gone)
