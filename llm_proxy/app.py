@@ -131,7 +131,7 @@ class Gateway:
         keys = KeyCache(PostgresKeyStore(self._pool)) if self._pool else None
         store, most = _store(self._pool, settings), settings.spool_max_bytes
         self.ledger = Ledger(
-            store, self.metrics, seat=self._seat, spool_max_bytes=most, remembered=remembered
+            store, self.metrics, slot=self._seat, spool_max_bytes=most, memory_usage=remembered
         )
         self.admission = AdmissionController(
             settings,

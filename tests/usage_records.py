@@ -71,11 +71,11 @@ async def run_ledger(
     retention_days: int = 90,
     metrics: Metrics | None = None,
 ) -> AsyncGenerator[Ledger]:
-    """A started ledger with a seat under `spool`; stopped in order at the end."""
-    seat = acquire_slot(spool)
+    """A started ledger with a slot under `spool`; stopped in order at the end."""
+    slot = acquire_slot(spool)
     pool = await asyncpg.create_pool(dsn, min_size=0, max_size=3) if dsn else None
     store = LedgerStore(pool, retention_days=retention_days, payload_days=7) if pool else None
-    ledger = Ledger(store, metrics or Metrics(), seat=seat, spool_max_bytes=spool_max_bytes)
+    ledger = Ledger(store, metrics or Metrics(), slot=slot, spool_max_bytes=spool_max_bytes)
     try:
         await ledger.start()
         yield ledger
@@ -83,7 +83,7 @@ async def run_ledger(
     finally:
         if pool:
             pool.terminate()
-        seat.release()
+        slot.release()
 
 
 async def until_written(ledger: Ledger) -> None:

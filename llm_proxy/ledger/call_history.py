@@ -13,11 +13,10 @@ import asyncpg
 
 from llm_proxy.admission import PastCall
 from llm_proxy.admission.limiter import LimitCheck
-from llm_proxy.dialects import Call
+from llm_proxy.dialects import BYTES_PER_TOKEN, Call
 from llm_proxy.identity import Caller, KeySpec
 from llm_proxy.identity.authenticator import INTERNAL_KEY_ID_PREFIX
 from llm_proxy.ledger.budget_spend import spender_columns, sum_spent
-from llm_proxy.ledger.record import BYTES_PER_TOKEN
 from llm_proxy.schema.database import db_deadline
 
 _DEADLINE_S = 30.0

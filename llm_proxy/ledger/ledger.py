@@ -19,7 +19,7 @@ from llm_proxy.ledger.maintenance import TICK_S, Maintenance
 from llm_proxy.ledger.observers import Payload
 from llm_proxy.ledger.record import UsageRecord, encode, encode_started, row_of, shorten
 from llm_proxy.ledger.rejected_requests import RejectionSampler, rejected_request
-from llm_proxy.ledger.spool import RECORD_BYTES, STARTED_BYTES, Journal
+from llm_proxy.ledger.spool import RECORD_BYTES, STARTED_BYTES, open_worker_files
 from llm_proxy.ledger.store import LedgerStore
 from llm_proxy.ledger.usage_store import MemoryUsage
 from llm_proxy.ledger.worker_slot import WorkerSlot
@@ -28,39 +28,6 @@ from llm_proxy.telemetry import Metrics
 from llm_proxy.upstream import NO_ROUTING, RoutingInfo
 
 log = logging.getLogger(__name__)
-
-
-def report_provider_troubles(
-    record: UsageRecord,
-    served: RoutingInfo,
-    metrics: Metrics,
-    refused_by_provider: Callable[[str, str], None] | None = None,
-) -> None:
-    """Counts and logs a finished call's fallback, and the deployments whose providers rejected credentials.
-
-    They are reported whichever attempt answered in the end, without any text of a provider.
-    """
-    if served.fallback_from is not None:
-        metrics.call_fell_back(served.fallback_from, record.group)
-    refused = {hop.deployment for hop in served.hops or () if hop.auth_rejected}
-    if record.refusal_code == "provider_auth" and not refused:
-        refused = {record.deployment or "unknown"}
-    for deployment in sorted(refused):
-        metrics.increment("llm_proxy_provider_auth_failures_total", deployment)
-        if refused_by_provider is not None:
-            refused_by_provider(deployment, record.group_asked or record.group)
-        log.error(
-            "a provider refused the gateway's credentials",
-            extra={
-                "request_id": str(record.request_id),
-                "deployment": deployment,
-                "group_asked": record.group_asked,
-                "group": record.group,
-                "answered": record.outcome == "ok",
-            },
-        )
-
-
 rejection_log = logging.getLogger("llm_proxy.refusals")
 """Logs one line for every rejected request of the sample; a level of WARNING turns it off."""
 
@@ -89,10 +56,11 @@ class LedgerState:
 
 
 class Ledger:
-    """Where finished calls go.
+    """Takes the records of calls and rejected requests; its loops write them.
 
     Attributes:
-        refused_by_provider: Hears of deployments whose provider refused the credentials; None by default.
+        on_provider_auth_failure: Called with the deployment whose provider rejected the gateway's credentials
+            and the requested model group; None by default.
     """
 
     def __init__(
@@ -100,80 +68,85 @@ class Ledger:
         store: LedgerStore | None,
         metrics: Metrics,
         *,
-        seat: WorkerSlot | None = None,
+        slot: WorkerSlot | None = None,
         spool_max_bytes: int = 2**29,
-        remembered: MemoryUsage | None = None,
+        memory_usage: MemoryUsage | None = None,
     ) -> None:
         """Makes the ledger's parts; raises nothing.
 
         Args:
             store: The tables; None keeps records in the spool only.
             metrics: Counts every call and the ledger's own state.
-            seat: Where records wait; None leaves them to memory, and a crash loses them.
+            slot: The folder of waiting records; without one they wait in memory, and a crash loses them.
             spool_max_bytes: The maximum size of this worker's spool.
-            remembered: Keeps every record in memory as well.
+            memory_usage: Gets every record too, in mock mode.
         """
-        self._metrics = metrics
-        self._store, self._remembered = store, remembered
         self.on_provider_auth_failure: Callable[[str, str], None] | None = None
-        self._maintenance = Maintenance(store, seat, metrics, spool_max_bytes)
-        self._journal: Journal = self._maintenance.journal
-        self._writer = Writer(store, self._maintenance.spool, self._journal, metrics)
-        self._maintenance.writer = self._writer
-        self._samples = (RejectionSampler(), RejectionSampler())  # of strangers, of known callers
+        self._store, self._metrics, self._memory_usage = store, metrics, memory_usage
+        self._spool, self._journal, recovered = open_worker_files(slot, spool_max_bytes)
+        self._writer = Writer(store, self._spool, self._journal, metrics)
+        self._maintenance = Maintenance(store, slot, self._spool, self._writer, metrics)
+        self._maintenance.count_recovered(recovered)
+        self._samplers = (RejectionSampler(), RejectionSampler())  # of unknown callers, of known ones
         self._writing = BackgroundLoop("ledger-writer", self._writer.step)
-        self._beside = (
+        self._other_loops = (
             BackgroundLoop("ledger-replay", self._writer.replay_spool, every_s=REPLAY_EVERY_S),
             BackgroundLoop("ledger-upkeep", self._maintenance.step, every_s=TICK_S),
             BackgroundLoop("ledger-work", self._maintenance.run_backlog, every_s=TICK_S),
         )
 
     def call_started(self, context: CallContext) -> None:
-        """A call was admitted: should this worker die, it is not forgotten."""
+        """Writes an admitted call to the journal, so that it is recorded as lost if this worker dies."""
         caller, call = context.caller, context.call
         assert caller is not None and call is not None  # noqa: S101, PT018 -- it was admitted
         self._metrics.call_started()
-        opened = (
+        started = (
             context.request_id, context.started_at, caller.key_id, caller.key_prefix, caller.tenant,
             caller.agent, caller.user, caller.session, caller.channel, context.client_request_id,
             call.endpoint, call.dialect, call.model, call.group, call.streaming, caller.run,
             ",".join(caller.tags) or None,
         )  # fmt: skip
-        line = encode(opened)
+        line = encode(started)
         if len(line) > STARTED_BYTES:
-            line = encode_started(opened, STARTED_BYTES)
+            line = encode_started(started, STARTED_BYTES)
         self._journal.begin(context.request_id, line)
 
     def call_finished(
-        self, record: UsageRecord, overhead_ms: float | None = None, served: RoutingInfo = NO_ROUTING
+        self, record: UsageRecord, overhead_ms: float | None = None, routing: RoutingInfo = NO_ROUTING
     ) -> None:
-        """A call ended, and so much of it was the gateway's own; takes its record and returns at once."""
+        """Queues the record of a finished call.
+
+        Args:
+            record: The record.
+            overhead_ms: The gateway's own part of the time to the first byte; None if there was none.
+            routing: The attempts at providers.
+        """
         try:
             row = row_of(record)
             line = encode(row)
-            kept = line if len(line) <= RECORD_BYTES else shorten(row, RECORD_BYTES)
-            self._writer.add(self._journal.complete(record.request_id, kept), row, line)
+            journal_line = line if len(line) <= RECORD_BYTES else shorten(row, RECORD_BYTES)
+            self._writer.add(self._journal.complete(record.request_id, journal_line), row, line)
             self._metrics.call_finished(record)
             if overhead_ms is not None:
                 self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
-            report_provider_troubles(record, served, self._metrics, self.on_provider_auth_failure)
-            if self._remembered is not None:
-                self._remembered.add(record)
+            self._report_provider_failures(record, routing)
+            if self._memory_usage is not None:
+                self._memory_usage.add(record)
         except Exception:
             log.exception("a record could not be taken", extra={"request_id": str(record.request_id)})
             self._metrics.increment("llm_proxy_ledger_dropped_total", "bug")
 
-    def request_rejected(self, context: CallContext | None, refused: APIError) -> None:
-        """A request was answered with an error: counted; if never admitted, kept and logged in a sample."""
-        self._metrics.request_rejected(refused.metric_code)
+    def request_rejected(self, context: CallContext | None, error: APIError) -> None:
+        """Counts a request that was answered with an error; samples and logs it if it was never admitted."""
+        self._metrics.request_rejected(error.metric_code)
         if context is None or context.error is not None:
             return
         caller = context.caller
-        self._maintenance.count_rejection(context.request_id, caller, refused)
-        if self._samples[caller is not None].accepts(time.time()):
-            kept = rejected_request(context.request_id, context.started_at, caller, context.call, refused)
-            self._maintenance.rejected_sample.append(kept)
-            rejection_log.info("refused", extra={"lines": [kept.as_log_fields()]})
+        self._maintenance.count_rejection(context.request_id, caller, error)
+        if self._samplers[caller is not None].accepts(time.time()):
+            rejected = rejected_request(context.request_id, context.started_at, caller, context.call, error)
+            self._maintenance.rejected_sample.append(rejected)
+            rejection_log.info("refused", extra={"lines": [rejected.as_log_fields()]})
 
     def keep_payload(self, payload: Payload) -> None:
         """Queues a call's payload; never waits; counts it as dropped if there is no room."""
@@ -183,13 +156,13 @@ class Ledger:
     async def start(self) -> None:
         """Recovers dead workers' files, migrates the schema if Postgres answers, and starts the loops."""
         await self._maintenance.start()
-        for loop in (self._writing, *self._beside):
+        for loop in (self._writing, *self._other_loops):
             loop.start()
 
     async def stop(self) -> None:
         """Stops the loops and writes the queue to Postgres or the spool, within a few seconds."""
         self._writer.finish()
-        for loop in self._beside:
+        for loop in self._other_loops:
             await loop.stop()
         await self._writing.wait_until_done(_DRAIN_S)
         await self._writing.stop()
@@ -203,7 +176,7 @@ class Ledger:
 
     def state(self) -> LedgerState:
         """Returns the present state."""
-        spool = self._maintenance.spool
+        spool = self._spool
         work = self._store.migration.work if self._store is not None else None
         return LedgerState(
             postgres="off" if self._store is None else self._writer.state,
@@ -213,3 +186,28 @@ class Ledger:
             spool_bytes=spool.size_bytes if spool else 0,
             work=str(work or ""),
         )
+
+    def _report_provider_failures(self, record: UsageRecord, routing: RoutingInfo) -> None:
+        """Counts and logs a fallback, and deployments whose providers rejected the gateway's credentials.
+
+        They are reported whichever attempt answered in the end, without any text of a provider.
+        """
+        if routing.fallback_from is not None:
+            self._metrics.call_fell_back(routing.fallback_from, record.group)
+        rejecting = {hop.deployment for hop in routing.hops or () if hop.auth_rejected}
+        if record.refusal_code == "provider_auth" and not rejecting:
+            rejecting = {record.deployment or "unknown"}
+        for deployment in sorted(rejecting):
+            self._metrics.increment("llm_proxy_provider_auth_failures_total", deployment)
+            if self.on_provider_auth_failure is not None:
+                self.on_provider_auth_failure(deployment, record.group_asked or record.group)
+            log.error(
+                "a provider refused the gateway's credentials",
+                extra={
+                    "request_id": str(record.request_id),
+                    "deployment": deployment,
+                    "group_asked": record.group_asked,
+                    "group": record.group,
+                    "answered": record.outcome == "ok",
+                },
+            )

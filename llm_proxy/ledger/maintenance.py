@@ -19,7 +19,7 @@ from llm_proxy.errors import APIError
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.observers import PayloadQueue
 from llm_proxy.ledger.rejected_requests import RejectedRequest, RejectionCounts
-from llm_proxy.ledger.spool import JOURNAL_FILE, Journal, Recovered, Spool, recover_all, recover_worker
+from llm_proxy.ledger.spool import Recovered, Spool, recover_all
 from llm_proxy.ledger.store import LedgerStore
 from llm_proxy.ledger.worker_slot import WorkerSlot
 from llm_proxy.ledger.writer import Writer
@@ -43,30 +43,32 @@ class Maintenance:
     """The ledger's periodic tasks.
 
     Attributes:
-        journal: The worker's journal; in memory without a worker slot.
-        spool: None without a worker slot.
         rejected_sample: Sampled rejected requests until Postgres has them.
-        writer: Set by the ledger.
+        payloads: Payloads until Postgres has them.
     """
 
-    writer: Writer
-
     def __init__(
-        self, store: LedgerStore | None, seat: WorkerSlot | None, metrics: Metrics, spool_max_bytes: int
+        self,
+        store: LedgerStore | None,
+        slot: WorkerSlot | None,
+        spool: Spool | None,
+        writer: Writer,
+        metrics: Metrics,
     ) -> None:
         self._store = store
-        self._seat = seat
+        self._slot = slot
+        self._spool = spool
+        self._writer = writer
         self._metrics = metrics
         self.rejected_sample: list[RejectedRequest] = []
         self._counts = RejectionCounts()
         self.payloads = PayloadQueue()
-        self.spool, self.journal = self._open_files(seat, spool_max_bytes)
         self._ticks = 0
         self._guards: dict[str, FailureGuard] = {}
 
     async def start(self) -> None:
         """Recovers dead workers' files, migrates the schema and makes partitions, before the first call."""
-        if self._store is None and self._seat is not None and self._seat.is_first:
+        if self._store is None and self._slot is not None and self._slot.is_first:
             log.warning("no database is configured: internal secrets only, records stay in the spool")
         await self._attempt("take-over", self._recover)
         await self._prepare(_MIGRATION_AT_START_S)
@@ -102,8 +104,8 @@ class Maintenance:
         await self._attempt("write-counts", self._write_counts)
         if self._store is not None:
             await self._store.migration.stop()
-        if self.spool is not None:
-            self.spool.close()
+        if self._spool is not None:
+            self._spool.close()
 
     def _tasks(self) -> tuple[tuple[str, int, Task], ...]:
         """Returns each task's name in the log, the ticks between its runs, and the task."""
@@ -126,7 +128,7 @@ class Maintenance:
             await task()
         except DatabaseUnavailable as error:
             if error.kind == "away":
-                self.writer.set_postgres_state(error)
+                self._writer.set_postgres_state(error)
             else:  # Postgres rejected this statement only: records may be accepted all the same
                 log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
         except RowsRejected as error:
@@ -148,9 +150,9 @@ class Maintenance:
         try:
             await store.migration.advance(within_s)
             await store.maintain_partitions()
-            self.writer.set_postgres_state(None)
+            self._writer.set_postgres_state(None)
         except DatabaseUnavailable as error:
-            self.writer.set_postgres_state(error)
+            self._writer.set_postgres_state(error)
 
     async def _maintain_partitions(self) -> None:
         if self._is_ready():
@@ -163,11 +165,11 @@ class Maintenance:
             self._metrics.increment("llm_proxy_ledger_enriched_total", by=enriched)
 
     async def _recover(self) -> None:
-        if self._seat is None or self.spool is None:
+        if self._slot is None or self._spool is None:
             return
-        async with self.writer.disk_lock:
-            recovered = await asyncio.to_thread(recover_all, self._seat.path.parent, self.spool)
-        self._count_recovered(recovered)
+        async with self._writer.disk_lock:
+            recovered = await asyncio.to_thread(recover_all, self._slot.path.parent, self._spool)
+        self.count_recovered(recovered)
 
     async def _write_samples(self) -> None:
         rejected, self.rejected_sample = [one.as_row() for one in self.rejected_sample], []
@@ -190,12 +192,12 @@ class Maintenance:
         pending = self._counts.pending_rows()
         for begin in range(0, len(pending), _COUNTS_BATCH):
             rows = pending[begin : begin + _COUNTS_BATCH]
-            if not self.writer.should_try_postgres():
+            if not self._writer.should_try_postgres():
                 return
             for row, why in await write_rows([*rows], self._require_store().insert_rejection_counts):
                 log.warning("postgres rejects a count of refusals", extra={"times": row[-1], "why": why})
             self._counts.mark_written(rows)
-            self.writer.set_postgres_state(None)
+            self._writer.set_postgres_state(None)
 
     def _reject_payloads(self, rejected: list[tuple[tuple[Any, ...], str]]) -> None:
         for row, why in rejected:
@@ -203,7 +205,7 @@ class Maintenance:
             log.warning("postgres rejects a payload", extra={"request_id": str(row[0]), "why": why})
 
     def _is_ready(self) -> bool:
-        return self._store is not None and self._store.migrated and self.writer.is_up
+        return self._store is not None and self._store.migrated and self._writer.is_up
 
     def _require_store(self) -> LedgerStore:
         assert self._store is not None  # noqa: S101 -- `_ready` was asked
@@ -212,24 +214,14 @@ class Maintenance:
     def _update_gauges(self) -> None:
         metrics = self._metrics
         metrics.run_samplers()
-        metrics.set_gauge("llm_proxy_ledger_queue_records", self.writer.queued)
-        if self.spool is not None:
-            metrics.set_gauge("llm_proxy_spool_bytes", self.spool.size_bytes)
-            metrics.set_gauge("llm_proxy_spool_records", self.spool.records)
+        metrics.set_gauge("llm_proxy_ledger_queue_records", self._writer.queued)
+        if self._spool is not None:
+            metrics.set_gauge("llm_proxy_spool_bytes", self._spool.size_bytes)
+            metrics.set_gauge("llm_proxy_spool_records", self._spool.records)
 
-    def _count_recovered(self, recovered: Recovered) -> None:
+    def count_recovered(self, recovered: Recovered) -> None:
+        """Counts records that were recovered from dead workers."""
         if recovered.finished:
             self._metrics.increment("llm_proxy_ledger_recovered_total", "finished", by=recovered.finished)
         if recovered.lost:
             self._metrics.increment("llm_proxy_ledger_recovered_total", "lost", by=recovered.lost)
-
-    def _open_files(self, seat: WorkerSlot | None, spool_max_bytes: int) -> tuple[Spool | None, Journal]:
-        if seat is None:
-            return None, Journal()
-        try:
-            spool = Spool(seat.path, spool_max_bytes)
-            self._count_recovered(recover_worker(seat.path, spool))
-            return spool, Journal(seat.path / JOURNAL_FILE)
-        except OSError as error:
-            log.error("records cannot be kept on disk, a crash would lose them", extra={"why": str(error)})  # noqa: TRY400 -- no traceback wanted
-            return None, Journal()

@@ -2,7 +2,7 @@
 
 Pure. Invariants: one record per admitted call; None means unknown, never zero; money is integer nano-dollars
 here and `NUMERIC` in Postgres. New fields are appended and have a default: lines on disk may lack them.
-`decode(encode(row)) == row`; `decode` and `lost` raise only ValueError. No line holds text that Postgres
+`decode(encode(row)) == row`; `decode` and `lost_row` raise only ValueError. No line holds text that Postgres
 rejects. Units: `_ms` milliseconds since the request was read; `started_at` UTC.
 """
 
@@ -18,6 +18,7 @@ from uuid import UUID
 import orjson
 
 from llm_proxy.call_context import CallContext, Outcome
+from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import redact
 from llm_proxy.upstream import RoutingInfo, TokenUsage, call_cost
@@ -25,9 +26,14 @@ from llm_proxy.upstream import RoutingInfo, TokenUsage, call_cost
 UsageSource = Literal["provider", "sidecar", "estimated", "unknown"]
 CacheState = Literal["hit", "miss", "off"]
 
-BYTES_PER_TOKEN = 4
-UNBOUNDED = 2**31
-"""So many tokens are as good as no maximum; a larger number fits into no column."""
+MAX_NAME_CHARS = 128
+"""Stored characters of a name: six names must fit into one index entry of the roll-ups."""
+PARTITION_MARGIN = timedelta(hours=1)
+"""A row's `started_at` differs by less from the time in its request id: a look-up reads two partitions."""
+LedgerRow = tuple[Any, ...]
+"""The values of a record in the order of `FIELDS`."""
+EncodedRow = tuple[LedgerRow, bytes]
+"""A row and its JSON line."""
 MAX_MESSAGE_BYTES = 600  # a record must fit into its slot of the journal
 
 
@@ -139,7 +145,7 @@ def record_of(context: CallContext) -> UsageRecord:
         ttft_ms=context.ttft_ms,
         group_asked=call.group,
         hops=_hops(routing),
-        provider_message=_shortened(error.provider_message) if error else None,
+        provider_message=_truncated_message(error.provider_message) if error else None,
         run=caller.run,
         tags=",".join(caller.tags) or None,
         would_refuse=context.would_refuse,
@@ -147,13 +153,13 @@ def record_of(context: CallContext) -> UsageRecord:
         token_details=usage.details if usage else None,
         service_tier=usage.service_tier if usage else None,
         prompt_bytes=call.prompt_bytes,
-        max_tokens=None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED),
-        choices=min(call.choices, UNBOUNDED - 1),
+        max_tokens=None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED_TOKENS),
+        choices=min(call.choices, UNBOUNDED_TOKENS - 1),
     )
 
 
 def billed(context: CallContext) -> tuple[int | None, int | None]:
-    """Returns the tokens and nano-dollars that limits and budgets count; None where nobody knows."""
+    """Returns the tokens and nano-dollars that limits and budgets count; None where they are unknown."""
     usage, _ = _billed_usage(context)
     if usage is None or context.routing.cache == "hit":
         return 0, 0
@@ -168,7 +174,7 @@ def overhead_ms(context: CallContext) -> float | None:
 
 
 def _billed_usage(context: CallContext) -> tuple[TokenUsage | None, UsageSource]:
-    """Token usage as stated, else an estimate of four bytes a token; None when nothing was used."""
+    """Returns the stated usage, else an estimate of four bytes a token, or None if nothing was used."""
     if context.usage is not None:
         return context.usage, "sidecar" if context.usage.counted_by_sidecar else "provider"
     if _is_unspent(context):
@@ -185,7 +191,7 @@ def _billed_cost(context: CallContext, usage: TokenUsage | None) -> int | None:
 
 
 def _is_unspent(context: CallContext) -> bool:
-    """Whether nothing was used, for certain: never sent, or rejected before a model can have worked."""
+    """Whether certainly nothing was used: never sent, or rejected before a model can have run."""
     if context.unsent:
         return True
     if context.usage is not None or context.content_tokens or context.outcome != "error":
@@ -193,22 +199,13 @@ def _is_unspent(context: CallContext) -> bool:
     return context.error is not None and not (context.error.may_have_executed or context.interrupted)
 
 
-def _shortened(message: str | None) -> str | None:
+def _truncated_message(message: str | None) -> str | None:
     return message.encode()[:MAX_MESSAGE_BYTES].decode(errors="ignore") if message else None
 
 
 def _hops(routing: RoutingInfo) -> str | None:
     return orjson.dumps([hop[:3] for hop in routing.hops]).decode() if routing.hops else None
 
-
-MAX_NAME_CHARS = 128
-"""Stored characters of a name: six names must fit into one index entry of the roll-ups."""
-PARTITION_MARGIN = timedelta(hours=1)
-"""A row's `started_at` differs by less from the time in its request id: a look-up reads two partitions."""
-LedgerRow = tuple[Any, ...]
-"""The values of a record in the order of `FIELDS`."""
-EncodedRow = tuple[LedgerRow, bytes]
-"""A row and its JSON line."""
 
 FIELDS = UsageRecord._fields
 COLUMNS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import UUID
 
 from llm_proxy.ledger.record import encode, lost_row
-from llm_proxy.ledger.worker_slot import abandoned_slots, map_file
+from llm_proxy.ledger.worker_slot import WorkerSlot, abandoned_slots, map_file
 
 log = logging.getLogger(__name__)
 
@@ -273,13 +273,32 @@ def recover_worker(folder: Path, spool: Spool) -> Recovered:
 def recover_all(directory: Path, spool: Spool) -> Recovered:
     """Recovers every worker slot under `directory` whose worker is dead; each is locked meanwhile."""
     total = Recovered()
-    for seat in abandoned_slots(directory):
+    for slot in abandoned_slots(directory):
         try:
-            recovered = recover_worker(seat.path, spool)
+            recovered = recover_worker(slot.path, spool)
             total.finished += recovered.finished
             total.lost += recovered.lost
-            for segment in list_segments(seat.path):
+            for segment in list_segments(slot.path):
                 spool.adopt(segment)
         finally:
-            seat.release()
+            slot.release()
     return total
+
+
+def open_worker_files(
+    slot: WorkerSlot | None, spool_max_bytes: int
+) -> tuple[Spool | None, Journal, Recovered]:
+    """Opens a worker slot's spool and journal and recovers what its last owner left.
+
+    Without a slot, or if the disk has no room, there is no spool and the journal is in memory.
+    """
+    recovered = Recovered()
+    if slot is None:
+        return None, Journal(), recovered
+    try:
+        spool = Spool(slot.path, spool_max_bytes)
+        recovered = recover_worker(slot.path, spool)
+        return spool, Journal(slot.path / JOURNAL_FILE), recovered
+    except OSError as error:
+        log.error("records cannot be kept on disk, a crash would lose them", extra={"why": str(error)})  # noqa: TRY400 -- no traceback wanted
+        return None, Journal(), recovered

@@ -53,7 +53,7 @@ async def test_a_fault_of_ours_is_an_error_wherever_calls_are_counted(
 ) -> None:
     """Whatever raised it; what was sent decides the status."""
     metrics, remembered = Metrics(), MemoryUsage()
-    ledger = Ledger(None, metrics, remembered=remembered)
+    ledger = Ledger(None, metrics, memory_usage=remembered)
     admission = AdmissionController(settings_of(default_models=("gpt-4o-mini",)))
     watches = RunningCalls()
     identity, catalog = Authenticator(InternalKeys({})), CurrentCatalog()
