@@ -27,9 +27,11 @@ from sidecars import Json, Mode, Sidecar
 async def test_usage_of_xai_and_openrouter_is_complete(sidecar: Sidecar) -> None:
     """The provider's cost beside LiteLLM's; xAI's reasoning counts as completion."""
     usage = USAGE | {"cost": 0.5, "is_byok": False, "cost_details": {"upstream": 0.25}}
-    told = frames(await played(sidecar, "openrouter", *stream(HELLO, STOP, chunk(choices=[], usage=usage))))
-    assert told[-1]["usage"]["llmp_stated_cost"] == 0.5
-    assert told[-1]["usage"]["cost_details"] == {"upstream": 0.25}
+    received = frames(
+        await played(sidecar, "openrouter", *stream(HELLO, STOP, chunk(choices=[], usage=usage)))
+    )
+    assert received[-1]["usage"]["llmp_stated_cost"] == 0.5
+    assert received[-1]["usage"]["cost_details"] == {"upstream": 0.25}
     whole_told = (await answered(sidecar, "openrouter", whole({"content": "Hello"}, usage=usage))).json[
         "usage"
     ]
@@ -39,22 +41,22 @@ async def test_usage_of_xai_and_openrouter_is_complete(sidecar: Sidecar) -> None
         "num_sources_used": 3,
         "completion_tokens_details": {"reasoning_tokens": 4},
     }
-    told = frames(
+    received = frames(
         await played(sidecar, "xai", *stream(HELLO, STOP, chunk(choices=[], usage=apart, citations=["x"])))
     )
-    assert told[-1]["citations"] == ["x"]
-    assert (told[-1]["usage"]["completion_tokens"], told[-1]["usage"]["num_sources_used"]) == (6, 3)
+    assert received[-1]["citations"] == ["x"]
+    assert (received[-1]["usage"]["completion_tokens"], received[-1]["usage"]["num_sources_used"]) == (6, 3)
 
 
 async def test_embeddings_have_the_object_name(sidecar: Sidecar) -> None:
     """Where the provider states none or null; usage that nobody stated is absent."""
     body = {"data": [{"embedding": [0.5]}, {"object": None, "index": 1, "embedding": [0.25]}], "model": "m"}
     directive = json.dumps({"do": "raw", "raw": [json.dumps(body)]})
-    asked = {"model": "embed", "input": [f"{uuid4()} {directive}", str(uuid4())]}
-    told = (await sidecar.post("/v1/embeddings", asked)).json
-    assert told["object"] == "list"
-    assert [(one["object"], one["index"]) for one in told["data"]] == [("embedding", 0), ("embedding", 1)]
-    assert "usage" not in told
+    request = {"model": "embed", "input": [f"{uuid4()} {directive}", str(uuid4())]}
+    received = (await sidecar.post("/v1/embeddings", request)).json
+    assert received["object"] == "list"
+    assert [(one["object"], one["index"]) for one in received["data"]] == [("embedding", 0), ("embedding", 1)]
+    assert "usage" not in received
 
 
 @pytest.mark.parametrize("family", OPENAI_S)
@@ -71,13 +73,13 @@ async def test_fields_beyond_openai_s_are_kept_in_both_modes(sidecar: Sidecar, f
         prompt_filter_results=prompt,
         usage=USAGE | {"queue_time": 0.5},
     )
-    told = (await answered(sidecar, family, said)).json
-    message = told["choices"][0]["message"]
+    received = (await answered(sidecar, family, said)).json
+    message = received["choices"][0]["message"]
     assert message["reasoning_details"] == added["reasoning_details"]
     assert message["thinking_blocks"] == thought
-    assert told["choices"][0]["content_filter_results"] == results
-    assert told["prompt_filter_results"] == prompt
-    assert told["usage"]["queue_time"] == 0.5
+    assert received["choices"][0]["content_filter_results"] == results
+    assert received["prompt_filter_results"] == prompt
+    assert received["usage"]["queue_time"] == 0.5
 
 
 GOOD: dict[str, Json | str] = {
@@ -158,8 +160,8 @@ async def test_another_format_without_usage_is_no_error(sidecar: Sidecar, family
 async def test_a_stated_zero_is_kept(sidecar: Sidecar, family: str) -> None:
     """In both modes."""
     zero = dict.fromkeys(USAGE, 0)
-    told = (await answered(sidecar, family, whole({"content": "Hello"}, usage=zero))).json
-    assert told["usage"] | zero == told["usage"]
+    received = (await answered(sidecar, family, whole({"content": "Hello"}, usage=zero))).json
+    assert received["usage"] | zero == received["usage"]
     streamed = frames(await played(sidecar, family, *stream(HELLO, STOP, chunk(choices=[], usage=zero))))
     assert [one["usage"]["total_tokens"] for one in streamed if one.get("usage")] == [0]
 
@@ -202,8 +204,8 @@ async def test_finish_reasons_are_the_same_in_both_modes(
     streamed = frames(await played(sidecar, family, *stream(HELLO, chunk({}, said))))
     ends = [choice.get("finish_reason") for one in streamed for choice in one["choices"]]
     assert [end for end in ends if end] == [expected]
-    told = (await answered(sidecar, family, whole({"content": "Hello"}, said))).json
-    assert told["choices"][0]["finish_reason"] == expected
+    received = (await answered(sidecar, family, whole({"content": "Hello"}, said))).json
+    assert received["choices"][0]["finish_reason"] == expected
 
 
 @pytest.mark.parametrize("family", ["openai", "anthropic", "gemini", "ollama_chat"])
@@ -282,13 +284,13 @@ async def test_lines_of_ollama_may_lack_fields(sidecar: Sidecar) -> None:
     answer = await played(sidecar, "ollama_chat", *(json.dumps(line) + "\n" for line in lines))
     assert answer.content == "Hello"
     assert [one["usage"]["total_tokens"] for one in frames(answer) if one.get("usage")] == [16]
-    told = (await answered(sidecar, "ollama_chat", lines[0] | end)).json
-    assert told["choices"][0]["message"]["content"] == "Hello"
+    received = (await answered(sidecar, "ollama_chat", lines[0] | end)).json
+    assert received["choices"][0]["message"]["content"] == "Hello"
 
 
-def no_constant(said: str) -> None:
-    """What Python reads and JSON has no word for."""
-    raise ValueError(said)
+def no_constant(name: str) -> None:
+    """Reject NaN and infinities, which Python's parser accepts and JSON does not have."""
+    raise ValueError(name)
 
 
 UNLIKELY: Json = {"content": [{"token": "H", "logprob": float("-inf"), "bytes": None, "top_logprobs": []}]}
@@ -312,8 +314,8 @@ async def test_numbers_that_are_not_json_are_never_sent(sidecar: Sidecar, family
     [choice] = [one["choices"][0] for one in frames(answer) if one["choices"]]
     assert choice["finish_reason"] == "stop"
     assert choice["logprobs"]["content"][0]["logprob"] == -9999.0
-    told = await answered(sidecar, family, whole({"content": "Hi"}, choice={"logprobs": UNLIKELY}))
-    found = json.loads(told.text, parse_constant=no_constant)
+    received = await answered(sidecar, family, whole({"content": "Hi"}, choice={"logprobs": UNLIKELY}))
+    found = json.loads(received.text, parse_constant=no_constant)
     assert found["choices"][0]["logprobs"]["content"][0]["logprob"] == -9999.0
 
 

@@ -42,8 +42,8 @@ async def log(call_log_dsn: str) -> AsyncIterator[Reader]:
 async def call(sidecar: Sidecar, model: str, fields: Json | None = None, **directive: object) -> UUID:
     """Make one chat call with an id of its own."""
     call_id = uuid4()
-    said = f"{PROMPT} {call_id} {json.dumps(directive)}"
-    body: Json = {"model": model, "messages": [{"role": "user", "content": said}]} | (fields or {})
+    prompt = f"{PROMPT} {call_id} {json.dumps(directive)}"
+    body: Json = {"model": model, "messages": [{"role": "user", "content": prompt}]} | (fields or {})
     await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(call_id)})
     return call_id
 
@@ -77,8 +77,8 @@ async def test_a_row_names_the_configured_provider(
 async def test_a_stream_of_a_disconnected_caller_names_its_deployment(sidecar: Sidecar, log: Reader) -> None:
     """A gateway's worker that crashed has no other source for the lost call."""
     call_id = uuid4()
-    said = f"{PROMPT} {call_id} {json.dumps({'do': 'slow', 'frames': 50, 'gap_ms': 50})}"
-    body: Json = {"model": "own", "messages": [{"role": "user", "content": said}], "stream": True}
+    prompt = f"{PROMPT} {call_id} {json.dumps({'do': 'slow', 'frames': 50, 'gap_ms': 50})}"
+    body: Json = {"model": "own", "messages": [{"role": "user", "content": prompt}], "stream": True}
     headers = {"authorization": f"Bearer {KEY}", "x-litellm-call-id": str(call_id)}
     async with (
         httpx.AsyncClient(verify=NO_TLS, base_url=sidecar.url, headers=headers) as client,
@@ -137,8 +137,12 @@ async def test_every_attempt_is_a_row(
 ) -> None:
     """As many as the response's header says, each with its error."""
     call_id = uuid4()
-    said = f"{PROMPT} {call_id} {json.dumps({'do': how})}"
-    body: Json = {"model": model, "messages": [{"role": "user", "content": said}], "stream": mode == "stream"}
+    prompt = f"{PROMPT} {call_id} {json.dumps({'do': how})}"
+    body: Json = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "stream": mode == "stream",
+    }
     headers = {"x-litellm-call-id": str(call_id)}
     answer = await sidecar.post("/v1/chat/completions", body | {"timeout": 1, "stream_timeout": 1}, **headers)
     assert answer.status >= 400
@@ -168,8 +172,8 @@ async def test_a_stream_that_breaks_is_one_row(sidecar: Sidecar, log: Reader, fa
 
 async def test_a_cache_hit_is_marked_and_costs_nothing(sidecar: Sidecar, log: Reader) -> None:
     """The second of two equal calls."""
-    said = str(uuid4())
-    body: Json = {"model": "openai", "messages": [{"role": "user", "content": said}]}
+    prompt = str(uuid4())
+    body: Json = {"model": "openai", "messages": [{"role": "user", "content": prompt}]}
     ids = [uuid4(), uuid4()]
     for call_id in ids:
         await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(call_id)})
@@ -177,7 +181,7 @@ async def test_a_cache_hit_is_marked_and_costs_nothing(sidecar: Sidecar, log: Re
     [first], [second] = [await log.rows(call_id) for call_id in ids]
     assert (first["cache_hit"], second["cache_hit"]) == (False, True)
     assert second["cost_usd"] == 0
-    assert len(await sidecar.provider.calls(said)) == 1
+    assert len(await sidecar.provider.calls(prompt)) == 1
 
 
 async def test_no_prompt_answer_or_key_is_in_the_log(sidecar: Sidecar, log: Reader) -> None:

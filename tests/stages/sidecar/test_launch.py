@@ -42,7 +42,7 @@ def failed_start(folder: Path, text: str, port: int, **env: str) -> tuple[int, s
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("model_list: [", "not YAML"),
         ("[]", "not a mapping"),
@@ -50,13 +50,13 @@ def failed_start(folder: Path, text: str, port: int, **env: str) -> tuple[int, s
     ],
 )
 def test_an_invalid_configuration_is_one_line_and_exit_2(
-    tmp_path: Path, free_port: int, text: str, said: str
+    tmp_path: Path, free_port: int, text: str, message: str
 ) -> None:
     """Before LiteLLM is imported."""
     code, words = failed_start(tmp_path, text, free_port)
     assert code == 2
     [line] = words.strip().splitlines()
-    assert said in line
+    assert message in line
     assert "litellm.yaml" in line
 
 

@@ -22,8 +22,8 @@ class InhouseWriter(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         wrong = "refuse me" in body["prompt"]
-        said = {"error": "no"} if wrong else {"text": "as you wish", "read": 7, "written": 3}
-        raw = json.dumps(said).encode()
+        body = {"error": "no"} if wrong else {"text": "as you wish", "read": 7, "written": 3}
+        raw = json.dumps(body).encode()
         self.send_response(422 if wrong else 200)
         self.send_header("content-length", str(len(raw)))
         self.end_headers()

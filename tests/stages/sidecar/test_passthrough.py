@@ -63,8 +63,8 @@ async def test_a_stream_with_one_truncated_choice_is_an_error(sidecar: Sidecar) 
 async def test_a_refusal_is_streamed(sidecar: Sidecar) -> None:
     """In pieces."""
     answer = await sidecar.stream("openai", mark(), do="refusal")
-    said = "".join(choice["delta"].get("refusal") or "" for choice in choices(answer))
-    assert said == "I will not say that."
+    received = "".join(choice["delta"].get("refusal") or "" for choice in choices(answer))
+    assert received == "I will not say that."
 
 
 async def test_a_complete_refusal_is_in_the_message(sidecar: Sidecar) -> None:
@@ -122,8 +122,8 @@ async def test_counts_of_litellm_are_marked(
     """Where the server states none; stated counts have no mark; without any count there is no usage."""
     for counted in (False, True):
         answer = await sidecar.ask(mode, family, mark(), do="ok", counted=counted)
-        said = chunks(answer) if mode == "stream" else [answer.json]
-        usages: list[Json] = [one["usage"] for one in said if "usage" in one]
+        received = chunks(answer) if mode == "stream" else [answer.json]
+        usages: list[Json] = [one["usage"] for one in received if "usage" in one]
         assert [usage.get("llmp_counted") for usage in usages] == (
             [None] if counted else [marked] * bool(marked)
         )

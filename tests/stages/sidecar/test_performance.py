@@ -12,7 +12,7 @@ from sidecars import Json, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.sidecar.patches.performance import IDLE_HOOKS
 
-OWNERS = """
+CALLBACK_MODULE = """
 import json, sys
 from collections import Counter
 from pathlib import Path
@@ -53,7 +53,7 @@ CALLS = 3
 def profiled(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, Path]]:
     """A sidecar whose function calls are counted, and the counts' file."""
     folder = Path(tmp_path_factory.mktemp("profiled"))
-    (folder / "owners.py").write_text(OWNERS, encoding="utf-8")
+    (folder / "owners.py").write_text(CALLBACK_MODULE, encoding="utf-8")
     config: Json = {
         "model_list": [deployment("a", "openai/a", provider)],
         "litellm_settings": {"callbacks": ["owners.instance"]},

@@ -90,19 +90,19 @@ async def test_a_failure_names_the_last_deployment_and_the_attempts(sidecar: Sid
     """LiteLLM's own headers name none."""
     for group, attempts in (("lone", "1"), ("solo", "3")):
         answer = await sidecar.chat(group, f"tried-{uuid4()}", do="status-500")
-        told = answer.headers["x-llmp-deployment"], answer.headers["x-llmp-attempts"]
-        assert (answer.status, told) == (500, (group, attempts))
+        reported = answer.headers["x-llmp-deployment"], answer.headers["x-llmp-attempts"]
+        assert (answer.status, reported) == (500, (group, attempts))
 
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
 async def test_a_failure_s_log_line_has_no_text_of_the_provider(sidecar: Sidecar, mode: Mode) -> None:
     """It may repeat the prompt; the line has the kind of error."""
-    said = f"secret-{uuid4()}"
-    answer = await sidecar.ask(mode, "lone", said, do="echo")
+    sent = f"secret-{uuid4()}"
+    answer = await sidecar.ask(mode, "lone", sent, do="echo")
     assert answer.status >= 400, answer.text
-    assert said in answer.text + unquote(answer.headers.get("x-llmp-message", ""))
+    assert sent in answer.text + unquote(answer.headers.get("x-llmp-message", ""))
     log = sidecar.log.read_text(encoding="utf-8", errors="replace")
-    assert said not in log
+    assert sent not in log
     assert f"call {answer.headers['x-litellm-call-id']} failed: " in log
 
 
@@ -157,12 +157,12 @@ async def test_an_untranslatable_request_is_reported_and_tried_once(
 ) -> None:
     """LiteLLM's translation fails; no provider is called, and the error is not the provider's."""
     mark = f"stumble-{uuid4()}"
-    said = (
+    sent = (
         {"messages": [{"role": "user", "content": mark}], "user": mark}
         | fields
         | {"stream": mode == "stream"}
     )
-    answer = await sidecar.post("/v1/chat/completions", {"model": family, **said})
+    answer = await sidecar.post("/v1/chat/completions", {"model": family, **sent})
     assert answer.status >= 400
     assert answer.headers["x-llmp-origin"] in {"translation", "litellm"}
     assert await sidecar.provider.calls(mark) == []

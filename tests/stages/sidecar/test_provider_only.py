@@ -65,9 +65,9 @@ def recorded(provider: Provider, service_folder: Path) -> Iterator[RecordedSidec
 
 def content(*, picture: bool, counted: bool) -> str | list[Json]:
     """Return a prompt, with a large linked image on request."""
-    said = json.dumps({"do": "ok", "counted": counted})
+    directive = json.dumps({"do": "ok", "counted": counted})
     link = {"type": "image_url", "image_url": {"url": PICTURE, "detail": "high"}}
-    return [{"type": "text", "text": said}, link] if picture else said
+    return [{"type": "text", "text": directive}, link] if picture else directive
 
 
 @pytest.mark.parametrize("counted", [True, False], ids=["counted", "uncounted"])

@@ -26,18 +26,18 @@ def mark() -> str:
     return str(uuid4())
 
 
-async def asked(sidecar: Sidecar, said: str) -> int:
-    """How often the provider was asked."""
-    return len(await sidecar.provider.calls(said))
+async def request_count(sidecar: Sidecar, prompt: str) -> int:
+    """Return the number of requests the provider got."""
+    return len(await sidecar.provider.calls(prompt))
 
 
 async def test_embeddings_are_cached(sidecar: Sidecar) -> None:
     """By default."""
-    said = mark()
+    prompt = mark()
     for _ in range(2):
-        assert (await sidecar.post("/v1/embeddings", {"model": "embed", "input": said})).status == 200
+        assert (await sidecar.post("/v1/embeddings", {"model": "embed", "input": prompt})).status == 200
         await asyncio.sleep(0.2)
-    assert await asked(sidecar, said) == 1
+    assert await request_count(sidecar, prompt) == 1
 
 
 async def test_litellm_s_in_memory_cache_stores_no_streams(provider: Provider, tmp_path: Path) -> None:
@@ -48,11 +48,11 @@ async def test_litellm_s_in_memory_cache_stores_no_streams(provider: Provider, t
     }
     with run_sidecar(config, provider, tmp_path) as sidecar:
         for ask, times in ((sidecar.chat, 1), (sidecar.stream, 2)):
-            said = mark()
+            prompt = mark()
             for _ in range(2):
-                assert (await ask("a", said)).status == 200
+                assert (await ask("a", prompt)).status == 200
                 await asyncio.sleep(0.2)
-            assert await asked(sidecar, said) == times
+            assert await request_count(sidecar, prompt) == times
 
 
 async def test_a_partly_cached_batch_costs_what_was_embedded(sidecar: Sidecar) -> None:
@@ -81,17 +81,17 @@ async def test_a_partly_cached_batch_costs_what_was_embedded(sidecar: Sidecar) -
 
 async def test_namespaces_separate_tenants(sidecar: Sidecar) -> None:
     """The gateway sets the tenant's namespace in each call."""
-    said = mark()
+    prompt = mark()
     for tenant in ("a", "b", "a"):
-        await sidecar.chat("openai", said, fields={"cache": {"namespace": tenant}})
+        await sidecar.chat("openai", prompt, fields={"cache": {"namespace": tenant}})
         await asyncio.sleep(0.2)
-    assert await asked(sidecar, said) == 2
+    assert await request_count(sidecar, prompt) == 2
 
 
 async def test_a_partly_read_answer_is_not_cached(sidecar: Sidecar) -> None:
     """The next caller gets all of it."""
-    said = mark() + ' {"do": "slow", "gap_ms": 80, "frames": 12}'
-    body = {"model": "openai", "stream": True, "messages": [{"role": "user", "content": said}]}
+    prompt = mark() + ' {"do": "slow", "gap_ms": 80, "frames": 12}'
+    body = {"model": "openai", "stream": True, "messages": [{"role": "user", "content": prompt}]}
     headers = {"authorization": f"Bearer {KEY}"}
     async with (
         httpx.AsyncClient() as client,
@@ -102,7 +102,7 @@ async def test_a_partly_read_answer_is_not_cached(sidecar: Sidecar) -> None:
     await asyncio.sleep(0.5)
     again = await sidecar.post("/v1/chat/completions", body)
     assert len(again.content.split()) == 12
-    calls = await sidecar.provider.calls(said.split()[0])
+    calls = await sidecar.provider.calls(prompt.split()[0])
     assert len(calls) == 2
     assert calls[0]["client_left_s"] < 1
 
@@ -110,15 +110,15 @@ async def test_a_partly_read_answer_is_not_cached(sidecar: Sidecar) -> None:
 @pytest.mark.parametrize("how", ["status-500", "garbage"])
 async def test_errors_are_not_cached(sidecar: Sidecar, how: str) -> None:
     """The next call asks the provider again."""
-    said = mark()
+    prompt = mark()
     for _ in range(2):
-        await sidecar.chat("lone", said, do=how)
-    assert await asked(sidecar, said) == 2
+        await sidecar.chat("lone", prompt, do=how)
+    assert await request_count(sidecar, prompt) == 2
 
 
 @pytest.fixture
 def own_valkey(tmp_path: Path) -> Generator[tuple[str, int]]:
-    """A Valkey of this test's own: its address and process id."""
+    """A Valkey for one test: its URL and process id."""
     port = probe.free_port()
     started = process.start(valkey_spec("cache", tmp_path, port, PASSWORD), tmp_path / "logs")
     try:
@@ -133,7 +133,7 @@ KINDS = ("chat", "stream", "embed")
 
 
 async def timed(sidecar: Sidecar, kind: str) -> float:
-    """Seconds a call of that kind takes; it goes well."""
+    """Return the seconds that a successful call of a mode takes."""
     started = time.monotonic()
     if kind == "embed":
         answer = await sidecar.post("/v1/embeddings", {"model": "embed", "input": mark()})
@@ -143,8 +143,8 @@ async def timed(sidecar: Sidecar, kind: str) -> float:
     return time.monotonic() - started
 
 
-def in_vain(took_s: dict[str, list[float]]) -> list[float]:
-    """What each call took beyond the quickest of its kind, most first."""
+def delays(took_s: dict[str, list[float]]) -> list[float]:
+    """Return each call's seconds beyond the fastest of its mode, longest first."""
     return sorted((one - min(kind) for kind in took_s.values() for one in kind), reverse=True)
 
 
@@ -166,7 +166,7 @@ async def test_a_frozen_redis_delays_one_call_by_less_than_a_second(
         os.kill(pid, signal.SIGSTOP)
         took_s = {kind: [await timed(sidecar, kind) for _ in range(4)] for kind in KINDS}
         os.kill(pid, signal.SIGCONT)
-        lost_s = in_vain(took_s)  # asked each time, a call would lose 0.75 s and more
+        lost_s = delays(took_s)  # with an access for each call it would lose 0.75 s and more
         assert lost_s[0] < 1.5, took_s
         assert lost_s[len(lost_s) // 2] < 0.25, took_s
         assert sum(lost_s) < 3, took_s
@@ -178,16 +178,16 @@ async def test_a_frozen_redis_delays_one_call_by_less_than_a_second(
 
 
 def stored(url: str) -> int:
-    """How many answers lie in the cache."""
+    """Return the number of cached answers."""
     at = urlsplit(url)
     with socket.create_connection((str(at.hostname), at.port or 0), timeout=5) as store:
         store.sendall(
             f"AUTH {PASSWORD}\r\nEVAL \"return #redis.call('KEYS', '{CACHE_NAMESPACE}:*')\" 0\r\n".encode()
         )
-        said = b""
-        while said.count(b"\r\n") < 2:
-            said += store.recv(4096)
-    return int(said.split(b"\r\n")[1].removeprefix(b":"))
+        reply = b""
+        while reply.count(b"\r\n") < 2:
+            reply += store.recv(4096)
+    return int(reply.split(b"\r\n")[1].removeprefix(b":"))
 
 
 @pytest.mark.parametrize("how", ["absent", "frozen"])
@@ -202,4 +202,4 @@ async def test_a_sidecar_starts_without_a_responding_redis(
     else:
         url = f"redis://127.0.0.1:{probe.free_port()}/0"
     with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
-        assert in_vain({"chat": [await timed(sidecar, "chat") for _ in range(4)]})[0] < 1.5
+        assert delays({"chat": [await timed(sidecar, "chat") for _ in range(4)]})[0] < 1.5

@@ -59,19 +59,19 @@ async def test_a_call_costs_the_price_of_its_tier(
     else:
         raw = stream(HELLO | stated, STOP | stated, chunk(usage=USAGE, **stated) | {"choices": []})
     call_id = uuid4()
-    said = f"{call_id} {json.dumps({'do': 'raw', 'raw': [wire(one) for one in raw]})}"
-    body: Json = {"model": group, "messages": [{"role": "user", "content": said}]}
+    prompt = f"{call_id} {json.dumps({'do': 'raw', 'raw': [wire(one) for one in raw]})}"
+    body: Json = {"model": group, "messages": [{"role": "user", "content": prompt}]}
     if mode == "stream":
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     answer = await tiered.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(call_id)})
     assert answer.status == 200, answer.text
     if mode == "chat":
-        charged, heard = answer.headers["x-litellm-response-cost"], answer.json.get("service_tier")
+        charged, received = answer.headers["x-litellm-response-cost"], answer.json.get("service_tier")
     else:
         chunks = [one for one in answer.events if isinstance(one, dict)]
         [charged] = [one["usage"]["cost"] for one in chunks if one.get("usage")]
-        heard = chunks[0].get("service_tier")
-    assert heard == tier
+        received = chunks[0].get("service_tier")
+    assert received == tier
     assert Decimal(str(charged)) == Decimal(COSTS[tier])
     assert await _logged_usd(call_log_dsn, call_id) == Decimal(COSTS[tier])
 
@@ -90,11 +90,11 @@ async def _logged_usd(dsn: str, call_id: object) -> Decimal:
 
 
 @pytest.mark.parametrize(
-    ("stated", "heard"),
+    ("stated", "received"),
     [({"service_tier": "flex"}, "flex"), ({"service_tier": "on_demand"}, "on_demand"), ({}, None)],
 )
-async def test_groq_s_tier_is_kept(tiered: Sidecar, stated: Json, heard: str | None) -> None:
+async def test_groq_s_tier_is_kept(tiered: Sidecar, stated: Json, received: str | None) -> None:
     """LiteLLM's parser for Groq requires one."""
     answer = await answered(tiered, "groq", whole({"role": "assistant", "content": "Hi"}, **stated))
     assert answer.status == 200, answer.text
-    assert answer.json.get("service_tier") == heard
+    assert answer.json.get("service_tier") == received

@@ -97,8 +97,8 @@ ANTHROPIC_S: tuple[tuple[str, Json], ...] = (
 )
 OTHERS: dict[str, str] = {
     "anthropic": "".join(
-        f"event: {kind}\ndata: {json.dumps({'type': kind} | said, ensure_ascii=False)}\n\n"
-        for kind, said in ANTHROPIC_S
+        f"event: {kind}\ndata: {json.dumps({'type': kind} | sent, ensure_ascii=False)}\n\n"
+        for kind, sent in ANTHROPIC_S
     ),
     "gemini": ": hello\n\nevent: message\n"
     + event({"candidates": [{"content": {"parts": [{"text": ODD}]}, "finishReason": "STOP"}]}, escaped=False),
@@ -135,19 +135,19 @@ FIRST: list[tuple[Json | str, int, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "status", "wait"), FIRST)
+@pytest.mark.parametrize(("sent", "status", "wait"), FIRST)
 async def test_an_error_as_the_first_event_is_an_error_status(
-    sidecar: Sidecar, said: Json | str, status: int, wait: str | None
+    sidecar: Sidecar, sent: Json | str, status: int, wait: str | None
 ) -> None:
     """Retries and fallbacks apply, and the gateway gets the status."""
-    for answer in await asyncio.gather(*(played(sidecar, family, *stream(said)) for family in OPENAI_S)):
+    for answer in await asyncio.gather(*(played(sidecar, family, *stream(sent)) for family in OPENAI_S)):
         assert answer.status >= 400
         assert answer.headers["x-llmp-provider-status"] == str(status)
         assert answer.headers.get("x-llmp-retry-after") == wait
 
 
 @pytest.mark.parametrize(
-    ("family", "said", "status"),
+    ("family", "sent", "status"),
     [
         (
             "anthropic",
@@ -165,14 +165,14 @@ async def test_an_error_as_the_first_event_is_an_error_status(
     ],
 )
 async def test_an_error_as_the_first_event_of_another_format(
-    sidecar: Sidecar, family: str, said: str, status: int
+    sidecar: Sidecar, family: str, sent: str, status: int
 ) -> None:
     """Anthropic's, Google's, Ollama's."""
     if family == "text":
-        prompt = f"{uuid4()} {json.dumps({'do': 'raw', 'raw': [said]})}"
+        prompt = f"{uuid4()} {json.dumps({'do': 'raw', 'raw': [sent]})}"
         answer = await sidecar.post("/v1/completions", {"model": "text", "prompt": prompt, "stream": True})
     else:
-        answer = await played(sidecar, family, said)
+        answer = await played(sidecar, family, sent)
     assert answer.status >= 400
     assert answer.headers["x-llmp-provider-status"] == str(status)
 
@@ -291,8 +291,8 @@ async def test_each_choice_of_a_text_completion_is_complete(sidecar: Sidecar, gr
     answer = await text_completion(
         sidecar, group, stream(both, half, text_chunk(0, "ell"), rest, *ends, counted)
     )
-    told = frames(answer)
-    choices = [choice for one in told for choice in one["choices"]]
+    received = frames(answer)
+    choices = [choice for one in received for choice in one["choices"]]
     texts = {at: "".join(one["text"] for one in choices if one["index"] == at) for at in (0, 1)}
     assert texts == {0: "Helli", 1: "B\U0001f600"}
     assert {one["index"]: one["finish_reason"] for one in choices if one["finish_reason"]} == {
@@ -300,9 +300,9 @@ async def test_each_choice_of_a_text_completion_is_complete(sidecar: Sidecar, gr
         1: "length",
     }
     assert [one["logprobs"] for one in choices if one.get("logprobs")] == [PROBS]
-    assert {one["object"] for one in told} == {"text_completion"}
-    assert {one["model"] for one in told} == {group}
-    assert [one["usage"]["total_tokens"] for one in told if one.get("usage")] == [5]
+    assert {one["object"] for one in received} == {"text_completion"}
+    assert {one["model"] for one in received} == {group}
+    assert [one["usage"]["total_tokens"] for one in received if one.get("usage")] == [5]
 
 
 @pytest.mark.parametrize("group", ["text", "hosted_vllm"])

@@ -104,9 +104,9 @@ def test_a_changed_environment_never_starts(
     assert start(environment, "--check").returncode == 0
     marker = tmp_path / "ran"
     expected = poison(packages(environment), marker)
-    refused = start(environment, "--config", "litellm.yaml")
-    assert refused.returncode == EXIT_UNSAFE
-    [line] = refused.stderr.splitlines()
+    result = start(environment, "--config", "litellm.yaml")
+    assert result.returncode == EXIT_UNSAFE
+    [line] = result.stderr.splitlines()
     assert expected in line
     assert not marker.exists()
 
@@ -126,9 +126,9 @@ def test_start_files_in_other_folders_prevent_the_start(
         [record] = packages(environment).glob("h11-*.dist-info/RECORD")
         with record.open("a") as lines:
             lines.write("editable.pth,,\n")
-    refused = start(environment, "--config", "litellm.yaml", **more)
-    assert refused.returncode == EXIT_UNSAFE
-    assert f"{folder / name} runs at every start of Python" in refused.stderr
+    result = start(environment, "--config", "litellm.yaml", **more)
+    assert result.returncode == EXIT_UNSAFE
+    assert f"{folder / name} runs at every start of Python" in result.stderr
     assert not marker.exists()
 
 
@@ -145,9 +145,9 @@ def test_with_warn_a_finding_does_not_prevent_the_start(environment: Path, tmp_p
 def test_a_malicious_release_never_starts(environment: Path, version: str) -> None:
     """Not even with `warn`, whatever the lock file says."""
     (packages(environment) / f"litellm-{version}.dist-info").mkdir()
-    refused = start(environment, "--config", "litellm.yaml", mode="warn")
-    assert refused.returncode == EXIT_UNSAFE
-    assert f"litellm {version} was published with malicious code" in refused.stderr
+    result = start(environment, "--config", "litellm.yaml", mode="warn")
+    assert result.returncode == EXIT_UNSAFE
+    assert f"litellm {version} was published with malicious code" in result.stderr
 
 
 def test_other_releases_are_not_malicious() -> None:
@@ -165,9 +165,9 @@ def test_no_lock_file_has_a_malicious_release(lock: Path) -> None:
 
 def test_an_unknown_value_of_the_check_is_an_error(environment: Path) -> None:
     """A typing error must not turn the check off."""
-    refused = start(environment, "--config", "litellm.yaml", mode="off")
-    assert refused.returncode == EXIT_UNSAFE
-    assert "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK" in refused.stderr
+    result = start(environment, "--config", "litellm.yaml", mode="off")
+    assert result.returncode == EXIT_UNSAFE
+    assert "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK" in result.stderr
 
 
 def test_the_pinned_litellm_is_the_one_installed() -> None:
