@@ -1,7 +1,7 @@
-"""HTTP by hand: bytes into a socket, whatever comes back out; and a relay that notes what passes.
+"""Raw HTTP: `send_raw` sends bytes and returns what comes back; `RecordingRelay` records what passes.
 
-`ask` never interprets what it sends. `Tap` stands between the gateway and a sidecar and keeps every byte the
-sidecar was sent; connections are copied through unchanged.
+`send_raw` never interprets what it sends. `RecordingRelay` stands between the gateway and a sidecar and keeps
+every byte the sidecar was sent; connections are copied unchanged.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class RawAnswer:
 
     @property
     def statuses(self) -> list[int]:
-        """The status of each answer, interim ones left out."""
+        """The status of each response, without interim ones."""
         return [int(found) for found in _STATUS.findall(self.raw) if found != b"100"]
 
     @property
@@ -49,7 +49,7 @@ class RawAnswer:
 
 
 def send_raw(port: int, *pieces: bytes, wait_s: float = 3, answers: int = 1) -> RawAnswer:
-    """What came back: so many whole answers, or what there was when the server closed or fell silent."""
+    """Returns `answers` complete responses, or what had come when the server closed or fell silent."""
     came = b""
     with socket.create_connection(("127.0.0.1", port), timeout=wait_s) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -57,7 +57,7 @@ def send_raw(port: int, *pieces: bytes, wait_s: float = 3, answers: int = 1) -> 
             with contextlib.suppress(ConnectionError):  # what was said before the server closed can be read
                 for piece in pieces:
                     connection.sendall(piece)
-            while not _whole(came, answers):
+            while not _are_complete(came, answers):
                 more = connection.recv(65536)
                 if not more:
                     return RawAnswer(came, closed=True)
@@ -70,8 +70,8 @@ def send_raw(port: int, *pieces: bytes, wait_s: float = 3, answers: int = 1) -> 
             return RawAnswer(came, closed=True)
 
 
-def _whole(came: bytes, answers: int) -> bool:
-    """Whether so many answers with a length are there in full."""
+def _are_complete(came: bytes, answers: int) -> bool:
+    """Returns whether so many responses with a length are complete."""
     rest = came
     for _ in range(answers):
         head, found, rest = rest.partition(b"\r\n\r\n")

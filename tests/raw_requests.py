@@ -1,6 +1,6 @@
-"""Requests written out as bytes: a good one, and those that no reader should take for one.
+"""Requests as bytes: a valid one, and those that must be rejected.
 
-`NOT_HTTP` the parser refuses, `TWO_READINGS` the gateway: a proxy before us could read them otherwise.
+`NOT_HTTP` are rejected by the parser, `TWO_READINGS` by the gateway: a proxy could read them differently.
 Source: RFC 9112 (message syntax, request smuggling in 11.2).
 """
 
@@ -34,7 +34,7 @@ def request(
     length: bool = True,
     body: bytes = BODY,
 ) -> bytes:
-    """A good chat request, but for what is asked to be otherwise."""
+    """Returns a valid chat request, but for the given arguments."""
     head = method + b" " + path + b" " + version + b"\r\n" + host + auth
     sized = b"Content-Length: %d\r\n" % len(body) if length else b""
     return (

@@ -1,4 +1,4 @@
-"""Bodies that are wrong: each is refused in words that name the fault, and no provider hears of it."""
+"""Invalid bodies: each is rejected with a message that names the fault, and no provider is called."""
 
 import asyncio
 import gzip
@@ -21,14 +21,14 @@ JSON_TYPE = {"Content-Type": "application/json"}
 
 @pytest.fixture
 async def client(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
-    """An HTTP client with a good key."""
+    """Returns an HTTP client with a valid key."""
     async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, headers=stack.auth, timeout=20) as one:
         yield one
 
 
 @pytest.fixture
-async def unheard(stack: RunningStack) -> AsyncIterator[None]:
-    """Afterwards, the provider has seen nothing."""
+async def no_provider_called(stack: RunningStack) -> AsyncIterator[None]:
+    """Checks afterwards that no provider was called."""
     yield
     assert await stack.calls() == []
 
@@ -65,11 +65,11 @@ async def unheard(stack: RunningStack) -> AsyncIterator[None]:
         pytest.param(b'{"a":[' + b"[]," * 200_000 + b"[]]}", "json_too_many_values", id="many arrays"),
     ],
 )
-@pytest.mark.usefixtures("unheard")
+@pytest.mark.usefixtures("no_provider_called")
 async def test_what_is_no_plain_json_object_is_400(
     client: httpx.AsyncClient, body: bytes, code: str | None
 ) -> None:
-    """At every door, in that door's own error shape."""
+    """On every inference route, in its dialect's error shape."""
     for door in INFERENCE_PATHS:
         response = await client.post(door, content=body, headers=JSON_TYPE)
         assert response.status_code == 400
@@ -77,7 +77,7 @@ async def test_what_is_no_plain_json_object_is_400(
 
 
 async def test_a_nul_in_a_text_reaches_the_provider(stack: RunningStack, client: httpx.AsyncClient) -> None:
-    """At every door, in the prompt and in whom it names; a model named so is nobody's."""
+    """On every route, in prompts and names; no model has such a name."""
     text = "ELF\0binary"
     for door in INFERENCE_PATHS:
         said: Json = {TEXT: {"prompt": text}, VECTORS: {"input": text}}.get(door, {"messages": say(text)})
@@ -99,7 +99,7 @@ async def test_a_nul_in_a_text_reaches_the_provider(stack: RunningStack, client:
         "json",
     ],
 )
-@pytest.mark.usefixtures("unheard")
+@pytest.mark.usefixtures("no_provider_called")
 async def test_another_content_type_is_415(client: httpx.AsyncClient, kind: str) -> None:
     """Whatever the body holds."""
     response = await client.post(CHAT, content=GOOD, headers={"Content-Type": kind})
@@ -116,7 +116,7 @@ async def test_another_content_type_is_415(client: httpx.AsyncClient, kind: str)
         {"Content-Type": ""},
     ],
 )
-async def test_json_is_read_under_its_usual_names(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_json_media_types_are_accepted(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     """With a charset, in capitals, or without any type."""
     kind = headers or {"Content-Type": "application/json"}
     request = client.build_request("POST", CHAT, content=GOOD, headers=kind)
@@ -162,11 +162,11 @@ BOMB = gzip.compress(b" " * (MAX_BYTES * 10), 9)
         pytest.param("chunked", GOOD, 415, "unsupported_media_type", id="chunked"),
     ],
 )
-@pytest.mark.usefixtures("unheard")
-async def test_a_body_packed_wrongly_is_refused(
+@pytest.mark.usefixtures("no_provider_called")
+async def test_an_invalid_compressed_body_is_rejected(
     client: httpx.AsyncClient, encoding: str, body: bytes, status: int, code: str | None
 ) -> None:
-    """Bombs are stopped at the bound, the others named."""
+    """Bombs are stopped at the bound, others by their fault."""
     response = await client.post(CHAT, content=body, headers={**JSON_TYPE, "Content-Encoding": encoding})
     assert response.status_code == status
     assert error_of(response)["code"] == code
@@ -182,10 +182,10 @@ async def test_a_body_packed_wrongly_is_refused(
     ],
     ids=["gzip", "x-gzip", "deflate", "identity"],  # the bytes of gzip hold the time
 )
-async def test_a_body_packed_well_is_read(
+async def test_a_compressed_body_is_read(
     stack: RunningStack, client: httpx.AsyncClient, encoding: str, body: bytes
 ) -> None:
-    """Packed by gzip or deflate, as HTTP clients pack."""
+    """Gzip or deflate, as HTTP clients send."""
     response = await client.post(
         CHAT, content=body, headers={**JSON_TYPE, "Content-Encoding": encoding, "Cache-Control": "no-cache"}
     )
@@ -194,9 +194,9 @@ async def test_a_body_packed_well_is_read(
 
 
 @pytest.mark.parametrize("said", [True, False])
-@pytest.mark.usefixtures("unheard")
+@pytest.mark.usefixtures("no_provider_called")
 async def test_a_body_larger_than_allowed_is_413(client: httpx.AsyncClient, said: bool) -> None:  # noqa: FBT001 -- a parameter
-    """Told beforehand or found while it comes in."""
+    """Announced, or found while it is read."""
     piece = b" " * 2**20
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -209,9 +209,9 @@ async def test_a_body_larger_than_allowed_is_413(client: httpx.AsyncClient, said
     assert error_of(response)["code"] == "request_too_large"
 
 
-@pytest.mark.usefixtures("unheard")
+@pytest.mark.usefixtures("no_provider_called")
 async def test_a_body_that_does_not_come_is_408(stack: RunningStack) -> None:
-    """Every door waits as long as its setting says, not for ever, and ends the connection."""
+    """Every route waits as long as its setting, then closes the connection."""
     length = b"Content-Length: 100\r\n"
     slow = [request(door.encode(), length, length=False, body=GOOD[:10]) for door in INFERENCE_PATHS]
     told = await asyncio.gather(*(asyncio.to_thread(send_raw, stack.port, raw, wait_s=10) for raw in slow))
@@ -221,9 +221,9 @@ async def test_a_body_that_does_not_come_is_408(stack: RunningStack) -> None:
         assert said.closed
 
 
-@pytest.mark.usefixtures("unheard")
-async def test_a_caller_who_leaves_within_its_body_leaves_nothing(stack: RunningStack) -> None:
-    """Half a body and a closed connection are no call: no answer, no record, and nothing in flight."""
+@pytest.mark.usefixtures("no_provider_called")
+async def test_a_disconnect_within_the_body_leaves_nothing(stack: RunningStack) -> None:
+    """No call: no response, no record, nothing in flight."""
     half = request(b"/v1/chat/completions", b"Content-Length: 5000\r\n", length=False)
 
     async def counted() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What strangers send through a proxy of another make never touches who comes after them.
+"""Malformed requests through nginx and HAProxy affect no later client.
 
 The proxy reads a request its own way and keeps its connections to the gateway: what the two of them read
 differently would be answered to somebody else, or wait for ever.
@@ -20,7 +20,7 @@ from llm_proxy.stack import probe
 
 @pytest.fixture(scope="module", params=PROXIES)
 def front(request: pytest.FixtureRequest, stack_ports: dict[str, int]) -> Iterator[int]:
-    """The proxy's port, the stack's gateway behind it."""
+    """Returns the port of a proxy before the stack's gateway."""
     port = probe.free_port()
     with tempfile.TemporaryDirectory(prefix="llm-proxy-front-") as folder:
         Path(folder).chmod(0o777)  # as root, nginx writes as somebody else
@@ -28,8 +28,8 @@ def front(request: pytest.FixtureRequest, stack_ports: dict[str, int]) -> Iterat
             yield port
 
 
-def next_callers_hear_themselves(front: int) -> None:
-    """On whichever of its connections the proxy asks for them."""
+def next_clients_get_their_own_responses(front: int) -> None:
+    """Checks later clients on every connection the proxy has to the gateway."""
     for _ in range(4):
         mark = uuid.uuid4().hex
         said = send_raw(
@@ -40,7 +40,7 @@ def next_callers_hear_themselves(front: int) -> None:
 
 
 def chunked(trailers: bytes, more: bytes = b"", *, auth: bytes = b"") -> bytes:
-    """A request in chunks, with trailers; without a key."""
+    """Returns a chunked request with trailers, without a key."""
     body = b"2\r\n{}\r\n0\r\n" + trailers + b"\r\n"
     return request(more=b"Transfer-Encoding: chunked\r\n" + more, length=False, body=body, auth=auth)
 
@@ -67,11 +67,11 @@ ODD = [
 
 
 @pytest.mark.parametrize("raw", ODD)
-def test_an_odd_request_costs_nobody_else_an_answer(front: int, raw: bytes) -> None:
-    """The next ones are asked on the connection that has met it; no answer comes that was not asked for."""
+def test_a_malformed_request_affects_no_other_client(front: int, raw: bytes) -> None:
+    """Later requests use the connection that carried it; each gets its own response."""
     said = send_raw(front, raw, wait_s=0.3)
     assert len(said.statuses) <= 1 + raw.count(b" HTTP/1.1\r\n")
-    next_callers_hear_themselves(front)
+    next_clients_get_their_own_responses(front)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_an_odd_request_costs_nobody_else_an_answer(front: int, raw: bytes) -> N
     ],
 )  # fmt: skip
 def test_what_a_proxy_denies_stays_denied(front: int, path: bytes) -> None:
-    """Even to who has the key: no spelling reaches the administrators' door past the proxy's rule."""
+    """Even with an admin key: no spelling of an admin path passes the proxy's rule."""
     auth = f"Authorization: Bearer {ADMIN_KEY}\r\n".encode()
     said = send_raw(front, request(path, method=b"GET", auth=auth, body=b""), wait_s=3)
     assert said.statuses
     assert set(said.statuses) <= {400, 403, 404}
-    next_callers_hear_themselves(front)
+    next_clients_get_their_own_responses(front)

@@ -1,4 +1,4 @@
-"""Callers who leave, and providers who break off, seen from both ends."""
+"""Clients that disconnect, and providers that do."""
 
 import asyncio
 import json
@@ -8,8 +8,8 @@ import pytest
 from running_stack import RunningStack, say, script
 
 
-async def _left(stack: RunningStack, model: str, seconds: float = 2.0) -> float | None:
-    """How long after a call began the provider saw the caller leave; None if it did not in time."""
+async def _seconds_until_disconnect(stack: RunningStack, model: str, seconds: float = 2.0) -> float | None:
+    """Returns after how many seconds the provider saw the disconnect; None within `seconds`."""
     end = asyncio.get_running_loop().time() + seconds
     while asyncio.get_running_loop().time() < end:
         for call in await stack.calls():
@@ -19,8 +19,8 @@ async def _left(stack: RunningStack, model: str, seconds: float = 2.0) -> float 
     return None
 
 
-async def _leave_after(seconds: float, stack: RunningStack, body: object) -> None:
-    """Sends a request and hangs up in the middle of it, whatever has come by then."""
+async def _disconnect_after(seconds: float, stack: RunningStack, body: object) -> None:
+    """Sends a request and disconnects in the middle of it."""
     async with httpx.AsyncClient(timeout=None) as client:  # noqa: S113 -- the point is to leave by ourselves
         request = client.post(stack.url + "/v1/chat/completions", json=body, headers=stack.auth)
         asking = asyncio.create_task(request)
@@ -30,22 +30,22 @@ async def _leave_after(seconds: float, stack: RunningStack, body: object) -> Non
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_caller_who_leaves_frees_the_provider_within_a_second(
+async def test_a_disconnect_frees_the_provider_within_a_second(
     stack: RunningStack,
     streamed: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
-    """In both modes the provider's connection closes soon after the caller's."""
+    """For JSON and streams: the provider's connection closes soon after the client's."""
     model = f"left-{streamed}"
     text = script(do="slow", gap_ms=300, frames=40) if streamed else script(do="slow-first", first_ms=8000)
     body = {"model": f"p/{model}", "messages": say(text), "stream": streamed}
-    await _leave_after(1.0, stack, body)
-    left_s = await _left(stack, model)
+    await _disconnect_after(1.0, stack, body)
+    left_s = await _seconds_until_disconnect(stack, model)
     assert left_s is not None
     assert left_s < 2.5
 
 
 @pytest.mark.parametrize("play", ["cut", "reset", "eof", "half-frame", "garbage", "error-in-200"])
-async def test_a_stream_that_breaks_off_is_never_a_finished_one(stack: RunningStack, play: str) -> None:
+async def test_a_truncated_stream_is_never_a_complete_one(stack: RunningStack, play: str) -> None:
     """What came so far, one error event, no `[DONE]`, no invented finish reason."""
     body = {"model": f"p/{play}", "messages": say("hello"), "stream": True}
     async with httpx.AsyncClient(timeout=20) as client:

@@ -1,4 +1,4 @@
-"""Connections as such: how many there may be, and what becomes of one whose caller does not read."""
+"""Connections: their cap, and clients that do not read."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,8 @@ import httpx
 from two_sidecars import KEY, GatewayOverSidecars, TwoSidecars, run_gateway
 
 
-def connected(made: GatewayOverSidecars, buffer_bytes: int | None = None) -> socket.socket:
-    """A connection to the gateway, with a receive buffer of that size."""
+def connect(made: GatewayOverSidecars, buffer_bytes: int | None = None) -> socket.socket:
+    """Connects to the gateway, with a receive buffer of that size."""
     at = urlsplit(made.url)
     one = socket.socket()
     one.settimeout(5)
@@ -22,43 +22,41 @@ def connected(made: GatewayOverSidecars, buffer_bytes: int | None = None) -> soc
     return one
 
 
-def asks(made: GatewayOverSidecars, body: object) -> bytes:
-    """A chat request as bytes."""
+def chat_request(made: GatewayOverSidecars, body: object) -> bytes:
+    """Returns a chat request as bytes."""
     raw = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {urlsplit(made.url).netloc}\r\n"
     return f"{head}Authorization: Bearer {KEY}\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw
 
 
-async def test_one_connection_too_many_is_told_so_and_closed(
+async def test_a_connection_above_the_cap_is_503_and_closed(
     tmp_path: Path, two_sidecars: TwoSidecars
 ) -> None:
-    """It costs the others nothing, and when they go there is room again."""
+    """The other connections are served; when they close there is room again."""
     with run_gateway(tmp_path, two_sidecars, {"LLM_PROXY__MAX_CONNECTIONS": "6"}, sidecars=1) as made:
         with contextlib.ExitStack() as held:
-            first = held.enter_context(connected(made))
+            first = held.enter_context(connect(made))
             for _ in range(5):
-                held.enter_context(connected(made))
+                held.enter_context(connect(made))
             await asyncio.sleep(0.2)
-            with connected(made) as beyond:
+            with connect(made) as beyond:
                 said = beyond.recv(4096)
                 assert said.startswith(b"HTTP/1.1 503")
                 assert b'"code":"overloaded"' in said
                 assert beyond.recv(1) == b""
-            first.sendall(asks(made, made.body()))
+            first.sendall(chat_request(made, made.body()))
             assert first.recv(4096).startswith(b"HTTP/1.1 200")
         await asyncio.sleep(0.2)
         async with httpx.AsyncClient() as client:
             assert (await made.chat(client)).status_code == 200
 
 
-async def test_a_caller_who_takes_nothing_of_its_answer_is_let_go(
-    tmp_path: Path, two_sidecars: TwoSidecars
-) -> None:
-    """The gateway's connection ends, and the provider's with it."""
+async def test_a_client_that_reads_nothing_is_disconnected(tmp_path: Path, two_sidecars: TwoSidecars) -> None:
+    """The gateway closes its connection, and the provider's with it."""
     with run_gateway(tmp_path, two_sidecars, {"LLM_PROXY__UNREAD_TIMEOUT_S": "2"}, sidecars=1) as made:
         body = made.body(stream=True, do="slow", gap_ms=1, frames=60_000)
-        with connected(made, 4096) as silent:
-            silent.sendall(asks(made, body))
+        with connect(made, 4096) as silent:
+            silent.sendall(chat_request(made, body))
             await asyncio.sleep(0.5)
             assert await made.metric("llm_proxy_in_flight") == 1
             async with asyncio.timeout(15):

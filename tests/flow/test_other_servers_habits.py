@@ -1,4 +1,4 @@
-"""What clients of other servers do: paths, methods, credentials, a missing model; what a key may not know."""
+"""Habits of other servers' clients: paths, methods, credentials, no model; models a key may not use."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,21 +15,21 @@ ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 
 @pytest.fixture
 async def client(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
-    """An HTTP client with a good key."""
+    """Returns an HTTP client with a valid key."""
     async with httpx.AsyncClient(base_url=stack.url, headers=stack.auth, timeout=20) as one:
         yield one
 
 
-async def key_of(client: httpx.AsyncClient, **spec: object) -> dict[str, str]:
-    """The header of a fresh key."""
+async def create_key(client: httpx.AsyncClient, **spec: object) -> dict[str, str]:
+    """Creates a key; returns its header."""
     made = await client.post("/admin/keys", json={"name": f"key-{uuid4().hex[:8]}", **spec}, headers=ADMIN)
     assert made.status_code == 201, made.text
     return {"Authorization": f"Bearer {made.json()['key']}"}
 
 
-def hello(**fields: object) -> Json:
-    """A small chat no other test has."""
-    return {"model": "plain", "messages": say(f"hello {uuid4().hex}"), **fields}
+def chat(**fields: object) -> Json:
+    """Returns the body of a small chat that no other test sends."""
+    return {"model": "plain", "messages": say(f"chat {uuid4().hex}"), **fields}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def hello(**fields: object) -> Json:
     ],
 )  # fmt: skip
 async def test_head_is_get_without_its_body(client: httpx.AsyncClient, path: str) -> None:
-    """The same status and type, nothing after it, and the connection serves on."""
+    """The same status and type, no body, and the connection stays open."""
     whole, head = await client.get(path), await client.head(path)
     assert (head.status_code, head.content) == (whole.status_code, b"")
     assert head.headers["content-type"] == whole.headers["content-type"]
@@ -62,7 +62,7 @@ async def test_head_is_get_without_its_body(client: httpx.AsyncClient, path: str
         ("HEAD", CHAT, 405),
     ],
 )
-async def test_what_is_not_in_the_table_is_404_and_another_method_405(
+async def test_an_unknown_path_is_404_and_another_method_405(
     client: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
     """405 names every method there is."""
@@ -84,33 +84,33 @@ async def test_what_is_not_in_the_table_is_404_and_another_method_405(
         ("/health/readiness/", "/health/ready"),
     ],
 )
-async def test_litellms_probes_are_answered(client: httpx.AsyncClient, path: str, ours: str) -> None:
-    """As our own."""
+async def test_litellms_health_paths_are_answered(client: httpx.AsyncClient, path: str, ours: str) -> None:
+    """As the gateway's own."""
     theirs, own = await client.get(path), await client.get(ours)
     assert (theirs.status_code, theirs.json()["status"]) == (own.status_code, own.json()["status"])
 
 
 @pytest.mark.parametrize("name", ["api-key", "x-goog-api-key", "x-api-key", "API-Key"])
 async def test_other_providers_headers_carry_a_key(stack: RunningStack, name: str) -> None:
-    """At every kind of door; several that differ are refused, the same one twice is not."""
+    """On every kind of route; different values are rejected, equal ones are not."""
     async with httpx.AsyncClient(base_url=stack.url, timeout=20) as bare:
-        assert (await bare.post(CHAT, json=hello(), headers={name: KEY})).status_code == 200
+        assert (await bare.post(CHAT, json=chat(), headers={name: KEY})).status_code == 200
         assert (await bare.get("/v1/models", headers={name: KEY})).status_code == 200
         assert (await bare.get("/admin/keys", headers={name: ADMIN_KEY})).status_code == 200
         both = {name: KEY, "Authorization": f"Bearer {KEY}"}
-        assert (await bare.post(CHAT, json=hello(), headers=both)).status_code == 200
+        assert (await bare.post(CHAT, json=chat(), headers=both)).status_code == 200
         for other in ("Authorization", "x-internal-secret"):
             differing = {name: KEY, other: "Bearer another-key" if other == "Authorization" else "another"}
-            assert (await bare.post(CHAT, json=hello(), headers=differing)).status_code == 401
-        assert (await bare.post(CHAT, json=hello(), headers={name: "sk-wrong"})).status_code == 401
+            assert (await bare.post(CHAT, json=chat(), headers=differing)).status_code == 401
+        assert (await bare.post(CHAT, json=chat(), headers={name: "sk-wrong"})).status_code == 401
 
 
-async def test_azures_path_and_a_slash_at_the_end_are_the_same_doors(
+async def test_azures_path_and_a_trailing_slash_are_aliases(
     stack: RunningStack, client: httpx.AsyncClient
 ) -> None:
-    """For the SDK too, whole and streamed."""
+    """For the SDK too, with JSON and streams."""
     texts: dict[str, Json] = {
-        CHAT: hello(),
+        CHAT: chat(),
         "/v1/completions": {"model": "plain", "prompt": uuid4().hex},
         "/v1/embeddings": {"model": "p/embed", "input": uuid4().hex},
     }
@@ -127,11 +127,11 @@ async def test_azures_path_and_a_slash_at_the_end_are_the_same_doors(
         assert (await client.get(path)).json() == (await client.get("/v1/models")).json(), path
     assert (await client.get("/openai/v1/models/p/ok/")).json()["id"] == "p/ok"
     assert (await client.get("/openai/v1/limits")).status_code == 200
-    asked = await client.post("/v1/explain/", json=hello(), params={"path": "/openai/v1/chat/completions/"})
+    asked = await client.post("/v1/explain/", json=chat(), params={"path": "/openai/v1/chat/completions/"})
     assert asked.json()["verdict"] == "admitted"
     url = f"{stack.url}/openai/v1/"
     async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as sdk:
-        said = hello()["messages"]
+        said = chat()["messages"]
         stream = await sdk.chat.completions.create(model="plain", messages=said, stream=True)
         assert [chunk async for chunk in stream]
 
@@ -147,22 +147,22 @@ async def test_azures_path_and_a_slash_at_the_end_are_the_same_doors(
     ],
 )  # fmt: skip
 async def test_no_other_path_has_an_alias(client: httpx.AsyncClient, path: str) -> None:
-    """Least of all those a proxy before us has rules for."""
+    """Least of all paths that a proxy has rules for."""
     for method in ("GET", "POST"):
-        answer = await client.request(method, path, headers=ADMIN, json=hello())
+        answer = await client.request(method, path, headers=ADMIN, json=chat())
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url"), method
 
 
-async def test_no_model_is_the_default_model_for_who_may_use_it(
+async def test_no_model_is_the_default_model_if_the_key_may_use_it(
     stack: RunningStack, client: httpx.AsyncClient
 ) -> None:
-    """Else 400; embeddings have none."""
+    """Else 400; embeddings have no default."""
     for path, body in ((CHAT, {"messages": say(uuid4().hex)}), ("/v1/completions", {"prompt": uuid4().hex})):
         answer = await client.post(path, json=body)
         assert answer.status_code == 200
         assert answer.json()["model"] == "plain"
         for models, status in ((["plain", "claude"], 200), (["pl*"], 200), (["claude"], 400)):
-            theirs = await key_of(client, models=models)
+            theirs = await create_key(client, models=models)
             answer = await client.post(path, json=body, headers=theirs)
             assert answer.status_code == status, models
         error = answer.json()["error"]
@@ -171,10 +171,10 @@ async def test_no_model_is_the_default_model_for_who_may_use_it(
     assert {call["body"]["model"] for call in await stack.calls()} == {"plain"}
 
 
-async def test_the_list_of_models_says_what_is_known_of_each(
+async def test_the_list_of_models_shows_what_is_known_of_each(
     stack: RunningStack, client: httpx.AsyncClient
 ) -> None:
-    """What nobody knows is absent."""
+    """Unknown fields are absent."""
     listed = {one["id"]: one for one in (await client.get("/v1/models")).json()["data"]}
     claude, plain = listed["claude"], listed["plain"]
     assert (claude["owned_by"], claude["mode"], claude["object"]) == ("anthropic", "chat", "model")
@@ -189,8 +189,8 @@ async def test_the_list_of_models_says_what_is_known_of_each(
     await sdk.close()
 
 
-async def test_the_openapi_page_is_for_who_has_a_key(stack: RunningStack, client: httpx.AsyncClient) -> None:
-    """A caller's, or an operator's."""
+async def test_the_openapi_page_needs_a_key(stack: RunningStack, client: httpx.AsyncClient) -> None:
+    """A caller's, or an admin's."""
     assert CHAT in (await client.get("/openapi.json")).json()["paths"]
     assert (await client.get("/openapi.json", headers=ADMIN)).status_code == 200
     async with httpx.AsyncClient(base_url=stack.url, timeout=20) as bare:
@@ -202,17 +202,17 @@ async def test_the_openapi_page_is_for_who_has_a_key(stack: RunningStack, client
 
 
 WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "chat": ("POST", CHAT, {"json": hello()}),
+    "chat": ("POST", CHAT, {"json": chat()}),
     "completions": ("POST", "/v1/completions", {"json": {"prompt": "x"}}),
     "embeddings": ("POST", "/v1/embeddings", {"json": {"input": "x"}}),
     "internal": ("POST", "/internal/llm/proxy", {"json": {"messages": say("x")}}),
     "generate": ("POST", "/llm-proxy/generate", {"json": {"messages": say("x")}}),
     "stream": ("POST", "/llm-proxy/stream", {"json": {"messages": say("x")}}),
-    "explain": ("POST", "/v1/explain", {"json": hello()}),
-    "a provider": ("POST", CHAT, {"json": hello(), "headers": {"X-Provider": "anthropic"}}),
-    "a provider in the body": ("POST", "/llm-proxy/generate", {"json": {**hello(), "provider": "anthropic"}}),
-    "a wrong option": ("POST", CHAT, {"json": hello(stream_options={"include_usage": True})}),
-    "a field of another's": ("POST", CHAT, {"json": hello(priority=5)}),
+    "explain": ("POST", "/v1/explain", {"json": chat()}),
+    "a provider": ("POST", CHAT, {"json": chat(), "headers": {"X-Provider": "anthropic"}}),
+    "a provider in the body": ("POST", "/llm-proxy/generate", {"json": {**chat(), "provider": "anthropic"}}),
+    "a wrong option": ("POST", CHAT, {"json": chat(stream_options={"include_usage": True})}),
+    "a field of another's": ("POST", CHAT, {"json": chat(priority=5)}),
     "a private link": (
         "POST",
         CHAT,
@@ -236,9 +236,9 @@ WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
 async def test_a_model_that_a_key_may_not_use_does_not_exist_for_it(
     stack: RunningStack, client: httpx.AsyncClient, way: str, name: str
 ) -> None:
-    """The same answer, but for the name, as for one that nobody serves."""
+    """The same response, but for the name, as for an unknown model."""
     method, path, options = WAYS[way]
-    key = await key_of(client, models=["plain"])
+    key = await create_key(client, models=["plain"])
     answers: list[tuple[int, str]] = []
     for model in (name, "no-such-model"):
         headers, body = {**options.get("headers", {}), **key}, {**options.get("json", {}), "model": model}
@@ -253,14 +253,14 @@ async def test_a_model_that_a_key_may_not_use_does_not_exist_for_it(
     assert await stack.calls() == []
 
 
-async def test_a_switched_off_model_is_told_to_who_may_use_it_alone(client: httpx.AsyncClient) -> None:
-    """A kill switch is no way to learn of a model either."""
-    mine, other = await key_of(client, models=["gemini"]), await key_of(client, models=["plain"])
+async def test_a_switched_off_model_is_shown_to_keys_that_may_use_it(client: httpx.AsyncClient) -> None:
+    """A kill switch does not reveal a model either."""
+    mine, other = await create_key(client, models=["gemini"]), await create_key(client, models=["plain"])
     kill = {"kind": "model", "subject": "gemini"}
     assert (await client.put("/admin/kills", json=kill, headers=ADMIN)).is_success
     try:
-        told = await client.post(CHAT, json=hello(model="gemini"), headers=mine)
-        untold = await client.post(CHAT, json=hello(model="gemini"), headers=other)
+        told = await client.post(CHAT, json=chat(model="gemini"), headers=mine)
+        untold = await client.post(CHAT, json=chat(model="gemini"), headers=other)
     finally:
         await client.delete("/admin/kills", params=kill, headers=ADMIN)
     assert (told.status_code, told.json()["error"]["code"]) == (403, "model_disabled")

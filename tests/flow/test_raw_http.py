@@ -1,6 +1,6 @@
-"""Requests no library would send: each gets a clear answer, and the sidecar gets our own requests alone.
+"""Malformed and ambiguous requests get a clear error; the sidecar receives only the gateway's requests.
 
-A gateway of this file's own stands before the stack's sidecar; a relay between them keeps what passes.
+The module's own gateway stands before the stack's sidecar; a relay between them records every byte.
 """
 
 import os
@@ -19,7 +19,7 @@ from llm_proxy.stack.process_specs import gateway_spec
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class RelayedGateway:
     """A gateway, the relay behind it, and its log."""
 
     port: int
@@ -28,8 +28,8 @@ class Front:
 
 
 @pytest.fixture(scope="module")
-def running(stack_ports: dict[str, int], service_folder: Path) -> Iterator[Front]:
-    """The gateway and the relay."""
+def running(stack_ports: dict[str, int], service_folder: Path) -> Iterator[RelayedGateway]:
+    """Starts the gateway and the relay."""
     given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
     tap, port = RecordingRelay(stack_ports["sidecar"]), probe.free_port()
     names = {
@@ -45,15 +45,15 @@ def running(stack_ports: dict[str, int], service_folder: Path) -> Iterator[Front
     started = [process.start(replace(gateway_spec(port, names, given), name="gateway-raw"), logs)]
     try:
         process.wait_until_ready(started)
-        yield Front(port, tap, logs / "gateway-raw.log")
+        yield RelayedGateway(port, tap, logs / "gateway-raw.log")
     finally:
         process.stop(started)
         tap.close()
 
 
 @pytest.fixture
-def front(running: Front) -> Iterator[Front]:
-    """The gateway; afterwards, what the sidecar was sent is looked at, and the log."""
+def front(running: RelayedGateway) -> Iterator[RelayedGateway]:
+    """Returns the gateway; afterwards checks what the sidecar was sent, and the log."""
     yield running
     for head in running.tap.heads():
         line, *lines = head.decode().rstrip().split("\r\n")
@@ -74,24 +74,24 @@ def front(running: Front) -> Iterator[Front]:
     assert "Traceback" not in said
 
 
-def posts(front: Front) -> int:
-    """How many calls the sidecar was sent."""
+def count_calls(front: RelayedGateway) -> int:
+    """Counts the calls that the sidecar was sent."""
     return sum(head.startswith(b"POST ") for head in front.tap.heads())
 
 
-def refused(front: Front, *pieces: bytes) -> RawAnswer:
-    """What was said to a request that must not get through."""
-    before = posts(front)
+def send_rejected(front: RelayedGateway, *pieces: bytes) -> RawAnswer:
+    """Sends a request that must not reach the sidecar; returns what came back."""
+    before = count_calls(front)
     said = send_raw(front.port, *pieces)
-    assert posts(front) == before
+    assert count_calls(front) == before
     assert said.statuses == [] or all(400 <= status < 500 for status in said.statuses)
     return said
 
 
 @pytest.mark.parametrize("raw", NOT_HTTP)
-def test_what_is_not_http_is_said_to_be_so_and_the_connection_ends(front: Front, raw: bytes) -> None:
-    """400 in OpenAI's envelope, closed; nothing after them is read."""
-    said = refused(front, raw, INNER)
+def test_what_is_not_http_is_400_and_closes_the_connection(front: RelayedGateway, raw: bytes) -> None:
+    """In OpenAI's envelope; nothing after it is read."""
+    said = send_rejected(front, raw, INNER)
     assert said.statuses == [400]
     assert said.code == "invalid_http"
     assert said.closed
@@ -99,29 +99,29 @@ def test_what_is_not_http_is_said_to_be_so_and_the_connection_ends(front: Front,
 
 @pytest.mark.parametrize("path", [CHAT, b"/health/live", b"/admin/keys"])
 @pytest.mark.parametrize("coding", [b"gzip, chunked", b"chunked;q=1, chunked", b"identity, chunked"])
-def test_a_body_packed_on_its_way_is_a_coding_we_do_not_have(
-    front: Front, path: bytes, coding: bytes
+def test_another_transfer_coding_than_chunked_is_501(
+    front: RelayedGateway, path: bytes, coding: bytes
 ) -> None:
-    """501 (RFC 9112, 6.1) in OpenAI's envelope, closed; not a body that is then no JSON."""
-    before = posts(front)
+    """RFC 9112, 6.1: in OpenAI's envelope, closed; the body is not read as JSON."""
+    before = count_calls(front)
     raw = request(path, b"Transfer-Encoding: %b\r\n" % coding, length=False, body=CHUNKS)
     said = send_raw(front.port, raw, INNER)
-    assert posts(front) == before
+    assert count_calls(front) == before
     assert (said.statuses, said.code, said.closed) == ([501], "unsupported_transfer_encoding", True)
 
 
-def test_chunked_in_capitals_is_chunked(front: Front) -> None:
-    """Names of codings have no case (RFC 9112, 7)."""
+def test_transfer_codings_are_case_insensitive(front: RelayedGateway) -> None:
+    """RFC 9112, 7."""
     raw = request(more=b"Transfer-Encoding: Chunked\r\nConnection: close\r\n", length=False, body=CHUNKS)
     assert send_raw(front.port, raw).statuses == [200]
 
 
 @pytest.mark.parametrize(("raw", "code"), TWO_READINGS)
-def test_a_head_two_readers_could_read_differently_is_refused_and_the_connection_ends(
-    front: Front, raw: bytes, code: str
+def test_an_ambiguous_head_is_400_and_closes_the_connection(
+    front: RelayedGateway, raw: bytes, code: str
 ) -> None:
-    """400 in OpenAI's envelope; bytes that come later are not a request of their own."""
-    said = refused(front, raw, INNER)
+    """In OpenAI's envelope; later bytes are not read as a request."""
+    said = send_rejected(front, raw, INNER)
     assert said.statuses == [400]
     assert said.code == code
     assert said.closed
@@ -139,27 +139,29 @@ def test_a_head_two_readers_could_read_differently_is_refused_and_the_connection
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", [CHAT, b"/health/live", b"/admin/keys", b"/nowhere"])
-def test_something_else_is_expected_than_we_do_and_the_connection_ends(
-    front: Front, path: bytes, expected: bytes
+def test_another_expectation_is_417_and_closes_the_connection(
+    front: RelayedGateway, path: bytes, expected: bytes
 ) -> None:
-    """417; the body that may or may not come is not taken for the next request."""
-    said = refused(front, request(path, b"Expect: " + expected + b"\r\n", auth=b"", body=INNER))
+    """A body that may or may not follow is not read as the next request."""
+    said = send_rejected(front, request(path, b"Expect: " + expected + b"\r\n", auth=b"", body=INNER))
     assert (said.statuses, said.code, said.closed) == ([417], "unsupported_expectation", True)
 
 
 @pytest.mark.parametrize("expected", [b"100-continue", b"100-CONTINUE", b"\t 100-continue \t"])
-def test_a_body_that_is_kept_back_is_asked_for_or_the_connection_ends(front: Front, expected: bytes) -> None:
-    """Spaces around a value are none of it (RFC 9110, 5.5); refused unread, a request is the last."""
+def test_a_body_behind_expect_is_read_or_the_connection_is_closed(
+    front: RelayedGateway, expected: bytes
+) -> None:
+    """Spaces around a value do not count (RFC 9110, 5.5)."""
     more = b"Expect: " + expected + b"\r\n"
     assert send_raw(front.port, request(more=more)).statuses == [200]
     held_back = request(more=more + b"Content-Length: 5000\r\n", auth=b"", length=False, body=b"")
-    said = refused(front, held_back, INNER)
+    said = send_rejected(front, held_back, INNER)
     assert (said.statuses, said.closed) == ([401], True)
 
 
 @pytest.mark.parametrize("name", [b"X-Forwarded-For", b"tracestate", b"Cache-Control"])
-def test_several_lines_of_a_list_are_one_list(front: Front, name: bytes) -> None:
-    """RFC 9110, 5.3: proxies add lines of their own."""
+def test_several_lines_of_a_list_header_are_one_list(front: RelayedGateway, name: bytes) -> None:
+    """RFC 9110, 5.3: proxies add lines."""
     more = name + b": max-age=1\r\n" + name + b": max-age=2\r\n"
     assert send_raw(front.port, request(more=more)).statuses == [200]
 
@@ -177,16 +179,16 @@ def test_several_lines_of_a_list_are_one_list(front: Front, name: bytes) -> None
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", [b"GET", b"POST", b"DELETE"])
-def test_every_path_is_compared_as_it_was_sent(front: Front, path: bytes, method: bytes) -> None:
-    """A rule of a proxy before us that names a path holds, whoever answers behind it."""
+def test_every_path_is_compared_as_it_was_sent(front: RelayedGateway, path: bytes, method: bytes) -> None:
+    """A proxy's rule that names a path holds."""
     auth = f"Authorization: Bearer {ADMIN_KEY}\r\n".encode()
-    said = refused(front, request(path, method=method, auth=auth, body=b"{}"))
+    said = send_rejected(front, request(path, method=method, auth=auth, body=b"{}"))
     assert (said.statuses, said.code) == ([404], "unknown_url")
 
 
 @pytest.mark.parametrize("name", [b"p/ok", b"p%2Fok", b"p%2fo%6B", b"%70/ok"])
-def test_a_name_in_a_path_is_decoded(front: Front, name: bytes) -> None:
-    """What a path only holds is written as clients write it."""
+def test_a_path_parameter_is_decoded(front: RelayedGateway, name: bytes) -> None:
+    """Percent-encoding in a model's name is the client's choice."""
     said = send_raw(front.port, request(b"/v1/models/" + name, method=b"GET", body=b""))
     assert said.statuses == [200]
     assert b'"id":"p/ok"' in said.body
@@ -205,17 +207,19 @@ def test_a_name_in_a_path_is_decoded(front: Front, name: bytes) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", [b"POST", b"GET"])
-def test_a_path_that_is_not_in_the_table_does_not_exist(front: Front, path: bytes, method: bytes) -> None:
-    """No spelling is normalised, no route of the sidecar's is passed through."""
-    said = refused(front, request(path, method=method))
+def test_a_path_that_is_not_in_the_route_table_is_404(
+    front: RelayedGateway, path: bytes, method: bytes
+) -> None:
+    """No path is normalised, no route of the sidecar is passed through."""
+    said = send_rejected(front, request(path, method=method))
     assert said.statuses == [404]
     assert said.code == "unknown_url"
 
 
 @pytest.mark.parametrize("path", [b"/v1/models//", b"/models//"])
-def test_no_model_s_name_is_no_model(front: Front, path: bytes) -> None:
-    """A model has a name."""
-    said = refused(front, request(path, method=b"GET", body=b""))
+def test_an_empty_model_name_is_404(front: RelayedGateway, path: bytes) -> None:
+    """The path is then no route."""
+    said = send_rejected(front, request(path, method=b"GET", body=b""))
     assert said.statuses == [404]
     assert said.code == "unknown_url"
 
@@ -223,9 +227,9 @@ def test_no_model_s_name_is_no_model(front: Front, path: bytes) -> None:
 @pytest.mark.parametrize(
     "name", [b"../../llmp/catalog", b"%2e%2e%2fllmp%2fcatalog", b"%00", b"a%ff", b"%5c..%5cx"]
 )
-def test_a_models_name_is_looked_up_and_never_part_of_a_path(front: Front, name: bytes) -> None:
-    """An unknown model, whatever its name looks like."""
-    said = refused(front, request(b"/v1/models/" + name, method=b"GET", body=b""))
+def test_a_model_name_is_never_part_of_a_path(front: RelayedGateway, name: bytes) -> None:
+    """It is an unknown model, whatever it looks like."""
+    said = send_rejected(front, request(b"/v1/models/" + name, method=b"GET", body=b""))
     assert said.statuses == [404]
     assert said.code == "model_not_found"
 
@@ -233,9 +237,9 @@ def test_a_models_name_is_looked_up_and_never_part_of_a_path(front: Front, name:
 @pytest.mark.parametrize(
     "method", [b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"PROPFIND"]
 )
-def test_another_method_is_405_with_allow_and_nothing_is_echoed(front: Front, method: bytes) -> None:
-    """Also TRACE, whose answer would repeat the credential."""
-    said = refused(front, request(method=method))
+def test_another_method_is_405_with_allow_and_nothing_is_echoed(front: RelayedGateway, method: bytes) -> None:
+    """Also TRACE, whose response would repeat the credential."""
+    said = send_rejected(front, request(method=method))
     assert said.statuses == [405]
     assert b"\r\nallow: POST\r\n" in said.raw
     assert KEY.encode() not in said.raw
@@ -253,9 +257,9 @@ def test_another_method_is_405_with_allow_and_nothing_is_echoed(front: Front, me
         b"\xff\xfe\xfd", b"a" * 8000, b"undefined", b"\x01",
     ],
 )  # fmt: skip
-def test_a_credential_is_compared_and_never_part_of_a_query(front: Front, header: bytes, key: bytes) -> None:
-    """401 at once, or 400 where the parser takes no such byte; the text is not repeated."""
-    said = refused(front, request(auth=header + key + b"\r\n"))
+def test_a_credential_is_never_part_of_a_query(front: RelayedGateway, header: bytes, key: bytes) -> None:
+    """401 at once, or 400 for a byte the parser rejects; the credential is not repeated."""
+    said = send_rejected(front, request(auth=header + key + b"\r\n"))
     assert said.statuses == ([400] if key == b"\x01" else [401])
     assert key not in said.raw
 
@@ -268,31 +272,31 @@ def test_a_credential_is_compared_and_never_part_of_a_query(front: Front, header
         pytest.param(b"Cookie: " + b"a=b; " * 10_000 + b"\r\n", id="cookies"),
     ],
 )
-def test_more_header_bytes_than_allowed_are_431(front: Front, more: bytes) -> None:
-    """With words, in OpenAI's envelope."""
-    said = refused(front, request(more=more))
+def test_more_header_bytes_than_allowed_are_431(front: RelayedGateway, more: bytes) -> None:
+    """In OpenAI's envelope."""
+    said = send_rejected(front, request(more=more))
     assert said.statuses == [431]
     assert said.code == "headers_too_large"
 
 
-def test_a_head_without_an_end_ends_the_connection_before_it_fills_the_memory(front: Front) -> None:
-    """64 MiB offered, far less taken."""
-    said = refused(front, b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-A: ", *[b"a" * 65536] * 1024)
+def test_an_endless_head_ends_the_connection(front: RelayedGateway) -> None:
+    """64 MiB are sent, far less is read."""
+    said = send_rejected(front, b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-A: ", *[b"a" * 65536] * 1024)
     assert said.closed
     assert said.statuses in ([], [431])
 
 
 @pytest.mark.timeout(60)
-def test_a_head_that_never_comes_ends_the_connection(front: Front) -> None:
-    """After ten seconds or so, whether nothing or half a head was sent."""
-    said = refused(front, b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
+def test_an_incomplete_head_ends_the_connection(front: RelayedGateway) -> None:
+    """After about ten seconds, whether nothing or half a head was sent."""
+    said = send_rejected(front, b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
     assert not said.closed
     assert send_raw(front.port, b"POST /v1/chat/completions HTTP/1.1\r\n", wait_s=20).closed
 
 
-def test_what_is_unusual_but_right_is_served_and_stays_with_us(front: Front) -> None:
-    """HTTP/1.0, an absolute target whoever it names, a query, chunks, `Expect`: one call each."""
-    before = posts(front)
+def test_unusual_but_valid_requests_are_served(front: RelayedGateway) -> None:
+    """HTTP/1.0, an absolute target, a query, chunks, `Expect`: one call each, to the sidecar alone."""
+    before = count_calls(front)
     good = (
         request(version=b"HTTP/1.0"),
         request(version=b"HTTP/1.0", host=b""),
@@ -305,11 +309,11 @@ def test_what_is_unusual_but_right_is_served_and_stays_with_us(front: Front) -> 
     )
     for raw in good:
         assert send_raw(front.port, raw).statuses == [200]
-    assert posts(front) - before == len(good)
+    assert count_calls(front) - before == len(good)
 
 
-def test_pipelined_requests_are_answered_in_order_each_by_its_own_right(front: Front) -> None:
-    """The second one's missing key is not covered by the first one's."""
+def test_pipelined_requests_are_authenticated_each(front: RelayedGateway) -> None:
+    """In order; a key does not cover the next request."""
     said = send_raw(front.port, request() + request(auth=b"") + request(), answers=3)
     assert said.statuses == [200, 401, 200]
     assert send_raw(front.port, request() + INNER, answers=2).statuses == [200, 404]

@@ -1,4 +1,4 @@
-"""TLS to everything behind the gateway, and what browsers are told."""
+"""TLS to everything behind the gateway, and CORS headers."""
 
 import os
 import ssl
@@ -28,7 +28,7 @@ ORIGIN = "https://app.example"
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for `localhost` that signs itself, and its key."""
+    """Creates a self-signed certificate for `localhost`; returns it and its key."""
     folder = tmp_path_factory.mktemp("tls")
     made, key = folder / "certificate.pem", folder / "key.pem"
     words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
@@ -38,8 +38,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @contextmanager
-def tls_before(to: int, certificate: tuple[Path, Path], *kind: str) -> Generator[int]:
-    """A port that speaks TLS before a plain one."""
+def tls_relay(to: int, certificate: tuple[Path, Path], *kind: str) -> Generator[int]:
+    """Runs a relay that ends TLS before a plain port; returns its port."""
     port = probe.free_port()
     words = [str(port), str(to), *map(str, certificate), *kind]
     with subprocess.Popen([sys.executable, str(RELAY), *words], env=dict(os.environ)) as relay:
@@ -54,23 +54,23 @@ def tls_before(to: int, certificate: tuple[Path, Path], *kind: str) -> Generator
 
 
 def port_of(url: str) -> int:
-    """The port of a store's address."""
+    """Returns the port of a store's URL."""
     return int(url.rpartition(":")[2].partition("/")[0])
 
 
-async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_an_authority_of_ones_own(
+async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_a_private_ca(
     tmp_path: Path,
     two_sidecars: TwoSidecars,
     certificate: tuple[Path, Path],
     limits_redis_url: str,
     database_url: str,
 ) -> None:
-    """A call is answered, neither store is away, and commands reach them by the same rule."""
+    """A call is served, both stores are up, and commands reach them by the same setting."""
     redis, postgres = port_of(limits_redis_url), port_of(database_url)
     with (
-        tls_before(two_sidecars.ports[0], certificate) as sidecar_port,
-        tls_before(redis, certificate) as redis_port,
-        tls_before(postgres, certificate, "postgres") as postgres_port,
+        tls_relay(two_sidecars.ports[0], certificate) as sidecar_port,
+        tls_relay(redis, certificate) as redis_port,
+        tls_relay(postgres, certificate, "postgres") as postgres_port,
     ):
         names = {
             "LLM_PROXY__CA_FILE": str(certificate[0]),
@@ -93,22 +93,22 @@ async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_an_authority_o
                 "database": "ok",
             }
         for line in ("migrate", "keys create --name far", "keys revoke far --yes", "usage"):
-            assert typed(tmp_path, names, *line.split()) == (0, "")
+            assert run_command(tmp_path, names, *line.split()) == (0, "")
 
 
-def typed(folder: Path, names: dict[str, str], *words: str) -> tuple[int, str]:
-    """The exit code and the complaints of a command with these settings."""
+def run_command(folder: Path, names: dict[str, str], *words: str) -> tuple[int, str]:
+    """Returns a command's exit code and its errors with these settings."""
     env = {"PATH": os.environ["PATH"], "LLM_PROXY__ENVIRONMENT": "development"} | names
     argv = [sys.executable, "-m", "llm_proxy", *words]
     done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr.replace("llm-proxy: this is the only time the key is shown\n", "")
 
 
-async def test_a_sidecar_whose_certificate_nobody_vouches_for_is_not_trusted(
+async def test_a_sidecar_with_an_untrusted_certificate_gets_no_call(
     tmp_path: Path, two_sidecars: TwoSidecars, certificate: tuple[Path, Path]
 ) -> None:
-    """Without the authority the gateway is not ready, and no call is sent."""
-    with tls_before(two_sidecars.ports[0], certificate) as port:
+    """Without the CA the gateway is not ready."""
+    with tls_relay(two_sidecars.ports[0], certificate) as port:
         names = {"LLM_PROXY__LITELLM_PROXY_URL": f"https://localhost:{port}"}
         with run_gateway(tmp_path, two_sidecars, names, sidecars=0, ready=False) as made:
             async with httpx.AsyncClient(timeout=20) as client:
@@ -117,8 +117,8 @@ async def test_a_sidecar_whose_certificate_nobody_vouches_for_is_not_trusted(
             assert not await made.seen()
 
 
-async def asks_as_a_page(made: GatewayOverSidecars, method: str, path: str, origin: str) -> httpx.Headers:
-    """The headers a page of that origin would be judged by."""
+async def request_from_page(made: GatewayOverSidecars, method: str, path: str, origin: str) -> httpx.Headers:
+    """Returns the response headers of a request with that origin."""
     asked = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
@@ -130,10 +130,8 @@ async def asks_as_a_page(made: GatewayOverSidecars, method: str, path: str, orig
         return (await client.request(method, made.url + path, headers=headers, json=body)).headers
 
 
-async def test_pages_may_call_from_configured_origins_alone(
-    tmp_path: Path, two_sidecars: TwoSidecars
-) -> None:
-    """On hot doors and the others alike, for the question before and the answer itself."""
+async def test_only_pages_of_configured_origins_may_call(tmp_path: Path, two_sidecars: TwoSidecars) -> None:
+    """On inference and management routes, for the preflight and the response."""
     with run_gateway(tmp_path, two_sidecars, {"LLM_PROXY__CORS_ORIGINS": ORIGIN}, sidecars=1) as made:
         for method, path in (
             ("OPTIONS", "/v1/chat/completions"),
@@ -141,28 +139,28 @@ async def test_pages_may_call_from_configured_origins_alone(
             ("OPTIONS", "/v1/models"),
             ("GET", "/v1/models"),
         ):
-            ours = await asks_as_a_page(made, method, path, ORIGIN)
+            ours = await request_from_page(made, method, path, ORIGIN)
             assert ours["access-control-allow-origin"] == ORIGIN
-            others = await asks_as_a_page(made, method, path, "https://evil.example")
+            others = await request_from_page(made, method, path, "https://evil.example")
             assert "access-control-allow-origin" not in others
             if method == "POST":
                 assert "x-request-id" in ours["access-control-expose-headers"]
 
 
 async def test_without_configured_origins_no_page_may_call(tmp_path: Path, two_sidecars: TwoSidecars) -> None:
-    """No header of that kind at all."""
+    """No CORS header at all."""
     with run_gateway(tmp_path, two_sidecars, sidecars=1) as made:
         for method in ("OPTIONS", "POST"):
-            headers = await asks_as_a_page(made, method, "/v1/chat/completions", ORIGIN)
+            headers = await request_from_page(made, method, "/v1/chat/completions", ORIGIN)
             assert not [name for name in headers if name.startswith("access-control")]
 
 
-async def test_a_webhook_is_reached_by_tls_of_an_authority_that_is_trusted_alone(
+async def test_a_webhook_needs_a_trusted_certificate(
     certificate: tuple[Path, Path],
 ) -> None:
-    """The same rule as for every other address; nothing is sent to a stranger."""
+    """As for every other address; otherwise nothing is sent."""
     message = StoredNotification(uuid4(), "test", datetime.now(UTC), {})
-    with run_receiver() as receiver, tls_before(receiver.port, certificate) as port:
+    with run_receiver() as receiver, tls_relay(receiver.port, certificate) as port:
         webhook = Webhook("json", f"https://localhost:{port}/hook")
         trusting = Settings.model_validate({"ca_file": certificate[0], "notify_allow_private": True})
         assert await webhook_delivery(trusting).send(webhook, message) == 204

@@ -1,4 +1,4 @@
-"""Bodies nobody reads, or reads before it knows who sends them: bounded in bytes and in time."""
+"""Bodies that are never read, or read before authentication, are bounded in bytes and time."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ TYPE = b"Content-Type: application/json\r\n"
 
 
 def head(line: bytes, more: bytes) -> bytes:
-    """A head without a credential, announcing more than anybody will read."""
+    """Returns a head without a credential that announces a body."""
     return line + b" HTTP/1.1\r\nHost: x\r\n" + TYPE + more + b"\r\n"
 
 
@@ -25,23 +25,23 @@ def head(line: bytes, more: bytes) -> bytes:
         pytest.param(request(more=ENDLESS, length=False, body=b""), 413, id="too large, as it says"),
         pytest.param(head(b"POST /nowhere", ENDLESS), 404, id="no such path"),
         pytest.param(head(b"PUT /v1/chat/completions", ENDLESS), 405, id="another method"),
-        pytest.param(head(b"GET /health", ENDLESS), 200, id="a body nobody asked for"),
-        pytest.param(head(b"POST /admin/keys", ENDLESS), 413, id="an admin's door"),
+        pytest.param(head(b"GET /health", ENDLESS), 200, id="an unexpected body"),
+        pytest.param(head(b"POST /admin/keys", ENDLESS), 413, id="an admin route"),
     ],
 )
-async def test_what_is_sent_on_after_an_answer_is_read_up_to_a_bound(
+async def test_a_body_sent_after_the_response_is_drained_up_to_a_bound(
     stack: RunningStack, raw: bytes, status: int
 ) -> None:
-    """The answer comes at once; a sender who does not heed it is cut off."""
+    """The response comes at once; a client that keeps sending is disconnected."""
     said = await asyncio.to_thread(send_raw, stack.port, raw, *PIECES, answers=2, wait_s=10)
     assert said.statuses == [status]
     assert said.closed
 
 
-async def test_a_client_that_sends_all_before_it_reads_hears_why_and_keeps_its_connection(
+async def test_a_client_that_reads_last_gets_the_error_and_keeps_its_connection(
     stack: RunningStack,
 ) -> None:
-    """25 MiB where 20 are allowed, then a good request on the same connection."""
+    """25 MiB where 20 are allowed, then a valid request on the same connection."""
     large = request(more=b"Content-Length: %d\r\n" % (25 * MEBIBYTE), length=False, body=b"")
     good = request(b"/health", method=b"GET", length=False, body=b"")
     said = await asyncio.to_thread(send_raw, stack.port, large, *PIECES[:25], good, answers=2, wait_s=10)
@@ -51,12 +51,12 @@ async def test_a_client_that_sends_all_before_it_reads_hears_why_and_keeps_its_c
 
 @pytest.mark.parametrize("line", [b"POST /admin/keys", b"PATCH /admin/keys/x", b"PUT /admin/limits"])
 @pytest.mark.parametrize("known", [False, True], ids=["nobody", "an admin"])
-async def test_an_admins_body_is_bounded_whoever_sends_it(
+async def test_a_management_body_is_bounded_before_authentication(
     stack: RunningStack,
     line: bytes,
     known: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
-    """FastAPI reads it before it asks for the key; a mebibyte is enough for any of them."""
+    """FastAPI reads it before authentication; one mebibyte is enough for any of them."""
     auth = f"Authorization: Bearer {stack.admin_key}\r\n".encode() if known else b""
     raw = head(line, b"Transfer-Encoding: chunked\r\n" + auth)
     chunk = b"%x\r\n%b\r\n" % (MEBIBYTE // 2, b" " * (MEBIBYTE // 2))
@@ -65,8 +65,8 @@ async def test_an_admins_body_is_bounded_whoever_sends_it(
     assert said.code == "request_too_large"
 
 
-async def test_a_body_that_does_not_come_to_an_admins_door_is_408(stack: RunningStack) -> None:
-    """As at the doors that lead to a model."""
+async def test_a_management_body_that_does_not_come_is_408(stack: RunningStack) -> None:
+    """As for inference routes."""
     said = await asyncio.to_thread(
         send_raw, stack.port, head(b"POST /admin/keys", b"Content-Length: 9\r\n"), b"{", wait_s=10
     )
