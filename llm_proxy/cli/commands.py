@@ -14,43 +14,28 @@ import click
 from llm_proxy import __version__
 
 COMMANDS = {
-    "up": ("llm_proxy.cli.stack:up", "Start, supervise and stop the whole stack on this machine."),
-    "serve": ("llm_proxy.cli.serve:serve", "Run the gateway alone."),
-    "sidecar": ("llm_proxy.cli.stack:sidecar", "Run the LiteLLM sidecar alone."),
-    "migrate": ("llm_proxy.cli.database:migrate", "Bring the database to this version's schema."),
-    "keys": ("llm_proxy.cli.keys:keys", "Create, list, change, rotate and revoke virtual keys."),
-    "limits": ("llm_proxy.cli.limits:limits", "List, set and drop limit policies."),
-    "explain": ("llm_proxy.cli.limits:explain", "Show whether a call would be admitted, without making it."),
-    "status": (
-        "llm_proxy.cli.operations:status",
-        "Show whether requests are served, and each component's state.",
-    ),
-    "admin-keys": (
-        "llm_proxy.cli.admin:admin_keys",
-        "Issue, list and revoke admin keys, with names and roles.",
-    ),
-    "audit": (
-        "llm_proxy.cli.admin:audit",
-        "Show the actions of admins; `audit verify` proves that the log is complete.",
-    ),
-    "usage": ("llm_proxy.cli.usage:usage", "Show usage and cost."),
-    "requests": ("llm_proxy.cli.usage:requests", "Show single requests."),
-    "reconcile": ("llm_proxy.cli.usage:reconcile", "Compare the gateway's records with the sidecar's."),
-    "simulate": (
-        "llm_proxy.cli.limits:simulate",
-        "Replay recorded calls against changed limits, budgets or prices.",
-    ),
-    "notify": ("llm_proxy.cli.admin:notify", "Test the webhooks of notifications."),
-    "models": ("llm_proxy.cli.operations:models", "List model groups; --check calls each once."),
-    "cache": ("llm_proxy.cli.operations:cache", "Delete cached responses."),
-    "erase": ("llm_proxy.cli.operations:erase", "Erase a person's text and name."),
-    "config": ("llm_proxy.cli.config:config", "Check litellm-config.yaml."),
-    "reload": (
-        "llm_proxy.cli.stack:reload",
-        "Apply a changed litellm-config.yaml without losing a request.",
-    ),
+    "up": ("stack:up", "Start, supervise and stop the whole stack on this machine."),
+    "serve": ("serve:serve", "Run the gateway alone."),
+    "sidecar": ("stack:sidecar", "Run the LiteLLM sidecar alone."),
+    "migrate": ("database:migrate", "Bring the database to this version's schema."),
+    "keys": ("keys:keys", "Create, list, change, rotate and revoke virtual keys."),
+    "limits": ("limits:limits", "List, set and drop limit policies."),
+    "explain": ("limits:explain", "Show whether a call would be admitted, without making it."),
+    "status": ("operations:status", "Show whether requests are served, and each component's state."),
+    "admin-keys": ("admin:admin_keys", "Issue, list and revoke admin keys, with names and roles."),
+    "audit": ("admin:audit", "Show the actions of admins; `audit verify` proves that the log is complete."),
+    "usage": ("usage:usage", "Show usage and cost."),
+    "requests": ("usage:requests", "Show single requests."),
+    "reconcile": ("usage:reconcile", "Compare the gateway's records with the sidecar's."),
+    "simulate": ("limits:simulate", "Replay recorded calls against changed limits, budgets or prices."),
+    "notify": ("admin:notify", "Test the webhooks of notifications."),
+    "models": ("operations:models", "List model groups; --check calls each once."),
+    "cache": ("operations:cache", "Delete cached responses."),
+    "erase": ("operations:erase", "Erase a person's text and name."),
+    "config": ("config:config", "Check litellm-config.yaml."),
+    "reload": ("stack:reload", "Apply a changed litellm-config.yaml without losing a request."),
 }
-"""The function of each command and its line in `llm-proxy --help`, in this order."""
+"""Module and function of each command, and its line in `llm-proxy --help`, in this order."""
 
 
 class LazyGroup(click.Group):
@@ -65,7 +50,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
-        found: click.Command = getattr(importlib.import_module(module), function)
+        found: click.Command = getattr(importlib.import_module(f"{__package__}.{module}"), function)
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- the same
