@@ -1,6 +1,6 @@
 #!/bin/sh
-# Gives a container's program the secrets mounted at /run/keys: one file per secret, named as the variable.
-# What the environment already holds wins.
+# Sets a variable for each secret mounted at /run/keys, one file per secret, named as the variable.
+# A variable that is set already wins.
 set -eu
 for file in "${KEYS_FOLDER:-/run/keys}"/*; do
     name=$(basename "$file")

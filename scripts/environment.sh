@@ -1,6 +1,6 @@
 #!/bin/sh
-# Brings an environment to what a lock file says: environment.sh FOLDER LOCK [uv pip options].
-# Makes the folder when it is missing or its Python is gone; installs llm-proxy itself in place.
+# Installs the packages of a lock file into an environment: environment.sh FOLDER LOCK [uv pip options].
+# Creates the folder if it or its Python is missing; installs llm-proxy itself in place.
 set -eu
 cd "$(dirname "$0")/.."
 folder=$1 lock=$2

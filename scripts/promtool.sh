@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs promtool: the one on PATH, else one unpacked from Debian's package of Prometheus; neither needs root.
-# Where there is none, it says so and does nothing.
+# Runs promtool from PATH, else from Debian's package of Prometheus, unpacked without root.
+# Without either it prints that and exits 0.
 set -eu
 folder=.promtool
 tool=$(command -v promtool || true)
@@ -13,7 +13,7 @@ if [ -z "$tool" ]; then
     fi
 fi
 if [ ! -x "$tool" ]; then
-    echo "promtool is not to be had here: the alert rules are not tested (install Prometheus, or put promtool on PATH)" >&2
+    echo "promtool is not available: the alert rules are not tested (install Prometheus, or put promtool on PATH)" >&2
     exit 0
 fi
 exec "$tool" "$@"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints the Python the environments are built on: 3.11 to 3.14, the first found; $PYTHON wins.
+# Prints the Python for the environments: $PYTHON, else the first of 3.11 to 3.14 on PATH.
 set -eu
 
 suits() {

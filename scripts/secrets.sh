@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the secrets that are missing in .env, for docker compose: secrets.sh [FILE]. Lines that stand stay.
+# Creates the secrets missing in .env, for docker compose: secrets.sh [FILE]. Existing lines stay.
 set -eu
 file=${1:-.env}
 umask 077
@@ -10,7 +10,7 @@ draw() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 
 missing() { ! grep -q "^$1=." "$file"; }
 
-# A last line without its end would swallow the first new one.
+# Without a line feed at the end, the first new line would join the last one.
 if [ -n "$(tail -c 1 "$file")" ]; then echo >>"$file"; fi
 for name in LLM_PROXY__INTERNAL_API_KEY LLM_PROXY__ADMIN_KEY POSTGRES_PASSWORD SIDECAR_DB_PASSWORD REDIS_PASSWORD; do
     if missing "$name"; then echo "$name=$(draw)" >>"$file"; fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints where uv is; fetches it once into .uv/, pinned by hash, when it is not on PATH.
+# Prints the path of uv; installs it once into .uv/, pinned by hash, if it is not on PATH.
 set -eu
 cd "$(dirname "$0")/.."
 
