@@ -1,5 +1,5 @@
 # llm-proxy on one machine, from a clean clone: needs Python 3.11 to 3.14, make and git, nothing else.
-# `make` alone lists what there is. Words for a command go in ARGS: make run ARGS="--port 8080".
+# `make` alone lists the targets. Options of a command go in ARGS: make run ARGS="--port 8080".
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -9,7 +9,7 @@ MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 INSTALL := sh scripts/environment.sh
 export UV_PYTHON_DOWNLOADS := never
-# Certificates are judged as pip and git judge them: by the machine's own list, where it has one.
+# Certificates are verified as pip and git do: by the machine's own list, if it has one.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /System/Library/Keychains),)
 export UV_SYSTEM_CERTS ?= true
 endif
@@ -22,10 +22,10 @@ unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-run: setup ## Set up what is missing, then start the whole stack; Ctrl-C stops it.
+run: setup ## Create missing environments, then start the whole stack; Ctrl-C stops it.
 	@exec $(BIN)/llm-proxy up --with-parent $(ARGS)
 
-setup: .venv/.stack .venv-sidecar/.sidecar ## Make both environments from the lock files; done once, then instant.
+setup: .venv/.stack .venv-sidecar/.sidecar ## Create both environments from the lock files; once, then instant.
 
 test: setup-dev ## Run every test on the real stack, a process a core; ARGS names some of them.
 	@$(BIN)/python -m pytest -n auto $(ARGS)
@@ -33,7 +33,7 @@ test: setup-dev ## Run every test on the real stack, a process a core; ARGS name
 test-fast: setup-dev ## Run the tests that need neither LiteLLM nor Postgres nor Valkey.
 	@$(BIN)/python -m pytest -n auto -m fast $(ARGS)
 
-test-pythons: setup-dev ## Run every test on each supported Python that is there; docs/pythons.md. ARGS names some.
+test-pythons: setup-dev ## Run every test on each installed supported Python; docs/pythons.md. ARGS names some.
 	@$(BIN)/python scripts/test_pythons.py $(ARGS)
 
 conformance: setup-dev ## Run real clients of many kinds against the gateway; ARGS names some of them.
@@ -43,7 +43,7 @@ check: setup-dev ## Run linters, type checkers, import contracts, the alert rule
 	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types
 	@$(MAKE) --no-print-directory alerts test
 
-alerts: ## Test the alert rules with Prometheus's own promtool, where it is to be had.
+alerts: ## Test the alert rules with Prometheus's promtool, if it is available.
 	@sh scripts/promtool.sh test rules deploy/alerts_test.yml
 
 lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
@@ -63,7 +63,7 @@ basedpyright: setup-dev
 attack: setup-dev ## Replay attacks of this class; report in docs/attack.md.
 	$(BIN)/python -m bench.attack $(ARGS)
 
-chaos: setup-dev ## Take one part after the other away under load; report in docs/chaos.md.
+chaos: setup-dev ## Stop one component after the other under load; report in docs/chaos.md.
 	$(BIN)/python -m bench.chaos $(ARGS)
 
 soak: setup-dev ## Load one gateway and one sidecar steadily for MINUTES; report in docs/soak.md.
@@ -83,16 +83,16 @@ bench: setup-dev .bench/.others ## Measure everything side by side, several runs
 profile: setup-dev ## Draw a flame graph of the gateway under load; ARGS=sidecar: of the sidecar.
 	@$(BIN)/python -m bench.profile $(ARGS)
 
-work: setup-dev ## Count the bytecodes of a call, beside the last counts kept; bench/work.json.
+work: setup-dev ## Count the bytecodes of a call and compare them with the stored counts; bench/work.json.
 	@$(BIN)/python -m bench.work
 
 litellm: setup-dev ## Try LiteLLM VERSION in a copy of this project; docs/litellm/VERSION.md says whether it may be taken.
 	@$(BIN)/python scripts/litellm_lane.py $(VERSION) $(ARGS)
 
-sbom: setup ## Write what both environments are made of to dist/sbom/ (CycloneDX); licences, known vulnerabilities.
+sbom: setup ## Write both environments' packages to dist/sbom/ (CycloneDX); licences, known vulnerabilities.
 	@sh scripts/sbom.sh
 
-secrets: ## Make the secrets docker compose needs, in .env.
+secrets: ## Create the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh
 
 clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ stay.
@@ -104,12 +104,12 @@ setup-dev: .venv/.dev .venv-sidecar/.sidecar
 setup-sidecar: .venv-sidecar/.sidecar
 
 .bench/.others: locks/bench.txt scripts/bench_environment.sh
-	@echo "→ the gateways we are measured beside (.bench)"
+	@echo "→ the gateways of the comparison (.bench)"
 	@sh scripts/bench_environment.sh
 	@touch $@
 
-# One stamp a lock file: a changed lock brings its environment up to date, an unchanged one costs nothing.
-# What compiles its imports when it first starts keeps 13 MB more for as long as it runs.
+# One stamp a lock file: a changed lock updates its environment, an unchanged one costs nothing.
+# A process that compiles its imports at its start keeps 13 MB more as long as it runs.
 .venv/.stack: locks/stack.txt pyproject.toml
 	@echo "→ environment 1 of 2: the gateway and the local stack (.venv)"
 	@$(INSTALL) .venv locks/stack.txt --compile-bytecode

@@ -13,23 +13,23 @@ HEAD = """\
 """
 
 STACK = """
-# ---- The local stack (`llm-proxy up`): what is named here replaces the embedded part -----------------------
-# DATABASE_URL stands above; REDIS_URL alone stands for both stores.
+# ---- The local stack (`llm-proxy up`): a store that is set here replaces the embedded one ------------------
+# DATABASE_URL is above; REDIS_URL alone stands for both stores.
 # REDIS_URL=
-# Answers and cooldowns of the sidecars, in a Redis that may evict.
+# Cached responses and cooldowns of the sidecars, in a Redis that may evict.
 # CACHE_REDIS_URL=
-# A better chat model than the toy, for the same place.
+# A file with a better chat model than the toy.
 # LOCAL_MODEL_GGUF=
-# A sidecar that holds more is exchanged, and no call lost; one that holds more than the second is killed.
+# A sidecar with more memory than the first is replaced without losing a call, with more than the second killed.
 # LLM_PROXY_SIDECAR_MAX_MIB=1024
 # LLM_PROXY_SIDECAR_HARD_MIB=2048
-# When LiteLLM's environment is not what its lock file says: refuse, or warn (as `up` does in development).
+# When LiteLLM's environment differs from its lock file: refuse, or warn (as `up` does in development).
 # LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK=refuse
 
-# ---- docker compose: `make secrets` makes what has to be secret --------------------------------------------
-# self-hosted-db or managed-db, and if wanted local-models, dev; separated by commas.
+# ---- docker compose: `make secrets` creates the secrets ----------------------------------------------------
+# self-hosted-db or managed-db, and optionally local-models, dev; separated by commas.
 COMPOSE_PROFILES=self-hosted-db
-# LiteLLM processes, each a container of its own.
+# LiteLLM processes, each in its own container.
 # SIDECARS=8
 # POSTGRES_PASSWORD=
 # REDIS_PASSWORD=
