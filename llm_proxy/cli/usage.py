@@ -6,7 +6,8 @@ estimates and only with `--apply`; it exits 1 when figures stated by the provide
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -55,7 +56,7 @@ from llm_proxy.ledger.usage_report import (
     rows_as_focus_csv,
     spans_as_json,
 )
-from llm_proxy.ledger.usage_store import RecentQuery, open_usage
+from llm_proxy.ledger.usage_store import PostgresUsage, RecentQuery, open_usage
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MAX_ROWS = 50
@@ -114,7 +115,7 @@ def usage(
     Reads DATABASE_URL from the environment, .env or .keys/.
     """
     now = datetime.now(UTC)
-    result, days, query = run_or_fail(_query(database_url(), (since, until, tz, by, where, top), form, now))
+    result, days, query = run_or_fail(_query((since, until, tz, by, where, top), form, now))
     if form == "csv":
         click.echo(rows_as_csv(result.rows, query.group_by), nl=False)
     elif form == "focus":
@@ -126,6 +127,13 @@ def usage(
     _warn_missing(result)
 
 
+@asynccontextmanager
+async def _usage_store() -> AsyncGenerator[PostgresUsage]:
+    url = database_url()
+    async with open_usage(url, tls_for(url)) as store:
+        yield store
+
+
 UsageOptions = tuple[str, str | None, str, str | None, tuple[str, ...], int | None]
 """Values of --since, --until, --tz, --by, --where and --top."""
 
@@ -134,7 +142,7 @@ RangeOptions = tuple[str, str | None, str]
 
 
 async def _query(
-    url: str, options: UsageOptions, form: str, now: datetime
+    options: UsageOptions, form: str, now: datetime
 ) -> tuple[UsageResult, Sequence[UsageRow], UsageQuery]:
     since, until, tz, by, where, top = options
     zone = parse_zone(tz)
@@ -144,7 +152,7 @@ async def _query(
     query = UsageQuery(begin, end, names, _filters(where), zone, top, max_rows=_MAX_LINES)
     if form == "focus":
         query = replace(query, group_by=focus_groups(query))
-    async with open_usage(url, tls_for(url)) as store:
+    async with _usage_store() as store:
         result = await store.query(query, now)
         if form != "table":
             return result, (), query
@@ -269,28 +277,27 @@ def requests(
 
     Reads DATABASE_URL from the environment, .env or .keys/.
     """
-    url = database_url()
     if request_id is not None:
-        detail = run_or_fail(_fetch_detail(url, request_id))
+        detail = run_or_fail(_fetch_detail(request_id))
         if isinstance(detail, str):
             fail(detail)
         _print_detail(detail, as_json=as_json)
         return
     where = {name: value for name, value in filters.items() if value is not None}
     if where.get("outcome") == "refused":
-        rejected, counts = run_or_fail(_fetch_rejected(url, (since, until, tz), where, limit))
+        rejected, counts = run_or_fail(_fetch_rejected((since, until, tz), where, limit))
         if as_json:
             print_json({"requests": rejected, "refusal_counts": counts})
         else:
             _print_rejected(rejected, counts, limit)
         return
-    rows = run_or_fail(_fetch_recent(url, (since, until, tz), where, limit))
+    rows = run_or_fail(_fetch_recent((since, until, tz), where, limit))
     print_result(rows, _print_rows, as_json=as_json)
 
 
-async def _fetch_detail(url: str, request_id: UUID) -> Json | str:
+async def _fetch_detail(request_id: UUID) -> Json | str:
     """One request, or a message if it has no record."""
-    async with open_usage(url, tls_for(url)) as store:
+    async with _usage_store() as store:
         found = await store.request_detail(request_id)
         if found is not None:
             return found
@@ -300,15 +307,15 @@ async def _fetch_detail(url: str, request_id: UUID) -> Json | str:
         return "no request has this id; a new record can take a second"
 
 
-async def _fetch_recent(url: str, times: RangeOptions, where: dict[str, str], limit: int) -> list[Json]:
-    async with open_usage(url, tls_for(url)) as store:
+async def _fetch_recent(times: RangeOptions, where: dict[str, str], limit: int) -> list[Json]:
+    async with _usage_store() as store:
         return await store.recent_requests(_request_query(times, where, limit))
 
 
 async def _fetch_rejected(
-    url: str, times: RangeOptions, where: dict[str, str], limit: int
+    times: RangeOptions, where: dict[str, str], limit: int
 ) -> tuple[list[Json], list[Json]]:
-    async with open_usage(url, tls_for(url)) as store:
+    async with _usage_store() as store:
         return await store.recent_rejected(_request_query(times, where, limit))
 
 
@@ -399,7 +406,6 @@ def reconcile(
     now = datetime.now(UTC)
     found, enriched = run_or_fail(
         _reconcile(
-            database_url(),
             parse_time(since, now),
             parse_time(until, now, param="until"),
             limit=limit,
@@ -414,9 +420,9 @@ def reconcile(
 
 
 async def _reconcile(
-    url: str, since: datetime, until: datetime, *, limit: int, applies: bool
+    since: datetime, until: datetime, *, limit: int, applies: bool
 ) -> tuple[Sequence[Discrepancy], int]:
-    async with open_usage(url, tls_for(url)) as store:
+    async with _usage_store() as store:
         enriched = await enrich_estimates(store.pool, since, until) if applies else 0
         return await find_discrepancies(store.pool, since, until, limit), enriched
 
