@@ -20,7 +20,7 @@ STACK = """
 # CACHE_REDIS_URL=
 # A file with a better chat model than the toy.
 # LOCAL_MODEL_GGUF=
-# A sidecar with more memory than the first is replaced without losing a call, with more than the second killed.
+# A sidecar over the first limit is replaced without losing a call, over the second it is killed.
 # LLM_PROXY_SIDECAR_MAX_MIB=1024
 # LLM_PROXY_SIDECAR_HARD_MIB=2048
 # When LiteLLM's environment differs from its lock file: refuse, or warn (as `up` does in development).
