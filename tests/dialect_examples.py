@@ -1,4 +1,4 @@
-"""What the tests of the dialects share: the documents' requests, and answers as the sidecar gives them."""
+"""What the tests of the dialects share: the documents' requests, and answers as the sidecar sends them."""
 
 import json
 from typing import Any
@@ -45,21 +45,21 @@ GENERATE_ASKED: dict[str, Any] = {
 
 
 def read(dialect: Dialect, body: Any, options: RequestOptions | None = None) -> Call:
-    """The call a client's body asks for."""
+    """The call of a client's body."""
     return dialect.parse(
         "chat.completions", json.dumps(body).encode(), options or RequestOptions(), MODELS, BodyLimits()
     )
 
 
-def refusal(dialect: Dialect, body: Any, options: RequestOptions | None = None) -> BadRequest:
-    """Why a client's body is refused."""
+def error_of(dialect: Dialect, body: Any, options: RequestOptions | None = None) -> BadRequest:
+    """The error of a client's body."""
     with pytest.raises(BadRequest) as refused:
         read(dialect, body, options)
     return refused.value
 
 
 def openai_answer(content: str | None = "Hello! How can I help you today?", **message: Any) -> bytes:
-    """What comes back from the sidecar."""
+    """An answer from the sidecar."""
     usage = {"prompt_tokens": 25, "completion_tokens": 10, "total_tokens": 35, "prompt_tokens_details": None}
     choice = {
         "index": 0,
@@ -86,8 +86,8 @@ def openai_frames(*deltas: dict[str, Any], finish: str = "stop") -> bytes:
     )
 
 
-def retold(dialect: Dialect, stream: bytes, step: int = 10**9) -> bytes:
-    """The stream as the dialect's client sees it."""
+def rendered(dialect: Dialect, stream: bytes, step: int = 10**9) -> bytes:
+    """The stream as the dialect's client gets it."""
     writer = dialect.open_stream(read(dialect, {"messages": [{"role": "user", "content": "x"}]}))
     assert writer is not None
     pieces = [writer.feed(stream[at : at + step]) for at in range(0, len(stream), step)]

@@ -17,7 +17,7 @@ from llm_proxy.settings import Settings
 
 
 async def run(url: str, tenant: str, agent: str, clients: int) -> None:
-    """Ask, and count the answers."""
+    """Runs the clients, and counts the results."""
     admission = AdmissionController(
         Settings.model_validate({"limits_redis_url": url, "database_url": None, "store_timeout_ms": 5_000})
     )

@@ -1,4 +1,4 @@
-"""A Valkey to be ill-treated, replicas that count there, and a ledger that says what it is told to."""
+"""A Valkey that a test may stop, replicas that count there, and a ledger with fixed figures."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ PATIENT_MS = 5_000
 
 
 class OwnValkey:
-    """A Valkey of this test's own, to be ill-treated."""
+    """A Valkey of one test, which may stop it."""
 
     def __init__(self, folder: Path) -> None:
         port = probe.free_port()
@@ -39,21 +39,21 @@ class OwnValkey:
         self.start()
 
     def start(self) -> None:
-        """Start, with what it wrote to disk."""
+        """Starts it, with what it wrote to disk."""
         self._running = process.start(self._part, self._logs)
         process.wait_until_ready([self._running])
 
     def kill(self) -> None:
-        """As a machine dies."""
+        """Kills it, as when a machine dies."""
         self._running.popen.kill()
         self._running.popen.wait()
 
     def freeze(self) -> None:
-        """It holds its connections and says nothing."""
+        """Stops it: it keeps its connections and does not answer."""
         os.kill(self._running.popen.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on where it was."""
+        """Continues it."""
         os.kill(self._running.popen.pid, signal.SIGCONT)
 
     async def ask(self, *words: str) -> Any:
@@ -66,14 +66,14 @@ class OwnValkey:
             await wire.stop()
 
     def end(self) -> None:
-        """Gone, whatever state it is in."""
+        """Ends it in any state."""
         with contextlib.suppress(ProcessLookupError):
             self.thaw()
         self.kill()
 
 
 class Ledger:
-    """What was spent, as Postgres would say; and the price of every model."""
+    """Spend, as Postgres would have it, and the price of every model."""
 
     def __init__(self, spent: int | None = 0) -> None:
         self.spent_before = spent
@@ -95,28 +95,28 @@ class Ledger:
         return self.spent_before
 
     async def recent_answers(self) -> Sequence[tuple[str, int]] | None:
-        """What all replicas have settled."""
+        """The lengths of all replicas' answers."""
         return self.latest
 
     async def exact_usage(self, requests: Sequence[UUID]) -> Mapping[UUID, tuple[SettledUsage, bool]] | None:
-        """What the sidecar's log has told of, and whether exactly."""
+        """What the sidecar's log has, and whether it is exact."""
         return {one: self.logged[one] for one in requests if one in self.logged}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The models there are."""
+        """The model groups."""
         return CALL.group, "unpriced"
 
     def resolved(self, name: str) -> str:
-        """Nobody goes by another name."""
+        """There are no aliases."""
         return name
 
     def providers(self, group: str) -> tuple[str, ...]:
-        """By the first word of the group's name."""
+        """The first word of the group's name."""
         return (group.partition("-")[0],)
 
     def fallback_providers(self, group: str) -> tuple[str, ...]:  # noqa: ARG002 -- the protocol's
-        """Every call may end up at one more."""
+        """Every call may fall back to one more."""
         return ("spare",)
 
     def price(self, group: str) -> Price | None:
@@ -124,14 +124,14 @@ class Ledger:
         return Price(1_000, 1_000) if group != "unpriced" else None
 
 
-class Rules:
-    """A rulebook that stays as it is."""
+class FixedPolicies:
+    """Policies that do not change."""
 
     def __init__(self, book: PolicySnapshot) -> None:
         self._book: PolicySnapshot | None = book
 
     async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:  # noqa: ARG002 -- the protocol's
-        """The book, once."""
+        """The snapshot, once."""
         book, self._book = self._book, None
         return book
 
@@ -151,22 +151,22 @@ class Replicas:
     async def start(
         self, ledger: Ledger | None = None, *laid: LimitPolicy, **settings: object
     ) -> AdmissionController:
-        """One more, under these rules."""
+        """Starts one more, under these policies."""
         chosen = settings_of(limits_redis_url=self._url, **settings)
-        rules = Rules(PolicySnapshot(laid, epochs={ANY: 1})) if laid else None
+        rules = FixedPolicies(PolicySnapshot(laid, epochs={ANY: 1})) if laid else None
         made = AdmissionController(chosen, prices=ledger, spend_source=ledger, policy_source=rules)
         self._made.append(made)
         await made.start()
         return made
 
     async def stop(self) -> None:
-        """All of them."""
+        """Stops all of them."""
         for one in self._made:
             await one.stop()
 
 
 async def outcome(admission: AdmissionController, caller: Caller) -> str:
-    """How a call fares: the header's word, or the refusal's code."""
+    """What becomes of a call: the header's state, or the error's code."""
     try:
         lease = await admission.admit(caller, CALL, uuid4())
     except APIError as refused:
@@ -176,7 +176,7 @@ async def outcome(admission: AdmissionController, caller: Caller) -> str:
 
 
 async def until(expected: str, admission: AdmissionController, caller: Caller, within_s: float = 5) -> float:
-    """How long it took until calls fared so, in seconds."""
+    """Seconds until calls have this outcome."""
     began = time.monotonic()
     while (fared := await outcome(admission, caller)) != expected:
         assert time.monotonic() - began < within_s, fared
@@ -184,6 +184,6 @@ async def until(expected: str, admission: AdmissionController, caller: Caller, w
     return time.monotonic() - began
 
 
-def somebody(**said: object) -> Caller:
+def new_caller(**said: object) -> Caller:
     """A caller of a tenant of its own."""
     return Caller("k", "internal", tenant=f"t-{uuid4().hex}", **said)  # type: ignore[arg-type]  # as the caller's fields

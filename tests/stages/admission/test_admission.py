@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from stages.admission.limiter_outages import Rules, settings_of
+from stages.admission.limiter_outages import FixedPolicies, settings_of
 
 from llm_proxy.admission import (
     AdmissionController,
@@ -46,16 +46,16 @@ def replica(url: str, *rules: LimitPolicy) -> AdmissionController:
     """A replica that counts at this address."""
     return AdmissionController(
         settings_of(limits_redis_url=url, default_models=("gpt", "m"), store_timeout_ms=5_000),
-        policy_source=Rules(PolicySnapshot(rules, epochs={ANY: 1})) if rules else None,
+        policy_source=FixedPolicies(PolicySnapshot(rules, epochs={ANY: 1})) if rules else None,
     )
 
 
 async def admit(admission: AdmissionController, caller: Caller, call: Call = CALL) -> Lease:
-    """A place."""
+    """A lease."""
     return await admission.admit(caller, call, uuid4())
 
 
-async def test_an_agent_gets_exactly_its_ten_a_minute_from_three_replicas_and_two_hundred_clients(
+async def test_three_replicas_and_two_hundred_clients_admit_exactly_ten_a_minute(
     limits_redis_url: str, tenant: str
 ) -> None:
     """Not nine, not eleven, however they race."""
@@ -73,7 +73,7 @@ async def test_an_agent_gets_exactly_its_ten_a_minute_from_three_replicas_and_tw
     assert sum(refused for _, refused in counts) == 2 * share * REPLICAS - 10
 
 
-async def test_an_answer_tells_what_is_left_and_a_refusal_when_to_come_back(
+async def test_headers_show_what_is_left_and_errors_when_to_retry(
     admission: AdmissionController, tenant: str
 ) -> None:
     """In OpenAI's headers."""
@@ -98,10 +98,10 @@ async def test_one_agent_does_not_starve_another(admission: AdmissionController,
     assert dict(lease.headers)[b"x-ratelimit-remaining-requests"] == b"9"
 
 
-async def test_a_sequential_caller_with_one_parallel_place_is_never_refused(
+async def test_a_sequential_caller_with_one_slot_is_never_rejected(
     admission: AdmissionController, tenant: str
 ) -> None:
-    """The place is back before the answer's last byte."""
+    """The slot is released before the answer's last byte."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(parallel=1))
     for _ in range(200):
         lease = await admit(admission, caller)
@@ -111,10 +111,10 @@ async def test_a_sequential_caller_with_one_parallel_place_is_never_refused(
     assert [one.used for one in found if one.check.kind == "parallel"] == [0]
 
 
-async def test_a_second_call_at_once_is_refused_while_the_only_place_is_taken(
+async def test_a_second_parallel_call_is_rejected_while_the_only_slot_is_taken(
     admission: AdmissionController, tenant: str
 ) -> None:
-    """And admitted when the first has settled without giving back."""
+    """And admitted once the first has settled."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(parallel=1))
     first = await admit(admission, caller)
     with pytest.raises(RateLimited):
@@ -132,10 +132,10 @@ async def test_a_second_call_at_once_is_refused_while_the_only_place_is_taken(
     assert await admit(admission, caller)
 
 
-async def test_reserved_and_settled_never_drift_whatever_the_order_of_ends(
+async def test_settlements_in_any_order_leave_exactly_what_was_used(
     admission: AdmissionController, tenant: str
 ) -> None:
-    """When all have ended, exactly the truth is counted."""
+    """When all calls have ended."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=1_000_000))
     leases = [await admit(admission, caller) for _ in range(60)]
     truths = [7 * number % 391 for number in range(60)]
@@ -148,10 +148,10 @@ async def test_reserved_and_settled_never_drift_whatever_the_order_of_ends(
     assert tokens.used == sum(truths)
 
 
-async def test_a_call_whose_tokens_nobody_knows_keeps_what_it_reserved(
+async def test_a_call_of_unknown_tokens_keeps_its_reservation(
     admission: AdmissionController, tenant: str
 ) -> None:
-    """Unknown is not nothing."""
+    """Unknown is not 0."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=1_000))
     lease = await admit(admission, caller)
     lease.settle(None, None)
@@ -163,7 +163,7 @@ async def test_a_call_whose_tokens_nobody_knows_keeps_what_it_reserved(
 async def test_a_call_larger_than_the_limit_waits_for_an_empty_window_and_no_longer(
     admission: AdmissionController, tenant: str
 ) -> None:
-    """It takes the whole of it."""
+    """It takes the whole window."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=50))
     await admit(admission, caller)
     with pytest.raises(RateLimited) as refused:
@@ -171,10 +171,10 @@ async def test_a_call_larger_than_the_limit_waits_for_an_empty_window_and_no_lon
     assert (refused.value.error_type, refused.value.code) == ("tokens", "rate_limit_exceeded")
 
 
-async def test_a_call_given_up_while_it_asked_leaves_nothing_behind(
+async def test_a_call_cancelled_during_admission_leaves_nothing_behind(
     limits_redis_url: str, tenant: str
 ) -> None:
-    """The place the store gave to nobody is returned."""
+    """Its late reservation is undone."""
     admission = replica(limits_redis_url, LimitPolicy("tenant", limits=Limits(parallel=1)))
     await admission.start()
     caller = Caller("k", "internal", tenant=tenant)
@@ -188,7 +188,7 @@ async def test_a_call_given_up_while_it_asked_leaves_nothing_behind(
     await admission.stop()
 
 
-async def test_a_model_that_is_not_allowed_is_not_there_and_not_counted(
+async def test_a_model_that_is_not_allowed_is_not_found_and_not_counted(
     admission: AdmissionController, tenant: str
 ) -> None:
     """By the caller's own list, or the default one."""
@@ -202,10 +202,10 @@ async def test_a_model_that_is_not_allowed_is_not_there_and_not_counted(
 
 
 @pytest.mark.parametrize("kind", ["virtual", "internal"])
-async def test_a_refusal_is_told_alike_by_the_store_and_from_memory(
+async def test_a_rejection_is_the_same_from_the_store_and_from_the_cache(
     admission: AdmissionController, tenant: str, kind: CallerKind
 ) -> None:
-    """Every window's figures are the store's; the waits go on."""
+    """Every figure is the store's; the waits shrink."""
     caller = Caller("k", kind, tenant=tenant, models=("gpt",), limits=Limits(rpm=2, tpm=9_000, parallel=9))
     for _ in range(2):
         lease = await admit(admission, caller)
@@ -227,7 +227,7 @@ async def test_a_refusal_is_told_alike_by_the_store_and_from_memory(
     assert len({tuple(sorted(one.items() - {(moving, one[moving])})) for one in told}) == 1
 
 
-async def test_a_full_limit_says_before_it_is_asked_that_it_would_refuse(
+async def test_an_exhausted_limit_shows_that_it_would_reject(
     admission: AdmissionController, tenant: str
 ) -> None:
     """With the wait, and when all of it is free again."""
@@ -246,8 +246,8 @@ async def test_a_full_limit_says_before_it_is_asked_that_it_would_refuse(
     assert 59_000 < requests.wait_ms < requests.reset_ms <= 60_000
 
 
-async def test_a_shadowed_limit_refuses_nobody(limits_redis_url: str, tenant: str) -> None:
-    """It is only watched, and each call it would have refused says so."""
+async def test_a_shadow_limit_rejects_nothing(limits_redis_url: str, tenant: str) -> None:
+    """Each call it would have rejected says so."""
     admission = replica(limits_redis_url, LimitPolicy("tenant", limits=Limits(rpm=1), mode="shadow"))
     await admission.start()
     caller = Caller("k", "internal", tenant=tenant)
@@ -261,7 +261,7 @@ async def test_a_shadowed_limit_refuses_nobody(limits_redis_url: str, tenant: st
 
 
 async def test_without_a_store_limits_hold_per_process(tenant: str) -> None:
-    """Exactly as they would in one."""
+    """Exactly."""
     admission = AdmissionController(settings_of(limits_redis_url=None))
     await admission.start()
     caller = Caller("k", "internal", tenant=tenant, agent="scout", limits=Limits(parallel=1))
@@ -275,10 +275,8 @@ async def test_without_a_store_limits_hold_per_process(tenant: str) -> None:
     await admission.stop()
 
 
-async def test_a_store_that_evicts_is_named_and_one_that_does_not_is_taken(
-    limits_redis_url: str, cache_redis_url: str
-) -> None:
-    """Limits must not be thrown away when memory is short."""
+async def test_a_store_that_evicts_is_rejected(limits_redis_url: str, cache_redis_url: str) -> None:
+    """Limits must not be evicted when memory is short."""
     await require_noeviction(limits_redis_url)
     with pytest.raises(EvictionEnabled, match="LLM_PROXY__LIMITS_REDIS_URL"):
         await require_noeviction(cache_redis_url)

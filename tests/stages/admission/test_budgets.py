@@ -11,8 +11,8 @@ from stages.admission.limiter_outages import (
     Ledger,
     OwnValkey,
     Replicas,
+    new_caller,
     outcome,
-    somebody,
     until,
 )
 
@@ -24,22 +24,22 @@ from llm_proxy.identity import Budget
 from llm_proxy.money import Price
 
 
-async def test_a_budget_denies_while_the_store_is_gone(own: OwnValkey, replicas: Replicas) -> None:
+async def test_a_budget_denies_while_the_store_is_unreachable(own: OwnValkey, replicas: Replicas) -> None:
     """Budgets fail closed."""
     admission = await replicas.start(Ledger(), store_timeout_ms=PATIENT_MS)
-    caller = somebody(budgets=(Budget(10**9, "day"),))
+    caller = new_caller(budgets=(Budget(10**9, "day"),))
     assert await outcome(admission, caller) == "enforced"
     own.kill()
     await until("store_unavailable", admission, caller)
 
 
-async def test_an_emptied_store_has_its_budgets_rebuilt_from_the_ledger_and_never_taken_for_unspent(
+async def test_budgets_of_an_emptied_store_are_rebuilt_from_the_ledger(
     own: OwnValkey, replicas: Replicas
 ) -> None:
     """A missing counter is unknown, not 0."""
     ledger = Ledger(spent=0)
     admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
-    caller = somebody(budgets=(Budget(1_000, "month"),))
+    caller = new_caller(budgets=(Budget(1_000, "month"),))
     assert await outcome(admission, caller) == "enforced"
     ledger.spent_before = 1_000
     await own.ask("FLUSHALL")
@@ -52,12 +52,12 @@ async def test_an_emptied_store_has_its_budgets_rebuilt_from_the_ledger_and_neve
     assert ledger.asked == 3
 
 
-async def test_money_reserved_when_the_store_was_emptied_is_reserved_in_the_new_counter(
+async def test_reservations_in_an_emptied_store_are_made_in_the_new_counter(
     own: OwnValkey, replicas: Replicas
 ) -> None:
-    """Calls in flight go on counting, at this replica at once, and settle by the difference."""
+    """Calls in flight still count, at this replica at once, and settle by the difference."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
-    caller = somebody(budgets=(Budget(3 * COST_NANO_USD, "total"),))
+    caller = new_caller(budgets=(Budget(3 * COST_NANO_USD, "total"),))
     running = [await admission.admit(caller, CALL, uuid4()) for _ in range(2)]
     await own.ask("FLUSHALL")
     asking = [admission.admit(caller, CALL, uuid4()) for _ in range(8)]
@@ -72,11 +72,11 @@ async def test_money_reserved_when_the_store_was_emptied_is_reserved_in_the_new_
     assert int(await own.ask("HGET", key, "spent")) == 3 * 7
 
 
-async def test_many_calls_that_miss_a_counter_ask_the_ledger_once(own: OwnValkey, replicas: Replicas) -> None:
+async def test_many_calls_without_a_counter_query_the_ledger_once(own: OwnValkey, replicas: Replicas) -> None:
     """A flush is no storm on Postgres."""
     ledger = Ledger(spent=0)
     admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
-    caller = somebody(budgets=(Budget(10**9, "total"),))
+    caller = new_caller(budgets=(Budget(10**9, "total"),))
     await asyncio.gather(*(outcome(admission, caller) for _ in range(50)))
     assert ledger.asked == 1
     await own.ask("FLUSHALL")
@@ -87,7 +87,7 @@ async def test_settlements_of_an_outage_arrive_when_the_store_is_back_and_count_
 ) -> None:
     """Money is never dropped."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
-    caller = somebody(budgets=(Budget(10**9, "total"),))
+    caller = new_caller(budgets=(Budget(10**9, "total"),))
     leases = [await admission.admit(caller, CALL, uuid4()) for _ in range(20)]
     own.freeze()
     for number, lease in enumerate(leases):
@@ -101,13 +101,13 @@ async def test_settlements_of_an_outage_arrive_when_the_store_is_back_and_count_
     assert int(await own.ask("HGET", key, "spent")) == sum(range(20))
 
 
-async def test_spend_never_exceeds_the_budget_by_more_than_calls_in_flight_cost_above_their_reserve(
+async def test_overspend_is_at_most_what_running_calls_cost_above_their_reservations(
     replicas: Replicas,
 ) -> None:
-    """Two replicas, many clients, costs nobody foresaw."""
+    """Two replicas, many clients, unforeseen costs."""
     limit = 30_000
     both = [await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS) for _ in range(2)]
-    caller = somebody(budgets=(Budget(limit, "day"),))
+    caller = new_caller(budgets=(Budget(limit, "day"),))
     spent = refused = 0
     in_flight: dict[Lease, int] = {}
     most_over = 0
@@ -136,23 +136,23 @@ async def test_spend_never_exceeds_the_budget_by_more_than_calls_in_flight_cost_
     assert limit * 0.9 < spent <= limit + most_over
 
 
-async def test_a_model_nobody_can_price_is_refused_under_a_budget(replicas: Replicas) -> None:
+async def test_a_model_without_a_price_is_rejected_under_a_budget(replicas: Replicas) -> None:
     """And only there."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
     unpriced = Call("chat.completions", "openai", "unpriced", "unpriced", {}, prompt_bytes=4)
     with pytest.raises(APIError) as refused:
-        await admission.admit(somebody(budgets=(Budget(1, "day"),)), unpriced, uuid4())
+        await admission.admit(new_caller(budgets=(Budget(1, "day"),)), unpriced, uuid4())
     assert refused.value.code == "price_unknown"
-    assert await admission.admit(somebody(), unpriced, uuid4())
+    assert await admission.admit(new_caller(), unpriced, uuid4())
 
 
-async def test_a_budget_follows_when_the_sidecars_log_makes_an_estimate_exact(replicas: Replicas) -> None:
-    """Once, up or down; a call that was never sent costs nothing and waits for nothing."""
+async def test_a_budget_is_corrected_when_the_sidecars_log_has_exact_figures(replicas: Replicas) -> None:
+    """Once, up or down; a call that was never sent costs nothing."""
     ledger = Ledger(spent=0)
     admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
     corrections = Corrections(ledger)
     caller, watch = (
-        somebody(budgets=(Budget(10**6, "day"), Budget(10**7, "total"))),
+        new_caller(budgets=(Budget(10**6, "day"), Budget(10**7, "total"))),
         admission.watch_spending(),
     )
     calls = {uuid4(): exact for exact in (150, 20, 90)}
@@ -174,12 +174,12 @@ async def test_a_budget_follows_when_the_sidecars_log_makes_an_estimate_exact(re
     assert [one.used for one in (await current_limits(admission, caller)).limit_statuses] == [260, 260]
 
 
-async def test_a_failed_call_of_unknown_cost_goes_on_counting_as_it_was_settled(replicas: Replicas) -> None:
-    """The ledger has who served it and no figures: what was reserved is not taken for its cost."""
+async def test_a_failed_call_of_unknown_cost_keeps_its_settlement(replicas: Replicas) -> None:
+    """The ledger has its provider and no figures."""
     ledger = Ledger(spent=0)
     admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
     corrections = Corrections(ledger)
-    caller, request_id = somebody(budgets=(Budget(10**6, "day"),)), uuid4()
+    caller, request_id = new_caller(budgets=(Budget(10**6, "day"),)), uuid4()
     lease = await admission.admit(caller, CALL, request_id)
     lease.settle(0, 0)
     await lease.wait_settled()
@@ -194,11 +194,11 @@ async def test_a_failed_call_of_unknown_cost_goes_on_counting_as_it_was_settled(
 async def test_a_counter_rebuilt_from_the_ledger_is_not_corrected_by_what_the_ledger_had(
     own: OwnValkey, replicas: Replicas
 ) -> None:
-    """A budget below 0 was neither known nor unknown, and refused its calls until its period ended."""
+    """A budget below 0 was neither known nor unknown, and rejected its calls until its period ended."""
     ledger = Ledger(spent=0)
     admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
     corrections = Corrections(ledger)
-    caller = somebody(budgets=(Budget(10**6, "day"),))
+    caller = new_caller(budgets=(Budget(10**6, "day"),))
     request_id = uuid4()
     lease = await admission.admit(caller, CALL, request_id)
     lease.settle(10, 90)
@@ -215,12 +215,12 @@ async def test_a_counter_rebuilt_from_the_ledger_is_not_corrected_by_what_the_le
     assert [one.used for one in (await current_limits(admission, caller)).limit_statuses] == [40]
 
 
-async def test_a_call_dearer_than_any_budget_is_reserved_at_the_most_a_budget_can_be(
+async def test_a_reservation_is_at_most_the_largest_budget(
     replicas: Replicas,
 ) -> None:
     """Larger sums are no integers in the store's scripts, which failed half-way, and each try was a 503."""
-    admission = await replicas.start(Dear(), store_timeout_ms=PATIENT_MS)
-    caller = somebody(budgets=(Budget(10**6, "day"), Budget(10**6, "day", unit="tokens")))
+    admission = await replicas.start(HighestPrice(), store_timeout_ms=PATIENT_MS)
+    caller = new_caller(budgets=(Budget(10**6, "day"), Budget(10**6, "day", unit="tokens")))
     for _ in range(2):
         lease = await admission.admit(caller, CALL._replace(max_tokens=2**31 - 1, choices=10**6), uuid4())
         held = [one.held for one in (await current_limits(admission, caller)).limit_statuses]
@@ -232,21 +232,21 @@ async def test_a_call_dearer_than_any_budget_is_reserved_at_the_most_a_budget_ca
     ] * 2
 
 
-class Dear(Ledger):
+class HighestPrice(Ledger):
     """A dollar a token."""
 
     def price(self, group: str) -> Price:  # noqa: ARG002 -- the protocol's
-        """The most there can be."""
+        """The highest possible."""
         return Price(10**12, 10**12)
 
 
-async def test_a_replica_that_never_heard_of_a_budget_lets_nothing_pass_alone_and_says_why(
+async def test_a_replica_that_does_not_know_a_budget_rejects_during_an_outage(
     own: OwnValkey, replicas: Replicas
 ) -> None:
-    """It may be tried again: nobody says that the money is spent."""
+    """It may be retried: the money is not known to be spent."""
     admission = await replicas.start(Ledger(spent=0), budgets_on_store_failure="local")
     own.kill()
-    caller = somebody(budgets=(Budget(10**9, "day"),))
+    caller = new_caller(budgets=(Budget(10**9, "day"),))
     await until("rate_limit_exceeded", admission, caller)
     with pytest.raises(BudgetHeld, match="The limits store is away") as refused:
         await admission.admit(caller, CALL, uuid4())

@@ -6,7 +6,7 @@ from typing import get_args
 from uuid import uuid4
 
 import pytest
-from stages.admission.limiter_outages import Ledger, Rules, settings_of
+from stages.admission.limiter_outages import FixedPolicies, Ledger, settings_of
 
 from llm_proxy.admission import AdmissionController, Explanation, current_limits, explain_call
 from llm_proxy.dialects import Call
@@ -83,8 +83,8 @@ def call(dice: random.Random) -> Call:
     return Call("chat.completions", "openai", group, group, {}, prompt_bytes=size, max_tokens=most)
 
 
-async def judged(admission: AdmissionController, who: Caller, what: Call) -> Word:
-    """The real verdict."""
+async def decision_on(admission: AdmissionController, who: Caller, what: Call) -> Word:
+    """The real decision."""
     try:
         lease = await admission.admit(who, what, uuid4())
     except APIError as refused:
@@ -95,8 +95,8 @@ async def judged(admission: AdmissionController, who: Caller, what: Call) -> Wor
 
 
 @pytest.mark.parametrize("shared", [True, False])
-async def test_the_verdict_explained_is_the_verdict_given(limits_redis_url: str, *, shared: bool) -> None:
-    """The status, the code, and whether waiting helps; a refusal names a check that would refuse."""
+async def test_an_explanation_is_the_decision(limits_redis_url: str, *, shared: bool) -> None:
+    """Status, code, and whether waiting helps; an error names a check that would reject."""
     dice, seen = random.Random(7), dict[Word, int]()  # noqa: S311 -- states, not secrets
     for _ in range(STATES // 20):
         ledger = SomePrices(spent=dice.choice([0, 400, None]))
@@ -108,14 +108,14 @@ async def test_the_verdict_explained_is_the_verdict_given(limits_redis_url: str,
             ),
             prices=ledger,
             spend_source=ledger,
-            policy_source=Rules(rules(dice)),
+            policy_source=FixedPolicies(rules(dice)),
         )
         await admission.start()
         tenant = f"t-{uuid4().hex}"
         for _ in range(20):
             who, what = caller(dice, tenant), call(dice)
             explained: Explanation = await explain_call(admission, who, what)
-            given = await judged(admission, who, what)
+            given = await decision_on(admission, who, what)
             assert word(explained.error) == given
             if given.status == 429:
                 assert any(one.rejects and one.check.enforced for one in explained.limit_statuses)
@@ -152,7 +152,7 @@ async def test_no_window_is_empty_before_a_call_fits(limits_redis_url: str, *, s
 
 
 async def test_explaining_counts_nothing(limits_redis_url: str) -> None:
-    """However often it is asked."""
+    """However often."""
     admission = AdmissionController(
         settings_of(store_timeout_ms=5_000, limits_redis_url=limits_redis_url, default_models=("*",))
     )

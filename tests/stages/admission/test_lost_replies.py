@@ -6,7 +6,15 @@ import time
 from uuid import uuid4
 
 import pytest
-from stages.admission.limiter_outages import CALL, PATIENT_MS, Ledger, OwnValkey, Replicas, outcome, somebody
+from stages.admission.limiter_outages import (
+    CALL,
+    PATIENT_MS,
+    Ledger,
+    OwnValkey,
+    Replicas,
+    new_caller,
+    outcome,
+)
 
 from llm_proxy.admission import AdmissionController, LimitStatus, current_limits
 from llm_proxy.admission.limiter import (
@@ -31,7 +39,7 @@ async def standings(admission: AdmissionController, caller: Caller) -> dict[str,
 
 
 async def until_nothing_is_held(admission: AdmissionController, caller: Caller) -> None:
-    """Waits until no token, place or money is counted."""
+    """Waits until no token, slot or money is counted."""
     end = time.monotonic() + 5
     while True:
         found = await standings(admission, caller)
@@ -43,14 +51,14 @@ async def until_nothing_is_held(admission: AdmissionController, caller: Caller) 
 
 @pytest.fixture
 def caller() -> Caller:
-    """Somebody with a limit of each kind."""
-    return somebody(limits=LIMITS, budgets=(Budget(10**9, "day"),))
+    """A caller with a limit of each kind."""
+    return new_caller(limits=LIMITS, budgets=(Budget(10**9, "day"),))
 
 
-async def test_a_reply_that_comes_in_one_turn_of_the_loop_with_a_cancellation_is_not_lost(
+async def test_a_reply_in_the_same_loop_cycle_as_a_cancellation_is_undone(
     own: OwnValkey,
 ) -> None:
-    """The store has reserved, and the caller's task never hears of it: whoever returns such things does."""
+    """The store has reserved, and the caller's task never sees the reply."""
     store = RedisBackend(own.url, timeout_s=5)
     await store.start()
     check = LimitCheck("budget", "key", "key k", "test:{t}:m", 500)
@@ -69,10 +77,10 @@ async def test_a_reply_that_comes_in_one_turn_of_the_loop_with_a_cancellation_is
     await store.stop()
 
 
-async def test_a_store_that_stood_still_and_lost_everything_keeps_no_reservation(
+async def test_a_stalled_store_that_lost_everything_keeps_no_reservation(
     own: OwnValkey, replicas: Replicas, caller: Caller
 ) -> None:
-    """Calls ran when it stopped, others asked while it stood; then it goes on, empty."""
+    """Calls ran when it stalled, others were sent meanwhile; then it continues, empty."""
     admission = await replicas.start(Ledger(spent=0), limits_on_store_failure="local",
                                      budgets_on_store_failure="local", store_timeout_ms=200)  # fmt: skip
     assert await outcome(admission, caller) == "enforced"
@@ -92,10 +100,10 @@ async def test_a_store_that_stood_still_and_lost_everything_keeps_no_reservation
     await until_nothing_is_held(admission, caller)
 
 
-async def test_a_call_that_nobody_heard_of_counts_in_no_budget(own: OwnValkey, replicas: Replicas) -> None:
-    """In none of calls either: it left no record, and a counter rebuilt from the ledger has none of it."""
+async def test_an_undone_call_counts_in_no_budget(own: OwnValkey, replicas: Replicas) -> None:
+    """Not in one of requests either: it has no record."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=200)
-    caller = somebody(budgets=(Budget(10**9, "day"), Budget(10, "day", unit="requests")))
+    caller = new_caller(budgets=(Budget(10**9, "day"), Budget(10, "day", unit="requests")))
     assert await outcome(admission, caller) == "enforced"
     own.freeze()
     assert await outcome(admission, caller) == "store_unavailable"
@@ -111,10 +119,10 @@ async def test_a_call_that_nobody_heard_of_counts_in_no_budget(own: OwnValkey, r
     assert {one.check.unit: one.used for one in found} == {"usd": 10, "requests": 1}
 
 
-async def test_what_a_replica_reserved_that_died_expires(
+async def test_reservations_of_a_dead_replica_expire(
     own: OwnValkey, replicas: Replicas, caller: Caller
 ) -> None:
-    """By the store's own clock, after half a minute without a sign of life."""
+    """By the store's own clock, after 30 s without a renewal."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
     assert await outcome(admission, caller) == "enforced"
     (key,) = await own.ask("KEYS", "lp:*:m:*")

@@ -53,7 +53,7 @@ steps = st.lists(
 
 
 class Pair:
-    """A store and its model, told the same."""
+    """A store and the limiter in Python, given the same requests."""
 
     def __init__(self, store: RedisBackend, name: str) -> None:
         self.store, self.model, self.name = store, MemoryLimiter(), name
@@ -61,12 +61,12 @@ class Pair:
         self.taken: list[tuple[LimiterRequest, LimiterResult]] = []
 
     async def turn_clock(self, by_ms: int) -> None:
-        """Time passes."""
+        """Moves the clock."""
         self.now_ms += by_ms
         await self.store.cluster.connection_for("").execute("SET", f"test-clock-{self.name}", self.now_ms)
 
     def check(self, letter: str) -> LimitCheck:
-        """The check a letter stands for."""
+        """The check of a letter."""
         kind, limit = KINDS[letter]
         key = f"test:{{{self.name}}}:{letter}"
         return LimitCheck(kind, "key", letter, key, limit, letter.isupper())  # type: ignore[arg-type]  # from the table
@@ -74,7 +74,7 @@ class Pair:
     async def admit(
         self, wanted: Iterable[str], size: int, *, take: bool, epoch: int = NO_EPOCH, name: str = ""
     ) -> None:
-        """Both admit, or both refuse, with the same figures."""
+        """Both admit, or both reject, with the same figures."""
         checks = tuple(self.check(letter) for letter in wanted)
         wants = tuple(size if check.kind in {"tokens", "budget"} else 1 for check in checks)
         plan = LimitPlan(self.name, f"{{{self.name}}}", checks, 0)
@@ -114,7 +114,7 @@ class Pair:
         self.model.settle("settled", self.number, entries, self.now_ms)
 
     def held(self, index: int) -> tuple[SettlementEntry, ...]:
-        """The parallel places and the money a running call holds."""
+        """The slots and the money a running call holds."""
         if not self.taken:
             return ()
         ask, _ = self.taken[index % len(self.taken)]
@@ -127,25 +127,25 @@ class Pair:
         )
 
     async def keep(self, entries: tuple[SettlementEntry, ...]) -> None:
-        """Both keep what a call holds."""
+        """Both renew what a call holds."""
         if entries:
             await self.store.renew(entries, 20_000)
             self.model.renew(entries, 20_000, self.now_ms)
 
     async def seed(self, spent: int) -> None:
-        """Both make the counters that are missing."""
+        """Both seed the missing counters."""
         for letter in "Bb":
             await self.store.seed(self.check(letter).key, spent)
             self.model.seed(self.check(letter).key, BudgetCounter(spent, seeded_ms=self.now_ms))
 
     async def lose(self) -> None:
-        """Both lose their budgets' counters."""
+        """Both lose their budget counters."""
         for letter in "Bb":
             await self.store.cluster.connection_for("").execute("DEL", self.check(letter).key)
             self.model.budgets.pop(self.check(letter).key, None)
 
     async def epoch(self, epoch: int, *, asks: bool) -> None:
-        """Both are told an epoch, or asked with one."""
+        """Both raise an epoch, or compare one."""
         if asks:
             await self.admit(["R"], 1, take=True, epoch=epoch)
             return
@@ -178,7 +178,7 @@ class Pair:
                 raise AssertionError(step)
 
     async def look(self) -> tuple[LimiterResult, LimiterResult]:
-        """Everything there is, as the store and as the model has it."""
+        """Everything the store and the limiter have."""
         checks = tuple(self.check(letter) for letter in sorted(KINDS))
         plan = LimitPlan(self.name, f"{{{self.name}}}", checks, 0)
         ask = LimiterRequest(plan, (1,) * len(checks), NO_EPOCH, "look", 30_000, reserve=False)
@@ -191,10 +191,10 @@ class Pair:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(history=steps)
-async def test_script_and_model_agree_on_any_history(
+async def test_scripts_and_limiter_agree_on_any_history(
     limits_redis_url: str, history: list[tuple[object, ...]]
 ) -> None:
-    """Whatever is admitted, settled, freed, kept, seeded or forgotten by time."""
+    """Whatever is reserved, settled, released, renewed, seeded or expired."""
     name = uuid4().hex
     store = RedisBackend(limits_redis_url, timeout_s=5, clock=HANDS % name)
     await store.start()
@@ -212,7 +212,7 @@ async def test_script_and_model_agree_on_any_history(
 
 @pytest.fixture
 async def pair(limits_redis_url: str) -> AsyncIterator[Pair]:
-    """A store and its model, at the beginning of time."""
+    """A store and the limiter, both empty."""
     name = uuid4().hex
     store = RedisBackend(limits_redis_url, timeout_s=5, clock=HANDS % name)
     await store.start()
@@ -222,8 +222,8 @@ async def pair(limits_redis_url: str) -> AsyncIterator[Pair]:
     await store.stop()
 
 
-async def test_the_wait_the_script_promises_suffices_and_a_millisecond_less_does_not(pair: Pair) -> None:
-    """For requests, on the store's clock."""
+async def test_a_request_fits_after_the_scripts_wait_and_not_a_millisecond_earlier(pair: Pair) -> None:
+    """On the store's clock."""
     for gap_ms in (0, 700, 19_000):
         await pair.turn_clock(gap_ms)
         await pair.admit(["R"], 1, take=True)
@@ -236,8 +236,8 @@ async def test_the_wait_the_script_promises_suffices_and_a_millisecond_less_does
     assert (await pair.store.reserve(ask)).status == 0
 
 
-async def test_when_one_check_refuses_no_other_is_counted(pair: Pair) -> None:
-    """Check all, then take all."""
+async def test_a_rejected_call_is_counted_by_no_check(pair: Pair) -> None:
+    """All are checked, then all are counted."""
     await pair.admit(["P", "R"], 1, take=True)
     await pair.admit(["P"], 1, take=True)
     await pair.admit(["R", "T", "P"], 50, take=True)
@@ -253,7 +253,7 @@ async def test_when_one_check_refuses_no_other_is_counted(pair: Pair) -> None:
 
 
 async def test_a_missing_budget_is_unknown_and_settling_does_not_make_it_known(pair: Pair) -> None:
-    """Never 0, whatever has been settled on it."""
+    """Never 0, whatever was settled on it."""
     budget = pair.check("B")
     ask = LimiterRequest(LimitPlan("t", "{t}", (budget,), 0), (1,), NO_EPOCH, "x", 30_000)
     await pair.store.settle(
@@ -266,7 +266,7 @@ async def test_a_missing_budget_is_unknown_and_settling_does_not_make_it_known(p
 
 
 async def test_a_call_reserved_in_a_lost_counter_settles_in_full_in_the_new_one(pair: Pair) -> None:
-    """The rebuilt counter knows nothing of the reservation."""
+    """The rebuilt counter has no reservation of it."""
     budget = pair.check("B")
     await pair.store.seed(budget.key, 100)
     ask = LimiterRequest(LimitPlan("t", "{t}", (budget,), 0), (30,), NO_EPOCH, "x", 30_000)

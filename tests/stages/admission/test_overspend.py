@@ -36,7 +36,7 @@ histories = st.lists(step, min_size=10, max_size=60)
 
 @dataclass(slots=True)
 class Running:
-    """A call, what of the budget was there for it, and until when it is held."""
+    """A call, what of the budget was free for it, and until when it is held."""
 
     ask: LimiterRequest
     counted: int
@@ -69,17 +69,17 @@ class Budget:
         return LimitCheck("budget", "key", "key k", f"test:{{{self.name}}}:m", LIMIT)
 
     def store(self) -> RedisBackend:
-        """The replicas take turns."""
+        """The replicas in turn."""
         self.turn += 1
         return self.stores[self.turn % len(self.stores)]
 
     async def pass_time(self, by_ms: int) -> None:
-        """On the store's clock."""
+        """Moves the store's clock."""
         self.now_ms += by_ms
         await self.store().cluster.connection_for("").execute("SET", f"test-clock-{self.name}", self.now_ms)
 
     async def call(self, who: int, want: int) -> None:
-        """Somebody asks, or asks again; nobody goes once the budget is spent."""
+        """A call asks, or retries; none is admitted once the budget is spent."""
         plan = LimitPlan(self.name, f"{{{self.name}}}", (self.check,), 0)
         ask = LimiterRequest(plan, (want,), NO_EPOCH, uuid4().hex, LIFE_MS, retry_id=f"{who} {want}")
         answer: LimiterResult = await self.store().reserve(ask)
@@ -94,7 +94,7 @@ class Budget:
             self.excess = 0
 
     async def end(self, index: int, cost: int) -> None:
-        """A call ends, and cost what it cost."""
+        """A call ends, with its cost."""
         if not self.running:
             return
         one = self.running.pop(index % len(self.running))
@@ -107,7 +107,7 @@ class Budget:
         self.spent += cost
 
     async def keep(self, index: int) -> None:
-        """A replica says that a call lives."""
+        """A replica renews a call."""
         if self.running:
             one = self.running[index % len(self.running)]
             entry = SettlementEntry(
@@ -128,7 +128,7 @@ class Budget:
 async def test_a_budget_is_overspent_only_by_what_the_last_calls_cost_beyond_their_reservations(
     limits_redis_url: str, history: list[tuple[str, int, int]]
 ) -> None:
-    """A call that goes alone reserves what is left; one whose replica was silent for 30 seconds nothing."""
+    """A call that runs alone reserves what is left; one whose replica was silent for 30 seconds nothing."""
     name = uuid4().hex
     stores = [RedisBackend(limits_redis_url, timeout_s=5, clock=HANDS % name) for _ in range(REPLICAS)]
     for store in stores:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
-from stages.admission.limiter_outages import CALL, PATIENT_MS, Ledger, Replicas, outcome, somebody, until
+from stages.admission.limiter_outages import CALL, PATIENT_MS, Ledger, Replicas, new_caller, outcome, until
 from stages.admission.valkey_cluster import Cluster
 
 from llm_proxy.admission import EvictionEnabled, require_noeviction
@@ -39,7 +39,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 async def cluster(nodes: Cluster) -> Cluster:
-    """The nodes, acquainted."""
+    """The nodes, connected."""
     if b"cluster_size:3" not in await nodes.ask(nodes.ports[0], "CLUSTER", "INFO"):
         await nodes.form()
     return nodes
@@ -53,12 +53,10 @@ async def replicas(cluster: Cluster) -> AsyncIterator[Replicas]:
     await made.stop()
 
 
-async def test_an_agent_of_any_tenant_gets_exactly_its_ten_from_two_replicas(
-    cluster: Cluster, replicas: Replicas
-) -> None:
+async def test_two_replicas_admit_exactly_ten_for_any_tenant(cluster: Cluster, replicas: Replicas) -> None:
     """Whichever node counts for the tenant."""
     both = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(2)]
-    callers = [somebody(agent="scout") for _ in range(TENANTS)]
+    callers = [new_caller(agent="scout") for _ in range(TENANTS)]
     assert len({await cluster.owner(epoch_key(one.tenant)) for one in callers}) > 1
     for caller in callers:
         fared = await asyncio.gather(*(outcome(both[number % 2], caller) for number in range(30)))
@@ -67,10 +65,12 @@ async def test_an_agent_of_any_tenant_gets_exactly_its_ten_from_two_replicas(
     assert {one.state().store for one in both} == {"up"}
 
 
-async def test_places_and_money_are_given_back_and_settled_at_every_node(replicas: Replicas) -> None:
-    """What was reserved becomes what was used."""
+async def test_slots_are_released_and_money_settled_at_every_node(replicas: Replicas) -> None:
+    """Reservations become what was used."""
     admission = await replicas.start(Ledger(), store_timeout_ms=PATIENT_MS)
-    callers = [somebody(limits=Limits(parallel=1), budgets=(Budget(1_000, "total"),)) for _ in range(TENANTS)]
+    callers = [
+        new_caller(limits=Limits(parallel=1), budgets=(Budget(1_000, "total"),)) for _ in range(TENANTS)
+    ]
     for caller in callers:
         lease = await admission.admit(caller, CALL, uuid4())
         with pytest.raises(RateLimited):
@@ -83,27 +83,27 @@ async def test_places_and_money_are_given_back_and_settled_at_every_node(replica
             await admission.admit(caller, CALL, uuid4())
 
 
-async def test_a_rule_for_all_callers_is_exact_whichever_nodes_would_count_for_their_tenants(
+async def test_a_shared_policy_is_exact_across_nodes(
     replicas: Replicas,
 ) -> None:
     """One script reaches every counter of a call, and the tenants' own limits hold beside it."""
     rules = LimitPolicy("global", limits=Limits(rpm=20)), LimitPolicy("tenant", limits=Limits(rpm=2))
     both = [await replicas.start(Ledger(), *rules, store_timeout_ms=PATIENT_MS) for _ in range(2)]
-    callers = [somebody() for _ in range(TENANTS)]
+    callers = [new_caller() for _ in range(TENANTS)]
     for caller, most in zip(callers, [2] * 10 + [0] * 5, strict=True):
         fared = [await outcome(both[number % 2], caller) for number in range(3)]
         assert fared == ["enforced"] * most + ["rate_limit_exceeded"] * (3 - most)
 
 
-async def test_a_cluster_that_was_away_at_the_start_is_known_for_one_when_it_is_there(
+async def test_a_cluster_unreachable_at_start_is_recognised_later(
     cluster: Cluster,
 ) -> None:
-    """Keys of two slots went to one node, which refused them; what is to be settled arrives too."""
+    """Keys of two slots went to one node, which rejected them; settlements arrive too."""
     rules = (
         LimitPolicy("global", limits=Limits(rpm=1_000), budgets=(Budget(10**9, "day"),)),
         LimitPolicy("tenant"),
     )
-    ledger, callers, replicas = Ledger(), [somebody() for _ in range(TENANTS)], Replicas(cluster.url)
+    ledger, callers, replicas = Ledger(), [new_caller() for _ in range(TENANTS)], Replicas(cluster.url)
     for port in cluster.ports:
         cluster.kill(port)
     try:
@@ -120,12 +120,10 @@ async def test_a_cluster_that_was_away_at_the_start_is_known_for_one_when_it_is_
     await replicas.stop()
 
 
-async def test_a_slot_that_moved_is_followed_and_nothing_is_forgotten(
-    cluster: Cluster, replicas: Replicas
-) -> None:
-    """While it is on its way, what holds is what holds without a store."""
+async def test_a_moved_slot_is_followed(cluster: Cluster, replicas: Replicas) -> None:
+    """While it moves, the fallback policy holds."""
     admission = await replicas.start(store_timeout_ms=PATIENT_MS)
-    moving, staying = (somebody(limits=Limits(rpm=60)) for _ in range(2))
+    moving, staying = (new_caller(limits=Limits(rpm=60)) for _ in range(2))
     assert [await outcome(admission, one) for one in (moving, moving, staying)] == ["enforced"] * 3
     meanwhile: list[str] = []
 
@@ -140,12 +138,10 @@ async def test_a_slot_that_moved_is_followed_and_nothing_is_forgotten(
     assert await outcome(admission, staying) == "enforced"
 
 
-async def test_while_a_node_is_dead_only_its_tenants_are_on_their_own(
-    cluster: Cluster, replicas: Replicas
-) -> None:
-    """And it is found again when it is back."""
+async def test_only_tenants_of_a_dead_node_fall_back(cluster: Cluster, replicas: Replicas) -> None:
+    """And it is used again when it is back."""
     admission = await replicas.start(store_timeout_ms=PATIENT_MS)
-    callers = [somebody(limits=Limits(rpm=100_000)) for _ in range(TENANTS)]
+    callers = [new_caller(limits=Limits(rpm=100_000)) for _ in range(TENANTS)]
     dead = cluster.ports[2]
     owners = [await cluster.owner(epoch_key(one.tenant)) for one in callers]
     there = [one for one, port in zip(callers, owners, strict=True) if port == dead]
@@ -165,10 +161,10 @@ async def test_while_a_node_is_dead_only_its_tenants_are_on_their_own(
         await until("enforced", admission, one, within_s=20)
 
 
-async def test_a_share_of_a_budget_is_given_once_while_the_node_that_counts_it_is_dead(
+async def test_a_share_of_a_budget_is_given_once_while_its_node_is_dead(
     cluster: Cluster,
 ) -> None:
-    """Other nodes answer the heartbeat, and that is not the end of the outage."""
+    """Other nodes answer the heartbeat, and that does not end the outage."""
     store, outage = RedisBackend(cluster.url, timeout_s=1), FallbackLimiter(1)
     pulse = Heartbeat(store, "here", ActiveLeases(), outage)
     await store.start()
@@ -197,7 +193,7 @@ async def test_a_share_of_a_budget_is_given_once_while_the_node_that_counts_it_i
         await store.stop()
 
 
-async def test_a_node_that_evicts_is_refused_like_a_store_that_does(cluster: Cluster) -> None:
+async def test_a_node_that_evicts_is_rejected(cluster: Cluster) -> None:
     """Whichever it is."""
     await require_noeviction(cluster.url)
     await cluster.ask(cluster.ports[2], "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")

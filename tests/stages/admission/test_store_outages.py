@@ -5,7 +5,7 @@ import time
 from uuid import uuid4
 
 import pytest
-from stages.admission.limiter_outages import CALL, PATIENT_MS, OwnValkey, Replicas, outcome, somebody, until
+from stages.admission.limiter_outages import CALL, PATIENT_MS, OwnValkey, Replicas, new_caller, outcome, until
 
 from llm_proxy.errors import RateLimited, StoreUnavailable
 from llm_proxy.identity import Limits
@@ -15,12 +15,12 @@ from llm_proxy.identity import Limits
 @pytest.mark.parametrize(
     ("policy", "fares"), [("deny", "store_unavailable"), ("local", "local"), ("allow", "allow")]
 )
-async def test_limits_follow_their_policy_while_the_store_is_gone_and_recover_when_it_is_back(
+async def test_limits_follow_their_policy_during_an_outage_and_recover(
     own: OwnValkey, replicas: Replicas, hurt: str, policy: str, fares: str
 ) -> None:
-    """Killed or frozen; no call waits longer than the deadline; health tells."""
+    """Killed or frozen; no call waits longer than the timeout; health shows it."""
     admission = await replicas.start(limits_on_store_failure=policy)
-    caller = somebody(limits=Limits(rpm=100_000))
+    caller = new_caller(limits=Limits(rpm=100_000))
     await until("enforced", admission, caller)
     own.kill() if hurt == "kill" else own.freeze()
     began = time.monotonic()
@@ -38,24 +38,22 @@ async def test_limits_follow_their_policy_while_the_store_is_gone_and_recover_wh
     assert admission.state().store == "up"
 
 
-async def test_a_store_that_is_away_at_the_start_is_found_when_it_comes(
+async def test_a_store_unreachable_at_start_is_used_when_it_is_there(
     own: OwnValkey, replicas: Replicas
 ) -> None:
     """The gateway starts degraded."""
     own.kill()
     admission = await replicas.start()
-    caller = somebody(agent="scout")
+    caller = new_caller(agent="scout")
     assert await outcome(admission, caller) == "local"
     own.start()
     await until("enforced", admission, caller)
 
 
-async def test_local_is_this_replicas_share_by_the_replicas_that_lived(
-    own: OwnValkey, replicas: Replicas
-) -> None:
+async def test_local_is_a_share_by_the_number_of_live_replicas(own: OwnValkey, replicas: Replicas) -> None:
     """Ten a minute shared by three are three each, the one the store had admitted among them."""
     three = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(3)]
-    caller = somebody(agent="scout")
+    caller = new_caller(agent="scout")
     assert await outcome(three[-1], caller) == "enforced"
     own.kill()
     await until("local", three[-1], caller)
@@ -63,12 +61,12 @@ async def test_local_is_this_replicas_share_by_the_replicas_that_lived(
     assert fared == ["local", *["rate_limit_exceeded"] * 9]
 
 
-async def test_a_window_known_to_be_full_stays_full_while_the_store_is_gone(
+async def test_an_exhausted_window_stays_exhausted_during_an_outage(
     own: OwnValkey, replicas: Replicas
 ) -> None:
-    """An outage opens no new window for whoever has used up the old one."""
+    """An outage opens no new window."""
     admission = await replicas.start(store_timeout_ms=PATIENT_MS)
-    caller = somebody(agent="scout")
+    caller = new_caller(agent="scout")
     for _ in range(10):
         await admission.admit(caller, CALL, uuid4())
     with pytest.raises(RateLimited):
@@ -78,10 +76,10 @@ async def test_a_window_known_to_be_full_stays_full_while_the_store_is_gone(
     assert await outcome(admission, caller) == "rate_limit_exceeded"
 
 
-async def test_what_a_frozen_store_grants_too_late_is_returned(own: OwnValkey, replicas: Replicas) -> None:
-    """A parallel place given to a call that had gone elsewhere is free again."""
+async def test_a_late_reservation_of_a_frozen_store_is_undone(own: OwnValkey, replicas: Replicas) -> None:
+    """Its slot is free again."""
     admission = await replicas.start()
-    caller = somebody(limits=Limits(parallel=1))
+    caller = new_caller(limits=Limits(parallel=1))
     own.freeze()
     lease = await admission.admit(caller, CALL, uuid4())
     assert dict(lease.headers)[b"x-llm-proxy-limits"] == b"local"
@@ -90,24 +88,22 @@ async def test_what_a_frozen_store_grants_too_late_is_returned(own: OwnValkey, r
     await until("enforced", admission, caller)
 
 
-async def test_places_of_a_replica_that_died_are_free_after_their_time(
-    own: OwnValkey, replicas: Replicas
-) -> None:
-    """Nobody keeps them; the store forgets them by itself."""
+async def test_slots_of_a_dead_replica_expire(own: OwnValkey, replicas: Replicas) -> None:
+    """They are not renewed."""
     dying, living = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(2)]
-    caller = somebody(limits=Limits(parallel=1))
+    caller = new_caller(limits=Limits(parallel=1))
     await dying.admit(caller, CALL, uuid4())
     assert await outcome(living, caller) == "rate_limit_exceeded"
     keys = await own.ask("KEYS", "lp:*:p:*")
     assert 0 < await own.ask("PTTL", keys[0]) <= 30_000
 
 
-async def test_the_place_of_a_running_call_is_taken_again_in_a_store_that_was_emptied(
+async def test_the_slot_of_a_running_call_is_taken_again_in_an_emptied_store(
     own: OwnValkey, replicas: Replicas
 ) -> None:
     """By the next heartbeat; and free when the call has ended."""
     admission = await replicas.start(store_timeout_ms=PATIENT_MS)
-    caller = somebody(limits=Limits(parallel=1))
+    caller = new_caller(limits=Limits(parallel=1))
     running = await admission.admit(caller, CALL, uuid4())
     await own.ask("FLUSHALL")
     end = time.monotonic() + 10
@@ -120,12 +116,12 @@ async def test_the_place_of_a_running_call_is_taken_again_in_a_store_that_was_em
     assert await outcome(admission, caller) == "enforced"
 
 
-async def test_a_store_that_was_demoted_is_away_until_the_address_leads_to_a_primary(
+async def test_a_demoted_store_is_unavailable_until_the_address_leads_to_a_primary(
     own: OwnValkey, replicas: Replicas
 ) -> None:
-    """As after a failover: what may only be read is no store of limits, and its connection is let go."""
+    """As after a failover: its connection is closed."""
     admission = await replicas.start(store_timeout_ms=PATIENT_MS)
-    caller = somebody(limits=Limits(rpm=100_000))
+    caller = new_caller(limits=Limits(rpm=100_000))
     assert await outcome(admission, caller) == "enforced"
     before = await own.ask("CLIENT", "LIST", "TYPE", "normal")
     await own.ask("REPLICAOF", "127.0.0.1", "1")
@@ -138,5 +134,5 @@ async def test_a_store_that_was_demoted_is_away_until_the_address_leads_to_a_pri
 
 
 def ids(clients: bytes) -> set[bytes]:
-    """Which connections there are."""
+    """The ids of its connections."""
     return {line.split(b" ", 1)[0] for line in clients.splitlines()}

@@ -1,4 +1,4 @@
-"""A Redis Cluster of three real Valkeys, without replicas: slots in thirds, and one that can be moved."""
+"""A Redis Cluster of three real Valkeys without replicas: a third of the slots each; one can be moved."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ NODES = 3
 
 
 class Cluster:
-    """Three nodes, to be ill-treated."""
+    """Three nodes that a test may stop."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,11 +36,11 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """The address of one of them."""
+        """The address of one node."""
         return valkey_url(self.ports[0], PASSWORD)
 
     async def form(self) -> None:
-        """Acquaint them, give each its slots, and wait until all agree."""
+        """Connects them, assigns the slots, and waits until all agree."""
         for at, port in enumerate(self.ports):
             low, high = SLOTS * at // NODES, SLOTS * (at + 1) // NODES - 1
             await self.ask(port, "CLUSTER", "ADDSLOTSRANGE", low, high)
@@ -61,13 +61,13 @@ class Cluster:
             await wire.stop()
 
     async def owner(self, key: str) -> int:
-        """At which node a key lies, by its port."""
+        """The port of the node that has a key."""
         rows = await self.ask(self.ports[1], "CLUSTER", "SLOTS")
         slot = key_slot(key.encode())
         return next(int(node[1]) for low, high, node, *_ in rows if low <= slot <= high)
 
     async def move(self, key: str, meanwhile: Callable[[], Awaitable[None]]) -> None:
-        """The slot of a key goes to another node, keys and all; something happens while it is on its way."""
+        """Moves the slot of a key to another node with its keys; something happens meanwhile."""
         slot, source = key_slot(key.encode()), await self.owner(key)
         target = self.ports[self.ports.index(source) - 1]
         await self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", await self._id(source))
@@ -82,19 +82,19 @@ class Cluster:
         assert await self.owner(key) == target
 
     def kill(self, port: int) -> None:
-        """As a machine dies."""
+        """Kills a node, as when a machine dies."""
         running = self._running[self.ports.index(port)]
         running.popen.kill()
         running.popen.wait()
 
     def revive(self, port: int) -> None:
-        """The same node again, with what it wrote to disk."""
+        """Starts the same node again, with what it wrote to disk."""
         at = self.ports.index(port)
         self._running[at] = process.start(self._parts[at], self._folder / "logs")
         process.wait_until_ready([self._running[at]])
 
     def end(self) -> None:
-        """Gone."""
+        """Ends all of them."""
         for port in self.ports:
             self.kill(port)
 

@@ -2,7 +2,7 @@
 
 import orjson
 import pytest
-from dialect_examples import ANSWERED, openai_answer, openai_frames, read, retold
+from dialect_examples import ANSWERED, openai_answer, openai_frames, read, rendered
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,7 +49,7 @@ class TestEveryDialect:
         except UnicodeEncodeError:
             return
         stream = openai_frames(*({"content": word} for word in words))
-        told = retold(dialect, stream, step)
+        told = rendered(dialect, stream, step)
         events = [sse.parse_event(raw).data or b"" for raw in sse.SSEDecoder().feed(told)]
         assert events[-1] == b"[DONE]"
         whole = orjson.loads(dialect.render(openai_answer("".join(words)), ANSWERED))

@@ -1,4 +1,4 @@
-"""The camelCase dialect: request and response pairs of its document, see `docs/dialects.md`."""
+"""The camelCase dialect: pairs from its document, see `docs/dialects.md`."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from dialect_examples import (
     ANSWERED,
     GENERATE_ASKED,
     TOOL_CALL,
+    error_of,
     openai_answer,
     openai_frames,
     read,
-    refusal,
-    retold,
+    rendered,
 )
 
 from llm_proxy import sse
@@ -46,7 +46,7 @@ class TestGenerate:
     """`POST /llm-proxy/generate` and `/llm-proxy/stream`."""
 
     def test_the_documents_request(self) -> None:
-        """In camelCase, out in OpenAI's format."""
+        """From camelCase to OpenAI's names."""
         call = read(GENERATE, GENERATE_ASKED)
         assert call.body == {
             "model": "gpt-4",
@@ -64,9 +64,9 @@ class TestGenerate:
         }
 
     def test_the_stream_of_the_other_path(self) -> None:
-        """Pieces, then usage and finish reason, then the end mark, byte for byte."""
+        """Chunks, then usage and finish reason, then the end mark, byte for byte."""
         assert read(GENERATE_STREAM, GENERATE_ASKED).body["stream_options"] == {"include_usage": True}
-        assert retold(GENERATE_STREAM, openai_frames({"content": "Response"}, {"content": " text"})) == (
+        assert rendered(GENERATE_STREAM, openai_frames({"content": "Response"}, {"content": " text"})) == (
             b'data: {"content":"Response"}\n\n'
             b'data: {"content":" text"}\n\n'
             b'data: {"content":"","usage":{"totalTokens":35,"promptTokens":25,"completionTokens":10},'
@@ -80,7 +80,7 @@ class TestGenerate:
             read(GENERATE, {**GENERATE_ASKED, "provider": "anthropic", "model": "claude-3"}).group
             == "anthropic/claude-3"
         )
-        assert refusal(GENERATE, GENERATE_ASKED, RequestOptions(provider="anthropic")).param == "provider"
+        assert error_of(GENERATE, GENERATE_ASKED, RequestOptions(provider="anthropic")).param == "provider"
         assert read(GENERATE, GENERATE_ASKED, RequestOptions(provider="openai")).group == "gpt-4"
 
     def test_every_field_has_its_camel_spelling(self) -> None:
@@ -108,13 +108,14 @@ class TestGenerate:
         assert body["messages"][2]["tool_call_id"] == "call_1"
         assert body["extra_body"] == {"topK": 7}
 
-    def test_tool_calls_come_back_in_camel_case(self) -> None:
-        """Complete and streamed."""
+    def test_tool_calls_are_in_camel_case(self) -> None:
+        """Streamed or not."""
         written = orjson.loads(GENERATE.render(openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
         assert (written["content"], written["toolCalls"]) == ("", [TOOL_CALL])
         stream = openai_frames({"tool_calls": [{"index": 0, **TOOL_CALL}]}, finish="tool_calls")
         first, last, _ = [
-            sse.parse_event(raw).data or b"" for raw in sse.SSEDecoder().feed(retold(GENERATE_STREAM, stream))
+            sse.parse_event(raw).data or b""
+            for raw in sse.SSEDecoder().feed(rendered(GENERATE_STREAM, stream))
         ]
         assert orjson.loads(first)["toolCalls"][0]["id"] == "call_1"
         assert orjson.loads(last)["finishReason"] == "tool_calls"
@@ -124,13 +125,13 @@ class TestGenerate:
         self, field: str, value: Any, param: str
     ) -> None:
         """In the message too."""
-        wrong = refusal(GENERATE, {**GENERATE_ASKED, field: value})
+        wrong = error_of(GENERATE, {**GENERATE_ASKED, field: value})
         assert wrong.param == param
         assert f"'{param}'" in wrong.message
 
     def test_an_error_is_nestjs_s_exception_body(self) -> None:
         """With our code and field beside it; in a stream the same object."""
-        wrong = refusal(GENERATE, {"model": "gpt-4"})
+        wrong = error_of(GENERATE, {"model": "gpt-4"})
         body = {
             "statusCode": 400,
             "message": "Missing required parameter: 'messages'.",

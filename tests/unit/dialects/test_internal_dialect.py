@@ -1,4 +1,4 @@
-"""The internal proxy's dialect: request and response pairs of its document, see `docs/dialects.md`."""
+"""The internal dialect: pairs from its document, see `docs/dialects.md`."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from dialect_examples import (
     ANSWERED,
     INTERNAL_ASKED,
     TOOL_CALL,
+    error_of,
     openai_answer,
     openai_frames,
     read,
-    refusal,
-    retold,
+    rendered,
 )
 
 from llm_proxy.dialects import (
@@ -25,7 +25,7 @@ class TestInternal:
     """`POST /internal/llm/proxy`, `GET /internal/llm/models`."""
 
     def test_the_documents_request_names_its_agent_tenant_and_channel(self) -> None:
-        """OpenAI's request is sent on, without `metadata`."""
+        """OpenAI's request is sent, without `metadata`."""
         call = read(INTERNAL, INTERNAL_ASKED)
         assert (call.attribution.agent, call.attribution.tenant, call.attribution.channel) == (
             "agent:sofia",
@@ -60,9 +60,11 @@ class TestInternal:
 
     def test_a_model_s_refusal_is_the_content(self) -> None:
         """The dialect has no other field for it."""
-        assert orjson.loads(INTERNAL.render(openai_answer(None, refusal="No."), ANSWERED))["content"] == "No."
+        assert (
+            orjson.loads(INTERNAL.render(openai_answer(None, error_of="No."), ANSWERED))["content"] == "No."
+        )
 
-    def test_a_stream_is_pieces_and_one_done_event(self) -> None:
+    def test_a_stream_is_chunks_and_one_done_event(self) -> None:
         """The frames of the document, byte for byte."""
         deltas = (
             {"role": "assistant", "content": ""},
@@ -70,7 +72,7 @@ class TestInternal:
             {"content": "!"},
             {"tool_calls": [{"index": 0, **TOOL_CALL}]},
         )
-        assert retold(INTERNAL, openai_frames(*deltas)) == (
+        assert rendered(INTERNAL, openai_frames(*deltas)) == (
             b'data: {"content":"Hello"}\n\n'
             b'data: {"content":"!"}\n\n'
             b'data: {"content":"","tool_calls":[{"index":0,"id":"call_1","type":"function",'
@@ -83,7 +85,7 @@ class TestInternal:
 
     def test_an_error_has_detail_and_openai_s_error(self) -> None:
         """For its FastAPI clients and OpenAI's; in a stream the same object."""
-        wrong = refusal(INTERNAL, {**INTERNAL_ASKED, "messages": None})
+        wrong = error_of(INTERNAL, {**INTERNAL_ASKED, "messages": None})
         body = {
             "detail": "Missing required parameter: 'messages'.",
             "error": {
@@ -97,7 +99,7 @@ class TestInternal:
         assert INTERNAL.stream_error(wrong) == b"data: " + orjson.dumps(body) + b"\n\n"
 
     def test_the_models(self) -> None:
-        """As the document lists them."""
+        """As in the document."""
         offers = [ListedModel("gpt-4.1-mini", "openai", "gpt-4-1106-preview", 4096)]
         assert INTERNAL.render_models(offers) == {
             "models": [
@@ -122,4 +124,4 @@ class TestInternal:
     )
     def test_what_the_dialect_cannot_express_is_rejected(self, field: str, value: Any, param: str) -> None:
         """Named by its field."""
-        assert refusal(INTERNAL, {**INTERNAL_ASKED, field: value}).param == param
+        assert error_of(INTERNAL, {**INTERNAL_ASKED, field: value}).param == param
