@@ -60,9 +60,7 @@ class TestInternal:
 
     def test_a_model_s_refusal_is_the_content(self) -> None:
         """The dialect has no other field for it."""
-        assert (
-            orjson.loads(INTERNAL.render(openai_answer(None, error_of="No."), ANSWERED))["content"] == "No."
-        )
+        assert orjson.loads(INTERNAL.render(openai_answer(None, refusal="No."), ANSWERED))["content"] == "No."
 
     def test_a_stream_is_chunks_and_one_done_event(self) -> None:
         """The frames of the document, byte for byte."""
