@@ -1,8 +1,9 @@
-"""How model groups and deployments have fared, from the records of their calls.
+"""Health of model groups and deployments, from the records of finished calls.
 
-Invariants: no model is called to find out. Cache hits, callers' own faults and callers who left count for
-nothing; retries that the sidecar made good stay unseen. `calls` and `failures` cover the last `WINDOW`, the
-latest success and failure the last `LOOK_BACK`, by the time the call ended.
+Invariants: no model is called. Cache hits, callers' own errors and disconnected callers do not count;
+failures that the sidecar's retries made good are not seen. `calls` and `failures` cover the last `WINDOW`,
+the latest success and failure the last `LOOK_BACK`, by the end of the call; at most the latest `MAX_CALLS`
+are read.
 """
 
 from collections.abc import Iterable
@@ -16,15 +17,19 @@ from llm_proxy.ledger.record import UsageRecord
 
 WINDOW = timedelta(minutes=5)
 LOOK_BACK = timedelta(days=1)
+MAX_CALLS = 300_000
+"""Bounds the query to about a second; covers `WINDOW` up to 1000 calls a second."""
 PROVIDER_STATUSES = frozenset({401, 403, 408, 429})
-"""Statuses below 500 that an admitted call can only owe to its provider."""
+"""Statuses below 500 that an admitted call gets only from its provider."""
 
 _HEALTH = """
-    WITH ended AS (
+    WITH latest AS (
+        SELECT * FROM requests WHERE started_at > $1 ORDER BY started_at DESC LIMIT $4
+    ), ended AS (
         SELECT model_group, deployment, started_at + latency_ms * interval '1 ms' AS at,
             CASE WHEN outcome <> 'ok' THEN coalesce(refusal_code, status::text) END AS failure
-        FROM requests
-        WHERE started_at > $1 AND cache <> 'hit'
+        FROM latest
+        WHERE cache <> 'hit'
             AND (outcome IN ('ok', 'cut') OR outcome = 'error' AND (status >= 500 OR status = ANY($3)))
     )
     SELECT model_group, deployment,
@@ -38,11 +43,11 @@ _HEALTH = """
 
 @dataclass(frozen=True, slots=True)
 class TrafficHealth:
-    """One group or deployment.
+    """The health of one model group or deployment.
 
     Attributes:
-        calls: Of the last `WINDOW`, as are `failures`.
-        last_failure_code: Of the latest failure.
+        calls: Number of the last `WINDOW`, as `failures`.
+        last_failure_code: The error code, or the status, of the latest failure.
     """
 
     calls: int = 0
@@ -54,16 +59,17 @@ class TrafficHealth:
 
 @dataclass(frozen=True, slots=True)
 class ModelHealth:
-    """All of them, by name; a deployment is known by its successes, an error seldom names it."""
+    """The health of all, by name. Failures of deployments are incomplete: few errors name the deployment."""
 
     groups: dict[str, TrafficHealth] = field(default_factory=dict[str, TrafficHealth])
     deployments: dict[str, TrafficHealth] = field(default_factory=dict[str, TrafficHealth])
 
 
 async def fetch_health(connection: Connection, now: datetime) -> ModelHealth:
-    """The health at this time, from the table `requests`."""
+    """Returns the health at this time, from the table `requests`."""
     found = ModelHealth()
-    for row in await connection.fetch(_HEALTH, now - LOOK_BACK, now - WINDOW, sorted(PROVIDER_STATUSES)):
+    statuses = sorted(PROVIDER_STATUSES)
+    for row in await connection.fetch(_HEALTH, now - LOOK_BACK, now - WINDOW, statuses, MAX_CALLS):
         if row["model_group"] is not None:
             found.groups[row["model_group"]] = _health(row)
         elif row["deployment"] is not None:
@@ -72,7 +78,7 @@ async def fetch_health(connection: Connection, now: datetime) -> ModelHealth:
 
 
 def health_of(records: Iterable[UsageRecord], now: datetime) -> ModelHealth:
-    """The same from records in memory."""
+    """Returns the health at this time, from records in memory."""
     found = ModelHealth()
     for one in records:
         ended_at = one.started_at + timedelta(milliseconds=one.latency_ms)
