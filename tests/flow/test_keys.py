@@ -1,4 +1,4 @@
-"""Virtual keys from outside: made, used, held to their binding, limited, budgeted, revoked, accounted for."""
+"""Virtual keys: created, used, held to their binding, limited, budgeted, revoked, accounted for."""
 
 import asyncio
 import json
@@ -42,10 +42,10 @@ async def ask(client: httpx.AsyncClient, stack: RunningStack, key: str, **fields
     )
 
 
-async def test_a_key_works_is_shown_once_and_dies_within_a_second_of_its_revocation(
+async def test_a_key_works_is_shown_once_and_is_rejected_a_second_after_its_revocation(
     stack: RunningStack,
 ) -> None:
-    """Made, used, listed by prefix only, revoked, refused."""
+    """Created, used, listed by prefix only, revoked, rejected."""
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         made = await make(stack, client, tenant="acme")
         key = made["key"]
@@ -63,8 +63,8 @@ async def test_a_key_works_is_shown_once_and_dies_within_a_second_of_its_revocat
             await asyncio.sleep(0.05)
 
 
-async def test_a_key_is_held_to_its_models_on_every_way_to_name_one(stack: RunningStack) -> None:
-    """By name, by X-Provider, by wildcard; the list of models shows what it may use."""
+async def test_a_key_is_held_to_its_models_however_one_is_named(stack: RunningStack) -> None:
+    """By name, by X-Provider, by wildcard; the list of models shows the allowed ones."""
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         key = (await make(stack, client, models=["plain"]))["key"]
         assert (await ask(client, stack, key)).status_code == 200
@@ -105,7 +105,7 @@ NAMES: dict[str, tuple[Json, dict[str, str]]] = {
     ],
 )
 async def test_a_bound_key_may_name_nobody_else(stack: RunningStack, path: str, field: str) -> None:
-    """Tenant, agent and user, by every field of every dialect: 403, and the provider saw nothing."""
+    """Tenant, agent and user, by every field of every dialect: 403, and the provider received nothing."""
     named, headers = NAMES[field]
     asked = {"model": "plain", **BODIES[path], **named}
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
@@ -117,8 +117,10 @@ async def test_a_bound_key_may_name_nobody_else(stack: RunningStack, path: str, 
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_an_agent_named_by_the_body_has_its_limit_at_every_door(stack: RunningStack, path: str) -> None:
-    """A trusted service names it in `metadata`; the eleventh call is refused."""
+async def test_an_agent_named_by_the_body_has_its_limit_on_every_route(
+    stack: RunningStack, path: str
+) -> None:
+    """An internal key names it in `metadata`; the eleventh call is rejected."""
     named = {"agent_id": f"agent:{uuid4().hex}", "microdao_id": uuid4().hex}
     asked = {"model": "plain", **BODIES[path], "metadata": named}
     async with httpx.AsyncClient(verify=NO_TLS, timeout=30) as client:
@@ -127,8 +129,8 @@ async def test_an_agent_named_by_the_body_has_its_limit_at_every_door(stack: Run
     assert fared == [200] * 10 + [429]
 
 
-async def test_a_key_goes_by_no_name_to_a_model_it_may_not_use(stack: RunningStack) -> None:
-    """Neither by leaving the model out, nor by a provider's prefix, nor by having no list at all."""
+async def test_a_key_reaches_no_model_that_it_may_not_use(stack: RunningStack) -> None:
+    """Neither by leaving the model out, nor by a provider's prefix, nor by having no list."""
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         listed = (await make(stack, client, models=["claude"]))["key"]
         bare = (await make(stack, client))["key"]
@@ -142,8 +144,8 @@ async def test_a_key_goes_by_no_name_to_a_model_it_may_not_use(stack: RunningSta
     assert len(await stack.calls()) == 1
 
 
-async def test_an_internal_secret_names_an_agent_who_gets_its_ten_a_minute(stack: RunningStack) -> None:
-    """Of 30 at once exactly 10 pass; the rest are told how long to wait."""
+async def test_an_agent_named_by_an_internal_key_has_ten_calls_a_minute(stack: RunningStack) -> None:
+    """Of 30 parallel calls exactly 10 are admitted; the others get the wait."""
     agent = f"agent:{uuid4().hex}"
     async with httpx.AsyncClient(verify=NO_TLS, timeout=30) as client:
         asking = [ask(client, stack, stack.key, headers={"X-Agent-Id": agent}) for _ in range(30)]
@@ -158,8 +160,8 @@ async def test_an_internal_secret_names_an_agent_who_gets_its_ten_a_minute(stack
     assert one.headers["x-ratelimit-limit-requests"] == "10"
 
 
-async def test_a_sequential_caller_with_one_place_never_meets_a_false_429(stack: RunningStack) -> None:
-    """The place is free before the last byte has arrived, streamed or not."""
+async def test_a_sequential_caller_with_one_slot_never_gets_a_false_429(stack: RunningStack) -> None:
+    """The slot is free before the last byte has arrived, streamed or not."""
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         key = (await make(stack, client, parallel=1))["key"]
         for number in range(20):
@@ -167,8 +169,8 @@ async def test_a_sequential_caller_with_one_place_never_meets_a_false_429(stack:
             assert answer.status_code == 200, answer.text
 
 
-async def test_a_key_at_its_limit_is_refused_unread_until_its_limit_is_raised(stack: RunningStack) -> None:
-    """What no JSON parser reads is no concern of a full window's; a raised limit holds at once."""
+async def test_a_key_at_its_limit_is_rejected_before_its_body_is_parsed(stack: RunningStack) -> None:
+    """A raised limit is effective at once."""
     broken = b"{"
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         made = await make(stack, client, tenant=f"unread-{uuid4().hex[:8]}", rpm=1)
@@ -193,8 +195,8 @@ async def test_a_key_at_its_limit_is_refused_unread_until_its_limit_is_raised(st
         assert (await ask(client, stack, made["key"])).status_code == 200
 
 
-async def test_a_budget_ends_spending_and_says_so(stack: RunningStack) -> None:
-    """`insufficient_quota`, no Retry-After, not to be retried; what was spent stays within the budget."""
+async def test_a_spent_budget_rejects_calls(stack: RunningStack) -> None:
+    """`insufficient_quota`, no Retry-After, no retry; the spend stays within the budget."""
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         made = await make(stack, client, budgets=[{"limit_usd": "0.0002", "period": "total"}])
         answers = [await ask(client, stack, made["key"]) for _ in range(6)]
@@ -210,8 +212,8 @@ async def test_a_budget_ends_spending_and_says_so(stack: RunningStack) -> None:
         assert spent <= 0.0002 + 0.000063
 
 
-async def test_calls_the_provider_refuses_cost_a_budget_nothing(stack: RunningStack) -> None:
-    """What was reserved for them is given back when they fail; settlements leave in batches."""
+async def test_calls_that_the_provider_rejects_cost_a_budget_nothing(stack: RunningStack) -> None:
+    """Their reservations are released when they fail; settlements are sent in batches."""
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         budget = {"limit_usd": "0.0002", "period": "total"}
         made = await make(stack, client, models=["*"], budgets=[budget])
@@ -235,7 +237,7 @@ async def row_of(client: httpx.AsyncClient, stack: RunningStack, request_id: str
 
 
 async def test_a_call_can_be_looked_up_and_is_counted_for_its_key(stack: RunningStack) -> None:
-    """`/v1/requests/{id}` tells its story, `/v1/usage` adds it up, another key sees neither."""
+    """`/v1/requests/{id}` and `/v1/usage`; another key sees neither."""
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         made, stranger = await make(stack, client, tenant="acme"), await make(stack, client)
         answers = [await ask(client, stack, made["key"], json=body(stream=one)) for one in (False, True)]
@@ -252,7 +254,7 @@ async def test_a_call_can_be_looked_up_and_is_counted_for_its_key(stack: Running
         assert float(lines[0]["cost_usd"]) == pytest.approx(2 * 0.000063)
 
 
-async def test_where_a_caller_stands_and_what_a_request_would_meet(stack: RunningStack) -> None:
+async def test_a_caller_s_limits_and_the_verdict_on_a_request(stack: RunningStack) -> None:
     """`/v1/limits` shows the key's limits; `/v1/explain` gives the verdict and counts nothing."""
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         key = (await make(stack, client, rpm=2, models=["plain"]))["key"]
@@ -272,8 +274,8 @@ async def test_where_a_caller_stands_and_what_a_request_would_meet(stack: Runnin
     assert len(await stack.calls()) == 2
 
 
-async def test_metrics_and_admin_doors_are_the_operators(stack: RunningStack) -> None:
-    """A caller's key opens neither; the admin key is no caller's key."""
+async def test_metrics_and_admin_routes_need_an_admin_key(stack: RunningStack) -> None:
+    """A virtual key opens neither; the admin key is no virtual key."""
     async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:
         for path in ("/metrics", "/admin/keys"):
             assert (await client.get(stack.url + path, headers=stack.auth)).status_code == 401
@@ -282,10 +284,10 @@ async def test_metrics_and_admin_doors_are_the_operators(stack: RunningStack) ->
         assert (await ask(client, stack, stack.admin_key)).status_code == 401
 
 
-async def test_a_refused_credential_at_an_odd_path_is_on_record_and_stops_no_other(
+async def test_a_failed_authentication_at_an_odd_path_is_recorded(
     stack: RunningStack,
 ) -> None:
-    """A NUL, half a surrogate, bytes that are no UTF-8; each is counted, and so are those after them."""
+    """A NUL, half a surrogate, bytes that are not UTF-8; each is counted, and so are later ones."""
     wrong = {"Authorization": "Bearer sk-nobodys"}
 
     async def counted(client: httpx.AsyncClient) -> int:
@@ -307,10 +309,8 @@ async def test_a_refused_credential_at_an_odd_path_is_on_record_and_stops_no_oth
 
 
 @pytest.mark.parametrize("model", ["deepseek/wrong-key", "deepseek/own"])
-async def test_a_wildcard_s_name_falls_back_only_where_its_key_may_go(
-    stack: RunningStack, model: str
-) -> None:
-    """LiteLLM finds its fallbacks by the name with and without the provider, though no group is called so."""
+async def test_a_wildcard_s_name_falls_back_only_to_allowed_models(stack: RunningStack, model: str) -> None:
+    """LiteLLM finds fallbacks by the name with and without the provider."""
 
     def failing_once() -> Json:
         return body(model, messages=say(script(do="flaky", key=uuid4().hex, fails=1, status=500)))
@@ -326,8 +326,8 @@ async def test_a_wildcard_s_name_falls_back_only_where_its_key_may_go(
     assert served.headers["x-llm-proxy-fallback-from"] == model
 
 
-async def test_text_no_database_takes_costs_no_record(stack: RunningStack) -> None:
-    """In every name a caller chooses: each call that was admitted is on record, and so is the next."""
+async def test_unacceptable_text_loses_no_record(stack: RunningStack) -> None:
+    """In every name that a caller chooses: each admitted call is recorded, and the next too."""
     odd = "a\x00b\ud800"
     named = {
         "user": odd,

@@ -1,4 +1,4 @@
-"""Why a request was refused, asked from outside: the log, the sample, exact counts, and stories by id."""
+"""Why a request was rejected: the log, the sample, exact counts, and details by id."""
 
 import json
 from collections import Counter
@@ -78,10 +78,8 @@ def times(counts: list[Json]) -> dict[str, int]:
     return dict(found)
 
 
-def test_a_full_window_is_told_with_whose_how_full_what_was_wanted_and_the_wait(
-    gateway: Gateway, folder: Path
-) -> None:
-    """In the record, in one line of the log, and as a sentence of the story; to its key too."""
+def test_a_full_window_is_reported_with_its_subject_use_and_wait(gateway: Gateway, folder: Path) -> None:
+    """In the record, in one log line, and in the request's lines; to its key too."""
     name, headers = make_key(gateway, rpm=2)
     refused = until_refused(gateway, headers)
     request_id = refused.headers["x-request-id"]
@@ -107,8 +105,8 @@ def test_a_full_window_is_told_with_whose_how_full_what_was_wanted_and_the_wait(
 
 
 @pytest.mark.parametrize("limit_usd", ["0", "0.0001"])
-def test_a_spent_budget_is_told_in_dollars_and_when_it_begins_anew(gateway: Gateway, limit_usd: str) -> None:
-    """A wait of a moment would not help: there is none."""
+def test_a_spent_budget_is_reported_in_dollars_with_its_next_period(gateway: Gateway, limit_usd: str) -> None:
+    """There is no wait: a short one would not help."""
     _, headers = make_key(gateway, budgets=[{"limit_usd": limit_usd, "period": "day"}])
     refused = until_refused(gateway, headers)
     reached = story(gateway, refused.headers["x-request-id"])["reached"]
@@ -120,8 +118,8 @@ def test_a_spent_budget_is_told_in_dollars_and_when_it_begins_anew(gateway: Gate
     assert reached["resets_at"] == refused.headers["x-llm-proxy-budget-reset"]
 
 
-def test_places_and_tokens_are_told_as_what_they_are(gateway: Gateway) -> None:
-    """A second call at once, and one more than the tokens of a minute."""
+def test_parallel_calls_and_tokens_are_reported_with_their_units(gateway: Gateway) -> None:
+    """A second parallel call, and one more than the tokens of a minute."""
     _, headers = make_key(gateway, parallel=1)
     slow = {"messages": say(script(do="slow-first", first_ms=1500))}
     with ThreadPoolExecutor(4) as callers:
@@ -142,8 +140,8 @@ def test_places_and_tokens_are_told_as_what_they_are(gateway: Gateway) -> None:
     assert reached["wanted"] > 0
 
 
-def test_counts_are_exact_where_the_sample_is_not_and_an_id_outside_it_is_told_so(gateway: Gateway) -> None:
-    """Every refusal of a storm counts; who is not in the sample hears that, and what was counted."""
+def test_counts_are_exact_and_an_id_outside_the_sample_says_so(gateway: Gateway) -> None:
+    """Every rejection of a storm is counted; an id outside the sample is answered with the counts."""
     name, headers = make_key(gateway, rpm=2)
     with ThreadPoolExecutor(8) as callers:
         pending = [callers.submit(ask, gateway, headers) for _ in range(120)]
@@ -172,8 +170,8 @@ def test_counts_are_exact_where_the_sample_is_not_and_an_id_outside_it_is_told_s
     assert name in table
 
 
-def test_strangers_take_no_place_in_the_sample_of_known_callers(gateway: Gateway) -> None:
-    """A storm of wrong credentials; a refusal of a limit in the midst of it is kept."""
+def test_unknown_callers_do_not_fill_the_sample_of_known_ones(gateway: Gateway) -> None:
+    """A storm of wrong credentials; a rejection by a limit in the midst of it is sampled."""
     _, headers = make_key(gateway, rpm=1)
     ask(gateway, headers)
     with ThreadPoolExecutor(8) as callers:
@@ -185,16 +183,16 @@ def test_strangers_take_no_place_in_the_sample_of_known_callers(gateway: Gateway
     until(lambda: times(printed(gateway, "--outcome", "refused")["refusal_counts"])["invalid_api_key"] == 100)
 
 
-def test_a_filter_no_refusal_is_kept_by_is_refused_by_name(gateway: Gateway) -> None:
-    """And a key nobody knows."""
+def test_a_filter_that_rejections_do_not_have_is_rejected_by_name(gateway: Gateway) -> None:
+    """And an unknown key."""
     done = gateway.command("requests", "--outcome", "refused", "--provider", "openai")
     assert done.returncode != 0
     assert "No refusal is kept by 'provider'." in done.stderr
     assert gateway.command("requests", "--outcome", "refused", "--key", "nobody").returncode == 1
 
 
-def test_figures_of_a_limit_for_all_are_the_operators(gateway: Gateway) -> None:
-    """A key hears that such a limit is reached, an admin how full it was."""
+def test_figures_of_a_shared_limit_are_for_admins_only(gateway: Gateway) -> None:
+    """A key learns that such a limit is reached, an admin its figures."""
     _, headers = make_key(gateway)
     rule = {"scope": "provider", "subject": "inhouse", "rpm": 1}
     assert httpx.put(f"{gateway.url}/admin/limits", json=rule, headers=ADMIN).status_code == 200
@@ -206,8 +204,8 @@ def test_figures_of_a_limit_for_all_are_the_operators(gateway: Gateway) -> None:
     assert "1 of 1 request a minute used" in told["story"][-1]
 
 
-def test_a_failed_calls_message_is_the_operators(gateway: Gateway) -> None:
-    """An admin reads the provider's message; the key, whose caller heard a 502, does not."""
+def test_a_failed_call_s_message_is_for_admins_only(gateway: Gateway) -> None:
+    """An admin reads the provider's message; the key, whose caller received a 502, does not."""
     _, headers = make_key(gateway)
     answer = ask(gateway, headers, "p/once", messages=say(script(do="status-500")))
     assert answer.status_code == 502
@@ -223,8 +221,8 @@ def test_a_failed_calls_message_is_the_operators(gateway: Gateway) -> None:
     assert all(line in shown for line in told["story"])
 
 
-def test_what_a_caller_heard_of_the_provider_its_key_reads_again(gateway: Gateway) -> None:
-    """A 400."""
+def test_a_key_reads_the_provider_s_message_that_its_caller_received(gateway: Gateway) -> None:
+    """With a 400."""
     _, headers = make_key(gateway)
     answer = ask(gateway, headers, "p/status-400", messages=say(script(do="status-400")))
     assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""Every scope of limits and budgets, from outside: each part of a rule refuses, or is watched and told."""
+"""Every scope of limits and budgets: each part of a policy rejects calls, or only counts them."""
 
 import asyncio
 import json
@@ -115,10 +115,10 @@ async def desk(stack: RunningStack) -> AsyncIterator[Desk]:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("scope", SCOPES)
-async def test_every_part_of_a_rule_in_every_scope_refuses_the_next_call(
+async def test_every_part_of_a_policy_in_every_scope_rejects_the_next_call(
     desk: Desk, scope: str, part: str
 ) -> None:
-    """The first passes; the next is 429, by the code of its part, and never 503."""
+    """The first is admitted; the next is 429, with the code of its part, and never 503."""
     limits = await desk.limits(scope, part)
     async with desk.ruled(scope, **limits):
         first = await desk.ask(slowly=part == "parallel")
@@ -132,9 +132,7 @@ async def test_every_part_of_a_rule_in_every_scope_refuses_the_next_call(
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("scope", SCOPES)
-async def test_every_part_of_a_rule_that_only_watches_lets_pass_and_tells(
-    desk: Desk, scope: str, part: str
-) -> None:
+async def test_every_part_of_a_shadow_policy_admits_and_records(desk: Desk, scope: str, part: str) -> None:
     """The record names it."""
     limits = await desk.limits(scope, part)
     async with desk.ruled(scope, mode="shadow", **limits):
@@ -149,8 +147,8 @@ async def test_every_part_of_a_rule_that_only_watches_lets_pass_and_tells(
     assert first.status_code == 200
 
 
-async def test_a_shadow_rule_leaves_what_is_enforced_and_is_counted_beside_it(desk: Desk) -> None:
-    """A key's own limit and budget hold; the default that only watches is told by record, sum and metric."""
+async def test_a_shadow_policy_leaves_enforced_limits_and_is_counted(desk: Desk) -> None:
+    """A key's own limit and budget are enforced; the shadow default is in record, sum and metric."""
     own = {"rpm": 3, "tpm": 9_000, "budgets": [{"limit_usd": 5, "period": "day"}]}
     path = f"/admin/keys/{desk.made['id']}"
     assert (await desk.operate("PATCH", path, json=own)).status_code == 200
@@ -191,7 +189,7 @@ async def counted(desk: Desk) -> float:
 
 
 async def test_a_wildcard_covers_each_of_its_models_and_no_other(desk: Desk) -> None:
-    """Each is counted by itself."""
+    """Each is counted separately."""
     tenant = desk.made["tenant"]
     rule = {"scope": "tenant_group", "tenant": tenant, "model": "p/*", "rpm": 1}
     path = f"/admin/keys/{desk.made['id']}"
@@ -211,14 +209,16 @@ async def test_a_wildcard_covers_each_of_its_models_and_no_other(desk: Desk) -> 
         ({"scope": "agent", "mode": "shadow"}, "mode"),
     ],
 )
-async def test_a_field_its_scope_cannot_use_is_refused_by_name(desk: Desk, rule: Json, param: str) -> None:
-    """And nothing is laid down."""
+async def test_a_field_that_its_scope_does_not_have_is_rejected_by_name(
+    desk: Desk, rule: Json, param: str
+) -> None:
+    """And nothing is stored."""
     answer = await desk.operate("PUT", "/admin/limits", json=rule)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-async def test_calls_at_once_pass_a_limit_for_all_no_more_often_than_it_says(desk: Desk) -> None:
-    """Of several tenants, named by a trusted service."""
+async def test_parallel_calls_do_not_exceed_a_shared_limit(desk: Desk) -> None:
+    """Of several tenants, named by an internal key."""
     async with desk.ruled("global", rpm=0, parallel=2):
         headers = [{**desk.stack.auth, "X-Tenant-Id": uuid4().hex} for _ in range(6)]
         body = {"model": "plain", "messages": say(script(do="slow-first", first_ms=300)), "max_tokens": 5}
@@ -227,8 +227,8 @@ async def test_calls_at_once_pass_a_limit_for_all_no_more_often_than_it_says(des
     assert fared == [200, 200, 429, 429, 429, 429]
 
 
-async def test_an_admin_sees_what_lies_on_a_key_and_how_full_it_is(desk: Desk) -> None:
-    """By its name: spent, held and left, when it resets and would be used up, its rules, a call's verdict."""
+async def test_an_admin_sees_a_key_s_limits_and_their_use(desk: Desk) -> None:
+    """By its name: spent, held and left, reset and forecast, its policies, a call's verdict."""
     name, tenant = desk.made["name"], desk.made["tenant"]
     own = {"rpm": 5, "budgets": [{"limit_usd": "0.01", "period": "month", "zone": "Europe/Berlin"}]}
     assert (await desk.operate("PATCH", f"/admin/keys/{name}", json=own)).status_code == 200
@@ -269,7 +269,7 @@ async def test_an_admin_sees_what_lies_on_a_key_and_how_full_it_is(desk: Desk) -
     [({"expires_at": "2020-01-01"}, "has expired"), (None, "was revoked")],
     ids=["expired", "revoked"],
 )
-async def test_a_call_of_a_key_that_has_ended_is_explained_as_it_is_answered(
+async def test_a_call_of_an_inactive_key_is_explained_as_it_is_answered(
     desk: Desk, end: Json | None, why: str
 ) -> None:
     """Its limits are still shown."""
@@ -289,8 +289,8 @@ async def test_a_call_of_a_key_that_has_ended_is_explained_as_it_is_answered(
     assert (await desk.operate("GET", "/v1/limits", params={"key": name})).json()["limits"]
 
 
-async def test_a_refusal_names_the_key_as_its_owner_knows_it(desk: Desk) -> None:
-    """By its prefix, not by an id that nobody was told."""
+async def test_a_rejection_names_the_key_by_its_prefix(desk: Desk) -> None:
+    """Not by its id, which the owner does not know."""
     own = {"rpm": 1}
     assert (await desk.operate("PATCH", f"/admin/keys/{desk.made['name']}", json=own)).is_success
     answered = [await desk.ask() for _ in range(2)]
@@ -298,10 +298,8 @@ async def test_a_refusal_names_the_key_as_its_owner_knows_it(desk: Desk) -> None
     assert f"for key {desk.made['prefixes'][0]} on requests" in answered[1].json()["error"]["message"]
 
 
-async def test_the_command_shows_a_key_with_what_it_spent_and_its_rules(
-    desk: Desk, postgres_url: str
-) -> None:
-    """As the gateway tells it; without one, the key alone and a word about it."""
+async def test_the_command_shows_a_key_with_its_spend_and_policies(desk: Desk, postgres_url: str) -> None:
+    """As the gateway returns it; without a gateway the key only, with a note."""
     name = desk.made["name"]
     own = {"budgets": [{"limit_usd": "0.01", "period": "month", "zone": "Europe/Berlin"}]}
     assert (await desk.operate("PATCH", f"/admin/keys/{name}", json=own)).status_code == 200
@@ -335,8 +333,8 @@ def still(row: Json) -> Json:
     return {name: value for name, value in row.items() if name not in {"reset_ms", "exhausted_at"}}
 
 
-async def test_a_rule_that_covers_no_call_says_why(desk: Desk) -> None:
-    """When it is laid down, and in the list."""
+async def test_a_policy_that_covers_no_call_says_why(desk: Desk) -> None:
+    """When it is set, and in the list."""
     rules: list[tuple[Json, str | None]] = [
         ({"scope": "key", "subject": desk.made["name"], "tenant": "another"}, "another tenant"),
         ({"scope": "tenant_group", "tenant": desk.made["tenant"], "model": "no-such"}, "no model"),

@@ -1,4 +1,4 @@
-"""What a call costs, by every kind of token: in the record, told to the caller, and in LiteLLM's log."""
+"""The cost of a call, by every kind of token: in the record, in the answer and in LiteLLM's log."""
 
 import asyncio
 import os
@@ -173,7 +173,7 @@ def stories(till: Till) -> dict[tuple[str, Mode], Json]:
 def test_a_call_costs_what_the_provider_bills(
     stories: dict[tuple[str, Mode], Json], name: str, mode: Mode
 ) -> None:
-    """In the record and in the log by which it is reconciled, with each part of its tokens."""
+    """In the record and in the log with which it is reconciled, with each kind of its tokens."""
     case, story = CASES[name], stories[name, mode]
     [logged] = story["model_calls"]
     expected = case.cost_usd
@@ -186,14 +186,14 @@ def test_a_call_costs_what_the_provider_bills(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_stream_costs_what_a_whole_answer_does(stories: dict[tuple[str, Mode], Json], name: str) -> None:
+def test_a_stream_costs_what_a_complete_answer_does(stories: dict[tuple[str, Mode], Json], name: str) -> None:
     """The same usage has the same price."""
     whole, streamed = (stories[name, mode]["cost_usd"] for mode in MODES)
     assert whole == streamed
 
 
 def test_free_is_free_for_every_kind_of_token(stories: dict[tuple[str, Mode], Json]) -> None:
-    """Cached ones and those of a dearer tier too."""
+    """Also cached tokens, and tokens of a more expensive tier."""
     costs = {one["cost_usd"] for (name, _), one in stories.items() if CASES[name].group == "free"}
     assert costs == {0}
 
@@ -209,7 +209,7 @@ async def test_the_two_logs_agree_to_the_nano_dollar(
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_deployment_that_served_sets_the_price(till: Till, mode: Mode) -> None:
-    """Of a group with a free and a paid one: 0 is known, and no call is unpriced."""
+    """Of a group with a free and a paid one: a cost of 0 is known, and no call is unpriced."""
     text = script(do="raw", raw=[wire(one) for one in answer_of(CASES["own-prices"], mode)])
     stories = await asyncio.gather(*[_after(till, "mixed", f"{text} {at}", mode) for at in range(12)])
     costs = {(one["deployment"], Decimal(str(one["cost_usd"]))) for one in stories}
@@ -221,18 +221,18 @@ async def _after(till: Till, group: str, text: str, mode: Mode) -> Json:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_free_deployment_costs_0_where_the_tokens_are_an_estimate(till: Till, mode: Mode) -> None:
-    """Nobody stated what the answer used; each deployment's price is known all the same."""
+async def test_a_free_deployment_costs_0_with_estimated_tokens(till: Till, mode: Mode) -> None:
+    """Each deployment's price is known all the same."""
     calls = [_after(till, "mixed", script(do="ok", counted=False, key=str(at)), mode) for at in range(12)]
     for story in await asyncio.gather(*calls):
         assert (story["cost_usd"] == 0) == (story["deployment"] == "mixed-free")
         assert story["cost_usd"] is not None
 
 
-async def test_free_is_told_apart_from_unknown_in_sums_and_metrics(
+async def test_free_is_distinct_from_unknown_in_sums_and_metrics(
     till: Till, stories: dict[tuple[str, Mode], Json]
 ) -> None:
-    """Calls of a free group are priced, those of one without a price are not."""
+    """Calls of a free group are priced, those of a group without a price are not."""
     assert stories
     told = await till.ask("/v1/usage", group_by="model")
     rows = {one["model"]: one for one in told["data"] if one["model"] in {"free", "unpriced"}}

@@ -1,4 +1,4 @@
-"""Questions about usage as operators ask them, over HTTP and on the command line, of one running gateway."""
+"""Usage queries over HTTP and on the command line, on one running gateway."""
 
 import asyncio
 import csv
@@ -64,8 +64,8 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_the_unnamed_are_a_row_of_their_own(gateway: Gateway) -> None:
-    """Null in JSON, empty in CSV; somebody really called so is told apart in a table."""
+def test_requests_without_a_name_are_a_row_of_their_own(gateway: Gateway) -> None:
+    """Null in JSON, empty in CSV; a table distinguishes a value that really is that text."""
     assert grouped(gateway, "user") == {None: 4, "ann": 1, "(unnamed)": 1}
     assert grouped(gateway, "session") == {None: 4, "s-1": 2}
     assert total(gateway, user="")["requests"] == 4
@@ -78,7 +78,7 @@ def test_the_unnamed_are_a_row_of_their_own(gateway: Gateway) -> None:
 
 
 def test_keys_are_named_and_found_by_name_prefix_or_id(gateway: Gateway) -> None:
-    """In every door and command."""
+    """In every route and command."""
     lines = gateway.asked("/v1/usage", ADMIN, group_by="key").json()["data"]
     ids = {line["key_name"]: line["key"] for line in lines}
     assert set(ids) == {"demo", "plain", None}
@@ -92,8 +92,8 @@ def test_keys_are_named_and_found_by_name_prefix_or_id(gateway: Gateway) -> None
     assert ids["demo"] not in table
 
 
-def test_a_name_nobody_knows_is_told_in_words(gateway: Gateway) -> None:
-    """404 and exit code 1, never an empty answer."""
+def test_an_unknown_name_is_404(gateway: Gateway) -> None:
+    """Exit code 1, never an empty answer."""
     for name in ("agent", "tenant", "key", "model", "provider", "user", "session", "run", "tag"):
         refused = gateway.asked("/v1/usage", ADMIN, **{name: "nobody"})
         assert (refused.status_code, refused.json()["error"]["param"]) == (404, name)
@@ -105,7 +105,7 @@ def test_a_name_nobody_knows_is_told_in_words(gateway: Gateway) -> None:
 
 
 def test_tags_sessions_and_runs_are_groups_and_filters(gateway: Gateway) -> None:
-    """A call with several tags is in the line of each; the total counts it once."""
+    """A call with several tags is in the row of each; the total counts it once."""
     answer = gateway.asked("/v1/usage", ADMIN, group_by="tag").json()
     assert {line["tag"]: line["requests"] for line in answer["data"]} == {
         "prod": 3, "search": 3, "nightly": 2, "batch": 1, None: 3,
@@ -119,7 +119,7 @@ def test_tags_sessions_and_runs_are_groups_and_filters(gateway: Gateway) -> None
     assert "counts it once" in gateway.command("usage", "--by", "tag").stdout
 
 
-def test_a_keys_tags_are_changed_by_the_admin_and_on_the_command_line(gateway: Gateway) -> None:
+def test_a_key_s_tags_are_changed_by_route_and_command(gateway: Gateway) -> None:
     """And bounded there, as on a call."""
     assert json.loads(gateway.command("keys", "show", "demo", "--json").stdout)["tags"] == ["prod", "search"]
     for given, tags in ((("--tag", "a", "--tag", "b"), ["a", "b"]), (("--unset", "tag"), [])):
@@ -138,7 +138,7 @@ def test_a_keys_tags_are_changed_by_the_admin_and_on_the_command_line(gateway: G
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "metadata.tags")
 
 
-def test_a_range_is_read_in_its_zone(gateway: Gateway) -> None:
+def test_a_range_is_parsed_in_its_time_zone(gateway: Gateway) -> None:
     """The last minutes, words for days, offsets; extremes are 400 and name their field."""
     for since, tz in (("10m", "UTC"), ("this-week", "Asia/Kolkata"), ("1h", "+05:30")):
         assert total(gateway, since=since, tz=tz)["requests"] == 6
@@ -164,8 +164,8 @@ def test_a_range_is_read_in_its_zone(gateway: Gateway) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-def test_the_biggest_spender_stands_first_above_the_total(gateway: Gateway) -> None:
-    """In a table; JSON and CSV hold the lines alone."""
+def test_the_most_expensive_row_is_first_above_the_total(gateway: Gateway) -> None:
+    """In a table; JSON and CSV have the rows only."""
     table = gateway.command("usage", "--since", "this-week", "--by", "key", "--top", "1").stdout
     words = [(line.split() or [""])[0] for line in table.splitlines()]
     assert [word for word in words if word in {"demo", "plain", "total"}] == ["demo", "total"]
@@ -176,7 +176,7 @@ def test_the_biggest_spender_stands_first_above_the_total(gateway: Gateway) -> N
 
 
 def test_focus_has_its_mandatory_columns_and_the_same_sums(gateway: Gateway) -> None:
-    """By the day, in UTC, the same from the door and from the command."""
+    """By day, in UTC, the same by route and by command."""
     told = gateway.asked("/v1/usage", ADMIN, format="focus", since="this-week").text
     assert (
         told.replace("\r", "") == gateway.command("usage", "--format", "focus", "--since", "this-week").stdout
@@ -203,7 +203,7 @@ MANDATORY = (
 """Of FOCUS 1.2, but for `ChargeClass`, which is null unless a charge corrects another."""
 
 
-def test_questions_that_hang_keep_no_key_from_being_looked_up(gateway: Gateway) -> None:
+def test_hanging_queries_do_not_delay_key_look_ups(gateway: Gateway) -> None:
     """They have connections of their own."""
     keys = [key(gateway, f"fresh-{number}")["key"] for number in range(4)]
 

@@ -1,4 +1,4 @@
-"""What was used, asked from outside: over HTTP, on the command line, by Prometheus; and after a kill."""
+"""Usage over HTTP, on the command line and for Prometheus; and after a worker was killed."""
 
 import csv
 import io
@@ -26,8 +26,8 @@ def gateway(tmp_path: Path, postgres_url: str, limits_redis_url: str, stack_port
     return made(tmp_path, postgres_url, limits_redis_url, stack_ports["sidecar"])
 
 
-def test_what_was_used_is_told_by_every_door_alike(gateway: Gateway) -> None:
-    """One agent's totals, the same by any dimension, as CSV, per request, per command."""
+def test_every_route_and_command_returns_the_same_usage(gateway: Gateway) -> None:
+    """One agent's totals, by any dimension, as CSV, per request, per command."""
     with gateway.running():
         ids = [gateway.chat(agent=SOFIA) for _ in range(6)]
         gateway.chat("p/status-500", agent=SOFIA)
@@ -54,8 +54,8 @@ def test_what_was_used_is_told_by_every_door_alike(gateway: Gateway) -> None:
         assert {line["agent"]: line["requests"] for line in printed} == {SOFIA: 7, HUGO: 1}
 
 
-def test_an_agent_nobody_knows_used_nothing(gateway: Gateway) -> None:
-    """Zeros, not an error; unknown requests and bad questions are."""
+def test_an_unknown_agent_used_nothing(gateway: Gateway) -> None:
+    """Zeros, not an error; unknown requests and invalid queries are errors."""
     with gateway.running():
         told = gateway.asked("/internal/llm/usage", INTERNAL, agent_id="agent:nobody").json()
         assert [
@@ -68,8 +68,8 @@ def test_an_agent_nobody_knows_used_nothing(gateway: Gateway) -> None:
         assert gateway.asked("/v1/usage", {}).status_code == 401
 
 
-def test_any_filter_is_answered_or_refused_by_name(gateway: Gateway) -> None:
-    """Days and hours too; what no column can hold, or nobody knows, is the asker's fault."""
+def test_any_filter_is_answered_or_rejected_by_name(gateway: Gateway) -> None:
+    """Days and hours too; a value that no column can hold is 400."""
     with gateway.running():
         gateway.chat(agent=SOFIA)
         until(lambda: total(gateway)["requests"] == 1)
@@ -87,8 +87,8 @@ def test_any_filter_is_answered_or_refused_by_name(gateway: Gateway) -> None:
             assert gateway.asked("/internal/llm/usage", INTERNAL, agent_id=agent).status_code == 400
 
 
-def test_tokens_nobody_stated_are_never_the_providers(gateway: Gateway) -> None:
-    """LiteLLM counts a stream's itself, the gateway estimates a whole answer's; both are recorded as that."""
+def test_unstated_tokens_are_not_recorded_as_the_providers(gateway: Gateway) -> None:
+    """LiteLLM counts a stream's, the gateway estimates a complete answer's."""
     with gateway.running():
         for streamed, source in ((True, "sidecar"), (False, "estimated")):
             body = {"model": "plain", "messages": say(script(do="ok", counted=False)), "stream": streamed}
@@ -102,8 +102,8 @@ def test_tokens_nobody_stated_are_never_the_providers(gateway: Gateway) -> None:
             assert story["completion_tokens"] > 0
 
 
-def test_a_virtual_key_sees_its_own_and_an_admin_all(gateway: Gateway) -> None:
-    """Sums and single requests; another's request is as unknown as none."""
+def test_a_virtual_key_sees_its_own_usage_and_an_admin_all(gateway: Gateway) -> None:
+    """Sums and single requests; another key's request is unknown."""
     with gateway.running():
         made = httpx.post(f"{gateway.url}/admin/keys", json={"name": "one", "tenant": "acme"}, headers=ADMIN)
         key = made.json()["key"]
@@ -119,7 +119,7 @@ def test_a_virtual_key_sees_its_own_and_an_admin_all(gateway: Gateway) -> None:
 
 
 def test_metrics_are_one_page_for_all_workers(gateway: Gateway) -> None:
-    """Whichever worker answers: every call counted, both workers alive, no key no page."""
+    """Whichever worker answers: every call is counted, both workers are alive, no key no page."""
     with gateway.running():
         for _ in range(20):
             gateway.chat()
@@ -133,8 +133,8 @@ def test_metrics_are_one_page_for_all_workers(gateway: Gateway) -> None:
             assert value(page, "llm_proxy_in_flight") == 0
 
 
-def test_all_workers_tell_the_same_of_a_model(gateway: Gateway) -> None:
-    """Whichever answers: the calls of both are in the database."""
+def test_all_workers_return_the_same_model_health(gateway: Gateway) -> None:
+    """The calls of both workers are in the database."""
 
     def calls() -> int:
         groups = gateway.asked("/admin/models", ADMIN).json().get("data", [])
@@ -157,7 +157,7 @@ def in_flight(gateway: Gateway) -> float:
 
 
 def test_calls_in_flight_in_a_killed_worker_are_recorded_as_lost(gateway: Gateway) -> None:
-    """And what had ended before is there, once."""
+    """And finished calls are recorded once."""
     slow = script(do="slow-first", first_ms=9000)
     with gateway.running() as process:
         ended = [gateway.chat() for _ in range(5)]
@@ -175,8 +175,8 @@ def test_calls_in_flight_in_a_killed_worker_are_recorded_as_lost(gateway: Gatewa
         assert all(gateway.asked(f"/v1/requests/{one}", ADMIN).json()["outcome"] == "ok" for one in ended)
 
 
-def test_commands_say_in_one_line_what_is_wrong(gateway: Gateway) -> None:
-    """No database, one that is not migrated, a dimension that is none."""
+def test_commands_report_a_fault_in_one_line(gateway: Gateway) -> None:
+    """No database, one that is not migrated, an unknown dimension."""
     done = gateway.command("usage")
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert "llm-proxy migrate" in done.stderr
@@ -192,8 +192,8 @@ def test_commands_say_in_one_line_what_is_wrong(gateway: Gateway) -> None:
     assert "DATABASE_URL is not set" in done.stderr
 
 
-def test_people_get_a_table_and_a_sparkline(gateway: Gateway) -> None:
-    """And one request's story by its id."""
+def test_commands_print_a_table_and_a_sparkline(gateway: Gateway) -> None:
+    """And one request by its id."""
     with gateway.running():
         request_id = gateway.chat(agent=SOFIA)
         until(lambda: total(gateway)["requests"] == 1)
@@ -208,7 +208,7 @@ def test_people_get_a_table_and_a_sparkline(gateway: Gateway) -> None:
 
 
 def test_a_person_is_erased_by_a_command(gateway: Gateway) -> None:
-    """Text and name of one tenant's user go; the sums of the tenant stay; the other tenant's user stays."""
+    """Text and name of one tenant's user are erased; the tenant's sums and the other tenant's user stay."""
     gateway.environment["LLM_PROXY__LOG_PAYLOADS"] = "full"
     said = {"model": "plain", "user": "ada", "messages": say("what ada said")}
     with gateway.running():

@@ -1,4 +1,4 @@
-"""A gateway of two workers on a database of its own, for tests of what it tells of usage."""
+"""A gateway with two workers and a database of its own, for tests of usage."""
 
 import asyncio
 import contextlib
