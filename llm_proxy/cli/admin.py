@@ -34,8 +34,8 @@ from llm_proxy.cli.printing import (
 )
 from llm_proxy.edge.routes.notifications import webhook_delivery, webhook_errors
 from llm_proxy.identity import AuditFilter, AuditLog
-from llm_proxy.identity.admin_documents import parse_admin_key
-from llm_proxy.identity.admin_keys import ROLES, AdminKeyRepository, admin_key_document
+from llm_proxy.identity.admin_documents import admin_key_document, parse_admin_key
+from llm_proxy.identity.admin_keys import ROLES, AdminKeyRepository
 from llm_proxy.identity.audit_log import AuditVerification, verify_audit_log
 from llm_proxy.identity.postgres_store import Pool
 from llm_proxy.json_access import Json

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, get_args
 from zoneinfo import available_timezones
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.identity.admin_keys import AdminKeySpec, Role, validate_admin_key
+from llm_proxy.identity.admin_keys import AdminKeyRecord, AdminKeySpec, Role, validate_admin_key
 from llm_proxy.identity.caller import (
     ANY,
     MAX_NAME_CHARS,
@@ -155,6 +155,20 @@ def parse_admin_key(document: Mapping[str, Any]) -> AdminKeySpec:
     return validate_admin_key(
         AdminKeySpec(name, role, _parse_name(document, "tenant"), _parse_time(document, "expires_at"))
     )
+
+
+def admin_key_document(record: AdminKeyRecord) -> Json:
+    """Returns an admin key as a document, without its secret."""
+    return {
+        "id": record.key_id,
+        "name": record.spec.name,
+        "role": record.spec.role,
+        "tenant": record.spec.tenant,
+        "expires_at": _time_text(record.spec.expires_at),
+        "prefix": record.prefix,
+        "created_at": _time_text(record.created_at),
+        "revoked_at": _time_text(record.revoked_at),
+    }
 
 
 def key_fields(spec: KeySpec) -> Json:

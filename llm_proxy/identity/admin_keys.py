@@ -18,7 +18,6 @@ from llm_proxy.errors import BadRequest, NotFound, Unauthorized
 from llm_proxy.identity.audit import DEADLINE_S, SYSTEM_ACTORS, Actor, Person, admin_transaction, write_audit
 from llm_proxy.identity.postgres_store import Connection, Pool, database_errors
 from llm_proxy.identity.virtual_keys import GeneratedKey, generate_key, key_digest, lookup_from_key
-from llm_proxy.json_access import Json
 
 ADMIN_KEY_TYPE_PREFIX = "sk-llma-"
 """The beginning of every admin key; an admin key is never valid as a virtual key, or the reverse."""
@@ -141,23 +140,6 @@ class AdminKeyRepository:
                 after={"revoked_at": after.revoked_at},
             )
         return after
-
-
-def admin_key_document(record: AdminKeyRecord) -> Json:
-    """Returns an admin key as a JSON document, without its secret."""
-    spec = record.spec
-    moments = (spec.expires_at, record.created_at, record.revoked_at)
-    expires_at, created_at, revoked_at = (at.isoformat() if at is not None else None for at in moments)
-    return {
-        "id": record.key_id,
-        "name": spec.name,
-        "role": spec.role,
-        "tenant": spec.tenant,
-        "expires_at": expires_at,
-        "prefix": record.prefix,
-        "created_at": created_at,
-        "revoked_at": revoked_at,
-    }
 
 
 def validate_admin_key(spec: AdminKeySpec) -> AdminKeySpec:

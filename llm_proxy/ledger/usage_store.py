@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from itertools import groupby, islice, product
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 import asyncpg
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, write_audit
+from llm_proxy.json_access import Json
 from llm_proxy.ledger.model_health import ModelHealth, fetch_health, health_of
 from llm_proxy.ledger.record import COLUMNS, MAX_NAME_CHARS, PARTITION_MARGIN, UsageRecord
 from llm_proxy.ledger.rejected_requests import (
@@ -70,6 +71,22 @@ class RecentQuery:
             raise BadRequest(f"There is no '{unknown[0][:40]}' to filter by.", param=unknown[0][:40])
 
 
+class UsageStore(Protocol):
+    """Answers usage queries: Postgres, or memory in mock mode."""
+
+    async def query(self, query: UsageQuery, now: datetime) -> UsageResult:
+        """Answers a usage query; raises `BadRequest`, or `NotFound` for an unknown name."""
+        ...
+
+    async def request_detail(self, request_id: UUID) -> Json | None:
+        """Returns one request; None if unknown."""
+        ...
+
+    async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[Json]:
+        """Returns the counts of rejections in the minute of a request id."""
+        ...
+
+
 class PostgresUsage:
     """Usage, requests and payloads in Postgres; a `UsageStore`."""
 
@@ -81,7 +98,7 @@ class PostgresUsage:
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, read_snapshot(connection):
             return await run_query(connection, query, now)
 
-    async def request_detail(self, request_id: UUID) -> dict[str, Any] | None:
+    async def request_detail(self, request_id: UUID) -> Json | None:
         """Returns a request's row and model calls, or its rejection from the sample; None if unknown."""
         moment = timestamp_of(request_id)
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection:
@@ -97,7 +114,7 @@ class PostgresUsage:
                 calls = await connection.fetch(_CALLS.format("llm_calls_before"), request_id)
         return {**_row_as_dict(row), "model_calls": [_row_as_dict(call) for call in calls]}
 
-    async def recent_requests(self, recent: RecentQuery) -> list[dict[str, Any]]:
+    async def recent_requests(self, recent: RecentQuery) -> list[Json]:
         """Returns the rows of the latest requests, newest first; raises `NotFound` for an unknown name."""
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, read_snapshot(connection):
             filters = dict(recent.filters)
@@ -117,7 +134,7 @@ class PostgresUsage:
                 await require_known_names(connection, filters)
         return [_row_as_dict(row) for row in rows]
 
-    async def recent_rejected(self, recent: RecentQuery) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async def recent_rejected(self, recent: RecentQuery) -> tuple[list[Json], list[Json]]:
         """Returns the latest rejected requests of the sample, and the exact counts of rejections.
 
         The counts are of all agents, users and models: they are not counted by these.
@@ -138,7 +155,7 @@ class PostgresUsage:
                 await require_known_names(connection, filters)
         return [_rejected_as_dict(row) for row in rows], counts
 
-    async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[dict[str, Any]]:
+    async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[Json]:
         """Returns the counts of rejections in the minute of a request id."""
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection:
             span = minute_around(request_id)
@@ -202,13 +219,13 @@ async def open_usage(dsn: str, tls: ssl.SSLContext | None = None) -> AsyncGenera
         await pool.close()
 
 
-def _row_as_dict(row: asyncpg.Record) -> dict[str, Any]:
+def _row_as_dict(row: asyncpg.Record) -> Json:
     """Returns the row with its JSON columns decoded."""
     values = dict(row)
     return values | {name: json.loads(values[name]) for name in _JSON if values.get(name) is not None}
 
 
-def _rejected_as_dict(row: asyncpg.Record) -> dict[str, Any]:
+def _rejected_as_dict(row: asyncpg.Record) -> Json:
     return {**_row_as_dict(row), "outcome": "refused"}
 
 
@@ -267,12 +284,12 @@ class MemoryUsage:
             if value and not any(value in _names_in_record(record, name) for record in self._records):
                 raise unknown_name_error(name, value)
 
-    async def request_detail(self, request_id: UUID) -> dict[str, Any] | None:
+    async def request_detail(self, request_id: UUID) -> Json | None:
         """Returns a request as its row in Postgres would be; None if unknown."""
         record = next((record for record in self._records if record.request_id == request_id), None)
         if record is None:
             return None
-        row: dict[str, Any] = {COLUMNS.get(name, name): value for name, value in record._asdict().items()}
+        row: Json = {COLUMNS.get(name, name): value for name, value in record._asdict().items()}
         nano_usd = record.cost_nano_usd
         cost_usd = None if nano_usd is None else nano_to_usd(nano_usd)
         decoded = {name: json.loads(row[name]) if row[name] else None for name in ("hops", "token_details")}
@@ -283,7 +300,7 @@ class MemoryUsage:
         """Returns how the models have fared up to now."""
         return health_of(self._records, now)
 
-    async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[dict[str, Any]]:  # noqa: ARG002 -- the protocol's
+    async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[Json]:  # noqa: ARG002 -- the protocol's
         """Returns nothing: mock mode counts no rejections."""
         return []
 
@@ -311,7 +328,7 @@ def _limit_rows(rows: list[UsageRow], query: UsageQuery) -> list[UsageRow]:
     return limited[: query.max_rows]
 
 
-def _usage_row(group: dict[str, Any], records: list[UsageRecord]) -> UsageRow:
+def _usage_row(group: Json, records: list[UsageRecord]) -> UsageRow:
     latencies_ms = [one.latency_ms for one in records if one.outcome != "lost"]
     return UsageRow(
         group=group,

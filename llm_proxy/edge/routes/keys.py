@@ -33,8 +33,14 @@ from llm_proxy.identity import (
     KeyRecord,
     KeyRepository,
 )
-from llm_proxy.identity.admin_documents import key_document, parse_admin_key, parse_key_spec, parse_raise
-from llm_proxy.identity.admin_keys import Role, admin_key_document
+from llm_proxy.identity.admin_documents import (
+    admin_key_document,
+    key_document,
+    parse_admin_key,
+    parse_key_spec,
+    parse_raise,
+)
+from llm_proxy.identity.admin_keys import Role
 from llm_proxy.json_access import Json
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Protocol
+from typing import Annotated
 from uuid import UUID
 
 import orjson
@@ -41,6 +41,7 @@ from llm_proxy.ledger.usage_report import (
     rows_as_focus_csv,
     spans_as_json,
 )
+from llm_proxy.ledger.usage_store import UsageStore
 
 LimitStatuses = Callable[[Caller], Awaitable[Iterable[LimitStatus]]]
 
@@ -89,22 +90,6 @@ class UsageParameters(BaseModel):
     form: str = Field(
         "json", alias="format", description="`json`, `csv`, or `focus`: CSV under FOCUS 1.2's column names."
     )
-
-
-class UsageStore(Protocol):
-    """What answers usage queries: Postgres, or memory in mock mode."""
-
-    async def query(self, query: UsageQuery, now: datetime) -> UsageResult:
-        """Returns the usage."""
-        ...
-
-    async def request_detail(self, request_id: UUID) -> Json | None:
-        """Returns one request; None if unknown."""
-        ...
-
-    async def rejected_in_minute(self, request_id: UUID, whose: RejectionScope) -> list[Json]:
-        """Returns counts of requests rejected in the minute of this request id."""
-        ...
 
 
 def router(usage: UsageStore | None, auth: AuthDependencies, standings: LimitStatuses) -> APIRouter:
