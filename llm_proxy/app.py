@@ -7,7 +7,7 @@ does not stop the start; nothing here is on a request's way.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -48,6 +48,7 @@ from llm_proxy.edge.routes.models import ModelProbe
 from llm_proxy.edge.routes.notifications import webhook_delivery
 from llm_proxy.errors import APIError, NotFound
 from llm_proxy.identity import (
+    AccessPolicy,
     AdminKeyRepository,
     AuditLog,
     Authenticator,
@@ -58,6 +59,7 @@ from llm_proxy.identity import (
     KeyRaiseRepository,
     KeyRepository,
     PolicyRepository,
+    PolicyWatcher,
     PostgresKeyStore,
     agents_loop,
     audit_retention_loop,
@@ -122,22 +124,22 @@ class Gateway:
         self.metrics = Metrics(settings.metrics_tags, files)
         kept = PayloadPolicy(settings.log_payloads)
         real = settings.llm_mode != "mock"
-        self._catalog = _catalog(settings, self.metrics)
-        self._client = _client(settings, self.metrics, self._catalog, self._stopped, kept) if real else None
-        self.upstream: Upstream = self._client or MockUpstream(self._catalog, settings.default_model)
         self._pool, self._reports = _pool(settings), _pool(settings, REPORTS_SIZE)
+        keys = KeyCache(PostgresKeyStore(self._pool)) if self._pool else None
+        watcher = PolicyWatcher(keys)
+        self._catalog = _catalog(settings, self.metrics)
+        access = AccessPolicy(watcher, self._catalog, settings.default_models)
+        self._client = _client(settings, self.metrics, self._catalog, access, kept) if real else None
+        self.upstream: Upstream = self._client or MockUpstream(self._catalog, settings.default_model)
         usage_of = PostgresUsage(self._reports) if self._reports else None
         remembered = MemoryUsage() if settings.llm_mode == "mock" else None
-        keys = KeyCache(PostgresKeyStore(self._pool)) if self._pool else None
-        store, most = _store(self._pool, settings), settings.spool_max_bytes
-        self.ledger = Ledger(
-            store, self.metrics, slot=self._seat, spool_max_bytes=most, memory_usage=remembered
-        )
+        self.ledger = _ledger(settings, self._pool, self.metrics, self._seat, remembered)
         self.admission = AdmissionController(
             settings,
+            watcher,
+            access,
             prices=self._catalog,
             spend_source=LedgerSpend(self._pool, self.ledger) if self._pool else None,
-            policy_source=keys,
             refresh_caller=keys.refresh if keys else None,
             observe=self._store_asked,
         )
@@ -148,10 +150,9 @@ class Gateway:
         identity = Authenticator(InternalKeys(_internal(settings)), keys)
         self._notifier = self._notifications()
         self._tracer = Tracer(settings.otlp_endpoint, self.metrics) if settings.otlp_endpoint else None
-        told = self._tracer is not None or kept
-        witnesses = CallObservers(self._tracer, kept, self.ledger.keep_payload) if told else None
+        observers = _observers(self._tracer, kept, self.ledger)
         stages = identity, self.admission, self.upstream, self._catalog, self.ledger
-        services = Services(*stages, self.watches, witnesses)
+        services = Services(*stages, self.watches, observers)
         reader = RequestReader(identity, request_limits(settings), self._catalog)
         keeper = _doorkeeper(settings, identity, self._pool, self._client_ip)
         answering = usage.router(usage_of or remembered, keeper, self._standings)
@@ -344,9 +345,6 @@ class Gateway:
         self.metrics.request_rejected(refused.metric_code)
         self._suspects.report(scope, refused)
 
-    def _stopped(self, caller: Caller, group: str) -> bool:
-        return self.admission.access_policy.is_disabled(caller, group)
-
     def _store_asked(self, seconds: float, answered: bool) -> None:  # noqa: FBT001 -- admission's signature
         self.metrics.observe("llm_proxy_store_seconds", seconds, "limits")
         if not answered:
@@ -395,18 +393,33 @@ def _client(
     settings: Settings,
     metrics: Metrics,
     catalog: CurrentCatalog,
-    stopped: Callable[[Caller, str], bool],
+    access: AccessPolicy,
     kept: PayloadPolicy,
 ) -> SidecarClient:
     pool = SidecarPool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
     caching, groups = settings.cache_mode == "on", settings.default_models
-    controls = LiteLLMControls(caching, settings.cache_streams, groups, stopped, kept)
+    controls = LiteLLMControls(caching, settings.cache_streams, groups, access, kept)
     queue = SlotQueue(pool, queue_s=settings.queue_timeout_ms / 1000, max_waiting=settings.max_waiting)
     broke = partial(metrics.increment, "llm_proxy_upstream_failures_total")
     tls = settings.tls_for(settings.litellm_proxy_url[0])
     timeouts = timeout_policy(settings)
     return SidecarClient(queue, key, timeouts, controls, catalog, on_failure=broke, tls=tls)
+
+
+def _ledger(
+    settings: Settings,
+    pool: "asyncpg.Pool[asyncpg.Record] | None",
+    metrics: Metrics,
+    slot: WorkerSlot | None,
+    memory_usage: MemoryUsage | None,
+) -> Ledger:
+    store, most = _store(pool, settings), settings.spool_max_bytes
+    return Ledger(store, metrics, slot=slot, spool_max_bytes=most, memory_usage=memory_usage)
+
+
+def _observers(tracer: Tracer | None, policy: PayloadPolicy, ledger: Ledger) -> CallObservers | None:
+    return CallObservers(tracer, policy, ledger.keep_payload) if tracer is not None or policy else None
 
 
 def _langfuse(settings: Settings) -> LangfuseClient | None:

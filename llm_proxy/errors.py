@@ -154,6 +154,19 @@ class ModelNotFound(APIError):
     default_code = "model_not_found"
 
 
+def model_not_found(model: str, provider: str | None = None) -> ModelNotFound:
+    """The error of a name that no group serves."""
+    at = f" at the provider '{_shown_name(provider)}'" if provider else ""
+    return ModelNotFound(
+        f"The model `{_shown_name(model)}` does not exist{at} or you do not have access to it.", param="model"
+    )
+
+
+def _shown_name(model: str) -> str:
+    shown = "".join(sign if sign.isprintable() else "?" for sign in model[:80])
+    return shown + "..." if len(model) > 80 else shown
+
+
 class MethodNotAllowed(APIError):
     """The route exists, the method does not; `headers` has `allow`."""
 

@@ -16,7 +16,6 @@ from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
-from llm_proxy.admission.access_policy import AccessPolicy
 from llm_proxy.admission.corrections import Corrections, NewBudgets, RefreshCaller
 from llm_proxy.admission.exhausted_cache import ExhaustedWindows
 from llm_proxy.admission.fallback import RETRY_AFTER_S, FallbackLimiter
@@ -37,7 +36,6 @@ from llm_proxy.admission.limiter import (
 )
 from llm_proxy.admission.memory_limiter import MemoryBackend
 from llm_proxy.admission.policy_resolver import PolicyDefaults
-from llm_proxy.admission.policy_watcher import PolicyWatcher
 from llm_proxy.admission.rate_limit_response import (
     DENIED_HEADERS,
     EnforcementState,
@@ -53,7 +51,7 @@ from llm_proxy.admission.spending_watch import SpendingWatch
 from llm_proxy.background import LOOP_DONE, BackgroundLoop
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, BudgetExceeded, StoreUnavailable
-from llm_proxy.identity import Caller, PolicySource
+from llm_proxy.identity import AccessPolicy, Caller, PolicyWatcher
 from llm_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -104,28 +102,35 @@ class Decision(NamedTuple):
 
 
 class AdmissionController:
-    """Admits calls; `access_policy` holds what needs no counting."""
+    """Admits calls."""
 
     def __init__(
         self,
         settings: Settings,
+        watcher: PolicyWatcher,
+        access_policy: AccessPolicy,
         *,
         prices: PriceSource | None = None,
         spend_source: SpendSource | None = None,
-        policy_source: PolicySource | None = None,
         refresh_caller: RefreshCaller | None = None,
         observe: ObserveRequest | None = None,
     ) -> None:
-        """`policy_source` and `refresh_caller` read Postgres; `observe` gets every store request."""
+        """Starts and stops `watcher`; `observe` gets every store request."""
         self._settings = settings
         self._shared = settings.limits_redis_url is not None
         self._backend: LimiterBackend = _create_backend(settings, observe)
         self._refresh_caller = refresh_caller
         replica = secrets.token_hex(6)
         self._clock_skew_ms = 0
-        self._watcher = PolicyWatcher(PolicyDefaults.from_settings(settings), policy_source)
-        self.access_policy = AccessPolicy(self._watcher, prices, settings.default_models)
-        self._planner = LimitPlanner(self._watcher, prices, self._now_ms, lambda: self._backend.single_slot)
+        self._watcher = watcher
+        self._access_policy = access_policy
+        self._planner = LimitPlanner(
+            watcher,
+            PolicyDefaults.from_settings(settings),
+            prices,
+            self._now_ms,
+            lambda: self._backend.single_slot,
+        )
         timeout_s = settings.store_timeout_ms / 1000
         self._settlements = SettlementQueue(self._backend, replica, timeout_s)
         self._new_budgets = NewBudgets(
@@ -150,7 +155,7 @@ class AdmissionController:
             log.warning("no limits store configured: limits hold per process")
         await self._backend.start()
         await self._watcher.start()
-        if self._settings.environment == "production" and not self._watcher.policies.caps_total_spend:
+        if self._settings.environment == "production" and not self._planner.policies.caps_total_spend:
             log.warning("no budget of scope `global`: nothing bounds what all callers together may spend")
         await self._settlements.start()
         await self._fallback.start()
@@ -192,7 +197,7 @@ class AdmissionController:
             replicas=self._fallback.replicas,
             unsettled=self._settlements.pending,
             policies_fresh=self._watcher.is_fresh,
-            policies_epoch=self._watcher.policies.snapshot.newest_epoch,
+            policies_epoch=self._watcher.snapshot.newest_epoch,
             shadow_rejections=self._shadow_rejections,
         )
 
@@ -219,7 +224,7 @@ class AdmissionController:
 
     def reject_if_exhausted(self, caller: Caller) -> None:
         """Raises for a key whose own window is known to be exhausted, before its body is read."""
-        statuses = self._exhausted.find_for_key(caller, self._watcher.policies)
+        statuses = self._exhausted.find_for_key(caller, self._planner.policies)
         if statuses is not None and caller.revocation_epoch >= self._watcher.epoch_of(caller.tenant or ""):
             request, result = statuses
             raise rate_limit_error(request, result, self._mode)
@@ -239,7 +244,7 @@ class AdmissionController:
         """Returns the decision on a call; with `reserve` off nothing is counted."""
 
         def make_request(current: Caller) -> LimiterRequest:
-            self.access_policy.check(current, call)
+            self._access_policy.check(current, call.model, call.group)
             return self._planner.plan_request(current, call, lease, reserve=reserve)
 
         return self._evaluate(caller, make_request)
@@ -310,7 +315,7 @@ class AdmissionController:
         self._fallback.record_result(request.plan, result)
         if result.status == REJECTED:
             if request.reserve:
-                self._exhausted.add(caller, self._watcher.policies, request, result)
+                self._exhausted.add(caller, self._planner.policies, request, result)
             return self._rejected(request, result)
         if request.reserve and self._shared:
             self._fallback.record_admitted(request.plan)

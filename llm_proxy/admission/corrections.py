@@ -16,12 +16,11 @@ from uuid import UUID
 from llm_proxy.admission.lease import CountInNewBudgets, Lease, Reservation, SettlementQueue
 from llm_proxy.admission.limit_planner import LimitPlanner
 from llm_proxy.admission.limiter import UNKNOWN, LimiterBackend, LimiterResult
-from llm_proxy.admission.policy_watcher import PolicyWatcher
 from llm_proxy.admission.renewal import SpendSource
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError
-from llm_proxy.identity import Caller
+from llm_proxy.identity import Caller, PolicyWatcher
 
 CORRECTION_INTERVAL_S = 15.0
 MAX_AGE_S = 1_200.0

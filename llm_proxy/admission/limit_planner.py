@@ -13,11 +13,11 @@ from math import ceil
 from typing import Protocol
 
 from llm_proxy.admission.limiter import NO_EPOCH, CallEstimate, LimitCheck, LimiterRequest, LimitPlan
-from llm_proxy.admission.policy_watcher import PolicyWatcher
+from llm_proxy.admission.policy_resolver import PolicyDefaults, PolicyResolver
 from llm_proxy.admission.rate_limit_response import reached_limit
 from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS, Call
 from llm_proxy.errors import Forbidden
-from llm_proxy.identity import Caller
+from llm_proxy.identity import Caller, PolicyWatcher
 from llm_proxy.money import Price, cost_nano_usd
 
 DEFAULT_ANSWER_TOKENS = 4096
@@ -88,7 +88,7 @@ MAX_BUDGET_AMOUNT = 2**53
 
 
 class PriceSource(Protocol):
-    """The model groups and their prices."""
+    """The model groups, their providers and prices."""
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -96,7 +96,7 @@ class PriceSource(Protocol):
         ...
 
     def resolved(self, name: str) -> str:
-        """As in `RoutingInfo`."""
+        """The group of an alias; any other name unchanged."""
         ...
 
     def providers(self, group: str) -> tuple[str, ...]:
@@ -118,18 +118,28 @@ class LimitPlanner:
     def __init__(
         self,
         watcher: PolicyWatcher,
+        defaults: PolicyDefaults,
         prices: PriceSource | None,
         clock_ms: Callable[[], int],
         single_slot: Callable[[], bool],
     ) -> None:
         """`single_slot` says whether the store's scripts reach only counters of one hash tag."""
         self._watcher = watcher
+        self._policies = PolicyResolver.from_snapshot(defaults, watcher.snapshot)
         self._single_slot = single_slot
         self._prices = prices
         self._clock_ms = clock_ms
         self.answer_lengths = AnswerLengths()
         self._plans: dict[tuple[str | int | None, ...], LimitPlan] = {}
-        self._planned_with = watcher.policies, single_slot()
+        self._planned_with = self._policies, single_slot()
+
+    @property
+    def policies(self) -> PolicyResolver:
+        """The policies of the watcher's snapshot, indexed once for each."""
+        snapshot = self._watcher.snapshot
+        if snapshot is not self._policies.snapshot:
+            self._policies = PolicyResolver.from_snapshot(self._policies.defaults, snapshot)
+        return self._policies
 
     def plan_request(
         self, caller: Caller, call: Call, lease_id: str, *, reserve: bool, at_ms: int | None = None
@@ -140,9 +150,7 @@ class LimitPlanner:
             plan = self._plan(caller, call.group)
         else:
             single_slot = self._single_slot()
-            plan = self._watcher.policies.resolve(
-                caller, call.group, at_ms, self._prices, single_slot=single_slot
-            )
+            plan = self.policies.resolve(caller, call.group, at_ms, self._prices, single_slot=single_slot)
         if plan.counts_only_requests:
             return LimiterRequest(plan, (1,) * len(plan.checks), epoch, lease_id, LEASE_TTL_MS, reserve)
         price = self._prices.price(call.group) if self._prices is not None else None
@@ -168,7 +176,7 @@ class LimitPlanner:
         return known if caller.kind == "internal" else min(known, caller.revocation_epoch)
 
     def _plan(self, caller: Caller, group: str) -> LimitPlan:
-        policies, now_ms = self._watcher.policies, self._clock_ms()
+        policies, now_ms = self.policies, self._clock_ms()
         single_slot, (resolver, planned_single_slot) = self._single_slot(), self._planned_with
         if policies is not resolver or single_slot is not planned_single_slot or len(self._plans) > MAX_PLANS:
             self._plans.clear()

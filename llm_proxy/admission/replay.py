@@ -10,17 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
-from llm_proxy.admission.access_policy import AccessPolicy
 from llm_proxy.admission.lease import Reservation, SettledUsage, SettlementQueue
 from llm_proxy.admission.limit_planner import LEASE_TTL_MS, LimitPlanner, PriceSource
 from llm_proxy.admission.limiter import REJECTED, UNKNOWN, LimitCheck, LimiterRequest, LimiterResult
 from llm_proxy.admission.memory_limiter import BudgetCounter, MemoryBackend
 from llm_proxy.admission.policy_resolver import PolicyResolver
-from llm_proxy.admission.policy_watcher import PolicyWatcher
 from llm_proxy.admission.rate_limit_response import limit_statuses
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError
-from llm_proxy.identity import Caller
+from llm_proxy.identity import AccessPolicy, Caller, PolicyWatcher
 from llm_proxy.money import Price, cost_nano_usd
 
 SpendBefore = Callable[[LimitCheck], Awaitable[int]]
@@ -110,12 +108,12 @@ class Replay:
         spend_before: SpendBefore,
     ) -> None:
         self._now_ms = 0
-        watcher = PolicyWatcher(policies.defaults, None)
-        watcher.policies = policies
+        watcher = PolicyWatcher()
+        watcher.snapshot = policies.snapshot
         self._prices = prices
         self._spend_before = spend_before
         self._access_policy = AccessPolicy(watcher, prices, default_models)
-        self._planner = LimitPlanner(watcher, prices, lambda: self._now_ms, lambda: False)
+        self._planner = LimitPlanner(watcher, policies.defaults, prices, lambda: self._now_ms, lambda: False)
         self._backend = MemoryBackend(lambda: self._now_ms)
         self._settlements = SettlementQueue(self._backend, "replay", 0.0)
         self._running: list[tuple[int, int, Reservation, PastCall]] = []
@@ -134,7 +132,7 @@ class Replay:
     async def _decide(self, past: PastCall) -> ReplayVerdict:
         cost = self._cost(past)
         try:
-            self._access_policy.check(past.caller, past.call)
+            self._access_policy.check(past.caller, past.call.model, past.call.group)
             request = self._planner.plan_request(past.caller, past.call, str(self._number), reserve=True)
         except APIError as error:
             return ReplayVerdict(past, cost, error.code or "forbidden")

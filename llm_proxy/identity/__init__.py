@@ -35,10 +35,13 @@ from llm_proxy.identity.key_repository import (
 )
 from llm_proxy.identity.keys_file import keys_file_loop
 from llm_proxy.identity.policies import (
+    AccessPolicy,
     KillSwitch,
     LimitPolicy,
+    ModelNames,
     PolicySnapshot,
     PolicySource,
+    PolicyWatcher,
     active_kill_switch,
     allowed_models,
     is_model_allowed,
@@ -49,6 +52,7 @@ from llm_proxy.identity.virtual_keys import KeyRecord, KeySpec
 
 __all__ = [
     "ANY",
+    "AccessPolicy",
     "NO_ATTRIBUTION",
     "Actor",
     "Admin",
@@ -71,10 +75,12 @@ __all__ = [
     "KillSwitch",
     "LimitPolicy",
     "Limits",
+    "ModelNames",
     "Person",
     "PolicyRepository",
     "PolicySnapshot",
     "PolicySource",
+    "PolicyWatcher",
     "PostgresKeyStore",
     "active_kill_switch",
     "admin_transaction",

@@ -1,21 +1,33 @@
 """Policies that operators set beside the keys: limits of scopes, kill switches, allowed models.
 
-Pure. Invariants: policies are frozen; `ANY` matches every value of a field, an empty text only requests
-without a value; an epoch grows with every admin change, per tenant or for all (`ANY`). A limit of 0 means
-"unlimited", `None` means "not set". A model that only a wildcard deployment serves is allowed to no virtual
-key unless a list names it.
+`PolicyWatcher` keeps them up to date; `AccessPolicy` decides what needs no counting. Invariants: policies are
+frozen; `ANY` matches every value of a field, an empty text only requests without a value; an epoch grows with
+every admin change, per tenant or for all (`ANY`). A limit of 0 means "unlimited", `None` means "not set". A
+model that only a wildcard deployment serves is allowed to no virtual key unless a list names it.
 """
 
+import asyncio
+import contextlib
+import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, Protocol
 
+from llm_proxy.background import BackgroundLoop
+from llm_proxy.errors import Forbidden, StoreUnavailable, model_not_found
 from llm_proxy.identity.caller import ANY, Budget, Caller, Limits, OnStoreFailure, PolicyMode, ScopeKind
 from llm_proxy.identity.virtual_keys import KeySpec
 from llm_proxy.wildcards import wildcard_matches
 
+log = logging.getLogger(__name__)
+
 ALL_MODELS = ("*",)
+CATALOG_RETRY_S = 1.0
+POLL_S = 0.5
+FRESH_S = 1.0
+"""Policies read so recently need no comparison with the store's epoch."""
 
 
 def is_model_allowed(
@@ -138,3 +150,143 @@ def policy_applies_to(policy: LimitPolicy, key_id: str, spec: KeySpec) -> bool:
         return False
     bound = subjects.get(policy.scope)
     return policy.tenant in {ANY, spec.tenant} and (bound is None or policy.subject in {ANY, bound})
+
+
+class ModelNames(Protocol):
+    """The names of the model groups that are served."""
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The groups configured by name; None while unknown."""
+        ...
+
+    def resolved(self, name: str) -> str:
+        """The group of an alias; any other name unchanged."""
+        ...
+
+
+class PolicyWatcher:
+    """The policies as this replica knows them: read again when they have changed.
+
+    A change is seen within 0.5 s while Postgres answers, at once when the limits store's epoch shows it.
+    While Postgres is unreachable the last policies hold.
+
+    Attributes:
+        snapshot: The policies; replaced as a whole, never changed.
+    """
+
+    def __init__(self, source: PolicySource | None = None) -> None:
+        self._source = source
+        self._seen: dict[str, int] = {}
+        self._read_at = float("-inf")
+        self._unavailable = False
+        self._lock = asyncio.Lock()
+        self._loop = BackgroundLoop("rules", self._step, every_s=POLL_S)
+        self.snapshot = PolicySnapshot()
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether there is anything that could change."""
+        return self._source is not None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether no change can have been missed for longer than `FRESH_S`."""
+        return self._source is None or time.monotonic() - self._read_at < FRESH_S
+
+    def epoch_of(self, tenant: str) -> int:
+        """The newest epoch of a tenant that `snapshot` reflects."""
+        return max(self.snapshot.epoch_of(tenant), self._seen.get(tenant, 0))
+
+    async def start(self) -> None:
+        """Reads the policies, now if Postgres answers, and again when they change."""
+        if self._source is not None:
+            await self._loop.run_once(self._read_at_start)
+            self._loop.start()
+
+    async def stop(self) -> None:
+        """Stops reading."""
+        await self._loop.stop()
+
+    async def refresh(self, tenant: str = ANY, epoch: int = 0) -> None:
+        """Reads the policies as they are now; `epoch` is the tenant's in the limits store.
+
+        Raises:
+            StoreUnavailable: Postgres did not answer, or is known to be unreachable; then it is not waited
+                for.
+        """
+        if self._source is None:
+            return
+        called_at = time.monotonic()
+        if self._unavailable:
+            raise _not_readable()
+        async with self._lock:
+            if self._unavailable:
+                raise _not_readable()
+            if self._read_at < called_at:  # callers that came during a read share the next one
+                await self._read(self._source)
+        if epoch > self.epoch_of(tenant):
+            self._seen[tenant] = epoch
+
+    async def _read(self, source: PolicySource) -> None:
+        started = time.monotonic()
+        try:
+            snapshot = await source.fetch_policies(self.snapshot.newest_epoch)
+        except StoreUnavailable:
+            self._unavailable = True
+            raise
+        self._read_at, self._unavailable = started, False
+        if snapshot is not None:
+            self.snapshot = snapshot
+
+    async def _read_at_start(self) -> None:
+        try:
+            await self.refresh()
+        except StoreUnavailable:
+            log.warning("rules not readable at start; defaults hold")
+
+    async def _step(self) -> None:
+        if self._source is not None:
+            with contextlib.suppress(StoreUnavailable):
+                async with self._lock:
+                    await self._read(self._source)
+
+
+def _not_readable() -> StoreUnavailable:
+    return StoreUnavailable("The rules cannot be read right now.", retry_after_s=FRESH_S)
+
+
+class AccessPolicy:
+    """Kill switches and allowed models: what a caller may call at all, before anything is counted."""
+
+    def __init__(
+        self, watcher: PolicyWatcher, models: ModelNames | None, default_models: tuple[str, ...]
+    ) -> None:
+        """`default_models` are what a caller without a list of its own may use."""
+        self._watcher = watcher
+        self._models = models
+        self._default_models = default_models
+
+    def check(self, caller: Caller, model: str, group: str) -> None:
+        """Checks whether a caller may call the model group that serves `model`.
+
+        Raises:
+            ModelNotFound: The caller may not use the model; the same as for one that does not exist.
+            Forbidden: A kill switch stops the call.
+            StoreUnavailable: The models to judge by are not known.
+        """
+        kill = active_kill_switch(self._watcher.snapshot.kill_switches, caller, group)
+        names = self._models
+        models = allowed_models(caller, self._default_models, names.names if names is not None else ())
+        known = models is not None and is_model_allowed(models, group, names.resolved if names else None)
+        if kill is not None and (known or models is None or kill.kind != "model"):
+            raise Forbidden(f"This {kill.kind} is switched off.", code=f"{kill.kind}_disabled")
+        if models is None:
+            message = "The models are not known yet; please try again."
+            raise StoreUnavailable(message, retry_after_s=CATALOG_RETRY_S)
+        if not known:
+            raise model_not_found(model)
+
+    def is_disabled(self, caller: Caller, group: str) -> bool:
+        """Whether a kill switch stops a caller at a model group."""
+        return active_kill_switch(self._watcher.snapshot.kill_switches, caller, group) is not None

@@ -6,7 +6,7 @@ operator says so; a header that is missing or invalid reads as None; a cached an
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from urllib.parse import quote
 import orjson
 
 from llm_proxy.dialects import Call
-from llm_proxy.identity import Caller, allowed_models, is_model_allowed
+from llm_proxy.identity import AccessPolicy, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_to_nano
 from llm_proxy.telemetry.privacy import PayloadPolicy
@@ -53,14 +53,14 @@ class LiteLLMControls:
         cache_streams: Whether streamed calls may too, at a sidecar of ours: an unmodified LiteLLM also
             caches truncated streams, and replays all with losses.
         default_models: What a caller without a list of its own may use.
-        is_disabled: Whether a kill switch stops a caller at a model group.
+        access: The kill switches; None without any.
         payload_policy: Whose text may be shown to Langfuse.
     """
 
     caching: bool = True
     cache_streams: bool = True
     default_models: tuple[str, ...] = ()
-    is_disabled: Callable[[Caller, str], bool] = lambda _caller, _group: False
+    access: AccessPolicy | None = None
     payload_policy: PayloadPolicy = field(default_factory=PayloadPolicy)
 
     def uses_cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
@@ -90,7 +90,8 @@ class LiteLLMControls:
         if catalog is None or reached is None:  # unknown where to: only for callers that may use everything
             return "*" in models
         return all(
-            is_model_allowed(models, one, catalog.resolved) and not self.is_disabled(caller, one)
+            is_model_allowed(models, one, catalog.resolved)
+            and not (self.access is not None and self.access.is_disabled(caller, one))
             for one in reached
         )
 

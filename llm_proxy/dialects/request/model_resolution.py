@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from llm_proxy.dialects.dialect import ModelIndex
-from llm_proxy.errors import BadRequest, ModelNotFound
+from llm_proxy.errors import BadRequest, model_not_found
 from llm_proxy.wildcards import wildcard_matches
 
 MAX_NAME_CHARS = 256
@@ -87,14 +87,6 @@ def providers_for(group: str, models: ModelIndex) -> frozenset[str]:
     return known if known is not None else frozenset({group.partition("/")[0]})
 
 
-def model_not_found(model: str, provider: str | None = None) -> ModelNotFound:
-    """The error of a name that no group serves."""
-    at = f" at the provider '{_shorten(provider)}'" if provider else ""
-    return ModelNotFound(
-        f"The model `{_shorten(model)}` does not exist{at} or you do not have access to it.", param="model"
-    )
-
-
 def _without_catalog(model: str, provider: str | None) -> str:
     """Without a catalog the sidecar judges; only what could never be a name is rejected."""
     if not _SPELLING.fullmatch(model):
@@ -145,8 +137,3 @@ def _matches_wildcard(name: str, models: ModelIndex, below: str = "") -> bool:
         pattern != "*" and pattern.startswith(below) and wildcard_matches(pattern, name)
         for pattern in models.wildcards
     )
-
-
-def _shorten(model: str) -> str:
-    shown = "".join(sign if sign.isprintable() else "?" for sign in model[:80])
-    return shown + "..." if len(model) > 80 else shown

@@ -12,15 +12,17 @@ import uvloop
 from llm_proxy.admission import AdmissionController
 from llm_proxy.dialects import Call
 from llm_proxy.errors import RateLimited
-from llm_proxy.identity import Caller
+from llm_proxy.identity import AccessPolicy, Caller, PolicyWatcher
 from llm_proxy.settings import Settings
 
 
 async def run(url: str, tenant: str, agent: str, clients: int) -> None:
     """Runs the clients, and counts the results."""
-    admission = AdmissionController(
-        Settings.model_validate({"limits_redis_url": url, "database_url": None, "store_timeout_ms": 5_000})
+    settings = Settings.model_validate(
+        {"limits_redis_url": url, "database_url": None, "store_timeout_ms": 5_000}
     )
+    watcher = PolicyWatcher()
+    admission = AdmissionController(settings, watcher, AccessPolicy(watcher, None, ()))
     await admission.start()
     sys.stdin.readline()
     caller = Caller("internal:test", "internal", tenant=tenant, agent=agent)

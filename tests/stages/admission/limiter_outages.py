@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from llm_proxy.admission import AdmissionController, SettledUsage
+from llm_proxy.admission import AdmissionController, PriceSource, SettledUsage, SpendSource
+from llm_proxy.admission.corrections import RefreshCaller
 from llm_proxy.admission.redis.connection import RedisConnection
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError
-from llm_proxy.identity import ANY, Caller, LimitPolicy, PolicySnapshot
+from llm_proxy.identity import (
+    ANY,
+    AccessPolicy,
+    Caller,
+    LimitPolicy,
+    PolicySnapshot,
+    PolicySource,
+    PolicyWatcher,
+)
 from llm_proxy.money import Price
 from llm_proxy.settings import Settings
 from llm_proxy.stack import probe, process
@@ -26,6 +35,22 @@ COST_NANO_USD = 200
 PASSWORD = "only-for-this-test"
 PATIENT_MS = 5_000
 """Where the deadline itself is not in question, a busy machine must not decide."""
+
+
+def build_admission(
+    settings: Settings,
+    *,
+    prices: PriceSource | None = None,
+    spend_source: SpendSource | None = None,
+    policy_source: PolicySource | None = None,
+    refresh_caller: RefreshCaller | None = None,
+) -> AdmissionController:
+    """Returns a controller with a policy watcher of its own, as the composition root builds it."""
+    watcher = PolicyWatcher(policy_source)
+    access = AccessPolicy(watcher, prices, settings.default_models)
+    return AdmissionController(
+        settings, watcher, access, prices=prices, spend_source=spend_source, refresh_caller=refresh_caller
+    )
 
 
 class OwnValkey:
@@ -154,7 +179,7 @@ class Replicas:
         """Starts one more, under these policies."""
         chosen = settings_of(limits_redis_url=self._url, **settings)
         rules = FixedPolicies(PolicySnapshot(laid, epochs={ANY: 1})) if laid else None
-        made = AdmissionController(chosen, prices=ledger, spend_source=ledger, policy_source=rules)
+        made = build_admission(chosen, prices=ledger, spend_source=ledger, policy_source=rules)
         self._made.append(made)
         await made.start()
         return made

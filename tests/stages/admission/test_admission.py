@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from stages.admission.limiter_outages import FixedPolicies, settings_of
+from stages.admission.limiter_outages import FixedPolicies, build_admission, settings_of
 
 from llm_proxy.admission import (
     AdmissionController,
@@ -44,7 +44,7 @@ async def admission(limits_redis_url: str) -> AsyncIterator[AdmissionController]
 
 def replica(url: str, *rules: LimitPolicy) -> AdmissionController:
     """A replica that counts at this address."""
-    return AdmissionController(
+    return build_admission(
         settings_of(limits_redis_url=url, default_models=("gpt", "m"), store_timeout_ms=5_000),
         policy_source=FixedPolicies(PolicySnapshot(rules, epochs={ANY: 1})) if rules else None,
     )
@@ -262,7 +262,7 @@ async def test_a_shadow_limit_rejects_nothing(limits_redis_url: str, tenant: str
 
 async def test_without_a_store_limits_hold_per_process(tenant: str) -> None:
     """Exactly."""
-    admission = AdmissionController(settings_of(limits_redis_url=None))
+    admission = build_admission(settings_of(limits_redis_url=None))
     await admission.start()
     caller = Caller("k", "internal", tenant=tenant, agent="scout", limits=Limits(parallel=1))
     for _ in range(10):

@@ -6,7 +6,7 @@ from typing import get_args
 from uuid import uuid4
 
 import pytest
-from stages.admission.limiter_outages import FixedPolicies, Ledger, settings_of
+from stages.admission.limiter_outages import FixedPolicies, Ledger, build_admission, settings_of
 
 from llm_proxy.admission import AdmissionController, Explanation, current_limits, explain_call
 from llm_proxy.dialects import Call
@@ -100,7 +100,7 @@ async def test_an_explanation_is_the_decision(limits_redis_url: str, *, shared: 
     dice, seen = random.Random(7), dict[Word, int]()  # noqa: S311 -- states, not secrets
     for _ in range(STATES // 20):
         ledger = SomePrices(spent=dice.choice([0, 400, None]))
-        admission = AdmissionController(
+        admission = build_admission(
             settings_of(
                 store_timeout_ms=5_000,
                 limits_redis_url=limits_redis_url if shared else None,
@@ -129,7 +129,7 @@ async def test_an_explanation_is_the_decision(limits_redis_url: str, *, shared: 
 async def test_no_window_is_empty_before_a_call_fits(limits_redis_url: str, *, shared: bool) -> None:
     """Full to the last token, beyond it, and of a limit that was lowered since."""
     url = limits_redis_url if shared else None
-    admission = AdmissionController(
+    admission = build_admission(
         settings_of(store_timeout_ms=5_000, limits_redis_url=url, default_models=("*",))
     )
     await admission.start()
@@ -153,7 +153,7 @@ async def test_no_window_is_empty_before_a_call_fits(limits_redis_url: str, *, s
 
 async def test_explaining_counts_nothing(limits_redis_url: str) -> None:
     """However often."""
-    admission = AdmissionController(
+    admission = build_admission(
         settings_of(store_timeout_ms=5_000, limits_redis_url=limits_redis_url, default_models=("*",))
     )
     await admission.start()

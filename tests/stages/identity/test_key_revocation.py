@@ -10,9 +10,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from interruptible_proxy import InterruptibleProxy
-from stages.admission.limiter_outages import settings_of
+from stages.admission.limiter_outages import build_admission, settings_of
 
-from llm_proxy.admission import AdmissionController, publish_epochs
+from llm_proxy.admission import publish_epochs
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, Forbidden, RateLimited, StoreUnavailable, Unauthorized
 from llm_proxy.identity import (
@@ -40,7 +40,7 @@ class Replica:
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", redis_url: str | None) -> None:
         self.keys = KeyCache(PostgresKeyStore(pool))
-        self.admission = AdmissionController(
+        self.admission = build_admission(
             settings_of(
                 store_timeout_ms=5_000, limits_redis_url=redis_url, default_models=("*",), agent_rpm=0
             ),

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from stages.admission.limiter_outages import settings_of
+from stages.admission.limiter_outages import build_admission, settings_of
 
-from llm_proxy.admission import AdmissionController
 from llm_proxy.dialects import Call
 from llm_proxy.edge import management_app
 from llm_proxy.edge.request import Scope
@@ -192,7 +191,7 @@ async def test_without_a_database_the_routes_are_503() -> None:
 
 async def test_a_caller_sees_its_limits_and_what_would_reject_a_request(limits_redis_url: str) -> None:
     """Its own limits only."""
-    admission = AdmissionController(settings_of(store_timeout_ms=5_000, limits_redis_url=limits_redis_url))
+    admission = build_admission(settings_of(store_timeout_ms=5_000, limits_redis_url=limits_redis_url))
     await admission.start()
     who = Caller(
         "k", "virtual", tenant=generate_key().lookup, agent="scout", models=("gpt",), limits=Limits(tpm=1_000)

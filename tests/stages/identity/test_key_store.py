@@ -12,8 +12,6 @@ import asyncpg
 import pytest
 
 from llm_proxy import background
-from llm_proxy.admission.policy_resolver import PolicyDefaults
-from llm_proxy.admission.policy_watcher import PolicyWatcher
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable, Unauthorized
 from llm_proxy.identity import (
     Actor,
@@ -26,6 +24,7 @@ from llm_proxy.identity import (
     LimitPolicy,
     Limits,
     PolicyRepository,
+    PolicyWatcher,
     PostgresKeyStore,
 )
 from llm_proxy.identity.virtual_keys import KEY_TYPE_PREFIX, generate_key
@@ -303,7 +302,7 @@ async def test_an_unreadable_policy_stops_neither_the_start_nor_the_watcher(
     policies = PolicyRepository(pool)
     await policies.upsert(LimitPolicy("agent", subject="scout", limits=Limits(7)), ME)
     await pool.execute("UPDATE limit_rules SET budgets = '[7]'")
-    watch = PolicyWatcher(PolicyDefaults(), PostgresKeyStore(pool))
+    watch = PolicyWatcher(PostgresKeyStore(pool))
     await watch.start()
     assert "rules" in background.failing_loops()
     async with asyncio.timeout(10):
@@ -312,7 +311,7 @@ async def test_an_unreadable_policy_stops_neither_the_start_nor_the_watcher(
     assert len([one for one in caplog.records if one.exc_info]) == 1
     await pool.execute("UPDATE limit_rules SET budgets = '[]'")
     async with asyncio.timeout(10):
-        while not watch.policies.snapshot.policies:  # noqa: ASYNC110 -- the same
+        while not watch.snapshot.policies:  # noqa: ASYNC110 -- the same
             await asyncio.sleep(0.05)
     assert "rules" not in background.failing_loops()
     await watch.stop()

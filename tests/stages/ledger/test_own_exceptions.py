@@ -6,10 +6,9 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from stages.admission.limiter_outages import settings_of
+from stages.admission.limiter_outages import build_admission, settings_of
 from usage_records import CALLER
 
-from llm_proxy.admission import AdmissionController
 from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Authenticator, InternalKeys
@@ -54,7 +53,7 @@ async def test_a_fault_of_ours_is_an_error_wherever_calls_are_counted(
     """Whatever raised it; what was sent decides the status."""
     metrics, remembered = Metrics(), MemoryUsage()
     ledger = Ledger(None, metrics, memory_usage=remembered)
-    admission = AdmissionController(settings_of(default_models=("gpt-4o-mini",)))
+    admission = build_admission(settings_of(default_models=("gpt-4o-mini",)))
     watches = RunningCalls()
     identity, catalog = Authenticator(InternalKeys({})), CurrentCatalog()
     upstream = MockUpstream(catalog, "gpt-4o-mini")

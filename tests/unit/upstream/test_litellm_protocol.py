@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.dialects import Call
-from llm_proxy.identity import Caller
+from llm_proxy.identity import AccessPolicy, Caller, KillSwitch, PolicySnapshot, PolicyWatcher
 from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.upstream.catalog import Catalog, Deployment, parse_model_info, parse_sidecar_catalog
 from llm_proxy.upstream.litellm_protocol import (
@@ -120,7 +120,9 @@ def test_unknown_fallbacks_are_only_for_callers_that_may_use_everything(
 
 def test_no_call_falls_back_to_a_disabled_model() -> None:
     """A kill switch stops the model, whatever led to it."""
-    controls = LiteLLMControls(is_disabled=lambda _, group: group == "c")
+    watcher = PolicyWatcher()
+    watcher.snapshot = PolicySnapshot(kill_switches=frozenset({KillSwitch("model", "c")}))
+    controls = LiteLLMControls(access=AccessPolicy(watcher, None, ()))
     assert disables_fallbacks(caller("*"), "a", CATALOG, controls)
     assert not disables_fallbacks(caller("*"), "alone", CATALOG, controls)
 

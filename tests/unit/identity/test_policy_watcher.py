@@ -4,10 +4,8 @@ import asyncio
 
 import pytest
 
-from llm_proxy.admission.policy_resolver import PolicyDefaults
-from llm_proxy.admission.policy_watcher import PolicyWatcher
 from llm_proxy.errors import StoreUnavailable
-from llm_proxy.identity import PolicySnapshot
+from llm_proxy.identity import PolicySnapshot, PolicyWatcher
 
 
 class PolicySourceStub:
@@ -29,7 +27,7 @@ class PolicySourceStub:
 async def test_concurrent_refreshes_share_one_read() -> None:
     """One read for the first, one more for all that came while it ran."""
     source = PolicySourceStub()
-    watch = PolicyWatcher(PolicyDefaults(), source)
+    watch = PolicyWatcher(source)
     await asyncio.gather(*(watch.refresh() for _ in range(50)))
     assert source.reads == 2
 
@@ -37,7 +35,7 @@ async def test_concurrent_refreshes_share_one_read() -> None:
 async def test_one_failed_read_fails_all_waiting_refreshes() -> None:
     """None waits for an unreachable database."""
     source = PolicySourceStub(away=True)
-    watch = PolicyWatcher(PolicyDefaults(), source)
+    watch = PolicyWatcher(source)
     fared = await asyncio.gather(*(watch.refresh() for _ in range(50)), return_exceptions=True)
     assert {type(one) for one in fared} == {StoreUnavailable}
     assert source.reads == 1
