@@ -221,7 +221,7 @@ async def apply_keys_file(
     policies: PolicyRepository,
     actor: Actor,
     *,
-    mint_missing: bool = True,
+    create_missing: bool = True,
 ) -> ApplyResult:
     """Changes keys, policies and kill switches to what the file says.
 
@@ -230,7 +230,7 @@ async def apply_keys_file(
         keys: The repository of the file's keys.
         policies: The repository of the file's policies and kill switches.
         actor: The author.
-        mint_missing: False leaves out new keys without a secret of their own, because nobody would see the
+        create_missing: False leaves out new keys without a secret in the file, because nobody would see the
             generated one.
 
     Raises:
@@ -239,7 +239,7 @@ async def apply_keys_file(
     result = ApplyResult()
     existing = {key.spec.name: await _fetch_existing(key, keys) for key in file.keys}
     for key in file.keys:
-        await _apply_key(key, existing[key.spec.name], keys, actor, result, mint_missing=mint_missing)
+        await _apply_key(key, existing[key.spec.name], keys, actor, result, create_missing=create_missing)
     stored = set(await policies.list_policies())
     for policy, entry in file.policies:
         resolved = await _resolve_key(policies, policy, entry, result)
@@ -268,7 +268,7 @@ def keys_file_loop(path: Path, pool: Pool) -> BackgroundLoop:
             return LOOP_DONE
         try:
             result = await apply_keys_file(
-                file, KeyRepository(pool), PolicyRepository(pool), Actor("keys file"), mint_missing=False
+                file, KeyRepository(pool), PolicyRepository(pool), Actor("keys file"), create_missing=False
             )
         except BadRequest as fault:
             log.error("the keys file is not applied", extra={"cause": fault.message})  # noqa: TRY400 -- the same
@@ -328,11 +328,11 @@ async def _apply_key(
     actor: Actor,
     result: ApplyResult,
     *,
-    mint_missing: bool,
+    create_missing: bool,
 ) -> None:
     name = key.spec.name
     if existing is None:
-        if key.revoked or not (mint_missing or key.secret):
+        if key.revoked or not (create_missing or key.secret):
             return
         created = await keys.create(key.spec, actor, key.secret)
         result.created.append(created if key.secret is None else replace(created, generated=None))

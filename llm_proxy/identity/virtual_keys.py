@@ -2,7 +2,7 @@
 
 Pure but for the randomness. Format: `sk-llmp-`, 12 public characters, `-`, 32 secret characters and
 a checksum of 6, all base 62. Invariants: a mistyped or invented key fails the checksum before any look-up;
-only the public part and the SHA-256 of the whole key are stored.
+only the public part and the SHA-256 of the complete key are stored.
 """
 
 import hashlib

@@ -81,8 +81,8 @@ class CallHistoryReader:
         if check.period_start is None or check.period_start >= until:
             return 0
         columns = spender_columns(check.scope, check.spender_id, check.spender_tenant, check.spender_group)
-        whole = await sum_spent(self._pool, columns, check.period_start, check.unit)
-        return whole - await sum_spent(self._pool, columns, until, check.unit)
+        total = await sum_spent(self._pool, columns, check.period_start, check.unit)
+        return total - await sum_spent(self._pool, columns, until, check.unit)
 
 
 def _past_call(row: asyncpg.Record, spec: KeySpec | None) -> PastCall:

@@ -1,8 +1,8 @@
-"""Erases a person's text and name, within one tenant, wherever they are kept, and again when they come back.
+"""Erases a person's text and name within one tenant, everywhere, and again when they come back.
 
-Invariants: an erasure is on the list before anything is erased; one replica works on it at a time; a store
-that is away makes it incomplete, and it is tried again until none is; then the name is forgotten. Sums by
-tenant, key and agent stay: rows and roll-ups get a pseudonym.
+Invariants: an erasure is on the list before anything is erased; one replica at a time works on it; an
+unavailable store makes it incomplete, and it is retried until every store is done; then the name is deleted.
+Sums by tenant, key and agent stay: rows and roll-ups get a pseudonym.
 """
 
 import asyncio

@@ -82,10 +82,10 @@ class Maintenance:
             if self._ticks % every == 0:
                 await self._attempt(name, task)
 
-    def count_rejection(self, request_id: UUID, caller: Caller | None, refused: APIError) -> None:
+    def count_rejection(self, request_id: UUID, caller: Caller | None, error: APIError) -> None:
         """Counts a request that was rejected before its call was admitted."""
         if self._store is not None:
-            self._counts.add(request_id, caller, refused)
+            self._counts.add(request_id, caller, error)
 
     async def run_backlog(self) -> None:
         """Runs batches of long work (migrations, retention) for one second; pauses when none is left."""

@@ -1,8 +1,8 @@
-"""The gateway's records against the sidecar's log: where they differ, and by how much.
+"""Compares the gateway's records with the sidecar's log of model calls.
 
-Invariants: nothing is changed; a request without a model call (a cache hit, an error before the sidecar) is
-no difference, nor is a figure the sidecar does not know; a cost that only it knows is one. Only a gateway's
-own estimate may be off.
+Invariants: `find_discrepancies` changes nothing. A request without a model call (a cache hit, an error before
+the sidecar) and a figure that the sidecar does not know are no discrepancies; a cost that only the sidecar
+knows is one.
 """
 
 from collections.abc import Sequence

@@ -37,8 +37,8 @@ _EMPTY_SLOT = bytes(_SLOT_BYTES)
 class Journal:
     """One worker's journal; not thread-safe.
 
-    A call that finds no free slot, or a line too long for its slot, is not written; the caller is told by
-    the returned value. `record.shorten` makes lines fit.
+    A call that finds no free slot, or a line too long for its slot, is not written; the returned value
+    says so. `record.shorten` makes lines fit.
     """
 
     def __init__(self, path: Path | None = None, slots: int = _SLOTS) -> None:

@@ -212,7 +212,7 @@ class LedgerStore:
             except asyncpg.CheckViolationError as fault:
                 if not is_missing_partition(fault):
                     raise
-                self._days -= days  # somebody dropped one that had been there
+                self._days -= days  # a partition that existed was dropped
                 await self._make_partitions(connection, days)
                 await connection.execute(_INSERT, document)
 

@@ -284,7 +284,7 @@ class UsageResult:
         unknown_spans: Parts of the range with requests that no row counts: only sums of whole days (UTC) are
             stored for them, and these days cross the range's end or the border of two groups.
         total_unknown_spans: The same for `total`.
-        has_more: Whether `max_rows` may have cut rows off.
+        has_more: Whether `max_rows` may have left rows out.
     """
 
     rows: Sequence[UsageRow]

@@ -1,8 +1,8 @@
-"""Records out of the queue and into Postgres, or into the spool while it is away, and from there back.
+"""Writes queued records to Postgres, or to the spool while it is unavailable, and replays the spool.
 
-Invariants: a record's slot in the journal is freed only when Postgres or the spool has it; a batch leaves
-within 50 ms of its first record; Postgres away costs nobody a wait; what Postgres will never take is put
-aside, alone, and holds up no other. Every row dropped is counted with its cause.
+Invariants: a record's slot in the journal is released only when Postgres or the spool has it; a batch is
+written within 50 ms of its first record; an unavailable Postgres delays no call; a record that Postgres will
+never accept is put aside alone. Every dropped record is counted with its cause.
 """
 
 import asyncio
