@@ -467,13 +467,13 @@ async def current_limits(
 async def _of(
     admission: AdmissionController, caller: Caller, group: str | None, decision: Decision
 ) -> Explanation:
-    statuses = _standings(decision)
+    statuses = _statuses(decision)
     if decision.error is not None and any(status.reset_ms is not None for status in statuses):
         # The store returns when an exhausted window has capacity again; for an amount of 0, when it is empty.
         with contextlib.suppress(APIError):
             empty = {
                 status.check.key: status
-                for status in _standings(await admission.limit_status(caller, group, 0))
+                for status in _statuses(await admission.limit_status(caller, group, 0))
             }
             statuses = tuple(_with_reset(status, empty.get(status.check.key)) for status in statuses)
     return Explanation(decision.error, statuses, decision.state)
@@ -486,6 +486,6 @@ def _with_reset(status: LimitStatus, empty: LimitStatus | None) -> LimitStatus:
     return replace(status, reset_ms=max(status.wait_ms, empty.reset_ms))
 
 
-def _standings(decision: Decision) -> tuple[LimitStatus, ...]:
+def _statuses(decision: Decision) -> tuple[LimitStatus, ...]:
     request, result = decision.request, decision.result
     return tuple(limit_statuses(request.plan, request.amounts, result)) if result.used else ()

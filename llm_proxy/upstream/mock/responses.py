@@ -22,7 +22,7 @@ _BY_TYPE: Json = {"string": "mock", "integer": 0, "number": 0, "boolean": True, 
 def example_of_schema(schema: object) -> Json:
     """An object with a value for each property of a schema: its first `enum`, else one of its `type`.
 
-    Nothing nested is filled: whoever tests more than that brings the answer.
+    Nested values are not filled: a test that needs more brings its own answer.
     """
     found: Json = {}
     for name, one in as_object(as_object(schema).get("properties")).items():
@@ -49,7 +49,7 @@ class CannedAnswer:
 
     @property
     def pieces(self) -> list[str]:
-        """The text, cut for a stream: words with the space before them."""
+        """The text in chunks for a stream: words with the space before them."""
         words = self.text.split(" ")
         return [word if at == 0 else " " + word for at, word in enumerate(words)] if self.text else []
 
@@ -62,32 +62,32 @@ class CannedAnswer:
 
 
 def canned_answers(call: Call) -> list[CannedAnswer]:
-    """The choices of the answer, as many as were asked for."""
+    """The choices of the answer, as many as requested."""
     body = call.body
     if call.endpoint == "completions":
         prompts: list[Any] = [body["prompt"]] if _is_one(body["prompt"]) else body["prompt"]
         echo = "{} " if body.get("echo") else ""
         texts = [echo.format(_text(prompt)) + f"Mock completion of: {_text(prompt)}" for prompt in prompts]
-        return [_cut(text, call) for text in texts for _ in range(body.get("n", 1))]
+        return [_truncate(text, call) for text in texts for _ in range(body.get("n", 1))]
     forced = _forced_function(body)
     if forced is not None:
-        said = CannedAnswer(function_call=_arguments(forced), finish_reason="stop")
+        answer = CannedAnswer(function_call=_arguments(forced), finish_reason="stop")
     elif tool := _tool(body, call.group):
-        said = CannedAnswer(tool_calls=(_tool_call(tool),), finish_reason="tool_calls")
+        answer = CannedAnswer(tool_calls=(_tool_call(tool),), finish_reason="tool_calls")
     else:
-        said = _cut(_chat_text(body), call)
-    return [said] * call.choices
+        answer = _truncate(_chat_text(body), call)
+    return [answer] * call.choices
 
 
 def prompt_tokens(call: Call) -> int:
-    """Prompt tokens, by the same measure for every door."""
+    """Prompt tokens, by one measure for every endpoint."""
     body = call.body
-    said = body.get("messages") or body.get("prompt") or body.get("input")
-    return _tokens(len(orjson.dumps(said)))
+    prompt = body.get("messages") or body.get("prompt") or body.get("input")
+    return _tokens(len(orjson.dumps(prompt)))
 
 
 def vectors(body: Json) -> list[list[float] | str]:
-    """One vector of length 1 for each input, in the encoding asked for."""
+    """One vector of length 1 for each input, in the requested encoding."""
     given = body["input"]
     inputs: list[Any] = [given] if _is_one(given) else given
     size = min(body.get("dimensions", DIMENSIONS), MAX_DIMENSIONS)
@@ -95,18 +95,18 @@ def vectors(body: Json) -> list[list[float] | str]:
 
 
 def _chat_text(body: Json) -> str:
-    wanted: Json = body.get("response_format", {})
+    response_format: Json = body.get("response_format", {})
     last = _last_user_text(body["messages"])
-    if wanted.get("type") == "json_schema":
-        return orjson.dumps(example_of_schema(wanted.get("json_schema", {}).get("schema"))).decode()
-    if wanted.get("type") == "json_object":
+    if response_format.get("type") == "json_schema":
+        return orjson.dumps(example_of_schema(response_format.get("json_schema", {}).get("schema"))).decode()
+    if response_format.get("type") == "json_object":
         return orjson.dumps({"mock": last[:ECHO_LENGTH]}).decode()
     return f"Mock answer to: {last[:ECHO_LENGTH]}"
 
 
 def _last_user_text(messages: list[Json]) -> str:
-    said = [message.get("content") for message in messages if message["role"] == "user"]
-    return _text(said[-1] if said else messages[-1].get("content"))
+    texts = [message.get("content") for message in messages if message["role"] == "user"]
+    return _text(texts[-1] if texts else messages[-1].get("content"))
 
 
 def _text(content: Any) -> str:  # noqa: ANN401 -- a text, parts or tokens
@@ -115,7 +115,7 @@ def _text(content: Any) -> str:  # noqa: ANN401 -- a text, parts or tokens
     return content if type(content) is str else ""
 
 
-def _cut(text: str, call: Call) -> CannedAnswer:
+def _truncate(text: str, call: Call) -> CannedAnswer:
     given: Any = call.body.get("stop", [])
     stops: list[str] = given if is_array(given) else [given]
     for stop in stops:
@@ -225,8 +225,8 @@ def reply_to(call: Call) -> CannedReply:
 
 def _failure(status: int, *, headers: Headers = ()) -> CannedReply:
     error = {"message": "Mock failure.", "type": None, "param": None, "code": str(status)}
-    told: Headers = (("x-llmp-provider-status", str(status)), *headers)
-    return CannedReply(status, told, orjson.dumps({"error": error}))
+    all_headers: Headers = (("x-llmp-provider-status", str(status)), *headers)
+    return CannedReply(status, all_headers, orjson.dumps({"error": error}))
 
 
 _FAILURES = {
@@ -267,9 +267,9 @@ def _head(call: Call, kind: str) -> Json:
     return {**head, "system_fingerprint": "fp_mock"} if prefix == "chatcmpl" else head
 
 
-def _usage(call: Call, said: list[CannedAnswer]) -> Json:
+def _usage(call: Call, answers: list[CannedAnswer]) -> Json:
     prompt = prompt_tokens(call)
-    completion = sum(one.tokens for one in said)
+    completion = sum(one.tokens for one in answers)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -280,41 +280,41 @@ def _usage(call: Call, said: list[CannedAnswer]) -> Json:
 
 
 def _whole(call: Call) -> Json:
-    said = canned_answers(call)
+    answers = canned_answers(call)
     if call.endpoint == "completions":
         choices: list[Json] = [
             {"index": at, "text": one.text, "logprobs": None, "finish_reason": one.finish_reason}
-            for at, one in enumerate(said)
+            for at, one in enumerate(answers)
         ]
-        return {**_head(call, "text_completion"), "choices": choices, "usage": _usage(call, said)}
+        return {**_head(call, "text_completion"), "choices": choices, "usage": _usage(call, answers)}
     choices = [
         {"index": at, "message": _message(one), "logprobs": None, "finish_reason": one.finish_reason}
-        for at, one in enumerate(said)
+        for at, one in enumerate(answers)
     ]
-    return {**_head(call, "chat.completion"), "choices": choices, "usage": _usage(call, said)}
+    return {**_head(call, "chat.completion"), "choices": choices, "usage": _usage(call, answers)}
 
 
-def _message(said: CannedAnswer) -> Json:
-    message: Json = {"role": "assistant", "content": said.text or None, "refusal": None}
-    if said.function_call is not None:
-        message["function_call"] = said.function_call
-    elif said.tool_calls:
-        message["tool_calls"] = list(said.tool_calls)
+def _message(answer: CannedAnswer) -> Json:
+    message: Json = {"role": "assistant", "content": answer.text or None, "refusal": None}
+    if answer.function_call is not None:
+        message["function_call"] = answer.function_call
+    elif answer.tool_calls:
+        message["tool_calls"] = list(answer.tool_calls)
     else:
-        message["content"] = said.text
+        message["content"] = answer.text
     return message
 
 
 def _frames(call: Call) -> tuple[bytes, ...]:
-    said = canned_answers(call)
+    answers = canned_answers(call)
     chat = call.endpoint == "chat.completions"
     head = _head(call, "chat.completion.chunk" if chat else "text_completion")
     frames: list[bytes] = []
-    for at, one in enumerate(said):
-        pieces = _chat_pieces(one) if chat else [{"text": piece} for piece in one.pieces]
+    for at, one in enumerate(answers):
+        pieces = _chat_deltas(one) if chat else [{"text": piece} for piece in one.pieces]
         frames += [_frame(head, at, piece, None) for piece in pieces]
         frames.append(_frame(head, at, {"delta": {}} if chat else {"text": ""}, one.finish_reason))
-    frames.append(sse.encode_event(orjson.dumps({**head, "choices": [], "usage": _usage(call, said)})))
+    frames.append(sse.encode_event(orjson.dumps({**head, "choices": [], "usage": _usage(call, answers)})))
     return (*frames, sse.DONE_EVENT)
 
 
@@ -323,17 +323,17 @@ def _frame(head: Json, index: int, piece: Json, finish_reason: str | None) -> by
     return sse.encode_event(orjson.dumps({**head, "choices": [choice]}))
 
 
-def _chat_pieces(said: CannedAnswer) -> list[Json]:
-    first: Json = {"role": "assistant", "content": None if said.tool_calls else ""}
+def _chat_deltas(answer: CannedAnswer) -> list[Json]:
+    first: Json = {"role": "assistant", "content": None if answer.tool_calls else ""}
     pieces: list[Json] = [{"delta": first}]
-    if said.function_call is not None:
-        return [*pieces, {"delta": {"function_call": said.function_call}}]
-    for at, call in enumerate(said.tool_calls):
+    if answer.function_call is not None:
+        return [*pieces, {"delta": {"function_call": answer.function_call}}]
+    for at, call in enumerate(answer.tool_calls):
         name, arguments = call["function"]["name"], call["function"]["arguments"]
         start: Json = {"index": at, **call, "function": {"name": name, "arguments": ""}}
         pieces.append({"delta": {"tool_calls": [start]}})
         pieces.append({"delta": {"tool_calls": [{"index": at, "function": {"arguments": arguments}}]}})
-    return pieces + [{"delta": {"content": piece}} for piece in said.pieces]
+    return pieces + [{"delta": {"content": piece}} for piece in answer.pieces]
 
 
 def _embeddings(call: Call) -> Json:

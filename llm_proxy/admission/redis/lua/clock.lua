@@ -1,4 +1,4 @@
--- The store's own clock, in milliseconds: every replica counts by it.
+-- The store's clock in milliseconds, used by every replica.
 local function clock()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)

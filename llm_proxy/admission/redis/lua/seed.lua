@@ -1,6 +1,6 @@
--- Give a missing budget counter its value, or a tenant its epoch.
+-- Gives a missing budget counter its value, or a tenant its epoch.
 -- KEYS: the counter. ARGV: `spent` value expires_ms (0: never), or `epoch` value.
--- A counter that exists stays as it is; an epoch never falls. `seeded` is when a counter was made, in ms.
+-- An existing counter is not changed; an epoch never falls. `seeded` is when a counter was made, in ms.
 if ARGV[1] == 'epoch' then
   local epoch = redis.call('GET', KEYS[1])
   if not epoch or tonumber(epoch) < tonumber(ARGV[2]) then redis.call('SET', KEYS[1], ARGV[2], 'PX', 86400000) end
