@@ -157,9 +157,6 @@ class Gateway:
         keeper = _doorkeeper(settings, identity, self._pool, self._client_ip)
         answering = usage.router(usage_of or remembered, keeper, self._standings)
         routers = [answering, *self._routers(keeper, reader, usage_of or remembered, ModelProbe(services))]
-        routers.append(
-            notifications.router(Outbox(self._pool) if self._pool else None, by=keeper.require_actor)
-        )
         rest_of_it = self._management(routers, keeper)
         self.routes = tuple(rest_of_it.state.routes)
         front = Dispatcher(InferenceEndpoint(services, reader, self._suspects), rest_of_it, reader.limits)
@@ -171,9 +168,9 @@ class Gateway:
             routers,
             version=self.settings.version or __version__,
             lifespan=self._lifespan,
-            refused=self._refused,
-            reader=keeper.caller_or_admin,
-            record=RejectedActionLog(
+            on_error=self._refused,
+            openapi_access=keeper.caller_or_admin,
+            record_rejection=RejectedActionLog(
                 partial(record_rejected_action, self._pool) if self._pool else None, keeper
             ).record,
         )
@@ -212,11 +209,11 @@ class Gateway:
         )
         self._health = HealthReport(parts, settings.version or __version__, settings.llm_mode)
         registry, rulings = (KeyRepository(pool), PolicyRepository(pool)) if pool else (None, None)
-        standing = KeyStatus(self.admission, registry, rulings)
-        of_key = standing.key_dependency(keeper.require_admin)
+        status = KeyStatus(self.admission, registry, rulings)
+        of_key = status.key_dependency(keeper.require_admin)
         record = partial(audited_external_change, pool) if pool else None
         self._erasures = Erasures(pool, self._places()) if pool else None
-        announce, by = self.admission.publish_epochs, keeper.require_actor
+        publish, require_actor = self.admission.publish_epochs, keeper.require_actor
 
         return [
             health.router(self._health, keeper),
@@ -226,20 +223,21 @@ class Gateway:
             ),
             health.metrics_router(self.metrics, keeper),
             stored_data.payloads_router(usage_of if isinstance(usage_of, PostgresUsage) else None, keeper),
-            models.admin_router(self._catalog, usage_of, trial, record=record, by=by),
+            models.admin_router(self._catalog, usage_of, trial, record=record, require_actor=require_actor),
             keys.router(
                 registry,
                 KeyRaiseRepository(pool) if pool else None,
-                announce=announce,
-                by=by,
-                standing=standing,
+                publish=publish,
+                require_actor=require_actor,
+                status=status,
             ),
-            policies.router(rulings, announce=announce, by=by, catalog=self._catalog),
-            simulation.router(self._present(registry, rulings), by=by),
-            audit.router(AuditLog(pool) if pool else None, self._refusals, by=by),
-            keys.admin_keys_router(AdminKeyRepository(pool) if pool else None, by=by),
-            stored_data.erasures_router(self._erasures, by=Depends(by)),
-            stored_data.cache_router(self._purge, record, Depends(by)),
+            policies.router(rulings, publish=publish, require_actor=require_actor, catalog=self._catalog),
+            simulation.router(self._present(registry, rulings), require_actor=require_actor),
+            audit.router(AuditLog(pool) if pool else None, self._refusals, require_actor=require_actor),
+            keys.admin_keys_router(AdminKeyRepository(pool) if pool else None, require_actor=require_actor),
+            stored_data.erasures_router(self._erasures, require_actor=Depends(require_actor)),
+            stored_data.cache_router(self._purge, record, Depends(require_actor)),
+            notifications.router(Outbox(pool) if pool else None, require_actor=require_actor),
         ]
 
     def _present(

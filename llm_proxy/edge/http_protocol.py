@@ -158,7 +158,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.drained_since: float | None = None
 
     @property
-    def is_answering(self) -> bool:
+    def is_responding(self) -> bool:
         """Whether a client waits for the response of the running request."""
         running = self._running
         if running is None or self._lingers:
@@ -239,7 +239,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self.cycle, self._receiving = cycle, True
-        if not self.is_answering:
+        if not self.is_responding:
             self._start_asgi_task(cycle, self.app)
             return
         self.pipeline.appendleft((cycle, self.app))
@@ -277,7 +277,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Makes the running response the last; closes a connection without one."""
         self._stops = True
-        if self._running is not None and self.is_answering:
+        if self._running is not None and self.is_responding:
             self._running.keep_alive = False
         else:
             self.transport.close()
@@ -333,7 +333,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if self.pipeline and self.pipeline[0][0] is broken:
                 self.pipeline.popleft()
             broken.disconnect()
-        if self.is_answering:
+        if self.is_responding:
             last = self.pipeline[0][0] if self.pipeline else self._running
             cast("BoundedRequestCycle", last).keep_alive = False
             return
@@ -369,7 +369,7 @@ def close_slow_connections(connections: Iterable[Any], now: float, *, timeout_s:
     A connection whose client waits for a response is left alone; idle ones are closed by uvicorn's timer.
     """
     for connection in list(connections):
-        if isinstance(connection, BoundedHttpProtocol) and not connection.is_answering:
+        if isinstance(connection, BoundedHttpProtocol) and not connection.is_responding:
             since = connection.drained_since if connection.head_since is None else connection.head_since
             if since is not None and now - since > timeout_s:
                 connection.transport.close()

@@ -131,9 +131,9 @@ def create_management_app(
     *,
     version: str,
     lifespan: Lifespan[FastAPI],
-    refused: Callable[[Scope, APIError], None],
-    reader: Callable[[Request], Awaitable[object]],
-    record: Callable[[Request, APIError], Awaitable[None]] | None = None,
+    on_error: Callable[[Scope, APIError], None],
+    openapi_access: Callable[[Request], Awaitable[object]],
+    record_rejection: Callable[[Request, APIError], Awaitable[None]] | None = None,
 ) -> FastAPI:
     """Creates the FastAPI application behind the dispatcher.
 
@@ -141,9 +141,9 @@ def create_management_app(
         routers: The management routes.
         version: The version on the OpenAPI page.
         lifespan: Starts and stops the gateway's components.
-        refused: Called with every error response, to count it.
-        reader: Dependency that rejects a request for the OpenAPI page.
-        record: Awaited with every error before its response is sent, for the audit log.
+        on_error: Called with every error response, to count it.
+        openapi_access: Dependency that rejects a request for the OpenAPI page.
+        record_rejection: Awaited with every error before its response is sent, for the audit log.
     """
     app = FastAPI(
         title="llm-proxy",
@@ -154,27 +154,27 @@ def create_management_app(
         dependencies=[Depends(_decode_parameters)],
     )
     routes: list[BaseRoute] = []
-    for router in (*routers, _openapi_router(app, reader)):
+    for router in (*routers, _openapi_router(app, openapi_access)):
         app.include_router(router)
         routes += router.routes
     app.state.routes = routes
-    _add_exception_handlers(app, routes, refused, record)
+    _add_exception_handlers(app, routes, on_error, record_rejection)
     return app
 
 
 def _add_exception_handlers(
     app: FastAPI,
     routes: Iterable[BaseRoute],
-    refused: Callable[[Scope, APIError], None],
-    record: Callable[[Request, APIError], Awaitable[None]] | None,
+    on_error: Callable[[Scope, APIError], None],
+    record_rejection: Callable[[Request, APIError], Awaitable[None]] | None,
 ) -> None:
     """Registers the response to each kind of error."""
 
     async def on_api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, APIError)  # noqa: S101 -- registered for this class
-        refused(request.scope, error)
-        if record is not None:
-            await record(request, error)
+        on_error(request.scope, error)
+        if record_rejection is not None:
+            await record_rejection(request, error)
         return error_response(error)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
@@ -198,11 +198,11 @@ def _add_exception_handlers(
     app.add_exception_handler(RequestValidationError, on_validation_error)
 
 
-def _openapi_router(app: FastAPI, reader: Callable[[Request], Awaitable[object]]) -> APIRouter:
+def _openapi_router(app: FastAPI, access: Callable[[Request], Awaitable[object]]) -> APIRouter:
     """Returns the router of the OpenAPI page."""
     routes = APIRouter()
 
-    @routes.get("/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
+    @routes.get("/openapi.json", include_in_schema=False, dependencies=[Depends(access)])
     async def openapi() -> Response:
         return Response(orjson.dumps(_openapi(app)), media_type="application/json")
 

@@ -37,13 +37,13 @@ def router(
     audit_log: AuditLog | None,
     failures: AuthFailureLog | None,
     *,
-    by: ActorDependency,
+    require_actor: ActorDependency,
 ) -> APIRouter:
     """Returns `/admin/audit` and `/admin/refused-credentials`; each is 503 without a database."""
     routes = APIRouter(
         prefix="/admin",
         tags=["admin"],
-        dependencies=[Depends(by)],
+        dependencies=[Depends(require_actor)],
         responses={
             400: {"description": "A filter is wrong; `param` names it."},
             401: {"description": "No admin key."},

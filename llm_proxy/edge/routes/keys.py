@@ -48,33 +48,33 @@ def router(
     registry: KeyRepository | None,
     raises: KeyRaiseRepository | None,
     *,
-    announce: PublishEpochs,
-    by: ActorDependency,
-    standing: KeyStatus | None = None,
+    publish: PublishEpochs,
+    require_actor: ActorDependency,
+    status: KeyStatus | None = None,
 ) -> APIRouter:
     """Returns the routes; each is 503 without a database."""
     routes = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS, route_class=ExactRoute)
-    _key_routes(routes, registry, announce, Depends(by), standing)
-    _raise_routes(routes, raises, announce, Depends(by))
+    _key_routes(routes, registry, publish, Depends(require_actor), status)
+    _raise_routes(routes, raises, publish, Depends(require_actor))
     return routes
 
 
 def _key_routes(
     routes: APIRouter,
     registry: KeyRepository | None,
-    announce: PublishEpochs,
-    by: Any,  # noqa: ANN401 -- FastAPI's Depends
-    standing: KeyStatus | None,
+    publish: PublishEpochs,
+    require_actor: Any,  # noqa: ANN401 -- FastAPI's Depends
+    status: KeyStatus | None,
 ) -> None:
     @routes.post("/keys", status_code=201, summary="Create a virtual key; its text is shown this once.")
-    async def create(body: CreateKey, who: Annotated[Actor, by]) -> Json:
+    async def create(body: CreateKey, who: Annotated[Actor, require_actor]) -> Json:
         return _mutation_document(
             await require_repository(registry).create(parse_key_spec(body.set_fields()), who)
         )
 
     @routes.get("/keys", summary="List keys, revoked ones too.")
     async def page(
-        who: Annotated[Actor, by],
+        who: Annotated[Actor, require_actor],
         tenant: str | None = None,
         after: str = "",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -83,50 +83,50 @@ def _key_routes(
         return {"data": [key_document(one) for one in found], "has_more": len(found) == limit}
 
     @routes.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=NOT_FOUND)
-    async def show(key: str, who: Annotated[Actor, by]) -> Json:
+    async def show(key: str, who: Annotated[Actor, require_actor]) -> Json:
         record = await require_repository(registry).get(key, tenant=who.tenant)
-        limits = await standing.document(record, shows_shared=who.tenant is None) if standing else {}
+        limits = await status.document(record, shows_shared=who.tenant is None) if status else {}
         return key_document(record) | limits
 
     @routes.patch("/keys/{key}", summary="Change a key.", responses=NOT_FOUND)
-    async def change(key: str, body: UpdateKey, who: Annotated[Actor, by]) -> Json:
+    async def change(key: str, body: UpdateKey, who: Annotated[Actor, require_actor]) -> Json:
         mutation = await require_repository(registry).update(key, body.set_fields(), who)
-        await announce(mutation.epochs)
+        await publish(mutation.epochs)
         return _mutation_document(mutation)
 
     @routes.post(
         "/keys/{key}/rotate", summary="A new secret; the old one works for a while.", responses=NOT_FOUND
     )
-    async def rotate(key: str, who: Annotated[Actor, by], body: RotateKey | None = None) -> Json:
+    async def rotate(key: str, who: Annotated[Actor, require_actor], body: RotateKey | None = None) -> Json:
         overlap = timedelta(seconds=(body or RotateKey()).overlap_s)
         mutation = await require_repository(registry).rotate(key, who, overlap=overlap)
-        await announce(mutation.epochs)
+        await publish(mutation.epochs)
         return _mutation_document(mutation)
 
     @routes.delete("/keys/{key}", summary="Revoke a key, everywhere within a second.", responses=NOT_FOUND)
     @routes.post("/keys/{key}/revoke", summary="The same.", responses=NOT_FOUND)
-    async def revoke(key: str, who: Annotated[Actor, by]) -> Json:
+    async def revoke(key: str, who: Annotated[Actor, require_actor]) -> Json:
         mutation = await require_repository(registry).revoke(key, who)
-        await announce(mutation.epochs)
+        await publish(mutation.epochs)
         return _mutation_document(mutation)
 
 
 def _raise_routes(
     routes: APIRouter,
     raises: KeyRaiseRepository | None,
-    announce: PublishEpochs,
-    by: Any,  # noqa: ANN401 -- FastAPI's Depends
+    publish: PublishEpochs,
+    require_actor: Any,  # noqa: ANN401 -- FastAPI's Depends
 ) -> None:
     @routes.put("/keys/{key}/raise", summary="Raise a key's limits for a time.", responses=NOT_FOUND)
-    async def begin(key: str, body: RaiseBody, who: Annotated[Actor, by]) -> Json:
+    async def begin(key: str, body: RaiseBody, who: Annotated[Actor, require_actor]) -> Json:
         mutation = await require_repository(raises).begin(key, parse_raise(body.set_fields()), who)
-        await announce(mutation.epochs)
+        await publish(mutation.epochs)
         return _mutation_document(mutation)
 
     @routes.delete("/keys/{key}/raise", summary="End a raise before its time.", responses=NOT_FOUND)
-    async def end(key: str, who: Annotated[Actor, by]) -> Json:
+    async def end(key: str, who: Annotated[Actor, require_actor]) -> Json:
         mutation = await require_repository(raises).end(key, who)
-        await announce(mutation.epochs)
+        await publish(mutation.epochs)
         return _mutation_document(mutation)
 
 
@@ -162,7 +162,7 @@ class AdminKeyBody(BaseModel):
     expires_at: str | None = Field(None, description="ISO 8601.")
 
 
-def admin_keys_router(admin_keys: AdminKeyRepository | None, *, by: ActorDependency) -> APIRouter:
+def admin_keys_router(admin_keys: AdminKeyRepository | None, *, require_actor: ActorDependency) -> APIRouter:
     """Returns the routes; each is 503 without a database."""
     routes = APIRouter(
         prefix="/admin/admin-keys",
@@ -173,19 +173,19 @@ def admin_keys_router(admin_keys: AdminKeyRepository | None, *, by: ActorDepende
     missing: dict[int | str, Json] = {404: {"description": "No such admin key."}}
 
     @routes.post("", status_code=201, summary="Create an admin key; its text is shown this once.")
-    async def create(body: AdminKeyBody, who: Annotated[Actor, Depends(by)]) -> Json:
+    async def create(body: AdminKeyBody, who: Annotated[Actor, Depends(require_actor)]) -> Json:
         spec = parse_admin_key(body.model_dump(exclude_unset=True))
         record, generated = await _require_admin_keys(admin_keys).create(spec, who)
         return admin_key_document(record) | {"key": generated.text}
 
-    @routes.get("", summary="List admin keys, revoked ones too.", dependencies=[Depends(by)])
+    @routes.get("", summary="List admin keys, revoked ones too.", dependencies=[Depends(require_actor)])
     async def page(after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Json:
         found = await _require_admin_keys(admin_keys).list_keys(after=after, limit=limit)
         return {"data": [admin_key_document(one) for one in found], "has_more": len(found) == limit}
 
     @routes.delete("/{key}", summary="Revoke an admin key, everywhere at once.", responses=missing)
     @routes.post("/{key}/revoke", summary="The same.", responses=missing)
-    async def revoke(key: str, who: Annotated[Actor, Depends(by)]) -> Json:
+    async def revoke(key: str, who: Annotated[Actor, Depends(require_actor)]) -> Json:
         return admin_key_document(await _require_admin_keys(admin_keys).revoke(key, who))
 
     return routes

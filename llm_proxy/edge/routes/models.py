@@ -182,13 +182,15 @@ def admin_router(
     trial: ModelProbe,
     *,
     record: AuditedChange | None,
-    by: ActorDependency,
+    require_actor: ActorDependency,
 ) -> APIRouter:
     """`/admin/models`."""
     doors = APIRouter(prefix="/admin", tags=["admin"], responses={401: {"description": "No admin key."}})
 
     @doors.get(
-        "/models", summary="Model groups: providers, prices, and live health.", dependencies=[Depends(by)]
+        "/models",
+        summary="Model groups: providers, prices, and live health.",
+        dependencies=[Depends(require_actor)],
     )
     async def listed() -> Json:
         known = _require_catalog(catalog.snapshot)
@@ -201,7 +203,7 @@ def admin_router(
         summary="One capped call to a model, and how it went.",
         responses={404: {"description": "No such model."}},
     )
-    async def test(model: str, who: Annotated[Actor, Depends(by)]) -> Json:
+    async def test(model: str, who: Annotated[Actor, Depends(require_actor)]) -> Json:
         group = _require_catalog(catalog.snapshot).find_group(model)
         if group is None:
             raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="id")

@@ -19,9 +19,9 @@ from llm_proxy.settings import PREFIX, Settings
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-def router(outbox: Outbox | None, *, by: ActorDependency) -> APIRouter:
+def router(outbox: Outbox | None, *, require_actor: ActorDependency) -> APIRouter:
     """Returns the route; it is 503 without a database."""
-    routes = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(by)])
+    routes = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(require_actor)])
 
     @routes.get(
         "/notifications",

@@ -76,25 +76,25 @@ def _unserved_reason(policy: LimitPolicy, catalog: Catalog) -> str | None:
 def router(
     policies: PolicyRepository | None,
     *,
-    announce: PublishEpochs,
-    by: ActorDependency,
+    publish: PublishEpochs,
+    require_actor: ActorDependency,
     catalog: CurrentCatalog,
 ) -> APIRouter:
     """Returns the routes; each is 503 without a database."""
     routes = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS, route_class=ExactRoute)
-    _limit_routes(routes, policies, announce, Depends(by), catalog)
-    _kill_switch_routes(routes, policies, announce, Depends(by))
+    _limit_routes(routes, policies, publish, Depends(require_actor), catalog)
+    _kill_switch_routes(routes, policies, publish, Depends(require_actor))
     return routes
 
 
 def _limit_routes(
     routes: APIRouter,
     policies: PolicyRepository | None,
-    announce: PublishEpochs,
-    by: Any,  # noqa: ANN401 -- FastAPI's Depends
+    publish: PublishEpochs,
+    require_actor: Any,  # noqa: ANN401 -- FastAPI's Depends
     catalog: CurrentCatalog,
 ) -> None:
-    @routes.get("/limits", summary="All limit policies.", dependencies=[by])
+    @routes.get("/limits", summary="All limit policies.", dependencies=[require_actor])
     async def rules() -> Json:
         return {"data": await documents(await require_repository(policies).list_policies())}
 
@@ -106,33 +106,33 @@ def _limit_routes(
         ]
 
     @routes.put("/limits", summary="Create or replace the limit policy of a scope and subject.")
-    async def put(body: LimitPolicyBody, who: Annotated[Actor, by]) -> Json:
+    async def put(body: LimitPolicyBody, who: Annotated[Actor, require_actor]) -> Json:
         policy = await require_repository(policies).resolve_key(parse_policy(body.set_fields()))
-        await announce(await require_repository(policies).upsert(policy, who))
+        await publish(await require_repository(policies).upsert(policy, who))
         [document] = await documents([policy])
         return document
 
     @routes.delete("/limits", summary="Delete a limit policy.", responses=NOT_FOUND)
     async def drop(
-        who: Annotated[Actor, by],
+        who: Annotated[Actor, require_actor],
         scope: ScopeKind,
         tenant: str | None = None,
         subject: str | None = None,
         model: str | None = None,
     ) -> Json:
         policy = parse_policy_target({"scope": scope, "tenant": tenant, "subject": subject, "model": model})
-        await announce(await require_repository(policies).delete(policy, who))
+        await publish(await require_repository(policies).delete(policy, who))
         return {"dropped": True}
 
 
 def _kill_switch_routes(
     routes: APIRouter,
     policies: PolicyRepository | None,
-    announce: PublishEpochs,
-    by: Any,  # noqa: ANN401 -- FastAPI's Depends
+    publish: PublishEpochs,
+    require_actor: Any,  # noqa: ANN401 -- FastAPI's Depends
 ) -> None:
-    @routes.get("/kill-switches", summary="The kill switches that are on.", dependencies=[by])
-    @routes.get("/kills", include_in_schema=False, dependencies=[by])
+    @routes.get("/kill-switches", summary="The kill switches that are on.", dependencies=[require_actor])
+    @routes.get("/kills", include_in_schema=False, dependencies=[require_actor])
     async def kills() -> Json:
         return {"data": await require_repository(policies).list_kill_switches()}
 
@@ -140,16 +140,16 @@ def _kill_switch_routes(
         "/kill-switches", summary="Switch off a key, agent, tenant or model, everywhere within a second."
     )
     @routes.put("/kills", include_in_schema=False)
-    async def throw(body: KillSwitchBody, who: Annotated[Actor, by]) -> Json:
+    async def throw(body: KillSwitchBody, who: Annotated[Actor, require_actor]) -> Json:
         switch, reason = parse_kill_switch(body.set_fields())
-        await announce(await require_repository(policies).enable_switch(switch, who, reason=reason))
+        await publish(await require_repository(policies).enable_switch(switch, who, reason=reason))
         return {"kind": switch.kind, "subject": switch.subject, "tenant": switch.tenant, "reason": reason}
 
     @routes.delete("/kill-switches", summary="Remove a kill switch.", responses=NOT_FOUND)
     @routes.delete("/kills", include_in_schema=False)
     async def lift(
-        who: Annotated[Actor, by], kind: KillSwitchKind, subject: str, tenant: str | None = None
+        who: Annotated[Actor, require_actor], kind: KillSwitchKind, subject: str, tenant: str | None = None
     ) -> Json:
         switch, _ = parse_kill_switch({"kind": kind, "subject": subject, "tenant": tenant})
-        await announce(await require_repository(policies).disable_switch(switch, who))
+        await publish(await require_repository(policies).disable_switch(switch, who))
         return {"lifted": True}

@@ -91,12 +91,12 @@ class SimulationSources:
     default_models: tuple[str, ...]
 
 
-def router(sources: SimulationSources | None, *, by: ActorDependency) -> APIRouter:
+def router(sources: SimulationSources | None, *, require_actor: ActorDependency) -> APIRouter:
     """Returns the route; it is 503 without a database."""
     routes = APIRouter(
         prefix="/admin",
         tags=["admin"],
-        dependencies=[Depends(by)],
+        dependencies=[Depends(require_actor)],
         responses={
             400: {"description": "A field is wrong; `param` names it."},
             401: {"description": "No admin key."},

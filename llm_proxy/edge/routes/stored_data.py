@@ -88,7 +88,7 @@ class ErasureRequest(BaseModel):
     user: str = Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")
 
 
-def erasures_router(erasures: Erasures | None, by: Any) -> APIRouter:  # noqa: ANN401 -- FastAPI's
+def erasures_router(erasures: Erasures | None, require_actor: Any) -> APIRouter:  # noqa: ANN401 -- FastAPI's
     """Returns `/admin/erasures`; it is 503 without a database (`erasures` is None)."""
     routes = APIRouter(
         prefix="/admin/erasures",
@@ -101,13 +101,13 @@ def erasures_router(erasures: Erasures | None, by: Any) -> APIRouter:  # noqa: A
     )
 
     @routes.post("", summary="Erase a tenant's user; repeated, continue an incomplete erasure.")
-    async def erase(who: Annotated[Actor, by], person: ErasureRequest) -> Json:
+    async def erase(who: Annotated[Actor, require_actor], person: ErasureRequest) -> Json:
         return await database_result(require_database(erasures).erase(person.tenant, person.user, who))
 
     @routes.post(
         "/replay", summary="Repeat erasures of users who have new records, and continue incomplete ones."
     )
-    async def replay(who: Annotated[Actor, by]) -> Json:
+    async def replay(who: Annotated[Actor, require_actor]) -> Json:
         return {"data": await database_result(require_database(erasures).retry_unfinished(who))}
 
     @routes.get(
@@ -115,19 +115,19 @@ def erasures_router(erasures: Erasures | None, by: Any) -> APIRouter:  # noqa: A
         summary="The certificate of one erasure.",
         responses={404: {"description": "No erasure has this id."}},
     )
-    async def certificate(erasure_id: UUID, _: Annotated[Actor, by]) -> Json:
+    async def certificate(erasure_id: UUID, _: Annotated[Actor, require_actor]) -> Json:
         return await database_result(require_database(erasures).certificate(erasure_id))
 
     return routes
 
 
-def cache_router(purge: PurgeCache, record: AuditedChange | None, by: Any) -> APIRouter:  # noqa: ANN401 -- FastAPI's Depends
+def cache_router(purge: PurgeCache, record: AuditedChange | None, require_actor: Any) -> APIRouter:  # noqa: ANN401 -- FastAPI's Depends
     """Returns `/admin/cache`.
 
     Args:
         purge: Deletes the entries of a tenant and a model.
         record: Puts the change into the audit log; None without a database: it is only logged.
-        by: Dependency that returns the admin, or raises.
+        require_actor: Dependency that returns the admin, or raises.
     """
     routes = APIRouter(prefix="/admin", tags=["admin"])
 
@@ -144,7 +144,7 @@ def cache_router(purge: PurgeCache, record: AuditedChange | None, by: Any) -> AP
         },
     )
     async def delete(
-        who: Annotated[Actor, by], tenant: NameQuery = None, model: NameQuery = None
+        who: Annotated[Actor, require_actor], tenant: NameQuery = None, model: NameQuery = None
     ) -> dict[str, int]:
         target = f"tenant={tenant or '*'} model={model or '*'}"
         async with (record or log_change)(who, "cache.purge", target) as detail:

@@ -52,11 +52,11 @@ async def client(
             raise Unauthorized("who?")
         return Actor("ann", "192.0.2.9", "owner")
 
-    doors = keys.router(KeyRepository(pool), KeyRaiseRepository(pool), announce=announce, by=by)
+    doors = keys.router(KeyRepository(pool), KeyRaiseRepository(pool), publish=announce, require_actor=by)
     policy_router = policies.router(
-        PolicyRepository(pool), announce=announce, by=by, catalog=CurrentCatalog()
+        PolicyRepository(pool), publish=announce, require_actor=by, catalog=CurrentCatalog()
     )
-    records = audit.router(AuditLog(pool), AuthFailureLog(pool), by=by)
+    records = audit.router(AuditLog(pool), AuthFailureLog(pool), require_actor=by)
     transport = httpx.ASGITransport(app=_app(doors, policy_router, records))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
         made.headers["x-role"] = "write"
@@ -74,8 +74,8 @@ def _app(*routers: Any) -> FastAPI:
         routers,
         version="0",
         lifespan=None,  # type: ignore[arg-type]  # FastAPI takes none
-        refused=refused,
-        reader=anybody,
+        on_error=refused,
+        openapi_access=anybody,
     )
 
 
@@ -182,7 +182,7 @@ async def test_without_a_database_the_routes_are_503() -> None:
     async def announce(_: Mapping[str, int]) -> None:
         return None
 
-    doors = keys.router(None, None, announce=announce, by=anybody)
+    doors = keys.router(None, None, publish=announce, require_actor=anybody)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=_app(doors)), base_url="http://g"
     ) as client:
