@@ -122,10 +122,10 @@ def parse_redis_url(text: str) -> str:
 def parse_http_url(text: str) -> str:
     """Returns the normalized address of an HTTP server; its port may be a range. Raises `InvalidURL`."""
     whole, _, rest = _split_scheme(text, ("http", "https"), "http://HOST:PORT")
-    place = re.split("[/?#]", rest, maxsplit=1)[0]
+    location = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in rest:
         raise InvalidURL("it holds an @: a user or password would never be sent")
-    host = _HOST.fullmatch(place)
+    host = _HOST.fullmatch(location)
     if host is None or not host["host"]:
         raise InvalidURL("it names no host")
     if host["port"] is not None:
@@ -135,15 +135,15 @@ def parse_http_url(text: str) -> str:
 
 def parse_webhook_urls(text: str) -> tuple[tuple[WebhookFormat, str], ...]:
     """Returns the webhooks of a list such as `json=https://…,slack=https://…`; raises `InvalidURL`."""
-    found: dict[tuple[WebhookFormat, str], None] = {}
+    webhooks: dict[tuple[WebhookFormat, str], None] = {}
     for one in _NEXT_WEBHOOK.split(text):
         form, _, url = one.strip().partition("=")
         if form not in _WEBHOOK_FORMS:
             raise InvalidURL("each webhook is written FORM=URL, and FORM is json, slack or teams")
         if _PORT_RANGE.match(url):
             raise InvalidURL("a webhook has one port")
-        found[_WEBHOOK_FORMS[form], parse_http_url(url)] = None
-    return tuple(found)
+        webhooks[_WEBHOOK_FORMS[form], parse_http_url(url)] = None
+    return tuple(webhooks)
 
 
 def parse_setting(name: str, text: str, read: Callable[[str], str]) -> str:
@@ -164,21 +164,21 @@ def _split_scheme(text: str, known: tuple[str, ...], form: str) -> tuple[str, st
     return f"{scheme.lower()}://{rest}", scheme.lower(), rest
 
 
-def _encode_credentials(rest: str, judge: LocationCheck) -> str:
+def _encode_credentials(rest: str, check: LocationCheck) -> str:
     """Returns the part after the scheme with user and password percent-encoded."""
     readings: list[str] = []
     reason = InvalidURL(_ENCODE)
-    for at in (None, *(found.start() for found in re.finditer("@", rest))):
+    for at in (None, *(match.start() for match in re.finditer("@", rest))):
         user, colon, password = (rest[:at] if at is not None else "").partition(":")
-        place = rest if at is None else rest[at + 1 :]
+        location = rest if at is None else rest[at + 1 :]
         try:
-            judge(place)
+            check(location)
         except InvalidURL as fault:
             reason = fault
             continue
         if _USER.fullmatch(user):
             who = f"{_encode_once(user)}:{_encode_once(password)}@" if colon else f"{_encode_once(user)}@"
-            readings.append(place if at is None else f"{who}{place}")
+            readings.append(location if at is None else f"{who}{location}")
     if not readings:
         raise reason
     if len(readings) > 1:
@@ -203,48 +203,48 @@ def _encode_once(text: str) -> str:
         raise InvalidURL("its user or password is no UTF-8") from None
 
 
-def _check_postgres(place: str) -> None:
-    query = _parse_query(found := _match_location(place), _POSTGRES_PARAMETERS)
+def _check_postgres(location: str) -> None:
+    query = _parse_query(match := _match_location(location), _POSTGRES_PARAMETERS)
     if query.get("sslmode", "prefer") not in _SSLMODES:
         raise InvalidURL(f"its sslmode is none of {', '.join(sorted(_SSLMODES))}")
     if (port := query.get("port")) is not None:
         _check_port(port)
-    if not found["hosts"] and query.get("host"):
+    if not match["hosts"] and query.get("host"):
         return
-    for one in found["hosts"].split(","):
+    for one in match["hosts"].split(","):
         _check_host(one)
 
 
-def _check_redis(place: str) -> None:
-    query = _parse_query(found := _match_location(place), _REDIS_PARAMETERS)
-    _check_host(found["hosts"])
-    for number in (found["path"], query.get("db")):
+def _check_redis(location: str) -> None:
+    query = _parse_query(match := _match_location(location), _REDIS_PARAMETERS)
+    _check_host(match["hosts"])
+    for number in (match["path"], query.get("db")):
         if number and not (number.isascii() and number.isdecimal() and len(number) < 6):
             raise InvalidURL("its database is no number")
 
 
-def _check_socket(place: str) -> None:
-    found = _SOCKET.fullmatch(place)
-    if found is None:
+def _check_socket(location: str) -> None:
+    match = _SOCKET.fullmatch(location)
+    if match is None:
         raise InvalidURL("it names no path of a socket")
-    _parse_query(found, _REDIS_PARAMETERS)
+    _parse_query(match, _REDIS_PARAMETERS)
 
 
-def _match_location(place: str) -> "re.Match[str]":
-    found = _LOCATION.fullmatch(place)
-    if found is None:
+def _match_location(location: str) -> "re.Match[str]":
+    match = _LOCATION.fullmatch(location)
+    if match is None:
         raise InvalidURL(f"what follows its host is not understood: {_ENCODE}")
-    return found
+    return match
 
 
 def _check_host(text: str) -> None:
-    found = _HOST.fullmatch(text)
-    if found is None:
+    match = _HOST.fullmatch(text)
+    if match is None:
         raise InvalidURL(f"its host is no name and no address: {_ENCODE}")
-    if not found["host"]:
+    if not match["host"]:
         raise InvalidURL("it names no host")
-    if found["port"] is not None:
-        _check_port(found["port"])
+    if match["port"] is not None:
+        _check_port(match["port"])
 
 
 def _check_port(text: str) -> None:
@@ -253,23 +253,23 @@ def _check_port(text: str) -> None:
 
 
 def _check_port_range(text: str) -> None:
-    found = _PORTS.fullmatch(text)
-    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    match = _PORTS.fullmatch(text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= first <= last <= _MAX_PORT or last - first >= _MAX_PORTS:
         raise InvalidURL(
             f"its port is no number from 1 to {_MAX_PORT}, nor a range of at most {_MAX_PORTS} of them"
         )
 
 
-def _parse_query(found: "re.Match[str]", known: frozenset[str]) -> dict[str, str]:
-    said: dict[str, str] = {}
-    for number, pair in enumerate((found["query"] or "").split("&"), 1):
+def _parse_query(match: "re.Match[str]", known: frozenset[str]) -> dict[str, str]:
+    parameters: dict[str, str] = {}
+    for number, pair in enumerate((match["query"] or "").split("&"), 1):
         name, equals, value = pair.partition("=")
-        if not pair and found["query"] in {None, ""}:
+        if not pair and match["query"] in {None, ""}:
             break
         if not equals or not value:
             raise InvalidURL(f"parameter {number} after its ? has no value: {_ENCODE}")
         if name.lower() not in known and "." not in name:
             raise InvalidURL(f"parameter {number} after its ? is not known")
-        said[name.lower()] = unquote(value)
-    return said
+        parameters[name.lower()] = unquote(value)
+    return parameters

@@ -18,7 +18,7 @@ _BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n|\Z))(?:\r\n|\n|\r(?!\n|\Z))")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
-class EventTooLong(ValueError):  # noqa: N818 -- named for the state
+class FrameTooLong(ValueError):  # noqa: N818 -- named for the state
     """More than the maximum of bytes came without an empty line."""
 
 
@@ -75,7 +75,7 @@ class SSEDecoder:
         self.rest: bytes = b""
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Returns the frames that this chunk completes; raises `EventTooLong` above the maximum."""
+        """Returns the frames that this chunk completes; raises `FrameTooLong` above the maximum."""
         buffer = self.rest + chunk if self.rest else chunk
         if not self._started:
             if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
@@ -89,7 +89,7 @@ class SSEDecoder:
             *ended, self.rest = buffer.split(b"\n\n")
             frames = [part + b"\n\n" for part in ended]
         if len(self.rest) > self._max_bytes:
-            raise EventTooLong(f"no empty line in {self._max_bytes} bytes")
+            raise FrameTooLong(f"no empty line in {self._max_bytes} bytes")
         return frames
 
 

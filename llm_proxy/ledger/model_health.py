@@ -80,26 +80,28 @@ async def fetch_health(connection: Connection, now: datetime) -> ModelHealth:
 def health_of(records: Iterable[UsageRecord], now: datetime) -> ModelHealth:
     """Returns the health at this time, from records in memory."""
     found = ModelHealth()
-    for one in records:
-        ended_at = one.started_at + timedelta(milliseconds=one.latency_ms)
-        if one.started_at <= now - LOOK_BACK or not _tells(one):
+    for record in records:
+        ended_at = record.started_at + timedelta(milliseconds=record.latency_ms)
+        if record.started_at <= now - LOOK_BACK or not _counts(record):
             continue
-        failure = None if one.outcome == "ok" else one.refusal_code or str(one.status)
+        failure = None if record.outcome == "ok" else record.refusal_code or str(record.status)
         recent = ended_at > now - WINDOW
-        for known, name in ((found.groups, one.group), (found.deployments, one.deployment)):
+        for known, name in ((found.groups, record.group), (found.deployments, record.deployment)):
             if name is not None:
-                known[name] = _after(known.get(name, TrafficHealth()), ended_at, failure, recent=recent)
+                known[name] = _with_call(known.get(name, TrafficHealth()), ended_at, failure, recent=recent)
     return found
 
 
-def _tells(one: UsageRecord) -> bool:
-    if one.cache == "hit":
+def _counts(record: UsageRecord) -> bool:
+    if record.cache == "hit":
         return False
-    failed = one.outcome == "error" and (one.status >= 500 or one.status in PROVIDER_STATUSES)
-    return failed or one.outcome in {"ok", "cut"}
+    failed = record.outcome == "error" and (record.status >= 500 or record.status in PROVIDER_STATUSES)
+    return failed or record.outcome in {"ok", "cut"}
 
 
-def _after(health: TrafficHealth, ended_at: datetime, failure: str | None, *, recent: bool) -> TrafficHealth:
+def _with_call(
+    health: TrafficHealth, ended_at: datetime, failure: str | None, *, recent: bool
+) -> TrafficHealth:
     calls, failures = health.calls + recent, health.failures + (recent and failure is not None)
     if failure is None:
         last = max(filter(None, (health.last_success_at, ended_at)))

@@ -65,8 +65,8 @@ class Notifier:
         self,
         outbox: Outbox,
         webhooks: Sequence[Webhook],
-        delivery: WebhookSender,
-        watched: NotifierSources,
+        sender: WebhookSender,
+        sources: NotifierSources,
         metrics: Metrics,
         *,
         clock_s: Callable[[], float] = time.monotonic,
@@ -74,13 +74,13 @@ class Notifier:
         """`clock_s` measures how long a sidecar has been unavailable."""
         self._outbox = outbox
         self._webhooks = [one.name for one in webhooks]
-        self._delivery = delivery
-        self._watched = watched
+        self._sender = sender
+        self._sources = sources
         self._metrics = metrics
         self._clock_s = clock_s
         self._waiting: dict[str, Notification] = {}
-        self._known_until_s: dict[str, float] = {}
-        self._gone_since: dict[str | None, float] = {}
+        self._recheck_at_s: dict[str, float] = {}
+        self._unavailable_since: dict[str | None, float] = {}
         self._loops = (
             BackgroundLoop("notifications", self.poll, every_s=POLL_EVERY_S),
             BackgroundLoop("notifications-credentials", self.poll_credentials, every_s=CREDENTIALS_EVERY_S),
@@ -111,8 +111,8 @@ class Notifier:
 
     async def poll(self) -> None:
         """Checks budgets and sidecars, and stores new events."""
-        for spending in await self._watched.spending.poll():
-            for event in budget_notifications(spending, self._watched.budget_shares):
+        for spending in await self._sources.spending.poll():
+            for event in budget_notifications(spending, self._sources.budget_shares):
                 self._enqueue(event)
         self._poll_sidecars()
         await self._store()
@@ -137,33 +137,39 @@ class Notifier:
             if len(claimed) < CLAIM_BATCH or not all(done):
                 return
 
-    async def _send(self, webhook: Webhook, one: ClaimedDelivery) -> bool:
-        told = {"event": str(one.message.event_id), "webhook": one.webhook, "attempts": one.attempts}
+    async def _send(self, webhook: Webhook, delivery: ClaimedDelivery) -> bool:
+        fields = {
+            "event": str(delivery.message.event_id),
+            "webhook": delivery.webhook,
+            "attempts": delivery.attempts,
+        }
         try:
             try:
-                await self._delivery.send(webhook, one.message)
+                await self._sender.send(webhook, delivery.message)
             except DeliveryFailed as fault:
-                given_up = await self._outbox.mark_failed(one, str(fault))
+                given_up = await self._outbox.mark_failed(delivery, str(fault))
                 self._metrics.increment(_METRIC, "given_up" if given_up else "failed")
-                words = "a notification is given up" if given_up else "a notification was not delivered yet"
+                message = "a notification is given up" if given_up else "a notification was not delivered yet"
                 log.log(
-                    logging.ERROR if given_up else logging.WARNING, words, extra=told | {"why": str(fault)}
+                    logging.ERROR if given_up else logging.WARNING,
+                    message,
+                    extra=fields | {"why": str(fault)},
                 )
             else:
                 self._metrics.increment(_METRIC, "delivered")
-                await self._outbox.mark_delivered(one)
+                await self._outbox.mark_delivered(delivery)
                 return True
         except (
             DatabaseUnavailable,
             RowsRejected,
         ) as fault:  # the claim expires, and the delivery is repeated
-            log.warning("a delivery is not on record", extra=told | {"why": str(fault)})
+            log.warning("a delivery is not on record", extra=fields | {"why": str(fault)})
         return False
 
     def _enqueue(self, event: Notification) -> None:
         name = str(event.subject_id)
-        known = self._known_until_s.get(name, 0.0) > self._clock_s()
-        if not known and len(self._waiting) < MAX_WAITING:
+        stored = self._recheck_at_s.get(name, 0.0) > self._clock_s()
+        if not stored and len(self._waiting) < MAX_WAITING:
             self._waiting.setdefault(name, event)
 
     async def _store(self) -> None:
@@ -179,22 +185,22 @@ class Notifier:
                 log.warning("a notification cannot be kept", extra={"kind": event.kind, "why": fault.reason})
             if new:
                 self._metrics.increment(_METRIC, "raised")
-            if len(self._known_until_s) >= MAX_WAITING:
-                self._known_until_s.clear()
+            if len(self._recheck_at_s) >= MAX_WAITING:
+                self._recheck_at_s.clear()
             again_s = RECHECK_S if event.ends_at is None else inf
-            self._known_until_s[name] = self._clock_s() + again_s
+            self._recheck_at_s[name] = self._clock_s() + again_s
             self._waiting.pop(name, None)
 
     def _poll_sidecars(self) -> None:
         """Enqueues one event if no sidecar is live, else one for each that is unavailable for too long."""
-        now_s, sidecars = self._clock_s(), self._watched.sidecars()
-        gone: list[str | None] = [name for name, live in sidecars.items() if not live]
-        if sidecars and len(gone) == len(sidecars):
-            gone.append(None)
-        self._gone_since = {name: self._gone_since.get(name, now_s) for name in gone}
-        for name in [None] if None in gone else gone:
-            if now_s - self._gone_since[name] > self._watched.sidecar_away_s:
-                self._enqueue(sidecar_lost_notification(name, self._watched.sidecar_away_s))
+        now_s, sidecars = self._clock_s(), self._sources.sidecars()
+        unavailable: list[str | None] = [name for name, live in sidecars.items() if not live]
+        if sidecars and len(unavailable) == len(sidecars):
+            unavailable.append(None)
+        self._unavailable_since = {name: self._unavailable_since.get(name, now_s) for name in unavailable}
+        for name in [None] if None in unavailable else unavailable:
+            if now_s - self._unavailable_since[name] > self._sources.sidecar_away_s:
+                self._enqueue(sidecar_lost_notification(name, self._sources.sidecar_away_s))
 
     async def _delete_expired(self) -> None:
         try:

@@ -120,17 +120,17 @@ class Outbox:
             rows = await connection.fetch(_CLAIM, webhook, timedelta(seconds=CLAIM_TIMEOUT_S), CLAIM_BATCH)
         return [ClaimedDelivery(row["webhook"], row["attempts"], _message(row)) for row in rows]
 
-    async def mark_delivered(self, one: ClaimedDelivery) -> None:
+    async def mark_delivered(self, delivery: ClaimedDelivery) -> None:
         """Records that the webhook accepted the notification."""
         async with self._connection() as connection:
-            await connection.execute(_DELIVERED, one.message.event_id, one.webhook)
+            await connection.execute(_DELIVERED, delivery.message.event_id, delivery.webhook)
 
-    async def mark_failed(self, one: ClaimedDelivery, why: str) -> bool:
+    async def mark_failed(self, delivery: ClaimedDelivery, reason: str) -> bool:
         """Records a failed attempt; returns whether the delivery is given up."""
-        pause = timedelta(seconds=min(FIRST_PAUSE_S * 2 ** min(one.attempts - 1, 20), MAX_PAUSE_S))
+        pause = timedelta(seconds=min(FIRST_PAUSE_S * 2 ** min(delivery.attempts - 1, 20), MAX_PAUSE_S))
         async with self._connection() as connection:
             given_up = await connection.fetchval(
-                _FAILED, one.message.event_id, one.webhook, why, pause, GIVE_UP_AFTER
+                _FAILED, delivery.message.event_id, delivery.webhook, reason, pause, GIVE_UP_AFTER
             )
         return bool(given_up)
 

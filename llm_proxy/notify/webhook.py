@@ -175,12 +175,12 @@ class WebhookSender:
         return await post(self, webhook.url, body, headers)
 
 
-async def post(delivery: WebhookSender, url: str, body: bytes, headers: dict[str, str]) -> int:
+async def post(sender: WebhookSender, url: str, body: bytes, headers: dict[str, str]) -> int:
     """Posts a body once; returns the status (2xx). Raises `DeliveryFailed`."""
     held: list[socket.socket] = []
     try:
-        async with asyncio.timeout(delivery.timeout_s):
-            status = await asyncio.to_thread(_post, delivery, url, body, headers, held)
+        async with asyncio.timeout(sender.timeout_s):
+            status = await asyncio.to_thread(_post, sender, url, body, headers, held)
     except TimeoutError:
         raise DeliveryFailed("it did not answer in time") from None
     except socket.gaierror:
@@ -201,16 +201,16 @@ async def post(delivery: WebhookSender, url: str, body: bytes, headers: dict[str
 
 
 def _post(
-    delivery: WebhookSender, url: str, body: bytes, headers: dict[str, str], held: list[socket.socket]
+    sender: WebhookSender, url: str, body: bytes, headers: dict[str, str], held: list[socket.socket]
 ) -> int:
     parts = urlsplit(url)
     host, secure = parts.hostname or "", parts.scheme == "https"
-    opened = _connect(delivery, host, parts.port or (443 if secure else 80))
+    opened = _connect(sender, host, parts.port or (443 if secure else 80))
     held.append(opened)
-    connection = http.client.HTTPConnection(host, timeout=delivery.timeout_s)
+    connection = http.client.HTTPConnection(host, timeout=sender.timeout_s)
     try:
         if secure:
-            opened = delivery.tls.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
+            opened = sender.tls.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
             held[:] = [opened]
             opened.do_handshake()
         connection.sock = opened
@@ -222,17 +222,17 @@ def _post(
         opened.close()
 
 
-def _connect(delivery: WebhookSender, host: str, port: int) -> socket.socket:
+def _connect(sender: WebhookSender, host: str, port: int) -> socket.socket:
     """Returns a connection to one of the host's addresses, if every address of the host is allowed."""
     found = list(
         dict.fromkeys(str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     )
-    if delivery.rejects_address is not None and any(delivery.rejects_address(address) for address in found):
+    if sender.rejects_address is not None and any(sender.rejects_address(address) for address in found):
         raise DeliveryFailed(PRIVATE_ADDRESS)
     fault: OSError = OSError("no address")
     for address in found:
         try:
-            return socket.create_connection((address, port), timeout=delivery.timeout_s)
+            return socket.create_connection((address, port), timeout=sender.timeout_s)
         except OSError as refused:
             fault = refused
     raise fault

@@ -81,5 +81,5 @@ def test_frames_are_parsed_as_the_standard_says(raw: bytes, data: bytes | None, 
 def test_frame_above_the_maximum_is_rejected() -> None:
     """A stream without empty lines does not fill the memory."""
     splitter = sse.SSEDecoder(max_bytes=100)
-    with pytest.raises(sse.EventTooLong):
+    with pytest.raises(sse.FrameTooLong):
         splitter.feed(b"data: " + b"x" * 200)
