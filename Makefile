@@ -87,7 +87,7 @@ work: setup-dev ## Count the bytecodes of a call and compare them with the store
 	@$(BIN)/python -m bench.work
 
 litellm: setup-dev ## Try LiteLLM VERSION in a copy of this project; docs/litellm/VERSION.md says whether it may be taken.
-	@$(BIN)/python scripts/litellm_lane.py $(VERSION) $(ARGS)
+	@$(BIN)/python scripts/litellm_release.py $(VERSION) $(ARGS)
 
 sbom: setup ## Write both environments' packages to dist/sbom/ (CycloneDX); licences, known vulnerabilities.
 	@sh scripts/sbom.sh

@@ -22,7 +22,7 @@ from llm_proxy.sidecar.patches.patch import LiteLLMPatch  # noqa: E402 -- the pr
 from llm_proxy.sidecar.patches.registry import DISABLING_SETTING, PATCHES, release_numbers  # noqa: E402 -- the same
 
 PASSED, FAILED = 0, 1
-WORDS = {
+RESULTS = {
     (True, True): "works, and is needed",
     (True, False): "works, and is NOT NEEDED: its tests pass without it",
 }
@@ -30,7 +30,7 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a patch's own tests said.
+    """The result of a patch's own tests.
 
     Attributes:
         works: All passed with the patch.
@@ -43,13 +43,12 @@ class Trial:
 
     def line(self) -> str:
         """One line about it."""
-        return (
-            f"{self.name:20} {WORDS.get((self.works, self.needed), 'does NOT WORK: its tests fail with it')}"
-        )
+        result = RESULTS.get((self.works, self.needed), "does NOT WORK: its tests fail with it")
+        return f"{self.name:20} {result}"
 
 
 def passes(tests: Sequence[str], without: str = "") -> bool:
-    """Whether all these tests pass; raises `RuntimeError` when pytest could not run them."""
+    """Whether all these tests pass; raises `RuntimeError` if pytest could not run them."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     env = os.environ | {DISABLING_SETTING: without}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -61,7 +60,7 @@ def passes(tests: Sequence[str], without: str = "") -> bool:
 
 
 def trials(patches: Sequence[LiteLLMPatch]) -> list[Trial]:
-    """Each patch, tried; a line is printed as soon as one is known."""
+    """Run each patch's tests with and without it; print a line for each as soon as it is known."""
     together = passes([test for patch in patches for test in patch.tests])
     found: list[Trial] = []
     for patch in patches:
@@ -83,16 +82,16 @@ def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--only", default="", help="names of patches, comma-separated")
     flags.add_argument("--out", type=Path)
-    asked = flags.parse_args()
-    named = {name for name in asked.only.split(",") if name}
+    options = flags.parse_args()
+    named = {name for name in options.only.split(",") if name}
     unknown = named - {patch.name for patch in PATCHES}
     if unknown:
         flags.error(f"there is no patch {', '.join(sorted(unknown))}")
     here = release_numbers(release())
     wanted = [one for one in PATCHES if one.fixed_in is None or here < release_numbers(one.fixed_in)]
     found = trials([one for one in wanted if not named or one.name in named])
-    if asked.out:
-        asked.out.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
+    if options.out:
+        options.out.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
     return int(not all(one.works for one in found))
 
 

@@ -1,13 +1,13 @@
-"""Tries a release of LiteLLM in a copy of this project, and says on a page whether it may be taken.
+"""Tests a release of LiteLLM in a copy of this project, and writes a page that says whether it may be taken.
 
     make litellm VERSION=1.108.6              build the candidate, run all, write docs/litellm/VERSION.md
-    make litellm VERSION=1.108.6 ARGS="--only seams,contract"
-    make litellm VERSION=1.108.6 ARGS="--keep --only soak"  the page keeps what was run in that copy
+    make litellm VERSION=1.108.6 ARGS="--only seams,dialects"
+    make litellm VERSION=1.108.6 ARGS="--keep --only soak"  the page keeps earlier results of that copy
     make litellm VERSION=1.108.6 ARGS=--again  only the tests that failed, once more, alone
     make litellm VERSION=1.108.6 ARGS=--take  move the pin: locks and generated tables of a candidate
 
-The copy lies in `.candidate/VERSION` and holds the last commit of this project with the pin moved; nothing of
-this project changes before `--take`. Releases known to be poisoned are refused by name, before any download.
+The copy is `.candidate/VERSION`: the last commit of this project with the pin moved; nothing of this project
+changes before `--take`. Malicious releases are rejected by name, before any download.
 """
 
 import argparse
@@ -29,9 +29,9 @@ sys.path.insert(0, str(ROOT))
 from llm_proxy.sidecar.patches.registry import PATCHES  # noqa: E402 -- the project's own, found from here
 from llm_proxy.sidecar.verify_environment import is_malicious, read_pins  # noqa: E402 -- the same
 
-TRIED = "llm_proxy/sidecar/patches/tried_patches.json"
+TESTED_PATCHES = "llm_proxy/sidecar/patches/tried_patches.json"
 PIN = re.compile(r"^litellm\[proxy\]==(\S+)$", re.MULTILINE)
-TAKEN = (
+MOVED_FILES = (
     "locks/sidecar.in",
     "locks/sidecar.txt",
     "llm_proxy/dialects/request/litellm_reserved.py",
@@ -44,13 +44,13 @@ TAIL_LINES = 25
 Facts = Mapping[str, Mapping[str, Any]]
 
 
-class Refused(Exception):  # noqa: N818 -- errors are named for the state they report
+class ReleaseError(Exception):
     """The candidate cannot be built; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Something that depends on LiteLLM and is run against the candidate."""
+    """A command that depends on LiteLLM and is run in the candidate."""
 
     name: str
     command: tuple[str, ...]
@@ -103,9 +103,9 @@ def candidate(version: str) -> Path:
 
 
 def build(version: str) -> Path:
-    """The copy of this project with the pin moved, both environments made; raises `APIError`."""
+    """Create the copy of this project with the pin moved, and both environments; raises `ReleaseError`."""
     if is_malicious("litellm", version):
-        raise Refused(f"litellm {version} was published with malicious code")
+        raise ReleaseError(f"litellm {version} was published with malicious code")
     folder = candidate(version)
     shutil.rmtree(folder, ignore_errors=True)
     results_of(folder).unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def build(version: str) -> Path:
         PIN.sub(f"litellm[proxy]=={version}", wanted.read_text(encoding="utf-8")), encoding="utf-8"
     )
     uv = run("sh", "scripts/uv.sh", cwd=folder).strip().splitlines()[-1]
-    # The lock stands where it is written: what it names is kept wherever the release allows it.
+    # The lock is updated in place: its pins are kept wherever the release allows them.
     flags = ("--quiet", "--generate-hashes", "--no-header", "--no-annotate", "--universal")
     lock = ("--python-version", "3.11", "locks/sidecar.in", "--output-file", "locks/sidecar.txt")
     run(uv, "pip", "compile", *flags, *lock, cwd=folder)
@@ -124,7 +124,7 @@ def build(version: str) -> Path:
         pin for pin in read_pins((folder / "locks" / "sidecar.txt").read_text()) if is_malicious(*pin)
     ]
     if poisoned:
-        raise Refused(f"it brings {poisoned}")
+        raise ReleaseError(f"it brings {poisoned}")
     install_patches(folder, version, [patch.name for patch in PATCHES])
     run("make", "-s", "setup-dev", cwd=folder)
     for table in TABLES:
@@ -133,29 +133,31 @@ def build(version: str) -> Path:
 
 
 def install_patches(project: Path, version: str, names: Sequence[str]) -> None:
-    """Have a project install these patches on this release, and on no other."""
-    (project / TRIED).write_text(json.dumps({version: list(names)}, indent=1) + "\n", encoding="utf-8")
+    """Make a project install these patches on this release, and none on any other."""
+    (project / TESTED_PATCHES).write_text(
+        json.dumps({version: list(names)}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
-def tried(folder: Path) -> list[dict[str, Any]]:
-    """What the patches' own tests said in a copy; empty while they were not run."""
+def read_trials(folder: Path) -> list[dict[str, Any]]:
+    """Return the results of the patches' own tests in a copy; empty if they were not run."""
     file = folder / "trials.json"
     found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     return found
 
 
-def in_order(folder: Path) -> list[str]:
-    """The patches that work in a copy and are needed there."""
-    return [one["name"] for one in tried(folder) if one["works"] and one["needed"]]
+def working_patches(folder: Path) -> list[str]:
+    """Return the patches that work in a copy and are needed there."""
+    return [one["name"] for one in read_trials(folder) if one["works"] and one["needed"]]
 
 
 def run(*command: str, cwd: Path, **env: str) -> str:
-    """What a command prints; raises `APIError` with its last words when it fails."""
+    """Return a command's output; raises `ReleaseError` with the end of its output if it fails."""
     done = subprocess.run(
         command, cwd=cwd, env=environment(**env), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise Refused(f"{' '.join(command[:4])}: {(done.stderr or done.stdout).strip()[-1500:]}")
+        raise ReleaseError(f"{' '.join(command[:4])}: {(done.stderr or done.stdout).strip()[-1500:]}")
     return done.stdout
 
 
@@ -164,8 +166,8 @@ def environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | more
 
 
-def attempt(suite: Suite, folder: Path) -> Result:
-    """Run a suite in the copy; its whole output goes to a log beside the copy."""
+def run_suite(suite: Suite, folder: Path) -> Result:
+    """Run a suite in the copy; its output goes to a log beside the copy."""
     log = folder.parent / f"{folder.name}-{suite.name.replace(' ', '-')}.log"
     print(f"  {suite.name:16} … (log: {os.path.relpath(log, ROOT)})", flush=True)
     began = time.monotonic()
@@ -179,28 +181,28 @@ def attempt(suite: Suite, folder: Path) -> Result:
             os.killpg(started.pid, signal.SIGKILL)
             code = started.wait()
             out.write(f"\nended after {suite.timeout_s} s without a result\n")
-    text = without_paths(log.read_text(encoding="utf-8", errors="replace").strip(), folder)
+    text = anonymize(log.read_text(encoding="utf-8", errors="replace").strip(), folder)
     seconds = time.monotonic() - began
     print(f"  {'':16} {'passed' if code == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
     return Result(suite.name, code == 0, seconds, "\n".join(text.splitlines()[-TAIL_LINES:]))
 
 
-def again(suite: Suite, folder: Path, before: Result) -> Result:
-    """Run those tests of a suite that failed once more, alone; the rest of its result stays."""
+def run_failed_again(suite: Suite, folder: Path, before: Result) -> Result:
+    """Run a suite's failed tests once more, alone; the rest of its result stays."""
     log = folder.parent / f"{folder.name}-{suite.name.replace(' ', '-')}.log"
     failed = FAILED.findall(log.read_text(encoding="utf-8", errors="replace"))
     if suite.command[:3] != PYTEST or not failed:
-        return attempt(suite, folder)
+        return run_suite(suite, folder)
     alone = Suite(f"{suite.name} again", (*PYTEST, "-q", "-p", "no:cacheprovider", *failed), suite.timeout_s)
-    result = attempt(alone, folder)
+    result = run_suite(alone, folder)
     seconds = before.seconds + result.seconds
     if not result.passed:
         return replace(before, seconds=seconds, tail=result.tail)
     return replace(before, passed=True, seconds=seconds, again=listed(failed))
 
 
-def without_paths(text: str, folder: Path) -> str:
-    """Output that says nothing of the machine: the copy, this project, Python and home have short names."""
+def anonymize(text: str, folder: Path) -> str:
+    """Return output with short names for the folders of the copy, this project, Python and home."""
     names = {str(folder): ".", str(ROOT): ".", sys.base_prefix: "PYTHON", str(Path.home()): "~"}
     for path in sorted(names, key=len, reverse=True):
         text = text.replace(path, names[path])
@@ -208,33 +210,33 @@ def without_paths(text: str, folder: Path) -> str:
 
 
 def results_of(folder: Path) -> Path:
-    """Where the results of a copy's suites are kept, so that some can be run later, or again."""
+    """Return the file with the results of a copy's suites, so that some can be run later or again."""
     return folder.with_name(f"{folder.name}-results.json")
 
 
-def earlier(folder: Path) -> dict[str, Result]:
-    """What was run in this copy before."""
+def read_results(folder: Path) -> dict[str, Result]:
+    """Return the results of the suites that were run in a copy."""
     file = results_of(folder)
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {name: Result(**result) for name, result in found.items()}
 
 
 def keep_result(folder: Path, results: dict[str, Result], result: Result) -> None:
-    """Add a result to those of this copy, and write them all down."""
+    """Add a result to those of this copy, and write them to its file."""
     results[result.name] = result
     kept = {name: asdict(one) for name, one in results.items()}
     results_of(folder).write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
 
 def compare_cpu(pinned: str, folder: Path) -> Result:
-    """What calls cost the sidecars of the pinned release and of the candidate."""
+    """Compare the sidecar's CPU per call of the pinned release and of the candidate."""
     began = time.monotonic()
     (chat, stream), (new_chat, new_stream) = cpu_ms(ROOT), cpu_ms(folder)
-    told = (
+    text = (
         f"CPU at the sidecar, the least of three runs each: a chat call {new_chat:.2f} ms "
         f"({pinned}: {chat:.2f}), a stream of 50 words {new_stream:.2f} ms ({stream:.2f})."
     )
-    return Result(CPU_NAME, passed=True, seconds=time.monotonic() - began, tail=told)
+    return Result(CPU_NAME, passed=True, seconds=time.monotonic() - began, tail=text)
 
 
 def cpu_ms(folder: Path) -> tuple[float, float]:
@@ -243,7 +245,7 @@ def cpu_ms(folder: Path) -> tuple[float, float]:
     return float(words[-2]), float(words[-1])
 
 
-def facts(folder: Path) -> Facts:
+def read_facts(folder: Path) -> Facts:
     """What the release installed in a copy offers."""
     found: Facts = json.loads(
         run(".venv-sidecar/bin/python", "scripts/litellm_facts.py", cwd=folder, **OFFLINE)
@@ -252,7 +254,7 @@ def facts(folder: Path) -> Facts:
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Lines that say what was added, removed and changed, the longest lists cut."""
+    """Return lines with what was added, removed and changed; long lists are shortened."""
     added = [name for name in after if name not in before]
     removed = [name for name in before if name not in after]
     changed = [name for name in before if name in after and before[name] != after[name]]
@@ -263,7 +265,7 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
 
 
 def one_change(before: object, after: object) -> str:
-    """How a value changed; of lists of words only the words that came or went."""
+    """Return how a value changed; of a list of words only added and removed words."""
     if isinstance(before, str) and isinstance(after, str) and " " in f"{before}{after}":
         old, new = set(before.split()), set(after.split())
         words = [f"+ `{word}`" for word in sorted(new - old)] + [f"- `{word}`" for word in sorted(old - new)]
@@ -293,8 +295,8 @@ def outcome(result: Result) -> str:
     return f"passed; when run again, alone: {result.again}" if result.again else "passed"
 
 
-def of_patches(trials: Sequence[Mapping[str, Any]]) -> str:
-    """What came of our patches' own tests; empty while they were not run."""
+def patch_summary(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Return the results of the patches' own tests as text; empty if they were not run."""
     if not trials:
         return ""
     broken = [one["name"] for one in trials if not one["works"]]
@@ -320,7 +322,7 @@ def page(
         f"LiteLLM {version} {verdict(results)}. Made by `make litellm VERSION={version}`.",
         "\n".join(["| suite | result | seconds |", "|---|---|---:|", *rows]),
         *(one.tail for one in results if one.name == CPU_NAME and one.passed),
-        of_patches(trials),
+        patch_summary(trials),
     ]
     parts += [f"## {one.name}: how it failed\n\n```\n{one.tail}\n```" for one in failed]
     parts += [f"## {topic}\n\n" + "\n".join(lines) for topic, lines in changes.items() if lines]
@@ -330,22 +332,23 @@ def page(
 
 
 def take(version: str) -> None:
-    """Move the pin of this project to a candidate that was built; raises `APIError` when there is none."""
+    """Move the pin of this project to a tested candidate; raises `ReleaseError` if there is none."""
     folder = candidate(version)
-    if not (folder / TAKEN[0]).is_file():
-        raise Refused(f"{version} was not built: run `make litellm VERSION={version}` first")
-    if not tried(folder):
-        raise Refused(
+    if not (folder / MOVED_FILES[0]).is_file():
+        raise ReleaseError(f"{version} was not built: run `make litellm VERSION={version}` first")
+    if not read_trials(folder):
+        raise ReleaseError(
             f"the patches were not tried on it: `make litellm VERSION={version} ARGS='--keep --only patches'`"
         )
-    for name in TAKEN:
+    for name in MOVED_FILES:
         shutil.copy(folder / name, ROOT / name)
-    install_patches(ROOT, version, in_order(folder))
-    print(f"The pin is {version} now: `make check`, then commit {', '.join(TAKEN)}, {TRIED} and the page.")
+    install_patches(ROOT, version, working_patches(folder))
+    changed = ", ".join((*MOVED_FILES, TESTED_PATCHES))
+    print(f"The pin is {version} now: `make check`, then commit {changed} and the page.")
 
 
 def main() -> int:
-    """Build, run, compare, write the page; 0 when nothing failed."""
+    """Build, run, compare, write the page; return 0 if nothing failed."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("version")
     names = [*(suite.name for suite in SUITES), CPU_NAME]
@@ -353,39 +356,39 @@ def main() -> int:
     flags.add_argument("--keep", action="store_true", help="use the candidate that was built before")
     flags.add_argument("--again", action="store_true", help="run the tests that failed, once more, alone")
     flags.add_argument("--take", action="store_true", help="move the pin to the candidate")
-    asked = flags.parse_args()
-    only = [name for name in asked.only.split(",") if name]
+    options = flags.parse_args()
+    only = [name for name in options.only.split(",") if name]
     if not set(only) <= set(names):
         flags.error(f"--only takes some of: {', '.join(names)}")
     try:
-        if asked.take:
-            take(asked.version)
+        if options.take:
+            take(options.version)
             return 0
-        if asked.again:
-            results = earlier(candidate(asked.version)).values()
+        if options.again:
+            results = read_results(candidate(options.version)).values()
             failed = [one.name for one in results if not one.passed and one.name in (only or names)]
-            return try_out(asked.version, failed, keep=True, once_more=True)
-        return try_out(asked.version, only or names, keep=asked.keep)
-    except Refused as problem:
-        print(f"make litellm: {asked.version}: {problem}", file=sys.stderr)
+            return run_candidate(options.version, failed, keep=True, once_more=True)
+        return run_candidate(options.version, only or names, keep=options.keep)
+    except ReleaseError as error:
+        print(f"make litellm: {options.version}: {error}", file=sys.stderr)
         return 1
 
 
-def try_out(version: str, wanted: Collection[str], *, keep: bool, once_more: bool = False) -> int:
-    """Everything but taking it; the exit code."""
+def run_candidate(version: str, wanted: Collection[str], *, keep: bool, once_more: bool = False) -> int:
+    """Do everything but move the pin; return the exit code."""
     [pinned] = PIN.findall((ROOT / "locks" / "sidecar.in").read_text(encoding="utf-8"))
     print(f"→ LiteLLM {version} beside {pinned}", flush=True)
     folder = candidate(version) if keep and candidate(version).is_dir() else build(version)
-    before, after = facts(ROOT), facts(folder)
+    before, after = read_facts(ROOT), read_facts(folder)
     changes = {topic: difference(before.get(topic, {}), after[topic]) for topic in after}
-    results = earlier(folder)
+    results = read_results(folder)
     for suite in SUITES:
         if suite.name in wanted:
             known = results.get(suite.name)
-            one = again(suite, folder, known) if once_more and known else attempt(suite, folder)
+            one = run_failed_again(suite, folder, known) if once_more and known else run_suite(suite, folder)
             keep_result(folder, results, one)
-        if suite is TRIALS and suite.name in wanted and tried(folder):
-            install_patches(folder, version, in_order(folder))
+        if suite is TRIALS and suite.name in wanted and read_trials(folder):
+            install_patches(folder, version, working_patches(folder))
     if CPU_NAME in wanted:
         keep_result(folder, results, compare_cpu(pinned, folder))
     written = ROOT / "docs" / "litellm" / f"{version}.md"
@@ -393,7 +396,7 @@ def try_out(version: str, wanted: Collection[str], *, keep: bool, once_more: boo
     shown = sorted(
         results.values(), key=lambda one: [*(suite.name for suite in SUITES), CPU_NAME].index(one.name)
     )
-    written.write_text(page(version, pinned, shown, tried(folder), changes), encoding="utf-8")
+    written.write_text(page(version, pinned, shown, read_trials(folder), changes), encoding="utf-8")
     print(f"→ {written.relative_to(ROOT)}")
     return int(not all(result.passed for result in results.values()))
 

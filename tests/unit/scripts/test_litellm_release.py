@@ -1,4 +1,4 @@
-"""What the trial of a release of LiteLLM refuses, says on its page, and takes."""
+"""The test of a LiteLLM release: what it rejects, its page, and which files it moves."""
 
 import importlib.util
 import json
@@ -14,12 +14,12 @@ import pytest
 from llm_proxy.sidecar.patches.registry import PATCHES
 
 ROOT = Path(__file__).parents[3]
-SCRIPT = ROOT / "scripts" / "litellm_lane.py"
+SCRIPT = ROOT / "scripts" / "litellm_release.py"
 
 
 def loaded() -> Any:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("litellm_lane", SCRIPT)
+    spec = importlib.util.spec_from_file_location("litellm_release", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -28,14 +28,14 @@ def loaded() -> Any:
     return module
 
 
-LANE = loaded()
-NAMES = [*(suite.name for suite in LANE.SUITES), LANE.CPU_NAME]
-RESULTS = [LANE.Result(name, passed=True, seconds=1.0, tail=f"the end of {name}") for name in NAMES]
+RELEASE = loaded()
+NAMES = [*(suite.name for suite in RELEASE.SUITES), RELEASE.CPU_NAME]
+RESULTS = [RELEASE.Result(name, passed=True, seconds=1.0, tail=f"the end of {name}") for name in NAMES]
 TRIALS = [{"name": patch.name, "works": True, "needed": True} for patch in PATCHES]
 
 
-def lane(*words: str) -> "subprocess.CompletedProcess[str]":
-    """The script, run."""
+def run_release(*words: str) -> "subprocess.CompletedProcess[str]":
+    """Run the script."""
     return subprocess.run(
         [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False, timeout=30
     )
@@ -43,22 +43,22 @@ def lane(*words: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("version", ["1.82.7", "1.82.8", "1.107.0", "1.107.3.post1", "v1.107.1rc1", "1.107"])
 def test_a_poisoned_release_is_refused_by_name(version: str) -> None:
-    """Before anything is fetched."""
-    done = lane(version)
+    """Before any download."""
+    done = run_release(version)
     assert done.returncode == 1
     assert f"litellm {version} was published with malicious code" in done.stderr
 
 
 def test_an_unknown_suite_is_named() -> None:
-    """It would be left out without a word."""
-    done = lane("1.108.6", "--only", "seams,contrct")
+    """It would be left out silently."""
+    done = run_release("1.108.6", "--only", "seams,contrct")
     assert done.returncode == 2
     assert "--only takes some of: seams, names, patches" in done.stderr
 
 
 def test_what_was_never_built_is_not_taken() -> None:
-    """Nor what was built, but whose patches were not tried."""
-    done = lane("0.0.1", "--take")
+    """Nor a release whose patches were not tested."""
+    done = run_release("0.0.1", "--take")
     assert done.returncode == 1
     assert "was not built" in done.stderr
 
@@ -67,7 +67,7 @@ def test_what_was_never_built_is_not_taken() -> None:
 def test_whatever_failed_forbids_it(failed: str) -> None:
     """By its name, with its last words."""
     results = [replace(one, passed=one.name != failed) for one in RESULTS]
-    page = LANE.page("2.0.0", "1.0.0", results, TRIALS, {})
+    page = RELEASE.page("2.0.0", "1.0.0", results, TRIALS, {})
     assert f"LiteLLM 2.0.0 may **not** be taken: {failed} failed." in page
     assert f"## {failed}: how it failed\n\n```\nthe end of {failed}\n```" in page
 
@@ -76,7 +76,7 @@ def test_whatever_failed_forbids_it(failed: str) -> None:
 def test_whatever_was_not_run_leaves_it_open(missing: str) -> None:
     """The cost of a call too."""
     results = [one for one in RESULTS if one.name != missing]
-    assert f"was not tried whole ({missing} not run)" in LANE.page("2.0.0", "1.0.0", results, TRIALS, {})
+    assert f"was not tried whole ({missing} not run)" in RELEASE.page("2.0.0", "1.0.0", results, TRIALS, {})
 
 
 def test_the_page_says_what_came_of_each_patch_and_what_changed() -> None:
@@ -87,10 +87,10 @@ def test_the_page_says_what_came_of_each_patch_and_what_changed() -> None:
         *TRIALS[2:],
     ]
     changes: dict[str, list[str]] = {
-        "Routes": LANE.difference({"/a": None, "/b": 1}, {"/b": 2, "/c": None}),
+        "Routes": RELEASE.difference({"/a": None, "/b": 1}, {"/b": 2, "/c": None}),
         "Headers": [],
     }
-    page = LANE.page("2.0.0", "1.0.0", RESULTS, trials, changes)
+    page = RELEASE.page("2.0.0", "1.0.0", RESULTS, trials, changes)
     assert "LiteLLM 2.0.0 may be taken." in page
     assert "the end of cpu" in page
     assert f"{len(PATCHES) - 2} of {len(PATCHES)} patches work and are needed." in page
@@ -104,9 +104,9 @@ def test_only_patches_that_work_and_are_needed_are_installed(tmp_path: Path) -> 
     """On that release alone."""
     trials = [TRIALS[0] | {"works": False}, TRIALS[1] | {"needed": False}, TRIALS[2]]
     (tmp_path / "trials.json").write_text(json.dumps(trials))
-    file = tmp_path / LANE.TRIED
+    file = tmp_path / RELEASE.TESTED_PATCHES
     file.parent.mkdir(parents=True)
-    LANE.install_patches(tmp_path, "2.0.0", LANE.in_order(tmp_path))
+    RELEASE.install_patches(tmp_path, "2.0.0", RELEASE.working_patches(tmp_path))
     assert json.loads(file.read_text()) == {"2.0.0": [PATCHES[2].name]}
 
 
@@ -118,7 +118,7 @@ def test_a_suite_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     program = f"sleep 60 > {pipe} & echo in {folder} of {ROOT}; wait"
-    result = LANE.attempt(LANE.Suite("hangs", ("sh", "-c", program), 1), folder)
+    result = RELEASE.run_suite(RELEASE.Suite("hangs", ("sh", "-c", program), 1), folder)
     assert not result.passed
     assert result.tail.splitlines() == ["in . of .", "", "ended after 1 s without a result"]
     os.set_blocking(reader, True)
@@ -140,8 +140,8 @@ def test_tests_that_failed_are_run_once_more_alone_and_the_page_says_so(tmp_path
     (tmp_path / "1.0.0-few.log").write_text(
         "FAILED test_it.py::test_one - TimeoutError\n1 failed, 1 passed\n"
     )
-    before = LANE.Result("few", passed=False, seconds=1.0, tail="1 failed, 1 passed")
-    result = LANE.again(LANE.pytest_suite("few", "test_it.py"), folder, before)
+    before = RELEASE.Result("few", passed=False, seconds=1.0, tail="1 failed, 1 passed")
+    result = RELEASE.run_failed_again(RELEASE.pytest_suite("few", "test_it.py"), folder, before)
     assert result.passed == passes
     told = "passed; when run again, alone: `test_it.py::test_one`" if passes else "**failed**"
-    assert LANE.outcome(result) == told
+    assert RELEASE.outcome(result) == told
