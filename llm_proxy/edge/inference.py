@@ -225,7 +225,8 @@ class Responder:
         headers = responses.response_headers(context, admitted.limit_headers)
         await admitted.settle()
         context.ttft_ms = context.elapsed_ms()
-        keep_answer(context, out)
+        if context.payload is not None:
+            keep_answer(context.payload, out)
         await responses.send_json(self._send, 200, out, headers)
         context.status, self.started = 200, True
 
@@ -233,7 +234,7 @@ class Responder:
         """Sends a stream's head with its first event; what ends before its closing event was cut."""
         send, context = self._send, self._context
         assert context.call is not None  # noqa: S101 -- it was admitted
-        writer, keeps = self._dialect.open_stream(context.call), context.payload is not None
+        writer, payload = self._dialect.open_stream(context.call), context.payload
         async for chunk in admitted.chunks():
             if not self.started:
                 context.answered_at = time.perf_counter()
@@ -242,8 +243,8 @@ class Responder:
                 continue
             if not self.started:
                 await self._start_stream(admitted)
-            if keeps:
-                keep_answer(context, out)
+            if payload is not None:
+                keep_answer(payload, out)
             await send({"type": "http.response.body", "body": out, "more_body": True})
         if not self.started:
             admitted.note_usage()

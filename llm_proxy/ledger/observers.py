@@ -115,7 +115,7 @@ class CallObservers:
             )
 
 
-def keep_answer(context: CallContext, out: bytes) -> None:
-    """Keeps bytes of the response, up to `MAX_ANSWER_BYTES`, where the call's payload is stored."""
-    if context.payload is not None and sum(map(len, context.payload)) < MAX_ANSWER_BYTES:
-        context.payload.append(out[:MAX_ANSWER_BYTES])
+def keep_answer(payload: list[bytes], out: bytes) -> None:
+    """Adds bytes of a response to what is stored of it, up to `MAX_ANSWER_BYTES`."""
+    if sum(map(len, payload)) < MAX_ANSWER_BYTES:
+        payload.append(out[:MAX_ANSWER_BYTES])
