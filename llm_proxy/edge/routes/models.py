@@ -44,7 +44,7 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
             503: {"description": "The catalog is not known yet."},
         },
     )
-    whose = Depends(auth.require_caller)
+    require_caller = Depends(auth.require_caller)
 
     def may_use(caller: Caller, known: Catalog, name: str) -> bool:
         models = allowed_models(caller, default_models, known.names) or ()
@@ -56,7 +56,7 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
     @routes.get("/v1/models", summary="List the models the key may use.")
     @routes.get("/models", include_in_schema=False)
     @routes.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
-    async def listed(caller: Annotated[Caller, whose]) -> Response:
+    async def listed(caller: Annotated[Caller, require_caller]) -> Response:
         known = _require_catalog(catalog.snapshot)
         return _json(OPENAI.render_models(_listed_model(known, name) for name in usable(caller, known)))
 
@@ -64,7 +64,7 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
         "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
     )
     @routes.get("/models/{model:path}", include_in_schema=False)
-    async def one(request: Request, model: str, caller: Annotated[Caller, whose]) -> Response:
+    async def one(request: Request, model: str, caller: Annotated[Caller, require_caller]) -> Response:
         if not model:
             raise NotFound(f"Unknown request URL: GET {request.scope['path']}.", code="unknown_url")
         known = _require_catalog(catalog.snapshot)
@@ -75,7 +75,7 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
         return _json(openai_model(_listed_model(known, model)))
 
     @routes.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
-    async def internal(caller: Annotated[Caller, whose]) -> Response:
+    async def internal(caller: Annotated[Caller, require_caller]) -> Response:
         known = _require_catalog(catalog.snapshot)
         return _json(INTERNAL.render_models([_listed_model(known, name) for name in usable(caller, known)]))
 
@@ -118,20 +118,20 @@ def _json(body: Json) -> Response:
 PROBE_MAX_TOKENS = 16
 PROBE_TIMEOUT_S = 60.0
 PROBE_CALLER = Caller("admin:test", "internal", key_prefix="admin:test", cache=False)
-_SAID = "Answer with one word: yes."
-_BODIES: dict[str, tuple[Endpoint, dict[str, Any]]] = {
+_PROMPT = "Answer with one word: yes."
+_PROBE_BODIES: dict[str, tuple[Endpoint, dict[str, Any]]] = {
     "chat": (
         "chat.completions",
-        {"messages": [{"role": "user", "content": _SAID}], "max_tokens": PROBE_MAX_TOKENS},
+        {"messages": [{"role": "user", "content": _PROMPT}], "max_tokens": PROBE_MAX_TOKENS},
     ),
-    "completion": ("completions", {"prompt": _SAID, "max_tokens": PROBE_MAX_TOKENS}),
-    "embedding": ("embeddings", {"input": _SAID}),
+    "completion": ("completions", {"prompt": _PROMPT, "max_tokens": PROBE_MAX_TOKENS}),
+    "embedding": ("embeddings", {"input": _PROMPT}),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What came of it; `error` is None when it went well."""
+    """The result of a probe; `error` is None if the call succeeded."""
 
     context: CallContext
     latency_ms: float
@@ -139,68 +139,68 @@ class ProbeResult:
 
 
 class ModelProbe:
-    """Makes such calls."""
+    """Makes one small call to a model group, by the code of every call."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     async def __call__(self, group: str, mode: str) -> ProbeResult:
-        """Call a group; raises `BadRequest` for a mode no door of ours serves."""
-        if mode not in _BODIES:
+        """Calls a group; raises `BadRequest` for a mode that no route serves."""
+        if mode not in _PROBE_BODIES:
             raise BadRequest(f"A model of mode `{mode}` cannot be tested here.", param="id")
-        door, body = _BODIES[mode]
+        endpoint, body = _PROBE_BODIES[mode]
         call = Call(
-            door, "openai", group, group, {"model": group, **body, "disable_fallbacks": True},
-            max_tokens=body.get("max_tokens"), prompt_bytes=len(_SAID),
+            endpoint, "openai", group, group, {"model": group, **body, "disable_fallbacks": True},
+            max_tokens=body.get("max_tokens"), prompt_bytes=len(_PROMPT),
         )  # fmt: skip
         context = CallContext(uuid7(), caller=PROBE_CALLER, call=call)
-        refused = await self._run(context)
-        return ProbeResult(context, context.elapsed_ms(), refused)
+        error = await self._run(context)
+        return ProbeResult(context, context.elapsed_ms(), error)
 
     async def _run(self, context: CallContext) -> APIError | None:
         services = self._services
-        watch = services.watches.open(float("inf"))
-        watch.total_deadline = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
+        guard = services.watches.open(float("inf"))
+        guard.total_deadline = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
         try:
-            async with process_call(services, context, watch) as admitted:
+            async with process_call(services, context, guard) as admitted:
                 await admitted.body()
                 context.ttft_ms, context.status = context.elapsed_ms(), 200
-        except APIError as refused:
-            return refused
+        except APIError as error:
+            return error
         except asyncio.CancelledError:
-            if not watch.was_interrupted():
+            if not guard.was_interrupted():
                 raise
-            return interrupt_error(watch.reason)
+            return interrupt_error(guard.reason)
         finally:
-            services.watches.close(watch)
+            services.watches.close(guard)
         return None
 
 
 def admin_router(
     catalog: CurrentCatalog,
     usage: PostgresUsage | MemoryUsage | None,
-    trial: ModelProbe,
+    probe: ModelProbe,
     *,
     record: AuditedChange | None,
     require_actor: ActorDependency,
 ) -> APIRouter:
-    """`/admin/models`."""
-    doors = APIRouter(prefix="/admin", tags=["admin"], responses={401: {"description": "No admin key."}})
+    """Returns `/admin/models` and `/admin/models/{model}/test`."""
+    routes = APIRouter(prefix="/admin", tags=["admin"], responses={401: {"description": "No admin key."}})
 
-    @doors.get(
+    @routes.get(
         "/models",
         summary="Model groups: providers, prices, and live health.",
         dependencies=[Depends(require_actor)],
     )
     async def listed() -> Json:
         known = _require_catalog(catalog.snapshot)
-        seen = await _seen(usage)
-        groups = [_group(group, seen) for group in known.groups.values()]
+        health = await _model_health(usage)
+        groups = [_group_document(group, health) for group in known.groups.values()]
         return {"data": groups, "window_s": int(WINDOW.total_seconds())}
 
-    @doors.post(
+    @routes.post(
         "/models/{model:path}/test",
-        summary="One capped call to a model, and how it went.",
+        summary="One small call to a model, and its result.",
         responses={404: {"description": "No such model."}},
     )
     async def test(model: str, who: Annotated[Actor, Depends(require_actor)]) -> Json:
@@ -208,34 +208,34 @@ def admin_router(
         if group is None:
             raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="id")
         async with (record or log_change)(who, "models.test", model) as detail:
-            tried = _tried(model, await trial(model, group.mode))
-            detail |= {name: tried[name] for name in ("ok", "request_id", "cost_usd")}
-        return tried
+            result = _probe_document(model, await probe(model, group.mode))
+            detail |= {name: result[name] for name in ("ok", "request_id", "cost_usd")}
+        return result
 
-    return doors
+    return routes
 
 
-async def _seen(usage: PostgresUsage | MemoryUsage | None) -> ModelHealth | None:
-    """The health of the models; None without a database, or while it is away."""
+async def _model_health(usage: PostgresUsage | MemoryUsage | None) -> ModelHealth | None:
+    """Returns the models' health; None without a database or while it is unavailable."""
     try:
         return await usage.model_health(datetime.now(UTC)) if usage is not None else None
     except DatabaseUnavailable:
         return None
 
 
-def _group(group: ModelGroup, seen: ModelHealth | None) -> Json:
+def _group_document(group: ModelGroup, health: ModelHealth | None) -> Json:
     return {
         "id": group.name,
         "mode": group.mode,
         "wildcard": group.wildcard,
         "providers": sorted({one.provider for one in group.deployments}),
         "fallbacks": list(group.fallbacks),
-        "health": _health(seen.groups.get(group.name, TrafficHealth()) if seen else None),
-        "deployments": [_deployment(one, seen) for one in group.deployments],
+        "health": _health_document(health.groups.get(group.name, TrafficHealth()) if health else None),
+        "deployments": [_deployment_document(one, health) for one in group.deployments],
     }
 
 
-def _deployment(one: Deployment, seen: ModelHealth | None) -> Json:
+def _deployment_document(one: Deployment, health: ModelHealth | None) -> Json:
     return {
         "id": one.id,
         "provider": one.provider,
@@ -244,16 +244,16 @@ def _deployment(one: Deployment, seen: ModelHealth | None) -> Json:
         "max_output_tokens": one.max_output_tokens,
         "input_usd_per_million": _usd_per_million(one.input_pico_usd),
         "output_usd_per_million": _usd_per_million(one.output_pico_usd),
-        "health": _health(seen.deployments.get(one.id, TrafficHealth()) if seen else None),
+        "health": _health_document(health.deployments.get(one.id, TrafficHealth()) if health else None),
     }
 
 
-def _health(health: TrafficHealth | None) -> Json:
-    """Every value is null where nothing is known; without calls their numbers are 0."""
+def _health_document(health: TrafficHealth | None) -> Json:
+    """Returns health as JSON: null where it is unknown, counts of 0 without calls."""
     calls, failures = (health.calls, health.failures) if health else (None, None)
     return {
-        "last_success_at": _moment(health.last_success_at) if health else None,
-        "last_failure_at": _moment(health.last_failure_at) if health else None,
+        "last_success_at": _timestamp(health.last_success_at) if health else None,
+        "last_failure_at": _timestamp(health.last_failure_at) if health else None,
         "last_failure_code": health.last_failure_code if health else None,
         "calls": calls,
         "failures": failures,
@@ -261,7 +261,7 @@ def _health(health: TrafficHealth | None) -> Json:
     }
 
 
-def _moment(at: datetime | None) -> str | None:
+def _timestamp(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat(timespec="seconds")
 
 
@@ -269,20 +269,20 @@ def _usd_per_million(pico: int | None) -> str | None:
     return None if pico is None else format((Decimal(pico) / PICO_PER_USD_PER_MILLION).normalize(), "f")
 
 
-def _tried(model: str, tried: ProbeResult) -> Json:
-    served, refused = tried.context.routing, tried.error
-    cost = billed(tried.context)[1] if refused is None else None
+def _probe_document(model: str, result: ProbeResult) -> Json:
+    routing, error = result.context.routing, result.error
+    cost = billed(result.context)[1] if error is None else None
     return {
         "id": model,
-        "ok": refused is None,
-        "request_id": str(tried.context.request_id),
-        "latency_ms": round(tried.latency_ms, 1),
+        "ok": error is None,
+        "request_id": str(result.context.request_id),
+        "latency_ms": round(result.latency_ms, 1),
         "cost_usd": None if cost is None else format(nano_to_usd(cost), "f"),
-        "group": served.group,
-        "provider": served.provider,
-        "model": served.provider_model,
-        "deployment": served.deployment,
+        "group": routing.group,
+        "provider": routing.provider,
+        "model": routing.provider_model,
+        "deployment": routing.deployment,
         "error": None
-        if refused is None
-        else {"status": refused.status, "code": refused.code, "message": refused.message},
+        if error is None
+        else {"status": error.status, "code": error.code, "message": error.message},
     }
