@@ -1,9 +1,9 @@
 """One pipelined connection to a Redis node, shared by every request of the process.
 
-Invariants: commands and replies keep one order; a command waits at most its timeout, and not at all while
-the node is unreachable or stalled; a late reply goes to `orphan`, which undoes it. No library does that:
-redis-py drops the connection on a timeout, and with it what a script took. Raises LimiterUnavailable.
-Source: https://valkey.io/topics/protocol/ (RESP2).
+Invariants: commands and replies keep one order; a command waits at most its timeout, and not at all while the
+node is unreachable or stalled; a late reply goes to `on_late_reply`, which undoes it. Kept because redis-py
+closes a connection on a timeout, so that what a script has reserved is lost, and takes a connection for each
+command in flight. Raises LimiterUnavailable. Source: https://valkey.io/topics/protocol/ (RESP2).
 """
 
 import asyncio
