@@ -8,14 +8,17 @@ collected on a call's way, and counted in batches (`record_calls`). Units: secon
 
 # ruff: noqa: E501, D102 -- one metric, one line; the fields of a call are explained where the record is made
 
+import fcntl
 import os
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
@@ -34,6 +37,9 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _TOKEN_KINDS = ("prompt", "completion", "cached", "reasoning")
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
+_PREFIX = "llm-proxy-metrics-"
+ABANDONED_AFTER_S = 60.0
+"""A folder without a lock is removed at this age: a new one is locked by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +175,37 @@ class WorkerMetricsFiles:
 
 
 @contextmanager
-def metrics_directory() -> Generator[Path]:
-    """Creates a folder for the metrics of several workers, and removes it at the end of the block."""
-    memory = "/dev/shm"  # noqa: S108 -- the folder made there is new and private
-    with TemporaryDirectory(
-        prefix="llm-proxy-metrics-",
-        dir=memory if os.access(memory, os.W_OK) else None,
-        ignore_cleanup_errors=True,
-    ) as directory:
+def metrics_directory(root: Path | None = None) -> Generator[Path]:
+    """Creates a folder for the metrics of several workers, and removes it at the end of the block.
+
+    Removes the folders of killed gateways, too: a gateway and its workers hold a lock on their folder.
+
+    Args:
+        root: Where the folder is created; by default in memory, if the system has such a folder.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 -- the folder made there is new and private
+    root = root or (memory if os.access(memory, os.W_OK) else Path(gettempdir()))
+    for abandoned in root.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # it is locked, another user's, or just removed
+            if time.time() - abandoned.stat().st_mtime > ABANDONED_AFTER_S:
+                lock = _lock_folder(abandoned)
+                rmtree(abandoned, ignore_errors=True)
+                os.close(lock)
+    with TemporaryDirectory(prefix=_PREFIX, dir=root, ignore_cleanup_errors=True) as directory:
+        lock = _lock_folder(Path(directory))
         yield Path(directory)
+        os.close(lock)
+
+
+def _lock_folder(folder: Path) -> int:
+    """Locks a folder until the descriptor is closed here and in all forked processes; raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 class BatchHistogram(Histogram):

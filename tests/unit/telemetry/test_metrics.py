@@ -1,6 +1,7 @@
 """Metrics: labels are bounded, several workers share one page, counters survive a worker."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from prometheus_page import series, value
 from usage_records import record
 
 from llm_proxy.telemetry import Metrics, WorkerMetricsFiles
-from llm_proxy.telemetry.metrics import MAX_COLLECTED, METRICS
+from llm_proxy.telemetry.metrics import ABANDONED_AFTER_S, MAX_COLLECTED, METRICS, metrics_directory
 
 CALL = {"door": "chat.completions", "streamed": "no"}
 
@@ -245,3 +246,20 @@ def test_gauges_of_workers_are_combined_by_their_mode(tmp_path: Path) -> None:
     assert value(text, "llm_proxy_store_up", store="postgres") == 0
     assert value(text, "llm_proxy_sidecars", state="live") == 2
     assert sum(series(text, "llm_proxy_build_info").values()) == 1
+
+
+def test_folders_of_killed_gateways_are_removed(tmp_path: Path) -> None:
+    """A folder in use, and a new one, stay."""
+    killed, new = tmp_path / "llm-proxy-metrics-killed", tmp_path / "llm-proxy-metrics-new"
+    for folder in (killed, new):
+        folder.mkdir()
+        (folder / "counter_0.db").write_bytes(b"1")
+    old = time.time() - ABANDONED_AFTER_S - 1
+    with metrics_directory(tmp_path) as used:
+        (used / "counter_0.db").write_bytes(b"1")
+        for folder in (killed, used):
+            os.utime(folder, (old, old))
+        with metrics_directory(tmp_path) as own:
+            assert {*tmp_path.iterdir()} == {new, used, own}
+        assert {*tmp_path.iterdir()} == {new, used}
+    assert [*tmp_path.iterdir()] == [new]
