@@ -28,6 +28,8 @@ CALLS_POLL_EVERY_S = 5.0
 RETRY_AFTER_S = 60.0
 """Pause after the replacement of a sidecar over its limits did not start."""
 
+_START_FAILURES = (OSError, UnicodeDecodeError, ProcessFailed)
+
 FileSignature = tuple[tuple[str, int, int], ...]
 ReadOperatorEnv = Callable[[], OperatorEnv]
 CheckConfig = Callable[[Path, Mapping[str, str]], list[str]]
@@ -168,14 +170,25 @@ class RollingRestart:
             if new_faults := [one for one in faults if one not in self._known_faults]:
                 self._reject(began_ns, new_faults)
                 return
-            started = {number: self._supervisor.start(spec) for number, spec in plan.sidecar_specs()}
-        except (OSError, UnicodeDecodeError, ProcessFailed) as fault:
+            started = self._start_sidecars(plan)
+        except _START_FAILURES as fault:
             self._reject(began_ns, [str(fault)])
             return
         self._replacement = replacement = _Replacement(plan, started, tuple(self._sidecars), began_ns)
         if ignored := self._first_plan.changed_start_settings(env):
             self._report(replacement, f"changed, but read at the start only: {', '.join(ignored)}")
         self._report(replacement, f"starting {_names(started)} with the new configuration")
+
+    def _start_sidecars(self, plan: StackPlan) -> dict[int, ManagedProcess]:
+        """Starts the plan's sidecars; if one cannot start, stops the others and raises its error."""
+        started: dict[int, ManagedProcess] = {}
+        try:
+            for number, spec in plan.sidecar_specs():
+                started[number] = self._supervisor.start(spec)
+        except _START_FAILURES:
+            self._supervisor.retire(started.values())
+            raise
+        return started
 
     def _report(self, replacement: _Replacement, line: str, *, done: bool | None = None) -> None:
         self._print_line(line)
@@ -199,8 +212,8 @@ class RollingRestart:
     def _replace_one(self, number: int, reason: str, now_s: float) -> None:
         plan = replace(self._plan, sidecar_ports=self._free_slots(1))
         try:
-            started = {new: self._supervisor.start(spec) for new, spec in plan.sidecar_specs()}
-        except (OSError, UnicodeDecodeError, ProcessFailed) as fault:
+            started = self._start_sidecars(plan)
+        except _START_FAILURES as fault:
             self._keep_old(reason, str(fault), now_s)
             return
         self._print_line(f"sidecar-{number} {reason}: starting {_names(started)} to replace it")

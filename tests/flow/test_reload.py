@@ -209,6 +209,28 @@ async def test_a_configuration_litellm_does_not_start_with_is_rejected_with_its_
     assert sidecars(stack) == before
 
 
+async def test_if_one_new_sidecar_cannot_start_the_others_are_stopped(
+    stack: UpCommand, played: Provider
+) -> None:
+    """Here the second one's log cannot be opened; nothing is left of the first."""
+    before = set(descendants(stack.process.pid))
+    write(stack.folder, played, "steady")
+    logs = stack.folder / ".local" / "logs"
+    blocked = [logs / "sidecar-2.log", logs / "sidecar-4.log"]  # the running ones are 1 and 2, or 3 and 4
+    for log in blocked:
+        if log.exists():
+            log.replace(log.with_suffix(".kept"))
+        log.mkdir()
+    try:
+        done = await asyncio.to_thread(reload, stack)
+    finally:
+        for log in blocked:
+            log.rmdir()
+    assert done.returncode == 1
+    assert "Is a directory" in done.stderr
+    assert set(descendants(stack.process.pid)) == before
+
+
 def test_a_reload_without_a_running_stack_is_one_line(tmp_path: Path) -> None:
     """And exit code 1."""
     argv = [sys.executable, "-m", "llm_proxy", "reload"]
