@@ -22,7 +22,7 @@ from sidecars import provider_spec
 
 from llm_proxy.stack import process, process_specs
 from llm_proxy.stack.operator_env import OperatorEnv
-from llm_proxy.stack.probe import free_port
+from llm_proxy.stack.probe import free_port, is_up
 from llm_proxy.stack.stores import SIDECAR_ROLE, postgres_spec, postgres_url, valkey_spec, valkey_url
 
 PASSWORD = "only-for-this-run"
@@ -56,6 +56,43 @@ def gateway_spec(
     }
     made = process_specs.gateway_spec(port, usual | dict(settings or {}), machine())
     return replace(made, name=f"gateway-{port}", cwd=folder, ready_timeout_s=60)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayProcess:
+    """A running gateway."""
+
+    port: int
+    managed: process.ManagedProcess
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def serve_gateway(
+    folder: Path,
+    sidecars: Sequence[str],
+    settings: Mapping[str, str] | None = None,
+    *,
+    ready_path: str = "/health/ready",
+) -> Generator[GatewayProcess]:
+    """A gateway of a test's own before sidecars, named by their URLs; it has answered at `ready_path`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+
+    def is_ready(_: int) -> bool:
+        return is_up(port, ready_path)
+
+    spec = replace(gateway_spec(port, folder, sidecars, settings), readiness_probe=is_ready)
+    started = process.start(spec, folder / "logs")
+    try:
+        process.wait_until_ready([started])
+        yield GatewayProcess(port, started)
+    finally:
+        process.stop([started])
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ import os
 import signal
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,18 +16,17 @@ from typing import Any
 
 import httpx
 from loopback import NO_TLS
-from running_stack import MASTER_KEY
+from running_stack import ADMIN_KEY, KEY, MASTER_KEY
 from sidecars import Provider, provider_spec
+from stack_processes import serve_gateway
 
 from llm_proxy.stack import probe as ports
 from llm_proxy.stack import process
 from llm_proxy.stack.operator_env import OperatorEnv
-from llm_proxy.stack.probe import completed_calls, is_up
-from llm_proxy.stack.process_specs import SidecarBackends, gateway_spec, sidecar_spec
+from llm_proxy.stack.probe import completed_calls
+from llm_proxy.stack.process_specs import SidecarBackends, sidecar_spec
 
 Json = dict[str, Any]
-KEY = "sidecars-key-0123456789abcdef"
-ADMIN_KEY = "sidecars-admin-0123456789abcdef"
 GIVEN = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
 CONFIG = """
 model_list:
@@ -166,25 +165,10 @@ def run_gateway(
         ready: Whether it is to be waited for until it can serve.
     """
     at = [*two_sidecars.ports[:sidecars], *(ports.free_port() for _ in range(dead_ports))]
-    port = ports.free_port()
-    settings = {
-        "LLM_PROXY__ENVIRONMENT": "development",
-        "LLM_PROXY__INTERNAL_API_KEY": KEY,
-        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
-        "LLM_PROXY__LITELLM_PROXY_URL": ",".join(f"http://127.0.0.1:{one}" for one in at),
-        "LITELLM_MASTER_KEY": MASTER_KEY,
-        "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
-        "LLM_PROXY__DRAIN_DELAY_S": "0",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    program = replace(gateway_spec(port, settings | dict(names or {}), GIVEN), cwd=folder)
-    if not ready:
-        live: Callable[[int], bool] = lambda _: is_up(port, "/health/live")  # noqa: E731 -- typed
-        program = replace(program, readiness_probe=live)
-    running = process.start(program, folder / "logs")
+    urls = [f"http://127.0.0.1:{one}" for one in at]
+    ready_path = "/health/ready" if ready else "/health/live"
     try:
-        process.wait_until_ready([running])
-        yield GatewayOverSidecars(f"http://127.0.0.1:{port}", running, two_sidecars)
+        with serve_gateway(folder, urls, names, ready_path=ready_path) as made:
+            yield GatewayOverSidecars(made.url, made.managed, two_sidecars)
     finally:
-        process.stop([running])
         two_sidecars.restore()

@@ -10,11 +10,12 @@ import pytest
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, RunningStack
 from sidecars import Provider, provider_spec
+from stack_processes import gateway_spec
 from two_sidecars import TwoSidecars, run_two_sidecars
 
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.operator_env import OperatorEnv
-from llm_proxy.stack.process_specs import SidecarBackends, gateway_spec, sidecar_spec
+from llm_proxy.stack.process_specs import SidecarBackends, sidecar_spec
 
 CONFIG = """
 model_list:
@@ -69,25 +70,19 @@ def started_stack(
         CONFIG.format(key=PROVIDER_KEY, provider=f"http://127.0.0.1:{at['provider']}"), encoding="utf-8"
     )
     behind = SidecarBackends(MASTER_KEY, cache_redis_url, None, None)
-    names = {
-        "LLM_PROXY__ENVIRONMENT": "development",
-        "LLM_PROXY__INTERNAL_API_KEY": KEY,
-        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
-        "LITELLM_MASTER_KEY": MASTER_KEY,
-        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{at['sidecar']}",
+    settings = {
         "LLM_PROXY__DEFAULT_MODEL": "plain",
-        "LLM_PROXY__SPOOL_DIR": str(service_folder / "spool"),
-        "LLM_PROXY__DRAIN_DELAY_S": "0",
         "LLM_PROXY__IDLE_TIMEOUT_S": "3",
         "LLM_PROXY__BODY_TIMEOUT_S": "3",
         "DATABASE_URL": postgres_url,
         "LIMITS_REDIS_URL": limits_redis_url,
     }
+    sidecar_url = f"http://127.0.0.1:{at['sidecar']}"
     logs = service_folder / "logs"
     running = [
         process.start(provider_spec(at["provider"]), logs),
         process.start(sidecar_spec(1, at["sidecar"], config, behind, given), logs),
-        process.start(gateway_spec(at["gateway"], names, given), logs),
+        process.start(gateway_spec(at["gateway"], service_folder, [sidecar_url], settings), logs),
     ]
     try:
         process.wait_until_ready(running)

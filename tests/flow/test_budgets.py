@@ -4,9 +4,8 @@ On the shared stores, and at a gateway that counts in its own memory.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from running_stack import ADMIN_KEY, KEY, MASTER_KEY, say, script
-
-from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import OperatorEnv
-from llm_proxy.stack.process_specs import gateway_spec
+from running_stack import ADMIN_KEY, say, script
+from stack_processes import serve_gateway
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -95,26 +91,10 @@ def a_day(limit_usd: str) -> list[Json]:
 @pytest.fixture(scope="module")
 def alone(stack_ports: dict[str, int], service_folder: Path, postgres_url: str) -> Iterator[int]:
     """A gateway that counts in its own memory; its port."""
-    port, folder = probe.free_port(), service_folder / "alone"
-    folder.mkdir()
-    names = {
-        "LLM_PROXY__ENVIRONMENT": "development",
-        "LLM_PROXY__INTERNAL_API_KEY": KEY,
-        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
-        "LITELLM_MASTER_KEY": MASTER_KEY,
-        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{stack_ports['sidecar']}",
-        "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
-        "LLM_PROXY__DRAIN_DELAY_S": "0",
-        "DATABASE_URL": postgres_url,
-    }
-    given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
-    program = replace(gateway_spec(port, names, given), name="gateway-alone", cwd=folder)
-    running = process.start(program, folder / "logs")
-    try:
-        process.wait_until_ready([running])
-        yield port
-    finally:
-        process.stop([running])
+    sidecar_url = f"http://127.0.0.1:{stack_ports['sidecar']}"
+    settings = {"DATABASE_URL": postgres_url}
+    with serve_gateway(service_folder / "alone", [sidecar_url], settings) as gateway:
+        yield gateway.port
 
 
 @pytest.fixture(params=["shared", "memory"])

@@ -18,10 +18,11 @@ from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json, script
 from scripted import answers
 from sidecars import Provider, deployment, provider_spec
+from stack_processes import gateway_spec
 
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.operator_env import OperatorEnv
-from llm_proxy.stack.process_specs import SidecarBackends, gateway_spec, sidecar_spec
+from llm_proxy.stack.process_specs import SidecarBackends, sidecar_spec
 from llm_proxy.stack.stores import valkey_spec, valkey_url
 
 CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
@@ -81,16 +82,8 @@ def cached(service_folder: Path, postgres_url: str) -> Iterator[Cached]:
     config = folder / "litellm.yaml"
     config.write_text(json.dumps({"model_list": groups, "router_settings": {"num_retries": 0}}))
     store = valkey_url(at["store"], "only-for-this-cache")
-    names = {
-        "LLM_PROXY__ENVIRONMENT": "development",
-        "LLM_PROXY__INTERNAL_API_KEY": KEY,
-        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
-        "LITELLM_MASTER_KEY": MASTER_KEY,
-        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{at['sidecar']}",
-        "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
-        "LLM_PROXY__DRAIN_DELAY_S": "0",
-        "DATABASE_URL": postgres_url,
-    }
+    settings = {"DATABASE_URL": postgres_url}
+    sidecar_url = f"http://127.0.0.1:{at['sidecar']}"
     parts = [
         process.start(valkey_spec("cache", folder, at["store"], "only-for-this-cache"), folder),
         process.start(provider_spec(at["provider"]), folder),
@@ -98,7 +91,7 @@ def cached(service_folder: Path, postgres_url: str) -> Iterator[Cached]:
             sidecar_spec(1, at["sidecar"], config, SidecarBackends(MASTER_KEY, store, None, None), given),
             folder,
         ),
-        process.start(gateway_spec(at["gateway"], names, given), folder),
+        process.start(gateway_spec(at["gateway"], folder, [sidecar_url], settings), folder),
     ]
     try:
         process.wait_until_ready(parts)

@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-from two_sidecars import KEY, GatewayOverSidecars, TwoSidecars, run_gateway
+from running_stack import KEY
+from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 
 
 def connect(made: GatewayOverSidecars, buffer_bytes: int | None = None) -> socket.socket:

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from running_stack import KEY
 from sidecars import KEY as SIDECAR_KEY
 from sidecars import Json, Provider, deployment, run_provider, run_sidecar
-from two_sidecars import ADMIN_KEY, GIVEN, KEY
-
-from llm_proxy.stack import probe, process
-from llm_proxy.stack.process_specs import gateway_spec
+from stack_processes import serve_gateway
 
 MODULE = """
 from fastapi import HTTPException
@@ -82,23 +80,10 @@ def gateway_url(service_folder: Path) -> Generator[str]:
     folder = service_folder / "guarded"
     folder.mkdir()
     (folder / "house_rules.py").write_text(MODULE)
-    port = probe.free_port()
     with run_provider(folder) as provider, run_sidecar(_config(provider), provider, folder) as sidecar:
-        names = {
-            "LLM_PROXY__ENVIRONMENT": "development",
-            "LLM_PROXY__INTERNAL_API_KEY": KEY,
-            "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
-            "LLM_PROXY__LITELLM_PROXY_URL": sidecar.url,
-            "LITELLM_MASTER_KEY": SIDECAR_KEY,
-            "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
-            "LLM_PROXY__DRAIN_DELAY_S": "0",
-        }
-        started = process.start(gateway_spec(port, names, GIVEN), folder / "logs")
-        try:
-            process.wait_until_ready([started])
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.stop([started])
+        settings = {"LITELLM_MASTER_KEY": SIDECAR_KEY}
+        with serve_gateway(folder, [sidecar.url], settings) as gateway:
+            yield gateway.url
 
 
 def _config(provider: Provider) -> Json:

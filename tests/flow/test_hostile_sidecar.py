@@ -139,7 +139,7 @@ def test_what_has_no_end_is_ended(front: GatewayOverSidecars, name: str) -> None
 
 def test_every_call_is_on_record(front: GatewayOverSidecars) -> None:
     """No number stood in the way of the rows."""
-    headers = {"Authorization": "Bearer sidecars-admin-0123456789abcdef"}
+    headers = {"Authorization": "Bearer stack-admin-0123456789abcdef"}
     health = httpx.get(f"{front.url}/health/ready", headers=headers, timeout=30).json()
     assert health["status"] != "down"
     usage = httpx.get(f"{front.url}/v1/usage", headers=headers, timeout=30)

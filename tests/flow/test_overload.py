@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-from two_sidecars import KEY, GatewayOverSidecars, TwoSidecars, run_gateway
+from running_stack import KEY
+from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 
 DEADLINES = {
     "LLM_PROXY__FIRST_BYTE_TIMEOUT_S": "1",

@@ -3,19 +3,15 @@
 The module's own gateway stands before the stack's sidecar; a relay between them records every byte.
 """
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from raw_http import RawAnswer, RecordingRelay, send_raw
 from raw_requests import CHAT, CHUNKS, INNER, NOT_HTTP, TWO_READINGS, request
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY
-
-from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import OperatorEnv
-from llm_proxy.stack.process_specs import gateway_spec
+from stack_processes import serve_gateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +26,12 @@ class RelayedGateway:
 @pytest.fixture(scope="module")
 def running(stack_ports: dict[str, int], service_folder: Path) -> Iterator[RelayedGateway]:
     """Starts the gateway and the relay."""
-    given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
-    tap, port = RecordingRelay(stack_ports["sidecar"]), probe.free_port()
-    names = {
-        "LLM_PROXY__ENVIRONMENT": "development",
-        "LLM_PROXY__INTERNAL_API_KEY": KEY,
-        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
-        "LITELLM_MASTER_KEY": MASTER_KEY,
-        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{tap.port}",
-        "LLM_PROXY__SPOOL_DIR": str(service_folder / "raw-spool"),
-        "LLM_PROXY__DRAIN_DELAY_S": "0",
-    }
-    logs = service_folder / "logs"
-    started = [process.start(replace(gateway_spec(port, names, given), name="gateway-raw"), logs)]
+    tap = RecordingRelay(stack_ports["sidecar"])
     try:
-        process.wait_until_ready(started)
-        yield RelayedGateway(port, tap, logs / "gateway-raw.log")
+        with serve_gateway(service_folder / "raw", [f"http://127.0.0.1:{tap.port}"]) as gateway:
+            log = service_folder / "raw" / "logs" / f"gateway-{gateway.port}.log"
+            yield RelayedGateway(gateway.port, tap, log)
     finally:
-        process.stop(started)
         tap.close()
 
 

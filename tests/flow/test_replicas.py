@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from two_sidecars import ADMIN_KEY, KEY, provider_as_sidecar
+from running_stack import ADMIN_KEY, KEY
+from stack_processes import gateway_spec
+from two_sidecars import provider_as_sidecar
 
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.operator_env import OperatorEnv
-from llm_proxy.stack.process_specs import gateway_spec
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -54,29 +55,21 @@ class Gateways:
 @pytest.fixture(scope="module")
 def running(service_folder: Path, postgres_url: str, limits_redis_url: str) -> Iterator[tuple[str, ...]]:
     """The replicas' addresses."""
-    given = OperatorEnv(
-        {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-    )
+    OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ})
     folder = service_folder / "replicas"
     folder.mkdir()
     behind, fronts = probe.free_port(), [probe.free_port() for _ in range(REPLICAS)]
-    names = {
-        "LLM_PROXY__ENVIRONMENT": "development",
-        "LLM_PROXY__INTERNAL_API_KEY": KEY,
-        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
-        "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{behind}",
+    settings = {
         "LLM_PROXY__DEFAULT_MODELS": "*",
         "LLM_PROXY__STORE_TIMEOUT_MS": "5000",
-        "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
-        "LLM_PROXY__DRAIN_DELAY_S": "0",
         "DATABASE_URL": postgres_url,
         "LIMITS_REDIS_URL": limits_redis_url,
     }
     made = [process.start(provider_as_sidecar(behind), folder / "logs")]
     try:
         for port in fronts:
-            program = replace(gateway_spec(port, names, given), name=f"gateway-{port}", cwd=folder)
-            made.append(process.start(program, folder / "logs"))
+            spec = gateway_spec(port, folder, [f"http://127.0.0.1:{behind}"], settings)
+            made.append(process.start(spec, folder / "logs"))
         process.wait_until_ready(made)
         yield tuple(f"http://127.0.0.1:{port}" for port in fronts)
     finally:

@@ -1,7 +1,6 @@
 """The cost of a call, by every kind of token: in the record, in the answer and in LiteLLM's log."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,14 +16,12 @@ from odd_provider_answers import wire
 from priced_answers import CASES, FLASH, GEMINI, IN, MODES, OUT, READ, WRITE, answer_of
 from running_stack import ADMIN_KEY, say, script
 from running_stack import KEY as CALLER_KEY
-from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, run_provider, run_sidecar
+from sidecars import KEY, Json, Mode, Provider, deployment, run_provider, run_sidecar
+from stack_processes import serve_gateway
 
 from llm_proxy.ledger.reconcile import find_discrepancies
 from llm_proxy.ledger.usage_store import open_usage
 from llm_proxy.schema import migrate
-from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import OperatorEnv
-from llm_proxy.stack.process_specs import gateway_spec
 
 GUARD = """
 from litellm.integrations.custom_guardrail import CustomGuardrail
@@ -127,29 +124,12 @@ def till(
         run_provider(folder) as provider,
         run_sidecar(config(provider), provider, folder, LLM_CALLS_DATABASE_URL=dsn) as sidecar,
     ):
-        port = probe.free_port()
-        started = _gateway(port, sidecar, dsn, limits_redis_url, folder)
-        try:
-            process.wait_until_ready([started])
-            yield Till(f"http://127.0.0.1:{port}", dsn)
-        finally:
-            process.stop([started])
-
-
-def _gateway(port: int, sidecar: Sidecar, dsn: str, limits_url: str, folder: Path) -> process.ManagedProcess:
-    given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
-    names = {
-        "LLM_PROXY__ENVIRONMENT": "development",
-        "LLM_PROXY__INTERNAL_API_KEY": CALLER_KEY,
-        "LLM_PROXY__ADMIN_KEY": ADMIN_KEY,
-        "LITELLM_MASTER_KEY": KEY,
-        "LLM_PROXY__LITELLM_PROXY_URL": sidecar.url,
-        "LLM_PROXY__SPOOL_DIR": str(folder / "spool"),
-        "LLM_PROXY__DRAIN_DELAY_S": "0",
-        "DATABASE_URL": dsn,
-        "LIMITS_REDIS_URL": limits_url,
-    }
-    return process.start(gateway_spec(port, names, given), folder / "logs")
+        stores = {"DATABASE_URL": dsn, "LIMITS_REDIS_URL": limits_redis_url}
+        keys = {"LITELLM_MASTER_KEY": KEY, "LLM_PROXY__INTERNAL_API_KEY": CALLER_KEY}
+        with serve_gateway(
+            folder, [sidecar.url], stores | keys | {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY}
+        ) as gateway:
+            yield Till(gateway.url, dsn)
 
 
 @pytest.fixture(scope="module")

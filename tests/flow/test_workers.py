@@ -9,7 +9,8 @@ import httpx
 import pytest
 from raw_http import send_raw
 from raw_requests import request
-from two_sidecars import ADMIN_KEY, GatewayOverSidecars, TwoSidecars, run_gateway
+from running_stack import ADMIN_KEY
+from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 
 WORKERS = 3
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}

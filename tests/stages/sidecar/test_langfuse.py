@@ -4,8 +4,6 @@ Prompts and answers only of tenants whose text the operator stores.
 """
 
 import json
-import os
-import sys
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -18,9 +16,7 @@ import httpx
 import pytest
 from otlp_decoder import spans
 from sidecars import KEY, Json, Provider, Sidecar, deployment, run_sidecar
-
-from llm_proxy.stack import probe, process
-from llm_proxy.stack.probe import is_up
+from stack_processes import serve_gateway
 
 PROMPT, ANSWER = "nobody-else-reads-this", "nor-this"
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-test", "LANGFUSE_SECRET_KEY": "sk-lf-test"}
@@ -125,29 +121,13 @@ class Gateway:
 @pytest.fixture(scope="module")
 def gateway(observed: Sidecar, service_folder: Path) -> Iterator[Gateway]:
     """The gateway, once it has read in the catalog that callbacks run."""
-    port = probe.free_port()
-    env = {
-        "PATH": os.environ["PATH"],
-        "LLM_PROXY__ENVIRONMENT": "development",
+    settings = {
         "LLM_PROXY__INTERNAL_API_KEY": SECRET,
-        "LLM_PROXY__LITELLM_PROXY_URL": observed.url,
         "LLM_PROXY__LITELLM_API_KEY": KEY,
         "LLM_PROXY__LOG_PAYLOADS": KEPT,
-        "LLM_PROXY__SPOOL_DIR": str(service_folder / "langfuse-spool"),
     }
-    program = process.ProcessSpec(
-        name=f"gateway-{port}",
-        argv=(sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)),
-        env=env,
-        readiness_probe=lambda _: is_up(port, "/health/ready"),
-        cwd=service_folder,
-    )
-    started = process.start(program, service_folder / "logs")
-    try:
-        process.wait_until_ready([started])
-        yield Gateway(f"http://127.0.0.1:{port}")
-    finally:
-        process.stop([started])
+    with serve_gateway(service_folder / "langfuse", [observed.url], settings) as gateway:
+        yield Gateway(gateway.url)
 
 
 async def test_a_generation_has_user_tokens_and_cost(gateway: Gateway, langfuse: Recorder) -> None:
