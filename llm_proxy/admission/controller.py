@@ -44,6 +44,7 @@ from llm_proxy.admission.rate_limit_response import (
     rate_limit_error,
     rate_limit_headers,
     reached_limit,
+    rejecting_statuses,
 )
 from llm_proxy.admission.redis.backend import ObserveRequest, RedisBackend, raise_epochs
 from llm_proxy.admission.renewal import BudgetRebuilder, Heartbeat, SpendSource
@@ -179,7 +180,7 @@ class AdmissionController:
 
         def settled(reservation: Reservation) -> None:
             if reservation.backend is self._backend:
-                watch.call_settled(reservation.plan)
+                watch.call_settled(reservation.request.plan)
 
         self._spending = watch
         self._leases.watch_spending(settled)
@@ -207,9 +208,7 @@ class AdmissionController:
         decision = await self.evaluate(caller, call, request_id.hex)
         if decision.error is not None:
             raise decision.error
-        headers = rate_limit_headers(
-            decision.request.plan, decision.request.amounts, decision.result, decision.state
-        )
+        headers = rate_limit_headers(decision.request, decision.result, decision.state)
         return Lease(
             headers, decision.reservations, self._leases, decision.would_reject, count_in_new_budgets
         )
@@ -308,7 +307,8 @@ class AdmissionController:
     def _undo(self, request: LimiterRequest, late: LimiterResult) -> None:
         """Returns what a result reserved that arrived after its timeout."""
         if late.status == ADMITTED and request.reserve:
-            self._settlements.enqueue(request.plan.hash_tag, self._reservation(request, late).undo_entries())
+            reservation = self._reservation(request, late)
+            reservation.enqueue(reservation.undo_entries())
 
     def _decision_of(self, caller: Caller, request: LimiterRequest, result: LimiterResult) -> Decision:
         self._clock_skew_ms = result.now_ms - time.time_ns() // 1_000_000
@@ -328,11 +328,7 @@ class AdmissionController:
         """The shadow checks that would have rejected; their budgets that are not known yet are rebuilt."""
         if not request.reserve or not request.plan.has_shadow:
             return None
-        statuses = [
-            status
-            for status in limit_statuses(request.plan, request.amounts, result)
-            if not status.check.enforced
-        ]
+        statuses = [one for one in limit_statuses(request, result) if not one.check.enforced]
         for status in statuses:
             if status.used is None:
                 self._rebuilder.rebuild_soon(status.check, request.plan.hash_tag)
@@ -343,9 +339,7 @@ class AdmissionController:
         return ",".join(rejecting) or None
 
     def _reservation(self, request: LimiterRequest, result: LimiterResult) -> Reservation:
-        return Reservation(
-            request.plan, request.amounts, result, request.lease_id, self._backend, self._settlements
-        )
+        return Reservation(request, result, self._backend, self._settlements)
 
     def _rejected(
         self, request: LimiterRequest, result: LimiterResult, state: EnforcementState | None = None
@@ -353,12 +347,8 @@ class AdmissionController:
         state = state or self._mode
         error = rate_limit_error(request, result, state)
         if self._spending is not None and request.reserve and isinstance(error, BudgetExceeded):
-            over = [
-                status
-                for status in limit_statuses(request.plan, request.amounts, result)
-                if status.rejects and status.is_exhausted
-            ]
-            self._spending.budgets_exhausted(status.check for status in over if status.check.enforced)
+            rejecting = rejecting_statuses(request, result)
+            self._spending.budgets_exhausted(one.check for one in rejecting if one.is_exhausted)
         return Decision(request, result, state, error=error)
 
     async def _evaluate_without_store(self, request: LimiterRequest) -> Decision:
@@ -488,4 +478,4 @@ def _with_reset(status: LimitStatus, empty: LimitStatus | None) -> LimitStatus:
 
 def _statuses(decision: Decision) -> tuple[LimitStatus, ...]:
     request, result = decision.request, decision.result
-    return tuple(limit_statuses(request.plan, request.amounts, result)) if result.used else ()
+    return tuple(limit_statuses(request, result)) if result.used else ()

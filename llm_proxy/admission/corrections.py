@@ -153,7 +153,9 @@ class NewBudgets:
         except APIError:  # its price is unknown, and so its cost
             return None
         counted = {
-            check.key for one in reservations for check in (*one.plan.checks, *one.plan.fallback_checks)
+            check.key
+            for one in reservations
+            for check in (*one.request.plan.checks, *one.request.plan.fallback_checks)
         }
         new = [
             (check, amount)
@@ -167,5 +169,5 @@ class NewBudgets:
             return None
         plan = replace(request.plan, checks=tuple(check for check, _ in new), fallback_checks=fallback_checks)
         result = LimiterResult(0, began_ms, 0, (UNKNOWN,) * len(new))
-        amounts = tuple(amount for _, amount in new)
-        return Reservation(plan, amounts, result, "", self.backend, self.settlements), ended_ms
+        request = request._replace(plan=plan, amounts=tuple(amount for _, amount in new))
+        return Reservation(request, result, self.backend, self.settlements), ended_ms

@@ -101,22 +101,13 @@ class FallbackLimiter:
         settlements: SettlementQueue,
     ) -> tuple[Reservation, ...]:
         """What was counted here, and the money that the store must settle later."""
-        local = Reservation(
-            local_request.plan,
-            local_request.amounts,
-            result,
-            request.lease_id,
-            self._backend,
-            self._settlements,
-        )
+        local = Reservation(local_request, result, self._backend, self._settlements)
         budgets = tuple(check for check in request.plan.checks if check.kind == "budget")
         if not budgets:
             return (local,)
+        in_store = request._replace(plan=replace(request.plan, checks=budgets), amounts=(0,) * len(budgets))
         unknown = LimiterResult(0, result.now_ms, 0, (UNKNOWN,) * len(budgets))
-        store_plan = replace(request.plan, checks=budgets)
-        return local, Reservation(
-            store_plan, (0,) * len(budgets), unknown, request.lease_id, backend, settlements
-        )
+        return local, Reservation(in_store, unknown, backend, settlements)
 
     def _share(self, check: LimitCheck) -> LimitCheck:
         if check.kind != "budget":

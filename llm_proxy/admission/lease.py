@@ -17,9 +17,9 @@ from llm_proxy.admission.limiter import (
     UNKNOWN,
     LimitCheck,
     LimiterBackend,
+    LimiterRequest,
     LimiterResult,
     LimiterUnavailable,
-    LimitPlan,
     SettlementEntry,
 )
 from llm_proxy.admission.memory_limiter import check_verdict
@@ -175,18 +175,25 @@ class SettledUsage(NamedTuple):
 class Reservation:
     """What one limits store counted for a call, and where it is settled."""
 
-    plan: LimitPlan
-    amounts: tuple[int, ...]
+    request: LimiterRequest
     result: LimiterResult
-    lease_id: str
     backend: LimiterBackend
     settlements: SettlementQueue
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a budget may count the call."""
+        return "budget" in self.request.plan.kinds or bool(self.request.plan.fallback_checks)
+
+    def enqueue(self, entries: Iterable[SettlementEntry]) -> SettledFuture:
+        """Enqueues entries of this reservation; see `SettlementQueue.enqueue`."""
+        return self.settlements.enqueue(self.request.plan.hash_tag, entries)
 
     def settlement_entries(self, usage: SettledUsage) -> Iterator[SettlementEntry]:
         """The settlement by what the call used; counters of providers that did not serve it keep nothing."""
         second = self.result.now_ms // 1000
-        running = self.result.running or (0,) * len(self.amounts)
-        rows = zip(self.plan.checks, self.amounts, self.result.used, running, strict=True)
+        running = self.result.running or (0,) * len(self.request.amounts)
+        rows = zip(self.request.plan.checks, self.request.amounts, self.result.used, running, strict=True)
         for check, amount, used, calls in rows:
             if check.kind == "tokens":
                 idle = usage.provider is not None and not _serves(check, usage.provider)
@@ -194,18 +201,18 @@ class Reservation:
                 # A shadow check that would have rejected has counted nothing.
                 if check_verdict(check, amount, (used, 0, calls, 0)) == "fits":
                     more = 0 if counted is None else counted - amount
-                    yield SettlementEntry("tokens", check.key, second, more, self.lease_id)
+                    yield SettlementEntry("tokens", check.key, second, more, self.request.lease_id)
             elif check.kind == "budget":
                 counted = _counted(check, amount, usage, everywhere=True)
-                yield SettlementEntry("budget", check.key, amount=counted, lease_id=self.lease_id)
+                yield SettlementEntry("budget", check.key, amount=counted, lease_id=self.request.lease_id)
             elif check.kind == "parallel":
-                yield SettlementEntry("parallel", check.key, lease_id=self.lease_id)
-        for check in self.plan.fallback_checks:  # of a provider that served the call as a fallback
+                yield SettlementEntry("parallel", check.key, lease_id=self.request.lease_id)
+        for check in self.request.plan.fallback_checks:  # of a provider that served the call as a fallback
             if check.spender_id == usage.provider and check.kind == "tokens":
                 yield SettlementEntry("tokens", check.key, second, usage.tokens or 0)
             elif check.spender_id == usage.provider:
                 counted = _counted(check, 0, usage, everywhere=False)
-                yield SettlementEntry("budget", check.key, amount=counted, lease_id=self.lease_id)
+                yield SettlementEntry("budget", check.key, amount=counted, lease_id=self.request.lease_id)
 
     def undo_entries(self) -> Iterator[SettlementEntry]:
         """The settlement of a call that never ran: no budget counts it, not even one of requests."""
@@ -220,8 +227,8 @@ class Reservation:
         `known_ms`: when the ledger did not have `after` yet.
         """
         own, others = (
-            zip(self.plan.checks, self.amounts, strict=True),
-            zip(self.plan.fallback_checks, repeat(0)),
+            zip(self.request.plan.checks, self.request.amounts, strict=True),
+            zip(self.request.plan.fallback_checks, repeat(0)),
         )
         for checks, everywhere in ((own, True), (others, False)):
             for check, amount in checks:
@@ -234,11 +241,13 @@ class Reservation:
 
     def renewal_entries(self) -> Iterator[SettlementEntry]:
         """The slots and the money it holds, for renewal."""
-        for check, amount, used in zip(self.plan.checks, self.amounts, self.result.used, strict=True):
+        for check, amount, used in zip(
+            self.request.plan.checks, self.request.amounts, self.result.used, strict=True
+        ):
             if check.kind == "parallel" and used < check.limit:
-                yield SettlementEntry("parallel", check.key, lease_id=self.lease_id)
+                yield SettlementEntry("parallel", check.key, lease_id=self.request.lease_id)
             elif check.kind == "budget" and used != UNKNOWN:
-                yield SettlementEntry("budget", check.key, amount=amount, lease_id=self.lease_id)
+                yield SettlementEntry("budget", check.key, amount=amount, lease_id=self.request.lease_id)
 
 
 def _serves(check: LimitCheck, provider: str) -> bool:
@@ -267,19 +276,17 @@ class ActiveLeases:
 
     def add(self, reservation: Reservation) -> None:
         """Remembers what a call holds."""
-        if not reservation.plan.kinds.isdisjoint({"parallel", "budget"}):
-            self.reservations[reservation.lease_id] = reservation
+        if not reservation.request.plan.kinds.isdisjoint({"parallel", "budget"}):
+            self.reservations[reservation.request.lease_id] = reservation
 
     def remove(self, reservation: Reservation) -> None:
         """Forgets what a call held."""
-        self.reservations.pop(reservation.lease_id, None)
+        self.reservations.pop(reservation.request.lease_id, None)
         self.budgets_changed(reservation)
 
     def budgets_changed(self, reservation: Reservation) -> None:
         """Reports that what a call spent has changed."""
-        if self._on_settled is not None and (
-            "budget" in reservation.plan.kinds or reservation.plan.fallback_checks
-        ):
+        if self._on_settled is not None and reservation.has_budget:
             self._on_settled(reservation)
 
     def renewal_entries(self) -> dict[tuple[LimiterBackend, str], list[tuple[Reservation, SettlementEntry]]]:
@@ -287,7 +294,7 @@ class ActiveLeases:
         found: dict[tuple[LimiterBackend, str], list[tuple[Reservation, SettlementEntry]]] = {}
         for reservation in self.reservations.values():
             entries = ((reservation, entry) for entry in reservation.renewal_entries())
-            found.setdefault((reservation.backend, reservation.plan.hash_tag), []).extend(entries)
+            found.setdefault((reservation.backend, reservation.request.plan.hash_tag), []).extend(entries)
         return found
 
 
@@ -344,12 +351,7 @@ class Lease:
             self._leases.remove(reservation)
             entries = [*reservation.settlement_entries(self.usage)]
             if entries:
-                self._pending_futures.append(
-                    (
-                        reservation.settlements,
-                        reservation.settlements.enqueue(reservation.plan.hash_tag, entries),
-                    )
-                )
+                self._pending_futures.append((reservation.settlements, reservation.enqueue(entries)))
         if (
             self._count_in_new_budgets is not None
             and (counting := self._count_in_new_budgets(self._reservations)) is not None
@@ -364,18 +366,13 @@ class Lease:
         reservation, known_ms = found
         self._reservations = (*self._reservations, reservation)
         entries = [replace(entry, at=known_ms) for entry in reservation.settlement_entries(self.usage)]
-        self._pending_futures.append(
-            (reservation.settlements, reservation.settlements.enqueue(reservation.plan.hash_tag, entries))
-        )
+        self._pending_futures.append((reservation.settlements, reservation.enqueue(entries)))
         self._leases.budgets_changed(reservation)
 
     @property
     def has_budget(self) -> bool:
         """Whether a budget counts the call."""
-        return self._counting is not None or any(
-            "budget" in reservation.plan.kinds or reservation.plan.fallback_checks
-            for reservation in self._reservations
-        )
+        return self._counting is not None or any(one.has_budget for one in self._reservations)
 
     def correct(self, after: SettledUsage, known_ms: int) -> None:
         """Corrects what the call was settled by; see `Reservation.correction_entries`."""
@@ -388,7 +385,7 @@ class Lease:
         self.usage = after = SettledUsage(tokens, cost_nano_usd, after.provider)
         for reservation in self._reservations:
             if entries := [*reservation.correction_entries(before, after, known_ms)]:
-                reservation.settlements.enqueue(reservation.plan.hash_tag, entries)
+                reservation.enqueue(entries)
                 self._leases.budgets_changed(reservation)
 
     async def wait_settled(self) -> None:

@@ -21,7 +21,6 @@ from llm_proxy.admission.limiter import (
     LimiterRequest,
     LimiterResult,
     LimitKind,
-    LimitPlan,
 )
 from llm_proxy.admission.memory_limiter import check_verdict
 from llm_proxy.errors import APIError, BudgetExceeded, BudgetHeld, RateLimited, ReachedLimit
@@ -90,10 +89,11 @@ class LimitStatus:
         return max(0, self.check.limit - (self.used or 0) - self.held - self.kept)
 
 
-def limit_statuses(plan: LimitPlan, amounts: tuple[int, ...], result: LimiterResult) -> Iterator[LimitStatus]:
+def limit_statuses(request: LimiterRequest, result: LimiterResult) -> Iterator[LimitStatus]:
     """Yields the status of each check."""
     running, kept = result.running or repeat(0), result.kept or repeat(0)
-    rows = zip(plan.checks, amounts, result.used, result.extra, running, kept, strict=False)
+    checks, amounts = request.plan.checks, request.amounts
+    rows = zip(checks, amounts, result.used, result.extra, running, kept, strict=False)
     for check, amount, used, extra, calls, kept_amount in rows:
         verdict = check_verdict(check, amount, (used, extra, calls, kept_amount))
         rejecting = verdict == "full"
@@ -108,15 +108,20 @@ def limit_statuses(plan: LimitPlan, amounts: tuple[int, ...], result: LimiterRes
             yield LimitStatus(check, used, amount, extra if rejecting else 0, extra, running=calls)
 
 
+def rejecting_statuses(request: LimiterRequest, result: LimiterResult) -> list[LimitStatus]:
+    """The status of each enforced check that rejects."""
+    return [one for one in limit_statuses(request, result) if one.rejects and one.check.enforced]
+
+
 def rate_limit_headers(
-    plan: LimitPlan, amounts: tuple[int, ...], result: LimiterResult, state: EnforcementState
+    request: LimiterRequest, result: LimiterResult, state: EnforcementState
 ) -> tuple[tuple[bytes, bytes], ...]:
     """The rate limit headers of a response, in OpenAI's names."""
     admitted = result.status == ADMITTED
     tightest: dict[LimitKind, tuple[int, int, int]] = {}
-    for at, check in plan.windows:
+    for at, check in request.plan.windows:
         kind, used = check.kind, result.used[at]
-        left = max(0, check.limit - used - (amounts[at] if admitted else 0))
+        left = max(0, check.limit - used - (request.amounts[at] if admitted else 0))
         if kind not in tightest or left < tightest[kind][0]:
             reset_ms = result.extra[at] or (_RESET_MS[kind] if used or admitted else 0)
             tightest[kind] = left, check.limit, reset_ms
@@ -133,13 +138,10 @@ def rate_limit_headers(
 
 def rate_limit_error(request: LimiterRequest, result: LimiterResult, state: EnforcementState) -> APIError:
     """The error of a rejecting result."""
-    plan, amounts = request.plan, request.amounts
     headers = tuple(
-        (name.decode(), value.decode()) for name, value in rate_limit_headers(plan, amounts, result, state)
+        (name.decode(), value.decode()) for name, value in rate_limit_headers(request, result, state)
     )
-    rejecting = [
-        status for status in limit_statuses(plan, amounts, result) if status.rejects and status.check.enforced
-    ]
+    rejecting = rejecting_statuses(request, result)
     spent = [status for status in rejecting if status.is_exhausted]
     if spent and state != "local":
         last = max(spent, key=lambda status: status.check.period_end_ms or _NEVER_MS)

@@ -171,7 +171,5 @@ class Heartbeat:
             batch = entries[start : start + MAX_BATCH]
             await backend.renew(tuple(entry for _, entry in batch), LEASE_TTL_MS)
             for reservation, entry in batch:
-                if (
-                    reservation.lease_id not in self._leases.reservations
-                ):  # it ended meanwhile, and holds nothing
-                    reservation.settlements.enqueue(reservation.plan.hash_tag, (replace(entry, amount=0),))
+                if reservation.request.lease_id not in self._leases.reservations:  # it ended meanwhile
+                    reservation.enqueue((replace(entry, amount=0),))

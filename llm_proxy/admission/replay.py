@@ -15,7 +15,7 @@ from llm_proxy.admission.limit_planner import LEASE_TTL_MS, LimitPlanner, PriceS
 from llm_proxy.admission.limiter import REJECTED, UNKNOWN, LimitCheck, LimiterRequest, LimiterResult
 from llm_proxy.admission.memory_limiter import BudgetCounter, MemoryBackend
 from llm_proxy.admission.policy_resolver import PolicyResolver
-from llm_proxy.admission.rate_limit_response import limit_statuses
+from llm_proxy.admission.rate_limit_response import rejecting_statuses
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError
 from llm_proxy.identity import AccessPolicy, Caller, PolicyWatcher
@@ -140,16 +140,10 @@ class Replay:
         request = request._replace(ttl_ms=max(LEASE_TTL_MS, past.ended_ms - past.started_ms + 1))
         result = await self._admit(request)
         if result.status == REJECTED:
-            rejecting = [
-                one
-                for one in limit_statuses(request.plan, request.amounts, result)
-                if one.rejects and one.check.enforced
-            ]
+            rejecting = rejecting_statuses(request, result)
             check = rejecting[0].check
             return ReplayVerdict(past, cost, "refused", check.scope, check.subject, check.kind)
-        reservation = Reservation(
-            request.plan, request.amounts, result, request.lease_id, self._backend, self._settlements
-        )
+        reservation = Reservation(request, result, self._backend, self._settlements)
         heappush(self._running, (past.ended_ms, self._number, reservation, past))
         return ReplayVerdict(past, cost)
 

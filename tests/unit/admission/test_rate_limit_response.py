@@ -31,9 +31,13 @@ DECEMBER_MS = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp() * 1000)
 MONEY = LimitCheck("budget", "key", "key k", "b", 5, period="month", period_end_ms=DECEMBER_MS)
 
 
-def plan(*checks: LimitCheck) -> LimitPlan:
-    """A plan of these checks."""
-    return LimitPlan("t", "{t}", checks, 0)
+def request(
+    amounts: tuple[int, ...], *checks: LimitCheck, estimate: CallEstimate = NOTHING
+) -> LimiterRequest:
+    """A request that takes so much of these checks."""
+    return LimiterRequest(
+        LimitPlan("t", "{t}", checks, 0), amounts, NO_EPOCH, "lease", 30_000, estimate=estimate
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,8 +54,7 @@ def test_headers_of_an_admitted_call_show_what_is_left_after_it() -> None:
     wider = LimitCheck("requests", "key", "key k", "r2", 500)
     told = dict(
         rate_limit_headers(
-            plan(wider, AGENT, TOKENS),
-            (1, 1, 40),
+            request((1, 1, 40), wider, AGENT, TOKENS),
             LimiterResult(ADMITTED, 0, 0, (3, 7, 0), (0, 0, 0)),
             "enforced",
         )
@@ -68,11 +71,10 @@ def test_headers_of_an_admitted_call_show_what_is_left_after_it() -> None:
 
 
 def error_for(
-    wants: tuple[int, ...], answer: LimiterResult, *checks: LimitCheck, estimate: CallEstimate = NOTHING
+    amounts: tuple[int, ...], result: LimiterResult, *checks: LimitCheck, estimate: CallEstimate = NOTHING
 ) -> APIError:
     """The error of a call that these checks reject."""
-    ask = LimiterRequest(plan(*checks), wants, NO_EPOCH, "lease", 30_000, estimate=estimate)
-    return rate_limit_error(ask, answer, "enforced")
+    return rate_limit_error(request(amounts, *checks, estimate=estimate), result, "enforced")
 
 
 def test_an_error_promises_the_longest_wait_of_all_rejecting_checks() -> None:
@@ -148,13 +150,13 @@ def test_an_error_says_what_has_the_rest_of_a_budget(held: int, kept: int, state
     answer = LimiterResult(REJECTED, 0, 0, (1,), (held,), (held,), (kept,))
     check = replace(MONEY, limit=5)
     assert error_for((4,), answer, check).message.startswith(f"The budget of key k {state}.")
-    [one] = limit_statuses(plan(check), (4,), answer)
+    [one] = limit_statuses(request((4,), check), answer)
     assert (one.used or 0) + one.held + one.kept + one.remaining == check.limit
 
 
 def test_shadow_limits_are_not_in_headers() -> None:
     """They do not hold."""
     shadowed = LimitCheck("requests", "agent", "agent scout", "r", 10, enforced=False)
-    assert rate_limit_headers(plan(shadowed), (1,), LimiterResult(ADMITTED, 0, 0, (3,), (0,)), "shadow") == (
-        (b"x-llm-proxy-limits", b"shadow"),
-    )
+    assert rate_limit_headers(
+        request((1,), shadowed), LimiterResult(ADMITTED, 0, 0, (3,), (0,)), "shadow"
+    ) == ((b"x-llm-proxy-limits", b"shadow"),)
