@@ -1,4 +1,4 @@
-"""What operators see of the models: prices, live health, and one capped call when they ask for it."""
+"""`/admin/models` and its commands: prices, live health, and a probe on request."""
 
 import asyncio
 import json
@@ -17,25 +17,27 @@ from running_stack import Json, RunningStack, say, script
 from llm_proxy.stack import probe
 
 
-async def admin(stack: RunningStack, method: str, path: str, key: str | None = None) -> httpx.Response:
-    """One request of an operator's."""
+async def admin_request(
+    stack: RunningStack, method: str, path: str, key: str | None = None
+) -> httpx.Response:
+    """Sends a request with an admin key."""
     headers = {"Authorization": f"Bearer {key or stack.admin_key}"}
     async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=60) as client:
         return await client.request(method, path)
 
 
 async def group(stack: RunningStack, name: str) -> Json:
-    """One group as operators see it."""
+    """Returns one group of `/admin/models`."""
     async with asyncio.timeout(10):
-        while (answer := await admin(stack, "GET", "/admin/models")).status_code == 503:  # noqa: ASYNC110 -- the catalogue is read beside the first requests
+        while (answer := await admin_request(stack, "GET", "/admin/models")).status_code == 503:  # noqa: ASYNC110 -- the catalogue is read beside the first requests
             await asyncio.sleep(0.1)
     assert answer.status_code == 200, answer.text
     listed = answer.json()["data"]
     return next(one for one in listed if one["id"] == name)
 
 
-async def test_operators_see_who_is_behind_a_group_and_at_what_price(stack: RunningStack) -> None:
-    """Dollars per million tokens, as decimal text; wildcards are listed as what they are."""
+async def test_admins_see_deployments_and_prices_of_a_group(stack: RunningStack) -> None:
+    """Dollars per million tokens, as decimal text; wildcards are listed as such."""
     plain = await group(stack, "plain")
     [behind] = plain["deployments"]
     assert (plain["mode"], plain["providers"], plain["wildcard"]) == ("chat", ["openai"], False)
@@ -44,8 +46,8 @@ async def test_operators_see_who_is_behind_a_group_and_at_what_price(stack: Runn
     assert (await group(stack, "p/*"))["wildcard"] is True
 
 
-async def test_a_provider_spoken_to_as_another_goes_by_its_own_name(stack: RunningStack) -> None:
-    """What the configuration calls it, in lists and headers; it is still spoken to as before."""
+async def test_a_provider_with_another_s_api_has_its_own_name(stack: RunningStack) -> None:
+    """The configured name, in lists and headers; it is called as before."""
     assert (await group(stack, "retried"))["providers"] == ["inhouse"]
     body = {"model": "retried", "messages": say("hello"), "top_k": 3}
     async with httpx.AsyncClient(base_url=stack.url, headers=stack.auth) as client:
@@ -56,7 +58,7 @@ async def test_a_provider_spoken_to_as_another_goes_by_its_own_name(stack: Runni
 
 
 async def test_health_comes_from_live_traffic(stack: RunningStack) -> None:
-    """A success and a failure show; a caller's own fault does not; nobody is called to find out."""
+    """A success and a failure show; a caller's own fault does not; no model is called for it."""
     before = (await group(stack, "plain"))["health"]
     await stack.openai.chat.completions.create(model="plain", messages=say("hello"))
     for directive in ({"do": "status-500"}, {"do": "status-400"}):
@@ -75,10 +77,10 @@ async def test_health_comes_from_live_traffic(stack: RunningStack) -> None:
     assert len(await stack.calls()) == calls
 
 
-async def test_a_test_is_one_capped_call_with_latency_and_cost(stack: RunningStack) -> None:
-    """A few tokens, never from the cache, on record, by name or through a wildcard."""
+async def test_a_probe_is_one_capped_call_with_latency_and_cost(stack: RunningStack) -> None:
+    """A few tokens, never from the cache, recorded, by name or through a wildcard."""
     for name in ("plain", "p/any"):
-        tried = (await admin(stack, "POST", f"/admin/models/{name}/test")).json()
+        tried = (await admin_request(stack, "POST", f"/admin/models/{name}/test")).json()
         assert tried["ok"] is True
         assert tried["error"] is None
         assert tried["provider"] == "openai"
@@ -86,13 +88,13 @@ async def test_a_test_is_one_capped_call_with_latency_and_cost(stack: RunningSta
         assert float(tried["cost_usd"]) > 0
     [first, second] = await stack.calls()
     assert [call["body"]["max_tokens"] for call in (first, second)] == [16, 16]
-    assert (await admin(stack, "POST", "/admin/models/plain/test")).json()["ok"] is True
+    assert (await admin_request(stack, "POST", "/admin/models/plain/test")).json()["ok"] is True
     assert len(await stack.calls()) == 3
 
 
-async def test_a_test_that_fails_says_how(stack: RunningStack) -> None:
-    """The answer is 200 all the same: the test was made."""
-    answer = await admin(stack, "POST", "/admin/models/p/status-401/test")
+async def test_a_failed_probe_shows_its_error(stack: RunningStack) -> None:
+    """The response is 200: the probe ran."""
+    answer = await admin_request(stack, "POST", "/admin/models/p/status-401/test")
     tried = answer.json()
     assert answer.status_code == 200
     assert tried["ok"] is False
@@ -100,20 +102,20 @@ async def test_a_test_that_fails_says_how(stack: RunningStack) -> None:
     assert tried["error"]["code"]
 
 
-async def test_only_operators_may_look_and_an_unknown_model_is_404(stack: RunningStack) -> None:
-    """A caller's key opens none of it."""
-    assert (await admin(stack, "GET", "/admin/models", stack.key)).status_code == 401
-    assert (await admin(stack, "POST", "/admin/models/plain/test", stack.key)).status_code == 401
-    assert (await admin(stack, "POST", "/admin/models/nobody/test")).status_code == 404
+async def test_models_need_an_admin_key_and_an_unknown_model_is_404(stack: RunningStack) -> None:
+    """A caller's key is rejected by each route."""
+    assert (await admin_request(stack, "GET", "/admin/models", stack.key)).status_code == 401
+    assert (await admin_request(stack, "POST", "/admin/models/plain/test", stack.key)).status_code == 401
+    assert (await admin_request(stack, "POST", "/admin/models/nobody/test")).status_code == 404
 
 
 def models(stack: RunningStack, *words: str) -> "subprocess.CompletedProcess[str]":
-    """`llm-proxy models`, as a person types it."""
+    """Runs `llm-proxy models`."""
     return command(stack, "models", *words)
 
 
 def command(stack: RunningStack, name: str, *words: str) -> "subprocess.CompletedProcess[str]":
-    """A command that asks the gateway."""
+    """Runs a command that calls the gateway."""
     argv = [sys.executable, "-m", "llm_proxy", name, "--url", stack.url, *words]
     env = {
         "PATH": os.environ["PATH"],
@@ -134,7 +136,7 @@ async def test_the_command_shows_a_table_or_json(stack: RunningStack) -> None:
     assert [one["id"] for one in found] == ["plain"]
 
 
-async def test_status_and_explain_ask_the_gateway_and_end_with_its_verdict(stack: RunningStack) -> None:
+async def test_status_and_explain_exit_with_the_gateway_s_verdict(stack: RunningStack) -> None:
     """No model is called."""
     status = command(stack, "status", "--json")
     assert status.returncode == 0, status.stderr
@@ -146,8 +148,8 @@ async def test_status_and_explain_ask_the_gateway_and_end_with_its_verdict(stack
     assert await stack.calls() == []
 
 
-async def test_check_calls_each_group_once_and_fails_when_one_does(stack: RunningStack) -> None:
-    """Latency, cost and error of each; exit code 1 only when one failed; wildcards have no model to call."""
+async def test_check_calls_each_group_once_and_fails_if_one_fails(stack: RunningStack) -> None:
+    """Latency, cost and error of each; exit code 1 only if one failed; wildcards have no model to call."""
     good = models(stack, "--check", "plain", "p/*")
     assert good.returncode == 0, good.stderr
     assert "ok" in good.stdout
@@ -158,10 +160,10 @@ async def test_check_calls_each_group_once_and_fails_when_one_does(stack: Runnin
     assert bad.returncode == (0 if all(one["ok"] for one in results.values()) else 1)
 
 
-async def test_the_command_line_warns_of_a_model_nobody_serves(
+async def test_the_command_line_warns_of_a_model_that_is_not_served(
     stack: RunningStack, postgres_url: str
 ) -> None:
-    """The key is made all the same; where no gateway answers, nobody warns."""
+    """The key is created all the same; without a gateway there is no warning."""
     env = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": postgres_url,

@@ -1,4 +1,4 @@
-"""The newest OpenAI SDK, pointed at the gateway, against a real sidecar and a scripted provider."""
+"""The newest OpenAI SDK against the gateway, a real sidecar and a scripted provider."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from running_stack import RunningStack, say
 
 
-async def test_a_chat_completion_arrives_whole(stack: RunningStack) -> None:
+async def test_a_chat_completion_is_complete(stack: RunningStack) -> None:
     """Text, finish reason, usage and fingerprint are the provider's."""
     answer = await stack.openai.chat.completions.create(model="p/ok", messages=say("hello"))
     assert answer.object == "chat.completion"
@@ -18,7 +18,7 @@ async def test_a_chat_completion_arrives_whole(stack: RunningStack) -> None:
     assert answer.system_fingerprint == "fp_scripted"
 
 
-async def test_a_stream_arrives_frame_by_frame_without_a_usage_frame_nobody_asked_for(
+async def test_a_stream_has_no_usage_frame_that_was_not_requested(
     stack: RunningStack,
 ) -> None:
     """Every chunk has a choice, the last one a finish reason."""
@@ -29,7 +29,7 @@ async def test_a_stream_arrives_frame_by_frame_without_a_usage_frame_nobody_aske
     assert len("".join(chunk.choices[0].delta.content or "" for chunk in chunks).split()) == 8
 
 
-async def test_a_caller_who_asks_for_usage_gets_it_last_as_openai_sends_it(stack: RunningStack) -> None:
+async def test_requested_usage_is_the_last_frame(stack: RunningStack) -> None:
     """The last frame has no choices, the provider's counts, and no cost."""
     stream = await stack.openai.chat.completions.create(
         model="p/ok", messages=say("hello"), stream=True, stream_options={"include_usage": True}
@@ -44,7 +44,7 @@ async def test_a_caller_who_asks_for_usage_gets_it_last_as_openai_sends_it(stack
 
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_tool_calls_arrive_as_the_provider_sent_them(stack: RunningStack, streamed: bool) -> None:  # noqa: FBT001 -- a parameter
-    """Names, ids and arguments, whole or in deltas."""
+    """Names, ids and arguments, in JSON or in deltas."""
     if streamed:
         names: dict[int, str] = {}
         arguments: dict[int, str] = {}
@@ -69,7 +69,7 @@ async def test_tool_calls_arrive_as_the_provider_sent_them(stack: RunningStack, 
 
 
 async def test_embeddings_and_completions_work(stack: RunningStack) -> None:
-    """The other two doors, through the same SDK."""
+    """The other two endpoints, through the same SDK."""
     vectors = await stack.openai.embeddings.create(model="p/ok", input=["one"], encoding_format="float")
     assert len(vectors.data[0].embedding) == 8
     text = await stack.openai.completions.create(model="p/ok", prompt="once")
@@ -77,7 +77,7 @@ async def test_embeddings_and_completions_work(stack: RunningStack) -> None:
 
 
 async def test_models_are_the_configured_groups(stack: RunningStack) -> None:
-    """No wildcard's expansion is listed; one model can be asked for, slashes and all."""
+    """No wildcard's expansion is listed; one model can be requested, also with slashes in its name."""
     listed = [model.id async for model in stack.openai.models.list()]
     assert "plain" in listed
     assert not any("*" in name for name in listed)
@@ -105,7 +105,7 @@ async def test_models_are_the_configured_groups(stack: RunningStack) -> None:
     ],
 )
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_what_goes_wrong_behind_is_the_right_exception_in_front(
+async def test_a_provider_s_failure_is_the_right_sdk_exception(
     stack: RunningStack,
     model: str,
     error: type[openai.APIStatusError],
@@ -113,7 +113,7 @@ async def test_what_goes_wrong_behind_is_the_right_exception_in_front(
     code: str | None,
     streamed: bool,  # noqa: FBT001
 ) -> None:
-    """Status, code and SDK exception class, whole and streamed; nothing of the sidecar in the text."""
+    """Status, code and exception class, for JSON and streams; the text names nothing of the sidecar."""
     with pytest.raises(error) as caught:
         await stack.openai.chat.completions.create(model=model, messages=say("hello"), stream=streamed)
     refused = caught.value
@@ -125,8 +125,8 @@ async def test_what_goes_wrong_behind_is_the_right_exception_in_front(
         assert secret not in text
 
 
-async def test_a_bad_key_is_401_with_the_scheme_named(stack: RunningStack) -> None:
-    """The SDK raises `AuthenticationError`; HTTP says how to authenticate."""
+async def test_an_invalid_key_is_401_with_the_scheme(stack: RunningStack) -> None:
+    """The SDK raises `AuthenticationError`; `WWW-Authenticate` names the scheme."""
     stranger = stack.openai.with_options(api_key="not-ours-0123456789")
     with pytest.raises(openai.AuthenticationError) as caught:
         await stranger.chat.completions.create(model="p/ok", messages=say("hello"))
@@ -135,7 +135,7 @@ async def test_a_bad_key_is_401_with_the_scheme_named(stack: RunningStack) -> No
     assert "not-ours" not in caught.value.response.text
 
 
-async def test_our_headers_tell_who_answered_and_the_sidecars_do_not_leave(stack: RunningStack) -> None:
+async def test_the_gateway_s_headers_are_sent_and_the_sidecar_s_are_not(stack: RunningStack) -> None:
     """Request id, model, provider, cost, cache, attempts; not one `x-litellm-*` or `llm_provider-*`."""
     raw = await stack.openai.chat.completions.with_raw_response.create(
         model="p/ok", messages=say("hello you")

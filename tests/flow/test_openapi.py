@@ -1,4 +1,4 @@
-"""The OpenAPI page declares what the doors really answer."""
+"""The OpenAPI page declares what the routes return."""
 
 import httpx
 import pytest
@@ -13,10 +13,10 @@ from running_stack import RunningStack
         ("POST", "/admin/keys", "/admin/keys"),
     ],
 )
-async def test_a_wrong_field_is_answered_with_a_status_that_the_page_declares(
+async def test_a_wrong_field_gets_a_status_that_the_page_declares(
     stack: RunningStack, method: str, path: str, declared: str
 ) -> None:
-    """400, in the shape of every error; FastAPI's own 422 never leaves, and is not promised."""
+    """400, in the shape of every error; FastAPI's own 422 is neither sent nor declared."""
     headers = {"Authorization": f"Bearer {stack.admin_key}"}
     async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=20) as client:
         page = (await client.get("/openapi.json")).json()

@@ -1,4 +1,4 @@
-"""What a changed rule would have refused, checked against the truth: it is set, and the calls are made."""
+"""A simulated change rejects what the change rejects: it is applied, and the calls are made."""
 
 import asyncio
 import json
@@ -23,8 +23,8 @@ Made = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """Calls that are made twice, and what changes between.
+class Scenario:
+    """Calls that are made twice, and the change between.
 
     Attributes:
         change: Of the key.
@@ -41,23 +41,25 @@ class Scene:
 
 
 SCENES = {
-    "requests": Scene({"rpm": 5}),
-    "tokens": Scene({"tpm": 250}, body={"max_tokens": 30}),
-    "tokens-unbounded": Scene({"tpm": 4500}),
-    "budget": Scene({"budgets": [{"limit_usd": "0.0003", "period": "day"}]}, body={"max_tokens": 40}),
-    "budget-of-requests": Scene({"budgets": [{"limit_requests": 4, "period": "day"}]}),
-    "nothing-to-spend": Scene({"budgets": [{"limit_usd": 0, "period": "day"}]}, calls=3),
-    "parallel": Scene({"parallel": 2}, calls=5, at_once=True, played={"do": "slow-first", "first_ms": 700}),
-    "models": Scene({"models": ["p/*"]}, calls=3),
-    "failures-cost-nothing": Scene(
+    "requests": Scenario({"rpm": 5}),
+    "tokens": Scenario({"tpm": 250}, body={"max_tokens": 30}),
+    "tokens-unbounded": Scenario({"tpm": 4500}),
+    "budget": Scenario({"budgets": [{"limit_usd": "0.0003", "period": "day"}]}, body={"max_tokens": 40}),
+    "budget-of-requests": Scenario({"budgets": [{"limit_requests": 4, "period": "day"}]}),
+    "nothing-to-spend": Scenario({"budgets": [{"limit_usd": 0, "period": "day"}]}, calls=3),
+    "parallel": Scenario(
+        {"parallel": 2}, calls=5, at_once=True, played={"do": "slow-first", "first_ms": 700}
+    ),
+    "models": Scenario({"models": ["p/*"]}, calls=3),
+    "failures-cost-nothing": Scenario(
         {"budgets": [{"limit_usd": "0.0001", "period": "day"}]}, played={"do": "status-400"}, calls=4
     ),
-    "several": Scene({"rpm": 8, "tpm": 250, "parallel": 3}, body={"max_tokens": 30}),
+    "several": Scenario({"rpm": 8, "tpm": 250, "parallel": 3}, body={"max_tokens": 30}),
 }
 
 
-class Desk:
-    """An operator and a caller before the stack."""
+class Simulator:
+    """An admin and a caller in front of the stack."""
 
     def __init__(self, stack: RunningStack) -> None:
         self.url = stack.url
@@ -74,7 +76,7 @@ class Desk:
         found: Json = answer.json()
         return found
 
-    async def make(self, key: Json, scene: Scene) -> list[Made]:
+    async def make(self, key: Json, scene: Scenario) -> list[Made]:
         """The scene's calls with this key, in the order they were begun."""
         headers = {"Authorization": f"Bearer {key['key']}"}
         async with httpx.AsyncClient(headers=headers, timeout=30) as client:
@@ -103,25 +105,25 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(stack: RunningStack) -> Desk:
-    """Before the stack of the run."""
-    return Desk(stack)
+async def simulator(stack: RunningStack) -> Simulator:
+    """Returns a simulator in front of the stack."""
+    return Simulator(stack)
 
 
-def refused(made: Sequence[Made]) -> list[int]:
-    """Which calls a limit or a model list refused."""
+def rejected_calls(made: Sequence[Made]) -> list[int]:
+    """Returns the indices of calls that a limit or a model list rejected."""
     return [at for at, (status, _) in enumerate(made) if status in {404, 429}]
 
 
 @pytest.mark.parametrize("name", SCENES)
-async def test_what_is_simulated_is_what_happens(desk: Desk, name: str) -> None:
-    """As many calls are refused, and the same one first."""
+async def test_what_is_simulated_is_what_happens(simulator: Simulator, name: str) -> None:
+    """As many calls are rejected, the same one first."""
     scene, since = SCENES[name], datetime.now(UTC)
-    free = await desk.key()
-    before = await desk.make(free, scene)
-    assert refused(before) == []
-    found = await desk.simulated(since, scene.calls, keys={free["name"]: scene.change})
-    truth = refused(await desk.make(await desk.key(**scene.change), scene))
+    free = await simulator.key()
+    before = await simulator.make(free, scene)
+    assert rejected_calls(before) == []
+    found = await simulator.simulated(since, scene.calls, keys={free["name"]: scene.change})
+    truth = rejected_calls(await simulator.make(await simulator.key(**scene.change), scene))
     assert (found["calls"], found["refused"]) == (scene.calls, len(truth))
     assert {one["key"]: one["calls"] for one in found["refused_callers"]} == (
         {free["id"]: len(truth)} if truth else {}
@@ -130,14 +132,14 @@ async def test_what_is_simulated_is_what_happens(desk: Desk, name: str) -> None:
         assert min(one["first_request_id"] for one in found["refused_by"]) == before[truth[0]][1]
 
 
-async def test_rules_prices_and_model_lists_are_laid_over_today_s(desk: Desk) -> None:
-    """A tenant's rule counts its keys together; another price changes what the calls would have cost."""
+async def test_policies_prices_and_model_lists_replace_today_s(simulator: Simulator) -> None:
+    """A tenant's policy counts its keys together; another price changes what the calls would have cost."""
     since, tenant = datetime.now(UTC), uuid4().hex
-    keys = [await desk.key(tenant=tenant) for _ in range(2)]
+    keys = [await simulator.key(tenant=tenant) for _ in range(2)]
     for key in keys:
-        await desk.make(key, Scene({}, calls=3))
+        await simulator.make(key, Scenario({}, calls=3))
     rule = {"scope": "tenant", "tenant": tenant, "rpm": 4}
-    found = await desk.simulated(since, 6, rules=[rule])
+    found = await simulator.simulated(since, 6, rules=[rule])
     [limit] = found["refused_by"]
     assert (limit["code"], limit["scope"], limit["kind"], limit["calls"]) == (
         "refused",
@@ -151,27 +153,27 @@ async def test_rules_prices_and_model_lists_are_laid_over_today_s(desk: Desk) ->
     each = Decimal("0.000063")
     assert (Decimal(found["recorded_cost_usd"]), Decimal(found["would_cost_usd"])) == (6 * each, 4 * each)
     prices = {"plain": {"input_usd_per_million": "2", "output_usd_per_million": 10}}
-    dearer = await desk.simulated(since, 6, prices=prices)
+    dearer = await simulator.simulated(since, 6, prices=prices)
     assert Decimal(dearer["would_cost_usd"]) == 6 * Decimal("0.000264")
     budget = {"scope": "tenant", "tenant": tenant, "budgets": [{"limit_usd": "0.0006", "period": "day"}]}
-    both = await desk.simulated(since, 6, prices=prices, rules=[budget])
+    both = await simulator.simulated(since, 6, prices=prices, rules=[budget])
     assert (both["refused"], both["refused_by"][0]["kind"]) == (3, "budget")
 
 
-async def test_nothing_is_changed_and_what_is_not_known_is_said(desk: Desk) -> None:
-    """Neither the rules nor what a key has spent; refusals are counted from a sample."""
+async def test_nothing_is_changed_and_unknown_parts_are_named(simulator: Simulator) -> None:
+    """Neither the policies nor a key's spending; rejected calls are counted from a sample."""
     since = datetime.now(UTC)
-    key = await desk.key(rpm=2)
-    assert len(refused(await desk.make(key, Scene({}, calls=4)))) == 2
-    rules = (await desk.admin("GET", "/admin/limits")).json()
-    found = await desk.simulated(since, 2, keys={key["id"]: {"rpm": 1}})
+    key = await simulator.key(rpm=2)
+    assert len(rejected_calls(await simulator.make(key, Scenario({}, calls=4)))) == 2
+    rules = (await simulator.admin("GET", "/admin/limits")).json()
+    found = await simulator.simulated(since, 2, keys={key["id"]: {"rpm": 1}})
     assert (found["calls"], found["refused"], found["complete"]) == (2, 1, True)
     async with asyncio.timeout(20):
         while not found["not_replayed"]["refused_then_in_sample"]:
-            found = await desk.simulated(since, 2)
+            found = await simulator.simulated(since, 2)
     assert found["calls_without_reservation"] == 0
-    assert (await desk.admin("GET", "/admin/limits")).json() == rules
-    assert (await desk.admin("GET", f"/admin/keys/{key['id']}")).json()["rpm"] == 2
+    assert (await simulator.admin("GET", "/admin/limits")).json() == rules
+    assert (await simulator.admin("GET", f"/admin/keys/{key['id']}")).json()["rpm"] == 2
 
 
 @pytest.mark.parametrize(
@@ -185,33 +187,33 @@ async def test_nothing_is_changed_and_what_is_not_known_is_said(desk: Desk) -> N
         ({"prices": {"plain": {}}}, "prices"),
     ],
 )
-async def test_a_wrong_field_is_named(desk: Desk, changes: Json, param: str) -> None:
-    """And nothing is replayed."""
-    answer = await desk.admin("POST", "/admin/simulate", changes)
+async def test_a_wrong_field_is_named(simulator: Simulator, changes: Json, param: str) -> None:
+    """Nothing is replayed."""
+    answer = await simulator.admin("POST", "/admin/simulate", changes)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-async def test_an_unknown_key_is_told(desk: Desk) -> None:
-    """Not answered as if nothing would be refused."""
-    answer = await desk.admin("POST", "/admin/simulate", {"keys": {"nobody": {"rpm": 1}}})
+async def test_an_unknown_key_is_404(simulator: Simulator) -> None:
+    """Instead of a result without rejections."""
+    answer = await simulator.admin("POST", "/admin/simulate", {"keys": {"nobody": {"rpm": 1}}})
     assert answer.status_code == 404
 
 
-async def test_the_command_prints_the_same(desk: Desk, tmp_path: Path) -> None:
+async def test_the_command_prints_the_same(simulator: Simulator, tmp_path: Path) -> None:
     """A table, and JSON."""
-    since, key = datetime.now(UTC), await desk.key()
-    await desk.make(key, Scene({}, calls=3))
-    await desk.simulated(since, 3)
+    since, key = datetime.now(UTC), await simulator.key()
+    await simulator.make(key, Scenario({}, calls=3))
+    await simulator.simulated(since, 3)
     rules = tmp_path / "rules.yaml"
     rules.write_text(f"keys: {{{key['name']}: {{rpm: 1}}}}\n", encoding="utf-8")
-    words = ["simulate", str(rules), "--since", since.isoformat(), "--url", desk.url]
+    words = ["simulate", str(rules), "--since", since.isoformat(), "--url", simulator.url]
     env = {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY, "PATH": "", "LLM_PROXY__ENVIRONMENT": "development"}
-    told = await _ran([*words, "--json"], env, tmp_path)
+    told = await _run([*words, "--json"], env, tmp_path)
     assert json.loads(told)["refused"] == 2
-    assert "Calls that were refused then are not replayed" in await _ran(words, env, tmp_path)
+    assert "Calls that were refused then are not replayed" in await _run(words, env, tmp_path)
 
 
-async def _ran(words: list[str], env: dict[str, str], folder: Path) -> str:
+async def _run(words: list[str], env: dict[str, str], folder: Path) -> str:
     command = [sys.executable, "-m", "llm_proxy", *words]
     done = await asyncio.to_thread(
         subprocess.run, command, env=env, cwd=folder, capture_output=True, text=True, check=False
