@@ -113,7 +113,7 @@ def parse_policy(document: Mapping[str, Any]) -> LimitPolicy:
         if name != ANY and "*" in name:
             raise BadRequest(f"Invalid '{field}': only models are named by wildcards.", param=field)
     if policy.limits == Limits() and not policy.budgets and policy.on_store_failure is None:
-        raise BadRequest("A rule needs a limit or a budget.", param="mode" if policy.mode else "rpm")
+        raise BadRequest("A limit policy needs a limit or a budget.", param="mode" if policy.mode else "rpm")
     return policy
 
 
@@ -122,7 +122,7 @@ def parse_policy_target(document: Mapping[str, Any]) -> LimitPolicy:
     _reject_unknown_fields(document, _POLICY_FIELDS)
     scope = _parse_choice(document, "scope", get_args(ScopeKind))
     if scope is None:
-        raise BadRequest("A rule needs a scope.", param="scope")
+        raise BadRequest("A limit policy needs a scope.", param="scope")
     tenant, subject, model = (_parse_name(document, field) or ANY for field in _TARGET_FIELDS)
     if scope in {"tenant", "tenant_group"}:  # the subject is the tenant; a document may repeat it
         subject = ANY if subject == tenant else subject
@@ -206,7 +206,7 @@ def parse_raise(document: Mapping[str, Any]) -> KeyRaise:
     _reject_unknown_fields(document, {*_LIMIT_FIELDS, "budgets", "until"})
     until = _parse_time(document, "until")
     if until is None:
-        raise BadRequest("A raise needs its end.", param="until")
+        raise BadRequest("A raise needs 'until', the time of its end.", param="until")
     return KeyRaise(_parse_limits(document), _parse_budgets(document), until)
 
 
@@ -365,7 +365,7 @@ def _parse_zone(document: Mapping[str, Any], period: Period) -> str:
     if zone is None or zone == "UTC":
         return "UTC"
     if period == "total":
-        raise BadRequest("A budget in total has no calendar, and so no zone.", param="zone")
+        raise BadRequest("A budget for the total has no calendar and no zone.", param="zone")
     if not isinstance(zone, str) or zone not in available_timezones():
         raise _invalid("zone", "the name of a time zone, such as Europe/Berlin")
     return zone

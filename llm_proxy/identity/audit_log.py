@@ -142,7 +142,7 @@ async def _require_known_filter(connection: Connection, selected: AuditFilter, a
         ("subject", _ABOUT, subjects),
     ):
         if argument is not None and not await connection.fetchval(_KNOWN.format(condition), argument):
-            raise NotFound(f"The audit log knows no {param} {getattr(selected, param)!r}.", param=param)
+            raise NotFound(f"No audit entry has the {param} {getattr(selected, param)!r}.", param=param)
 
 
 async def _fetch_names(connection: Connection, rows: Iterable[asyncpg.Record]) -> dict[str, str]:

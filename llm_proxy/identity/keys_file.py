@@ -119,11 +119,11 @@ def read_entries(path: Path, sections: tuple[str, ...]) -> dict[str, list[KeysFi
         document: object = cast("Any", loader).construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise BadRequest(f"{path}{line}: {redact(error.problem or 'it is no YAML')}.") from None
+        raise BadRequest(f"{path}{line}: {redact(error.problem or 'it is not YAML')}.") from None
     except yaml.YAMLError:
         raise BadRequest(f"{path}: it holds a character that YAML does not allow.") from None
     except UnicodeDecodeError:
-        raise BadRequest(f"{path}: it is no UTF-8.") from None
+        raise BadRequest(f"{path}: it is not UTF-8.") from None
     except RecursionError:
         raise BadRequest(f"{path}: it is nested too deeply, or in itself.") from None
     except OSError as error:
@@ -277,7 +277,7 @@ def keys_file_loop(path: Path, pool: Pool) -> BackgroundLoop:
             log.warning("the keys file is not applied yet", extra={"cause": fault.message})
             return None
         for missing in result.missing:
-            log.error("the keys file names a key that is not there", extra={"cause": missing})
+            log.error("the keys file names a key that does not exist", extra={"cause": missing})
         log.info("the keys file is applied", extra={"changes": len(result.changes)})
         return LOOP_DONE
 
@@ -397,5 +397,5 @@ def _parse_key(entry: KeysFileEntry, folder: Path) -> FileKey:
     try:
         secret = parse_key((folder / str(key_file)).read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
-        raise BadRequest("the key_file holds no key of our form.", param="key_file") from error
+        raise BadRequest("the key_file does not contain a valid key.", param="key_file") from error
     return FileKey(spec, entry, revoked, secret)

@@ -243,7 +243,7 @@ class PolicyWatcher:
         try:
             await self.refresh()
         except StoreUnavailable:
-            log.warning("rules not readable at start; defaults hold")
+            log.warning("the limit policies cannot be read at start; defaults apply")
 
     async def _step(self) -> None:
         if self._source is not None:
@@ -253,7 +253,7 @@ class PolicyWatcher:
 
 
 def _not_readable() -> StoreUnavailable:
-    return StoreUnavailable("The rules cannot be read right now.", retry_after_s=FRESH_S)
+    return StoreUnavailable("The limit policies cannot be read right now.", retry_after_s=FRESH_S)
 
 
 class AccessPolicy:

@@ -110,7 +110,7 @@ class PolicyRepository:
                 _DELETE, policy.scope, policy.tenant, policy.subject, policy.group,
             )  # fmt: skip
             if deleted is None:
-                raise NotFound("No such rule.")
+                raise NotFound("No such limit policy.")
             before = _audit_document(policy_from_row(deleted))
             await write_audit(connection, actor, "limits.drop", _audit_target(policy), before=before)
             return await bump_epochs(connection, policy.tenant)

@@ -124,7 +124,9 @@ class Erasures:
         try:
             return await self._attempt(erasure_id, actor)
         except (DatabaseUnavailable, StoreUnavailable):
-            message = "The database went away: the erasure is not complete; it goes on when it is back."
+            message = (
+                "The database became unavailable: the erasure is incomplete, and continues when it is back."
+            )
             raise StoreUnavailable(message) from None
 
     async def certificate(self, erasure_id: UUID) -> Json:
@@ -141,7 +143,7 @@ class Erasures:
         try:
             await self._reopen_returned_people()
         except DatabaseUnavailable as fault:  # the next statement fails too if the database is unavailable
-            log.warning("who came back after an erasure cannot be told", extra={"why": fault.reason})
+            log.warning("people who came back after an erasure cannot be found", extra={"why": fault.reason})
         async with self._connection() as connection:
             unfinished = await connection.fetch(
                 "SELECT id FROM erasures WHERE finished_at IS NULL ORDER BY id"
@@ -167,7 +169,7 @@ class Erasures:
             else:
                 for certificate in tried:
                     fields = {"id": certificate["id"], "complete": certificate["complete"]}
-                    log.info("an erasure was tried again", extra=fields)
+                    log.info("an erasure was retried", extra=fields)
                 return
 
     async def _add_to_list(self, tenant: str, user: str) -> UUID:

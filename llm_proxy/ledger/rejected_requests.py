@@ -255,7 +255,7 @@ async def fetch_latest_rejected(
     """Returns the latest rows of the sample, newest first; raises `BadRequest` for an unknown filter."""
     unknown = next((name for name in filters if name not in FILTER_COLUMNS), None)
     if unknown is not None:
-        raise BadRequest(f"No refusal is kept by '{unknown[:40]}'.", param=unknown[:40])
+        raise BadRequest(f"Rejected requests cannot be filtered by '{unknown[:40]}'.", param=unknown[:40])
     conditions = [f"r.{FILTER_COLUMNS[name]} = ${at}" for at, name in enumerate(filters, 4)]
     found = " AND ".join(["r.refused_at >= $1", "r.refused_at < $2", *conditions])
     statement = f"{_SAMPLE} WHERE {found} ORDER BY r.refused_at DESC LIMIT $3"

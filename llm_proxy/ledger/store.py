@@ -64,7 +64,7 @@ class MigrationRunner:
             self._applying = asyncio.create_task(self._apply(), name="migration")
         await asyncio.wait({self._applying}, timeout=within_s)
         if not self._applying.done():
-            raise DatabaseUnavailable("migrating", "it is being brought to this version")
+            raise DatabaseUnavailable("migrating", "it is being migrated to this version")
         applying, self._applying = self._applying, None
         try:
             applying.result()
@@ -117,7 +117,7 @@ class MigrationRunner:
         except (schema.SchemaChanged, RowsRejected) as fault:
             raise DatabaseUnavailable("refused", f"the schema: {fault}") from fault
         if applied:
-            log.info("the database was brought to this version", extra={"applied": applied})
+            log.info("the database was migrated to this version", extra={"applied": applied})
 
 
 _DEADLINE_S = 2.0

@@ -213,7 +213,7 @@ class UsageQuery:
             raise BadRequest("The range is empty: 'since' is not before 'until'.", param="since")
         for name, value in self.filters.items():
             if name in NAME_COLUMNS and ("\0" in value or len(value) > _MAX_VALUE_CHARS):
-                raise BadRequest(f"'{name}' holds what no name does.", param=name)
+                raise BadRequest(f"'{name}' is too long for a name, or contains NUL.", param=name)
         self.time_span()
 
     @property

@@ -16,7 +16,7 @@ CHAT = "/v1/chat/completions"
 
 
 async def make(stack: RunningStack, client: httpx.AsyncClient, **spec: object) -> Json:
-    """A fresh key, as the admin door tells of it."""
+    """Creates a key and returns the admin route's answer."""
     body = {"name": f"key-{uuid4().hex[:8]}", **spec}
     answer = await client.post(f"{stack.url}/admin/keys", json=body, headers=admin(stack))
     assert answer.status_code == 201, answer.text
@@ -25,7 +25,7 @@ async def make(stack: RunningStack, client: httpx.AsyncClient, **spec: object) -
 
 
 def admin(stack: RunningStack) -> dict[str, str]:
-    """The header of the operator."""
+    """Returns the header of the admin key."""
     return {"Authorization": f"Bearer {stack.admin_key}"}
 
 

@@ -49,7 +49,7 @@ def ask(gateway: Gateway, headers: Json, model: str = "plain", **fields: Any) ->
 
 
 def until_refused(gateway: Gateway, headers: Json, **fields: Any) -> httpx.Response:
-    """The first refusal of calls made one after another."""
+    """Returns the first rejection of sequential calls."""
     answers = (ask(gateway, headers, **fields) for _ in range(10))
     return next(answer for answer in answers if answer.status_code == 429)
 
@@ -71,7 +71,7 @@ def printed(gateway: Gateway, *arguments: str) -> Json:
 
 
 def times(counts: list[Json]) -> dict[str, int]:
-    """How often each limit refused."""
+    """Returns the number of rejections by each limit."""
     found: Counter[str] = Counter()
     for row in counts:
         found[f"{row['limit_scope']}:{row['limit_kind']}".strip(":") or row["code"]] += row["times"]
@@ -187,7 +187,7 @@ def test_a_filter_that_rejections_do_not_have_is_rejected_by_name(gateway: Gatew
     """And an unknown key."""
     done = gateway.command("requests", "--outcome", "refused", "--provider", "openai")
     assert done.returncode != 0
-    assert "No refusal is kept by 'provider'." in done.stderr
+    assert "Rejected requests cannot be filtered by 'provider'." in done.stderr
     assert gateway.command("requests", "--outcome", "refused", "--key", "nobody").returncode == 1
 
 

@@ -34,7 +34,7 @@ class Desk:
     made: Json
 
     async def operate(self, method: str, path: str, **how: Any) -> httpx.Response:
-        """A deed of the operator."""
+        """Sends a request with the admin key."""
         headers = {"Authorization": f"Bearer {self.stack.admin_key}"}
         return await self.client.request(method, f"{self.stack.url}{path}", headers=headers, **how)
 
@@ -103,7 +103,7 @@ class Desk:
 
 @pytest.fixture
 async def desk(stack: RunningStack) -> AsyncIterator[Desk]:
-    """A caller nobody else knows."""
+    """A caller of its own, with the admin's view."""
     async with httpx.AsyncClient(timeout=30) as client:
         fresh = {"tenant": f"t-{uuid4().hex[:8]}", "agent": "scout", "user": f"u-{uuid4().hex[:8]}"}
         body = {"name": f"n-{uuid4().hex}", **fresh}
@@ -183,7 +183,7 @@ async def test_a_shadow_policy_leaves_enforced_limits_and_is_counted(desk: Desk)
 
 
 async def counted(desk: Desk) -> float:
-    """Calls so far that a key's watching limit on requests would have refused."""
+    """Returns the calls that a key's shadow limit on requests would have rejected."""
     counted = series((await desk.operate("GET", "/metrics")).text, "llm_proxy_would_refuse_total")
     return counted.get(frozenset({("scope", "key"), ("kind", "requests")}), 0)
 

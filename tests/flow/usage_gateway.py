@@ -81,7 +81,7 @@ class Gateway:
         return request_id
 
     def asked(self, path: str, headers: Json, **parameters: str) -> httpx.Response:
-        """The answer of a door that is not hot."""
+        """Returns the answer of a management route."""
         return httpx.get(f"{self.url}{path}", headers=headers, params=parameters, timeout=20)
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":

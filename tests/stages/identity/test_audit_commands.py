@@ -32,7 +32,9 @@ async def test_an_admin_key_is_managed_by_commands_and_audited(
     table = await run(database_url, "audit", "--action", "*.revoke", columns=80)
     assert "revoked_at" in table
     assert max(len(line) for line in table.splitlines()) <= 80
-    assert "knows no actor 'otto'" in await run(database_url, "audit", "--actor", "otto", code=1)
+    assert "No audit entry has the actor 'otto'" in await run(
+        database_url, "audit", "--actor", "otto", code=1
+    )
 
 
 async def test_verify_exits_with_its_verdict(pool: "asyncpg.Pool[asyncpg.Record]", database_url: str) -> None:

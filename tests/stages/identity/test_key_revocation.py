@@ -77,7 +77,7 @@ def spec(**said: object) -> KeySpec:
 
 
 async def refused_within_a_second(call: Callable[[], Awaitable[None]]) -> APIError:
-    """The refusal calls meet, at the latest after a second."""
+    """Returns the error that calls get, at the latest after a second."""
     began = time.monotonic()
     while time.monotonic() - began < 1:
         try:

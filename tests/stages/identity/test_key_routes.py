@@ -34,7 +34,7 @@ Json = dict[str, Any]
 
 @pytest.fixture
 async def announced() -> list[Mapping[str, int]]:
-    """The epochs that were told to the replicas."""
+    """The published epochs."""
     return []
 
 
@@ -42,7 +42,7 @@ async def announced() -> list[Mapping[str, int]]:
 async def client(
     pool: "asyncpg.Pool[asyncpg.Record]", announced: list[Mapping[str, int]]
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the operators' doors; the header `x-role` is its role."""
+    """A client of the admin routes; the header `x-role` is its role."""
 
     async def announce(epochs: Mapping[str, int]) -> None:
         announced.append(epochs)

@@ -367,7 +367,7 @@ class Traces(ThreadingHTTPServer):
 
 
 class TracesApi(BaseHTTPRequestHandler):
-    """Lists two traces a page, and deletes what it is told to."""
+    """Lists two traces a page, and deletes the requested ones."""
 
     @property
     def traces(self) -> "Traces":

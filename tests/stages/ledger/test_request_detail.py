@@ -20,7 +20,7 @@ from llm_proxy.telemetry import timestamp_of, uuid7
 
 
 async def _logged(usage: PostgresUsage, request_id: UUID, count: int) -> list[str]:
-    """The lines, once the sidecar has told of so many hops."""
+    """Returns the lines, once the sidecar has logged so many attempts."""
     async with asyncio.timeout(15):
         while True:
             found = await usage.request_detail(request_id)

@@ -13,7 +13,7 @@ FIELDS = ("tenant", "agent", "user", "session", "channel", "run")
 
 
 def naming(field: str, name: str) -> Attribution:
-    """Somebody who is named in one field."""
+    """An attribution that names one field."""
     named: dict[str, Any] = {field: name}
     return Attribution(**named)
 

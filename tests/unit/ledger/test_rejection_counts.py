@@ -18,7 +18,7 @@ def at(minute: int, number: int = 0) -> UUID:
 
 
 def limited(kind: str = "requests") -> APIError:
-    """A refusal by a key's own limit."""
+    """An error by a key's own limit."""
     refused = RateLimited("Full.", retry_after_s=1)
     refused.reached_limit = ReachedLimit(kind, "key", "key key-1", 3, 1, 3)
     return refused
