@@ -16,13 +16,8 @@ import asyncpg
 from fastapi import APIRouter, Depends, FastAPI
 
 from llm_proxy import __version__, background
-from llm_proxy.admission import (
-    AdmissionController,
-    LimitStatus,
-    PolicyDefaults,
-    current_limits,
-    require_noeviction,
-)
+from llm_proxy.admission import AdmissionController, LimitStatus, PolicyDefaults, current_limits
+from llm_proxy.admission.redis.backend import require_noeviction
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.edge import management_app
 from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
@@ -87,19 +82,12 @@ from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, WorkerMetricsFiles, setup_logging
 from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.telemetry.tracing import Tracer
-from llm_proxy.upstream import (
-    CachePurge,
-    CurrentCatalog,
-    LiteLLMControls,
-    MockUpstream,
-    RunningCalls,
-    SidecarClient,
-    SidecarMonitor,
-    SidecarPool,
-    SlotQueue,
-    purge_cache,
-    timeout_policy,
-)
+from llm_proxy.upstream import CachePurge, CurrentCatalog, RunningCalls, SidecarClient, timeout_policy
+from llm_proxy.upstream.client import purge_cache
+from llm_proxy.upstream.litellm_protocol import LiteLLMControls
+from llm_proxy.upstream.mock.upstream import MockUpstream
+from llm_proxy.upstream.monitor import SidecarMonitor
+from llm_proxy.upstream.pool import SidecarPool, SlotQueue
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from llm_proxy.admission import AdmissionController, Lease
+from llm_proxy.admission import AdmissionController
+from llm_proxy.admission.lease import Lease
 from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Authenticator, Caller
 from llm_proxy.ledger import CallObservers, Ledger, UsageRecord, billed, overhead_ms, record_of
 from llm_proxy.telemetry.tracing import traceparent_of
-from llm_proxy.upstream import CallGuard, CurrentCatalog, Reply, RunningCalls, estimate_answer_tokens
+from llm_proxy.upstream import CallGuard, CurrentCatalog, RunningCalls
+from llm_proxy.upstream.reply import Reply
+from llm_proxy.upstream.token_usage import estimate_answer_tokens
 
 
 class Upstream(Protocol):

@@ -14,7 +14,9 @@ import httpx
 import vertex_account
 from sidecars import PASSED_ON
 
-from llm_proxy.dialects import NO_OPTIONS, OPENAI, BodyLimits, ModelIndex
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.openai import OPENAI
+from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.operator_env import OperatorEnv

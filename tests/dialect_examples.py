@@ -7,14 +7,9 @@ import orjson
 import pytest
 
 from llm_proxy import sse
-from llm_proxy.dialects import (
-    BodyLimits,
-    Call,
-    Dialect,
-    ModelIndex,
-    RequestOptions,
-    ResponseMeta,
-)
+from llm_proxy.dialects import Call, Dialect
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ResponseMeta
+from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.errors import BadRequest
 
 MODELS = ModelIndex(

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from llm_proxy import schema
-from llm_proxy.admission import publish_epochs
+from llm_proxy.admission.redis.backend import publish_epochs
 from llm_proxy.cli.context import load_settings
 from llm_proxy.cli.printing import (
     EXIT_FAILED,

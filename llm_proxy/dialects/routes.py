@@ -7,7 +7,10 @@ Invariants: paths are exact (compared undecoded, never normalised) but for two a
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llm_proxy.dialects import GENERATE, GENERATE_STREAM, INTERNAL, OPENAI, Dialect
+from llm_proxy.dialects import Dialect
+from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
+from llm_proxy.dialects.internal import INTERNAL
+from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.endpoints import Endpoint
 
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from starlette.requests import Request
 
 from llm_proxy.call_context import CallContext
-from llm_proxy.dialects import BodyLimits, Call, Dialect, ResponseMeta, parse_request_options
+from llm_proxy.dialects import Call, Dialect
+from llm_proxy.dialects.dialect import BodyLimits, ResponseMeta
+from llm_proxy.dialects.request_options import parse_request_options
 from llm_proxy.dialects.routes import ROUTES_BY_PATH, InferenceRoute
 from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
@@ -34,7 +36,8 @@ from llm_proxy.ledger import keep_answer
 from llm_proxy.pipeline import AdmittedCall, Services, process_call, reject_early
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import uuid7
-from llm_proxy.upstream import CallGuard, CurrentCatalog, TimeoutPolicy, interrupt_error, timeout_policy
+from llm_proxy.upstream import CallGuard, CurrentCatalog, interrupt_error, timeout_policy
+from llm_proxy.upstream.call_guard import TimeoutPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,8 @@ from llm_proxy.identity.virtual_keys import KeyRecord, KeySpec
 
 __all__ = [
     "ANY",
-    "AccessPolicy",
     "NO_ATTRIBUTION",
+    "AccessPolicy",
     "Actor",
     "Admin",
     "AdminKeyRepository",

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from llm_proxy.admission import SettledUsage
+from llm_proxy.admission.lease import SettledUsage
 from llm_proxy.identity.caller import BudgetUnit
 from llm_proxy.identity.postgres_store import Pool
 from llm_proxy.ledger.ledger import Ledger

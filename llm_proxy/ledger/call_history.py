@@ -11,8 +11,8 @@ from typing import Any
 
 import asyncpg
 
-from llm_proxy.admission import PastCall
 from llm_proxy.admission.limiter import LimitCheck
+from llm_proxy.admission.replay import PastCall
 from llm_proxy.dialects import BYTES_PER_TOKEN, Call
 from llm_proxy.identity import Caller, KeySpec
 from llm_proxy.identity.authenticator import INTERNAL_KEY_ID_PREFIX

@@ -12,14 +12,14 @@ from llm_proxy.notify.webhook import (
 )
 
 __all__ = [
-    "WebhookSender",
     "DeliveryFailed",
     "Notification",
-    "StoredNotification",
     "Notifier",
-    "Outbox",
     "NotifierSources",
+    "Outbox",
+    "StoredNotification",
     "Webhook",
+    "WebhookSender",
     "make_test_notification",
     "webhooks_from_settings",
 ]

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid4, uuid5
 
-from llm_proxy.admission import BudgetSpend, reset_time
+from llm_proxy.admission import reset_time
+from llm_proxy.admission.spending_watch import BudgetSpend
 from llm_proxy.identity import ANY
 from llm_proxy.identity.caller import PERIOD_SUFFIX
 from llm_proxy.json_access import Json

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
-from llm_proxy.admission import SpendingWatch
+from llm_proxy.admission.spending_watch import SpendingWatch
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.notify.event import (
     Notification,

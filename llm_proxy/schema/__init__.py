@@ -19,11 +19,11 @@ __all__ = [
     "SchemaBusy",
     "SchemaChanged",
     "SchemaWork",
+    "all_migrations",
     "apply",
     "grant_sidecar_login",
     "migrate",
     "pending_migrations",
-    "all_migrations",
-    "unfinished_work",
     "run_work_batch",
+    "unfinished_work",
 ]

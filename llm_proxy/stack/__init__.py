@@ -15,11 +15,11 @@ from llm_proxy.stack.process import (
 )
 
 __all__ = [
-    "ProcessSpec",
     "ManagedProcess",
+    "NotInstalled",
+    "ProcessFailed",
+    "ProcessSpec",
     "start",
     "stop",
     "wait_until_ready",
-    "ProcessFailed",
-    "NotInstalled",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
-from llm_proxy.dialects import ModelIndex
+from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.identity import Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.money import Price, usd_to_pico

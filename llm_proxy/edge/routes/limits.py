@@ -11,14 +11,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from llm_proxy.admission import (
-    AdmissionController,
-    Explanation,
-    LimitStatus,
-    current_limits,
-    explain_call,
-    reset_time,
-)
+from llm_proxy.admission import AdmissionController, LimitStatus, current_limits, reset_time
+from llm_proxy.admission.controller import Explanation, explain_call
 from llm_proxy.dialects import Call
 from llm_proxy.dialects.request.model_resolution import MAX_NAME_CHARS
 from llm_proxy.errors import APIError, StoreUnavailable

@@ -19,7 +19,11 @@ from fastapi.responses import Response
 from starlette.requests import Request
 
 from llm_proxy.call_context import CallContext
-from llm_proxy.dialects import INTERNAL, OPENAI, Call, ListedModel, openai_model
+from llm_proxy.dialects import Call
+from llm_proxy.dialects.dialect import ListedModel
+from llm_proxy.dialects.internal import INTERNAL
+from llm_proxy.dialects.openai import OPENAI
+from llm_proxy.dialects.openai import render_model as openai_model
 from llm_proxy.edge.auth import ActorDependency, AuthDependencies
 from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
 from llm_proxy.endpoints import Endpoint
@@ -32,7 +36,8 @@ from llm_proxy.money import PICO_PER_USD_PER_MILLION, nano_to_usd
 from llm_proxy.pipeline import Services, process_call
 from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.telemetry import uuid7
-from llm_proxy.upstream import Catalog, CurrentCatalog, Deployment, ModelGroup, interrupt_error
+from llm_proxy.upstream import Catalog, CurrentCatalog, interrupt_error
+from llm_proxy.upstream.catalog import Deployment, ModelGroup
 
 
 def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tuple[str, ...]) -> APIRouter:

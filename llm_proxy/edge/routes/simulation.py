@@ -15,14 +15,10 @@ from typing import Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from llm_proxy.admission import (
-    PolicyDefaults,
-    PolicyResolver,
-    PriceOverrides,
-    PriceSource,
-    Replay,
-    ReplayVerdict,
-)
+from llm_proxy.admission import PolicyDefaults
+from llm_proxy.admission.limit_planner import PriceSource
+from llm_proxy.admission.policy_resolver import PolicyResolver
+from llm_proxy.admission.replay import PriceOverrides, Replay, ReplayVerdict
 from llm_proxy.edge.auth import ActorDependency
 from llm_proxy.errors import BadRequest, Overloaded, StoreUnavailable
 from llm_proxy.identity import (

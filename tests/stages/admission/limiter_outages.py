@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from llm_proxy.admission import AdmissionController, PriceSource, SettledUsage, SpendSource
+from llm_proxy.admission import AdmissionController
 from llm_proxy.admission.corrections import RefreshCaller
+from llm_proxy.admission.lease import SettledUsage
+from llm_proxy.admission.limit_planner import PriceSource
 from llm_proxy.admission.redis.connection import RedisConnection
+from llm_proxy.admission.renewal import SpendSource
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError
 from llm_proxy.identity import (

@@ -10,14 +10,9 @@ from uuid import uuid4
 import pytest
 from stages.admission.limiter_outages import FixedPolicies, build_admission, settings_of
 
-from llm_proxy.admission import (
-    AdmissionController,
-    EvictionEnabled,
-    Lease,
-    LimitStatus,
-    current_limits,
-    require_noeviction,
-)
+from llm_proxy.admission import AdmissionController, LimitStatus, current_limits
+from llm_proxy.admission.lease import Lease
+from llm_proxy.admission.redis.backend import EvictionEnabled, require_noeviction
 from llm_proxy.dialects import Call
 from llm_proxy.errors import ModelNotFound, RateLimited
 from llm_proxy.identity import ANY, Caller, LimitPolicy, Limits, PolicySnapshot

@@ -16,8 +16,9 @@ from stages.admission.limiter_outages import (
     until,
 )
 
-from llm_proxy.admission import Lease, SettledUsage, current_limits
+from llm_proxy.admission import current_limits
 from llm_proxy.admission.corrections import Corrections
+from llm_proxy.admission.lease import Lease, SettledUsage
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, BudgetExceeded, BudgetHeld, StoreUnavailable
 from llm_proxy.identity import Budget

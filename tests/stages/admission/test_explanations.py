@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 from stages.admission.limiter_outages import FixedPolicies, Ledger, build_admission, settings_of
 
-from llm_proxy.admission import AdmissionController, Explanation, current_limits, explain_call
+from llm_proxy.admission import AdmissionController, current_limits
+from llm_proxy.admission.controller import Explanation, explain_call
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError
 from llm_proxy.identity import Budget, Caller, KillSwitch, LimitPolicy, Limits, PolicySnapshot

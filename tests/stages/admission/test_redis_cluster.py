@@ -8,7 +8,6 @@ import pytest
 from stages.admission.limiter_outages import CALL, PATIENT_MS, Ledger, Replicas, new_caller, outcome, until
 from stages.admission.valkey_cluster import Cluster
 
-from llm_proxy.admission import EvictionEnabled, require_noeviction
 from llm_proxy.admission.fallback import FallbackLimiter
 from llm_proxy.admission.lease import ActiveLeases
 from llm_proxy.admission.limiter import (
@@ -21,7 +20,7 @@ from llm_proxy.admission.limiter import (
     epoch_key,
     tenant_tag,
 )
-from llm_proxy.admission.redis.backend import REPLICAS_KEY, RedisBackend
+from llm_proxy.admission.redis.backend import REPLICAS_KEY, EvictionEnabled, RedisBackend, require_noeviction
 from llm_proxy.admission.renewal import Heartbeat
 from llm_proxy.errors import BudgetExceeded, RateLimited
 from llm_proxy.identity import Budget, LimitPolicy, Limits

@@ -17,8 +17,9 @@ from stages.admission.limiter_outages import (
     outcome,
 )
 
-from llm_proxy.admission import AdmissionController, SettledUsage, current_limits
+from llm_proxy.admission import AdmissionController, current_limits
 from llm_proxy.admission.corrections import Corrections
+from llm_proxy.admission.lease import SettledUsage
 from llm_proxy.errors import BudgetExceeded, BudgetHeld, RateLimited
 from llm_proxy.identity import Budget, LimitPolicy, Limits
 from llm_proxy.identity.caller import BudgetUnit

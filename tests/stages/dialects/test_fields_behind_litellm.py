@@ -12,8 +12,10 @@ from uuid import uuid4
 import pytest
 from all_providers import MODELS, TESTS, AllProviders
 
-from llm_proxy.dialects import NO_OPTIONS, OPENAI, BodyLimits
+from llm_proxy.dialects.dialect import BodyLimits
+from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request.openai_schema import FIELDS
+from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.endpoints import Endpoint
 
 PAGE = TESTS.parent / "docs" / "dialects.md"

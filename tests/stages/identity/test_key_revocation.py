@@ -12,7 +12,7 @@ import pytest
 from interruptible_proxy import InterruptibleProxy
 from stages.admission.limiter_outages import build_admission, settings_of
 
-from llm_proxy.admission import publish_epochs
+from llm_proxy.admission.redis.backend import publish_epochs
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, Forbidden, RateLimited, StoreUnavailable, Unauthorized
 from llm_proxy.identity import (

@@ -17,7 +17,8 @@ from llm_proxy.ledger.usage_query import UsageQuery
 from llm_proxy.ledger.usage_store import MemoryUsage
 from llm_proxy.pipeline import AdmittedCall, Services, process_call
 from llm_proxy.telemetry import Metrics, uuid7
-from llm_proxy.upstream import CurrentCatalog, MockUpstream, RunningCalls
+from llm_proxy.upstream import CurrentCatalog, RunningCalls
+from llm_proxy.upstream.mock.upstream import MockUpstream
 
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
 CALL = Call("chat.completions", "openai", "gpt-4o-mini", "gpt-4o-mini", ASKED)

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from usage_records import record, run_ledger, until_written
 
-from llm_proxy.admission import SettledUsage
+from llm_proxy.admission.lease import SettledUsage
 from llm_proxy.call_context import CallContext
 from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import BudgetUnit

@@ -17,11 +17,14 @@ from scripted import answers
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 from stages.admission.valkey_cluster import PASSWORD, Cluster
 
-from llm_proxy import upstream
 from llm_proxy.errors import UpstreamUnreachable
 from llm_proxy.identity import Caller
 from llm_proxy.stack import probe
-from llm_proxy.upstream.litellm_protocol import cache_namespace
+from llm_proxy.upstream import CachePurge, CurrentCatalog, SidecarClient
+from llm_proxy.upstream.call_guard import TimeoutPolicy, Timeouts
+from llm_proxy.upstream.client import purge_cache
+from llm_proxy.upstream.litellm_protocol import LiteLLMControls, cache_namespace
+from llm_proxy.upstream.pool import SidecarPool, SlotQueue
 
 OBSERVER = """
 import json, pathlib
@@ -304,20 +307,20 @@ async def test_the_gateway_s_purge_reaches_every_running_sidecar(sidecar: Sideca
     space = cache_namespace(Caller("k", "virtual", tenant=tenant), "openai")
     await twice(sidecar, "openai", prompt(mark()) | {"cache": {"namespace": space}})
 
-    def client(*urls: str) -> upstream.SidecarClient:
-        pool = upstream.SidecarPool(urls, max_in_flight=8)
-        timeouts = upstream.TimeoutPolicy(upstream.Timeouts(5, 5, 5))
-        queue = upstream.SlotQueue(pool, queue_s=1, max_waiting=8)
-        controls = upstream.LiteLLMControls()
-        return upstream.SidecarClient(queue, KEY, timeouts, controls, upstream.CurrentCatalog())
+    def client(*urls: str) -> SidecarClient:
+        pool = SidecarPool(urls, max_in_flight=8)
+        timeouts = TimeoutPolicy(Timeouts(5, 5, 5))
+        queue = SlotQueue(pool, queue_s=1, max_waiting=8)
+        controls = LiteLLMControls()
+        return SidecarClient(queue, KEY, timeouts, controls, CurrentCatalog())
 
     with ExitStack() as stack:
         both, none = client(sidecar.url, gone), client(gone)
         stack.callback(both.stop)
         stack.callback(none.stop)
-        assert await upstream.purge_cache(both, tenant, "openai") == upstream.CachePurge(1, complete=True)
+        assert await purge_cache(both, tenant, "openai") == CachePurge(1, complete=True)
         with pytest.raises(UpstreamUnreachable):
-            await upstream.purge_cache(none, None, None)
+            await purge_cache(none, None, None)
 
 
 def configured(provider: Provider, folder: Path, **more: Any) -> Json:

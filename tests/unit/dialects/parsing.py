@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.dialects import NO_OPTIONS, OPENAI, BodyLimits, Call, ModelIndex, RequestOptions
+from llm_proxy.dialects import Call
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.openai import OPENAI
+from llm_proxy.dialects.request_options import NO_OPTIONS, RequestOptions
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest
 

@@ -7,14 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy import sse
-from llm_proxy.dialects import (
-    GENERATE,
-    GENERATE_STREAM,
-    INTERNAL,
-    OPENAI,
-    Dialect,
-    ListedModel,
-)
+from llm_proxy.dialects import Dialect
+from llm_proxy.dialects.dialect import ListedModel
+from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
+from llm_proxy.dialects.internal import INTERNAL
+from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.errors import APIError, BadRequest, ProviderFailed, RateLimited, UpstreamTimeout
 
 

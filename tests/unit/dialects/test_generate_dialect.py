@@ -16,11 +16,8 @@ from dialect_examples import (
 )
 
 from llm_proxy import sse
-from llm_proxy.dialects import (
-    GENERATE,
-    GENERATE_STREAM,
-    RequestOptions,
-)
+from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
+from llm_proxy.dialects.request_options import RequestOptions
 
 MISSPELLED: list[tuple[str, Any, str]] = [
     ("maxTokens", "many", "maxTokens"),

@@ -15,10 +15,8 @@ from dialect_examples import (
     rendered,
 )
 
-from llm_proxy.dialects import (
-    INTERNAL,
-    ListedModel,
-)
+from llm_proxy.dialects.dialect import ListedModel
+from llm_proxy.dialects.internal import INTERNAL
 
 
 class TestInternal:

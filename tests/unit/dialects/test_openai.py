@@ -6,8 +6,11 @@ import orjson
 import pytest
 from unit.dialects.parsing import HELLO, error_of, parse
 
-from llm_proxy.dialects import OPENAI, BodyLimits, CacheControl, ModelIndex, RequestOptions
+from llm_proxy.dialects.call import CacheControl
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request.openai_schema import FIELDS
+from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.errors import BadRequest
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects import NO_OPTIONS, CacheControl, RequestOptions, parse_request_options
+from llm_proxy.dialects.call import CacheControl
+from llm_proxy.dialects.request_options import NO_OPTIONS, RequestOptions, parse_request_options
 from llm_proxy.errors import BadRequest
 
 

@@ -17,7 +17,8 @@ from llm_proxy.errors import (
 )
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import billed, record_of
-from llm_proxy.upstream import Catalog, InterruptReason, RoutingInfo, TokenUsage
+from llm_proxy.upstream import Catalog, RoutingInfo, TokenUsage
+from llm_proxy.upstream.call_guard import InterruptReason
 from llm_proxy.upstream.catalog import Deployment, ModelGroup
 
 CALL = Call("chat.completions", "openai", "m", "m", {}, prompt_bytes=400)

@@ -4,8 +4,11 @@ import json
 
 import pytest
 
-from llm_proxy.dialects import NO_OPTIONS, OPENAI, BodyLimits, Call, ModelIndex
+from llm_proxy.dialects import Call
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request.build_call import apply_max_tokens_cap
+from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.errors import BadRequest
 
 MODELS = ModelIndex(is_embedding_only=lambda group: group == "vectors")

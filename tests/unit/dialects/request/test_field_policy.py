@@ -8,8 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.dialects.parsing import ENDPOINT_NAMES, HELLO, MODELS, error_of, parse
 
-from llm_proxy.dialects import GENERATE, INTERNAL, OPENAI, BodyLimits, Call, Dialect, RequestOptions
+from llm_proxy.dialects import Call, Dialect
+from llm_proxy.dialects.dialect import BodyLimits
+from llm_proxy.dialects.generate import GENERATE
+from llm_proxy.dialects.internal import INTERNAL
+from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request.openai_schema import FIELDS
+from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError
 

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects import NO_OPTIONS, OPENAI, BodyLimits, ModelIndex
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request.model_resolution import providers_for, resolve
+from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.errors import APIError, BadRequest, ModelNotFound
 
 GROUPS = {

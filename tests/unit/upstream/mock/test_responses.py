@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy import sse
-from llm_proxy.dialects import OPENAI, BodyLimits, Call, ModelIndex, RequestOptions
+from llm_proxy.dialects import Call
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.openai import OPENAI
+from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.upstream.mock.responses import CannedReply, example_of_schema, reply_to
 
