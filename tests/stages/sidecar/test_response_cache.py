@@ -311,8 +311,7 @@ async def test_the_gateway_s_purge_reaches_every_running_sidecar(sidecar: Sideca
         pool = SidecarPool(urls, max_in_flight=8)
         timeouts = TimeoutPolicy(Timeouts(5, 5, 5))
         queue = SlotQueue(pool, queue_s=1, max_waiting=8)
-        controls = LiteLLMControls()
-        return SidecarClient(queue, KEY, timeouts, controls, CurrentCatalog())
+        return SidecarClient(queue, KEY, timeouts, LiteLLMControls(), CurrentCatalog())
 
     with ExitStack() as stack:
         both, none = client(sidecar.url, gone), client(gone)
