@@ -52,7 +52,7 @@ class RequestLimits:
 
 
 def request_limits(settings: Settings) -> RequestLimits:
-    """What an operator has set."""
+    """Returns the limits from the settings."""
     return RequestLimits(
         max_header_bytes=settings.max_header_bytes,
         max_body_bytes=settings.max_body_bytes,
@@ -65,19 +65,19 @@ def request_limits(settings: Settings) -> RequestLimits:
 class RequestReader:
     """Authenticates and parses requests."""
 
-    def __init__(self, identity: Authenticator, limits: RequestLimits, catalog: CurrentCatalog) -> None:
+    def __init__(self, authenticator: Authenticator, limits: RequestLimits, catalog: CurrentCatalog) -> None:
         self.limits = limits
-        self._identity = identity
+        self._authenticator = authenticator
         self._catalog = catalog
 
     def authenticate(self, headers: Headers) -> Awaitable[Caller]:
-        """Whose credential it is; raises `Unauthorized` when awaited."""
-        return self._identity.authenticate(headers)
+        """Returns the caller of the credential; raises `Unauthorized` when awaited."""
+        return self._authenticator.authenticate(headers)
 
     def parse(
         self, route: InferenceRoute, caller: Caller, headers: Headers, body: bytes
     ) -> tuple[Caller, Call]:
-        """Whom the call is admitted and billed to, and the call; raises what is wrong with either."""
+        """Returns the caller to admit and bill, and the call; raises what is wrong with either."""
         models, limits = self._catalog.models_for(caller), self.limits.body
         if caller.max_tokens_cap is not None:
             limits = replace(limits, max_tokens_cap=caller.max_tokens_cap)
@@ -88,50 +88,50 @@ class RequestReader:
     async def read_explain_request(
         self, request: Request, of_key: Caller | None = None
     ) -> tuple[Caller, Call]:
-        """The caller and the call of a request that is only to be explained; `?path=` names its door.
+        """Returns caller and call of a request to `/v1/explain`; `?path=` names the inference route.
 
-        `of_key` is whom an operator asks about.
+        `of_key` is the caller of the key that an admin named.
         """
         headers = read_headers(request.scope, max_bytes=self.limits.max_header_bytes)
         caller = of_key or await self.authenticate(headers)
-        door = ROUTES_BY_PATH.get(request.query_params.get("path", "/v1/chat/completions").encode())
-        if door is None:
-            raise BadRequest("Invalid 'path': no such door.", param="path", code="invalid_value")
+        route = ROUTES_BY_PATH.get(request.query_params.get("path", "/v1/chat/completions").encode())
+        if route is None:
+            raise BadRequest("Invalid 'path': no such route.", param="path", code="invalid_value")
         body = await read_body(request.receive, headers, max_bytes=self.limits.max_body_bytes)
-        return self.parse(door, caller, headers, body)
+        return self.parse(route, caller, headers, body)
 
 
 log = logging.getLogger(__name__)
 
 _DONE = b"data: [DONE]\n\n"
-_LONGEST_ID = 200
+_MAX_ID_BYTES = 200
 
 
 class InferenceEndpoint:
     """Serves every inference route."""
 
-    def __init__(self, services: Services, reader: RequestReader, suspects: AuthFailureReporter) -> None:
+    def __init__(self, services: Services, reader: RequestReader, auth_failures: AuthFailureReporter) -> None:
         self._services = services
         self._reader = reader
-        self._suspects = suspects
+        self._auth_failures = auth_failures
 
     async def __call__(self, route: InferenceRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Serves one request."""
         watches, limits = self._services.watches, self._reader.limits
         context = CallContext(uuid7())
-        watch = watches.open(asyncio.get_running_loop().time() + limits.body_timeout_s)
+        guard = watches.open(asyncio.get_running_loop().time() + limits.body_timeout_s)
         responder = Responder(context, route.dialect, send)
         try:
-            await self._process(route, context, watch, scope, receive, responder)
+            await self._process(route, context, guard, scope, receive, responder)
         except ClientDisconnected:
             pass
         except APIError as error:
-            self._suspects.report(scope, error)
+            self._auth_failures.report(scope, error)
             await self._fail(responder, context, error)
         except asyncio.CancelledError:
-            if not watch.was_interrupted():
+            if not guard.was_interrupted():
                 raise
-            interrupted = interrupt_error(watch.reason)
+            interrupted = interrupt_error(guard.reason)
             if interrupted is not None:
                 await self._fail(responder, context, interrupted)
         except Exception:
@@ -140,13 +140,13 @@ class InferenceEndpoint:
             )
             await self._fail(responder, context, InternalError())
         finally:
-            watches.close(watch)
+            watches.close(guard)
 
     async def _process(
         self,
         route: InferenceRoute,
         context: CallContext,
-        watch: CallGuard,
+        guard: CallGuard,
         scope: Scope,
         receive: Receive,
         responder: "Responder",
@@ -158,18 +158,18 @@ class InferenceEndpoint:
         context.caller = caller = await reader.authenticate(headers)
         reject_early(self._services, caller)
         body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
-        watch.body_received(receive)
+        guard.body_received(receive)
         context.caller, context.call = _, call = reader.parse(route, caller, headers, body)
-        watch.total_deadline = asyncio.get_running_loop().time() + limits.deadlines.total_s(
+        guard.total_deadline = asyncio.get_running_loop().time() + limits.deadlines.total_s(
             call.group, call.timeout_s
         )
-        async with process_call(self._services, context, watch) as admitted:
+        async with process_call(self._services, context, guard) as admitted:
             await responder.send(admitted)
 
     async def _fail(self, responder: "Responder", context: CallContext, error: APIError) -> None:
-        """Sends an error; the operator is told of those that are no caller's fault."""
-        of_ours = isinstance(error, Overloaded | UnsupportedTransferEncoding)
-        if (error.status >= 500 and not of_ours) or isinstance(error, ProviderQuotaExceeded):
+        """Sends an error; logs it unless it is the caller's fault or the gateway's own overload."""
+        is_own = isinstance(error, Overloaded | UnsupportedTransferEncoding)
+        if (error.status >= 500 and not is_own) or isinstance(error, ProviderQuotaExceeded):
             _report(context, error)
             error.message = with_request_id(error.message, context.id_text)
         if not responder.started:
@@ -178,8 +178,8 @@ class InferenceEndpoint:
 
 
 def _report(context: CallContext, error: APIError) -> None:
-    """Logs why a call failed; credentials a provider rejects are the operator's to mend, and an ERROR."""
-    known = {
+    """Logs why a call failed; ERROR for credentials that a provider rejects, which the operator must mend."""
+    fields = {
         "request_id": str(context.request_id),
         "code": error.code,
         "status": error.status,
@@ -187,14 +187,14 @@ def _report(context: CallContext, error: APIError) -> None:
         "provider_message": error.provider_message,
     }
     level = logging.ERROR if isinstance(error, ProviderAuthError) else logging.WARNING
-    log.log(level, "a call failed", extra=known)
+    log.log(level, "a call failed", extra=fields)
 
 
 class Responder:
     """Sends the response of one request, in the caller's dialect.
 
     Attributes:
-        started: A response head was sent: an error can only be an event of the stream.
+        started: Whether a response head was sent; an error is then an event of the stream.
     """
 
     __slots__ = ("_context", "_dialect", "_send", "started")
@@ -206,14 +206,14 @@ class Responder:
         self.started = False
 
     async def send(self, admitted: AdmittedCall) -> None:
-        """Sends the reply of a call; raises what breaks it."""
+        """Sends the reply of a call; raises what the reply raises."""
         if admitted.is_stream:
             await self._send_stream(admitted)
         else:
             await self._send_body(admitted)
 
     async def send_error(self, error: APIError) -> None:
-        """Sends an error: a status while nothing was sent, else the stream's error event."""
+        """Sends an error: as a response, or as an event of the stream that has started."""
         if self.started:
             event = self._dialect.stream_error(error)
             await self._send({"type": "http.response.body", "body": event})
@@ -224,7 +224,7 @@ class Responder:
     async def _send_body(self, admitted: AdmittedCall) -> None:
         context = self._context
         body = await admitted.body()
-        out = self._dialect.render(body, _answered(context))
+        out = self._dialect.render(body, _response_meta(context))
         headers = responses.response_headers(context, admitted.limit_headers)
         await admitted.settle()
         context.ttft_ms = context.elapsed_ms()
@@ -234,14 +234,14 @@ class Responder:
         context.status, self.started = 200, True
 
     async def _send_stream(self, admitted: AdmittedCall) -> None:
-        """Sends a stream's head with its first event; what ends before its closing event was cut."""
+        """Sends the head with the first event; a stream that ends before its closing event is truncated."""
         send, context = self._send, self._context
         assert context.call is not None  # noqa: S101 -- it was admitted
-        writer, payload = self._dialect.open_stream(context.call), context.payload
+        renderer, payload = self._dialect.open_stream(context.call), context.payload
         async for chunk in admitted.chunks():
             if not self.started:
                 context.answered_at = time.perf_counter()
-            out = chunk if writer is None else writer.feed(chunk)
+            out = chunk if renderer is None else renderer.feed(chunk)
             if not out:
                 continue
             if not self.started:
@@ -253,7 +253,7 @@ class Responder:
             admitted.note_usage()
             await self._start_stream(admitted)
         await admitted.settle()
-        end = writer.end(_answered(context)) if writer else _DONE
+        end = renderer.end(_response_meta(context)) if renderer else _DONE
         await send({"type": "http.response.body", "body": end})
         context.outcome = "ok"
 
@@ -265,11 +265,11 @@ class Responder:
         await responses.start_stream(self._send, headers)
 
 
-def _answered(context: CallContext) -> ResponseMeta:
+def _response_meta(context: CallContext) -> ResponseMeta:
     return ResponseMeta(context.routing.provider, context.routing.provider_model, context.elapsed_ms())
 
 
 def _client_id(value: bytes | None) -> str | None:
     if value is None:
         return None
-    return value[:_LONGEST_ID].decode("ascii", "replace")
+    return value[:_MAX_ID_BYTES].decode("ascii", "replace")

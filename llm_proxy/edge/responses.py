@@ -30,7 +30,7 @@ _STREAM = (
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -> None:
-    """One JSON body."""
+    """Sends a response with a JSON body; appends to `headers`."""
     headers.append(_JSON)
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -38,58 +38,58 @@ async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -
 
 
 async def start_stream(send: Send, headers: RawHeaders) -> None:
-    """The head of a stream of events."""
+    """Sends the head of an event stream; appends to `headers`."""
     headers.extend(_STREAM)
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
-async def send_error(send: Send, refused: APIError, context: CallContext, dialect: Dialect) -> None:
-    """A refusal in the caller's own vocabulary."""
-    headers = error_headers(refused)
+async def send_error(send: Send, error: APIError, context: CallContext, dialect: Dialect) -> None:
+    """Sends an error in the caller's dialect."""
+    headers = error_headers(error)
     headers.append((b"x-request-id", context.id_text.encode()))
-    await send_json(send, refused.status, orjson.dumps(dialect.error(refused)), headers)
+    await send_json(send, error.status, orjson.dumps(dialect.error(error)), headers)
 
 
-def error_headers(refused: APIError) -> RawHeaders:
-    """The headers a refusal carries, whatever renders its body."""
-    headers: RawHeaders = [(b"x-llm-proxy-refused-by", refused.origin.encode())]
-    if isinstance(refused, Unauthorized):
+def error_headers(error: APIError) -> RawHeaders:
+    """Returns the headers of an error, whatever renders its body."""
+    headers: RawHeaders = [(b"x-llm-proxy-refused-by", error.origin.encode())]
+    if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b'Bearer realm="llm-proxy"'))
-    if refused.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(refused.retry_after_s))))
-        headers.append((b"retry-after-ms", b"%d" % math.ceil(refused.retry_after_s * 1000)))
-    if refused.retryable is not None:
-        headers.append((b"x-should-retry", b"true" if refused.retryable else b"false"))
-    headers.extend((name.encode(), value.encode("latin-1", "replace")) for name, value in refused.headers)
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        headers.append((b"retry-after-ms", b"%d" % math.ceil(error.retry_after_s * 1000)))
+    if error.retryable is not None:
+        headers.append((b"x-should-retry", b"true" if error.retryable else b"false"))
+    headers.extend((name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers)
     return headers
 
 
-def response_headers(context: CallContext, lease_headers: tuple[tuple[bytes, bytes], ...]) -> RawHeaders:
-    """What we tell of an answer, in our own names."""
-    served = context.routing
-    headers: RawHeaders = [(b"x-request-id", context.id_text.encode()), *lease_headers]
-    if served.group:
-        headers.append((b"x-llm-proxy-model", _ascii(served.group)))
-    if served.provider:
-        headers.append((b"x-llm-proxy-provider", _ascii(served.provider)))
+def response_headers(context: CallContext, limit_headers: tuple[tuple[bytes, bytes], ...]) -> RawHeaders:
+    """Returns the headers of a response: who served it, its cost, its limits."""
+    routing = context.routing
+    headers: RawHeaders = [(b"x-request-id", context.id_text.encode()), *limit_headers]
+    if routing.group:
+        headers.append((b"x-llm-proxy-model", _ascii(routing.group)))
+    if routing.provider:
+        headers.append((b"x-llm-proxy-provider", _ascii(routing.provider)))
     cost_nano_usd = None
     if context.usage is not None and context.call is not None:
-        cost_nano_usd = call_cost(context.usage, served, context.catalog, context.call.group)
+        cost_nano_usd = call_cost(context.usage, routing, context.catalog, context.call.group)
     if cost_nano_usd is not None:
         headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(cost_nano_usd, NANO_PER_USD)))
-    headers.append((b"x-llm-proxy-cache", served.cache.encode()))
-    if served.attempts is not None:
-        headers.append((b"x-llm-proxy-attempts", b"%d" % served.attempts))
-    if served.fallback_from is not None:
-        headers.append((b"x-llm-proxy-fallback-from", _ascii(served.fallback_from)))
-    headers.append((b"server-timing", _timing(context, served)))
+    headers.append((b"x-llm-proxy-cache", routing.cache.encode()))
+    if routing.attempts is not None:
+        headers.append((b"x-llm-proxy-attempts", b"%d" % routing.attempts))
+    if routing.fallback_from is not None:
+        headers.append((b"x-llm-proxy-fallback-from", _ascii(routing.fallback_from)))
+    headers.append((b"server-timing", _timing(context, routing)))
     return headers
 
 
-def _timing(context: CallContext, served: RoutingInfo) -> bytes:
-    if served.sidecar_ms is None:
+def _timing(context: CallContext, routing: RoutingInfo) -> bytes:
+    if routing.sidecar_ms is None:
         return b"total;dur=%.1f" % context.elapsed_ms()
-    return b"total;dur=%.1f, sidecar;dur=%.1f" % (context.elapsed_ms(), served.sidecar_ms)
+    return b"total;dur=%.1f, sidecar;dur=%.1f" % (context.elapsed_ms(), routing.sidecar_ms)
 
 
 @lru_cache(maxsize=1024)
@@ -101,21 +101,21 @@ Result = TypeVar("Result")
 Source = TypeVar("Source")
 
 
-def require_database(usage: Source | None) -> Source:
-    """Whom to ask; raises `StoreUnavailable` where nobody is."""
-    if usage is None:
-        raise StoreUnavailable("This gateway has no database: nothing of the kind is known.")
-    return usage
+def require_database(source: Source | None) -> Source:
+    """Returns the source; raises `StoreUnavailable` when the gateway has no database."""
+    if source is None:
+        raise StoreUnavailable("This gateway has no database: nothing is recorded.")
+    return source
 
 
-async def database_result(answer: Awaitable[Result]) -> Result:
-    """The answer; raises `StoreUnavailable` while Postgres cannot give it, `BadRequest` for a wrong value."""
+async def database_result(result: Awaitable[Result]) -> Result:
+    """Returns the result; raises `StoreUnavailable`, or `BadRequest` for a value out of range."""
     try:
-        return await answer
+        return await result
     except RowsRejected:
         raise BadRequest("A value is out of its range.") from None
-    except DatabaseUnavailable as fault:
-        if fault.reason == STATEMENT_TIMEOUT:
-            why = "The answer takes longer than a question may; ask for a shorter range or fewer groups."
-            raise StoreUnavailable(why, code="question_too_large") from None
-        raise StoreUnavailable("The database cannot tell now; please try again.", retry_after_s=2) from None
+    except DatabaseUnavailable as error:
+        if error.reason == STATEMENT_TIMEOUT:
+            message = "The query takes too long; ask for a shorter range or fewer groups."
+            raise StoreUnavailable(message, code="question_too_large") from None
+        raise StoreUnavailable("The database is unavailable; please try again.", retry_after_s=2) from None
