@@ -29,7 +29,7 @@ class Upstream(Protocol):
     """Where calls go: the pool of sidecars, or the mock."""
 
     async def send(
-        self, call: Call, caller: Caller, request_id: str, watch: CallGuard, *, traceparent: str | None
+        self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None
     ) -> Reply:
         """Returns the reply to a call; raises what the sidecar said instead."""
         ...
@@ -43,13 +43,13 @@ class Upstream(Protocol):
 class Services:
     """The stages of a call, as the composition root put them together."""
 
-    identity: Authenticator
+    authenticator: Authenticator
     admission: AdmissionController
     upstream: Upstream
     catalog: CurrentCatalog
     ledger: Ledger
-    watches: RunningCalls
-    witnesses: CallObservers | None = None
+    running_calls: RunningCalls
+    observers: CallObservers | None = None
 
 
 def reject_early(services: Services, caller: Caller) -> None:
@@ -60,12 +60,12 @@ def reject_early(services: Services, caller: Caller) -> None:
     services.admission.reject_if_exhausted(caller)
 
 
-def process_call(services: Services, context: CallContext, watch: CallGuard) -> "AdmittedCall":
+def process_call(services: Services, context: CallContext, guard: CallGuard) -> "AdmittedCall":
     """Returns the call of `context`, to be entered with `async with`: that admits and sends it.
 
     Leaving the block settles and records it. Entering raises what admission and upstream raise.
     """
-    return AdmittedCall(services, context, watch)
+    return AdmittedCall(services, context, guard)
 
 
 class AdmittedCall:
@@ -77,16 +77,16 @@ class AdmittedCall:
         is_stream: The reply is a stream of chunks, else one body.
     """
 
-    __slots__ = ("_lease", "_reply", "_services", "_watch", "context", "is_stream", "limit_headers")
+    __slots__ = ("_guard", "_lease", "_reply", "_services", "context", "is_stream", "limit_headers")
     _lease: Lease
     _reply: Reply
     is_stream: bool
     limit_headers: tuple[tuple[bytes, bytes], ...]
 
-    def __init__(self, services: Services, context: CallContext, watch: CallGuard) -> None:
+    def __init__(self, services: Services, context: CallContext, guard: CallGuard) -> None:
         self.context = context
         self._services = services
-        self._watch = watch
+        self._guard = guard
 
     async def __aenter__(self) -> Self:
         """Admits the call and sends it upstream; without room there it is rejected before admission."""
@@ -99,12 +99,12 @@ class AdmittedCall:
             context.catalog = services.catalog.snapshot
             context.would_refuse = lease.would_reject
             services.ledger.call_started(context)
-            if services.witnesses is not None:
-                services.witnesses.on_start(context)
+            if services.observers is not None:
+                services.observers.on_start(context)
             traceparent = traceparent_of(context.trace) if context.trace else None
             context.sent_at = time.perf_counter()
             self._reply = reply = await services.upstream.send(
-                call, caller, context.id_text, self._watch, traceparent=traceparent
+                call, caller, context.id_text, self._guard, traceparent=traceparent
             )
         except BaseException as error:
             await self._end(error)
@@ -148,12 +148,12 @@ class AdmittedCall:
 
     async def _end(self, error: BaseException | None) -> None:
         """Accounts for the call, whatever ended it; waits until the store has its settlement."""
-        context, watch = self.context, self._watch
+        context, guard = self.context, self._guard
         if isinstance(error, APIError):
             note_error(context, error)
         elif isinstance(error, Exception):
             note_error(context, InternalError())
-        note_end(context, watch.reason, unsent=watch.unsent)
+        note_end(context, guard.reason, unsent=guard.unsent)
         self._account(record_of(context))
         await self._lease.wait_settled()
 
@@ -168,5 +168,5 @@ class AdmittedCall:
             assert context.call is not None  # noqa: S101 -- it was admitted
             services.admission.record_answer_length(context.call, record.completion_tokens)
         services.ledger.call_finished(record, overhead_ms(context), context.routing)
-        if services.witnesses is not None:
-            services.witnesses.on_end(context, record)
+        if services.observers is not None:
+            services.observers.on_end(context, record)

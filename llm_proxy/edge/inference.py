@@ -117,9 +117,9 @@ class InferenceEndpoint:
 
     async def __call__(self, route: InferenceRoute, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        watches, limits = self._services.watches, self._reader.limits
+        calls, limits = self._services.running_calls, self._reader.limits
         context = CallContext(uuid7())
-        guard = watches.open(asyncio.get_running_loop().time() + limits.body_timeout_s)
+        guard = calls.open(asyncio.get_running_loop().time() + limits.body_timeout_s)
         responder = Responder(context, route.dialect, send)
         try:
             await self._process(route, context, guard, scope, receive, responder)
@@ -140,7 +140,7 @@ class InferenceEndpoint:
             )
             await self._fail(responder, context, InternalError())
         finally:
-            watches.close(guard)
+            calls.close(guard)
 
     async def _process(
         self,

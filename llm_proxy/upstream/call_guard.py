@@ -144,9 +144,14 @@ class CallGuard:
 
 
 class RunningCalls:
-    """All running calls of this process."""
+    """All running calls of this process.
+
+    Attributes:
+        draining: The process is to end: it reports not ready, and serves calls that still come.
+    """
 
     def __init__(self) -> None:
+        self.draining = False
         self._running: set[CallGuard] = set()
         self._ticker = BackgroundLoop("call-timeouts", self._tick, every_s=TICK_S)
 

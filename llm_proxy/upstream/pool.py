@@ -149,6 +149,10 @@ class SidecarPool:
         self.sidecars: list[Sidecar] = [Sidecar(url) for url in expand_urls(urls) if url[0] != "@"]
         self._next_start = 0
 
+    def liveness(self) -> dict[str, bool]:
+        """Returns, by address, whether each sidecar is live and has answered a check."""
+        return {one.url: one.is_live and one.successes > 0 for one in self.sidecars}
+
     def pick(self, now: float, tried: Iterable[Sidecar] = ()) -> Sidecar | None:
         """Returns the live sidecar with the fewest calls, round robin among equals; None when all are full.
 

@@ -22,7 +22,7 @@ from llm_proxy.json_access import Json
 from llm_proxy.ledger import Ledger
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.metrics import CONTENT_TYPE
-from llm_proxy.upstream import SidecarClient
+from llm_proxy.upstream import RunningCalls, SidecarClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +137,20 @@ class HealthChecks:
         client: SidecarClient | None,
         admission: AdmissionController,
         ledger: Ledger,
+        calls: RunningCalls,
         *,
         spools: bool,
-        draining: Callable[[], bool],
     ) -> None:
         """`client` is None in mock mode; `spools` is False when records wait in memory."""
         self._client = client
         self._admission = admission
         self._ledger = ledger
         self._spools = spools
-        self._draining = draining
+        self._calls = calls
 
     def __call__(self) -> list[ComponentHealth]:
         """Returns the health of every component."""
-        draining = self._draining()
+        draining = self._calls.draining
         found = [ComponentHealth("gateway", "down" if draining else "ok", "draining" if draining else "")]
         if self._client is not None:
             found.append(self._sidecars(self._client))

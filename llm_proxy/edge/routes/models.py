@@ -164,7 +164,7 @@ class ModelProbe:
 
     async def _run(self, context: CallContext) -> APIError | None:
         services = self._services
-        guard = services.watches.open(float("inf"))
+        guard = services.running_calls.open(float("inf"))
         guard.total_deadline = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
         try:
             async with process_call(services, context, guard) as admitted:
@@ -177,7 +177,7 @@ class ModelProbe:
                 raise
             return interrupt_error(guard.reason)
         finally:
-            services.watches.close(guard)
+            services.running_calls.close(guard)
         return None
 
 

@@ -4,7 +4,6 @@ Invariants: a key sees only what it paid for, a tenant's admin its tenant, other
 request and somebody else's get the same response; 503 while the database is unavailable.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -16,7 +15,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from llm_proxy.admission import LimitStatus
+from llm_proxy.admission import AdmissionController, current_limits
 from llm_proxy.edge.auth import AuthDependencies
 from llm_proxy.edge.responses import database_result, require_database
 from llm_proxy.errors import BadRequest, Forbidden, NotFound, StoreUnavailable
@@ -42,8 +41,6 @@ from llm_proxy.ledger.usage_report import (
     spans_as_json,
 )
 from llm_proxy.ledger.usage_store import UsageStore
-
-LimitStatuses = Callable[[Caller], Awaitable[Iterable[LimitStatus]]]
 
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _FORMS = ("json", "csv", "focus")
@@ -92,11 +89,8 @@ class UsageParameters(BaseModel):
     )
 
 
-def router(usage: UsageStore | None, auth: AuthDependencies, standings: LimitStatuses) -> APIRouter:
-    """Returns the routes; each is 503 without a store (`usage` is None).
-
-    `standings` returns the limit statuses of a caller.
-    """
+def router(usage: UsageStore | None, auth: AuthDependencies, admission: AdmissionController) -> APIRouter:
+    """Returns the routes; each is 503 without a store (`usage` is None)."""
     routes = APIRouter(tags=["usage"], responses=_ERROR_RESPONSES)
 
     @routes.get("/internal/llm/usage", summary="What one agent used, and the status of its limit.")
@@ -105,7 +99,7 @@ def router(usage: UsageStore | None, auth: AuthDependencies, standings: LimitSta
     ) -> Response:
         acting = on_behalf_of(caller, NO_ATTRIBUTION, Attribution(agent=agent_id))
         line = await _used_by_agent(require_database(usage), caller, agent_id)
-        return _json({**line, "limits": await _tightest_agent_limit(standings(acting))})
+        return _json({**line, "limits": await _tightest_agent_limit(admission, acting)})
 
     @routes.get("/v1/usage", summary="What was used, by any dimension.", openapi_extra=_FILTERS)
     async def by_dimension(
@@ -238,9 +232,9 @@ def _parse_filters(request: Request) -> dict[str, str]:
     return where
 
 
-async def _tightest_agent_limit(standings: Awaitable[Iterable[LimitStatus]]) -> Json | None:
+async def _tightest_agent_limit(admission: AdmissionController, caller: Caller) -> Json | None:
     try:
-        found = await standings
+        found = (await current_limits(admission, caller)).limit_statuses
     except StoreUnavailable:
         return None  # usage is known without the limits store
     of_agent = [

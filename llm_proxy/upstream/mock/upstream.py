@@ -35,7 +35,7 @@ class MockUpstream:
         call: Call,
         caller: Caller,  # noqa: ARG002 -- the upstream's signature
         request_id: str,  # noqa: ARG002 -- the same
-        watch: CallGuard,  # noqa: ARG002 -- the same
+        guard: CallGuard,  # noqa: ARG002 -- the same
         *,
         traceparent: str | None,  # noqa: ARG002 -- the same
     ) -> "MockReply":

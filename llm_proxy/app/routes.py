@@ -1,0 +1,139 @@
+"""Builds the routers of the management routes: a new route is one line here."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from fastapi import APIRouter, Depends
+
+from llm_proxy.admission import PolicyDefaults
+from llm_proxy.app.stages import Database, Stages
+from llm_proxy.edge.inference import RequestReader
+from llm_proxy.edge.routes import (
+    audit,
+    health,
+    keys,
+    limits,
+    models,
+    notifications,
+    policies,
+    simulation,
+    stored_data,
+    usage,
+)
+from llm_proxy.edge.routes.health import HealthReport
+from llm_proxy.edge.routes.limits import KeyStatus
+from llm_proxy.edge.routes.models import ModelProbe
+from llm_proxy.errors import NotFound
+from llm_proxy.identity import (
+    AdminKeyRepository,
+    AuditLog,
+    KeyRaiseRepository,
+    KeyRepository,
+    PolicyRepository,
+    PostgresKeyStore,
+    audited_external_change,
+)
+from llm_proxy.ledger import CallHistoryReader, Erasures, ErasureTargets, LangfuseClient, PostgresUsage
+from llm_proxy.notify import Outbox
+from llm_proxy.settings import Settings
+from llm_proxy.upstream import CachePurge, SidecarClient
+from llm_proxy.upstream.client import purge_cache
+
+
+@dataclass(frozen=True, slots=True)
+class Repositories:
+    """What operators change."""
+
+    keys: KeyRepository
+    raises: KeyRaiseRepository
+    policies: PolicyRepository
+    admin_keys: AdminKeyRepository
+
+
+def build_erasures(stages: Stages) -> Erasures | None:
+    """Returns what erases stored data; None without a database."""
+    if stages.database is None:
+        return None
+    targets = ErasureTargets(
+        purge_cache=partial(_purge, stages.client),
+        langfuse=_langfuse(stages.settings),
+        reports_to_callbacks=stages.catalog.has_langfuse,
+        worker_directory=stages.settings.spool_dir if stages.worker_slot else None,
+    )
+    return Erasures(stages.database.pool, targets)
+
+
+def build_routers(
+    stages: Stages, reader: RequestReader, report: HealthReport, erasures: Erasures | None
+) -> list[APIRouter]:
+    """Returns the router of every route that is no inference route."""
+    settings, catalog, admission = stages.settings, stages.catalog, stages.services.admission
+    auth, require_actor = stages.auth, stages.auth.require_actor
+    pool = stages.database.pool if stages.database else None
+    found = _repositories(stages.database)
+    key_repository, policy_repository = (found.keys, found.policies) if found else (None, None)
+    record = partial(audited_external_change, pool) if pool else None
+    publish, stored = admission.publish_epochs, stages.usage
+    status = KeyStatus(admission, key_repository, policy_repository)
+    by_key = status.key_dependency(auth.require_admin)
+    return [
+        usage.router(stored, auth, admission),
+        health.router(report, auth),
+        health.metrics_router(stages.metrics, auth),
+        models.router(catalog, auth, settings.default_models),
+        models.admin_router(
+            catalog, stored, ModelProbe(stages.services), record=record, require_actor=require_actor
+        ),
+        limits.router(admission, caller=auth.require_caller, of_key=by_key, read=reader.read_explain_request),
+        keys.router(
+            key_repository,
+            found.raises if found else None,
+            publish=publish,
+            require_actor=require_actor,
+            status=status,
+        ),
+        keys.admin_keys_router(found.admin_keys if found else None, require_actor=require_actor),
+        policies.router(policy_repository, publish=publish, require_actor=require_actor, catalog=catalog),
+        simulation.router(_simulation_sources(stages, found), require_actor=require_actor),
+        audit.router(AuditLog(pool) if pool else None, stages.auth_failures, require_actor=require_actor),
+        stored_data.payloads_router(stored if isinstance(stored, PostgresUsage) else None, auth),
+        stored_data.erasures_router(erasures, require_actor=Depends(require_actor)),
+        stored_data.cache_router(partial(_purge, stages.client), record, Depends(require_actor)),
+        notifications.router(Outbox(pool) if pool else None, require_actor=require_actor),
+    ]
+
+
+def _repositories(database: Database | None) -> Repositories | None:
+    if database is None:
+        return None
+    pool = database.pool
+    return Repositories(
+        KeyRepository(pool), KeyRaiseRepository(pool), PolicyRepository(pool), AdminKeyRepository(pool)
+    )
+
+
+def _simulation_sources(
+    stages: Stages, repositories: Repositories | None
+) -> simulation.SimulationSources | None:
+    if stages.database is None or repositories is None:
+        return None
+    return simulation.SimulationSources(
+        CallHistoryReader(stages.database.reports),
+        PostgresKeyStore(stages.database.pool),
+        repositories.keys,
+        repositories.policies,
+        stages.catalog,
+        PolicyDefaults.from_settings(stages.settings),
+        stages.settings.default_models,
+    )
+
+
+async def _purge(client: SidecarClient | None, tenant: str | None, model: str | None) -> CachePurge:
+    if client is None:
+        raise NotFound("There is no response cache that can be purged.", code="no_cache")
+    return await purge_cache(client, tenant, model)
+
+
+def _langfuse(settings: Settings) -> LangfuseClient | None:
+    url, public, secret = settings.langfuse_url, settings.langfuse_public_key, settings.langfuse_secret_key
+    return LangfuseClient(url, public, secret.get_secret_value()) if url and public and secret else None

@@ -1,0 +1,229 @@
+"""Builds the stages of a call from the settings, each object once, in the order of the imports.
+
+Invariants: what a stage needs of another is an object handed to it by name; nothing is started here, and no
+store is contacted.
+"""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from llm_proxy.admission import AdmissionController
+from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
+from llm_proxy.edge.request import ClientAddress
+from llm_proxy.identity import (
+    AccessPolicy,
+    AdminKeyRepository,
+    Authenticator,
+    AuthFailureLog,
+    InternalKeys,
+    KeyCache,
+    PolicyWatcher,
+    PostgresKeyStore,
+)
+from llm_proxy.ledger import CallObservers, Ledger, LedgerSpend, LedgerStore, MemoryUsage, PostgresUsage
+from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
+from llm_proxy.pipeline import Services
+from llm_proxy.settings import Settings
+from llm_proxy.telemetry import Metrics
+from llm_proxy.telemetry.privacy import PayloadPolicy
+from llm_proxy.telemetry.tracing import Tracer
+from llm_proxy.upstream import CurrentCatalog, RunningCalls, SidecarClient, timeout_policy
+from llm_proxy.upstream.litellm_protocol import LiteLLMControls
+from llm_proxy.upstream.mock.upstream import MockUpstream
+from llm_proxy.upstream.pool import SidecarPool, SlotQueue
+
+log = logging.getLogger(__name__)
+
+POOL_SIZE = 8
+REPORTS_POOL_SIZE = 2
+"""Connections for questions about usage, which may take long: nothing else waits for them."""
+CONNECT_TIMEOUT_S = 5
+COMMAND_TIMEOUT_S = 30
+
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The connections to Postgres, kept apart by how long their queries may take."""
+
+    pool: Pool
+    reports: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages of one gateway and what their routes need.
+
+    Attributes:
+        database: None without a database, and in mock mode.
+        worker_slot: The worker's directory on disk; None in mock mode and when it cannot be used.
+        client: None in mock mode.
+        usage: Where questions about usage are asked; None without a database.
+        auth_failures: None without a database.
+        tracer: None when tracing is off.
+    """
+
+    settings: Settings
+    metrics: Metrics
+    database: Database | None
+    worker_slot: WorkerSlot | None
+    catalog: CurrentCatalog
+    client: SidecarClient | None
+    usage: PostgresUsage | MemoryUsage | None
+    auth_failures: AuthFailureLog | None
+    auth: AuthDependencies
+    failure_reporter: AuthFailureReporter
+    tracer: Tracer | None
+    services: Services
+
+
+def build_stages(settings: Settings, metrics: Metrics) -> Stages:
+    """Returns the stages; nothing is started."""
+    database, catalog = _database(settings), _catalog(settings, metrics)
+    keys = KeyCache(PostgresKeyStore(database.pool)) if database else None
+    watcher = PolicyWatcher(keys)
+    access = AccessPolicy(watcher, catalog, settings.default_models)
+    payloads = PayloadPolicy(settings.log_payloads)
+    mock = settings.llm_mode == "mock"
+    client = None if mock else _client(settings, metrics, catalog, access, payloads)
+    memory_usage = MemoryUsage() if mock else None
+    slot = None if mock else _worker_slot(settings)
+    ledger = Ledger(
+        _ledger_store(settings, database),
+        metrics,
+        slot=slot,
+        spool_max_bytes=settings.spool_max_bytes,
+        memory_usage=memory_usage,
+    )
+    admission = AdmissionController(
+        settings,
+        watcher,
+        access,
+        prices=catalog,
+        spend_source=LedgerSpend(database.pool, ledger) if database else None,
+        refresh_caller=keys.refresh if keys else None,
+        observe=partial(_observe_store, metrics),
+    )
+    authenticator = Authenticator(InternalKeys(internal_keys(settings)), keys)
+    address = ClientAddress(settings.trusted_proxies)
+    days = settings.refused_credentials_retention_days
+    failures = AuthFailureLog(database.pool, retention_days=days) if database else None
+    tracer = Tracer(settings.otlp_endpoint, metrics) if settings.otlp_endpoint else None
+    observers = CallObservers(tracer, payloads, ledger.keep_payload) if tracer or payloads else None
+    upstream = client or MockUpstream(catalog, settings.default_model)
+    return Stages(
+        settings=settings,
+        metrics=metrics,
+        database=database,
+        worker_slot=slot,
+        catalog=catalog,
+        client=client,
+        usage=PostgresUsage(database.reports) if database else memory_usage,
+        auth_failures=failures,
+        auth=_auth(settings, authenticator, database, address),
+        failure_reporter=AuthFailureReporter(failures, address),
+        tracer=tracer,
+        services=Services(authenticator, admission, upstream, catalog, ledger, RunningCalls(), observers),
+    )
+
+
+def internal_keys(settings: Settings) -> tuple[str, ...]:
+    """Returns the internal keys; the sidecar's own key is one where the settings say so."""
+    own = secret_text(settings.litellm_api_key) if settings.master_key_is_internal else ()
+    return (*settings.internal_keys, *own)
+
+
+def secret_text(secret: Any) -> tuple[str, ...]:  # noqa: ANN401 -- a SecretStr or None
+    """Returns a secret's text; nothing for none."""
+    return (secret.get_secret_value(),) if secret is not None else ()
+
+
+def _database(settings: Settings) -> Database | None:
+    if settings.database_url is None or settings.llm_mode == "mock":
+        return None
+    return Database(_pool(settings, POOL_SIZE), _pool(settings, REPORTS_POOL_SIZE))
+
+
+def _pool(settings: Settings, size: int) -> Pool:
+    url = settings.database_url
+    assert url is not None  # noqa: S101 -- there is a database
+    return asyncpg.create_pool(
+        url.get_secret_value(),
+        min_size=0,
+        max_size=size,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        ssl=settings.tls_for(url),
+    )
+
+
+def _catalog(settings: Settings, metrics: Metrics) -> CurrentCatalog:
+    return CurrentCatalog(
+        settings.default_model,
+        default_chosen="default_model" in settings.model_fields_set,
+        default_models=settings.default_models,
+        metrics=metrics,
+    )
+
+
+def _client(
+    settings: Settings,
+    metrics: Metrics,
+    catalog: CurrentCatalog,
+    access: AccessPolicy,
+    payloads: PayloadPolicy,
+) -> SidecarClient:
+    pool = SidecarPool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
+    queue = SlotQueue(pool, queue_s=settings.queue_timeout_ms / 1000, max_waiting=settings.max_waiting)
+    key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
+    caching, groups = settings.cache_mode == "on", settings.default_models
+    return SidecarClient(
+        queue,
+        key,
+        timeout_policy(settings),
+        LiteLLMControls(caching, settings.cache_streams, groups, access, payloads),
+        catalog,
+        on_failure=partial(metrics.increment, "llm_proxy_upstream_failures_total"),
+        tls=settings.tls_for(settings.litellm_proxy_url[0]),
+    )
+
+
+def _worker_slot(settings: Settings) -> WorkerSlot | None:
+    try:
+        return acquire_slot(settings.spool_dir)
+    except OSError as denied:
+        log.warning(
+            "the spool's folder cannot be used: records wait in memory", extra={"cause": denied.strerror}
+        )
+        return None
+
+
+def _ledger_store(settings: Settings, database: Database | None) -> LedgerStore | None:
+    if database is None:
+        return None
+    days, payload_days = settings.requests_retention_days, settings.payloads_retention_days
+    return LedgerStore(database.pool, retention_days=days, payload_days=payload_days)
+
+
+def _auth(
+    settings: Settings, authenticator: Authenticator, database: Database | None, address: ClientAddress
+) -> AuthDependencies:
+    return AuthDependencies(
+        authenticator,
+        write_keys=secret_text(settings.admin_key),
+        read_keys=secret_text(settings.admin_read_key),
+        max_header_bytes=settings.max_header_bytes,
+        admin_keys=AdminKeyRepository(database.pool) if database else None,
+        client_ip=address,
+    )
+
+
+def _observe_store(metrics: Metrics, seconds: float, answered: bool) -> None:  # noqa: FBT001 -- admission's signature
+    metrics.observe("llm_proxy_store_seconds", seconds, "limits")
+    if not answered:
+        metrics.increment("llm_proxy_store_failures_total", "limits")
