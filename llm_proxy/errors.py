@@ -1,18 +1,5 @@
 """Every error that answers a request: one class = one HTTP status + one OpenAI error code.
 
-    APIError
-    ├── BadRequest 400             ├── RateLimited 429 (our limit)      ├── ProviderRejected 400, 404, …
-    ├── Unauthorized 401           ├── BudgetHeld 429 (for now)         ├── ProviderAuthError 502
-    ├── Forbidden 403              ├── BudgetExceeded 429 (our budget)  ├── ProviderQuotaExceeded 429
-    ├── NotFound 404               ├── Overloaded 503 (draining, too)   ├── ProviderRateLimited 429
-    ├── ModelNotFound 404          ├── StoreUnavailable 503             ├── ProviderFailed 502
-    ├── MethodNotAllowed 405       └── InternalError 500                ├── ProviderOverloaded 503
-    ├── RequestTimeout 408                                              ├── UpstreamUnreachable 502
-    ├── BodyTooLarge 413                                                ├── UpstreamConnectionLost 502
-    ├── UnsupportedMediaType 415                                        ├── UpstreamCoolingDown 503
-    ├── ExpectationFailed 417                                           └── UpstreamTimeout 504
-    ├── HeadersTooLarge 431
-    └── UnsupportedTransferEncoding 501
 Raised anywhere, rendered in one place (`edge.responses`). Messages are ours, or a provider's, cleaned.
 Source: https://platform.openai.com/docs/guides/error-codes
 """
@@ -62,7 +49,21 @@ class ReachedLimit:
 
 
 class APIError(Exception):
-    """An error that answers a request.
+    """An error that answers a request: the base of all of them.
+
+        APIError
+        ├── BadRequest 400             ├── RateLimited 429 (our limit)      ├── ProviderRejected 400, 404, …
+        ├── Unauthorized 401           ├── BudgetHeld 429 (for now)         ├── ProviderAuthError 502
+        ├── Forbidden 403              ├── BudgetExceeded 429 (our budget)  ├── ProviderQuotaExceeded 429
+        ├── NotFound 404               ├── Overloaded 503 (draining, too)   ├── ProviderRateLimited 429
+        ├── ModelNotFound 404          ├── StoreUnavailable 503             ├── ProviderFailed 502
+        ├── MethodNotAllowed 405       └── InternalError 500                ├── ProviderOverloaded 503
+        ├── RequestTimeout 408                                              ├── UpstreamUnreachable 502
+        ├── BodyTooLarge 413                                                ├── UpstreamConnectionLost 502
+        ├── UnsupportedMediaType 415                                        ├── UpstreamCoolingDown 503
+        ├── ExpectationFailed 417                                           └── UpstreamTimeout 504
+        ├── HeadersTooLarge 431
+        └── UnsupportedTransferEncoding 501
 
     Attributes:
         message: What the caller may read; never an internal name.

@@ -1,17 +1,21 @@
-"""The house keeps its shape: short files and functions, one base class at most, names that say something."""
+"""The project's shape: sizes of files and functions, bases, names, module docstrings, background tasks."""
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(
-    path for room in ("llm_proxy", "tests", "scripts", "bench") for path in (ROOT / room).rglob("*.py")
+    path for folder in ("llm_proxy", "tests", "scripts", "bench") for path in (ROOT / folder).rglob("*.py")
 )
-LONGEST_FILE, LONGEST_FUNCTION = 500, 50
+PACKAGE = [path for path in FILES if path.is_relative_to(ROOT / "llm_proxy")]
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_DOCSTRING_LINES = 500, 50, 6
+MIN_MEDIAN_LINES = 110
 VAGUE_FILE = re.compile(r"utils?|helpers?|common|core|base|misc|managers?|services?|handlers?", re.IGNORECASE)
 VAGUE_CLASS = re.compile(r"(Abstract|Base)[A-Z]\w*|\w*(Manager|Service|Handler|Helper|Processor|Impl|Utils?)")
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -20,17 +24,17 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 def faults(path: Path) -> Iterator[str]:
     """What is out of shape in one file."""
     text = path.read_text(encoding="utf-8")
-    if len(text.splitlines()) > LONGEST_FILE:
-        yield f"{len(text.splitlines())} lines, {LONGEST_FILE} at most"
+    if len(text.splitlines()) > MAX_FILE_LINES:
+        yield f"{len(text.splitlines())} lines, {MAX_FILE_LINES} at most"
     if VAGUE_FILE.fullmatch(path.stem) or VAGUE_FILE.fullmatch(path.parent.name):
         yield "the name says nothing of what the file holds"
     for node in ast.walk(ast.parse(text)):
         if (
             isinstance(node, FUNCTION)
             and node.end_lineno
-            and node.end_lineno - node.lineno >= LONGEST_FUNCTION
+            and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
         ):
-            yield f"{node.name} is longer than {LONGEST_FUNCTION} lines"
+            yield f"{node.name} is longer than {MAX_FUNCTION_LINES} lines"
         if isinstance(node, ast.ClassDef) and len(node.bases) > 1:
             yield f"{node.name} has several base classes"
         if isinstance(node, ast.ClassDef) and VAGUE_CLASS.fullmatch(node.name):
@@ -38,9 +42,36 @@ def faults(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_file_keeps_the_shape_of_the_house(path: Path) -> None:
+def test_a_file_keeps_its_shape(path: Path) -> None:
     """A fault here is repaired by cutting the file along its sense, never by raising the number."""
     assert list(faults(path)) == []
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_says_what_it_owns_in_six_lines(path: Path) -> None:
+    """The module docstring is there, and short enough to be read first."""
+    stated = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert stated
+    assert len(stated.splitlines()) <= MAX_DOCSTRING_LINES
+
+
+def test_a_class_name_is_used_once() -> None:
+    """A name found by a search finds one class."""
+    names = Counter(
+        node.name
+        for path in PACKAGE
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_modules_are_whole_concepts() -> None:
+    """Few small files: the median module of the package is long enough to hold one concept."""
+    lengths = [
+        len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE if path.name != "__init__.py"
+    ]
+    assert median(lengths) >= MIN_MEDIAN_LINES
 
 
 AWAITED = {
@@ -50,15 +81,15 @@ AWAITED = {
     "upstream/monitor.py",
     "admission/renewal.py",
 }
-"""Where somebody awaits the task, or hears of its end: a failure there is not silent."""
+"""Modules that await their tasks, or read their results: a failure there is not silent."""
 
 
 def test_tasks_are_made_in_one_place() -> None:
-    """`background.Loop` and `background.spawn`: what nobody awaits is supervised, or at least reported."""
-    room = ROOT / "llm_proxy"
+    """`background.BackgroundLoop` and `spawn` supervise or report what no one awaits."""
+    package = ROOT / "llm_proxy"
     made = {
-        str(path.relative_to(room))
-        for path in room.rglob("*.py")
+        str(path.relative_to(package))
+        for path in PACKAGE
         if re.search(r"\b(create_task|ensure_future)\(", path.read_text(encoding="utf-8"))
     }
     assert made - {"background.py"} == AWAITED

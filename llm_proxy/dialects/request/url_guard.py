@@ -1,10 +1,9 @@
 """Rejects URLs in a request that would be fetched from a private network: images, files, tool servers.
 
 Pure. Invariants: a URL is read as the most lenient client would read it; one that names this machine or a
-private network, by address or by a name that only such networks have, is rejected before anything is sent.
-Public names are not resolved here: the sidecar's network must forbid private addresses behind them.
-Source: WHATWG URL (tabs and line ends, backslashes); UTS 46 (host names); RFC 6890 and RFC 6761 (special
-addresses and names); RFC 4291, 6052, 3056, 5214 (IPv4 within IPv6); inet_aton(3) for old spellings.
+private network is rejected. Public names are not resolved: the sidecar's network must forbid private ones
+behind them. Source: WHATWG URL (tabs, line ends, backslashes); UTS 46 (host names); RFC 6890, 6761 (special
+addresses, names); RFC 4291, 6052, 3056, 5214 (IPv4 within IPv6); inet_aton(3) for old spellings.
 """
 
 import ipaddress
