@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import click
 
-from llm_proxy.cli.context import complete_keys, load_settings
-from llm_proxy.cli.database import current_actor, run_with_pool
+from llm_proxy.cli.context import load_settings
+from llm_proxy.cli.database import complete_keys, current_actor, run_with_pool
 from llm_proxy.cli.limit_tables import format_budget
 from llm_proxy.cli.printing import (
     EXIT_FAILED,

@@ -1,11 +1,10 @@
-"""A command's settings, its client of the running gateway, and completion of key and model names.
+"""A command's settings, its client of the running gateway, and completion of model names.
 
 Invariants: the operator's settings win; a running stack's addresses (its state folder) fill in what is not
-set. Completion never fails and never prints: it offers nothing when database and gateway do not answer within
+set. Completion never fails and never prints: it offers nothing when the gateway does not answer within
 `COMPLETION_TIMEOUT_S`.
 """
 
-import asyncio
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,9 +14,6 @@ import httpx
 from pydantic import SecretStr, ValidationError
 
 from llm_proxy.cli.printing import EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, fail, warn
-from llm_proxy.errors import APIError
-from llm_proxy.identity import KeyRepository
-from llm_proxy.identity.postgres_store import open_pool
 from llm_proxy.json_access import Json
 from llm_proxy.settings import PREFIX, Settings, faults_of, load
 from llm_proxy.stack import state_dir
@@ -118,15 +114,6 @@ def _error_message(response: httpx.Response) -> str:
 
 
 COMPLETION_TIMEOUT_S = 2.0
-MAX_COMPLETED_KEYS = 1000
-
-
-def complete_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """The names of keys that are not revoked."""
-    try:
-        return asyncio.run(_key_names(incomplete))
-    except (click.ClickException, APIError, TimeoutError, OSError):
-        return []
 
 
 def complete_models(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -144,19 +131,6 @@ def served_models() -> list[str]:
         return [str(group["id"]) for group in document["data"]] if document else []
     except (KeyError, TypeError):
         return []
-
-
-async def _key_names(incomplete: str) -> list[str]:
-    settings = load_settings()
-    url = settings.database_url
-    if url is None:
-        return []
-    async with (
-        asyncio.timeout(COMPLETION_TIMEOUT_S),
-        open_pool(url.get_secret_value(), settings.tls_for(url)) as pool,
-    ):
-        page = await KeyRepository(pool).list_keys(limit=MAX_COMPLETED_KEYS)
-    return [one.spec.name for one in page if one.revoked_at is None and one.spec.name.startswith(incomplete)]
 
 
 def warn_of_unserved_models(models: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Connections of commands to the database, its errors as one line and an exit code; `llm-proxy migrate`.
+"""Commands' connections to the database, its errors as exit codes, key completion; `llm-proxy migrate`.
 
 Invariants: no address and no password is printed. `migrate` is repeatable, loses nothing when stopped and has
 no deadline. The sidecar role's password comes from a file or the environment, never from the command line,
@@ -18,7 +18,7 @@ import click
 
 from llm_proxy import schema
 from llm_proxy.admission.redis.backend import publish_epochs
-from llm_proxy.cli.context import load_settings
+from llm_proxy.cli.context import COMPLETION_TIMEOUT_S, load_settings
 from llm_proxy.cli.printing import (
     EXIT_FAILED,
     EXIT_UNAVAILABLE,
@@ -99,6 +99,30 @@ async def publish_change(epochs: Mapping[str, int]) -> None:
     url, tls = settings.limits_redis_url, settings.tls_for(settings.limits_redis_url)
     if epochs and url is not None and not await publish_epochs(url.get_secret_value(), epochs, tls=tls):
         warn("the limits store does not answer; replicas read the change from the database")
+
+
+MAX_COMPLETED_KEYS = 1000
+
+
+def complete_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """The names of keys that are not revoked."""
+    try:
+        return asyncio.run(_key_names(incomplete))
+    except (click.ClickException, APIError, TimeoutError, OSError):
+        return []
+
+
+async def _key_names(incomplete: str) -> list[str]:
+    settings = load_settings()
+    url = settings.database_url
+    if url is None:
+        return []
+    async with (
+        asyncio.timeout(COMPLETION_TIMEOUT_S),
+        open_pool(url.get_secret_value(), settings.tls_for(url)) as pool,
+    ):
+        page = await KeyRepository(pool).list_keys(limit=MAX_COMPLETED_KEYS)
+    return [one.spec.name for one in page if one.revoked_at is None and one.spec.name.startswith(incomplete)]
 
 
 _PASSWORD_VARIABLE = "SIDECAR_DB_PASSWORD"  # noqa: S105 -- a variable's name

@@ -12,8 +12,14 @@ from typing import Any, get_args
 
 import click
 
-from llm_proxy.cli.context import complete_keys, complete_models, fetch_if_running, warn_of_unserved_models
-from llm_proxy.cli.database import current_actor, publish_change, run_with_pool, run_with_repositories
+from llm_proxy.cli.context import complete_models, fetch_if_running, warn_of_unserved_models
+from llm_proxy.cli.database import (
+    complete_keys,
+    current_actor,
+    publish_change,
+    run_with_pool,
+    run_with_repositories,
+)
 from llm_proxy.cli.limit_tables import (
     BUDGET_EXAMPLES,
     BUDGET_FORM,

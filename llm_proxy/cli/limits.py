@@ -17,7 +17,6 @@ from pydantic import SecretStr
 
 from llm_proxy.cli.context import (
     admin_client,
-    complete_keys,
     complete_models,
     fetch_if_running,
     gateway_client,
@@ -25,7 +24,7 @@ from llm_proxy.cli.context import (
     request_json,
     url_option,
 )
-from llm_proxy.cli.database import current_actor, publish_change, run_with_repositories
+from llm_proxy.cli.database import complete_keys, current_actor, publish_change, run_with_repositories
 from llm_proxy.cli.limit_tables import (
     BUDGET_EXAMPLES,
     BUDGET_FORM,

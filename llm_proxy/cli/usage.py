@@ -15,8 +15,8 @@ from uuid import UUID
 
 import click
 
-from llm_proxy.cli.context import complete_keys, complete_models
-from llm_proxy.cli.database import database_url, run_or_fail, tls_for
+from llm_proxy.cli.context import complete_models
+from llm_proxy.cli.database import complete_keys, database_url, run_or_fail, tls_for
 from llm_proxy.cli.printing import (
     Column,
     as_json_option,
