@@ -27,6 +27,7 @@ MAX_AGE_S = 1_200.0
 MAX_WAITING, CORRECTION_BATCH = 10_000, 500
 NO_PROVIDER = ""
 """The provider of a call that no provider is known to have served."""
+RefreshCaller = Callable[[Caller, int], Awaitable[Caller]]
 
 
 @dataclass(slots=True)
@@ -105,9 +106,6 @@ class Corrections:
                 if is_exact:
                     del self._estimates[request_id]
             waiting_call.known_ms = queried_ms
-
-
-RefreshCaller = Callable[[Caller, int], Awaitable[Caller]]
 
 
 @dataclass(frozen=True, slots=True)

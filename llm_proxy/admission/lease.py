@@ -33,6 +33,9 @@ MAX_PERISHABLE = 50_000
 """Entries kept per tenant while the store is away; of more, only what was spent, by budget."""
 
 SettledFuture = asyncio.Future[None]
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+NEW_BUDGETS_TIMEOUT_S = 0.5
+"""The end of a call waits at most so long for budgets created while it ran."""
 
 
 @dataclass(slots=True)
@@ -152,11 +155,6 @@ class SettlementQueue:
         finally:
             if self.pending:
                 self._pending_futures.set()
-
-
-RawHeaders = tuple[tuple[bytes, bytes], ...]
-NEW_BUDGETS_TIMEOUT_S = 0.5
-"""The end of a call waits at most so long for budgets created while it ran."""
 
 
 class SettledUsage(NamedTuple):

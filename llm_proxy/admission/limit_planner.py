@@ -24,6 +24,11 @@ DEFAULT_ANSWER_TOKENS = 4096
 MAX_LENGTHS, MIN_LENGTHS = 200, 20
 MAX_GROUPS = 1_000
 PERCENTILE = 0.95
+LEASE_TTL_MS = 30_000
+"""Slots and reservations that are not renewed for so long are released."""
+MAX_PLANS = 10_000
+MAX_BUDGET_AMOUNT = 2**53
+"""The largest reservation: as much as a budget can allow, and as the scripts count exactly."""
 
 
 class AnswerLengths:
@@ -78,13 +83,6 @@ def estimate_tokens(call: Call, price: Price | None, percentile: int | None) -> 
     if price is not None and price.max_output_tokens is not None:
         answer_tokens = min(answer_tokens, price.max_output_tokens)
     return prompt_tokens, answer_tokens * max(1, call.choices)
-
-
-LEASE_TTL_MS = 30_000
-"""Slots and reservations that are not renewed for so long are released."""
-MAX_PLANS = 10_000
-MAX_BUDGET_AMOUNT = 2**53
-"""The largest reservation: as much as a budget can allow, and as the scripts count exactly."""
 
 
 class PriceSource(Protocol):

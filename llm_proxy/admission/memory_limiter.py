@@ -26,6 +26,21 @@ from llm_proxy.admission.limiter import (
 )
 
 REQUEST_WINDOW_MS = 60_000
+TOKEN_WINDOW_MS = 61_000
+"""From a bucket's first moment until it no longer counts: its own second and the window."""
+GUESSED_WAIT_MS = 2_000
+CheckState = tuple[int, int, int, int]
+"""What is counted at one check, as in `LimiterResult`: used, extra, running, kept."""
+CheckVerdict = Literal["fits", "full", "held", "unknown"]
+SWEEP_INTERVAL = 4096
+MAX_SMALL_ENTRIES = 100_000
+"""Epochs and batch numbers kept: both are found again when they are missing."""
+WAITER_TTL_MS = 5_000
+"""A call that waits for held money is remembered so long after its last try; the error said 2 s."""
+KEPT_AFTER_TRIES = 2
+"""From this try on its share is kept for it."""
+MAX_WAITERS = 16
+"""The calls that wait in order for one budget; others take their chance."""
 
 
 def forget_requests(times: deque[int], now_ms: int) -> None:
@@ -43,11 +58,6 @@ def requests_wait_ms(times: deque[int], now_ms: int, *, limit: int, amount: int 
 def requests_reset_ms(times: deque[int], now_ms: int) -> int:
     """The time until the window is empty."""
     return times[-1] + REQUEST_WINDOW_MS - now_ms if times else 0
-
-
-TOKEN_WINDOW_MS = 61_000
-"""From a bucket's first moment until it no longer counts: its own second and the window."""
-GUESSED_WAIT_MS = 2_000
 
 
 @dataclass(slots=True)
@@ -114,22 +124,6 @@ class TokenWindow:
 def bucket_counts(second: int, now_ms: int) -> bool:
     """Whether a bucket still counts."""
     return second * 1000 + TOKEN_WINDOW_MS > now_ms
-
-
-CheckState = tuple[int, int, int, int]
-"""What is counted at one check, as in `LimiterResult`: used, extra, running, kept."""
-CheckVerdict = Literal["fits", "full", "held", "unknown"]
-SWEEP_INTERVAL = 4096
-MAX_SMALL_ENTRIES = 100_000
-"""Epochs and batch numbers kept: both are found again when they are missing."""
-
-
-WAITER_TTL_MS = 5_000
-"""A call that waits for held money is remembered so long after its last try; the error said 2 s."""
-KEPT_AFTER_TRIES = 2
-"""From this try on its share is kept for it."""
-MAX_WAITERS = 16
-"""The calls that wait in order for one budget; others take their chance."""
 
 
 @dataclass(slots=True)

@@ -22,6 +22,17 @@ from llm_proxy.wildcards import wildcard_matches
 EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_MS = 86_400_000
 UTC_NAME = "UTC"
+_LIMITS: tuple[tuple[str, LimitKind], ...] = (
+    ("rpm", "requests"),
+    ("tpm", "tokens"),
+    ("parallel", "parallel"),
+)
+_KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m"}
+"""Budgets were counted under `b` by versions that kept reservations in what was spent."""
+_LAYERS: tuple[PolicyMode, ...] = ("enforce", "shadow")
+_BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group"})
+CATALOG_PLAN_TTL_MS = 5_000
+"""A plan that depends on the catalog is valid for so long: an alias may move to another group."""
 
 
 def period_start(budget: Budget, now_ms: int) -> datetime:
@@ -57,19 +68,6 @@ def _zone(name: str) -> ZoneInfo | timezone:
 def next_day_ms(now_ms: int) -> int:
     """When the next day begins in UTC: no period of that zone ends earlier."""
     return (now_ms // DAY_MS + 1) * DAY_MS
-
-
-_LIMITS: tuple[tuple[str, LimitKind], ...] = (
-    ("rpm", "requests"),
-    ("tpm", "tokens"),
-    ("parallel", "parallel"),
-)
-_KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m"}
-"""Budgets were counted under `b` by versions that kept reservations in what was spent."""
-_LAYERS: tuple[PolicyMode, ...] = ("enforce", "shadow")
-_BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group"})
-CATALOG_PLAN_TTL_MS = 5_000
-"""A plan that depends on the catalog is valid for so long: an alias may move to another group."""
 
 
 class ServedModels(Protocol):
@@ -214,7 +212,7 @@ class _Scope:
 class _PolicyMerge:
     """The policies that cover one caller, merged."""
 
-    policies: PolicyResolver
+    resolver: PolicyResolver
     caller: Caller
     now_ms: int
     served: ServedModels | None
@@ -222,11 +220,11 @@ class _PolicyMerge:
 
     def checks(self, at: _Scope) -> Iterator[LimitCheck]:
         """The checks of a scope: the enforced ones, then those in shadow mode."""
-        by_scope, defaults = self._policies_of(at), self.policies.defaults
+        policies, defaults = self._policies_of(at), self.resolver.defaults
         for layer in _LAYERS:
-            limits = (one for one in by_scope if (one.mode or defaults.limits_mode) == layer)
+            limits = (one for one in policies if (one.mode or defaults.limits_mode) == layer)
             yield from self._limits(at, reduce(_override, limits, LimitPolicy(at.kind)), layer)
-            budgets = [one for one in by_scope if (one.mode or defaults.budgets_mode) == layer]
+            budgets = [one for one in policies if (one.mode or defaults.budgets_mode) == layer]
             yield from self._budgets(at, budgets, layer)
 
     def _policies_of(self, at: _Scope) -> list[LimitPolicy]:
@@ -235,7 +233,7 @@ class _PolicyMerge:
             policy
             for tenant in (self.caller.tenant or "", ANY)
             for subject in ((ANY,) if at.subject == ANY else (at.subject, ANY))
-            for policy in self.policies.policies.get((at.kind, tenant, subject), ())
+            for policy in self.resolver.policies.get((at.kind, tenant, subject), ())
             if wildcard_matches(policy.group, at.group)
             or (self.served and self.served.resolved(policy.group) == at.group)
         ]
@@ -243,13 +241,13 @@ class _PolicyMerge:
             key=lambda policy: (_specificity(policy.group), policy.subject != ANY, policy.tenant != ANY)
         )
         if at.kind == "agent":
-            found.insert(0, LimitPolicy("agent", limits=Limits(rpm=self.policies.defaults.agent_rpm)))
+            found.insert(0, LimitPolicy("agent", limits=Limits(rpm=self.resolver.defaults.agent_rpm)))
         elif at.kind == "key":
             found.append(LimitPolicy("key", limits=self.caller.limits, budgets=self.caller.budgets))
         return found
 
     def _limits(self, at: _Scope, policy: LimitPolicy, layer: PolicyMode) -> Iterator[LimitCheck]:
-        on_store_failure = policy.on_store_failure or self.policies.defaults.limits_on_store_failure
+        on_store_failure = policy.on_store_failure or self.resolver.defaults.limits_on_store_failure
         for name, kind in _LIMITS:
             limit: int | None = getattr(policy.limits, name)
             if limit:
@@ -265,18 +263,18 @@ class _PolicyMerge:
                     at.subject,
                 )
 
-    def _budgets(self, at: _Scope, by_scope: list[LimitPolicy], layer: PolicyMode) -> Iterator[LimitCheck]:
-        policy = reduce(_override, by_scope, LimitPolicy(at.kind))
+    def _budgets(self, at: _Scope, policies: list[LimitPolicy], layer: PolicyMode) -> Iterator[LimitCheck]:
+        policy = reduce(_override, policies, LimitPolicy(at.kind))
         for one in policy.budgets:
             key = self._key(at, "budget", layer) + ("" if one.unit == "usd" else f":{one.unit}")
             yield LimitCheck(
                 "budget",
                 at.kind,
                 self._label(at),
-                f"{key}:{one.period}:{period_stamp(one, self.now_ms)}{_counter_suffix(one, by_scope)}",
+                f"{key}:{one.period}:{period_stamp(one, self.now_ms)}{_counter_suffix(one, policies)}",
                 one.limit,
                 layer == "enforce",
-                policy.on_store_failure or self.policies.defaults.budgets_on_store_failure,
+                policy.on_store_failure or self.resolver.defaults.budgets_on_store_failure,
                 at.subject,
                 self._spent_in(at),
                 one.period,
@@ -333,7 +331,7 @@ def _specificity(group: str) -> tuple[bool, int]:
     return "*" not in group, len(group)
 
 
-def _counter_suffix(budget: Budget, by_scope: list[LimitPolicy]) -> str:
+def _counter_suffix(budget: Budget, policies: list[LimitPolicy]) -> str:
     """Tells a budget's counter from that of the same budget removed before: since when it has counted.
 
     Policies that state the same budget share one counter, however they override each other: since the first.
@@ -341,7 +339,7 @@ def _counter_suffix(budget: Budget, by_scope: list[LimitPolicy]) -> str:
     kind = budget.unit, budget.period, budget.zone
     starts_us = [
         one.counting_since_us
-        for policy in by_scope
+        for policy in policies
         for one in policy.budgets
         if (one.unit, one.period, one.zone) == kind
     ]

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 COUNTER_GRACE_MS = 86_400_000
 """A counter outlives its period by a day, for calls that settle after midnight."""
+HEARTBEAT_INTERVAL_S = 5.0
 
 
 class SpendSource(Protocol):
@@ -118,9 +119,6 @@ class BudgetRebuilder:
         seeding = self._backend.seed(check.key, spend, expires_ms)
         await asyncio.gather(seeding, self._renew(None if check.is_shared else hash_tag))
         return True
-
-
-HEARTBEAT_INTERVAL_S = 5.0
 
 
 class Heartbeat:

@@ -16,6 +16,11 @@ from llm_proxy.errors import APIError, Overloaded, RequestTimeout, UpstreamTimeo
 from llm_proxy.settings import Settings
 from llm_proxy.wildcards import wildcard_matches
 
+TICK_S = 0.1
+NEVER = float("inf")
+InterruptReason = Literal["client_gone", "body", "first_byte", "idle", "total", "silent", "drain"]
+Receive = Callable[[], Awaitable[Any]]
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -58,13 +63,6 @@ def timeout_policy(settings: Settings) -> TimeoutPolicy:
     default = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.total_timeout_s)
     others = {name: one.model_dump(exclude_none=True) for name, one in settings.deadlines.items()}
     return TimeoutPolicy(default, [(name, replace(default, **values)) for name, values in others.items()])
-
-
-TICK_S = 0.1
-NEVER = float("inf")
-
-InterruptReason = Literal["client_gone", "body", "first_byte", "idle", "total", "silent", "drain"]
-Receive = Callable[[], Awaitable[Any]]
 
 
 class CallGuard:

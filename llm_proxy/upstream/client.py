@@ -36,6 +36,8 @@ MAX_ERROR_BYTES = 256 * 2**10
 _USER_AGENT = "llm-proxy"
 _SHOW_TEXT = "litellm-disable-message-redaction: true\r\n"
 """LiteLLM's header for: this call's text may be shown, although texts in general may not."""
+CACHE_PATH = "/llmp/cache"
+PURGE_TIMEOUT_S = 60.0
 
 
 class SidecarClient:
@@ -176,7 +178,7 @@ class SidecarClient:
             routing = parse_routing_headers(connection.headers, call, self.catalog.snapshot, cached=cached)
         else:
             routing = parse_failure_headers(connection.headers, call, self.catalog.snapshot)
-        answer = SidecarReply(
+        reply = SidecarReply(
             connection,
             routing,
             guard,
@@ -187,14 +189,14 @@ class SidecarClient:
         if connection.status == 200:
             sidecar.record_success()
             if call.streaming:
-                answer.begin_stream(call)
-            return answer
+                reply.begin_stream(call)
+            return reply
         try:
             text = await connection.read_all(MAX_ERROR_BYTES)
         except OSError as broken:
             raise connection_lost_error() from broken
         finally:
-            answer.close()
+            reply.close()
         error = _error_of(connection, text, call, sent_request)
         error.routing = routing
         if error.retryable is None and error.origin == "provider" and (routing.attempts or 0) > 1:
@@ -258,10 +260,6 @@ def _error_of(
     )
 
 
-CACHE_PATH = "/llmp/cache"
-PURGE_TIMEOUT_S = 60.0
-
-
 class CachePurge(NamedTuple):
     """The result of a purge.
 
@@ -283,8 +281,8 @@ async def purge_cache(client: SidecarClient, tenant: str | None, model: str | No
     """
     group = None if model is None else client.catalog.resolved(model)
     body = orjson.dumps({"patterns": cache_key_patterns(tenant, group)})
-    sent_request = await asyncio.gather(*(_purge_sidecar(client, one, body) for one in client.pool.sidecars))
-    answers = [one for one in sent_request if one is not None]
+    results = await asyncio.gather(*(_purge_sidecar(client, one, body) for one in client.pool.sidecars))
+    answers = [one for one in results if one is not None]
     if not answers:
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
     if all(status in {404, 405} for status, _ in answers):

@@ -21,6 +21,18 @@ from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.upstream.catalog import Catalog, Deployment
 
 CACHE_NAMESPACE = "litellm_caching"
+TAGS_FIELD = "llm_proxy_tags"
+"""The field that our sidecar shows to Langfuse, and LiteLLM does not choose deployments by."""
+Headers = Mapping[bytes, bytes]
+_SMALL_NUMBER = re.compile(rb"[0-9]{1,4}")
+_MAX_MS = 86_400_000
+_FALLBACKS = b"x-litellm-attempted-fallbacks"
+_RETRY_HEADERS = (b"x-litellm-attempted-retries", _FALLBACKS)
+_MAX_HOPS = 16
+_MAX_HOPS_BYTES = 8192
+_MAX_NAME_CHARS = 100
+_LOWEST_ERROR = 400
+CacheState = Literal["hit", "miss", "off"]
 
 
 def cache_namespace(caller: Caller, group: str) -> str:
@@ -38,10 +50,6 @@ def cache_key_patterns(tenant: str | None, group: str | None) -> list[str]:
 
 def _quoted(text: str) -> str:
     return quote(text, safe="")
-
-
-TAGS_FIELD = "llm_proxy_tags"
-"""The field that our sidecar shows to Langfuse, and LiteLLM does not choose deployments by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +128,6 @@ def _caller_metadata(caller: Caller) -> Json:
     metadata: Json = {"session_id": caller.session, "trace_user_id": caller.user}
     metadata[TAGS_FIELD] = [*tags, *caller.tags]
     return {name: value for name, value in metadata.items() if value}
-
-
-Headers = Mapping[bytes, bytes]
-
-_SMALL_NUMBER = re.compile(rb"[0-9]{1,4}")
-_MAX_MS = 86_400_000
-_FALLBACKS = b"x-litellm-attempted-fallbacks"
-_RETRY_HEADERS = (b"x-litellm-attempted-retries", _FALLBACKS)
-_MAX_HOPS = 16
-_MAX_HOPS_BYTES = 8192
-_MAX_NAME_CHARS = 100
-_LOWEST_ERROR = 400
-
-CacheState = Literal["hit", "miss", "off"]
 
 
 class ProviderAttempt(NamedTuple):

@@ -23,6 +23,18 @@ from llm_proxy.upstream.client import SidecarClient
 from llm_proxy.upstream.http_client import ConnectError
 from llm_proxy.upstream.pool import SIDECAR_STATES, Sidecar, expand_urls
 
+log = logging.getLogger(__name__)
+CHECK_S = 1.0
+RESOLVE_S = 5.0
+CATALOG_S = 30.0
+MISS_AFTER_S = 2.0
+GIVE_UP_S = 10.0
+"""Calls at a sidecar that answered no check, and sent nothing else, for so long are ended."""
+CHECK_TIMEOUT_S = GIVE_UP_S + MISS_AFTER_S
+"""Timeout of one check: a sidecar that wakes up answers the one that is open."""
+LIVENESS = "/health/liveliness"
+DRAINING = b"leaving"
+
 
 def read_addresses(given: Iterable[str]) -> tuple[str, ...]:
     """Every sidecar's base URL as of now, with port ranges expanded and files read."""
@@ -38,21 +50,6 @@ def _read_file(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError):
         return []
     return [line for line in lines if line.startswith("http")]
-
-
-log = logging.getLogger(__name__)
-
-CHECK_S = 1.0
-RESOLVE_S = 5.0
-CATALOG_S = 30.0
-MISS_AFTER_S = 2.0
-GIVE_UP_S = 10.0
-"""Calls at a sidecar that answered no check, and sent nothing else, for so long are ended."""
-CHECK_TIMEOUT_S = GIVE_UP_S + MISS_AFTER_S
-"""Timeout of one check: a sidecar that wakes up answers the one that is open."""
-
-LIVENESS = "/health/liveliness"
-DRAINING = b"leaving"
 
 
 class SidecarMonitor:

@@ -25,6 +25,8 @@ EJECT_AFTER_FAILURES = 5
 DOWN_AFTER_MISSES = 2
 
 _RANGE = re.compile(r"^(https?://[^/]+:)(\d+)-(\d+)(/.*)?$")
+RATE_WINDOW_S = 10.0
+MAX_ESTIMATE_S = 30.0
 
 
 def expand_urls(urls: Iterable[str]) -> tuple[str, ...]:
@@ -190,10 +192,6 @@ class SidecarPool:
     def in_flight(self) -> int:
         """The number of calls running at all of them."""
         return sum(one.in_flight for one in self.sidecars)
-
-
-RATE_WINDOW_S = 10.0
-MAX_ESTIMATE_S = 30.0
 
 
 class CompletionRate:

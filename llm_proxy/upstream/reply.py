@@ -28,6 +28,9 @@ from llm_proxy.upstream.token_usage import (
     strip_usage_additions,
 )
 
+SIDECAR_HEADER = b"x-llmp-attempts"
+"""A header that only our sidecars send."""
+
 
 class Reply(Protocol):
     """A reply on its way: either one JSON body or a stream of frames.
@@ -68,10 +71,6 @@ def add_required_nulls(document: Json) -> bool:
     return missing
 
 
-SIDECAR_HEADER = b"x-llmp-attempts"
-"""A header that only our sidecars send."""
-
-
 def connection_lost_error() -> UpstreamConnectionLost:
     """The error of a call whose connection broke; the call may have run, and is not repeated."""
     return UpstreamConnectionLost("The connection to the model backend broke before an answer.")
@@ -98,7 +97,7 @@ class SidecarReply:
     def __init__(
         self,
         connection: HTTPConnection,
-        served: RoutingInfo,
+        routing: RoutingInfo,
         guard: CallGuard,
         *,
         idle_s: float,
@@ -112,7 +111,7 @@ class SidecarReply:
         self._prompt_tokens = prompt_tokens
         self._closed = False
         self._call: Call | None = None
-        self.routing = served
+        self.routing = routing
         self.stream_filter: StreamFilter | None = None
 
     def begin_stream(self, call: Call) -> None:

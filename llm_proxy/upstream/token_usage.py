@@ -21,6 +21,8 @@ COUNTED_FIELD = "llmp_counted"
 """Our sidecar's mark on tokens that LiteLLM counted; not sent to callers."""
 STATED_COST_FIELD = "llmp_stated_cost"
 """Our sidecar's name for the cost a provider stated, where `cost` is LiteLLM's."""
+ESCAPED_BYTES_PER_TOKEN = 12
+"""Of text written as `\\uXXXX`, six bytes a character."""
 
 
 class TokenUsage(NamedTuple):
@@ -77,10 +79,6 @@ def strip_usage_additions(usage: Json) -> None:
 def is_zero(usage: TokenUsage) -> bool:
     """Whether it states that nothing was used."""
     return not usage.prompt_tokens and not usage.completion_tokens
-
-
-ESCAPED_BYTES_PER_TOKEN = 12
-"""Of text written as `\\uXXXX`, six bytes a character."""
 
 
 def estimate_stream_tokens(frames: int, content_bytes: int, last: bytes) -> int:
