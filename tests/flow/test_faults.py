@@ -34,6 +34,13 @@ async def states(made: GatewayOverSidecars) -> dict[str, float]:
     return {state: await made.metric("llm_proxy_sidecars", f'state="{state}"') for state in named}
 
 
+async def until_all_live(made: GatewayOverSidecars) -> None:
+    """Waits until both sidecars are live again; fails after 5 s."""
+    async with asyncio.timeout(5):
+        while await states(made) != {"live": 2, "away": 0, "ejected": 0, "unknown": 0}:  # noqa: ASYNC110 -- no event
+            await asyncio.sleep(0.1)
+
+
 async def test_a_sidecar_killed_is_noticed_by_nobody_but_the_calls_that_ran_in_it(
     tmp_path: Path, two_sidecars: TwoSidecars
 ) -> None:
@@ -61,10 +68,7 @@ async def test_a_sidecar_killed_is_noticed_by_nobody_but_the_calls_that_ran_in_i
             assert await states(made) == {"live": 1, "away": 1, "ejected": 0, "unknown": 0}
 
             two_sidecars.revive(0)
-            await asyncio.sleep(1.5)
-            async with asyncio.timeout(5):
-                while await states(made) != {"live": 2, "away": 0, "ejected": 0, "unknown": 0}:  # noqa: ASYNC110 -- nothing tells
-                    await asyncio.sleep(0.1)
+            await until_all_live(made)
             before = two_sidecars.answered(0)
             assert {status for status, _, _ in await steadily(made, client, 1)} == {200}
             assert two_sidecars.answered(0) > before
@@ -89,7 +93,7 @@ async def test_a_frozen_sidecar_holds_its_calls_for_seconds_and_gets_no_others(
             assert max(well) < 3
 
             two_sidecars.thaw(0)
-            await asyncio.sleep(2)
+            await until_all_live(made)
             assert {status for status, _, _ in await steadily(made, client, 1)} == {200}
             assert max((await made.seen()).values()) == 1
 
@@ -118,7 +122,8 @@ async def test_with_no_sidecar_left_the_answer_is_a_quick_502_and_not_ready(
             assert refused.status_code == 502
             assert time.monotonic() - began < 2
             assert int(refused.headers["retry-after"]) >= 1
-            await asyncio.sleep(1.2)
-            assert (await client.get(f"{made.url}/health/ready")).status_code == 503
+            async with asyncio.timeout(5):
+                while (await client.get(f"{made.url}/health/ready")).status_code != 503:  # noqa: ASYNC110 -- no event
+                    await asyncio.sleep(0.05)
             two_sidecars.revive(0)
             assert (await made.chat(client)).status_code == 200
