@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from attack_requests import CANARY, Attack, attacks
 from raw_http import RecordingRelay, send_raw
 from raw_requests import request
 from running_stack import MASTER_KEY
 from stack_processes import run_stack
 
 from bench import ROOT, report
-from bench.attack_requests import CANARY, Attack, attacks
 from bench.report import Json
 from bench.traffic import CONFIG
 

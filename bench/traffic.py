@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import asyncpg
+from endpoint_errors import error_code
 
 Json = dict[str, Any]
 TIMEOUT_S = 30.0
@@ -211,14 +212,6 @@ def outcome(kind: Kind, status: int, text: bytes) -> str:
     if b'"error"' in text:
         return "ok" if truncated else f"broken off: {error_code(text.rpartition(b'data: ')[2])}"
     return "a stream without an end"
-
-
-def error_code(body: bytes) -> str:
-    """The code of an error body; `?` when it has none."""
-    try:
-        return str(json.loads(body)["error"]["code"])
-    except (ValueError, KeyError, TypeError):
-        return "?"
 
 
 @dataclass(frozen=True, slots=True)

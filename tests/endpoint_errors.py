@@ -1,5 +1,7 @@
 """The hot doors, and the error in what they answer, whatever shape a door's dialect gives it."""
 
+import json
+
 import httpx
 from running_stack import Json
 
@@ -23,3 +25,11 @@ def error_of(response: httpx.Response) -> Json:
     if response.request.url.path.startswith("/internal/"):
         assert told["detail"] == error["message"]
     return error
+
+
+def error_code(body: bytes) -> str:
+    """The code of an error body; `?` when it has none."""
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return "?"

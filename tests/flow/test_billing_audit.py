@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
+from billing.audit import SETTINGS, Size, audit
+from billing.budgets import SCOPES
+from billing.plan import KINDS, config, draft, every, plan
 from stack_processes import StackProcesses, run_stack
-
-from bench.billing_audit import SETTINGS, Size, audit
-from bench.billing_budgets import SCOPES
-from bench.billing_plan import KINDS, config, draft, every, plan
 
 SIZE = Size(calls=150, seed=36, running=10, kills=(0.4,), away_s=1.0)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from bench.billing_plan import FALLBACK, MODELS, NANO, Json, PlannedCall, cost_nano_usd
+from billing.plan import FALLBACK, MODELS, NANO, Json, PlannedCall, cost_nano_usd
 
 STORE_DOWN = "store_unavailable"
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")

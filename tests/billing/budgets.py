@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 import aiohttp
+from billing.plan import CACHED, EXACT, LEAVING, MODELS, NANO, POOR, SURE, Json, cost_nano_usd
+from billing.rules import STORE_DOWN, Case, Finding, nano
 from running_stack import ADMIN_KEY, KEY
-
-from bench.billing_plan import CACHED, EXACT, LEAVING, MODELS, NANO, POOR, SURE, Json, cost_nano_usd
-from bench.billing_rules import STORE_DOWN, Case, Finding, nano
 
 SCOPES = ("key", "agent", "tenant", "tenant_group", "user_model", "provider", "global")
 AMPLE_NANO_USD = 1000 * 10**9
