@@ -67,13 +67,13 @@ async def test_fields_beyond_openai_s_are_kept_in_both_modes(sidecar: Sidecar, f
     streamed = deltas(await played(sidecar, family, *stream(chunk(added), HELLO, STOP)))
     assert added["reasoning_details"] in [delta.get("reasoning_details") for delta in streamed]
     thought = [{"type": "thinking", "thinking": "hm", "signature": "s"}]
-    said = whole(
+    stated = whole(
         {"role": "assistant", "content": "Hello", "thinking_blocks": thought} | added,
         choice={"content_filter_results": results},
         prompt_filter_results=prompt,
         usage=USAGE | {"queue_time": 0.5},
     )
-    received = (await answered(sidecar, family, said)).json
+    received = (await answered(sidecar, family, stated)).json
     message = received["choices"][0]["message"]
     assert message["reasoning_details"] == added["reasoning_details"]
     assert message["thinking_blocks"] == thought
@@ -119,8 +119,8 @@ async def test_missing_optional_fields_are_no_error(sidecar: Sidecar, how: str) 
         assert (choice["message"]["content"], choice["finish_reason"]) == ("Hello", "stop")
         assert choice["message"]["role"] == "assistant"
         assert answer.json.get("usage", USAGE)["total_tokens"] > 0
-        said: Json = message_of(GOOD[how])
-        assert choice["message"].get("annotations") == said.get("annotations")
+        stated: Json = message_of(GOOD[how])
+        assert choice["message"].get("annotations") == stated.get("annotations")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ async def test_a_failure_stated_in_a_complete_answer_is_an_error(
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("stated", "expected"),
     [
         ("eos", "stop"),
         ("model_context_window_exceeded", "length"),
@@ -198,13 +198,13 @@ async def test_a_failure_stated_in_a_complete_answer_is_an_error(
 )
 @pytest.mark.parametrize("family", ["openai", "groq", "openrouter"])
 async def test_finish_reasons_are_the_same_in_both_modes(
-    sidecar: Sidecar, family: str, said: str, expected: str
+    sidecar: Sidecar, family: str, stated: str, expected: str
 ) -> None:
     """The nearest of OpenAI's; an unknown one stays."""
-    streamed = frames(await played(sidecar, family, *stream(HELLO, chunk({}, said))))
+    streamed = frames(await played(sidecar, family, *stream(HELLO, chunk({}, stated))))
     ends = [choice.get("finish_reason") for one in streamed for choice in one["choices"]]
     assert [end for end in ends if end] == [expected]
-    received = (await answered(sidecar, family, whole({"content": "Hello"}, said))).json
+    received = (await answered(sidecar, family, whole({"content": "Hello"}, stated))).json
     assert received["choices"][0]["finish_reason"] == expected
 
 
@@ -224,7 +224,7 @@ async def test_garbage_is_an_error(sidecar: Sidecar, family: str, piece: str) ->
 
 @pytest.mark.parametrize("mode", ["stream", "chat"])
 @pytest.mark.parametrize(
-    ("family", "said", "noted"),
+    ("family", "stated", "recorded"),
     [
         ("openai", "eos", True),
         ("groq", "eos", True),
@@ -237,17 +237,21 @@ async def test_the_provider_s_own_finish_reason_is_in_the_log(
     call_log_dsn: str,
     mode: Mode,
     family: str,
-    said: str,
-    noted: bool,  # noqa: FBT001 -- a parameter
+    stated: str,
+    recorded: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
     """If it says more than the caller's."""
     call_id, streamed = uuid4(), mode == "stream"
     if family == "gemini":
-        candidate = {"content": {"parts": [{"text": "Hello"}]}, "finishReason": said}
+        candidate = {"content": {"parts": [{"text": "Hello"}]}, "finishReason": stated}
         text = json.dumps({"candidates": [candidate], "usageMetadata": {"promptTokenCount": 3}})
         raw = [f"data: {text}\n\n"] if streamed else [text]
     else:
-        raw = stream(HELLO, chunk({}, said)) if streamed else [json.dumps(whole({"content": "Hello"}, said))]
+        raw = (
+            stream(HELLO, chunk({}, stated))
+            if streamed
+            else [json.dumps(whole({"content": "Hello"}, stated))]
+        )
     prompt = f"{call_id} {json.dumps({'do': 'raw', 'raw': raw})}"
     body: Json = {"model": family, "messages": [{"role": "user", "content": prompt}], "stream": streamed}
     answer = await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(call_id)})
@@ -260,7 +264,7 @@ async def test_the_provider_s_own_finish_reason_is_in_the_log(
                 await asyncio.sleep(0.2)
     finally:
         await connection.close()
-    assert [row["normalized_error"] for row in rows] == [f"finish_reason: {said}" if noted else None]
+    assert [row["normalized_error"] for row in rows] == [f"finish_reason: {stated}" if recorded else None]
 
 
 CALLED = {"candidates": [{"content": {"parts": [{"functionCall": {"name": "f"}}]}, "finishReason": "STOP"}]}
@@ -349,8 +353,8 @@ async def test_a_stated_code_that_is_no_status_is_a_provider_error(
     sidecar: Sidecar, mode: Mode, code: str
 ) -> None:
     """Whatever digits it has."""
-    said = json.dumps({"error": {"code": code, "message": "broken"}})
-    raw = [f"data: {said}\n\n"] if mode == "stream" else [said]
+    stated = json.dumps({"error": {"code": code, "message": "broken"}})
+    raw = [f"data: {stated}\n\n"] if mode == "stream" else [stated]
     answer = await sidecar.ask(mode, "lone", str(uuid4()), do="raw", raw=raw)
     assert answer.status >= 400
     assert "error" in answer.json

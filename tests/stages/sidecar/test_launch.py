@@ -53,43 +53,43 @@ def test_an_invalid_configuration_is_one_line_and_exit_2(
     tmp_path: Path, free_port: int, text: str, message: str
 ) -> None:
     """Before LiteLLM is imported."""
-    code, words = failed_start(tmp_path, text, free_port)
+    code, output = failed_start(tmp_path, text, free_port)
     assert code == 2
-    [line] = words.strip().splitlines()
+    [line] = output.strip().splitlines()
     assert message in line
     assert "litellm.yaml" in line
 
 
 def test_a_failed_start_of_litellm_is_one_line_and_exit_4(tmp_path: Path, free_port: int) -> None:
     """A missing callback: LiteLLM's reason on one line."""
-    code, words = failed_start(tmp_path, "litellm_settings: {callbacks: [no_such_module.thing]}", free_port)
+    code, output = failed_start(tmp_path, "litellm_settings: {callbacks: [no_such_module.thing]}", free_port)
     assert code == 4
-    assert "LiteLLM did not start" in words.strip().splitlines()[-1]
+    assert "LiteLLM did not start" in output.strip().splitlines()[-1]
 
 
 def test_a_substituted_model_prevents_the_start(tmp_path: Path, free_port: int) -> None:
     """One line names the setting."""
-    code, words = failed_start(tmp_path, "general_settings: {completion_model: dear}", free_port)
+    code, output = failed_start(tmp_path, "general_settings: {completion_model: dear}", free_port)
     assert code == 2
-    assert "general_settings.completion_model: answers every such call with dear" in words
-    assert "Traceback" not in words
+    assert "general_settings.completion_model: answers every such call with dear" in output
+    assert "Traceback" not in output
 
 
 def test_a_port_in_use_is_one_line_and_exit_3(tmp_path: Path) -> None:
     """At once, before LiteLLM's start."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         started = time.monotonic()
-        code, words = failed_start(tmp_path, "model_list: []", taken.getsockname()[1])
+        code, output = failed_start(tmp_path, "model_list: []", taken.getsockname()[1])
     assert code == 3
-    assert "Address already in use" in words
+    assert "Address already in use" in output
     assert time.monotonic() - started < 5
 
 
 def test_a_missing_traffic_key_prevents_the_start(tmp_path: Path, free_port: int) -> None:
     """A sidecar is never open."""
-    code, words = failed_start(tmp_path, "model_list: []", free_port, LITELLM_MASTER_KEY="")
+    code, output = failed_start(tmp_path, "model_list: []", free_port, LITELLM_MASTER_KEY="")
     assert code == 2
-    assert "LITELLM_MASTER_KEY" in words
+    assert "LITELLM_MASTER_KEY" in output
 
 
 @contextmanager

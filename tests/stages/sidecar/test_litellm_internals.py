@@ -94,13 +94,13 @@ def found() -> dict[str, list[str]]:
     LiteLLM takes seconds to import, so all are looked up at once.
     """
     env = {"PATH": os.environ["PATH"], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    asked: dict[str, object] = {
+    request: dict[str, object] = {
         "owners": {"seams": PATCH_POINTS, "methods": METHODS, "gone": GONE},
         "hooks": IDLE_HOOKS,
     }
     command = [str(sidecar_python()), "-c", LOOK]
     done = subprocess.run(
-        command, input=json.dumps(asked), capture_output=True, check=True, text=True, env=env
+        command, input=json.dumps(request), capture_output=True, check=True, text=True, env=env
     )
     answer: dict[str, list[str]] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from sidecars import PROVIDER_KEY, Json, Mode, Sidecar
 
-SAID = {
+EXPECTED = {
     "status-400": (400, "invalid_value", "invalid_request_error", "top_logprobs"),
     "status-401": (401, "invalid_api_key", "invalid_request_error", None),
     "status-403": (403, "forbidden", "permission_error", None),
@@ -24,15 +24,15 @@ NAMES = ("status", "code", "type", "param")
 
 
 @pytest.mark.parametrize("mode", ["chat", "stream"])
-@pytest.mark.parametrize("how", SAID)
+@pytest.mark.parametrize("how", EXPECTED)
 async def test_headers_have_the_provider_s_status_code_type_and_param(
     sidecar: Sidecar, how: str, mode: Mode
 ) -> None:
     """LiteLLM drops them; the body stays LiteLLM's."""
     answer = await sidecar.ask(mode, "lone", f"{how}-{uuid4()}", do=how)
     found = tuple(answer.headers.get(f"x-llmp-provider-{name}") for name in NAMES)
-    status, *words = SAID[how]
-    assert found == (str(status), *words)
+    status, *details = EXPECTED[how]
+    assert found == (str(status), *details)
     assert answer.status >= 400
     assert "error" in answer.json
 

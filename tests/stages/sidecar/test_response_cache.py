@@ -91,10 +91,10 @@ async def twice(
     return [first, await sidecar.post(path, {"model": model, **body})]
 
 
-def prompt(said: str, **directive: Any) -> Json:
+def prompt(text: str, /, **directive: Any) -> Json:
     """A chat's messages with a script for the provider."""
-    said = f"{said} {json.dumps(directive)}" if directive else said
-    return {"messages": [{"role": "user", "content": said}]}
+    text = f"{text} {json.dumps(directive)}" if directive else text
+    return {"messages": [{"role": "user", "content": text}]}
 
 
 STREAMED: Json = {"stream": True, "stream_options": {"include_usage": True}}
@@ -104,15 +104,15 @@ STREAMED: Json = {"stream": True, "stream_options": {"include_usage": True}}
 @pytest.mark.parametrize("kind", answers.MESSAGES)
 async def test_a_replay_equals_the_first_answer(sidecar: Sidecar, kind: str, mode: str) -> None:
     """To the byte, whatever the answer holds; the provider gets one request."""
-    said = mark()
+    text = mark()
     raw = answers.whole(kind) if mode == "whole" else answers.frames(kind, usage_in_each=mode != "frames")
-    body = prompt(said, do="raw", raw=raw) | (STREAMED if mode != "whole" else {})
+    body = prompt(text, do="raw", raw=raw) | (STREAMED if mode != "whole" else {})
     first, second = await twice(sidecar, "openai", body)
     assert first.status == 200, first.text
     assert second.text == first.text
     assert second.headers["content-type"] == first.headers["content-type"]
     assert (hit(first), hit(second)) == (False, True)
-    assert len(await sidecar.provider.calls(said)) == 1
+    assert len(await sidecar.provider.calls(text)) == 1
 
 
 @pytest.mark.parametrize("do", ["ok", "tools", "refusal", "filtered"])
@@ -251,11 +251,11 @@ async def test_a_damaged_entry_is_a_miss(
 
 async def test_a_long_answer_is_not_cached(sidecar: Sidecar) -> None:
     """Storing it could exceed Redis's timeout and open the circuit breaker."""
-    said = "".join(uuid4().hex for _ in range(100_000))
-    answer = json.dumps(whole({"role": "assistant", "content": said}))
+    text = "".join(uuid4().hex for _ in range(100_000))
+    answer = json.dumps(whole({"role": "assistant", "content": text}))
     body = prompt(mark(), do="raw", raw=[answer])
     first, second = await twice(sidecar, "openai", body)
-    assert first.json["choices"][0]["message"]["content"] == said
+    assert first.json["choices"][0]["message"]["content"] == text
     assert (hit(first), hit(second)) == (False, False)
     assert hit((await twice(sidecar, "openai", prompt(mark())))[1])
 
@@ -374,9 +374,9 @@ async def test_a_hit_runs_no_hook_and_is_one_event(
 ) -> None:
     """The call is answered already; a failing hook would prevent the event."""
     sidecar, events = observed
-    said, before = mark(), len(read(events))
-    heard = await twice(sidecar, "plain", prompt(said))
-    assert [hit(one) for one in heard] == [False, True]
+    text, before = mark(), len(read(events))
+    answers = await twice(sidecar, "plain", prompt(text))
+    assert [hit(one) for one in answers] == [False, True]
     async with asyncio.timeout(15):
         while len(found := read(events)[before:]) < 2:  # noqa: ASYNC110 -- a file has no event
             await asyncio.sleep(0.1)

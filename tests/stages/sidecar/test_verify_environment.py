@@ -40,9 +40,9 @@ def environment(tmp_path: Path) -> Path:
     return folder
 
 
-def start(environment: Path, *words: str, mode: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
+def start(environment: Path, *args: str, mode: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
     """Return the output and the exit code of starting a sidecar from this environment."""
-    command = [str(environment / "bin" / "python"), "-I", "-S", str(VERIFIED_ENTRY_POINT), *words]
+    command = [str(environment / "bin" / "python"), "-I", "-S", str(VERIFIED_ENTRY_POINT), *args]
     given = {"PATH": os.environ["PATH"], "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK": mode} | more
     return subprocess.run(command, capture_output=True, check=False, text=True, env=given, timeout=60)
 

@@ -116,12 +116,12 @@ BROKEN: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("raw", "said"), BROKEN)
-def test_an_invalid_file_is_one_line(raw: object, said: str) -> None:
+@pytest.mark.parametrize(("raw", "expected"), BROKEN)
+def test_an_invalid_file_is_one_line(raw: object, expected: str) -> None:
     """With the entry it concerns."""
     with pytest.raises(InvalidConfig) as caught:
         build_effective_config(raw, {})
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

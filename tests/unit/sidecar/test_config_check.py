@@ -55,11 +55,11 @@ def written(line: str) -> str:
     return "\n".join([*kept, line])
 
 
-@pytest.mark.parametrize(("line", "where", "said"), FAULTS.values(), ids=FAULTS)
-def test_each_fault_is_named(line: str, where: str, said: str) -> None:
+@pytest.mark.parametrize(("line", "where", "expected"), FAULTS.values(), ids=FAULTS)
+def test_each_fault_is_named(line: str, where: str, expected: str) -> None:
     """With its path and, where there is one, the key that was meant."""
     faults = [found for found in check_text(written(line)) if found.is_fault]
-    assert [one for one in faults if one.path == where and said in one.message], faults
+    assert [one for one in faults if one.path == where and expected in one.message], faults
 
 
 def test_a_valid_file_has_no_findings() -> None:
@@ -182,7 +182,7 @@ def test_the_command_s_exit_code_depends_on_the_findings(tmp_path: Path) -> None
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text(GOOD)
     bad.write_text(written(FAULTS["router"][0]))
-    for file, code, said in (
+    for file, code, expected in (
         (good, 0, "0 faults"),
         (bad, 1, "1 faults"),
         (tmp_path / "no.yaml", 2, "cannot be read"),
@@ -190,7 +190,7 @@ def test_the_command_s_exit_code_depends_on_the_findings(tmp_path: Path) -> None
         command = [sys.executable, "-m", "llm_proxy", "config", "check", str(file)]
         done = subprocess.run(command, capture_output=True, check=False, text=True)
         assert done.returncode == code
-        assert said in done.stdout + done.stderr
+        assert expected in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

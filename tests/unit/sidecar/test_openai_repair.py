@@ -16,8 +16,8 @@ Json = dict[str, Any]
 
 def call(index: int | None, name: str | None, arguments: str, id_: str | None = None) -> Json:
     """A piece of a tool call."""
-    said: Json = {"function": {"name": name, "arguments": arguments}}
-    return said | ({} if index is None else {"index": index}) | ({} if id_ is None else {"id": id_})
+    stated: Json = {"function": {"name": name, "arguments": arguments}}
+    return stated | ({} if index is None else {"index": index}) | ({} if id_ is None else {"id": id_})
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def test_a_single_surrogate_half_is_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("stated", "expected"),
     [("", None), (None, None), ("eos", "stop"), ("model_length", "length"), ("stop", "stop"), ("odd", "odd")],
 )
-def test_finish_reasons_are_openai_s_or_the_provider_s(said: str | None, expected: str | None) -> None:
+def test_finish_reasons_are_openai_s_or_the_provider_s(stated: str | None, expected: str | None) -> None:
     """An empty one is none."""
-    frame: Json = {"choices": [{"index": 0, "delta": {}, "finish_reason": said}]}
+    frame: Json = {"choices": [{"index": 0, "delta": {}, "finish_reason": stated}]}
     StreamRepair().repair_chunk(frame)
     assert frame["choices"][0]["finish_reason"] == expected
 

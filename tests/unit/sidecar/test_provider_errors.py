@@ -33,7 +33,7 @@ def found(error: BaseException | None) -> dict[str, str]:
 
 def test_the_message_is_read_wherever_it_is() -> None:
     """In the body an SDK parsed, in the response's text, in the message of an exception that quotes it."""
-    said = {"message": "m", "type": "t", "code": "c", "param": "p"}
+    body = {"message": "m", "type": "t", "code": "c", "param": "p"}
     text = '{"error": {"message": "m", "type": "t", "code": "c", "param": "p"}}'
     expected = {
         "x-llmp-provider-status": "400",
@@ -42,7 +42,7 @@ def test_the_message_is_read_wherever_it_is() -> None:
         "x-llmp-provider-param": "p",
         "x-llmp-message": "m",
     }
-    assert found(Failed(Reply(400), body=said)) == expected
+    assert found(Failed(Reply(400), body=body)) == expected
     assert found(Failed(Reply(400, text=text))) == expected
     assert found(Failed(Reply(400), message=f"XException - {text} and more")) == expected
 
@@ -66,14 +66,14 @@ def test_the_provider_s_response_is_found_in_the_causes() -> None:
 )
 def test_without_a_provider_s_response_there_is_no_provider_header(error: BaseException | None) -> None:
     """LiteLLM's invented responses have no headers. The exception's class is sent, none of its text."""
-    told = {} if error is None else {"x-llmp-origin": "answer", "x-llmp-message": type(error).__name__}
-    assert found(error) == told
+    headers = {} if error is None else {"x-llmp-origin": "answer", "x-llmp-message": type(error).__name__}
+    assert found(error) == headers
 
 
 def test_values_are_short_printable_ascii() -> None:
     """A provider's message cannot break a header."""
-    said = {"code": "a\r\nset-cookie: x\u20ac" + "y" * 300}
-    value = found(Failed(Reply(400), body=said))["x-llmp-provider-code"]
+    body = {"code": "a\r\nset-cookie: x\u20ac" + "y" * 300}
+    value = found(Failed(Reply(400), body=body))["x-llmp-provider-code"]
     assert value.isascii()
     assert value.isprintable()
     assert len(value) <= 200
@@ -81,8 +81,8 @@ def test_values_are_short_printable_ascii() -> None:
 
 def test_google_s_code_is_its_status_field() -> None:
     """Its `code` is the HTTP status."""
-    said = {"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}
-    assert found(Failed(Reply(429), body=said))["x-llmp-provider-code"] == "RESOURCE_EXHAUSTED"
+    body = {"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}
+    assert found(Failed(Reply(429), body=body))["x-llmp-provider-code"] == "RESOURCE_EXHAUSTED"
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:

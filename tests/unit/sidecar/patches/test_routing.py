@@ -18,8 +18,8 @@ def chosen(turns: RoundRobin, *names: str, group: str = "group") -> str:
 def test_each_has_its_turn() -> None:
     """Whatever order LiteLLM lists them in; groups do not disturb each other."""
     turns = RoundRobin()
-    said = [chosen(turns, "c", "a", "b") for _ in range(7)]
-    assert said == ["a", "b", "c", "a", "b", "c", "a"]
+    order = [chosen(turns, "c", "a", "b") for _ in range(7)]
+    assert order == ["a", "b", "c", "a", "b", "c", "a"]
     assert chosen(turns, "x", "y", group="other") == "x"
     assert chosen(turns, "b", "a", "c") == "b"
 
