@@ -116,7 +116,7 @@ STREAM_PRICES = LiteLLMPatch(
     until="A stream's usage frame, its log and a complete answer with the same usage have one cost.",
     tests=(
         "tests/stages/sidecar/test_service_tiers.py::test_a_call_costs_the_price_of_its_tier",
-        "tests/flow/test_token_prices.py::test_a_stream_costs_what_a_whole_answer_does",
+        "tests/flow/test_token_prices.py::test_a_stream_costs_what_a_complete_answer_does",
     ),
 )
 
