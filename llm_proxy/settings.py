@@ -1,7 +1,7 @@
-"""All configuration, read once: flag > environment > `.env` > `.keys/`; frozen; refused when wrong.
+"""All settings of the gateway, read once: flags override the environment, then `.env`, then `.keys/`.
 
-Invariants: the only module that reads the environment; secrets are `SecretStr`; every number has its
-unit in its name. Outside development an insecure combination stops the start, named.
+Invariants: settings are frozen; only this module reads the environment; secrets are `SecretStr`; a number's
+name ends in its unit. In production an insecure combination stops the start and is named.
 """
 
 import json
@@ -44,7 +44,7 @@ OnStoreFailure = Literal["deny", "local", "allow"]
 
 
 def _named(*plain: str, own: str) -> AliasChoices:
-    """Our own prefixed name first, then the plain names of the older documents."""
+    """The prefixed name first, then the plain names that older services read."""
     return AliasChoices(PREFIX + own, *plain)
 
 
@@ -53,7 +53,7 @@ def _one_or_many(value: object) -> object:
 
 
 class GroupDeadlines(BaseModel):
-    """Longest waits of the model groups a pattern fits, in seconds; what is not named stays as it is for all."""
+    """Timeouts, in seconds, of the model groups a pattern matches; None: the setting for all groups."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,7 +62,7 @@ class GroupDeadlines(BaseModel):
     total_s: float | None = Field(None, gt=0)
 
 
-Words = Annotated[tuple[str, ...], NoDecode]
+StringList = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -81,75 +81,75 @@ class Settings(BaseSettings):
 
     # fmt: off
     environment: Literal["development", "production"] = Field("production", description="Production refuses insecure combinations at the start.")
-    llm_mode: Literal["litellm", "mock"] = Field("litellm", description="`mock` answers deterministically with no sidecar and no stores.")
-    internal_api_key: SecretStr | None = Field(None, validation_alias=_named("LLM_PROXY_SECRET", own="INTERNAL_API_KEY"), description="Secrets of trusted services, comma-separated while rotating.")
-    admin_key: SecretStr | None = Field(None, description="The first owner's admin key: opens the admin API, and issues admin keys with names and roles; needs no database.")
-    admin_read_key: SecretStr | None = Field(None, description="Opens the admin API for reading, and `/metrics`; needs no database.")
-    master_key_is_internal: bool = Field(default=False, description="Accept the sidecar's key as a caller's credential too.")
-    litellm_proxy_url: Words = Field(("http://localhost:4000",), description="Sidecars: URLs separated by commas, a port range (`http://127.0.0.1:4101-4108`), a name with several addresses, or `@FILE` with one a line, followed as it changes.")
+    llm_mode: Literal["litellm", "mock"] = Field("litellm", description="`mock` answers deterministically without a sidecar and stores.")
+    internal_api_key: SecretStr | None = Field(None, validation_alias=_named("LLM_PROXY_SECRET", own="INTERNAL_API_KEY"), description="Keys of trusted services, comma-separated while they rotate.")
+    admin_key: SecretStr | None = Field(None, description="The first owner's admin key: may use the whole admin API and issue admin keys with names and roles; needs no database.")
+    admin_read_key: SecretStr | None = Field(None, description="May read the admin API and `/metrics`; needs no database.")
+    master_key_is_internal: bool = Field(default=False, description="Accept the sidecar's key as a caller's credential, too.")
+    litellm_proxy_url: StringList = Field(("http://localhost:4000",), description="Sidecars: URLs separated by commas, a port range (`http://127.0.0.1:4101-4108`), a name with several addresses, or `@FILE` with one a line, polled for changes.")
     litellm_api_key: SecretStr | None = Field(None, validation_alias=_named("LITELLM_MASTER_KEY", own="LITELLM_API_KEY"), description="The gateway's own key at the sidecar.")
     default_model: str = Field("gpt-3.5-turbo", description="Model group for a request that names none.")
-    default_models: Words = Field((), description="Model groups a caller without a list of its own may use; by default a virtual key may use every group configured by name and nothing that only a wildcard serves (`*` allows that too), an internal secret everything.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level written; one JSON object a line, on standard error.")
+    default_models: StringList = Field((), description="Model groups for callers without a list of their own; by default a virtual key may use every group configured by name, but none that only a wildcard serves (`*` allows those too), and an internal key every group.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level that is logged; one JSON object a line, on standard error.")
     version: str | None = Field(None, description="Version shown on `/health`; the package's own by default.")
     host: str = Field("127.0.0.1", validation_alias=_named("HOST", own="HOST"), description="Address to listen on.")
     port: int = Field(7007, ge=0, le=65_535, validation_alias=_named("PORT", own="PORT"), description="Port to listen on.")
     workers: int = Field(1, ge=1, description="Gateway processes sharing the port; mock mode, which counts in memory, runs one.")
-    public_bind_ok: bool = Field(default=False, description="Consent to listen on a public address in production (TLS ends in front of us).")
-    trusted_proxies: Words = Field((), description="Addresses or networks whose `X-Forwarded-For` is believed.")
-    cors_origins: Words = Field((), description="Origins allowed by CORS; none by default.")
+    public_bind_ok: bool = Field(default=False, description="Allow a public address in production (TLS ends in front of the gateway).")
+    trusted_proxies: StringList = Field((), description="Addresses or networks whose `X-Forwarded-For` is trusted.")
+    cors_origins: StringList = Field((), description="Origins allowed by CORS; none by default.")
 
-    database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it internal secrets only, records to the spool. A password that holds `/ # ? @ :` or `%` is percent-encoded where the address could be read in two ways.")
+    database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it only internal keys work and records stay in the spool. A password with `/ # ? @ :` or `%` must be percent-encoded if the address would be ambiguous.")
     limits_redis_url: SecretStr | None = Field(None, validation_alias=_named("LIMITS_REDIS_URL", "REDIS_URL", own="LIMITS_REDIS_URL"), description="A `noeviction` Redis or Valkey for limits and budgets; without it limits hold per process.")
-    ca_file: Path | None = Field(None, description="CA certificates to trust, beside the system's, of sidecars (`https`), Redis (`rediss`) and Postgres (`sslmode=verify-full`).")
-    store_timeout_ms: int = Field(50, ge=1, description="Deadline of every call to the limits store.")
+    ca_file: Path | None = Field(None, description="CA certificates to trust besides the system's, for sidecars (`https`), Redis (`rediss`) and Postgres (`sslmode=verify-full`).")
+    store_timeout_ms: int = Field(50, ge=1, description="Timeout of every call to the limits store.")
     agent_rpm: int = Field(10, ge=0, le=2**53, description="Requests a minute of each named agent; 0 means no limit.")
-    limits_mode: Mode = Field("enforce", description="`shadow` only watches and tells, `off` ignores.")
-    limits_on_store_failure: OnStoreFailure = Field("local", description="While the store is away: `deny`, this replica's share (`local`), or `allow`.")
+    limits_mode: Mode = Field("enforce", description="`shadow` only records what limits would reject, `off` ignores them.")
+    limits_on_store_failure: OnStoreFailure = Field("local", description="While the limits store is unavailable: `deny`, this replica's share (`local`), or `allow`.")
     budgets_mode: Mode = Field("enforce", description="The same for budgets.")
     budgets_on_store_failure: OnStoreFailure = Field("deny", description="The same for budgets.")
     keys_file: Path | None = Field(None, description="`keys.yaml`, applied at start and by `llm-proxy keys apply`.")
 
-    max_body_bytes: int = Field(20 * 2**20, ge=1024, description="Longest body, as sent and decompressed; beyond it 413.")
-    max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Longest request head; beyond it 431.")
+    max_body_bytes: int = Field(20 * 2**20, ge=1024, description="Largest body, both as sent and decompressed; a larger one is a 413.")
+    max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Largest request head; a larger one is a 431.")
     max_json_depth: int = Field(64, ge=4, description="Deepest nesting of a body.")
-    max_messages: int = Field(4096, ge=1, description="Most messages of one conversation.")
+    max_messages: int = Field(4096, ge=1, description="Most messages in one request.")
     private_links: bool = Field(default=False, description="Allow image, file and tool links into private networks (the sidecar would fetch them).")
-    max_connections: int = Field(10_000, ge=1, description="Connections of callers to one worker; one more is answered 503 and closed.")
-    max_in_flight: int = Field(1000, ge=1, description="Calls running at once in one worker and sidecar; more wait in a short queue.")
-    max_waiting: int = Field(100, ge=0, description="Calls that may wait for their turn in one worker; beyond it 503 at once, and no record.")
-    queue_timeout_ms: int = Field(1000, ge=0, description="How long a call waits for its turn before 503.")
-    first_byte_timeout_s: float = Field(120, gt=0, description="Longest wait for an answer to begin; larger than the sidecar's own, retries included.")
-    idle_timeout_s: float = Field(60, gt=0, description="Longest silence between two frames of a stream.")
-    total_timeout_s: float = Field(600, gt=0, description="Longest call; `X-Request-Timeout` may ask for less, never more.")
-    deadlines: Annotated[dict[str, GroupDeadlines], NoDecode] = Field({}, description='Other deadlines for model groups, by pattern, first fit: `{"o3*": {"first_byte_s": 300}}`.')
-    body_timeout_s: float = Field(30, gt=0, description="How long a caller may take to send its body.")
-    unread_timeout_s: float = Field(60, gt=0, description="How long a caller may take nothing of its answer before it counts as gone (Linux).")
-    drain_delay_s: float = Field(5, ge=0, description="Seconds between not-ready and closing the listener.")
-    drain_timeout_s: float = Field(30, ge=0, description="Seconds running streams may take after that.")
+    max_connections: int = Field(10_000, ge=1, description="Most connections of callers to one worker; one more gets a 503 and is closed.")
+    max_in_flight: int = Field(1000, ge=1, description="Most calls running at once in one worker and sidecar; more wait in a short queue.")
+    max_waiting: int = Field(100, ge=0, description="Most calls waiting in one worker's queue; one more gets a 503 at once, without a record.")
+    queue_timeout_ms: int = Field(1000, ge=0, description="Longest wait in the queue; then 503.")
+    first_byte_timeout_s: float = Field(120, gt=0, description="Longest wait for a response to begin; must be larger than the sidecar's own, retries included.")
+    idle_timeout_s: float = Field(60, gt=0, description="Longest time between two frames of a stream.")
+    total_timeout_s: float = Field(600, gt=0, description="Longest call; `X-Request-Timeout` can shorten it, never extend it.")
+    deadlines: Annotated[dict[str, GroupDeadlines], NoDecode] = Field({}, description='Other timeouts for model groups; the first matching pattern holds: `{"o3*": {"first_byte_s": 300}}`.')
+    body_timeout_s: float = Field(30, gt=0, description="Longest time for a caller to send its body.")
+    unread_timeout_s: float = Field(60, gt=0, description="Longest time in which a caller reads nothing of its response; then it counts as disconnected (Linux).")
+    drain_delay_s: float = Field(5, ge=0, description="Seconds between the end of readiness and the closing of the listener.")
+    drain_timeout_s: float = Field(30, ge=0, description="Seconds that running calls get after that.")
 
-    spool_dir: Path = Field(Path(".local/spool"), description="Where records wait while Postgres is away.")
-    spool_max_bytes: int = Field(512 * 2**20, ge=2**20, description="Most bytes a worker's records may take there.")
-    log_payloads: Words = Field(("off",), description="Store prompts and answers, apart, secrets redacted: `off`, `full`, or the tenants, comma-separated, whose are kept.")
-    requests_retention_days: int = Field(90, ge=1, description="Days a request's row is kept; daily sums stay.")
-    payloads_retention_days: int = Field(30, ge=1, description="Days a stored prompt and its answer are kept.")
-    refused_credentials_retention_days: int = Field(30, ge=1, description="Days the counts of refused credentials are kept.")
-    audit_retention_days: int | None = Field(None, ge=31, description="Days the audit log is kept, in whole months; it is kept for ever by default.")
-    cache_mode: Literal["on", "off"] = Field("on", description="Response cache for every tenant unless a key says otherwise.")
-    cache_streams: bool = Field(default=True, description="Cache streamed answers too; only in front of our own sidecar, which keeps none that was cut.")
-    metrics_tags: Words = Field((), description="Tags of calls that get series of their own in `/metrics`, comma-separated; none by default.")
-    langfuse_url: str | None = Field(None, validation_alias=_named("LANGFUSE_BASE_URL", "LANGFUSE_HOST", own="LANGFUSE_URL"), description="Langfuse's address, to erase people there; the sidecars report to it by settings of their own.")
+    spool_dir: Path = Field(Path(".local/spool"), description="Folder for records while Postgres is unavailable.")
+    spool_max_bytes: int = Field(512 * 2**20, ge=2**20, description="Most bytes of one worker's records there.")
+    log_payloads: StringList = Field(("off",), description="Store prompts and responses, in a table of their own, secrets redacted: `off`, `full`, or the tenants, comma-separated, whose text is stored.")
+    requests_retention_days: int = Field(90, ge=1, description="Days for which a request's row is kept; daily sums stay.")
+    payloads_retention_days: int = Field(30, ge=1, description="Days for which a stored prompt and its response are kept.")
+    refused_credentials_retention_days: int = Field(30, ge=1, description="Days for which counts of rejected credentials are kept.")
+    audit_retention_days: int | None = Field(None, ge=31, description="Days for which the audit log is kept, in whole months; by default for ever.")
+    cache_mode: Literal["on", "off"] = Field("on", description="Response cache for every tenant unless a key sets another value.")
+    cache_streams: bool = Field(default=True, description="Cache streamed responses, too; only with this project's sidecar, which caches no truncated one.")
+    metrics_tags: StringList = Field((), description="Tags of calls with series of their own in `/metrics`, comma-separated; none by default.")
+    langfuse_url: str | None = Field(None, validation_alias=_named("LANGFUSE_BASE_URL", "LANGFUSE_HOST", own="LANGFUSE_URL"), description="Langfuse's address, for erasing people there; the sidecars report to it by their own settings.")
     langfuse_public_key: str | None = Field(None, validation_alias=_named("LANGFUSE_PUBLIC_KEY", own="LANGFUSE_PUBLIC_KEY"), description="Its public key.")
     langfuse_secret_key: SecretStr | None = Field(None, validation_alias=_named("LANGFUSE_SECRET_KEY", own="LANGFUSE_SECRET_KEY"), description="Its secret key.")
-    otlp_endpoint: str | None = Field(None, description="OpenTelemetry traces go here; off by default.")
-    notify_webhooks: SecretStr | None = Field(None, description="Webhooks that are notified of budgets spent, refused credentials and lost sidecars: `json=https://…,slack=https://…,teams=https://…`; needs a database.")
-    notify_secret: SecretStr | None = Field(None, description="Signs what `json` webhooks are sent (Standard Webhooks: `whsec_` and base64, or any text); production needs it for them.")
-    notify_budget_shares: Annotated[tuple[int, ...], NoDecode] = Field((50, 80, 100), description="Per cent of a budget whose spending is notified, comma-separated, once each in a budget's period.")
-    notify_sidecar_away_s: float = Field(60, gt=0, description="A sidecar that is away for longer is notified.")
+    otlp_endpoint: str | None = Field(None, description="Where OpenTelemetry traces are sent; off by default.")
+    notify_webhooks: SecretStr | None = Field(None, description="Webhooks for notifications of spent budgets, rejected credentials and lost sidecars: `json=https://…,slack=https://…,teams=https://…`; needs a database.")
+    notify_secret: SecretStr | None = Field(None, description="Key that signs notifications to `json` webhooks (Standard Webhooks: `whsec_` and base64, or any text); required for them in production.")
+    notify_budget_shares: Annotated[tuple[int, ...], NoDecode] = Field((50, 80, 100), description="Percentages of a budget at which a notification is sent, comma-separated; each once in a budget's period.")
+    notify_sidecar_away_s: float = Field(60, gt=0, description="Seconds for which a sidecar is unavailable before a notification is sent.")
     notify_allow_private: bool = Field(default=False, description="Allow webhooks in private networks.")
     # fmt: on
 
-    split_words = field_validator(
+    split_lists = field_validator(
         "litellm_proxy_url",
         "default_models",
         "trusted_proxies",
@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     @field_validator("deadlines", mode="before")
     @classmethod
     def _read_json(cls, given: object) -> object:
-        """Here rather than by pydantic-settings, whose error is no `ValidationError`."""
+        """Parses JSON here, because an error of pydantic-settings is no `ValidationError`."""
         try:
             return json.loads(given) if isinstance(given, str) else given
         except ValueError:
@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     @field_validator("database_url", "limits_redis_url")
     @classmethod
     def _check_store_url(cls, given: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        """The address with its password percent-encoded, for every reader alike."""
+        """The address with its password percent-encoded, so that every client parses it alike."""
         if given is None:
             return None
         read = parse_postgres_url if info.field_name == "database_url" else parse_redis_url
@@ -211,7 +211,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def webhooks(self) -> tuple[tuple[WebhookFormat, str], ...]:
-        """The webhooks to notify: the form and the address of each."""
+        """The webhooks of notifications: format and address of each."""
         return parse_webhook_urls(self.notify_webhooks.get_secret_value()) if self.notify_webhooks else ()
 
     @field_validator("litellm_proxy_url", "otlp_endpoint", "langfuse_url")
@@ -227,23 +227,23 @@ class Settings(BaseSettings):
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
-        """Whom to trust behind an `https` or `rediss` address and a verifying `sslmode`: the system's and ours."""
+        """A TLS context that trusts the system's authorities and those of `ca_file`."""
         context = ssl.create_default_context()
         if self.ca_file is not None:
             context.load_verify_locations(self.ca_file)
         return context
 
     def tls_for(self, url: SecretStr | str | None) -> ssl.SSLContext | None:
-        """The same for an address that needs it and does not name its own authorities; None for another."""
+        """`tls` if the address needs it (`https`, `rediss`, a verifying `sslmode`); None if not, or if it names its own."""
         text = url.get_secret_value() if isinstance(url, SecretStr) else url or ""
-        wanted = text.startswith(("https:", "rediss:")) or "sslmode=verify" in text
-        return self.tls if wanted and "sslrootcert=" not in text else None
+        needs_tls = text.startswith(("https:", "rediss:")) or "sslmode=verify" in text
+        return self.tls if needs_tls and "sslrootcert=" not in text else None
 
     @cached_property
     def internal_keys(self) -> tuple[str, ...]:
-        """The internal secrets, newest first."""
-        both = self.internal_api_key.get_secret_value().split(",") if self.internal_api_key else []
-        return tuple(key.strip() for key in both if key.strip())
+        """The internal keys, newest first."""
+        keys = self.internal_api_key.get_secret_value().split(",") if self.internal_api_key else []
+        return tuple(key.strip() for key in keys if key.strip())
 
     @classmethod
     def settings_customise_sources(
@@ -254,32 +254,32 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- replaced by the `.keys/` folder
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flag, environment, `.env`, `.keys/`, in this order."""
+        """Flags, environment, `.env`, `.keys/`, in this order."""
         keys = Path(".keys")
         last = (SecretsSettingsSource(settings_cls, secrets_dir=keys),) if keys.is_dir() else ()
         return init_settings, env_settings, dotenv_settings, *last
 
 
 def load(**flags: Any) -> Settings:  # noqa: ANN401 -- pydantic checks each by its field
-    """The settings, with flags above everything else; raises `pydantic.ValidationError` naming the variable."""
+    """The settings, overridden by `flags`; raises `pydantic.ValidationError`."""
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except UnicodeDecodeError:
         fault = PydanticCustomError("encoding", "it is no UTF-8")
-        place = ("a file of .env or .keys/",)
+        location = ("a file of .env or .keys/",)
         raise ValidationError.from_exception_data(
-            "Settings", [{"type": fault, "loc": place, "input": None}]
+            "Settings", [{"type": fault, "loc": location, "input": None}]
         ) from None
 
 
-def faults_of(wrong: ValidationError) -> list[str]:
-    """What is wrong with the settings, a line each: the variable and the reason, no part of a value."""
-    return [f"{_variable(one['loc'])}: {one['msg']}" for one in wrong.errors(include_input=False)]
+def setting_errors(error: ValidationError) -> list[str]:
+    """A line for each wrong setting: the variable and the reason, never the value."""
+    return [f"{_variable(one['loc'])}: {one['msg']}" for one in error.errors(include_input=False)]
 
 
-def _variable(place: tuple[int | str, ...]) -> str:
-    """The names under which a setting may be given, and where in it the fault is."""
-    field, *inside = (str(part) for part in place)
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The variables that set a field, and the location of the error inside its value."""
+    field, *inside = (str(part) for part in location)
     for name, known in Settings.model_fields.items():
         choices = known.validation_alias.choices if isinstance(known.validation_alias, AliasChoices) else []
         names = [str(one) for one in choices] or [f"{PREFIX}{name.upper()}"]
@@ -292,12 +292,12 @@ def _variable(place: tuple[int | str, ...]) -> str:
 KNOWN_SECRETS = frozenset(
     {"change-me-internal-key", "dev-secret-token", "sk-1234", "sk-master", "secret", "password"}
 )
-SHORTEST_SECRET = 16
+MIN_SECRET_CHARS = 16
 _LOCAL = ("127.", "::1", "localhost")
 
 
-def insecurities(settings: Settings) -> list[str]:
-    """What stops a start in production, each fault naming its variable; nothing in development."""
+def insecure_settings(settings: Settings) -> list[str]:
+    """A line for each setting that stops a start in production, with its variable; empty in development."""
     if settings.environment != "production":
         return []
     faults: list[str] = []
@@ -313,8 +313,8 @@ def insecurities(settings: Settings) -> list[str]:
     for name, text in secrets:
         if text in KNOWN_SECRETS:
             faults.append(f"{PREFIX}{name} is a publicly known default")
-        elif len(text) < SHORTEST_SECRET:
-            faults.append(f"{PREFIX}{name} is shorter than {SHORTEST_SECRET} characters")
+        elif len(text) < MIN_SECRET_CHARS:
+            faults.append(f"{PREFIX}{name} is shorter than {MIN_SECRET_CHARS} characters")
     if settings.keys_file is not None and settings.database_url is None and settings.llm_mode != "mock":
         faults.append(f"{PREFIX}KEYS_FILE is set and DATABASE_URL is not: nothing in that file would hold")
     if not settings.internal_keys and settings.database_url is None:

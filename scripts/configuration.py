@@ -11,10 +11,10 @@ from llm_proxy.settings import Settings
 HEAD = """\
 # Configuration
 
-Every setting of the gateway, made from `llm_proxy/settings.py` (do not edit). A flag of `llm-proxy serve`
-wins over the environment, the environment over `.env`, `.env` over files of the same name in `.keys/`.
-Outside development a start with a known or short secret, or on a public address nobody consented to, is
-refused and the variable named. Models, providers, routing and the response cache are configured in
+Every setting of the gateway (generated from `llm_proxy/settings.py`). A flag of `llm-proxy serve`
+overrides the environment, the environment `.env`, and `.env` files of the same name in `.keys/`.
+In production the gateway refuses to start with a known or short secret, or on a public address that is not
+allowed, and names the variable. Models, providers, routing and the response cache are configured in
 `litellm-config.yaml`; provider keys are read by the sidecar alone.
 
 | variable | also read from | default | meaning |

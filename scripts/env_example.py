@@ -8,8 +8,8 @@ from pydantic.fields import FieldInfo
 from llm_proxy.settings import PREFIX, Settings
 
 HEAD = """\
-# Every setting, with its default. Copy the lines you change to `.env` (mode 0600); the environment wins over
-# `.env`, and `.env` over files of the same name in `.keys/`. Made from llm_proxy/settings.py: do not edit.
+# Every setting, with its default. Copy the lines you change to `.env` (mode 0600); the environment overrides
+# `.env`, and `.env` files of the same name in `.keys/`. Generated from llm_proxy/settings.py: do not edit.
 """
 
 STACK = """

@@ -15,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from llm_proxy.cli.printing import EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, fail, warn
 from llm_proxy.json_access import Json
-from llm_proxy.settings import PREFIX, Settings, faults_of, load
+from llm_proxy.settings import PREFIX, Settings, load, setting_errors
 from llm_proxy.stack import state_dir
 from llm_proxy.stack.probe import client_host
 from llm_proxy.wildcards import wildcard_matches
@@ -47,7 +47,7 @@ def load_settings() -> Settings:
         }
         return load(**missing) if missing else settings
     except ValidationError as fault:
-        fail(faults_of(fault)[0], EXIT_WRONG_INPUT)
+        fail(setting_errors(fault)[0], EXIT_WRONG_INPUT)
 
 
 def gateway_url(settings: Settings, url: str | None = None) -> str:

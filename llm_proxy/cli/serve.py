@@ -32,7 +32,7 @@ from llm_proxy.edge.http_protocol import (
 )
 from llm_proxy.edge.routes.notifications import webhook_errors
 from llm_proxy.hardening import harden_process
-from llm_proxy.settings import Settings, faults_of, insecurities, load
+from llm_proxy.settings import Settings, insecure_settings, load, setting_errors
 from llm_proxy.stack.process import die_with_parent
 from llm_proxy.telemetry import WorkerMetricsFiles
 from llm_proxy.telemetry.metrics import metrics_directory
@@ -91,8 +91,8 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     try:
         settings = load(host=host, port=port, workers=workers)
     except ValidationError as error:
-        exit_with_lines(faults_of(error), EXIT_WRONG_INPUT)
-    if faults := insecurities(settings) + webhook_errors(settings):
+        exit_with_lines(setting_errors(error), EXIT_WRONG_INPUT)
+    if faults := insecure_settings(settings) + webhook_errors(settings):
         exit_with_lines([f"refused to start: {fault}" for fault in faults], EXIT_WRONG_INPUT)
     if settings.workers > 1 and settings.llm_mode == "mock":
         warn("mock mode counts in the memory of one process: one worker runs")

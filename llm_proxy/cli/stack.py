@@ -27,7 +27,7 @@ from llm_proxy.cli.printing import (
     print_json,
 )
 from llm_proxy.service_urls import InvalidURL
-from llm_proxy.settings import faults_of
+from llm_proxy.settings import setting_errors
 from llm_proxy.stack import NotInstalled, ProcessFailed
 from llm_proxy.stack.launch import run
 from llm_proxy.stack.plan import StartRefused, UpOptions
@@ -87,7 +87,7 @@ def up(  # noqa: PLR0913 -- one argument an option
     try:
         run(options, os.environ, click.echo, config_faults)
     except ValidationError as fault:
-        exit_with_lines(faults_of(fault), EXIT_WRONG_INPUT)
+        exit_with_lines(setting_errors(fault), EXIT_WRONG_INPUT)
     except UnicodeDecodeError:
         exit_with_lines(["a file of .env or .keys/: it is no UTF-8"], EXIT_WRONG_INPUT)
     except InvalidURL as fault:
