@@ -155,8 +155,10 @@ def to_plain(value: object) -> object:
     return value.isoformat() if isinstance(value, date) else str(value) if isinstance(value, UUID) else value
 
 
-def _column_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
-    """The columns' widths; None if they exceed `room` unless a number or an id is broken."""
+def _column_widths(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], max_width: int
+) -> list[int] | None:
+    """The columns' widths; None if they exceed `max_width` unless a number or an id is broken."""
     natural: list[int] = []
     minimal: list[int] = []
     for index, column in enumerate(columns):
@@ -165,10 +167,10 @@ def _column_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], roo
         natural.append(max(content, title))
         kept = content if column.number or column.unbroken else min(content, _MIN_TEXT_WIDTH)
         minimal.append(max(kept, title))
-    room -= _GAP * (len(columns) - 1)
-    if sum(minimal) > room:
+    max_width -= _GAP * (len(columns) - 1)
+    if sum(minimal) > max_width:
         return None
-    while sum(natural) > room:
+    while sum(natural) > max_width:
         spare = [have - need for have, need in zip(natural, minimal, strict=True)]
         widest = max(range(len(natural)), key=lambda index: (spare[index] > 0, natural[index]))
         natural[widest] -= 1
