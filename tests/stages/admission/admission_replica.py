@@ -27,21 +27,21 @@ async def run(url: str, tenant: str, agent: str, clients: int) -> None:
     sys.stdin.readline()
     caller = Caller("internal:test", "internal", tenant=tenant, agent=agent)
     call = Call("chat.completions", "openai", "m", "m", {}, prompt_bytes=100)
-    admitted = refused = 0
+    admitted = rejected = 0
 
     async def client() -> None:
-        nonlocal admitted, refused
+        nonlocal admitted, rejected
         for _ in range(2):
             try:
                 lease = await admission.admit(caller, call, uuid4())
             except RateLimited:
-                refused += 1
+                rejected += 1
             else:
                 admitted += 1
                 lease.settle(10, None)
 
     await asyncio.gather(*(client() for _ in range(clients)))
-    sys.stdout.write(f"{admitted} {refused}\n")
+    sys.stdout.write(f"{admitted} {rejected}\n")
     await admission.stop()
 
 

@@ -197,8 +197,8 @@ async def outcome(admission: AdmissionController, caller: Caller) -> str:
     """What becomes of a call: the header's state, or the error's code."""
     try:
         lease = await admission.admit(caller, CALL, uuid4())
-    except APIError as refused:
-        return refused.code or ""
+    except APIError as error:
+        return error.code or ""
     lease.settle(10, 10)
     return dict(lease.headers)[b"x-llm-proxy-limits"].decode()
 

@@ -62,10 +62,10 @@ async def test_three_replicas_and_two_hundred_clients_admit_exactly_ten_a_minute
         )
         for _ in range(REPLICAS)
     ]  # fmt: skip
-    told = await asyncio.gather(*(one.communicate(b"\n") for one in running))
-    counts = [tuple(map(int, out.split())) for out, _ in told]
+    outputs = await asyncio.gather(*(one.communicate(b"\n") for one in running))
+    counts = [tuple(map(int, out.split())) for out, _ in outputs]
     assert sum(admitted for admitted, _ in counts) == 10
-    assert sum(refused for _, refused in counts) == 2 * share * REPLICAS - 10
+    assert sum(rejected for _, rejected in counts) == 2 * share * REPLICAS - 10
 
 
 async def test_headers_show_what_is_left_and_errors_when_to_retry(
@@ -78,11 +78,11 @@ async def test_headers_show_what_is_left_and_errors_when_to_retry(
         b"%d" % left for left in range(9, -1, -1)
     ]
     for _ in range(2):  # the second time without asking the store
-        with pytest.raises(RateLimited) as refused:
+        with pytest.raises(RateLimited) as rejected:
             await admit(admission, caller)
-        assert refused.value.retry_after_s is not None
-        assert 55 < refused.value.retry_after_s <= 60
-        assert dict(refused.value.headers)["x-ratelimit-remaining-requests"] == "0"
+        assert rejected.value.retry_after_s is not None
+        assert 55 < rejected.value.retry_after_s <= 60
+        assert dict(rejected.value.headers)["x-ratelimit-remaining-requests"] == "0"
 
 
 async def test_one_agent_does_not_starve_another(admission: AdmissionController, tenant: str) -> None:
@@ -161,9 +161,9 @@ async def test_a_call_larger_than_the_limit_waits_for_an_empty_window_and_no_lon
     """It takes the whole window."""
     caller = Caller("k", "internal", tenant=tenant, limits=Limits(tpm=50))
     await admit(admission, caller)
-    with pytest.raises(RateLimited) as refused:
+    with pytest.raises(RateLimited) as rejected:
         await admit(admission, caller)
-    assert (refused.value.error_type, refused.value.code) == ("tokens", "rate_limit_exceeded")
+    assert (rejected.value.error_type, rejected.value.code) == ("tokens", "rate_limit_exceeded")
 
 
 async def test_a_call_cancelled_during_admission_leaves_nothing_behind(
@@ -189,9 +189,9 @@ async def test_a_model_that_is_not_allowed_is_not_found_and_not_counted(
     """By the caller's own list, or the default one."""
     caller = Caller("k", "virtual", tenant=tenant, agent="scout", models=("claude-*",))
     for who, call in ((caller, CALL), (replace(caller, models=None), CALL._replace(group="claude"))):
-        with pytest.raises(ModelNotFound) as refused:
+        with pytest.raises(ModelNotFound) as rejected:
             await admit(admission, who, call)
-        assert refused.value.code == "model_not_found"
+        assert rejected.value.code == "model_not_found"
     (requests,) = (await current_limits(admission, caller)).limit_statuses
     assert requests.used == 0
 
@@ -211,15 +211,15 @@ async def test_a_rejection_is_the_same_from_the_store_and_from_the_cache(
         admission.reject_if_exhausted(caller)
         await admit(admission, caller)
 
-    told: list[dict[str, str]] = []
+    headers: list[dict[str, str]] = []
     for _ in range(3):
-        with pytest.raises(RateLimited) as refused:
+        with pytest.raises(RateLimited) as rejected:
             await ask()
-        told.append(dict(refused.value.headers))
-    assert told[0]["x-ratelimit-remaining-tokens"] == "8940"
-    assert told[0]["x-ratelimit-remaining-requests"] == "0"
+        headers.append(dict(rejected.value.headers))
+    assert headers[0]["x-ratelimit-remaining-tokens"] == "8940"
+    assert headers[0]["x-ratelimit-remaining-requests"] == "0"
     moving = "x-ratelimit-reset-requests"
-    assert len({tuple(sorted(one.items() - {(moving, one[moving])})) for one in told}) == 1
+    assert len({tuple(sorted(one.items() - {(moving, one[moving])})) for one in headers}) == 1
 
 
 async def test_an_exhausted_limit_shows_that_it_would_reject(

@@ -109,17 +109,17 @@ async def test_overspend_is_at_most_what_running_calls_cost_above_their_reservat
     limit = 30_000
     both = [await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS) for _ in range(2)]
     caller = new_caller(budgets=(Budget(limit, "day"),))
-    spent = refused = 0
+    spent = rejected = 0
     in_flight: dict[Lease, int] = {}
     most_over = 0
 
     async def client(number: int) -> None:
-        nonlocal spent, refused, most_over
+        nonlocal spent, rejected, most_over
         for turn in range(20):
             try:
                 lease = await both[number % 2].admit(caller, CALL, uuid4())
             except (BudgetExceeded, BudgetHeld):
-                refused += 1
+                rejected += 1
                 await asyncio.sleep(0.01)
                 continue
             actual = (number * 131 + turn * 577) % (2 * COST_NANO_USD + 100)
@@ -132,8 +132,8 @@ async def test_overspend_is_at_most_what_running_calls_cost_above_their_reservat
             del in_flight[lease]
 
     await asyncio.gather(*(client(number) for number in range(24)))
-    print(f"budget {limit}, spent {spent}, refused {refused}, over at most {most_over}")  # noqa: T201 -- asked for
-    assert refused > 0
+    print(f"budget {limit}, spent {spent}, refused {rejected}, over at most {most_over}")  # noqa: T201 -- asked for
+    assert rejected > 0
     assert limit * 0.9 < spent <= limit + most_over
 
 
@@ -141,9 +141,9 @@ async def test_a_model_without_a_price_is_rejected_under_a_budget(replicas: Repl
     """And only there."""
     admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
     unpriced = Call("chat.completions", "openai", "unpriced", "unpriced", {}, prompt_bytes=4)
-    with pytest.raises(APIError) as refused:
+    with pytest.raises(APIError) as rejected:
         await admission.admit(new_caller(budgets=(Budget(1, "day"),)), unpriced, uuid4())
-    assert refused.value.code == "price_unknown"
+    assert rejected.value.code == "price_unknown"
     assert await admission.admit(new_caller(), unpriced, uuid4())
 
 
@@ -164,14 +164,14 @@ async def test_a_budget_is_corrected_when_the_sidecars_log_has_exact_figures(rep
         corrections.add(request_id, lease)
     await corrections.step()
     assert [one.used for one in (await current_limits(admission, caller)).limit_statuses] == [270, 270]
-    told = [{one.spent for one in await watch.poll()} for _ in range(3)]
-    assert told == [set(), {270}, set()]
+    polls = [{one.spent for one in await watch.poll()} for _ in range(3)]
+    assert polls == [set(), {270}, set()]
     ledger.logged = {one: (SettledUsage(10, exact), True) for one, exact in calls.items()}
     for _ in range(2):
         await corrections.step()
         await asyncio.sleep(0.1)
-    told = [{one.spent for one in await watch.poll()} for _ in range(3)]
-    assert told == [set(), {260}, set()]
+    polls = [{one.spent for one in await watch.poll()} for _ in range(3)]
+    assert polls == [set(), {260}, set()]
     assert [one.used for one in (await current_limits(admission, caller)).limit_statuses] == [260, 260]
 
 
@@ -249,6 +249,6 @@ async def test_a_replica_that_does_not_know_a_budget_rejects_during_an_outage(
     own.kill()
     caller = new_caller(budgets=(Budget(10**9, "day"),))
     await until("rate_limit_exceeded", admission, caller)
-    with pytest.raises(BudgetHeld, match="The limits store is away") as refused:
+    with pytest.raises(BudgetHeld, match="The limits store is away") as rejected:
         await admission.admit(caller, CALL, uuid4())
-    assert refused.value.retryable
+    assert rejected.value.retryable

@@ -32,7 +32,7 @@ from llm_proxy.identity import Budget, Caller, Limits
 LIMITS = Limits(tpm=100_000, parallel=100)
 
 
-async def standings(admission: AdmissionController, caller: Caller) -> dict[str, LimitStatus]:
+async def statuses(admission: AdmissionController, caller: Caller) -> dict[str, LimitStatus]:
     """Where a caller stands, by kind."""
     found = (await current_limits(admission, caller)).limit_statuses
     return {one.check.kind: one for one in found if one.check.scope == "key"}
@@ -42,7 +42,7 @@ async def until_nothing_is_held(admission: AdmissionController, caller: Caller) 
     """Waits until no token, slot or money is counted."""
     end = time.monotonic() + 5
     while True:
-        found = await standings(admission, caller)
+        found = await statuses(admission, caller)
         if not any(one.used or one.held or one.running for one in found.values()):
             return
         assert time.monotonic() < end, found
@@ -129,7 +129,7 @@ async def test_reservations_of_a_dead_replica_expire(
     now_ms = int(time.time() * 1000)
     await own.ask("HSET", key, "l:dead", f"70:{now_ms + 200}", "held", "70", "running", "1")
     await own.ask("HSET", key, "first", str(now_ms + 200))
-    assert (await standings(admission, caller))["budget"].held == 70
+    assert (await statuses(admission, caller))["budget"].held == 70
     await asyncio.sleep(0.3)
-    found = (await standings(admission, caller))["budget"]
+    found = (await statuses(admission, caller))["budget"]
     assert (found.used, found.held, found.running) == (10, 0, 0)

@@ -131,9 +131,9 @@ async def test_a_moved_slot_is_followed(cluster: Cluster, replicas: Replicas) ->
 
     await cluster.move(epoch_key(moving.tenant), called)
     assert meanwhile == ["local"]
-    told = dict((await admission.admit(moving, CALL, uuid4())).headers)
-    assert told[b"x-llm-proxy-limits"] == b"enforced"
-    assert told[b"x-ratelimit-remaining-requests"] == b"57"
+    headers = dict((await admission.admit(moving, CALL, uuid4())).headers)
+    assert headers[b"x-llm-proxy-limits"] == b"enforced"
+    assert headers[b"x-ratelimit-remaining-requests"] == b"57"
     assert await outcome(admission, staying) == "enforced"
 
 
@@ -164,8 +164,8 @@ async def test_a_share_of_a_budget_is_given_once_while_its_node_is_dead(
     cluster: Cluster,
 ) -> None:
     """Other nodes answer the heartbeat, and that does not end the outage."""
-    store, outage = RedisBackend(cluster.url, timeout_s=1), FallbackLimiter(1)
-    pulse = Heartbeat(store, "here", ActiveLeases(), outage)
+    store, fallback = RedisBackend(cluster.url, timeout_s=1), FallbackLimiter(1)
+    heartbeat = Heartbeat(store, "here", ActiveLeases(), fallback)
     await store.start()
     owners = {tenant: await cluster.owner(tenant_tag(tenant)) for tenant in map(str, range(TENANTS))}
     beats_at = await cluster.owner(REPLICAS_KEY)
@@ -176,16 +176,16 @@ async def test_a_share_of_a_budget_is_given_once_while_its_node_is_dead(
         LimitPlan(tenant, tenant_tag(tenant), (check,), 0), (100,), NO_EPOCH, "lease", 30_000
     )
     await store.seed(key, 0)
-    outage.record_result(ask.plan, await store.reserve(ask._replace(reserve=False)))
+    fallback.record_result(ask.plan, await store.reserve(ask._replace(reserve=False)))
     cluster.kill(dead)
     try:
         while store.is_available:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.02)
         fared: list[int] = []
         for lease in ("a", "b"):
-            _, answer, _ = await outage.reserve(ask._replace(lease_id=lease))
+            _, answer, _ = await fallback.reserve(ask._replace(lease_id=lease))
             fared.append(answer.status)
-            await pulse.beat()
+            await heartbeat.beat()
         assert fared == [ADMITTED, REJECTED]
     finally:
         cluster.revive(dead)

@@ -90,10 +90,10 @@ async def test_a_late_reservation_of_a_frozen_store_is_undone(own: OwnValkey, re
 
 async def test_slots_of_a_dead_replica_expire(own: OwnValkey, replicas: Replicas) -> None:
     """They are not renewed."""
-    dying, living = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(2)]
+    dying, leases = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(2)]
     caller = new_caller(limits=Limits(parallel=1))
     await dying.admit(caller, CALL, uuid4())
-    assert await outcome(living, caller) == "rate_limit_exceeded"
+    assert await outcome(leases, caller) == "rate_limit_exceeded"
     keys = await own.ask("KEYS", "lp:*:p:*")
     assert 0 < await own.ask("PTTL", keys[0]) <= 30_000
 

@@ -19,7 +19,7 @@ OWN = replace(CHECK, scope="key", subject="key k", key="lp:{t}:r:key:k:*")
 TOKENS = LimitCheck("tokens", "key", "key k", "lp:{t}:t:key:k:*", 1_000)
 MONEY = LimitCheck("budget", "key", "key k", "lp:{t}:m:key:k:*:day:20261126", 0)
 CALLER = Caller("k", "virtual", tenant="t")
-RULES = PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot())
+POLICIES = PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot())
 
 
 def request(*checks: LimitCheck, want: int = 1) -> LimiterRequest:
@@ -34,72 +34,74 @@ def rejection(*used: int, waits: tuple[int, ...] = ()) -> LimiterResult:
 
 def test_an_exhausted_window_rejects_from_the_cache_with_the_stores_figures() -> None:
     """Other windows' figures too; another plan, other amounts and a status request go to the store."""
-    full, asked = ExhaustedWindows(), request(OWN, TOKENS)
-    full.add(CALLER, RULES, asked, rejection(10, 400))
-    known = full.find(asked)
-    assert known is not None
-    assert (known.status, known.used) == (REJECTED, (10, 400))
-    assert 59_000 < known.extra[0] <= 60_000
-    assert known.extra[1] == 0
-    assert full.find(asked._replace(amounts=(1, 2))) is None
-    assert full.find(asked._replace(reserve=False)) is None
-    assert full.find(request(OWN, TOKENS)) is None
+    windows, sent = ExhaustedWindows(), request(OWN, TOKENS)
+    windows.add(CALLER, POLICIES, sent, rejection(10, 400))
+    cached = windows.find(sent)
+    assert cached is not None
+    assert (cached.status, cached.used) == (REJECTED, (10, 400))
+    assert 59_000 < cached.extra[0] <= 60_000
+    assert cached.extra[1] == 0
+    assert windows.find(sent._replace(amounts=(1, 2))) is None
+    assert windows.find(sent._replace(reserve=False)) is None
+    assert windows.find(request(OWN, TOKENS)) is None
 
 
 def test_a_result_that_time_may_have_changed_is_requested_again() -> None:
     """A window with capacity in a moment, or a token window to wait for."""
     for waits in ((0, 0), (60_000, 0), (0, 60_000)):
-        full, asked = ExhaustedWindows(), request(OWN, TOKENS)
-        full.add(CALLER, RULES, asked, rejection(10, 1_000, waits=tuple(one or 1 for one in waits)))
+        windows, sent = ExhaustedWindows(), request(OWN, TOKENS)
+        windows.add(CALLER, POLICIES, sent, rejection(10, 1_000, waits=tuple(one or 1 for one in waits)))
         end = 0
-        while full.find(asked) is not None:
+        while windows.find(sent) is not None:
             end += 1
-        assert full.find_for_key(CALLER, RULES) is None
+        assert windows.find_for_key(CALLER, POLICIES) is None
 
 
 def test_only_an_exhausted_request_window_is_cached() -> None:
     """Not a budget of 0 beside one, nor a window in shadow mode."""
-    for asked, answer in (
+    for sent, result in (
         (request(TOKENS), rejection(1_000)),
         (request(replace(OWN, enforced=False), TOKENS), rejection(10, 1_000)),
         (request(MONEY, replace(OWN, limit=0)), rejection(0, 0)),
     ):
-        full = ExhaustedWindows()
-        full.add(CALLER, RULES, asked, answer)
-        assert full.find(asked) is None
-    full, both = ExhaustedWindows(), request(MONEY, OWN)
-    full.add(CALLER, RULES, both, rejection(0, 10, waits=(700, 60_000)))
-    known = full.find(both)
-    assert known is not None
-    assert known.extra[0] == 700  # what running calls hold is no time
+        windows = ExhaustedWindows()
+        windows.add(CALLER, POLICIES, sent, result)
+        assert windows.find(sent) is None
+    windows, both = ExhaustedWindows(), request(MONEY, OWN)
+    windows.add(CALLER, POLICIES, both, rejection(0, 10, waits=(700, 60_000)))
+    cached = windows.find(both)
+    assert cached is not None
+    assert cached.extra[0] == 700  # what running calls hold is no time
 
 
 def test_a_key_is_rejected_early_only_by_its_own_window_and_until_something_changes() -> None:
     """Other windows say nothing of the key's other requests; new policies or a changed key may allow them."""
-    full, asked = ExhaustedWindows(), request(OWN)
-    full.add(CALLER, RULES, request(CHECK), rejection(10))
-    assert full.find_for_key(CALLER, RULES) is None
-    full.add(CALLER, RULES, asked, rejection(10))
-    known = full.find_for_key(CALLER, RULES)
-    assert known is not None
-    assert (known[0], known[1].status, known[1].used) == (asked, REJECTED, (10,))
-    assert full.find_for_key(replace(CALLER, revocation_epoch=1), RULES) is None
-    assert full.find_for_key(CALLER, PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot())) is None
+    windows, sent = ExhaustedWindows(), request(OWN)
+    windows.add(CALLER, POLICIES, request(CHECK), rejection(10))
+    assert windows.find_for_key(CALLER, POLICIES) is None
+    windows.add(CALLER, POLICIES, sent, rejection(10))
+    cached = windows.find_for_key(CALLER, POLICIES)
+    assert cached is not None
+    assert (cached[0], cached[1].status, cached[1].used) == (sent, REJECTED, (10,))
+    assert windows.find_for_key(replace(CALLER, revocation_epoch=1), POLICIES) is None
+    assert (
+        windows.find_for_key(CALLER, PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot())) is None
+    )
 
 
 def test_a_key_with_token_limits_by_body_is_not_rejected_early() -> None:
     """Its headers would be another agent's."""
-    full = ExhaustedWindows()
+    windows = ExhaustedWindows()
     rules = PolicyResolver.from_snapshot(
         PolicyDefaults(), PolicySnapshot((LimitPolicy("agent", limits=Limits(tpm=5)),))
     )
-    full.add(CALLER, rules, request(OWN), rejection(10))
-    assert full.find_for_key(CALLER, rules) is None
+    windows.add(CALLER, rules, request(OWN), rejection(10))
+    assert windows.find_for_key(CALLER, rules) is None
 
 
 def test_an_internal_secret_is_not_rejected_early() -> None:
     """It acts for many, and its body says for whom."""
-    full = ExhaustedWindows()
+    windows = ExhaustedWindows()
     service = Caller("internal:1", "internal", tenant="t")
-    full.add(service, RULES, request(OWN), rejection(10))
-    assert full.find_for_key(service, RULES) is None
+    windows.add(service, POLICIES, request(OWN), rejection(10))
+    assert windows.find_for_key(service, POLICIES) is None

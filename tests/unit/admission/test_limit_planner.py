@@ -47,7 +47,7 @@ def test_december_ends_with_the_year() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "most", "usual", "choices", "completion"),
+    ("requested", "maximum", "percentile", "choices", "completion"),
     [
         (None, None, None, 1, 4096),
         (None, 128_000, None, 1, 4096),
@@ -63,11 +63,11 @@ def test_december_ends_with_the_year() -> None:
     ],
 )
 def test_an_answer_is_estimated_by_its_limit_else_the_percentile_else_the_models_maximum(
-    asked: int | None, most: int | None, usual: int | None, choices: int, completion: int
+    requested: int | None, maximum: int | None, percentile: int | None, choices: int, completion: int
 ) -> None:
     """A prompt is a token for four bytes; at most 4,096 where no answers of the group are known."""
-    call = _call(prompt_bytes=10, max_tokens=asked, choices=choices)
-    assert limit_planner.estimate_tokens(call, Price(1, 1, most), usual) == (3, completion)
+    call = _call(prompt_bytes=10, max_tokens=requested, choices=choices)
+    assert limit_planner.estimate_tokens(call, Price(1, 1, maximum), percentile) == (3, completion)
 
 
 def test_the_percentile_is_of_the_groups_last_200_answers() -> None:

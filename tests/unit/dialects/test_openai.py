@@ -60,9 +60,9 @@ def test_a_stream_always_requests_usage() -> None:
     """The caller gets it only when it asked for it."""
     assert parse(stream=True).body["stream_options"] == {"include_usage": True}
     assert parse(stream=True).wants_usage is False
-    asked = parse(stream=True, stream_options={"include_usage": True, "include_obfuscation": False})
-    assert asked.wants_usage is True
-    assert asked.body["stream_options"] == {"include_usage": True, "include_obfuscation": False}
+    requested = parse(stream=True, stream_options={"include_usage": True, "include_obfuscation": False})
+    assert requested.wants_usage is True
+    assert requested.body["stream_options"] == {"include_usage": True, "include_obfuscation": False}
     assert parse(stream=True, stream_options={"include_usage": False}).wants_usage is False
     assert error_of(stream_options={"include_usage": True}).param == "stream_options"
     assert "stream" not in parse(stream=False).body
@@ -176,8 +176,8 @@ def test_a_user_is_any_text_and_our_copy_is_printable(user: str, ours: str | Non
 @pytest.mark.parametrize("name", ["plugins", "priority", "session_id"])
 def test_a_providers_field_that_litellm_reads_is_sent_in_extra_body(name: str) -> None:
     """OpenRouter's, vLLM's; it is rejected for a provider without `extra_body`."""
-    for asked in ({name: 5}, {"extra_body": {name: 5}}):
-        call = parse(**asked)
+    for requested in ({name: 5}, {"extra_body": {name: 5}}):
+        call = parse(**requested)
         assert call.body["extra_body"] == {name: 5}
         assert name not in call.body
     assert error_of(model="claude", **{name: 5}).code == "unknown_parameter"

@@ -53,9 +53,9 @@ def test_provider_timeout_and_internal_auth_are_parsed() -> None:
 )
 def test_an_invalid_value_is_rejected_with_the_headers_name(name: bytes, value: bytes, param: str) -> None:
     """400 with `param`."""
-    with pytest.raises(BadRequest) as refused:
+    with pytest.raises(BadRequest) as error:
         parse_request_options([(name, value)])
-    assert refused.value.param == param
+    assert error.value.param == param
 
 
 @given(
@@ -75,5 +75,5 @@ def _outcome(headers: list[tuple[bytes, bytes]]) -> RequestOptions | str | None:
     """The options, or the rejected header."""
     try:
         return parse_request_options(headers)
-    except BadRequest as refused:
-        return refused.param
+    except BadRequest as error:
+        return error.param

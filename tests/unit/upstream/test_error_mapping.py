@@ -58,8 +58,8 @@ def test_a_prompt_too_long_is_recognised_in_every_providers_wording(
     message: str, headers: dict[str, str]
 ) -> None:
     """Streamed or not: LiteLLM knows some of them only one way."""
-    refused = map_error(400, headers, _body(message), model="m")
-    assert (refused.status, refused.code, refused.param) == (400, "context_length_exceeded", "messages")
+    error = map_error(400, headers, _body(message), model="m")
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
 
 
 OF_A_PART = (
@@ -79,12 +79,12 @@ OF_A_PART = (
 @pytest.mark.parametrize("message", OF_A_PART)
 def test_a_field_too_long_keeps_the_providers_code(message: str) -> None:
     """LiteLLM calls some of them context errors; a client would shorten its prompt in vain."""
-    told = {"x-llmp-attempts": "1", "x-llmp-message": message, "x-llmp-provider-status": "400"}
+    headers = {"x-llmp-attempts": "1", "x-llmp-message": message, "x-llmp-provider-status": "400"}
     body = _body(f"litellm.ContextWindowExceededError: litellm.BadRequestError: OpenAIException - {message}")
-    refused = map_error(400, {**told, "x-llmp-provider-code": "invalid_value"}, body, model="m")
-    assert (refused.status, refused.code) == (400, "invalid_value")
-    refused = map_error(400, {**told, "x-llmp-provider-code": "context_length_exceeded"}, body, model="m")
-    assert refused.code == "context_length_exceeded"
+    error = map_error(400, {**headers, "x-llmp-provider-code": "invalid_value"}, body, model="m")
+    assert (error.status, error.code) == (400, "invalid_value")
+    error = map_error(400, {**headers, "x-llmp-provider-code": "context_length_exceeded"}, body, model="m")
+    assert error.code == "context_length_exceeded"
 
 
 @given(
@@ -94,29 +94,29 @@ def test_a_field_too_long_keeps_the_providers_code(message: str) -> None:
 )
 def test_no_message_about_one_field_is_a_context_error(field: str, form: str, words: str) -> None:
     """Unless the provider's code says so."""
-    told = {
+    headers = {
         "x-llmp-attempts": "1",
         "x-llmp-message": form.format(field, words),
         "x-llmp-provider-status": "400",
     }
-    assert map_error(400, told, b"{}", model="m").code is None
-    param = {**told, "x-llmp-message": words, "x-llmp-provider-param": field}
+    assert map_error(400, headers, b"{}", model="m").code is None
+    param = {**headers, "x-llmp-message": words, "x-llmp-provider-param": field}
     assert map_error(400, param, b"{}", model="m").code is None
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-llmp-provider-status": "422"}], ids=["LiteLLM", "our sidecar"])
 def test_an_unreadable_answer_is_the_providers_fault(headers: dict[str, str]) -> None:
     """Not the caller's, though LiteLLM calls it 422."""
-    refused = map_error(422, headers, _body(LITELLM_422), model="m")
-    assert (refused.status, refused.code, refused.origin) == (502, "provider_error", "provider")
+    error = map_error(422, headers, _body(LITELLM_422), model="m")
+    assert (error.status, error.code, error.origin) == (502, "provider_error", "provider")
 
 
 def test_a_model_unknown_to_the_provider_is_the_providers_error() -> None:
     """404 as for a name that is not served, with the provider as origin."""
-    told = {"x-llmp-provider-status": "404"}
-    refused = map_error(404, told, _body("no such model"), model="m")
-    assert (refused.status, refused.code, refused.param) == (404, "model_not_found", "model")
-    assert refused.origin == "provider"
+    headers = {"x-llmp-provider-status": "404"}
+    error = map_error(404, headers, _body("no such model"), model="m")
+    assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
+    assert error.origin == "provider"
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_a_model_unknown_to_the_provider_is_the_providers_error() -> None:
 )
 def test_a_type_is_not_taken_for_a_code(status: int, said: dict[str, str], code: str | None) -> None:
     """Some providers have only a type."""
-    told = {"x-llmp-provider-status": str(status)} | {f"x-llmp-provider-{n}": v for n, v in said.items()}
-    refused = map_error(status, told, _body("no"), model="m")
-    assert (refused.status, refused.code) == (status, code)
+    headers = {"x-llmp-provider-status": str(status)} | {f"x-llmp-provider-{n}": v for n, v in said.items()}
+    error = map_error(status, headers, _body("no"), model="m")
+    assert (error.status, error.code) == (status, code)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_an_unmodified_litellm_quotes_the_provider(
     status: int, text: str, code: str | None, message: str
 ) -> None:
     """Its wrapping is removed; a text without it is not the provider's."""
-    refused = map_error(status, {"llm_provider-date": "x"}, _body(text), model="m", request_id="r1")
-    assert (refused.code, refused.message) == (code, message)
+    error = map_error(status, {"llm_provider-date": "x"}, _body(text), model="m", request_id="r1")
+    assert (error.code, error.message) == (code, message)
 
 
 @pytest.mark.parametrize(
@@ -196,24 +196,24 @@ def test_the_field_at_fault_is_the_one_in_the_message(message: str, field: str |
     """And one the request has; never a guess."""
     body = _body(f"litellm.UnsupportedParamsError: {message}")
     fields = ("model", "messages", "temperature", "tools", "reasoning_effort", "logprobs", "seed", "user")
-    told = {"x-llmp-origin": "litellm", "x-llmp-message": message, "x-llmp-attempts": "1"}
-    refused = map_error(400, told, body, model="m", fields=fields)
-    assert (refused.param, refused.code) == (field, "unsupported_parameter")
-    assert "litellm" not in refused.message
+    headers = {"x-llmp-origin": "litellm", "x-llmp-message": message, "x-llmp-attempts": "1"}
+    error = map_error(400, headers, body, model="m", fields=fields)
+    assert (error.param, error.code) == (field, "unsupported_parameter")
+    assert "litellm" not in error.message
 
 
 @pytest.mark.parametrize("message", ["a" * 15 + "c", "word ", "'x' ", "Invalid 'temperature': 3. "])
 def test_a_large_request_costs_no_time_and_its_echo_is_not_kept(message: str) -> None:
     """Neither its length nor the number of its fields makes an error expensive."""
     fields = {f"field{number}": None for number in range(200_000)}
-    asked = (b"a" * 15 + b"b") * (19 * 2**16)
-    told = {"x-llmp-provider-status": "400", "x-llmp-message": message * 100}
+    sent_body = (b"a" * 15 + b"b") * (19 * 2**16)
+    headers = {"x-llmp-provider-status": "400", "x-llmp-message": message * 100}
     began = time.process_time()
-    refused = map_error(400, told, b"{}", model="m", fields=fields.keys(), sent_body=asked)
-    event = {"code": "400", "message": message * 10**6, "provider": told}
-    streamed = map_stream_error(event, fields=fields.keys(), sent_body=lambda: asked)
+    error = map_error(400, headers, b"{}", model="m", fields=fields.keys(), sent_body=sent_body)
+    event = {"code": "400", "message": message * 10**6, "provider": headers}
+    streamed = map_stream_error(event, fields=fields.keys(), sent_body=lambda: sent_body)
     assert time.process_time() - began < 5
-    for one in (refused, streamed):
+    for one in (error, streamed):
         assert one.provider_message == "status 400, message not kept: the request is too large to compare"
 
 
@@ -244,15 +244,15 @@ def test_only_the_message_is_searched_for_fields(message: str, named: str | None
 
 def test_a_connection_error_is_recognised_beside_a_large_request() -> None:
     """By its class."""
-    told = {"x-llmp-origin": "connection", "x-llmp-message": "ConnectError: All attempts failed"}
-    refused = map_error(503, told, b"{}", model="m", sent_body=b"a" * 10**6)
-    assert refused.provider_message == "ConnectError"
+    headers = {"x-llmp-origin": "connection", "x-llmp-message": "ConnectError: All attempts failed"}
+    error = map_error(503, headers, b"{}", model="m", sent_body=b"a" * 10**6)
+    assert error.provider_message == "ConnectError"
 
 
 def test_a_broken_stream_does_not_read_its_request() -> None:
     """It has no provider's message to compare."""
 
-    def asked() -> bytes:
+    def sent_body() -> bytes:
         raise AssertionError
 
-    assert map_stream_error({"code": "upstream_stream_cut"}, sent_body=asked).provider_message is None
+    assert map_stream_error({"code": "upstream_stream_cut"}, sent_body=sent_body).provider_message is None

@@ -167,10 +167,10 @@ async def test_no_call_waits_longer_than_the_queues_time() -> None:
     places, sidecar = queue_of_one(queue_s=0.05)
     await places.acquire(0.0)
     began = asyncio.get_running_loop().time()
-    with pytest.raises(Overloaded) as refused:
+    with pytest.raises(Overloaded) as rejected:
         await places.acquire(began)
     assert asyncio.get_running_loop().time() - began < 1.0
-    assert refused.value.retry_after_s is not None
+    assert rejected.value.retry_after_s is not None
     assert places.waiting == 0
     assert sidecar.in_flight == 1
 

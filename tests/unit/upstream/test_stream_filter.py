@@ -59,8 +59,8 @@ def test_any_chunking_gives_the_same_bytes(cuts: list[int], wants_usage: bool) -
 
 def test_the_usage_frame_is_only_for_callers_that_requested_it() -> None:
     """In OpenAI's shape: `choices` is empty and the cost is removed."""
-    asked, _ = run(STREAM, [], wants_usage=True)
-    last = json.loads(asked.strip().split(b"\n\n")[-1][6:])
+    requested, _ = run(STREAM, [], wants_usage=True)
+    last = json.loads(requested.strip().split(b"\n\n")[-1][6:])
     assert last["choices"] == []
     assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     silent, frames = run(STREAM, [], wants_usage=False)
@@ -243,8 +243,8 @@ def test_content_of_a_usage_frame_gets_a_choice_without_requested_usage() -> Non
     assert events[1]["choices"][0]["finish_reason"] is None
     assert "usage" not in events[1]
     assert frames.finished
-    asked, _ = run(raw, [], wants_usage=True)
-    [_, last] = [json.loads(one[6:]) for one in asked.decode().split("\n\n") if one]
+    requested, _ = run(raw, [], wants_usage=True)
+    [_, last] = [json.loads(one[6:]) for one in requested.decode().split("\n\n") if one]
     assert last["choices"] == []
     assert last["timings"] == timings
     assert last["usage"]["total_tokens"] == 5

@@ -16,7 +16,7 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.mark.parametrize(
-    ("body", "asked", "expected"),
+    ("body", "requested", "expected"),
     [
         ({}, None, {"max_tokens": 100}),
         ({"max_tokens": 500}, 500, {"max_tokens": 100}),
@@ -25,13 +25,13 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
     ],
 )
 def test_a_cap_lowers_what_is_asked_and_never_raises_it(
-    body: dict[str, int], asked: int | None, expected: dict[str, int]
+    body: dict[str, int], requested: int | None, expected: dict[str, int]
 ) -> None:
     """In the field the request itself uses."""
-    asking = Call("chat.completions", "openai", "m", "m", {**body}, max_tokens=asked)
-    call = apply_max_tokens_cap(asking, 100)
+    call_before = Call("chat.completions", "openai", "m", "m", {**body}, max_tokens=requested)
+    call = apply_max_tokens_cap(call_before, 100)
     assert call.body == expected
-    assert call.max_tokens == min(asked or 100, 100)
+    assert call.max_tokens == min(requested or 100, 100)
 
 
 @pytest.mark.parametrize(

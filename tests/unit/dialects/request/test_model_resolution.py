@@ -74,14 +74,14 @@ def test_an_alias_is_sent_unchanged_and_limited_as_its_group() -> None:
 )
 def test_a_name_that_is_not_served_is_not_found(model: str, provider: str | None) -> None:
     """404 with OpenAI's code, naming the model."""
-    with pytest.raises(ModelNotFound) as refused:
+    with pytest.raises(ModelNotFound) as caught:
         resolve(model, provider, MODELS)
-    assert (refused.value.status, refused.value.code, refused.value.param) == (
+    assert (caught.value.status, caught.value.code, caught.value.param) == (
         404,
         "model_not_found",
         "model",
     )
-    assert f"`{model}`" in refused.value.message
+    assert f"`{model}`" in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -121,19 +121,19 @@ def test_an_empty_catalog_serves_nothing() -> None:
 
 def test_a_very_long_name_is_rejected_without_repeating_it() -> None:
     """The message stays short."""
-    with pytest.raises(BadRequest) as refused:
+    with pytest.raises(BadRequest) as caught:
         resolve("x" * 10_000, None, MODELS)
-    assert len(refused.value.message) < 200
+    assert len(caught.value.message) < 200
 
 
 def test_the_providers_of_a_group_come_from_the_catalog_or_its_prefix() -> None:
     """They decide where a model's own fields are sent."""
     assert providers_for("team/claude", MODELS) == {"anthropic"}
     assert providers_for("anthropic/claude-3", MODELS) == {"anthropic"}
-    told = ModelIndex("chat", GROUPS, {"*": frozenset({"openai"}), "claude/*": frozenset({"anthropic"})})
-    assert providers_for("claude/3-haiku", told) == {"anthropic"}
-    assert providers_for("anything", told) == {"openai"}
-    assert resolve("claude/3-haiku", None, told) == "claude/3-haiku"
+    index = ModelIndex("chat", GROUPS, {"*": frozenset({"openai"}), "claude/*": frozenset({"anthropic"})})
+    assert providers_for("claude/3-haiku", index) == {"anthropic"}
+    assert providers_for("anything", index) == {"openai"}
+    assert resolve("claude/3-haiku", None, index) == "claude/3-haiku"
 
 
 @given(st.text(max_size=300), st.none() | st.text(max_size=20))
@@ -146,5 +146,5 @@ def _outcome(model: str, provider: str | None) -> str:
     """The group, or the error's code."""
     try:
         return resolve(model, provider, MODELS)
-    except APIError as refused:
-        return refused.message
+    except APIError as caught:
+        return caught.message

@@ -47,8 +47,8 @@ def _outcome(body: bytes) -> dict[str, Any] | str | None:
     """The object, or the code of the error."""
     try:
         return parse_object(body, 64)
-    except BadRequest as refused:
-        return refused.code
+    except BadRequest as error:
+        return error.code
 
 
 @given(objects, names, st.sampled_from(['"{}":1', '"{}" :1', '"{}"\n: 1']), st.integers(0, 5))
@@ -83,9 +83,9 @@ def test_a_duplicate_name_is_rejected(value: Any, name: str, spelling: str, dept
 )
 def test_anything_but_a_plain_json_object_is_rejected(body: bytes, code: str) -> None:
     """Each with a code of its own."""
-    with pytest.raises(BadRequest) as refused:
+    with pytest.raises(BadRequest) as error:
         parse_object(body, 64)
-    assert refused.value.code == code
+    assert error.value.code == code
 
 
 def test_a_nul_is_text() -> None:
