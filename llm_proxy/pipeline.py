@@ -26,7 +26,7 @@ from llm_proxy.upstream.token_usage import estimate_answer_tokens
 
 
 class Upstream(Protocol):
-    """Where calls go: the pool of sidecars, or the mock."""
+    """What sends calls: the client of the sidecars, or the mock."""
 
     async def send(
         self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None
@@ -35,7 +35,7 @@ class Upstream(Protocol):
         ...
 
     def check_room(self) -> None:
-        """Raises `Overloaded` when a call that came now would find neither a place nor room to wait."""
+        """Raises `Overloaded` when there is neither a free slot nor capacity left in the queue."""
         ...
 
 
