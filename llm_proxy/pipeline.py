@@ -17,7 +17,7 @@ from llm_proxy.admission.lease import Lease
 from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, InternalError
-from llm_proxy.identity import Authenticator, Caller
+from llm_proxy.identity import Caller
 from llm_proxy.ledger import CallObservers, Ledger, UsageRecord, billed, overhead_ms, record_of
 from llm_proxy.telemetry.tracing import traceparent_of
 from llm_proxy.upstream import CallGuard, CurrentCatalog, RunningCalls
@@ -41,9 +41,8 @@ class Upstream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The stages of a call, as the composition root put them together."""
+    """The stages of an authenticated call, as the composition root put them together."""
 
-    authenticator: Authenticator
     admission: AdmissionController
     upstream: Upstream
     catalog: CurrentCatalog

@@ -62,7 +62,7 @@ class Gateway:
         self._notifier = _notifier(stages)
         self._erasures = build_erasures(stages)
         self._report = _health_report(stages)
-        reader = RequestReader(stages.services.authenticator, request_limits(settings), stages.catalog)
+        reader = RequestReader(stages.authenticator, request_limits(settings), stages.catalog)
         management = self._management_app(reader)
         self.routes = tuple(management.state.routes)
         inference = InferenceEndpoint(stages.services, reader, stages.failure_reporter)

@@ -75,6 +75,7 @@ class Stages:
     catalog: CurrentCatalog
     client: SidecarClient | None
     usage: PostgresUsage | MemoryUsage | None
+    authenticator: Authenticator
     auth_failures: AuthFailureLog | None
     auth: AuthDependencies
     failure_reporter: AuthFailureReporter
@@ -124,11 +125,12 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         catalog=catalog,
         client=client,
         usage=PostgresUsage(database.reports) if database else memory_usage,
+        authenticator=authenticator,
         auth_failures=failures,
         auth=_auth(settings, authenticator, database, address),
         failure_reporter=AuthFailureReporter(failures, address),
         tracer=tracer,
-        services=Services(authenticator, admission, upstream, catalog, ledger, RunningCalls(), observers),
+        services=Services(admission, upstream, catalog, ledger, RunningCalls(), observers),
     )
 
 
