@@ -2,7 +2,7 @@
 
 Invariants: one script call a request, none where nothing is limited and no change can have been missed; a
 result that arrives after its deadline is undone; a call passes an unreachable store only where a policy
-allows it. `explain` makes the same decision without counting. Raises RateLimited, BudgetExceeded,
+allows it. `explain_call` makes the same decision without counting. Raises RateLimited, BudgetExceeded,
 Forbidden, StoreUnavailable, and Unauthorized (the key was just revoked).
 """
 
@@ -223,9 +223,9 @@ class AdmissionController:
 
     def reject_if_exhausted(self, caller: Caller) -> None:
         """Raises for a key whose own window is known to be exhausted, before its body is read."""
-        statuses = self._exhausted.find_for_key(caller, self._planner.policies)
-        if statuses is not None and caller.revocation_epoch >= self._watcher.epoch_of(caller.tenant or ""):
-            request, result = statuses
+        found = self._exhausted.find_for_key(caller, self._planner.policies)
+        if found is not None and caller.revocation_epoch >= self._watcher.epoch_of(caller.tenant or ""):
+            request, result = found
             raise rate_limit_error(request, result, self._mode)
 
     async def publish_epochs(self, epochs: Mapping[str, int]) -> None:
@@ -319,9 +319,9 @@ class AdmissionController:
             return self._rejected(request, result)
         if request.reserve and self._shared:
             self._fallback.record_admitted(request.plan)
-        reservation = (self._reservation(request, result),)
+        reservations = (self._reservation(request, result),)
         return Decision(
-            request, result, self._mode, reservation, would_reject=self._shadow_rejection(request, result)
+            request, result, self._mode, reservations, would_reject=self._shadow_rejection(request, result)
         )
 
     def _shadow_rejection(self, request: LimiterRequest, result: LimiterResult) -> str | None:
@@ -356,14 +356,14 @@ class AdmissionController:
         local_request, result, state = await self._fallback.reserve(request)
         if result.status == REJECTED:
             return self._rejected(local_request, result, state)
-        reservation = self._fallback.reservations_of(
+        reservations = self._fallback.reservations_of(
             request, local_request, result, self._backend, self._settlements
         )
         return Decision(
             local_request,
             result,
             state,
-            reservation,
+            reservations,
             would_reject=self._shadow_rejection(local_request, result),
         )
 

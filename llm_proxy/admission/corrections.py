@@ -47,10 +47,12 @@ class Corrections:
     """
 
     def __init__(
-        self, spent: SpendSource | None, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+        self,
+        spend_source: SpendSource | None,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """`clock_ms` is the store's clock."""
-        self._spent = spent
+        self._spend_source = spend_source
         self._clock_ms = clock_ms
         self.max_age_s = MAX_AGE_S
         self._estimates: dict[UUID, _Estimated] = {}
@@ -58,7 +60,7 @@ class Corrections:
 
     async def start(self) -> None:
         """Starts querying the ledger."""
-        if self._spent is not None:
+        if self._spend_source is not None:
             self._loop.start()
 
     async def stop(self) -> None:
@@ -67,7 +69,7 @@ class Corrections:
 
     def add(self, request_id: UUID, lease: Lease) -> None:
         """Adds a call that was settled by an estimate."""
-        if self._spent is None or not lease.has_budget:
+        if self._spend_source is None or not lease.has_budget:
             return
         if len(self._estimates) >= MAX_WAITING:
             del self._estimates[next(iter(self._estimates))]
@@ -80,32 +82,28 @@ class Corrections:
             await self._correct(request_ids[at : at + CORRECTION_BATCH])
         now_s = time.monotonic()
         for request_id in [
-            one
-            for one, waiting_call in self._estimates.items()
-            if now_s - waiting_call.since_s > self.max_age_s
+            one for one, estimate in self._estimates.items() if now_s - estimate.since_s > self.max_age_s
         ]:
-            waiting_call = self._estimates.pop(request_id)
-            if waiting_call.lease.usage is not None and waiting_call.lease.usage.provider is None:
-                waiting_call.lease.correct(
-                    waiting_call.lease.usage._replace(provider=NO_PROVIDER), waiting_call.known_ms
-                )
+            estimate = self._estimates.pop(request_id)
+            if estimate.lease.usage is not None and estimate.lease.usage.provider is None:
+                estimate.lease.correct(estimate.lease.usage._replace(provider=NO_PROVIDER), estimate.known_ms)
 
     async def _correct(self, requests: Sequence[UUID]) -> None:
-        assert self._spent is not None  # noqa: S101 -- nothing waits without
+        assert self._spend_source is not None  # noqa: S101 -- nothing waits without
         queried_ms = self._clock_ms()
-        usages = await self._spent.exact_usage(requests)
+        usages = await self._spend_source.exact_usage(requests)
         if usages is None:
             return
         for request_id in requests:
-            waiting_call = self._estimates.get(request_id)
-            if waiting_call is None:
+            estimate = self._estimates.get(request_id)
+            if estimate is None:
                 continue
             if request_id in usages:
                 used, is_exact = usages[request_id]
-                waiting_call.lease.correct(used, waiting_call.known_ms)
+                estimate.lease.correct(used, estimate.known_ms)
                 if is_exact:
                     del self._estimates[request_id]
-            waiting_call.known_ms = queried_ms
+            estimate.known_ms = queried_ms
 
 
 @dataclass(frozen=True, slots=True)

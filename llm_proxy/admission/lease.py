@@ -1,7 +1,7 @@
 """What an admitted call holds until it is settled, and the queue of settlements to the limits store.
 
-Invariants: `settle` counts once, enqueues and never waits or raises; `settled` waits until the store has
-it, at most its timeout; one batch a tenant is under way, sent again until the store has it, and counted
+Invariants: `settle` counts once, enqueues and never waits or raises; `wait_settled` waits until the store
+has it, at most its timeout; one batch a tenant is under way, sent again until the store has it, and counted
 once. While the store is unreachable, slots, token windows and reservations may be dropped (they expire),
 money spent never is.
 """
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 RETRY_INTERVAL_S = 0.25
 MAX_BATCH = 500
 MAX_PERISHABLE = 50_000
-"""Entries kept per tenant while the store is away; of more, only what was spent, by budget."""
+"""Entries kept per tenant while the store is unreachable; of more, only what was spent, by budget."""
 
 SettledFuture = asyncio.Future[None]
 RawHeaders = tuple[tuple[bytes, bytes], ...]
@@ -74,7 +74,7 @@ class SettlementQueue:
         self._batches: dict[str, _Batch] = {}
         self._sending: dict[str, tuple[int, tuple[SettlementEntry, ...], SettledFuture]] = {}
         self._number = 0
-        self._pending_futures = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._loop = BackgroundLoop("settlements", self._step)
 
     @property
@@ -92,7 +92,7 @@ class SettlementQueue:
             batch.add(entry)
         if len(batch.entries) > MAX_PERISHABLE:
             batch.shrink()
-        self._pending_futures.set()
+        self._wakeup.set()
         return batch.settled
 
     async def wait_settled(self, future: SettledFuture) -> None:
@@ -147,14 +147,14 @@ class SettlementQueue:
         return True
 
     async def _step(self) -> None:
-        await self._pending_futures.wait()
-        self._pending_futures.clear()
+        await self._wakeup.wait()
+        self._wakeup.clear()
         try:
             if not await self.flush():
                 await asyncio.sleep(RETRY_INTERVAL_S)
         finally:
             if self.pending:
-                self._pending_futures.set()
+                self._wakeup.set()
 
 
 class SettledUsage(NamedTuple):
@@ -319,22 +319,22 @@ class Lease:
     def __init__(
         self,
         headers: RawHeaders,
-        reservation: tuple[Reservation, ...],
+        reservations: tuple[Reservation, ...],
         leases: ActiveLeases,
         would_reject: str | None = None,
         count_in_new_budgets: CountInNewBudgets | None = None,
     ) -> None:
         self.headers = headers
         self.would_reject = would_reject
-        self._reservations = reservation
+        self._reservations = reservations
         self._leases = leases
         self._count_in_new_budgets = count_in_new_budgets
         self._counting: asyncio.Task[None] | None = None
         self._open = True
         self._pending_futures: list[tuple[SettlementQueue, SettledFuture]] = []
         self.usage: SettledUsage | None = None
-        if reservation:
-            leases.add(reservation[0])
+        if reservations:
+            leases.add(reservations[0])
 
     def settle(self, tokens: int | None, cost_nano_usd: int | None, provider: str | None = None) -> None:
         """Replaces what was reserved by what was used, as far as known, and releases the slot; idempotent.

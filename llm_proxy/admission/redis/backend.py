@@ -32,8 +32,6 @@ REPLICAS_KEY = "lp:replicas"
 REPLICA_TTL_MS = 15_000
 _SCRIPTS = ("admit", "settle", "renew", "seed")
 _LETTER = {"tokens": "t", "parallel": "p", "budget": "b"}
-
-
 ObserveRequest = Callable[[float, bool], None]
 """Called after every script call with its duration in seconds and whether the store answered."""
 
@@ -80,15 +78,8 @@ class RedisBackend:
     ) -> LimiterResult:
         """Reserves a call's amounts if every check passes."""
         plan = request.plan
-        args: list[Argument] = [
-            len(plan.keys),
-            *plan.keys,
-            int(request.reserve),
-            request.epoch,
-            request.lease_id,
-            request.ttl_ms,
-        ]
-        args.append(request.retry_id)
+        args: list[Argument] = [len(plan.keys), *plan.keys, int(request.reserve), request.epoch]
+        args += (request.lease_id, request.ttl_ms, request.retry_id)
         for check, amount in zip(plan.checks, request.amounts, strict=True):
             args += (check.script_code, check.limit, amount)
 
@@ -101,11 +92,8 @@ class RedisBackend:
     async def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]) -> None:
         """Settles a batch of one tenant, once."""
         for hash_tag, batch in self._by_hash_tag(entries):
-            batch_key = (
-                ledger_key
-                if hash_tag in {"", hash_tag_of(ledger_key)}
-                else f"lp:{hash_tag}:settled:{ledger_key}"
-            )
+            elsewhere = hash_tag not in {"", hash_tag_of(ledger_key)}
+            batch_key = f"lp:{hash_tag}:settled:{ledger_key}" if elsewhere else ledger_key
             args: list[Argument] = [1 + len(batch), batch_key, *(entry.key for entry in batch), number]
             for entry in batch:
                 args += (_LETTER[entry.kind], entry.lease_id, entry.amount, entry.at)

@@ -45,7 +45,7 @@ class ClusterClient:
 
     @property
     def is_cluster(self) -> bool:
-        """Whether the store is a Redis Cluster, as far as it has said."""
+        """Whether the store is a Redis Cluster, as far as is known."""
         return self._slots is not None
 
     @property
@@ -82,15 +82,9 @@ class ClusterClient:
             try:
                 return await reply
             except asyncio.CancelledError:
-                if (
-                    on_late_reply is not None
-                    and reply.done()
-                    and not reply.cancelled()
-                    and not reply.exception()
-                ):
-                    on_late_reply(
-                        reply.result()
-                    )  # reply and cancellation arrived in one cycle of the event loop
+                arrived = reply.done() and not reply.cancelled() and not reply.exception()
+                if on_late_reply is not None and arrived:  # in the same cycle of the event loop
+                    on_late_reply(reply.result())
                 raise
             except LimiterUnavailable as unavailable:
                 match str(unavailable).split():
