@@ -1,4 +1,4 @@
-"""The hot doors, and the error in what they answer, whatever shape a door's dialect gives it."""
+"""The inference paths, and the error in a response of any of them, in the shape of its dialect."""
 
 import json
 

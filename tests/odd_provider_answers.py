@@ -1,4 +1,4 @@
-"""Words of providers' wires for tests that send them oddly: frames, answers, and how a sidecar hears them."""
+"""Frames and answers of providers in odd forms, and calls that make the provider send them."""
 
 import json
 from typing import Any

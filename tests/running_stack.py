@@ -1,6 +1,6 @@
-"""The whole stack on loopback ports: gateway, sidecar, stores, and the scripted provider behind them.
+"""`RunningStack`, which a flow test holds: the gateway's address, its keys, the SDK, the provider's calls.
 
-`House` is what a test of the flow holds: an address, a key, the SDK, and a look at what the provider saw.
+The stack is a gateway, a sidecar, stores and the scripted provider on loopback ports.
 """
 
 import asyncio
@@ -32,22 +32,22 @@ class RunningStack:
 
     @property
     def auth(self) -> dict[str, str]:
-        """The header that opens the doors."""
+        """The caller's credential as a header."""
         return {"Authorization": f"Bearer {self.key}"}
 
     @property
     def port(self) -> int:
-        """Where the gateway listens."""
+        """The gateway's port."""
         return int(self.url.rpartition(":")[2])
 
     async def calls(self) -> list[Json]:
-        """The calls the provider saw, oldest first."""
+        """Returns the calls the provider saw, oldest first."""
         async with httpx.AsyncClient(verify=NO_TLS) as client:
             found: list[Json] = (await client.get(f"{self.provider_url}/_calls")).json()["calls"]
         return found
 
     async def story(self, request_id: str) -> Json:
-        """A request's record, as soon as there is one."""
+        """Returns a request's detail once it is recorded; fails after 15 s."""
         async with httpx.AsyncClient(
             verify=NO_TLS, headers={"Authorization": f"Bearer {self.admin_key}"}
         ) as client:
@@ -59,10 +59,10 @@ class RunningStack:
 
 
 def say(text: str) -> Any:
-    """A conversation of one message."""
+    """Returns the messages of a chat with one user message."""
     return [{"role": "user", "content": text}]
 
 
 def script(**directive: Any) -> str:
-    """A message that tells the provider what to play; `do` comes first."""
+    """Returns a message text that tells the provider what to do; `do` comes first."""
     return "please " + json.dumps(directive)

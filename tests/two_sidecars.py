@@ -1,6 +1,6 @@
 """A gateway of a test's own before two real sidecars that the run shares, to be killed, frozen and revived.
 
-Behind them stands the scripted provider. Whatever a test has taken is back when its gateway ends.
+Behind them stands the scripted provider. Both sidecars run again when a test's gateway has ended.
 """
 
 import json
@@ -47,29 +47,29 @@ class TwoSidecars:
     logs: Path
 
     def kill(self, at: int) -> None:
-        """As the kernel does when memory is short."""
+        """Sends SIGKILL and waits for the end."""
         self.running[at].popen.send_signal(signal.SIGKILL)
         self.running[at].popen.wait()
 
     def freeze(self, at: int) -> None:
-        """It accepts connections, and answers nothing."""
+        """Sends SIGSTOP: it accepts connections and answers nothing."""
         self.running[at].popen.send_signal(signal.SIGSTOP)
 
     def thaw(self, at: int) -> None:
-        """It goes on where it stood."""
+        """Sends SIGCONT."""
         self.running[at].popen.send_signal(signal.SIGCONT)
 
     def revive(self, at: int) -> None:
-        """It starts again, with an empty memory; from the main thread alone, whose child it is."""
+        """Starts it again with an empty memory; call this from the main thread only."""
         self.running[at] = process.start(self.running[at].spec, self.logs)
         process.wait_until_ready([self.running[at]])
 
     def answered(self, at: int) -> int:
-        """How many calls it has answered since it was started."""
+        """Returns how many calls it has answered since it was started."""
         return completed_calls(self.ports[at])
 
     def restore(self) -> None:
-        """Both run again, whatever was done to them."""
+        """Makes both run again."""
         for at, running in enumerate(self.running):
             running.popen.send_signal(signal.SIGCONT)
             if not running.is_alive():
@@ -77,16 +77,16 @@ class TwoSidecars:
 
 
 def provider_as_sidecar(port: int) -> process.ProcessSpec:
-    """A scripted provider in a sidecar's place, where only the gateways' own counting is looked at.
+    """A scripted provider in a sidecar's place, for tests of the gateways' own counting only.
 
-    It answers hundreds of calls at once, at which a real one on a test machine would fall behind.
+    It answers hundreds of calls at once; a real sidecar on a test machine would fall behind.
     """
     return replace(provider_spec(port), name=f"stand-in-{port}")
 
 
 @contextmanager
 def run_two_sidecars(provider: Provider, folder: Path) -> Generator[TwoSidecars]:
-    """The sidecars, running until the block ends."""
+    """Runs both sidecars until the block ends."""
     config = folder / "two-sidecars.yaml"
     config.write_text(CONFIG.format(base=provider.base("openai")), encoding="utf-8")
     at = [ports.free_port() for _ in range(2)]
@@ -105,7 +105,7 @@ def run_two_sidecars(provider: Provider, folder: Path) -> Generator[TwoSidecars]
 
 @dataclass(slots=True)
 class GatewayOverSidecars:
-    """The gateway and who stands behind it."""
+    """A gateway and the sidecars behind it."""
 
     url: str
     gateway: process.ManagedProcess
@@ -114,11 +114,11 @@ class GatewayOverSidecars:
 
     @property
     def auth(self) -> dict[str, str]:
-        """The header that opens the doors."""
+        """The caller's credential as a header."""
         return {"Authorization": f"Bearer {KEY}"}
 
     def body(self, *, model: str = "any", stream: bool = False, **directive: Any) -> Json:
-        """A chat body with a mark of its own; the directive tells the provider what to play."""
+        """Returns a chat body with a mark of its own; the directive tells the provider what to do."""
         self.marks.append(uuid.uuid4().hex)
         said = f"{self.marks[-1]} {json.dumps(directive) if directive else ''}"
         return {"model": model, "messages": [{"role": "user", "content": said}], "stream": stream}
@@ -126,18 +126,18 @@ class GatewayOverSidecars:
     async def chat(
         self, client: httpx.AsyncClient, body: Json | None = None, **headers: str
     ) -> httpx.Response:
-        """One chat call, whatever comes of it."""
+        """Makes one chat call; returns any response."""
         url = f"{self.url}/v1/chat/completions"
         return await client.post(url, json=body or self.body(), headers=self.auth | headers)
 
     async def seen(self) -> Counter[str]:
-        """How often the provider saw each mark of this test's."""
+        """Returns how often the provider saw each mark of this test."""
         calls = await self.two_sidecars.provider.calls()
         found = Counter(str(call["body"]["messages"][0]["content"]).split()[0] for call in calls)
         return Counter({mark: found[mark] for mark in self.marks if mark in found})
 
     async def metric(self, name: str, *having: str) -> float:
-        """The sum of a metric's series whose labels hold these words."""
+        """Returns the sum of a metric's series whose labels hold these words."""
         async with httpx.AsyncClient(verify=NO_TLS) as client:
             told = await client.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
         lines = [line for line in told.text.splitlines() if line.startswith(name)]
@@ -157,12 +157,12 @@ def run_gateway(
     """A running gateway.
 
     Args:
-        folder: Of this test alone.
+        folder: For its spool and logs.
         two_sidecars: The sidecars.
-        names: Settings.
-        sidecars: How many of them it knows.
-        dead_ports: How many more addresses it knows, with nobody behind them.
-        ready: Whether it is to be waited for until it can serve.
+        names: Settings, as environment variables.
+        sidecars: How many of them it is given.
+        dead_ports: How many addresses more it is given, where nothing listens.
+        ready: Wait until it is ready; else until it is live.
     """
     at = [*two_sidecars.ports[:sidecars], *(ports.free_port() for _ in range(dead_ports))]
     urls = [f"http://127.0.0.1:{one}" for one in at]

@@ -1,4 +1,4 @@
-"""Usage records for tests: plain ones, and random ones of every kind."""
+"""Usage records for tests, plain and random, and a running ledger to record them."""
 
 import asyncio
 from collections.abc import AsyncGenerator
