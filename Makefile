@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 .PHONY: litellm sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: setup ## Create missing environments, then start the whole stack; Ctrl-C stops it.
 	@exec $(BIN)/llm-proxy up --with-parent $(ARGS)
