@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
+from llm_proxy.call_guard import InterruptReason
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Caller
 from llm_proxy.telemetry.request_ids import id_to_text
 from llm_proxy.upstream import NO_ROUTING, Catalog, RoutingInfo, TokenUsage, interrupt_error
-from llm_proxy.upstream.call_guard import InterruptReason
 
 if TYPE_CHECKING:
     from llm_proxy.telemetry.tracing import Span

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from starlette.requests import Request
 
 from llm_proxy.call_context import CallContext
+from llm_proxy.call_guard import TimeoutPolicy
 from llm_proxy.dialects import Call, Dialect
 from llm_proxy.dialects.dialect import BodyLimits, ResponseMeta
 from llm_proxy.dialects.request_options import parse_request_options
@@ -37,7 +38,6 @@ from llm_proxy.pipeline import AdmittedCall, Services, process_call, reject_earl
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import uuid7
 from llm_proxy.upstream import CallGuard, CurrentCatalog, interrupt_error, timeout_policy
-from llm_proxy.upstream.call_guard import TimeoutPolicy
 
 
 @dataclass(frozen=True, slots=True)

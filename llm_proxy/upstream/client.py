@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import orjson
 
+from llm_proxy.call_guard import CallGuard, TimeoutPolicy
 from llm_proxy.dialects import BYTES_PER_TOKEN, Call
 from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.errors import APIError, NotFound, Overloaded, UpstreamUnreachable
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import as_object
-from llm_proxy.upstream.call_guard import CallGuard, TimeoutPolicy
 from llm_proxy.upstream.catalog import CurrentCatalog
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.http_client import ConnectError, ConnectionPool, HTTPConnection, SidecarAddress

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from llm_proxy.errors import Overloaded
 
 if TYPE_CHECKING:
-    from llm_proxy.upstream.call_guard import CallGuard
+    from llm_proxy.call_guard import CallGuard
 
 SidecarState = Literal["live", "away", "ejected", "unknown"]
 SIDECAR_STATES: tuple[SidecarState, ...] = get_args(SidecarState)

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import orjson
 
+from llm_proxy.call_guard import NEVER, CallGuard
 from llm_proxy.dialects import Call
 from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
-from llm_proxy.upstream.call_guard import NEVER, CallGuard
 from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.http_client import HTTPConnection
 from llm_proxy.upstream.litellm_protocol import RoutingInfo

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from llm_proxy.call_guard import TimeoutPolicy, Timeouts
 from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.dialects.request.model_resolution import providers_for, resolve
 from llm_proxy.errors import ModelNotFound
 from llm_proxy.identity.caller import Caller
 from llm_proxy.identity.policies import KillSwitch, active_kill_switch, is_model_allowed
 from llm_proxy.sidecar.config import MAX_WILDCARDS, InvalidConfig, build_effective_config, is_served
-from llm_proxy.upstream.call_guard import TimeoutPolicy, Timeouts
 from llm_proxy.upstream.catalog import Catalog, ModelGroup
 from llm_proxy.wildcards import wildcard_matches
 

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 
 import orjson
 
+from llm_proxy.call_guard import CallGuard
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import as_object
-from llm_proxy.upstream.call_guard import CallGuard
 from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, ModelGroup
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.litellm_protocol import RoutingInfo

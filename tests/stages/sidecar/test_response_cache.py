@@ -17,11 +17,11 @@ from scripted import answers
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 from stages.admission.valkey_cluster import PASSWORD, Cluster
 
+from llm_proxy.call_guard import TimeoutPolicy, Timeouts
 from llm_proxy.errors import UpstreamUnreachable
 from llm_proxy.identity import Caller
 from llm_proxy.stack import probe
 from llm_proxy.upstream import CachePurge, CurrentCatalog, SidecarClient
-from llm_proxy.upstream.call_guard import TimeoutPolicy, Timeouts
 from llm_proxy.upstream.client import purge_cache
 from llm_proxy.upstream.litellm_protocol import LiteLLMControls, cache_namespace
 from llm_proxy.upstream.pool import SidecarPool, SlotQueue

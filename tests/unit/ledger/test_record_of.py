@@ -5,6 +5,7 @@ from uuid import UUID
 import pytest
 
 from llm_proxy.call_context import CallContext, note_end, note_error
+from llm_proxy.call_guard import InterruptReason
 from llm_proxy.dialects import Call
 from llm_proxy.errors import (
     APIError,
@@ -18,7 +19,6 @@ from llm_proxy.errors import (
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import billed, record_of
 from llm_proxy.upstream import Catalog, RoutingInfo, TokenUsage
-from llm_proxy.upstream.call_guard import InterruptReason
 from llm_proxy.upstream.catalog import Deployment, ModelGroup
 
 CALL = Call("chat.completions", "openai", "m", "m", {}, prompt_bytes=400)

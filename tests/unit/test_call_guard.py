@@ -1,8 +1,8 @@
 """Timeouts of a call, by its model group."""
 
+from llm_proxy.call_guard import Timeouts
 from llm_proxy.settings import Settings
 from llm_proxy.upstream import timeout_policy
-from llm_proxy.upstream.call_guard import Timeouts
 
 
 def settings(**said: object) -> Settings:
