@@ -1,6 +1,6 @@
 """How much is spent of the budgets that recent calls used, read off the calls' way.
 
-Invariants: `ended` and `exhausted` only remember, and never wait; a budget is read after the settlement of
+Invariants: `call_settled` and `budgets_exhausted` never wait; a budget is read after the settlement of
 its last call has reached the store; what is returned is spend, never what running calls hold.
 """
 

@@ -56,7 +56,7 @@ def _bearer(value: bytes) -> bytes:
 
 
 class InternalKeys:
-    """The keys of trusted services (`INTERNAL_SECRETS`); several are valid during a rotation."""
+    """The keys of trusted services (`LLM_PROXY__INTERNAL_API_KEY`); several are valid during a rotation."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._callers: list[tuple[bytes, Caller]] = []
