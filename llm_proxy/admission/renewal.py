@@ -149,12 +149,12 @@ class Heartbeat:
             if self._backend.is_available:  # every node of it
                 self._fallback.reset()
         except LimiterUnavailable:
-            log.debug("heartbeat failed")
+            log.debug("heartbeat not heard")
         for (backend, _), entries in self._leases.renewal_entries().items():
             try:
                 await self._renew(backend, entries)
             except LimiterUnavailable:
-                log.debug("leases not renewed")
+                log.debug("leases not kept")
 
     async def renew(self, hash_tag: str | None) -> None:
         """Renews what running calls of a tenant, or of all, hold, at once; raises `LimiterUnavailable`."""

@@ -77,7 +77,7 @@ class SpendingWatch:
                     spends += await self._read_spend(replace(plan, checks=checks, fallback_checks=()))
                 del unread[plan_id]
         except LimiterUnavailable:
-            log.debug("budgets are read when the limits store is back")
+            log.debug("budgets are looked at when the limits store is back")
         self._settling |= settling if self._settlements.pending else unread
         return spends
 

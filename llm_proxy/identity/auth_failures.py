@@ -138,12 +138,12 @@ class AuthFailureLog:
                 batch = rows[:_BATCH]
                 try:
                     for _, why in await write_rows(batch, self._write):
-                        log.warning("a failed authentication cannot be recorded", extra={"why": why})
+                        log.warning("a refused credential is not put on record", extra={"why": why})
                 finally:
                     rows[:_BATCH] = batch
         except DatabaseUnavailable as fault:
             log.warning(
-                "failed authentications are not recorded yet",
+                "refused credentials are not put on record yet",
                 extra={"rows": len(rows), "why": fault.reason},
             )
             return False

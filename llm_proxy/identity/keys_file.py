@@ -277,7 +277,7 @@ def keys_file_loop(path: Path, pool: Pool) -> BackgroundLoop:
             log.warning("the keys file is not applied yet", extra={"cause": fault.message})
             return None
         for missing in result.missing:
-            log.error("the keys file names a key that does not exist", extra={"cause": missing})
+            log.error("the keys file names a key that is not there", extra={"cause": missing})
         log.info("the keys file is applied", extra={"changes": len(result.changes)})
         return LOOP_DONE
 

@@ -243,7 +243,7 @@ class PolicyWatcher:
         try:
             await self.refresh()
         except StoreUnavailable:
-            log.warning("the limit policies cannot be read at start; defaults apply")
+            log.warning("rules not readable at start; defaults hold")
 
     async def _step(self) -> None:
         if self._source is not None:

@@ -143,7 +143,7 @@ class Erasures:
         try:
             await self._reopen_returned_people()
         except DatabaseUnavailable as fault:  # the next statement fails too if the database is unavailable
-            log.warning("people who came back after an erasure cannot be found", extra={"why": fault.reason})
+            log.warning("who came back after an erasure cannot be told", extra={"why": fault.reason})
         async with self._connection() as connection:
             unfinished = await connection.fetch(
                 "SELECT id FROM erasures WHERE finished_at IS NULL ORDER BY id"
@@ -169,7 +169,7 @@ class Erasures:
             else:
                 for certificate in tried:
                     fields = {"id": certificate["id"], "complete": certificate["complete"]}
-                    log.info("an erasure was retried", extra=fields)
+                    log.info("an erasure was tried again", extra=fields)
                 return
 
     async def _add_to_list(self, tenant: str, user: str) -> UUID:

@@ -130,9 +130,9 @@ class Maintenance:
             if error.kind == "away":
                 self._writer.set_postgres_state(error)
             else:  # Postgres rejected this statement only: records may be accepted all the same
-                log.warning("postgres rejects a statement of the ledger", extra={"why": error.reason})
+                log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
         except RowsRejected as error:
-            log.warning("postgres rejects a statement of the ledger", extra={"why": error.reason})
+            log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
 
     async def _batch(self) -> bool:
         store = self._require_store()
@@ -140,7 +140,7 @@ class Maintenance:
             left = await store.migration.run_batch()
             return await store.delete_expired() > 0 or left
         except (DatabaseUnavailable, RowsRejected) as error:
-            log.warning("postgres rejects a batch of background work", extra={"why": error.reason})
+            log.warning("postgres refuses a batch of background work", extra={"why": error.reason})
             return False
 
     async def _prepare(self, within_s: float = 0.0) -> None:
@@ -195,9 +195,7 @@ class Maintenance:
             if not self._writer.should_try_postgres():
                 return
             for row, why in await write_rows([*rows], self._require_store().insert_rejection_counts):
-                log.warning(
-                    "postgres rejects a count of rejected requests", extra={"times": row[-1], "why": why}
-                )
+                log.warning("postgres rejects a count of refusals", extra={"times": row[-1], "why": why})
             self._counts.mark_written(rows)
             self._writer.set_postgres_state(None)
 

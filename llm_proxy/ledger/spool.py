@@ -263,7 +263,7 @@ def recover_worker(folder: Path, spool: Spool) -> Recovered:
     if lines:
         spool.append(lines)
         log.info(
-            "recovered the records of a dead worker",
+            "took over what a dead worker left",
             extra={"seat": folder.name, "finished": recovered.finished, "lost": recovered.lost},
         )
     (folder / JOURNAL_FILE).unlink(missing_ok=True)

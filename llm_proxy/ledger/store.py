@@ -117,7 +117,7 @@ class MigrationRunner:
         except (schema.SchemaChanged, RowsRejected) as fault:
             raise DatabaseUnavailable("refused", f"the schema: {fault}") from fault
         if applied:
-            log.info("the database was migrated to this version", extra={"applied": applied})
+            log.info("the database was brought to this version", extra={"applied": applied})
 
 
 _DEADLINE_S = 2.0

@@ -155,7 +155,7 @@ class Writer:
         if state != self.state:
             self.state, self.since_s = state, time.time()
             if fault is None:
-                log.info("postgres accepts records again")
+                log.info("postgres takes records again")
             else:
                 states = {"away": "is away", "refused": "refuses the records", "migrating": "is migrated"}
                 log.warning(
@@ -248,7 +248,7 @@ class Writer:
             await store.insert_records([(repaired, encode(repaired))])
         except RowsRejected as rejected:
             fields = {"request_id": str(row[0]), "why": rejected.reason}
-            log.warning("postgres will never accept a record", extra=fields)
+            log.warning("postgres will never take a record", extra=fields)
             self._put_aside(encode(row), "rejected")
 
     def _put_aside(self, line: bytes, cause: str) -> None:

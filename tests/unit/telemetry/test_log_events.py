@@ -1,0 +1,96 @@
+"""The texts of log lines leave the process: alerts and searches of operators name them."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import llm_proxy
+
+LEVELS = frozenset({"debug", "info", "warning", "error", "exception"})
+EVENTS = {
+    "a delivery is not on record",
+    "a journal entry cannot be read",
+    "a line of the list of erased people cannot be read",
+    "a notification cannot be kept",
+    "a provider refused the gateway's credentials",
+    "a record could not be taken",
+    "a refused admin action is not on record",
+    "a refused credential is not put on record",
+    "a rejected record cannot be put aside",
+    "a request failed",
+    "a silent sidecar's calls are ended",
+    "an admin's change",
+    "an erasure was tried again",
+    "background work failed and goes on",
+    "background work succeeds again",
+    "budget not rebuilt",
+    "budgets are looked at when the limits store is back",
+    "draining",
+    "epoch not restored",
+    "epoch restored from memory",
+    "erasures wait for the database",
+    "heartbeat not heard",
+    "leases not kept",
+    "limits store away at start",
+    "limits store away: other replicas learn of the change from Postgres",
+    "limits store back",
+    "limits store does not answer",
+    "limits store lost",
+    "no budget of scope `global`: nothing bounds what all callers together may spend",
+    "no database is configured: internal secrets only, records stay in the spool",
+    "no limits store configured: limits hold per process",
+    "notifications wait for the database",
+    "old days of refused credentials are not dropped yet",
+    "old months of the audit log are dropped",
+    "old months of the audit log are not dropped yet",
+    "old notifications are not dropped yet",
+    "other sidecars take over",
+    "postgres %s; records go to the spool",
+    "postgres refuses a batch of background work",
+    "postgres refuses a duty of the ledger",
+    "postgres rejects a count of refusals",
+    "postgres rejects a payload",
+    "postgres rejects a sample",
+    "postgres takes records again",
+    "postgres will never take a record",
+    "records cannot be kept on disk, a crash would lose them",
+    "refused admin actions are left out of the audit log: there are too many",
+    "refused credentials are not put on record yet",
+    "refused credentials cannot be looked at now",
+    "rules not readable at start; defaults hold",
+    "running calls were ended by the drain's limit",
+    "settlements lost at the end: %d",
+    "spans were not delivered",
+    "the database was brought to this version",
+    "the gateway is up",
+    "the keys file is applied",
+    "the keys file is not applied",
+    "the keys file is not applied yet",
+    "the keys file names a key that is not there",
+    "the list of erased people cannot be written",
+    "the result of a change is not in the audit log",
+    "the spool cannot be written",
+    "the spool's folder cannot be used: records wait in memory",
+    "took over what a dead worker left",
+    "who came back after an erasure cannot be told",
+    "work left by a migration",
+}
+
+
+def _events(path: Path) -> Iterator[str]:
+    """Yields the constant texts that a module logs."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="log"), attr=level),
+                args=[ast.Constant(value=str(text)), *_],
+            ) if level in LEVELS:
+                yield text
+            case _:
+                pass
+
+
+def test_log_events_keep_their_texts() -> None:
+    """A new event is added here; a changed one breaks somebody's alert."""
+    modules = Path(llm_proxy.__file__).parent.rglob("*.py")
+    assert {event for module in modules for event in _events(module)} == EVENTS
