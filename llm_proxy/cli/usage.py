@@ -403,15 +403,7 @@ def reconcile(
 
     Reads DATABASE_URL from the environment, .env or .keys/.
     """
-    now = datetime.now(UTC)
-    found, enriched = run_or_fail(
-        _reconcile(
-            parse_time(since, now),
-            parse_time(until, now, param="until"),
-            limit=limit,
-            applies=applies,
-        )
-    )
+    found, enriched = run_or_fail(_reconcile(since, until, limit=limit, applies=applies))
     if as_json:
         print_json({"enriched": enriched, "differences": [_difference_document(one) for one in found]})
     else:
@@ -420,11 +412,13 @@ def reconcile(
 
 
 async def _reconcile(
-    since: datetime, until: datetime, *, limit: int, applies: bool
+    since: str, until: str, *, limit: int, applies: bool
 ) -> tuple[Sequence[Discrepancy], int]:
+    now = datetime.now(UTC)
+    start, end = parse_time(since, now), parse_time(until, now, param="until")
     async with _usage_store() as store:
-        enriched = await enrich_estimates(store.pool, since, until) if applies else 0
-        return await find_discrepancies(store.pool, since, until, limit), enriched
+        enriched = await enrich_estimates(store.pool, start, end) if applies else 0
+        return await find_discrepancies(store.pool, start, end, limit), enriched
 
 
 def _show_differences(found: Sequence[Discrepancy], enriched: int) -> None:

@@ -79,6 +79,14 @@ def test_a_settings_file_that_is_not_utf_8_is_one_line(tmp_path: Path, words: li
     assert done.returncode != 0
 
 
+@pytest.mark.parametrize("command", ["usage", "requests", "reconcile", "audit"])
+def test_a_time_that_is_none_is_one_line(postgres_url: str, tmp_path: Path, command: str) -> None:
+    """With exit code 2."""
+    done = run(tmp_path, command, "--since", "someday", DATABASE_URL=postgres_url)
+    assert "'someday' is not a time" in one_line(done)
+    assert done.returncode == 2
+
+
 @pytest.mark.parametrize("name", ["CACHE_REDIS_URL", "LLM_CALLS_DATABASE_URL"])
 def test_a_wrong_address_that_only_a_sidecar_reads_is_named_and_not_printed(
     tmp_path: Path, name: str
