@@ -122,6 +122,24 @@ class InferenceEndpoint:
         guard = calls.open(asyncio.get_running_loop().time() + limits.body_timeout_s)
         responder = Responder(context, route.dialect, send)
         try:
+            await self._respond(route, context, guard, scope, receive, responder)
+        except asyncio.CancelledError:  # again, while an error waited for the caller to read
+            if not guard.was_interrupted():
+                raise
+        finally:
+            calls.close(guard)
+
+    async def _respond(
+        self,
+        route: InferenceRoute,
+        context: CallContext,
+        guard: CallGuard,
+        scope: Scope,
+        receive: Receive,
+        responder: "Responder",
+    ) -> None:
+        """Processes a request; sends the error that ends it, if one does."""
+        try:
             await self._process(route, context, guard, scope, receive, responder)
         except ClientDisconnected:
             pass
@@ -139,8 +157,6 @@ class InferenceEndpoint:
                 "a request failed", extra={"request_id": str(context.request_id), "path": scope["path"]}
             )
             await self._fail(responder, context, InternalError())
-        finally:
-            calls.close(guard)
 
     async def _process(
         self,
@@ -258,11 +274,12 @@ class Responder:
         context.outcome = "ok"
 
     async def _start_stream(self, admitted: AdmittedCall) -> None:
+        """Sends the head; a call that is interrupted before has no status yet."""
         context = self._context
-        context.ttft_ms = context.elapsed_ms()
-        context.status, context.outcome, self.started = 200, "cut", True
         headers = responses.response_headers(context, admitted.limit_headers)
         await responses.start_stream(self._send, headers)
+        context.ttft_ms = context.elapsed_ms()
+        context.status, context.outcome, self.started = 200, "cut", True
 
 
 def _response_meta(context: CallContext) -> ResponseMeta:
