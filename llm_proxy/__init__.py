@@ -1,6 +1,6 @@
 """The gateway in the order a request walks it.
 
-edge -> identity -> dialects -> admission -> upstream -> ledger -> edge, told once in `pipeline`.
+edge -> identity -> dialects -> admission -> upstream -> ledger -> edge, written once in `pipeline`.
 Beside the road: `schema` (SQL), `sidecar` (what runs in LiteLLM's process), `stack` (everything on one
 machine), `cli`. This module imports nothing, so that the sidecar's environment can import the package.
 """

@@ -105,5 +105,5 @@ def note_end(context: CallContext, reason: InterruptReason | None, *, unsent: bo
         note_error(context, error)
     elif reason == "client_gone":
         context.outcome = "client_gone"
-    if context.outcome == "ok" and context.status == 0:  # no answer and no error of anybody's
+    if context.outcome == "ok" and context.status == 0:  # neither an answer nor an error
         note_error(context, InternalError())

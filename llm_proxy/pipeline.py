@@ -31,10 +31,10 @@ class Upstream(Protocol):
     async def send(
         self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None
     ) -> Reply:
-        """Returns the reply to a call; raises what the sidecar said instead."""
+        """Returns the reply to a call; raises an `APIError` for the sidecar's error."""
         ...
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Raises `Overloaded` when there is neither a free slot nor capacity left in the queue."""
         ...
 
@@ -88,11 +88,11 @@ class AdmittedCall:
         self._guard = guard
 
     async def __aenter__(self) -> Self:
-        """Admits the call and sends it upstream; without room there it is rejected before admission."""
+        """Admits the call and sends it upstream; rejects it before admission when upstream is full."""
         services, context = self._services, self.context
         caller, call = context.caller, context.call
         assert caller is not None and call is not None  # noqa: S101, PT018 -- the request was read
-        services.upstream.check_room()
+        services.upstream.check_capacity()
         self._lease = lease = await services.admission.admit(caller, call, context.request_id)
         try:
             context.catalog = services.catalog.snapshot
@@ -115,7 +115,7 @@ class AdmittedCall:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Lets go of the reply, settles and records the call."""
+        """Closes the reply, settles and records the call."""
         self._reply.close()
         self.note_usage()
         await self._end(error)

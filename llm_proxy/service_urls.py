@@ -121,7 +121,7 @@ def parse_redis_url(text: str) -> str:
 
 def parse_http_url(text: str) -> str:
     """Returns the normalized address of an HTTP server; its port may be a range. Raises `InvalidURL`."""
-    whole, _, rest = _split_scheme(text, ("http", "https"), "http://HOST:PORT")
+    address, _, rest = _split_scheme(text, ("http", "https"), "http://HOST:PORT")
     location = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in rest:
         raise InvalidURL("it holds an @: a user or password would never be sent")
@@ -130,7 +130,7 @@ def parse_http_url(text: str) -> str:
         raise InvalidURL("it names no host")
     if host["port"] is not None:
         _check_port_range(host["port"])
-    return whole
+    return address
 
 
 def parse_webhook_urls(text: str) -> tuple[tuple[WebhookFormat, str], ...]:
@@ -155,8 +155,7 @@ def parse_setting(name: str, text: str, read: Callable[[str], str]) -> str:
 
 
 def _split_scheme(text: str, known: tuple[str, ...], form: str) -> tuple[str, str, str]:
-    whole = text.strip()
-    scheme, separator, rest = whole.partition("://")
+    scheme, separator, rest = text.strip().partition("://")
     if not separator:
         raise InvalidURL(f"it is no address of the form {form}")
     if scheme.lower() not in known:

@@ -229,7 +229,7 @@ class AdmissionController:
             raise rate_limit_error(request, result, self._mode)
 
     async def publish_epochs(self, epochs: Mapping[str, int]) -> None:
-        """Tells every replica, this one first, that these tenants' policies or keys have changed."""
+        """Publishes these tenants' new epochs to the other replicas, then refreshes this one's policies."""
         try:
             await raise_epochs(self._backend, epochs)
         except LimiterUnavailable:

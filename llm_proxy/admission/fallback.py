@@ -58,7 +58,7 @@ class FallbackLimiter:
                 self._backend.limiter.record_request(check.key, now_ms)
 
     def record_result(self, plan: LimitPlan, result: LimiterResult) -> None:
-        """Remembers the spend of budgets in a result of the store."""
+        """Records the spend of budgets from a result of the store."""
         if len(self._spent) > MAX_BUDGETS:
             self._spent.clear()
         for check, used, held in zip(plan.checks, result.used, result.extra, strict=True):
@@ -66,7 +66,7 @@ class FallbackLimiter:
                 self._spent[check.key] = used + held
 
     def reset(self) -> None:
-        """Forgets the budgets counted here: the store is reachable again, and its counters hold."""
+        """Removes the budgets counted here: the store is reachable again, and its counters hold."""
         self._backend.limiter.budgets.clear()
 
     async def reserve(

@@ -273,12 +273,12 @@ class ActiveLeases:
         self._on_settled = settled
 
     def add(self, reservation: Reservation) -> None:
-        """Remembers what a call holds."""
+        """Adds what a call holds."""
         if not reservation.request.plan.kinds.isdisjoint({"parallel", "budget"}):
             self.reservations[reservation.request.lease_id] = reservation
 
     def remove(self, reservation: Reservation) -> None:
-        """Forgets what a call held."""
+        """Removes what a call held."""
         self.reservations.pop(reservation.request.lease_id, None)
         self.budgets_changed(reservation)
 

@@ -36,7 +36,7 @@ SWEEP_INTERVAL = 4096
 MAX_SMALL_ENTRIES = 100_000
 """Epochs and batch numbers kept: both are found again when they are missing."""
 WAITER_TTL_MS = 5_000
-"""A call that waits for held money is remembered so long after its last try; the error said 2 s."""
+"""Time after its last try for which a call that waits for held money keeps its place; its error said 2 s."""
 KEPT_AFTER_TRIES = 2
 """From this try on its share is kept for it."""
 MAX_WAITERS = 16
@@ -358,7 +358,7 @@ class MemoryLimiter:
         return counter
 
     def _sweep(self, now_ms: int) -> None:
-        """Forgets subjects that nothing counts any more, every `SWEEP_INTERVAL` requests."""
+        """Removes subjects that nothing counts any more, every `SWEEP_INTERVAL` requests."""
         self.requests += 1
         if self.requests % SWEEP_INTERVAL:
             return

@@ -56,7 +56,7 @@ def period_end_ms(budget: Budget, now_ms: int) -> int:
 
 
 def period_stamp(budget: Budget, now_ms: int) -> str:
-    """Tells the counter of one period from another's, and from the same period's in another time zone."""
+    """Returns the part of a counter's key that is unique to a period and its time zone."""
     day = f"{period_start(budget, now_ms):%Y%m%d}"
     return day if budget.period == "total" or budget.zone == UTC_NAME else f"{day}:{budget.zone}"
 
@@ -332,7 +332,7 @@ def _specificity(group: str) -> tuple[bool, int]:
 
 
 def _counter_suffix(budget: Budget, policies: list[LimitPolicy]) -> str:
-    """Tells a budget's counter from that of the same budget removed before: since when it has counted.
+    """Returns the part of a counter's key that is unique to a budget since it was added or added again.
 
     Policies that state the same budget share one counter, however they override each other: since the first.
     """

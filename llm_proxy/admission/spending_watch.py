@@ -41,7 +41,7 @@ class BudgetSpend:
 
 
 class SpendingWatch:
-    """Remembers which budgets calls used, and reads how much of them is spent."""
+    """Collects the budgets that calls used, and reads how much of each is spent."""
 
     def __init__(self, backend: LimiterBackend, settlements: SettlementQueue) -> None:
         self._backend = backend
@@ -51,11 +51,11 @@ class SpendingWatch:
         self._exhausted: dict[str, LimitCheck] = {}
 
     def call_settled(self, plan: LimitPlan) -> None:
-        """Remembers the budgets of a call that was settled under this plan."""
+        """Notes the budgets of a call that was settled under this plan."""
         self._recent[id(plan)] = plan
 
     def budgets_exhausted(self, checks: Iterable[LimitCheck]) -> None:
-        """Remembers budgets that have rejected a call because they are spent."""
+        """Notes budgets that have rejected a call because they are spent."""
         if len(self._exhausted) < MAX_EXHAUSTED:
             self._exhausted.update((check.key, check) for check in checks)
 

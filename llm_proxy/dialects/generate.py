@@ -74,8 +74,8 @@ class GenerateDialect:
         except BadRequest as error:
             raise _restore_spelling(error, spellings) from None
 
-    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect does not tell who
-        """`{content, usage{totalTokens, ...}}`; `toolCalls` when there are any."""
+    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect names no model
+        """Returns `{content, usage{totalTokens, ...}}`, with `toolCalls` when there are any."""
         completion = parse_completion(reply)
         written: Json = {"content": completion.content}
         if completion.tool_calls:
@@ -87,7 +87,7 @@ class GenerateDialect:
         return GenerateStream()
 
     def error(self, error: APIError) -> Json:
-        """NestJS's exception body, with our code and field."""
+        """Returns NestJS's exception body, with our code and field."""
         return {
             "statusCode": error.status,
             "message": error.message,
@@ -97,11 +97,11 @@ class GenerateDialect:
         }
 
     def stream_error(self, error: APIError) -> bytes:
-        """One event with the same object."""
+        """Returns one event with the object of `error`."""
         return sse.encode_event(orjson.dumps(self.error(error)))
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:
-        """The internal dialect's list: this dialect never had one of its own."""
+        """Returns the internal dialect's list: this dialect has none of its own."""
         return INTERNAL.render_models(listed)
 
 
@@ -115,8 +115,8 @@ class GenerateStream:
         """Takes OpenAI's frames, returns this dialect's."""
         return b"".join(chunk_event(completion, "toolCalls") for completion in self.chunks.feed(chunk))
 
-    def end(self, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect does not tell who
-        """The last event and the end mark."""
+    def end(self, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect names no model
+        """Returns the last event and `[DONE]`."""
         event = {
             "content": "",
             "usage": _usage(self.chunks.usage),
@@ -150,7 +150,7 @@ def _rename_message(message: Any, at: int, spellings: dict[str, str]) -> Any:  #
 
 
 def _rename_fields(document: Json, names: dict[str, str], path: str, spellings: dict[str, str]) -> Json:
-    """The object in OpenAI's spelling; the original spelling of each path is added to `spellings`."""
+    """Returns the object in OpenAI's spelling; adds the original spelling of each path to `spellings`."""
     renamed: Json = {}
     for name, value in document.items():
         snake_case = names.get(name, name)
@@ -163,7 +163,7 @@ def _rename_fields(document: Json, names: dict[str, str], path: str, spellings: 
 
 
 def _restore_spelling(error: BadRequest, spellings: dict[str, str]) -> BadRequest:
-    """The error in the caller's spelling: inner names are restored before the outer ones."""
+    """Returns the error in the caller's spelling: inner names are restored before the outer ones."""
     original = param = error.param or ""
     for snake_case in sorted(spellings, key=len, reverse=True):
         if original == snake_case or original.startswith((snake_case + ".", snake_case + "[")):

@@ -140,7 +140,7 @@ class OpenAIDialect:
         parsed = parse_object(body, limits.max_depth)
         return build_call(parsed, ParseContext(self.name, endpoint, len(body)), options, models, limits)
 
-    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers tell who answered
+    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the model
         """The bytes unchanged."""
         return reply
 

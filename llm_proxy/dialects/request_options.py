@@ -66,7 +66,7 @@ def parse_request_options(headers: Iterable[tuple[bytes, bytes]]) -> RequestOpti
 
 
 def parse_cache_control(directives: Iterable[bytes]) -> CacheControl:
-    """The directives the response cache knows: `no-cache`, `no-store`, `max-age`; the smallest age counts."""
+    """Returns what `no-cache`, `no-store` and `max-age` (the smallest) request; raises `BadRequest`."""
     no_cache = no_store = False
     ages_s: list[int] = []
     for directive in directives:

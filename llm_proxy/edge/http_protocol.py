@@ -110,7 +110,7 @@ class BoundedRequestCycle(RequestResponseCycle):
         await self.send({"type": "http.response.body", "body": _INTERNAL_ERROR})
 
     def disconnect(self) -> None:
-        """Tells the application that its client is gone."""
+        """Notifies the application that its client has disconnected."""
         self.disconnected = not self.response_complete
         self.waiting_for_100_continue = False
         self.message_event.set()
@@ -179,7 +179,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells the running request; drops every reference to the connection, so that none is circular."""
+        """Notifies the running request; drops every reference to the connection, so that none is circular."""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         if self._running is not None:
@@ -354,7 +354,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.head_since, self.drained_since = None, self.loop.time()
         self.pipeline.clear()
         if self.transport.can_write_eof():
-            with contextlib.suppress(OSError):  # the client is gone; `connection_lost` follows
+            with contextlib.suppress(OSError):  # the client has disconnected; `connection_lost` follows
                 self.transport.write_eof()
             self.flow.resume_reading()
         else:
@@ -376,7 +376,7 @@ def close_slow_connections(connections: Iterable[Any], now: float, *, timeout_s:
 
 
 def set_socket_timeouts(listener: socket.socket, unread_s: float) -> None:
-    """Has the kernel end connections whose peer is gone, or takes nothing for `unread_s` seconds.
+    """Makes the kernel end connections whose peer has vanished, or reads nothing for `unread_s` seconds.
 
     Accepted sockets inherit both options from the listener (tcp(7)).
     """

@@ -78,7 +78,7 @@ Choice = TypeVar("Choice", bound=str)
 
 
 def parse_key_spec(document: Mapping[str, Any], before: KeySpec | None = None) -> KeySpec:
-    """Parses a key's specification; a field that is missing stays as in `before`."""
+    """Parses a key's specification; a field that is missing stays as in `before`; raises `BadRequest`."""
     _reject_unknown_fields(document, _KEY_FIELDS)
     document = (key_fields(before) if before is not None else {}) | dict(document)
     name = _parse_name(document, "name")
@@ -100,7 +100,7 @@ def parse_key_spec(document: Mapping[str, Any], before: KeySpec | None = None) -
 
 
 def parse_policy(document: Mapping[str, Any]) -> LimitPolicy:
-    """Parses a limit policy."""
+    """Parses a limit policy; raises `BadRequest`."""
     policy = replace(
         parse_policy_target(document),
         limits=_parse_limits(document),
@@ -118,7 +118,7 @@ def parse_policy(document: Mapping[str, Any]) -> LimitPolicy:
 
 
 def parse_policy_target(document: Mapping[str, Any]) -> LimitPolicy:
-    """Parses the scope and the target of a limit policy, without its limits."""
+    """Parses the scope and the target of a limit policy, without its limits; raises `BadRequest`."""
     _reject_unknown_fields(document, _POLICY_FIELDS)
     scope = _parse_choice(document, "scope", get_args(ScopeKind))
     if scope is None:
@@ -135,7 +135,7 @@ def parse_policy_target(document: Mapping[str, Any]) -> LimitPolicy:
 
 
 def parse_kill_switch(document: Mapping[str, Any]) -> tuple[KillSwitch, str]:
-    """Parses a kill switch and the reason for it, which is empty if none is given."""
+    """Parses a kill switch and the reason for it, empty if none is given; raises `BadRequest`."""
     _reject_unknown_fields(document, _KILL_SWITCH_FIELDS)
     kind = _parse_choice(document, "kind", get_args(KillSwitchKind))
     subject = _parse_name(document, "subject")
@@ -146,7 +146,7 @@ def parse_kill_switch(document: Mapping[str, Any]) -> tuple[KillSwitch, str]:
 
 
 def parse_admin_key(document: Mapping[str, Any]) -> AdminKeySpec:
-    """Parses an admin key's specification."""
+    """Parses an admin key's specification; raises `BadRequest`."""
     _reject_unknown_fields(document, {"name", "role", "tenant", "expires_at"})
     name = _parse_name(document, "name")
     role: Role | None = _parse_choice(document, "role", get_args(Role))

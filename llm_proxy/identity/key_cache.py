@@ -31,7 +31,7 @@ from llm_proxy.identity.virtual_keys import (
 CACHE_TTL_S = 30.0
 OUTAGE_TTL_S = 900.0
 RETRY_PAUSE_S = 1.0
-"""For so long after a failed look-up the store is not asked again."""
+"""Time after a failed look-up during which the store is not queried."""
 MAX_ENTRIES = 50_000
 
 

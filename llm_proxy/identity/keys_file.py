@@ -82,8 +82,8 @@ class _ExactLoader(yaml.SafeLoader):
                 problem="no such date or time", problem_mark=node.start_mark
             ) from None
 
-    def construct_whole(self, node: yaml.ScalarNode) -> int:
-        """Returns a whole number; Python does not parse thousands of digits."""
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        """Returns an integer; raises `ConstructorError` beyond the digits that Python parses."""
         try:
             return int(self.construct_yaml_int(node))
         except ValueError:
@@ -104,7 +104,7 @@ class _ExactLoader(yaml.SafeLoader):
 
 
 _ExactLoader.add_constructor("tag:yaml.org,2002:float", _ExactLoader.construct_decimal)
-_ExactLoader.add_constructor("tag:yaml.org,2002:int", _ExactLoader.construct_whole)
+_ExactLoader.add_constructor("tag:yaml.org,2002:int", _ExactLoader.construct_integer)
 _ExactLoader.add_constructor("tag:yaml.org,2002:timestamp", _ExactLoader.construct_moment)
 
 

@@ -138,7 +138,7 @@ class Erasures:
         return _certificate(row)
 
     async def retry_unfinished(self, actor: Actor = _SELF) -> list[Json]:
-        """Continues incomplete erasures and repeats those of people who came back; returns certificates."""
+        """Continues incomplete erasures, repeats those of people with new rows; returns certificates."""
         await self._sync_list()
         try:
             await self._reopen_returned_people()
@@ -256,11 +256,11 @@ class Erasures:
                     row["tenant"], row["name"], row["pseudonym"], row["asked_at"], _BATCH_ROWS,
                     timeout=_LONG_DEADLINE_S,
                 )  # fmt: skip
-                refused = await connection.fetchval(
+                rejected = await connection.fetchval(
                     "SELECT erase_refused_person($1, $2, $3, $4)",
                     row["tenant"], row["name"], row["pseudonym"], row["asked_at"],
                 )  # fmt: skip
-            step = _Counts(*done) + _Counts(refusals=refused)
+            step = _Counts(*done) + _Counts(rejected=rejected)
             total += step
             if not any(step.by_store().values()):
                 break
@@ -364,7 +364,7 @@ class _Counts:
     requests: int = 0
     rollups: int = 0
     keys: int = 0
-    refusals: int = 0
+    rejected: int = 0
 
     def __add__(self, other: "_Counts") -> "_Counts":
         return _Counts(
@@ -372,7 +372,7 @@ class _Counts:
             self.requests + other.requests,
             self.rollups + other.rollups,
             self.keys + other.keys,
-            self.refusals + other.refusals,
+            self.rejected + other.rejected,
         )
 
     def by_store(self) -> dict[str, int]:
@@ -382,7 +382,7 @@ class _Counts:
             "requests": self.requests,
             "roll-ups": self.rollups,
             "revoked keys": self.keys,
-            "refusals": self.refusals,
+            "refusals": self.rejected,
         }
 
 

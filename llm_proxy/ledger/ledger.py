@@ -149,7 +149,7 @@ class Ledger:
             rejection_log.info("refused", extra={"lines": [rejected.as_log_fields()]})
 
     def keep_payload(self, payload: Payload) -> None:
-        """Queues a call's payload; never waits; counts it as dropped if there is no room."""
+        """Queues a call's payload; never waits; counts it as dropped if the queue is full."""
         if not self._maintenance.payloads.add(payload):
             self._metrics.increment("llm_proxy_payloads_dropped_total", "queue_full")
 

@@ -52,7 +52,7 @@ class PayloadQueue:
         self.max_bytes = max_bytes
 
     def add(self, payload: Payload) -> bool:
-        """Adds a payload; returns False if there is no room."""
+        """Adds a payload; returns False if the queue is full."""
         size = len(payload.prompt) + len(payload.answer)
         if self._bytes + size > self.max_bytes:
             return False
@@ -78,7 +78,7 @@ KeepPayload = Callable[[Payload], None]
 
 
 class CallObservers:
-    """Tells the tracer and the payload store of calls, as configured.
+    """Passes calls to the tracer and to the payload store, as configured.
 
     Attributes:
         tracer: None if tracing is off.

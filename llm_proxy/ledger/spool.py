@@ -60,7 +60,7 @@ class Journal:
         return self._count - len(self._free)
 
     def begin(self, request_id: UUID, line: bytes) -> bool:
-        """Writes an admitted call; returns False if there is no room for it."""
+        """Writes an admitted call; returns False if no slot is free or the line is too long."""
         if not self._free or len(line) > STARTED_BYTES:
             return False
         slot = self._free.pop()
@@ -73,7 +73,7 @@ class Journal:
     def complete(self, request_id: UUID, line: bytes) -> int:
         """Writes a record into its call's slot; returns the slot, to be released once it is stored elsewhere.
 
-        Returns `NO_SLOT` if there is no room for the record.
+        Returns `NO_SLOT` if no slot is free or the line is too long.
         """
         slot = self._slots.pop(request_id.int, NO_SLOT)
         if len(line) > RECORD_BYTES:

@@ -277,10 +277,10 @@ def _users_source(query: UsageQuery) -> str:
     rows = f"SELECT {', '.join([*keys, 'user_id', *SUMS])} FROM {named}"  # noqa: S608 -- names are this file's own
     if query.filters.get("user"):
         return f"({rows}) AS users"
-    nobody, taken_off = ", ".join(keys) + ", ''", ", ".join(f"-{name}" for name in SUMS)
-    every = f"SELECT {nobody}, {', '.join(SUMS)} FROM usage_daily"  # noqa: S608 -- the same
-    less = f"SELECT {nobody}, {taken_off} FROM {named}"  # noqa: S608 -- the same
-    return f"({rows} UNION ALL {every} UNION ALL {less}) AS users"
+    no_user, negated = ", ".join(keys) + ", ''", ", ".join(f"-{name}" for name in SUMS)
+    all_users = f"SELECT {no_user}, {', '.join(SUMS)} FROM usage_daily"  # noqa: S608 -- the same
+    known_users = f"SELECT {no_user}, {negated} FROM {named}"  # noqa: S608 -- the same
+    return f"({rows} UNION ALL {all_users} UNION ALL {known_users}) AS users"
 
 
 def used_days_statement(query: UsageQuery, spans: Sequence[TimeSpan]) -> SqlStatement:

@@ -233,6 +233,6 @@ def _connect(sender: WebhookSender, host: str, port: int) -> socket.socket:
     for address in found:
         try:
             return socket.create_connection((address, port), timeout=sender.timeout_s)
-        except OSError as refused:
-            fault = refused
+        except OSError as error:
+            fault = error
     raise fault

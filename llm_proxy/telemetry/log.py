@@ -28,7 +28,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a log record as one line of JSON, with the fields of `extra` beside the event.
 
     A record with `lines` in `extra` becomes one line for each: events that occur a thousand times a second
-    are logged in batches. Whoever makes `lines` redacts them.
+    are logged in batches. The caller redacts `lines`.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
@@ -43,8 +43,8 @@ class JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
             "logger": record.name,
         }
-        if (asked := request_id.get()) is not None:
-            line["request_id"] = asked
+        if (current_id := request_id.get()) is not None:
+            line["request_id"] = current_id
         many: Iterable[dict[str, object]] | None = getattr(record, "lines", None)
         if many is not None:
             head = _json(line)[:-1] + b","

@@ -277,9 +277,9 @@ class Metrics:
         """Counts a request that the gateway rejected."""
         self.increment("llm_proxy_refusals_total", code or OTHER)
 
-    def call_fell_back(self, asked: str, served: str) -> None:
+    def call_fell_back(self, requested: str, served: str) -> None:
         """Counts a call that another model group answered than the requested one."""
-        names = (name if name in self._models else OTHER for name in (asked, served))
+        names = (name if name in self._models else OTHER for name in (requested, served))
         self.increment("llm_proxy_fallbacks_total", *names)
 
     def increment(self, name: str, *labels: str, by: float = 1.0) -> None:

@@ -154,7 +154,7 @@ class SidecarClient:
             )
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Raises `Overloaded` when there is neither a free slot nor capacity left in the queue."""
         self.queue.check(monotonic())
 

@@ -138,22 +138,22 @@ def _recorded_message(failure: FailureFacts, sent_body: Callable[[], bytes]) -> 
 
 def _sidecar_error(failure: FailureFacts, model: str) -> APIError | None:
     """The error for what the sidecar, LiteLLM or a guardrail rejected by itself; None for anything else."""
-    status, whole = failure.status, failure.full_text
+    status, text = failure.status, failure.full_text
     mapped: APIError | None = None
-    if _any(_COOLING, whole):
+    if _any(_COOLING, text):
         message = "The model is not available for a moment; please try again later."
         mapped = UpstreamCoolingDown(message, retry_after_s=failure.wait_s or 5)
-    elif status in (400, 404) and _any(_UNKNOWN_MODEL, whole):
+    elif status in (400, 404) and _any(_UNKNOWN_MODEL, text):
         message = f"The model `{model[:200]}` does not exist or you do not have access to it."
         mapped = ModelNotFound(message, param="model")
-    elif _any(_OUR_KEY, whole) or (status == 401 and "Authentication Error" in whole):
+    elif _any(_OUR_KEY, text) or (status == 401 and "Authentication Error" in text):
         mapped = UpstreamUnreachable("The gateway could not use its model backend.", code="upstream_auth")
-    elif status == 503 and "capacity" in whole:
+    elif status == 503 and "capacity" in text:
         message = "Too many requests are running; please try again."
         mapped = Overloaded(message, retry_after_s=failure.wait_s or 1)
     elif failure.origin == "guardrail" and 400 <= status < 500:
         mapped = _guardrail_error(failure)
-    elif failure.origin == "translation" or "UnsupportedParamsError" in whole:
+    elif failure.origin == "translation" or "UnsupportedParamsError" in text:
         mapped = _untranslatable(failure)
     return mapped
 
@@ -275,7 +275,7 @@ def _read_failure(status: int, headers: Headers, body: bytes, fields: Collection
 
 
 def _quoted_by_litellm(text: str) -> str | None:
-    """The provider's message inside LiteLLM's, where no sidecar of ours tells it."""
+    """The provider's message inside LiteLLM's, where the sidecar's headers do not carry it."""
     found = _LITELLM.match(text)
     if found is None:
         return None
@@ -288,11 +288,11 @@ def _body_of(body: bytes) -> tuple[str, dict[str, Any]]:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return body[:2000].decode("utf-8", "replace"), {}
-    whole = as_object(document)
-    error = as_object(whole.get("error"))
+    parsed = as_object(document)
+    error = as_object(parsed.get("error"))
     if error:
         return str(error.get("message") or ""), error
-    return str(whole.get("error") or whole.get("detail") or whole.get("message") or document)[:2000], {}
+    return str(parsed.get("error") or parsed.get("detail") or parsed.get("message") or document)[:2000], {}
 
 
 def _any(needles: tuple[str, ...], hay: str) -> bool:

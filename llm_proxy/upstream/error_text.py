@@ -122,7 +122,7 @@ _CONNECTING = re.compile(
     r"socket|handshake|refused|proxy|upstream|forward|\brout(?:e|ed|ing)\b|time[d -]*out",
     re.IGNORECASE,
 )
-"""What a message about a network says: the names in it are machines'."""
+"""Words of messages about a network: the names in these are names of machines."""
 _PEER = re.compile(
     rf"(?:{_BEFORE_A_HOST}|(?<=\breach )|(?<=\breaching )|(?<=\bresolve )|(?<=\bresolving )|"
     rf"(?<=\blookup )|(?<=\bdial )|(?<=\bwith )|(?<=\bvia )|(?<=\bfor )|(?<=\benotfound ))"

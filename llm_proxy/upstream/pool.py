@@ -106,27 +106,27 @@ class Sidecar:
         self.on_trial = False
 
     def mark_healthy(self) -> None:
-        """It answered a check, which says nothing of how calls fare."""
+        """Records an answered check; failures of calls stay counted."""
         self.successes += 1
         self.misses, self.is_down, self.silent_since = 0, False, None
 
     def mark_down(self) -> None:
-        """It refused a connection, or is draining: no more calls until a good check."""
+        """Takes the sidecar out until a good check: it refused a connection, or is draining."""
         self.is_down = True
 
     def mark_busy(self) -> None:
-        """It did not answer a check in time, but sends data of calls meanwhile."""
+        """Records a late check of a sidecar that sends data of calls meanwhile."""
         self.misses, self.silent_since = 0, None
 
     def record_miss(self, asked_at: float) -> None:
-        """It did not answer a check in time, and sent nothing else either."""
+        """Records a check, sent at `asked_at`, without an answer or data of calls; the second takes it out."""
         self.misses += 1
         if self.silent_since is None:
             self.silent_since = asked_at
         self.is_down = self.is_down or self.misses >= DOWN_AFTER_MISSES
 
     def record_success(self) -> None:
-        """It answered a call: its failures and misses are forgotten."""
+        """Records an answered call; resets failures and misses."""
         self.successes += 1
         self.failures = 0
         self.on_trial = False
@@ -135,7 +135,7 @@ class Sidecar:
             self.ejected_until, self.eject_s = 0.0, EJECT_S
 
     def record_failure(self, now: float) -> None:
-        """A call broke at it."""
+        """Records a call that broke; a burst of them ejects the sidecar."""
         self.failures += 1
         self.on_trial = False
         if self.failures >= EJECT_AFTER_FAILURES or self.ejected_until:
@@ -160,7 +160,7 @@ class SidecarPool:
 
         Args:
             now: The time.
-            tried: Sidecars that have already refused this call.
+            tried: Sidecars at which this call has already failed.
         """
         left = [one for one in self.sidecars if one not in tried] if tried else self.sidecars
         if len(left) == 1:
@@ -247,7 +247,7 @@ class SlotQueue:
         return len(self._waiting)
 
     def check(self, now: float) -> None:
-        """Raises `Overloaded` when a call that came now could not even wait."""
+        """Raises `Overloaded` when a new call would find neither a slot nor a place in the queue."""
         if len(self._waiting) >= self._max_waiting and (self._waiting or self.pool.pick(now) is None):
             raise self._overloaded(now)
 

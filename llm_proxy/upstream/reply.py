@@ -76,7 +76,7 @@ def connection_lost_error() -> UpstreamConnectionLost:
     return UpstreamConnectionLost("The connection to the model backend broke before an answer.")
 
 
-def check_whole(frames: StreamFilter, call: Call) -> None:
+def raise_if_truncated(frames: StreamFilter, call: Call) -> None:
     """Raises what broke a stream that has ended: the error it states, or its missing end."""
     if frames.error is not None:
         raise map_stream_error(
@@ -176,7 +176,7 @@ class SidecarReply:
             frames.is_malformed = True
         if rest := frames.close():
             yield rest
-        check_whole(frames, call)
+        raise_if_truncated(frames, call)
 
     def close(self) -> None:
         """Releases the connection; unread, it is closed, and the provider's call cancelled."""

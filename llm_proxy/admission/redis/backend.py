@@ -202,7 +202,7 @@ async def require_noeviction(url: str, *, timeout_s: float = 1.0, tls: ssl.SSLCo
 async def publish_epochs(
     url: str, epochs: Mapping[str, int], *, timeout_s: float = 1.0, tls: ssl.SSLContext | None = None
 ) -> bool:
-    """Tells every replica of new epochs at once; False when Redis is unreachable."""
+    """Publishes new epochs to every replica; returns False when Redis is unreachable."""
     async with _open_backend(url, timeout_s, tls) as backend:
         try:
             await raise_epochs(backend, epochs)

@@ -25,7 +25,7 @@ REFRESH_INTERVAL_S = 0.5
 
 
 class ClusterClient:
-    """Knows the connection for each key."""
+    """Finds the connection for each key."""
 
     def __init__(self, url: str, connection: Callable[[str], RedisConnection], *, timeout_s: float) -> None:
         self._url = url

@@ -45,7 +45,7 @@ from llm_proxy.json_access import Json
 
 
 def router(
-    registry: KeyRepository | None,
+    repository: KeyRepository | None,
     raises: KeyRaiseRepository | None,
     *,
     publish: PublishEpochs,
@@ -54,14 +54,14 @@ def router(
 ) -> APIRouter:
     """Returns the routes; each is 503 without a database."""
     routes = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS, route_class=ExactRoute)
-    _key_routes(routes, registry, publish, Depends(require_actor), status)
+    _key_routes(routes, repository, publish, Depends(require_actor), status)
     _raise_routes(routes, raises, publish, Depends(require_actor))
     return routes
 
 
 def _key_routes(
     routes: APIRouter,
-    registry: KeyRepository | None,
+    repository: KeyRepository | None,
     publish: PublishEpochs,
     require_actor: Any,  # noqa: ANN401 -- FastAPI's Depends
     status: KeyStatus | None,
@@ -69,7 +69,7 @@ def _key_routes(
     @routes.post("/keys", status_code=201, summary="Create a virtual key; its text is shown this once.")
     async def create(body: CreateKey, who: Annotated[Actor, require_actor]) -> Json:
         return _mutation_document(
-            await require_repository(registry).create(parse_key_spec(body.set_fields()), who)
+            await require_repository(repository).create(parse_key_spec(body.set_fields()), who)
         )
 
     @routes.get("/keys", summary="List keys, revoked ones too.")
@@ -79,18 +79,18 @@ def _key_routes(
         after: str = "",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> Json:
-        found = await _list_keys(require_repository(registry), who, tenant, after, limit)
+        found = await _list_keys(require_repository(repository), who, tenant, after, limit)
         return {"data": [key_document(one) for one in found], "has_more": len(found) == limit}
 
     @routes.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=NOT_FOUND)
     async def show(key: str, who: Annotated[Actor, require_actor]) -> Json:
-        record = await require_repository(registry).get(key, tenant=who.tenant)
+        record = await require_repository(repository).get(key, tenant=who.tenant)
         limits = await status.document(record, shows_shared=who.tenant is None) if status else {}
         return key_document(record) | limits
 
     @routes.patch("/keys/{key}", summary="Change a key.", responses=NOT_FOUND)
     async def change(key: str, body: UpdateKey, who: Annotated[Actor, require_actor]) -> Json:
-        mutation = await require_repository(registry).update(key, body.set_fields(), who)
+        mutation = await require_repository(repository).update(key, body.set_fields(), who)
         await publish(mutation.epochs)
         return _mutation_document(mutation)
 
@@ -99,14 +99,14 @@ def _key_routes(
     )
     async def rotate(key: str, who: Annotated[Actor, require_actor], body: RotateKey | None = None) -> Json:
         overlap = timedelta(seconds=(body or RotateKey()).overlap_s)
-        mutation = await require_repository(registry).rotate(key, who, overlap=overlap)
+        mutation = await require_repository(repository).rotate(key, who, overlap=overlap)
         await publish(mutation.epochs)
         return _mutation_document(mutation)
 
     @routes.delete("/keys/{key}", summary="Revoke a key, everywhere within a second.", responses=NOT_FOUND)
     @routes.post("/keys/{key}/revoke", summary="The same.", responses=NOT_FOUND)
     async def revoke(key: str, who: Annotated[Actor, require_actor]) -> Json:
-        mutation = await require_repository(registry).revoke(key, who)
+        mutation = await require_repository(repository).revoke(key, who)
         await publish(mutation.epochs)
         return _mutation_document(mutation)
 
@@ -131,12 +131,12 @@ def _raise_routes(
 
 
 async def _list_keys(
-    registry: KeyRepository, who: Actor, tenant: str | None, after: str, limit: int
+    repository: KeyRepository, who: Actor, tenant: str | None, after: str, limit: int
 ) -> list[KeyRecord]:
     if who.tenant is not None and tenant not in {None, who.tenant}:
         raise Forbidden("This admin key sees its own tenant only.", param="tenant")
     try:
-        return await registry.list_keys(tenant=who.tenant or tenant, after=after, limit=limit)
+        return await repository.list_keys(tenant=who.tenant or tenant, after=after, limit=limit)
     except NotFound:
         if who.tenant is None:
             raise

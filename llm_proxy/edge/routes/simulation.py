@@ -74,14 +74,14 @@ class SimulationSources:
     """Where the history and today's settings are read.
 
     Attributes:
-        rules: Limits, budgets and kill switches.
+        current: Today's limits, budgets and kill switches.
         default_models: The models of keys without a list of their own.
     """
 
     histories: CallHistoryReader
-    rules: PolicySource
-    registry: KeyRepository
-    rulings: PolicyRepository
+    current: PolicySource
+    keys: KeyRepository
+    policies: PolicyRepository
     prices: PriceSource
     defaults: PolicyDefaults
     default_models: tuple[str, ...]
@@ -152,18 +152,18 @@ def _history_coverage(history: CallHistory) -> Json:
 async def _changed_keys(sources: SimulationSources, body: Simulation) -> dict[str, KeySpec]:
     specs: dict[str, KeySpec] = {}
     after = ""
-    while page := await sources.registry.list_keys(limit=1000, after=after):
+    while page := await sources.keys.list_keys(limit=1000, after=after):
         specs |= {one.key_id: one.spec for one in page}
         after = page[-1].spec.name
     for name, change in body.keys.items():
-        record = await sources.registry.get(name)
+        record = await sources.keys.get(name)
         specs[record.key_id] = parse_key_spec(change, record.spec)
     return specs
 
 
 async def _changed_policies(sources: SimulationSources, body: Simulation) -> PolicySnapshot:
-    snapshot = await sources.rules.fetch_policies(-1) or PolicySnapshot()
-    new = [await sources.rulings.resolve_key(parse_policy(one)) for one in body.rules]
+    snapshot = await sources.current.fetch_policies(-1) or PolicySnapshot()
+    new = [await sources.policies.resolve_key(parse_policy(one)) for one in body.rules]
     scopes = {_policy_scope(policy) for policy in new}
     kept = () if body.only_these_rules else snapshot.policies
     return replace(

@@ -1,7 +1,7 @@
 """`/v1/usage`, `/v1/requests/{request_id}` and `/internal/llm/usage`: usage by any dimension, one request.
 
 Invariants: a key sees only what it paid for, a tenant's admin its tenant, other admins everything; an unknown
-request and somebody else's get the same response; 503 while the database is unavailable.
+request and another caller's get the same response; 503 while the database is unavailable.
 """
 
 from dataclasses import replace
@@ -150,7 +150,7 @@ def _is_tenant_bound(who: Caller | Admin) -> bool:
 
 
 async def _request_not_found(usage: UsageStore, request_id: UUID, who: Caller | Admin) -> NotFound:
-    """Returns the error for a request without a record: unknown, somebody else's, or rejected."""
+    """Returns the error for a request without a record: unknown, another caller's, or rejected."""
     whose = RejectionScope(key=who.key_id) if isinstance(who, Caller) else RejectionScope(tenant=who.tenant)
     counted = await database_result(usage.rejected_in_minute(request_id, whose))
     if counted:

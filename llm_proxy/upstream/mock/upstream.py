@@ -16,7 +16,7 @@ from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, Mode
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.mock.responses import MODELS, CannedReply, reply_to
-from llm_proxy.upstream.reply import check_whole
+from llm_proxy.upstream.reply import raise_if_truncated
 from llm_proxy.upstream.stream_filter import StreamFilter
 from llm_proxy.upstream.token_usage import TokenUsage, read_usage
 
@@ -27,8 +27,8 @@ class MockUpstream:
     def __init__(self, catalog: CurrentCatalog, default_model: str) -> None:
         catalog.update(_catalog((default_model, *MODELS)))
 
-    def check_room(self) -> None:
-        """There is always room."""
+    def check_capacity(self) -> None:
+        """Never raises: mock mode has no bound on running calls."""
 
     async def send(
         self,
@@ -76,7 +76,7 @@ class MockReply:
             if number and self._reply.gap_ms:
                 await asyncio.sleep(self._reply.gap_ms / 1000)
             yield self.stream_filter.feed(frame)
-        check_whole(self.stream_filter, self._call)
+        raise_if_truncated(self.stream_filter, self._call)
 
     def close(self) -> None:
         """Nothing is held."""
