@@ -2,7 +2,7 @@
 
 Invariants: only the headers in `READ_HEADERS` are looked at; a header that must be single and comes twice
 with different values is rejected; a body is read after authentication, within `max_bytes`, compressed or
-not; `X-Forwarded-For` is believed from trusted peers alone, right to left. Source: RFC 9110, 5.3 and 8.4;
+not; `X-Forwarded-For` counts from trusted peers only, right to left. Source: RFC 9110, 5.3 and 8.4;
 RFC 7239, 6; ASGI HTTP 2.3.
 """
 

@@ -113,7 +113,7 @@ class Writer:
         self._awake.set()
 
     async def flush(self) -> bool:
-        """Writes all queued records; returns False if some found neither Postgres nor room on the disk."""
+        """Writes all queued records; returns False if neither Postgres nor the spool took some."""
         self._metrics.record_calls()
         queue, self._queue = self._queue, []
         kept, self._writing = 0, len(queue)

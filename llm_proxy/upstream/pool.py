@@ -119,7 +119,7 @@ class Sidecar:
         self.misses, self.silent_since = 0, None
 
     def record_miss(self, asked_at: float) -> None:
-        """Records a check, sent at `asked_at`, without an answer or data of calls; the second takes it out."""
+        """Records a check, sent at `asked_at`, without any answer; the second in a row takes it out."""
         self.misses += 1
         if self.silent_since is None:
             self.silent_since = asked_at

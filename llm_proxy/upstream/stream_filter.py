@@ -25,14 +25,14 @@ _MARKS = (_USAGE, _PROVIDER, _ERROR, _DONE, b"\r")
 _FINISH = b'"finish_reason":"'
 _COMPLETION, _TEXT = b'"text_completion"', b'"text":'
 _ADDED = "provider_specific_fields"
-_OF_A_CHUNK = frozenset(
+_CHUNK_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "obfuscation"}
 )
-_OF_A_CHOICE = frozenset({"index", "delta", "finish_reason", "text"})
+_CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "text"})
 
 
 class FrameTooLarge(Exception):  # noqa: N818 -- named for the state
-    """A frame without an end: not a stream of events."""
+    """A frame is longer than `MAX_FRAME_BYTES`: this is no stream of events."""
 
 
 class StreamFilter:
@@ -44,7 +44,7 @@ class StreamFilter:
         finished: A `finish_reason` was seen.
         done: `[DONE]` was seen.
         is_malformed: A frame could not be read, or the stream ended inside one.
-        error: The error object of the stream, when one came.
+        error: The error object of the stream; None without one.
     """
 
     __slots__ = (
@@ -85,7 +85,7 @@ class StreamFilter:
         return chunk
 
     def content_tokens(self) -> int:
-        """An estimate of the completion tokens sent so far, for a stream that ended before its usage."""
+        """Returns an estimate of the completion tokens sent so far, for a stream that ended before its usage."""
         return estimate_stream_tokens(self.content_frames, self._content_bytes, self._last)
 
     def _complete_frames(self, chunk: bytes) -> bytes:
@@ -168,7 +168,7 @@ class StreamFilter:
         return not is_zero(usage) or (self._states_zeros and self.usage is None)
 
     def _content_of_usage_frame(self, event: Json) -> bytes:
-        """What a provider's usage frame says besides the usage, for a caller who did not request usage.
+        """Returns what a usage frame holds besides the usage, for a caller who did not request usage.
 
         Such a caller expects a choice in each frame, so it gets one that adds nothing.
         """
@@ -180,7 +180,7 @@ class StreamFilter:
         return self._pass_content(b"data: " + orjson.dumps(event) + b"\n\n")
 
     def _usage_frame(self) -> bytes:
-        """The last frame: the stated usage, else an estimate in the last frame's envelope."""
+        """Returns the last frame: the stated usage, else an estimate in the last frame's envelope."""
         event = self._usage_event
         if not event:
             last = last_event(self._last)
@@ -190,12 +190,12 @@ class StreamFilter:
 
 
 def has_content(event: Json) -> bool:
-    """Whether a frame says more than its usage."""
-    return any(value is not None for name, value in event.items() if name not in _OF_A_CHUNK) or any(
+    """Whether a frame holds more than its usage."""
+    return any(value is not None for name, value in event.items() if name not in _CHUNK_FIELDS) or any(
         choice.get("finish_reason")
         or choice.get("text") is not None
         or any(value is not None for value in as_object(choice.get("delta")).values())
-        or any(value is not None for name, value in choice.items() if name not in _OF_A_CHOICE)
+        or any(value is not None for name, value in choice.items() if name not in _CHOICE_FIELDS)
         for choice in _choices(event)
     )
 
