@@ -77,7 +77,10 @@ class RequestReader:
     def parse(
         self, route: InferenceRoute, caller: Caller, headers: Headers, body: bytes
     ) -> tuple[Caller, Call]:
-        """Returns the caller to admit and bill, and the call; raises `BadRequest`, `ModelNotFound`, `Forbidden`."""
+        """Returns the caller to admit and bill, and the call.
+
+        Raises `BadRequest`, `ModelNotFound` or `Forbidden`.
+        """
         models, limits = self._catalog.models_for(caller), self.limits.body
         if caller.max_tokens_cap is not None:
             limits = replace(limits, max_tokens_cap=caller.max_tokens_cap)

@@ -85,7 +85,7 @@ class StreamFilter:
         return chunk
 
     def content_tokens(self) -> int:
-        """Returns an estimate of the completion tokens sent so far, for a stream that ended before its usage."""
+        """Estimates the completion tokens sent so far, for a stream that ended before its usage."""
         return estimate_stream_tokens(self.content_frames, self._content_bytes, self._last)
 
     def _complete_frames(self, chunk: bytes) -> bytes:
