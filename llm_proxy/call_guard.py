@@ -168,7 +168,7 @@ class RunningCalls:
         return guard
 
     def close(self, guard: CallGuard) -> None:
-        """Forgets a call that has ended."""
+        """Removes a call that has ended."""
         self._running.discard(guard)
         guard.close()
 
@@ -188,7 +188,7 @@ class RunningCalls:
 
 
 def interrupt_error(reason: InterruptReason | None) -> APIError | None:
-    """The error for an interrupted caller; None for one that has disconnected."""
+    """Returns the error for the caller of an interrupted call; None for a caller that has disconnected."""
     if reason is None or reason == "client_gone":
         return None
     if reason == "body":

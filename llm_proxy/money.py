@@ -33,7 +33,7 @@ class Price:
 
 
 def cost_nano_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> int:
-    """What so many tokens cost, rounded up."""
+    """Returns the cost of a number of tokens, rounded up."""
     return pico_to_nano(price.input_pico_usd * prompt_tokens + price.output_pico_usd * completion_tokens)
 
 

@@ -64,7 +64,7 @@ class Corrections:
             self._loop.start()
 
     async def stop(self) -> None:
-        """Stops."""
+        """Stops querying the ledger."""
         await self._loop.stop()
 
     def add(self, request_id: UUID, lease: Lease) -> None:
@@ -76,7 +76,7 @@ class Corrections:
         self._estimates[request_id] = _Estimated(lease, time.monotonic(), self._clock_ms())
 
     async def step(self) -> None:
-        """Corrects what the ledger knows now."""
+        """Corrects the estimates for which the ledger has better figures."""
         request_ids = [*self._estimates]
         for at in range(0, len(request_ids), CORRECTION_BATCH):
             await self._correct(request_ids[at : at + CORRECTION_BATCH])

@@ -43,7 +43,7 @@ class FallbackLimiter:
         await self._settlements.start()
 
     async def stop(self) -> None:
-        """Stops."""
+        """Stops settling."""
         await self._settlements.stop()
 
     def record_admitted(self, plan: LimitPlan) -> None:

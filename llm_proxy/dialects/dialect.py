@@ -63,7 +63,7 @@ class ModelIndex:
 
 
 class ResponseMeta(NamedTuple):
-    """Who answered and how long it took, for the dialects that say so.
+    """An answer's provider, model and duration, for the dialects that include them.
 
     Attributes:
         provider: The provider's name; None when unknown.

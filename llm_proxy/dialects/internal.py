@@ -60,7 +60,7 @@ class InternalDialect:
         return {"detail": error.message, **error.body()}
 
     def stream_error(self, error: APIError) -> bytes:
-        """One event with the same object."""
+        """Returns one event with the object of `error`."""
         return sse.encode_event(orjson.dumps(self.error(error)))
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:
@@ -95,7 +95,7 @@ class InternalStream:
 
 
 def chunk_event(completion: Completion, tool_calls: str) -> bytes:
-    """One chunk of text or of tool calls as an event."""
+    """Returns one chunk of text or of tool calls as an event."""
     event: Json = {"content": completion.content}
     if completion.tool_calls:
         event[tool_calls] = completion.tool_calls

@@ -34,7 +34,7 @@ Parsed = TypeVar("Parsed")
 SECTIONS = ("keys", "limits", "kills")
 RETRY_INTERVAL_S = 5.0
 MAX_FAULTS = 50
-"""An error names at most so many faults of a file."""
+"""The maximum of faults of a file that an error names."""
 _TEXT_FIELDS = {"name", "tenant", "agent", "user", "scope", "subject", "model", "kind", "reason", "mode"}
 """Fields that hold text, where YAML may read a date or a number."""
 _YAML_TYPES = {"bool": "truth value", "date": "date", "datetime": "date and time"}

@@ -145,7 +145,7 @@ class RejectionSampler:
 
 MAX_COUNTERS = 50_000
 OPEN_MINUTES = 15
-"""For so long a written row can grow: a request is rejected within minutes of its beginning."""
+"""Time in which a written row can grow: a request is rejected within minutes of its beginning."""
 _MAX_COUNTED_CHARS = 128
 _MS_PER_MINUTE = 60_000
 
@@ -195,7 +195,7 @@ class RejectionCounts:
         ]
 
     def mark_written(self, rows: Sequence[CounterRow]) -> None:
-        """Notes that Postgres has these rows; forgets rows that cannot grow any more."""
+        """Notes that Postgres has these rows; removes rows that cannot grow any more."""
         for row in rows:
             key = (int(row[0].timestamp()) // 60, *row[1:6])
             if self._times.get(key) == row[-1]:

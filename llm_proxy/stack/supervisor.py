@@ -199,7 +199,7 @@ class Supervisor:
 
 
 def _stop_order(process: ManagedProcess) -> int:
-    """0, 1 or 2: when the process gets its stop signal."""
+    """Returns 0, 1 or 2: the round in which the process gets its stop signal."""
     if process.spec.name.startswith(STOPPED_FIRST):
         return 0
     return 2 if process.spec.name.startswith(STOPPED_LAST) else 1

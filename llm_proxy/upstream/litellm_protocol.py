@@ -145,7 +145,7 @@ class ProviderAttempt(NamedTuple):
 
 
 class RoutingInfo(NamedTuple):
-    """Who answered, as far as the sidecar says; None means unknown.
+    """Which deployment answered, as far as the sidecar states it; None means unknown.
 
     Attributes:
         group: The model group that answered (after a fallback, the fallback's).
@@ -243,13 +243,13 @@ def parse_failure_headers(headers: Headers, call: Call, catalog: Catalog | None)
 
 
 def _attempt_count(headers: Headers) -> int | None:
-    """As our sidecar counts them; LiteLLM forgets those before a fallback."""
+    """Returns the attempts as our sidecar counts them; LiteLLM leaves out those before a fallback."""
     value = headers.get(b"x-llmp-attempts", b"")
     return int(value) if _SMALL_NUMBER.fullmatch(value) else None
 
 
 def _hops(headers: Headers, group: str | None, deployment: str | None) -> tuple[ProviderAttempt, ...] | None:
-    """Every attempt as our sidecar lists them; a call answered at once has its answer alone."""
+    """Returns every attempt as our sidecar lists them; for a call answered at once, its answer alone."""
     listed = headers.get(b"x-llmp-hops")
     if listed is None:
         answered = group is not None and deployment is not None and _attempt_count(headers) == 1

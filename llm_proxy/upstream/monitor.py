@@ -29,7 +29,7 @@ RESOLVE_S = 5.0
 CATALOG_S = 30.0
 MISS_AFTER_S = 2.0
 GIVE_UP_S = 10.0
-"""Calls at a sidecar that answered no check, and sent nothing else, for so long are ended."""
+"""Time without an answered check or other data after which the calls at a sidecar are ended."""
 CHECK_TIMEOUT_S = GIVE_UP_S + MISS_AFTER_S
 """Timeout of one check: a sidecar that wakes up answers the one that is open."""
 LIVENESS = "/health/liveliness"
@@ -65,11 +65,11 @@ class SidecarMonitor:
         self._resolved_at = self._read_at = float("-inf")
 
     async def start(self) -> None:
-        """Starts; the first check is made in the background."""
+        """Starts checking; the first check is made in the background."""
         self._loop.start()
 
     async def stop(self) -> None:
-        """Stops."""
+        """Stops checking."""
         await self._loop.stop()
         for task in self._tasks.values():
             task.cancel()

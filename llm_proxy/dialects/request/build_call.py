@@ -144,7 +144,7 @@ def _with_parsed_messages(endpoint: Endpoint, parsed: Json, limits: BodyLimits) 
 
 
 def _providers(group: str, models: ModelIndex, out_of_range: BadRequest | None) -> frozenset[str]:
-    """Who may serve the call; raises the range error where one of them has OpenAI's ranges."""
+    """Returns the providers that may serve the call; raises the range error if one has OpenAI's ranges."""
     providers = providers_for(group, models)
     if out_of_range is not None and not OPENAI_RANGE_PROVIDERS.isdisjoint(providers):
         raise out_of_range

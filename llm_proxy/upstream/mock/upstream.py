@@ -65,7 +65,7 @@ class MockReply:
         self.stream_filter = StreamFilter(wants_usage=call.wants_usage) if call.streaming else None
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
-        """The whole body, and what it says was used."""
+        """Returns the body, and the usage it states."""
         document = as_object(orjson.loads(self._reply.body))
         return self._reply.body, read_usage(as_object(document.get("usage")), document)
 
@@ -79,7 +79,7 @@ class MockReply:
         raise_if_truncated(self.stream_filter, self._call)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: a mock reply holds no connection."""
 
 
 def _catalog(names: tuple[str, ...]) -> Catalog:
