@@ -45,7 +45,7 @@ class TimeoutPolicy:
         self._of_groups = tuple(of_groups)
 
     def for_group(self, group: str) -> Timeouts:
-        """The timeouts of one group."""
+        """Returns the timeouts of one group."""
         if not self._of_groups:
             return self._default
         return next(
@@ -53,13 +53,13 @@ class TimeoutPolicy:
         )
 
     def total_s(self, group: str, requested_s: float | None) -> float:
-        """The total timeout of a call whose caller requested `requested_s`."""
+        """Returns the total timeout of a call whose caller requested `requested_s`."""
         longest_s = self.for_group(group).total_s
         return longest_s if requested_s is None else min(requested_s, longest_s)
 
 
 def timeout_policy(settings: Settings) -> TimeoutPolicy:
-    """The timeouts of the settings."""
+    """Returns the timeouts of the settings."""
     default = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.total_timeout_s)
     others = {name: one.model_dump(exclude_none=True) for name, one in settings.deadlines.items()}
     return TimeoutPolicy(default, [(name, replace(default, **values)) for name, values in others.items()])

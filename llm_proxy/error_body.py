@@ -102,7 +102,7 @@ def parse_document(document: object) -> ErrorBody | None:
 
 
 def stated_wait_s(message: str) -> float | None:
-    """The seconds in "try again in 2m59.56s", "retry after 27 seconds" and the like."""
+    """Returns the seconds in "try again in 2m59.56s", "retry after 27 seconds" and the like."""
     found = _WAIT.search(message)
     if found is None:
         return None
@@ -111,7 +111,7 @@ def stated_wait_s(message: str) -> float | None:
 
 
 def header_wait_s(headers: Mapping[str, str]) -> float | None:
-    """The seconds in `retry-after-ms` or `retry-after`: a number or a date (RFC 9110, 10.2.3)."""
+    """Returns the seconds in `retry-after-ms` or `retry-after`: a number or a date (RFC 9110, 10.2.3)."""
     given = {name.lower(): value for name, value in headers.items() if name.lower().startswith("retry-after")}
     milliseconds = _number(given.get("retry-after-ms"))
     if milliseconds is not None:
@@ -153,7 +153,7 @@ def _unwrap(found: ErrorBody) -> ErrorBody:
 
 
 def _message_of(value: object, depth: int = 0) -> str | None:
-    """The text of a message, a detail, or a list of issues."""
+    """Returns the text of a message, a detail, or a list of issues."""
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, list):
@@ -186,7 +186,7 @@ def _issues(inner: Json) -> list[object]:
 
 
 def _first_location(issues: list[object]) -> str | None:
-    """The path of the first issue, without the `body` FastAPI puts before it."""
+    """Returns the path of the first issue, without the `body` FastAPI puts before it."""
     place = as_object(next(iter(issues), None)).get("loc")
     if not isinstance(place, list | tuple):
         return None

@@ -12,7 +12,7 @@ ErrorOrigin = Literal["gateway", "limit", "budget", "provider"]
 
 
 def with_request_id(message: str, request_id: str) -> str:
-    """The sentence with the request id, by which an operator finds the log line."""
+    """Returns the sentence with the request id, by which an operator finds the log line."""
     return f"{message.removesuffix('.')} (request {request_id})." if request_id else message
 
 
@@ -115,7 +115,7 @@ class APIError(Exception):
         return self.code
 
     def body(self) -> dict[str, Any]:
-        """The error in OpenAI's envelope."""
+        """Returns the error in OpenAI's envelope."""
         error = {"message": self.message, "type": self.error_type, "param": self.param, "code": self.code}
         return {"error": error}
 
@@ -156,7 +156,7 @@ class ModelNotFound(APIError):
 
 
 def model_not_found(model: str, provider: str | None = None) -> ModelNotFound:
-    """The error of a name that no group serves."""
+    """Returns the error of a name that no group serves."""
     at = f" at the provider '{_shown_name(provider)}'" if provider else ""
     return ModelNotFound(
         f"The model `{_shown_name(model)}` does not exist{at} or you do not have access to it.", param="model"

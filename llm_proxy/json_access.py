@@ -23,16 +23,16 @@ def is_array(value: object) -> TypeGuard[list[Any]]:
 
 
 def as_object(value: object) -> Json:
-    """The value if it is an object, else an empty one."""
+    """Returns the value if it is an object, else an empty one."""
     return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def as_objects(value: object) -> list[Json]:
-    """The objects of an array, in order; nothing when it is no array."""
+    """Returns the objects of an array, in order; nothing when it is no array."""
     found = cast("list[object]", value) if isinstance(value, list) else []
     return [cast("Json", one) for one in found if isinstance(one, dict)]
 
 
 def as_list(value: object) -> list[Any]:
-    """The value if it is a list, else an empty one."""
+    """Returns the value if it is a list, else an empty one."""
     return list(cast("Iterable[Any]", value)) if isinstance(value, list) else []

@@ -43,7 +43,7 @@ def pico_to_nano(pico_usd: int) -> int:
 
 
 def usd_to_nano(dollars: object) -> int | None:
-    """A call's cost in dollars, as text or number, in nano-dollars; None for what is no such cost.
+    """Returns a call's cost in dollars, as text or number, in nano-dollars; None for what is no such cost.
 
     Rounded up by way of the decimal text without its last digits, which are a float's noise and no money.
     """
@@ -80,12 +80,12 @@ def usd_text(nano_usd: int | None) -> str | None:
 
 
 def format_usd(nano_usd: int) -> str:
-    """An amount for people, exactly: `$0.20`, `$0.000001`."""
+    """Returns an amount for people, exactly: `$0.20`, `$0.000001`."""
     whole, rest = divmod(nano_usd, NANO_PER_USD)
     return f"${whole:,}.{f'{rest:09d}'.rstrip('0').ljust(2, '0')}"
 
 
 def format_usd_rounded_up(nano_usd: int) -> str:
-    """An amount for people, rounded up: below a dollar to two digits, above to cents."""
+    """Returns an amount for people, rounded up: below a dollar to two digits, above to cents."""
     step = 10 ** max(0, len(str(nano_usd)) - 2) if nano_usd < NANO_PER_USD else NANO_PER_USD // 100
     return format_usd(-(-nano_usd // step) * step)

@@ -29,7 +29,7 @@ class _CachedRejection:
     until_s: float
 
     def result_now(self) -> LimiterResult | None:
-        """The result the store would give now; None when the store must be queried."""
+        """Returns the result the store would give now; None when the store must be queried."""
         now_s = time.monotonic()
         if now_s >= self.until_s:
             return None
@@ -73,7 +73,7 @@ class ExhaustedWindows:
     def find_for_key(
         self, caller: Caller, policies: PolicyResolver
     ) -> tuple[LimiterRequest, LimiterResult] | None:
-        """The rejection of a key whatever it requests now; None when the store must be queried."""
+        """Returns the rejection of a key whatever it requests now; None when the store must be queried."""
         key = caller.key_id, caller.revocation_epoch
         cached = self._by_key.get(key)
         if cached is None:
@@ -85,7 +85,7 @@ class ExhaustedWindows:
         return cached.request, result
 
     def find(self, request: LimiterRequest) -> LimiterResult | None:
-        """The rejection the store would give; None when the store must be queried."""
+        """Returns the rejection the store would give; None when the store must be queried."""
         if not self._by_plan:
             return None
         cached = self._by_plan.get(id(request.plan))

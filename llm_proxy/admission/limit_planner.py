@@ -62,7 +62,7 @@ class AnswerLengths:
         return lengths
 
     def percentile(self, group: str) -> int | None:
-        """The 95th percentile; None while too few answers are known."""
+        """Returns the 95th percentile; None while too few answers are known."""
         lengths = self._lengths.get(group)
         if lengths is None or len(lengths) < MIN_LENGTHS:
             return None
@@ -94,7 +94,7 @@ class PriceSource(Protocol):
         ...
 
     def resolved(self, name: str) -> str:
-        """The group of an alias; any other name unchanged."""
+        """Returns the group of an alias; any other name unchanged."""
         ...
 
     def providers(self, group: str) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ class PriceSource(Protocol):
         ...
 
     def price(self, group: str) -> Price | None:
-        """The highest price of a group; None while one is unknown."""
+        """Returns the highest price of a group; None while one is unknown."""
         ...
 
 

@@ -248,17 +248,17 @@ SHARED_TAG = "{**}"
 
 
 def tenant_tag(tenant: str | None) -> str:
-    """The hash tag of a tenant; requests without one share a tag no tenant can have."""
+    """Returns the hash tag of a tenant; requests without one share a tag no tenant can have."""
     return "{" + (quote_name(tenant) if tenant else "*") + "}"
 
 
 def hash_tag_of(key: str) -> str:
-    """The hash tag in a key."""
+    """Returns the hash tag in a key."""
     return key[key.index("{") : key.index("}") + 1]
 
 
 def epoch_key(tenant: str | None, hash_tag: str | None = None) -> str:
-    """The key of a tenant's epoch under its own hash tag, or under the one for all."""
+    """Returns the key of a tenant's epoch under its own hash tag, or under the one for all."""
     if hash_tag == SHARED_TAG:
         return f"lp:{SHARED_TAG}:epoch:{tenant_tag(tenant)[1:-1]}"
     return f"lp:{tenant_tag(tenant)}:epoch"
@@ -266,5 +266,5 @@ def epoch_key(tenant: str | None, hash_tag: str | None = None) -> str:
 
 @lru_cache(maxsize=65_536)
 def quote_name(name: str) -> str:
-    """A name without characters that have a meaning in a key."""
+    """Returns a name without characters that have a meaning in a key."""
     return quote(name, safe="")

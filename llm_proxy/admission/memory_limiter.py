@@ -50,13 +50,13 @@ def forget_requests(times: deque[int], now_ms: int) -> None:
 
 
 def requests_wait_ms(times: deque[int], now_ms: int, *, limit: int, amount: int = 1) -> int:
-    """The time until `amount` more requests fit, 0 when they fit now; `amount` is at most `limit`."""
+    """Returns the time until `amount` more requests fit, 0 when they fit now; `amount` is at most `limit`."""
     over = len(times) + amount - limit
     return times[over - 1] + REQUEST_WINDOW_MS - now_ms if over > 0 else 0
 
 
 def requests_reset_ms(times: deque[int], now_ms: int) -> int:
-    """The time until the window is empty."""
+    """Returns the time until the window is empty."""
     return times[-1] + REQUEST_WINDOW_MS - now_ms if times else 0
 
 
@@ -100,7 +100,7 @@ class TokenWindow:
         return self.total + amount <= limit or (not self.reservations and self.total < limit)
 
     def wait_ms(self, now_ms: int, *, limit: int, amount: int) -> int:
-        """The time until `amount` more fit, 0 when they fit now; `amount` is at most `limit`.
+        """Returns the time until `amount` more fit, 0 when they fit now; `amount` is at most `limit`.
 
         What running calls hold may be released at any time, so where only that is missing the wait is a
         guess.
@@ -117,7 +117,7 @@ class TokenWindow:
         return TOKEN_WINDOW_MS
 
     def reset_ms(self, now_ms: int) -> int:
-        """The time until nothing counts any more."""
+        """Returns the time until nothing counts any more."""
         return max(self.by_second) * 1000 + TOKEN_WINDOW_MS - now_ms if self.by_second else 0
 
 
@@ -190,7 +190,7 @@ class BudgetCounter:
 
 
 def check_verdict(check: LimitCheck, amount: int, state: CheckState) -> CheckVerdict:
-    """The verdict of one check on a call of `amount`.
+    """Returns the verdict of one check on a call of `amount`.
 
     A budget is `full` when it is spent, and `held` when what is left is held by running calls or kept for one
     that waits; a call that is alone with what is left, of a budget or of tokens, fits whatever it may use.

@@ -74,15 +74,15 @@ class ServedModels(Protocol):
     """What the sidecar serves, as far as policies name it."""
 
     def resolved(self, name: str) -> str:
-        """The group an alias stands for; any other name unchanged."""
+        """Returns the group an alias stands for; any other name unchanged."""
         ...
 
     def providers(self, group: str) -> tuple[str, ...]:
-        """The providers of a group's deployments."""
+        """Returns the providers of a group's deployments."""
         ...
 
     def fallback_providers(self, group: str) -> tuple[str, ...]:
-        """The providers of the groups a call may fall back to."""
+        """Returns the providers of the groups a call may fall back to."""
         ...
 
 
@@ -98,7 +98,7 @@ class PolicyDefaults:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "PolicyDefaults":
-        """The defaults of the settings."""
+        """Returns the defaults of the settings."""
         return cls(
             settings.agent_rpm,
             settings.limits_mode,
@@ -228,7 +228,7 @@ class _PolicyMerge:
             yield from self._budgets(at, budgets, layer)
 
     def _policies_of(self, at: _Scope) -> list[LimitPolicy]:
-        """The policies of a scope, the most specific last."""
+        """Returns the policies of a scope, the most specific last."""
         found = [
             policy
             for tenant in (self.caller.tenant or "", ANY)
@@ -291,7 +291,7 @@ class _PolicyMerge:
         return f"key {self.caller.key_prefix}" if own else at.label
 
     def _spent_in(self, at: _Scope) -> str | None:
-        """The tenant whose calls count; None for all."""
+        """Returns the tenant whose calls count; None for all."""
         # A virtual key has one tenant, and takes what it spent along to another; other names mean
         # another person in another tenant, and an internal secret spends for each apart.
         if at.kind in SHARED_SCOPES or (at.kind == "key" and self.caller.kind == "virtual"):
@@ -320,14 +320,14 @@ def _scopes(caller: Caller, group: str) -> Iterator[_Scope]:
 
 
 def _providers(group: str, served: ServedModels | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The providers of a group, and others that may serve its calls as a fallback."""
+    """Returns the providers of a group, and others that may serve its calls as a fallback."""
     own = served.providers(group) if served is not None and group else ()
     others = served.fallback_providers(group) if served is not None and group else ()
     return own, tuple(name for name in others if name not in own)
 
 
 def _specificity(group: str) -> tuple[bool, int]:
-    """The order of model names in policies: wildcards before names, the shorter first."""
+    """Returns the order of model names in policies: wildcards before names, the shorter first."""
     return "*" not in group, len(group)
 
 
@@ -348,7 +348,7 @@ def _counter_suffix(budget: Budget, policies: list[LimitPolicy]) -> str:
 
 
 def _override(base: LimitPolicy, override: LimitPolicy) -> LimitPolicy:
-    """The values of `override`, and those of `base` where it has none."""
+    """Returns the values of `override`, and those of `base` where it has none."""
     values = {one.name: getattr(override.limits, one.name) for one in fields(Limits)}
     limits = replace(base.limits, **{name: value for name, value in values.items() if value is not None})
     replaced = {(one.unit, one.period) for one in override.budgets}

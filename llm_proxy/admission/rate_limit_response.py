@@ -109,14 +109,14 @@ def limit_statuses(request: LimiterRequest, result: LimiterResult) -> Iterator[L
 
 
 def rejecting_statuses(request: LimiterRequest, result: LimiterResult) -> list[LimitStatus]:
-    """The status of each enforced check that rejects."""
+    """Returns the status of each enforced check that rejects."""
     return [one for one in limit_statuses(request, result) if one.rejects and one.check.enforced]
 
 
 def rate_limit_headers(
     request: LimiterRequest, result: LimiterResult, state: EnforcementState
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """The rate limit headers of a response, in OpenAI's names."""
+    """Returns the rate limit headers of a response, in OpenAI's names."""
     admitted = result.status == ADMITTED
     tightest: dict[LimitKind, tuple[int, int, int]] = {}
     for at, check in request.plan.windows:
@@ -137,7 +137,7 @@ def rate_limit_headers(
 
 
 def rate_limit_error(request: LimiterRequest, result: LimiterResult, state: EnforcementState) -> APIError:
-    """The error of a rejecting result."""
+    """Returns the error of a rejecting result."""
     headers = tuple(
         (name.decode(), value.decode()) for name, value in rate_limit_headers(request, result, state)
     )
@@ -252,7 +252,7 @@ def _needed(worst: LimitStatus, estimate: CallEstimate) -> str:
 
 
 def _amount(check: LimitCheck, amount: int) -> str:
-    """An amount in a budget's unit: `$0.20`, `600 requests`."""
+    """Returns an amount in a budget's unit: `$0.20`, `600 requests`."""
     if check.unit == "usd":
         return format_usd(amount)
     return f"{amount:,} {check.unit if amount != 1 else check.unit.removesuffix('s')}"

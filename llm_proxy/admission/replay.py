@@ -85,14 +85,14 @@ class PriceOverrides:
         return self._prices.names
 
     def price(self, group: str) -> Price | None:
-        """The changed price of a group, else today's highest."""
+        """Returns the changed price of a group, else today's highest."""
         known, changed = self._prices.price(group), self.overridden_price(group)
         if changed is None:
             return known
         return replace(changed, max_output_tokens=known.max_output_tokens if known else None)
 
     def overridden_price(self, group: str) -> Price | None:
-        """The changed price of a group; None for one whose price stays."""
+        """Returns the changed price of a group; None for one whose price stays."""
         found = self._changed.get(group) or self._changed.get(self.resolved(group))
         return Price(*found) if found is not None else None
 
@@ -175,7 +175,7 @@ class Replay:
                 self._planner.answer_lengths.add(past.call, past.completion_tokens)
 
     def _cost(self, past: PastCall) -> int | None:
-        """The cost of a call, at the changed price where there is one."""
+        """Returns the cost of a call, at the changed price where there is one."""
         price = self._prices.overridden_price(past.call.group)
         if price is None or not (past.cost_nano_usd or past.tokens):
             return past.cost_nano_usd

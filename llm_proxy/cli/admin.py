@@ -240,7 +240,7 @@ def _changes_text(row: Json) -> str:
 
 
 def _value_text(value: Any) -> object:  # noqa: ANN401 -- JSON
-    """A field's value as text, budgets as in `--budget`."""
+    """Returns a field's value as text, budgets as in `--budget`."""
     if not isinstance(value, list):
         return to_plain(value)
     entries: list[Any] = value  # pyright: ignore[reportUnknownVariableType] -- JSON

@@ -31,12 +31,12 @@ url_option = click.option(
 
 
 def stack_addresses() -> dict[str, str]:
-    """The addresses of the stack that runs in this folder, by variable; empty without one."""
+    """Returns the addresses of the stack that runs in this folder, by variable; empty without one."""
     return state_dir.read_addresses(Path(os.environ.get("LLM_PROXY_STATE", ".local")))
 
 
 def load_settings() -> Settings:
-    """The settings; ends the command with a line naming the first wrong variable."""
+    """Returns the settings; ends the command with a line naming the first wrong variable."""
     try:
         settings = load()
         addresses = stack_addresses()
@@ -63,13 +63,13 @@ def gateway_url(settings: Settings, url: str | None = None) -> str:
 def gateway_client(
     settings: Settings, key: SecretStr | None, url: str | None = None, *, timeout_s: float
 ) -> httpx.Client:
-    """A client of the gateway at `gateway_url`, with this key."""
+    """Returns a client of the gateway at `gateway_url`, with this key."""
     headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
     return httpx.Client(base_url=gateway_url(settings, url), headers=headers, timeout=timeout_s)
 
 
 def admin_client(url: str | None, *, timeout_s: float, read_only: bool = False) -> httpx.Client:
-    """A client of the gateway with an admin key; ends the command if none is set."""
+    """Returns a client of the gateway with an admin key; ends the command if none is set."""
     settings = load_settings()
     key = (settings.admin_read_key if read_only else None) or settings.admin_key
     if key is None:
@@ -117,7 +117,7 @@ COMPLETION_TIMEOUT_S = 2.0
 
 
 def complete_models(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """The names of served model groups."""
+    """Returns the names of served model groups."""
     try:
         return [name for name in served_models() if name.startswith(incomplete)]
     except click.ClickException:
@@ -125,7 +125,7 @@ def complete_models(_: click.Context, __: click.Parameter, incomplete: str) -> l
 
 
 def served_models() -> list[str]:
-    """The model groups of the running gateway; empty if none answers."""
+    """Returns the model groups of the running gateway; empty if none answers."""
     document = fetch_if_running("/admin/models", COMPLETION_TIMEOUT_S)
     try:
         return [str(group["id"]) for group in document["data"]] if document else []

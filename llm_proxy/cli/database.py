@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 def database_url() -> str:
-    """The database's address; ends the command if none is set."""
+    """Returns the database's address; ends the command if none is set."""
     url = load_settings().database_url
     if url is None:
         fail("DATABASE_URL is not set, and no stack runs in this folder", EXIT_WRONG_INPUT)
@@ -69,7 +69,7 @@ def run_or_fail(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 def current_actor() -> Actor:
-    """The actor for the audit log: the machine's user who runs this command."""
+    """Returns the actor for the audit log: the machine's user who runs this command."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError):  # a user id without a name
@@ -105,7 +105,7 @@ MAX_COMPLETED_KEYS = 1000
 
 
 def complete_keys(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """The names of keys that are not revoked."""
+    """Returns the names of keys that are not revoked."""
     try:
         return asyncio.run(_key_names(incomplete))
     except (click.ClickException, APIError, TimeoutError, OSError):

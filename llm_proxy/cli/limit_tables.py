@@ -26,7 +26,7 @@ _BUDGET_PATTERN = re.compile(
 
 
 def parse_budget(text: str) -> Json | None:
-    """A budget's document; None if `text` is no budget."""
+    """Returns a budget's document; None if `text` is no budget."""
     found = _BUDGET_PATTERN.fullmatch(text)
     if found is None:
         return None
@@ -38,7 +38,7 @@ def parse_budget(text: str) -> Json | None:
 
 
 def format_budget(budget: Json) -> str:
-    """A budget's document as text."""
+    """Returns a budget's document as text."""
     zone = f"@{budget['zone']}" if budget.get("zone") else ""
     amount = f"${budget['limit_usd']}" if "limit_usd" in budget else ""
     for unit in ("requests", "tokens"):

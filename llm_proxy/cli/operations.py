@@ -128,12 +128,12 @@ def _print_groups(groups: list[Json]) -> None:
 
 
 def _time_text(time: str | None) -> str:
-    """The time of day in UTC of a time in ISO 8601."""
+    """Returns the time of day in UTC of a time in ISO 8601."""
     return time[11:19] if time else "-"
 
 
 def _prices_text(group: Json, name: str) -> str:
-    """The different prices of a group's deployments; `?` for an unknown one."""
+    """Returns the different prices of a group's deployments; `?` for an unknown one."""
     return " / ".join(dict.fromkeys(one[name] or "?" for one in group["deployments"])) or "?"
 
 

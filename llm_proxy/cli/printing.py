@@ -93,7 +93,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def console() -> Console:
-    """The console for tables: as wide as the terminal or `COLUMNS`, else `PIPED_WIDTH`."""
+    """Returns the console for tables: as wide as the terminal or `COLUMNS`, else `PIPED_WIDTH`."""
     known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
     return Console(width=None if known else PIPED_WIDTH, highlight=False)
 
@@ -149,7 +149,7 @@ def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) 
 
 
 def to_plain(value: object) -> object:
-    """A value for JSON and for text: decimals, times and UUIDs as text."""
+    """Returns a value for JSON and for text: decimals, times and UUIDs as text."""
     if isinstance(value, Decimal):
         return f"{value:f}"
     return value.isoformat() if isinstance(value, date) else str(value) if isinstance(value, UUID) else value
@@ -158,7 +158,7 @@ def to_plain(value: object) -> object:
 def _column_widths(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], max_width: int
 ) -> list[int] | None:
-    """The columns' widths; None if they exceed `max_width` unless a number or an id is broken."""
+    """Returns the columns' widths; None if they exceed `max_width` unless a number or an id is broken."""
     natural: list[int] = []
     minimal: list[int] = []
     for index, column in enumerate(columns):

@@ -102,7 +102,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
 
 def bind_socket(settings: Settings) -> socket.socket:
-    """A socket bound to the gateway's address; ends the command if that is impossible."""
+    """Returns a socket bound to the gateway's address; ends the command if that is impossible."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -149,7 +149,7 @@ async def _run_gateway(settings: Settings, bound: socket.socket, files: WorkerMe
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """An event loop for a gateway: uvloop where it exists."""
+    """Returns an event loop for a gateway: uvloop where it exists."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop  # noqa: PLC0415 -- does not exist on Windows

@@ -219,7 +219,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def _group_text(name: str, row: UsageRow) -> str:
-    """The value of a row's dimension as text; a value `(unnamed)` is quoted."""
+    """Returns the value of a row's dimension as text; a value `(unnamed)` is quoted."""
     value: Any = row.group[name]
     if name == "key":
         value = row.group["key_name"] or value

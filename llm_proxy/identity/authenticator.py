@@ -44,7 +44,7 @@ def extract_credential(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def invalid_key_error() -> Unauthorized:
-    """The 401 for a key that is unknown or malformed; its message is the same for both."""
+    """Returns the 401 for a key that is unknown or malformed; its message is the same for both."""
     return Unauthorized("Incorrect API key provided.")
 
 

@@ -99,7 +99,7 @@ class PolicySnapshot:
     epochs: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def epoch_of(self, tenant: str | None) -> int:
-        """The newest epoch of a tenant that this snapshot reflects."""
+        """Returns the newest epoch of a tenant that this snapshot reflects."""
         return max(self.epochs.get(tenant or "", 0), self.epochs.get(ANY, 0))
 
     @property
@@ -161,7 +161,7 @@ class ModelNames(Protocol):
         ...
 
     def resolved(self, name: str) -> str:
-        """The group of an alias; any other name unchanged."""
+        """Returns the group of an alias; any other name unchanged."""
         ...
 
 
@@ -195,7 +195,7 @@ class PolicyWatcher:
         return self._source is None or time.monotonic() - self._read_at < FRESH_S
 
     def epoch_of(self, tenant: str) -> int:
-        """The newest epoch of a tenant that `snapshot` reflects."""
+        """Returns the newest epoch of a tenant that `snapshot` reflects."""
         return max(self.snapshot.epoch_of(tenant), self._seen.get(tenant, 0))
 
     async def start(self) -> None:

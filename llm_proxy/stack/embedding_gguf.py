@@ -94,14 +94,14 @@ def _is_control(token: str) -> bool:
 
 
 def _to_llama_token(token: str) -> str:
-    """The token in llama.cpp's form: BERT marks the continuation of a word, llama.cpp its start."""
+    """Returns the token in llama.cpp's form: BERT marks the continuation of a word, llama.cpp its start."""
     if _is_control(token):
         return token
     return token.removeprefix("##") if token.startswith("##") else WORD_START + token
 
 
 def _tensor_names(layers: int) -> dict[str, str]:
-    """The tensors' names in GGUF by their names in the safetensors file."""
+    """Returns the tensors' names in GGUF by their names in the safetensors file."""
     pairs = dict(MODEL_TENSORS)
     for layer in range(layers):
         pairs |= {

@@ -43,7 +43,7 @@ class OperatorEnv:
         return self.variables.get("LLM_PROXY__ENVIRONMENT", "development") == "development"
 
     def first(self, *names: str) -> str | None:
-        """The value of the first of these variables that is set; None without one."""
+        """Returns the value of the first of these variables that is set; None without one."""
         return next((self.variables[name] for name in names if name in self.variables), None)
 
     def sidecar_variables(self, config: str) -> dict[str, str]:

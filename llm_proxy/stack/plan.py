@@ -65,7 +65,7 @@ class KeyLocation:
 
 
 def locate_internal_key(env: OperatorEnv) -> KeyLocation:
-    """The location of the internal key; of several keys, the first."""
+    """Returns the location of the internal key; of several keys, the first."""
     name = next(name for name in INTERNAL_KEY_VARIABLES if name in env.variables)
     file = env.files.get(name)
     key = env.variables[name].partition(",")[0].strip()
@@ -176,7 +176,7 @@ class StackPlan:
         return replace(self, operator_env=replace(env, variables=others | kept), sidecar_ports=sidecar_ports)
 
     def changed_start_settings(self, env: OperatorEnv) -> list[str]:
-        """The changed variables that a running stack ignores."""
+        """Returns the changed variables that a running stack ignores."""
         before, after = self.operator_env.variables, env.variables
         changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
         return sorted(name for name in changed if READ_AT_START_ONLY.fullmatch(name))
@@ -216,7 +216,7 @@ class StackPlan:
         return process_specs.gateway_spec(self.settings.port, variables, self.operator_env)
 
     def store_addresses(self) -> dict[str, str]:
-        """The addresses of the gateway's stores by the gateway's variables."""
+        """Returns the addresses of the gateway's stores by the gateway's variables."""
         urls = {
             "LLM_PROXY__DATABASE_URL": self.stores.database.url,
             "LLM_PROXY__LIMITS_REDIS_URL": self.stores.limits.url,
@@ -224,7 +224,7 @@ class StackPlan:
         return {name: url for name, url in urls.items() if url}
 
     def published_addresses(self) -> dict[str, str]:
-        """The stack's addresses for commands beside it, by variable."""
+        """Returns the stack's addresses for commands beside it, by variable."""
         models = self.model_ports.base_urls() if self.model_ports else {}
         return self.store_addresses() | models | {"LLM_PROXY_URL": self.base_url().removesuffix("/v1")}
 
@@ -236,7 +236,7 @@ class StackPlan:
             )
 
     def example_model(self) -> str:
-        """A served model group for the examples: the default model if possible."""
+        """Returns a served model group for the examples: the default model if possible."""
         default = self.gateway_spec().env.get("LLM_PROXY__DEFAULT_MODEL", self.settings.default_model)
         served = list_models(
             client_host(self.settings.host), self.settings.port, locate_internal_key(self.operator_env).key
@@ -244,7 +244,7 @@ class StackPlan:
         return default if default in served or not served else served[0]
 
     def base_url(self) -> str:
-        """The `base_url` for clients on this machine."""
+        """Returns the `base_url` for clients on this machine."""
         host = client_host(self.settings.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}/v1"
 
@@ -253,7 +253,7 @@ class StackPlan:
 
 
 def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
-    """The plan of one start.
+    """Returns the plan of one start.
 
     Raises:
         StartRefused: The port is in use, there is no configuration, or a limit is no number.

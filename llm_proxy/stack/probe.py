@@ -30,12 +30,12 @@ def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def client_host(host: str) -> str:
-    """The host at which a client on this machine reaches a server that listens on `host`."""
+    """Returns the host at which a client on this machine reaches a server that listens on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- translated, not bound
 
 
 def free_port() -> int:
-    """A port of the loopback interface that is free now; raises `OSError` after a hundred draws."""
+    """Returns a port of the loopback interface that is free now; raises `OSError` after a hundred draws."""
     for _ in range(100):
         port = random.randint(MIN_PORT, MAX_PORT)  # noqa: S311 -- a port, not a secret
         if is_port_free(port):
@@ -49,13 +49,13 @@ def is_up(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 1.0)
 
 
 def list_models(host: str, port: int, key: str) -> list[str]:
-    """The model groups a gateway lists for this key; empty when it does not answer within 5 s."""
+    """Returns the model groups a gateway lists for this key; empty when it does not answer within 5 s."""
     body = _get(host, port, "/v1/models", {"Authorization": f"Bearer {key}"}, 5.0)
     return [str(model["id"]) for model in json.loads(body)["data"]] if body else []
 
 
 def in_flight(port: int) -> int | None:
-    """The number of calls running at a sidecar of this machine; None without an answer within 1 s."""
+    """Returns the number of calls running at a sidecar of this machine; None without an answer within 1 s."""
     return _health_number(port, b"in_flight", 1.0)
 
 

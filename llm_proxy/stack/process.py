@@ -73,7 +73,7 @@ class ManagedProcess:
         return self.is_alive() and self.spec.readiness_probe(self.popen.pid)
 
     def log_end(self) -> str:
-        """The last lines of its log for an error message, or a pointer to them."""
+        """Returns the last lines of its log for an error message, or a pointer to them."""
         return f"the end of {self.log}:\n{tail(self.log)}" if self.log else "its output is above"
 
 
@@ -156,7 +156,7 @@ def stop(processes: Iterable[ManagedProcess], timeout_s: float = 5.0) -> list[st
 
 
 def tail(log: Path, lines: int = 8) -> str:
-    """The last `lines` lines of a log, indented for an error message."""
+    """Returns the last `lines` lines of a log, indented for an error message."""
     if not log.exists():
         return ""
     text = log.read_text(encoding="utf-8", errors="replace").strip()
@@ -186,7 +186,7 @@ class NotInstalled(Exception):  # noqa: N818 -- errors are named for the state t
 
 
 def wheel_folder(package: str) -> Path:
-    """The folder of an installed package; raises `NotInstalled`."""
+    """Returns the folder of an installed package; raises `NotInstalled`."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise NotInstalled(f"the wheel of `{package}` is not installed here: run `make setup` first")
@@ -194,7 +194,7 @@ def wheel_folder(package: str) -> Path:
 
 
 def wheel_file(package: str, pattern: str) -> Path:
-    """The first file of an installed package that matches `pattern`; raises `NotInstalled`."""
+    """Returns the first file of an installed package that matches `pattern`; raises `NotInstalled`."""
     folder = wheel_folder(package)
     found = next(folder.glob(pattern), None)
     if found is None:

@@ -103,7 +103,7 @@ class ModelPorts:
     embed: int
 
     def base_urls(self) -> dict[str, str]:
-        """The models' base URLs by the variable that litellm-config.yaml refers to."""
+        """Returns the models' base URLs by the variable that litellm-config.yaml refers to."""
         return {
             "LOCAL_CHAT_BASE": f"http://127.0.0.1:{self.chat}/v1",
             "LOCAL_EMBED_BASE": f"http://127.0.0.1:{self.embed}/v1",
@@ -111,7 +111,7 @@ class ModelPorts:
 
 
 def local_model_spec(state: Path, ports: ModelPorts, env: OperatorEnv) -> ProcessSpec:
-    """The chat and the embedding model, in one process; `LOCAL_MODEL_GGUF` names another chat model.
+    """Returns the chat and the embedding model, in one process; `LOCAL_MODEL_GGUF` names another chat model.
 
     Raises `NotInstalled` when the chat model's file is missing.
     """
@@ -205,7 +205,7 @@ def migrate_database(url: str, sidecar_password: str, state: Path, env: Operator
 
 
 def sidecar_python(project: Path = PROJECT_ROOT) -> Path:
-    """The Python of LiteLLM's own environment; raises `NotInstalled` without that environment."""
+    """Returns the Python of LiteLLM's own environment; raises `NotInstalled` without that environment."""
     python = project / ".venv-sidecar" / "bin" / "python"
     if not python.exists():
         raise NotInstalled(f"LiteLLM's environment {python.parents[1]} is missing: run `make setup` first")
@@ -217,7 +217,7 @@ def _machine_variables(env: OperatorEnv) -> dict[str, str]:
 
 
 def _openmp_variables() -> dict[str, str]:
-    """The library path of the wheel's OpenMP, for llama.cpp on a machine without its own."""
+    """Returns the library path of the wheel's OpenMP, for llama.cpp on a machine without its own."""
     try:
         ctypes.CDLL("libgomp.so.1")
     except OSError:

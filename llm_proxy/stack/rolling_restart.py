@@ -234,11 +234,11 @@ class RollingRestart:
             self._initial_mib.setdefault(number, resident_mib(self._current(number).popen.pid))
 
     def _current(self, number: int) -> ManagedProcess:
-        """The sidecar of that number, after restarts the latest process."""
+        """Returns the sidecar of that number, after restarts the latest process."""
         return self._supervisor.current(self._sidecars[number].spec.name)
 
     def _free_slots(self, count: int) -> dict[int, int]:
-        """A free number and a free port for each of `count` new sidecars."""
+        """Returns a free number and a free port for each of `count` new sidecars."""
         draining = {int(one.process.spec.name.rpartition("-")[2]) for one in self._draining}
         free = (number for number in range(1, 1000) if number not in draining | self._sidecars.keys())
         return {next(free): free_port() for _ in range(count)}

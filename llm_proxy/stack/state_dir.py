@@ -41,7 +41,7 @@ def exclusive(state: Path, pid: int) -> Generator[None]:
 
 
 def running_pid(state: Path) -> int | None:
-    """The process id of the launcher that holds the folder; None when no launcher does."""
+    """Returns the process id of the launcher that holds the folder; None when no launcher does."""
     try:
         with (state / LOCK_FILE).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -94,7 +94,7 @@ class ReloadStatus:
 
 
 def read_reload_status(state: Path) -> ReloadStatus | None:
-    """The last status written; None without one."""
+    """Returns the last status written; None without one."""
     try:
         found = json.loads((state / RELOAD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -52,7 +52,7 @@ class RestartState:
 
 
 def restart_pause_s(failures: int) -> float:
-    """The pause in seconds before the next start, after this many failures in a row."""
+    """Returns the pause in seconds before the next start, after this many failures in a row."""
     return min(MIN_RESTART_PAUSE_S * 2.0 ** max(0, failures - 1), MAX_RESTART_PAUSE_S)
 
 
@@ -166,7 +166,7 @@ class Supervisor:
         supervise(self._supervised, self.start, self._print_line, after_check)
 
     def current(self, name: str) -> ManagedProcess:
-        """The process of that name, after restarts the latest."""
+        """Returns the process of that name, after restarts the latest."""
         return self._processes[name]
 
     def hand_over(self, old: Iterable[ManagedProcess], new: Iterable[ManagedProcess]) -> None:

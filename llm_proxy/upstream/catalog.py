@@ -84,7 +84,7 @@ class Catalog:
         object.__setattr__(self, "names", names)
 
     def find_group(self, name: str) -> ModelGroup | None:
-        """The group that serves a name, by itself or through a wildcard."""
+        """Returns the group that serves a name, by itself or through a wildcard."""
         found = self.groups.get(name)
         if found is None:
             wild = (
@@ -101,12 +101,12 @@ class Catalog:
         return group is not None and group.mode == "embedding"
 
     def resolved(self, name: str) -> str:
-        """The group behind an alias; any other name unchanged."""
+        """Returns the group behind an alias; any other name unchanged."""
         group = self.groups.get(name)
         return (group.alias_of or name) if group else name
 
     def fallbacks(self, name: str) -> tuple[str, ...] | None:
-        """Every group a call may end at, fallbacks of fallbacks too; None when unknown."""
+        """Returns every group a call may end at, fallbacks of fallbacks too; None when unknown."""
         if not self.is_ours:
             return None
         if (known := self._reached.get(name)) is not None:
@@ -137,13 +137,13 @@ class Catalog:
         ]
 
     def max_output_tokens(self, name: str) -> int | None:
-        """The most completion tokens any deployment of a group writes; None when unknown."""
+        """Returns the most completion tokens any deployment of a group writes; None when unknown."""
         group = self.find_group(name)
         known = [one.max_output_tokens for one in group.deployments if one.max_output_tokens] if group else []
         return max(known, default=None)
 
     def highest_prices(self, name: str) -> tuple[int, int] | None:
-        """The highest input and output price of a group's deployments, in pico-dollars per token.
+        """Returns the highest input and output price of a group's deployments, in pico-dollars per token.
 
         A call is reserved at them, before its deployment is known; None when one is unknown.
         """
@@ -159,7 +159,7 @@ class Catalog:
         return max_input, max_output
 
     def deployment_prices(self, deployment: str | None, group: str) -> tuple[int | None, int | None]:
-        """The prices of the deployment that served; for an unknown one its group's highest."""
+        """Returns the prices of the deployment that served; for an unknown one its group's highest."""
         known = self.deployments.get(deployment or "")
         if known is None:
             return self.highest_prices(group) or (None, None)
@@ -187,7 +187,7 @@ def _with_ids(groups: dict[str, ModelGroup]) -> dict[str, ModelGroup]:
 
 
 def parse_sidecar_catalog(document: Json) -> Catalog:
-    """The catalog our sidecar writes; see `docs/architecture.md`."""
+    """Returns the catalog our sidecar writes; see `docs/architecture.md`."""
     groups: dict[str, ModelGroup] = {}
     for entry in as_objects(document.get("groups")):
         deployments = tuple(
@@ -226,7 +226,7 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
 
 
 def parse_model_info(document: Json) -> Catalog:
-    """The catalog of an unmodified LiteLLM, from its `/v1/model/info`.
+    """Returns the catalog of an unmodified LiteLLM, from its `/v1/model/info`.
 
     LiteLLM writes a wildcard out as every name it knows; all of them have the wildcard's deployment id, by
     which they
@@ -369,20 +369,20 @@ class CurrentCatalog:
         return self.snapshot is not None and self.snapshot.has_langfuse
 
     def resolved(self, name: str) -> str:
-        """The group of an alias; any other name unchanged."""
+        """Returns the group of an alias; any other name unchanged."""
         return name if self.snapshot is None else self.snapshot.resolved(name)
 
     def providers(self, group: str) -> tuple[str, ...]:
-        """The providers of a group's deployments."""
+        """Returns the providers of a group's deployments."""
         found = self.snapshot.find_group(group) if self.snapshot else None
         return tuple(dict.fromkeys(one.provider for one in found.deployments)) if found else ()
 
     def fallback_providers(self, group: str) -> tuple[str, ...]:
-        """The providers of the groups a call may fall back to."""
+        """Returns the providers of the groups a call may fall back to."""
         reached = (self.snapshot.fallbacks(group) if self.snapshot else None) or ()
         return tuple(dict.fromkeys(name for one in reached for name in self.providers(one)))
 
     def price(self, group: str) -> Price | None:
-        """The highest price of a group; None when one is not known."""
+        """Returns the highest price of a group; None when one is not known."""
         found = self.snapshot.highest_prices(group) if self.snapshot else None
         return Price(*found, self.snapshot.max_output_tokens(group)) if self.snapshot and found else None

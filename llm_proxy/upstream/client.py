@@ -82,14 +82,14 @@ class SidecarClient:
         self._connections.close()
 
     async def get(self, sidecar: Sidecar, path: str, *, timeout_s: float = 5) -> tuple[int, bytes]:
-        """A small GET for health and the catalog; raises `OSError`, of which `TimeoutError` is one."""
+        """Sends a small GET for health and the catalog; raises `OSError`, of which `TimeoutError` is one."""
         address, head = self._target(sidecar, "GET", path)
         return await self._request(address, head + b"\r\n", timeout_s)
 
     async def delete(
         self, sidecar: Sidecar, path: str, body: bytes, *, timeout_s: float
     ) -> tuple[int, bytes]:
-        """A small DELETE with a JSON body; raises `OSError`, of which `TimeoutError` is one."""
+        """Sends a small DELETE with a JSON body; raises `OSError`, of which `TimeoutError` is one."""
         address, head = self._target(sidecar, "DELETE", path)
         return await self._request(
             address, head + b"content-length: %d\r\n\r\n" % len(body) + body, timeout_s
@@ -225,7 +225,7 @@ class SidecarClient:
         self.queue.release(sidecar, monotonic())
 
     def _target(self, sidecar: Sidecar, method: str, path: str) -> tuple[SidecarAddress, bytes]:
-        """The address of a request, and the part of its head that is the same for every request."""
+        """Returns the address of a request, and the part of its head that is the same for every request."""
         target = self._targets.get((sidecar.url, path))
         if target is None:
             address = SidecarAddress.of(sidecar.url)
@@ -246,7 +246,7 @@ class SidecarClient:
 def _error_of(
     connection: HTTPConnection, text: bytes, call: Call, sent_request: tuple[str, bytes]
 ) -> APIError:
-    """The error for a response with an error status; `sent_request` is the request's id and body."""
+    """Returns the error for a response with an error status; `sent_request` is the request's id and body."""
     request_id, sent = sent_request
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in connection.headers.items()}
     return map_error(

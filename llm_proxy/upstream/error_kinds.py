@@ -248,7 +248,7 @@ _RULES: tuple[tuple[FailureKind, Callable[[FailureFacts], object]], ...] = (
 
 
 def classify_failure(failure: FailureFacts) -> FailureKind:
-    """The kind of a provider's failure."""
+    """Returns the kind of a provider's failure."""
     for kind, matches in _RULES:
         if matches(failure):
             return kind

@@ -182,7 +182,7 @@ def _untranslatable(failure: FailureFacts) -> ProviderRejected:
 
 
 def _provider_error(failure: FailureFacts, request_id: str) -> APIError:
-    """The error for a provider's failure, by its kind."""
+    """Returns the error for a provider's failure, by its kind."""
     mapped: APIError
     match classify_failure(failure):
         case "quota":
@@ -275,7 +275,7 @@ def _read_failure(status: int, headers: Headers, body: bytes, fields: Collection
 
 
 def _quoted_by_litellm(text: str) -> str | None:
-    """The provider's message inside LiteLLM's, where the sidecar's headers do not carry it."""
+    """Returns the provider's message inside LiteLLM's, where the sidecar's headers do not carry it."""
     found = _LITELLM.match(text)
     if found is None:
         return None

@@ -190,7 +190,7 @@ def _shared_spans(message: bytes, body: bytes) -> list[tuple[int, int]]:
 
 
 def _candidates(body: bytes, blocks: set[bytes]) -> set[bytes]:
-    """The body's pieces of two blocks around each of its aligned blocks that is one of `blocks`.
+    """Returns the body's pieces of two blocks around each of its aligned blocks that is one of `blocks`.
 
     A piece of two blocks contains an aligned one wherever it begins, so only every eighth byte is read.
     """

@@ -54,7 +54,7 @@ class SidecarAddress:
     @classmethod
     @cache
     def of(cls, url: str) -> "SidecarAddress":
-        """The address of a URL; raises `ValueError` for one without."""
+        """Returns the address of a URL; raises `ValueError` for one without."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"not the URL of a sidecar: {url}")

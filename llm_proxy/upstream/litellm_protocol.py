@@ -78,7 +78,7 @@ class LiteLLMControls:
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.is_ours)
 
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
-        """The body to send: the call's, and our fields."""
+        """Returns the body to send: the call's, and our fields."""
         body = {**call.body, "cache": self._cache(call, caller, catalog)}
         if not self._may_fall_back(str(call.body["model"]), caller, catalog):
             body["disable_fallbacks"] = True

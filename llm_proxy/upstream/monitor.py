@@ -37,7 +37,7 @@ DRAINING = b"leaving"
 
 
 def read_addresses(given: Iterable[str]) -> tuple[str, ...]:
-    """Every sidecar's base URL as of now, with port ranges expanded and files read."""
+    """Returns every sidecar's base URL as of now, with port ranges expanded and files read."""
     found: list[str] = []
     for one in given:
         found.extend(_read_file(Path(one[1:])) if one.startswith("@") else [one])

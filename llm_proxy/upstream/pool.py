@@ -210,7 +210,7 @@ class CompletionRate:
         self._last = now
 
     def seconds_until_free(self, slots: int, now: float) -> float:
-        """The time until so many more slots are free, at the rate of the last seconds."""
+        """Returns the time until so many more slots are free, at the rate of the last seconds."""
         self._start_half(now)
         ended = self._now + self._before
         half = RATE_WINDOW_S / 2

@@ -72,7 +72,7 @@ def add_required_nulls(document: Json) -> bool:
 
 
 def connection_lost_error() -> UpstreamConnectionLost:
-    """The error of a call whose connection broke; the call may have run, and is not repeated."""
+    """Returns the error of a call whose connection broke; the call may have run, and is not repeated."""
     return UpstreamConnectionLost("The connection to the model backend broke before an answer.")
 
 

@@ -46,7 +46,7 @@ class TokenUsage(NamedTuple):
 
 
 def read_usage(usage: Json, document: Json | None = None) -> TokenUsage | None:
-    """The usage object of an answer or a usage frame (`document`); None when it counts nothing.
+    """Returns the usage object of an answer or a usage frame (`document`); None when it counts nothing.
 
     A provider may state zeros. Where it states nothing our sidecar leaves the usage out; an unmodified
     LiteLLM writes zeros there (`is_zero`).
@@ -103,7 +103,7 @@ def estimate_stream_tokens(frames: int, content_bytes: int, last: bytes) -> int:
 
 
 def last_event(frames: bytes) -> Json:
-    """The event of the last of some frames; empty when it is not JSON."""
+    """Returns the event of the last of some frames; empty when it is not JSON."""
     try:
         return as_object(orjson.loads(_last_frame(frames)[5:]))
     except orjson.JSONDecodeError:
@@ -120,7 +120,7 @@ def usage_object(prompt_tokens: int, completion_tokens: int) -> Json:
 
 
 def estimate_usage(document: Json, prompt_tokens: int) -> Json:
-    """The usage of an answer that states none; embeddings have no completion."""
+    """Returns the usage of an answer that states none; embeddings have no completion."""
     if document.get("object") == "list":
         return {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     return usage_object(prompt_tokens, estimate_text_tokens(document))
@@ -144,7 +144,7 @@ def _last_frame(frames: bytes) -> bytes:
 
 
 def _texts(event: Json) -> list[str]:
-    """Every text of a frame or an answer."""
+    """Returns every text of a frame or an answer."""
     found: list[object] = []
     for choice in as_objects(event.get("choices")):
         delta = as_object(choice.get("delta") or choice.get("message"))

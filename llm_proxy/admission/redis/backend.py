@@ -125,7 +125,7 @@ class RedisBackend:
         return int(await request(key, "ZCARD", key))
 
     async def maxmemory_policy(self) -> str:
-        """The `maxmemory-policy` of the first node that has another than `noeviction`."""
+        """Returns the `maxmemory-policy` of the first node that has another than `noeviction`."""
         policies: list[str] = []
         for connection in self.cluster.connections:
             info: bytes = await connection.execute("INFO", "memory")
@@ -136,7 +136,7 @@ class RedisBackend:
     def _by_hash_tag(
         self, entries: tuple[SettlementEntry, ...]
     ) -> Iterable[tuple[str, tuple[SettlementEntry, ...]]]:
-        """The entries that one script can reach: all, or in a cluster those of each hash tag.
+        """Returns the entries that one script can reach: all, or in a cluster those of each hash tag.
 
         A tenant's entries have two tags where some were made before the store was known to be a cluster.
         """
@@ -163,7 +163,7 @@ class RedisBackend:
     async def _load_scripts_and_run(
         self, key: str, name: str, args: list[Argument], orphan: Callable[[Any], None] | None
     ) -> Any:  # noqa: ANN401 -- RESP
-        """The reply of a node that did not have the scripts."""
+        """Returns the reply of a node that did not have the scripts."""
         for load_commands in self._load_commands():
             await self.cluster.connection_for(key).execute(*load_commands)
         return await self.cluster.execute(key, "EVALSHA", self._sha[name], *args, on_late_reply=orphan)
@@ -173,7 +173,7 @@ class RedisBackend:
 
 
 def script_source(name: str) -> str:
-    """The text of a script."""
+    """Returns the text of a script."""
     return files("llm_proxy.admission.redis").joinpath("lua", f"{name}.lua").read_text()
 
 

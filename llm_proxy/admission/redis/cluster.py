@@ -69,7 +69,7 @@ class ClusterClient:
             await connection.stop()
 
     def connection_for(self, key: str) -> RedisConnection:
-        """The connection to the node of a key."""
+        """Returns the connection to the node of a key."""
         return self._first if self._slots is None else self._slots[key_slot(key.encode())]
 
     async def execute(
@@ -107,7 +107,7 @@ class ClusterClient:
         self._is_stale = True
 
     async def _connection_at(self, address: str) -> RedisConnection:
-        """The connection to a node; a new one is waited for at most the timeout."""
+        """Returns the connection to a node; a new one is waited for at most the timeout."""
         connection = self._by_address.get(address)
         if connection is None:
             connection = self._by_address[address] = self._connect(_url_at(self._url, address))
@@ -149,7 +149,7 @@ class ClusterClient:
 
 
 def _url_at(url: str, address: str) -> str:
-    """The same URL at another node; an address without a host is at the first node's."""
+    """Returns the same URL at another node; an address without a host is at the first node's."""
     parts = urlsplit(url)
     host, _, port = address.rpartition(":")
     host = host or parts.hostname or "127.0.0.1"

@@ -39,7 +39,7 @@ class MockUpstream:
         *,
         traceparent: str | None,  # noqa: ARG002 -- the same
     ) -> "MockReply":
-        """The mock's reply; raises what a sidecar's error would be."""
+        """Returns the mock's reply; raises what a sidecar's error would be."""
         reply = reply_to(call)
         if reply.first_ms:
             await asyncio.sleep(reply.first_ms / 1000)
