@@ -74,6 +74,7 @@ def build_routers(
     key_repository, policy_repository = (found.keys, found.policies) if found else (None, None)
     record = partial(audited_external_change, pool) if pool else None
     publish, stored = admission.publish_epochs, stages.usage
+    in_postgres = stored if isinstance(stored, PostgresUsage) else None
     status = KeyStatus(admission, key_repository, policy_repository)
     by_key = status.key_dependency(auth.require_admin)
     return [
@@ -82,7 +83,7 @@ def build_routers(
         health.metrics_router(stages.metrics, auth),
         models.router(catalog, auth, settings.default_models),
         models.admin_router(
-            catalog, stored, ModelProbe(stages.services), record=record, require_actor=require_actor
+            catalog, in_postgres, ModelProbe(stages.services), record=record, require_actor=require_actor
         ),
         limits.router(admission, caller=auth.require_caller, of_key=by_key, read=reader.read_explain_request),
         keys.router(
@@ -96,7 +97,7 @@ def build_routers(
         policies.router(policy_repository, publish=publish, require_actor=require_actor, catalog=catalog),
         simulation.router(_simulation_sources(stages, found), require_actor=require_actor),
         audit.router(AuditLog(pool) if pool else None, stages.auth_failures, require_actor=require_actor),
-        stored_data.payloads_router(stored if isinstance(stored, PostgresUsage) else None, auth),
+        stored_data.payloads_router(in_postgres, auth),
         stored_data.erasures_router(erasures, require_actor=Depends(require_actor)),
         stored_data.cache_router(partial(_purge, stages.client), record, Depends(require_actor)),
         notifications.router(Outbox(pool) if pool else None, require_actor=require_actor),

@@ -6,14 +6,12 @@ the latest success and failure the last `LOOK_BACK`, by the end of the call; at 
 are read.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import asyncpg
 
 from llm_proxy.identity.postgres_store import Connection
-from llm_proxy.ledger.record import UsageRecord
 
 WINDOW = timedelta(minutes=5)
 LOOK_BACK = timedelta(days=1)
@@ -75,42 +73,6 @@ async def fetch_health(connection: Connection, now: datetime) -> ModelHealth:
         elif row["deployment"] is not None:
             found.deployments[row["deployment"]] = _health(row)
     return found
-
-
-def health_of(records: Iterable[UsageRecord], now: datetime) -> ModelHealth:
-    """Returns the health at this time, from records in memory."""
-    found = ModelHealth()
-    for record in records:
-        ended_at = record.started_at + timedelta(milliseconds=record.latency_ms)
-        if record.started_at <= now - LOOK_BACK or not _counts(record):
-            continue
-        failure = None if record.outcome == "ok" else record.refusal_code or str(record.status)
-        recent = ended_at > now - WINDOW
-        for known, name in ((found.groups, record.group), (found.deployments, record.deployment)):
-            if name is not None:
-                known[name] = _with_call(known.get(name, TrafficHealth()), ended_at, failure, recent=recent)
-    return found
-
-
-def _counts(record: UsageRecord) -> bool:
-    if record.cache == "hit":
-        return False
-    failed = record.outcome == "error" and (record.status >= 500 or record.status in PROVIDER_STATUSES)
-    return failed or record.outcome in {"ok", "cut"}
-
-
-def _with_call(
-    health: TrafficHealth, ended_at: datetime, failure: str | None, *, recent: bool
-) -> TrafficHealth:
-    calls, failures = health.calls + recent, health.failures + (recent and failure is not None)
-    if failure is None:
-        last = max(filter(None, (health.last_success_at, ended_at)))
-        return TrafficHealth(calls, failures, last, health.last_failure_at, health.last_failure_code)
-    if health.last_failure_at is not None and health.last_failure_at > ended_at:
-        return TrafficHealth(
-            calls, failures, health.last_success_at, health.last_failure_at, health.last_failure_code
-        )
-    return TrafficHealth(calls, failures, health.last_success_at, ended_at, failure)
 
 
 def _health(row: asyncpg.Record) -> TrafficHealth:

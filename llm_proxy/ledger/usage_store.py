@@ -21,7 +21,7 @@ import asyncpg
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, write_audit
 from llm_proxy.json_access import Json
-from llm_proxy.ledger.model_health import ModelHealth, fetch_health, health_of
+from llm_proxy.ledger.model_health import ModelHealth, fetch_health
 from llm_proxy.ledger.record import COLUMNS, MAX_NAME_CHARS, PARTITION_MARGIN, UsageRecord
 from llm_proxy.ledger.rejected_requests import (
     RejectionScope,
@@ -295,10 +295,6 @@ class MemoryUsage:
         decoded = {name: json.loads(row[name]) if row[name] else None for name in ("hops", "token_details")}
         tags = record.tags.split(",") if record.tags else None
         return {**row, **decoded, "cost_usd": cost_usd, "tags": tags, "model_calls": []}
-
-    async def model_health(self, now: datetime) -> ModelHealth:
-        """Returns how the models have fared up to now."""
-        return health_of(self._records, now)
 
     async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[Json]:  # noqa: ARG002 -- the protocol's
         """Returns nothing: mock mode counts no rejections."""

@@ -30,7 +30,7 @@ from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError, BadRequest, ModelNotFound, NotFound, StoreUnavailable
 from llm_proxy.identity import Actor, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
-from llm_proxy.ledger import MemoryUsage, ModelHealth, PostgresUsage, TrafficHealth, billed
+from llm_proxy.ledger import ModelHealth, PostgresUsage, TrafficHealth, billed
 from llm_proxy.ledger.model_health import WINDOW
 from llm_proxy.money import PICO_PER_USD_PER_MILLION, nano_to_usd
 from llm_proxy.pipeline import Services, process_call
@@ -183,7 +183,7 @@ class ModelProbe:
 
 def admin_router(
     catalog: CurrentCatalog,
-    usage: PostgresUsage | MemoryUsage | None,
+    usage: PostgresUsage | None,
     probe: ModelProbe,
     *,
     record: AuditedChange | None,
@@ -220,7 +220,7 @@ def admin_router(
     return routes
 
 
-async def _model_health(usage: PostgresUsage | MemoryUsage | None) -> ModelHealth | None:
+async def _model_health(usage: PostgresUsage | None) -> ModelHealth | None:
     """Returns the models' health; None without a database or while it is unavailable."""
     try:
         return await usage.model_health(datetime.now(UTC)) if usage is not None else None

@@ -44,7 +44,6 @@ class CannedAnswer:
 
     text: str = ""
     tool_calls: tuple[Json, ...] = ()
-    function_call: Json | None = None
     finish_reason: str = "stop"
 
     @property
@@ -57,7 +56,6 @@ class CannedAnswer:
     def tokens(self) -> int:
         """Completion tokens."""
         called = sum(len(call["function"]["arguments"]) for call in self.tool_calls)
-        called += len(self.function_call["arguments"]) if self.function_call else 0
         return _tokens(len(self.text) + called)
 
 
@@ -66,13 +64,9 @@ def canned_answers(call: Call) -> list[CannedAnswer]:
     body = call.body
     if call.endpoint == "completions":
         prompts: list[Any] = [body["prompt"]] if _is_one(body["prompt"]) else body["prompt"]
-        echo = "{} " if body.get("echo") else ""
-        texts = [echo.format(_text(prompt)) + f"Mock completion of: {_text(prompt)}" for prompt in prompts]
+        texts = [f"Mock completion of: {_text(prompt)}" for prompt in prompts]
         return [_truncate(text, call) for text in texts for _ in range(body.get("n", 1))]
-    forced = _forced_function(body)
-    if forced is not None:
-        answer = CannedAnswer(function_call=_arguments(forced), finish_reason="stop")
-    elif tool := _tool(body, call.group):
+    if tool := _tool(body, call.group):
         answer = CannedAnswer(tool_calls=(_tool_call(tool),), finish_reason="tool_calls")
     else:
         answer = _truncate(_chat_text(body), call)
@@ -116,10 +110,6 @@ def _text(content: Any) -> str:  # noqa: ANN401 -- a text, parts or tokens
 
 
 def _truncate(text: str, call: Call) -> CannedAnswer:
-    given: Any = call.body.get("stop", [])
-    stops: list[str] = given if is_array(given) else [given]
-    for stop in stops:
-        text = text.partition(stop)[0] if stop else text
     if call.max_tokens is not None and _tokens(len(text)) > call.max_tokens:
         return CannedAnswer(text[: call.max_tokens * _TOKEN_LENGTH], finish_reason="length")
     return CannedAnswer(text)
@@ -131,30 +121,17 @@ def _tool(body: Json, group: str) -> Json | None:
     functions: list[Json] = [tool["function"] for tool in tools if tool.get("function")]
     choice: Any = body.get("tool_choice", "auto")
     if is_object(choice):
-        named = choice.get("function")
-        return _named(functions, named.get("name")) if is_object(named) else None
+        name = as_object(choice.get("function")).get("name")
+        return next((one for one in functions if one["name"] == name), None)
     eager = choice == "auto" and group.endswith("mock-tools") and body["messages"][-1]["role"] != "tool"
     return functions[0] if functions and (eager or choice == "required") else None
 
 
-def _named(functions: list[Json], name: Any) -> Json | None:  # noqa: ANN401 -- unchecked JSON
-    return next((one for one in functions if one["name"] == name), None)
-
-
 def _tool_call(function: Json) -> Json:
-    called = _arguments(function)
+    filled = example_of_schema(function.get("parameters"))
+    called = {"name": function["name"], "arguments": orjson.dumps(filled).decode()}
     number = shake_256(orjson.dumps(called)).hexdigest(12)
     return {"id": f"call_{number}", "type": "function", "function": called}
-
-
-def _forced_function(body: Json) -> Json | None:
-    choice: Any = body.get("function_call")
-    return _named(body.get("functions", []), choice["name"]) if is_object(choice) else None
-
-
-def _arguments(function: Json) -> Json:
-    filled = example_of_schema(function.get("parameters"))
-    return {"name": function["name"], "arguments": orjson.dumps(filled).decode()}
 
 
 def _is_one(given: Any) -> bool:  # noqa: ANN401 -- a text, tokens, or several of them
@@ -295,13 +272,9 @@ def _whole(call: Call) -> Json:
 
 
 def _message(answer: CannedAnswer) -> Json:
-    message: Json = {"role": "assistant", "content": answer.text or None, "refusal": None}
-    if answer.function_call is not None:
-        message["function_call"] = answer.function_call
-    elif answer.tool_calls:
-        message["tool_calls"] = list(answer.tool_calls)
-    else:
-        message["content"] = answer.text
+    message: Json = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.tool_calls:
+        message |= {"content": None, "tool_calls": list(answer.tool_calls)}
     return message
 
 
@@ -326,8 +299,6 @@ def _frame(head: Json, index: int, piece: Json, finish_reason: str | None) -> by
 def _chat_deltas(answer: CannedAnswer) -> list[Json]:
     first: Json = {"role": "assistant", "content": None if answer.tool_calls else ""}
     pieces: list[Json] = [{"delta": first}]
-    if answer.function_call is not None:
-        return [*pieces, {"delta": {"function_call": answer.function_call}}]
     for at, call in enumerate(answer.tool_calls):
         name, arguments = call["function"]["name"], call["function"]["arguments"]
         start: Json = {"index": at, **call, "function": {"name": name, "arguments": ""}}

@@ -1,4 +1,4 @@
-"""Model health from finished calls, in Postgres and in memory."""
+"""Model health from finished calls, in Postgres."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -9,25 +9,16 @@ import asyncpg
 import pytest
 from usage_records import record, run_ledger
 
-from llm_proxy.ledger import MemoryUsage, ModelHealth, PostgresUsage, TrafficHealth, UsageRecord
+from llm_proxy.ledger import ModelHealth, PostgresUsage, TrafficHealth, UsageRecord
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 FAILED: dict[str, Any] = {"outcome": "error", "status": 502, "refusal_code": "provider_failed"}
 Seen = Callable[[list[UsageRecord], datetime], Awaitable[ModelHealth]]
 
 
-@pytest.fixture(params=["postgres", "memory"])
-def seen(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Seen:
+@pytest.fixture
+def seen(database_url: str, tmp_path: Path) -> Seen:
     """Returns a function that stores records and returns the model health at a time."""
-    if request.param == "memory":
-
-        async def remembered(records: list[UsageRecord], now: datetime) -> ModelHealth:
-            memory = MemoryUsage()
-            for one in records:
-                memory.add(one)
-            return await memory.model_health(now)
-
-        return remembered
 
     async def written(records: list[UsageRecord], now: datetime) -> ModelHealth:
         async with run_ledger(database_url, tmp_path) as ledger:
