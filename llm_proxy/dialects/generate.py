@@ -1,11 +1,11 @@
 """The dialect of `/llm-proxy/generate` and `/llm-proxy/stream`: camelCase names, both ways.
 
+What differs from the internal dialect is here; the list of models is the same.
 Invariants: OpenAI's own spelling is accepted too, never both of one field; an error names the field as it was
 spelled. Source: docs/dialects.md, "generate".
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -13,9 +13,9 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, ResponseMeta
-from llm_proxy.dialects.internal import INTERNAL, chunk_event, require_one_choice
-from llm_proxy.dialects.openai import ChunkReader, TokenCounts, parse_completion
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ResponseMeta
+from llm_proxy.dialects.internal import InternalDialect, InternalStream, require_one_choice
+from llm_proxy.dialects.openai import TokenCounts, parse_completion
 from llm_proxy.dialects.request import ParseContext, build_call, invalid, parse_object, wrong_type
 from llm_proxy.dialects.request.openai_schema import FIELDS
 from llm_proxy.dialects.request.validators import shown_name
@@ -41,11 +41,11 @@ _FORMAT_FIELD_NAMES = {"jsonSchema": "json_schema"}
 
 
 @dataclass(frozen=True, slots=True)
-class GenerateDialect:
+class GenerateDialect(InternalDialect):
     """The dialect of `/llm-proxy`; its path, not its body, says whether it streams."""
 
-    streaming: bool = False
     name: str = "generate"
+    streaming: bool = False
 
     def parse(
         self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
@@ -96,24 +96,12 @@ class GenerateDialect:
             "param": error.param,
         }
 
-    def stream_error(self, error: APIError) -> bytes:
-        """Returns one event with the object of `error`."""
-        return sse.encode_event(orjson.dumps(self.error(error)))
-
-    def render_models(self, listed: Iterable[ListedModel]) -> Json:
-        """Returns the internal dialect's list: this dialect has none of its own."""
-        return INTERNAL.render_models(listed)
-
 
 @dataclass(slots=True)
-class GenerateStream:
+class GenerateStream(InternalStream):
     """Renders one stream: `content` chunks, then usage and finish reason."""
 
-    chunks: ChunkReader = field(default_factory=ChunkReader)
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Takes OpenAI's frames, returns this dialect's."""
-        return b"".join(chunk_event(completion, "toolCalls") for completion in self.chunks.feed(chunk))
+    tool_calls_field: str = "toolCalls"
 
     def end(self, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect names no model
         """Returns the last event and `[DONE]`."""

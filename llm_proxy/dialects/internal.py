@@ -83,23 +83,22 @@ class InternalStream:
     """Renders one stream: `content` chunks, then everything else in one `done` event."""
 
     chunks: ChunkReader = field(default_factory=ChunkReader)
+    tool_calls_field: str = "tool_calls"
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes OpenAI's frames, returns this dialect's."""
-        return b"".join(chunk_event(completion, "tool_calls") for completion in self.chunks.feed(chunk))
+        return b"".join(map(self._chunk_event, self.chunks.feed(chunk)))
+
+    def _chunk_event(self, completion: Completion) -> bytes:
+        event: Json = {"content": completion.content}
+        if completion.tool_calls:
+            event[self.tool_calls_field] = completion.tool_calls
+        return sse.encode_event(orjson.dumps(event))
 
     def end(self, meta: ResponseMeta) -> bytes:
         """The last event and the end mark."""
         summary = _summary(self.chunks.usage, self.chunks.model, meta)
         return sse.encode_event(orjson.dumps({"done": True, "content": "", **summary})) + sse.DONE_EVENT
-
-
-def chunk_event(completion: Completion, tool_calls: str) -> bytes:
-    """Returns one chunk of text or of tool calls as an event."""
-    event: Json = {"content": completion.content}
-    if completion.tool_calls:
-        event[tool_calls] = completion.tool_calls
-    return sse.encode_event(orjson.dumps(event))
 
 
 def require_one_choice(call: Call) -> Call:
