@@ -8,9 +8,10 @@ Sums by tenant, key and agent stay: rows and roll-ups get a pseudonym.
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ _ROLLUPS = """
     WHERE tenant = $1 AND user_id = $2 AND requests > 0"""
 _RENAMED_NOTIFICATIONS = "SELECT count(*) FROM notifications WHERE user_id = $1"
 _SELF = Actor("erasures")
+_ROW_STORES = ("payloads", "requests", "roll-ups", "revoked keys", "refusals")
+"""What the SQL functions count, in their order; names in the certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +235,8 @@ class Erasures:
         cached = await self._purge_cache(tenant or None)
         traced = await self._erase_traces(tenant or None, user)
         on_disk = await self._erase_on_disk(row)
-        late = await self._erase_rows(row)  # records that were waiting before
-        database = [
-            ErasureFinding(name, _finding_state(n), n) for name, n in (counts + late).by_store().items()
-        ]
+        counts.update(await self._erase_rows(row))  # records that were waiting before
+        database = [ErasureFinding(name, _finding_state(found), found) for name, found in counts.items()]
         return [
             *database,
             await self._find_notifications(row),
@@ -247,8 +248,9 @@ class Erasures:
             await self._refresh_statistics(user),
         ]
 
-    async def _erase_rows(self, row: asyncpg.Record) -> "_Counts":
-        total, rollups = _Counts(), await self._count_rollups(row)
+    async def _erase_rows(self, row: asyncpg.Record) -> Counter[str]:
+        """Returns the numbers of erased rows by the store's name in the certificate, zeros too."""
+        total, rollups = Counter[str](), await self._count_rollups(row)
         while True:
             async with self._connection() as connection:
                 done = await connection.fetchrow(
@@ -260,12 +262,13 @@ class Erasures:
                     "SELECT erase_refused_person($1, $2, $3, $4)",
                     row["tenant"], row["name"], row["pseudonym"], row["asked_at"],
                 )  # fmt: skip
-            step = _Counts(*done) + _Counts(rejected=rejected)
-            total += step
-            if not any(step.by_store().values()):
+            step = dict(zip(_ROW_STORES, (*done, rejected), strict=True))
+            total.update(step)
+            if not any(step.values()):
                 break
         left = await self._count_rollups(row)
-        return replace(total, rollups=sum(left.get(at, 0) < calls for at, calls in rollups.items()))
+        total["roll-ups"] = sum(left.get(at, 0) < calls for at, calls in rollups.items())
+        return total
 
     async def _count_rollups(self, row: asyncpg.Record) -> dict[tuple[Any, ...], int]:
         """Returns the calls under this name by row of the roll-ups; a trigger changes most with requests."""
@@ -356,34 +359,6 @@ class Erasures:
     async def _connection(self, within_s: float = _LONG_DEADLINE_S) -> AsyncGenerator[Any]:
         async with db_deadline(within_s), self._pool.acquire(timeout=_DEADLINE_S) as connection:
             yield connection
-
-
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    payloads: int = 0
-    requests: int = 0
-    rollups: int = 0
-    keys: int = 0
-    rejected: int = 0
-
-    def __add__(self, other: "_Counts") -> "_Counts":
-        return _Counts(
-            self.payloads + other.payloads,
-            self.requests + other.requests,
-            self.rollups + other.rollups,
-            self.keys + other.keys,
-            self.rejected + other.rejected,
-        )
-
-    def by_store(self) -> dict[str, int]:
-        """Returns the counts by the store's name in the certificate."""
-        return {
-            "payloads": self.payloads,
-            "requests": self.requests,
-            "roll-ups": self.rollups,
-            "revoked keys": self.keys,
-            "refusals": self.rejected,
-        }
 
 
 def _finding_state(found: int) -> Any:  # noqa: ANN401 -- a `FindingState`
