@@ -79,8 +79,6 @@ class AdmissionState:
     denies_all: bool
     replicas: int
     unsettled: int
-    policies_fresh: bool
-    policies_epoch: int
     shadow_rejections: int = 0
 
 
@@ -197,8 +195,6 @@ class AdmissionController:
             denies_all=not available and self._settings.limits_on_store_failure == "deny",
             replicas=self._fallback.replicas,
             unsettled=self._settlements.pending,
-            policies_fresh=self._watcher.is_fresh,
-            policies_epoch=self._watcher.snapshot.newest_epoch,
             shadow_rejections=self._shadow_rejections,
         )
 

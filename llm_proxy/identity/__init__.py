@@ -25,7 +25,7 @@ from llm_proxy.identity.caller import (
     on_behalf_of,
     parse_tags,
 )
-from llm_proxy.identity.key_cache import KeyCache, KeyStore
+from llm_proxy.identity.key_cache import KeyCache
 from llm_proxy.identity.key_repository import (
     KeyMutation,
     KeyRaiseRepository,
@@ -38,7 +38,6 @@ from llm_proxy.identity.policies import (
     AccessPolicy,
     KillSwitch,
     LimitPolicy,
-    ModelNames,
     PolicySnapshot,
     PolicySource,
     PolicyWatcher,
@@ -71,11 +70,9 @@ __all__ = [
     "KeyRecord",
     "KeyRepository",
     "KeySpec",
-    "KeyStore",
     "KillSwitch",
     "LimitPolicy",
     "Limits",
-    "ModelNames",
     "Person",
     "PolicyRepository",
     "PolicySnapshot",

@@ -126,21 +126,6 @@ async def write_audit(
     await _append(connection, _EntryDraft(actor, action, target, detail or {}, before, after))
 
 
-async def write_rejected_audit(
-    connection: Connection,
-    actor: Actor,
-    action: str,
-    target: str,
-    error: APIError,
-    detail: Json | None = None,
-) -> None:
-    """Appends an entry for an action that was rejected with `error`: its status, message and parameter."""
-    reason = redact(error.message)[:_MAX_REASON_CHARS]
-    detail = (detail or {}) | ({"param": error.param} if error.param else {})
-    draft = _EntryDraft(actor, action, target, detail, status=error.status, reason=reason)
-    await _append(connection, draft)
-
-
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Json, Json]:
     """Returns the fields that differ between two documents: their old values, and their new values."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
@@ -392,11 +377,14 @@ async def record_action(
 
 
 async def record_rejected_action(
-    pool: Pool, actor: Actor, action: str, target: str, error: APIError, detail: Json | None = None
+    pool: Pool, actor: Actor, action: str, target: str, error: APIError, detail: Json
 ) -> None:
-    """Appends an entry for an action that was rejected with `error`."""
+    """Appends an entry for an action that was rejected with `error`: its status, message and parameter."""
+    reason = redact(error.message)[:_MAX_REASON_CHARS]
+    detail = detail | ({"param": error.param} if error.param else {})
+    draft = _EntryDraft(actor, action, target, detail, status=error.status, reason=reason)
     async with admin_transaction(pool) as connection:
-        await write_rejected_audit(connection, actor, action, target, error, detail)
+        await _append(connection, draft)
 
 
 def audit_retention_loop(pool: Pool, retention_days: int) -> BackgroundLoop:

@@ -257,7 +257,7 @@ class _ChainWalk:
         self._found_head = self._found_head or row["digest"].hex() == self._known_head
         self._note_people_and_months(row)
         self._last = row
-        self._by_month[_month(row["at"])] += 1
+        self._by_month[f"{row['at'].astimezone(UTC):%Y-%m}"] += 1
 
     def check_ends(self, head: asyncpg.Record | None) -> None:
         """Checks the first and the last entry of the chain."""
@@ -330,7 +330,3 @@ async def _check_people(connection: Connection, walk: _ChainWalk) -> None:
         if pseudonym_of(person, row["salt"]) != row["pseudonym"]:
             walk.report.add_fault(f"the name of {row['pseudonym']} was changed")
     walk.report.nameless = len(walk.pseudonyms - known)
-
-
-def _month(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m}"

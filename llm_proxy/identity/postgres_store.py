@@ -53,14 +53,13 @@ WHERE s.lookup = $1
 class PostgresKeyStore:
     """Reads keys and policies; a `KeyStore` and a `PolicySource`."""
 
-    def __init__(self, pool: Pool, *, deadline_s: float = KEY_DEADLINE_S) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._deadline_s = deadline_s
 
     async def fetch_key(self, lookup: str) -> StoredKey | None:
         """Returns the key with this public part; None if there is none; raises `StoreUnavailable`."""
         row = await self._within_deadline(
-            lambda connection: connection.fetchrow(_READ, lookup), self._deadline_s
+            lambda connection: connection.fetchrow(_READ, lookup), KEY_DEADLINE_S
         )
         if row is None:
             return None
@@ -78,7 +77,7 @@ class PostgresKeyStore:
     async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:
         """Returns the policies; None if no epoch is newer than `known_epoch`; raises `StoreUnavailable`."""
         newest: int | None = await self._within_deadline(
-            lambda connection: connection.fetchval("SELECT max(epoch) FROM tenant_epochs"), self._deadline_s
+            lambda connection: connection.fetchval("SELECT max(epoch) FROM tenant_epochs"), KEY_DEADLINE_S
         )
         if (newest or 0) == known_epoch:
             return None

@@ -4,7 +4,7 @@ from llm_proxy.ledger.budget_spend import LedgerSpend
 from llm_proxy.ledger.call_history import CallHistoryReader
 from llm_proxy.ledger.erasure import Erasures, ErasureTargets
 from llm_proxy.ledger.erasure_stores import LangfuseClient
-from llm_proxy.ledger.ledger import Ledger, LedgerState
+from llm_proxy.ledger.ledger import Ledger
 from llm_proxy.ledger.model_health import ModelHealth, TrafficHealth
 from llm_proxy.ledger.observers import CallObservers, keep_answer
 from llm_proxy.ledger.record import UsageRecord, billed, overhead_ms, record_of
@@ -19,7 +19,6 @@ __all__ = [
     "LangfuseClient",
     "Ledger",
     "LedgerSpend",
-    "LedgerState",
     "LedgerStore",
     "MemoryUsage",
     "ModelHealth",

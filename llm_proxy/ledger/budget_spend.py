@@ -73,16 +73,7 @@ class LedgerSpend:
         group: str = "*",
         unit: BudgetUnit = "usd",
     ) -> int | None:
-        """Returns the spend since a time, money in nano-dollars; None if it is unknown.
-
-        Args:
-            scope: The kind of spender.
-            spender: Its id.
-            since: The beginning of the period.
-            tenant: Counts calls of this tenant only (empty for calls without one); None counts all.
-            group: Counts calls of this model group only; `*` counts all.
-            unit: Dollars, requests or tokens.
-        """
+        """Returns the spend since a time, money in nano-dollars; None if unknown; see `SpendSource`."""
         if not await self._ledger.wait_written(_WRITE_TIMEOUT_S):
             return None
         state = self._ledger.state()
@@ -126,7 +117,7 @@ def _used_from_row(row: asyncpg.Record) -> SettledUsage:
 
 
 def spender_columns(scope: str, spender: str, tenant: str | None, group: str) -> dict[str, str]:
-    """Returns the columns and values that select a spender's calls; see `LedgerSpend.fetch_spend`."""
+    """Returns the columns and values that select a spender's calls; see `SpendSource.fetch_spend`."""
     columns = {"tenant": tenant, "model_group": None if group == "*" else group}
     if (column := _SPENDER_COLUMNS[scope]) is not None:
         columns[column] = spender

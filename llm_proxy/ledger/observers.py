@@ -44,17 +44,16 @@ class Payload:
 
 
 class PayloadQueue:
-    """Payloads that wait for Postgres, at most `max_bytes` of text."""
+    """Payloads that wait for Postgres, at most `_MAX_QUEUE_BYTES` of text."""
 
-    def __init__(self, max_bytes: int = _MAX_QUEUE_BYTES) -> None:
+    def __init__(self) -> None:
         self._queue: list[Payload] = []
         self._bytes = 0
-        self.max_bytes = max_bytes
 
     def add(self, payload: Payload) -> bool:
         """Adds a payload; returns False if the queue is full."""
         size = len(payload.prompt) + len(payload.answer)
-        if self._bytes + size > self.max_bytes:
+        if self._bytes + size > _MAX_QUEUE_BYTES:
             return False
         self._queue.append(payload)
         self._bytes += size

@@ -145,11 +145,9 @@ class RejectedActionLog:
         self,
         record: RecordRejectedAction | None,
         auth: AuthDependencies,
-        clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._record = record
         self._auth = auth
-        self._clock_s = clock_s
         self._allowances: dict[str, EntryAllowance] = {}
 
     async def record(self, request: Request, error: APIError) -> None:
@@ -162,7 +160,7 @@ class RejectedActionLog:
             if admin is None:
                 return
             allowance = self._allowances.setdefault(admin.name, EntryAllowance())
-            if not allowance.try_take(self._clock_s()):
+            if not allowance.try_take(time.time()):
                 if allowance.left_out == 1:
                     log.warning("refused admin actions are left out of the audit log: there are too many")
                 return

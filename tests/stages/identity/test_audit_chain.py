@@ -82,7 +82,7 @@ async def test_entries_are_found_by_action_actor_subject_and_time(pool: "Pool[as
     made = await repository.create(SPEC, ANNA)
     await repository.revoke("n", Actor("keys file"))
     await PolicyRepository(pool).upsert(LimitPolicy("tenant", tenant="acme", subject="acme"), ANNA)
-    await record_rejected_action(pool, ANNA, "limits.set", "acme", BadRequest("No.", param="rpm"))
+    await record_rejected_action(pool, ANNA, "limits.set", "acme", BadRequest("No.", param="rpm"), {})
 
     async def found(**wanted: Any) -> list[str]:
         return [one["action"] for one in await log.list_entries(AuditFilter(**wanted))]
