@@ -17,7 +17,7 @@ from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError, ProviderFailed
-from llm_proxy.json_access import Json, is_array, is_object
+from llm_proxy.json_access import Json, as_object, is_array, is_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ def _parse(document: bytes, part: str) -> Completion | None:
     choices = parsed.get("choices") if is_object(parsed) else None
     if not is_array(choices) or not (choices or part == "delta"):
         return None
-    choice = _object(choices[0]) if choices else {}
-    message = _object(choice.get(part))
+    choice = as_object(choices[0]) if choices else {}
+    message = as_object(choice.get(part))
     calls = message.get("tool_calls")
     return Completion(
         _text(message.get("content")) or _text(message.get("refusal")),
@@ -113,10 +113,6 @@ def _tokens(usage: Any) -> TokenCounts | None:  # noqa: ANN401 -- a provider's J
         return None
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     return TokenCounts(prompt, completion, _count(usage.get("total_tokens")) or prompt + completion)
-
-
-def _object(value: Any) -> Json:  # noqa: ANN401 -- a provider's JSON
-    return value if is_object(value) else {}
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 -- a provider's JSON

@@ -6,9 +6,9 @@ Invariants: an invalid value is rejected with the header's name; unknown cache d
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from llm_proxy.dialects.call import CacheControl
+from llm_proxy.dialects.call import DEFAULT_CACHE_CONTROL, CacheControl
 from llm_proxy.errors import BadRequest
 
 _PROVIDER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -29,13 +29,12 @@ class RequestOptions:
     """
 
     provider: str | None = None
-    cache: CacheControl = field(default_factory=CacheControl)
+    cache: CacheControl = DEFAULT_CACHE_CONTROL
     timeout_s: float | None = None
     may_omit_model: bool = False
 
 
 NO_OPTIONS = RequestOptions()
-_NO_CACHE_CONTROL = CacheControl()
 
 
 def parse_request_options(headers: Iterable[tuple[bytes, bytes]]) -> RequestOptions:
@@ -80,7 +79,7 @@ def parse_cache_control(directives: Iterable[bytes]) -> CacheControl:
                 raise _invalid("Cache-Control", "max-age in whole seconds")
             ages_s.append(int(value.strip(b'"')))
     if not (no_cache or no_store or ages_s):
-        return _NO_CACHE_CONTROL
+        return DEFAULT_CACHE_CONTROL
     return CacheControl(no_cache, no_store, min(ages_s, default=None))
 
 

@@ -22,9 +22,9 @@ from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import redact
 from llm_proxy.upstream import RoutingInfo, TokenUsage, call_cost
+from llm_proxy.upstream.litellm_protocol import CacheState
 
 UsageSource = Literal["provider", "sidecar", "estimated", "unknown"]
-CacheState = Literal["hit", "miss", "off"]
 
 MAX_NAME_CHARS = 128
 """Stored characters of a name: six names must fit into one index entry of the roll-ups."""

@@ -145,7 +145,7 @@ class RejectionSampler:
 
 MAX_COUNTERS = 50_000
 OPEN_MINUTES = 15
-"""For so long a written row can grow: a request is rejected within minutes of its beginning."""
+"""Time in which a written row can grow: a request is rejected within minutes of its beginning."""
 _MS_PER_MINUTE = 60_000
 
 CounterKey = tuple[int, str, str, str, str, str]
