@@ -1,8 +1,8 @@
 """Parses the addresses in settings: Postgres, Redis, sidecars, webhooks.
 
-Pure. Invariants: user and password are percent-encoded in every returned address, so that all later readers
-agree. A password that is not percent-encoded is accepted if the address can be read in one way only. An error
-holds no part of the address.
+Pure. Invariants: in a returned address user and password are percent-encoded, and other clients' words are
+translated, so that all later readers agree. An address is accepted if it can be read in one way only. An
+error holds no part of it. Parameters without effect stand in the fragment, which the driver does not read.
 Sources: RFC 3986; https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-CONNSTRING-URIS.
 """
 
@@ -28,6 +28,12 @@ _PORT_RANGE = re.compile(r"[a-z]+://[^/?#]*:[0-9]+-")
 _NEXT_WEBHOOK = re.compile(r",\s*(?=\w+=https?:)")
 
 _SSLMODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_VALUES = {
+    "channel_binding": ("prefer", "require", "disable"),
+    "sslaccept": ("strict", "accept_invalid_certs"),
+    "ssl": ("true", "false", *sorted(_SSLMODES)),
+}
+_SCHEMA = re.compile(r"[\w-]+")
 _POSTGRES_PARAMETERS = frozenset(
     [
         "host",
@@ -72,6 +78,72 @@ _POSTGRES_PARAMETERS = frozenset(
         "client_connection_check_interval",
     ]
 )
+_CLIENT_PARAMETERS = frozenset(
+    [
+        "connection_limit",
+        "pool_timeout",
+        "socket_timeout",
+        "connect_timeout",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "pgbouncer",
+        "statement_cache_size",
+        "prepared_statement_cache_size",
+    ]
+)
+"""Parameters of other clients for themselves: the gateway has its own pools and timeouts."""
+_UNUSED = re.compile(rf"(&?({'|'.join(sorted(_CLIENT_PARAMETERS, key=len, reverse=True))})=[^?#@&]*)+")
+_TRANSLATED_PARAMETERS = frozenset({"channel_binding", "schema", "ssl", "sslaccept"})
+_REFUSED_PARAMETERS = frozenset(
+    [
+        "fallback_application_name",
+        "gssdelegation",
+        "gssencmode",
+        "hostaddr",
+        "load_balance_hosts",
+        "max_protocol_version",
+        "min_protocol_version",
+        "oauth_client_id",
+        "oauth_issuer",
+        "replication",
+        "require_auth",
+        "requirepeer",
+        "requiressl",
+        "sslcertmode",
+        "sslcompression",
+        "sslcrldir",
+        "sslidentity",
+        "sslsni",
+    ]
+)
+"""Parameters of libpq and Prisma that the driver does not have."""
+_SCHEMES = re.compile(
+    r"(postgresql|postgres)(\+(asyncpg|psycopg|psycopg2|psycopg2cffi|psycopg_async|pg8000))?", re.ASCII
+)
+_REFUSED_SCHEMES = {
+    "prisma": "Prisma's own service is no Postgres",
+    "prisma+postgres": "Prisma's own service is no Postgres",
+    "redis+sentinel": "Sentinel is not supported",
+    "redis-sentinel": "Sentinel is not supported",
+    "rediss+sentinel": "Sentinel is not supported",
+    "redis+cluster": "name one node of the cluster, as redis://",
+    "redis-cluster": "name one node of the cluster, as redis://",
+}
+_REDIS_SCHEMES = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "redis+ssl": "rediss",
+    "unix": "unix",
+    "redis+socket": "unix",
+}
+_PLAIN_HOST = re.compile(r"[\w.-]+:[0-9]{1,5}", re.ASCII)
+_AZURE_CLIENT_OPTIONS = frozenset(
+    {"abortconnect", "allowadmin", "connectretry", "connecttimeout", "synctimeout", "asynctimeout"}
+)
 _REDIS_PARAMETERS = frozenset(
     [
         "db",
@@ -105,17 +177,34 @@ class InvalidURL(ValueError):  # noqa: N818 -- errors are named for the state th
 
 def parse_postgres_url(text: str) -> str:
     """Returns the normalized address of a Postgres database; raises `InvalidURL`."""
-    _, scheme, rest = _split_scheme(
-        text, ("postgresql", "postgres"), "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-    )
-    return f"{scheme}://{_encode_credentials(rest, _check_postgres)}"
+    form = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+    whole = text.strip()
+    match = _SCHEMES.fullmatch(whole.partition("://")[0].lower())
+    scheme = match[1] if match else "postgresql"
+    known = (match[0],) if match else ("postgresql", "postgres")
+    _, _, rest = _split_scheme(whole, known, form)
+    return f"{scheme}://{_translate_postgres(_encode_credentials(rest, _check_postgres))}"
+
+
+def unused_parameters(url: str) -> list[str]:
+    """Returns a line for each reason why parameters of a normalized Postgres address have no effect."""
+    names = [pair.partition("=")[0] for pair in url.partition("#")[2].split("&") if pair]
+    lines = [f"DATABASE_URL: without effect, the gateway's own apply: {', '.join(names)}"] if names else []
+    if "pgbouncer" in names:
+        lines.append(
+            "DATABASE_URL: pgbouncer: prepared statements are used, which needs session pooling, or PgBouncer"
+            " 1.21 with max_prepared_statements"
+        )
+    return lines
 
 
 def parse_redis_url(text: str) -> str:
     """Returns the normalized address of a Redis or Valkey; raises `InvalidURL`."""
-    _, scheme, rest = _split_scheme(
-        text, ("redis", "rediss", "unix"), "redis://USER:PASSWORD@HOST:PORT/NUMBER"
-    )
+    whole = text.strip()
+    if "://" not in whole:
+        whole = _read_azure(whole)
+    _, given, rest = _split_scheme(whole, tuple(_REDIS_SCHEMES), "redis://USER:PASSWORD@HOST:PORT/NUMBER")
+    scheme = _REDIS_SCHEMES[given]
     return f"{scheme}://{_encode_credentials(rest, _check_socket if scheme == 'unix' else _check_redis)}"
 
 
@@ -158,6 +247,8 @@ def _split_scheme(text: str, known: tuple[str, ...], form: str) -> tuple[str, st
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
         raise InvalidURL(f"it is no address of the form {form}")
+    if (why := _REFUSED_SCHEMES.get(scheme.lower())) is not None:
+        raise InvalidURL(why)
     if scheme.lower() not in known:
         raise InvalidURL(f"its scheme is none of {', '.join(known)}; write {form}")
     return f"{scheme.lower()}://{rest}", scheme.lower(), rest
@@ -203,15 +294,103 @@ def _encode_once(text: str) -> str:
 
 
 def _check_postgres(location: str) -> None:
-    query = _parse_query(match := _match_location(location), _POSTGRES_PARAMETERS)
+    location, mark, unused = location.partition("#")
+    if mark and not _UNUSED.fullmatch(unused):
+        raise InvalidURL(f"what follows its host is not understood: {_ENCODE}")
+    known = _POSTGRES_PARAMETERS | _CLIENT_PARAMETERS | _TRANSLATED_PARAMETERS
+    query = _parse_query(match := _match_location(location), known)
     if query.get("sslmode", "prefer") not in _SSLMODES:
         raise InvalidURL(f"its sslmode is none of {', '.join(sorted(_SSLMODES))}")
+    for name, values in _VALUES.items():
+        if query.get(name, values[0]) not in values:
+            raise InvalidURL(f"its {name} is none of {', '.join(values)}")
+    if not _SCHEMA.fullmatch(query.get("schema", "public")):
+        raise InvalidURL("its schema is no name of letters, digits, _ and -")
     if (port := query.get("port")) is not None:
         _check_port(port)
     if not match["hosts"] and query.get("host"):
         return
     for one in match["hosts"].split(","):
         _check_host(one)
+
+
+def _translate_postgres(address: str) -> str:
+    """Returns a checked address in the driver's words."""
+    location, mark, text = address.partition("?")
+    if not mark or not text or "#" in text:  # nothing to do, or done before
+        return address
+    query: dict[str, str] = {}
+    for pair in text.split("&"):
+        name, _, value = pair.partition("=")
+        query[name.lower() if "." not in name else name] = value
+    _translate_tls(query)
+    schema = unquote(query.pop("schema", "public"))
+    if schema != "public":
+        query["search_path"] = quote(f'"{schema}"', safe="")
+    if "host" in query and not location.startswith("/"):
+        location = _drop_host(location, query)
+    unused = "&".join(f"{name}={query.pop(name)}" for name in sorted(_CLIENT_PARAMETERS & query.keys()))
+    kept = "&".join(f"{name}={value}" for name, value in query.items())
+    return f"{location}{f'?{kept}' if kept else ''}{f'#{unused}' if unused else ''}"
+
+
+def _translate_tls(query: dict[str, str]) -> None:
+    """Replaces what asks for TLS in other words by `sslmode`.
+
+    The driver has no channel binding. A verified certificate keeps out the same attacker.
+    """
+    ssl = query.pop("ssl", None)
+    if ssl is not None:
+        query.setdefault("sslmode", {"true": "require", "false": "disable"}.get(ssl, ssl))
+    asked = [
+        name
+        for name, value in (
+            ("channel_binding", "require"),
+            ("sslaccept", "strict"),
+            ("sslrootcert", "system"),
+        )
+        if query.get(name) == value
+    ]
+    for name in ("channel_binding", "sslaccept"):
+        query.pop(name, None)
+    if not asked:
+        return
+    if query.get("sslmode") == "disable":
+        raise InvalidURL(f"its {asked[0]} asks for TLS, and its sslmode is disable")
+    if "sslrootcert" in asked:
+        del query["sslrootcert"]
+    if not query.get("sslmode", "").startswith("verify-"):
+        query["sslmode"] = "verify-full"
+
+
+def _drop_host(location: str, query: dict[str, str]) -> str:
+    """Returns the location without its host: the parameter `host` has precedence in libpq and Prisma."""
+    before, slash, database = location.partition("/")
+    who, at, hosts = before.rpartition("@")
+    port = hosts.rpartition(":")[2] if ":" in hosts and not hosts.endswith("]") else ""
+    if port:
+        query.setdefault("port", port)
+    return f"{who}{at}{slash}{database}"
+
+
+def _read_azure(text: str) -> str:
+    """Returns the address that `host:port` or `host:port,password=...,ssl=True` stands for."""
+    location, *options = text.split(",")
+    if not _PLAIN_HOST.fullmatch(location):
+        raise InvalidURL("it is no address of the form redis://USER:PASSWORD@HOST:PORT/NUMBER")
+    given: dict[str, str] = {}
+    for number, option in enumerate(options, 1):
+        name, _, value = option.strip().partition("=")
+        if name.lower() not in {"password", "user", "ssl", "defaultdatabase", *_AZURE_CLIENT_OPTIONS}:
+            raise InvalidURL(f"option {number} after its host is not known")
+        given[name.lower()] = value
+    tls = given.get("ssl", "false").lower()
+    if tls not in {"true", "false"}:
+        raise InvalidURL("its ssl is neither True nor False")
+    password = quote(given.get("password", ""), safe="")
+    who = f"{quote(given.get('user', ''), safe='')}:{password}@" if password else ""
+    database = f"/{given['defaultdatabase']}" if given.get("defaultdatabase") else ""
+    return f"{'rediss' if tls == 'true' else 'redis'}://{who}{location}{database}"
 
 
 def _check_redis(location: str) -> None:
@@ -268,6 +447,8 @@ def _parse_query(match: "re.Match[str]", known: frozenset[str]) -> dict[str, str
             break
         if not equals or not value:
             raise InvalidURL(f"parameter {number} after its ? has no value: {_ENCODE}")
+        if name.lower() in _REFUSED_PARAMETERS:
+            raise InvalidURL(f"its parameter {name.lower()} is not supported")
         if name.lower() not in known and "." not in name:
             raise InvalidURL(f"parameter {number} after its ? is not known")
         parameters[name.lower()] = unquote(value)

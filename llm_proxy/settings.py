@@ -20,9 +20,11 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
@@ -37,6 +39,7 @@ from llm_proxy.service_urls import (
     parse_redis_url,
     parse_webhook_urls,
 )
+from llm_proxy.store_variables import SPLIT_VARIABLES, database_url_of, redis_url_of
 
 PREFIX = "LLM_PROXY__"
 Mode = Literal["enforce", "shadow", "off"]
@@ -99,8 +102,8 @@ class Settings(BaseSettings):
     trusted_proxies: StringList = Field((), description="Addresses or networks whose `X-Forwarded-For` is trusted.")
     cors_origins: StringList = Field((), description="Origins allowed by CORS; none by default.")
 
-    database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it only internal keys work and records stay in the spool. A password with `/ # ? @ :` or `%` must be percent-encoded if the address would be ambiguous.")
-    limits_redis_url: SecretStr | None = Field(None, validation_alias=_named("LIMITS_REDIS_URL", "REDIS_URL", own="LIMITS_REDIS_URL"), description="A `noeviction` Redis or Valkey for limits and budgets; without it limits hold per process.")
+    database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it only internal keys work and records stay in the spool. Also from `DATABASE_HOST`, … or `PGHOST`, … (`docs/deployment.md`). A password with `/ # ? @ :` or `%` must be percent-encoded if the address would be ambiguous.")
+    limits_redis_url: SecretStr | None = Field(None, validation_alias=_named("LIMITS_REDIS_URL", "REDIS_URL", own="LIMITS_REDIS_URL"), description="A `noeviction` Redis or Valkey for limits and budgets; without it limits hold per process. Also from `REDIS_HOST`, … (`docs/deployment.md`).")
     ca_file: Path | None = Field(None, description="CA certificates to trust besides the system's, for sidecars (`https`), Redis (`rediss`) and Postgres (`sslmode=verify-full`).")
     store_timeout_ms: int = Field(50, ge=1, description="Timeout of every call to the limits store.")
     agent_rpm: int = Field(10, ge=0, le=2**53, description="Requests a minute of each named agent; 0 means no limit.")
@@ -254,10 +257,47 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- replaced by the `.keys/` folder
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, `.env`, `.keys/`, in this order."""
+        """Flags, environment, `.env`, `.keys/`, in this order; then the stores' addresses in several variables."""
         keys = Path(".keys")
         last = (SecretsSettingsSource(settings_cls, secrets_dir=keys),) if keys.is_dir() else ()
-        return init_settings, env_settings, dotenv_settings, *last
+        read = (dotenv_settings, env_settings)
+        split = SplitAddresses(settings_cls, *(one for one in read if isinstance(one, EnvSettingsSource)))
+        return init_settings, env_settings, dotenv_settings, *last, split
+
+
+class SplitAddresses(PydanticBaseSettingsSource):
+    """The addresses of stores that are set in several variables, such as `DATABASE_HOST`."""
+
+    def __init__(self, settings_cls: type[BaseSettings], *sources: EnvSettingsSource) -> None:
+        """Later sources win over earlier ones, and all over `.keys/`."""
+        super().__init__(settings_cls)
+        self._sources = sources
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 -- pydantic's
+        """No single field is read."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """The addresses; raises `ValidationError`."""
+        variables: dict[str, str] = {}
+        for name in SPLIT_VARIABLES:
+            file = Path(".keys", name)
+            if file.is_file():
+                variables[name] = file.read_text(encoding="utf-8").strip()
+        for source in self._sources:
+            variables |= {name.upper(): value for name, value in source.env_vars.items() if value}
+        found: dict[str, Any] = {}
+        for name, read in (("database_url", database_url_of), ("limits_redis_url", redis_url_of)):
+            if any(one in self.current_state for one in (name, *_names_of(name))):
+                continue
+            try:
+                found[_names_of(name)[0]] = read(variables)
+            except InvalidURL as fault:
+                told = PydanticCustomError("url", "{reason}", {"reason": str(fault)})
+                raise ValidationError.from_exception_data(
+                    "Settings", [{"type": told, "loc": (name,), "input": None}]
+                ) from None
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def load(**flags: Any) -> Settings:  # noqa: ANN401 -- pydantic checks each by its field
@@ -280,13 +320,18 @@ def setting_errors(error: ValidationError) -> list[str]:
 def _variable(location: tuple[int | str, ...]) -> str:
     """The variables that set a field, and the location of the error inside its value."""
     field, *inside = (str(part) for part in location)
-    for name, known in Settings.model_fields.items():
-        choices = known.validation_alias.choices if isinstance(known.validation_alias, AliasChoices) else []
-        names = [str(one) for one in choices] or [f"{PREFIX}{name.upper()}"]
+    for name in Settings.model_fields:
+        names = _names_of(name)
         if field in {name, *names}:
             also = f" (or {', '.join(names[1:])})" if names[1:] else ""
             return ".".join([names[0], *inside]) + also
     return ".".join([field, *inside])
+
+
+def _names_of(field: str) -> list[str]:
+    alias = Settings.model_fields[field].validation_alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else []
+    return [str(one) for one in choices] or [f"{PREFIX}{field.upper()}"]
 
 
 KNOWN_SECRETS = frozenset(

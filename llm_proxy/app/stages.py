@@ -27,6 +27,7 @@ from llm_proxy.identity import (
 from llm_proxy.ledger import CallObservers, Ledger, LedgerSpend, LedgerStore, MemoryUsage, PostgresUsage
 from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
 from llm_proxy.pipeline import Services
+from llm_proxy.service_urls import unused_parameters
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.privacy import PayloadPolicy
@@ -148,6 +149,8 @@ def secret_text(secret: Any) -> tuple[str, ...]:  # noqa: ANN401 -- a SecretStr 
 def _database(settings: Settings) -> Database | None:
     if settings.database_url is None or settings.llm_mode == "mock":
         return None
+    for line in unused_parameters(settings.database_url.get_secret_value()):
+        log.warning(line)
     return Database(_pool(settings, POOL_SIZE), _pool(settings, REPORTS_POOL_SIZE))
 
 

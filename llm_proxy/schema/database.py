@@ -1,8 +1,9 @@
 """Classifies Postgres's errors, sanitizes text for it, and writes batches that may hold unacceptable rows.
 
 Invariants: the only module that interprets asyncpg's errors. A reason names Postgres's condition, never a
-value, an address or a password. `write_rows` removes a row from the given list only when Postgres has stored
-it, or has rejected it alone. Source: https://www.postgresql.org/docs/18/errcodes-appendix.html.
+value, an address or a password; of a refused connection it ends with the server's message. `write_rows`
+removes a row from the given list only when Postgres has stored it, or has rejected it alone.
+Source: https://www.postgresql.org/docs/18/errcodes-appendix.html.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ _ROW_ERRORS = ("21", "22", "23", "44", "54", "P0", "XX000", "42P17")
 _UNREACHABLE = ("08", "53300", "57P")
 """Connection lost, no connection left, starting or stopping: the statement was not judged."""
 
+_MAX_MESSAGE_CHARS = 300
 STATEMENT_TIMEOUT = "it took too long"
 """The reason of a statement that exceeded the server's time limit."""
 _REASONS = {
@@ -46,10 +48,13 @@ _REASONS = {
     "57P03": "it is starting or stopping",
     "57014": STATEMENT_TIMEOUT,
 }
+_REFUSED_CONNECTION = ("28", "3D", "3F", "42704", "22023", "53300")
+"""SQLSTATE classes and codes whose message names the user, database or parameter, and no value."""
 _NO_ANSWER: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "it did not answer in time"),
     (socket.gaierror, "its host is not found"),
     (ConnectionRefusedError, "nothing listens at its address"),
+    (FileNotFoundError, "its socket, or a file that the address names, does not exist"),
     (asyncpg.ClientConfigurationError, "its address is not understood"),
 )
 
@@ -102,7 +107,10 @@ def classify_error(error: BaseException) -> DatabaseUnavailable | RowsRejected:
         return RowsRejected(sqlstate, _describe(error, sqlstate))
     kind: FailureKind = "away" if sqlstate.startswith(_UNREACHABLE) else "refused"
     known = _REASONS.get(sqlstate) or _REASONS.get(sqlstate[:2])
-    return DatabaseUnavailable(kind, known or _describe(error, sqlstate))
+    reason = known or _describe(error, sqlstate)
+    if sqlstate.startswith(_REFUSED_CONNECTION) and isinstance(error.args[0], str):
+        reason = f"{reason}: {' '.join(error.args[0].split())[:_MAX_MESSAGE_CHARS]}"
+    return DatabaseUnavailable(kind, reason)
 
 
 def is_missing_partition(error: asyncpg.PostgresError) -> bool:
@@ -170,6 +178,8 @@ def _unreachable_reason(error: BaseException) -> str:
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or 'the connection was closed'}"
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return "it refuses TLS, and the address asks for it"
     return f"the connection failed: {type(error).__name__}"
 
 

@@ -15,7 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from llm_proxy.service_urls import parse_postgres_url, parse_redis_url, parse_se
 from llm_proxy.stack.operator_env import POSTGRES_PASSWORD, OperatorEnv
 from llm_proxy.stack.probe import free_port
 from llm_proxy.stack.process import ProcessFailed, ProcessSpec, wheel_file, wheel_folder
+from llm_proxy.store_variables import database_url_of, redis_url_of
 
 DATABASE_ROLE = "llm_proxy"
 DATABASE_NAME = "llm_proxy"
@@ -295,8 +296,10 @@ def resolve_stores(env: OperatorEnv, *, embedded: bool = True) -> ResolvedStores
 
     Raises `InvalidURL` naming the variable.
     """
-    own = _own_url(env, DATABASE_URL_NAMES, parse_postgres_url)
-    limits, cache = (_own_url(env, names, parse_redis_url) for names in (LIMITS_URL_NAMES, CACHE_URL_NAMES))
+    own = _own_url(env, DATABASE_URL_NAMES, parse_postgres_url, database_url_of)
+    limits, cache = (
+        _own_url(env, names, parse_redis_url, redis_url_of) for names in (LIMITS_URL_NAMES, CACHE_URL_NAMES)
+    )
     database = _endpoint(own, postgres_url, env.variables.get(POSTGRES_PASSWORD, ""), embedded=embedded)
     return ResolvedStores(
         database,
@@ -306,9 +309,18 @@ def resolve_stores(env: OperatorEnv, *, embedded: bool = True) -> ResolvedStores
     )
 
 
-def _own_url(env: OperatorEnv, names: tuple[str, ...], read: Callable[[str], str]) -> str | None:
+def _own_url(
+    env: OperatorEnv,
+    names: tuple[str, ...],
+    read: Callable[[str], str],
+    assemble: Callable[[Mapping[str, str]], str | None] = lambda _: None,
+) -> str | None:
+    """The address in one variable, else the one that several variables stand for."""
     name = next((one for one in names if one in env.variables), None)
-    return parse_setting(name, env.variables[name], read) if name is not None else None
+    if name is not None:
+        return parse_setting(name, env.variables[name], read)
+    url = assemble(env.variables)
+    return parse_setting(names[-1], url, read) if url is not None else None
 
 
 def _call_log(database: StoreEndpoint, env: OperatorEnv) -> StoreEndpoint:

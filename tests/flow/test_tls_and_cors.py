@@ -9,15 +9,20 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 from webhook_receiver import run_receiver
 
+from llm_proxy.admission.redis.backend import publish_epochs
+from llm_proxy.admission.redis.connection import RedisConnection
 from llm_proxy.edge.routes.notifications import webhook_delivery
 from llm_proxy.notify import DeliveryFailed, StoredNotification, Webhook, WebhookSender
+from llm_proxy.service_urls import parse_redis_url
 from llm_proxy.settings import Settings
 from llm_proxy.stack import probe
 from llm_proxy.stack.probe import is_port_free
@@ -102,6 +107,72 @@ def run_command(folder: Path, names: dict[str, str], *words: str) -> tuple[int, 
     argv = [sys.executable, "-m", "llm_proxy", *words]
     done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr.replace("llm-proxy: this is the only time the key is shown\n", "")
+
+
+async def test_stores_are_reached_with_the_words_of_other_clients(
+    tmp_path: Path, certificate: tuple[Path, Path], limits_redis_url: str, database_url: str
+) -> None:
+    """Channel binding asks for a verified certificate; Redis's `ssl_` parameters are obeyed."""
+    redis, postgres = port_of(limits_redis_url), port_of(database_url)
+    with (
+        tls_relay(redis, certificate) as redis_port,
+        tls_relay(postgres, certificate, "postgres") as postgres_port,
+    ):
+        location = database_url.replace(f"127.0.0.1:{postgres}", f"localhost:{postgres_port}")
+        neon = (
+            f"{location.replace('postgresql', 'postgresql+asyncpg')}?sslmode=require&channel_binding=require"
+        )
+        names = {"DATABASE_URL": f"{neon}&connection_limit=5&pool_timeout=10&schema=public"}
+        code, told = run_command(tmp_path, names, "migrate")
+        assert (code, "its certificate is not trusted" in told) == (3, True)
+        assert run_command(tmp_path, names | {"LLM_PROXY__CA_FILE": str(certificate[0])}, "migrate") == (
+            0,
+            "",
+        )
+        url = limits_redis_url.replace("redis://", "valkeys://").replace(
+            f"127.0.0.1:{redis}", f"localhost:{redis_port}"
+        )
+        for query, arrives in (
+            ("", False),
+            (f"?ssl_ca_certs={certificate[0]}", True),
+            ("?ssl_cert_reqs=none", True),
+        ):
+            assert await publish_epochs(parse_redis_url(url + query), {"keys": 1}) is arrives
+
+
+async def test_a_schema_and_split_variables_are_obeyed(tmp_path: Path, database_url: str) -> None:
+    """The tables are made in the schema that Prisma's parameter names, in LiteLLM's variables."""
+    url = urlsplit(database_url)
+    names = {
+        "DATABASE_HOST": str(url.hostname),
+        "DATABASE_PORT": str(url.port),
+        "DATABASE_USERNAME": str(url.username),
+        "DATABASE_PASSWORD": str(url.password),
+        "DATABASE_NAME": url.path[1:],
+        "DATABASE_SCHEMA": "Lite-LLM",
+    }
+    code, told = run_command(tmp_path, names, "migrate")
+    assert (code, "it has no such schema" in told) == (3, True)
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute('CREATE SCHEMA "Lite-LLM"')
+        assert run_command(tmp_path, names, "migrate") == (0, "")
+        assert await connection.fetchval("SELECT to_regclass('\"Lite-LLM\".requests') IS NOT NULL")
+    finally:
+        await connection.close()
+
+
+async def test_a_wrong_redis_password_is_said(
+    limits_redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log of the start, without the password."""
+    url = f"redis://:S3cretPart@127.0.0.1:{port_of(limits_redis_url)}"
+    connection = RedisConnection(url, timeout_s=0.5, load_commands=list)
+    await connection.start()
+    await connection.stop()
+    told = [str(vars(record).get("why")) for record in caplog.records]
+    assert "it refuses this user or password" in told
+    assert "S3cretPart" not in " ".join(told)
 
 
 async def test_a_sidecar_with_an_untrusted_certificate_gets_no_call(

@@ -12,6 +12,7 @@ from llm_proxy.service_urls import (
     parse_postgres_url,
     parse_redis_url,
     parse_webhook_urls,
+    unused_parameters,
 )
 
 SECRET = "S3cretPart"
@@ -70,7 +71,14 @@ def test_ambiguous_address_is_rejected(url: str) -> None:
         ("mysql://app:S3cretPart@host/db", "scheme"),
         ("S3cretPart", "form"),
         ("postgresql:app:S3cretPart@host/db", "form"),
-        ("postgresql+asyncpg://app:S3cretPart@host/db", "scheme"),
+        ("postgresql+S3cretPart://app:S3cretPart@host/db", "scheme"),
+        ("prisma+postgres://app:S3cretPart@host/db", "Prisma"),
+        ("postgresql://app:S3cretPart@host/db?gssencmode=prefer", "gssencmode is not supported"),
+        ("postgresql://app:S3cretPart@host/db?sslmode=disable&channel_binding=require", "channel_binding"),
+        ("postgresql://app:S3cretPart@host/db?channel_binding=S3cretPart", "channel_binding"),
+        ("postgresql://app:S3cretPart@host/db?sslaccept=S3cretPart", "sslaccept"),
+        ("postgresql://app:S3cretPart@host/db?schema=S3cret;Part", "schema"),
+        ("postgresql://app:S3cretPart@host/db#S3cretPart", "host"),
         ("postgresql://app:S3cretPart@host/db?S3cretPart=1", "parameter 1"),
         ("postgresql://app@host/db?application_name=x&pool=S3cretPart", "parameter 2"),
         ("postgresql://app@host/db?S3cretPart", "parameter 1"),
@@ -99,7 +107,13 @@ def test_invalid_postgres_url_is_rejected_without_revealing_it(url: str, reason:
         "redis://:S3cretPart@host?S3cretPart=1",
         "http://:S3cretPart@host:6379",
         "unix://S3cretPart",
-        "S3cretPart:6379",
+        "S3cretPart",
+        "app:S3cretPart@host:6379",
+        "host:6379,S3cretPart",
+        "host:6379,password=S3cretPart,ssl=S3cretPart",
+        "host:6379,password=S3cretPart,defaultDatabase=S3cretPart",
+        "redis+sentinel://:S3cretPart@a:26379,b:26379/main",
+        "redis://:S3cretPart@a:6379,b:6379",
     ],
 )
 def test_invalid_redis_url_is_rejected_without_revealing_it(url: str) -> None:
@@ -182,3 +196,114 @@ def test_invalid_webhook_is_rejected_without_revealing_it(text: str) -> None:
     with pytest.raises(InvalidURL) as fault:
         parse_webhook_urls(text)
     assert SECRET not in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "normalized"),
+    [
+        pytest.param(
+            "postgresql://u:p@ep-x.neon.tech/d?sslmode=require&channel_binding=require",
+            "postgresql://u:p@ep-x.neon.tech/d?sslmode=verify-full",
+            id="neon",
+        ),
+        pytest.param(
+            "postgresql://u:p@h/d?channel_binding=prefer", "postgresql://u:p@h/d", id="binding-prefer"
+        ),
+        pytest.param(
+            "postgresql://u:p@h/d?schema=public&connection_limit=5&pool_timeout=10",
+            "postgresql://u:p@h/d#connection_limit=5&pool_timeout=10",
+            id="prisma",
+        ),
+        pytest.param(
+            "postgresql://u:p@h/d?schema=litellm",
+            "postgresql://u:p@h/d?search_path=%22litellm%22",
+            id="schema",
+        ),
+        pytest.param(
+            "postgres://u:p@h:6543/d?pgbouncer=true", "postgres://u:p@h:6543/d#pgbouncer=true", id="supabase"
+        ),
+        pytest.param(
+            "postgresql://u:p@h/d?sslaccept=strict",
+            "postgresql://u:p@h/d?sslmode=verify-full",
+            id="sslaccept",
+        ),
+        pytest.param(
+            "postgresql://u:p@h/d?sslmode=require&sslaccept=accept_invalid_certs",
+            "postgresql://u:p@h/d?sslmode=require",
+            id="sslaccept-invalid",
+        ),
+        pytest.param(
+            "postgresql://u:p@h/d?sslrootcert=system",
+            "postgresql://u:p@h/d?sslmode=verify-full",
+            id="sslrootcert",
+        ),
+        pytest.param(
+            "postgresql://u:p@h/d?connect_timeout=10&keepalives=1&keepalives_idle=30&sslmode=require",
+            "postgresql://u:p@h/d?sslmode=require#connect_timeout=10&keepalives=1&keepalives_idle=30",
+            id="keepalives",
+        ),
+        pytest.param(
+            "postgresql://u:p@localhost/d?host=/cloudsql/a:b:c",
+            "postgresql://u:p@/d?host=/cloudsql/a:b:c",
+            id="cloud-sql-prisma",
+        ),
+        pytest.param(
+            "postgresql://u:p@/d?host=/cloudsql/a:b:c",
+            "postgresql://u:p@/d?host=/cloudsql/a:b:c",
+            id="cloud-sql",
+        ),
+        pytest.param(
+            "postgresql+asyncpg://u:p@h/d?ssl=require", "postgresql://u:p@h/d?sslmode=require", id="asyncpg"
+        ),
+        pytest.param("postgresql+psycopg2://u:p@h/d", "postgresql://u:p@h/d", id="psycopg2"),
+        pytest.param("postgresql+psycopg://u:p@h/d", "postgresql://u:p@h/d", id="psycopg"),
+        pytest.param("POSTGRES://u:p@h/d?ssl=true", "postgres://u:p@h/d?sslmode=require", id="ssl-true"),
+        pytest.param(
+            "postgresql://u@h/d?passfile=/run/secrets/pgpass",
+            "postgresql://u@h/d?passfile=/run/secrets/pgpass",
+            id="passfile",
+        ),
+        pytest.param(
+            "postgresql://u:p@h/d?options=endpoint%3Dep-x",
+            "postgresql://u:p@h/d?options=endpoint%3Dep-x",
+            id="options",
+        ),
+    ],
+)
+def test_other_clients_postgres_urls_are_translated(url: str, normalized: str) -> None:
+    """Into the driver's words, and a second parsing changes nothing."""
+    assert parse_postgres_url(url) == normalized
+    assert parse_postgres_url(normalized) == normalized
+
+
+@pytest.mark.parametrize(
+    ("url", "normalized"),
+    [
+        pytest.param("valkey://u:p@h:6379/1", "redis://u:p@h:6379/1", id="valkey"),
+        pytest.param("valkeys://u:p@h:6379", "rediss://u:p@h:6379", id="valkeys"),
+        pytest.param("rediss://default:p@h:6380", "rediss://default:p@h:6380", id="user"),
+        pytest.param("redis.internal:6379", "redis://redis.internal:6379", id="host-port"),
+        pytest.param(
+            "x.redis.cache.windows.net:6380,password=a/b+c=,ssl=True,abortConnect=False",
+            "rediss://:a%2Fb%2Bc%3D@x.redis.cache.windows.net:6380",
+            id="azure",
+        ),
+        pytest.param(
+            "rediss://:p@h?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
+            "rediss://:p@h?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
+            id="ssl-ca-certs",
+        ),
+    ],
+)
+def test_other_clients_redis_urls_are_translated(url: str, normalized: str) -> None:
+    """A second parsing changes nothing."""
+    assert parse_redis_url(url) == normalized
+    assert parse_redis_url(normalized) == normalized
+
+
+def test_parameters_without_effect_are_told() -> None:
+    """By name, without their values."""
+    first, second = unused_parameters(parse_postgres_url("postgres://h/d?pgbouncer=true&connection_limit=5"))
+    assert first.endswith("connection_limit, pgbouncer")
+    assert "session pooling" in second
+    assert unused_parameters(parse_postgres_url("postgres://h/d?jit=off")) == []

@@ -214,7 +214,7 @@ class RedisConnection(asyncio.Protocol):
             else:
                 tls_context = None
                 if options.get("connection_class") is SSLConnection:
-                    tls_context = self._tls or ssl.create_default_context()
+                    tls_context = _tls_context(options, self._tls)
                 host, port = options.get("host", "127.0.0.1"), int(options.get("port", 6379))
                 await loop.create_connection(lambda: self, host, port, ssl=tls_context)
             try:
@@ -234,6 +234,22 @@ def _reason(error: Exception) -> str:
         return _ERROR_REASONS.get(code, f"it answers {code}" if code.isupper() else str(error) or "no answer")
     reason: str = classify_error(error).reason
     return reason
+
+
+def _tls_context(options: dict[str, Any], default: ssl.SSLContext | None) -> ssl.SSLContext:
+    """The context that the URL's `ssl_` parameters ask for; without any the default."""
+    asked = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    if not asked and default is not None:
+        return default
+    context = ssl.create_default_context(cafile=asked.get("ssl_ca_certs"))
+    if asked.get("ssl_certfile"):
+        context.load_cert_chain(asked["ssl_certfile"], asked.get("ssl_keyfile"))
+    is_unverified = asked.get("ssl_cert_reqs") in {"none", "CERT_NONE"}
+    if is_unverified or str(asked.get("ssl_check_hostname", "true")).lower() in {"false", "0", "no"}:
+        context.check_hostname = False
+    if is_unverified:
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _login_commands(options: dict[str, Any]) -> list[tuple[Argument, ...]]:

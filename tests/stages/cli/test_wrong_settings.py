@@ -106,11 +106,15 @@ def test_a_wrong_address_that_only_a_sidecar_reads_is_named_and_not_printed(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("password", "user or password"),
-        ("database", "no database of this name"),
+        ("password", 'user or password: password authentication failed for user "llm_proxy"'),
+        ("database", 'no database of this name: database "nowhere" does not exist'),
+        (
+            "parameter",
+            'does not know a parameter of the address: unrecognized configuration parameter "jit_"',
+        ),
         ("host", "host is not found"),
         ("port", "nothing listens"),
-        ("tls", "the connection failed"),
+        ("tls", "it refuses TLS"),
     ],
 )
 def test_the_reason_of_a_failed_connection_is_printed(
@@ -120,7 +124,8 @@ def test_the_reason_of_a_failed_connection_is_printed(
     url = urlsplit(postgres_url)
     changed = {
         "password": url._replace(netloc=f"llm_proxy:{SECRET}@{url.hostname}:{url.port}"),
-        "database": url._replace(path=f"/{SECRET}"),
+        "database": url._replace(path="/nowhere"),
+        "parameter": url._replace(query="options=-cjit_%3Doff"),
         "host": url._replace(netloc=f"{url.netloc.rpartition('@')[0]}@{SECRET}.invalid"),
         "port": url._replace(netloc=f"llm_proxy:{SECRET}@127.0.0.1:1"),
         "tls": url._replace(query="sslmode=require"),
