@@ -12,15 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from uuid import UUID
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_FAILED = 1
 """Not done, or the answer is no: not found, not allowed, a check found faults."""
@@ -92,8 +90,10 @@ def confirm(question: str, *, yes: bool) -> None:
         fail("nothing was done")
 
 
-def console() -> Console:
+def console() -> "Console":
     """Returns the console for tables: as wide as the terminal or `COLUMNS`, else `PIPED_WIDTH`."""
+    from rich.console import Console  # noqa: PLC0415 -- 2 MB, and `serve` prints no table
+
     known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
     return Console(width=None if known else PIPED_WIDTH, highlight=False)
 
@@ -129,6 +129,10 @@ def print_secret_once(document: Mapping[str, Any]) -> None:
 
 def print_table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table, or one block of lines a row if the terminal is too narrow for numbers and ids."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 -- as in `console`
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     known = [one if isinstance(one, Column) else Column(one) for one in columns]
     cells = [list(row) for row in rows]
     out = console()
@@ -163,7 +167,7 @@ def _column_widths(
     minimal: list[int] = []
     for index, column in enumerate(columns):
         content = max((_cell_width(row[index]) for row in rows), default=0)
-        title = max(cell_len(word) for word in column.title.split() or [""])
+        title = max(_cell_width(word) for word in column.title.split() or [""])
         natural.append(max(content, title))
         kept = content if column.number or column.unbroken else min(content, _MIN_TEXT_WIDTH)
         minimal.append(max(kept, title))
@@ -178,4 +182,6 @@ def _column_widths(
 
 
 def _cell_width(cell: str) -> int:
+    from rich.cells import cell_len  # noqa: PLC0415 -- as in `console`
+
     return max((cell_len(line) for line in cell.split("\n")), default=0)

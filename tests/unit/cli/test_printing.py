@@ -1,5 +1,8 @@
 """Tables and questions of the command line."""
 
+import subprocess
+import sys
+
 import pytest
 
 from llm_proxy.cli.printing import Column, CommandFailed, confirm, print_table
@@ -65,3 +68,10 @@ def test_without_a_terminal_no_question_is_asked() -> None:
     confirm("Delete?", yes=True)
     with pytest.raises(CommandFailed, match="--yes"):
         confirm("Delete?", yes=False)
+
+
+def test_the_gateway_runs_without_what_draws_tables() -> None:
+    """Which would stay in the memory of every worker."""
+    loaded = "import sys, llm_proxy.cli.serve; print('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
