@@ -36,6 +36,7 @@ from llm_proxy.identity import Authenticator, Caller, attribution_from_headers, 
 from llm_proxy.ledger import keep_answer
 from llm_proxy.pipeline import AdmittedCall, Services, process_call, reject_early
 from llm_proxy.settings import Settings
+from llm_proxy.sse import DONE_EVENT
 from llm_proxy.telemetry import uuid7
 from llm_proxy.upstream import CallGuard, CurrentCatalog, interrupt_error, timeout_policy
 
@@ -106,7 +107,6 @@ class RequestReader:
 
 log = logging.getLogger(__name__)
 
-_DONE = b"data: [DONE]\n\n"
 _MAX_ID_BYTES = 200
 
 
@@ -272,7 +272,7 @@ class Responder:
             admitted.note_usage()
             await self._start_stream(admitted)
         await admitted.settle()
-        end = renderer.end(_response_meta(context)) if renderer else _DONE
+        end = renderer.end(_response_meta(context)) if renderer else DONE_EVENT
         await send({"type": "http.response.body", "body": end})
         context.outcome = "ok"
 

@@ -328,14 +328,10 @@ STARTED_FIELDS = (
 """The fields that the journal has of an admitted call; `started_at` in seconds since 1970."""
 _FIRST_STARTED_FIELDS = STARTED_FIELDS.index("streamed") + 1
 
-_LOST_VALUES: dict[str, object] = {
-    "model_resolved": None, "provider": None, "deployment": None, "status": 0, "outcome": "lost",
-    "refusal_code": None, "prompt_tokens": None, "completion_tokens": None, "cached_tokens": None,
-    "reasoning_tokens": None, "cost_nano_usd": None, "usage_source": "unknown", "cache": "miss",
-    "attempts": None, "latency_ms": 0.0, "ttft_ms": None, "group_asked": None, "hops": None,
-    "provider_message": None, "would_refuse": None, "cache_write_tokens": None, "token_details": None,
-    "service_tier": None, "prompt_bytes": None, "max_tokens": None, "choices": None,
+_LOST_VALUES: dict[str, object] = dict.fromkeys(FIELDS) | {
+    "status": 0, "outcome": "lost", "usage_source": "unknown", "cache": "miss", "latency_ms": 0.0,
 }  # fmt: skip
+"""What a lost call's row holds beside its `STARTED_FIELDS`; None for all else."""
 
 
 def lost_row(line: bytes) -> LedgerRow:

@@ -3,20 +3,16 @@
 Invariants: read only; a webhook's address is never shown: it is named by its form, host and a digest.
 """
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 
 from llm_proxy.dialects.request.url_guard import is_private_host, url_error
 from llm_proxy.edge.auth import ActorDependency
-from llm_proxy.edge.routes.audit import BeforeQuery, parse_time_filter
+from llm_proxy.edge.routes.audit import BeforeQuery, LimitQuery, parse_time_filter
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity.postgres_store import database_errors
 from llm_proxy.json_access import Json
 from llm_proxy.notify import Outbox, WebhookSender
 from llm_proxy.settings import PREFIX, Settings
-
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 def router(outbox: Outbox | None, *, require_actor: ActorDependency) -> APIRouter:
@@ -32,7 +28,7 @@ def router(outbox: Outbox | None, *, require_actor: ActorDependency) -> APIRoute
             503: {"description": "The database is unavailable."},
         },
     )
-    async def notifications(limit: Limit = 100, before: BeforeQuery = None) -> Json:
+    async def notifications(limit: LimitQuery = 100, before: BeforeQuery = None) -> Json:
         if outbox is None:
             raise StoreUnavailable("Notifications need a database (DATABASE_URL).")
         async with database_errors():

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm_proxy.edge.auth import AuthDependencies
 from llm_proxy.edge.responses import database_result, require_database
+from llm_proxy.edge.routes.audit import Text
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
 from llm_proxy.identity import Actor
 from llm_proxy.json_access import Json
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 
 PurgeCache = Callable[[str | None, str | None], Awaitable[CachePurge]]
 AuditedChange = Callable[[Actor, str, str], AbstractAsyncContextManager[dict[str, Any]]]
-NameQuery = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 
 
 def payloads_router(usage: PostgresUsage | None, auth: AuthDependencies) -> APIRouter:
@@ -144,7 +144,7 @@ def cache_router(purge: PurgeCache, record: AuditedChange | None, require_actor:
         },
     )
     async def delete(
-        who: Annotated[Actor, require_actor], tenant: NameQuery = None, model: NameQuery = None
+        who: Annotated[Actor, require_actor], tenant: Text = None, model: Text = None
     ) -> dict[str, int]:
         target = f"tenant={tenant or '*'} model={model or '*'}"
         async with (record or log_change)(who, "cache.purge", target) as detail:

@@ -41,11 +41,10 @@ from llm_proxy.ledger.usage_report import (
     spans_as_json,
 )
 from llm_proxy.ledger.usage_store import UsageStore
+from llm_proxy.upstream.error_kinds import FORWARDED_STATUSES
 
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _FORMS = ("json", "csv", "focus")
-_PROVIDER_MESSAGE_SHOWN = frozenset({400, 403, 404, 409, 413, 415, 422})
-"""Statuses with which the caller was sent the provider's message; with others operators alone see it."""
 _PARAMETERS = frozenset({"since", "until", "tz", "group_by", "top", "format"})
 _FILTERS: Json = {
     "parameters": [
@@ -129,7 +128,7 @@ def router(usage: UsageStore | None, auth: AuthDependencies, admission: Admissio
         if found is None or not _may_see(who, found):
             raise await _request_not_found(require_database(usage), request_id, who)
         if _is_tenant_bound(who):
-            found = redact_for_key(found, _PROVIDER_MESSAGE_SHOWN)
+            found = redact_for_key(found, FORWARDED_STATUSES)
         return _json({**found, "story": describe_request(found)})
 
     return routes
