@@ -12,18 +12,18 @@ INFERENCE_PATHS = (CHAT, TEXT, VECTORS, OWN, GENERATE, STREAM)
 
 def error_of(response: httpx.Response) -> Json:
     """The error, with `message`, `code` and `param`; asserts that its shape is complete."""
-    told: Json = response.json()
+    reported: Json = response.json()
     if response.request.url.path.startswith("/llm-proxy/"):
-        assert set(told) == {"statusCode", "message", "error", "code", "param"}
-        assert told["statusCode"] == response.status_code
-        assert told["message"]
-        return told
-    error: Json = told["error"]
+        assert set(reported) == {"statusCode", "message", "error", "code", "param"}
+        assert reported["statusCode"] == response.status_code
+        assert reported["message"]
+        return reported
+    error: Json = reported["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"]
     assert error["type"]
     if response.request.url.path.startswith("/internal/"):
-        assert told["detail"] == error["message"]
+        assert reported["detail"] == error["message"]
     return error
 
 

@@ -52,9 +52,9 @@ class RunningStack:
             verify=NO_TLS, headers={"Authorization": f"Bearer {self.admin_key}"}
         ) as client:
             async with asyncio.timeout(15):
-                while (told := await client.get(f"{self.url}/v1/requests/{request_id}")).status_code != 200:  # noqa: ASYNC110 -- nothing tells
+                while (reply := await client.get(f"{self.url}/v1/requests/{request_id}")).status_code != 200:  # noqa: ASYNC110 -- nothing tells
                     await asyncio.sleep(0.05)
-        found: Json = told.json()
+        found: Json = reply.json()
         return found
 
 

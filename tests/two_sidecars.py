@@ -139,8 +139,10 @@ class GatewayOverSidecars:
     async def metric(self, name: str, *having: str) -> float:
         """Returns the sum of a metric's series whose labels hold these words."""
         async with httpx.AsyncClient(verify=NO_TLS) as client:
-            told = await client.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
-        lines = [line for line in told.text.splitlines() if line.startswith(name)]
+            reported = await client.get(
+                f"{self.url}/metrics", headers={"Authorization": f"Bearer {ADMIN_KEY}"}
+            )
+        lines = [line for line in reported.text.splitlines() if line.startswith(name)]
         return sum(float(line.rpartition(" ")[2]) for line in lines if all(word in line for word in having))
 
 

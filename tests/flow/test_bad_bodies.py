@@ -214,8 +214,10 @@ async def test_a_body_that_does_not_come_is_408(stack: RunningStack) -> None:
     """Every route waits as long as its setting, then closes the connection."""
     length = b"Content-Length: 100\r\n"
     slow = [request(door.encode(), length, length=False, body=GOOD[:10]) for door in INFERENCE_PATHS]
-    told = await asyncio.gather(*(asyncio.to_thread(send_raw, stack.port, raw, wait_s=10) for raw in slow))
-    for said in told:
+    reported = await asyncio.gather(
+        *(asyncio.to_thread(send_raw, stack.port, raw, wait_s=10) for raw in slow)
+    )
+    for said in reported:
         assert said.statuses == [408]
         assert b'"code":"request_timeout"' in said.body
         assert said.closed
@@ -229,8 +231,8 @@ async def test_a_disconnect_within_the_body_leaves_nothing(stack: RunningStack) 
     async def counted() -> tuple[str, ...]:
         async with httpx.AsyncClient(verify=NO_TLS) as client:
             admin = {"Authorization": f"Bearer {stack.admin_key}"}
-            told = (await client.get(f"{stack.url}/metrics", headers=admin)).text.splitlines()
-        return tuple(line for line in told if line.startswith("llm_proxy_requests_total"))
+            reported = (await client.get(f"{stack.url}/metrics", headers=admin)).text.splitlines()
+        return tuple(line for line in reported if line.startswith("llm_proxy_requests_total"))
 
     before = await counted()
     for _ in range(3):

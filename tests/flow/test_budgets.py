@@ -34,8 +34,8 @@ class Front:
         body = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"], **spec}
         made = await self.client.post("/admin/keys", json=body, headers=ADMIN)
         assert made.status_code == 201, made.text
-        told: Json = made.json()
-        return told
+        reported: Json = made.json()
+        return reported
 
     async def ask(self, key: str, model: str = "plain", **fields: Any) -> httpx.Response:
         """One chat, that no other is like, heard to its end."""
@@ -65,16 +65,16 @@ class Front:
 
     async def standing(self, key: str, kind: str) -> Json:
         """Where its one limit of a kind stands."""
-        told = await self.client.get("/v1/limits", headers=auth(key))
-        (found,) = [one for one in told.json()["limits"] if one["kind"] == kind]
+        reported = await self.client.get("/v1/limits", headers=auth(key))
+        (found,) = [one for one in reported.json()["limits"] if one["kind"] == kind]
         row: Json = found
         return row
 
     async def used(self, key: str) -> Json:
         """What a key has used by the ledger."""
-        told = await self.client.get("/v1/usage?group_by=key", headers=auth(key))
-        assert told.status_code == 200, told.text
-        rows: list[Json] = told.json()["data"]
+        reported = await self.client.get("/v1/usage?group_by=key", headers=auth(key))
+        assert reported.status_code == 200, reported.text
+        rows: list[Json] = reported.json()["data"]
         return rows[0] if rows else {"requests": 0, "cost_usd": "0"}
 
 

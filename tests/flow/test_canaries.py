@@ -142,10 +142,10 @@ async def test_no_log_and_no_metric_holds_a_key_a_prompt_or_a_body(
         await client.post(CHAT, json=_body("status-500", CHAT, streamed=False), headers=stack.auth)
         await client.post(CHAT, json=_body("cut", CHAT, streamed=True), headers=stack.auth)
         for name in REAL:
-            told = await client.post(
+            reported = await client.post(
                 CHAT, json=_body(f"says-{name}", CHAT, streamed=False), headers=stack.auth
             )
-            record = str(await stack.story(told.headers["x-request-id"]))
+            record = str(await stack.story(reported.headers["x-request-id"]))
             assert not [key for key in (*KEYS, *SHOWN_SECRETS, PROMPT) if key in record], record
         for streamed in (False, True):
             await client.post(CHAT, json=_body("echo", CHAT, streamed=streamed), headers=stack.auth)

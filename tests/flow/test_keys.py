@@ -260,10 +260,10 @@ async def test_a_caller_s_limits_and_the_verdict_on_a_request(stack: RunningStac
         key = (await make(stack, client, rpm=2, models=["plain"]))["key"]
         own = {"Authorization": f"Bearer {key}"}
         asking = [client.post(f"{stack.url}/v1/explain", json=body(), headers=own) for _ in range(5)]
-        told = (await asyncio.gather(*asking))[-1]
-        assert told.status_code == 200, told.text
+        reported = (await asyncio.gather(*asking))[-1]
+        assert reported.status_code == 200, reported.text
         denied = await client.post(f"{stack.url}/v1/explain", json=body("p/ok"), headers=own)
-        assert denied.json() != told.json()
+        assert denied.json() != reported.json()
         assert [(await ask(client, stack, key)).status_code for _ in range(3)] == [200, 200, 429]
         stands = await client.get(f"{stack.url}/v1/limits", headers=own)
         assert stands.status_code == 200

@@ -169,14 +169,14 @@ async def test_the_command_line_warns_of_a_model_that_is_not_served(
         "DATABASE_URL": postgres_url,
         "LLM_PROXY__ADMIN_KEY": stack.admin_key,
     }
-    told: list[str] = []
+    reported: list[str] = []
     for port in (stack.port, probe.free_port()):
         words = ["--name", uuid4().hex, "--model", "plain", "--model", "p/any", "--model", "nosuch*"]
         command = [sys.executable, "-P", "-m", "llm_proxy", "keys", "create", *words]
         env["LLM_PROXY__PORT"] = str(port)
         done = await run_process(command, env=env, cwd=tempfile.gettempdir())
-        told.append(done.stderr.decode())
-    assert "'nosuch*'" in told[0]
-    assert "'plain'" not in told[0]
-    assert "'p/any'" not in told[0]
-    assert "nosuch" not in told[1]
+        reported.append(done.stderr.decode())
+    assert "'nosuch*'" in reported[0]
+    assert "'plain'" not in reported[0]
+    assert "'p/any'" not in reported[0]
+    assert "nosuch" not in reported[1]

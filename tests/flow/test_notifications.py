@@ -72,15 +72,15 @@ def test_budget_shares_and_exhaustion_are_sent_once(gateway: Gateway, receiver: 
     made_key = httpx.post(f"{gateway.url}/admin/keys", json=spec, headers=ADMIN, timeout=20)
     key = made_key.json()["key"]
 
-    def told(kind: str) -> list[object]:
+    def received(kind: str) -> list[object]:
         mine = [one["data"] for one in receiver.of(kind) if one["data"].get("name") == name]
         return [one.get("share_percent") for one in mine]
 
     assert ask(gateway, key).status_code == 200
-    until(lambda: 50 in told("budget.share"))
+    until(lambda: 50 in received("budget.share"))
     assert ask(gateway, key).status_code == 200
     assert [ask(gateway, key).json()["error"]["code"] for _ in range(3)] == ["insufficient_quota"] * 3
-    until(lambda: bool(told("budget.exhausted")) and {80, 100} <= {*told("budget.share")})
+    until(lambda: bool(received("budget.exhausted")) and {80, 100} <= {*received("budget.share")})
     found = httpx.get(f"{gateway.url}/admin/notifications", headers=ADMIN, timeout=20)
     mine = [one for one in found.json()["data"] if one["data"].get("name") == name]
     assert sorted(one["data"].get("share_percent", 0) for one in mine) == [0, 50, 80, 100]

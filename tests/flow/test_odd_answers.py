@@ -83,12 +83,12 @@ async def asked(stack: RunningStack, way: Way, raw: list[str]) -> httpx.Response
         return await client.post(stack.url + way.path, headers=stack.auth, json=way.body(raw))
 
 
-def heard(way: Way, told: httpx.Response) -> tuple[str, list[Json]]:
+def heard(way: Way, response: httpx.Response) -> tuple[str, list[Json]]:
     """The text and each usage in an answer; its stream came to its end."""
     if not way.streams:
-        documents = [told.json()]
+        documents = [response.json()]
     else:
-        data = [line[6:] for line in told.text.split("\n") if line.startswith("data: ")]
+        data = [line[6:] for line in response.text.split("\n") if line.startswith("data: ")]
         assert data[-1] == "[DONE]"
         documents = [json.loads(one) for one in data[:-1]]
     text, usages = "", list[Json]()
@@ -108,13 +108,13 @@ async def test_usage_is_told_once_and_never_a_false_zero(
     stack: RunningStack, way: Way, usage: Json | None
 ) -> None:
     """As stated, zeros too; else counted or estimated, as it is recorded."""
-    told = await asked(stack, way, answer_of(usage, streams=way.streams))
-    assert told.status_code == 200, told.text
-    text, usages = heard(way, told)
+    response = await asked(stack, way, answer_of(usage, streams=way.streams))
+    assert response.status_code == 200, response.text
+    text, usages = heard(way, response)
     assert text == TEXT
     assert len(usages) == 1
-    assert "llmp_counted" not in told.text
-    story = await stack.story(told.headers["x-request-id"])
+    assert "llmp_counted" not in response.text
+    story = await stack.story(response.headers["x-request-id"])
     recorded = story["prompt_tokens"] + story["completion_tokens"]
     assert usages[0][way.total] == recorded
     assert recorded == usage["total_tokens"] if usage is not None else recorded > 20
@@ -144,10 +144,10 @@ async def test_a_failure_before_the_first_word_has_its_status(
 ) -> None:
     """Though the provider said 200."""
     raw = event({"error": error}) if way.streams else json.dumps({"error": error})
-    told = await asked(stack, way, [raw])
-    assert told.status_code == status, told.text
-    assert told.headers.get("retry-after") == ("7" if status == 429 else None)
-    said = told.json()
+    response = await asked(stack, way, [raw])
+    assert response.status_code == status, response.text
+    assert response.headers.get("retry-after") == ("7" if status == 429 else None)
+    said = response.json()
     found = said["code"] if "statusCode" in said else said["error"]["code"]
     assert code is None or found == code
 
@@ -155,7 +155,7 @@ async def test_a_failure_before_the_first_word_has_its_status(
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.path}-{way.streams}")
 async def test_a_finish_reason_that_means_a_failure_is_one(stack: RunningStack, way: Way) -> None:
     """A 502, or with words out, an error event and no end mark."""
-    told = await asked(stack, way, answer_of(USAGE, "error", streams=way.streams))
-    assert told.status_code == (200 if way.streams else 502)
-    assert "[DONE]" not in told.text
-    assert "upstream_stream_cut" in told.text or not way.streams
+    response = await asked(stack, way, answer_of(USAGE, "error", streams=way.streams))
+    assert response.status_code == (200 if way.streams else 502)
+    assert "[DONE]" not in response.text
+    assert "upstream_stream_cut" in response.text or not way.streams

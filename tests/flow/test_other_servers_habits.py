@@ -259,9 +259,9 @@ async def test_a_switched_off_model_is_shown_to_keys_that_may_use_it(client: htt
     kill = {"kind": "model", "subject": "gemini"}
     assert (await client.put("/admin/kills", json=kill, headers=ADMIN)).is_success
     try:
-        told = await client.post(CHAT, json=chat(model="gemini"), headers=mine)
+        reported = await client.post(CHAT, json=chat(model="gemini"), headers=mine)
         untold = await client.post(CHAT, json=chat(model="gemini"), headers=other)
     finally:
         await client.delete("/admin/kills", params=kill, headers=ADMIN)
-    assert (told.status_code, told.json()["error"]["code"]) == (403, "model_disabled")
+    assert (reported.status_code, reported.json()["error"]["code"]) == (403, "model_disabled")
     assert (untold.status_code, untold.json()["error"]["code"]) == (404, "model_not_found")

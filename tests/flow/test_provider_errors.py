@@ -154,12 +154,12 @@ async def _ask(stack: RunningStack, name: str) -> list[httpx.Response]:
 
 def _message(answer: httpx.Response) -> tuple[str, Json]:
     """The message of an error in any dialect, and where its code and param stand."""
-    told: Json = answer.json()
-    if "statusCode" in told:
-        return told["message"], told
-    if "detail" in told:
-        assert told["detail"] == told["error"]["message"]
-    return told["error"]["message"], told["error"]
+    reported: Json = answer.json()
+    if "statusCode" in reported:
+        return reported["message"], reported
+    if "detail" in reported:
+        assert reported["detail"] == reported["error"]["message"]
+    return reported["error"]["message"], reported["error"]
 
 
 @pytest.mark.parametrize("name", HEARD)

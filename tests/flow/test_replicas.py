@@ -37,8 +37,8 @@ class Gateways:
         """A new key; every replica knows it."""
         made = await self.operate("POST", "/admin/keys", name=uuid4().hex, **spec)
         assert made.status_code == 201, made.text
-        told: Json = made.json()
-        return told
+        reported: Json = made.json()
+        return reported
 
     async def operate(self, method: str, path: str, **body: object) -> httpx.Response:
         """A deed of the operator, at the first of them."""

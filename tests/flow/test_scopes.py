@@ -136,14 +136,14 @@ async def test_every_part_of_a_shadow_policy_admits_and_records(desk: Desk, scop
     """The record names it."""
     limits = await desk.limits(scope, part)
     async with desk.ruled(scope, mode="shadow", **limits):
-        first, told = await desk.ask(slowly=part == "parallel"), None
+        first, reported = await desk.ask(slowly=part == "parallel"), None
         for _ in range(8):  # a budget that only watches is read beside the first calls
             second = await desk.ask()
             assert second.status_code == 200, second.text
-            if told := await desk.story(second):
+            if reported := await desk.story(second):
                 break
         await first.aclose()
-    assert told == f"{scope}:{part if part in PLAIN else 'budget'}"
+    assert reported == f"{scope}:{part if part in PLAIN else 'budget'}"
     assert first.status_code == 200
 
 
@@ -311,10 +311,10 @@ async def test_the_command_shows_a_key_with_its_spend_and_policies(desk: Desk, p
         LLM_PROXY__ADMIN_READ_KEY=desk.stack.admin_key,
         LLM_PROXY__PORT=desk.stack.url.rpartition(":")[2],
     )
-    told: Json = json.loads(await near("keys", "show", name, "--json"))
-    [budget] = [one for one in told["limits"] if one["kind"] == "budget"]
-    assert (told["name"], budget["used_usd"]) == (name, "0.000063000")
-    assert [one["tpm"] for one in told["rules"] if one["scope"] == "tenant"] == [9_000]
+    reported: Json = json.loads(await near("keys", "show", name, "--json"))
+    [budget] = [one for one in reported["limits"] if one["kind"] == "budget"]
+    assert (reported["name"], budget["used_usd"]) == (name, "0.000063000")
+    assert [one["tpm"] for one in reported["rules"] if one["scope"] == "tenant"] == [9_000]
     shown = await near("keys", "show", name, columns=120)
     for part in ("0.009937000", "9000 tpm", budget["resets_at"][:10]):
         assert part in shown

@@ -208,8 +208,8 @@ async def test_the_command_prints_the_same(simulator: Simulator, tmp_path: Path)
     rules.write_text(f"keys: {{{key['name']}: {{rpm: 1}}}}\n", encoding="utf-8")
     words = ["simulate", str(rules), "--since", since.isoformat(), "--url", simulator.url]
     env = {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY, "PATH": "", "LLM_PROXY__ENVIRONMENT": "development"}
-    told = await _run([*words, "--json"], env, tmp_path)
-    assert json.loads(told)["refused"] == 2
+    output = await _run([*words, "--json"], env, tmp_path)
+    assert json.loads(output)["refused"] == 2
     assert "Calls that were refused then are not replayed" in await _run(words, env, tmp_path)
 
 

@@ -97,8 +97,8 @@ class Till:
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
         async with httpx.AsyncClient(headers=headers, timeout=30) as client, asyncio.timeout(20):
             while True:
-                told = await client.get(f"{self.url}/v1/requests/{request_id}")
-                story: Json = told.json()
+                reported = await client.get(f"{self.url}/v1/requests/{request_id}")
+                story: Json = reported.json()
                 if story.get("model_calls"):
                     return story
                 await asyncio.sleep(0.1)
@@ -157,8 +157,8 @@ def test_a_call_costs_what_the_provider_bills(
     case, story = CASES[name], stories[name, mode]
     [logged] = story["model_calls"]
     expected = case.cost_usd
-    for told in (story, logged):
-        cost = None if told["cost_usd"] is None else Decimal(str(told["cost_usd"]))
+    for reported in (story, logged):
+        cost = None if reported["cost_usd"] is None else Decimal(str(reported["cost_usd"]))
         assert (cost is None) == (expected is None)
         assert cost is None or expected is None or abs(cost - expected) <= Decimal("1e-9")
     assert {at: story[at] for at in case.kept} == case.kept
@@ -214,7 +214,7 @@ async def test_free_is_distinct_from_unknown_in_sums_and_metrics(
 ) -> None:
     """Calls of a free group are priced, those of a group without a price are not."""
     assert stories
-    told = await till.ask("/v1/usage", group_by="model")
-    rows = {one["model"]: one for one in told["data"] if one["model"] in {"free", "unpriced"}}
+    reported = await till.ask("/v1/usage", group_by="model")
+    rows = {one["model"]: one for one in reported["data"] if one["model"] in {"free", "unpriced"}}
     assert (rows["free"]["unpriced_requests"], rows["free"]["cost_usd"]) == (0, 0)
     assert rows["unpriced"]["unpriced_requests"] == rows["unpriced"]["requests"] == len(MODES)

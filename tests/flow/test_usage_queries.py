@@ -177,11 +177,12 @@ def test_the_most_expensive_row_is_first_above_the_total(gateway: Gateway) -> No
 
 def test_focus_has_its_mandatory_columns_and_the_same_sums(gateway: Gateway) -> None:
     """By day, in UTC, the same by route and by command."""
-    told = gateway.asked("/v1/usage", ADMIN, format="focus", since="this-week").text
+    reported = gateway.asked("/v1/usage", ADMIN, format="focus", since="this-week").text
     assert (
-        told.replace("\r", "") == gateway.command("usage", "--format", "focus", "--since", "this-week").stdout
+        reported.replace("\r", "")
+        == gateway.command("usage", "--format", "focus", "--since", "this-week").stdout
     )
-    charges = rows(told)
+    charges = rows(reported)
     whole = total(gateway, since="this-week")
     assert round(sum(float(row["BilledCost"]) for row in charges), 9) == whole["cost_usd"]
     assert sum(int(row["x_Requests"]) for row in charges) == 6

@@ -33,12 +33,12 @@ def test_every_route_and_command_returns_the_same_usage(gateway: Gateway) -> Non
         gateway.chat("p/status-500", agent=SOFIA)
         gateway.chat(agent=HUGO)
         until(lambda: total(gateway)["requests"] == 8)
-        told = gateway.asked("/internal/llm/usage", INTERNAL, agent_id=SOFIA).json()
-        assert (told["total_requests"], told["success_rate"]) == (7, round(6 / 7, 4))
-        assert told["total_tokens"] > 0
-        assert told["avg_latency_ms"] > 0
-        assert told["limits"]["limit"] == 30
-        assert told["limits"]["remaining"] == 23
+        reported = gateway.asked("/internal/llm/usage", INTERNAL, agent_id=SOFIA).json()
+        assert (reported["total_requests"], reported["success_rate"]) == (7, round(6 / 7, 4))
+        assert reported["total_tokens"] > 0
+        assert reported["avg_latency_ms"] > 0
+        assert reported["limits"]["limit"] == 30
+        assert reported["limits"]["remaining"] == 23
         lines = gateway.asked("/v1/usage", ADMIN, group_by="agent,model").json()["data"]
         assert {(line["agent"], line["model"]): line["requests"] for line in lines} == {
             (SOFIA, "plain"): 6, (SOFIA, "p/status-500"): 1, (HUGO, "plain"): 1,
@@ -57,9 +57,9 @@ def test_every_route_and_command_returns_the_same_usage(gateway: Gateway) -> Non
 def test_an_unknown_agent_used_nothing(gateway: Gateway) -> None:
     """Zeros, not an error; unknown requests and invalid queries are errors."""
     with gateway.running():
-        told = gateway.asked("/internal/llm/usage", INTERNAL, agent_id="agent:nobody").json()
+        reported = gateway.asked("/internal/llm/usage", INTERNAL, agent_id="agent:nobody").json()
         assert [
-            told[name] for name in ("total_requests", "total_tokens", "avg_latency_ms", "success_rate")
+            reported[name] for name in ("total_requests", "total_tokens", "avg_latency_ms", "success_rate")
         ] == [0] * 4
         assert gateway.asked(f"/v1/requests/{uuid4()}", ADMIN).status_code == 404
         assert gateway.asked("/v1/usage", ADMIN, group_by="password").status_code == 400
@@ -197,8 +197,8 @@ def test_commands_print_a_table_and_a_sparkline(gateway: Gateway) -> None:
     with gateway.running():
         request_id = gateway.chat(agent=SOFIA)
         until(lambda: total(gateway)["requests"] == 1)
-    told = gateway.command("usage", "--by", "agent").stdout
-    assert SOFIA in told
+    reported = gateway.command("usage", "--by", "agent").stdout
+    assert SOFIA in reported
     story = gateway.command("requests", request_id).stdout
     assert SOFIA in story
     assert "outcome" in story
@@ -232,8 +232,8 @@ def test_a_person_is_erased_by_a_command(gateway: Gateway) -> None:
         )
         assert gateway.asked(f"/v1/requests/{ids['zeta']}", ADMIN).json()["user_id"] == "ada"
         assert total(gateway, tenant="acme") == before
-        told = gateway.command(*erase)
-        assert "result     nothing of this name was found" in told.stdout
+        reported = gateway.command(*erase)
+        assert "result     nothing of this name was found" in reported.stdout
         again = gateway.command("erase", "replay", "--url", gateway.url)
         assert again.stdout.startswith("nobody was restored")
         asked = gateway.asked(f"/admin/erasures/{certificate['id']}", ADMIN)

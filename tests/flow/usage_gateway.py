@@ -127,8 +127,8 @@ async def create(postgres_url: str, name: str) -> None:
 
 def total(gateway: Gateway, headers: Json = ADMIN, **parameters: str) -> Json:
     """The sums of `/v1/usage`."""
-    told: Json = gateway.asked("/v1/usage", headers, **parameters).json()["total"]
-    return told
+    reported: Json = gateway.asked("/v1/usage", headers, **parameters).json()["total"]
+    return reported
 
 
 def recorded(gateway: Gateway, request_id: str) -> bool:

@@ -129,7 +129,7 @@ def _frame(body: Json, number: int, choices: list[Json], **more: Any) -> bytes:
 def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], list[bytes]]:
     """The content frames and the closing frames of a chat stream."""
     counted = _counted(script, body)
-    told: Json = {"service_tier": script.service_tier} | ({"usage": None} if counted else {})
+    reported: Json = {"service_tier": script.service_tier} | ({"usage": None} if counted else {})
     content: list[bytes] = []
     closing: list[bytes] = []
     for at in range(body.get("n") or 1):
@@ -141,7 +141,7 @@ def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], l
                 "finish_reason": None,
             }
         ]
-        content.append(_frame(body, number, start, **told))
+        content.append(_frame(body, number, start, **reported))
         for delta in _deltas(script, body, at):
             probs = _logprobs([delta["content"]]) if body.get("logprobs") and "content" in delta else None
             content.append(
@@ -149,7 +149,7 @@ def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], l
                     body,
                     number,
                     [{"index": at, "delta": delta, "logprobs": probs, "finish_reason": None}],
-                    **told,
+                    **reported,
                 )
             )
         finish = _message(script, body, at)[1]
@@ -158,11 +158,11 @@ def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], l
                 body,
                 number,
                 [{"index": at, "delta": {}, "logprobs": None, "finish_reason": finish}],
-                **told,
+                **reported,
             )
         )
     if counted:
-        closing.append(_frame(body, number, [], **(told | {"usage": usage(script)})))
+        closing.append(_frame(body, number, [], **(reported | {"usage": usage(script)})))
     closing.append(b"data: [DONE]\n\n")
     return content, closing
 

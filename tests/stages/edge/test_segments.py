@@ -47,7 +47,7 @@ def cut(chance: random.Random, raw: bytes) -> Iterator[bytes]:
         raw = raw[size:]
 
 
-async def told(server: ProtocolServer, pieces: Iterable[bytes]) -> bytes:
+async def response_to(server: ProtocolServer, pieces: Iterable[bytes]) -> bytes:
     """What was said to that, but for a last refusal: none follows an answer that was still to be given."""
     client = await server.connect()
     connection = await server.connection()
@@ -71,5 +71,5 @@ async def test_segments_do_not_matter(server: ProtocolServer) -> None:
     chance = random.Random(7)  # noqa: S311 -- no secret
     for _ in range(CASES):
         raw = mutated(chance)
-        whole = await told(server, [raw])
-        assert await told(server, list(cut(chance, raw))) == whole, raw
+        whole = await response_to(server, [raw])
+        assert await response_to(server, list(cut(chance, raw))) == whole, raw

@@ -105,11 +105,11 @@ async def replicas(
 async def lifespan(gateway: Gateway) -> AsyncGenerator[None]:
     """The gateway started, and stopped at the end, as a server does it."""
     said: asyncio.Queue[Json] = asyncio.Queue()
-    told: asyncio.Queue[Json] = asyncio.Queue()
+    reported: asyncio.Queue[Json] = asyncio.Queue()
     app: Any = gateway.asgi
-    running = asyncio.create_task(app({"type": "lifespan", "asgi": {}}, said.get, told.put))
+    running = asyncio.create_task(app({"type": "lifespan", "asgi": {}}, said.get, reported.put))
     await said.put({"type": "lifespan.startup"})
-    assert (await told.get())["type"] == "lifespan.startup.complete"
+    assert (await reported.get())["type"] == "lifespan.startup.complete"
     yield
     await said.put({"type": "lifespan.shutdown"})
     await running
@@ -295,11 +295,11 @@ async def test_a_rejected_action_is_audited_with_its_reason(replicas: list[Gatew
         await owner.put("/admin/limits", content=b"{", headers={"content-type": "application/json"})
         await stranger.put("/admin/limits", json=policy)
         rows = (await owner.get("/admin/audit", params={"limit": 4})).json()["data"]
-        told = [
+        reported = [
             (row["actor"], row["role"], row["action"], row["target"], row["status"]) for row in rows[::-1]
         ]
         about = "scope=tenant tenant=acme"
-        assert told == [
+        assert reported == [
             ("vera", "viewer", "limits.set", about, 403),
             ("admin_key", "owner", "limits.set", about, 400),
             ("admin_key", "owner", "keys.revoke", "nobody", 404),
@@ -375,18 +375,18 @@ async def test_a_tenant_s_admin_queries_usage_of_its_tenant_only(
                 " 502, 'error', 'provider', 'miss', 1, 1)",
                 request_id, now, made.json()["id"], tenant, f"{tenant}-agent", f"{tenant}-user",
             )  # fmt: skip
-        told = {}
+        reported = {}
         for tenant in ("acme", "other", "nothing"):
             for name in ("key", "agent", "user"):
                 answer = await tina.get("/v1/usage", params={name: f"{tenant}-{name}"})
-                told[tenant, name] = answer.status_code, answer.text.replace(tenant, "…")
+                reported[tenant, name] = answer.status_code, answer.text.replace(tenant, "…")
             await pool.execute("UPDATE requests SET provider_message = 'the operator''s'")
             path = f"/v1/requests/{ids.get(tenant, uuid7())}"
             assert "the operator's" not in (await tina.get(path)).text
             assert (await tina.get(path)).status_code == (200 if tenant == "acme" else 404)
         for name in ("key", "agent", "user"):
-            assert told["acme", name][0] == 200
-            assert told["other", name] == told["nothing", name]
-            assert told["other", name][0] == 404
+            assert reported["acme", name][0] == 200
+            assert reported["other", name] == reported["nothing", name]
+            assert reported["other", name][0] == 404
         assert (await tina.get("/v1/usage")).json()["total"]["requests"] == 1
         assert (await owner.get("/v1/usage")).json()["total"]["requests"] == 2

@@ -54,19 +54,19 @@ async def test_an_entry_has_author_address_action_and_changed_fields(pool: "Pool
     assert {(one["actor"], one["role"], one["client_ip"], one["outcome"]) for one in entries} == {
         ("anna", "operator", "192.0.2.1", "done")
     }
-    told = [(one["action"], one["before"], one["after"]) for one in entries]
+    reported = [(one["action"], one["before"], one["after"]) for one in entries]
     limit = {"limit_usd": "0.000000005", "period": "day"}
-    assert told[0][0::2] == ("keys.create", entries[0]["after"])
+    assert reported[0][0::2] == ("keys.create", entries[0]["after"])
     assert (entries[0]["after"]["rpm"], entries[0]["after"]["budgets"]) == (3, [limit])
-    assert (told[0][1], entries[0]["after"]["user"]) == (None, "ulla")
-    assert told[1] == ("keys.change", {"rpm": 3}, {"rpm": 9})
-    assert told[2][1] == {"prefixes": list(made.record.prefixes)}
-    assert (told[3][0], told[3][1]) == ("keys.revoke", {"revoked_at": None})
-    assert (told[4][1], told[4][2]["rpm"]) == (None, 1)
-    assert (told[5][1]["rpm"], told[5][2]["rpm"]) == (1, 2)
-    assert (told[6][1]["rpm"], told[6][2]) == (2, None)
-    assert told[7][2]["reason"] == "key sk-[redacted] leaked"
-    assert told[8][1] == told[7][2]
+    assert (reported[0][1], entries[0]["after"]["user"]) == (None, "ulla")
+    assert reported[1] == ("keys.change", {"rpm": 3}, {"rpm": 9})
+    assert reported[2][1] == {"prefixes": list(made.record.prefixes)}
+    assert (reported[3][0], reported[3][1]) == ("keys.revoke", {"revoked_at": None})
+    assert (reported[4][1], reported[4][2]["rpm"]) == (None, 1)
+    assert (reported[5][1]["rpm"], reported[5][2]["rpm"]) == (1, 2)
+    assert (reported[6][1]["rpm"], reported[6][2]) == (2, None)
+    assert reported[7][2]["reason"] == "key sk-[redacted] leaked"
+    assert reported[8][1] == reported[7][2]
     kept = str(await pool.fetch("SELECT e.* FROM audit_entries e"))
     for deed_of in (made, rotated):
         assert deed_of.generated is not None

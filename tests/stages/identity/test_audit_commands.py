@@ -47,5 +47,5 @@ async def test_verify_exits_with_its_verdict(pool: "asyncpg.Pool[asyncpg.Record]
     async with pool.acquire() as connection:
         await connection.execute("SET session_replication_role = replica")
         await connection.execute("UPDATE audit_entries SET target = 'x' WHERE seq = 2")
-    told = await run(database_url, "audit", "verify", code=1)
-    assert "fault  entry 2 was changed" in told
+    output = await run(database_url, "audit", "verify", code=1)
+    assert "fault  entry 2 was changed" in output

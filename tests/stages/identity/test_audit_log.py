@@ -54,8 +54,8 @@ async def test_a_result_that_cannot_be_audited_is_returned(
         await pool.execute("ALTER TABLE audit_entries RENAME TO elsewhere")
         detail["purged"] = 3
     assert await pool.fetchval("SELECT array_agg(action) FROM elsewhere") == ["cache.purge begun"]
-    [told] = [one for one in caplog.records if one.levelno == logging.WARNING]
-    assert getattr(told, "purged", None) == 3
+    [reported] = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert getattr(reported, "purged", None) == 3
 
 
 async def test_nothing_is_changed_that_cannot_be_audited(pool: "Pool[asyncpg.Record]") -> None:

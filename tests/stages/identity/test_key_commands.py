@@ -44,9 +44,9 @@ async def test_a_key_is_managed_by_commands(pool: "asyncpg.Pool[asyncpg.Record]"
 async def test_a_budget_without_a_period_is_rejected_with_its_format(database_url: str) -> None:
     """Naming the option."""
     for said in ("5", "5/week", "five/day", "-5/day"):
-        told = await run(database_url, "create", "--name", "n", f"--budget={said}", code=2)
-        assert "'--budget'" in told
-        assert "5/day" in told
+        output = await run(database_url, "create", "--name", "n", f"--budget={said}", code=2)
+        assert "'--budget'" in output
+        assert "5/day" in output
 
 
 async def test_limits_and_kill_switches_may_name_a_key_by_name(

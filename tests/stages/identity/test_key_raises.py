@@ -109,10 +109,10 @@ async def test_the_end_is_audited_once_and_published(
         await loop.stop()
     assert announced == [["t"]]
     page = await AuditLog(pool).list_entries(AuditFilter(action="keys.raise*"))
-    told = [(one["action"], one["actor"], one["before"]["raise"], one["after"]["raise"]) for one in page]
-    begun = next(raised for *_, raised in told if raised is not None)
+    reported = [(one["action"], one["actor"], one["before"]["raise"], one["after"]["raise"]) for one in page]
+    begun = next(raised for *_, raised in reported if raised is not None)
     assert begun["rpm"] == 0
-    assert sorted(told, key=str) == sorted(
+    assert sorted(reported, key=str) == sorted(
         [("keys.raise", "ann", None, begun), ("keys.raise_ended", "raise", begun, None)], key=str
     )
     assert (await KeyRepository(pool).get("n")).running_raise is None
@@ -179,8 +179,8 @@ async def test_a_raise_by_the_command_line(
 ) -> None:
     """Begun, shown and ended; an invalid one is rejected by its option."""
     words = ("keys", "raise", "n", "--rpm", "30", "--days", "1", "--json")
-    told: dict[str, Any] = json.loads(await commands.run(database_url, *words, code=0))
-    assert (told["rpm"], told["raise"]["rpm"]) == (3, 30)
+    reported: dict[str, Any] = json.loads(await commands.run(database_url, *words, code=0))
+    assert (reported["rpm"], reported["raise"]["rpm"]) == (3, 30)
     assert '"rpm": 30' in await commands.run(database_url, "keys", "show", "n", code=0)
     await commands.run(database_url, "keys", "raise", "n", "--rpm", "30", code=2)
     await commands.run(database_url, "keys", "raise", "n", "--rpm", "1", "--days", "1", code=2)

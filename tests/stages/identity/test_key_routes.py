@@ -52,12 +52,14 @@ async def client(
             raise Unauthorized("who?")
         return Actor("ann", "192.0.2.9", "owner")
 
-    doors = keys.router(KeyRepository(pool), KeyRaiseRepository(pool), publish=announce, require_actor=by)
+    key_router = keys.router(
+        KeyRepository(pool), KeyRaiseRepository(pool), publish=announce, require_actor=by
+    )
     policy_router = policies.router(
         PolicyRepository(pool), publish=announce, require_actor=by, catalog=CurrentCatalog()
     )
     records = audit.router(AuditLog(pool), AuthFailureLog(pool), require_actor=by)
-    transport = httpx.ASGITransport(app=_app(doors, policy_router, records))
+    transport = httpx.ASGITransport(app=_app(key_router, policy_router, records))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
         made.headers["x-role"] = "write"
         yield made
@@ -67,7 +69,7 @@ def _app(*routers: Any) -> FastAPI:
     def refused(_scope: Scope, _: APIError) -> None:
         return None
 
-    async def anybody(_: Request) -> None:
+    async def any_actor(_: Request) -> None:
         return None
 
     return management_app.create_management_app(
@@ -75,7 +77,7 @@ def _app(*routers: Any) -> FastAPI:
         version="0",
         lifespan=None,  # type: ignore[arg-type]  # FastAPI takes none
         on_error=refused,
-        openapi_access=anybody,
+        openapi_access=any_actor,
     )
 
 
@@ -176,15 +178,15 @@ async def test_invalid_numbers_are_rejected_by_name_and_never_500(
 async def test_without_a_database_the_routes_are_503() -> None:
     """Not 500."""
 
-    async def anybody(_: Request) -> Actor:
+    async def any_actor(_: Request) -> Actor:
         return Actor("ann")
 
     async def announce(_: Mapping[str, int]) -> None:
         return None
 
-    doors = keys.router(None, None, publish=announce, require_actor=anybody)
+    key_router = keys.router(None, None, publish=announce, require_actor=any_actor)
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=_app(doors)), base_url="http://g"
+        transport=httpx.ASGITransport(app=_app(key_router)), base_url="http://g"
     ) as client:
         assert (await client.get("/admin/keys")).status_code == 503
 
@@ -207,8 +209,10 @@ async def test_a_caller_sees_its_limits_and_what_would_reject_a_request(limits_r
         group = (await request.json())["model"]
         return who, Call("chat.completions", "openai", group, group, {}, prompt_bytes=400, max_tokens=100)
 
-    doors = _app(limits.router(admission, caller=caller, of_key=of_key, read=read))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=doors), base_url="http://g") as client:
+    key_router = _app(limits.router(admission, caller=caller, of_key=of_key, read=read))
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=key_router), base_url="http://g"
+    ) as client:
         standing = (await client.get("/v1/limits")).json()
         assert [
             (one["scope"], one["kind"], one["limit"], one["remaining"]) for one in standing["limits"]

@@ -66,14 +66,14 @@ FAULTS: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_names_line_and_entry_and_no_part_of_a_key(tmp_path: Path, fault: str) -> None:
     """Good entries before it are not applied: the complete file is read first."""
-    text, told = FAULTS[fault]
+    text, reported = FAULTS[fault]
     file = tmp_path / "keys.yaml"
     file.write_text(GOOD + text)
     with pytest.raises(BadRequest) as raised:
         load_keys_file(file)
     message = raised.value.message
     assert message.startswith(str(file))
-    assert told in message
+    assert reported in message
     assert "\n" not in message
     assert SECRET[8:] not in message
 
@@ -97,9 +97,9 @@ def test_all_faults_of_a_file_are_reported_one_a_line(tmp_path: Path) -> None:
         GOOD + "  - {name: x, rpm: -1}\n  - {name: y, colour: red}\n  - name: first\n"
         "limits:\n  - {scope: tenant, tenant: acme}\nkills:\n  - {kind: cat, subject: x}\n"
     )
-    with pytest.raises(BadRequest) as told:
+    with pytest.raises(BadRequest) as reported:
         load_keys_file(file)
-    lines = told.value.message.removeprefix(str(tmp_path)).split(f"\n{tmp_path}")
+    lines = reported.value.message.removeprefix(str(tmp_path)).split(f"\n{tmp_path}")
     assert [line.removeprefix("/keys.yaml").split(": ")[0] for line in lines] == [
         ":4", ":5", ":8", ":10", ":6",
     ]  # fmt: skip
@@ -114,8 +114,8 @@ async def test_the_result_has_generated_secrets_only_and_names_expired_keys(
     file.write_text(GOOD + "    key_file: one.key\n  - {name: old, expires_at: 2020-01-01}\n")
     done = await applied(pool, file)
     assert done.changes == ["key first made", "key old made; it expired on 2020-01-01"]
-    told = [(mutation.record.spec.name, mutation.generated is None) for mutation in done.created]
-    assert told == [("first", True), ("old", False)]
+    reported = [(mutation.record.spec.name, mutation.generated is None) for mutation in done.created]
+    assert reported == [("first", True), ("old", False)]
 
 
 async def test_a_revoked_key_that_is_still_listed_stops_the_file(
@@ -148,9 +148,9 @@ async def test_another_key_s_secret_stops_the_file(
     file.write_text(GOOD + "    key_file: one.key\n")
     with pytest.raises(
         BadRequest, match=r":4: keys entry 1 \('first'\): its key_file holds the secret"
-    ) as told:
+    ) as reported:
         await applied(pool, file)
-    assert secret.lookup not in told.value.message
+    assert secret.lookup not in reported.value.message
 
 
 async def applied(pool: "asyncpg.Pool[asyncpg.Record]", file: Path) -> ApplyResult:

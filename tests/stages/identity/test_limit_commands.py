@@ -38,8 +38,8 @@ async def test_an_unreachable_gateway_is_exit_code_3(database_url: str) -> None:
     """In one line, whatever the command."""
     gone = ("--url", "http://127.0.0.1:1")
     assert (await run(database_url, "status", *gone, code=3)).startswith("llm-proxy: the gateway at")
-    told = await run(database_url, "explain", "--model", "m", *gone, code=2)
-    assert told == "llm-proxy: LLM_PROXY__INTERNAL_API_KEY is not set; use --key NAME for a virtual key\n"
+    output = await run(database_url, "explain", "--model", "m", *gone, code=2)
+    assert output == "llm-proxy: LLM_PROXY__INTERNAL_API_KEY is not set; use --key NAME for a virtual key\n"
 
 
 async def test_completion_offers_commands_and_keys(
@@ -52,8 +52,8 @@ async def test_completion_offers_commands_and_keys(
 
     async def offered(words: str, url: str = database_url) -> list[str]:
         place = str(len(words.split(" ")) - 1)
-        told = await run(url, _LLM_PROXY_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
-        return [line.partition(",")[2] for line in told.split()]
+        output = await run(url, _LLM_PROXY_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
+        return [line.partition(",")[2] for line in output.split()]
 
     assert await offered("llm-proxy keys show d") == ["demo"]
     assert await offered("llm-proxy adm") == ["admin-keys"]

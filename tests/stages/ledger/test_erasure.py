@@ -108,15 +108,15 @@ async def places_of(pool: "Pool[asyncpg.Record]", name: str = NAME) -> dict[str,
 
 async def sums(pool: "Pool[asyncpg.Record]") -> list[tuple[Any, ...]]:
     """What each tenant used, by every table that says so."""
-    told: list[tuple[Any, ...]] = []
+    reported: list[tuple[Any, ...]] = []
     for table in ("usage_daily", "usage_users", "usage_user_days", "requests"):
         rows = "count(*)" if table == "requests" else "sum(requests)"
         statement = (
             f"SELECT coalesce(tenant, '') AS tenant, {rows} AS n, sum(cost_usd), sum(prompt_tokens)"  # noqa: S608 -- ours
             f" FROM {table} GROUP BY 1 ORDER BY 1"
         )
-        told += [(table, *row) for row in await pool.fetch(statement)]
-    return told
+        reported += [(table, *row) for row in await pool.fetch(statement)]
+    return reported
 
 
 async def test_a_person_is_erased_within_one_tenant(pool: "Pool[asyncpg.Record]") -> None:

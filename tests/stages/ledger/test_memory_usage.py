@@ -48,7 +48,7 @@ async def test_memory_and_postgres_answer_alike(database_url: str, tmp_path: Pat
         for query in questions:
             in_memory, kept_there = await remembered.query(query, now), await usage.query(query, now)
             assert by_group(in_memory.rows) == by_group(kept_there.rows)
-        told, kept = [await one.request_detail(records[0].request_id) for one in (usage, remembered)]
-    assert told is not None
+        reported, kept = [await one.request_detail(records[0].request_id) for one in (usage, remembered)]
+    assert reported is not None
     assert kept is not None
-    assert told == kept
+    assert reported == kept

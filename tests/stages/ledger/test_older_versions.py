@@ -134,9 +134,9 @@ async def test_a_database_with_rows_is_migrated(
         ledger.call_finished(new)
         await until_written(ledger)
         assert ledger.state().postgres == "up"
-    told = await usage.request_detail(new.request_id)
-    assert told is not None
-    assert (told["hops"], told["group_asked"], told["provider_message"]) == (
+    reported = await usage.request_detail(new.request_id)
+    assert reported is not None
+    assert (reported["hops"], reported["group_asked"], reported["provider_message"]) == (
         [["g", "d", 200]],
         "asked",
         "said",

@@ -146,8 +146,8 @@ async def test_spend_is_unknown_while_records_wait(server: Server, tmp_path: Pat
         assert await spent.fetch_spend("tenant", "nobody", since) == 0
         for tenant, cost in (("t-1", 5), ("t-2", 7), (None, 9)):
             ledger.call_finished(record(started_at=since, tenant=tenant, agent="scout", cost_nano_usd=cost))
-        told = [await spent.fetch_spend("agent", "scout", since, tenant) for tenant in ("t-1", "t-2", "")]
-        assert told == [5, 7, 9]
+        reported = [await spent.fetch_spend("agent", "scout", since, tenant) for tenant in ("t-1", "t-2", "")]
+        assert reported == [5, 7, 9]
         assert await spent.fetch_spend("agent", "scout", since) == 21
         exact = record(usage_source="sidecar", cost_nano_usd=77, prompt_tokens=3, completion_tokens=4)
         guessed = record(usage_source="estimated", cost_nano_usd=77, prompt_tokens=3, completion_tokens=4)

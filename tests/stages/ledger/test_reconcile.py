@@ -22,11 +22,11 @@ LOGGED = """
 
 async def log(dsn: str, call_id: UUID, *, attempt: str = "", status: str = "success", **said: Any) -> None:
     """One model call as the sidecar saw it, by default as `record()` did."""
-    told = {"prompt": 12, "completion": 34, "cost": Decimal("0.000056789")} | said
+    reported = {"prompt": 12, "completion": 34, "cost": Decimal("0.000056789")} | said
     connection = await asyncpg.connect(dsn)
     at = AGO + timedelta(milliseconds=3)
     await connection.execute(
-        LOGGED, call_id, attempt, at, status, told["prompt"], told["completion"], told["cost"]
+        LOGGED, call_id, attempt, at, status, reported["prompt"], reported["completion"], reported["cost"]
     )
     await connection.close()
 

@@ -52,11 +52,11 @@ async def test_each_attempt_has_its_status_time_and_reason(
     async with open_usage(call_log_dsn) as usage:
         lines = await _logged(usage, request_id, 3)
         without = describe_request(await usage.request_detail(failed_id) or {})
-    told = [line for line in lines if line.startswith("hop ")]
-    assert [line.partition(": policed at ")[0] for line in told] == ["hop 1", "hop 2", "hop 3"]
-    assert ["status 200" in line for line in told] == [False, False, True]
-    assert all(" ms" in line and f"{datetime.now(UTC):%Y-%m-%d}" in line for line in told)
-    assert "Error" in told[0]
+    reported = [line for line in lines if line.startswith("hop ")]
+    assert [line.partition(": policed at ")[0] for line in reported] == ["hop 1", "hop 2", "hop 3"]
+    assert ["status 200" in line for line in reported] == [False, False, True]
+    assert all(" ms" in line and f"{datetime.now(UTC):%Y-%m-%d}" in line for line in reported)
+    assert "Error" in reported[0]
     assert without[2].endswith("It broke its leg.")
     assert "is not known" in without[3]
     assert "ended error with 502, provider_error" in without[-1]

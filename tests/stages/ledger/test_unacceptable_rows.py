@@ -76,9 +76,9 @@ async def test_a_bad_row_stops_no_other(
     never = len(NEVER & {*kinds})
     assert await ask(database_url, "SELECT count(*) FROM requests") == 21 + len(bad) - never
     assert await ask(database_url, "SELECT sum(requests) FROM usage_daily") == 21 + len(bad) - never
-    told = [one for one in caplog.records if "never take" in one.message]
-    assert len(told) == never
-    assert all(getattr(one, "request_id", "") and getattr(one, "why", "") for one in told)
+    reported = [one for one in caplog.records if "never take" in one.message]
+    assert len(reported) == never
+    assert all(getattr(one, "request_id", "") and getattr(one, "why", "") for one in reported)
 
 
 async def test_cleaning_a_text_changes_no_other_field(database_url: str, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def plain_sum(records: list[UsageRecord], query: UsageQuery) -> dict[tuple[Any, 
     return groups
 
 
-def told(answer: UsageResult, query: UsageQuery) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+def reported(answer: UsageResult, query: UsageQuery) -> dict[tuple[Any, ...], tuple[Any, ...]]:
     """An answer's lines: calls, tokens, cost."""
     return {
         tuple(text(line.group[name]) for name in query.group_by): (
@@ -191,7 +191,7 @@ async def test_every_query_equals_the_plain_sum_over_the_rows(filled: Filled) ->
             assert not answer.unknown_spans
             assert not answer.total_unknown_spans
             if query.group_by:
-                assert told(answer, query) == expected, query
+                assert reported(answer, query) == expected, query
             assert answer.total.requests == len(whole), query
             assert answer.total.cost_usd == sums([*whole.values()])[2], query
 
@@ -231,7 +231,9 @@ async def test_top_rows_are_those_of_each_time(filled: Filled) -> None:
         best, kept = await filled.usage.query(top, NOW), await memory.query(top, NOW)
         times_of = Counter(str([line.group[unit] for unit in top.time_units]) for line in lines)
         assert len(best.rows) == sum(min(2, many) for many in times_of.values())
-        assert set(told(best, top).items()) <= set(told(await filled.usage.query(every, NOW), every).items())
+        assert set(reported(best, top).items()) <= set(
+            reported(await filled.usage.query(every, NOW), every).items()
+        )
         assert [line.group for line in best.rows] == [line.group for line in kept.rows]
         assert best.total.requests == sum(line.requests for line in lines)
         cut = await filled.usage.query(replace(every, max_rows=3), NOW)

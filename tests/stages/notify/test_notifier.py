@@ -125,22 +125,22 @@ async def test_budget_shares_and_exhaustion_are_sent_once_a_period(
     hooks = [Webhook("json", receiver.url())]
     both = [Replica(pool, hooks), Replica(pool, hooks)]
 
-    async def told(nano_usd: int, *, refused: bool = False) -> list[tuple[str, int | None]]:
+    async def notified(nano_usd: int, *, refused: bool = False) -> list[tuple[str, int | None]]:
         before = len(receiver.received)
         await asyncio.gather(*(one.spend(nano_usd, refused=refused) for one in both))
         await asyncio.gather(*(one.deliver() for one in both))
         new = [one.document for one in receiver.received[before:]]
         return sorted((one["type"], one["data"].get("share_percent")) for one in new)
 
-    assert await told(499_999_999) == []
-    assert await told(500_000_000) == [("budget.share", 50)]
-    assert await told(799_000_000) == []
-    assert await told(810_000_000) == [("budget.share", 80)]
-    assert await told(1_000_000_000, refused=True) == [("budget.exhausted", None), ("budget.share", 100)]
-    assert await told(1_200_000_000, refused=True) == []
+    assert await notified(499_999_999) == []
+    assert await notified(500_000_000) == [("budget.share", 50)]
+    assert await notified(799_000_000) == []
+    assert await notified(810_000_000) == [("budget.share", 80)]
+    assert await notified(1_000_000_000, refused=True) == [("budget.exhausted", None), ("budget.share", 100)]
+    assert await notified(1_200_000_000, refused=True) == []
     for one in both:
         one.now_ms += DAY_MS
-    assert await told(600_000_000) == [("budget.share", 50)]
+    assert await notified(600_000_000) == [("budget.share", 50)]
     share = receiver.of("budget.share")[1]["data"]
     assert (share["spent"], share["limit"], share["tenant"]) == ("0.81", "1.00", "acme")
     assert "tenant acme is spent to 80 %: $0.81 of $1.00 a day" in share["message"]
@@ -251,7 +251,7 @@ async def test_lost_sidecar_is_sent_after_the_timeout(
     """One by its address, both as "no sidecar"; a sidecar that returns in time makes no event."""
     replica = Replica(pool, [Webhook("json", receiver.url())])
 
-    async def told(after_s: float, **sidecars: bool) -> list[str | None]:
+    async def notified(after_s: float, **sidecars: bool) -> list[str | None]:
         replica.now_s += after_s
         replica.sidecars = sidecars
         before = len(receiver.received)
@@ -259,15 +259,15 @@ async def test_lost_sidecar_is_sent_after_the_timeout(
         await replica.deliver()
         return [one.document["data"]["sidecar"] for one in receiver.received[before:]]
 
-    assert await told(0, one=False, two=True) == []
-    assert await told(59, one=False, two=True) == []
-    assert await told(1, one=True, two=True) == []
-    assert await told(1, one=False, two=True) == []
-    assert await told(61, one=False, two=True) == ["one"]
-    assert await told(61, one=False, two=True) == []
-    assert await told(1, one=False, two=False) == []
-    assert await told(61, one=False, two=False) == [None]
-    assert await told(61, one=False, two=False) == []
+    assert await notified(0, one=False, two=True) == []
+    assert await notified(59, one=False, two=True) == []
+    assert await notified(1, one=True, two=True) == []
+    assert await notified(1, one=False, two=True) == []
+    assert await notified(61, one=False, two=True) == ["one"]
+    assert await notified(61, one=False, two=True) == []
+    assert await notified(1, one=False, two=False) == []
+    assert await notified(61, one=False, two=False) == [None]
+    assert await notified(61, one=False, two=False) == []
 
 
 async def test_shares_reached_without_limits_store_are_sent_later(
@@ -388,9 +388,9 @@ async def test_notify_test_command_reaches_each_webhook(receiver: WebhookReceive
         LLM_PROXY__NOTIFY_WEBHOOKS=f"json={receiver.url('/a')},slack={receiver.url('/b')}",
         LLM_PROXY__NOTIFY_ALLOW_PRIVATE="true",
     )
-    told = await command()
-    assert told.count("it answered 204") == 2
-    assert "/a" not in told
+    notified = await command()
+    assert notified.count("it answered 204") == 2
+    assert "/a" not in notified
     assert {one.path for one in receiver.received} == {"/a", "/b"}
     receiver.answers += [500, 500]
     assert "it answered 500" in await command("--json", code=1)

@@ -73,7 +73,7 @@ def trace(tracer: Tracer, call: UsageRecord, traceparent: bytes | None = None) -
     tracer.end_span(tracer.start_span(traceparent, call.started_at.timestamp()), call)
 
 
-def told(span: Span, name: str) -> str:
+def attribute_of(span: Span, name: str) -> str:
     """Returns the text of an attribute."""
     (found,) = [one.value.string_value for one in span.attributes if one.key == name]
     return str(found)
@@ -99,7 +99,7 @@ async def test_spans_are_delivered_in_one_request(collector: Collector) -> None:
         "service.name": "llm-proxy",
         "service.version": __version__,
     }
-    assert [UUID(told(span, "llm_proxy.request_id")) for span in collector.spans] == [
+    assert [UUID(attribute_of(span, "llm_proxy.request_id")) for span in collector.spans] == [
         one.request_id for one in calls
     ]
     for span in collector.spans:
@@ -118,7 +118,7 @@ async def test_span_is_in_the_callers_trace(collector: Collector) -> None:
     assert span.trace_id.hex() == "4bf92f3577b34da6a3ce929d0e0e4736"
     assert span.parent_span_id.hex() == "00f067aa0ba902b7"
     assert span.status.code == 2
-    assert told(span, "error.type") == "overloaded"
+    assert attribute_of(span, "error.type") == "overloaded"
     assert collector.paths == ["/v1/traces"]
 
 

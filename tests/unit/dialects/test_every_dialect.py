@@ -46,8 +46,8 @@ class TestEveryDialect:
         except UnicodeEncodeError:
             return
         stream = openai_frames(*({"content": word} for word in words))
-        told = rendered(dialect, stream, step)
-        events = [sse.parse_event(raw).data or b"" for raw in sse.SSEDecoder().feed(told)]
+        reported = rendered(dialect, stream, step)
+        events = [sse.parse_event(raw).data or b"" for raw in sse.SSEDecoder().feed(reported)]
         assert events[-1] == b"[DONE]"
         whole = orjson.loads(dialect.render(openai_answer("".join(words)), ANSWERED))
         assert whole["content"] == "".join(orjson.loads(event)["content"] for event in events[:-1])

@@ -29,7 +29,7 @@ def test_a_batch_is_one_json_object_a_line() -> None:
     rows = [row_of(record()) for _ in range(200)]
     batch = logging.makeLogRecord({"name": "x", "msg": "call", "lines": [log_fields(row) for row in rows]})
     stream.handle(batch)
-    told = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [line["request_id"] for line in told] == [str(row[0]) for row in rows]
-    assert {line["event"] for line in told} == {"call"}
+    reported = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["request_id"] for line in reported] == [str(row[0]) for row in rows]
+    assert {line["event"] for line in reported} == {"call"}
     assert timeit.timeit(lambda: log_fields(rows[0]), number=1000) / 1000 < 50e-6

@@ -24,7 +24,7 @@ def limited(kind: str = "requests") -> APIError:
     return refused
 
 
-def told(rows: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], int]:
+def reported(rows: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], int]:
     """Minute, key, tenant, code and limit, and how often."""
     return {(int(row[0].timestamp()) // 60, *row[1:6]): row[7] for row in rows}
 
@@ -38,7 +38,7 @@ def test_each_minute_key_and_limit_is_counted_separately() -> None:
     counts.add(at(11), KEY, limited("tokens"))
     counts.add(at(11), KEY, BadRequest("No.", code="bad_thing"))
     counts.add(at(11), None, Unauthorized("Who?"))
-    assert told(counts.pending_rows()) == {
+    assert reported(counts.pending_rows()) == {
         (10, "key-1", "acme", "rate_limit_exceeded", "key", "requests"): 6,
         (11, "key-1", "acme", "rate_limit_exceeded", "key", "tokens"): 1,
         (11, "key-1", "acme", "bad_thing", "", ""): 1,
@@ -60,7 +60,7 @@ def test_a_row_is_written_until_its_minute_is_over() -> None:
     counts.add(at(newest), KEY, limited())
     counts.mark_written(counts.pending_rows())
     counts.add(at(10), KEY, limited())
-    assert told(counts.pending_rows()) == {
+    assert reported(counts.pending_rows()) == {
         (newest - OPEN_MINUTES, "key-1", "acme", "rate_limit_exceeded", "key", "requests"): 1
     }
 

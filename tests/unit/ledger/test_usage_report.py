@@ -38,9 +38,9 @@ def test_no_cell_is_a_formula() -> None:
 
 def test_json_has_the_group_and_the_sums() -> None:
     """Days as dates, money as a number of dollars."""
-    told = row_as_json(line(day=date(2026, 11, 1)))
-    assert (told["day"], told["total_tokens"], told["cost_usd"]) == ("2026-11-01", 150, 1.23e-07)
-    assert told["success_rate"] == 0.75
+    reported = row_as_json(line(day=date(2026, 11, 1)))
+    assert (reported["day"], reported["total_tokens"], reported["cost_usd"]) == ("2026-11-01", 150, 1.23e-07)
+    assert reported["success_rate"] == 0.75
 
 
 def test_the_success_rate_of_no_requests_is_0() -> None:

@@ -143,5 +143,5 @@ def test_tests_that_failed_are_run_once_more_alone_and_the_page_says_so(tmp_path
     before = RELEASE.Result("few", passed=False, seconds=1.0, tail="1 failed, 1 passed")
     result = RELEASE.run_failed_again(RELEASE.pytest_suite("few", "test_it.py"), folder, before)
     assert result.passed == passes
-    told = "passed; when run again, alone: `test_it.py::test_one`" if passes else "**failed**"
-    assert RELEASE.outcome(result) == told
+    reported = "passed; when run again, alone: `test_it.py::test_one`" if passes else "**failed**"
+    assert RELEASE.outcome(result) == reported

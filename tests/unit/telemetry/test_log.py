@@ -27,9 +27,9 @@ def test_line_is_one_json_object_with_the_request_id(lines: io.StringIO) -> None
     token = request_id.set("0192-abc")
     logging.getLogger("llm_proxy.test").warning("postgres is away\nreally", extra={"records": 7})
     request_id.reset(token)
-    told = json.loads(lines.getvalue())
-    assert told["event"] == "postgres is away\nreally"
-    assert (told["level"], told["request_id"], told["records"]) == ("WARNING", "0192-abc", 7)
+    reported = json.loads(lines.getvalue())
+    assert reported["event"] == "postgres is away\nreally"
+    assert (reported["level"], reported["request_id"], reported["records"]) == ("WARNING", "0192-abc", 7)
     assert lines.getvalue().count("\n") == 1
 
 
@@ -96,5 +96,5 @@ def test_text_that_is_no_utf8_loses_no_line(lines: io.StringIO) -> None:
     log = logging.getLogger("llm_proxy.test")
     log.warning("an agent", extra={"agent": "a\ud800b"})
     log.warning("call", extra={"lines": [{"agent": "x"}, {"agent": "\udc80"}, {"agent": "y"}]})
-    told = [json.loads(line) for line in lines.getvalue().splitlines()]
-    assert [one["agent"] for one in told] == ["a\ud800b", "x", "\udc80", "y"]
+    reported = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [one["agent"] for one in reported] == ["a\ud800b", "x", "\udc80", "y"]
