@@ -150,6 +150,7 @@ class RunningCalls:
 
     def __init__(self) -> None:
         self.draining = False
+        self._ended_by: InterruptReason | None = None
         self._running: set[CallGuard] = set()
         self._ticker = BackgroundLoop("call-timeouts", self._tick, every_s=TICK_S)
 
@@ -165,6 +166,8 @@ class RunningCalls:
         """Guards the current task until `close`; its body must be complete by `idle_deadline`."""
         guard = CallGuard(idle_deadline)
         self._running.add(guard)
+        if self._ended_by is not None:
+            guard.interrupt(self._ended_by)
         return guard
 
     def close(self, guard: CallGuard) -> None:
@@ -173,7 +176,8 @@ class RunningCalls:
         guard.close()
 
     def interrupt_all(self, reason: InterruptReason) -> int:
-        """Ends every running call; returns how many there were."""
+        """Ends every running call, and each that begins later; returns how many are running."""
+        self._ended_by = reason
         for guard in list(self._running):
             guard.interrupt(reason)
         return len(self._running)

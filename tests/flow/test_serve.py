@@ -1,13 +1,15 @@
 """The gateway as a process: start, rejected start, health, drain, stop, several workers."""
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -36,7 +38,7 @@ def environment(folder: Path, **names: str) -> dict[str, str]:
     return own | names
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(folder: Path, **names: str) -> Generator[tuple[str, Process]]:
     """Runs a gateway; yields its address and process."""
     port = probe.free_port()
@@ -172,6 +174,25 @@ async def test_a_stream_longer_than_the_drain_ends_in_an_error_event(
         assert '"error"' in response.text.strip().split("\n\n")[-1]
         assert "[DONE]" not in response.text
         assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+def test_no_call_is_served_once_all_were_interrupted(tmp_path: Path) -> None:
+    """The interrupted caller tries again at once, on a connection that is still open."""
+    raw = json.dumps({**CHAT, "model": "mock-slow"})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-api-key: {KEY}\r\n"
+    call = f"{head}Content-Length: {len(raw)}\r\n\r\n{raw}".encode()
+    with (
+        serving(tmp_path, LLM_PROXY__LLM_MODE="mock") as (url, process),
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10) as connection,
+    ):
+        connection.sendall(call)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
+        with contextlib.suppress(ConnectionError):  # unless the listener was closed in between
+            connection.sendall(call)
+            assert connection.recv(65536)[:13] in {b"", b"HTTP/1.1 503 "}
+        assert process.wait(10) == 0
 
 
 def test_a_killed_worker_is_replaced_and_all_stop_together(tmp_path: Path) -> None:
