@@ -7,7 +7,7 @@ rejects. Units: `_ms` milliseconds since the request was read; `started_at` UTC.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from itertools import compress
@@ -328,7 +328,7 @@ STARTED_FIELDS = (
 """The fields that the journal has of an admitted call; `started_at` in seconds since 1970."""
 _FIRST_STARTED_FIELDS = STARTED_FIELDS.index("streamed") + 1
 
-_LOST_VALUES: dict[str, object] = dict.fromkeys(FIELDS) | {
+_LOST_VALUES: Mapping[str, object] = dict.fromkeys(FIELDS) | {
     "status": 0, "outcome": "lost", "usage_source": "unknown", "cache": "miss", "latency_ms": 0.0,
 }  # fmt: skip
 """What a lost call's row holds beside its `STARTED_FIELDS`; None for all else."""
