@@ -7,6 +7,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from llm_proxy.settings import Settings
+from llm_proxy.sidecar.config import DEFAULTS, REQUIRED
+from llm_proxy.sidecar.environment import REQUIRED as REQUIRED_VARIABLES
 
 HEAD = """\
 # Configuration
@@ -20,6 +22,21 @@ allowed, and names the variable. Models, providers, routing and the response cac
 | variable | also read from | default | meaning |
 |---|---|---|---|
 """
+
+
+LITELLM = """
+## What LiteLLM is told beside the file
+
+LiteLLM gets `litellm-config.yaml` with these defaults under the file's own words. What the file says of
+retries and timeouts in `litellm_settings` (`num_retries`, `request_timeout`) is the router's default too.
+A file that contradicts what is forced gets a line in the sidecar's log at the start. What becomes of each
+setting of LiteLLM's is in [litellm/settings.md](litellm/settings.md).
+
+| setting | default | forced |
+|---|---|---|
+"""
+VARIABLES = """
+Variables forced on the sidecar: """
 
 
 def is_secret(field: FieldInfo) -> bool:
@@ -36,9 +53,22 @@ def row(name: str, field: FieldInfo) -> str:
     return f"| `{own}` | {also} | {f'`{default}`' if default else ''} | {meaning} |"
 
 
+def litellm_rows() -> list[str]:
+    """One line for each setting that LiteLLM gets beside the file's."""
+    defaults = [
+        f"| `{s}.{key}` | `{value}` | |" for s, found in DEFAULTS.items() for key, value in found.items()
+    ]
+    forced = [
+        f"| `{s}.{key}` | | `{value}` |" for s, found in REQUIRED.items() for key, value in found.items()
+    ]
+    return defaults + forced
+
+
 def page() -> str:
     """The whole page."""
-    return HEAD + "\n".join(row(name, field) for name, field in Settings.model_fields.items()) + "\n"
+    rows = "\n".join(row(name, field) for name, field in Settings.model_fields.items())
+    variables = ", ".join(f"`{name}={value}`" for name, value in REQUIRED_VARIABLES.items())
+    return f"{HEAD}{rows}\n{LITELLM}" + "\n".join(litellm_rows()) + f"\n{VARIABLES}{variables}.\n"
 
 
 if __name__ == "__main__":

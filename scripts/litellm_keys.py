@@ -19,11 +19,27 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import litellm
 from litellm.caching.caching import Cache
 from litellm.proxy._types import ConfigGeneralSettings
-from litellm.types.router import AllowedFailsPolicy, LiteLLM_Params, ModelInfo, RetryPolicy
-from litellm.types.utils import CustomPricingLiteLLMParams, all_litellm_params
+from litellm.types.management_endpoints.cache_settings_endpoints import CACHE_SETTINGS_FIELDS
+from litellm.types.router import (
+    AllowedFailsPolicy,
+    CredentialLiteLLMParams,
+    GenericLiteLLMParams,
+    LiteLLM_Params,
+    ModelInfo,
+    RetryPolicy,
+    RouterConfig,
+    UpdateRouterConfig,
+)
+from litellm.types.utils import (
+    CustomPricingLiteLLMParams,
+    DynamicPromptManagementParamLiteral,
+    all_litellm_params,
+)
 
 TARGET = Path(__file__).parent.parent / "llm_proxy" / "sidecar" / "known_keys.json"
 PACKAGE = Path(inspect.getfile(litellm)).parent
+LATE_SETTING = re.compile(r'getattr\(litellm, "([a-z][a-z0-9_]*)"')
+"""Settings of the package that have no default: they are looked for by name."""
 PROXY = (PACKAGE / "proxy" / "proxy_server.py").read_text(encoding="utf-8")
 
 
@@ -48,7 +64,12 @@ def module_settings() -> set[str]:
     for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
         found |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return {name for name in found if re.fullmatch(r"[a-z][a-z0-9_]*", name) and not name.endswith("_models")}
+    found = {name for name in found if not name.endswith("_models")}  # tables of names
+    found |= {name for name, value in vars(litellm).items() if isinstance(value, bool | int | float | str)}
+    found |= {
+        name for path in PACKAGE.rglob("*.py") for name in LATE_SETTING.findall(path.read_text("utf-8"))
+    }
+    return {name for name in found if re.fullmatch(r"[a-z][a-z0-9_]*", name)}
 
 
 def handled_by_name() -> set[str]:
@@ -65,17 +86,21 @@ def redis_options() -> set[str]:
     """What a cache may hand to redis-py."""
     import redis  # noqa: PLC0415 -- only here
 
-    return parameters(redis.Redis.__init__, redis.ConnectionPool.__init__) | {
-        "url",
-        "startup_nodes",
-        "socket_timeout",
-    }
+    named = {field.field_name for field in CACHE_SETTINGS_FIELDS}
+    read_by_litellm = set(
+        re.findall(r'redis_kwargs\.(?:get|pop)\(\s*"([a-z_]+)"', (PACKAGE / "_redis.py").read_text("utf-8"))
+    )
+    own = {"url", "startup_nodes", "socket_timeout"}
+    return parameters(redis.Redis.__init__, redis.ConnectionPool.__init__) | named | read_by_litellm | own
 
 
 def sections() -> dict[str, set[str]]:
     """Section -> known keys."""
     model = (
         set(LiteLLM_Params.model_fields)
+        | set(GenericLiteLLMParams.model_fields)
+        | set(CredentialLiteLLMParams.model_fields)
+        | {one.value for one in DynamicPromptManagementParamLiteral}
         | set(all_litellm_params)
         | parameters(litellm.completion, litellm.embedding)
     )
@@ -89,7 +114,12 @@ def sections() -> dict[str, set[str]]:
         "litellm_params": model
         | {"weight", "order", "tags", "extra_body", "vertex_project", "vertex_location"},
         "model_info": (set(ModelInfo.model_fields) | cost_map()) - prices,
-        "router_settings": parameters(litellm.Router.__init__) - {"model_list"},
+        "router_settings": (
+            parameters(litellm.Router.__init__)
+            | set(RouterConfig.model_fields)
+            | set(UpdateRouterConfig.model_fields)
+        )
+        - {"model_list"},
         "litellm_settings": module_settings() | handled_by_name() | read("litellm_settings", "proxy"),
         "general_settings": set(ConfigGeneralSettings.model_fields) | read("general_settings", "proxy"),
         "retry_policy": set(RetryPolicy.model_fields),

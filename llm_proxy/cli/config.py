@@ -6,7 +6,7 @@ Invariants: no LiteLLM, no network; exit 1 when a fault was found, 0 with notes 
 import json
 import os
 import sys
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,26 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def check_text(
-    text: str, variables: Mapping[str, str] = os.environ, folder: Path | None = None
+    text: str,
+    variables: Mapping[str, str] = os.environ,
+    folder: Path | None = None,
+    accepted: Collection[str] = (),
 ) -> list[ConfigFinding]:
     """Checks a configuration; returns faults and notes.
 
     Args:
         text: The configuration.
         variables: The environment that its references are resolved in.
-        folder: Holds the files it includes; None: they are not read.
+        folder: Holds the files it includes and the modules it names; None: neither is looked for.
+        accepted: Paths of protecting settings that the operator knows to have no effect.
     """
     texts = [text]
     try:
         raw = _merge_includes(_read(text), folder, texts)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as fault:
-        return [ConfigFinding("", " ".join(str(fault).split()))]
+        return [ConfigFinding("", " ".join(str(fault).split()), prevents_start=True)]
     own_key = {"LITELLM_MASTER_KEY": variables.get("LITELLM_MASTER_KEY", "")}
-    return check_config(raw, build_environment(variables, "\n".join(texts)) | own_key)
+    return check_config(raw, build_environment(variables, "\n".join(texts)) | own_key, folder, accepted)
 
 
 def _read(text: str) -> object:
@@ -89,10 +93,10 @@ def _merge_includes(raw: object, folder: Path | None, texts: list[str]) -> objec
 
 
 def config_faults(file: Path, variables: Mapping[str, str]) -> list[str]:
-    """The faults of a configuration, a line each; the master key is not checked."""
+    """What would keep a sidecar from starting with a configuration, a line each."""
     others = {name: value for name, value in variables.items() if name != "LITELLM_MASTER_KEY"}
     found = check_text(file.read_text(encoding="utf-8"), others, file.parent)
-    return [f"{one.path or file}: {one.message}" for one in found if one.is_fault]
+    return [f"{one.path or file}: {one.message}" for one in found if one.prevents_start]
 
 
 def format_findings(found: Iterable[ConfigFinding], file: Path) -> Iterator[str]:
@@ -118,7 +122,17 @@ def config() -> None:
 @click.argument("file", type=click.Path(path_type=Path), default=Path("litellm-config.yaml"))
 @as_json_option
 @click.option("--faults", "faults_only", is_flag=True, help="Leave out notes, such as unset variables.")
-def check(file: Path, *, as_json: bool, faults_only: bool) -> None:
+@click.option("--start", "start_only", is_flag=True, help="Only what would keep the sidecar from starting.")
+@click.option(
+    "--accept",
+    "accepted",
+    multiple=True,
+    metavar="PATH",
+    help="A setting that protects and has no effect here, such as litellm_settings.max_budget: no fault.",
+)
+def check(
+    file: Path, *, as_json: bool, faults_only: bool, start_only: bool, accepted: tuple[str, ...]
+) -> None:
     """Print what LiteLLM would ignore or reject in FILE.
 
     Variables are read from the environment, .env and .keys/, and from the stack that runs in this folder.
@@ -128,10 +142,11 @@ def check(file: Path, *, as_json: bool, faults_only: bool) -> None:
     except UnicodeDecodeError:
         fail("a file of .env or .keys/: it is no UTF-8", EXIT_WRONG_INPUT)
     try:
-        found = check_text(file.read_text(encoding="utf-8"), variables, file.parent)
+        found = check_text(file.read_text(encoding="utf-8"), variables, file.parent, accepted)
     except (OSError, UnicodeDecodeError) as fault:
         fail(f"{file}: cannot be read: {fault}", EXIT_WRONG_INPUT)
     found = [one for one in found if one.is_fault or not faults_only]
+    found = [one for one in found if one.prevents_start or not start_only]
     if as_json:
         fields = [{"where": one.path, "message": one.message, "fault": one.is_fault} for one in found]
         click.echo(json.dumps(fields))

@@ -5,14 +5,16 @@ published key or the network (`REQUIRED`). Each omission is a note.
 """
 
 import copy
+import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar.environment import ENV_REFERENCE
+from llm_proxy.sidecar.environment import BLOCKED_VARIABLES, ENV_REFERENCE
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, find_substitutions
+from llm_proxy.sidecar.setting_rules import PROMETHEUS, prometheus_lists, remove_unhonoured
 from llm_proxy.wildcards import wildcard_matches
 
 DEFAULTS: dict[str, Json] = {
@@ -82,11 +84,13 @@ class EffectiveConfig:
         config: The sections.
         notes: One line for each omission.
         cached_call_types: LiteLLM's call types that the response cache serves.
+        variables: Environment variables that the file itself sets.
     """
 
     config: Json
     notes: tuple[str, ...]
     cached_call_types: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def build_effective_config(raw: object, env: Mapping[str, str]) -> EffectiveConfig:
@@ -100,25 +104,38 @@ def build_effective_config(raw: object, env: Mapping[str, str]) -> EffectiveConf
     substitutions = [f"{path}: {effect}" for path, effect in find_substitutions(config)]
     if substitutions:
         raise ModelSubstituted("; ".join(substitutions))
-    notes: list[str] = []
+    notes = [f"ignored {found.path}: {found.message}" for found in remove_unhonoured(config)]
+    variables = _take_file_variables(config, notes)
+    env = {**env, **variables}
     config["model_list"] = _drop_deployments_without_keys(config.get("model_list") or [], env, notes)
     for name in SECTIONS:
         config[name] = config.get(name) or {}
     _move_aliases_to_router(config)
     groups = {deployment["model_name"] for deployment in config["model_list"]}
     _prune_names(config, groups, notes)
-    _remove_database(config["general_settings"], notes)
-    _apply_required(config, env)
+    _drop_prometheus(config["litellm_settings"], notes)
+    _apply_required(config, env, notes)
     cached = _take_cached_call_types(config["litellm_settings"], as_object(raw), env, notes)
-    return EffectiveConfig(config, tuple(notes), cached)
+    return EffectiveConfig(config, tuple(notes), cached, variables)
 
 
 def _validate(raw: object) -> Json:
     config = as_object(raw)
     if not config:
         raise InvalidConfig("it is not a mapping of sections")
+    if "model_list" not in config:
+        for key in difflib.get_close_matches("model_list", config, 1, 0.75):
+            raise InvalidConfig(f"{key}: LiteLLM ignores this key; did you mean model_list?")
     if not isinstance(config.get("model_list") or [], list):
         raise InvalidConfig("model_list is not a list")
+    _validate_deployments(config)
+    for section in SECTIONS:
+        if not isinstance(config.get(section) or {}, dict):
+            raise InvalidConfig(f"{section} is not a mapping")
+    return config
+
+
+def _validate_deployments(config: Json) -> None:
     for at, deployment in enumerate(as_list(config.get("model_list")), 1):
         name = as_object(deployment).get("model_name")
         if not isinstance(name, str):
@@ -129,10 +146,6 @@ def _validate(raw: object) -> Json:
             )
         if not isinstance(as_object(as_object(deployment).get("litellm_params")).get("model"), str):
             raise InvalidConfig(f"model_list, entry {at} ({name}): litellm_params.model is missing")
-    for section in SECTIONS:
-        if not isinstance(config.get(section) or {}, dict):
-            raise InvalidConfig(f"{section} is not a mapping")
-    return config
 
 
 def _drop_deployments_without_keys(
@@ -206,15 +219,35 @@ def is_served(name: str, groups: Iterable[str]) -> bool:
     return any(wildcard_matches(group, name) for group in groups)
 
 
-def _remove_database(general: Json, notes: list[str]) -> None:
-    for name in ("database_url", "database_type", "store_model_in_db"):
-        if general.pop(name, None):
-            notes += [f"ignored general_settings.{name}: the sidecar keeps no database"]
+def _take_file_variables(config: Json, notes: list[str]) -> dict[str, str]:
+    """Return the variables the file itself sets; those of a database or an address are removed from it."""
+    given = as_object(config.get("environment_variables"))
+    for name in BLOCKED_VARIABLES & given.keys():
+        del given[name]
+        notes.append(f"ignored environment_variables.{name}: never passed to LiteLLM")
+    return {
+        name: str(value)
+        for name, value in given.items()
+        if value is not None and not ENV_REFERENCE.match(str(value))
+    }
 
 
-def _apply_required(config: Json, env: Mapping[str, str]) -> None:
+def _drop_prometheus(litellm: Json, notes: list[str]) -> None:
+    for key in tuple(prometheus_lists(litellm)):
+        litellm[key] = [name for name in as_list(litellm[key]) if name != PROMETHEUS]
+        notes.append(f"ignored litellm_settings.{key} {PROMETHEUS}: the gateway has its own /metrics")
+
+
+def _apply_required(config: Json, env: Mapping[str, str], notes: list[str]) -> None:
+    implied = _implied_router_settings(config)
     for section in SECTIONS:
+        notes += [
+            f"ignored {section}.{key} {config[section][key]}: always {value} here"
+            for key, value in REQUIRED[section].items()
+            if key != "master_key" and config[section].get(key, value) != value
+        ]
         config[section] = {**copy.deepcopy(DEFAULTS[section]), **config[section], **REQUIRED[section]}
+    config["router_settings"] |= implied
     litellm, router = config["litellm_settings"], config["router_settings"]
     litellm |= observer_settings(litellm, env)
     router["routing_strategy"] = (
@@ -224,6 +257,22 @@ def _apply_required(config: Json, env: Mapping[str, str]) -> None:
     if url and litellm.get("cache") is not False:
         litellm["cache"] = True
         litellm["cache_params"] = redis_cache_params(url, litellm.get("cache_params") or {}, env)
+
+
+def _implied_router_settings(config: Json) -> Json:
+    """Return what the file says of retries and timeouts where LiteLLM's router would read it.
+
+    The router's own settings win over those of `litellm_settings`: a default of ours would hide them.
+    """
+    litellm, router = config["litellm_settings"], config["router_settings"]
+    implied: Json = {}
+    if "num_retries" not in router and litellm.get("num_retries") is not None:
+        implied["num_retries"] = litellm["num_retries"]
+    timeout = router.get("timeout") or litellm.get("request_timeout")
+    if timeout is not None:
+        implied["timeout"] = timeout
+        implied["stream_timeout"] = router.get("stream_timeout") or timeout
+    return implied
 
 
 def observer_settings(litellm_settings: Mapping[str, Any], env: Mapping[str, str]) -> Json:

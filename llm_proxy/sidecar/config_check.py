@@ -1,17 +1,19 @@
 """Checks a configuration file: settings without effect, weak keys, prompts that could leave local servers.
 
 Invariants: imports no LiteLLM and makes no request: known keys come from the generated `known_keys.json`. A
-fault is a key or name that does not do what it says; any other finding is a note. A deployment is local if
-its address is loopback, private or a private name, or if it has none and its provider is self-hosted.
+fault is a misspelt key, or a name or protection without effect; any other finding is a note. A deployment is
+local if its address is loopback, private or a private name; one without is if its provider is self-hosted.
 """
 
 import difflib
 import ipaddress
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from llm_proxy.json_access import Json, as_list, as_object
@@ -24,6 +26,8 @@ from llm_proxy.sidecar.config import (
 )
 from llm_proxy.sidecar.environment import BASES_WITH_V1, BASES_WITHOUT_V1, ENV_REFERENCE
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, MODEL_OVERRIDES, find_substitutions
+from llm_proxy.sidecar.named_modules import find_missing_modules
+from llm_proxy.sidecar.setting_rules import PROMETHEUS, find_rule, find_unhonoured, prometheus_lists
 
 SELF_HOSTED = frozenset(
     {
@@ -38,9 +42,12 @@ WEAK_KEYS = frozenset(
     {"sk-1234", "sk-master", "sk-test", "change-me", "changeme", "password", "secret", "master-key"}
 )
 MIN_KEY_CHARS = 16
-PLACEHOLDER_KEYS = frozenset(
-    {"none", "no-key", "not-needed", "dummy", "empty", "ollama", "sk-no-key-required"}
+PLACEHOLDER_WORD = re.compile(
+    r"none|noauth|no-|not-|need|dummy|empty|fake|local|your|example|placeholder|change|xxx|required|<|ollama",
+    re.IGNORECASE,
 )
+"""A word that a real key does not contain, or hardly ever."""
+SHELL_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*[^}]*\}")
 SECTIONS = ("router_settings", "litellm_settings", "general_settings")
 NESTED_SECTIONS = (
     ("router_settings", "retry_policy"),
@@ -51,6 +58,7 @@ OWN_MODEL_INFO_KEYS = frozenset({"provider", "custom_tokenizer"})
 """Keys of `model_info` that this project reads or checks itself."""
 REJECTED_KEYS = frozenset(MODEL_OVERRIDES)
 """Keys that are rejected for their effect; the generated table lacks some of them."""
+MISSPELT_SIMILARITY = 0.8
 LEFT_OUT_PREFIX = "left out: "
 NEVER_RETRIED = frozenset(
     {"BadRequestErrorRetries", "NotFoundErrorRetries", "ContentPolicyViolationErrorRetries"}
@@ -66,37 +74,49 @@ class ConfigFinding:
         path: The key's path in the file, or the deployment.
         message: What is wrong, or worth knowing.
         is_fault: Whether the file should not be served as it is.
+        prevents_start: Whether the sidecar would not start.
     """
 
     path: str
     message: str
     is_fault: bool = True
+    prevents_start: bool = False
 
 
-def check_config(raw: object, env: Mapping[str, str]) -> list[ConfigFinding]:
+def check_config(
+    raw: object, env: Mapping[str, str], folder: Path | None = None, accepted: Collection[str] = ()
+) -> list[ConfigFinding]:
     """Return all findings of a configuration.
 
     Args:
         raw: The parsed file.
         env: The environment the sidecar will have.
+        folder: The file's folder; None: modules it names are not looked for.
+        accepted: Paths of protecting settings that the operator knows to have no effect.
     """
     try:
         build_effective_config(raw, env)
     except ModelSubstituted:
         pass  # each is a finding below
     except InvalidConfig as error:
-        return [ConfigFinding("", str(error))]
+        return [ConfigFinding("", str(error), prevents_start=True)]
     config = as_object(raw)
+    own = as_object(config.get("environment_variables"))
+    env = {**env, **{name: str(value) for name, value in own.items() if value is not None}}
     parts: tuple[Callable[[], Iterator[ConfigFinding]], ...] = (
         lambda: _check_keys("", config, known_keys("top")),
         lambda: _check_deployments(config, env),
         lambda: _check_sections(config),
-        lambda: (ConfigFinding(where, what) for where, what in find_substitutions(config)),
+        lambda: (
+            ConfigFinding(where, what, prevents_start=True) for where, what in find_substitutions(config)
+        ),
+        lambda: _check_modules(config, env, folder),
+        lambda: _check_honoured(config, accepted),
         lambda: _check_names(config),
         lambda: _check_localities(config, env),
         lambda: _check_variables(config, env),
         lambda: _check_secrets(config, env),
-        lambda: _check_database(config),
+        lambda: _check_model_list(config),
     )
     return [found for part in parts for found in part()]
 
@@ -110,14 +130,15 @@ def known_keys(section: str) -> frozenset[str]:
     return frozenset(table[section].split())
 
 
-def _check_keys(
-    where: str, given: Json, names: Collection[str], *, fault: bool = True
-) -> Iterator[ConfigFinding]:
+def _check_keys(where: str, given: Json, names: Collection[str]) -> Iterator[ConfigFinding]:
+    """Yield the keys LiteLLM does not know: a fault if one is close to a known key, else a note."""
     for key in given:
         if key not in names:
-            close = difflib.get_close_matches(str(key), names, 1, 0.75)
+            close = difflib.get_close_matches(str(key), names, 1, MISSPELT_SIMILARITY)
             meant = f"; did you mean {close[0]}?" if close else ""
-            yield ConfigFinding(f"{where}.{key}".lstrip("."), f"LiteLLM ignores this key{meant}", fault)
+            yield ConfigFinding(
+                f"{where}.{key}".lstrip("."), f"LiteLLM ignores this key{meant}", is_fault=bool(close)
+            )
 
 
 def _check_sections(config: Json) -> Iterator[ConfigFinding]:
@@ -152,17 +173,18 @@ def _check_deployments(config: Json, env: Mapping[str, str]) -> Iterator[ConfigF
         params, info = as_object(deployment.get("litellm_params")), as_object(deployment.get("model_info"))
         where = f"model_list.{deployment['model_name']}"
         yield from _check_keys(where, deployment, {"model_name", "litellm_params", "model_info", "model_id"})
-        for key in params.keys() - known_keys("litellm_params") - known_keys("prices"):
+        unknown = [name for name in params if name not in known_keys("litellm_params") | known_keys("prices")]
+        if unknown:
+            named = ", ".join(unknown)
             yield ConfigFinding(
-                f"{where}.{key}", "no setting of LiteLLM's: it is sent to the provider", is_fault=False
+                where, f"sent to the provider, being no setting of LiteLLM's: {named}", is_fault=False
             )
-        yield from _check_keys(
-            f"{where}.model_info",
-            info,
-            known_keys("model_info") | known_keys("prices") | OWN_MODEL_INFO_KEYS,
-            fault=False,
-        )
-        provider, slash, _ = str(params["model"]).partition("/")
+        for name, value in params.items():
+            if isinstance(value, str) and SHELL_REFERENCE.search(value):
+                yield ConfigFinding(
+                    f"{where}.litellm_params.{name}", "LiteLLM does not expand ${NAME}: write os.environ/NAME"
+                )
+        provider, slash, _ = _resolve_model(str(params["model"]), env).partition("/")
         if slash and provider not in known_keys("providers") | own and not params.get("custom_llm_provider"):
             yield ConfigFinding(where, f"there is no provider {provider}")
         if info.get("custom_tokenizer"):
@@ -177,6 +199,42 @@ def _check_deployments(config: Json, env: Mapping[str, str]) -> Iterator[ConfigF
         if info.get("id") in seen:
             yield ConfigFinding(f"{where}.model_info.id", f"{info['id']} is another deployment's id too")
         seen |= {str(info["id"])} if info.get("id") else set()
+
+
+def _resolve_model(model: str, env: Mapping[str, str]) -> str:
+    """Return a deployment's model; an unset variable's is empty."""
+    named = ENV_REFERENCE.fullmatch(model)
+    return env.get(named[1], "") if named else model
+
+
+def _check_modules(config: Json, env: Mapping[str, str], folder: Path | None) -> Iterator[ConfigFinding]:
+    for where, module in find_missing_modules(config, folder, env) if folder is not None else ():
+        yield ConfigFinding(
+            where,
+            f"no module {module}, neither beside the file nor installed: LiteLLM would not start",
+            prevents_start=True,
+        )
+
+
+def _check_honoured(config: Json, accepted: Collection[str]) -> Iterator[ConfigFinding]:
+    """Yield the settings LiteLLM does not get: a fault if one protects and is not accepted, else a note."""
+    for found in find_unhonoured(config):
+        fault = found.rule.protects and found.path not in accepted
+        hint = f"; `--accept {found.path}` if that will do" if fault else ""
+        yield ConfigFinding(found.path, f"{found.message}{hint}", is_fault=fault)
+    for key in prometheus_lists(as_object(config.get("litellm_settings"))):
+        yield ConfigFinding(
+            f"litellm_settings.{key}", f"{PROMETHEUS} is left out: see the gateway's /metrics", is_fault=False
+        )
+
+
+def _check_model_list(config: Json) -> Iterator[ConfigFinding]:
+    if "model_list" in config and not config["model_list"]:
+        yield ConfigFinding(
+            "model_list",
+            "no model is served: models that LiteLLM keeps in a database are not read, write them here",
+            is_fault=False,
+        )
 
 
 def _check_names(config: Json) -> Iterator[ConfigFinding]:
@@ -285,7 +343,7 @@ def _check_variables(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFin
     for section in SECTIONS:
         for key, value in as_object(config.get(section)).items():
             for name in dict.fromkeys(unset_variables(value, env)):
-                if key != "master_key":  # its value is always replaced
+                if find_rule(section, key) is None:  # else its value is never read
                     yield ConfigFinding(
                         f"{section}.{key}", f"{name} is not set: nothing is read", is_fault=False
                     )
@@ -295,7 +353,9 @@ def _check_secrets(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFindi
     master = as_object(config.get("general_settings")).get("master_key")
     if isinstance(master, str) and not master.startswith("os.environ/"):
         yield ConfigFinding(
-            "general_settings.master_key", "a key stands in the file: write os.environ/LITELLM_MASTER_KEY"
+            "general_settings.master_key",
+            "a key stands in the file: write os.environ/LITELLM_MASTER_KEY",
+            is_fault=False,
         )
     if env.get("LITELLM_MASTER_KEY") and is_weak_key(env["LITELLM_MASTER_KEY"]):
         yield ConfigFinding(
@@ -303,23 +363,18 @@ def _check_secrets(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFindi
         )
     for deployment in map(as_object, as_list(config.get("model_list"))):
         key = as_object(deployment.get("litellm_params")).get("api_key")
-        if isinstance(key, str) and not key.startswith("os.environ/") and key.lower() not in PLACEHOLDER_KEYS:
+        if isinstance(key, str) and is_provider_key(key):
             where = f"model_list.{deployment['model_name']}.litellm_params.api_key"
-            yield ConfigFinding(where, "a key stands in the file: name it as os.environ/NAME")
+            yield ConfigFinding(where, "a key stands in the file: name it as os.environ/NAME", is_fault=False)
+
+
+def is_provider_key(text: str) -> bool:
+    """Whether an `api_key` is a secret: long, with a digit, and neither a reference nor a placeholder."""
+    if text.startswith("os.environ/") or SHELL_REFERENCE.search(text) or PLACEHOLDER_WORD.search(text):
+        return False
+    return len(text) >= MIN_KEY_CHARS and any(one.isdigit() for one in text)
 
 
 def is_weak_key(key: str) -> bool:
     """Whether a key is well known or shorter than `MIN_KEY_CHARS`."""
     return key.lower() in WEAK_KEYS or len(key) < MIN_KEY_CHARS
-
-
-def _check_database(config: Json) -> Iterator[ConfigFinding]:
-    url = as_object(config.get("general_settings")).get("database_url")
-    if isinstance(url, str) and url.startswith("sqlite"):
-        yield ConfigFinding(
-            "general_settings.database_url", "LiteLLM has no sqlite; the sidecar keeps no database at all"
-        )
-    elif url:
-        yield ConfigFinding(
-            "general_settings.database_url", "ignored: the sidecar keeps no database", is_fault=False
-        )

@@ -179,6 +179,7 @@ async def _load_config(config: Path) -> EffectiveConfig:
     found = build_effective_config(raw, os.environ)
     for note in found.notes:
         log_line(note)
+    os.environ.update(found.variables)  # LiteLLM sets them only after it has read the references to them
     return found
 
 

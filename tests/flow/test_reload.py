@@ -181,7 +181,7 @@ async def test_sidecars_are_replaced_under_load_and_no_call_is_lost(
         ("model_list: [", "while parsing"),
         ("model_list: 7\n", "model_list is not a list"),
         ("model_lits: []\n", "LiteLLM ignores this key; did you mean model_list?"),
-        ("router_settings: {fallbacks: [{steady: [nobody]}]}\nmodel_list: []\n", "no group is called nobody"),
+        ("general_settings: {completion_model: dear}\nmodel_list: []\n", "answers every such call with dear"),
     ],
 )
 async def test_an_invalid_configuration_is_rejected_and_the_old_one_stays(
@@ -195,6 +195,15 @@ async def test_an_invalid_configuration_is_rejected_and_the_old_one_stays(
     assert reason in done.stderr
     assert done.stderr.endswith("llm-proxy: rejected; the old configuration stays\n")
     assert (sidecars(stack), await served(stack)) == (before, groups)
+
+
+async def test_a_fault_that_keeps_no_sidecar_from_starting_is_served(
+    stack: UpCommand, played: Provider
+) -> None:
+    """`config check` names the fallback; LiteLLM gets the file without it."""
+    write(stack.folder, played, "steady", litellm_settings={"fallbacks": [{"steady": ["nobody"]}]})
+    done = await asyncio.to_thread(reload, stack)
+    assert done.returncode == 0, done.stderr
 
 
 async def test_a_configuration_litellm_does_not_start_with_is_rejected_with_its_error(

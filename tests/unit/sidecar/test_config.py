@@ -181,3 +181,33 @@ def test_a_cache_outside_redis_stays_litellm_s() -> None:
     assert found.cached_call_types == ()
     assert found.config["litellm_settings"]["cache_params"] == {"type": "local"}
     assert "keeps no streams" in found.notes[0]
+
+
+def test_retries_and_timeouts_of_the_file_are_the_router_s() -> None:
+    """The router's settings win in LiteLLM, so our defaults there would hide the file's own words."""
+    raw: dict[str, Any] = {"model_list": [], "litellm_settings": {"num_retries": 0, "request_timeout": 600}}
+    router = build_effective_config(raw, {}).config["router_settings"]
+    assert (router["num_retries"], router["timeout"], router["stream_timeout"]) == (0, 600, 600)
+    raw = {"model_list": [], "router_settings": {"num_retries": 4, "timeout": 9, "stream_timeout": 3}}
+    router = build_effective_config(raw, {}).config["router_settings"]
+    assert (router["num_retries"], router["timeout"], router["stream_timeout"]) == (4, 9, 3)
+    router = build_effective_config({"model_list": []}, {}).config["router_settings"]
+    assert (router["num_retries"], router["timeout"], router["stream_timeout"]) == (2, 120, 60)
+
+
+def test_what_is_forced_is_told() -> None:
+    """A file that says otherwise gets a note at the start."""
+    raw: dict[str, Any] = {"model_list": [], "general_settings": {"background_health_checks": True}}
+    found = build_effective_config(raw, {})
+    assert found.config["general_settings"]["background_health_checks"] is False
+    assert "ignored general_settings.background_health_checks True: always False here" in found.notes
+
+
+def test_a_protection_that_litellm_does_not_get_is_told() -> None:
+    """LiteLLM's own check would reject the gateway's calls."""
+    raw: dict[str, Any] = {"model_list": [], "general_settings": {"custom_auth": "own.check"}}
+    found = build_effective_config(raw, {})
+    assert "custom_auth" not in found.config["general_settings"]
+    assert any(
+        note.startswith("ignored general_settings.custom_auth: replaced by ours") for note in found.notes
+    )

@@ -22,9 +22,6 @@ general_settings: {master_key: os.environ/LITELLM_MASTER_KEY, cancel_on_disconne
 FAULTS = {
     "top level": ("general_setting: {}", "general_setting", "did you mean general_settings?"),
     "router": ("router_settings: {num_retrys: 2}", "router_settings.num_retrys", "did you mean num_retries?"),
-    "rate limit of an older document": ("router_settings: {rate_limit: {rpm: 1}}", "router_settings.rate_limit", "ignores"),
-    "retry policy": ("router_settings: {retry_policy: {max_retries: 3}}", "router_settings.retry_policy.max_retries", "ignores"),
-    "retry policy of a group": ("router_settings: {model_group_retry_policy: {a: {max_retries: 3}}}", "router_settings.model_group_retry_policy.a.max_retries", "ignores"),
     "strategy": ("router_settings: {routing_strategy: round-robin}", "router_settings.routing_strategy", "is none of"),
     "litellm": ("litellm_settings: {request_timeouts: 3}", "litellm_settings.request_timeouts", "did you mean"),
     "cache": ("litellm_settings: {cache_params: {hosts: x}}", "litellm_settings.cache_params.hosts", "did you mean host?"),
@@ -34,15 +31,50 @@ FAULTS = {
     "fallback's source": ("router_settings: {fallbacks: [{gone: [a]}]}", "router_settings.fallbacks.gone", "gone"),
     "context fallback": ("router_settings: {context_window_fallbacks: [{a: [nowhere]}]}", "router_settings.context_window_fallbacks.a", "no group"),
     "default fallback": ("litellm_settings: {default_fallbacks: [nowhere]}", "litellm_settings.default_fallbacks", "no group"),
-    "key in the file": ("general_settings: {master_key: sk-1234}", "general_settings.master_key", "stands in the file"),
-    "sqlite": ("general_settings: {database_url: 'sqlite:///./litellm.db'}", "general_settings.database_url", "no sqlite"),
-    "provider's key": ("model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: sk-real}}]", "model_list.a.litellm_params.api_key", "stands in the file"),
     "provider": ("model_list: [{model_name: a, litellm_params: {model: opanai/a}}]", "model_list.a", "no provider opanai"),
     "deployment": ("model_list: [{model_name: a, litellm_param: {}, litellm_params: {model: openai/a}}]", "model_list.a.litellm_param", "did you mean litellm_params?"),
     "same id": ("model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {id: i}}, {model_name: a, litellm_params: {model: openai/b}, model_info: {id: i}}]", "model_list.a.model_info.id", "another deployment's"),
     "no model": ("model_list: [{model_name: a}]", "", "litellm_params.model is missing"),
     "repeated key": ("router_settings: {timeout: 1, timeout: 2}", "", "appears twice"),
     "not YAML": ("model_list: [", "", "expected"),
+}  # fmt: skip
+
+NOTES = {
+    "rate limit of an older document": ("router_settings: {rate_limit: {rpm: 1}}", "router_settings.rate_limit", "ignores"),
+    "retry policy": ("router_settings: {retry_policy: {max_retries: 3}}", "router_settings.retry_policy.max_retries", "ignores"),
+    "retry policy of a group": ("router_settings: {model_group_retry_policy: {a: {max_retries: 3}}}", "router_settings.model_group_retry_policy.a.max_retries", "ignores"),
+    "key in the file": ("general_settings: {master_key: sk-1234}", "general_settings.master_key", "stands in the file"),
+    "sqlite": ("general_settings: {database_url: 'sqlite:///./litellm.db'}", "general_settings.database_url", "keeps no database"),
+    "provider's key": ("model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: sk-proj-a81Bc93kQ0zX7}}]", "model_list.a.litellm_params.api_key", "stands in the file"),
+    "setting of no release": ("litellm_settings: {default_model: a}", "litellm_settings.default_model", "ignores"),
+    "top level of no release": ("admin_ui: {enabled: true}", "admin_ui", "ignores"),
+    "Prometheus": ("litellm_settings: {success_callback: [prometheus]}", "litellm_settings.success_callback", "/metrics"),
+    "alerts": ("general_settings: {alerting: [slack]}", "general_settings.alerting", "docs/notifications.md"),
+    "models of a database": ("general_settings: {store_model_in_db: true}", "general_settings.store_model_in_db", "keeps no database"),
+    "passed through": ("general_settings: {pass_through_endpoints: [{path: /x, target: 'http://y'}]}", "general_settings.pass_through_endpoints", "not to be had"),
+    "MCP": ("mcp_servers: {a: {url: 'http://b'}}", "mcp_servers", "not to be had"),
+}  # fmt: skip
+PROTECTING = {
+    "own authentication": ("general_settings: {custom_auth: own.check}", "general_settings.custom_auth"),
+    "JWT": ("general_settings: {enable_jwt_auth: true}", "general_settings.enable_jwt_auth"),
+    "budget": ("litellm_settings: {max_budget: 10}", "litellm_settings.max_budget"),
+    "size": ("general_settings: {max_request_size_mb: 5}", "general_settings.max_request_size_mb"),
+    "addresses": ("general_settings: {allowed_ips: [10.0.0.1]}", "general_settings.allowed_ips"),
+    "callers' names": ("general_settings: {enforce_user_param: true}", "general_settings.enforce_user_param"),
+    "calls at once": ("general_settings: {global_max_parallel_requests: 9}", "general_settings.global_max_parallel_requests"),
+}  # fmt: skip
+QUIET = {
+    "logs": "litellm_settings: {set_verbose: true, timezone: Europe/Berlin}",
+    "sentinels": "litellm_settings: {cache_params: {type: redis, sentinel_nodes: [[h, 26379]], service_name: m}}",
+    "nothing set": "general_settings: {database_url: null, custom_auth: null, allowed_ips: null, store_model_in_db: false}",
+    "prompt caching": "model_list: [{model_name: a, litellm_params: {model: openai/a, cache_control_injection_points: [{location: message, role: system}]}}]",
+    "described": "model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {description: d, owner: o, access_groups: [x]}}]",
+    "variable model": "model_list: [{model_name: a, litellm_params: {model: os.environ/MODEL_OF_A}}]",
+    "credential": "credential_list: [{credential_name: c, credential_values: {api_key: os.environ/PATH}}]",
+    **{
+        f"key {key}": f"model_list: [{{model_name: a, litellm_params: {{model: openai/a, api_key: {key}}}}}]"
+        for key in ("local", "none", "sk-bridge-noauth", "not-needed-for-this-1-server", "fake-key", "sk-no-key-required", "sk-1234")
+    },
 }  # fmt: skip
 
 
@@ -60,6 +92,63 @@ def test_each_fault_is_named(line: str, where: str, expected: str) -> None:
     """With its path and, where there is one, the key that was meant."""
     faults = [found for found in check_text(written(line)) if found.is_fault]
     assert [one for one in faults if one.path == where and expected in one.message], faults
+
+
+@pytest.mark.parametrize(("line", "where", "expected"), NOTES.values(), ids=NOTES)
+def test_what_works_here_without_effect_is_a_note(line: str, where: str, expected: str) -> None:
+    """LiteLLM ignores it too, or this project has something else in its place."""
+    found = check_text(written(line))
+    assert [one for one in found if one.path == where and expected in one.message], found
+    assert not [one for one in found if one.is_fault]
+
+
+@pytest.mark.parametrize(("line", "where"), PROTECTING.values(), ids=PROTECTING)
+def test_a_protection_without_effect_is_a_fault_unless_accepted(line: str, where: str) -> None:
+    """It keeps no sidecar from starting."""
+    [fault] = [one for one in check_text(written(line)) if one.is_fault]
+    assert (fault.path, fault.prevents_start) == (where, False)
+    assert f"--accept {where}" in fault.message
+    assert not [one for one in check_text(written(line), accepted=[where]) if one.is_fault]
+
+
+@pytest.mark.parametrize("line", QUIET.values(), ids=QUIET)
+def test_what_works_as_written_is_not_found(line: str) -> None:
+    """Each was a false finding in somebody's file."""
+    assert check_text(written(line), {"PATH": "x", "MODEL_OF_A": "openai/gpt-4o"}) == []
+
+
+def test_a_file_without_models_gets_a_hint() -> None:
+    """Its owner keeps them in LiteLLM's database."""
+    [note] = check_text("model_list: []")
+    assert (note.is_fault, note.path) == (False, "model_list")
+    assert "LiteLLM keeps in a database are not read" in note.message
+
+
+def test_a_shell_reference_is_a_fault() -> None:
+    """LiteLLM sends it to the provider as it stands."""
+    text = "model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: '${OPENAI_API_KEY}'}}]"
+    [fault] = check_text(text)
+    assert (fault.is_fault, fault.path) == (True, "model_list.a.litellm_params.api_key")
+    assert "os.environ/NAME" in fault.message
+
+
+def test_a_variable_of_the_file_itself_is_set() -> None:
+    """`environment_variables` is read before deployments are."""
+    text = (
+        "environment_variables: {A_KEY_OF_MINE: x}\n"
+        "model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: os.environ/A_KEY_OF_MINE}}]"
+    )
+    assert check_text(text, {}) == []
+
+
+def test_a_module_that_nobody_supplies_prevents_the_start(tmp_path: Path) -> None:
+    """One beside the file is found, and so is one of a folder."""
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "own.py").write_text("")
+    for name, found in (("hooks.own.one", []), ("nowhere_to_be_found.one", ["litellm_settings.callbacks"])):
+        text = written(f"litellm_settings: {{callbacks: [{name}]}}")
+        findings = check_text(text, {"PATH": "x"}, tmp_path)
+        assert [one.path for one in findings if one.prevents_start] == found
 
 
 def test_a_valid_file_has_no_findings() -> None:
@@ -129,22 +218,20 @@ def test_a_custom_tokenizer_is_a_note() -> None:
 
 def test_retries_of_a_caller_s_error_are_a_note() -> None:
     """They are never made."""
-    text = (
-        "router_settings: {retry_policy: {BadRequestErrorRetries: 3, TimeoutErrorRetries: 1}}\nmodel_list: []"
-    )
+    text = "router_settings: {retry_policy: {BadRequestErrorRetries: 3, TimeoutErrorRetries: 1}}"
     [note] = check_text(text)
     assert (note.is_fault, note.path) == (False, "router_settings.retry_policy.BadRequestErrorRetries")
 
 
 def test_an_unknown_parameter_is_a_note() -> None:
-    """LiteLLM sends it to the provider."""
-    text = "model_list: [{model_name: a, litellm_params: {model: openai/a, min_p: 1}}]"
-    assert [(one.is_fault, one.path) for one in check_text(text)] == [(False, "model_list.a.min_p")]
+    """LiteLLM sends it to the provider; several share a note."""
+    text = "model_list: [{model_name: a, litellm_params: {model: openai/a, min_p: 1, num_ctx: 4096}}]"
+    assert [(one.is_fault, one.path) for one in check_text(text)] == [(False, "model_list.a")]
 
 
 def test_an_unset_variable_of_a_section_is_a_note() -> None:
     """Deployments with unset variables are left out."""
-    text = "litellm_settings: {cache_params: {ssl: os.environ/NO_SUCH_NAME}}\nmodel_list: []"
+    text = "litellm_settings: {cache_params: {ssl: os.environ/NO_SUCH_NAME}}"
     [note] = check_text(text)
     assert (note.is_fault, note.path) == (False, "litellm_settings.cache_params")
     assert "NO_SUCH_NAME" in note.message
@@ -181,6 +268,7 @@ def test_the_command_s_exit_code_depends_on_the_findings(tmp_path: Path) -> None
     """1 with a fault, 0 with notes only, 2 and one line for a missing file."""
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text(GOOD)
+    (tmp_path / "x.py").write_text("")
     bad.write_text(written(FAULTS["router"][0]))
     for file, code, expected in (
         (good, 0, "0 faults"),
