@@ -27,7 +27,7 @@ _WEBHOOK_FORMS: dict[str, WebhookFormat] = {"json": "json", "slack": "slack", "t
 _PORT_RANGE = re.compile(r"[a-z]+://[^/?#]*:[0-9]+-")
 _NEXT_WEBHOOK = re.compile(r",\s*(?=\w+=https?:)")
 
-_SSLMODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_SSLMODES = frozenset({"disable", "allow", "prefer", "require", "no-verify", "verify-ca", "verify-full"})
 _VALUES = {
     "channel_binding": ("prefer", "require", "disable"),
     "sslaccept": ("strict", "accept_invalid_certs"),
@@ -91,6 +91,9 @@ _CLIENT_PARAMETERS = frozenset(
         "pgbouncer",
         "statement_cache_size",
         "prepared_statement_cache_size",
+        "single_use_connections",
+        "supa",
+        "uselibpqcompat",
     ]
 )
 """Parameters of other clients for themselves: the gateway has its own pools and timeouts."""
@@ -165,6 +168,9 @@ _REDIS_PARAMETERS = frozenset(
         "ssl_certfile",
         "ssl_keyfile",
         "ssl_check_hostname",
+        "ssl",
+        "tls",
+        "family",
     ]
 )
 
@@ -205,7 +211,10 @@ def parse_redis_url(text: str) -> str:
         whole = _read_azure(whole)
     _, given, rest = _split_scheme(whole, tuple(_REDIS_SCHEMES), "redis://USER:PASSWORD@HOST:PORT/NUMBER")
     scheme = _REDIS_SCHEMES[given]
-    return f"{scheme}://{_encode_credentials(rest, _check_socket if scheme == 'unix' else _check_redis)}"
+    address = _encode_credentials(rest, _check_socket if scheme == "unix" else _check_redis)
+    location, _, query = address.partition("?")
+    kept = "&".join(pair for pair in query.split("&") if not pair.lower().startswith("family="))
+    return f"{scheme}://{location}{f'?{kept}' if kept else ''}"
 
 
 def parse_http_url(text: str) -> str:
@@ -342,6 +351,8 @@ def _translate_tls(query: dict[str, str]) -> None:
     ssl = query.pop("ssl", None)
     if ssl is not None:
         query.setdefault("sslmode", {"true": "require", "false": "disable"}.get(ssl, ssl))
+    if query.get("sslmode") == "no-verify":  # of node-postgres
+        query["sslmode"] = "require"
     asked = [
         name
         for name, value in (
@@ -395,6 +406,12 @@ def _read_azure(text: str) -> str:
 
 def _check_redis(location: str) -> None:
     query = _parse_query(match := _match_location(location), _REDIS_PARAMETERS)
+    if query.keys() & {"ssl", "tls"}:
+        raise InvalidURL("its parameter ssl or tls is not supported: write rediss:// for TLS")
+    if query.get("family", "0") not in {"0", "4", "6"}:
+        raise InvalidURL("its family is none of 0, 4, 6")
+    if "," in match["hosts"]:
+        raise InvalidURL("it names several hosts: name one node of the cluster")
     _check_host(match["hosts"])
     for number in (match["path"], query.get("db")):
         if number and not (number.isascii() and number.isdecimal() and len(number) < 6):

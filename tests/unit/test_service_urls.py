@@ -114,6 +114,8 @@ def test_invalid_postgres_url_is_rejected_without_revealing_it(url: str, reason:
         "host:6379,password=S3cretPart,defaultDatabase=S3cretPart",
         "redis+sentinel://:S3cretPart@a:26379,b:26379/main",
         "redis://:S3cretPart@a:6379,b:6379",
+        "redis://:S3cretPart@a:6379?ssl=true",
+        "redis://:S3cretPart@a:6379?family=S3cretPart",
     ],
 )
 def test_invalid_redis_url_is_rejected_without_revealing_it(url: str) -> None:
@@ -257,6 +259,16 @@ def test_invalid_webhook_is_rejected_without_revealing_it(text: str) -> None:
         ),
         pytest.param("postgresql+psycopg2://u:p@h/d", "postgresql://u:p@h/d", id="psycopg2"),
         pytest.param("postgresql+psycopg://u:p@h/d", "postgresql://u:p@h/d", id="psycopg"),
+        pytest.param(
+            "postgres://u:p@h/d?sslmode=no-verify&uselibpqcompat=true",
+            "postgres://u:p@h/d?sslmode=require#uselibpqcompat=true",
+            id="node-postgres",
+        ),
+        pytest.param(
+            "postgres://u:p@h:6543/d?sslmode=require&supa=base-pooler.x",
+            "postgres://u:p@h:6543/d?sslmode=require#supa=base-pooler.x",
+            id="vercel-supabase",
+        ),
         pytest.param("POSTGRES://u:p@h/d?ssl=true", "postgres://u:p@h/d?sslmode=require", id="ssl-true"),
         pytest.param(
             "postgresql://u@h/d?passfile=/run/secrets/pgpass",
@@ -280,6 +292,7 @@ def test_other_clients_postgres_urls_are_translated(url: str, normalized: str) -
     ("url", "normalized"),
     [
         pytest.param("valkey://u:p@h:6379/1", "redis://u:p@h:6379/1", id="valkey"),
+        pytest.param("redis://:p@h:6379?family=0", "redis://:p@h:6379", id="railway"),
         pytest.param("valkeys://u:p@h:6379", "rediss://u:p@h:6379", id="valkeys"),
         pytest.param("rediss://default:p@h:6380", "rediss://default:p@h:6380", id="user"),
         pytest.param("redis.internal:6379", "redis://redis.internal:6379", id="host-port"),
