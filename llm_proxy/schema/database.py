@@ -109,7 +109,7 @@ def classify_error(error: BaseException) -> DatabaseUnavailable | RowsRejected:
     known = _REASONS.get(sqlstate) or _REASONS.get(sqlstate[:2])
     reason = known or _describe(error, sqlstate)
     if sqlstate.startswith(_REFUSED_CONNECTION) and isinstance(error.args[0], str):
-        reason = f"{reason}: {' '.join(error.args[0].split())[:_MAX_MESSAGE_CHARS]}"
+        reason = f"{reason} ({' '.join(error.args[0].split())[:_MAX_MESSAGE_CHARS]})"
     return DatabaseUnavailable(kind, reason)
 
 

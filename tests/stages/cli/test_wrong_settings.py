@@ -106,11 +106,11 @@ def test_a_wrong_address_that_only_a_sidecar_reads_is_named_and_not_printed(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("password", 'user or password: password authentication failed for user "llm_proxy"'),
-        ("database", 'no database of this name: database "nowhere" does not exist'),
+        ("password", 'user or password (password authentication failed for user "llm_proxy"'),
+        ("database", 'no database of this name (database "nowhere" does not exist'),
         (
             "parameter",
-            'does not know a parameter of the address: unrecognized configuration parameter "jit_"',
+            'does not know a parameter of the address (unrecognized configuration parameter "jit_"',
         ),
         ("host", "host is not found"),
         ("port", "nothing listens"),
@@ -152,3 +152,23 @@ async def test_a_password_with_special_characters_works(database_url: str, tmp_p
         await connection.execute(f"DROP ROLE {role}")
     finally:
         await connection.close()
+
+
+def test_the_gateway_logs_why_the_database_refuses_it(postgres_url: str, tmp_path: Path) -> None:
+    """In the server's words, and without the password."""
+    url = urlsplit(postgres_url)
+    wrong = url._replace(netloc=f"llm_proxy:{SECRET}@{url.hostname}:{url.port}").geturl()
+    names = {"LLM_PROXY__ENVIRONMENT": "development", "LLM_PROXY__PORT": "0", "DATABASE_URL": wrong}
+    command = [sys.executable, "-m", "llm_proxy", "serve"]
+    env = {"PATH": os.environ["PATH"], **names}
+    told: list[str] = []
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as gateway:
+        try:
+            for line in gateway.stderr or ():
+                told.append(line)
+                if "records go to the spool" in line or "the gateway is up" in line:
+                    break
+        finally:
+            gateway.kill()
+    assert "it refuses this user or password (password authentication failed" in told[-1]
+    assert SECRET not in "".join(told)
