@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar.environment import BLOCKED_VARIABLES, ENV_REFERENCE
+from llm_proxy.sidecar.environment import ENV_REFERENCE, NEVER_FROM_THE_FILE
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, find_substitutions
 from llm_proxy.sidecar.setting_rules import PROMETHEUS, prometheus_lists, remove_unhonoured
 from llm_proxy.wildcards import wildcard_matches
@@ -220,11 +220,11 @@ def is_served(name: str, groups: Iterable[str]) -> bool:
 
 
 def _take_file_variables(config: Json, notes: list[str]) -> dict[str, str]:
-    """Return the variables the file itself sets; those of a database or an address are removed from it."""
+    """Return the variables the file itself sets; those it may not set are removed from it."""
     given = as_object(config.get("environment_variables"))
-    for name in BLOCKED_VARIABLES & given.keys():
+    for name in sorted(NEVER_FROM_THE_FILE & given.keys()):
         del given[name]
-        notes.append(f"ignored environment_variables.{name}: never passed to LiteLLM")
+        notes.append(f"ignored environment_variables.{name}: the sidecar sets it, or keeps it from LiteLLM")
     return {
         name: str(value)
         for name, value in given.items()

@@ -24,7 +24,7 @@ from llm_proxy.sidecar.config import (
     is_served,
     unset_variables,
 )
-from llm_proxy.sidecar.environment import BASES_WITH_V1, BASES_WITHOUT_V1, ENV_REFERENCE
+from llm_proxy.sidecar.environment import BASES_WITH_V1, BASES_WITHOUT_V1, ENV_REFERENCE, NEVER_FROM_THE_FILE
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, MODEL_OVERRIDES, find_substitutions
 from llm_proxy.sidecar.named_modules import find_missing_modules
 from llm_proxy.sidecar.setting_rules import PROMETHEUS, find_rule, find_unhonoured, prometheus_lists
@@ -58,6 +58,7 @@ OWN_MODEL_INFO_KEYS = frozenset({"provider", "custom_tokenizer"})
 """Keys of `model_info` that this project reads or checks itself."""
 REJECTED_KEYS = frozenset(MODEL_OVERRIDES)
 """Keys that are rejected for their effect; the generated table lacks some of them."""
+CREDENTIAL_KEYS = ("credential_name", "credential_values", "credential_info")
 MISSPELT_SIMILARITY = 0.8
 LEFT_OUT_PREFIX = "left out: "
 NEVER_RETRIED = frozenset(
@@ -102,7 +103,8 @@ def check_config(
         return [ConfigFinding("", str(error), prevents_start=True)]
     config = as_object(raw)
     own = as_object(config.get("environment_variables"))
-    env = {**env, **{name: str(value) for name, value in own.items() if value is not None}}
+    set_here = {name: str(own[name]) for name in own.keys() - NEVER_FROM_THE_FILE if own[name] is not None}
+    env = {**env, **set_here}
     parts: tuple[Callable[[], Iterator[ConfigFinding]], ...] = (
         lambda: _check_keys("", config, known_keys("top")),
         lambda: _check_deployments(config, env),
@@ -116,6 +118,8 @@ def check_config(
         lambda: _check_localities(config, env),
         lambda: _check_variables(config, env),
         lambda: _check_secrets(config, env),
+        lambda: _check_credentials(config),
+        lambda: _check_file_variables(config),
         lambda: _check_model_list(config),
     )
     return [found for part in parts for found in part()]
@@ -225,6 +229,30 @@ def _check_honoured(config: Json, accepted: Collection[str]) -> Iterator[ConfigF
     for key in prometheus_lists(as_object(config.get("litellm_settings"))):
         yield ConfigFinding(
             f"litellm_settings.{key}", f"{PROMETHEUS} is left out: see the gateway's /metrics", is_fault=False
+        )
+
+
+def _check_credentials(config: Json) -> Iterator[ConfigFinding]:
+    """Yield incomplete credentials, which end LiteLLM's start, and deployments that name none of the list."""
+    listed = [as_object(one) for one in as_list(config.get("credential_list"))]
+    for at, credential in enumerate(listed, 1):
+        for key in CREDENTIAL_KEYS:
+            if key not in credential:
+                yield ConfigFinding("credential_list", f"entry {at}: {key} is missing", prevents_start=True)
+    names = {one.get("credential_name") for one in listed}
+    for deployment in map(as_object, as_list(config.get("model_list"))):
+        name = as_object(deployment.get("litellm_params")).get("litellm_credential_name")
+        if name and name not in names:
+            where = f"model_list.{deployment['model_name']}.litellm_params.litellm_credential_name"
+            yield ConfigFinding(where, f"no credential of credential_list is called {name}")
+
+
+def _check_file_variables(config: Json) -> Iterator[ConfigFinding]:
+    for name in sorted(NEVER_FROM_THE_FILE & as_object(config.get("environment_variables")).keys()):
+        yield ConfigFinding(
+            f"environment_variables.{name}",
+            "ignored: the sidecar sets it, or keeps it from LiteLLM",
+            is_fault=False,
         )
 
 

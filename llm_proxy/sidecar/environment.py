@@ -72,6 +72,9 @@ REQUIRED = {
     "NO_OPENAPI": "True",
 }
 
+NEVER_FROM_THE_FILE = BLOCKED_VARIABLES | REQUIRED.keys() | {"LITELLM_MASTER_KEY"}
+"""Variables that `environment_variables` of a configuration does not set."""
+
 
 def referenced_variables(text: str) -> frozenset[str]:
     """Return the names that a configuration refers to as `os.environ/NAME`."""

@@ -28,7 +28,19 @@ FOREIGN: Json = {
         "pass_through_endpoints": [{"path": "/x", "target": "http://127.0.0.1:1"}],
         "background_health_checks": True,
     },
-    "environment_variables": {"OWN_MODEL": "openai/named", "DATABASE_URL": "postgresql://127.0.0.1:1/none"},
+    "environment_variables": {
+        "OWN_MODEL": "openai/named",
+        "OWN_KEY": "sk-of-the-file",
+        "DATABASE_URL": "postgresql://127.0.0.1:1/none",
+        "LITELLM_MASTER_KEY": "sk-1234",
+    },
+    "credential_list": [
+        {
+            "credential_name": "shared",
+            "credential_info": {},
+            "credential_values": {"api_key": "os.environ/OWN_KEY"},
+        },
+    ],
 }
 
 
@@ -38,12 +50,21 @@ def sidecar(provider: Provider, service_folder: Path) -> Iterator[Sidecar]:
     models = [
         deployment("one", "openai/one", provider),
         deployment("named", "os.environ/OWN_MODEL", provider),
+        {
+            "model_name": "by-credential",
+            "litellm_params": {
+                "model": "openai/by-credential",
+                "api_base": provider.base("openai"),
+                "litellm_credential_name": "shared",
+            },
+            "model_info": {"access_groups": ["team-a"], "description": "for one team"},
+        },
     ]
     with run_sidecar({"model_list": models, **FOREIGN}, provider, service_folder) as started:
         yield started
 
 
-@pytest.mark.parametrize("group", ["one", "named"])
+@pytest.mark.parametrize("group", ["one", "named", "by-credential"])
 async def test_it_starts_and_answers(sidecar: Sidecar, group: str) -> None:
     """Neither Prometheus, own authentication, a budget nor a database stands in the way."""
     answer = await sidecar.chat(group, str(uuid4()), do="ok", text="an answer")
@@ -57,3 +78,16 @@ async def test_no_retries_of_the_file_win_over_our_default(sidecar: Sidecar) -> 
     answer = await sidecar.chat("one", mark, do="status-500")
     assert answer.status >= 500
     assert len(await sidecar.provider.calls(mark)) == 1
+
+
+async def test_a_credential_of_the_list_reaches_the_provider(sidecar: Sidecar) -> None:
+    """Its value is a variable that the file itself sets."""
+    mark = str(uuid4())
+    await sidecar.chat("by-credential", mark, do="ok")
+    [call] = await sidecar.provider.calls(mark)
+    assert call["headers"]["authorization"] == "Bearer sk-of-the-file"
+
+
+async def test_the_file_cannot_publish_litellm_s_master_key(sidecar: Sidecar) -> None:
+    """Neither by `environment_variables` nor by name."""
+    assert (await sidecar.get("/v1/models", key="sk-1234")).status == 401

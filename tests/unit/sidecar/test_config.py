@@ -211,3 +211,18 @@ def test_a_protection_that_litellm_does_not_get_is_told() -> None:
     assert any(
         note.startswith("ignored general_settings.custom_auth: replaced by ours") for note in found.notes
     )
+
+
+def test_a_file_does_not_set_the_sidecar_s_own_variables() -> None:
+    """Its master key would be a published one, and its database would be opened."""
+    given = {
+        "LITELLM_MASTER_KEY": "sk-1234",
+        "DATABASE_URL": "x",
+        "LITELLM_MODE": "DEV",
+        "MINE": 1,
+        "B": "os.environ/C",
+    }
+    found = build_effective_config({"model_list": [], "environment_variables": given}, {})
+    assert found.variables == {"MINE": "1"}
+    assert found.config["environment_variables"] == {"MINE": 1, "B": "os.environ/C"}
+    assert len([note for note in found.notes if note.startswith("ignored environment_variables.")]) == 3

@@ -36,6 +36,8 @@ FAULTS = {
     "same id": ("model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {id: i}}, {model_name: a, litellm_params: {model: openai/b}, model_info: {id: i}}]", "model_list.a.model_info.id", "another deployment's"),
     "no model": ("model_list: [{model_name: a}]", "", "litellm_params.model is missing"),
     "repeated key": ("router_settings: {timeout: 1, timeout: 2}", "", "appears twice"),
+    "credential": ("credential_list: [{credential_name: c, credential_values: {}}]", "credential_list", "entry 1: credential_info is missing"),
+    "credential's name": ("model_list: [{model_name: a, litellm_params: {model: openai/a, litellm_credential_name: c}}]", "model_list.a.litellm_params.litellm_credential_name", "no credential"),
     "not YAML": ("model_list: [", "", "expected"),
 }  # fmt: skip
 
@@ -52,6 +54,7 @@ NOTES = {
     "alerts": ("general_settings: {alerting: [slack]}", "general_settings.alerting", "docs/notifications.md"),
     "models of a database": ("general_settings: {store_model_in_db: true}", "general_settings.store_model_in_db", "keeps no database"),
     "passed through": ("general_settings: {pass_through_endpoints: [{path: /x, target: 'http://y'}]}", "general_settings.pass_through_endpoints", "not to be had"),
+    "master key by variable": ("environment_variables: {LITELLM_MASTER_KEY: sk-1234}", "environment_variables.LITELLM_MASTER_KEY", "ignored"),
     "MCP": ("mcp_servers: {a: {url: 'http://b'}}", "mcp_servers", "not to be had"),
 }  # fmt: skip
 PROTECTING = {
@@ -70,7 +73,7 @@ QUIET = {
     "prompt caching": "model_list: [{model_name: a, litellm_params: {model: openai/a, cache_control_injection_points: [{location: message, role: system}]}}]",
     "described": "model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {description: d, owner: o, access_groups: [x]}}]",
     "variable model": "model_list: [{model_name: a, litellm_params: {model: os.environ/MODEL_OF_A}}]",
-    "credential": "credential_list: [{credential_name: c, credential_values: {api_key: os.environ/PATH}}]",
+    "credential": "credential_list: [{credential_name: c, credential_info: {}, credential_values: {api_key: os.environ/PATH}}]",
     **{
         f"key {key}": f"model_list: [{{model_name: a, litellm_params: {{model: openai/a, api_key: {key}}}}}]"
         for key in ("local", "none", "sk-bridge-noauth", "not-needed-for-this-1-server", "fake-key", "sk-no-key-required", "sk-1234")
