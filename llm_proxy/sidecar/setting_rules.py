@@ -156,9 +156,14 @@ SETTING_RULES = (
         LITELLM,
         r".*prometheus.*",
         Outcome.REPLACED,
-        "the gateway's and the sidecar's `/metrics`",
+        "the gateway's `/metrics`",
     ),
-    SettingRule(LITELLM, r"store_audit_logs|audit_log_callbacks", Outcome.REPLACED, "the gateway's audit"),
+    SettingRule(
+        LITELLM,
+        r"store_audit_logs|audit_log_callbacks",
+        Outcome.REPLACED,
+        "the gateway's audit log (docs/admin.md)",
+    ),
     SettingRule(LITELLM, "model_alias_map", Outcome.RENAMED, "`router_settings.model_group_alias`"),
     SettingRule(
         TOP,
