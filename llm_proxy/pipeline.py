@@ -116,9 +116,11 @@ class AdmittedCall:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Closes the reply, settles and records the call."""
-        self._reply.close()
-        self.note_usage()
-        await self._end(error)
+        try:
+            self._reply.close()
+            self.note_usage()
+        finally:
+            await self._end(error)
 
     async def body(self) -> bytes:
         """Returns the whole reply, OpenAI's JSON; raises what broke it."""
