@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -78,11 +79,12 @@ def started_stack(
         "LIMITS_REDIS_URL": limits_redis_url,
     }
     sidecar_url = f"http://127.0.0.1:{at['sidecar']}"
+    gateway = gateway_spec(at["gateway"], service_folder, [sidecar_url], settings)
     logs = service_folder / "logs"
     running = [
         process.start(provider_spec(at["provider"]), logs),
         process.start(sidecar_spec(1, at["sidecar"], config, behind, given), logs),
-        process.start(gateway_spec(at["gateway"], service_folder, [sidecar_url], settings), logs),
+        process.start(replace(gateway, name="gateway"), logs),  # tests read its log by this name
     ]
     try:
         process.wait_until_ready(running)
