@@ -97,7 +97,21 @@ class BoundedRequestCycle(RequestResponseCycle):
             self.transport.holds_next = self.scope["method"] != "HEAD"
         elif self._ends_with_connection:
             self.expected_content_length = len(message.get("body", b""))
+        elif self._writes_chunk_at_once(message):
+            body = message["body"]
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            return
         await super().send(message)
+
+    def _writes_chunk_at_once(self, message: Any) -> bool:  # noqa: ANN401 -- as `send`
+        """Whether this is a further chunk of a stream that nothing holds up: uvicorn's steps, fewer calls."""
+        return bool(
+            self.chunked_encoding
+            and message.get("more_body")
+            and message.get("body")
+            and not (self.flow.write_paused or self.disconnected or self.response_complete)
+            and self.scope["method"] != "HEAD"
+        )
 
     async def send_500_response(self) -> None:
         """Sends an internal error in OpenAI's envelope, for an application that failed before it answered."""
