@@ -1,6 +1,6 @@
 """What is known of one call while it runs: plain fields that edge and pipeline fill and the ledger reads.
 
-Invariants: owned by one task; a field nobody could fill has its default, and None means unknown. `status` and
+Invariants: owned by one task; an unfilled field has its default, and None means unknown. `status` and
 `outcome` say what the caller saw: once response bytes have left, a later failure changes neither.
 Units: `_ms` since the request's headers were read; `_at` as the field says.
 """

@@ -1,6 +1,6 @@
 """Money: conversions between dollars, nano-dollars and pico-dollars, and what tokens cost.
 
-Pure. Invariants: integers only; a cost is rounded up, once; what nobody stated is None, never 0.
+Pure. Invariants: integers only; a cost is rounded up, once; what is not stated is None, never 0.
 Units: amounts in nano-dollars, prices in pico-dollars per token (one token may cost less than a nano-dollar).
 """
 
@@ -24,7 +24,7 @@ class Price:
     Attributes:
         input_pico_usd: Per prompt token.
         output_pico_usd: Per completion token.
-        max_output_tokens: The most completion tokens a deployment writes; None when nobody says.
+        max_output_tokens: The most completion tokens a deployment writes; None when it is not stated.
     """
 
     input_pico_usd: int

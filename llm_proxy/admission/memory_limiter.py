@@ -36,7 +36,7 @@ SWEEP_INTERVAL = 4096
 MAX_SMALL_ENTRIES = 100_000
 """Epochs and batch numbers kept: both are found again when they are missing."""
 WAITER_TTL_MS = 5_000
-"""Time after its last try for which a call that waits for held money keeps its place; its error said 2 s."""
+"""How long after its last try a call that waits for held money is known; its error advises 2 s."""
 KEPT_AFTER_TRIES = 2
 """From this try on its share is kept for it."""
 MAX_WAITERS = 16

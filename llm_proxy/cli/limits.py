@@ -1,6 +1,6 @@
 """`llm-proxy limits`, `explain`, `simulate`: limit policies and their effect on one call or on recorded ones.
 
-Invariants: policies are read and written in the database, and replicas are told at once; dropping one
+Invariants: policies are read and written in the database, and replicas are notified at once; dropping one
 asks first. `explain` and `simulate` ask the running gateway, change nothing and call no model; `explain`
 exits 1 when the call would be rejected.
 """

@@ -160,7 +160,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Drops failed name look-ups that nobody awaits any more: the connection's end was reported already."""
+    """Drops failed name look-ups that no task awaits any more: the connection's end was reported already."""
     if isinstance(context.get("exception"), socket.gaierror) and "never retrieved" in context["message"]:
         return
     loop.default_exception_handler(context)

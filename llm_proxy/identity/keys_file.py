@@ -230,7 +230,7 @@ async def apply_keys_file(
         keys: The repository of the file's keys.
         policies: The repository of the file's policies and kill switches.
         actor: The author.
-        create_missing: False leaves out new keys without a secret in the file, because nobody would see the
+        create_missing: False leaves out new keys without a secret in the file, because no one would see the
             generated one.
 
     Raises:

@@ -20,7 +20,7 @@ USAGE_FIELDS = {
     GEMINI_PATH: ("usageMetadata",),
     OLLAMA_PATH: ("prompt_eval_count", "eval_count"),
 }
-"""End of a provider's path, which tells its format -> the fields that state tokens."""
+"""End of a provider's path, which identifies its format -> the fields that state tokens."""
 GEMINI_COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
 USAGE_MARKS = (b'"usage', b'eval_count"', b'token_count"')
 """Parts of an answer that states tokens in another format."""

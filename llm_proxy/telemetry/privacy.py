@@ -1,6 +1,6 @@
 """Which tenants' prompts and answers may be stored (`LOG_PAYLOADS`); redaction of key-like text.
 
-Pure. Invariants: no tenant's text is stored unless the operator said so; redacted text keeps at most its
+Pure. Invariants: no tenant's text is stored unless the operator allows it; redacted text keeps at most its
 first characters, enough to tell keys apart. Redaction is a second net: prompts, answers and credentials are
 not handed to logs in the first place. Text without any of the marks below is only searched for them, ten
 times as fast as it would be matched.

@@ -2,7 +2,7 @@
 
 Read from our sidecar's own catalog, or from an unmodified LiteLLM's model info; the monitor requests it and
 keeps the last good one. Invariants: a `Catalog` is never changed, `CurrentCatalog.snapshot` is replaced as a
-whole; a wildcard's expansions are never listed; a price nobody stated is None, never 0. Prices are
+whole; a wildcard's expansions are never listed; a price that is not stated is None, never 0. Prices are
 pico-dollars per token.
 """
 
@@ -230,7 +230,7 @@ def parse_model_info(document: Json) -> Catalog:
 
     LiteLLM writes a wildcard out as every name it knows; all of them have the wildcard's deployment id, by
     which they
-    are told from configured groups.
+    are distinguished from configured groups.
     """
     names: dict[str, set[str]] = {}
     for entry in as_objects(document.get("data")):

@@ -190,7 +190,7 @@ class FailureFacts:
         reason: What failed where no provider rejected the call, for the record alone.
         wait_s: Seconds to wait, where stated.
         origin: Who rejected: `provider`, or a value of the sidecar's provider_errors; empty when unknown.
-        full_text: Everything the sidecar said, for LiteLLM's own conditions.
+        full_text: The sidecar's complete error text, for LiteLLM's own conditions.
         fields: The names of the request's fields.
     """
 

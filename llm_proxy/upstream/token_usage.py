@@ -157,7 +157,7 @@ def _texts(event: Json) -> list[str]:
 def call_cost(
     usage: TokenUsage | None, routing: RoutingInfo, catalog: Catalog | None, group: str
 ) -> int | None:
-    """Returns what a call cost, in nano-dollars; None when nobody can say.
+    """Returns what a call cost, in nano-dollars; None when it is not known.
 
     The cost that was stated counts first, then the tokens at the prices of the deployment that served, or of
     its group (`group` when the sidecar named none). An answer from the cache costs 0.

@@ -144,6 +144,7 @@ def test_all_workers_return_the_same_model_health(gateway: Gateway) -> None:
         for _ in range(12):
             gateway.chat()
         until(lambda: {calls() for _ in range(10)} == {12})
+        assert calls() == 12
 
 
 def requests(gateway: Gateway) -> float:

@@ -2,7 +2,7 @@
 
 Invariants for streams: a finish reason that states a failure breaks the stream; tool calls of one choice have
 distinct indices; no surrogate half is sent. For complete answers: only an unknown finish reason is replaced;
-text and tool calls are never put back, and with a guardrail nothing is; usage that nobody stated or counted
+text and tool calls are never put back, and with a guardrail nothing is; usage not stated or counted
 is left out.
 """
 
