@@ -1,0 +1,214 @@
+"""OpenAI's chat answers read for the translators: whole, or as frames of a stream.
+
+Pure. Invariants: any chunking of the same frames gives the same deltas; a whole answer is one delta; fields
+of another type than published count as absent; only the first choice is read. Beside OpenAI's fields those
+are read that other models' answers have through LiteLLM: `reasoning_content`, `reasoning`, `images`,
+and `thinking_blocks` (Claude, Gemini: with signatures, which go back to them unchanged).
+"""
+
+from typing import Any, NamedTuple
+
+import orjson
+
+from llm_proxy import sse
+from llm_proxy.dialects.translation.usage import ChatUsage, read_chat_usage
+from llm_proxy.errors import ProviderFailed
+from llm_proxy.json_access import Json, as_object, as_objects, is_array, is_object
+
+
+class ThinkingPiece(NamedTuple):
+    """A piece of what the model reasoned.
+
+    A block of Claude's is its pieces up to the one with the signature; a redacted block is one piece.
+
+    Attributes:
+        text: What is added to the block's text.
+        signature: The signature that ends the block; empty before, and for models without signatures.
+        redacted: The data of a redacted block; empty for any other.
+    """
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
+
+
+class ToolCallPiece(NamedTuple):
+    """A piece of a tool call, a whole one in a whole answer.
+
+    Attributes:
+        position: Which call of the answer, from 0.
+        call_id: Empty in the pieces after the first.
+        name: Empty in the pieces after the first.
+        text: What is added to the call's arguments, or to a custom tool's input.
+        is_custom: The provider names it a call of a custom tool.
+    """
+
+    position: int
+    call_id: str = ""
+    name: str = ""
+    text: str = ""
+    is_custom: bool = False
+
+
+class ChatDelta(NamedTuple):
+    """What one frame adds to the answer, or all of a whole answer; in this order it was said.
+
+    Attributes:
+        thinking: What the model reasoned.
+        annotations: Citations of the text, in OpenAI's chat format.
+        logprobs: The tokens of the text, each with its `logprob` and `top_logprobs`.
+        images: Links of images that the model made, `data:` mostly.
+    """
+
+    text: str = ""
+    refusal: str = ""
+    thinking: tuple[ThinkingPiece, ...] = ()
+    tool_calls: tuple[ToolCallPiece, ...] = ()
+    annotations: tuple[Json, ...] = ()
+    logprobs: tuple[Json, ...] = ()
+    images: tuple[str, ...] = ()
+
+
+_NOTHING = ChatDelta()
+_PLAIN_FIELDS = frozenset({"content", "role"})
+
+
+class ChatAnswerReader:
+    """Reads one answer; what belongs to no delta is an attribute, as far as it was seen.
+
+    Attributes:
+        answer_id: The provider's id of the answer.
+        created: When it was made, in seconds since 1970; 0 when not stated.
+        finish_reason: Why it ended; None before, or when not stated.
+        usage: None before it was stated.
+        service_tier: The tier that is billed.
+    """
+
+    __slots__ = (
+        "_decoder", "answer_id", "created", "finish_reason", "model", "service_tier", "usage",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._decoder = sse.SSEDecoder()
+        self.answer_id = ""
+        self.created = 0
+        self.finish_reason: str | None = None
+        self.model = ""
+        self.service_tier: str | None = None
+        self.usage: ChatUsage | None = None
+
+    def feed(self, chunk: bytes) -> list[ChatDelta]:
+        """Takes bytes of a stream of frames, any chunking; returns the deltas that add something."""
+        deltas: list[ChatDelta] = []
+        for frame in self._decoder.feed(chunk):
+            data = sse.parse_event(frame).data
+            if not data or data == b"[DONE]":
+                continue
+            try:
+                event = orjson.loads(data)
+            except orjson.JSONDecodeError:
+                continue
+            if not is_object(event):
+                continue
+            choices = event.get("choices")
+            delta = self._read(event, choices[0] if is_array(choices) and choices else None, "delta")
+            if delta is not _NOTHING:
+                deltas.append(delta)
+        return deltas
+
+    def read_answer(self, reply: bytes) -> ChatDelta:
+        """Returns a whole answer as one delta; raises `ProviderFailed` when it is none."""
+        try:
+            answer = orjson.loads(reply)
+        except orjson.JSONDecodeError:
+            answer = None
+        choices = answer.get("choices") if is_object(answer) else None
+        if not is_object(answer) or not is_array(choices) or not choices:
+            raise ProviderFailed("The provider's answer could not be read.")
+        return self._read(answer, choices[0], "message")
+
+    def _read(self, event: Json, choice: Any, part: str) -> ChatDelta:  # noqa: ANN401 -- a provider's JSON
+        if not self.answer_id or not self.model:
+            self._read_head(event)
+        usage = event.get("usage")
+        if is_object(usage):
+            self.usage = read_chat_usage(usage) or self.usage
+        if event.get("service_tier"):
+            self.service_tier = _text(event["service_tier"]) or self.service_tier
+        if not is_object(choice):
+            return _NOTHING
+        if choice.get("finish_reason"):
+            self.finish_reason = _text(choice["finish_reason"]) or self.finish_reason
+        message = choice.get(part)
+        return _delta(message, choice.get("logprobs")) if is_object(message) else _NOTHING
+
+    def _read_head(self, event: Json) -> None:
+        self.answer_id = self.answer_id or _text(event.get("id"))
+        self.model = self.model or _text(event.get("model"))
+        created = event.get("created")
+        if not self.created and type(created) is int and created > 0:
+            self.created = created
+
+
+def _delta(message: Json, logprobs: Any) -> ChatDelta:  # noqa: ANN401 -- a provider's JSON
+    content = message.get("content")
+    if type(content) is str and content and not logprobs and message.keys() <= _PLAIN_FIELDS:
+        return ChatDelta(content)
+    delta = ChatDelta(
+        content if type(content) is str else _joined_parts(content),
+        _text(message.get("refusal")),
+        _thinking(message),
+        _tool_calls(message),
+        tuple(as_objects(message.get("annotations"))),
+        tuple(as_objects(as_object(logprobs).get("content"))),
+        _images(message),
+    )
+    return _NOTHING if delta == _NOTHING else delta
+
+
+def _thinking(message: Json) -> tuple[ThinkingPiece, ...]:
+    """The blocks if there are any: LiteLLM states their text once more as `reasoning_content`."""
+    blocks = as_objects(message.get("thinking_blocks"))
+    if blocks:
+        pieces = (
+            ThinkingPiece(_text(one.get("thinking")), _text(one.get("signature")), _text(one.get("data")))
+            for one in blocks
+        )
+        return tuple(piece for piece in pieces if any(piece))
+    text = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    return (ThinkingPiece(text),) if text else ()
+
+
+def _tool_calls(message: Json) -> tuple[ToolCallPiece, ...]:
+    calls = message.get("tool_calls")
+    if not is_array(calls):
+        return ()
+    return tuple(_tool_call(call, at) for at, call in enumerate(calls) if is_object(call))
+
+
+def _tool_call(call: Json, at: int) -> ToolCallPiece:
+    index = call.get("index")
+    custom = call.get("custom")
+    is_custom = is_object(custom)
+    inner = custom if is_object(custom) else as_object(call.get("function"))
+    return ToolCallPiece(
+        index if type(index) is int and index >= 0 else at,
+        _text(call.get("id")),
+        _text(inner.get("name")),
+        _text(inner.get("input" if is_custom else "arguments")),
+        is_custom,
+    )
+
+
+def _images(message: Json) -> tuple[str, ...]:
+    links = (_text(as_object(one.get("image_url")).get("url")) for one in as_objects(message.get("images")))
+    return tuple(link for link in links if link)
+
+
+def _joined_parts(content: Any) -> str:  # noqa: ANN401 -- a provider's JSON
+    """The texts of a content that is an array of parts, as some servers answer."""
+    return "".join(_text(part.get("text")) for part in as_objects(content)) if content else ""
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 -- a provider's JSON
+    return value if type(value) is str else ""
