@@ -1,0 +1,69 @@
+"""What chat completions carry of another API's request, by a model's providers, and what they cannot.
+
+Pure. Invariants: what is not carried is refused by its path, or named in the docs of its dialect; providers
+that are not known count as servers of OpenAI's protocol. Source: LiteLLM 1.108.6, as run.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from llm_proxy.errors import BadRequest
+
+OPENAI = frozenset({"openai", "azure", "azure_text", "text-completion-openai"})
+_CACHE_MARKS = frozenset({"anthropic", "bedrock", "bedrock_converse", "databricks", "openrouter"})
+_THINKING_BLOCKS = frozenset({"anthropic", "bedrock", "bedrock_converse"})
+_REASONING_TEXT = frozenset(
+    {"deepseek", "hosted_vllm", "moonshot", "ollama_chat", "gemini", "vertex_ai", "zai"}
+)
+_TOOL_IMAGES = frozenset({"anthropic", "bedrock", "bedrock_converse", "gemini", "vertex_ai"})
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What every provider of a group carries over chat completions.
+
+    Attributes:
+        cache_marks: `cache_control` on parts, messages and tools.
+        thinking_blocks: Earlier reasoning with its signature, as `thinking_blocks` of an assistant's message.
+        reasoning_text: Earlier reasoning as text, in `reasoning_content`.
+        tool_images: Images and files inside a tool's output.
+        thinking_field: Anthropic's `thinking` as a field of the body.
+        openai: OpenAI's own service, or one that may be it.
+    """
+
+    cache_marks: bool = False
+    thinking_blocks: bool = False
+    reasoning_text: bool = False
+    tool_images: bool = False
+    thinking_field: bool = False
+    openai: bool = False
+
+
+def carried_by(providers: Collection[str]) -> Carried:
+    """Returns what all of these providers carry."""
+    names = frozenset(providers)
+    if not names:
+        return Carried()
+    return Carried(
+        cache_marks=names <= _CACHE_MARKS,
+        thinking_blocks=names <= _THINKING_BLOCKS,
+        reasoning_text=names <= _REASONING_TEXT,
+        tool_images=names <= _TOOL_IMAGES,
+        thinking_field=names <= _THINKING_BLOCKS,
+        openai=not names.isdisjoint(OPENAI),
+    )
+
+
+def not_carried(path: str, what: str) -> BadRequest:
+    """The error of a part of a request that chat completions have no place for.
+
+    Args:
+        path: The field at fault, as its API spells paths.
+        what: What it is, as the subject of a sentence: "The server tool 'web_search'".
+    """
+    return BadRequest(
+        f"'{path}': {what} cannot be sent to this model, because it is reached by chat completions. "
+        "Leave it out, or use a model whose provider speaks this API.",
+        param=path,
+        code="unsupported_parameter",
+    )
