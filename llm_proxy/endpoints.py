@@ -1,18 +1,18 @@
-"""The OpenAI operations behind the gateway's inference routes; gateway and sidecar read this table.
+"""The operations behind the gateway's inference routes; gateway and sidecar read this table.
 
 Invariant: a name is what records, metrics and clients call the operation; it never changes.
 """
 
 from typing import Literal, NamedTuple
 
-Endpoint = Literal["chat.completions", "completions", "embeddings"]
+Endpoint = Literal["chat.completions", "completions", "embeddings", "responses", "messages"]
 
 
 class EndpointSpec(NamedTuple):
     """One operation.
 
     Attributes:
-        path: Its path at the sidecar, as in OpenAI's API.
+        path: Its path at the sidecar, as in OpenAI's API, or Anthropic's.
         required: The body's field it needs beside `model`.
         litellm_route: LiteLLM's function that serves the path.
         litellm_call_type: LiteLLM's name of the call in its hooks and caches.
@@ -28,4 +28,9 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
     "chat.completions": EndpointSpec("/v1/chat/completions", "messages", "chat_completion", "acompletion"),
     "completions": EndpointSpec("/v1/completions", "prompt", "completion", "atext_completion"),
     "embeddings": EndpointSpec("/v1/embeddings", "input", "embeddings", "aembedding"),
+    "responses": EndpointSpec("/v1/responses", "input", "responses_api", "aresponses"),
+    "messages": EndpointSpec("/v1/messages", "messages", "anthropic_response", "anthropic_messages"),
 }
+
+NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages"})
+"""Operations that reach a provider only in its own protocol; elsewhere a call is a chat, translated."""

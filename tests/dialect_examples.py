@@ -18,6 +18,7 @@ MODELS = ModelIndex(
     ("anthropic/*",),
 )
 ANSWERED = ResponseMeta("openai", "gpt-4-1106-preview", 1234.5)
+CALL = Call("chat.completions", "openai", "gpt-4", "gpt-4", {})
 TOOL_CALL = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
 
 INTERNAL_ASKED: dict[str, Any] = {

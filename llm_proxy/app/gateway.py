@@ -18,6 +18,7 @@ from llm_proxy.admission.redis.backend import require_noeviction
 from llm_proxy.app.routes import build_erasures, build_routers
 from llm_proxy.app.stages import Pool, Stages, build_stages, internal_keys, secret_text
 from llm_proxy.background import BackgroundLoop
+from llm_proxy.dialects.routes import RouteTable, inference_routes
 from llm_proxy.edge.dispatcher import Dispatcher, with_cors
 from llm_proxy.edge.inference import InferenceEndpoint, RequestReader, request_limits
 from llm_proxy.edge.management_app import create_management_app
@@ -62,11 +63,12 @@ class Gateway:
         self._notifier = _notifier(stages)
         self._erasures = build_erasures(stages)
         self._report = _health_report(stages)
-        reader = RequestReader(stages.authenticator, request_limits(settings), stages.catalog)
-        management = self._management_app(reader)
+        routes = inference_routes()
+        reader = RequestReader(routes, stages.authenticator, request_limits(settings), stages.catalog)
+        management = self._management_app(routes, reader)
         self.routes = tuple(management.state.routes)
         inference = InferenceEndpoint(stages.services, reader, stages.failure_reporter)
-        self.asgi = with_cors(Dispatcher(inference, management, reader.limits), settings.cors_origins)
+        self.asgi = with_cors(Dispatcher(routes, inference, management, reader.limits), settings.cors_origins)
 
     def drain(self) -> None:
         """Reports not ready from now on; calls are still served."""
@@ -79,11 +81,12 @@ class Gateway:
         if running:
             log.warning("running calls were ended by the drain's limit", extra={"calls": running})
 
-    def _management_app(self, reader: RequestReader) -> FastAPI:
+    def _management_app(self, routes: RouteTable, reader: RequestReader) -> FastAPI:
         stages = self._stages
         record = partial(record_rejected_action, stages.database.pool) if stages.database else None
         return create_management_app(
             build_routers(stages, reader, self._report, self._erasures),
+            inference=routes,
             version=self.settings.version or __version__,
             lifespan=self._lifespan,
             on_error=self._count_error,

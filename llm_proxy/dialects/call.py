@@ -34,17 +34,19 @@ class Call(NamedTuple):
     """One model call to be admitted and forwarded.
 
     Attributes:
-        endpoint: The OpenAI operation, whatever path it came by.
+        endpoint: The operation at the sidecar, whatever path it came by.
         dialect: The name of its dialect (`openai`, `internal`, `generate`).
         model: The name the caller sent (or the default model).
         group: The sidecar's model group that serves it.
-        body: What is sent upstream, in OpenAI's schema.
+        body: What is sent upstream, in the schema of `endpoint`.
         streaming: The caller wants server-sent events.
         wants_usage: The caller itself requested the usage frame of a stream.
         attribution: The tenant, user, agent ... that the body names.
         max_tokens: The most completion tokens the request asks for; None when it does not say.
         prompt_bytes: Size of what is sent, the base of the token estimate.
         timeout_s: The caller's own timeout; None for the default.
+        context: What the dialect keeps of the request for its answer: an immutable object of its own.
+        provider_headers: Headers that the provider gets with the call; the dialect allows each.
     """
 
     endpoint: Endpoint
@@ -60,3 +62,5 @@ class Call(NamedTuple):
     choices: int = 1
     cache: CacheControl = DEFAULT_CACHE_CONTROL
     timeout_s: float | None = None
+    context: object = None
+    provider_headers: tuple[tuple[str, str], ...] = ()

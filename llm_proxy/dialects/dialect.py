@@ -1,7 +1,8 @@
 """What a dialect is: one frozen object that parses a body into a `Call` and renders the answer.
 
 Invariants: pure; `parse` raises only `APIError`; what a dialect accepts and renders is fixed in
-`docs/dialects.md`. A new dialect is one module with one such object, and its line in `routes`.
+`docs/dialects.md`. A new dialect is one module with one such object, and its line in `routes`. `parse`
+chooses the call's endpoint: its own where `speaks_natively`, else chat completions, and translates.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -38,6 +39,10 @@ def _generates_text(_group: str) -> bool:
     return False
 
 
+def _translated(_group: str, _endpoint: Endpoint) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class ModelIndex:
     """The names of the catalog at one moment.
@@ -51,6 +56,8 @@ class ModelIndex:
         default_chosen: An operator chose the default, so that any caller who may use it may omit the model.
         is_allowed: Whether the caller may use a group; one that it may not does not exist for it.
         is_embedding_only: Whether a group makes embeddings and nothing else.
+        speaks_natively: Whether every deployment a call of a group may reach, through its fallbacks too,
+            speaks an endpoint's own protocol.
     """
 
     default: str = "gpt-3.5-turbo"
@@ -60,6 +67,7 @@ class ModelIndex:
     default_chosen: bool = False
     is_allowed: Callable[[str], bool] = _allow_all
     is_embedding_only: Callable[[str], bool] = _generates_text
+    speaks_natively: Callable[[str, Endpoint], bool] = _translated
 
 
 class ResponseMeta(NamedTuple):
@@ -96,14 +104,22 @@ class ListedModel:
 
 
 class StreamRenderer(Protocol):
-    """One stream on its way to a caller whose frames are not OpenAI's."""
+    """One stream on its way to a caller whose frames are not the sidecar's."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Takes OpenAI's frames, any chunking, without `[DONE]`; returns this dialect's frames."""
+        """Takes frames of the call's `endpoint`, any chunking, without `[DONE]`; returns this dialect's."""
         ...
 
     def end(self, meta: ResponseMeta) -> bytes:
-        """The frames that end a complete stream, `[DONE]` included."""
+        """The frames that end a complete stream, `[DONE]` included where the dialect has it."""
+        ...
+
+    def fail(self, error: APIError) -> bytes:
+        """The frames that end a stream that failed; `end` is not called."""
+        ...
+
+    def ping(self) -> bytes:
+        """The frame for a caller who waits, before the first frame too; no bytes where there is none."""
         ...
 
 
@@ -121,20 +137,16 @@ class Dialect(Protocol):
         """Returns the call of a body; raises `BadRequest` naming the field, or `ModelNotFound`."""
         ...
 
-    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:
-        """Renders OpenAI's JSON answer in this dialect; raises `ProviderFailed` when it is none."""
+    def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:
+        """Renders the JSON answer of the call's `endpoint`; raises `ProviderFailed` when it is none."""
         ...
 
     def open_stream(self, call: Call) -> StreamRenderer | None:
-        """Returns the renderer of one stream; None when OpenAI's bytes pass unchanged."""
+        """Returns the renderer of one stream; None when OpenAI's bytes pass unchanged, errors in a frame."""
         ...
 
     def error(self, error: APIError) -> Json:
         """The body of an error."""
-        ...
-
-    def stream_error(self, error: APIError) -> bytes:
-        """The frame that ends a stream that failed after it began; no `[DONE]` follows."""
         ...
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:

@@ -74,7 +74,7 @@ class GenerateDialect(InternalDialect):
         except BadRequest as error:
             raise _restore_spelling(error, spellings) from None
 
-    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect names no model
+    def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- this dialect names no model
         """Returns `{content, usage{totalTokens, ...}}`, with `toolCalls` when there are any."""
         completion = parse_completion(reply)
         written: Json = {"content": completion.content}
@@ -84,7 +84,7 @@ class GenerateDialect(InternalDialect):
 
     def open_stream(self, call: Call) -> "GenerateStream":  # noqa: ARG002 -- the same for every call
         """Returns the renderer of one stream."""
-        return GenerateStream()
+        return GenerateStream(self.error)
 
     def error(self, error: APIError) -> Json:
         """Returns NestJS's exception body, with our code and field."""

@@ -3,7 +3,7 @@
 Source: docs/dialects.md, "internal".
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ class InternalDialect:
         context = ParseContext(self.name, endpoint, len(body), model_optional=True, reports_usage=True)
         return require_one_choice(build_call(parsed, context, options, models, limits, attribution))
 
-    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:
+    def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- the same for every call
         """`{content, usage, provider, model_resolved, latency_ms}` and `tool_calls` when there are any."""
         completion = parse_completion(reply)
         written: Json = {"content": completion.content}
@@ -53,15 +53,11 @@ class InternalDialect:
 
     def open_stream(self, call: Call) -> "InternalStream":  # noqa: ARG002 -- the same for every call
         """Returns the renderer of one stream."""
-        return InternalStream()
+        return InternalStream(self.error)
 
     def error(self, error: APIError) -> Json:
         """`detail`, as FastAPI's clients read it, and OpenAI's envelope."""
         return {"detail": error.message, **error.body()}
-
-    def stream_error(self, error: APIError) -> bytes:
-        """Returns one event with the object of `error`."""
-        return sse.encode_event(orjson.dumps(self.error(error)))
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:
         """`{models: [{name, provider, physical_name, max_tokens}]}`."""
@@ -80,8 +76,13 @@ class InternalDialect:
 
 @dataclass(slots=True)
 class InternalStream:
-    """Renders one stream: `content` chunks, then everything else in one `done` event."""
+    """Renders one stream: `content` chunks, then everything else in one `done` event.
 
+    Attributes:
+        error: Renders an error's body.
+    """
+
+    error: Callable[[APIError], Json]
     chunks: ChunkReader = field(default_factory=ChunkReader)
     tool_calls_field: str = "tool_calls"
 
@@ -99,6 +100,14 @@ class InternalStream:
         """The last event and the end mark."""
         summary = _summary(self.chunks.usage, self.chunks.model, meta)
         return sse.encode_event(orjson.dumps({"done": True, "content": "", **summary})) + sse.DONE_EVENT
+
+    def fail(self, error: APIError) -> bytes:
+        """One event with the error's body."""
+        return sse.encode_event(orjson.dumps(self.error(error)))
+
+    def ping(self) -> bytes:
+        """Nothing: these clients know no such frame."""
+        return b""
 
 
 def require_one_choice(call: Call) -> Call:

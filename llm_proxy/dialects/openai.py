@@ -136,7 +136,7 @@ class OpenAIDialect:
         parsed = parse_object(body, limits.max_depth)
         return build_call(parsed, ParseContext(self.name, endpoint, len(body)), options, models, limits)
 
-    def render(self, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the model
+    def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the model
         """The bytes unchanged."""
         return reply
 
@@ -144,12 +144,8 @@ class OpenAIDialect:
         """None: frames pass unchanged."""
 
     def error(self, error: APIError) -> Json:
-        """OpenAI's envelope."""
+        """OpenAI's envelope, in a stream too: its SDKs raise that as `APIError`."""
         return error.body()
-
-    def stream_error(self, error: APIError) -> bytes:
-        """One frame with OpenAI's envelope, which its SDKs raise as `APIError`."""
-        return sse.encode_event(orjson.dumps(error.body()))
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:
         """The list object of `GET /v1/models`."""

@@ -1,4 +1,4 @@
-"""Request headers that shape a call: `X-Provider`, `Cache-Control`, `X-Request-Timeout`.
+"""Request headers that shape a call: `X-Provider`, `Cache-Control`, `X-Request-Timeout`, Anthropic's.
 
 Invariants: an invalid value is rejected with the header's name; unknown cache directives are ignored (RFC
 9111, 5.2.3).
@@ -14,7 +14,14 @@ from llm_proxy.errors import BadRequest
 _PROVIDER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SECONDS = re.compile(rb"[0-9]{1,9}")
 _TIMEOUT = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,3})?")
-_HEADERS = frozenset({b"x-provider", b"cache-control", b"x-request-timeout", b"x-internal-auth"})
+_TOKEN = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MAX_BETAS = 64
+_HEADERS = frozenset(
+    {
+        b"x-provider", b"cache-control", b"x-request-timeout", b"x-internal-auth", b"anthropic-version",
+        b"anthropic-beta",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +33,16 @@ class RequestOptions:
         cache: The caller's `Cache-Control`.
         timeout_s: `X-Request-Timeout` in seconds, not clamped yet.
         may_omit_model: A body without `model` means the default model (callers of `x-internal-auth`).
+        anthropic_version: `anthropic-version` as it was sent; only Anthropic's dialect judges it.
+        anthropic_betas: The words of `anthropic-beta`, each once; what is spelled like none is left out.
     """
 
     provider: str | None = None
     cache: CacheControl = DEFAULT_CACHE_CONTROL
     timeout_s: float | None = None
     may_omit_model: bool = False
+    anthropic_version: str | None = None
+    anthropic_betas: tuple[str, ...] = ()
 
 
 NO_OPTIONS = RequestOptions()
@@ -49,19 +60,20 @@ def parse_request_options(headers: Iterable[tuple[bytes, bytes]]) -> RequestOpti
     pairs = [pair for pair in headers if pair[0] in _HEADERS]
     if not pairs:
         return NO_OPTIONS
-    provider = timeout_s = None
-    may_omit_model = False
-    directives: list[bytes] = []
-    for name, value in pairs:
-        if name == b"x-provider":
-            provider = parse_provider(value.strip(), "X-Provider")
-        elif name == b"x-request-timeout":
-            timeout_s = _timeout_s(value.strip())
-        elif name == b"cache-control":
-            directives += value.split(b",")
-        else:
-            may_omit_model = True
-    return RequestOptions(provider, parse_cache_control(directives), timeout_s, may_omit_model)
+    found = {name: value.strip() for name, value in pairs}
+    directives = [one for name, value in pairs if name == b"cache-control" for one in value.split(b",")]
+    words = [one.strip() for name, value in pairs if name == b"anthropic-beta" for one in value.split(b",")]
+    betas = dict.fromkeys(one.decode() for one in words if _TOKEN.fullmatch(one))
+    provider, timeout = found.get(b"x-provider"), found.get(b"x-request-timeout")
+    version = found.get(b"anthropic-version")
+    return RequestOptions(
+        provider=None if provider is None else parse_provider(provider, "X-Provider"),
+        cache=parse_cache_control(directives),
+        timeout_s=None if timeout is None else _timeout_s(timeout),
+        may_omit_model=b"x-internal-auth" in found,
+        anthropic_version=None if version is None else version.decode("latin-1"),
+        anthropic_betas=tuple(betas)[:MAX_BETAS],
+    )
 
 
 def parse_cache_control(directives: Iterable[bytes]) -> CacheControl:

@@ -1,5 +1,6 @@
-"""INFERENCE_ROUTES: every inference path, its dialect and its endpoint; dispatch and OpenAPI read it.
+"""Every inference path, its dialect and its endpoint: dispatch, `/v1/explain` and OpenAPI read the table.
 
+The dialects that need nothing are constants; `app/` builds the others and hands them to `inference_routes`.
 Invariants: paths are exact (compared undecoded, never normalised) but for two aliases: `/openai/v1/` for
 `/v1/`, and one trailing slash, never below `/admin` and `/internal`.
 """
@@ -31,7 +32,7 @@ class InferenceRoute:
     summary: str
 
 
-INFERENCE_ROUTES = (
+_FIXED_ROUTES = (
     InferenceRoute(
         ("/v1/chat/completions", "/chat/completions"),
         "chat.completions",
@@ -77,9 +78,26 @@ def _with_aliases(path: str) -> Iterator[str]:
             yield f"{prefix}{path}/"
 
 
-ROUTES_BY_PATH: dict[bytes, InferenceRoute] = {
-    alias.encode(): route
-    for route in INFERENCE_ROUTES
-    for path in route.paths
-    for alias in _with_aliases(path)
-}
+class RouteTable:
+    """The inference routes of one gateway.
+
+    Attributes:
+        routes: In the order of the documentation.
+    """
+
+    __slots__ = ("_by_path", "routes")
+
+    def __init__(self, routes: tuple[InferenceRoute, ...]) -> None:
+        self.routes = routes
+        self._by_path = {
+            alias.encode(): route for route in routes for path in route.paths for alias in _with_aliases(path)
+        }
+
+    def find(self, raw_path: bytes) -> InferenceRoute | None:
+        """Returns the route of a path as it was sent, an alias included."""
+        return self._by_path.get(raw_path)
+
+
+def inference_routes() -> RouteTable:
+    """Returns the routes of a gateway."""
+    return RouteTable(_FIXED_ROUTES)

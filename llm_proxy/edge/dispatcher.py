@@ -13,7 +13,7 @@ import orjson
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from llm_proxy.dialects.routes import ROUTES_BY_PATH, canonical_path
+from llm_proxy.dialects.routes import RouteTable, canonical_path
 from llm_proxy.edge.inference import InferenceEndpoint, RequestLimits
 from llm_proxy.edge.request import Message, Receive, Scope, Send, validate_head
 from llm_proxy.edge.responses import error_headers, send_json
@@ -32,8 +32,13 @@ class Dispatcher:
     """The gateway as one ASGI application."""
 
     def __init__(
-        self, inference: InferenceEndpoint, management: ASGIApplication, limits: RequestLimits
+        self,
+        routes: RouteTable,
+        inference: InferenceEndpoint,
+        management: ASGIApplication,
+        limits: RequestLimits,
     ) -> None:
+        self._routes = routes
         self._inference = inference
         self._management = management
         self._limits = limits
@@ -43,7 +48,7 @@ class Dispatcher:
         if scope["type"] != "http":
             await self._management(scope, receive, send)
             return
-        route = ROUTES_BY_PATH.get(scope["raw_path"])
+        route = self._routes.find(scope["raw_path"])
         if route is not None and scope["method"] == "POST":
             await self._inference(route, scope, receive, send)
             return

@@ -11,14 +11,15 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 
+import orjson
 from starlette.requests import Request
 
 from llm_proxy.call_context import CallContext
 from llm_proxy.call_guard import TimeoutPolicy
 from llm_proxy.dialects import Call, Dialect
-from llm_proxy.dialects.dialect import BodyLimits, ResponseMeta
+from llm_proxy.dialects.dialect import BodyLimits, ResponseMeta, StreamRenderer
 from llm_proxy.dialects.request_options import parse_request_options
-from llm_proxy.dialects.routes import ROUTES_BY_PATH, InferenceRoute
+from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
 from llm_proxy.edge.request import ClientDisconnected, Headers, Receive, Scope, Send, read_body, read_headers
@@ -36,7 +37,7 @@ from llm_proxy.identity import Authenticator, Caller, attribution_from_headers, 
 from llm_proxy.ledger import keep_answer
 from llm_proxy.pipeline import AdmittedCall, Services, process_call, reject_early
 from llm_proxy.settings import Settings
-from llm_proxy.sse import DONE_EVENT
+from llm_proxy.sse import DONE_EVENT, encode_event
 from llm_proxy.telemetry import uuid7
 from llm_proxy.upstream import CallGuard, CurrentCatalog, interrupt_error, timeout_policy
 
@@ -66,7 +67,10 @@ def request_limits(settings: Settings) -> RequestLimits:
 class RequestReader:
     """Authenticates and parses requests."""
 
-    def __init__(self, authenticator: Authenticator, limits: RequestLimits, catalog: CurrentCatalog) -> None:
+    def __init__(
+        self, routes: RouteTable, authenticator: Authenticator, limits: RequestLimits, catalog: CurrentCatalog
+    ) -> None:
+        self.routes = routes
         self.limits = limits
         self._authenticator = authenticator
         self._catalog = catalog
@@ -98,7 +102,7 @@ class RequestReader:
         """
         headers = read_headers(request.scope, max_bytes=self.limits.max_header_bytes)
         caller = of_key or await self.authenticate(headers)
-        route = ROUTES_BY_PATH.get(request.query_params.get("path", "/v1/chat/completions").encode())
+        route = self.routes.find(request.query_params.get("path", "/v1/chat/completions").encode())
         if route is None:
             raise BadRequest("Invalid 'path': no such route.", param="path", code="invalid_value")
         body = await read_body(request.receive, headers, max_bytes=self.limits.max_body_bytes)
@@ -216,11 +220,12 @@ class Responder:
         started: Whether a response head was sent; an error is then an event of the stream.
     """
 
-    __slots__ = ("_context", "_dialect", "_send", "started")
+    __slots__ = ("_context", "_dialect", "_renderer", "_send", "started")
 
     def __init__(self, context: CallContext, dialect: Dialect, send: Send) -> None:
         self._context = context
         self._dialect = dialect
+        self._renderer: StreamRenderer | None = None
         self._send = send
         self.started = False
 
@@ -234,7 +239,11 @@ class Responder:
     async def send_error(self, error: APIError) -> None:
         """Sends an error: as a response, or as an event of the stream that has started."""
         if self.started:
-            event = self._dialect.stream_error(error)
+            event = (
+                self._renderer.fail(error)
+                if self._renderer
+                else encode_event(orjson.dumps(self._dialect.error(error)))
+            )
             await self._send({"type": "http.response.body", "body": event})
             return
         self.started = True
@@ -242,8 +251,9 @@ class Responder:
 
     async def _send_body(self, admitted: AdmittedCall) -> None:
         context = self._context
+        assert context.call is not None  # noqa: S101 -- it was admitted
         body = await admitted.body()
-        out = self._dialect.render(body, _response_meta(context))
+        out = self._dialect.render(context.call, body, _response_meta(context))
         headers = responses.response_headers(context, admitted.limit_headers)
         await admitted.settle()
         context.ttft_ms = context.elapsed_ms()
@@ -256,7 +266,8 @@ class Responder:
         """Sends the head with the first event; a stream that ends before its closing event is truncated."""
         send, context = self._send, self._context
         assert context.call is not None  # noqa: S101 -- it was admitted
-        renderer, payload = self._dialect.open_stream(context.call), context.payload
+        self._renderer = renderer = self._dialect.open_stream(context.call)
+        payload = context.payload
         async for chunk in admitted.chunks():
             if not self.started:
                 context.answered_at = time.perf_counter()

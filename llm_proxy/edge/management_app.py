@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
-from llm_proxy.dialects.routes import INFERENCE_ROUTES, InferenceRoute
+from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.responses import error_headers
 from llm_proxy.endpoints import ENDPOINTS
@@ -82,9 +82,9 @@ _PROPERTIES: Json = {
 """The required fields; every other field is in OpenAI's own document."""
 
 
-def inference_paths() -> Json:
+def inference_paths(table: RouteTable) -> Json:
     """Returns the OpenAPI `paths` of every inference route."""
-    return {path: {"post": _operation(route, path)} for route in INFERENCE_ROUTES for path in route.paths}
+    return {path: {"post": _operation(route, path)} for route in table.routes for path in route.paths}
 
 
 def declare_bad_request(paths: Json) -> None:
@@ -129,6 +129,7 @@ def _error_of(route: InferenceRoute) -> Json:
 def create_management_app(
     routers: Iterable[APIRouter],
     *,
+    inference: RouteTable,
     version: str,
     lifespan: Lifespan[FastAPI],
     on_error: Callable[[Scope, APIError], None],
@@ -139,6 +140,7 @@ def create_management_app(
 
     Args:
         routers: The management routes.
+        inference: The routes that call models, for the OpenAPI page.
         version: The version on the OpenAPI page.
         lifespan: Starts and stops the gateway's components.
         on_error: Called with every error response, to count it.
@@ -154,7 +156,7 @@ def create_management_app(
         dependencies=[Depends(_decode_parameters)],
     )
     routes: list[BaseRoute] = []
-    for router in (*routers, _openapi_router(app, openapi_access)):
+    for router in (*routers, _openapi_router(app, inference, openapi_access)):
         app.include_router(router)
         routes += router.routes
     app.state.routes = routes
@@ -198,13 +200,15 @@ def _add_exception_handlers(
     app.add_exception_handler(RequestValidationError, on_validation_error)
 
 
-def _openapi_router(app: FastAPI, access: Callable[[Request], Awaitable[object]]) -> APIRouter:
+def _openapi_router(
+    app: FastAPI, inference: RouteTable, access: Callable[[Request], Awaitable[object]]
+) -> APIRouter:
     """Returns the router of the OpenAPI page."""
     routes = APIRouter()
 
     @routes.get("/openapi.json", include_in_schema=False, dependencies=[Depends(access)])
     async def openapi() -> Response:
-        return Response(orjson.dumps(_openapi(app)), media_type="application/json")
+        return Response(orjson.dumps(_openapi(app, inference)), media_type="application/json")
 
     return routes
 
@@ -252,11 +256,11 @@ def error_from_validation(error: RequestValidationError) -> APIError:
     )
 
 
-def _openapi(app: FastAPI) -> Json:
+def _openapi(app: FastAPI, inference: RouteTable) -> Json:
     if app.openapi_schema is None:
         schema: Json = get_openapi(title=app.title, version=app.version, routes=app.routes)
         paths: Json = schema.setdefault("paths", {})
         declare_bad_request(paths)
-        paths.update(inference_paths())
+        paths.update(inference_paths(inference))
         app.openapi_schema = schema
     return app.openapi_schema

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 
-from llm_proxy.endpoints import ENDPOINTS
+from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar import catalog, embeddings, litellm_internals, responses
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
@@ -28,7 +28,9 @@ from llm_proxy.sidecar.responses import (
     send_result,
 )
 
-INFERENCE_ENDPOINTS = {one.path: one.litellm_route for one in ENDPOINTS.values()}
+INFERENCE_ENDPOINTS = {
+    one.path: one.litellm_route for name, one in ENDPOINTS.items() if name not in NATIVE_ENDPOINTS
+}
 """Path -> LiteLLM's endpoint function."""
 JSON_CONTENT_TYPE = [(b"content-type", b"application/json")]
 UNREADABLE_RESPONSE = error_body("The model's answer could not be read.", "server_error", "provider_error")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_proxy.endpoints import ENDPOINTS
+from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar.environment import ENV_REFERENCE, NEVER_FROM_THE_FILE
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, find_substitutions
@@ -59,7 +59,8 @@ ROUTING_STRATEGIES = {
 }
 """Values of `LLM_PROXY_LOAD_BALANCE`; ROUND_ROBIN replaces simple-shuffle by a patch (`routing`)."""
 CACHE_NAMESPACE = "litellm_caching"
-CACHED_PATHS = {one.litellm_call_type: one.path for name, one in ENDPOINTS.items() if name != "embeddings"}
+CACHED_ENDPOINTS: tuple[Endpoint, ...] = ("chat.completions", "completions")
+CACHED_PATHS = {ENDPOINTS[name].litellm_call_type: ENDPOINTS[name].path for name in CACHED_ENDPOINTS}
 """LiteLLM's call types that the response cache serves -> their paths."""
 LANGFUSE = "langfuse"
 ALIASES_KEY = "model_group_alias"

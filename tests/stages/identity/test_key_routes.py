@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from stages.admission.limiter_outages import build_admission, settings_of
 
 from llm_proxy.dialects import Call
+from llm_proxy.dialects.routes import RouteTable
 from llm_proxy.edge import management_app
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.routes import audit, keys, limits, policies
@@ -74,6 +75,7 @@ def _app(*routers: Any) -> FastAPI:
 
     return management_app.create_management_app(
         routers,
+        inference=RouteTable(()),
         version="0",
         lifespan=None,  # type: ignore[arg-type]  # FastAPI takes none
         on_error=refused,

@@ -6,6 +6,7 @@ import orjson
 import pytest
 from dialect_examples import (
     ANSWERED,
+    CALL,
     GENERATE_ASKED,
     TOOL_CALL,
     error_of,
@@ -55,7 +56,7 @@ class TestGenerate:
 
     def test_the_documents_answer(self) -> None:
         """Exactly these fields."""
-        assert orjson.loads(GENERATE.render(openai_answer("Response text"), ANSWERED)) == {
+        assert orjson.loads(GENERATE.render(CALL, openai_answer("Response text"), ANSWERED)) == {
             "content": "Response text",
             "usage": {"totalTokens": 35, "promptTokens": 25, "completionTokens": 10},
         }
@@ -107,7 +108,7 @@ class TestGenerate:
 
     def test_tool_calls_are_in_camel_case(self) -> None:
         """Streamed or not."""
-        written = orjson.loads(GENERATE.render(openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
+        written = orjson.loads(GENERATE.render(CALL, openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
         assert (written["content"], written["toolCalls"]) == ("", [TOOL_CALL])
         stream = openai_frames({"tool_calls": [{"index": 0, **TOOL_CALL}]}, finish="tool_calls")
         first, last, _ = [
@@ -137,4 +138,4 @@ class TestGenerate:
             "param": "messages",
         }
         assert GENERATE.error(wrong) == body
-        assert GENERATE_STREAM.stream_error(wrong) == b"data: " + orjson.dumps(body) + b"\n\n"
+        assert GENERATE_STREAM.open_stream(CALL).fail(wrong) == b"data: " + orjson.dumps(body) + b"\n\n"

