@@ -42,6 +42,7 @@ from llm_proxy.service_urls import (
 from llm_proxy.store_variables import SPLIT_VARIABLES, database_url_of, redis_url_of
 
 PREFIX = "LLM_PROXY__"
+MASTER_KEY = "LITELLM_MASTER_KEY"
 Mode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
 
@@ -88,9 +89,9 @@ class Settings(BaseSettings):
     internal_api_key: SecretStr | None = Field(None, validation_alias=_named("LLM_PROXY_SECRET", own="INTERNAL_API_KEY"), description="Keys of trusted services, comma-separated while they rotate.")
     admin_key: SecretStr | None = Field(None, description="The first owner's admin key: may use the whole admin API and issue admin keys with names and roles; needs no database.")
     admin_read_key: SecretStr | None = Field(None, description="May read the admin API and `/metrics`; needs no database.")
-    master_key_is_internal: bool = Field(default=False, description="Accept the sidecar's key as a caller's credential, too.")
     litellm_proxy_url: StringList = Field(("http://localhost:4000",), description="Sidecars: URLs separated by commas, a port range (`http://127.0.0.1:4101-4108`), a name with several addresses, or `@FILE` with one a line, polled for changes.")
-    litellm_api_key: SecretStr | None = Field(None, validation_alias=_named("LITELLM_MASTER_KEY", own="LITELLM_API_KEY"), description="The gateway's own key at the sidecar.")
+    litellm_api_key: SecretStr | None = Field(None, description="The gateway's own key at the sidecar; by default `LITELLM_MASTER_KEY`, as a LiteLLM of your own has it.")
+    litellm_master_key: SecretStr | None = Field(None, validation_alias=_named(MASTER_KEY, own="LITELLM_MASTER_KEY"), description="The key of LiteLLM's clients: a caller's credential like an internal key, an admin's nowhere.")
     default_model: str = Field("gpt-3.5-turbo", description="Model group for a request that names none.")
     default_models: StringList = Field((), description="Model groups for callers without a list of their own; by default a virtual key may use every group configured by name, but none that only a wildcard serves (`*` allows those too), and an internal key every group.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level that is logged; one JSON object a line, on standard error.")
@@ -244,9 +245,16 @@ class Settings(BaseSettings):
 
     @cached_property
     def internal_keys(self) -> tuple[str, ...]:
-        """The internal keys, newest first."""
+        """The internal keys, newest first; LiteLLM's master key is the last."""
         keys = self.internal_api_key.get_secret_value().split(",") if self.internal_api_key else []
+        if self.litellm_master_key is not None:
+            keys.append(self.litellm_master_key.get_secret_value())
         return tuple(key.strip() for key in keys if key.strip())
+
+    @property
+    def sidecar_key(self) -> SecretStr | None:
+        """The gateway's key at the sidecar."""
+        return self.litellm_api_key or self.litellm_master_key
 
     @classmethod
     def settings_customise_sources(
@@ -346,7 +354,10 @@ def insecure_settings(settings: Settings) -> list[str]:
     if settings.environment != "production":
         return []
     faults: list[str] = []
-    secrets = [("INTERNAL_API_KEY", key) for key in settings.internal_keys]
+    master = settings.litellm_master_key and settings.litellm_master_key.get_secret_value().strip()
+    secrets = [
+        (MASTER_KEY if key == master else f"{PREFIX}INTERNAL_API_KEY", key) for key in settings.internal_keys
+    ]
     for name, value in (
         ("ADMIN_KEY", settings.admin_key),
         ("ADMIN_READ_KEY", settings.admin_read_key),
@@ -354,12 +365,12 @@ def insecure_settings(settings: Settings) -> list[str]:
         ("LITELLM_API_KEY", settings.litellm_api_key if settings.llm_mode == "litellm" else None),
     ):
         if value is not None:
-            secrets.append((name, value.get_secret_value()))
+            secrets.append((f"{PREFIX}{name}", value.get_secret_value()))
     for name, text in secrets:
         if text in KNOWN_SECRETS:
-            faults.append(f"{PREFIX}{name} is a publicly known default")
+            faults.append(f"{name} is a publicly known default")
         elif len(text) < MIN_SECRET_CHARS:
-            faults.append(f"{PREFIX}{name} is shorter than {MIN_SECRET_CHARS} characters")
+            faults.append(f"{name} is shorter than {MIN_SECRET_CHARS} characters")
     if settings.keys_file is not None and settings.database_url is None and settings.llm_mode != "mock":
         faults.append(f"{PREFIX}KEYS_FILE is set and DATABASE_URL is not: nothing in that file would hold")
     if not settings.internal_keys and settings.database_url is None:

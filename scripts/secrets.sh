@@ -15,6 +15,6 @@ if [ -n "$(tail -c 1 "$file")" ]; then echo >>"$file"; fi
 for name in LLM_PROXY__INTERNAL_API_KEY LLM_PROXY__ADMIN_KEY POSTGRES_PASSWORD SIDECAR_DB_PASSWORD REDIS_PASSWORD; do
     if missing "$name"; then echo "$name=$(draw)" >>"$file"; fi
 done
-if missing LITELLM_MASTER_KEY; then echo "LITELLM_MASTER_KEY=sk-$(draw)" >>"$file"; fi
+if missing LLM_PROXY__LITELLM_API_KEY; then echo "LLM_PROXY__LITELLM_API_KEY=sk-$(draw)" >>"$file"; fi
 if missing COMPOSE_PROFILES; then echo "COMPOSE_PROFILES=self-hosted-db" >>"$file"; fi
 echo "$file holds every secret docker compose needs"

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from llm_proxy import __version__, background
 from llm_proxy.admission.redis.backend import require_noeviction
 from llm_proxy.app.routes import build_erasures, build_routers
-from llm_proxy.app.stages import Pool, Stages, build_stages, internal_keys, secret_text
+from llm_proxy.app.stages import Pool, Stages, build_stages, secret_text
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.dialects.routes import RouteTable, inference_routes
 from llm_proxy.edge.dispatcher import Dispatcher, with_cors
@@ -178,7 +178,7 @@ def create_app(settings: Settings, files: WorkerMetricsFiles | None = None) -> G
         settings.notify_secret,
     )
     hidden = [
-        *internal_keys(settings),
+        *settings.internal_keys,
         *(url for _, url in settings.webhooks),
         *(text for secret in secrets for text in secret_text(secret)),
     ]

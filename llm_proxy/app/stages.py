@@ -111,7 +111,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         refresh_caller=keys.refresh if keys else None,
         observe=partial(_observe_store, metrics),
     )
-    authenticator = Authenticator(InternalKeys(internal_keys(settings)), keys)
+    authenticator = Authenticator(InternalKeys(settings.internal_keys), keys)
     address = ClientAddress(settings.trusted_proxies)
     days = settings.refused_credentials_retention_days
     failures = AuthFailureLog(database.pool, retention_days=days) if database else None
@@ -133,12 +133,6 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         tracer=tracer,
         services=Services(admission, upstream, catalog, ledger, RunningCalls(), observers),
     )
-
-
-def internal_keys(settings: Settings) -> tuple[str, ...]:
-    """Returns the internal keys; the sidecar's own key is one where the settings say so."""
-    own = secret_text(settings.litellm_api_key) if settings.master_key_is_internal else ()
-    return (*settings.internal_keys, *own)
 
 
 def secret_text(secret: Any) -> tuple[str, ...]:  # noqa: ANN401 -- a SecretStr or None
@@ -185,7 +179,7 @@ def _client(
 ) -> SidecarClient:
     pool = SidecarPool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     queue = SlotQueue(pool, queue_s=settings.queue_timeout_ms / 1000, max_waiting=settings.max_waiting)
-    key = settings.litellm_api_key.get_secret_value() if settings.litellm_api_key else None
+    key = settings.sidecar_key.get_secret_value() if settings.sidecar_key else None
     caching, groups = settings.cache_mode == "on", settings.default_models
     return SidecarClient(
         queue,

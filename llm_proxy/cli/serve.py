@@ -88,17 +88,23 @@ class GatewayServer(uvicorn.Server):
 def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Run the gateway alone."""
     harden_process()
-    try:
-        settings = load(host=host, port=port, workers=workers)
-    except ValidationError as error:
-        exit_with_lines(setting_errors(error), EXIT_WRONG_INPUT)
-    if faults := insecure_settings(settings) + webhook_errors(settings):
-        exit_with_lines([f"refused to start: {fault}" for fault in faults], EXIT_WRONG_INPUT)
+    settings = start_settings(host=host, port=port, workers=workers)
     if settings.workers > 1 and settings.llm_mode == "mock":
         warn("mock mode counts in the memory of one process: one worker runs")
     elif settings.workers > 1:
         sys.exit(run_workers(settings))
     sys.exit(run_worker(settings, bind_socket(settings)))
+
+
+def start_settings(**flags: str | int | None) -> Settings:
+    """Returns the settings a gateway starts with; ends the process with a line for each that prevents it."""
+    try:
+        settings = load(**flags)
+    except ValidationError as error:
+        exit_with_lines(setting_errors(error), EXIT_WRONG_INPUT)
+    if faults := insecure_settings(settings) + webhook_errors(settings):
+        exit_with_lines([f"refused to start: {fault}" for fault in faults], EXIT_WRONG_INPUT)
+    return settings
 
 
 def bind_socket(settings: Settings) -> socket.socket:

@@ -54,8 +54,8 @@ SETTING_RULES = (
     SettingRule(
         GENERAL,
         "master_key",
-        Outcome.REPLACED,
-        "drawn anew at each start; callers never see it",
+        Outcome.RENAMED,
+        "`LITELLM_MASTER_KEY`, a caller's credential and no admin's; `up` reads it from the file, too",
     ),
     SettingRule(GENERAL, "database_url", Outcome.RENAMED, f"{NO_DATABASE}; the gateway's is `DATABASE_URL`"),
     SettingRule(GENERAL, "store_model_in_db", Outcome.UNAVAILABLE, f"{NO_DATABASE}: models are the file's"),

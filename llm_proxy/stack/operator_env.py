@@ -89,7 +89,7 @@ def _readable_by_others(path: Path) -> bool:
 
 POSTGRES_PASSWORD = "LLM_PROXY_STACK_POSTGRES_PASSWORD"  # noqa: S105 -- a variable's name
 INTERNAL_KEY, ADMIN_KEY = "LLM_PROXY__INTERNAL_API_KEY", "LLM_PROXY__ADMIN_KEY"
-MASTER_KEY = "LITELLM_MASTER_KEY"
+SIDECAR_KEY = "LLM_PROXY__LITELLM_API_KEY"
 
 
 def _random_hex() -> str:
@@ -103,7 +103,7 @@ def _random_litellm_key() -> str:
 REQUIRED_SECRETS: dict[tuple[str, ...], Callable[[], str]] = {
     (INTERNAL_KEY, "LLM_PROXY_SECRET"): _random_hex,
     (ADMIN_KEY,): _random_hex,
-    (MASTER_KEY, "LLM_PROXY__LITELLM_API_KEY"): _random_litellm_key,
+    (SIDECAR_KEY,): _random_litellm_key,
     (POSTGRES_PASSWORD,): _random_hex,
 }
 """The variables that may hold each secret, and how it is created, under the first of them."""

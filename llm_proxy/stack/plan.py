@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import yaml
+
+from llm_proxy.json_access import as_object
 from llm_proxy.settings import Settings, load
 from llm_proxy.stack import process_specs, stores
 from llm_proxy.stack.local_model import CHAT_MODEL
-from llm_proxy.stack.operator_env import INTERNAL_KEY, OperatorEnv
+from llm_proxy.stack.operator_env import CONFIG_REFERENCE, INTERNAL_KEY, SIDECAR_KEY, OperatorEnv
 from llm_proxy.stack.probe import client_host, free_port, is_port_free, list_models
 from llm_proxy.stack.process import ProcessSpec
 from llm_proxy.stack.process_specs import RecycleLimits, read_recycle_limits
@@ -91,7 +94,7 @@ def banner(base_url: str, model: str, logs: str, env: OperatorEnv, seconds: floa
 LOCAL_MODEL_VARIABLES = ("LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE")
 DEFAULT_CONFIG = "litellm-config.yaml"
 SIDECAR_LIST_FILE = "sidecars"
-MASTER_KEY_VARIABLES = ("LLM_PROXY__LITELLM_API_KEY", "LITELLM_MASTER_KEY")
+MASTER_KEY_VARIABLES = ("LLM_PROXY__LITELLM_MASTER_KEY", "LITELLM_MASTER_KEY")
 
 READ_AT_START_ONLY = re.compile(
     r"(DATABASE|REDIS|LIMITS_REDIS|CACHE_REDIS|LLM_CALLS_DATABASE)_URL|LITELLM_MASTER_KEY|LOCAL_MODEL_GGUF|"
@@ -158,7 +161,10 @@ class StackPlan:
     def sidecar_specs(self) -> Iterator[tuple[int, ProcessSpec]]:
         """The sidecars to start, by number; raises `NotInstalled`."""
         backends = process_specs.SidecarBackends(
-            self._master_key(), self.stores.cache.url, self.stores.call_log.url, self.model_ports
+            self.operator_env.variables[SIDECAR_KEY],
+            self.stores.cache.url,
+            self.stores.call_log.url,
+            self.model_ports,
         )
         for number, port in self.sidecar_ports.items():
             yield number, process_specs.sidecar_spec(number, port, self.config, backends, self.operator_env)
@@ -171,9 +177,8 @@ class StackPlan:
     def with_operator_env(self, env: OperatorEnv, sidecar_ports: Mapping[int, int]) -> "StackPlan":
         """This plan with another operator environment; the key between gateway and sidecars stays."""
         running = self.operator_env.variables
-        kept = {name: running[name] for name in MASTER_KEY_VARIABLES if name in running}
-        others = {name: value for name, value in env.variables.items() if name not in MASTER_KEY_VARIABLES}
-        return replace(self, operator_env=replace(env, variables=others | kept), sidecar_ports=sidecar_ports)
+        variables = {**env.variables, SIDECAR_KEY: running[SIDECAR_KEY]}
+        return replace(self, operator_env=replace(env, variables=variables), sidecar_ports=sidecar_ports)
 
     def changed_start_settings(self, env: OperatorEnv) -> list[str]:
         """Returns the changed variables that a running stack ignores."""
@@ -209,7 +214,7 @@ class StackPlan:
         fixed = {
             "LLM_PROXY__HOST": self.settings.host,
             "LLM_PROXY__LITELLM_PROXY_URL": f"@{self.state.absolute() / SIDECAR_LIST_FILE}",
-            "LLM_PROXY__LITELLM_API_KEY": self._master_key(),
+            MASTER_KEY_VARIABLES[0]: self._master_key(),
             **self.store_addresses(),
         }
         variables |= {name: value for name, value in fixed.items() if value}
@@ -249,7 +254,10 @@ class StackPlan:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}/v1"
 
     def _master_key(self) -> str:
-        return self.operator_env.first(*MASTER_KEY_VARIABLES) or ""
+        """LiteLLM's master key, which its clients have: the operator's, else the configuration's."""
+        return self.operator_env.first(*MASTER_KEY_VARIABLES) or _master_key_in(
+            self.config, self.operator_env
+        )
 
 
 def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
@@ -280,6 +288,19 @@ def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
     for _ in (*plan.sidecar_specs(), *plan.model_specs()):
         pass  # raises NotInstalled before anything starts
     return plan
+
+
+def _master_key_in(config: Path, env: OperatorEnv) -> str:
+    """The configuration's `master_key`, or the variable it refers to; empty without one."""
+    try:
+        settings = as_object(as_object(yaml.safe_load(config.read_text("utf-8"))).get("general_settings"))
+    except yaml.YAMLError:
+        return ""  # the sidecar says what is wrong with it
+    given = settings.get("master_key")
+    if not isinstance(given, str):
+        return ""
+    referred = CONFIG_REFERENCE.fullmatch(given)
+    return (env.first(referred[1]) or "") if referred else given
 
 
 def _recycle_limits(env: OperatorEnv) -> RecycleLimits:

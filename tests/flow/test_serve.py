@@ -99,7 +99,7 @@ def test_live_but_not_ready_without_a_sidecar(tmp_path: Path) -> None:
         ),
         ({"LLM_PROXY__INTERNAL_API_KEY": "short"}, "LLM_PROXY__INTERNAL_API_KEY is shorter"),
         ({"LLM_PROXY__ADMIN_KEY": "tiny"}, "LLM_PROXY__ADMIN_KEY is shorter"),
-        ({"LITELLM_MASTER_KEY": "sk-1234"}, "LITELLM_API_KEY is a publicly known"),
+        ({"LITELLM_MASTER_KEY": "sk-1234"}, "LITELLM_MASTER_KEY is a publicly known"),
         ({"LLM_PROXY__HOST": "0.0.0.0"}, "LLM_PROXY__HOST is a public address"),  # noqa: S104 -- that is the point
     ],
 )

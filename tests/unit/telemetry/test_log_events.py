@@ -58,6 +58,7 @@ EVENTS = {
     "refused credentials are not put on record yet",
     "refused credentials cannot be looked at now",
     "rules not readable at start; defaults hold",
+    "served without llm-proxy serve: no bounds of heads and connections, no drain (docs/deployment.md)",
     "running calls were ended by the drain's limit",
     "settlements lost at the end: %d",
     "spans were not delivered",
