@@ -89,6 +89,7 @@ class Settings(BaseSettings):
     internal_api_key: SecretStr | None = Field(None, validation_alias=_named("LLM_PROXY_SECRET", own="INTERNAL_API_KEY"), description="Keys of trusted services, comma-separated while they rotate.")
     admin_key: SecretStr | None = Field(None, description="The first owner's admin key: may use the whole admin API and issue admin keys with names and roles; needs no database.")
     admin_read_key: SecretStr | None = Field(None, description="May read the admin API and `/metrics`; needs no database.")
+    sealing_keys: SecretStr | None = Field(None, description="Keys that seal what callers keep for the gateway, such as a model's earlier reasoning: `id=secret`, comma-separated; an id of letters and digits, a secret of at least 32 characters. The first seals, all open: put a new one in front, remove the old one when nothing sealed with it is needed. Without any, such reasoning does not go back to the model.")
     litellm_proxy_url: StringList = Field(("http://localhost:4000",), description="Sidecars: URLs separated by commas, a port range (`http://127.0.0.1:4101-4108`), a name with several addresses, or `@FILE` with one a line, polled for changes.")
     litellm_api_key: SecretStr | None = Field(None, description="The gateway's own key at the sidecar; by default `LITELLM_MASTER_KEY`, as a LiteLLM of your own has it.")
     litellm_master_key: SecretStr | None = Field(None, validation_alias=_named(MASTER_KEY, own="LITELLM_MASTER_KEY"), description="The key of LiteLLM's clients: a caller's credential like an internal key, an admin's nowhere.")
@@ -205,6 +206,17 @@ class Settings(BaseSettings):
         except InvalidURL as fault:
             raise PydanticCustomError("url", "{reason}", {"reason": str(fault)}) from None
         return given
+
+    @field_validator("sealing_keys")
+    @classmethod
+    def _check_sealing_keys(cls, given: SecretStr | None) -> SecretStr | None:
+        from llm_proxy.sealing import parse_sealing_keys  # noqa: PLC0415 -- 8 MB, for whoever has keys
+
+        try:
+            keys = parse_sealing_keys(given.get_secret_value()) if given is not None else ()
+        except ValueError as fault:
+            raise PydanticCustomError("sealing_keys", "{reason}", {"reason": str(fault)}) from None
+        return given if keys else None
 
     @field_validator("notify_budget_shares")
     @classmethod

@@ -16,5 +16,6 @@ for name in LLM_PROXY__INTERNAL_API_KEY LLM_PROXY__ADMIN_KEY POSTGRES_PASSWORD S
     if missing "$name"; then echo "$name=$(draw)" >>"$file"; fi
 done
 if missing LLM_PROXY__LITELLM_API_KEY; then echo "LLM_PROXY__LITELLM_API_KEY=sk-$(draw)" >>"$file"; fi
+if missing LLM_PROXY__SEALING_KEYS; then echo "LLM_PROXY__SEALING_KEYS=k1=$(draw)$(draw)" >>"$file"; fi
 if missing COMPOSE_PROFILES; then echo "COMPOSE_PROFILES=self-hosted-db" >>"$file"; fi
 echo "$file holds every secret docker compose needs"

@@ -100,9 +100,14 @@ def _random_litellm_key() -> str:
     return "sk-" + secrets.token_hex(24)  # LiteLLM accepts no master key without this prefix
 
 
+def _random_sealing_key() -> str:
+    return f"k1={secrets.token_hex(32)}"
+
+
 REQUIRED_SECRETS: dict[tuple[str, ...], Callable[[], str]] = {
     (INTERNAL_KEY, "LLM_PROXY_SECRET"): _random_hex,
     (ADMIN_KEY,): _random_hex,
+    ("LLM_PROXY__SEALING_KEYS",): _random_sealing_key,
     (SIDECAR_KEY,): _random_litellm_key,
     (POSTGRES_PASSWORD,): _random_hex,
 }
