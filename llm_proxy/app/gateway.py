@@ -14,7 +14,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from llm_proxy import __version__, background
-from llm_proxy.admission.redis.backend import require_noeviction
+from llm_proxy.admission.redis.backend import EvictionEnabled, require_noeviction
 from llm_proxy.app.routes import build_erasures, build_routers
 from llm_proxy.app.stages import Pool, Stages, build_stages, secret_text
 from llm_proxy.background import BackgroundLoop
@@ -51,11 +51,13 @@ class Gateway:
     Attributes:
         asgi: The application a server runs.
         routes: The management routes.
+        start_fault: Why it could not start; None while it can.
     """
 
     def __init__(self, settings: Settings, files: WorkerMetricsFiles | None = None) -> None:
         """Builds every object. `files`: this worker's of several, for their metrics."""
         self.settings = settings
+        self.start_fault: str | None = None
         self.metrics = Metrics(settings.metrics_tags, files)
         self._failures: dict[str, int] = {}
         self._stages = stages = build_stages(settings, self.metrics)
@@ -96,42 +98,60 @@ class Gateway:
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncGenerator[None]:
-        stages, services = self._stages, self._stages.services
         async with AsyncExitStack() as started:
-            self.metrics.add_sampler(self._sample)
-            services.running_calls.start()
-            started.callback(services.running_calls.stop)
-            if stages.worker_slot is not None:
-                started.callback(stages.worker_slot.release)
-            if stages.database is not None:
-                for pool in (stages.database.pool, stages.database.reports):
-                    await pool
-                    started.push_async_callback(_close, pool)
-            if self.settings.environment == "production" and self.settings.limits_redis_url is not None:
-                limits = self.settings.limits_redis_url
-                await require_noeviction(limits.get_secret_value(), tls=self.settings.tls_for(limits))
-            await services.ledger.start()
-            started.push_async_callback(services.ledger.stop)
-            await services.admission.start()
-            started.push_async_callback(services.admission.stop)
-            if stages.tracer is not None:
-                started.push_async_callback(stages.tracer.stop)
-            for loop in self._loops():
-                loop.start()
-                started.push_async_callback(loop.stop)
-            if stages.auth_failures is not None:
-                await stages.auth_failures.start()
-                started.push_async_callback(stages.auth_failures.stop)
-            if stages.client is not None:
-                started.callback(stages.client.stop)
-                monitor = SidecarMonitor(stages.client, self.settings.litellm_proxy_url, self.metrics)
-                await monitor.start()
-                started.push_async_callback(monitor.stop)
-            if self._notifier is not None:
-                await self._notifier.start()
-                started.push_async_callback(self._notifier.stop)
+            try:
+                await self._start(started)
+            except Exception as fault:
+                self.start_fault = str(fault) or type(fault).__name__
+                raise
             log.info("the gateway is up", extra={"version": __version__, "mode": self.settings.llm_mode})
             yield
+
+    async def _start(self, started: AsyncExitStack) -> None:
+        """Starts what runs beside the calls; `started` stops it in reverse."""
+        stages, services = self._stages, self._stages.services
+        self.metrics.add_sampler(self._sample)
+        services.running_calls.start()
+        started.callback(services.running_calls.stop)
+        if stages.worker_slot is not None:
+            started.callback(stages.worker_slot.release)
+        if stages.database is not None:
+            for pool in (stages.database.pool, stages.database.reports):
+                await pool
+                started.push_async_callback(_close, pool)
+        await self._check_eviction()
+        await services.ledger.start()
+        started.push_async_callback(services.ledger.stop)
+        await services.admission.start()
+        started.push_async_callback(services.admission.stop)
+        if stages.tracer is not None:
+            started.push_async_callback(stages.tracer.stop)
+        for loop in self._loops():
+            loop.start()
+            started.push_async_callback(loop.stop)
+        if stages.auth_failures is not None:
+            await stages.auth_failures.start()
+            started.push_async_callback(stages.auth_failures.stop)
+        if stages.client is not None:
+            started.callback(stages.client.stop)
+            monitor = SidecarMonitor(stages.client, self.settings.litellm_proxy_url, self.metrics)
+            await monitor.start()
+            started.push_async_callback(monitor.stop)
+        if self._notifier is not None:
+            await self._notifier.start()
+            started.push_async_callback(self._notifier.stop)
+
+    async def _check_eviction(self) -> None:
+        """Refuses a limits store that evicts, in development with a warning only."""
+        limits = self.settings.limits_redis_url
+        if limits is None:
+            return
+        try:
+            await require_noeviction(limits.get_secret_value(), tls=self.settings.tls_for(limits))
+        except EvictionEnabled as fault:
+            if self.settings.environment == "production":
+                raise
+            log.warning("the limits store may evict limits and budgets", extra={"cause": str(fault)})
 
     def _loops(self) -> list[BackgroundLoop]:
         """What runs beside the calls while there is a database."""

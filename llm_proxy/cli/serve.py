@@ -1,20 +1,16 @@
 """`llm-proxy serve`: the gateway alone, in one process or in several that share a socket.
 
 Invariants: SIGTERM turns readiness off, accepts for the drain delay, closes the listener, lets running calls
-finish within the drain timeout, then ends them with an error event. A worker that ends is replaced, after a
-growing pause while workers end within `EARLY_EXIT_S`; a signal to the parent goes to every worker; on Linux
-no worker outlives a killed parent.
+finish within the drain timeout, then ends them with an error event. A gateway that cannot start says why on
+its last line and ends with `EXIT_UNAVAILABLE`; `workers.py` runs several processes.
 """
 
 import asyncio
-import contextlib
 import gc
-import os
 import signal
 import socket
 import sys
-import time
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -24,7 +20,8 @@ from pydantic import ValidationError
 
 from llm_proxy.app import Gateway, create_app
 from llm_proxy.background import BackgroundLoop, spawn
-from llm_proxy.cli.printing import EXIT_WRONG_INPUT, exit_with_lines, fail, warn
+from llm_proxy.cli.printing import EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, exit_with_lines, fail, warn
+from llm_proxy.cli.workers import Workers, WorkersEnd
 from llm_proxy.edge.http_protocol import (
     BoundedHttpProtocol,
     close_slow_connections,
@@ -33,7 +30,6 @@ from llm_proxy.edge.http_protocol import (
 from llm_proxy.edge.routes.notifications import webhook_errors
 from llm_proxy.hardening import harden_process
 from llm_proxy.settings import Settings, insecure_settings, load, setting_errors
-from llm_proxy.stack.process import die_with_parent
 from llm_proxy.telemetry import WorkerMetricsFiles
 from llm_proxy.telemetry.metrics import metrics_directory
 
@@ -43,21 +39,29 @@ SLOW_CHECK_EVERY_S = 1
 BACKLOG = 2048
 GC_THRESHOLD = 20_000
 """Allocated objects before a collection: reference cycles are rare here."""
-EARLY_EXIT_S = 5.0
-MIN_RESTART_PAUSE_S = 0.1
-MAX_RESTART_PAUSE_S = 10.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class GatewayServer(uvicorn.Server):
     """A server that drains before it stops."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, settings: Settings) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        gateway: Gateway,
+        settings: Settings,
+        on_serving: Callable[[], object],
+    ) -> None:
         super().__init__(config)
+        self._on_serving = on_serving
         self._gateway = gateway
         self._delay_s = settings.drain_delay_s
         self._limit_s = settings.drain_timeout_s
         self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts the gateway and listens; then calls back."""
+        await super().startup(sockets)
+        self._on_serving()
 
     async def close_slow_connections(self) -> None:
         """Closes connections whose request head is over its timeout."""
@@ -92,8 +96,13 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     if settings.workers > 1 and settings.llm_mode == "mock":
         warn("mock mode counts in the memory of one process: one worker runs")
     elif settings.workers > 1:
-        sys.exit(run_workers(settings))
-    sys.exit(run_worker(settings, bind_socket(settings)))
+        end = run_workers(settings)
+        if end.reason is not None:
+            fail(end.reason, end.exit_code)
+        return
+    reason = run_worker(settings, bind_socket(settings))
+    if reason is not None:
+        fail(f"the gateway cannot start: {reason}", EXIT_UNAVAILABLE)
 
 
 def start_settings(**flags: str | int | None) -> Settings:
@@ -121,13 +130,30 @@ def bind_socket(settings: Settings) -> socket.socket:
     return bound
 
 
-def run_worker(settings: Settings, bound: socket.socket, files: WorkerMetricsFiles | None = None) -> int:
-    """Runs one gateway process on a bound socket until a signal stops it; returns its exit code."""
+def run_worker(
+    settings: Settings,
+    bound: socket.socket,
+    files: WorkerMetricsFiles | None = None,
+    on_serving: Callable[[], object] = lambda: None,
+) -> str | None:
+    """Runs one gateway process on a bound socket until a signal stops it; returns why it could not start.
+
+    Args:
+        settings: Of the gateway.
+        bound: The socket.
+        files: This worker's of several, for their metrics.
+        on_serving: Called once it accepts calls.
+    """
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_run_gateway(settings, bound, files))
+        return runner.run(_run_gateway(settings, bound, files, on_serving))
 
 
-async def _run_gateway(settings: Settings, bound: socket.socket, files: WorkerMetricsFiles | None) -> int:
+async def _run_gateway(
+    settings: Settings,
+    bound: socket.socket,
+    files: WorkerMetricsFiles | None,
+    on_serving: Callable[[], object],
+) -> str | None:
     gateway = create_app(settings, files)
     gc.freeze()  # scanning what lives as long as the process costs 4 % of a call
     gc.set_threshold(GC_THRESHOLD)
@@ -145,13 +171,17 @@ async def _run_gateway(settings: Settings, bound: socket.socket, files: WorkerMe
         limit_concurrency=settings.max_connections + 1,
         proxy_headers=False,
     )
-    server = GatewayServer(config, gateway, settings)
+    server = GatewayServer(config, gateway, settings, on_serving)
     # Not a task of the app: connections are closed while the server stops, too.
     slow = BackgroundLoop("slow-connections", server.close_slow_connections, every_s=SLOW_CHECK_EVERY_S)
     slow.start()
-    await server.serve(sockets=[bound])
-    await slow.stop()
-    return 0 if server.started else 3
+    try:
+        await server.serve(sockets=[bound])
+    except SystemExit:  # how uvicorn reports that the application did not start
+        return gateway.start_fault or "the reason is in the log"
+    finally:
+        await slow.stop()
+    return None
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -172,67 +202,9 @@ def _report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
     loop.default_exception_handler(context)
 
 
-def run_workers(settings: Settings) -> int:
-    """Runs the configured number of workers until a signal stops them; returns the exit code."""
+def run_workers(settings: Settings) -> WorkersEnd:
+    """Runs the configured number of workers until a signal stops them, or none can start."""
     bound = bind_socket(settings)
     bound.listen(BACKLOG)
     with metrics_directory() as directory:
-        return Workers(settings, bound, directory).run()
-
-
-class Workers:
-    """The worker processes of one gateway."""
-
-    def __init__(self, settings: Settings, bound: socket.socket, directory: Path) -> None:
-        """`directory` holds the workers' metrics."""
-        self._directory = directory
-        self._settings = settings
-        self._bound = bound
-        self._started: dict[int, tuple[WorkerMetricsFiles, float]] = {}
-        self._stopping = False
-        self._pause_s = MIN_RESTART_PAUSE_S
-
-    def run(self) -> int:
-        """Keeps the number of workers until a signal; returns when the last worker has ended."""
-        for one in _SIGNALS:
-            signal.signal(one, self._forward_signal)
-        for number in range(self._settings.workers):
-            self._fork(WorkerMetricsFiles(self._directory, number))
-        while self._started:
-            pid, status = os.wait()
-            files, started = self._started.pop(pid)
-            files.drop_gauges()
-            if not self._stopping:
-                warn(f"worker {pid} ended ({os.waitstatus_to_exitcode(status)}); starting another")
-                self._replace(files, time.monotonic() - started)
-        return 0
-
-    def _replace(self, files: WorkerMetricsFiles, age_s: float) -> None:
-        self._pause_s = (
-            min(self._pause_s * 2, MAX_RESTART_PAUSE_S) if age_s < EARLY_EXIT_S else MIN_RESTART_PAUSE_S
-        )
-        time.sleep(self._pause_s)
-        while not self._stopping:
-            try:
-                return self._fork(files)
-            except OSError as error:
-                warn(f"no worker can be started ({error.strerror}); trying again")
-                self._pause_s = min(self._pause_s * 2, MAX_RESTART_PAUSE_S)
-                time.sleep(self._pause_s)
-        return None
-
-    def _fork(self, files: WorkerMetricsFiles) -> None:
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            for one in _SIGNALS:
-                signal.signal(one, signal.SIG_DFL)
-            die_with_parent(parent, signal.SIGTERM)
-            os._exit(run_worker(self._settings, self._bound, files))
-        self._started[pid] = files, time.monotonic()
-
-    def _forward_signal(self, signum: int, _: FrameType | None) -> None:
-        self._stopping = True
-        for pid in list(self._started):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signum)
+        return Workers(settings, bound, directory, run_worker).run()

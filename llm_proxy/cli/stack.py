@@ -134,7 +134,7 @@ def _follow(state: Path, requested_ns: int, until_s: float, *, to_stderr: bool) 
             printed = len(status.lines)
             if status.done is not None:
                 return status
-        elif running_pid(state) is None:
+        if running_pid(state) is None:
             fail("the launcher has ended")
         time.sleep(STATUS_POLL_EVERY_S)
     raise CommandFailed("the launcher has not answered in time; its log gives the reason")

@@ -1,9 +1,11 @@
 """`llm-proxy up` from start to end: plan, start every process, print the banner, supervise, stop everything.
 
 Invariants: one launcher a state folder; however the launcher ends, no process is left; the slowest processes
-start first. SIGHUP requests a rolling restart, or ends the stack when the terminal was closed.
+start first. The first stop signal lets the running calls end while everything they need stays, the second
+ends them. SIGHUP requests a rolling restart, or the stop when the terminal was closed.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -26,13 +28,57 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequested(BaseException):
-    """A signal requested the stop; a `BaseException`, so that no `except Exception` swallows it."""
+    """A signal ended the start; a `BaseException`, so that no `except Exception` swallows it."""
+
+
+class StopSignals:
+    """Counts what requests the stop: SIGINT, SIGTERM, and SIGHUP of a terminal that was closed.
+
+    Attributes:
+        count: The first requests a drain, the second an end at once.
+        interrupts: Whether the first raises `StopRequested`: a start waits for minutes.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.interrupts = True
+
+    def listen(self, on_reload: Callable[[], None]) -> None:
+        """Counts from now on; any other SIGHUP calls `on_reload`."""
+        had_terminal = sys.stdin is not None and sys.stdin.isatty()
+
+        def on_hangup(number: int, frame: FrameType | None) -> None:
+            if had_terminal and not _has_terminal():
+                self._note(number, frame)
+            else:
+                on_reload()
+
+        _react((signal.SIGHUP,), on_hangup)
+        _react(STOP_SIGNALS, self._note)
+
+    def ignore(self) -> None:
+        """Ignores them from now on."""
+        _react((*STOP_SIGNALS, signal.SIGHUP), signal.SIG_IGN)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.interrupts:
+            self.interrupts = False
+            raise StopRequested
+
+
+def _react(
+    numbers: tuple[signal.Signals, ...],
+    reaction: signal.Handlers | Callable[[int, FrameType | None], None],
+) -> None:
+    for number in numbers:
+        signal.signal(number, reaction)
 
 
 def run(
     options: UpOptions, environment: Mapping[str, str], print_line: PrintLine, check_config: CheckConfig
 ) -> None:
-    """Runs the stack until SIGINT or SIGTERM.
+    """Runs the stack until SIGINT or SIGTERM, then until its running calls have ended.
 
     Args:
         options: From the command line.
@@ -45,6 +91,7 @@ def run(
         ProcessFailed: A process did not become ready, or failed too often.
         pydantic.ValidationError: A setting is wrong.
     """
+    print_line = partial(_print_if_possible, print_line)
     if options.with_parent:
         die_with_parent(os.getppid(), signal.SIGTERM)
     harden_process()
@@ -53,28 +100,50 @@ def run(
         restrict_to_owner(options.state)
     with exclusive(options.state, os.getpid()):
         plan = make_plan(options, _with_secrets(read_operator_env(environment, Path.cwd()), print_line))
-        _on_stop_signals(_request_stop)
-        signal.signal(signal.SIGHUP, _request_stop)
         supervisor = Supervisor(None if options.logs_to_stdout else options.state / "logs", print_line)
+        stops = StopSignals()
         try:
-            rolling_restart = RollingRestart(
+            restart = RollingRestart(
                 supervisor,
                 plan,
                 read_operator_env=partial(read_operator_env, environment, Path.cwd()),
                 check_config=check_config,
                 print_line=print_line,
             )
-            rolling_restart.adopt(start_all(supervisor, plan, print_line))
-            write_addresses(options.state, plan.published_addresses())
-            _reload_on_hangup(rolling_restart)
-            supervisor.run_forever(rolling_restart.tick)
-        except StopRequested:
-            print_line("\nstopping")
+            _serve(supervisor, plan, restart, stops, print_line)
         finally:
-            _on_stop_signals(signal.SIG_IGN)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            stops.ignore()
             supervisor.stop_all()
     print_line("stopped")
+
+
+def _print_if_possible(print_line: PrintLine, line: str) -> None:
+    """Prints a line; that the terminal or pipe is gone stops nothing."""
+    with contextlib.suppress(OSError):
+        print_line(line)
+
+
+def _serve(
+    supervisor: Supervisor,
+    plan: StackPlan,
+    restart: RollingRestart,
+    stops: StopSignals,
+    print_line: PrintLine,
+) -> None:
+    """Starts and supervises the stack until a stop signal, then lets the gateway's running calls end."""
+    try:
+        stops.listen(on_reload=restart.request)
+        restart.adopt(start_all(supervisor, plan, print_line))
+        write_addresses(plan.state, plan.published_addresses())
+        stops.interrupts = False
+        supervisor.run(restart.tick, lambda: stops.count > 0)
+    except StopRequested:
+        pass
+    finally:
+        stops.interrupts = False
+        print_line("\nstopping")
+        restart.stop()
+        supervisor.drain_gateway(plan.drain_limit_s(), restart.tick, lambda: stops.count > 1)
 
 
 def start_all(supervisor: Supervisor, plan: StackPlan, print_line: PrintLine) -> dict[int, ManagedProcess]:
@@ -102,27 +171,6 @@ def _with_secrets(env: OperatorEnv, print_line: PrintLine) -> OperatorEnv:
         print_line(f"warning: {warning}")
     files = {**env.files, **dict.fromkeys(created, file)}
     return replace(env, variables={**env.variables, **created}, files=files)
-
-
-def _on_stop_signals(reaction: signal.Handlers | Callable[[int, FrameType | None], None]) -> None:
-    for number in STOP_SIGNALS:
-        signal.signal(number, reaction)
-
-
-def _request_stop(_number: int, _frame: FrameType | None) -> None:
-    _on_stop_signals(signal.SIG_IGN)
-    raise StopRequested
-
-
-def _reload_on_hangup(rolling_restart: RollingRestart) -> None:
-    had_terminal = sys.stdin is not None and sys.stdin.isatty()
-
-    def on_hangup(_number: int, _frame: FrameType | None) -> None:
-        if had_terminal and not _has_terminal():
-            raise StopRequested
-        rolling_restart.request()
-
-    signal.signal(signal.SIGHUP, on_hangup)
 
 
 def _has_terminal() -> bool:

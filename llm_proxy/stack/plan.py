@@ -94,6 +94,7 @@ def banner(base_url: str, model: str, logs: str, env: OperatorEnv, seconds: floa
 LOCAL_MODEL_VARIABLES = ("LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE")
 DEFAULT_CONFIG = "litellm-config.yaml"
 SIDECAR_LIST_FILE = "sidecars"
+DRAIN_DELAY = "LLM_PROXY__DRAIN_DELAY_S"
 MASTER_KEY_VARIABLES = ("LLM_PROXY__LITELLM_MASTER_KEY", "LITELLM_MASTER_KEY")
 
 READ_AT_START_ONLY = re.compile(
@@ -200,11 +201,10 @@ class StackPlan:
             yield process_specs.local_model_spec(self.state, self.model_ports, self.operator_env)
 
     def gateway_spec(self) -> ProcessSpec:
-        """The gateway to start; it does not drain before it stops, because no load balancer points at it."""
+        """The gateway to start; in development it stops listening at once, for want of a load balancer."""
         variables = {
             "LLM_PROXY__ENVIRONMENT": "development",
-            "LLM_PROXY__DRAIN_DELAY_S": "0",
-            "LLM_PROXY__DRAIN_TIMEOUT_S": "1",
+            **({DRAIN_DELAY: "0"} if self.is_development else {}),
             "LLM_PROXY__SPOOL_DIR": str(self.state.absolute() / "spool"),
         }
         if self.model_ports and self.operator_env.first("OPENAI_API_KEY") is None:
@@ -219,6 +219,11 @@ class StackPlan:
         }
         variables |= {name: value for name, value in fixed.items() if value}
         return process_specs.gateway_spec(self.settings.port, variables, self.operator_env)
+
+    def drain_limit_s(self) -> float:
+        """Returns the longest time that the gateway's running calls have after a stop signal, in seconds."""
+        no_delay = self.is_development and DRAIN_DELAY not in self.operator_env.variables
+        return (0.0 if no_delay else self.settings.drain_delay_s) + self.settings.drain_timeout_s
 
     def store_addresses(self) -> dict[str, str]:
         """Returns the addresses of the gateway's stores by the gateway's variables."""

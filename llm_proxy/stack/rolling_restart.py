@@ -28,6 +28,7 @@ CALLS_POLL_EVERY_S = 5.0
 RETRY_AFTER_S = 60.0
 """Pause after the replacement of a sidecar over its limits did not start."""
 
+STACK_STOPS = "the stack is stopping"
 _START_FAILURES = (OSError, UnicodeDecodeError, ProcessFailed)
 
 FileSignature = tuple[tuple[str, int, int], ...]
@@ -130,7 +131,7 @@ class RollingRestart:
         self._read_operator_env, self._check_config = read_operator_env, check_config
         self._print_line = print_line
         self._known_faults = frozenset(check_config(plan.config, plan.operator_env.variables))
-        self._requested = False
+        self._requested = self._stopping = False
         self._replacement: _Replacement | None = None
         self._draining: list[_DrainingSidecar] = []
         self._watcher = FileWatcher(time.monotonic(), plan.watched_files()) if plan.is_development else None
@@ -144,8 +145,19 @@ class RollingRestart:
         """Requests a rolling restart; safe in a signal handler."""
         self._requested = True
 
+    def stop(self) -> None:
+        """Rejects the replacement that runs and all that are requested later: the stack is stopping.
+
+        `tick` guards the memory limits only. Sidecars that drain keep their calls until the stack ends them.
+        """
+        self._stopping = True
+
     def tick(self, now_s: float) -> None:
         """Advances a replacement, or begins one that is due; called ten times a second."""
+        if self._stopping:
+            self._kill_over_hard_limit()
+            self._reject_all()
+            return
         if self._watcher is not None and self._watcher.has_changed(now_s, self._plan.watched_files()):
             self._print_line(f"{self._plan.config} or a key has changed")
             self._requested = True
@@ -158,6 +170,15 @@ class RollingRestart:
         if self._replacement is not None:
             self._advance(self._replacement, now_s)
         self._draining = [one for one in self._draining if not self._has_drained(one, now_s)]
+
+    def _reject_all(self) -> None:
+        """Rejects what runs and what is requested."""
+        running, self._replacement = self._replacement, None
+        if running is not None and running.reason is None:
+            self._reject(running.began_ns, [STACK_STOPS], running.lines)
+        if self._requested:
+            self._requested = False
+            self._reject(time.monotonic_ns(), [STACK_STOPS])
 
     def _begin(self) -> None:
         began_ns = time.monotonic_ns()

@@ -2,8 +2,8 @@
 
 Invariants: the orphan reaper knows a process from its start. A process that ends is named with its log
 file and restarted after a growing pause; one that does not become ready `MAX_FAILURES` times in a row
-ends the stack. The gateway stops first and the stores last, because every process writes to the stores
-until it ends.
+ends the stack. The gateway stops first, after its running calls, which need all the others; the stores stop
+last, because every process writes to them until it ends.
 """
 
 import time
@@ -61,19 +61,21 @@ def supervise(
     start: StartProcess,
     print_line: PrintLine,
     after_check: Callable[[float], None],
+    is_over: Callable[[], bool],
 ) -> None:
-    """Checks the processes every `POLL_EVERY_S` until `ProcessFailed`, and restarts those that ended.
+    """Checks the processes every `POLL_EVERY_S` until `is_over`, and restarts those that ended.
 
     Args:
         states: The supervised processes; may change between two checks.
         start: Restarts a process.
         print_line: Gets a line for each end and each return.
         after_check: Called after every check with the monotonic time.
+        is_over: Whether to return; asked before every check.
 
     Raises:
         ProcessFailed: A process failed to start too often in a row.
     """
-    while True:
+    while not is_over():
         time.sleep(POLL_EVERY_S)
         now_s = time.monotonic()
         for state in states.values():
@@ -123,7 +125,11 @@ def _schedule_restart(state: RestartState, print_line: PrintLine, now_s: float) 
     print_line(f"{ended}; restarting it in {pause_s:g} s{log}")
 
 
-STOPPED_FIRST, STOPPED_LAST = ("gateway",), ("postgres", "valkey-")
+RECORDS_S = 10.0
+"""What a gateway may take after its drain to write its records."""
+
+GATEWAY = "gateway"
+STOPPED_FIRST, STOPPED_LAST = (GATEWAY,), ("postgres", "valkey-")
 
 
 class Supervisor:
@@ -160,10 +166,38 @@ class Supervisor:
             processes, lambda one: self._print_line(f"  {one.spec.name:<14} {self.uptime_s():5.1f} s")
         )
 
-    def run_forever(self, after_check: Callable[[float], None]) -> None:
-        """Supervises every process until `ProcessFailed`; calls `after_check` after each check."""
+    def run(self, after_check: Callable[[float], None], is_over: Callable[[], bool]) -> None:
+        """Supervises every process until `is_over` or `ProcessFailed`; each check ends in `after_check`."""
         self._supervised = {name: RestartState(process) for name, process in self._processes.items()}
-        supervise(self._supervised, self.start, self._print_line, after_check)
+        supervise(self._supervised, self.start, self._print_line, after_check, is_over)
+
+    def drain_gateway(
+        self, limit_s: float, after_check: Callable[[float], None], is_over: Callable[[], bool]
+    ) -> None:
+        """Has the gateway finish its running calls; everything they need is supervised meanwhile.
+
+        Returns when the gateway has ended, when `is_over`, or `RECORDS_S` after `limit_s`, when the gateway
+        ends its calls itself. A process that fails too often ends nothing: calls that run elsewhere go on.
+        """
+        gateway = self._processes.get(GATEWAY)
+        if gateway is None or not gateway.is_alive():
+            return
+        self._supervised.pop(GATEWAY, None)
+        until_s = time.monotonic() + limit_s + RECORDS_S
+        self._print_line(f"running calls have {limit_s:g} s; a second signal ends them at once")
+        gateway.popen.send_signal(gateway.spec.stop_signal)
+
+        def has_drained() -> bool:
+            return not gateway.is_alive() or is_over() or time.monotonic() > until_s
+
+        while not has_drained():
+            try:
+                supervise(self._supervised, self.start, self._print_line, after_check, has_drained)
+            except ProcessFailed as fault:
+                self._print_line(f"restarting nothing any more: {fault}")
+                self._supervised = {}
+        if gateway.popen.returncode:
+            self._print_line(f"gateway ended with code {gateway.popen.returncode}")
 
     def current(self, name: str) -> ManagedProcess:
         """Returns the process of that name, after restarts the latest."""

@@ -45,7 +45,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, played: Provider) -> Iterato
     """A stack with two sidecars and the scripted provider; its files are not watched."""
     folder = tmp_path_factory.mktemp("reload")
     write(folder, played, "steady")
-    (folder / ".env").write_text("LLM_PROXY__ENVIRONMENT=production\n", encoding="utf-8")
+    settings = "LLM_PROXY__ENVIRONMENT=production\nLLM_PROXY__DRAIN_DELAY_S=0\n"
+    (folder / ".env").write_text(settings, encoding="utf-8")
     with run_up(folder, *WORDS, "--sidecars", "2") as up:
         up.wait_for("Ctrl-C stops everything")
         yield up

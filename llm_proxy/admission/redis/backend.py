@@ -195,7 +195,8 @@ async def require_noeviction(url: str, *, timeout_s: float = 1.0, tls: ssl.SSLCo
     if policy not in {"noeviction", "unknown"}:
         raise EvictionEnabled(
             f"LLM_PROXY__LIMITS_REDIS_URL: the store's maxmemory-policy is {policy!r};"
-            " limits and budgets need 'noeviction'."
+            " limits and budgets need 'noeviction'. If REDIS_URL names a cache, name a store of their own in"
+            " LIMITS_REDIS_URL."
         )
 
 

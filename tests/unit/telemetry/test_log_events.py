@@ -36,6 +36,7 @@ EVENTS = {
     "limits store back",
     "limits store does not answer",
     "limits store lost",
+    "the limits store may evict limits and budgets",
     "no budget of scope `global`: nothing bounds what all callers together may spend",
     "no database is configured: internal secrets only, records stay in the spool",
     "no limits store configured: limits hold per process",

@@ -1,0 +1,199 @@
+"""The worker processes of one gateway: forked, replaced, stopped together.
+
+Invariants: a signal to the parent goes to every worker, also to one that is being forked; on Linux no worker
+outlives a killed parent. A worker that ends is replaced, after a growing pause while workers end within
+`EARLY_EXIT_S`. While none serves, all are tried again together; after `MAX_FAILED_STARTS` tries the gateway
+is given up. A forked worker never returns into its parent's code.
+"""
+
+import contextlib
+import functools
+import os
+import select
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from llm_proxy.cli.printing import EXIT_FAILED, EXIT_UNAVAILABLE, warn
+from llm_proxy.settings import Settings
+from llm_proxy.stack.process import die_with_parent
+from llm_proxy.telemetry import WorkerMetricsFiles
+
+EARLY_EXIT_S = 5.0
+MIN_RESTART_PAUSE_S = 0.1
+MAX_RESTART_PAUSE_S = 10.0
+MAX_FAILED_STARTS = 5
+STOP_POLL_S = 0.2
+"""How often a pause between two starts looks for a signal."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SERVES = b"+"
+_MAX_REASON_BYTES = 2000
+
+RunWorker = Callable[[Settings, socket.socket, WorkerMetricsFiles, Callable[[], object]], str | None]
+"""Runs one gateway until a signal, calls back once it serves; returns why it could not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersEnd:
+    """How the workers of a gateway ended.
+
+    Attributes:
+        exit_code: 0 when a signal ended them and each stopped in order.
+        reason: Why it is not 0; None with 0.
+    """
+
+    exit_code: int
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A running worker.
+
+    Attributes:
+        status: Read end of its pipe: `_SERVES` once it serves, or why it cannot; closed when it ends.
+    """
+
+    pid: int
+    files: WorkerMetricsFiles
+    status: int
+    started_s: float
+    serves: bool = False
+    reason: str = ""
+
+
+class Workers:
+    """The worker processes of one gateway."""
+
+    def __init__(
+        self, settings: Settings, bound: socket.socket, directory: Path, run_worker: RunWorker
+    ) -> None:
+        """`directory` holds the workers' metrics."""
+        self._settings, self._bound, self._run_worker = settings, bound, run_worker
+        self._missing = [WorkerMetricsFiles(directory, number) for number in range(settings.workers)]
+        self._running: dict[int, _Worker] = {}
+        self._stopping = False
+        self._failed_starts = 0
+        self._fork_at_s = 0.0
+        self._pause_s = MIN_RESTART_PAUSE_S
+        self._fault: str | None = None
+
+    def run(self) -> WorkersEnd:
+        """Keeps the number of workers until a signal has ended them all, or none can start."""
+        for one in _SIGNALS:
+            signal.signal(one, self._forward_signal)
+        while self._running or not self._stopping:
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                reason = f"the gateway cannot start, tried {self._failed_starts} times: {self._fault}"
+                return WorkersEnd(EXIT_UNAVAILABLE, reason)
+            self._fork_missing()
+            self._read_statuses()
+        return WorkersEnd(EXIT_FAILED, self._fault) if self._fault else WorkersEnd(0)
+
+    def _fork_missing(self) -> None:
+        """Forks the missing workers when their pause is over and no first worker is still starting."""
+        serve = any(worker.serves for worker in self._running.values())
+        if time.monotonic() < self._fork_at_s or (self._running and not serve):
+            return
+        while self._missing and not self._stopping:
+            try:
+                self._fork(self._missing[-1])
+            except OSError as error:
+                self._fault = f"no process can be forked: {error.strerror}"
+                warn(self._fault)
+                self._note_failure(early=True)
+                return
+            self._missing.pop()
+
+    def _fork(self, files: WorkerMetricsFiles) -> None:
+        """Forks a worker, unless a signal has come; raises `OSError`."""
+        parent = os.getpid()
+        # A signal between the fork and the note of the worker would reach every worker but this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            if self._stopping:
+                return
+            status, report = os.pipe()
+            try:
+                pid = os.fork()
+            except OSError:
+                os.close(status)
+                os.close(report)
+                raise
+            if pid == 0:
+                self._become_worker(parent, files, report)
+            os.close(report)
+            self._running[status] = _Worker(pid, files, status, time.monotonic())
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _become_worker(self, parent: int, files: WorkerMetricsFiles, report: int) -> None:
+        """Runs the gateway in a forked process and ends it."""
+        code = EXIT_FAILED
+        try:
+            for one in _SIGNALS:
+                signal.signal(one, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            die_with_parent(parent, signal.SIGTERM)
+            reason = self._run_worker(
+                self._settings, self._bound, files, functools.partial(os.write, report, _SERVES)
+            )
+            if reason is not None:
+                os.write(report, reason.encode(errors="replace")[:_MAX_REASON_BYTES])
+            code = 0 if reason is None else EXIT_UNAVAILABLE
+        except BaseException:  # noqa: BLE001 -- nothing may return into the parent's code
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def _read_statuses(self) -> None:
+        """Waits until a worker serves or ends, or a missing one is due."""
+        timeout_s = None if self._running and not self._missing else STOP_POLL_S
+        for status in select.select(list(self._running), [], [], timeout_s)[0]:
+            worker, said = self._running[status], os.read(status, _MAX_REASON_BYTES)
+            if said == _SERVES:
+                worker.serves, self._failed_starts = True, 0
+            elif said:
+                worker.reason = said.decode(errors="replace")
+            else:
+                self._bury(worker)
+
+    def _bury(self, worker: _Worker) -> None:
+        del self._running[worker.status]
+        os.close(worker.status)
+        code = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
+        worker.files.drop_gauges()
+        if self._stopping:
+            if code:
+                self._fault = f"worker {worker.pid} ended with code {code} while it stopped"
+                warn(self._fault)
+            return
+        self._missing.append(worker.files)
+        if not worker.serves:
+            self._fault = worker.reason or f"a worker ended with code {code} before it served"
+        ended = f"worker {worker.pid} ended ({code})" if worker.serves else f"no worker: {self._fault}"
+        warn(f"{ended}; starting another")
+        early = not worker.serves or time.monotonic() - worker.started_s < EARLY_EXIT_S
+        self._note_failure(early=early, served=worker.serves)
+
+    def _note_failure(self, *, early: bool, served: bool = False) -> None:
+        """Sets when the missing workers are forked; counts a try of which no worker is left."""
+        if not self._running and not served:
+            self._failed_starts += 1
+        if len(self._missing) > 1:
+            return  # the pause of this try is set
+        self._pause_s = min(self._pause_s * 2, MAX_RESTART_PAUSE_S) if early else MIN_RESTART_PAUSE_S
+        self._fork_at_s = time.monotonic() + self._pause_s
+
+    def _forward_signal(self, signum: int, _: FrameType | None) -> None:
+        if not self._stopping:
+            self._stopping, self._fault = True, None
+        for worker in list(self._running.values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signum)
