@@ -36,6 +36,7 @@ from litellm.types.utils import (
     all_litellm_params,
 )
 
+litellm.suppress_debug_info = True
 TARGET = Path(__file__).parent.parent / "llm_proxy" / "sidecar" / "known_keys.json"
 PACKAGE = Path(inspect.getfile(litellm)).parent
 LATE_SETTING = re.compile(r'getattr\(litellm, "([a-z][a-z0-9_]*)"')
@@ -49,13 +50,23 @@ def parameters(*functions: object) -> set[str]:
     return found - {"self", "args", "kwargs"}
 
 
-def read(variable: str, *folders: str) -> set[str]:
-    """Names read out of a mapping of that name, anywhere below the folders."""
-    pattern = re.compile(
-        rf'\b{variable}\b(?:\.get\(|\.pop\(|\[)\s*"([a-z_0-9]+)"|"([a-z_0-9]+)" (?:not )?in {variable}\b'
-    )
-    paths = (path for folder in folders for path in (PACKAGE / folder).rglob("*.py"))
-    return {one or other for path in paths for one, other in pattern.findall(path.read_text())}
+SOURCES = tuple(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+CALLS = tuple((PACKAGE / path).read_text("utf-8") for path in ("main.py", "utils.py", "realtime_api/main.py"))
+"""Where a deployment's parameters are read."""
+CONSTANTS = dict(
+    found
+    for text in SOURCES
+    for found in re.findall(r'(?m)^([A-Z][A-Z_0-9]+)\b[^=\n]*= "([a-z_0-9]+)"$', text)
+)
+"""Names of keys that LiteLLM keeps in constants."""
+
+
+def read(variable: str, sources: tuple[str, ...] = SOURCES) -> set[str]:
+    """Names read out of a mapping of that name, anywhere in the package or in these sources."""
+    name = r'("[a-z_0-9]+"|[A-Z][A-Z_0-9]+)'
+    pattern = re.compile(rf"\b{variable}\b(?:\.get\(|\.pop\(|\[)\s*{name}|{name} (?:not )?in {variable}\b")
+    written = {one or other for text in sources for one, other in pattern.findall(text)}
+    return {CONSTANTS.get(one, one).strip('"') for one in written if one in CONSTANTS or one.startswith('"')}
 
 
 def module_settings() -> set[str]:
@@ -66,9 +77,7 @@ def module_settings() -> set[str]:
         found |= {target.id for target in targets if isinstance(target, ast.Name)}
     found = {name for name in found if not name.endswith("_models")}  # tables of names
     found |= {name for name, value in vars(litellm).items() if isinstance(value, bool | int | float | str)}
-    found |= {
-        name for path in PACKAGE.rglob("*.py") for name in LATE_SETTING.findall(path.read_text("utf-8"))
-    }
+    found |= {name for text in SOURCES for name in LATE_SETTING.findall(text)}
     return {name for name in found if re.fullmatch(r"[a-z][a-z0-9_]*", name)}
 
 
@@ -103,6 +112,7 @@ def sections() -> dict[str, set[str]]:
         | {one.value for one in DynamicPromptManagementParamLiteral}
         | set(all_litellm_params)
         | parameters(litellm.completion, litellm.embedding)
+        | read("kwargs", CALLS)
     )
     prices = {
         name for name in (*model, *cost_map(), *CustomPricingLiteLLMParams.model_fields) if "cost" in name
@@ -120,12 +130,32 @@ def sections() -> dict[str, set[str]]:
             | set(UpdateRouterConfig.model_fields)
         )
         - {"model_list"},
-        "litellm_settings": module_settings() | handled_by_name() | read("litellm_settings", "proxy"),
-        "general_settings": set(ConfigGeneralSettings.model_fields) | read("general_settings", "proxy"),
+        "litellm_settings": module_settings() | handled_by_name() | read("litellm_settings"),
+        "general_settings": set(ConfigGeneralSettings.model_fields) | read("general_settings"),
         "retry_policy": set(RetryPolicy.model_fields),
         "allowed_fails_policy": set(AllowedFailsPolicy.model_fields),
         "cache_params": parameters(Cache.__init__) | redis_options(),
     }
+
+
+def bare_models() -> set[str]:
+    """Models whose provider LiteLLM finds by the name alone."""
+    listed = {
+        str(model)
+        for name, models in vars(litellm).items()
+        if name.endswith("_models") and isinstance(models, set | list)
+        for model in models
+    }
+    return {model for model in listed | set(litellm.model_cost) if "/" not in model and is_placed(model)}
+
+
+def is_placed(model: str) -> bool:
+    """Whether LiteLLM finds a model's provider."""
+    try:
+        litellm.get_llm_provider(model)
+    except litellm.exceptions.BadRequestError:
+        return False
+    return True
 
 
 def strategies() -> set[str]:
@@ -137,7 +167,8 @@ def strategies() -> set[str]:
 def table() -> str:
     """The generated file's text."""
     providers = {str(getattr(one, "value", one)) for one in litellm.provider_list}
-    made = {**sections(), "strategies": strategies(), "providers": providers}
+    made = {**sections(), "strategies": strategies(), "providers": providers, "models": bare_models()}
+    made["endpoints"] = {str(one) for one in litellm.openai_compatible_endpoints}
     lines = {name: " ".join(sorted(words)) for name, words in made.items()}
     return json.dumps({"litellm": version("litellm")} | lines, indent=1) + "\n"
 

@@ -1,6 +1,6 @@
 """Prints `docs/litellm/settings.md`, made from the rules and the known keys; run it with its output there."""
 
-from llm_proxy.sidecar.config_check import known_keys
+from llm_proxy.sidecar.known_keys import known_keys
 from llm_proxy.sidecar.setting_rules import Outcome, find_rule
 
 HEAD = """\

@@ -12,6 +12,7 @@ from typing import Any
 
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar.bare_models import provider_of_family
 from llm_proxy.sidecar.environment import ENV_REFERENCE, NEVER_FROM_THE_FILE
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, find_substitutions
 from llm_proxy.sidecar.setting_rules import PROMETHEUS, prometheus_lists, remove_unhonoured
@@ -64,9 +65,19 @@ CACHED_PATHS = {ENDPOINTS[name].litellm_call_type: ENDPOINTS[name].path for name
 """LiteLLM's call types that the response cache serves -> their paths."""
 LANGFUSE = "langfuse"
 ALIASES_KEY = "model_group_alias"
+REDIS_ADDRESSES = ("url", "host", "redis_startup_nodes", "startup_nodes", "sentinel_nodes")
 MAX_WILDCARDS = 3
 """`*` in a group's name: LiteLLM matches by backtracking, which takes seconds with four."""
 SECTIONS = ("litellm_settings", "router_settings", "general_settings")
+OPTIONAL_PARAMETERS = frozenset(
+    {
+        *("organization", "api_version", "region_name", "vertex_location", "vertex_ai_location"),
+        *("aws_region_name", "aws_session_token", "aws_session_name", "aws_profile_name", "aws_sts_endpoint"),
+        *("timeout", "stream_timeout", "num_retries", "max_retries", "rpm", "tpm", "weight", "order"),
+        *("max_tokens", "temperature", "drop_params", "ssl_verify", "tags"),
+    }
+)
+"""Parameters of a deployment that is called without them where they refer to a variable that is not set."""
 
 
 class InvalidConfig(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -154,13 +165,25 @@ def _drop_deployments_without_keys(
 ) -> list[Json]:
     kept: list[Json] = []
     for deployment in deployments:
-        missing = unset_variables(deployment["litellm_params"], env)
+        params: Json = deployment["litellm_params"]
+        for name in [one for one in OPTIONAL_PARAMETERS & params.keys() if unset_variables(params[one], env)]:
+            del params[name]
+        missing = unset_variables(params, env)
         if missing:
             named = f"{deployment['model_name']} ({deployment['litellm_params']['model']})"
             notes.append(f"left out {named}: {', '.join(dict.fromkeys(missing))} not set")
         else:
+            model = resolve_reference(params["model"], env)
+            if provider := provider_of_family({**params, "model": model}):
+                params["model"] = f"{provider}/{model}"
             kept.append(deployment)
     return kept
+
+
+def resolve_reference(text: str, env: Mapping[str, str]) -> str:
+    """Return a value, or that of the variable it refers to; an unset variable's is empty."""
+    referred = ENV_REFERENCE.fullmatch(text)
+    return env.get(referred[1], "") if referred else text
 
 
 def unset_variables(value: object, env: Mapping[str, str]) -> list[str]:
@@ -258,6 +281,15 @@ def _apply_required(config: Json, env: Mapping[str, str], notes: list[str]) -> N
     if url and litellm.get("cache") is not False:
         litellm["cache"] = True
         litellm["cache_params"] = redis_cache_params(url, litellm.get("cache_params") or {}, env)
+    elif litellm.get("cache") is True and not _names_its_cache(as_object(litellm.get("cache_params")), env):
+        litellm["cache"] = False  # LiteLLM would not start
+        notes.append("ignored litellm_settings.cache: neither CACHE_REDIS_URL nor cache_params names a Redis")
+
+
+def _names_its_cache(params: Json, env: Mapping[str, str]) -> bool:
+    if not str(params.get("type", "redis")).startswith("redis"):
+        return True
+    return any(params.get(name) and not unset_variables(params[name], env) for name in REDIS_ADDRESSES)
 
 
 def _implied_router_settings(config: Json) -> Json:

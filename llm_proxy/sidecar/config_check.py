@@ -7,24 +7,25 @@ local if its address is loopback, private or a private name; one without is if i
 
 import difflib
 import ipaddress
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar.bare_models import is_placed, provider_of_family
 from llm_proxy.sidecar.config import (
+    OPTIONAL_PARAMETERS,
     InvalidConfig,
     ModelSubstituted,
     build_effective_config,
     is_served,
+    resolve_reference,
     unset_variables,
 )
 from llm_proxy.sidecar.environment import BASES_WITH_V1, BASES_WITHOUT_V1, ENV_REFERENCE, NEVER_FROM_THE_FILE
+from llm_proxy.sidecar.known_keys import MISSPELT_SIMILARITY, SECTIONS, find_mend, known_keys
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, MODEL_OVERRIDES, find_substitutions
 from llm_proxy.sidecar.named_modules import find_missing_modules
 from llm_proxy.sidecar.setting_rules import PROMETHEUS, find_rule, find_unhonoured, prometheus_lists
@@ -48,7 +49,6 @@ PLACEHOLDER_WORD = re.compile(
 )
 """A word that a real key does not contain, or hardly ever."""
 SHELL_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*[^}]*\}")
-SECTIONS = ("router_settings", "litellm_settings", "general_settings")
 NESTED_SECTIONS = (
     ("router_settings", "retry_policy"),
     ("router_settings", "allowed_fails_policy"),
@@ -59,7 +59,6 @@ OWN_MODEL_INFO_KEYS = frozenset({"provider", "custom_tokenizer"})
 REJECTED_KEYS = frozenset(MODEL_OVERRIDES)
 """Keys that are rejected for their effect; the generated table lacks some of them."""
 CREDENTIAL_KEYS = ("credential_name", "credential_values", "credential_info")
-MISSPELT_SIMILARITY = 0.8
 LEFT_OUT_PREFIX = "left out: "
 NEVER_RETRIED = frozenset(
     {"BadRequestErrorRetries", "NotFoundErrorRetries", "ContentPolicyViolationErrorRetries"}
@@ -122,27 +121,16 @@ def check_config(
         lambda: _check_file_variables(config),
         lambda: _check_model_list(config),
     )
-    return [found for part in parts for found in part()]
-
-
-@cache
-def known_keys(section: str) -> frozenset[str]:
-    """Return the keys LiteLLM reads in a section of `known_keys.json`."""
-    table: dict[str, str] = json.loads(
-        files("llm_proxy.sidecar").joinpath("known_keys.json").read_text("utf-8")
-    )
-    return frozenset(table[section].split())
+    return list(dict.fromkeys(found for part in parts for found in part()))
 
 
 def _check_keys(where: str, given: Json, names: Collection[str]) -> Iterator[ConfigFinding]:
-    """Yield the keys LiteLLM does not know: a fault if one is close to a known key, else a note."""
+    """Yield the keys LiteLLM does not know: a fault if one is misspelt, else a note."""
     for key in given:
         if key not in names:
-            close = difflib.get_close_matches(str(key), names, 1, MISSPELT_SIMILARITY)
-            meant = f"; did you mean {close[0]}?" if close else ""
-            yield ConfigFinding(
-                f"{where}.{key}".lstrip("."), f"LiteLLM ignores this key{meant}", is_fault=bool(close)
-            )
+            path = f"{where}.{key}".lstrip(".")
+            mend, misspelt = find_mend(path, names)
+            yield ConfigFinding(path, "; ".join(filter(None, ("LiteLLM ignores this key", mend))), misspelt)
 
 
 def _check_sections(config: Json) -> Iterator[ConfigFinding]:
@@ -172,6 +160,7 @@ def _check_sections(config: Json) -> Iterator[ConfigFinding]:
 def _check_deployments(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFinding]:
     mapped = as_list(as_object(config.get("litellm_settings")).get("custom_provider_map"))
     own = {str(as_object(one).get("provider")) for one in mapped}
+    groups = {as_object(one).get("model_name") for one in as_list(config.get("model_list"))}
     seen: set[str] = set()
     for deployment in map(as_object, as_list(config.get("model_list"))):
         params, info = as_object(deployment.get("litellm_params")), as_object(deployment.get("model_info"))
@@ -188,27 +177,43 @@ def _check_deployments(config: Json, env: Mapping[str, str]) -> Iterator[ConfigF
                 yield ConfigFinding(
                     f"{where}.litellm_params.{name}", "LiteLLM does not expand ${NAME}: write os.environ/NAME"
                 )
-        provider, slash, _ = _resolve_model(str(params["model"]), env).partition("/")
-        if slash and provider not in known_keys("providers") | own and not params.get("custom_llm_provider"):
-            yield ConfigFinding(where, f"there is no provider {provider}")
+        model = resolve_reference(str(params["model"]), env)
+        if model and (message := _find_wrong_model({**params, "model": model}, own, groups)):
+            yield ConfigFinding(where, message)
         if info.get("custom_tokenizer"):
             yield ConfigFinding(
                 f"{where}.model_info.custom_tokenizer",
                 "never loaded: the sidecar asks no hub",
                 is_fault=False,
             )
-        missing = ", ".join(dict.fromkeys(unset_variables(params, env)))
-        if missing:
-            yield ConfigFinding(where, f"{LEFT_OUT_PREFIX}{missing} not set", is_fault=False)
+        yield from _check_references(where, params, env)
         if info.get("id") in seen:
             yield ConfigFinding(f"{where}.model_info.id", f"{info['id']} is another deployment's id too")
         seen |= {str(info["id"])} if info.get("id") else set()
 
 
-def _resolve_model(model: str, env: Mapping[str, str]) -> str:
-    """Return a deployment's model; an unset variable's is empty."""
-    named = ENV_REFERENCE.fullmatch(model)
-    return env.get(named[1], "") if named else model
+def _find_wrong_model(params: Json, own: set[str], groups: Collection[object]) -> str | None:
+    """Return why LiteLLM cannot ask for a deployment's model; None if it can."""
+    model = str(params["model"])
+    provider, slash, _ = model.partition("/")
+    if slash and provider not in known_keys("providers") | own and not params.get("custom_llm_provider"):
+        return f"there is no provider {provider}"
+    if slash or is_placed(model, params) or provider_of_family(params):
+        return None
+    alias = "; another name of a group belongs into router_settings.model_group_alias"
+    return f"no provider is known for {model}: write PROVIDER/{model}{alias if model in groups else ''}"
+
+
+def _check_references(where: str, params: Json, env: Mapping[str, str]) -> Iterator[ConfigFinding]:
+    """Yield what a deployment lacks because variables are not set."""
+    needed = {name: value for name, value in params.items() if name not in OPTIONAL_PARAMETERS}
+    if missing := ", ".join(dict.fromkeys(unset_variables(needed, env))):
+        yield ConfigFinding(where, f"{LEFT_OUT_PREFIX}{missing} not set", is_fault=False)
+    for name in OPTIONAL_PARAMETERS & params.keys():
+        for variable in unset_variables(params[name], env):
+            yield ConfigFinding(
+                f"{where}.litellm_params.{name}", f"{variable} is not set: called without it", is_fault=False
+            )
 
 
 def _check_modules(config: Json, env: Mapping[str, str], folder: Path | None) -> Iterator[ConfigFinding]:
@@ -257,7 +262,7 @@ def _check_file_variables(config: Json) -> Iterator[ConfigFinding]:
 
 
 def _check_model_list(config: Json) -> Iterator[ConfigFinding]:
-    if "model_list" in config and not config["model_list"]:
+    if not config.get("model_list"):
         yield ConfigFinding(
             "model_list",
             "no model is served: models that LiteLLM keeps in a database are not read, write them here",
@@ -280,15 +285,22 @@ def _check_names(config: Json) -> Iterator[ConfigFinding]:
             for rule in map(as_object, as_list(given.get(key))):
                 yield from _check_fallback_rule(f"{section}.{key}", rule, groups)
         for target in as_list(given.get("default_fallbacks")):
-            if not is_served(str(target), groups):
-                yield ConfigFinding(f"{section}.default_fallbacks", f"no group is called {target}")
+            yield from _check_target(f"{section}.default_fallbacks", str(target), groups)
 
 
 def _check_fallback_rule(where: str, rule: Json, groups: set[str]) -> Iterator[ConfigFinding]:
     for source, targets in rule.items():
         for name in (source, *as_list(targets)):
-            if isinstance(name, str) and name != "*" and not is_served(name, groups):
-                yield ConfigFinding(f"{where}.{source}", f"no group is called {name}")
+            if isinstance(name, str) and name != "*":
+                yield from _check_target(f"{where}.{source}", name, groups)
+
+
+def _check_target(where: str, name: str, groups: set[str]) -> Iterator[ConfigFinding]:
+    """Yield that a fallback names no group, and is left out: a fault if the name is misspelt."""
+    if not is_served(name, groups):
+        close = difflib.get_close_matches(name, groups, 1, MISSPELT_SIMILARITY)
+        meant = f"; did you mean {close[0]}?" if close else ": without effect"
+        yield ConfigFinding(where, f"no group is called {name}{meant}", bool(close))
 
 
 def _check_localities(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFinding]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_proxy.dialects.request.litellm_reserved import IN_METADATA, OWNED
-from llm_proxy.sidecar.config_check import known_keys
+from llm_proxy.sidecar.known_keys import known_keys
 
 ROOT = Path(__file__).parents[3]
 SIDECAR_PYTHON = ROOT / ".venv-sidecar" / "bin" / "python"

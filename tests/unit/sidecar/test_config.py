@@ -24,6 +24,38 @@ def test_a_deployment_without_its_key_is_left_out_with_a_note() -> None:
     assert found.notes == ("left out b (openai/m): B not set",)
 
 
+def test_a_parameter_of_no_variable_leaves_the_deployment_where_it_is_optional() -> None:
+    """As with LiteLLM, which reads nothing then."""
+    config = {"model_list": [one("a", api_key="os.environ/A", organization="os.environ/NONE")]}
+    [deployment] = build_effective_config(config, {"A": "1"}).config["model_list"]
+    assert deployment["litellm_params"] == {"model": "openai/m", "api_key": "os.environ/A"}
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [
+        ("claude-3-haiku-20240307", "anthropic/claude-3-haiku-20240307"),  # retired: not in LiteLLM's list
+        ("os.environ/MODEL", "anthropic/claude-3-opus-20240229"),
+        ("gpt-3.5-turbo-0301", "openai/gpt-3.5-turbo-0301"),
+        ("gpt-4o", "gpt-4o"),  # LiteLLM places it
+        ("claude-3-5-sonnet@20240620", "claude-3-5-sonnet@20240620"),  # nobody knows: config check says so
+        ("*", "*"),
+    ],
+)
+def test_a_retired_model_without_a_provider_is_asked_of_its_maker(model: str, asked: str) -> None:
+    """LiteLLM would leave it out."""
+    found = build_effective_config({"model_list": [one("a", model)]}, {"MODEL": "claude-3-opus-20240229"})
+    assert found.config["model_list"][0]["litellm_params"]["model"] == asked
+
+
+@pytest.mark.parametrize("params", [{}, {"type": "redis", "ttl": 60}, {"host": "os.environ/NONE"}])
+def test_a_cache_without_an_address_is_off(params: Json) -> None:
+    """LiteLLM would not start with it."""
+    found = build_effective_config({"litellm_settings": {"cache": True, "cache_params": params}}, {})
+    assert found.config["litellm_settings"]["cache"] is False
+    assert "CACHE_REDIS_URL" in found.notes[0]
+
+
 def test_names_of_a_left_out_group_are_removed() -> None:
     """Aliases, fallbacks from it and to it; a rule without targets is removed."""
     config = {

@@ -27,10 +27,9 @@ FAULTS = {
     "cache": ("litellm_settings: {cache_params: {hosts: x}}", "litellm_settings.cache_params.hosts", "did you mean host?"),
     "general": ("general_settings: {masterkey: x}", "general_settings.masterkey", "did you mean master_key?"),
     "alias": ("router_settings: {model_group_alias: {b: nowhere}}", "router_settings.model_group_alias.b", "nowhere"),
-    "fallback": ("router_settings: {fallbacks: [{a: [nowhere]}]}", "router_settings.fallbacks.a", "nowhere"),
-    "fallback's source": ("router_settings: {fallbacks: [{gone: [a]}]}", "router_settings.fallbacks.gone", "gone"),
-    "context fallback": ("router_settings: {context_window_fallbacks: [{a: [nowhere]}]}", "router_settings.context_window_fallbacks.a", "no group"),
-    "default fallback": ("litellm_settings: {default_fallbacks: [nowhere]}", "litellm_settings.default_fallbacks", "no group"),
+    "misspelt fallback": ("router_settings: {model_group_alias: {assistant: a}, fallbacks: [{a: [asistant]}]}", "router_settings.fallbacks.a", "did you mean assistant?"),
+    "model of no provider": ("model_list: [{model_name: a, litellm_params: {model: our-model}}]", "model_list.a", "write PROVIDER/our-model"),
+    "model that is a group": ("model_list: [{model_name: a, litellm_params: {model: openai/a}}, {model_name: b, litellm_params: {model: a}}]", "model_list.b", "model_group_alias"),
     "provider": ("model_list: [{model_name: a, litellm_params: {model: opanai/a}}]", "model_list.a", "no provider opanai"),
     "deployment": ("model_list: [{model_name: a, litellm_param: {}, litellm_params: {model: openai/a}}]", "model_list.a.litellm_param", "did you mean litellm_params?"),
     "same id": ("model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {id: i}}, {model_name: a, litellm_params: {model: openai/b}, model_info: {id: i}}]", "model_list.a.model_info.id", "another deployment's"),
@@ -55,6 +54,17 @@ NOTES = {
     "models of a database": ("general_settings: {store_model_in_db: true}", "general_settings.store_model_in_db", "keeps no database"),
     "passed through": ("general_settings: {pass_through_endpoints: [{path: /x, target: 'http://y'}]}", "general_settings.pass_through_endpoints", "not to be had"),
     "master key by variable": ("environment_variables: {LITELLM_MASTER_KEY: sk-1234}", "environment_variables.LITELLM_MASTER_KEY", "ignored"),
+    "fallback": ("router_settings: {fallbacks: [{a: [nowhere]}]}", "router_settings.fallbacks.a", "no group is called nowhere: without effect"),
+    "fallback's source": ("router_settings: {fallbacks: [{gone: [a]}]}", "router_settings.fallbacks.gone", "gone"),
+    "context fallback": ("router_settings: {context_window_fallbacks: [{a: [nowhere]}]}", "router_settings.context_window_fallbacks.a", "no group"),
+    "default fallback": ("litellm_settings: {default_fallbacks: [nowhere]}", "litellm_settings.default_fallbacks", "no group"),
+    "retries' pause": ("router_settings: {retry_policy: {delay: 1.0}}", "router_settings.retry_policy.delay", "write router_settings.retry_after"),
+    "key of another section": ("general_settings: {set_verbose: true}", "general_settings.set_verbose", "it belongs into litellm_settings"),
+    "key above its section": ("drop_params: true", "drop_params", "it belongs into litellm_settings"),
+    "limits above litellm_params": ("model_list: [{model_name: a, rpm: 3, litellm_params: {model: openai/a}}]", "model_list.a.rpm", "it belongs into litellm_params"),
+    "the opposite of a key": ("router_settings: {enable_cooldowns: true}", "router_settings.enable_cooldowns", "did you mean disable_cooldowns?"),
+    "organization of no variable": ("model_list: [{model_name: a, litellm_params: {model: openai/a, organization: os.environ/NO_SUCH_NAME}}]", "model_list.a.litellm_params.organization", "called without it"),
+    "models of LiteLLM's database": ("model_list: []", "model_list", "write them here"),
     "MCP": ("mcp_servers: {a: {url: 'http://b'}}", "mcp_servers", "not to be had"),
 }  # fmt: skip
 PROTECTING = {
@@ -67,6 +77,15 @@ PROTECTING = {
     "calls at once": ("general_settings: {global_max_parallel_requests: 9}", "general_settings.global_max_parallel_requests"),
 }  # fmt: skip
 QUIET = {
+    "LiteLLM's parameters": "model_list: [{model_name: a, litellm_params: {model: openai/a, additional_drop_params: [temperature], realtime_protocol: GA}}]",
+    "constants' keys": "general_settings: {dangerously_allow_mock_testing_request_params: true}",
+    "keys read beside the proxy": "litellm_settings: {code_interpreter_interception_params: {}}",
+    **{
+        f"model {model}": f"model_list: [{{model_name: a, litellm_params: {{model: '{model}'}}}}]"
+        for model in ("gpt-4o", "claude-3-haiku-20240307", "claude-opus-4-6", "o3", "gemini-1.5-pro", "*", "ft:gpt-4o:us::1", "anthropic.claude-9", "dall-e-3")
+    },
+    "endpoint that LiteLLM knows": "model_list: [{model_name: a, litellm_params: {model: any, api_base: 'https://api.groq.com/openai/v1'}}]",
+    "provider beside the model": "model_list: [{model_name: a, litellm_params: {model: any, custom_llm_provider: openai}}]",
     "logs": "litellm_settings: {set_verbose: true, timezone: Europe/Berlin}",
     "sentinels": "litellm_settings: {cache_params: {type: redis, sentinel_nodes: [[h, 26379]], service_name: m}}",
     "nothing set": "general_settings: {database_url: null, custom_auth: null, allowed_ips: null, store_model_in_db: false}",
@@ -222,7 +241,7 @@ def test_a_custom_tokenizer_is_a_note() -> None:
 def test_retries_of_a_caller_s_error_are_a_note() -> None:
     """They are never made."""
     text = "router_settings: {retry_policy: {BadRequestErrorRetries: 3, TimeoutErrorRetries: 1}}"
-    [note] = check_text(text)
+    [note] = check_text(written(text))
     assert (note.is_fault, note.path) == (False, "router_settings.retry_policy.BadRequestErrorRetries")
 
 
@@ -235,7 +254,7 @@ def test_an_unknown_parameter_is_a_note() -> None:
 def test_an_unset_variable_of_a_section_is_a_note() -> None:
     """Deployments with unset variables are left out."""
     text = "litellm_settings: {cache_params: {ssl: os.environ/NO_SUCH_NAME}}"
-    [note] = check_text(text)
+    [note] = check_text(written(text))
     assert (note.is_fault, note.path) == (False, "litellm_settings.cache_params")
     assert "NO_SUCH_NAME" in note.message
 

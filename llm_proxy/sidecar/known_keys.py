@@ -1,0 +1,60 @@
+"""The names LiteLLM reads in a configuration, by section, and what to write in place of one it does not read.
+
+Invariants: imports no LiteLLM; the names are those of the pinned release, in the generated `known_keys.json`.
+"""
+
+import difflib
+import json
+from collections.abc import Collection
+from functools import cache
+from importlib.resources import files
+
+MISSPELT_SIMILARITY = 0.8
+SECTIONS = ("litellm_settings", "router_settings", "general_settings")
+MENDS = {
+    "router_settings.rate_limit": "write rpm and tpm into litellm_params, or limit callers (docs/limits.md)",
+    "max_retries": "write num_retries, or a number for each kind of error, such as RateLimitErrorRetries",
+    "router_settings.retry_policy.delay": "write router_settings.retry_after",
+    "router_settings.max_retries": "write num_retries",
+    "litellm_settings.default_model": "set LLM_PROXY__DEFAULT_MODEL",
+    "general_settings.enable_cors": "set LLM_PROXY__CORS_ORIGINS",
+    "general_settings.cors_allow_origins": "set LLM_PROXY__CORS_ORIGINS",
+    "general_settings.port": "set LLM_PROXY__PORT",
+    "general_settings.host": "set LLM_PROXY__HOST",
+    "general_settings.log_level": "set LLM_PROXY__LOG_LEVEL",
+}
+"""Keys that documents and files have and LiteLLM never read; by path, or by name in any section."""
+
+
+@cache
+def known_keys(section: str) -> frozenset[str]:
+    """Return the keys LiteLLM reads in a section of `known_keys.json`."""
+    table: dict[str, str] = json.loads(
+        files("llm_proxy.sidecar").joinpath("known_keys.json").read_text("utf-8")
+    )
+    return frozenset(table[section].split())
+
+
+def find_mend(path: str, names: Collection[str]) -> tuple[str, bool]:
+    """Return what to write in place of a key that LiteLLM ignores, and whether the key is misspelt.
+
+    Args:
+        path: The key's path.
+        names: The keys LiteLLM reads there.
+    """
+    key = path.rpartition(".")[2]
+    if mend := MENDS.get(path) or MENDS.get(key):
+        return mend, False
+    section = path.partition(".")[0]
+    others = ("litellm_params",) if section == "model_list" else SECTIONS
+    for other in others:
+        if other != section and key in known_keys(other):
+            return f"it belongs into {other}", False
+    for close in difflib.get_close_matches(key, names, 1, MISSPELT_SIMILARITY):
+        return f"did you mean {close}?", not _is_opposite(key, close)
+    return "", False
+
+
+def _is_opposite(one: str, other: str) -> bool:
+    prefixes = {one.partition("_")[0], other.partition("_")[0]}
+    return prefixes == {"enable", "disable"}
