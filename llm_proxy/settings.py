@@ -31,14 +31,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from llm_proxy.service_urls import (
-    InvalidURL,
-    WebhookFormat,
-    parse_http_url,
-    parse_postgres_url,
-    parse_redis_url,
-    parse_webhook_urls,
-)
+from llm_proxy.postgres_urls import parse_postgres_url
+from llm_proxy.redis_urls import parse_redis_url
+from llm_proxy.schema.connections import Pooler
+from llm_proxy.service_urls import InvalidURL, WebhookFormat, parse_http_url, parse_webhook_urls
 from llm_proxy.store_variables import SPLIT_VARIABLES, database_url_of, redis_url_of
 
 PREFIX = "LLM_PROXY__"
@@ -105,6 +101,7 @@ class Settings(BaseSettings):
     cors_origins: StringList = Field((), description="Origins allowed by CORS; none by default.")
 
     database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it only internal keys work and records stay in the spool. Also from `DATABASE_HOST`, … or `PGHOST`, … (`docs/deployment.md`). A password with `/ # ? @ :` or `%` must be percent-encoded if the address would be ambiguous.")
+    database_pooler: Pooler = Field("auto", description="What stands between gateway and Postgres: `transaction`, a pooler such as PgBouncer in transaction mode; `session`, none, or one in session mode, or PgBouncer 1.21 and later with `max_prepared_statements`. `auto`: any pooler is found at the first connection and taken for one in transaction mode, which always works and costs a query one more round trip.")
     limits_redis_url: SecretStr | None = Field(None, validation_alias=_named("LIMITS_REDIS_URL", "REDIS_URL", own="LIMITS_REDIS_URL"), description="A `noeviction` Redis or Valkey for limits and budgets; without it limits hold per process. Also from `REDIS_HOST`, … (`docs/deployment.md`).")
     ca_file: Path | None = Field(None, description="CA certificates to trust besides the system's, for sidecars (`https`), Redis (`rediss`) and Postgres (`sslmode=verify-full`).")
     store_timeout_ms: int = Field(50, ge=1, description="Timeout of every call to the limits store.")

@@ -9,12 +9,11 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Ledger, LedgerStore, UsageRecord
 from llm_proxy.ledger.worker_slot import acquire_slot
+from llm_proxy.schema.connections import gateway_pools
 from llm_proxy.telemetry import Metrics, timestamp_of, uuid7
 
 CALLER = Caller("key-1", "virtual", "acme", "agent:sofia", key_prefix="sk-one")
@@ -73,7 +72,7 @@ async def run_ledger(
 ) -> AsyncGenerator[Ledger]:
     """A started ledger with a slot under `spool`; stopped in order at the end."""
     slot = acquire_slot(spool)
-    pool = await asyncpg.create_pool(dsn, min_size=0, max_size=3) if dsn else None
+    pool = await gateway_pools(dsn, None, "auto")[0] if dsn else None
     store = LedgerStore(pool, retention_days=retention_days, payload_days=7) if pool else None
     ledger = Ledger(store, metrics or Metrics(), slot=slot, spool_max_bytes=spool_max_bytes)
     try:

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from llm_proxy import __version__, background
 from llm_proxy.admission.redis.backend import EvictionEnabled, require_noeviction
 from llm_proxy.app.routes import build_erasures, build_routers
-from llm_proxy.app.stages import Pool, Stages, build_stages, secret_text
+from llm_proxy.app.stages import Stages, build_stages, secret_text
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.dialects.routes import RouteTable, inference_routes
 from llm_proxy.edge.dispatcher import Dispatcher, with_cors
@@ -35,6 +35,7 @@ from llm_proxy.identity import (
     record_rejected_action,
 )
 from llm_proxy.notify import Notifier, NotifierSources, Outbox, webhooks_from_settings
+from llm_proxy.schema.connections import Pool
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, WorkerMetricsFiles, setup_logging
 from llm_proxy.upstream.monitor import SidecarMonitor
@@ -116,7 +117,7 @@ class Gateway:
         if stages.worker_slot is not None:
             started.callback(stages.worker_slot.release)
         if stages.database is not None:
-            for pool in (stages.database.pool, stages.database.reports):
+            for pool in {stages.database.pool, stages.database.reports}:
                 await pool
                 started.push_async_callback(_close, pool)
         await self._check_eviction()

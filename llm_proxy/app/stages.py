@@ -7,9 +7,7 @@ store is contacted.
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
-
-import asyncpg
+from typing import Any
 
 from llm_proxy.admission import AdmissionController
 from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
@@ -27,7 +25,8 @@ from llm_proxy.identity import (
 from llm_proxy.ledger import CallObservers, Ledger, LedgerSpend, LedgerStore, MemoryUsage, PostgresUsage
 from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
 from llm_proxy.pipeline import Services
-from llm_proxy.service_urls import unused_parameters
+from llm_proxy.postgres_urls import unused_parameters
+from llm_proxy.schema.connections import Pool, gateway_pools
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.privacy import PayloadPolicy
@@ -39,18 +38,10 @@ from llm_proxy.upstream.pool import SidecarPool, SlotQueue
 
 log = logging.getLogger(__name__)
 
-POOL_SIZE = 8
-REPORTS_POOL_SIZE = 2
-"""Connections for questions about usage, which may take long: nothing else waits for them."""
-CONNECT_TIMEOUT_S = 5
-COMMAND_TIMEOUT_S = 30
-
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """The connections to Postgres, kept apart by how long their queries may take."""
+    """The connections to Postgres, by how long queries may take; one pool where few are allowed."""
 
     pool: Pool
     reports: Pool
@@ -143,22 +134,10 @@ def secret_text(secret: Any) -> tuple[str, ...]:  # noqa: ANN401 -- a SecretStr 
 def _database(settings: Settings) -> Database | None:
     if settings.database_url is None or settings.llm_mode == "mock":
         return None
-    for line in unused_parameters(settings.database_url.get_secret_value()):
+    url = settings.database_url.get_secret_value()
+    for line in unused_parameters(url):
         log.warning(line)
-    return Database(_pool(settings, POOL_SIZE), _pool(settings, REPORTS_POOL_SIZE))
-
-
-def _pool(settings: Settings, size: int) -> Pool:
-    url = settings.database_url
-    assert url is not None  # noqa: S101 -- there is a database
-    return asyncpg.create_pool(
-        url.get_secret_value(),
-        min_size=0,
-        max_size=size,
-        timeout=CONNECT_TIMEOUT_S,
-        command_timeout=COMMAND_TIMEOUT_S,
-        ssl=settings.tls_for(url),
-    )
+    return Database(*gateway_pools(url, settings.tls_for(url), settings.database_pooler))
 
 
 def _catalog(settings: Settings, metrics: Metrics) -> CurrentCatalog:

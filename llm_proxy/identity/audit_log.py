@@ -176,7 +176,7 @@ def _with_names(value: Any, names: dict[str, str]) -> Any:  # noqa: ANN401 -- JS
 
 _MAX_FAULTS = 100
 _ENTRIES = f"SELECT {', '.join(DIGEST_COLUMNS)}, digest FROM audit_entries ORDER BY seq, at, digest"  # noqa: S608 -- our own column names
-_BATCH = 1000
+_NEXT_ENTRIES = "FETCH 1000 FROM entries"
 
 
 @dataclass(slots=True)
@@ -223,8 +223,10 @@ async def verify_audit_log(pool: Pool, known_head: str | None = None) -> AuditVe
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         walk = _ChainWalk(known_head.lower() if known_head else None)
-        async for row in connection.cursor(_ENTRIES, prefetch=_BATCH):
-            walk.check_entry(row)
+        await connection.execute(f"DECLARE entries NO SCROLL CURSOR FOR {_ENTRIES}")
+        while rows := await connection.fetch(_NEXT_ENTRIES):
+            for row in rows:
+                walk.check_entry(row)
         walk.check_ends(await connection.fetchrow("SELECT seq, digest FROM audit_head"))
         await _check_people(connection, walk)
         walk.report.unchained = await connection.fetchval("SELECT count(*) FROM audit_log")

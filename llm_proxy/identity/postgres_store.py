@@ -19,6 +19,7 @@ from llm_proxy.identity.caller import Budget, BudgetUnit, Limits
 from llm_proxy.identity.policies import KillSwitch, LimitPolicy, PolicySnapshot
 from llm_proxy.identity.virtual_keys import KeyRaise, KeySpec, StoredKey
 from llm_proxy.json_access import Json
+from llm_proxy.schema.connections import open_command_pool
 from llm_proxy.schema.database import DRIVER_ERRORS, RowsRejected, classify_error
 
 if TYPE_CHECKING:
@@ -217,5 +218,5 @@ async def open_pool(url: str, tls: ssl.SSLContext | None = None) -> AsyncGenerat
         url: The database's URL.
         tls: None means that the URL says how to connect.
     """
-    async with database_errors(), asyncpg.create_pool(url, min_size=0, max_size=2, ssl=tls) as pool:
+    async with database_errors(), open_command_pool(url, tls) as pool:
         yield pool

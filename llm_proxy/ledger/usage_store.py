@@ -42,6 +42,7 @@ from llm_proxy.ledger.usage_query import (
 )
 from llm_proxy.ledger.usage_sql import read_snapshot, run_query
 from llm_proxy.money import nano_to_usd
+from llm_proxy.schema.connections import open_command_pool
 from llm_proxy.schema.database import db_deadline, sanitize_text
 from llm_proxy.telemetry import timestamp_of
 
@@ -211,12 +212,10 @@ async def open_usage(dsn: str, tls: ssl.SSLContext | None = None) -> AsyncGenera
         dsn: The database's URL.
         tls: None means that the URL says how to connect.
     """
-    async with db_deadline(_DEADLINE_S):
-        pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2, ssl=tls)
-    try:
+    async with open_command_pool(dsn, tls) as pool:
+        async with db_deadline(_DEADLINE_S), pool.acquire():
+            pass  # a database that refuses is told before the first question
         yield PostgresUsage(pool)
-    finally:
-        await pool.close()
 
 
 def _row_as_dict(row: asyncpg.Record) -> Json:

@@ -31,6 +31,7 @@ _MAX_MESSAGE_CHARS = 300
 STATEMENT_TIMEOUT = "it took too long"
 """The reason of a statement that exceeded the server's time limit."""
 _REASONS = {
+    "08P01": "what answers at its address refuses the connection",
     "28": "it refuses this user or password",
     "3D": "it has no database of this name",
     "3F": "it has no such schema",
@@ -48,14 +49,22 @@ _REASONS = {
     "57P03": "it is starting or stopping",
     "57014": STATEMENT_TIMEOUT,
 }
-_REFUSED_CONNECTION = ("28", "3D", "3F", "42704", "22023", "53300")
-"""SQLSTATE classes and codes whose message names the user, database or parameter, and no value."""
+_REFUSED_CONNECTION = ("08P01", "28", "3D", "3F", "42704", "22023", "53300")
+"""SQLSTATE classes and codes whose message names the user, database or parameter, and no value.
+
+08P01 is PgBouncer's for a user or database it does not know and for a parameter it does not pass on.
+"""
 _NO_ANSWER: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "it did not answer in time"),
     (socket.gaierror, "its host is not found"),
     (ConnectionRefusedError, "nothing listens at its address"),
+    (ConnectionResetError, "it closed the connection without an answer"),
     (FileNotFoundError, "its socket, or a file that the address names, does not exist"),
     (asyncpg.ClientConfigurationError, "its address is not understood"),
+    (
+        asyncpg.TargetServerAttributeNotMatched,
+        "no server is what target_session_attrs of the address demands",
+    ),
 )
 
 
@@ -72,6 +81,10 @@ class DatabaseUnavailable(Exception):  # noqa: N818 -- errors are named for the 
         super().__init__(reason)
         self.kind: FailureKind = kind
         self.reason = reason
+
+
+class AddressRejected(asyncpg.InterfaceError):
+    """Postgres rejects a value in the address: nothing is said of the rows that wait for the connection."""
 
 
 class RowsRejected(Exception):  # noqa: N818 -- the same
@@ -100,6 +113,8 @@ DRIVER_ERRORS = (
 
 def classify_error(error: BaseException) -> DatabaseUnavailable | RowsRejected:
     """Returns the exception that stands for an error of asyncpg or of the socket."""
+    if isinstance(error, AddressRejected):
+        return DatabaseUnavailable("refused", f"it rejects a value in its address ({error.args[0]})")
     if not isinstance(error, asyncpg.PostgresError):
         return DatabaseUnavailable("away", _unreachable_reason(error))
     sqlstate = str(getattr(error, "sqlstate", None) or "XX000")
@@ -109,8 +124,19 @@ def classify_error(error: BaseException) -> DatabaseUnavailable | RowsRejected:
     known = _REASONS.get(sqlstate) or _REASONS.get(sqlstate[:2])
     reason = known or _describe(error, sqlstate)
     if sqlstate.startswith(_REFUSED_CONNECTION) and isinstance(error.args[0], str):
-        reason = f"{reason} ({' '.join(error.args[0].split())[:_MAX_MESSAGE_CHARS]})"
+        reason = f"{reason} ({_message(error)})"
     return DatabaseUnavailable(kind, reason)
+
+
+@asynccontextmanager
+async def connecting() -> AsyncGenerator[None]:
+    """Raises `AddressRejected` for what would else be taken for a fault of the rows."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        if str(error.sqlstate).startswith(_ROW_ERRORS):
+            raise AddressRejected(_message(error)) from error
+        raise
 
 
 def is_missing_partition(error: asyncpg.PostgresError) -> bool:
@@ -181,6 +207,10 @@ def _unreachable_reason(error: BaseException) -> str:
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
         return "it refuses TLS, and the address asks for it"
     return f"the connection failed: {type(error).__name__}"
+
+
+def _message(error: BaseException) -> str:
+    return " ".join(str(error.args[0]).split())[:_MAX_MESSAGE_CHARS]
 
 
 def _describe(error: asyncpg.PostgresError, sqlstate: str) -> str:

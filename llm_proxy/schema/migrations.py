@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Union
 
 import asyncpg
 
+from llm_proxy.schema.connections import connect
+
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
@@ -168,7 +170,7 @@ async def migrate(
         tls: The trusted certificates; None: as the address says.
         report: Gets a line for each step of progress.
     """
-    connection = await asyncpg.connect(dsn, ssl=tls)
+    connection = await connect(dsn, tls)
     try:
         applied = await _apply_with_retry(connection, report)
         if sidecar_password is not None:

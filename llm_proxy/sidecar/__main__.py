@@ -15,7 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from llm_proxy.hardening import harden_process
-from llm_proxy.service_urls import InvalidURL, parse_postgres_url, parse_redis_url, parse_setting
+from llm_proxy.postgres_urls import parse_postgres_url
+from llm_proxy.redis_urls import parse_redis_url
+from llm_proxy.service_urls import InvalidURL, parse_setting
 from llm_proxy.sidecar.environment import build_environment
 from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.verify_environment import EXIT_UNSAFE, is_malicious

@@ -21,6 +21,7 @@ import asyncpg
 
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.json_access import Json, as_object
+from llm_proxy.schema.connections import connect
 from llm_proxy.schema.database import DatabaseUnavailable, db_deadline, jsonb_text, sanitize_text, write_rows
 from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.call_outcome import Attempt
@@ -291,7 +292,7 @@ class CallLog:
     async def _insert(self, rows: Sequence[CallRow]) -> None:
         async with db_deadline(WRITE_TIMEOUT_S):
             if self._connection is None or self._connection.is_closed():
-                self._connection = await asyncpg.connect(self._url, ssl=self._ssl)
+                self._connection = await connect(self._url, self._ssl)
             await self._connection.execute(INSERT, *map(list, zip(*rows, strict=True)))
 
     async def _disconnect(self) -> None:

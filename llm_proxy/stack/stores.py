@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llm_proxy.service_urls import parse_postgres_url, parse_redis_url, parse_setting
+from llm_proxy.postgres_urls import parse_postgres_url
+from llm_proxy.redis_urls import parse_redis_url
+from llm_proxy.service_urls import parse_setting
 from llm_proxy.stack.operator_env import POSTGRES_PASSWORD, OperatorEnv
 from llm_proxy.stack.probe import free_port
 from llm_proxy.stack.process import ProcessFailed, ProcessSpec, wheel_file, wheel_folder

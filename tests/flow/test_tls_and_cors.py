@@ -22,7 +22,7 @@ from llm_proxy.admission.redis.backend import publish_epochs
 from llm_proxy.admission.redis.connection import RedisConnection
 from llm_proxy.edge.routes.notifications import webhook_delivery
 from llm_proxy.notify import DeliveryFailed, StoredNotification, Webhook, WebhookSender
-from llm_proxy.service_urls import parse_redis_url
+from llm_proxy.redis_urls import parse_redis_url
 from llm_proxy.settings import Settings
 from llm_proxy.stack import probe
 from llm_proxy.stack.probe import is_port_free

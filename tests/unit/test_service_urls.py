@@ -6,14 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.service_urls import (
-    InvalidURL,
-    parse_http_url,
-    parse_postgres_url,
-    parse_redis_url,
-    parse_webhook_urls,
-    unused_parameters,
-)
+from llm_proxy.postgres_urls import client_parameters, parse_postgres_url, unused_parameters
+from llm_proxy.redis_urls import parse_redis_url
+from llm_proxy.service_urls import InvalidURL, parse_http_url, parse_webhook_urls
 
 SECRET = "S3cretPart"
 
@@ -73,7 +68,16 @@ def test_ambiguous_address_is_rejected(url: str) -> None:
         ("postgresql:app:S3cretPart@host/db", "form"),
         ("postgresql+S3cretPart://app:S3cretPart@host/db", "scheme"),
         ("prisma+postgres://app:S3cretPart@host/db", "Prisma"),
-        ("postgresql://app:S3cretPart@host/db?gssencmode=prefer", "gssencmode is not supported"),
+        ("postgresql://app:S3cretPart@host/db?gssencmode=require", "gssencmode is none of disable, prefer"),
+        ("postgresql://app:S3cretPart@host/db?require_auth=md5", "require_auth is not supported"),
+        ("postgresql://app:S3cretPart@fd00::1:5432/db", "IPv6 address stands in [ ]"),
+        ("Server=h;Database=d;User Id=u;Password=S3cretPart;", "form"),
+        ("host=h user=u password=S3cretPart dbname=d", "form"),
+        ("u:S3cretPart@h/d", "form"),
+        ("postgresql//u:S3cretPart@h/d", "form"),
+        ("postgresql://u:S3cretPart%25%@h/d", "some of its % are escapes"),
+        ("cockroachdb://root:S3cretPart@c:26257/d", "scheme"),
+        ("postgresql+pg8000://u:S3cretPart@/db?unix_sock=relative", "unix_sock is no path"),
         ("postgresql://app:S3cretPart@host/db?sslmode=disable&channel_binding=require", "channel_binding"),
         ("postgresql://app:S3cretPart@host/db?channel_binding=S3cretPart", "channel_binding"),
         ("postgresql://app:S3cretPart@host/db?sslaccept=S3cretPart", "sslaccept"),
@@ -276,6 +280,70 @@ def test_invalid_webhook_is_rejected_without_revealing_it(text: str) -> None:
             id="passfile",
         ),
         pytest.param(
+            "postgresql://app@server:p@server.postgres.database.azure.com/d?sslmode=require",
+            "postgresql://app%40server:p@server.postgres.database.azure.com/d?sslmode=require",
+            id="azure-single-server",
+        ),
+        pytest.param(
+            "postgres://postgres:p@app-db.flycast:5432/app?sslmode=disable",
+            "postgres://postgres:p@app-db.flycast:5432/app?sslmode=disable",
+            id="fly",
+        ),
+        pytest.param(
+            "postgres://avnadmin:AVNS_p@pg-x.aivencloud.com:12345/defaultdb?sslmode=require",
+            "postgres://avnadmin:AVNS_p@pg-x.aivencloud.com:12345/defaultdb?sslmode=require",
+            id="aiven",
+        ),
+        pytest.param(
+            "postgresql://postgres.abcd:p@aws-0-eu-central-1.pooler.supabase.com:6543/postgres?pgbouncer=true",
+            "postgresql://postgres.abcd:p@aws-0-eu-central-1.pooler.supabase.com:6543/postgres#pgbouncer=true",
+            id="supabase-pooler",
+        ),
+        pytest.param(
+            "postgresql://root:p@c.cockroachlabs.cloud:26257/d?sslmode=verify-full&options=--cluster%3Dfoo-1",
+            "postgresql://root:p@c.cockroachlabs.cloud:26257/d?sslmode=verify-full&options=--cluster%3Dfoo-1",
+            id="cockroach",
+        ),
+        pytest.param(
+            "postgresql://y:p@h:5433/y?load_balance=true&topology_keys=aws.us-east-1.*",
+            "postgresql://y:p@h:5433/y#load_balance=true&topology_keys=aws.us-east-1.*",
+            id="yugabyte",
+        ),
+        pytest.param(
+            "postgresql+pg8000://u:p@/d?unix_sock=/cloudsql/a:b:c/.s.PGSQL.5432",
+            "postgresql://u:p@/d?host=/cloudsql/a:b:c",
+            id="cloud-sql-pg8000",
+        ),
+        pytest.param(
+            "postgresql+psycopg://u:p@h/d?prepare_threshold=0",
+            "postgresql://u:p@h/d#prepare_threshold=0",
+            id="psycopg-pooler",
+        ),
+        pytest.param(
+            "jdbc:postgresql://h:5432/d?user=u&password=p&currentSchema=llm",
+            "postgresql://h:5432/d?user=u&password=p&search_path=%22llm%22",
+            id="jdbc",
+        ),
+        pytest.param('"postgresql://u:p@h/d"', "postgresql://u:p@h/d", id="quoted"),
+        pytest.param("postgresql://u:p@h/d?jit=off&", "postgresql://u:p@h/d?jit=off", id="last-ampersand"),
+        pytest.param(
+            "postgresql://u:p@h/d?gssencmode=disable", "postgresql://u:p@h/d", id="digitalocean-gss"
+        ),
+        pytest.param(
+            "postgres://u:p@h/d?requiressl=1", "postgres://u:p@h/d?sslmode=require", id="requiressl"
+        ),
+        pytest.param(
+            "postgresql://u:p@a:5432,b:5432/d?target_session_attrs=primary&load_balance_hosts=random",
+            "postgresql://u:p@a:5432,b:5432/d?target_session_attrs=primary#load_balance_hosts=random",
+            id="several-hosts",
+        ),
+        pytest.param(
+            "postgres://u:h.rds.amazonaws.com:5432/?Action=connect&X-Amz-Signature=5f@h.rds.amazonaws.com/d",
+            "postgres://u:h.rds.amazonaws.com%3A5432%2F%3FAction%3Dconnect%26X-Amz-Signature%3D5f"
+            "@h.rds.amazonaws.com/d",
+            id="rds-iam",
+        ),
+        pytest.param(
             "postgresql://u:p@h/d?options=endpoint%3Dep-x",
             "postgresql://u:p@h/d?options=endpoint%3Dep-x",
             id="options",
@@ -316,7 +384,11 @@ def test_other_clients_redis_urls_are_translated(url: str, normalized: str) -> N
 
 def test_parameters_without_effect_are_told() -> None:
     """By name, without their values."""
-    first, second = unused_parameters(parse_postgres_url("postgres://h/d?pgbouncer=true&connection_limit=5"))
-    assert first.endswith("connection_limit, pgbouncer")
-    assert "session pooling" in second
+    given = "pgbouncer=true&connection_limit=5&pool_timeout=3&connect_timeout=9&keepalives=1&supa=S3cretPart"
+    url = parse_postgres_url(f"postgres://h/d?{given}")
+    [line] = unused_parameters(url)
+    assert line.endswith("keepalives, supa")
+    assert client_parameters(url)["connection_limit"] == "5"
+    [line] = unused_parameters(parse_postgres_url("postgres://u:h/?X-Amz-Signature=5f@h/d"))
+    assert "ends after 15 minutes" in line
     assert unused_parameters(parse_postgres_url("postgres://h/d?jit=off")) == []

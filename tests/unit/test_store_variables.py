@@ -2,7 +2,9 @@
 
 import pytest
 
-from llm_proxy.service_urls import InvalidURL, parse_postgres_url, parse_redis_url
+from llm_proxy.postgres_urls import parse_postgres_url
+from llm_proxy.redis_urls import parse_redis_url
+from llm_proxy.service_urls import InvalidURL
 from llm_proxy.settings import load
 from llm_proxy.store_variables import database_url_of, redis_url_of
 
