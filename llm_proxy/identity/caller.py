@@ -62,7 +62,12 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """Tenant, agent, user, session, channel, run and tags that a request names, in its headers or body."""
+    """Tenant, agent, user, session, channel, run and tags that a request names, in its headers or body.
+
+    Attributes:
+        presumed_user: A user that a client made up for its account or device: used where nothing else names
+            one, so that a key bound to a user keeps its own.
+    """
 
     tenant: str | None = None
     agent: str | None = None
@@ -71,6 +76,7 @@ class Attribution:
     channel: str | None = None
     run: str | None = None
     tags: Tags = ()
+    presumed_user: str | None = None
 
 
 NO_ATTRIBUTION = Attribution()
@@ -175,7 +181,7 @@ def on_behalf_of(caller: Caller, by_header: Attribution, by_body: Attribution) -
         caller.kind,
         tenant or caller.tenant,
         agent or bound_agent,
-        user or caller.user,
+        user or caller.user or by_body.presumed_user,
         _same_or_either("session", by_header.session, by_body.session) or caller.session,
         _same_or_either("channel", by_header.channel, by_body.channel) or caller.channel,
         caller.key_prefix,

@@ -82,10 +82,12 @@ class ChatAnswerReader:
         finish_reason: Why it ended; None before, or when not stated.
         usage: None before it was stated.
         service_tier: The tier that is billed.
+        stop_sequence: The text it stopped at, which vLLM states.
     """
 
     __slots__ = (
-        "_decoder", "answer_id", "created", "finish_reason", "model", "service_tier", "usage",
+        "_decoder", "answer_id", "created", "finish_reason", "model", "service_tier", "stop_sequence",
+        "usage",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -95,6 +97,7 @@ class ChatAnswerReader:
         self.finish_reason: str | None = None
         self.model = ""
         self.service_tier: str | None = None
+        self.stop_sequence: str | None = None
         self.usage: ChatUsage | None = None
 
     def feed(self, chunk: bytes) -> list[ChatDelta]:
@@ -139,6 +142,7 @@ class ChatAnswerReader:
             return _NOTHING
         if choice.get("finish_reason"):
             self.finish_reason = _text(choice["finish_reason"]) or self.finish_reason
+            self.stop_sequence = _text(choice.get("stop_reason")) or self.stop_sequence
         message = choice.get(part)
         return _delta(message, choice.get("logprobs")) if is_object(message) else _NOTHING
 

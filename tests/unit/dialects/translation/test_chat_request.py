@@ -84,20 +84,20 @@ def test_a_long_user_is_its_digest() -> None:
     assert short_user("u" * 65) != short_user("v" * 65)
 
 
-@pytest.mark.parametrize(
-    ("schema", "strict"),
-    [
-        (CLOSED | {"properties": {"a": {"type": "string"}}}, True),
-        ({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}, False),
-        (CLOSED | {"properties": {"a": {}, "b": {}}}, False),
-        (
-            CLOSED | {"properties": {"a": {"type": "array", "items": {"type": "object", "properties": {}}}}},
-            False,
-        ),
-        ({"anyOf": [{"type": "string"}, {"type": "object", "properties": {"x": {}}}]}, False),
-        ({"type": "string", "enum": ["a", "b"]}, True),
-    ],
-)
+SCHEMAS: list[tuple[Json, bool]] = [
+    (CLOSED | {"properties": {"a": {"type": "string"}}}, True),
+    ({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}, False),
+    (CLOSED | {"properties": {"a": {}, "b": {}}}, False),
+    (
+        CLOSED | {"properties": {"a": {"type": "array", "items": {"type": "object", "properties": {}}}}},
+        False,
+    ),
+    ({"anyOf": [{"type": "string"}, {"type": "object", "properties": {"x": {}}}]}, False),
+    ({"type": "string", "enum": ["a", "b"]}, True),
+]
+
+
+@pytest.mark.parametrize(("schema", "strict"), SCHEMAS)
 def test_a_schema_is_strict_when_every_object_is_closed_and_complete(schema: Json, *, strict: bool) -> None:
     assert is_strict_schema(schema) is strict
 

@@ -1,0 +1,73 @@
+"""Errors in Anthropic's envelope, with its types.
+
+Source: https://platform.claude.com/docs/en/api/errors.
+"""
+
+import re
+
+import orjson
+
+from llm_proxy import sse
+from llm_proxy.errors import APIError, BudgetExceeded, ProviderOverloaded, ProviderQuotaExceeded
+from llm_proxy.json_access import Json
+
+_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_FIRST_OF_SERVER_ERRORS = 500
+_CONTEXT = "context_length_exceeded"
+_PROMPT_TOO_LONG = re.compile(r"prompt is too long: \d+ tokens > \d+ maximum")
+_NUMBER = r"(\d[\d,]*)"
+_MAXIMUM = re.compile(
+    r"(?:maximum|limit|context (?:length|window|size)|n_ctx)\D{0,60}?" + _NUMBER, re.IGNORECASE
+)
+_COUNT = re.compile(_NUMBER)
+
+
+def error_type(error: APIError) -> str:
+    """Returns Anthropic's type of an error."""
+    if isinstance(error, BudgetExceeded | ProviderQuotaExceeded):
+        return "billing_error"
+    if isinstance(error, ProviderOverloaded):
+        return "overloaded_error"
+    fallback = "api_error" if error.status >= _FIRST_OF_SERVER_ERRORS else "invalid_request_error"
+    return _TYPES.get(error.status, fallback)
+
+
+def render_error(error: APIError, request_id: str | None = None) -> Json:
+    """Returns the envelope of an error."""
+    envelope: Json = {
+        "type": "error",
+        "error": {"type": error_type(error), "message": _message(error)},
+    }
+    return envelope | ({"request_id": request_id} if request_id else {})
+
+
+def error_event(error: APIError) -> bytes:
+    """The event that ends a stream that failed."""
+    return sse.encode_event(orjson.dumps(render_error(error)), b"error")
+
+
+def _message(error: APIError) -> str:
+    """The message; of a prompt that is too long in the words that clients look for."""
+    if error.code != _CONTEXT or _PROMPT_TOO_LONG.search(error.message):
+        return error.message
+    maximum = _MAXIMUM.search(error.message)
+    limit = _tokens(maximum[1]) if maximum else 0
+    asked = next((one for one in map(_tokens, _COUNT.findall(error.message)) if one > limit), 0)
+    if not (limit and asked):
+        return f"prompt is too long: {error.message}"
+    return f"prompt is too long: {asked} tokens > {limit} maximum. {error.message}"
+
+
+def _tokens(digits: str) -> int:
+    return int(digits.replace(",", ""))
