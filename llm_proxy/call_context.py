@@ -87,6 +87,8 @@ def note_error(context: CallContext, error: APIError) -> None:
     context.error = error
     if isinstance(error.routing, RoutingInfo):
         context.routing = error.routing
+    if isinstance(error.usage, TokenUsage):
+        context.usage = error.usage
     if context.status == 0:
         context.status, context.outcome = error.status, "error"
 

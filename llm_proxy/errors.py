@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-ErrorOrigin = Literal["gateway", "limit", "budget", "provider"]
+ErrorOrigin = Literal["gateway", "limit", "budget", "guardrail", "provider"]
 
 
 def with_request_id(message: str, request_id: str) -> str:
@@ -62,8 +62,8 @@ class APIError(Exception):
         ├── BodyTooLarge 413                                                ├── UpstreamConnectionLost 502
         ├── UnsupportedMediaType 415                                        ├── UpstreamCoolingDown 503
         ├── ExpectationFailed 417                                           └── UpstreamTimeout 504
-        ├── HeadersTooLarge 431
-        └── UnsupportedTransferEncoding 501
+        ├── HeadersTooLarge 431            ├── GuardrailRejected 4xx
+        └── UnsupportedTransferEncoding 501 └── GuardrailFailed 503
 
     Attributes:
         message: What the caller may read; never an internal name.
@@ -72,6 +72,7 @@ class APIError(Exception):
         retry_after_s: Seconds after which the same request may pass; None when waiting does not help.
         headers: Extra response headers, lower-case names.
         routing: Who answered, an `upstream.RoutingInfo`, when the error came from there.
+        usage: What a rejected answer used, an `upstream.TokenUsage`, where the sidecar states it.
         provider_message: Why the provider failed, cleaned, for the record and the log; not for the caller.
         reached_limit: The limit of ours that rejected the request, for the record and the log.
     """
@@ -106,6 +107,7 @@ class APIError(Exception):
         self.retry_after_s = retry_after_s
         self.headers = headers
         self.routing: object = None
+        self.usage: object = None
         self.provider_message: str | None = None
         self.reached_limit: ReachedLimit | None = None
 
@@ -278,6 +280,24 @@ class ProviderRejected(APIError):
     def metric_code(self) -> str | None:
         """The code where it is one of ours."""
         return self.code if self.code in self.own_codes else None
+
+
+class GuardrailRejected(APIError):
+    """A guardrail of the sidecar's configuration rejects the prompt or the answer, with its own 4xx."""
+
+    status = 400
+    default_code = "content_policy_violation"
+    origin = "guardrail"
+    retryable = False
+
+
+class GuardrailFailed(APIError):
+    """A guardrail could not judge the call, and is set to let nothing pass then."""
+
+    status = 503
+    default_type = "server_error"
+    default_code = "guardrail_unavailable"
+    origin = "guardrail"
 
 
 class ProviderAuthError(APIError):

@@ -85,7 +85,13 @@ def build_routers(
         models.admin_router(
             catalog, in_postgres, ModelProbe(stages.services), record=record, require_actor=require_actor
         ),
-        limits.router(admission, caller=auth.require_caller, of_key=by_key, read=reader.read_explain_request),
+        limits.router(
+            admission,
+            caller=auth.require_caller,
+            of_key=by_key,
+            read=reader.read_explain_request,
+            describe=catalog.describe,
+        ),
         keys.router(
             key_repository,
             found.raises if found else None,

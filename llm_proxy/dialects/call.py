@@ -28,6 +28,8 @@ class CacheControl:
 
 
 DEFAULT_CACHE_CONTROL = CacheControl()
+GUARDRAILS_FIELD = "guardrails"
+"""LiteLLM's field of a body: guardrails that shall check this call, beside those that check every one."""
 
 
 class Call(NamedTuple):

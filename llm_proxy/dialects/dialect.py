@@ -58,6 +58,7 @@ class ModelIndex:
         is_embedding_only: Whether a group makes embeddings and nothing else.
         speaks_natively: Whether every deployment a call of a group may reach, through its fallbacks too,
             speaks an endpoint's own protocol.
+        guardrails: The guardrails that a request may name.
     """
 
     default: str = "gpt-3.5-turbo"
@@ -68,6 +69,7 @@ class ModelIndex:
     is_allowed: Callable[[str], bool] = _allow_all
     is_embedding_only: Callable[[str], bool] = _generates_text
     speaks_natively: Callable[[str, Endpoint], bool] = _translated
+    guardrails: frozenset[str] = frozenset()
 
 
 class ResponseMeta(NamedTuple):

@@ -1,9 +1,9 @@
 """Health of model groups and deployments, from the records of finished calls.
 
-Invariants: no model is called. Cache hits, callers' own errors and disconnected callers do not count;
-failures that the sidecar's retries made good are not seen. `calls` and `failures` cover the last `WINDOW`,
-the latest success and failure the last `LOOK_BACK`, by the end of the call; at most the latest `MAX_CALLS`
-are read.
+Invariants: no model is called. Cache hits, callers' own errors, what a guardrail or a content policy rejects
+and disconnected callers do not count; failures that the sidecar's retries made good are not seen. `calls`
+and `failures` cover the last `WINDOW`, the latest success and failure the last `LOOK_BACK`, by the end of
+the call; at most the latest `MAX_CALLS` are read.
 """
 
 from dataclasses import dataclass, field
@@ -20,6 +20,9 @@ MAX_CALLS = 300_000
 PROVIDER_STATUSES = frozenset({401, 403, 408, 429})
 """Statuses below 500 that an admitted call gets only from its provider."""
 
+NOT_THE_MODELS = ("content_policy_violation", "guardrail_unavailable")
+"""Error codes of calls that a guardrail or a content policy ended."""
+
 _HEALTH = """
     WITH latest AS (
         SELECT * FROM requests WHERE started_at > $1 ORDER BY started_at DESC LIMIT $4
@@ -27,7 +30,7 @@ _HEALTH = """
         SELECT model_group, deployment, started_at + latency_ms * interval '1 ms' AS at,
             CASE WHEN outcome <> 'ok' THEN coalesce(refusal_code, status::text) END AS failure
         FROM latest
-        WHERE cache <> 'hit'
+        WHERE cache <> 'hit' AND coalesce(refusal_code, '') <> ALL($5)
             AND (outcome IN ('ok', 'cut') OR outcome = 'error' AND (status >= 500 OR status = ANY($3)))
     )
     SELECT model_group, deployment,
@@ -67,7 +70,8 @@ async def fetch_health(connection: Connection, now: datetime) -> ModelHealth:
     """Returns the health at this time, from the table `requests`."""
     found = ModelHealth()
     statuses = sorted(PROVIDER_STATUSES)
-    for row in await connection.fetch(_HEALTH, now - LOOK_BACK, now - WINDOW, statuses, MAX_CALLS):
+    bounds = now - LOOK_BACK, now - WINDOW, statuses, MAX_CALLS
+    for row in await connection.fetch(_HEALTH, *bounds, list(NOT_THE_MODELS)):
         if row["model_group"] is not None:
             found.groups[row["model_group"]] = _health(row)
         elif row["deployment"] is not None:

@@ -11,7 +11,7 @@ from functools import partial
 
 from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS
 from llm_proxy.json_access import as_list, as_object
-from llm_proxy.sidecar import catalog, embeddings, litellm_internals, responses
+from llm_proxy.sidecar import catalog, embeddings, guardrails, litellm_internals, responses
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -82,9 +82,12 @@ class SidecarApp:
         elif method == "GET" and path == "/v1/models":
             await send_json(send, 200, catalog.list_models(litellm_internals.router()))
         elif method == "GET" and path == "/llmp/catalog":
-            await send_json(
-                send, 200, catalog.build_catalog(litellm_internals.router(), observed=self.has_observers)
+            found = catalog.build_catalog(
+                litellm_internals.router(),
+                observed=self.has_observers,
+                guardrails=guardrails.list_guardrails(),
             )
+            await send_json(send, 200, found)
         elif method == "DELETE" and path == "/llmp/cache":
             await self._purge_cache(receive, send)
         else:
@@ -162,7 +165,7 @@ async def _call_litellm(
                 request=request,
                 fastapi_response=head,
                 model=None,
-                user_api_key_dict=litellm_internals.gateway_user(),
+                user_api_key_dict=litellm_internals.gateway_user(scope["path"]),
             )
             if endpoint == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())

@@ -150,7 +150,7 @@ async def _prepare_call(hit: CacheHit, scope: Scope, route: str) -> tuple[Json, 
     ).common_processing_pre_call_logic(
         request=proxy.Request(scope),
         general_settings=proxy.general_settings,
-        user_api_key_dict=litellm_internals.gateway_user(),
+        user_api_key_dict=litellm_internals.gateway_user(scope["path"]),
         version=proxy.version,
         proxy_logging_obj=ProxyLoggingWithoutHooks(proxy.proxy_logging_obj),
         proxy_config=proxy.proxy_config,

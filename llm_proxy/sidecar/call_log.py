@@ -85,7 +85,7 @@ def row_of_event(
     deployment = _text(event.get("model_id"))
     finish_reason = call_outcome.recorded_finish_reason()
     reason = f"finish_reason: {finish_reason}" if finish_reason and status == "success" else None
-    usage, unstated = _usage(response), _has_unstated_tokens(event, response)
+    usage, unstated = usage_fields(response), _has_unstated_tokens(event, response)
     return (
         _uuid(sanitize_text(str(call_id))),
         sanitize_text(f"{status}:{deployment or ''}")[:200],
@@ -157,7 +157,7 @@ def _status(failed: Mapping[str, Any], status: str) -> int | None:
     return 200 if status == "success" else None
 
 
-def _usage(response: Untyped) -> Json:
+def usage_fields(response: Untyped) -> Json:
     """Return the usage of LiteLLM's response object: the provider's, if it stated one."""
     usage: Untyped = getattr(response, "usage", None)
     return as_object(usage.model_dump(exclude_none=True)) if hasattr(usage, "model_dump") else {}

@@ -64,6 +64,7 @@ class CallOutcome:
         stream_complete: Whether the stream reached the end its provider sent.
         finish_reason: The provider's finish reason, if it says more than OpenAI's; for the log.
         guardrail_error: The exception of a guardrail.
+        rejected_usage: What an answer used that a guardrail rejected.
         without_cache: Whether no cache was consulted.
     """
 
@@ -74,6 +75,7 @@ class CallOutcome:
     stream_complete: bool = False
     finish_reason: str | None = None
     guardrail_error: BaseException | None = None
+    rejected_usage: Json | None = None
     without_cache: bool = False
 
     def set_error_if_none(self, error: BaseException) -> None:
@@ -100,13 +102,16 @@ class CallOutcome:
         """Return the headers that say why the call failed; the message does not hold the `secrets`."""
         last = self.attempts[-1] if self.attempts else None
         rejection = self.guardrail_error or (last.guardrail_error if last else None)
-        return provider_errors.headers_of_error(
+        lines = provider_errors.headers_of_error(
             rejection or self.error,
             sent=last is None or last.sent,
             by_guardrail=rejection is not None,
             field=last.untranslatable_field if last else None,
             secrets=secrets,
         )
+        if rejection is not None and self.rejected_usage:
+            lines.append((b"x-llmp-usage", json.dumps(self.rejected_usage, separators=(",", ":")).encode()))
+        return lines
 
 
 def _hop(attempt: Attempt) -> list[str | int]:
@@ -224,6 +229,13 @@ def record_guardrail_error(error: BaseException) -> None:
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.guardrail_error = error
+
+
+def record_rejected_usage(usage: Json) -> None:
+    """Record the tokens and the cost of an answer that a guardrail rejected."""
+    outcome = _CURRENT.get()
+    if outcome is not None:
+        outcome.rejected_usage = usage
 
 
 def record_group_guardrail_error(error: BaseException) -> None:

@@ -5,7 +5,7 @@ ones; prices are decimal strings in USD per token; an unknown price is null, nev
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
@@ -35,8 +35,14 @@ def list_models(router: Untyped) -> Json:
     return {"object": "list", "data": data}
 
 
-def build_catalog(router: Untyped, *, observed: bool = False) -> Json:
-    """Return all groups with their deployments and fallbacks; `observed`: a callback other than ours runs."""
+def build_catalog(router: Untyped, *, observed: bool = False, guardrails: Iterable[Json] = ()) -> Json:
+    """Return all groups with their deployments and fallbacks.
+
+    Args:
+        router: LiteLLM's router.
+        observed: Whether a callback other than ours runs.
+        guardrails: As `guardrails.list_guardrails` returns them.
+    """
     if router is None:
         return {"groups": [], "default_fallbacks": []}
     rules: dict[str, list[str]] = {}
@@ -47,6 +53,7 @@ def build_catalog(router: Untyped, *, observed: bool = False) -> Json:
     defaults = rules.pop("*", [])
     return {
         "watched": observed,
+        "guardrails": list(guardrails),
         "groups": [_group(router, name, rules.get(name, [])) for name in _model_names(router)],
         "fallback_rules": {source: list(dict.fromkeys(targets)) for source, targets in rules.items()},
         "default_fallbacks": list(
@@ -79,8 +86,15 @@ def _group(router: Untyped, name: str, fallbacks: list[str]) -> Json:
         "mode": mode or "chat",
         "wildcard": "*" in name,
         "fallbacks": list(dict.fromkeys(fallbacks)),
+        "guardrails": _own_guardrails(router, target),
         "deployments": deployments,
     }
+
+
+def _own_guardrails(router: Untyped, group: str) -> list[str]:
+    """Return the guardrails that a group's deployments name."""
+    params = (as_object(one["litellm_params"]) for one in router.model_list if one["model_name"] == group)
+    return list(dict.fromkeys(str(name) for one in params for name in as_list(one.get("guardrails"))))
 
 
 def _group_name(given: object) -> str:

@@ -66,6 +66,8 @@ CACHED_PATHS = {ENDPOINTS[name].litellm_call_type: ENDPOINTS[name].path for name
 LANGFUSE = "langfuse"
 ALIASES_KEY = "model_group_alias"
 REDIS_ADDRESSES = ("url", "host", "redis_startup_nodes", "startup_nodes", "sentinel_nodes")
+MASKING_SERVICES = frozenset({"generic_guardrail_api", "prompt_security"})
+"""Guardrails that LiteLLM tells to leave streamed answers unmasked where the file says nothing."""
 MAX_WILDCARDS = 3
 """`*` in a group's name: LiteLLM matches by backtracking, which takes seconds with four."""
 SECTIONS = ("litellm_settings", "router_settings", "general_settings")
@@ -127,6 +129,10 @@ def build_effective_config(raw: object, env: Mapping[str, str]) -> EffectiveConf
     _prune_names(config, groups, notes)
     _drop_prometheus(config["litellm_settings"], notes)
     _apply_required(config, env, notes)
+    for guardrail in map(as_object, as_list(config.get("guardrails"))):
+        params = as_object(guardrail.get("litellm_params"))
+        if params.get("guardrail") in MASKING_SERVICES:
+            params.setdefault("streaming_transform_mode", "incremental_diff")
     cached = _take_cached_call_types(config["litellm_settings"], as_object(raw), env, notes)
     return EffectiveConfig(config, tuple(notes), cached, variables)
 

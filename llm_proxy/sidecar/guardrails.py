@@ -6,7 +6,7 @@ A cache hit is answered before LiteLLM's hooks run, so it would bypass a guardra
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.config import is_served
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -78,6 +78,31 @@ def find_guardrails(config: Json) -> ConfiguredGuardrails:
         if as_object(one.get("litellm_params")).get("guardrails")
     )
     return ConfiguredGuardrails(tuple(dict.fromkeys(everywhere)), groups)
+
+
+def list_guardrails() -> list[Json]:
+    """Return each guardrail of the configuration by name: when it runs, and whether on every call."""
+    every = _KNOWN[0].every_call if _KNOWN else ()
+    found: dict[str, Json] = {name: {"name": name, "modes": [], "every_call": True} for name in every}
+    for callback in litellm_internals.litellm_module().callbacks:
+        if isinstance(callback, litellm_internals.guardrail_class()) and callback.guardrail_name:
+            name = str(callback.guardrail_name)
+            before: list[str] = as_list(found.get(name, {}).get("modes"))
+            modes = list(dict.fromkeys([*before, *_modes(callback.event_hook)]))
+            found[name] = {"name": name, "modes": modes, "every_call": callback.default_on is True}
+    return list(found.values())
+
+
+def _modes(event_hook: Untyped) -> list[str]:
+    """Return the modes of a guardrail; those chosen by a call's tags are named by their tags too."""
+    tagged = as_object(getattr(event_hook, "tags", None))
+    given: list[Untyped] = (
+        [*tagged.values(), getattr(event_hook, "default", None)]
+        if tagged
+        else as_list(event_hook) or [event_hook]
+    )
+    flat = [one for part in given for one in (as_list(part) or [part])]
+    return list(dict.fromkeys(str(getattr(one, "value", one)) for one in flat if one))
 
 
 def set_guardrails(found: ConfiguredGuardrails) -> None:

@@ -14,6 +14,7 @@ from llm_proxy.wildcards import wildcard_matches
 
 Untyped = Any
 """An object of LiteLLM."""
+UNIFIED_GUARDRAILS = "litellm.proxy.guardrails.guardrail_hooks.unified_guardrail.unified_guardrail"
 PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm": (
         *(
@@ -68,10 +69,12 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.litellm_core_utils.core_helpers": ("_FINISH_REASON_MAP",),
     "litellm.integrations.custom_logger": ("CustomLogger",),
     "litellm.integrations.custom_guardrail": ("CustomGuardrail",),
+    UNIFIED_GUARDRAILS: ("UnifiedLLMGuardrails",),
     "litellm.llms.base_llm.chat.transformation": ("BaseLLMException",),
     "httpx": ("AsyncClient", "Client", "Request", "Response"),
     "litellm.litellm_core_utils.logging_worker": ("GLOBAL_LOGGING_WORKER",),
-    "litellm.proxy.utils": ("ProxyLogging",),
+    "litellm.proxy.utils": ("ProxyLogging", "check_and_merge_model_level_guardrails"),
+    "litellm.types.guardrails": ("GuardrailEventHooks",),
     "litellm.utils": (
         *("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook"),
         "TextCompletionStreamWrapper",
@@ -151,11 +154,16 @@ def logging_worker() -> Untyped:
     return import_module("litellm.litellm_core_utils.logging_worker").GLOBAL_LOGGING_WORKER
 
 
-def gateway_user() -> Untyped:
-    """Return the key object of the gateway's calls: no admin; a new one each time, as LiteLLM modifies it."""
+def gateway_user(path: str) -> Untyped:
+    """Return the key object of a gateway's call: no admin; a new one each time, as LiteLLM modifies it.
+
+    Guardrails read the path: by it they know the format of the call.
+    """
     # The gateway decides per call whether observers get the text; LiteLLM obeys only if the key has this.
     trusted = {"allow_client_message_redaction_opt_out": True}
-    return proxy_module().UserAPIKeyAuth(api_key="llm-proxy", user_role="internal_user", metadata=trusted)
+    return proxy_module().UserAPIKeyAuth(
+        api_key="llm-proxy", user_role="internal_user", metadata=trusted, request_route=path
+    )
 
 
 def logging_class() -> Untyped:
@@ -166,6 +174,22 @@ def logging_class() -> Untyped:
 def proxy_logging_class() -> Untyped:
     """The class that runs callbacks and guardrails."""
     return import_module("litellm.proxy.utils").ProxyLogging
+
+
+def unified_guardrails_class() -> Untyped:
+    """The class that runs guardrails which only judge texts, on every format of a call."""
+    return import_module(UNIFIED_GUARDRAILS).UnifiedLLMGuardrails
+
+
+def has_guardrail_after(request: dict[str, Any]) -> bool:
+    """Whether a guardrail judges the answer to a request of LiteLLM's proxy."""
+    utils = import_module("litellm.proxy.utils")
+    merged = utils.check_and_merge_model_level_guardrails(data=request, llm_router=router())
+    after = import_module("litellm.types.guardrails").GuardrailEventHooks.post_call
+    return any(
+        isinstance(one, guardrail_class()) and one.should_run_guardrail(data=merged, event_type=after) is True
+        for one in litellm_module().callbacks
+    )
 
 
 def utils_module() -> Untyped:

@@ -31,6 +31,8 @@ CREDENTIAL_PACKAGES = frozenset({"boto3", "botocore", "google", "requests"})
 CUSTOM_PROVIDER_ERROR = "CustomLLMError"
 """The exception of a provider written by the operator; its status and message are the provider's."""
 LITELLM_CHECKS = frozenset({"BadRequestError", "UnsupportedParamsError", "ImageFetchError"})
+GUARDRAIL_FAILED = 500
+"""The status of an exception without one: the guardrail failed, and LiteLLM lets nothing pass then."""
 CONTENT_REJECTION = re.compile(
     r"flagged|moderation|safety|content[ _](?:polic|filter)|violates? (?:\w+ )?(?:usage|content|policy)",
     re.IGNORECASE,
@@ -93,6 +95,8 @@ def headers_of_error(
     else:
         origin, message = _origin(error, sent=sent, by_guardrail=by_guardrail)
         lines, wait_s = [_header("x-llmp-origin", origin)] if origin else [], None
+        if origin == "guardrail":
+            lines += [_header(name, value) for name, value in _guardrail_facts(error).items() if value]
         if origin == "translation" and field:
             lines.append(_header("x-llmp-field", field))
     if message:
@@ -207,6 +211,16 @@ def _origin(
     if not sent and is_translation_error(error):
         return "translation", None
     return ("answer", type(causes[-1]).__name__) if causes else (None, None)
+
+
+def _guardrail_facts(error: BaseException | None) -> dict[str, object]:
+    """Return a rejecting guardrail's status, 500 where it failed, and its name if the exception has it."""
+    status: object = getattr(error, "status_code", None)
+    named = as_object(getattr(error, "detail", None)).get("guardrail_name")
+    return {
+        "x-llmp-guardrail": named or getattr(error, "guardrail_name", None),
+        "x-llmp-guardrail-status": status if isinstance(status, int) else GUARDRAIL_FAILED,
+    }
 
 
 def _package(error: BaseException) -> str:

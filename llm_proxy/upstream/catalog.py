@@ -7,10 +7,11 @@ pico-dollars per token.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
+from llm_proxy.dialects import GUARDRAILS_FIELD, Call
 from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.identity import Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json, as_object, as_objects
@@ -42,11 +43,26 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
+class Guardrail:
+    """A guardrail of the sidecar's configuration.
+
+    Attributes:
+        modes: When it runs, in LiteLLM's words: `pre_call`, `post_call` ...
+        every_call: It checks every call, whoever names it.
+    """
+
+    name: str
+    modes: tuple[str, ...] = ()
+    every_call: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelGroup:
     """One model group: the name callers use.
 
     Attributes:
         hidden: It is served and not listed.
+        guardrails: The guardrails that its deployments name.
     """
 
     name: str
@@ -56,6 +72,7 @@ class ModelGroup:
     deployments: tuple[Deployment, ...] = ()
     alias_of: str | None = None
     hidden: bool = False
+    guardrails: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +92,7 @@ class Catalog:
     is_ours: bool = False
     has_langfuse: bool = False
     fallback_rules: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    guardrails: dict[str, Guardrail] = field(default_factory=dict[str, Guardrail])
     names: tuple[str, ...] = field(init=False, compare=False)
     _reached: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
 
@@ -94,6 +112,12 @@ class Catalog:
             )
             found = max(wild, key=lambda group: _specificity(group.name), default=None)
         return found
+
+    def guardrails_of(self, name: str, requested: Iterable[str] = ()) -> tuple[Guardrail, ...]:
+        """Returns the guardrails that check a group's calls, and those that a request names."""
+        group = self.find_group(name)
+        named = {*(group.guardrails if group else ()), *requested}
+        return tuple(one for one in self.guardrails.values() if one.every_call or one.name in named)
 
     def is_embedding_only(self, name: str) -> bool:
         """Whether the group that serves a name makes embeddings and nothing else; False without one."""
@@ -214,6 +238,7 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
             deployments,
             entry.get("alias_of"),
             entry.get("hidden") is True,
+            tuple(entry.get("guardrails") or ()),
         )
     return replace(
         _catalog(_with_ids(groups), tuple(document.get("default_fallbacks") or ())),
@@ -221,6 +246,12 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
         has_langfuse=document.get("watched") is True,
         fallback_rules={
             source: tuple(targets) for source, targets in as_object(document.get("fallback_rules")).items()
+        },
+        guardrails={
+            str(one["name"]): Guardrail(
+                str(one["name"]), tuple(one.get("modes") or ()), one.get("every_call") is True
+            )
+            for one in as_objects(document.get("guardrails"))
         },
     )
 
@@ -337,6 +368,7 @@ class CurrentCatalog:
             wildcards={name: found for name, found in providers.items() if name not in groups},
             aliases={name: one.alias_of for name, one in catalog.groups.items() if one.alias_of},
             is_embedding_only=catalog.is_embedding_only,
+            guardrails=frozenset(catalog.guardrails),
         )
         self.snapshot = catalog
         self._by_caller.clear()
@@ -381,6 +413,12 @@ class CurrentCatalog:
         """Returns the providers of the groups a call may fall back to."""
         reached = (self.snapshot.fallbacks(group) if self.snapshot else None) or ()
         return tuple(dict.fromkeys(name for one in reached for name in self.providers(one)))
+
+    def describe(self, call: Call) -> Json:
+        """Returns what awaits a call, for its explanation: the guardrails that check it."""
+        requested: tuple[str, ...] = tuple(call.body.get(GUARDRAILS_FIELD) or ())
+        found = self.snapshot.guardrails_of(call.group, requested) if self.snapshot else ()
+        return {"guardrails": [{"name": one.name, "modes": list(one.modes)} for one in found]}
 
     def price(self, group: str) -> Price | None:
         """Returns the highest price of a group; None when one is not known."""

@@ -7,6 +7,7 @@ the provider's goes to the record. Invariants: 401 is only ever about our keys; 
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,6 +16,8 @@ import orjson
 from llm_proxy.error_body import header_wait_s, parse_quoted_body, stated_wait_s
 from llm_proxy.errors import (
     APIError,
+    GuardrailFailed,
+    GuardrailRejected,
     ModelNotFound,
     Overloaded,
     ProviderAuthError,
@@ -37,6 +40,7 @@ from llm_proxy.upstream.error_kinds import (
     find_named_field,
 )
 from llm_proxy.upstream.error_text import clean_message, without_request_text
+from llm_proxy.upstream.token_usage import read_usage
 
 Headers = Mapping[str, str]
 
@@ -86,7 +90,19 @@ def map_error(
     if mapped is None:
         mapped = _provider_error(failure, request_id)
     mapped.provider_message = _recorded_message(failure, lambda: sent_body)
+    if isinstance(mapped, GuardrailRejected | GuardrailFailed):
+        _note_guardrail(mapped, headers)
     return mapped
+
+
+def _note_guardrail(error: APIError, headers: Headers) -> None:
+    """Notes the guardrail's name for the record, and what a rejected answer used."""
+    name = headers.get("x-llmp-guardrail")
+    if name:
+        error.provider_message = f"guardrail {name}: {error.provider_message or error.message}"
+    with suppress(orjson.JSONDecodeError):
+        error.usage = read_usage(as_object(orjson.loads(headers.get("x-llmp-usage", ""))))
+    error.may_have_executed = headers.get("x-llmp-attempts", "0") != "0"
 
 
 def map_stream_error(
@@ -114,6 +130,8 @@ def map_stream_error(
     else:
         mapped = _provider_error(failure, "")
     mapped.provider_message = _recorded_message(failure, sent_body) if error_headers else None
+    if failure.origin == "guardrail":
+        _note_guardrail(mapped, error_headers)
     return mapped
 
 
@@ -151,18 +169,19 @@ def _sidecar_error(failure: FailureFacts, model: str) -> APIError | None:
     elif status == 503 and "capacity" in text:
         message = "Too many requests are running; please try again."
         mapped = Overloaded(message, retry_after_s=failure.wait_s or 1)
-    elif failure.origin == "guardrail" and 400 <= status < 500:
+    elif failure.origin == "guardrail":
         mapped = _guardrail_error(failure)
     elif failure.origin == "translation" or "UnsupportedParamsError" in text:
         mapped = _untranslatable(failure)
     return mapped
 
 
-def _guardrail_error(failure: FailureFacts) -> ProviderRejected:
-    message = clean_message(failure.message or "") or "A guardrail refused this request."
-    mapped = ProviderRejected(message, code="content_policy_violation")
-    if failure.status in FORWARDED_STATUSES:
-        mapped.status = failure.status
+def _guardrail_error(failure: FailureFacts) -> APIError:
+    """A guardrail's rejection has its own status and text; 401 would be about a caller's key."""
+    if not 400 <= failure.status < 500:
+        return GuardrailFailed("A guardrail could not check this request; please try again later.")
+    mapped = GuardrailRejected(clean_message(failure.message or "") or "A guardrail refused this request.")
+    mapped.status = 400 if failure.status == 401 else failure.status
     return mapped
 
 
@@ -243,6 +262,7 @@ def _read_failure(status: int, headers: Headers, body: bytes, fields: Collection
     text, error = _body_of(body)
     text = text[:_MAX_TEXT_CHARS]
     provider_status = _int(headers.get("x-llmp-provider-status"))
+    guardrail_status = _int(headers.get("x-llmp-guardrail-status"))
     message = headers.get("x-llmp-message")
     code, kind, param = (
         headers.get(f"x-llmp-provider-{name}") or error.get(name) for name in ("code", "type", "param")
@@ -261,7 +281,7 @@ def _read_failure(status: int, headers: Headers, body: bytes, fields: Collection
         wording = _quoted_by_litellm(text)
     waits.append(stated_wait_s(wording or text))
     return FailureFacts(
-        status=provider_status or status,
+        status=provider_status or guardrail_status or status,
         code=_string(code),
         type=_string(kind),
         param=_string(param),

@@ -1,17 +1,25 @@
-"""An owner's guardrail that refuses: the caller hears its text, cleaned, and the record has it."""
+"""An owner's guardrail that refuses: the caller hears its text, cleaned, and the record has it.
+
+It is no failure of the model's, costs what the model used, and a cached answer does not pass it by.
+"""
 
 # ruff: noqa: E501 -- a module in a text
 
+import asyncio
 import json
 from collections.abc import Generator
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
-from running_stack import KEY
+from loopback import NO_TLS
+from running_stack import ADMIN_KEY, KEY
 from sidecars import KEY as SIDECAR_KEY
 from sidecars import Json, Provider, deployment, run_provider, run_sidecar
 from stack_processes import serve_gateway
+
+from llm_proxy.schema import migrate
 
 MODULE = """
 from fastapi import HTTPException
@@ -60,6 +68,13 @@ class GroupRules(CustomGuardrail):
         return response
 
 
+class OnRequest(CustomGuardrail):
+    async def apply_guardrail(self, inputs, request_data, input_type, logging_obj=None):
+        if any("ibex" in one for one in inputs.get("texts") or []):
+            raise HTTPException(status_code=451, detail="No ibex.")
+        return inputs
+
+
 class StreamRules(CustomGuardrail):
     async def async_post_call_streaming_iterator_hook(self, user_api_key_dict, response, request_data):
         said, seen = str(request_data["messages"]), 0
@@ -75,13 +90,32 @@ ENTITY = "Blocked entity detected: CREDIT_CARD by Guardrail: house. This entity 
 
 
 @pytest.fixture(scope="module")
-def gateway_url(service_folder: Path) -> Generator[str]:
+def guarded_database(postgres_url: str) -> str:
+    """A database of this module's own, with the schema."""
+    dsn = f"{postgres_url.rpartition('/')[0]}/guarded"
+
+    async def made() -> None:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute("CREATE DATABASE guarded")
+        await connection.close()
+        await migrate(dsn)
+
+    asyncio.run(made())
+    return dsn
+
+
+@pytest.fixture(scope="module")
+def gateway_url(service_folder: Path, cache_redis_url: str, guarded_database: str) -> Generator[str]:
     """A gateway before a sidecar with a guardrail."""
     folder = service_folder / "guarded"
     folder.mkdir()
     (folder / "house_rules.py").write_text(MODULE)
-    with run_provider(folder) as provider, run_sidecar(_config(provider), provider, folder) as sidecar:
-        settings = {"LITELLM_MASTER_KEY": SIDECAR_KEY}
+    cache = {"CACHE_REDIS_URL": cache_redis_url}
+    with (
+        run_provider(folder) as provider,
+        run_sidecar(_config(provider), provider, folder, **cache) as sidecar,
+    ):
+        settings = {"LITELLM_MASTER_KEY": SIDECAR_KEY, "DATABASE_URL": guarded_database}
         with serve_gateway(folder, [sidecar.url], settings) as gateway:
             yield gateway.url
 
@@ -90,6 +124,7 @@ def _config(provider: Provider) -> Json:
     rules = {"guardrail": "house_rules.HouseRules", "mode": ["pre_call", "post_call"], "default_on": True}
     of_a_group = {"guardrail": "house_rules.GroupRules", "mode": ["pre_call", "post_call"]}
     of_streams = {"guardrail": "house_rules.StreamRules", "mode": "post_call"}
+    on_request = {"guardrail": "house_rules.OnRequest", "mode": ["pre_call", "post_call"]}
     checked = deployment("checked", "openai/checked", provider)
     checked["litellm_params"]["guardrails"] = ["stream"]
     group = deployment("group", "openai/group", provider)
@@ -105,6 +140,7 @@ def _config(provider: Provider) -> Json:
             {"guardrail_name": "house", "litellm_params": rules},
             {"guardrail_name": "group", "litellm_params": of_a_group},
             {"guardrail_name": "stream", "litellm_params": of_streams},
+            {"guardrail_name": "on request", "litellm_params": on_request},
         ],
         "router_settings": {
             "num_retries": 1,
@@ -166,7 +202,8 @@ async def test_a_groups_own_guardrail_is_heard_and_not_passed_by(
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, "content_policy_violation")
     assert error["message"].removesuffix(".") == message
-    assert answer.headers["x-llm-proxy-refused-by"] == "provider"
+    assert answer.headers["x-llm-proxy-refused-by"] == "guardrail"
+    assert answer.headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +231,8 @@ async def test_a_guardrail_that_fails_says_nothing_to_the_caller(
 ) -> None:
     """It refuses the call; the reason is in the gateway's log, without the prompt."""
     answer = await _ask(gateway_url, said, streamed=False)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "provider_error")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "guardrail_unavailable")
+    assert answer.headers["x-llm-proxy-refused-by"] == "guardrail"
     assert "judge" not in answer.text
     log = "".join(one.read_text() for one in (service_folder / "guarded" / "logs").glob("gateway*.log"))
     [line] = [one for one in log.splitlines() if answer.headers["x-request-id"] in one and "judge" in one]
@@ -202,7 +240,80 @@ async def test_a_guardrail_that_fails_says_nothing_to_the_caller(
     assert "the words of a long prompt" not in line
 
 
-async def _ask(url: str, said: str, *, streamed: bool, model: str = "guarded") -> httpx.Response:
-    body = {"model": model, "messages": [{"role": "user", "content": said}], "stream": streamed}
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {KEY}"}, timeout=20) as client:
+async def test_a_rejection_is_in_the_record_with_what_the_answer_used(gateway_url: str) -> None:
+    """The guardrail's status and text; the provider's tokens are billed, for it was paid."""
+    answer = await _ask(gateway_url, "after", streamed=False)
+    found = await _record(gateway_url, answer)
+    assert (found["status"], found["refusal_code"]) == (422, "content_policy_violation")
+    assert "The answer is against the house rules" in found["provider_message"]
+    assert (found["usage_source"], found["attempts"]) == ("provider", 1)
+    assert found["completion_tokens"] > 0
+    assert float(found["cost_usd"]) > 0
+
+
+async def test_a_rejected_prompt_costs_nothing(gateway_url: str) -> None:
+    """No provider was asked."""
+    found = await _record(gateway_url, await _ask(gateway_url, "detail", streamed=False))
+    assert (found["attempts"], found["prompt_tokens"], float(found["cost_usd"])) == (0, None, 0)
+    assert found["provider_message"].startswith("guardrail house: ")
+
+
+async def test_a_rejection_is_no_failure_of_the_model(gateway_url: str) -> None:
+    """Neither a 403 nor a guardrail that failed is in the model's health."""
+    for said in ("text", "broken"):
+        await _record(gateway_url, await _ask(gateway_url, said, streamed=False))
+    async with _client(ADMIN_KEY) as client:
+        listed = (await client.get(f"{gateway_url}/admin/models")).json()["data"]
+    [health] = [one["health"] for one in listed if one["id"] == "guarded"]
+    assert (health["failures"], health["last_failure_at"]) == (0, None)
+
+
+async def test_a_request_names_guardrails_beside_the_usual_ones(gateway_url: str) -> None:
+    """LiteLLM's `guardrails` of a body; a name that no guardrail has is refused, not passed by."""
+    assert (await _ask(gateway_url, "an ibex", streamed=False)).status_code == 200
+    answer = await _ask(gateway_url, "an ibex", streamed=False, guardrails=["on request"])
+    assert (answer.status_code, answer.json()["error"]["message"]) == (451, "No ibex.")
+    unknown = await _ask(gateway_url, "hello", streamed=False, guardrails=["on request", "nobody's"])
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "guardrails[1]")
+    wrong_forms: list[object] = ["on request", {"on request": {}}, [{"on request": {"extra_body": {}}}]]
+    for wrong in wrong_forms:
+        assert (await _ask(gateway_url, "hello", streamed=False, guardrails=wrong)).status_code == 400
+
+
+async def test_a_cached_answer_does_not_pass_a_guardrail_by(gateway_url: str) -> None:
+    """The prompt is judged, and the answer, each time; what no guardrail checks is answered from the cache."""
+    checked = [
+        await _ask(gateway_url, "cached?", streamed=False, guardrails=["on request"]) for _ in range(2)
+    ]
+    assert [one.headers["x-llm-proxy-cache"] for one in checked] == ["off", "off"]
+
+
+async def test_explain_names_the_guardrails_of_a_call(gateway_url: str) -> None:
+    """Those of every call, of the group, and of the request."""
+    body = {"model": "group", "messages": [{"role": "user", "content": "hi"}], "guardrails": ["on request"]}
+    async with _client(KEY) as client:
+        found = (await client.post(f"{gateway_url}/v1/explain", json=body)).json()
+    both = ["pre_call", "post_call"]
+    assert found["guardrails"] == [{"name": one, "modes": both} for one in ("house", "group", "on request")]
+
+
+async def _record(url: str, answer: httpx.Response) -> Json:
+    """The record of a call, once it is written."""
+    path = f"{url}/v1/requests/{answer.headers['x-request-id']}"
+    async with _client(ADMIN_KEY) as client, asyncio.timeout(20):
+        while (found := await client.get(path)).status_code != 200:  # noqa: ASYNC110 -- a database has no event
+            await asyncio.sleep(0.1)
+    row: Json = found.json()
+    return row
+
+
+def _client(key: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=20, verify=NO_TLS)
+
+
+async def _ask(
+    url: str, said: str, *, streamed: bool, model: str = "guarded", **fields: object
+) -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": said}], "stream": streamed, **fields}
+    async with _client(KEY) as client:
         return await client.post(f"{url}/v1/chat/completions", json=body)

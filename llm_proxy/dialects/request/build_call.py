@@ -6,7 +6,7 @@ schema order, streaming and extra fields last, with the resolved model group as 
 
 from typing import Any, NamedTuple
 
-from llm_proxy.dialects.call import UNBOUNDED_TOKENS, Call
+from llm_proxy.dialects.call import GUARDRAILS_FIELD, UNBOUNDED_TOKENS, Call
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.request.field_policy import (
     partition_fields,
@@ -21,7 +21,7 @@ from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.errors import BadRequest, ModelNotFound
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution, parse_tags
-from llm_proxy.json_access import Json
+from llm_proxy.json_access import Json, as_list
 
 MAX_ID_CHARS = 256
 OPENAI_RANGE_PROVIDERS = frozenset({"openai", "text-completion-openai", "azure", "azure_text"})
@@ -71,16 +71,16 @@ def build_call(
     """
     endpoint = context.endpoint
     parsed, file_bytes = _with_parsed_messages(endpoint, parsed, limits)
+    parsed, requested = _without_guardrails(parsed, models.guardrails)
     fields, extra, metadata, out_of_range = partition_fields(endpoint, parsed)
     if (required := ENDPOINTS[endpoint].required) not in fields:
         raise missing(required)
     model = _model(fields, context, options, models)
     group = resolve(model, options.provider, models)
     providers = _providers(group, models, out_of_range) if extra or out_of_range else frozenset[str]()
-    body: Json = fields | {"model": group}
+    body: Json = fields | requested | {"model": group}
     streaming, wants_usage = _stream(body)
-    if extra:
-        body.update(place_extra_fields(extra, providers))
+    body |= place_extra_fields(extra, providers) if extra else {}
     call = Call(
         endpoint=endpoint,
         dialect=context.dialect,
@@ -97,6 +97,22 @@ def build_call(
         timeout_s=options.timeout_s,
     )
     return _apply_rules(call, models, limits)
+
+
+def _without_guardrails(parsed: Json, known: frozenset[str]) -> tuple[Json, Json]:
+    """The body without its guardrails, and they apart; where none is configured the field is unknown."""
+    given = parsed.get(GUARDRAILS_FIELD)
+    if not known or GUARDRAILS_FIELD not in parsed:
+        return parsed, {}
+    if given is not None and type(given) is not list:
+        raise wrong_type(GUARDRAILS_FIELD, "an array of names", given)
+    names: list[str] = []
+    for at, name in enumerate(as_list(given)):
+        if not isinstance(name, str) or name not in known:
+            raise invalid(f"{GUARDRAILS_FIELD}[{at}]", "no guardrail has this name.")
+        names.append(name)
+    others = {name: value for name, value in parsed.items() if name != GUARDRAILS_FIELD}
+    return others, {GUARDRAILS_FIELD: names} if names else {}
 
 
 def _apply_rules(call: Call, models: ModelIndex, limits: BodyLimits) -> Call:

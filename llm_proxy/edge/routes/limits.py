@@ -33,6 +33,7 @@ ModelQuery = Annotated[
     ),
 ]
 KeyLookupDependency = Callable[[Request, str], Awaitable["LimitSubject"]]
+DescribeCall = Callable[[Call], Json]
 ReadRequest = Callable[[Request, Caller | None], Awaitable[tuple[Caller, Call]]]
 
 
@@ -56,11 +57,12 @@ def router(
     caller: CallerDependency,
     of_key: KeyLookupDependency,
     read: ReadRequest,
+    describe: DescribeCall,
 ) -> APIRouter:
     """Returns `/v1/limits` and `/v1/explain`.
 
     `caller` returns the caller of a request, `of_key` the subject an admin names by key; `read` reads caller
-    and call of a request, by the code of the inference endpoint.
+    and call of a request, by the code of the inference endpoint; `describe` tells what awaits it upstream.
     """
     routes = APIRouter(
         tags=["limits"],
@@ -73,13 +75,8 @@ def router(
     @routes.get("/v1/limits", summary="The status of every limit and budget of the caller, or of a key.")
     async def limits(subject: Annotated[LimitSubject, Depends(subject_of)], model: ModelQuery = None) -> Json:
         found = await current_limits(admission, subject.caller, model)
-        return {
-            "caller": _caller_document(subject.caller),
-            "state": found.state,
-            "limits": [
-                limit_status_row(one, shows_shared=subject.shows_shared) for one in found.limit_statuses
-            ],
-        }
+        rows = [limit_status_row(one, shows_shared=subject.shows_shared) for one in found.limit_statuses]
+        return {"caller": _caller_document(subject.caller), "state": found.state, "limits": rows}
 
     @routes.post(
         "/v1/explain", summary="What would happen to a request; no model is called, nothing counted."
@@ -95,8 +92,9 @@ def router(
                 raise
             return _explanation_document(error)
         found = await explain_call(admission, who, call)
-        return _explanation_document(
-            found.error, found, who, call, shows_shared=subject is not None and subject.shows_shared
+        shows_shared = subject is not None and subject.shows_shared
+        return _explanation_document(found.error, found, who, call, shows_shared=shows_shared) | describe(
+            call
         )
 
     return routes

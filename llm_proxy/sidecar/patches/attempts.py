@@ -14,18 +14,28 @@ from typing import Any
 
 from llm_proxy.json_access import as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals
-from llm_proxy.sidecar.call_log import WARM_UP_GROUP, CallLog, CallRow, row_of_event, row_of_failed_attempt
+from llm_proxy.sidecar.call_log import (
+    WARM_UP_GROUP,
+    CallLog,
+    CallRow,
+    row_of_event,
+    row_of_failed_attempt,
+    usage_fields,
+)
 from llm_proxy.sidecar.catalog import PROVIDER_KEY
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 from llm_proxy.sidecar.patches.routing import rejects_credentials
 
-GUARDRAIL_HOOKS = ("pre_call_hook", "during_call_hook", "post_call_success_hook")
-"""Methods of LiteLLM's proxy that run guardrails of a call."""
+GUARDRAIL_HOOKS = (
+    "pre_call_hook",
+    "during_call_hook",
+    "post_call_success_hook",
+    "async_post_call_streaming_hook",
+)
+"""Methods of LiteLLM's proxy that run guardrails of a call; the last runs them on each chunk of a stream."""
 GROUP_GUARDRAIL_HOOKS = ("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook")
 """Functions that run guardrails of one model group, within an attempt."""
-GUARDRAIL_ERRORS = frozenset({"BlockedPiiEntityError", "GuardrailRaisedException", "HTTPException"})
-"""Exceptions that only guardrails raise, no provider's stream."""
 _IN_ATTEMPT: ContextVar[bool] = ContextVar("calling", default=False)
 _call_logs: list[CallLog] = []
 """The call log, if there is one."""
@@ -43,6 +53,7 @@ def install() -> None:
             litellm_internals.proxy_logging_class(), name, call_outcome.record_guardrail_error
         )
     _record_guardrail_errors_of_streams(litellm_internals.proxy_logging_class())
+    _record_swallowed_guardrail_errors(litellm_internals.unified_guardrails_class())
     for name in GROUP_GUARDRAIL_HOOKS:
         _record_guardrail_errors(
             litellm_internals.utils_module(), name, call_outcome.record_group_guardrail_error
@@ -112,30 +123,79 @@ def _record_guardrail_errors(runner: Untyped, name: str, record: Callable[[BaseE
             return await hook(*args, **options)
         except Exception as error:
             record(error)
+            for answer in (*args, *options.values()):
+                _record_usage(answer)
             raise
 
     setattr(runner, name, call_and_record)
 
 
+def _record_usage(answer: Untyped) -> None:
+    """Record what a rejected answer used; anything but a complete answer is ignored."""
+    usage = usage_fields(answer)
+    if usage.get("prompt_tokens") or usage.get("completion_tokens"):
+        hidden = as_object(getattr(answer, "_hidden_params", None))
+        call_outcome.record_rejected_usage(usage | {"cost": hidden.get("response_cost")})
+
+
 def _record_guardrail_errors_of_streams(runner: Untyped) -> None:
+    """Record what ends a checked stream, unless the provider's own stream ended so."""
     check = runner.async_post_call_streaming_iterator_hook
 
-    def check_and_record(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
-        checked = check(self, *args, **options)
-        return recorded(checked) if self.callback_capabilities().iterator_overrides else checked
+    def check_and_record(self: Untyped, *, response: Untyped, **options: Untyped) -> Untyped:
+        if not self.callback_capabilities().iterator_overrides:
+            return check(self, response=response, **options)
+        source = SourceStream(response)
+        return recorded(check(self, response=source, **options), source)
 
-    async def recorded(checked: Untyped) -> AsyncGenerator[Untyped]:
+    async def recorded(checked: Untyped, source: "SourceStream") -> AsyncGenerator[Untyped]:
         try:
             async for frame in checked:
                 yield frame
         except Exception as error:
-            if type(error).__name__ in GUARDRAIL_ERRORS:
+            if not source.failed:
                 call_outcome.record_guardrail_error(error)
             raise
         finally:
             await checked.aclose()
 
     runner.async_post_call_streaming_iterator_hook = check_and_record
+
+
+class SourceStream:
+    """A provider's stream as guardrails read it; `failed` says whether it raised."""
+
+    def __init__(self, stream: Untyped) -> None:
+        self._stream = stream
+        self._frames: Untyped = aiter(stream)
+        self.failed = False
+
+    def __getattr__(self, name: str) -> Untyped:
+        """Return an attribute of LiteLLM's stream."""
+        return getattr(self._stream, name)
+
+    def __aiter__(self) -> "SourceStream":
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Untyped:
+        """Return the next chunk."""
+        try:
+            return await anext(self._frames)
+        except Exception as error:
+            self.failed = not isinstance(error, StopAsyncIteration)
+            raise
+
+
+def _record_swallowed_guardrail_errors(runner: Untyped) -> None:
+    """Record a rejection that LiteLLM turns into a frame of the stream instead of raising it."""
+    emit = runner.emit_streaming_http_error
+
+    def record_and_emit(self: Untyped, exc: BaseException, *args: Untyped, **options: Untyped) -> Untyped:
+        call_outcome.record_guardrail_error(exc)
+        return emit(self, exc, *args, **options)
+
+    runner.emit_streaming_http_error = record_and_emit
 
 
 def install_callback(call_log: CallLog | None) -> Untyped:

@@ -211,7 +211,9 @@ async def test_a_caller_sees_its_limits_and_what_would_reject_a_request(limits_r
         group = (await request.json())["model"]
         return who, Call("chat.completions", "openai", group, group, {}, prompt_bytes=400, max_tokens=100)
 
-    key_router = _app(limits.router(admission, caller=caller, of_key=of_key, read=read))
+    key_router = _app(
+        limits.router(admission, caller=caller, of_key=of_key, read=read, describe=lambda _: {})
+    )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=key_router), base_url="http://g"
     ) as client:
