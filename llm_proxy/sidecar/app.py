@@ -1,4 +1,4 @@
-"""The sidecar's ASGI application: three inference paths, health, models, catalog and cache; 404 for the rest.
+"""The sidecar's ASGI application: inference, health, models, catalog, counts of tokens, cache; 404 elsewhere.
 
 Invariants: no route of LiteLLM's own application is reachable, so there is no admin API; every request but
 health checks needs the traffic key; LiteLLM's endpoint functions are called directly.
@@ -11,7 +11,7 @@ from functools import partial
 
 from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS
 from llm_proxy.json_access import as_list, as_object
-from llm_proxy.sidecar import catalog, embeddings, guardrails, litellm_internals, responses
+from llm_proxy.sidecar import catalog, embeddings, guardrails, litellm_internals, responses, token_count
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -34,6 +34,7 @@ INFERENCE_ENDPOINTS = {
 """Path -> LiteLLM's endpoint function."""
 JSON_CONTENT_TYPE = [(b"content-type", b"application/json")]
 UNREADABLE_RESPONSE = error_body("The model's answer could not be read.", "server_error", "provider_error")
+COUNT_PATH = "/llmp/count_tokens"
 HEALTH_PATHS = ("/health/liveliness", "/health/readiness")
 
 
@@ -88,6 +89,8 @@ class SidecarApp:
                 guardrails=guardrails.list_guardrails(),
             )
             await send_json(send, 200, found)
+        elif method == "POST" and path == COUNT_PATH:
+            await self._count_tokens(receive, send)
         elif method == "DELETE" and path == "/llmp/cache":
             await self._purge_cache(receive, send)
         else:
@@ -109,6 +112,13 @@ class SidecarApp:
                 outcome.set_error_if_none(error)
                 headers = outcome.error_headers(responses.configured_secrets(litellm_internals.router()))
                 await send_json(send, 502, UNREADABLE_RESPONSE, [*headers, *outcome.headers()])
+
+    async def _count_tokens(self, receive: Receive, send: Send) -> None:
+        try:
+            body = as_object(json.loads(await read_body(receive) or b""))
+        except ValueError:
+            body = {}
+        await send_json(send, *await token_count.count_tokens(body))
 
     async def _purge_cache(self, receive: Receive, send: Send) -> None:
         if self.cache is None:

@@ -63,6 +63,8 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
             "UserAPIKeyAuth",
             "general_settings",
             "version",
+            "TokenCountRequest",
+            "count_request_tokens",
         ),
     ),
     "litellm.proxy.common_request_processing": ("ProxyBaseLLMRequestProcessing",),
