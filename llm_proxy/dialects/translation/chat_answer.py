@@ -81,18 +81,20 @@ class ChatAnswerReader:
         created: When it was made, in seconds since 1970; 0 when not stated.
         finish_reason: Why it ended; None before, or when not stated.
         usage: None before it was stated.
+        frames: How many frames were read.
         service_tier: The tier that is billed.
         stop_sequence: The text it stopped at, which vLLM states.
     """
 
     __slots__ = (
-        "_decoder", "answer_id", "created", "finish_reason", "model", "service_tier", "stop_sequence",
-        "usage",
+        "_decoder", "answer_id", "created", "finish_reason", "frames", "model", "service_tier",
+        "stop_sequence", "usage",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._decoder = sse.SSEDecoder()
         self.answer_id = ""
+        self.frames = 0
         self.created = 0
         self.finish_reason: str | None = None
         self.model = ""
@@ -113,6 +115,7 @@ class ChatAnswerReader:
                 continue
             if not is_object(event):
                 continue
+            self.frames += 1
             choices = event.get("choices")
             delta = self._read(event, choices[0] if is_array(choices) and choices else None, "delta")
             if delta is not _NOTHING:

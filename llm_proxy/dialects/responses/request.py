@@ -1,0 +1,214 @@
+"""A Responses request as a chat completion request, and what its answer repeats of it.
+
+Pure. Invariants: a field that a chat has no place for is refused by its path, or listed as left out in
+`docs/responses.md`; nothing is stored, and the answer says so; a fault in a field of the chat is named by the
+caller's. Source: https://platform.openai.com/docs/api-reference/responses/create.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from llm_proxy.dialects.request.openai_schema import FIELDS as CHAT_FIELDS
+from llm_proxy.dialects.request.validators import invalid, missing, shown_name
+from llm_proxy.dialects.responses.items import InputReader
+from llm_proxy.dialects.responses.reasoning import ReasoningSeal
+from llm_proxy.dialects.responses.schema import FIELDS
+from llm_proxy.dialects.responses.tools import CallerTool, SentTools, choose_tools
+from llm_proxy.dialects.translation.carried import Carried, not_carried
+from llm_proxy.dialects.translation.chat_request import json_schema_format
+from llm_proxy.errors import APIError, BadRequest
+from llm_proxy.json_access import Json, as_object
+
+_SAME_IN_A_CHAT = ("metadata", "service_tier", "stream", "temperature", "top_p", "user")
+_OF_OPENAI = ("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier")
+"""Hints that other providers have no field for; left out there."""
+_NATIVE_ONLY = {
+    "conversation": "A conversation",
+    "prompt": "A prompt template",
+    "context_management": "Context management",
+    "moderation": "Moderation of the answer",
+    "access_programs": "An access program",
+    "image": "An option for images",
+}
+_LOGPROBS = "message.output_text.logprobs"
+_PATHS = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+    "logprobs": "top_logprobs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseContext:
+    """What the answer to a translated request needs to know of it.
+
+    Attributes:
+        token: Random; the ids of the response and its items are made of it.
+        created_at: In seconds since 1970.
+        echo: The fields of a response that repeat the request, with OpenAI's defaults.
+        callers: The caller's tool of each function that was sent.
+        is_signed: The model's providers sign its reasoning, and verify it when it comes back.
+    """
+
+    token: str
+    created_at: int
+    echo: Json
+    callers: Mapping[str, CallerTool]
+    is_signed: bool = False
+
+
+class ChatTranslation(NamedTuple):
+    """A request translated."""
+
+    body: Json
+    tools: SentTools
+
+
+def translate(body: Json, carried: Carried, seal: ReasoningSeal | None) -> ChatTranslation:
+    """Returns the chat of a checked body.
+
+    Args:
+        body: As `check_body` returns it.
+        carried: What the group's providers carry over a chat.
+        seal: Opens earlier reasoning; None without a key.
+
+    Raises:
+        BadRequest: Naming what a chat has no place for.
+    """
+    _refuse_state(body)
+    if "input" not in body:
+        raise missing("input")
+    chat = _fields(body, carried)
+    tools = SentTools()
+    tools.add_all(body.get("tools") or [], "tools")
+    reader = InputReader(carried, tools, seal)
+    chat["messages"] = reader.read(body["input"], body.get("instructions"))
+    if not chat["messages"]:
+        raise invalid("input", "empty array. Expected an array with minimum length 1.", "empty_array")
+    tools.require_some()
+    chosen = choose_tools(body.get("tool_choice"), tools)
+    if chosen.functions:
+        chat["tools"] = chosen.functions
+        if chosen.choice is not None:
+            chat["tool_choice"] = chosen.choice
+        if "parallel_tool_calls" in body:
+            chat["parallel_tool_calls"] = body["parallel_tool_calls"]
+    return ChatTranslation(chat, tools)
+
+
+def _refuse_state(body: Json) -> None:
+    if "previous_response_id" in body:
+        raise BadRequest(
+            "'previous_response_id': no responses are stored for this model. "
+            "Send the conversation so far in 'input', with 'store' set to false.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    if body.get("background"):
+        raise not_carried("background", "A call in the background")
+    for name, what in _NATIVE_ONLY.items():
+        if name in body:
+            raise not_carried(name, what)
+    if as_object(body.get("reasoning")).get("mode") not in {None, "standard"}:
+        raise not_carried("reasoning.mode", "Another mode of reasoning than 'standard'")
+
+
+def _fields(body: Json, carried: Carried) -> Json:
+    """The chat's fields but for messages and tools; the model's own fields unchanged."""
+    chat: Json = {}
+    for name, value in body.items():
+        if name in FIELDS:
+            continue
+        if name in CHAT_FIELDS["chat.completions"]:
+            shown = shown_name(name)
+            raise BadRequest(f"Unknown parameter: '{shown}'.", param=shown, code="unknown_parameter")
+        chat[name] = value
+    same = (*_SAME_IN_A_CHAT, "model", *(_OF_OPENAI if carried.openai else ()))
+    chat.update({name: body[name] for name in same if name in body})
+    if "max_output_tokens" in body:
+        chat["max_tokens"] = body["max_output_tokens"]
+    if (effort := as_object(body.get("reasoning")).get("effort")) is not None:
+        chat["reasoning_effort"] = effort
+    if body.get("top_logprobs") or _LOGPROBS in body.get("include", ()):
+        chat["logprobs"] = True
+        if body.get("top_logprobs"):
+            chat["top_logprobs"] = body["top_logprobs"]
+    _add_text(chat, as_object(body.get("text")), carried)
+    return chat
+
+
+def _add_text(chat: Json, text: Json, carried: Carried) -> None:
+    if carried.openai and text.get("verbosity") is not None:
+        chat["verbosity"] = text["verbosity"]
+    wanted = as_object(text.get("format"))
+    kind = wanted.get("type", "text")
+    if kind == "json_schema":
+        chat["response_format"] = json_schema_format(
+            wanted["name"],
+            wanted["schema"],
+            strict=wanted.get("strict") is True,
+            description=wanted.get("description"),
+        )
+    elif kind == "json_object":
+        chat["response_format"] = {"type": "json_object"}
+    elif kind != "text":
+        raise not_carried("text.format.type", f"The format '{shown_name(kind)}'")
+
+
+def echo(body: Json, tools: SentTools) -> Json:
+    """Returns the fields of a response that repeat its request, without tools that were left out."""
+    left_out = {path for path, _ in tools.left_out}
+    reasoning, text = as_object(body.get("reasoning")), as_object(body.get("text"))
+    offered = [
+        _echoed_tool(tool)
+        for at, tool in enumerate(body.get("tools") or ())
+        if f"tools[{at}].type" not in left_out
+    ]
+    return {
+        "background": False,
+        "frequency_penalty": 0.0,
+        "instructions": body.get("instructions"),
+        "max_output_tokens": body.get("max_output_tokens"),
+        "max_tool_calls": body.get("max_tool_calls"),
+        "metadata": body.get("metadata", {}),
+        "parallel_tool_calls": body.get("parallel_tool_calls", True),
+        "presence_penalty": 0.0,
+        "previous_response_id": None,
+        "prompt_cache_key": body.get("prompt_cache_key"),
+        "prompt_cache_retention": body.get("prompt_cache_retention"),
+        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "safety_identifier": body.get("safety_identifier"),
+        "service_tier": body.get("service_tier", "auto"),
+        "store": False,
+        "temperature": body.get("temperature", 1.0),
+        "text": {
+            "format": text.get("format") or {"type": "text"},
+            "verbosity": text.get("verbosity") or "medium",
+        },
+        "tool_choice": body.get("tool_choice", "auto"),
+        "tools": offered,
+        "top_logprobs": body.get("top_logprobs", 0),
+        "top_p": body.get("top_p", 1.0),
+        "truncation": "disabled",
+        "user": body.get("user"),
+    }
+
+
+def _echoed_tool(tool: Json) -> Json:
+    if tool["type"] != "function":
+        return tool
+    return {"description": None, "parameters": None, "strict": None, **tool}
+
+
+def in_the_callers_terms(error: APIError) -> tuple[str | None, str]:
+    """Returns the field at fault and the message of an error, a chat's field named as Responses name it."""
+    param: Any = error.param
+    name = (param or "").partition("[")[0].partition(".")[0]
+    if name not in _PATHS:
+        return param, error.message
+    return _PATHS[name], error.message.replace(f"'{param}'", f"'{_PATHS[name]}'")
