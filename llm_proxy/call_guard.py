@@ -1,15 +1,15 @@
 """What may interrupt a running call: its caller disconnects, a timeout, a silent sidecar, a drain.
 
-One ticker checks all running calls ten times a second; a call costs one set entry, and a task that waits
-for its disconnect only when it is older than a tick. The first pattern that matches a model group gives its
-timeouts; a caller may ask for less in total, never for more. Invariant: a call is interrupted once, by
-cancelling its task; `reason` None means another task cancelled it. Units: seconds of the event loop's clock.
+One ticker checks all running calls ten times a second; a call costs one set entry, and, once older than a
+tick, a task that waits for its disconnect. A group's timeouts are of the first pattern that matches it, else
+the settings', else longer if the sidecar's file says so; a caller may ask for less in total, never for more.
+Invariant: a call is interrupted once, by cancelling its task; `reason` None: another did. Units: seconds.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from llm_proxy.background import BackgroundLoop, spawn
 from llm_proxy.errors import APIError, Overloaded, RequestTimeout, UpstreamTimeout, UpstreamUnreachable
@@ -31,25 +31,56 @@ class Timeouts:
     total_s: float = 600
 
 
+class StatedTimeouts(NamedTuple):
+    """How long a call may take by the sidecar's own file, in seconds: until an answer, and between frames."""
+
+    silence_s: float
+    idle_s: float
+
+
+GroupTimeouts = Callable[[str], StatedTimeouts | None]
+TimeoutName = Literal["first_byte_s", "idle_s", "total_s"]
+
+
 class TimeoutPolicy:
     """The timeouts of every model group."""
 
-    def __init__(self, default: Timeouts, of_groups: Iterable[tuple[str, Timeouts]] = ()) -> None:
+    def __init__(
+        self,
+        default: Timeouts,
+        of_groups: Iterable[tuple[str, Mapping[str, float]]] = (),
+        *,
+        chosen: Collection[str] = (),
+        stated: GroupTimeouts | None = None,
+    ) -> None:
         """Builds the policy.
 
         Args:
             default: For groups without timeouts of their own.
             of_groups: Patterns (`slow-*`) and the timeouts of the groups they match; the first match counts.
+            chosen: The fields of the default that an operator has set: nothing lengthens them.
+            stated: The timeouts of the sidecar's file, which lengthen the others.
         """
         self._default = default
-        self._of_groups = tuple(of_groups)
+        self._of_groups = tuple((name, dict(values)) for name, values in of_groups)
+        self._chosen = frozenset(chosen)
+        self._stated = stated
 
     def for_group(self, group: str) -> Timeouts:
         """Returns the timeouts of one group."""
-        if not self._of_groups:
-            return self._default
-        return next(
-            (timeouts for name, timeouts in self._of_groups if wildcard_matches(name, group)), self._default
+        own = next((found for name, found in self._of_groups if wildcard_matches(name, group)), {})
+        stated = self._stated(group) if self._stated is not None else None
+        if stated is None:
+            return replace(self._default, **own) if own else self._default
+        usual = self._default
+        longer = max(0, stated.silence_s - usual.first_byte_s)
+        lengthened = {
+            "first_byte_s": usual.first_byte_s + longer,
+            "idle_s": max(usual.idle_s, stated.idle_s),
+            "total_s": usual.total_s + longer,
+        }
+        return replace(
+            usual, **{name: value for name, value in lengthened.items() if name not in self._chosen} | own
         )
 
     def total_s(self, group: str, requested_s: float | None) -> float:
@@ -58,11 +89,19 @@ class TimeoutPolicy:
         return longest_s if requested_s is None else min(requested_s, longest_s)
 
 
-def timeout_policy(settings: Settings) -> TimeoutPolicy:
-    """Returns the timeouts of the settings."""
+def timeout_policy(settings: Settings, stated: GroupTimeouts | None = None) -> TimeoutPolicy:
+    """Returns the timeouts of the settings, lengthened by those of the sidecar's file."""
     default = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.total_timeout_s)
-    others = {name: one.model_dump(exclude_none=True) for name, one in settings.deadlines.items()}
-    return TimeoutPolicy(default, [(name, replace(default, **values)) for name, values in others.items()])
+    own = [(name, one.model_dump(exclude_none=True)) for name, one in settings.deadlines.items()]
+    chosen = [name for name, setting in _SETTINGS.items() if setting in settings.model_fields_set]
+    return TimeoutPolicy(default, own, chosen=chosen, stated=stated)
+
+
+_SETTINGS: Mapping[TimeoutName, str] = {
+    "first_byte_s": "first_byte_timeout_s",
+    "idle_s": "idle_timeout_s",
+    "total_s": "total_timeout_s",
+}
 
 
 class CallGuard:

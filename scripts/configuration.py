@@ -27,8 +27,10 @@ allowed, and names the variable. Models, providers, routing and the response cac
 LITELLM = """
 ## What LiteLLM is told beside the file
 
-LiteLLM gets `litellm-config.yaml` with these defaults under the file's own words. What the file says of
-retries and timeouts in `litellm_settings` (`num_retries`, `request_timeout`) is the router's default too.
+LiteLLM gets `litellm-config.yaml` with these defaults under the file's own words. A default is left out
+where LiteLLM would prefer it to what the file says: `request_timeout` to the router's `timeout`, the router's
+`stream_timeout` to a deployment's `timeout`, the router's `num_retries` to that of `litellm_settings`. The
+gateway knows the file's timeouts and waits as long: `POST /v1/explain` tells those of a call.
 A file that contradicts what is forced gets a line in the sidecar's log at the start. What becomes of each
 setting of LiteLLM's is in [litellm/settings.md](litellm/settings.md).
 

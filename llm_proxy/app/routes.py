@@ -90,7 +90,7 @@ def build_routers(
             caller=auth.require_caller,
             of_key=by_key,
             read=reader.read_explain_request,
-            describe=catalog.describe,
+            describe=reader.describe,
         ),
         keys.router(
             key_repository,

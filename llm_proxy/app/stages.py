@@ -163,7 +163,7 @@ def _client(
     return SidecarClient(
         queue,
         key,
-        timeout_policy(settings),
+        timeout_policy(settings, catalog.stated_timeouts),
         LiteLLMControls(caching, settings.cache_streams, groups, access, payloads),
         catalog,
         on_failure=partial(metrics.increment, "llm_proxy_upstream_failures_total"),

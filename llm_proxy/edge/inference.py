@@ -15,7 +15,7 @@ import orjson
 from starlette.requests import Request
 
 from llm_proxy.call_context import CallContext
-from llm_proxy.call_guard import TimeoutPolicy
+from llm_proxy.call_guard import GroupTimeouts, TimeoutPolicy
 from llm_proxy.dialects import Call, Dialect
 from llm_proxy.dialects.dialect import BodyLimits, ResponseMeta, StreamRenderer
 from llm_proxy.dialects.request_options import parse_request_options
@@ -34,6 +34,7 @@ from llm_proxy.errors import (
     with_request_id,
 )
 from llm_proxy.identity import Authenticator, Caller, attribution_from_headers, on_behalf_of
+from llm_proxy.json_access import Json
 from llm_proxy.ledger import keep_answer
 from llm_proxy.pipeline import AdmittedCall, Services, process_call, reject_early
 from llm_proxy.settings import Settings
@@ -53,13 +54,13 @@ class RequestLimits:
     body: BodyLimits
 
 
-def request_limits(settings: Settings) -> RequestLimits:
-    """Returns the limits from the settings."""
+def request_limits(settings: Settings, stated: GroupTimeouts | None = None) -> RequestLimits:
+    """Returns the limits from the settings; `stated` returns the timeouts of the sidecar's file."""
     return RequestLimits(
         max_header_bytes=settings.max_header_bytes,
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
-        deadlines=timeout_policy(settings),
+        deadlines=timeout_policy(settings, stated),
         body=BodyLimits(settings.max_json_depth, settings.max_messages, private_urls=settings.private_links),
     )
 
@@ -107,6 +108,14 @@ class RequestReader:
             raise BadRequest("Invalid 'path': no such route.", param="path", code="invalid_value")
         body = await read_body(request.receive, headers, max_bytes=self.limits.max_body_bytes)
         return self.parse(route, caller, headers, body)
+
+    def describe(self, call: Call) -> Json:
+        """Returns what awaits a call upstream, for its explanation: its guardrails and its timeouts."""
+        deadlines = self.limits.deadlines
+        waits = deadlines.for_group(call.group)
+        total_s = deadlines.total_s(call.group, call.timeout_s)
+        timeouts = {"first_byte_s": waits.first_byte_s, "idle_s": waits.idle_s, "total_s": total_s}
+        return self._catalog.describe(call) | {"timeouts": timeouts}
 
 
 log = logging.getLogger(__name__)

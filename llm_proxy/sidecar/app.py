@@ -48,6 +48,7 @@ class SidecarApp:
         draining: Whether the process is about to stop: it still accepts calls; gateways send it none.
         completed: The number of calls that have ended.
         in_flight: The number of calls that run now.
+        states_timeouts: Whether the configuration states timeouts, which the gateway shall know.
         has_observers: Whether a callback other than ours receives the calls.
         cache: The response cache; None if the configuration has no cache in Redis.
     """
@@ -57,6 +58,7 @@ class SidecarApp:
     draining: bool = False
     completed: int = 0
     in_flight: int = 0
+    states_timeouts: bool = False
     has_observers: bool = False
     cache: ResponseCache | None = None
 
@@ -87,6 +89,7 @@ class SidecarApp:
                 litellm_internals.router(),
                 observed=self.has_observers,
                 guardrails=guardrails.list_guardrails(),
+                with_timeouts=self.states_timeouts,
             )
             await send_json(send, 200, found)
         elif method == "POST" and path == COUNT_PATH:

@@ -35,13 +35,16 @@ def list_models(router: Untyped) -> Json:
     return {"object": "list", "data": data}
 
 
-def build_catalog(router: Untyped, *, observed: bool = False, guardrails: Iterable[Json] = ()) -> Json:
+def build_catalog(
+    router: Untyped, *, observed: bool = False, guardrails: Iterable[Json] = (), with_timeouts: bool = False
+) -> Json:
     """Return all groups with their deployments and fallbacks.
 
     Args:
         router: LiteLLM's router.
         observed: Whether a callback other than ours runs.
         guardrails: As `guardrails.list_guardrails` returns them.
+        with_timeouts: Add each deployment's timeouts and attempts.
     """
     if router is None:
         return {"groups": [], "default_fallbacks": []}
@@ -54,7 +57,10 @@ def build_catalog(router: Untyped, *, observed: bool = False, guardrails: Iterab
     return {
         "watched": observed,
         "guardrails": list(guardrails),
-        "groups": [_group(router, name, rules.get(name, [])) for name in _model_names(router)],
+        "groups": [
+            _group(router, name, rules.get(name, []), with_timeouts=with_timeouts)
+            for name in _model_names(router)
+        ],
         "fallback_rules": {source: list(dict.fromkeys(targets)) for source, targets in rules.items()},
         "default_fallbacks": list(
             dict.fromkeys([*as_list(getattr(router, "default_fallbacks", None)), *defaults])
@@ -73,9 +79,13 @@ def _is_hidden(router: Untyped, name: str) -> bool:
     return as_object(as_object(router.model_group_alias).get(name)).get("hidden") is True
 
 
-def _group(router: Untyped, name: str, fallbacks: list[str]) -> Json:
+def _group(router: Untyped, name: str, fallbacks: list[str], *, with_timeouts: bool) -> Json:
     target = _group_name(as_object(router.model_group_alias).get(name, name))
-    deployments = [_deployment(one) for one in router.model_list if one["model_name"] == target]
+    deployments = [
+        _deployment(one) | (_timeouts(router, target, one["litellm_params"]) if with_timeouts else {})
+        for one in router.model_list
+        if one["model_name"] == target
+    ]
     mode = next((one.pop("mode") for one in [dict(d) for d in deployments] if one.get("mode")), None)
     for one in deployments:
         one.pop("mode", None)
@@ -121,6 +131,24 @@ def _deployment(entry: Json) -> Json:
         **{name: known.get(name) for name in TOKEN_LIMITS},
         **{name: _decimal_text(known.get(name)) for name in BASE_PRICES},
     }
+
+
+def _timeouts(router: Untyped, group: str, params: Json) -> Json:
+    """Return how long LiteLLM waits for a deployment's bytes, in seconds, and how often it tries.
+
+    By the router's own functions, so in its order of precedence: the deployment, then the router, then all.
+    """
+    limit_s: dict[str, Untyped] = {
+        "timeout_s": router._get_timeout(kwargs={}, data=params),  # noqa: SLF001 -- no public function returns it
+        "stream_timeout_s": router._get_timeout(kwargs={"stream": True}, data=params),  # noqa: SLF001 -- the same
+    }
+    numbers = {name: value for name, value in limit_s.items() if isinstance(value, int | float)}
+    policy = as_object(router.model_group_retry_policy).get(group) or router.retry_policy
+    by_policy: object = getattr(policy, "TimeoutErrorRetries", as_object(policy).get("TimeoutErrorRetries"))
+    retries = next(
+        (one for one in (by_policy, params.get("num_retries")) if isinstance(one, int)), router.num_retries
+    )
+    return {**numbers, "attempts": 1 + max(0, int(retries or 0))}
 
 
 def _split_provider(params: Json) -> tuple[str, str | None]:

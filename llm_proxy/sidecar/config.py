@@ -68,6 +68,10 @@ ALIASES_KEY = "model_group_alias"
 REDIS_ADDRESSES = ("url", "host", "redis_startup_nodes", "startup_nodes", "sentinel_nodes")
 MASKING_SERVICES = frozenset({"generic_guardrail_api", "prompt_security"})
 """Guardrails that LiteLLM tells to leave streamed answers unmasked where the file says nothing."""
+TIMEOUT_KEYS = (
+    *("request_timeout", "timeout", "stream_timeout"),
+    *("timeout_by_service_tier", "stream_timeout_by_service_tier"),
+)
 MAX_WILDCARDS = 3
 """`*` in a group's name: LiteLLM matches by backtracking, which takes seconds with four."""
 SECTIONS = ("litellm_settings", "router_settings", "general_settings")
@@ -99,12 +103,14 @@ class EffectiveConfig:
         notes: One line for each omission.
         cached_call_types: LiteLLM's call types that the response cache serves.
         variables: Environment variables that the file itself sets.
+        states_timeouts: Whether the file states a timeout of calls.
     """
 
     config: Json
     notes: tuple[str, ...]
     cached_call_types: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    states_timeouts: bool = False
 
 
 def build_effective_config(raw: object, env: Mapping[str, str]) -> EffectiveConfig:
@@ -134,7 +140,8 @@ def build_effective_config(raw: object, env: Mapping[str, str]) -> EffectiveConf
         if params.get("guardrail") in MASKING_SERVICES:
             params.setdefault("streaming_transform_mode", "incremental_diff")
     cached = _take_cached_call_types(config["litellm_settings"], as_object(raw), env, notes)
-    return EffectiveConfig(config, tuple(notes), cached, variables)
+    stated = states_timeouts(as_object(raw)) or bool(env.get("REQUEST_TIMEOUT"))
+    return EffectiveConfig(config, tuple(notes), cached, variables, stated)
 
 
 def _validate(raw: object) -> Json:
@@ -269,15 +276,14 @@ def _drop_prometheus(litellm: Json, notes: list[str]) -> None:
 
 
 def _apply_required(config: Json, env: Mapping[str, str], notes: list[str]) -> None:
-    implied = _implied_router_settings(config)
+    defaults = _defaults_beside(config, env)
     for section in SECTIONS:
         notes += [
             f"ignored {section}.{key} {config[section][key]}: always {value} here"
             for key, value in REQUIRED[section].items()
             if key != "master_key" and config[section].get(key, value) != value
         ]
-        config[section] = {**copy.deepcopy(DEFAULTS[section]), **config[section], **REQUIRED[section]}
-    config["router_settings"] |= implied
+        config[section] = {**defaults[section], **config[section], **REQUIRED[section]}
     litellm, router = config["litellm_settings"], config["router_settings"]
     litellm |= observer_settings(litellm, env)
     router["routing_strategy"] = (
@@ -298,20 +304,36 @@ def _names_its_cache(params: Json, env: Mapping[str, str]) -> bool:
     return any(params.get(name) and not unset_variables(params[name], env) for name in REDIS_ADDRESSES)
 
 
-def _implied_router_settings(config: Json) -> Json:
-    """Return what the file says of retries and timeouts where LiteLLM's router would read it.
+def _defaults_beside(config: Json, env: Mapping[str, str]) -> dict[str, Json]:
+    """Return our defaults without those that would hide what the file, or `REQUEST_TIMEOUT`, says.
 
-    The router's own settings win over those of `litellm_settings`: a default of ours would hide them.
+    LiteLLM prefers `request_timeout` to the router's `timeout`, the router's `stream_timeout` to a
+    deployment's `timeout`, and the router's `num_retries` to `litellm_settings.num_retries`.
     """
+    found = copy.deepcopy(DEFAULTS)
     litellm, router = config["litellm_settings"], config["router_settings"]
-    implied: Json = {}
-    if "num_retries" not in router and litellm.get("num_retries") is not None:
-        implied["num_retries"] = litellm["num_retries"]
-    timeout = router.get("timeout") or litellm.get("request_timeout")
-    if timeout is not None:
-        implied["timeout"] = timeout
-        implied["stream_timeout"] = router.get("stream_timeout") or timeout
-    return implied
+    if litellm.get("num_retries") is not None:
+        found["router_settings"]["num_retries"] = litellm["num_retries"]
+    if router.get("timeout") or litellm.get("request_timeout") or env.get("REQUEST_TIMEOUT"):
+        del found["litellm_settings"]["request_timeout"], found["router_settings"]["timeout"]
+        del found["router_settings"]["stream_timeout"]
+    elif as_object(router.get("default_litellm_params")).get("stream_timeout"):
+        del found["router_settings"]["stream_timeout"]
+    elif not router.get("stream_timeout"):
+        for params in (deployment["litellm_params"] for deployment in config["model_list"]):
+            own = params.get("timeout") or params.get("request_timeout")
+            if own:
+                params.setdefault("stream_timeout", own)
+    return found
+
+
+def states_timeouts(config: Json) -> bool:
+    """Whether a file states a timeout of calls anywhere."""
+    params = (as_object(one).get("litellm_params") for one in as_list(config.get("model_list")))
+    settings = (config.get("litellm_settings"), config.get("router_settings"))
+    router = as_object(config.get("router_settings"))
+    others = (router.get("default_litellm_params"),)
+    return any(as_object(one).get(name) for one in (*settings, *others, *params) for name in TIMEOUT_KEYS)
 
 
 def observer_settings(litellm_settings: Mapping[str, Any], env: Mapping[str, str]) -> Json:

@@ -90,6 +90,7 @@ async def _serve(config: Path, listener: socket.socket, key: str) -> None:
     async with _start_litellm(config) as (loaded, callback):
         gc.freeze()
         gc.enable()
+        app.states_timeouts = loaded.states_timeouts
         app.has_observers = has_observers(loaded.config["litellm_settings"])
         await warm_up(app, key)
         await redis_breaker.wait_for_redis()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
+from llm_proxy.call_guard import StatedTimeouts
 from llm_proxy.dialects import GUARDRAILS_FIELD, Call
 from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.identity import Caller, allowed_models, is_model_allowed
@@ -28,6 +29,8 @@ class Deployment:
     Attributes:
         protocol: Whose protocol it speaks where that is not the provider's own; else empty.
         created: When it was made or configured, in seconds since 1970; None when unknown.
+        silence_s: How long LiteLLM may be silent in a call, retries included; None: the file says nothing.
+        idle_s: How long it waits between two frames of a stream; None likewise.
     """
 
     id: str
@@ -40,6 +43,14 @@ class Deployment:
     protocol: str = ""
     max_input_tokens: int | None = None
     created: int | None = None
+    silence_s: float | None = None
+    idle_s: float | None = None
+
+
+RETRY_PAUSE_S = 10.0
+"""The longest pause of our sidecar before a retry."""
+ANSWER_MARGIN_S = 5.0
+"""The sidecar reports its own timeout; the gateway waits for that report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,9 @@ class Catalog:
     guardrails: dict[str, Guardrail] = field(default_factory=dict[str, Guardrail])
     names: tuple[str, ...] = field(init=False, compare=False)
     _reached: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
+    _waits: dict[str, StatedTimeouts | None] = field(
+        default_factory=dict[str, StatedTimeouts | None], compare=False
+    )
 
     def __post_init__(self) -> None:
         """Computes once what every call needs."""
@@ -118,6 +132,24 @@ class Catalog:
         group = self.find_group(name)
         named = {*(group.guardrails if group else ()), *requested}
         return tuple(one for one in self.guardrails.values() if one.every_call or one.name in named)
+
+    def stated_timeouts(self, name: str) -> StatedTimeouts | None:
+        """Returns how long a call of a group may take by the sidecar's file; None where it says nothing.
+
+        A fallback begins when the group before it has used its time.
+        """
+        if name in self._waits:
+            return self._waits[name]
+        groups = [self.find_group(one) for one in (name, *(self.fallbacks(name) or ()))]
+        behind = [group.deployments for group in groups if group is not None]
+        silences = [max((one.silence_s or 0 for one in some), default=0.0) for some in behind]
+        gaps = [one.idle_s or 0 for some in behind for one in some]
+        found = None
+        if sum(silences):
+            found = StatedTimeouts(sum(silences) + ANSWER_MARGIN_S, max(gaps) + ANSWER_MARGIN_S)
+        if name in self.groups:
+            self._waits[name] = found
+        return found
 
     def is_embedding_only(self, name: str) -> bool:
         """Whether the group that serves a name makes embeddings and nothing else; False without one."""
@@ -226,6 +258,7 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
                 str(one.get("wire") or ""),
                 token_count(one.get("max_input_tokens")),
                 _timestamp(one.get("created")),
+                *_stated_timeouts(one),
             )
             for one in as_objects(entry.get("deployments"))
         )
@@ -254,6 +287,18 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
             for one in as_objects(document.get("guardrails"))
         },
     )
+
+
+def _stated_timeouts(deployment: Json) -> tuple[float | None, float | None]:
+    """Returns a deployment's longest silence and longest gap, in seconds; None where none is stated."""
+    whole, stream = (
+        float(value) if isinstance(value, int | float) and value > 0 else None
+        for value in (deployment.get("timeout_s"), deployment.get("stream_timeout_s"))
+    )
+    if whole is None and stream is None:
+        return None, None
+    attempts = token_count(deployment.get("attempts")) or 1
+    return attempts * max(whole or 0, stream or 0) + (attempts - 1) * RETRY_PAUSE_S, stream
 
 
 def parse_model_info(document: Json) -> Catalog:
@@ -413,6 +458,10 @@ class CurrentCatalog:
         """Returns the providers of the groups a call may fall back to."""
         reached = (self.snapshot.fallbacks(group) if self.snapshot else None) or ()
         return tuple(dict.fromkeys(name for one in reached for name in self.providers(one)))
+
+    def stated_timeouts(self, group: str) -> StatedTimeouts | None:
+        """Returns how long a group's calls may take by the sidecar's file; None where it says nothing."""
+        return self.snapshot.stated_timeouts(group) if self.snapshot else None
 
     def describe(self, call: Call) -> Json:
         """Returns what awaits a call, for its explanation: the guardrails that check it."""

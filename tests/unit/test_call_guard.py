@@ -1,6 +1,6 @@
 """Timeouts of a call, by its model group."""
 
-from llm_proxy.call_guard import Timeouts
+from llm_proxy.call_guard import StatedTimeouts, Timeouts
 from llm_proxy.settings import Settings
 from llm_proxy.upstream import timeout_policy
 
@@ -23,6 +23,18 @@ def test_the_first_matching_pattern_decides_and_the_rest_is_default() -> None:
     assert found.for_group("slow-1") == Timeouts(300, 60, 600)
     assert found.for_group("slow-2") == Timeouts(200, 60, 900)
     assert found.for_group("quick") == Timeouts()
+
+
+def test_the_sidecar_s_file_lengthens_what_no_operator_chose() -> None:
+    """Its silence moves the first byte and the total; a setting or a pattern of the gateway's is obeyed."""
+    file = StatedTimeouts(605, 95)
+    found = timeout_policy(settings(), lambda group: file if group == "slow" else None)
+    assert found.for_group("slow") == Timeouts(605, 95, 1085)
+    assert found.for_group("quick") == Timeouts()
+    assert found.total_s("slow", 10_000) == 1085
+    chosen = settings(first_byte_timeout_s=7, deadlines={"slow": {"total_s": 30}})
+    assert timeout_policy(chosen, lambda _: file).for_group("slow") == Timeouts(7, 95, 30)
+    assert timeout_policy(settings(), lambda _: StatedTimeouts(1, 1)).for_group("any") == Timeouts()
 
 
 def test_a_caller_may_ask_for_less_never_for_more() -> None:

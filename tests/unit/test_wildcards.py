@@ -44,7 +44,7 @@ def _resolved(pattern: str, name: str) -> bool:
 
 
 def _of_deadlines(pattern: str, name: str) -> bool:
-    return TimeoutPolicy(Timeouts(total_s=1), [(pattern, Timeouts(total_s=2))]).for_group(name).total_s == 2
+    return TimeoutPolicy(Timeouts(total_s=1), [(pattern, {"total_s": 2})]).for_group(name).total_s == 2
 
 
 TAKERS: list[Callable[[str, str], object]] = [

@@ -215,16 +215,46 @@ def test_a_cache_outside_redis_stays_litellm_s() -> None:
     assert "keeps no streams" in found.notes[0]
 
 
-def test_retries_and_timeouts_of_the_file_are_the_router_s() -> None:
-    """The router's settings win in LiteLLM, so our defaults there would hide the file's own words."""
-    raw: dict[str, Any] = {"model_list": [], "litellm_settings": {"num_retries": 0, "request_timeout": 600}}
-    router = build_effective_config(raw, {}).config["router_settings"]
-    assert (router["num_retries"], router["timeout"], router["stream_timeout"]) == (0, 600, 600)
-    raw = {"model_list": [], "router_settings": {"num_retries": 4, "timeout": 9, "stream_timeout": 3}}
-    router = build_effective_config(raw, {}).config["router_settings"]
-    assert (router["num_retries"], router["timeout"], router["stream_timeout"]) == (4, 9, 3)
-    router = build_effective_config({"model_list": []}, {}).config["router_settings"]
-    assert (router["num_retries"], router["timeout"], router["stream_timeout"]) == (2, 120, 60)
+@pytest.mark.parametrize(
+    ("litellm", "router", "env", "found"),
+    [
+        ({}, {}, {}, (2, 120, 120, 60)),
+        ({"num_retries": 0, "request_timeout": 600}, {}, {}, (0, 600, None, None)),
+        ({}, {"num_retries": 4, "timeout": 9, "stream_timeout": 3}, {}, (4, None, 9, 3)),
+        ({"request_timeout": 600}, {"timeout": 9}, {}, (2, 600, 9, None)),
+        ({"num_retries": 1}, {"num_retries": 3, "stream_timeout": 7}, {}, (3, 120, 120, 7)),
+        ({}, {"default_litellm_params": {"stream_timeout": 5}}, {}, (2, 120, 120, None)),
+        ({}, {}, {"REQUEST_TIMEOUT": "600"}, (2, None, None, None)),
+    ],
+)
+def test_defaults_of_ours_hide_nothing_the_file_says(
+    litellm: dict[str, Any],
+    router: dict[str, Any],
+    env: dict[str, str],
+    found: tuple[int, int | None, int | None, int | None],
+) -> None:
+    """LiteLLM prefers some of them to the file's: `request_timeout` to the router's `timeout`, for one."""
+    raw: dict[str, Any] = {"model_list": [], "litellm_settings": litellm, "router_settings": router}
+    effective = build_effective_config(raw, env)
+    at_router, everywhere = effective.config["router_settings"], effective.config["litellm_settings"]
+    assert found == (
+        at_router["num_retries"],
+        everywhere.get("request_timeout"),
+        at_router.get("timeout"),
+        at_router.get("stream_timeout"),
+    )
+    assert effective.states_timeouts is ("timeout" in f"{litellm}{router}{env}".lower())
+
+
+def test_a_deployment_s_timeout_holds_for_its_streams_too() -> None:
+    """The router's `stream_timeout`, a default of ours, would win over it; one of the file's does."""
+    params = {"model": "openai/m", "api_key": "none", "timeout": 600}
+    raw: dict[str, Any] = {"model_list": [{"model_name": "m", "litellm_params": params}]}
+    effective = build_effective_config(raw, {})
+    assert effective.config["model_list"][0]["litellm_params"]["stream_timeout"] == 600
+    assert effective.states_timeouts
+    raw["router_settings"] = {"stream_timeout": 5}
+    assert "stream_timeout" not in build_effective_config(raw, {}).config["model_list"][0]["litellm_params"]
 
 
 def test_what_is_forced_is_told() -> None:

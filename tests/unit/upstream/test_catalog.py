@@ -35,3 +35,21 @@ def test_a_deployment_id_is_served_as_its_group() -> None:
     assert CATALOG.resolved("w/dear") == "dear"
     assert "w/dear" not in CATALOG.names
     assert CATALOG.find_group("dear-two") is None
+
+
+def test_timeouts_of_the_file_are_those_of_every_attempt_and_fallback() -> None:
+    """600 s three times with pauses between, then the fallback's own; a group without any has none."""
+    slow = {"timeout_s": 600, "stream_timeout_s": 90, "attempts": 3}
+    found = parse_sidecar_catalog(
+        {
+            "groups": [
+                {"name": "slow", "deployments": [slow], "fallbacks": ["quick"]},
+                {"name": "quick", "deployments": [{"timeout_s": 20, "attempts": 1}]},
+                {"name": "plain", "deployments": [{"id": "plain"}]},
+            ]
+        }
+    )
+    assert found.stated_timeouts("slow") == (3 * 600 + 2 * 10 + 20 + 5, 90 + 5)
+    assert found.stated_timeouts("quick") == (25, 5)
+    assert found.stated_timeouts("plain") is None
+    assert found.stated_timeouts("nobody's") is None
