@@ -2,7 +2,7 @@
 
 Pure. Invariants: every scope that matches is checked; a specific value replaces only the default of its own
 scope, field by field; enforced and shadow policies are merged and counted apart, so neither changes the
-other. Budget periods are calendar days and months in the budget's time zone.
+other. Budget periods are calendar days, weeks (from Monday) and months in the budget's time zone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from llm_proxy.admission.limiter import SHARED_TAG, LimitCheck, LimitKind, LimitPlan, quote_name, tenant_tag
 from llm_proxy.identity import Budget, Caller, Limits
-from llm_proxy.identity.caller import ANY, SHARED_SCOPES, OnStoreFailure, PolicyMode, ScopeKind
+from llm_proxy.identity.caller import ANY, SHARED_SCOPES, OnStoreFailure, Period, PolicyMode, ScopeKind
 from llm_proxy.identity.policies import LimitPolicy, PolicySnapshot
 from llm_proxy.settings import Settings
 from llm_proxy.wildcards import wildcard_matches
@@ -35,12 +35,18 @@ CATALOG_PLAN_TTL_MS = 5_000
 """A plan that depends on the catalog is valid for so long: an alias may move to another group."""
 
 
+_DAYS_TO_NEXT: Mapping[Period, int] = {"day": 1, "week": 7, "month": 32}
+"""Days from a period's begin to a day of the next period."""
+
+
 def period_start(budget: Budget, now_ms: int) -> datetime:
     """When the period a budget counts in began; a budget without periods began in 1970."""
     if budget.period == "total":
         return EPOCH_START
     now = datetime.fromtimestamp(now_ms / 1000, _zone(budget.zone))
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if budget.period == "week":
+        return midnight - timedelta(days=midnight.weekday())
     return midnight if budget.period == "day" else midnight.replace(day=1)
 
 
@@ -49,7 +55,7 @@ def period_end_ms(budget: Budget, now_ms: int) -> int:
     if budget.period == "total":
         return 0
     start = period_start(budget, now_ms)
-    following = start + timedelta(days=1) if budget.period == "day" else start + timedelta(days=32)
+    following = start + timedelta(days=_DAYS_TO_NEXT[budget.period])
     if budget.period == "month":
         following = following.replace(day=1)
     return int(following.timestamp() * 1000)

@@ -32,7 +32,7 @@ COMMANDS = {
     "models": ("operations:models", "List model groups; --check calls each once."),
     "cache": ("operations:cache", "Delete cached responses."),
     "erase": ("operations:erase", "Erase a person's text and name."),
-    "import": ("imports:imports", "Take over the configuration of another service."),
+    "import": ("imports:imports", "Take over a LiteLLM proxy's database, or an older configuration."),
     "config": ("config:config", "Check litellm-config.yaml."),
     "reload": ("stack:reload", "Apply a changed litellm-config.yaml without losing a request."),
 }

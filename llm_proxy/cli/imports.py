@@ -3,11 +3,13 @@
 import click
 
 from llm_proxy.cli.import_config import import_config
+from llm_proxy.cli.import_litellm import import_litellm
 
 
 @click.group()
 def imports() -> None:
-    """Take over the configuration of another service."""
+    """Take over what another service has."""
 
 
 imports.add_command(import_config)
+imports.add_command(import_litellm)

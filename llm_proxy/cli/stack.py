@@ -140,8 +140,8 @@ def _follow(state: Path, requested_ns: int, until_s: float, *, to_stderr: bool) 
     raise CommandFailed("the launcher has not answered in time; its log gives the reason")
 
 
-def _sidecar_interpreter() -> str:
-    """The Python that has LiteLLM; ends the command without one."""
+def sidecar_interpreter() -> str:
+    """Returns the Python that has LiteLLM; ends the command without one."""
     if python := os.environ.get("LLM_PROXY_SIDECAR_PYTHON"):
         return python
     try:
@@ -156,7 +156,7 @@ def _sidecar_interpreter() -> str:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def sidecar(arguments: tuple[str, ...]) -> None:
     """Run one LiteLLM process: --config FILE [--host H] [--port N]."""
-    python = _sidecar_interpreter()
+    python = sidecar_interpreter()
     command = [python, "-I", "-S", str(VERIFIED_ENTRY_POINT), *arguments]
     try:
         os.execv(python, command)  # noqa: S606 -- a program of this project

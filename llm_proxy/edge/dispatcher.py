@@ -123,6 +123,7 @@ EXPOSED_HEADERS = (
 )  # fmt: skip
 ALLOWED_HEADERS = (
     "authorization", "content-type", "cache-control", "x-api-key", "api-key", "x-goog-api-key",
+    "x-litellm-api-key",
     "x-internal-secret", "x-internal-auth",
     "x-request-id", "x-request-timeout", "x-provider", "x-agent-id", "x-tenant-id", "x-session-id",
     "x-run-id", "x-tags", "x-user-id", "traceparent", "tracestate",

@@ -19,6 +19,7 @@ INTERNAL_KEY_ID_PREFIX = "internal:"
 CREDENTIAL_HEADERS = (
     *(b"authorization", b"x-internal-secret", b"x-internal-auth"),
     *(b"x-api-key", b"api-key", b"x-goog-api-key"),  # of Anthropic's, Azure's and Google's clients
+    b"x-litellm-api-key",
 )
 _MISSING = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
 
@@ -32,6 +33,8 @@ def extract_credential(headers: Mapping[bytes, bytes]) -> bytes:
             continue
         if name == b"authorization":
             value = _bearer(value)
+        elif name == b"x-litellm-api-key":  # LiteLLM takes both forms
+            value = value.removeprefix(b"Bearer ")
         value = value.strip()
         if found is not None and not hmac.compare_digest(found, value):
             raise Unauthorized("The request carries different API keys; send one.")

@@ -19,11 +19,11 @@ MAX_TAGS = 10
 MAX_TAG_CHARS = 50
 Tags = tuple[str, ...]
 CallerKind = Literal["internal", "virtual"]
-Period = Literal["day", "month", "total"]
+Period = Literal["day", "week", "month", "total"]
 ScopeKind = Literal["key", "agent", "tenant", "user_model", "tenant_group", "global", "provider"]
 SHARED_SCOPES: frozenset[ScopeKind] = frozenset({"global", "provider"})
 """Scopes whose counters add up the calls of several tenants."""
-PERIOD_SUFFIX: dict[Period, str] = {"day": " a day", "month": " a month", "total": ""}
+PERIOD_SUFFIX: dict[Period, str] = {"day": " a day", "week": " a week", "month": " a month", "total": ""}
 """The text that follows a budget's amount: `$5 a day`."""
 PolicyMode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]

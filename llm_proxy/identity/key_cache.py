@@ -1,9 +1,9 @@
 """Looks virtual keys up in the key store and caches the callers they stand for.
 
-Invariants: a key of the wrong format causes no look-up; concurrent requests with one key share one look-up.
-An entry is valid for 30 s, for 15 min while Postgres is unavailable. An unknown key is 401, or 503 while
-Postgres is unavailable. Secrets are compared as digests, in constant time; a wrong secret takes as long as
-an unknown key.
+Invariants: a key that is malformed, and no imported one, causes no look-up; concurrent requests with one key
+share one. An entry is valid for 30 s, for 15 min while Postgres is unavailable. An unknown key is 401, or 503
+while Postgres is unavailable. Digests are compared, in constant time; a wrong secret takes as long as an
+unknown key.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from llm_proxy.identity.virtual_keys import (
     StoredKey,
     apply_raise,
     caller_from_key,
+    imported_lookup,
     key_digest,
     lookup_from_key,
     unchecked_lookup,
@@ -91,7 +92,7 @@ class KeyCache:
             StoreUnavailable: The key is not in the cache, and the store is unavailable.
         """
         digest = key_digest(key)
-        cached = self._keys.get(unchecked_lookup(key))
+        cached = self._keys.get(unchecked_lookup(key, digest))
         if (
             cached is None
             or not hmac.compare_digest(cached.stored.digest, digest)
@@ -121,11 +122,15 @@ class KeyCache:
         """Returns the store's policies and notes their epochs, so that outdated keys are read again."""
         policies = await self._store.fetch_policies(known_epoch)
         if policies is not None:
+            if policies.has_imported_keys and not self._epochs.has_imported_keys:
+                self._invalid_since_s.clear()
             self._epochs = policies
         return policies
 
     async def _look_up(self, key: bytes, digest: bytes) -> _CachedKey:
         lookup = lookup_from_key(key)
+        if lookup is None and self._epochs.has_imported_keys:
+            lookup = imported_lookup(key, digest)
         began_s = self._clock_s()
         if lookup is None or began_s - self._invalid_since_s.get(digest, float("-inf")) < CACHE_TTL_S:
             raise invalid_key_error()

@@ -65,7 +65,7 @@ FROM api_keys k {RAISE_JOIN}
 _ONE = (
     _LIST + "WHERE k.key_id = $1 OR k.name = $1"  # noqa: S608 -- our own text
     " OR k.key_id = (SELECT s.key_id FROM key_secrets s"
-    " WHERE s.lookup = right($1, 12) AND $1 = $2 || s.lookup)"
+    " WHERE s.lookup = right($1, 12) AND $1 = $2 || s.lookup OR s.lookup = $1 AND starts_with($1, 'sha256:'))"
 )
 _COLUMNS = (
     "name, tenant, agent, user_id, models, rpm, tpm, parallel, budgets, max_tokens_cap, cache, expires_at,"

@@ -92,11 +92,16 @@ class KillSwitch:
 
 @dataclass(frozen=True, slots=True)
 class PolicySnapshot:
-    """All limit policies and enabled kill switches, and the epochs at which they were read."""
+    """All limit policies and enabled kill switches, and the epochs at which they were read.
+
+    Attributes:
+        has_imported_keys: Whether a key may be an imported one; True while that is not known.
+    """
 
     policies: tuple[LimitPolicy, ...] = ()
     kill_switches: frozenset[KillSwitch] = frozenset()
     epochs: Mapping[str, int] = field(default_factory=dict[str, int])
+    has_imported_keys: bool = True
 
     def epoch_of(self, tenant: str | None) -> int:
         """Returns the newest epoch of a tenant that this snapshot reflects."""

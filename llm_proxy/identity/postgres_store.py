@@ -17,7 +17,7 @@ import asyncpg
 from llm_proxy.errors import BadRequest, StoreUnavailable
 from llm_proxy.identity.caller import Budget, BudgetUnit, Limits
 from llm_proxy.identity.policies import KillSwitch, LimitPolicy, PolicySnapshot
-from llm_proxy.identity.virtual_keys import KeyRaise, KeySpec, StoredKey
+from llm_proxy.identity.virtual_keys import IMPORTED_LOOKUP_PREFIX, KeyRaise, KeySpec, StoredKey
 from llm_proxy.json_access import Json
 from llm_proxy.schema.connections import open_command_pool
 from llm_proxy.schema.database import DRIVER_ERRORS, RowsRejected, classify_error
@@ -49,6 +49,9 @@ LEFT JOIN tenant_epochs own ON own.tenant = coalesce(k.tenant, '')
 LEFT JOIN tenant_epochs everybody ON everybody.tenant = '*'
 WHERE s.lookup = $1
 """  # noqa: S608 -- our own column names
+
+
+_HAS_IMPORTED_KEYS = "SELECT EXISTS (SELECT FROM key_secrets WHERE starts_with(lookup, $1))"
 
 
 class PostgresKeyStore:
@@ -116,10 +119,12 @@ async def _fetch_snapshot(connection: Connection) -> PolicySnapshot:
     epochs = await connection.fetch("SELECT * FROM tenant_epochs")
     policies = await connection.fetch("SELECT * FROM limit_rules")
     switches = await connection.fetch("SELECT * FROM kill_switches")
+    has_imported_keys = await connection.fetchval(_HAS_IMPORTED_KEYS, IMPORTED_LOOKUP_PREFIX)
     return PolicySnapshot(
         tuple(policy_from_row(row) for row in policies),
         frozenset(KillSwitch(row["kind"], row["subject"], row["tenant"]) for row in switches),
         {row["tenant"]: row["epoch"] for row in epochs},
+        has_imported_keys,
     )
 
 

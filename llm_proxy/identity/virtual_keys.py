@@ -1,8 +1,9 @@
 """Virtual keys: their format, specification, stored record and temporary raise of limits.
 
 Pure but for the randomness. Format: `sk-llmp-`, 12 public characters, `-`, 32 secret characters and
-a checksum of 6, all base 62. Invariants: a mistyped or invented key fails the checksum before any look-up;
-only the public part and the SHA-256 of the complete key are stored.
+a checksum of 6, all base 62. A key imported from LiteLLM has LiteLLM's format and is found by its SHA-256.
+Invariants: a mistyped key of ours fails the checksum before any look-up; only the public part and the
+SHA-256 of the complete key are stored.
 """
 
 import hashlib
@@ -17,6 +18,11 @@ from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import Budget, Caller, Limits
 
 KEY_TYPE_PREFIX = "sk-llmp-"
+IMPORTED_LOOKUP_PREFIX = "sha256:"
+"""The beginning of an imported key's public part, which is the beginning of its SHA-256."""
+_IMPORTED_KEY_PREFIX = b"sk-"
+"""LiteLLM authenticates no virtual key that begins otherwise."""
+_IMPORTED_LOOKUP_DIGITS = 16
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _LOOKUP_CHARS, _SECRET_CHARS, _CHECKSUM_CHARS = 12, 32, 6
 _NEWEST_EPOCH = 2**62
@@ -137,14 +143,27 @@ def lookup_from_key(key: bytes, type_prefix: str = KEY_TYPE_PREFIX) -> str | Non
     return match[2].decode() if is_valid else None
 
 
-def unchecked_lookup(key: bytes) -> str:
-    """Returns the characters at the place of the public part, without any check."""
+def lookup_from_digest(digest: bytes) -> str:
+    """Returns the public part of an imported key with this SHA-256."""
+    return IMPORTED_LOOKUP_PREFIX + digest.hex()[:_IMPORTED_LOOKUP_DIGITS]
+
+
+def imported_lookup(key: bytes, digest: bytes) -> str | None:
+    """Returns the public part of a key, if it is an imported one; None for what is none."""
+    may_be_imported = key.startswith(_IMPORTED_KEY_PREFIX) and not key.startswith(KEY_TYPE_PREFIX.encode())
+    return lookup_from_digest(digest) if may_be_imported else None
+
+
+def unchecked_lookup(key: bytes, digest: bytes) -> str:
+    """Returns what would be the public part of a key with this SHA-256, without any check."""
+    if not key.startswith(KEY_TYPE_PREFIX.encode()):
+        return lookup_from_digest(digest)
     return key[len(KEY_TYPE_PREFIX) : len(KEY_TYPE_PREFIX) + _LOOKUP_CHARS].decode("latin-1")
 
 
 def display_prefix(lookup: str) -> str:
-    """Returns the public beginning of a key, as it is shown."""
-    return KEY_TYPE_PREFIX + lookup
+    """Returns the public beginning of a key, as it is shown; of an imported key that of its SHA-256."""
+    return lookup if lookup.startswith(IMPORTED_LOOKUP_PREFIX) else KEY_TYPE_PREFIX + lookup
 
 
 def key_digest(key: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Sums what a budget's owner has spent, to rebuild counters that the limits store lost.
 
-Invariants: an incomplete sum is None: the sum is unknown while records wait outside Postgres. Whole days
-(UTC) are summed from a roll-up, the part of a day before them from hours and rows, so that a period may begin
-at any moment. Tokens include those of answers from the cache.
+Invariants: an incomplete sum is None: the sum is unknown while records wait outside Postgres. Money spent
+before an import is added. Whole days (UTC) are summed from a roll-up, the part of a day before them from
+hours and rows, so that a period may begin at any moment. Tokens include those of answers from the cache.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,6 +57,13 @@ _LATEST_ANSWERS = """
     AND completion_tokens IS NOT NULL ORDER BY started_at DESC LIMIT 20000"""
 
 
+_OPENING_SPEND = """
+    SELECT coalesce(sum(cost_usd), 0)::numeric FROM opening_spend
+    WHERE scope = $1 AND subject = $2 AND tenant IN ($3, '*') AND model_group IN ($4, '*')
+    AND period_start >= $5"""
+"""What was spent before the first call here, where a budget was imported."""
+
+
 class LedgerSpend:
     """Sums spend and use from the roll-ups and rows; admission's `SpendSource`."""
 
@@ -80,7 +87,14 @@ class LedgerSpend:
         if state.postgres != "up" or state.spool_records:
             return None
         try:
-            return await sum_spent(self._pool, spender_columns(scope, spender, tenant, group), since, unit)
+            spent = await sum_spent(self._pool, spender_columns(scope, spender, tenant, group), since, unit)
+            if unit != "usd":
+                return spent
+            async with db_deadline(_DEADLINE_S):
+                opening: Decimal = await self._pool.fetchval(
+                    _OPENING_SPEND, scope, spender, tenant or "", group, since
+                )
+            return spent + int(opening * NANO_PER_USD)
         except DatabaseUnavailable:
             return None
 

@@ -1,6 +1,6 @@
 """Budget periods, token estimates, and a key's cap on `max_tokens`."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import strategies as st
@@ -30,6 +30,18 @@ def test_periods_are_calendar_days_and_months(period: Period, start: datetime, e
     assert period_end_ms(budget, LEAP_DAY_MS) == int(end.timestamp() * 1000)
     assert next_day_ms(LEAP_DAY_MS) == LEAP_DAY_MS + 1
     assert period_start(budget, LEAP_DAY_MS + 1) == end
+
+
+def test_a_week_begins_on_monday_in_the_budget_s_zone() -> None:
+    """Across the end of a month and of summer time."""
+    assert period_start(Budget(1, "week"), LEAP_DAY_MS) == datetime(2028, 2, 28, tzinfo=UTC)
+    assert period_end_ms(Budget(1, "week"), LEAP_DAY_MS) == int(
+        datetime(2028, 3, 6, tzinfo=UTC).timestamp() * 1000
+    )
+    berlin, at = Budget(1, "week", "Europe/Berlin"), datetime(2026, 10, 26, 12, tzinfo=UTC)
+    assert period_start(berlin, int(at.timestamp() * 1000)) == datetime(2026, 10, 25, 23, tzinfo=UTC)
+    before = at - timedelta(days=1)
+    assert period_start(berlin, int(before.timestamp() * 1000)) == datetime(2026, 10, 18, 22, tzinfo=UTC)
 
 
 def test_a_total_budget_has_no_period() -> None:

@@ -1,0 +1,1 @@
+"""A LiteLLM proxy's database in; keys, policies and opening spend of ours, and a configuration file, out."""
