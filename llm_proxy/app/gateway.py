@@ -18,6 +18,7 @@ from llm_proxy.admission.redis.backend import EvictionEnabled, require_noevictio
 from llm_proxy.app.routes import build_erasures, build_routers
 from llm_proxy.app.stages import Stages, build_stages, secret_text
 from llm_proxy.background import BackgroundLoop
+from llm_proxy.dialects.responses import responses_dialect
 from llm_proxy.dialects.routes import RouteTable, inference_routes
 from llm_proxy.edge.dispatcher import Dispatcher, with_cors
 from llm_proxy.edge.inference import InferenceEndpoint, RequestReader, request_limits
@@ -36,6 +37,7 @@ from llm_proxy.identity import (
 )
 from llm_proxy.notify import Notifier, NotifierSources, Outbox, webhooks_from_settings
 from llm_proxy.schema.connections import Pool
+from llm_proxy.sealing import Sealer, parse_sealing_keys
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, WorkerMetricsFiles, setup_logging
 from llm_proxy.upstream.monitor import SidecarMonitor
@@ -66,7 +68,7 @@ class Gateway:
         self._notifier = _notifier(stages)
         self._erasures = build_erasures(stages)
         self._report = _health_report(stages)
-        routes = inference_routes()
+        routes = inference_routes(responses_dialect(_sealer(settings)))
         limits = request_limits(settings, stages.catalog.stated_timeouts)
         reader = RequestReader(routes, stages.authenticator, limits, stages.catalog)
         management = self._management_app(routes, reader)
@@ -217,6 +219,11 @@ def _health_report(stages: Stages) -> HealthReport:
         spools=stages.worker_slot is not None or stages.client is None,
     )
     return HealthReport(checks, stages.settings.version or __version__, stages.settings.llm_mode)
+
+
+def _sealer(settings: Settings) -> Sealer | None:
+    keys = parse_sealing_keys("".join(secret_text(settings.sealing_keys)))
+    return Sealer(keys) if keys else None
 
 
 def _notifier(stages: Stages) -> Notifier | None:

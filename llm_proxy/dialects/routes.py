@@ -98,6 +98,9 @@ class RouteTable:
         return self._by_path.get(raw_path)
 
 
-def inference_routes() -> RouteTable:
-    """Returns the routes of a gateway."""
-    return RouteTable(_FIXED_ROUTES)
+def inference_routes(responses: Dialect) -> RouteTable:
+    """Returns the routes of a gateway, with the dialects that were built for it."""
+    built = InferenceRoute(
+        ("/v1/responses", "/responses"), "responses", responses, "Create a response, whole or streamed."
+    )
+    return RouteTable((*_FIXED_ROUTES, built))

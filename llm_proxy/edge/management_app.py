@@ -61,7 +61,7 @@ _ERROR: Json = {
         }
     },
 }
-_DIALECT_REQUIRED = {"internal": ["messages"], "generate": ["messages"]}
+_DIALECT_REQUIRED = {"internal": ["messages"], "generate": ["messages"], "responses": ["model", "input"]}
 
 
 _STRINGS: Json = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
@@ -78,6 +78,9 @@ _PROPERTIES: Json = {
     "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
     "prompt": {"anyOf": [{"type": "string"}, _STRINGS]},
     "input": {"anyOf": [{"type": "string", "minLength": 1}, _STRINGS]},
+}
+_ITEMS: Json = {
+    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": _MESSAGE}]
 }
 """The required fields; every other field is in OpenAI's own document."""
 
@@ -104,6 +107,8 @@ def _operation(route: InferenceRoute, path: str) -> Json:
         "required": required,
         "properties": {name: _PROPERTIES[name] for name in ("model", *required)},
     }
+    if route.endpoint == "responses":
+        body["properties"]["input"] = _ITEMS
     if route.endpoint != "embeddings" and route.dialect.name != "generate":
         body["properties"]["stream"] = {"type": "boolean"}
     content: Json = {"application/json": {"schema": {"type": "object"}}}

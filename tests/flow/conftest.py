@@ -77,6 +77,7 @@ def started_stack(
         "LLM_PROXY__BODY_TIMEOUT_S": "3",
         "DATABASE_URL": postgres_url,
         "LIMITS_REDIS_URL": limits_redis_url,
+        "LLM_PROXY__SEALING_KEYS": f"k1={'s' * 32}",
     }
     sidecar_url = f"http://127.0.0.1:{at['sidecar']}"
     gateway = gateway_spec(at["gateway"], service_folder, [sidecar_url], settings)

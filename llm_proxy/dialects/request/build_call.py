@@ -75,7 +75,7 @@ def build_call(
     fields, extra, metadata, out_of_range = partition_fields(endpoint, parsed)
     if (required := ENDPOINTS[endpoint].required) not in fields:
         raise missing(required)
-    model = _model(fields, context, options, models)
+    model = choose_model(fields.get("model"), context, options, models)
     group = resolve(model, options.provider, models)
     providers = _providers(group, models, out_of_range) if extra or out_of_range else frozenset[str]()
     body: Json = fields | requested | {"model": group}
@@ -195,10 +195,12 @@ def _parse_id(value: Any, path: str) -> str:  # noqa: ANN401 -- unchecked JSON
     return name
 
 
-def _model(fields: Json, context: ParseContext, options: RequestOptions, models: ModelIndex) -> str:
-    model = fields.get("model")
+def choose_model(
+    model: str | None, context: ParseContext, options: RequestOptions, models: ModelIndex
+) -> str:
+    """Returns the model of a request that may omit it; raises `BadRequest` where it may not."""
     if model is not None:
-        return str(model)
+        return model
     if context.endpoint != "embeddings":
         if context.model_optional or options.may_omit_model:
             return models.default

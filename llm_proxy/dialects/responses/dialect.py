@@ -1,0 +1,97 @@
+"""The dialect of `/v1/responses`: native where a group's providers speak it, else translated into chats.
+
+Invariants: both ways a body passes the same checks; a translated call keeps in `Call.context` what its answer
+needs; errors have OpenAI's envelope, and name the caller's fields. Source: docs/responses.md.
+"""
+
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import orjson
+
+from llm_proxy.dialects.call import Call
+from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, ResponseMeta, StreamRenderer
+from llm_proxy.dialects.openai import OPENAI
+from llm_proxy.dialects.request import ParseContext, build_call, parse_object
+from llm_proxy.dialects.request.build_call import choose_model
+from llm_proxy.dialects.request.model_resolution import providers_for, resolve
+from llm_proxy.dialects.request_options import RequestOptions
+from llm_proxy.dialects.responses.answer import ResponseBuilder, render_answer
+from llm_proxy.dialects.responses.reasoning import ReasoningSeal
+from llm_proxy.dialects.responses.request import ResponseContext, echo, in_the_callers_terms, translate
+from llm_proxy.dialects.responses.schema import check_body
+from llm_proxy.dialects.responses.stream import NativeStream, TranslatedStream
+from llm_proxy.dialects.translation.carried import carried_by
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.errors import APIError, BadRequest
+from llm_proxy.json_access import Json
+from llm_proxy.sealing import Sealer
+
+_TOKEN_BYTES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesDialect:
+    """OpenAI's Responses.
+
+    Attributes:
+        seal: Seals a model's reasoning for its caller to keep; None without a key.
+    """
+
+    seal: ReasoningSeal | None = None
+    name: str = "responses"
+
+    def parse(
+        self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
+    ) -> Call:
+        """Returns the call of a body, native or translated; raises `BadRequest` or `ModelNotFound`."""
+        parsed = parse_object(body, limits.max_depth)
+        checked = check_body(parsed, limits.max_messages)
+        context = ParseContext(self.name, endpoint, len(body), reports_usage=True)
+        model = choose_model(checked.get("model"), context, options, models)
+        group = resolve(model, options.provider, models)
+        carried = carried_by(providers_for(group, models))
+        translated = translate(checked | {"model": model}, carried, self.seal)
+        chat = context._replace(endpoint="chat.completions")
+        try:
+            call = build_call(translated.body, chat, options, models, limits)
+        except BadRequest as error:
+            param, message = in_the_callers_terms(error)
+            raise BadRequest(message, param=param, code=error.code) from None
+        kept = ResponseContext(
+            token=secrets.token_hex(_TOKEN_BYTES),
+            created_at=int(time.time()),
+            echo={"model": call.model, **echo(checked, translated.tools)},
+            callers=translated.tools.callers,
+            is_signed=carried.thinking_blocks,
+        )
+        return call._replace(context=kept)
+
+    def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:
+        """Returns the response; a native one unchanged."""
+        if not isinstance(call.context, ResponseContext):
+            return reply
+        return orjson.dumps(render_answer(call.context, self.seal, reply, meta.latency_ms))
+
+    def open_stream(self, call: Call) -> StreamRenderer:
+        """Returns the renderer of one stream."""
+        if not isinstance(call.context, ResponseContext):
+            return NativeStream()
+        return TranslatedStream(ResponseBuilder(call.context, self.seal))
+
+    def error(self, error: APIError) -> Json:
+        """OpenAI's envelope, with the field at fault as Responses name it."""
+        param, message = in_the_callers_terms(error)
+        fields = {"message": message, "type": error.error_type, "param": param, "code": error.code}
+        return {"error": fields}
+
+    def render_models(self, listed: Iterable[ListedModel]) -> Json:
+        """The list object of `GET /v1/models`."""
+        return OPENAI.render_models(listed)
+
+
+def responses_dialect(sealer: Sealer | None) -> ResponsesDialect:
+    """Returns the dialect of a gateway that has these keys to seal with."""
+    return ResponsesDialect(ReasoningSeal(sealer) if sealer is not None else None)

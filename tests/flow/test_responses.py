@@ -1,0 +1,279 @@
+"""The newest OpenAI SDK's responses, and Codex's requests, on chat models of three kinds of providers."""
+
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
+    ResponseFailedEvent,
+    ResponseStreamEvent,
+)
+from pydantic import BaseModel
+from running_stack import Json, RunningStack, script
+
+WEATHER: Any = {
+    "type": "function",
+    "name": "look_up",
+    "description": "Looks a city up.",
+    "strict": False,
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+CODEX_HEADERS = {
+    "session-id": "0193",
+    "thread-id": "0193",
+    "originator": "codex_exec",
+    "x-codex-turn-metadata": "{}",
+    "accept": "text/event-stream",
+}
+
+
+def codex_body(model: str, said: str, *items: Json) -> Json:
+    """A request as Codex 0.171 sends it."""
+    shell = {"type": "object", "properties": {"cmd": {"type": "string"}}, "required": ["cmd"]}
+    tools = [
+        {
+            "type": "function",
+            "name": "exec_command",
+            "description": "Runs.",
+            "strict": False,
+            "parameters": shell,
+        },
+        {
+            "type": "namespace",
+            "name": "multi_agent_v1",
+            "description": "Agents.",
+            "tools": [{"type": "function", "name": "spawn_agent", "strict": False, "parameters": shell}],
+        },
+        {"type": "web_search", "external_web_access": True},
+    ]
+    text = [{"type": "input_text", "text": said}]
+    return {
+        "model": model,
+        "input": [
+            {
+                "type": "message",
+                "id": "msg_1",
+                "role": "developer",
+                "content": [{"type": "input_text", "text": "Be brief."}],
+            },
+            {
+                "type": "message",
+                "id": "msg_2",
+                "role": "user",
+                "content": [{"type": "input_text", "text": "<environment/>"}],
+            },
+            {"type": "message", "id": "msg_3", "role": "user", "content": text},
+            *items,
+        ],
+        "tools": tools,
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "reasoning": {"summary": "auto"},
+        "store": False,
+        "stream": True,
+        "include": ["reasoning.encrypted_content"],
+        "prompt_cache_key": "0193",
+        "client_metadata": {"session_id": "0193", "turn": '{"n": 1}'},
+    }
+
+
+async def streamed(stack: RunningStack, **body: Any) -> list[ResponseStreamEvent]:
+    """The events of a stream, as the SDK parses them."""
+    return [event async for event in await stack.openai.responses.create(stream=True, **body)]
+
+
+async def sent_body(stack: RunningStack) -> Json:
+    """What the provider got last."""
+    found: Json = (await stack.calls())[-1]["body"]
+    return found
+
+
+@pytest.mark.parametrize("model", ["p/ok", "claude", "gemini"])
+async def test_a_response_is_complete(stack: RunningStack, model: str) -> None:
+    """On any provider, whole and streamed, with the provider's tokens."""
+    answer = await stack.openai.responses.create(model=model, input="hello")
+    events = await streamed(stack, model=model, input="hello")
+    last = events[-1]
+    assert isinstance(last, ResponseCompletedEvent)
+    for response in (answer, last.response):
+        assert len(response.output_text.split()) == 8
+        assert response.usage is not None
+        assert (response.usage.input_tokens, response.usage.output_tokens) == (17, 23)
+        assert (response.status, response.model) == ("completed", model)
+    deltas = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert deltas == last.response.output_text
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+
+
+async def test_structured_output_is_parsed(stack: RunningStack) -> None:
+    """The SDK's schema reaches the provider, strict."""
+
+    class Person(BaseModel):
+        name: str
+
+    said = script(do="ok", text='{"name": "Ada"}')
+    answer = await stack.openai.responses.parse(model="p/ok", input=said, text_format=Person)
+    assert answer.output_parsed == Person(name="Ada")
+    schema = (await sent_body(stack))["response_format"]["json_schema"]
+    assert (schema["name"], schema["strict"]) == ("Person", True)
+
+
+@pytest.mark.parametrize("model", ["p/ok", "claude", "gemini"])
+async def test_a_conversation_with_tools_and_images_goes_on(stack: RunningStack, model: str) -> None:
+    """Parallel calls, their outputs with an image, and the answer to them; the items go back as they came."""
+    said: Any = [{"role": "user", "content": [{"type": "input_text", "text": script(do="tools")}]}]
+    first = await stack.openai.responses.create(model=model, input=said, tools=[WEATHER], store=False)
+    calls = [item for item in first.output if item.type == "function_call"]
+    assert [json.loads(call.arguments) for call in calls] == [{"city": "Oslo"}, {"city": "Turku"}]
+    outputs: list[Any] = [
+        {"type": "function_call_output", "call_id": calls[0].call_id, "output": "sunny"},
+        {
+            "type": "function_call_output",
+            "call_id": calls[1].call_id,
+            "output": [{"type": "input_text", "text": "see"}, {"type": "input_image", "image_url": PIXEL}],
+        },
+    ]
+    back = [item.model_dump(mode="json", exclude_none=True) for item in first.output]
+    events = await streamed(stack, model=model, input=[*said, *back, *outputs], tools=[WEATHER], store=False)
+    assert isinstance(events[-1], ResponseCompletedEvent)
+    assert PIXEL.partition(",")[2] in json.dumps(await sent_body(stack))
+
+
+CLAUDE_BLOCKS: list[tuple[Json, list[Json]]] = [
+    (
+        {"type": "thinking", "thinking": "", "signature": ""},
+        [
+            {"type": "thinking_delta", "thinking": "Let me "},
+            {"type": "thinking_delta", "thinking": "see."},
+            {"type": "signature_delta", "signature": "U0lHTkVE"},
+        ],
+    ),
+    ({"type": "redacted_thinking", "data": "UkVEQUNU"}, []),
+    ({"type": "text", "text": ""}, [{"type": "text_delta", "text": "I look."}]),
+    (
+        {"type": "tool_use", "id": "toolu_1", "name": "exec_command", "input": {}},
+        [
+            {"type": "input_json_delta", "partial_json": '{"cmd":'},
+            {"type": "input_json_delta", "partial_json": ' "ls"}'},
+        ],
+    ),
+]
+
+
+def claude_stream() -> list[str]:
+    """Claude's own events: it thinks, says something and calls a tool."""
+    usage = {"input_tokens": 9, "output_tokens": 1}
+    message: Json = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "claude"}
+    events: list[Json] = [{"type": "message_start", "message": {**message, "usage": usage}}]
+    for index, (block, deltas) in enumerate(CLAUDE_BLOCKS):
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
+        events.append({"type": "content_block_stop", "index": index})
+    ended = {"delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 20}}
+    events += [{"type": "message_delta", **ended}, {"type": "message_stop"}]
+    return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+
+
+async def codex(stack: RunningStack, body: Json) -> list[Json]:
+    """The events Codex gets; each has an `event:` line."""
+    headers = {**stack.auth, **CODEX_HEADERS}
+    async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=30) as client:
+        reply = await client.post("/v1/responses", json=body)
+    assert reply.status_code == 200, reply.text
+    frames = [frame.split("\n") for frame in reply.text.split("\n\n") if frame]
+    events: list[Json] = [json.loads(data.removeprefix("data: ")) for _, data in frames]
+    assert [name for name, _ in frames] == [f"event: {event['type']}" for event in events]
+    return events
+
+
+async def test_codex_gets_claudes_thoughts_sealed_and_claude_gets_them_back_signed(
+    stack: RunningStack,
+) -> None:
+    events = await codex(stack, codex_body("claude", script(do="raw", raw=claude_stream())))
+    assert events[-1]["type"] == "response.completed"
+    reasoning, message, called = items = events[-1]["response"]["output"]
+    assert reasoning["summary"] == [{"type": "summary_text", "text": "Let me see."}]
+    assert (message["content"][0]["text"], called["name"]) == ("I look.", "exec_command")
+    assert called["arguments"] == '{"cmd": "ls"}'
+    done = {"type": "function_call_output", "call_id": "toolu_1", "output": "files"}
+    again = await codex(stack, codex_body("claude", "go on", *items, done))
+    assert again[-1]["type"] == "response.completed"
+    assistant = next(one for one in (await sent_body(stack))["messages"] if one["role"] == "assistant")
+    assert assistant["content"] == [
+        {"type": "thinking", "thinking": "Let me see.", "signature": "U0lHTkVE"},
+        {"type": "redacted_thinking", "data": "UkVEQUNU"},
+        {"type": "text", "text": "I look."},
+        {"type": "tool_use", "id": "toolu_1", "name": "exec_command", "input": {"cmd": "ls"}},
+    ]
+
+
+@pytest.mark.parametrize("model", ["p/ok", "claude", "gemini"])
+async def test_the_whole_of_codexs_body_works(stack: RunningStack, model: str) -> None:
+    """Its developer message, namespaces, web search, cache key and metadata, where the model has none."""
+    events = await codex(stack, codex_body(model, "hello"))
+    assert events[-1]["type"] == "response.completed"
+    assert [tool["type"] for tool in events[-1]["response"]["tools"]] == ["function", "namespace"]
+    sent = json.dumps(await sent_body(stack))
+    assert "multi_agent_v1__spawn_agent" in sent
+    assert "web_search" not in sent
+    assert "client_metadata" not in sent
+
+
+async def test_a_truncated_upstream_is_a_failed_response(stack: RunningStack) -> None:
+    """Never a completed one; the number after the last event's."""
+    for play in ("cut", "eof", "garbage"):
+        events = await streamed(stack, model=f"p/{play}", input="hello")
+        assert isinstance(events[-1], ResponseFailedEvent), play
+        assert events[-1].response.error is not None
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+
+
+async def test_an_answer_at_its_limit_is_incomplete(stack: RunningStack) -> None:
+    said = script(do="ok", finish="length")
+    answer = await stack.openai.responses.create(model="p/ok", input=said, max_output_tokens=16)
+    assert answer.incomplete_details is not None
+    assert (answer.status, answer.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert (await sent_body(stack))["max_tokens"] == 16
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_prompt_that_is_too_long_is_400_with_its_code(stack: RunningStack, streams: bool) -> None:  # noqa: FBT001 -- a parameter
+    with pytest.raises(openai.BadRequestError) as raised:
+        await stack.openai.responses.create(model="p/context", input="hello", stream=streams)
+    assert raised.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": 5}, "input"),
+        ({"input": [{"role": "user", "content": [{"type": "alien"}]}]}, "input[0].content[0].type"),
+        ({"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"input": "x", "api_base": "http://a.example"}, "api_base"),
+        ({"input": "x", "temperature": "warm"}, "temperature"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://127.0.0.1/x"}]}]},
+         "input"),
+    ],
+)  # fmt: skip
+async def test_a_fault_is_400_in_openais_envelope(stack: RunningStack, body: Json, param: str) -> None:
+    async with httpx.AsyncClient(base_url=stack.url, headers=stack.auth) as client:
+        reply = await client.post("/responses", json={"model": "p/ok", **body})
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
+
+
+async def test_a_call_is_explained_and_recorded_as_what_it_is(stack: RunningStack) -> None:
+    body = {"model": "p/ok", "input": "hello"}
+    async with httpx.AsyncClient(base_url=stack.url, headers=stack.auth) as client:
+        explained = await client.post("/v1/explain?path=/v1/responses", json=body)
+        reply = await client.post("/v1/responses", json=body)
+    assert explained.json()["verdict"] == "admitted", explained.text
+    assert Response.model_validate(reply.json()).status == "completed"
+    story = await stack.story(reply.headers["x-request-id"])
+    assert (story["prompt_tokens"], story["completion_tokens"]) == (17, 23)
