@@ -1,9 +1,18 @@
-"""Parses addresses of Redis and Valkey. Pure; invariants as in `service_urls`."""
+"""Parses addresses of Redis and Valkey: a server, a list of hosts, a cluster, a service behind Sentinels.
 
+Pure; invariants as in `service_urls`. A normalized address of a service behind Sentinels is
+`redis+sentinel://DATA-USER:PASSWORD@SENTINEL,SENTINEL/SERVICE?db=0&sentinel_password=...`; `rediss` means TLS
+to all of them. Sources: https://valkey.io/topics/sentinel-clients/, LiteLLM's `_redis.py`.
+"""
+
+import itertools
 import re
-from urllib.parse import quote
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote, unquote
 
 from llm_proxy.service_urls import (
+    ENCODE_HINT,
     InvalidURL,
     check_host,
     encode_credentials,
@@ -13,6 +22,7 @@ from llm_proxy.service_urls import (
     without_quotes,
 )
 
+_FORM = "redis://USER:PASSWORD@HOST:PORT/NUMBER"
 _SOCKET = re.compile(r"(?P<path>/[^?#]*)(?:\?(?P<query>[^?#]*))?")
 _REDIS_SCHEMES = {
     "redis": "redis",
@@ -22,10 +32,33 @@ _REDIS_SCHEMES = {
     "redis+ssl": "rediss",
     "unix": "unix",
     "redis+socket": "unix",
+    "redis+cluster": "redis+cluster",
+    "redis-cluster": "redis+cluster",
+    "rediss+cluster": "rediss+cluster",
+    "rediss-cluster": "rediss+cluster",
+    "valkey+cluster": "redis+cluster",
+    "valkeys+cluster": "rediss+cluster",
+    "redis+sentinel": "redis+sentinel",
+    "redis-sentinel": "redis+sentinel",
+    "sentinel": "redis+sentinel",
+    "rediss+sentinel": "rediss+sentinel",
+    "rediss-sentinel": "rediss+sentinel",
+    "valkey+sentinel": "redis+sentinel",
+    "valkeys+sentinel": "rediss+sentinel",
 }
+_SERVICE_PARAMETERS = ("service_name", "sentinelmasterid", "master_name", "mastername", "master", "service")
+"""The service's name as other clients have it: redis-py, Lettuce, go-redis, Jedis."""
+_SENTINEL_PARAMETERS = frozenset({"sentinel_username", "sentinel_password", *_SERVICE_PARAMETERS})
+_SERVICE = re.compile(r"[\w.-]+", re.ASCII)
+_TLS_PARAMETERS = frozenset({"ssl", "tls"})
+_TRUE, _FALSE = frozenset({"true", "1", "yes"}), frozenset({"false", "0", "no"})
+DEFAULT_PORT, DEFAULT_SENTINEL_PORT = 6379, 26379
 _PLAIN_HOST = re.compile(r"[\w.-]+:[0-9]{1,5}", re.ASCII)
 _AZURE_CLIENT_OPTIONS = frozenset(
-    {"abortconnect", "allowadmin", "connectretry", "connecttimeout", "synctimeout", "asynctimeout"}
+    {
+        *("abortconnect", "allowadmin", "connectretry", "connecttimeout", "synctimeout", "asynctimeout"),
+        *("sslprotocols", "name", "keepalive", "tiebreaker", "responsetimeout"),
+    }
 )
 _REDIS_PARAMETERS = frozenset(
     [
@@ -55,27 +88,153 @@ _REDIS_PARAMETERS = frozenset(
 )
 
 
+RedisKind = Literal["server", "cluster", "sentinel"]
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAddress:
+    """What a normalized address names.
+
+    Attributes:
+        kind: `server` also for a list of hosts that does not say what it is.
+        hosts: Hosts and ports of servers, or of Sentinels; none for a socket.
+        service: The service's name at the Sentinels.
+    """
+
+    kind: RedisKind
+    hosts: tuple[tuple[str, int], ...]
+    service: str
+    _url: str
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connections are encrypted."""
+        return self._url.startswith("rediss")
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The addresses of single servers; none where Sentinels name it."""
+        if not self.hosts:
+            return (self._url,)
+        return () if self.kind == "sentinel" else tuple(self.server_at(*one) for one in self.hosts)
+
+    @property
+    def sentinels(self) -> tuple[str, ...]:
+        """The addresses of the Sentinels, with their own user and password."""
+        query = self.parameters
+        user, password = (
+            quote(query.get(f"sentinel_{name}", ""), safe="") for name in ("username", "password")
+        )
+        who = f"{user}:{password}@" if password else ""
+        kept = {name: value for name, value in query.items() if name.startswith("ssl_")}
+        return tuple(self._single(who, *one, "", kept) for one in self.hosts)
+
+    def server_at(self, host: str, port: int) -> str:
+        """Returns the address of one server, with this one's user, password and parameters."""
+        location, _, _ = self._url.partition("://")[2].partition("?")
+        before, _, path = location.partition("/")
+        who, at, _ = before.rpartition("@")
+        query = {name: value for name, value in self.parameters.items() if name not in _SENTINEL_PARAMETERS}
+        return self._single(f"{who}{at}", host, port, "" if self.kind == "sentinel" else path, query)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The decoded parameters."""
+        pairs = (pair.partition("=") for pair in self._url.partition("?")[2].split("&") if pair)
+        return {name: unquote(value) for name, _, value in pairs}
+
+    def _single(self, who: str, host: str, port: int, path: str, query: dict[str, str]) -> str:
+        where = f"[{host}]" if ":" in host else host
+        joined = "&".join(f"{name}={quote(value, safe='/:')}" for name, value in query.items())
+        scheme, database = "rediss" if self.is_tls else "redis", f"/{path}" if path else ""
+        return f"{scheme}://{who}{where}:{port}{database}{f'?{joined}' if joined else ''}"
+
+
+def redis_address(url: str) -> RedisAddress:
+    """Returns what a normalized address names."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "unix":
+        return RedisAddress("server", (), "", url)
+    location = rest.partition("?")[0]
+    hosts, _, path = location.rpartition("@")[2].partition("/")
+    kind: RedisKind = "server"
+    if "+" in scheme:
+        kind = "sentinel" if scheme.endswith("sentinel") else "cluster"
+    default = DEFAULT_SENTINEL_PORT if kind == "sentinel" else DEFAULT_PORT
+    found = tuple(_host_and_port(one, default) for one in hosts.split(","))
+    return RedisAddress(kind, found, path if kind == "sentinel" else "", url)
+
+
+def _host_and_port(text: str, default: int) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, port = text, ""
+    return host.strip("[]"), int(port or default)
+
+
 def parse_redis_url(text: str) -> str:
     """Returns the normalized address of a Redis or Valkey; raises `InvalidURL`."""
     whole = without_quotes(text)
     if "://" not in whole:
         whole = _read_azure(whole)
-    _, given, rest = split_scheme(whole, tuple(_REDIS_SCHEMES), "redis://USER:PASSWORD@HOST:PORT/NUMBER")
+    _, given, rest = split_scheme(whole, tuple(_REDIS_SCHEMES), _FORM)
     scheme = _REDIS_SCHEMES[given]
+    if scheme.endswith("+sentinel"):
+        return _normalize_sentinel(scheme, rest)
     address = encode_credentials(rest, _check_socket if scheme == "unix" else _check_redis)
+    return _normalize(scheme, *address.partition("?")[::2])
+
+
+def _normalize(scheme: str, location: str, query: str) -> str:
+    """Returns the address without the parameters that say what the scheme says, or nothing."""
+    kept: list[str] = []
+    for pair in filter(None, query.split("&")):
+        name, _, value = pair.partition("=")
+        if name.lower() in _TLS_PARAMETERS:
+            is_tls = value.lower() in _TRUE
+            scheme = (
+                scheme.replace("redis", "rediss", 1) if is_tls and not scheme.startswith("rediss") else scheme
+            )
+        elif name.lower() != "family":
+            kept.append(pair)
+    return f"{scheme}://{location}{'?' if kept else ''}{'&'.join(kept)}"
+
+
+def _normalize_sentinel(scheme: str, rest: str) -> str:
+    """Returns the address with the service's name as its path and the database as the parameter `db`."""
+    before, mark, last = rest.rpartition("#")  # Lettuce's place for the name
+    fragment = last if mark and _SERVICE.fullmatch(last) else ""
+    rest = before if fragment else rest
+    address = encode_credentials(rest, _check_sentinel)
     location, _, query = address.partition("?")
-    kept = "&".join(pair for pair in query.split("&") if not pair.lower().startswith("family="))
-    return f"{scheme}://{location}{f'?{kept}' if kept else ''}"
+    before, _, path = location.partition("/")
+    first, _, second = path.partition("/")
+    given = {
+        name.lower(): value for name, _, value in (pair.partition("=") for pair in query.split("&") if pair)
+    }
+    named = next((given.pop(name) for name in _SERVICE_PARAMETERS if name in given), fragment)
+    for name in _SERVICE_PARAMETERS:
+        given.pop(name, None)
+    service = named or ("" if first.isdecimal() else first)
+    if not service:
+        raise InvalidURL("it names no service: write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE")
+    number = second or (first if first.isdecimal() else "")
+    if number:
+        given.setdefault("db", number)
+    joined = "&".join(f"{name}={value}" for name, value in given.items())
+    return _normalize(scheme, f"{before}/{service}", joined)
 
 
 def _read_azure(text: str) -> str:
     """Returns the address that `host:port` or `host:port,password=...,ssl=True` stands for."""
-    location, *options = text.split(",")
-    if not _PLAIN_HOST.fullmatch(location):
+    parts = [part.strip() for part in text.split(",")]
+    location = ",".join(itertools.takewhile(_PLAIN_HOST.fullmatch, parts))
+    options = parts[location.count(",") + 1 :]
+    if not location:
         raise InvalidURL("it is no address of the form redis://USER:PASSWORD@HOST:PORT/NUMBER")
     given: dict[str, str] = {}
     for number, option in enumerate(options, 1):
-        name, _, value = option.strip().partition("=")
+        name, _, value = option.partition("=")
         if name.lower() not in {"password", "user", "ssl", "defaultdatabase", *_AZURE_CLIENT_OPTIONS}:
             raise InvalidURL(f"option {number} after its host is not known")
         given[name.lower()] = value
@@ -90,16 +249,40 @@ def _read_azure(text: str) -> str:
 
 def _check_redis(location: str) -> None:
     query = parse_query(match := match_location(location), _REDIS_PARAMETERS)
-    if query.keys() & {"ssl", "tls"}:
-        raise InvalidURL("its parameter ssl or tls is not supported: write rediss:// for TLS")
+    _check_parameters(query)
+    for one in match["hosts"].split(","):
+        check_host(one)
+    for number in (match["path"], query.get("db")):
+        _check_number(number)
+
+
+def _check_sentinel(location: str) -> None:
+    before, slash, after = location.partition("/")
+    path, mark, text = after.partition("?")
+    first, second_slash, second = path.partition("/")
+    plain = f"{before}{slash}{first}{mark}{text}" if second_slash else location
+    query = parse_query(match := match_location(plain), _REDIS_PARAMETERS | _SENTINEL_PARAMETERS)
+    _check_parameters(query)
+    for one in match["hosts"].split(","):
+        check_host(one)
+    named = next((query[name] for name in _SERVICE_PARAMETERS if name in query), first or "0")
+    if not _SERVICE.fullmatch(named):
+        raise InvalidURL(f"its service is no name of letters, digits, ., _ and -; else {ENCODE_HINT}")
+    for number in (second, query.get("db")):
+        _check_number(number)
+
+
+def _check_parameters(query: dict[str, str]) -> None:
+    for name in _TLS_PARAMETERS & query.keys():
+        if query[name].lower() not in _TRUE | _FALSE:
+            raise InvalidURL(f"its {name} is neither true nor false")
     if query.get("family", "0") not in {"0", "4", "6"}:
         raise InvalidURL("its family is none of 0, 4, 6")
-    if "," in match["hosts"]:
-        raise InvalidURL("it names several hosts: name one node of the cluster")
-    check_host(match["hosts"])
-    for number in (match["path"], query.get("db")):
-        if number and not (number.isascii() and number.isdecimal() and len(number) < 6):
-            raise InvalidURL("its database is no number")
+
+
+def _check_number(number: str | None) -> None:
+    if number and not (number.isascii() and number.isdecimal() and len(number) < 6):
+        raise InvalidURL("its database is no number")
 
 
 def _check_socket(location: str) -> None:

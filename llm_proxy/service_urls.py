@@ -43,11 +43,6 @@ _REFUSED_PARAMETERS = frozenset(
 _REFUSED_SCHEMES = {
     "prisma": "Prisma's own service is no Postgres",
     "prisma+postgres": "Prisma's own service is no Postgres",
-    "redis+sentinel": "Sentinel is not supported",
-    "redis-sentinel": "Sentinel is not supported",
-    "rediss+sentinel": "Sentinel is not supported",
-    "redis+cluster": "name one node of the cluster, as redis://",
-    "redis-cluster": "name one node of the cluster, as redis://",
 }
 LocationCheck = Callable[[str], None]
 

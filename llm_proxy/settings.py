@@ -249,7 +249,7 @@ class Settings(BaseSettings):
     def tls_for(self, url: SecretStr | str | None) -> ssl.SSLContext | None:
         """`tls` if the address needs it (`https`, `rediss`, a verifying `sslmode`); None if not, or if it names its own."""
         text = url.get_secret_value() if isinstance(url, SecretStr) else url or ""
-        needs_tls = text.startswith(("https:", "rediss:")) or "sslmode=verify" in text
+        needs_tls = text.startswith(("https:", "rediss")) or "sslmode=verify" in text
         return self.tls if needs_tls and "sslrootcert=" not in text else None
 
     @cached_property

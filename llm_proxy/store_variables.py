@@ -6,15 +6,27 @@ Sources: LiteLLM's `proxy/db/db_url_settings.py` and `_redis.py`;
 https://www.postgresql.org/docs/18/libpq-envars.html.
 """
 
+import json
 from collections.abc import Mapping
+from typing import cast
 from urllib.parse import quote
 
 from llm_proxy.service_urls import InvalidURL
 
 _TRUE = frozenset({"true", "1", "yes"})
 _DATABASE_TOKENS = ("IAM_TOKEN_DB_AUTH", "AZURE_POSTGRESQL_AUTH")
-_REDIS_TOKENS = ("REDIS_AWS_IAM_AUTH", "REDIS_GCP_SERVICE_ACCOUNT", "REDIS_AZURE_REDIS_AD_TOKEN")
-_REDIS_OTHERS = ("REDIS_SENTINEL_NODES", "REDIS_CLUSTER_NODES")
+_REDIS_TOKENS = (
+    "REDIS_AWS_IAM_AUTH",
+    "REDIS_GCP_SERVICE_ACCOUNT",
+    "REDIS_AZURE_REDIS_AD_TOKEN",
+    "REDIS_AZURE_AD_TOKEN",
+)
+_REDIS_OTHERS = (
+    "REDIS_SENTINEL_NODES",
+    "REDIS_SENTINEL_PASSWORD",
+    "REDIS_SERVICE_NAME",
+    "REDIS_CLUSTER_NODES",
+)
 _REDIS_TLS = {
     "REDIS_SSL_CA_CERTS": "ssl_ca_certs",
     "REDIS_SSL_CERT_REQS": "ssl_cert_reqs",
@@ -92,20 +104,57 @@ def redis_url_of(variables: Mapping[str, str]) -> str | None:
     for refused in _REDIS_TOKENS:
         if variables.get(refused, "").lower() not in {"", "false", "0", "no"}:
             raise InvalidURL(f"{refused}: tokens are not supported: Redis needs a password")
-    for refused in _REDIS_OTHERS:
-        if variables.get(refused):
-            raise InvalidURL(f"{refused} is not supported: set REDIS_URL to one node's address")
+    found = _redis_location(variables)
+    if found is None:
+        return None
+    kind, where = found
+    tls = variables.get("REDIS_SSL", "").lower() in _TRUE
+    user, password = (_encoded(variables.get(one)) for one in ("REDIS_USERNAME", "REDIS_PASSWORD"))
+    who = f"{user}:{password}@" if user or password else ""
+    query = _query(variables, _REDIS_TLS) if tls else {}
+    if kind == "+sentinel":
+        query |= _query(variables, {"REDIS_SENTINEL_PASSWORD": "sentinel_password", "REDIS_DB": "db"})
+    return f"{'rediss' if tls else 'redis'}{kind}://{who}{where}{_joined(query)}"
+
+
+def _redis_location(variables: Mapping[str, str]) -> tuple[str, str] | None:
+    """The scheme's second part, and the hosts with what follows them; as LiteLLM, a cluster first."""
+    if variables.get("REDIS_CLUSTER_NODES"):
+        return "+cluster", _nodes("REDIS_CLUSTER_NODES", variables)
+    if variables.get("REDIS_SENTINEL_NODES"):
+        service = variables.get("REDIS_SERVICE_NAME")
+        if not service:
+            raise InvalidURL("REDIS_SENTINEL_NODES is set, and REDIS_SERVICE_NAME is not")
+        return "+sentinel", f"{_nodes('REDIS_SENTINEL_NODES', variables)}/{_encoded(service)}"
     host = variables.get("REDIS_HOST")
     if not host:
         return None
     if "://" in host:
         raise InvalidURL("REDIS_HOST is an address: set REDIS_URL")
-    tls = variables.get("REDIS_SSL", "").lower() in _TRUE
-    user, password = (_encoded(variables.get(one)) for one in ("REDIS_USERNAME", "REDIS_PASSWORD"))
-    who = f"{user}:{password}@" if user or password else ""
-    where = f"{_bracketed(host)}:{variables.get('REDIS_PORT') or '6379'}/{variables.get('REDIS_DB') or '0'}"
-    query = _joined(_query(variables, _REDIS_TLS)) if tls else ""
-    return f"{'rediss' if tls else 'redis'}://{who}{where}{query}"
+    port, number = variables.get("REDIS_PORT") or "6379", variables.get("REDIS_DB") or "0"
+    return "", f"{_bracketed(host)}:{port}/{number}"
+
+
+def _nodes(name: str, variables: Mapping[str, str]) -> str:
+    """The hosts of a JSON list of `["host", 6379]` or `{"host": "host", "port": 6379}`."""
+    form = f'{name} is no JSON list such as [["host", 6379]] or [{{"host": "host", "port": 6379}}]'
+    try:
+        nodes: object = json.loads(variables[name])
+    except ValueError:
+        raise InvalidURL(form) from None
+    found: list[str] = []
+    for node in cast("list[object]", nodes) if isinstance(nodes, list) else [nodes]:
+        match node:
+            case [str() as host, (int() | str()) as port] | {
+                "host": str() as host,
+                "port": (int() | str()) as port,
+            }:
+                found.append(f"{_bracketed(host)}:{port}")
+            case _:
+                raise InvalidURL(form)
+    if not found:
+        raise InvalidURL(form)
+    return ",".join(found)
 
 
 def _address(

@@ -69,6 +69,7 @@ class AdmissionState:
     Attributes:
         store: `process` without a Redis, else `up` or `away`.
         since: When that began, in seconds since 1970.
+        fault: Why the store is away, without addresses and passwords; may be empty.
         denies_all: The store is unreachable and the setting says to deny.
         unsettled: Settlements the store does not have yet.
         shadow_rejections: Calls admitted so far that a limit in shadow mode would have rejected.
@@ -80,6 +81,7 @@ class AdmissionState:
     replicas: int
     unsettled: int
     shadow_rejections: int = 0
+    fault: str = ""
 
 
 class Decision(NamedTuple):
@@ -196,6 +198,7 @@ class AdmissionController:
             replicas=self._fallback.replicas,
             unsettled=self._settlements.pending,
             shadow_rejections=self._shadow_rejections,
+            fault="" if available else self._backend.fault,
         )
 
     async def admit(self, caller: Caller, call: Call, request_id: UUID) -> Lease:

@@ -204,6 +204,11 @@ class LimiterBackend(Protocol):
         ...
 
     @property
+    def fault(self) -> str:
+        """Why it cannot be reached, without addresses and passwords; empty where it can."""
+        ...
+
+    @property
     def single_slot(self) -> bool:
         """Whether a script reaches only counters of one hash tag."""
         ...

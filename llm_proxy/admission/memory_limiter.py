@@ -393,6 +393,11 @@ class MemoryBackend:
         return True
 
     @property
+    def fault(self) -> str:
+        """None."""
+        return ""
+
+    @property
     def single_slot(self) -> bool:
         """Never: it reaches every counter."""
         return False

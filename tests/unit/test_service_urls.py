@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.postgres_urls import client_parameters, parse_postgres_url, unused_parameters
-from llm_proxy.redis_urls import parse_redis_url
+from llm_proxy.redis_urls import parse_redis_url, redis_address
 from llm_proxy.service_urls import InvalidURL, parse_http_url, parse_webhook_urls
 
 SECRET = "S3cretPart"
@@ -116,9 +116,14 @@ def test_invalid_postgres_url_is_rejected_without_revealing_it(url: str, reason:
         "host:6379,S3cretPart",
         "host:6379,password=S3cretPart,ssl=S3cretPart",
         "host:6379,password=S3cretPart,defaultDatabase=S3cretPart",
-        "redis+sentinel://:S3cretPart@a:26379,b:26379/main",
-        "redis://:S3cretPart@a:6379,b:6379",
-        "redis://:S3cretPart@a:6379?ssl=true",
+        "redis+sentinel://:S3cretPart@a:26379,b:26379",
+        "redis+sentinel://:S3cretPart@a:26379,b:26379/0",
+        "redis+sentinel://:S3cretPart@a:S3cretPart/main",
+        "redis+sentinel://:S3cretPart@a/main/S3cretPart",
+        "redis+sentinel://:S3cretPart@a/main?S3cretPart=1",
+        "redis+sentinel://S3cretPart@a/S3cret Part",
+        "redis://:S3cretPart@a:6379,:6379",
+        "redis://:S3cretPart@a:6379?ssl=S3cretPart",
         "redis://:S3cretPart@a:6379?family=S3cretPart",
     ],
 )
@@ -370,6 +375,43 @@ def test_other_clients_postgres_urls_are_translated(url: str, normalized: str) -
             id="azure",
         ),
         pytest.param(
+            "a:6379,b:6379,password=x,ssl=True,name=litellm",
+            "rediss://:x@a:6379,b:6379",
+            id="stackexchange-hosts",
+        ),
+        pytest.param("redis://:p@a:6379?ssl=true", "rediss://:p@a:6379", id="ssl-true"),
+        pytest.param("'redis://:p@a:6379'", "redis://:p@a:6379", id="quoted"),
+        pytest.param(
+            "rediss://default:a/b@x.upstash.io:6379", "rediss://default:a%2Fb@x.upstash.io:6379", id="upstash"
+        ),
+        pytest.param("redis://:p@a:6379,b:6380,c/0", "redis://:p@a:6379,b:6380,c/0", id="host-list"),
+        pytest.param("redis-cluster://u:p@a:6379,b", "redis+cluster://u:p@a:6379,b", id="cluster"),
+        pytest.param("valkeys+cluster://u:p@a:6379", "rediss+cluster://u:p@a:6379", id="valkey-cluster-tls"),
+        pytest.param(
+            "redis+sentinel://:p@a:26379,b/main?sentinel_password=s",
+            "redis+sentinel://:p@a:26379,b/main?sentinel_password=s",
+            id="sentinel",
+        ),
+        pytest.param(
+            "redis+sentinel://:p/w@a,b/main/2", "redis+sentinel://:p%2Fw@a,b/main?db=2", id="sentinel-db"
+        ),
+        pytest.param(
+            "redis-sentinel://:p@a:26379/0?sentinelMasterId=main",
+            "redis+sentinel://:p@a:26379/main?db=0",
+            id="sentinel-lettuce",
+        ),
+        pytest.param(
+            "redis-sentinel://:p@a:26379/1#main", "redis+sentinel://:p@a:26379/main?db=1", id="lettuce-hash"
+        ),
+        pytest.param(
+            "sentinel://a:26379?service_name=main", "redis+sentinel://a:26379/main", id="service-name"
+        ),
+        pytest.param(
+            "rediss+sentinel://u:p@[fd00::1]:26379/main?ssl_ca_certs=/ca.pem",
+            "rediss+sentinel://u:p@[fd00::1]:26379/main?ssl_ca_certs=/ca.pem",
+            id="sentinel-tls",
+        ),
+        pytest.param(
             "rediss://:p@h?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
             "rediss://:p@h?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
             id="ssl-ca-certs",
@@ -392,3 +434,17 @@ def test_parameters_without_effect_are_told() -> None:
     [line] = unused_parameters(parse_postgres_url("postgres://u:h/?X-Amz-Signature=5f@h/d"))
     assert "ends after 15 minutes" in line
     assert unused_parameters(parse_postgres_url("postgres://h/d?jit=off")) == []
+
+
+def test_a_list_of_hosts_is_taken_apart() -> None:
+    """Each with the common password and parameters; servers apart from Sentinels."""
+    found = redis_address("rediss+sentinel://u:p@a,[::1]:1/main?db=3&sentinel_password=s%26&ssl_ca_certs=/c")
+    assert (found.kind, found.service, found.servers) == ("sentinel", "main", ())
+    assert found.sentinels == (
+        "rediss://:s%26@a:26379?ssl_ca_certs=/c",
+        "rediss://:s%26@[::1]:1?ssl_ca_certs=/c",
+    )
+    assert found.server_at("h", 7) == "rediss://u:p@h:7?db=3&ssl_ca_certs=/c"
+    found = redis_address("redis+cluster://:p@a,b:1/0")
+    assert (found.kind, found.servers) == ("cluster", ("redis://:p@a:6379/0", "redis://:p@b:1/0"))
+    assert redis_address("unix:///run/s?db=1").servers == ("unix:///run/s?db=1",)

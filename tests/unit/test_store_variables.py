@@ -70,6 +70,24 @@ def test_without_a_whole_set_of_libpq_variables_there_is_no_database(variables: 
             "rediss://h:6379/0?ssl_ca_certs=%2Fca.pem",
             id="ca",
         ),
+        pytest.param(
+            {
+                "REDIS_SENTINEL_NODES": '[["a", 26379], ["::1", "26380"]]',
+                "REDIS_SERVICE_NAME": "main",
+                "REDIS_PASSWORD": "p/w",
+                "REDIS_SENTINEL_PASSWORD": "s&p",
+            },
+            "redis+sentinel://:p%2Fw@a:26379,[::1]:26380/main?sentinel_password=s%26p",
+            id="sentinel",
+        ),
+        pytest.param(
+            {
+                "REDIS_CLUSTER_NODES": '[{"host": "a", "port": 7000}, {"host": "b", "port": "7001"}]',
+                "REDIS_SSL": "1",
+            },
+            "rediss+cluster://a:7000,b:7001",
+            id="cluster",
+        ),
     ],
 )
 def test_redis_url_is_assembled(variables: dict[str, str], url: str) -> None:
@@ -98,14 +116,30 @@ def test_database_that_cannot_be_used_is_refused_by_name(variables: dict[str, st
         "REDIS_AWS_IAM_AUTH",
         "REDIS_GCP_SERVICE_ACCOUNT",
         "REDIS_AZURE_REDIS_AD_TOKEN",
-        "REDIS_SENTINEL_NODES",
-        "REDIS_CLUSTER_NODES",
+        "REDIS_AZURE_AD_TOKEN",
     ],
 )
 def test_redis_that_cannot_be_used_is_refused_by_name(name: str) -> None:
-    """Tokens, Sentinel, lists of nodes."""
+    """Tokens need a library of the cloud's, and a new one each hour."""
     with pytest.raises(InvalidURL, match=name):
         redis_url_of({"REDIS_HOST": "h", name: "true"})
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({"REDIS_SENTINEL_NODES": '[["S3cretPart", 26379]]'}, "REDIS_SERVICE_NAME"),
+        ({"REDIS_SENTINEL_NODES": "S3cretPart:26379", "REDIS_SERVICE_NAME": "m"}, "REDIS_SENTINEL_NODES"),
+        ({"REDIS_CLUSTER_NODES": '{"host": "S3cretPart"}'}, "REDIS_CLUSTER_NODES"),
+        ({"REDIS_CLUSTER_NODES": '[{"host": "S3cretPart"}]'}, "REDIS_CLUSTER_NODES"),
+        ({"REDIS_CLUSTER_NODES": "[]"}, "REDIS_CLUSTER_NODES"),
+    ],
+)
+def test_an_unreadable_list_of_nodes_is_refused_by_name(variables: dict[str, str], name: str) -> None:
+    """With the form that is meant."""
+    with pytest.raises(InvalidURL, match=name) as refused:
+        redis_url_of(variables)
+    assert "S3cretPart" not in str(refused.value)
 
 
 def test_one_address_has_precedence_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,11 @@ class RedisBackend:
         return self.cluster.is_available
 
     @property
+    def fault(self) -> str:
+        """Why it cannot be reached, without addresses and passwords; empty where it can."""
+        return self.cluster.fault
+
+    @property
     def single_slot(self) -> bool:
         """Whether it is a Redis Cluster."""
         return self.cluster.is_cluster

@@ -1,6 +1,7 @@
 """Which Redis node holds a key: a single server, or the nodes of a Redis Cluster.
 
-Invariants: a command follows MOVED at most `MAX_REDIRECTS` times; the slot table is read again after a slot
+Invariants: a command follows MOVED and ASK at most `MAX_REDIRECTS` times, and is tried again, as long as the
+timeout lasts, while its keys are on their way between two nodes; the slot table is read again after a slot
 has moved and while a node is unreachable. redis-py's cluster client is not used: it retries commands, and
 cannot hand over a reply that arrives after its timeout.
 """
@@ -10,25 +11,26 @@ import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from llm_proxy.admission.limiter import LimiterUnavailable
 from llm_proxy.admission.redis.connection import Argument, RedisConnection
 from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.redis_urls import redis_address
 
 log = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 4
 REFRESH_INTERVAL_S = 0.5
+TRY_AGAIN_S = 0.005
 
 
 class ClusterClient:
     """Finds the connection for each key."""
 
     def __init__(self, url: str, connection: Callable[[str], RedisConnection], *, timeout_s: float) -> None:
-        self._url = url
+        self._address = redis_address(url)
         self._connect = connection
         self._timeout_s = timeout_s
         self._first = connection(url)
@@ -42,6 +44,11 @@ class ClusterClient:
     def is_available(self) -> bool:
         """Whether every node can be reached now."""
         return all(connection.is_available for connection in self.connections)
+
+    @property
+    def fault(self) -> str:
+        """Why a node cannot be reached, without addresses and passwords; empty where all can."""
+        return next((one.fault for one in self.connections if one.fault), "")
 
     @property
     def is_cluster(self) -> bool:
@@ -76,9 +83,10 @@ class ClusterClient:
         self, key: str, *args: Argument, on_late_reply: Callable[[Any], None] | None = None
     ) -> Any:  # noqa: ANN401 -- RESP
         """Returns the reply of the node that has the key; raises `LimiterUnavailable`."""
-        connection = self.connection_for(key)
-        for _ in range(MAX_REDIRECTS):
-            reply = connection.execute(*args, on_late_reply=on_late_reply)
+        connection, asking, redirects = self.connection_for(key), False, 0
+        give_up_at = asyncio.get_running_loop().time() + self._timeout_s
+        while redirects < MAX_REDIRECTS:
+            reply = _send(connection, args, on_late_reply, asking=asking)
             try:
                 return await reply
             except asyncio.CancelledError:
@@ -87,10 +95,16 @@ class ClusterClient:
                     on_late_reply(reply.result())
                 raise
             except LimiterUnavailable as unavailable:
-                match str(unavailable).split():
-                    case ["MOVED", slot, address]:
-                        connection = await self._connection_at(address)
-                        self._assign_slot(int(slot), connection)
+                asking, words = False, str(unavailable).split()
+                match words:
+                    case [("MOVED" | "ASK") as how, slot, address]:
+                        connection, redirects = await self._connection_at(address), redirects + 1
+                        asking = how == "ASK"
+                        if not asking:
+                            self._assign_slot(int(slot), connection)
+                    case ["TRYAGAIN", *_] if asyncio.get_running_loop().time() < give_up_at:
+                        await asyncio.sleep(TRY_AGAIN_S)
+                        connection, redirects = self.connection_for(key), 0
                     case ["CROSSSLOT", *_] if self._slots is None:
                         with contextlib.suppress(LimiterUnavailable):
                             await self._read_table()  # unreachable at start, and a cluster
@@ -110,9 +124,15 @@ class ClusterClient:
         """Returns the connection to a node; a new one is waited for at most the timeout."""
         connection = self._by_address.get(address)
         if connection is None:
-            connection = self._by_address[address] = self._connect(_url_at(self._url, address))
+            connection = self._by_address[address] = self._connect(self._url_at(address))
             await asyncio.wait({self._run(connection.start())}, timeout=self._timeout_s)
         return connection
+
+    def _url_at(self, address: str) -> str:
+        """Returns the address of a node; one without a host is at the first node's."""
+        host, _, port = address.rpartition(":")
+        known = self._address.hosts or (("127.0.0.1", 0),)
+        return self._address.server_at(host.strip("[]") or known[0][0], int(port))
 
     async def _read_table(self) -> None:
         """Reads which node has which slots; raises `LimiterUnavailable` without a cluster's answer."""
@@ -148,11 +168,20 @@ class ClusterClient:
         return task
 
 
-def _url_at(url: str, address: str) -> str:
-    """Returns the same URL at another node; an address without a host is at the first node's."""
-    parts = urlsplit(url)
-    host, _, port = address.rpartition(":")
-    host = host or parts.hostname or "127.0.0.1"
-    credentials = parts.netloc.rpartition("@")[0]
-    location = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return urlunsplit(parts._replace(netloc=f"{credentials}@{location}" if credentials else location))
+def _send(
+    connection: RedisConnection,
+    args: tuple[Argument, ...],
+    on_late_reply: Callable[[Any], None] | None,
+    *,
+    asking: bool,
+) -> "asyncio.Future[Any]":
+    """Sends a command; `asking` admits it at a node that is about to get the slot."""
+    if asking:
+        connection.execute("ASKING").add_done_callback(_forget)
+    return connection.execute(*args, on_late_reply=on_late_reply)
+
+
+def _forget(reply: "asyncio.Future[Any]") -> None:
+    """The command that follows tells the same."""
+    if not reply.cancelled():
+        reply.exception()

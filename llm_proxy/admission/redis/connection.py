@@ -1,16 +1,17 @@
-"""One pipelined connection to a Redis node, shared by every request of the process.
+"""One pipelined connection to a Redis server, shared by every request of the process.
 
 Invariants: commands and replies keep one order; a command waits at most its timeout, and not at all while the
-node is unreachable or stalled; a late reply goes to `on_late_reply`, which undoes it. Kept because redis-py
-closes a connection on a timeout, so that what a script has reserved is lost, and takes a connection for each
-command in flight. Raises LimiterUnavailable. Source: https://valkey.io/topics/protocol/ (RESP2).
+server is unreachable or stalled; a late reply goes to `on_late_reply`, which undoes it. Of several hosts the
+first primary is used, of Sentinels the one they name. redis-py is not used: it closes a connection on a
+timeout, so that what a script has reserved is lost. Raises LimiterUnavailable.
 """
 
 import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 import hiredis
@@ -18,6 +19,7 @@ from redis.asyncio.connection import SSLConnection, parse_url
 
 from llm_proxy.admission.limiter import LimiterUnavailable
 from llm_proxy.background import BackgroundLoop
+from llm_proxy.redis_urls import redis_address
 from llm_proxy.schema.database import classify_error
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,10 @@ _ERROR_REASONS = {
     "NOPERM": "its user lacks a permission",
     "LOADING": "it is still loading its data",
 }
+_LOST_RIGHTS = ("READONLY", "NOAUTH", "WRONGPASS")
+"""Errors of a server that is no longer the primary, or no longer knows this user: the next login tells."""
+_CONNECT_ERRORS = (OSError, LimiterUnavailable, TimeoutError)
+_SENTINEL_TIMEOUT_S = 0.5
 _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -50,7 +56,11 @@ class PendingCommand:
 
 
 class RedisConnection(asyncio.Protocol):
-    """A connection that reconnects by itself."""
+    """A connection that reconnects by itself.
+
+    Attributes:
+        fault: Why it could not be made, without addresses and passwords; empty while it stands.
+    """
 
     def __init__(
         self,
@@ -60,7 +70,11 @@ class RedisConnection(asyncio.Protocol):
         load_commands: Callable[[], list[tuple[Argument, ...]]],
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._url = url
+        self.fault = ""
+        self._address = address = redis_address(url)
+        finders: list[Callable[[], Awaitable[str]]] = [partial(_known, one) for one in address.servers]
+        finders += [partial(self._ask_sentinel, one) for one in address.sentinels] if address.service else []
+        self._finders = deque(finders)
         self._tls = tls
         self._timeout_s = timeout_s
         self._load_commands = load_commands
@@ -84,8 +98,9 @@ class RedisConnection(asyncio.Protocol):
         """Connects, or keeps trying in the background when that fails."""
         try:
             await self._connect()
-        except (OSError, LimiterUnavailable, TimeoutError) as error:
-            log.warning("limits store away at start", extra={"why": _reason(error)})
+        except _CONNECT_ERRORS as error:
+            self.fault = _reason(error)
+            log.warning("limits store away at start", extra={"why": self.fault})
         self._reconnect_loop.start()
 
     async def stop(self) -> None:
@@ -130,7 +145,8 @@ class RedisConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hands each reply to its command."""
         self._reader.feed(data)
-        self._stalled = False
+        if self._stalled:
+            self._stalled, self.fault = False, ""
         while (reply := self._reader.gets()) is not False:
             command = self._pending.popleft()
             if command.future.done():
@@ -138,8 +154,9 @@ class RedisConnection(asyncio.Protocol):
                     command.on_late_reply(reply)
             elif isinstance(reply, hiredis.ReplyError):
                 command.future.set_exception(LimiterUnavailable(str(reply)))
-                if str(reply).startswith("READONLY") and self._transport is not None:
-                    self._transport.abort()  # no longer the primary: the address may lead elsewhere now
+                if str(reply).startswith(_LOST_RIGHTS) and self._transport is not None:
+                    self._finders.rotate(-1)
+                    self._transport.abort()
             else:
                 command.future.set_result(reply)
 
@@ -171,7 +188,7 @@ class RedisConnection(asyncio.Protocol):
     def _stall(self, late_s: float) -> None:
         if not self._stalled:
             log.warning("limits store does not answer")
-        self._stalled = True
+        self._stalled, self.fault = True, "it does not answer in time"
         for command in self._pending:
             if not command.future.done():
                 command.future.set_exception(LimiterUnavailable("no answer in time"))
@@ -201,12 +218,46 @@ class RedisConnection(asyncio.Protocol):
         try:
             await self._connect()
             log.warning("limits store back")
-        except (OSError, LimiterUnavailable, TimeoutError):
+        except _CONNECT_ERRORS as error:
+            if self.fault != (reason := _reason(error)):
+                self.fault = reason
+                log.warning("limits store cannot be reached", extra={"why": reason})
             await asyncio.sleep(_RETRY_S[min(self._attempts, len(_RETRY_S) - 1)])
             self._attempts += 1
 
     async def _connect(self) -> None:
-        options: dict[str, Any] = dict(parse_url(self._url))
+        """Connects to the first server that takes writes; raises the first error of one that answered."""
+        fault: Exception | None = None
+        for find in tuple(self._finders):
+            try:
+                await self._connect_to(await find())
+            except _CONNECT_ERRORS as error:
+                answered = isinstance(error, LimiterUnavailable) and not isinstance(fault, LimiterUnavailable)
+                fault = error if fault is None or answered else fault
+                self._finders.rotate(-1)
+            else:
+                self.fault = ""
+                return
+        raise fault or LimiterUnavailable
+
+    async def _ask_sentinel(self, url: str) -> str:
+        """Returns the address of the primary that a Sentinel names."""
+        timeout_s = max(self._timeout_s, _SENTINEL_TIMEOUT_S)
+        sentinel = RedisConnection(url, timeout_s=timeout_s, load_commands=list, tls=self._tls)
+        try:
+            await sentinel._connect()
+            name = self._address.service
+            found: list[bytes] | None = await sentinel.execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+        except _CONNECT_ERRORS as error:
+            raise LimiterUnavailable(f"a Sentinel says nothing: {_reason(error)}") from None
+        finally:
+            await sentinel.stop()
+        if not found:
+            raise LimiterUnavailable("a Sentinel knows no service of this name")
+        return self._address.server_at(found[0].decode(), int(found[1]))
+
+    async def _connect_to(self, url: str) -> None:
+        options: dict[str, Any] = dict(parse_url(url))
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(max(CONNECT_TIMEOUT_S, 2 * self._timeout_s)):
             if path := options.get("path"):
@@ -218,13 +269,34 @@ class RedisConnection(asyncio.Protocol):
                 host, port = options.get("host", "127.0.0.1"), int(options.get("port", 6379))
                 await loop.create_connection(lambda: self, host, port, ssl=tls_context)
             try:
-                for args in (*_login_commands(options), *self._load_commands()):
+                for args in _login_commands(options):
+                    await self._send(args, None)
+                if len(self._finders) > 1 or self._address.service:
+                    await self._require_primary()
+                for args in self._load_commands():
                     await self._send(args, None)
             except (LimiterUnavailable, asyncio.CancelledError):
-                if self._transport is not None:
+                while self._transport is not None:  # else its end would be taken for the next one's
                     self._transport.abort()
+                    await asyncio.sleep(0)
                 raise
         self._ready = True
+
+    async def _require_primary(self) -> None:
+        """Raises `LimiterUnavailable` for a replica; a cluster's replica knows the cluster, and will do."""
+        try:
+            role: list[Any] = await self._send(("ROLE",), None)
+            info: bytes = b"" if role[0] == b"master" else await self._send(("INFO", "cluster"), None)
+        except LimiterUnavailable as unavailable:
+            if str(unavailable).startswith("NOPERM"):
+                return  # the first write tells
+            raise
+        if role[0] != b"master" and b"cluster_enabled:1" not in info:
+            raise LimiterUnavailable("no primary among its hosts")
+
+
+async def _known(url: str) -> str:
+    return url
 
 
 def _reason(error: Exception) -> str:

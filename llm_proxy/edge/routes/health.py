@@ -156,9 +156,9 @@ class HealthChecks:
             found.append(self._sidecars(self._client))
         limits, ledger = self._admission.state(), self._ledger.state()
         without_store = "down" if limits.denies_all else "degraded"
-        found.append(
-            ComponentHealth("limits", without_store if limits.store == "away" else "ok", limits.store)
-        )
+        state = without_store if limits.store == "away" else "ok"
+        why = f"{limits.store}: {limits.fault}" if limits.fault else limits.store
+        found.append(ComponentHealth("limits", state, why))
         database = "ok" if ledger.postgres in {"up", "off"} else "degraded"
         detail = f"{ledger.postgres}; {ledger.work}" if ledger.work else ledger.postgres
         found.append(ComponentHealth("database", database, detail))

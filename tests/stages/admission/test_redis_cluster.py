@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
+from redis.crc import key_slot
 from stages.admission.limiter_outages import CALL, PATIENT_MS, Ledger, Replicas, new_caller, outcome, until
-from stages.admission.valkey_cluster import Cluster
+from stages.admission.valkey_cluster import PASSWORD, Cluster
 
 from llm_proxy.admission.fallback import FallbackLimiter
 from llm_proxy.admission.lease import ActiveLeases
@@ -120,21 +121,52 @@ async def test_a_cluster_unreachable_at_start_is_recognised_later(
 
 
 async def test_a_moved_slot_is_followed(cluster: Cluster, replicas: Replicas) -> None:
-    """While it moves, the fallback policy holds."""
+    """A call waits while it moves, as long as the store's timeout."""
     admission = await replicas.start(store_timeout_ms=PATIENT_MS)
     moving, staying = (new_caller(limits=Limits(rpm=60)) for _ in range(2))
     assert [await outcome(admission, one) for one in (moving, moving, staying)] == ["enforced"] * 3
-    meanwhile: list[str] = []
+    meanwhile: list[asyncio.Task[str]] = []
 
     async def called() -> None:
-        meanwhile.append(await outcome(admission, moving))
+        meanwhile.append(asyncio.create_task(outcome(admission, moving)))
+        await asyncio.sleep(0.05)
+        assert not meanwhile[0].done()
 
     await cluster.move(epoch_key(moving.tenant), called)
-    assert meanwhile == ["local"]
+    assert await meanwhile[0] == "enforced"
     headers = dict((await admission.admit(moving, CALL, uuid4())).headers)
     assert headers[b"x-llm-proxy-limits"] == b"enforced"
-    assert headers[b"x-ratelimit-remaining-requests"] == b"57"
+    assert headers[b"x-ratelimit-remaining-requests"] == b"56"
     assert await outcome(admission, staying) == "enforced"
+
+
+async def test_a_key_of_a_moving_slot_is_asked_for_at_its_new_node(cluster: Cluster) -> None:
+    """The old node says ASK for what it no longer has, and the table of slots stays as it is."""
+    store = RedisBackend(cluster.url, timeout_s=5)
+    await store.start()
+    key = f"lp:{tenant_tag(uuid4().hex)}:m:key:k"
+    old, there = await cluster.owner(key), list[int]()
+
+    async def seeded() -> None:
+        await store.seed(key, 7)
+        there.append(await cluster.ask(old, "CLUSTER", "COUNTKEYSINSLOT", key_slot(key.encode())))
+        assert store.cluster.connection_for(key) is known
+
+    known = store.cluster.connection_for(key)
+    await cluster.move(key, seeded)
+    assert there == [0]
+    assert await cluster.ask(await cluster.owner(key), "HGET", key, "spent") == b"7"
+    await store.stop()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+async def test_a_list_of_nodes_needs_one_that_is_alive(cluster: Cluster, scheme: str) -> None:
+    """The others are found from it."""
+    hosts = ",".join(f"127.0.0.1:{port}" for port in (1, *cluster.ports[1:]))
+    replicas = Replicas(f"{scheme}://:{PASSWORD}@{hosts}")
+    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
+    assert {await outcome(admission, new_caller()) for _ in range(TENANTS)} == {"enforced"}
+    await replicas.stop()
 
 
 async def test_only_tenants_of_a_dead_node_fall_back(cluster: Cluster, replicas: Replicas) -> None:

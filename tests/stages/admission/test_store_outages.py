@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from stages.admission.limiter_outages import CALL, PATIENT_MS, OwnValkey, Replicas, new_caller, outcome, until
 
+from llm_proxy.admission.redis.connection import RedisConnection
 from llm_proxy.errors import RateLimited, StoreUnavailable
 from llm_proxy.identity import Limits
 
@@ -131,6 +132,50 @@ async def test_a_demoted_store_is_unavailable_until_the_address_leads_to_a_prima
     assert ids(before).isdisjoint(ids(after))
     await own.ask("REPLICAOF", "NO", "ONE")
     await until("enforced", admission, caller)
+
+
+async def test_a_changed_password_is_told_while_the_gateway_runs(
+    own: OwnValkey, replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once in the log, and in the state that health shows, until the store takes the old one again."""
+    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
+    caller, old = new_caller(limits=Limits(rpm=100_000)), "only-for-this-test"
+    assert await outcome(admission, caller) == "enforced"
+    wire = RedisConnection(own.url, timeout_s=5, load_commands=list)
+    await wire.start()
+    await wire.execute("CONFIG", "SET", "requirepass", "S3cretPart")
+    await wire.execute("CLIENT", "KILL", "TYPE", "normal")
+    await until("local", admission, caller)
+    async with asyncio.timeout(10):
+        while not admission.state().fault:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
+    assert admission.state().fault == "it refuses this user or password"
+    told = [record for record in caplog.records if record.message == "limits store cannot be reached"]
+    assert [record.__dict__["why"] for record in told] == ["it refuses this user or password"]
+    assert not any(word in str(record.__dict__) for record in caplog.records for word in ("S3cretPart", old))
+    await wire.execute("CONFIG", "SET", "requirepass", old)
+    await until("enforced", admission, caller)
+    assert (admission.state().store, admission.state().fault) == ("up", "")
+    await wire.stop()
+
+
+async def test_a_removed_user_is_told_although_its_connection_lives(own: OwnValkey) -> None:
+    """A command that the server no longer takes makes the gateway log in again, which tells."""
+    wire = RedisConnection(own.url, timeout_s=5, load_commands=list)
+    await wire.start()
+    await wire.execute("ACL", "SETUSER", "gateway", "on", ">word", "~*", "+@all")
+    replicas = Replicas(own.url.replace("//:only-for-this-test", "//gateway:word"))
+    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
+    caller = new_caller(limits=Limits(rpm=100_000))
+    assert await outcome(admission, caller) == "enforced"
+    await wire.execute("ACL", "DELUSER", "gateway")
+    await until("local", admission, caller)
+    async with asyncio.timeout(10):
+        while admission.state().fault != "it refuses this user or password":  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.02)
+    await replicas.stop()
+    await wire.stop()
 
 
 def ids(clients: bytes) -> set[bytes]:

@@ -34,6 +34,7 @@ EVENTS = {
     "limits store away at start",
     "limits store away: other replicas learn of the change from Postgres",
     "limits store back",
+    "limits store cannot be reached",
     "limits store does not answer",
     "limits store lost",
     "the limits store may evict limits and budgets",
