@@ -14,7 +14,7 @@ class EndpointSpec(NamedTuple):
     Attributes:
         path: Its path at the sidecar, as in OpenAI's API, or Anthropic's.
         required: The body's field it needs beside `model`.
-        litellm_route: LiteLLM's function that serves the path.
+        litellm_route: LiteLLM's function that serves the path, in `litellm_module`.
         litellm_call_type: LiteLLM's name of the call in its hooks and caches.
     """
 
@@ -22,14 +22,27 @@ class EndpointSpec(NamedTuple):
     required: str
     litellm_route: str
     litellm_call_type: str
+    litellm_module: str = "litellm.proxy.proxy_server"
 
 
 ENDPOINTS: dict[Endpoint, EndpointSpec] = {
     "chat.completions": EndpointSpec("/v1/chat/completions", "messages", "chat_completion", "acompletion"),
     "completions": EndpointSpec("/v1/completions", "prompt", "completion", "atext_completion"),
     "embeddings": EndpointSpec("/v1/embeddings", "input", "embeddings", "aembedding"),
-    "responses": EndpointSpec("/v1/responses", "input", "responses_api", "aresponses"),
-    "messages": EndpointSpec("/v1/messages", "messages", "anthropic_response", "anthropic_messages"),
+    "responses": EndpointSpec(
+        "/v1/responses",
+        "input",
+        "responses_api",
+        "aresponses",
+        "litellm.proxy.response_api_endpoints.endpoints",
+    ),
+    "messages": EndpointSpec(
+        "/v1/messages",
+        "messages",
+        "anthropic_response",
+        "anthropic_messages",
+        "litellm.proxy.anthropic_endpoints.endpoints",
+    ),
 }
 
 NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages"})

@@ -11,7 +11,15 @@ from functools import partial
 
 from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS
 from llm_proxy.json_access import as_list, as_object
-from llm_proxy.sidecar import catalog, embeddings, guardrails, litellm_internals, responses, token_count
+from llm_proxy.sidecar import (
+    catalog,
+    embeddings,
+    guardrails,
+    litellm_internals,
+    native_wires,
+    responses,
+    token_count,
+)
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -28,10 +36,8 @@ from llm_proxy.sidecar.responses import (
     send_result,
 )
 
-INFERENCE_ENDPOINTS = {
-    one.path: one.litellm_route for name, one in ENDPOINTS.items() if name not in NATIVE_ENDPOINTS
-}
-"""Path -> LiteLLM's endpoint function."""
+INFERENCE_ENDPOINTS = {one.path: (name, one) for name, one in ENDPOINTS.items()}
+"""Path -> the operation."""
 JSON_CONTENT_TYPE = [(b"content-type", b"application/json")]
 UNREADABLE_RESPONSE = error_body("The model's answer could not be read.", "server_error", "provider_error")
 COUNT_PATH = "/llmp/count_tokens"
@@ -101,7 +107,7 @@ class SidecarApp:
 
     async def _process_call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         outcome, sending = CallOutcome(), StartedFlag(send)
-        forward = partial(_call_litellm, INFERENCE_ENDPOINTS[path], outcome)
+        forward = partial(_call_litellm, path, outcome)
         try:
             if self.cache is not None and path in self.cache.paths:
                 await self.cache.respond(scope, receive, sending, forward, outcome)
@@ -164,23 +170,25 @@ class StartedFlag:
         await self._send(message)
 
 
-async def _call_litellm(
-    endpoint: str, outcome: CallOutcome, scope: Scope, receive: Receive, send: Send
-) -> None:
+async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: Receive, send: Send) -> None:
     proxy = litellm_internals.proxy_module()
+    name, endpoint = INFERENCE_ENDPOINTS[path]
+    own = {} if name in NATIVE_ENDPOINTS else {"model": None}
     scope["app"] = proxy.app
     # With another type LiteLLM would parse a form.
     scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"content-type"] + JSON_CONTENT_TYPE
     request, head = proxy.Request(scope, receive), proxy.Response()
+    if name in NATIVE_ENDPOINTS:
+        await native_wires.prepare_request(name, request, outcome)
     with outcome_in_context(outcome):
         try:
-            result = await getattr(proxy, endpoint)(
+            result = await litellm_internals.endpoint_function(endpoint)(
                 request=request,
                 fastapi_response=head,
-                model=None,
-                user_api_key_dict=litellm_internals.gateway_user(scope["path"]),
+                user_api_key_dict=litellm_internals.gateway_user(path),
+                **own,
             )
-            if endpoint == "embeddings":
+            if name == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
         except proxy.ProxyException as error:
             outcome.set_error_if_none(error)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event
 
-from llm_proxy.json_access import Json
+from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import provider_errors
 
 _CURRENT: ContextVar["CallOutcome | None"] = ContextVar("outcome", default=None)
@@ -66,6 +66,9 @@ class CallOutcome:
         guardrail_error: The exception of a guardrail.
         rejected_usage: What an answer used that a guardrail rejected.
         without_cache: Whether no cache was consulted.
+        native_body: The JSON of a call that reaches its provider as it was sent; empty for any other.
+        native_answer: The provider's complete answer to such a call.
+        native_cost_usd: What that answer cost, where LiteLLM may not say it; None if it is not known.
     """
 
     error: BaseException | None = None
@@ -77,6 +80,9 @@ class CallOutcome:
     guardrail_error: BaseException | None = None
     rejected_usage: Json | None = None
     without_cache: bool = False
+    native_body: bytes = b""
+    native_answer: bytes | None = None
+    native_cost_usd: float | None = None
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -164,6 +170,12 @@ def attempt_count() -> int:
     return len(outcome.attempts) if outcome is not None else 0
 
 
+def last_attempt() -> Attempt | None:
+    """Return the running attempt of the running call; None before the first, and outside of calls."""
+    outcome = _CURRENT.get()
+    return outcome.attempts[-1] if outcome is not None and outcome.attempts else None
+
+
 def record_attempt_error(before: int, error: BaseException) -> Attempt | None:
     """Record the exception of the last attempt; return the attempt.
 
@@ -195,6 +207,33 @@ def response_states_tokens() -> bool:
     """Whether the last complete answer to the running call states its tokens."""
     outcome = _CURRENT.get()
     return outcome is not None and outcome.states_tokens is True
+
+
+def is_native() -> bool:
+    """Whether the running call reaches its provider as it was sent."""
+    outcome = _CURRENT.get()
+    return outcome is not None and bool(outcome.native_body)
+
+
+def native_body() -> Json:
+    """Return the body of the running call as it was sent, parsed anew; empty for any other call."""
+    outcome = _CURRENT.get()
+    raw = outcome.native_body if outcome is not None else b""
+    return as_object(json.loads(raw)) if raw else {}
+
+
+def record_native_answer(raw: bytes) -> None:
+    """Record a provider's complete answer, as it was sent, to the running call."""
+    outcome = _CURRENT.get()
+    if outcome is not None and outcome.native_body:
+        outcome.native_answer = raw
+
+
+def record_native_cost(cost_usd: float | None) -> None:
+    """Record what the provider's complete answer to the running call cost."""
+    outcome = _CURRENT.get()
+    if outcome is not None:
+        outcome.native_cost_usd = cost_usd
 
 
 def record_stream_end() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar import litellm_internals, native_wires
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS
 
@@ -128,6 +128,7 @@ def _deployment(entry: Json) -> Json:
         "physical": model,
         "mode": known.get("mode"),
         "created": _created(info),
+        "native": native_wires.native_endpoints(params, info, model, protocol),
         **{name: known.get(name) for name in TOKEN_LIMITS},
         **{name: _decimal_text(known.get(name)) for name in BASE_PRICES},
     }

@@ -9,7 +9,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from llm_proxy.json_access import as_object
+from llm_proxy.endpoints import Endpoint, EndpointSpec
+from llm_proxy.json_access import Json, as_object
 from llm_proxy.wildcards import wildcard_matches
 
 Untyped = Any
@@ -51,9 +52,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.proxy.proxy_server": (
         *("app", "proxy_startup_event", "proxy_config", "openai_exception_handler", "ProxyException"),
         *(
-            "chat_completion",
-            "completion",
-            "embeddings",
+            *("chat_completion", "completion", "embeddings"),
             "llm_router",
             "redis_usage_cache",
             "proxy_logging_obj",
@@ -67,6 +66,17 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
             "count_request_tokens",
         ),
     ),
+    "litellm.proxy.response_api_endpoints.endpoints": ("responses_api",),
+    "litellm.proxy.anthropic_endpoints.endpoints": ("anthropic_response",),
+    "litellm.llms.anthropic.pass_through.messages.handler": ("_native_messages_config",),
+    "litellm.llms.anthropic.pass_through.messages.transformation": ("AnthropicMessagesConfig",),
+    "litellm.llms.anthropic.pass_through.messages.utils": ("AnthropicMessagesRequestUtils",),
+    "litellm.llms.openai_like.messages.transformation": ("OpenAILikeAnthropicMessagesConfig",),
+    "litellm.llms.openai.responses.transformation": ("OpenAIResponsesAPIConfig",),
+    "litellm.llms.custom_httpx.llm_http_handler": ("update_headers_with_filtered_beta",),
+    "litellm.responses.streaming_iterator": ("ResponsesAPIStreamingIterator",),
+    "litellm.proxy.pass_through_endpoints.streaming_handler": ("PassThroughStreamingHandler",),
+    "litellm.proxy.common_utils.http_parsing_utils": ("_safe_get_request_parsed_body",),
     "litellm.proxy.common_request_processing": ("ProxyBaseLLMRequestProcessing",),
     "litellm.litellm_core_utils.core_helpers": ("_FINISH_REASON_MAP",),
     "litellm.integrations.custom_logger": ("CustomLogger",),
@@ -124,6 +134,25 @@ def proxy_module() -> Untyped:
     return import_module("litellm.proxy.proxy_server")
 
 
+def endpoint_function(endpoint: EndpointSpec) -> Untyped:
+    """LiteLLM's function that serves an operation."""
+    return getattr(import_module(endpoint.litellm_module), endpoint.litellm_route)
+
+
+def passes_through(endpoint: Endpoint, model: str, provider: str, info: Json) -> bool:
+    """Whether LiteLLM calls the operation of that name at the provider, and translates nothing."""
+    library = litellm_module()
+    try:
+        known = library.LlmProviders(provider)
+    except ValueError:
+        return False
+    configs = library.ProviderConfigManager
+    if endpoint == "responses":
+        return configs.get_provider_responses_api_config(provider=known, model=model) is not None
+    handler = import_module("litellm.llms.anthropic.pass_through.messages.handler")
+    return handler._native_messages_config(model, provider, info) is not None  # noqa: SLF001 -- decides it
+
+
 def request_processing_class() -> Untyped:
     """The class that processes a call in LiteLLM's proxy."""
     return import_module("litellm.proxy.common_request_processing").ProxyBaseLLMRequestProcessing
@@ -144,6 +173,11 @@ def custom_logger_class() -> Untyped:
 def guardrail_class() -> Untyped:
     """The base class of guardrails."""
     return import_module("litellm.integrations.custom_guardrail").CustomGuardrail
+
+
+def has_guardrail() -> bool:
+    """Whether any guardrail is configured."""
+    return any(isinstance(one, guardrail_class()) for one in litellm_module().callbacks)
 
 
 def core_helpers_module() -> Untyped:

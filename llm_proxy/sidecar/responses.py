@@ -94,18 +94,21 @@ async def send_result(
                 raise
         return
     raw = translated_answers.render_completion(result, outcome)
-    headers: HeaderList = [*(pair for pair in head if pair[0] not in REPLACED_HEADERS), *outcome.headers()]
-    headers += _zero_cost_header(headers, outcome)
+    replaced = REPLACED_HEADERS if outcome.native_cost_usd is None else REPLACED_HEADERS | {COST_HEADER}
+    headers: HeaderList = [*(pair for pair in head if pair[0] not in replaced), *outcome.headers()]
+    headers += _missing_cost_header(headers, outcome)
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": raw})
 
 
-def _zero_cost_header(head: HeaderList, outcome: CallOutcome) -> HeaderList:
-    """Return the cost header if the cost is known to be 0; LiteLLM sends none for a cost of 0."""
+def _missing_cost_header(head: HeaderList, outcome: CallOutcome) -> HeaderList:
+    """Return the cost header that LiteLLM does not send: for a cost of 0, and for a message."""
     present, last = dict(head), outcome.attempts[-1] if outcome.attempts else None
     if COST_HEADER in present or last is None:
         return []
+    if outcome.native_cost_usd is not None:
+        return [(COST_HEADER, f"{outcome.native_cost_usd:.12f}".encode())]
     stated = catalog.STATED_COST_HEADER.encode() in present
     calculated = CALCULATED_COST_HEADER in present and bool(outcome.states_tokens)
     known = stated or (calculated and catalog.has_price(last.deployment, last.model))

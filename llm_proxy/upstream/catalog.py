@@ -14,8 +14,9 @@ from itertools import takewhile
 from llm_proxy.call_guard import StatedTimeouts
 from llm_proxy.dialects import GUARDRAILS_FIELD, Call
 from llm_proxy.dialects.dialect import ModelIndex
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import Caller, allowed_models, is_model_allowed
-from llm_proxy.json_access import Json, as_object, as_objects
+from llm_proxy.json_access import Json, as_list, as_object, as_objects
 from llm_proxy.money import Price, usd_to_pico
 from llm_proxy.telemetry import Metrics
 from llm_proxy.token_details import token_count
@@ -31,6 +32,7 @@ class Deployment:
         created: When it was made or configured, in seconds since 1970; None when unknown.
         silence_s: How long LiteLLM may be silent in a call, retries included; None: the file says nothing.
         idle_s: How long it waits between two frames of a stream; None likewise.
+        native: The endpoints whose own protocol it speaks, of `NATIVE_ENDPOINTS`.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Deployment:
     created: int | None = None
     silence_s: float | None = None
     idle_s: float | None = None
+    native: frozenset[str] = frozenset()
 
 
 RETRY_PAUSE_S = 10.0
@@ -109,6 +112,7 @@ class Catalog:
     _waits: dict[str, StatedTimeouts | None] = field(
         default_factory=dict[str, StatedTimeouts | None], compare=False
     )
+    _native: dict[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]], compare=False)
 
     def __post_init__(self) -> None:
         """Computes once what every call needs."""
@@ -155,6 +159,21 @@ class Catalog:
         """Whether the group that serves a name makes embeddings and nothing else; False without one."""
         group = self.find_group(name)
         return group is not None and group.mode == "embedding"
+
+    def speaks_natively(self, name: str, endpoint: Endpoint) -> bool:
+        """Whether every deployment that a call may reach speaks an endpoint's own protocol.
+
+        Those of the fallbacks count too: where one does not, LiteLLM would translate, with losses.
+        """
+        native = self._native.get(name)
+        if native is None:
+            reached = [self.find_group(one) for one in (name, *(self.fallbacks(name) or ()))]
+            spoken = [one.native for group in reached for one in (group.deployments if group else ())]
+            known = self.is_ours and all(group is not None and group.deployments for group in reached)
+            native = frozenset[str].intersection(*spoken) if known else frozenset[str]()
+            if name in self.groups:
+                self._native[name] = native
+        return endpoint in native
 
     def resolved(self, name: str) -> str:
         """Returns the group behind an alias; any other name unchanged."""
@@ -259,6 +278,7 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
                 token_count(one.get("max_input_tokens")),
                 _timestamp(one.get("created")),
                 *_stated_timeouts(one),
+                frozenset(str(name) for name in as_list(one.get("native"))),
             )
             for one in as_objects(entry.get("deployments"))
         )
@@ -414,6 +434,7 @@ class CurrentCatalog:
             aliases={name: one.alias_of for name, one in catalog.groups.items() if one.alias_of},
             is_embedding_only=catalog.is_embedding_only,
             guardrails=frozenset(catalog.guardrails),
+            speaks_natively=catalog.speaks_natively,
         )
         self.snapshot = catalog
         self._by_caller.clear()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import orjson
 
 from llm_proxy.call_guard import CallGuard, TimeoutPolicy
-from llm_proxy.dialects import BYTES_PER_TOKEN, Call
+from llm_proxy.dialects import Call
 from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.errors import APIError, NotFound, Overloaded, UpstreamUnreachable
 from llm_proxy.identity import Caller
@@ -120,6 +120,7 @@ class SidecarClient:
         cached = self._controls.uses_cache(call, caller, catalog)
         headers = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
         headers += f"traceparent: {traceparent}\r\n" if traceparent is not None else ""
+        headers += "".join(f"{name}: {value}\r\n" for name, value in call.provider_headers)
         headers += _SHOW_TEXT if self._controls.shows_text(caller, catalog) else ""
         rest = f"{headers}\r\n".encode() + body
         timeouts = self.timeouts.for_group(call.group)
@@ -182,14 +183,14 @@ class SidecarClient:
             connection,
             routing,
             guard,
+            call,
             idle_s=self.timeouts.for_group(call.group).idle_s,
             on_close=release,
-            prompt_tokens=call.prompt_bytes // BYTES_PER_TOKEN,
         )
         if connection.status == 200:
             sidecar.record_success()
             if call.streaming:
-                reply.begin_stream(call)
+                reply.begin_stream()
             return reply
         try:
             text = await connection.read_all(MAX_ERROR_BYTES)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import orjson
 
 from llm_proxy.dialects import Call
+from llm_proxy.endpoints import NATIVE_ENDPOINTS
 from llm_proxy.identity import AccessPolicy, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_to_nano
@@ -75,6 +76,8 @@ class LiteLLMControls:
         """Whether the response cache may answer this call."""
         if not (self.caching and caller.cache):
             return False
+        if call.endpoint == "responses" and call.body.get("store") is not False:
+            return False  # the provider keeps it, under an id that must not be told twice
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.is_ours)
 
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
@@ -83,7 +86,8 @@ class LiteLLMControls:
         if not self._may_fall_back(str(call.body["model"]), caller, catalog):
             body["disable_fallbacks"] = True
         if catalog is not None and catalog.has_langfuse:
-            body["metadata"] = _caller_metadata(caller)
+            native = call.endpoint in NATIVE_ENDPOINTS
+            body["litellm_metadata" if native else "metadata"] = _caller_metadata(caller)
         return body
 
     def shows_text(self, caller: Caller, catalog: Catalog | None) -> bool:

@@ -12,12 +12,14 @@ from typing import Protocol
 import orjson
 
 from llm_proxy.call_guard import NEVER, CallGuard
-from llm_proxy.dialects import Call
+from llm_proxy.dialects import BYTES_PER_TOKEN, Call
+from llm_proxy.endpoints import NATIVE_ENDPOINTS
 from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.http_client import HTTPConnection
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
+from llm_proxy.upstream.native_stream import NativeStreamFilter
 from llm_proxy.upstream.stream_filter import FrameTooLarge, StreamFilter, strip_additions
 from llm_proxy.upstream.token_usage import (
     COUNTED_FIELD,
@@ -26,10 +28,15 @@ from llm_proxy.upstream.token_usage import (
     is_zero,
     read_usage,
     strip_usage_additions,
+    usage_of_message,
+    usage_of_responses,
 )
 
 SIDECAR_HEADER = b"x-llmp-attempts"
 """A header that only our sidecars send."""
+
+
+StreamFrames = StreamFilter | NativeStreamFilter
 
 
 class Reply(Protocol):
@@ -41,7 +48,7 @@ class Reply(Protocol):
     """
 
     routing: RoutingInfo
-    stream_filter: StreamFilter | None
+    stream_filter: StreamFrames | None
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
         """Returns the whole body without LiteLLM's additions, and its stated usage."""
@@ -76,7 +83,7 @@ def connection_lost_error() -> UpstreamConnectionLost:
     return UpstreamConnectionLost("The connection to the model backend broke before an answer.")
 
 
-def raise_if_truncated(frames: StreamFilter, call: Call) -> None:
+def raise_if_truncated(frames: StreamFrames, call: Call) -> None:
     """Raises what broke a stream that has ended: the error it states, or its missing end."""
     if frames.error is not None:
         raise map_stream_error(
@@ -86,12 +93,17 @@ def raise_if_truncated(frames: StreamFilter, call: Call) -> None:
         raise map_stream_error({"code": "upstream_stream_cut"})
 
 
+def _native_usage(call: Call, document: Json) -> TokenUsage | None:
+    if call.endpoint == "responses":
+        return read_usage(usage_of_responses(document))
+    return read_usage(usage_of_message(as_object(document.get("usage"))))
+
+
 class SidecarReply:
     """A reply of a sidecar; see `Reply`."""
 
     __slots__ = (
-        "_call", "_closed", "_connection", "_guard", "_idle_s", "_on_close", "_prompt_tokens", "routing",
-        "stream_filter",
+        "_call", "_closed", "_connection", "_guard", "_idle_s", "_on_close", "routing", "stream_filter",
     )  # fmt: skip
 
     def __init__(
@@ -99,31 +111,41 @@ class SidecarReply:
         connection: HTTPConnection,
         routing: RoutingInfo,
         guard: CallGuard,
+        call: Call,
         *,
         idle_s: float,
         on_close: Callable[[], None],
-        prompt_tokens: int = 0,
     ) -> None:
         self._connection = connection
         self._guard = guard
         self._idle_s = idle_s
         self._on_close = on_close
-        self._prompt_tokens = prompt_tokens
         self._closed = False
-        self._call: Call | None = None
-        self.routing = routing
-        self.stream_filter: StreamFilter | None = None
-
-    def begin_stream(self, call: Call) -> None:
-        """Makes this reply a stream of frames."""
         self._call = call
-        self.stream_filter = StreamFilter(
-            wants_usage=call.wants_usage, prompt_tokens=self._prompt_tokens, states_zeros=self._is_ours()
-        )
+        self.routing = routing
+        self.stream_filter: StreamFrames | None = None
+
+    def begin_stream(self) -> None:
+        """Makes this reply a stream of frames."""
+        call = self._call
+        if call.endpoint in NATIVE_ENDPOINTS:
+            self.stream_filter = NativeStreamFilter(call.endpoint)
+        else:
+            self.stream_filter = StreamFilter(
+                wants_usage=call.wants_usage,
+                prompt_tokens=call.prompt_bytes // BYTES_PER_TOKEN,
+                states_zeros=self._is_ours(),
+            )
         self._guard.phase = "idle"
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
         """Returns the body without LiteLLM's additions, and its usage; adds an estimate without one."""
+        body, document = await self._document()
+        if self._call.endpoint in NATIVE_ENDPOINTS:
+            return body, _native_usage(self._call, document)
+        return self._complete_chat(body, document)
+
+    async def _document(self) -> tuple[bytes, Json]:
         try:
             body = await self._connection.read_all()
             if not self._connection.is_complete:
@@ -136,6 +158,9 @@ class SidecarReply:
         self._guard.idle_deadline = NEVER
         if not document:
             raise ProviderFailed("The model's provider failed to answer.")
+        return body, document
+
+    def _complete_chat(self, body: bytes, document: Json) -> tuple[bytes, TokenUsage | None]:
         usage = as_object(document.get("usage"))
         found = read_usage(usage, document)
         if found is not None and "cost" in usage:
@@ -144,7 +169,7 @@ class SidecarReply:
             found = None
         changed = add_required_nulls(document)
         if found is None and ("choices" in document or "data" in document):
-            document["usage"] = usage = estimate_usage(document, self._prompt_tokens)
+            document["usage"] = usage = estimate_usage(document, self._call.prompt_bytes // BYTES_PER_TOKEN)
             changed = True
         if b"provider_specific" in body or "cost" in usage or COUNTED_FIELD in usage:
             strip_additions(document)
@@ -160,7 +185,7 @@ class SidecarReply:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields what may go out as it comes (perhaps no bytes); raises what broke the stream."""
         frames, call, guard, connection = self.stream_filter, self._call, self._guard, self._connection
-        assert frames is not None and call is not None  # noqa: S101, PT018 -- only streams come in chunks
+        assert frames is not None  # noqa: S101 -- only streams come in chunks
         try:
             while True:
                 guard.idle_deadline = monotonic() + self._idle_s

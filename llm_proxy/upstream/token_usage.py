@@ -68,6 +68,37 @@ def read_usage(usage: Json, document: Json | None = None) -> TokenUsage | None:
     )
 
 
+def usage_of_responses(response: Json) -> Json:
+    """Returns the usage of an answer of OpenAI's Responses in the words of its chats, tier included."""
+    usage = as_object(response.get("usage"))
+    return {
+        "prompt_tokens": usage.get("input_tokens"),
+        "completion_tokens": usage.get("output_tokens"),
+        "prompt_tokens_details": usage.get("input_tokens_details"),
+        "completion_tokens_details": usage.get("output_tokens_details"),
+        "service_tier": response.get("service_tier"),
+    }
+
+
+def usage_of_message(usage: Json) -> Json:
+    """Returns the usage of one of Anthropic's messages in the words of OpenAI's chats.
+
+    Anthropic counts what it writes to its cache and reads from it beside the input; OpenAI within the prompt.
+    """
+    written, cached = usage.get("cache_creation_input_tokens"), usage.get("cache_read_input_tokens")
+    prompt = [token_count(one) for one in (usage.get("input_tokens"), written, cached)]
+    details: Json = {"cache_creation_token_details": usage.get("cache_creation")}
+    details |= {"cached_tokens": cached, "cache_write_tokens": written}
+    thinking = as_object(usage.get("output_tokens_details")).get("thinking_tokens")
+    return {
+        "prompt_tokens": sum(one or 0 for one in prompt) if prompt[0] is not None else None,
+        "completion_tokens": usage.get("output_tokens"),
+        "prompt_tokens_details": details,
+        "completion_tokens_details": {"reasoning_tokens": thinking},
+        "service_tier": usage.get("service_tier"),
+    }
+
+
 def strip_usage_additions(usage: Json) -> None:
     """Removes what the sidecar added to a usage object, also LiteLLM's cost, not a provider's own."""
     usage.pop(COUNTED_FIELD, None)
@@ -104,8 +135,9 @@ def estimate_stream_tokens(frames: int, content_bytes: int, last: bytes) -> int:
 
 def last_event(frames: bytes) -> Json:
     """Returns the event of the last of some frames; empty when it is not JSON."""
+    data = _last_frame(frames).partition(b"data:")[2]
     try:
-        return as_object(orjson.loads(_last_frame(frames)[5:]))
+        return as_object(orjson.loads(data))
     except orjson.JSONDecodeError:
         return {}
 
@@ -144,14 +176,23 @@ def _last_frame(frames: bytes) -> bytes:
 
 
 def _texts(event: Json) -> list[str]:
-    """Returns every text of a frame or an answer."""
-    found: list[object] = []
+    """Returns every text of a frame or an answer, in any protocol."""
+    found = _native_texts(event)
     for choice in as_objects(event.get("choices")):
         delta = as_object(choice.get("delta") or choice.get("message"))
         calls = [as_object(call.get("function")) for call in as_objects(delta.get("tool_calls"))]
         found += [choice.get("text"), delta.get("content"), delta.get("reasoning_content")]
         found += [call.get("arguments") for call in calls]
     return [one for one in found if isinstance(one, str)]
+
+
+def _native_texts(event: Json) -> list[object]:
+    """Returns the texts of a frame or an answer of Responses or Messages."""
+    delta, items = event.get("delta"), as_objects(event.get("output"))
+    parts = [as_object(delta), *as_objects(event.get("content"))]
+    parts += [part for item in items for part in as_objects(item.get("content"))]
+    found = [delta, *(item.get("arguments") for item in items)]
+    return [*found, *(part.get(name) for part in parts for name in ("text", "thinking", "partial_json"))]
 
 
 def call_cost(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scripted import anthropic_wire, bedrock_wire, gemini_wire, ollama_wire, openai_wire
+from scripted import anthropic_wire, bedrock_wire, gemini_wire, ollama_wire, openai_wire, responses_wire
 from scripted.script import Json, Script
 
 Whole = Callable[[Script, Json, int], Json]
@@ -68,12 +68,21 @@ _ANTHROPIC = Door(
     anthropic_wire.error_frame,
     _asked,
 )
+_RESPONSES = Door(
+    "responses",
+    responses_wire.response,
+    responses_wire.frames,
+    openai_wire.error,
+    responses_wire.error_frame,
+    _asked,
+)
 _BEDROCK = Door("bedrock", bedrock_wire.message, None, bedrock_wire.error, bedrock_wire.error_frame, _never)
 DOORS: tuple[tuple[str, Door], ...] = (
     ("/chat/completions", _openai(openai_wire.chat, openai_wire.chat_frames)),
     ("/completions", _openai(openai_wire.text, openai_wire.text_frames)),
     ("/embeddings", _openai(openai_wire.embeddings, None)),
     ("/messages", _ANTHROPIC),
+    ("/responses", _RESPONSES),
     (":generateContent", _gemini(gemini_wire.content, None)),
     (":streamGenerateContent", _gemini(gemini_wire.content, gemini_wire.frames)),
     (":embedContent", _gemini(gemini_wire.embeddings, None)),

@@ -117,13 +117,25 @@ def last_words(body: Json) -> str:
         return _text(said[-1].get("content")) if said else ""
     if "contents" in body:
         return _text(body["contents"][-1].get("parts"))
-    return _text(body.get("prompt") or body.get("input") or body.get("inputs") or body.get("texts"))
+    given = body.get("prompt") or body.get("input") or body.get("inputs") or body.get("texts")
+    items = _objects(given)
+    if items:  # Responses
+        said = [one for one in items if one.get("role") == "user"]
+        return _text(said[-1].get("content")) if said else ""
+    return _text(given)
+
+
+def _objects(given: object) -> list[Json]:
+    listed: list[Any] = list(given) if isinstance(given, list) else []  # pyright: ignore[reportUnknownArgumentType] -- JSON
+    return [one for one in listed if isinstance(one, dict)]
 
 
 def _told_by_a_tool(body: Json) -> bool:
     """Whether a tool has had its say since the user's: then the model answers."""
-    said: list[Json] = body.get("messages") or []
-    return bool(said) and said[-1].get("role") == "tool"
+    said = _objects(body.get("messages") or body.get("input"))
+    return bool(said) and (
+        said[-1].get("role") == "tool" or str(said[-1].get("type")).endswith("_call_output")
+    )
 
 
 def _directive(said: str) -> Json:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -50,6 +51,7 @@ def config(provider: Provider) -> Json:
         deployment("pair", "openai/pair-a", provider, id="pair-a"),
         deployment("pair", "openai/pair-b", provider, id="pair-b"),
         deployment("unpriced", "openai/unpriced", provider) | {"model_info": {"id": "unpriced"}},
+        *natives(provider),
         {
             "model_name": "keyless",
             "litellm_params": {"model": "openai/keyless", "api_key": "os.environ/NO_SUCH_KEY"},
@@ -58,9 +60,9 @@ def config(provider: Provider) -> Json:
     rules = {
         "fallbacks": [
             {"first": ["second"]},
-            {"keyless": ["second"]},
-            {"second": ["keyless"]},
+            {"keyless": ["second"], "second": ["keyless"]},
             {"third": ["second"]},
+            {"claude-away": ["claude"]},
         ],
         "context_window_fallbacks": [{"first": ["wide"]}],
         "model_group_alias": {
@@ -74,6 +76,29 @@ def config(provider: Provider) -> Json:
     }
     aliases = {"model_alias_map": {"oldname": "second"}}
     return {"model_list": families + others, "router_settings": rules, "litellm_settings": aliases}
+
+
+def natives(provider: Provider) -> list[Json]:
+    """Deployments that speak Responses or Messages."""
+    return [
+        native("gpt", "openai/gpt-4.1", provider),
+        native("gpt-azure", "azure/gpt-4.1", provider, api_base=provider.url, api_version="2025-04-01"),
+        native("claude", "anthropic/claude-sonnet-4-5-20250929", provider),
+        native("claude-vllm", "hosted_vllm/own-claude", provider, api_base=provider.url),
+        native("claude-away", "anthropic/status-529", provider, num_retries=0, cooldown_time=0),
+        {"model_name": "gpt-own", "litellm_params": {"model": "openai/gpt-4.1", "api_key": "sk-nobody"}},
+        {
+            "model_name": "claude-own",
+            "litellm_params": {"model": "anthropic/claude-sonnet-4-5", "api_key": "x"},
+        },
+    ]
+
+
+def native(group: str, model: str, provider: Provider, **more: Any) -> Json:
+    """A deployment whose server has the paths of Responses and Messages."""
+    made = deployment(group, model, provider, **more)
+    made["model_info"]["supported_endpoints"] = ["/v1/responses", "/v1/messages"]
+    return made
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def build_call(
     """
     endpoint = context.endpoint
     parsed, file_bytes = _with_parsed_messages(endpoint, parsed, limits)
-    parsed, requested = _without_guardrails(parsed, models.guardrails)
+    parsed, requested = split_guardrails(parsed, models.guardrails)
     fields, extra, metadata, out_of_range = partition_fields(endpoint, parsed)
     if (required := ENDPOINTS[endpoint].required) not in fields:
         raise missing(required)
@@ -99,8 +99,11 @@ def build_call(
     return _apply_rules(call, models, limits)
 
 
-def _without_guardrails(parsed: Json, known: frozenset[str]) -> tuple[Json, Json]:
-    """The body without its guardrails, and they apart; where none is configured the field is unknown."""
+def split_guardrails(parsed: Json, known: frozenset[str]) -> tuple[Json, Json]:
+    """Returns the body without its guardrails, and they apart; where none is configured the field is unknown.
+
+    Raises `BadRequest` for a name that no guardrail has.
+    """
     given = parsed.get(GUARDRAILS_FIELD)
     if not known or GUARDRAILS_FIELD not in parsed:
         return parsed, {}

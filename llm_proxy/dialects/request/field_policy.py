@@ -183,6 +183,13 @@ def reject_reserved_metadata(metadata: Json) -> None:
             raise _unknown_parameter(f"metadata.{shown_name(name)}")
 
 
+def reject_litellm_names(body: Json, published: frozenset[str]) -> None:
+    """Rejects names LiteLLM would read as its own in a body that is sent on as it is, but for `published`."""
+    for name in body:
+        if name not in published and (name in _RESERVED or name.startswith(_RESERVED_PREFIXES)):
+            raise _unknown_parameter(name)
+
+
 def _add_extra_body(value: Any, rank: dict[str, int], extra: Json) -> None:  # noqa: ANN401 -- unchecked JSON
     if value is None:
         return

@@ -152,6 +152,7 @@ def _check_complete(response: Untyped) -> Untyped:
         )
     if checked.failure is not None:
         return _failure_response(checked.failure, request)
+    call_outcome.record_native_answer(response.content)
     if checked.body is not None:
         response._content = checked.body  # noqa: SLF001 -- httpx has no setter
     return response

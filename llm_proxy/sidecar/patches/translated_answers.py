@@ -124,6 +124,8 @@ class FinishReasonMap:
 
 def render_completion(result: Untyped, outcome: CallOutcome) -> bytes:
     """Return the body of a complete answer that LiteLLM's endpoint function returned."""
+    if outcome.native_answer is not None and not litellm_internals.has_guardrail():
+        return outcome.native_answer
     if hasattr(result, "model_dump_json"):
         raw: str = result.model_dump_json()
         needs_nothing = outcome.original is None and (
@@ -149,7 +151,11 @@ def _complete(answer: Json, outcome: CallOutcome) -> None:
         answer.pop("usage", None)
     _drop_empty(answer)
     original = outcome.original
-    if original is None or original.get("id") not in (None, "", answer.get("id")) or _has_guardrail():
+    if (
+        original is None
+        or original.get("id") not in (None, "", answer.get("id"))
+        or litellm_internals.has_guardrail()
+    ):
         return
     _add_missing(answer, original, TRANSLATED_TOP_FIELDS)
     if isinstance(answer.get("usage"), dict):
@@ -193,12 +199,6 @@ def _add_missing(target: Json, source: Json, without: frozenset[str]) -> None:
     for name, value in source.items():
         if target.get(name) is None and name not in without:
             target[name] = value
-
-
-def _has_guardrail() -> bool:
-    library = litellm_internals.litellm_module()
-    guardrail = litellm_internals.guardrail_class()
-    return any(isinstance(one, guardrail) for one in library.callbacks)
 
 
 WHOLE_ANSWERS = LiteLLMPatch(

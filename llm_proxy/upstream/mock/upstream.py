@@ -16,7 +16,7 @@ from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, Mode
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.mock.responses import MODELS, CannedReply, reply_to
-from llm_proxy.upstream.reply import raise_if_truncated
+from llm_proxy.upstream.reply import StreamFrames, raise_if_truncated
 from llm_proxy.upstream.stream_filter import StreamFilter
 from llm_proxy.upstream.token_usage import TokenUsage, read_usage
 
@@ -62,7 +62,9 @@ class MockReply:
             cost_nano_usd=0,
             attempts=1,
         )
-        self.stream_filter = StreamFilter(wants_usage=call.wants_usage) if call.streaming else None
+        self.stream_filter: StreamFrames | None = None
+        if call.streaming:
+            self.stream_filter = StreamFilter(wants_usage=call.wants_usage)
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
         """Returns the body, and the usage it states."""

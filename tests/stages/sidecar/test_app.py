@@ -14,10 +14,10 @@ ELSEWHERE = (
         "/metrics",
         "/test",
         "/public/providers",
-        "/v1/messages",
+        "/v1/messages/batches",
     ),
     *("/key/generate", "/model/new", "/config/update", "/cache/flushall", "/health", "/health/services"),
-    *("/v1/responses", "/chat/completions", "/v1/models/openai", "/engines/x/chat/completions"),
+    *("/v1/responses/compact", "/chat/completions", "/v1/models/openai", "/engines/x/chat/completions"),
     *("/v1/chat/completions/", "//v1/chat/completions", "/v1/../key/generate", "/mcp", "/v1/files"),
 )
 
@@ -82,6 +82,10 @@ async def test_the_catalog_has_groups_deployments_prices_and_fallbacks(sidecar: 
         "max_output_tokens": None,
         "input_cost_per_token": "0.000001",
         "output_cost_per_token": "0.000002",
+        "native": [],
+        "timeout_s": 120,
+        "stream_timeout_s": 60,
+        "attempts": 3,
     }
     assert groups["unpriced"]["deployments"][0]["input_cost_per_token"] is None
     assert groups["first"]["fallbacks"] == ["second", "wide"]

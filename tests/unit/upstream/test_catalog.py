@@ -1,7 +1,10 @@
 """The catalog: aliases, wildcards, fallbacks."""
 
+from dataclasses import replace
+
 import pytest
 
+from llm_proxy.json_access import Json
 from llm_proxy.upstream.catalog import parse_sidecar_catalog
 
 CATALOG = parse_sidecar_catalog(
@@ -53,3 +56,27 @@ def test_timeouts_of_the_file_are_those_of_every_attempt_and_fallback() -> None:
     assert found.stated_timeouts("quick") == (25, 5)
     assert found.stated_timeouts("plain") is None
     assert found.stated_timeouts("nobody's") is None
+
+
+def test_a_group_is_native_if_every_deployment_a_call_may_reach_is() -> None:
+    """Its own, and those of its fallbacks; of a wildcard and an alias too; never of an unknown sidecar's."""
+    spoken = {"id": "a", "native": ["responses"]}
+    chat: Json = {"id": "b", "native": []}
+    document: Json = {
+        "groups": [
+            {"name": "all", "deployments": [spoken, {"id": "c", "native": ["messages", "responses"]}]},
+            {"name": "some", "deployments": [spoken, chat]},
+            {"name": "falls", "deployments": [spoken], "fallbacks": ["some"]},
+            {"name": "falls-well", "deployments": [spoken], "fallbacks": ["all"]},
+            {"name": "falls-nowhere", "deployments": [spoken], "fallbacks": ["unknown"]},
+            {"name": "w/*", "deployments": [spoken]},
+            {"name": "nickname", "alias_of": "all", "deployments": [spoken]},
+            {"name": "empty", "deployments": []},
+        ]
+    }
+    catalog = parse_sidecar_catalog(document)
+    names = ("all", "some", "falls", "falls-well", "falls-nowhere", "w/x", "nickname", "empty", "nobody")
+    native = {name for name in names if catalog.speaks_natively(name, "responses")}
+    assert native == {"all", "falls-well", "w/x", "nickname"}
+    assert not catalog.speaks_natively("all", "messages")
+    assert not replace(catalog, is_ours=False, _native={}).speaks_natively("all", "responses")

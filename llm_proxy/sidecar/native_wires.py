@@ -1,0 +1,87 @@
+"""Responses and Messages: which deployments speak them themselves, and what LiteLLM sees of a request.
+
+Invariants: OpenAI and Azure speak Responses; Anthropic, and Claude at Bedrock and Vertex, Messages; any other
+address, whatever its provider, only what `model_info.supported_endpoints` states. A deployment for which
+LiteLLM would translate is never one of them. LiteLLM sees no field that it would take for its own.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, Endpoint
+from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar.call_outcome import CallOutcome
+from llm_proxy.sidecar.litellm_internals import Untyped
+
+SUPPORTED_KEY = "supported_endpoints"
+"""Key of `model_info` that lists the paths of a deployment's server: `/v1/responses`, `/v1/messages`."""
+OWN_HOSTS = {"openai": "api.openai.com", "anthropic": "api.anthropic.com"}
+ADDRESS_VARIABLES = {
+    "openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+    "anthropic": ("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL"),
+}
+"""The variables LiteLLM reads an address from where a deployment states none."""
+LITELLM_FIELDS = frozenset({"cache", "disable_fallbacks", "litellm_metadata"})
+"""Fields that the gateway adds for LiteLLM, and no provider gets."""
+PROVIDER_FIELDS = frozenset({"background", "client_metadata", "metadata"})
+"""Fields of Responses that LiteLLM reads for itself: it does not see them."""
+HOSTS_OF_CLAUDE = frozenset({"bedrock", "vertex_ai"})
+
+
+async def prepare_request(name: Endpoint, request: Untyped, outcome: CallOutcome) -> None:
+    """Keep what the provider gets of a request, and show LiteLLM the rest; invalid JSON is left to it.
+
+    With guardrails LiteLLM gets and sends the body itself: they may change it.
+    """
+    if litellm_internals.has_guardrail():
+        return
+    try:
+        body = as_object(json.loads(await request.body()))
+    except ValueError:
+        return
+    hidden = PROVIDER_FIELDS if name == "responses" else frozenset[str]()
+    kept = {key: value for key, value in body.items() if key not in LITELLM_FIELDS}
+    outcome.native_body = json.dumps(kept).encode()
+    seen = {key: value for key, value in body.items() if key not in hidden}
+    request.scope["parsed_body"] = (tuple(seen), seen)  # where LiteLLM keeps it, to parse it once
+
+
+def native_endpoints(params: Json, info: Json, model: str, provider: str | None) -> list[str]:
+    """Return the names of the endpoints whose own protocol a deployment speaks, sorted.
+
+    Args:
+        params: Its `litellm_params`.
+        info: Its `model_info`.
+        model: The model's name at the provider.
+        provider: The provider whose protocol is used, in LiteLLM's spelling.
+    """
+    stated = {str(one) for one in as_list(info.get(SUPPORTED_KEY))}
+    own = {*_own_endpoints(params, model, provider or "")}
+    return sorted(
+        name
+        for name in NATIVE_ENDPOINTS
+        if (name in own or ENDPOINTS[name].path in stated)
+        and litellm_internals.passes_through(name, model, provider or "", info)
+    )
+
+
+def _own_endpoints(params: Json, model: str, provider: str) -> Iterator[Endpoint]:
+    if provider == "azure":
+        yield "responses"
+    elif provider in HOSTS_OF_CLAUDE:
+        if "claude" in model.lower():
+            yield "messages"
+    elif provider in OWN_HOSTS and _is_own_address(params, provider):
+        yield "responses" if provider == "openai" else "messages"
+
+
+def _is_own_address(params: Json, provider: str) -> bool:
+    variables = (os.environ.get(name) for name in ADDRESS_VARIABLES[provider])
+    address = next((one for one in (params.get("api_base"), params.get("base_url"), *variables) if one), None)
+    if address is None:
+        return True
+    host = urlsplit(str(address)).hostname or ""
+    return host == OWN_HOSTS[provider] or host.endswith("." + OWN_HOSTS[provider])

@@ -1,0 +1,376 @@
+"""Responses and Messages reach their provider, and their answers the gateway, as they were sent.
+
+LiteLLM rebuilds both: it drops fields it does not know and betas, rejects what its lists lack, and rewrites
+every event. Invariants: only Claude's thinking, effort and temperature keep LiteLLM's value, fitted to the
+model; with a guardrail LiteLLM sees every answer itself; a stream ends with its provider's last event, or
+in one error event; what it cost follows in a comment.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from importlib import import_module
+from typing import Any
+
+from llm_proxy.json_access import Json, as_object
+from llm_proxy.sidecar import call_outcome, catalog, litellm_internals
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+
+RESPONSES = "litellm.llms.openai.responses.transformation"
+RESPONSE_EVENTS = "litellm.responses.streaming_iterator"
+MESSAGES = "litellm.llms.anthropic.pass_through.messages"
+OTHER_MESSAGES = "litellm.llms.openai_like.messages.transformation"
+HTTP_HANDLER = "litellm.llms.custom_httpx.llm_http_handler"
+MESSAGE_CHUNKS = "litellm.proxy.pass_through_endpoints.streaming_handler"
+FITTED_TO_CLAUDE = frozenset({"model", "thinking", "output_config", "temperature"})
+"""Fields of a message that keep LiteLLM's value."""
+BETAS = "anthropic-beta"
+LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+LAST_EVENT_MARKS = (
+    *(name.encode() for name in LAST_EVENTS),
+    b"event: error",
+    b'"type":"error"',
+    b'"type": "error"',
+)
+USAGE_MARKS = (b"message_start", b"message_delta", b"message_stop")
+ERROR_EVENT = b'data: {"error": {}}\n\n'
+"""Replaced by the event that `responses` writes for a broken stream."""
+
+
+def install() -> None:
+    """Patch LiteLLM's requests, its streams and what it does with their events; before the first call."""
+    _send_responses_as_sent()
+    _send_messages_as_sent()
+    _keep_betas()
+    _read_responses_by_frame()
+    _relay_streams()
+
+
+def _send_responses_as_sent() -> None:
+    config = import_module(RESPONSES).OpenAIResponsesAPIConfig
+    transform, map_fields = config.transform_responses_api_request, config.map_openai_params
+
+    def transform_as_sent(
+        self: Untyped,
+        *,
+        input: Untyped,  # noqa: A002 -- LiteLLM's name
+        response_api_optional_request_params: Json,
+        **options: Untyped,
+    ) -> Untyped:
+        body = call_outcome.native_body()
+        rest = {
+            name: value for name, value in response_api_optional_request_params.items() if name not in body
+        }
+        sent = transform(
+            self,
+            input="" if body else input,
+            response_api_optional_request_params=rest,
+            **options,
+        )
+        return {**sent, **body, "model": sent["model"]} if body else sent
+
+    def map_nothing(self: Untyped, response_api_optional_params: Json, **options: Untyped) -> Untyped:
+        if call_outcome.is_native():
+            return dict(response_api_optional_params)
+        return map_fields(self, response_api_optional_params=response_api_optional_params, **options)
+
+    config.transform_responses_api_request = transform_as_sent
+    config.map_openai_params = map_nothing
+
+
+def _send_messages_as_sent() -> None:
+    config = import_module(f"{MESSAGES}.transformation").AnthropicMessagesConfig
+    relayed = (config, import_module(OTHER_MESSAGES).OpenAILikeAnthropicMessagesConfig)
+    transform: Callable[..., Any] = config.transform_anthropic_messages_request
+    read_answer: Callable[..., Any] = config.transform_anthropic_messages_response
+    fields = import_module(f"{MESSAGES}.utils").AnthropicMessagesRequestUtils
+    choose: Callable[..., Any] = fields.get_requested_anthropic_messages_optional_param
+
+    def transform_as_sent(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
+        sent = transform(self, *args, **options)
+        if type(self) not in relayed:
+            return sent  # a cloud has fields and rules of its own
+        body = call_outcome.native_body()
+        return sent | {name: value for name, value in body.items() if name not in FITTED_TO_CLAUDE}
+
+    def read_and_price(self: Untyped, **options: Untyped) -> Untyped:
+        answer = read_answer(self, **options)
+        if call_outcome.is_native():
+            call_outcome.record_native_cost(message_cost(as_object(answer.get("usage"))))
+        return answer
+
+    def choose_without_model(params: Untyped, *, model: str | None = None, **options: Untyped) -> Untyped:
+        return choose(params, model=None if call_outcome.is_native() else model, **options)
+
+    config.transform_anthropic_messages_request = transform_as_sent
+    config.transform_anthropic_messages_response = read_and_price
+    fields.get_requested_anthropic_messages_optional_param = staticmethod(choose_without_model)
+
+
+def _keep_betas() -> None:
+    """Send Anthropic every beta the gateway passes on: its list, not LiteLLM's, says which."""
+    handler: Untyped = import_module(HTTP_HANDLER)
+    keep_known: Callable[..., Any] = handler.update_headers_with_filtered_beta
+
+    def keep_all(headers: dict[str, str], provider: str, **options: Untyped) -> Untyped:
+        if provider == "anthropic" and call_outcome.is_native():
+            return headers
+        return keep_known(headers=headers, provider=provider, **options)
+
+    handler.update_headers_with_filtered_beta = keep_all
+
+
+class Frames:
+    """Cuts a provider's bytes after each complete event.
+
+    Attributes:
+        rest: Bytes of the incomplete event.
+    """
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the events that are complete now."""
+        raw = self.rest + chunk
+        if b"\r" in raw:
+            raw = raw.replace(b"\r\n", b"\n")
+        end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
+        self.rest = raw[end:]
+        return raw[:end]
+
+
+def _events(frames: bytes) -> list[Json]:
+    """Return the JSON objects of events; what is none is left out."""
+    found: list[Json] = []
+    for frame in frames.split(b"\n\n"):
+        data = b"\n".join(line[5:].strip() for line in frame.split(b"\n") if line.startswith(b"data:"))
+        try:
+            found.append(as_object(json.loads(data)))
+        except ValueError:
+            continue
+    return found
+
+
+def _read_responses_by_frame() -> None:
+    """Yield a Responses stream as bytes; LiteLLM parses its last event alone, for the log and the cost."""
+    stream = import_module(RESPONSE_EVENTS).ResponsesAPIStreamingIterator
+    step: Callable[..., Any] = stream.__anext__
+
+    async def next_frames(self: Untyped) -> Untyped:
+        if not _relays():
+            return await step(self)
+        try:
+            return await _next_frames(self)
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            self.finished = True
+            self._handle_failure(error)
+            await self._await_pending_logging()
+            raise
+
+    stream.__anext__ = next_frames
+
+
+async def _next_frames(stream: Untyped) -> bytes:
+    if not hasattr(stream, "llmp_frames"):
+        stream.llmp_frames, stream.llmp_chunks = Frames(), stream.response.aiter_bytes()
+        stream.llmp_stated_error = None
+    if stream.llmp_stated_error is not None:
+        raise stream.llmp_stated_error
+    async for chunk in stream.llmp_chunks:
+        stream._check_max_streaming_duration()  # noqa: SLF001 -- as LiteLLM's own step does
+        frames: bytes = stream.llmp_frames.feed(chunk)
+        if any(mark in frames for mark in LAST_EVENT_MARKS):
+            _note_last_event(stream, frames)
+        if frames:
+            return frames
+    stream.finished = True
+    stream._raise_if_ended_without_terminal_event()  # noqa: SLF001 -- the same
+    raise StopAsyncIteration
+
+
+def _note_last_event(stream: Untyped, frames: bytes) -> None:
+    for event in _events(frames):
+        if event.get("type") in LAST_EVENTS or event.get("type") == "error":
+            parsed = stream._process_chunk(json.dumps(event))  # noqa: SLF001 -- logs and prices the response
+            call_outcome.record_stream_end()
+            try:
+                stream._maybe_raise_for_error_event(parsed)  # noqa: SLF001 -- the same
+            except Exception as error:  # noqa: BLE001 -- raised at the next step, after the events before it
+                stream.llmp_stated_error = error
+
+
+def _relays() -> bool:
+    """Whether a call's events are passed on as bytes: not where a guardrail or a callback reads them."""
+    logging = litellm_internals.proxy_logging_class()
+    capabilities = logging.callback_capabilities()
+    return call_outcome.is_native() and not (
+        capabilities.has_iterator_override
+        or capabilities.has_streaming_chunk_override
+        or capabilities.has_guardrail
+    )
+
+
+def _relay_streams() -> None:
+    """Pass the bytes of a stream on, without LiteLLM's events, fallbacks within a stream, and buffers."""
+    proxy, processing = litellm_internals.proxy_module(), litellm_internals.request_processing_class()
+    router = litellm_internals.router_class()
+    generate, generate_messages = proxy.select_data_generator, processing.async_sse_data_generator
+    chunks = import_module(MESSAGE_CHUNKS).PassThroughStreamingHandler
+    model_to_price = chunks._extract_model_for_cost_injection  # noqa: SLF001 -- no setting does this
+    for name in ("_aresponses_streaming_iterator", "_aanthropic_messages_streaming_iterator"):
+        setattr(router, name, _unwrapped(getattr(router, name)))
+
+    def responses_or_relay(response: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
+        return (
+            _relay(response, *args, **_relayed(options))
+            if _relays()
+            else generate(response, *args, **options)
+        )
+
+    def messages_or_relay(**options: Untyped) -> Untyped:
+        return _relay(**_relayed(options)) if _relays() else generate_messages(**options)
+
+    def price_no_frame(**options: Untyped) -> Untyped:
+        return None if _relays() else model_to_price(**options)
+
+    proxy.select_data_generator = responses_or_relay
+    processing.async_sse_data_generator = staticmethod(messages_or_relay)
+    chunks._extract_model_for_cost_injection = staticmethod(price_no_frame)  # noqa: SLF001 -- the same
+
+
+def _relayed(options: Json) -> Json:
+    return {
+        name: options[name]
+        for name in ("response", "user_api_key_dict", "request_data", "request")
+        if name in options
+    }
+
+
+def _unwrapped(wrap: Callable[..., Any]) -> Callable[..., Any]:
+    async def unless_relayed(self: Untyped, response: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
+        return response if _relays() else await wrap(self, response, *args, **options)
+
+    return unless_relayed
+
+
+async def _relay(
+    response: Untyped, user_api_key_dict: Untyped, request_data: Json, request: Untyped = None
+) -> AsyncGenerator[bytes]:
+    """Yield a stream's complete events, and what it cost; or the mark of an error event."""
+    logging, complete, left = litellm_internals.proxy_module().proxy_logging_obj, False, False
+    frames, usage = Frames(), MessageUsage()
+    try:
+        async for chunk in response:
+            ready = frames.feed(chunk)
+            if any(mark in ready for mark in USAGE_MARKS):
+                usage.read(ready)
+            if ready:
+                yield ready
+        usage.raise_if_truncated(request_data)
+        complete = True
+        cost = _cost_of(response, usage)
+        if cost is not None:
+            yield f": llmp-cost {cost:.12f}\n\n".encode()
+    except (asyncio.CancelledError, GeneratorExit):
+        left = not complete
+        raise
+    except Exception as error:  # noqa: BLE001 -- whatever broke the stream
+        await logging.post_call_failure_hook(
+            user_api_key_dict=user_api_key_dict, original_exception=error, request_data=request_data
+        )
+        complete = True
+        yield ERROR_EVENT
+    finally:
+        await litellm_internals.request_processing_class().finalize_streaming_generator_cleanup(
+            request=request,
+            request_data=request_data,
+            response=response,
+            stream_completed=complete,
+            client_disconnected=left,
+            user_api_key_dict=user_api_key_dict,
+            proxy_logging_obj=logging,
+        )
+
+
+class MessageUsage:
+    """The usage of a streamed message, which its first and its last events state in parts."""
+
+    def __init__(self) -> None:
+        self.stated: Json = {}
+        self.complete = False
+
+    def read(self, frames: bytes) -> None:
+        """Note what events state; record the end."""
+        for event in _events(frames):
+            usage = as_object(as_object(event.get("message")).get("usage") or event.get("usage"))
+            self.stated |= {name: value for name, value in usage.items() if value is not None}
+            if event.get("type") == "message_stop":
+                self.complete = True
+                call_outcome.record_stream_end()
+
+    def raise_if_truncated(self, request_data: Json) -> None:
+        """Raise LiteLLM's exception for a message that began and has no last event."""
+        if self.stated and not self.complete:
+            raise litellm_internals.litellm_module().BadGatewayError(
+                message="the provider's stream ended without its last event",
+                llm_provider="",
+                model=str(request_data.get("model") or ""),
+            )
+
+
+def _cost_of(response: Untyped, usage: MessageUsage) -> float | None:
+    """Return what a complete stream cost, USD; None if it is not known."""
+    if usage.stated:
+        return message_cost(usage.stated)
+    ended: Untyped = getattr(response, "completed_response", None)
+    stated: Untyped = getattr(getattr(getattr(ended, "response", None), "usage", None), "cost", None)
+    return stated if isinstance(stated, int | float) else None
+
+
+def message_cost(usage: Json) -> float | None:
+    """Return what a message with this usage cost, USD, by the prices of the deployment that served it.
+
+    LiteLLM's own figure is the published price's after a fallback, and in a stream that of the output.
+    """
+    library, attempt = litellm_internals.litellm_module(), call_outcome.last_attempt()
+    if attempt is None or not usage:
+        return None
+    prices = as_object(library.model_cost.get(attempt.deployment))
+    try:
+        answer = library.ModelResponse(
+            model=attempt.model,
+            usage=library.AnthropicConfig().calculate_usage(usage_object=usage, reasoning_content=None),
+        )
+        cost: float = library.completion_cost(
+            completion_response=answer,
+            model=attempt.model,
+            custom_llm_provider=attempt.model.partition("/")[0],
+            custom_pricing=prices.get("input_cost_per_token") is not None,
+            router_model_id=attempt.deployment,
+            service_tier=usage.get("service_tier"),
+        )
+    except Exception:  # noqa: BLE001 -- a cost that cannot be calculated must not break the answer
+        return None
+    return cost if catalog.is_cost_known(cost, {}, attempt.deployment, attempt.model) else None
+
+
+PATCH = LiteLLMPatch(
+    name="native_calls",
+    install=install,
+    reason=(
+        "LiteLLM rebuilds Responses and Messages for their own providers: fields and betas it does not know "
+        "are dropped, values its lists lack are rejected, events lose their names and nulls, and a message's "
+        "stream states the cost of its output alone."
+    ),
+    since="1.108.6",
+    report=(
+        "To file: `pass /v1/responses and /v1/messages through unchanged where the deployment speaks them: "
+        "unknown fields, anthropic-beta, event lines, cost of cached input in streams`."
+    ),
+    until="A native call and its stream pass through LiteLLM unchanged, with their complete cost.",
+    tests=("tests/stages/sidecar/test_native_calls.py",),
+)

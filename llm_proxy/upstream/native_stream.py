@@ -1,0 +1,165 @@
+"""Event streams of Responses and Messages on their way to the caller: bytes, parsed only where they must be.
+
+Frames with content pass unchanged; one that states usage, an end or an error is parsed. Invariants: any
+chunking of the same bytes gives the same frames; every frame has its `event` line; `[DONE]`, comments and
+errors are withheld; a stream is complete only by the protocol's own last event.
+"""
+
+import re
+
+import orjson
+
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.json_access import Json, as_object
+from llm_proxy.money import usd_to_nano
+from llm_proxy.upstream.stream_filter import MAX_FRAME_BYTES, FrameTooLarge
+from llm_proxy.upstream.token_usage import (
+    TokenUsage,
+    estimate_stream_tokens,
+    read_usage,
+    usage_of_message,
+    usage_of_responses,
+)
+
+COST_COMMENT = b": llmp-cost "
+"""Begins the comment in which our sidecar states what a stream cost, in US dollars."""
+_READ_KINDS: dict[Endpoint, tuple[bytes, ...]] = {
+    "responses": (b"response.completed", b"response.incomplete", b"response.failed", b"response.cancelled"),
+    "messages": (b"message_start", b"message_delta", b"message_stop"),
+}
+_ENDS = frozenset(
+    {"response.completed", "response.incomplete", "response.failed", "response.cancelled", "message_stop"}
+)
+_ERROR_FIELDS = ("code", "message", "param")
+_ALWAYS_READ = (b"event: error", b'"type":"error"', b'"type": "error"', b"\r")
+_CONTENT = re.compile(rb"^event: (?!message_)[a-z_.]*delta$", re.MULTILINE)
+_DATA = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
+
+
+class NativeStreamFilter:
+    """The frames of one stream in its provider's own protocol.
+
+    Attributes:
+        usage: The usage the provider stated; None until it did.
+        content_frames: Frames passed so far that hold a part of the answer.
+        done: The last event was seen.
+        is_malformed: A frame could not be read, or the stream ended inside one.
+        error: The error object of the stream; None without one.
+    """
+
+    __slots__ = (
+        "_content_bytes", "_last", "_marks", "_message_usage", "_unfinished", "content_frames", "done",
+        "error", "is_malformed", "usage",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._marks = (*_READ_KINDS[endpoint], *_ALWAYS_READ)
+        self._message_usage: Json = {}
+        self._unfinished: bytes = b""
+        self._content_bytes = 0
+        self._last: bytes = b""
+        self.usage: TokenUsage | None = None
+        self.content_frames = 0
+        self.done = False
+        self.is_malformed = False
+        self.error: Json | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Takes bytes as received; returns the bytes to send now."""
+        frames = self._complete_frames(chunk)
+        if not frames:
+            return b""
+        if self._needs_reading(frames):
+            return b"".join(self._filter_frame(frame) for frame in frames.split(b"\n\n") if frame.strip())
+        self._count(frames)
+        return frames
+
+    def content_tokens(self) -> int:
+        """Estimates the completion tokens sent so far, for a stream that ended before its usage."""
+        return estimate_stream_tokens(self.content_frames, self._content_bytes, self._last)
+
+    def close(self) -> bytes:
+        """Ends the stream; an unfinished frame is malformed, and is not sent."""
+        if self._unfinished.strip():
+            self.is_malformed = True
+        self._unfinished = b""
+        return b""
+
+    def _complete_frames(self, chunk: bytes) -> bytes:
+        raw = self._unfinished + chunk
+        if b"\r" in raw:
+            raw = raw.replace(b"\r\n", b"\n")
+        end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
+        self._unfinished = raw[end:]
+        if len(self._unfinished) > MAX_FRAME_BYTES:
+            raise FrameTooLarge
+        return raw[:end]
+
+    def _needs_reading(self, frames: bytes) -> bool:
+        """Whether a frame states what is read, or is not an event line and an object on one line."""
+        count = frames.count(b"\n\n")
+        return (
+            not frames.startswith(b"event: ")
+            or frames.count(b"\n\nevent: ") != count - 1
+            or frames.count(b"\ndata: {") != count
+            or frames.count(b"}\n\n") != count
+            or any(mark in frames for mark in self._marks)
+        )
+
+    def _count(self, frames: bytes) -> None:
+        content = len(_CONTENT.findall(frames))
+        if content:
+            self.content_frames += content
+            self._content_bytes += len(frames)
+            self._last = frames
+
+    def _filter_frame(self, frame: bytes) -> bytes:
+        data = b"\n".join(_DATA.findall(frame))
+        if not data:
+            self._read_comment(frame)
+            return b""
+        if data == b"[DONE]":
+            return b""
+        try:
+            event = as_object(orjson.loads(data))
+        except orjson.JSONDecodeError:
+            event = {}
+        if not event:
+            self.is_malformed = True
+            return b""
+        if not self._read(event):
+            return b""
+        kind = str(event.get("type") or "")
+        if kind and not frame.startswith(b"event:"):
+            frame = b"event: " + kind.encode() + b"\ndata: " + data
+        frame += b"\n\n"
+        self._count(frame)
+        return frame
+
+    def _read(self, event: Json) -> bool:
+        """Notes what an event states; returns whether it is sent."""
+        kind = event.get("type")
+        error = as_object(event.get("error"))
+        if kind == "error" or (error and kind is None):
+            stated = error or {name: event[name] for name in _ERROR_FIELDS if name in event}
+            self.error = stated | (self.error or {})  # the provider's words first, then our sidecar's
+            return False
+        if kind in _ENDS:
+            self.done = True
+        response = as_object(event.get("response"))
+        if response and kind in _ENDS:
+            self.usage = read_usage(usage_of_responses(response))
+            if kind == "response.failed":
+                self.error = as_object(response.get("error")) or {"message": "The response failed."}
+                return False
+        elif kind in ("message_start", "message_delta"):
+            stated = as_object(as_object(event.get("message")).get("usage") or event.get("usage"))
+            self._message_usage |= {name: value for name, value in stated.items() if value is not None}
+            if kind == "message_delta":  # the first event states no answer yet
+                self.usage = read_usage(usage_of_message(self._message_usage))
+        return True
+
+    def _read_comment(self, frame: bytes) -> None:
+        if frame.startswith(COST_COMMENT) and self.usage is not None:
+            cost = usd_to_nano(frame[len(COST_COMMENT) :].strip().decode("latin-1"))
+            self.usage = self.usage._replace(cost_nano_usd=cost)

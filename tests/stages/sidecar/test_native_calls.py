@@ -1,0 +1,167 @@
+"""Responses and Messages behind a real LiteLLM, at deployments that speak them: nothing is rebuilt."""
+
+import json
+from uuid import uuid4
+
+import pytest
+from sidecars import CUT, Answer, Json, Sidecar
+
+NO_CACHE: Json = {"cache": {"no-cache": True, "no-store": True}}
+BETAS = "claude-code-20250219,thinking-token-count-2026-05-13,made-up-2030-01-01"
+TOKENS = {"cached_tokens": 3, "cache_write_tokens": 5, "cache_write_1h_tokens": 2}
+COST_USD = 7.915e-05
+"""Of `TOKENS`, 9 further prompt tokens and 23 of the answer: reads cost 0.1, writes 1.25, for an hour 2."""
+BREAKS = ("cut", "reset", "eof", "half-frame", "error-in-200")
+
+
+def responses(model: str, mark: str = "", **directive: object) -> Json:
+    """A request with fields that LiteLLM drops, keeps for itself or changes."""
+    return {
+        "model": model,
+        "input": [{"role": "user", "content": f"{mark} {json.dumps(directive)}"}],
+        "temperature": 0.5,
+        "max_output_tokens": 3,
+        "metadata": {"tags": "a"},
+        "client_metadata": {"x": "y"},
+        "new_field": {"kept": None},
+        "tools": [{"type": "function", "name": "f", "parameters": {"anyOf": []}, "strict": False}],
+        **NO_CACHE,
+    }
+
+
+def messages(model: str, mark: str = "", **directive: object) -> Json:
+    """The same for Messages."""
+    return {
+        "model": model,
+        "max_tokens": 50,
+        "messages": [{"role": "user", "content": f"{mark} {json.dumps(directive | TOKENS)}"}],
+        "metadata": {"user_id": "u", "more": 1},
+        "top_k": 3,
+        "new_field": {"kept": None},
+        "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+        **NO_CACHE,
+    }
+
+
+async def ask(sidecar: Sidecar, body: Json, **headers: str) -> Answer:
+    """Send a body where it belongs."""
+    path = "/v1/responses" if "input" in body else "/v1/messages"
+    return await sidecar.post(path, body, **headers)
+
+
+def sent(body: Json, model: str) -> Json:
+    """What the provider has to see of a body."""
+    return {name: value for name, value in body.items() if name != "cache"} | {"model": model}
+
+
+@pytest.mark.parametrize("group", ["gpt", "gpt-azure"])
+async def test_a_response_and_its_request_stay_as_they_are(sidecar: Sidecar, group: str) -> None:
+    """Every field, the provider's own id and what it adds; with its cost and its deployment."""
+    body = responses(group, mark := str(uuid4()), do="ok")
+    answer = await ask(sidecar, body)
+    assert answer.status == 200
+    (call,) = await sidecar.provider.calls(mark)
+    assert call["body"] == sent(body, "gpt-4.1")
+    assert answer.json["id"].startswith("resp_0000")
+    assert answer.json["provider_addition"] == {"kept": True}
+    assert "error" in answer.json
+    assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(6.3e-05)
+    assert answer.headers["x-litellm-model-id"] == group
+
+
+@pytest.mark.parametrize("group", ["claude", "claude-vllm"])
+async def test_a_message_and_its_request_stay_as_they_are(sidecar: Sidecar, group: str) -> None:
+    """Anthropic gets the version and every beta that the gateway passes on."""
+    body = messages(group, mark := str(uuid4()), do="ok") | {"speed": "fast"}
+    versioned = {"anthropic-version": "2026-10-21", "anthropic-beta": BETAS}
+    answer = await ask(sidecar, body, **versioned)
+    assert answer.status == 200
+    (call,) = await sidecar.provider.calls(mark)
+    assert sent(body, call["body"]["model"]).items() <= call["body"].items() or group == "claude-vllm"
+    assert call["body"].keys() - sent(body, "").keys() <= {"stream"}
+    assert answer.json["usage"]["cache_creation"] == {
+        "ephemeral_5m_input_tokens": 3,
+        "ephemeral_1h_input_tokens": 2,
+    }
+    if group == "claude":
+        assert call["headers"]["anthropic-version"] == "2026-10-21"
+        assert {*BETAS.split(",")} <= {*call["headers"]["anthropic-beta"].split(",")}
+        assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(COST_USD)
+
+
+@pytest.mark.parametrize(
+    "body", [responses("gpt", do="ok"), messages("claude", do="ok")], ids=["gpt", "claude"]
+)
+async def test_a_stream_stays_as_it_is_and_states_its_cost(sidecar: Sidecar, body: Json) -> None:
+    """The provider's events with their names; then the cost of a complete answer with the same usage."""
+    whole = await ask(sidecar, body)
+    answer = await ask(sidecar, body | {"stream": True})
+    *frames, last, rest = answer.text.split("\n\n")
+    assert rest == ""
+    cost = float(last.removeprefix(": llmp-cost "))
+    assert cost == pytest.approx(float(whole.headers["x-litellm-response-cost"]))
+    for frame in frames:
+        name, _, data = frame.partition("\n")
+        assert name == f"event: {json.loads(data.removeprefix('data: '))['type']}"
+    assert frames[-1].startswith(("event: response.completed", "event: message_stop"))
+    assert "[DONE]" not in answer.text
+
+
+@pytest.mark.parametrize("how", BREAKS)
+@pytest.mark.parametrize("group", ["gpt", "claude"])
+async def test_a_broken_stream_ends_in_an_error(sidecar: Sidecar, group: str, how: str) -> None:
+    """What came before it was passed on; no event ends the answer, and no cost is stated."""
+    make = responses if group == "gpt" else messages
+    answer = await ask(sidecar, make(group, do=how, after=5) | {"stream": True})
+    assert answer.status == 200
+    last = answer.events[-1]
+    assert isinstance(last, dict)
+    assert last["error"]["code"] == CUT
+    assert len(answer.events) >= 6
+    assert not {"response.completed", "message_stop"} & {
+        e["type"] for e in answer.events[:-1] if isinstance(e, dict)
+    }
+    assert "llmp-cost" not in answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_fallback_keeps_the_cost(sidecar: Sidecar, stream: bool) -> None:  # noqa: FBT001 -- a parameter
+    """An overloaded Anthropic falls back; LiteLLM states no cost for that."""
+    said = {"messages": [{"role": "user", "content": "hello"}], "stream": stream}
+    answer = await ask(sidecar, messages("claude-away") | said)
+    assert answer.status == 200
+    hops = json.loads(answer.headers["x-llmp-hops"])
+    assert [hop[0] for hop in hops] == ["claude-away", "claude"]
+    stated = (
+        answer.text.rpartition(": llmp-cost ")[2] if stream else answer.headers["x-litellm-response-cost"]
+    )
+    assert float(stated) == pytest.approx(6.3e-05)
+
+
+async def test_an_error_keeps_its_status_code_and_parameter(sidecar: Sidecar) -> None:
+    """In the headers that the gateway reads."""
+    answer = await ask(sidecar, responses("gpt", do="status-400"))
+    headers = answer.headers
+    assert answer.status == 400
+    assert headers["x-llmp-provider-param"] == "top_logprobs"
+    assert headers["x-llmp-provider-code"] == "invalid_value"
+    overloaded = await ask(sidecar, messages("claude", do="status-529"))
+    assert overloaded.headers["x-llmp-provider-status"] == "529"
+    assert overloaded.headers["x-llmp-provider-type"] == "overloaded_error"
+
+
+async def test_the_catalog_says_which_deployments_speak_them(sidecar: Sidecar) -> None:
+    """By provider and address; another address only as `supported_endpoints` states."""
+    catalog = (await sidecar.get("/llmp/catalog")).json
+    native = {
+        group["name"]: group["deployments"][0]["native"]
+        for group in catalog["groups"]
+        if group["deployments"]
+    }
+    assert native["gpt-own"] == ["responses"]
+    assert native["claude-own"] == ["messages"]
+    assert native["azure"] == ["responses"]
+    assert native["gpt"] == ["messages", "responses"]
+    assert native["claude"] == ["messages"]
+    assert native["claude-vllm"] == ["messages", "responses"]
+    assert native["openai"] == native["anthropic"] == native["groq"] == []

@@ -1,0 +1,95 @@
+"""Event streams in a provider's own protocol, as the gateway passes them on."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted import anthropic_wire, responses_wire
+from scripted.script import Script
+
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.upstream.native_stream import NativeStreamFilter
+
+SCRIPT = Script(
+    prompt_tokens=20, completion_tokens=9, cached_tokens=4, cache_write_tokens=6, cache_write_1h_tokens=2,
+    reasoning_tokens=3, service_tier="priority",
+)  # fmt: skip
+FAILED = {"code": "rate_limit_exceeded", "message": "Slow."}
+FAILED_EVENT = json.dumps({"type": "response.failed", "response": {"error": FAILED}}).encode()
+REFUSED = {"code": "server_error", "message": "The server had an error.", "param": None}
+ERROR = {"error": {"code": "upstream_stream_cut", "provider": {"x-llmp-provider-status": "503"}}}
+
+
+def _stream(endpoint: Endpoint, script: Script = SCRIPT) -> list[bytes]:
+    wire = responses_wire.frames if endpoint == "responses" else anthropic_wire.frames
+    content, closing = wire(script, {"model": "m", "input": "x"}, 1)
+    return [*content, *closing]
+
+
+def _passed(endpoint: Endpoint, raw: bytes, step: int = 10**9) -> tuple[bytes, NativeStreamFilter]:
+    frames = NativeStreamFilter(endpoint)
+    sent = b"".join(frames.feed(raw[at : at + step]) for at in range(0, len(raw), step)) + frames.close()
+    return sent, frames
+
+
+@given(endpoint=st.sampled_from(["responses", "messages"]), step=st.integers(1, 200))
+def test_a_stream_passes_as_bytes_in_any_chunking(endpoint: Endpoint, step: int) -> None:
+    """Usage, end and content are noted on the way; the cost is in a comment that stays here."""
+    raw = b"".join(_stream(endpoint))
+    sent, frames = _passed(endpoint, raw + b": llmp-cost 0.00012\n\n", step)
+    assert sent == raw
+    assert (frames.done, frames.is_malformed, frames.error) == (True, False, None)
+    assert frames.content_frames == len(SCRIPT.words())
+    usage = frames.usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (20, 9, 4)
+    assert (usage.cache_write_tokens, usage.cost_nano_usd) == (6, 120_000)
+    if endpoint == "responses":
+        assert (usage.reasoning_tokens, usage.service_tier) == (3, "priority")
+    else:
+        assert json.loads(usage.details or "") == {"cache_write_5m_tokens": 4, "cache_write_1h_tokens": 2}
+
+
+@pytest.mark.parametrize("endpoint", ["responses", "messages"])
+def test_a_stream_without_its_last_event_is_not_complete(endpoint: Endpoint) -> None:
+    """Neither is one that stops within an event; what was said is estimated."""
+    *before, last = _stream(endpoint)
+    sent, frames = _passed(endpoint, b"".join(before) + last[:20])
+    assert sent == b"".join(before)
+    assert (frames.done, frames.is_malformed) == (False, True)
+    assert frames.content_tokens() >= len(SCRIPT.words())
+
+
+def test_missing_event_lines_are_added_and_the_end_mark_of_chats_is_withheld() -> None:
+    """Some servers, and LiteLLM, send data alone."""
+    raw = b"".join(_stream("responses"))
+    bare = b"".join(b"data:" + one.partition(b"\ndata:")[2] for one in _stream("responses"))
+    sent, frames = _passed("responses", bare.replace(b"\n", b"\r\n") + b"data: [DONE]\r\n\r\n")
+    assert sent == raw
+    assert frames.done
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "frame", "error"),
+    [
+        ("responses", responses_wire.error_frame(), REFUSED),
+        ("messages", anthropic_wire.error_frame(), {"type": "overloaded_error", "message": "Overloaded"}),
+        ("responses", b"data: " + FAILED_EVENT + b"\n\n", FAILED),
+    ],
+)  # fmt: skip
+def test_an_error_is_kept_in_the_providers_words(endpoint: Endpoint, frame: bytes, error: Any) -> None:
+    """Its event is not sent on; what our sidecar adds stands beside it."""
+    first = _stream(endpoint)[0]
+    sent, frames = _passed(endpoint, first + frame + b"data: " + json.dumps(ERROR).encode() + b"\n\n")
+    assert sent == first
+    assert frames.error == {**ERROR["error"], **error}
+
+
+def test_a_frame_that_is_no_json_breaks_the_stream() -> None:
+    """It is not sent on."""
+    first, *rest = _stream("messages")
+    sent, frames = _passed("messages", first + b'event: ping\ndata: {"type": "pi\n\n' + b"".join(rest))
+    assert sent == first + b"".join(rest)
+    assert frames.is_malformed
