@@ -8,8 +8,10 @@ HEAD = """\
 
 Generated from `llm_proxy/sidecar/setting_rules.py` and the keys that the pinned release reads. *Honoured*:
 passed on as written. Any other setting of a file is a note of `llm-proxy config check` and of the sidecar's
-start; one that protects (**yes**) is a fault of the check unless `--accept PATH` names it. Settings that
-would let another model answer (`llm_proxy/sidecar/model_substitution.py`) end the start.
+start; one that protects (**yes**) is a fault of the check, and in production ends the start and rejects a
+`reload`, unless `--accept PATH` (of `config check`, `up` and `sidecar`) or the variable
+`LLM_PROXY_SIDECAR_ACCEPT=PATH,PATH` names it (`*`: starts with any). Settings that would let another model
+answer (`llm_proxy/sidecar/model_substitution.py`) end the start.
 """
 SECTIONS = (
     "top",

@@ -17,8 +17,8 @@ from llm_proxy.cli.context import stack_addresses
 from llm_proxy.cli.printing import EXIT_FAILED, EXIT_WRONG_INPUT, as_json_option, fail
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar.config_check import LEFT_OUT_PREFIX, ConfigFinding, check_config
-from llm_proxy.sidecar.environment import build_environment
-from llm_proxy.stack.operator_env import read_operator_env
+from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, build_environment
+from llm_proxy.stack.operator_env import OperatorEnv, read_operator_env
 from llm_proxy.stack.plan import LOCAL_MODEL_VARIABLES
 
 
@@ -60,8 +60,11 @@ def check_text(
         raw = _merge_includes(_read(text), folder, texts)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as fault:
         return [ConfigFinding("", " ".join(str(fault).split()), prevents_start=True)]
-    own_key = {"LITELLM_MASTER_KEY": variables.get("LITELLM_MASTER_KEY", "")}
-    return check_config(raw, build_environment(variables, "\n".join(texts)) | own_key, folder, accepted)
+    env = build_environment(variables, "\n".join(texts))
+    env["LITELLM_MASTER_KEY"] = variables.get("LITELLM_MASTER_KEY", "")
+    if OperatorEnv(variables).is_development:  # as `up` tells its sidecars
+        env.setdefault(ACCEPT_VARIABLE, ACCEPT_ALL)
+    return check_config(raw, env, folder, accepted)
 
 
 def _read(text: str) -> object:

@@ -28,6 +28,7 @@ from llm_proxy.cli.printing import (
 )
 from llm_proxy.service_urls import InvalidURL
 from llm_proxy.settings import setting_errors
+from llm_proxy.sidecar.environment import ACCEPT_VARIABLE
 from llm_proxy.stack import NotInstalled, ProcessFailed
 from llm_proxy.stack.launch import run
 from llm_proxy.stack.plan import StartRefused, UpOptions
@@ -64,6 +65,13 @@ def _state_option(text: str) -> Callable[[Callable[..., None]], Callable[..., No
     "--stores/--no-stores", default=True, help="Start Postgres and Valkeys unless addresses are set."
 )
 @_state_option("Folder of data, models and logs.")
+@click.option(
+    "--accept",
+    "accepted",
+    multiple=True,
+    metavar="PATH",
+    help="A setting that protects and has no effect here; production starts only if it is named.",
+)
 @click.option("--with-parent", is_flag=True, help="Stop when the parent process ends.")
 @click.option("--logs-to-stdout", is_flag=True, help="Write all logs to standard output instead of files.")
 def up(  # noqa: PLR0913 -- one argument an option
@@ -75,6 +83,7 @@ def up(  # noqa: PLR0913 -- one argument an option
     local_model: bool,
     stores: bool,
     state: Path,
+    accepted: tuple[str, ...],
     with_parent: bool,
     logs_to_stdout: bool,
 ) -> None:
@@ -85,7 +94,8 @@ def up(  # noqa: PLR0913 -- one argument an option
     """
     options = UpOptions(config, host, port, local_model, stores, sidecars, state, with_parent, logs_to_stdout)
     try:
-        run(options, os.environ, click.echo, config_faults)
+        named = {ACCEPT_VARIABLE: ",".join(accepted)} if accepted else {}
+        run(options, {**os.environ, **named}, click.echo, config_faults)
     except ValidationError as fault:
         exit_with_lines(setting_errors(fault), EXIT_WRONG_INPUT)
     except UnicodeDecodeError:

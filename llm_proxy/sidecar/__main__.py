@@ -18,7 +18,7 @@ from llm_proxy.hardening import harden_process
 from llm_proxy.postgres_urls import parse_postgres_url
 from llm_proxy.redis_urls import parse_redis_url
 from llm_proxy.service_urls import InvalidURL, parse_setting
-from llm_proxy.sidecar.environment import build_environment
+from llm_proxy.sidecar.environment import ACCEPT_VARIABLE, accepted_settings, build_environment
 from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.verify_environment import EXIT_UNSAFE, is_malicious
 
@@ -36,7 +36,15 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=int, choices=[1], default=1, help="always 1; run more processes instead"
     )
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help=f"a setting that protects and has no effect here; also {ACCEPT_VARIABLE}",
+    )
     options = parser.parse_args(args)
+    accepted = accepted_settings(os.environ) | {*options.accept}
     harden_process()
     try:
         text = "\n".join(_config_texts(options.config))
@@ -57,7 +65,7 @@ def main(args: list[str] | None = None) -> int:
                 os.environ[name] = parse_setting(name, os.environ[name], read)
     except InvalidURL as error:
         return _fail(EXIT_CONFIG, str(error))
-    environment = build_environment(os.environ, text)
+    environment = build_environment(os.environ, text) | {ACCEPT_VARIABLE: ",".join(accepted)}
     os.environ.clear()
     os.environ.update(environment)
     exit_now = ExitWithoutCleanup()

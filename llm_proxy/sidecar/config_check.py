@@ -24,7 +24,14 @@ from llm_proxy.sidecar.config import (
     resolve_reference,
     unset_variables,
 )
-from llm_proxy.sidecar.environment import BASES_WITH_V1, BASES_WITHOUT_V1, ENV_REFERENCE, NEVER_FROM_THE_FILE
+from llm_proxy.sidecar.environment import (
+    ACCEPT_ALL,
+    BASES_WITH_V1,
+    BASES_WITHOUT_V1,
+    ENV_REFERENCE,
+    NEVER_FROM_THE_FILE,
+    accepted_settings,
+)
 from llm_proxy.sidecar.known_keys import MISSPELT_SIMILARITY, SECTIONS, find_mend, known_keys
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, MODEL_OVERRIDES, find_substitutions
 from llm_proxy.sidecar.named_modules import find_missing_modules
@@ -112,7 +119,7 @@ def check_config(
             ConfigFinding(where, what, prevents_start=True) for where, what in find_substitutions(config)
         ),
         lambda: _check_modules(config, env, folder),
-        lambda: _check_honoured(config, accepted),
+        lambda: _check_honoured(config, accepted, env),
         lambda: _check_names(config),
         lambda: _check_localities(config, env),
         lambda: _check_variables(config, env),
@@ -225,12 +232,18 @@ def _check_modules(config: Json, env: Mapping[str, str], folder: Path | None) ->
         )
 
 
-def _check_honoured(config: Json, accepted: Collection[str]) -> Iterator[ConfigFinding]:
+def _check_honoured(
+    config: Json, accepted: Collection[str], env: Mapping[str, str]
+) -> Iterator[ConfigFinding]:
     """Yield the settings LiteLLM does not get: a fault if one protects and is not accepted, else a note."""
+    by_variable = accepted_settings(env)
+    accepted = by_variable.union(accepted)
+    starts_anyway = ACCEPT_ALL in accepted
     for found in find_unhonoured(config):
         fault = found.rule.protects and found.path not in accepted
         hint = f"; `--accept {found.path}` if that will do" if fault else ""
-        yield ConfigFinding(found.path, f"{found.message}{hint}", is_fault=fault)
+        prevents = fault and not starts_anyway
+        yield ConfigFinding(found.path, f"{found.message}{hint}", is_fault=fault, prevents_start=prevents)
     for key in prometheus_lists(as_object(config.get("litellm_settings"))):
         yield ConfigFinding(
             f"litellm_settings.{key}", f"{PROMETHEUS} is left out: see the gateway's /metrics", is_fault=False

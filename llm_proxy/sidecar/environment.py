@@ -72,6 +72,10 @@ REQUIRED = {
     "NO_OPENAPI": "True",
 }
 
+ACCEPT_VARIABLE = "LLM_PROXY_SIDECAR_ACCEPT"
+"""Paths of settings that protect and have no effect here, comma-separated, that the operator accepts."""
+ACCEPT_ALL = "*"
+
 NEVER_FROM_THE_FILE = BLOCKED_VARIABLES | REQUIRED.keys() | {"LITELLM_MASTER_KEY"}
 """Variables that `environment_variables` of a configuration does not set."""
 
@@ -79,6 +83,11 @@ NEVER_FROM_THE_FILE = BLOCKED_VARIABLES | REQUIRED.keys() | {"LITELLM_MASTER_KEY
 def referenced_variables(text: str) -> frozenset[str]:
     """Return the names that a configuration refers to as `os.environ/NAME`."""
     return frozenset(ENV_REFERENCE.findall(text))
+
+
+def accepted_settings(env: Mapping[str, str]) -> frozenset[str]:
+    """Return the paths that the operator accepts to have no effect."""
+    return frozenset(path.strip() for path in env.get(ACCEPT_VARIABLE, "").split(",") if path.strip())
 
 
 def build_environment(given: Mapping[str, str], config_text: str) -> dict[str, str]:

@@ -28,10 +28,12 @@ from llm_proxy.sidecar import cache_events, guardrails, litellm_internals, respo
 from llm_proxy.sidecar.app import SidecarApp
 from llm_proxy.sidecar.call_log import WARM_UP_GROUP, CallLog
 from llm_proxy.sidecar.config import EffectiveConfig, InvalidConfig, build_effective_config, has_observers
+from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, accepted_settings
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import attempts, redis_breaker, registry
 from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.responses import App, Message, Scope
+from llm_proxy.sidecar.setting_rules import find_lost_protections
 
 WARM_UP_CHAT: Json = {
     "model": WARM_UP_GROUP,
@@ -178,6 +180,11 @@ async def _load_config(config: Path) -> EffectiveConfig:
         except Exception as error:
             raise InvalidConfig(f"include: {_one_line(error)}") from error
     found = build_effective_config(raw, os.environ)
+    accepted = accepted_settings(os.environ)
+    lost = [] if ACCEPT_ALL in accepted else list(find_lost_protections(as_object(raw), accepted))
+    if lost:
+        told = "; ".join(f"{one.path} protects and has no effect here ({one.message})" for one in lost)
+        raise InvalidConfig(f"{told}: mend the file, or accept it by --accept PATH or {ACCEPT_VARIABLE}")
     for note in found.notes:
         log_line(note)
     os.environ.update(found.variables)  # LiteLLM sets them only after it has read the references to them

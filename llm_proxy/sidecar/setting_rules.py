@@ -6,7 +6,7 @@ fault of `config check` unless the operator accepts it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -220,6 +220,11 @@ def find_unhonoured(config: Json) -> Iterator[UnhonouredSetting]:
             rule = find_rule(section, str(key))
             if rule is not None and value and not SILENT.fullmatch(str(key)):
                 yield UnhonouredSetting(section, str(key), rule)
+
+
+def find_lost_protections(config: Json, accepted: Collection[str]) -> Iterator[UnhonouredSetting]:
+    """Yield each setting that protects, has no effect here, and is not accepted by its path."""
+    return (one for one in find_unhonoured(config) if one.rule.protects and one.path not in accepted)
 
 
 def remove_unhonoured(config: Json) -> Iterator[UnhonouredSetting]:

@@ -157,6 +157,8 @@ def sidecar_spec(
     variables |= {name: url for name, url in urls.items() if url}
     variables |= {"LITELLM_MASTER_KEY": backends.master_key}
     variables.setdefault("LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK", "warn" if env.is_development else "refuse")
+    if env.is_development:
+        variables.setdefault("LLM_PROXY_SIDECAR_ACCEPT", "*")
     variables.setdefault("LLM_PROXY_SIDECAR_DRAIN_S", "1")
     variables.setdefault("LLM_PROXY_SIDECAR_LEAVE_S", "0")
     for name in (*FORBIDDEN_IN_SIDECAR, *LAUNCHER_ONLY_VARIABLES):

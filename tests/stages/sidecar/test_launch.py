@@ -67,6 +67,20 @@ def test_a_failed_start_of_litellm_is_one_line_and_exit_4(tmp_path: Path, free_p
     assert "LiteLLM did not start" in output.strip().splitlines()[-1]
 
 
+def test_a_protection_without_effect_prevents_the_start_unless_accepted(
+    tmp_path: Path, free_port: int
+) -> None:
+    """One line names what is not accepted, and how to accept it."""
+    text = "litellm_settings: {max_budget: 5}\ngeneral_settings: {allowed_ips: [10.0.0.1]}"
+    accepted = {"LLM_PROXY_SIDECAR_ACCEPT": "general_settings.allowed_ips"}
+    code, output = failed_start(tmp_path, text, free_port, **accepted)
+    assert code == 2
+    [line] = output.strip().splitlines()
+    assert "litellm_settings.max_budget protects and has no effect here (replaced by ours: " in line
+    assert "--accept PATH or LLM_PROXY_SIDECAR_ACCEPT" in line
+    assert "allowed_ips" not in line
+
+
 def test_a_substituted_model_prevents_the_start(tmp_path: Path, free_port: int) -> None:
     """One line names the setting."""
     code, output = failed_start(tmp_path, "general_settings: {completion_model: dear}", free_port)

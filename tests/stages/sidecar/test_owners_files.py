@@ -60,7 +60,8 @@ def sidecar(provider: Provider, service_folder: Path) -> Iterator[Sidecar]:
             "model_info": {"access_groups": ["team-a"], "description": "for one team"},
         },
     ]
-    with run_sidecar({"model_list": models, **FOREIGN}, provider, service_folder) as started:
+    accepted = {"LLM_PROXY_SIDECAR_ACCEPT": "*"}
+    with run_sidecar({"model_list": models, **FOREIGN}, provider, service_folder, **accepted) as started:
         yield started
 
 

@@ -89,6 +89,7 @@ def test_a_sidecar_gets_provider_keys_and_never_the_gateways_stores(tmp_path: Pa
         "LLM_PROXY_SIDECAR_DRAIN_S": "1",
         "LLM_PROXY_SIDECAR_LEAVE_S": "0",
         "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK": "warn",
+        "LLM_PROXY_SIDECAR_ACCEPT": "*",
         "CACHE_REDIS_URL": "redis://cache",
         "LOCAL_CHAT_BASE": "http://127.0.0.1:1/v1",
         "LOCAL_EMBED_BASE": "http://127.0.0.1:2/v1",
@@ -106,6 +107,10 @@ def test_outside_development_a_sidecar_refuses_a_changed_environment(tmp_path: P
     assert (
         sidecar_spec(1, 20_000, config, backends, OperatorEnv(production | {check: "warn"})).env[check]
         == "warn"
+    )
+    assert (
+        "LLM_PROXY_SIDECAR_ACCEPT"
+        not in sidecar_spec(1, 20_000, config, backends, OperatorEnv(production)).env
     )
 
 

@@ -126,11 +126,36 @@ def test_what_works_here_without_effect_is_a_note(line: str, where: str, expecte
 
 @pytest.mark.parametrize(("line", "where"), PROTECTING.values(), ids=PROTECTING)
 def test_a_protection_without_effect_is_a_fault_unless_accepted(line: str, where: str) -> None:
-    """It keeps no sidecar from starting."""
+    """In development it keeps no sidecar from starting."""
     [fault] = [one for one in check_text(written(line)) if one.is_fault]
     assert (fault.path, fault.prevents_start) == (where, False)
     assert f"--accept {where}" in fault.message
     assert not [one for one in check_text(written(line), accepted=[where]) if one.is_fault]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "is_fault", "prevents_start"),
+    [
+        ("", True, True),
+        ("general_settings.custom_auth", True, True),
+        ("*", True, False),
+        ("litellm_settings.max_budget", False, False),
+    ],
+)
+def test_in_production_a_start_needs_the_operator_s_word(
+    accepted: str,
+    is_fault: bool,  # noqa: FBT001 -- a parameter
+    prevents_start: bool,  # noqa: FBT001 -- the same
+) -> None:
+    """`LLM_PROXY_SIDECAR_ACCEPT` names the setting; `*` starts, and the check still tells it."""
+    where = "litellm_settings.max_budget"
+    variables = {
+        "LLM_PROXY__ENVIRONMENT": "production",
+        "LLM_PROXY_SIDECAR_ACCEPT": accepted,
+    }
+    text = "model_list: []\nlitellm_settings: {max_budget: 5}\n"
+    [found] = [one for one in check_text(text, variables) if one.path == where]
+    assert (found.is_fault, found.prevents_start) == (is_fault, prevents_start)
 
 
 @pytest.mark.parametrize("line", QUIET.values(), ids=QUIET)
