@@ -4,12 +4,17 @@ Invariants: settings are frozen; only this module reads the environment; secrets
 name ends in its unit. In production an insecure combination stops the start and is named.
 """
 
+import difflib
 import json
+import os
 import ssl
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
+from dotenv import dotenv_values
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -34,6 +39,7 @@ from pydantic_settings import (
 from llm_proxy.postgres_urls import parse_postgres_url
 from llm_proxy.redis_urls import parse_redis_url
 from llm_proxy.schema.connections import Pooler
+from llm_proxy.secret_files import FILE_SUFFIX, SecretFileUnreadable, read_secret_file
 from llm_proxy.service_urls import InvalidURL, WebhookFormat, parse_http_url, parse_webhook_urls
 from llm_proxy.store_variables import SPLIT_VARIABLES, database_url_of, redis_url_of
 
@@ -50,6 +56,12 @@ def _named(*plain: str, own: str) -> AliasChoices:
 
 def _one_or_many(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def name_value_pairs(text: str) -> dict[str, str]:
+    """`name=value,name=value` with percent-encoded values, as OpenTelemetry has it; raises `ValueError`."""
+    pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
+    return {name.strip(): unquote(value.strip()) for name, value in pairs}
 
 
 class GroupDeadlines(BaseModel):
@@ -143,7 +155,12 @@ class Settings(BaseSettings):
     langfuse_url: str | None = Field(None, validation_alias=_named("LANGFUSE_BASE_URL", "LANGFUSE_HOST", own="LANGFUSE_URL"), description="Langfuse's address, for erasing people there; the sidecars report to it by their own settings.")
     langfuse_public_key: str | None = Field(None, validation_alias=_named("LANGFUSE_PUBLIC_KEY", own="LANGFUSE_PUBLIC_KEY"), description="Its public key.")
     langfuse_secret_key: SecretStr | None = Field(None, validation_alias=_named("LANGFUSE_SECRET_KEY", own="LANGFUSE_SECRET_KEY"), description="Its secret key.")
-    otlp_endpoint: str | None = Field(None, description="Where OpenTelemetry traces are sent; off by default.")
+    otlp_endpoint: str | None = Field(None, validation_alias=_named("OTEL_EXPORTER_OTLP_ENDPOINT", own="OTLP_ENDPOINT"), description="Where OpenTelemetry traces are sent, as OTLP over HTTP: the collector's base address, to which `/v1/traces` is added; off by default.")
+    otlp_traces_endpoint: str | None = Field(None, validation_alias=_named("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", own="OTLP_TRACES_ENDPOINT"), description="The whole address for traces, used as it is; wins over the other.")
+    otlp_headers: SecretStr | None = Field(None, validation_alias=_named("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS", own="OTLP_HEADERS"), description="Headers for the collector: `name=value,name=value`, values percent-encoded.")
+    otel_service_name: str | None = Field(None, validation_alias=_named("OTEL_SERVICE_NAME", own="OTEL_SERVICE_NAME"), description="`service.name` of traces; `llm-proxy` by default.")
+    otel_sdk_disabled: bool = Field(default=False, validation_alias=_named("OTEL_SDK_DISABLED", own="OTEL_SDK_DISABLED"), description="Send no traces.")
+    otel_resource_attributes: str = Field("", validation_alias=_named("OTEL_RESOURCE_ATTRIBUTES", own="OTEL_RESOURCE_ATTRIBUTES"), description="More attributes of traces: `name=value,name=value`, values percent-encoded.")
     notify_webhooks: SecretStr | None = Field(None, description="Webhooks for notifications of spent budgets, rejected credentials and lost sidecars: `json=https://…,slack=https://…,teams=https://…`; needs a database.")
     notify_secret: SecretStr | None = Field(None, description="Key that signs notifications to `json` webhooks (Standard Webhooks: `whsec_` and base64, or any text); required for them in production.")
     notify_budget_shares: Annotated[tuple[int, ...], NoDecode] = Field((50, 80, 100), description="Percentages of a budget at which a notification is sent, comma-separated; each once in a budget's period.")
@@ -215,6 +232,15 @@ class Settings(BaseSettings):
             raise PydanticCustomError("sealing_keys", "{reason}", {"reason": str(fault)}) from None
         return given if keys else None
 
+    @field_validator("otlp_headers", "otel_resource_attributes")
+    @classmethod
+    def _check_pairs(cls, given: SecretStr | str | None) -> SecretStr | str | None:
+        try:
+            name_value_pairs(given.get_secret_value() if isinstance(given, SecretStr) else given or "")
+        except ValueError:
+            raise PydanticCustomError("pairs", "it is no list of name=value, separated by commas") from None
+        return given
+
     @field_validator("notify_budget_shares")
     @classmethod
     def _check_shares(cls, given: tuple[int, ...]) -> tuple[int, ...]:
@@ -227,7 +253,7 @@ class Settings(BaseSettings):
         """The webhooks of notifications: format and address of each."""
         return parse_webhook_urls(self.notify_webhooks.get_secret_value()) if self.notify_webhooks else ()
 
-    @field_validator("litellm_proxy_url", "otlp_endpoint", "langfuse_url")
+    @field_validator("litellm_proxy_url", "otlp_endpoint", "otlp_traces_endpoint", "langfuse_url")
     @classmethod
     def _check_http_url(cls, given: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
         for one in (given,) if isinstance(given, str) else given or ():
@@ -274,12 +300,53 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- replaced by the `.keys/` folder
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, `.env`, `.keys/`, in this order; then the stores' addresses in several variables."""
+        """Flags, environment, `.env`, `.keys/`, in this order; then the stores' addresses in several variables.
+
+        Behind the environment and behind `.env` come the files that `NAME_FILE` in it names.
+        """
         keys = Path(".keys")
         last = (SecretsSettingsSource(settings_cls, secrets_dir=keys),) if keys.is_dir() else ()
-        read = (dotenv_settings, env_settings)
-        split = SplitAddresses(settings_cls, *(one for one in read if isinstance(one, EnvSettingsSource)))
-        return init_settings, env_settings, dotenv_settings, *last, split
+        read = [one for one in (env_settings, dotenv_settings) if isinstance(one, EnvSettingsSource)]
+        split = SplitAddresses(settings_cls, *reversed(read))
+        with_files = [part for one in read for part in (one, NamedFiles(settings_cls, one))]
+        return init_settings, *with_files, *last, split
+
+
+class NamedFiles(PydanticBaseSettingsSource):
+    """The settings that are not set yet, from the files that `NAME_FILE` of a source names."""
+
+    def __init__(self, settings_cls: type[BaseSettings], source: EnvSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._source = source
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 -- pydantic's
+        """No single field is read."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """The values; raises `ValidationError`."""
+        found: dict[str, Any] = {}
+        for field in Settings.model_fields:
+            names = _names_of(field)
+            if any(one in self.current_state for one in (field, *names)):
+                continue
+            texts = (read_named_file(name, self._source.env_vars) for name in names)
+            if text := next(filter(None, texts), None):
+                found[names[0] if Settings.model_fields[field].validation_alias else field] = text
+        return found
+
+
+def read_named_file(name: str, variables: Mapping[str, str | None]) -> str | None:
+    """The text of the file that `NAME_FILE` names; None without one; raises `ValidationError`."""
+    variable = f"{name}{FILE_SUFFIX}"
+    path = variables.get(variable.lower())
+    try:
+        return read_secret_file(variable, path) if path else None
+    except SecretFileUnreadable as fault:
+        told = PydanticCustomError("file", "{reason}", {"reason": str(fault).partition(": ")[2]})
+        raise ValidationError.from_exception_data(
+            "Settings", [{"type": told, "loc": (variable,), "input": None}]
+        ) from None
 
 
 class SplitAddresses(PydanticBaseSettingsSource):
@@ -302,7 +369,9 @@ class SplitAddresses(PydanticBaseSettingsSource):
             if file.is_file():
                 variables[name] = file.read_text(encoding="utf-8").strip()
         for source in self._sources:
-            variables |= {name.upper(): value for name, value in source.env_vars.items() if value}
+            given = {name.upper(): value for name, value in source.env_vars.items() if value}
+            files = {name: read_named_file(name, source.env_vars) for name in SPLIT_VARIABLES - given.keys()}
+            variables |= given | {name: text for name, text in files.items() if text}
         found: dict[str, Any] = {}
         for name, read in (("database_url", database_url_of), ("limits_redis_url", redis_url_of)):
             if any(one in self.current_state for one in (name, *_names_of(name))):
@@ -315,6 +384,32 @@ class SplitAddresses(PydanticBaseSettingsSource):
                     "Settings", [{"type": told, "loc": (name,), "input": None}]
                 ) from None
         return {name: value for name, value in found.items() if value is not None}
+
+
+def unknown_settings(variables: Mapping[str, str]) -> list[str]:
+    """A line for each variable that looks like a setting and is none, with the nearest setting's name."""
+    known = {name for field in Settings.model_fields for name in _names_of(field)}
+    known |= {f"{name}{FILE_SUFFIX}" for name in known}
+    lines: list[str] = []
+    for name in sorted(variables):
+        given = name.upper()
+        meant = given if given.startswith(PREFIX) else f"{PREFIX}{given.removeprefix(PREFIX[:-1])}"
+        if given in known or not given.startswith(PREFIX[:-1]):
+            continue
+        if given.startswith(PREFIX) or meant in known:
+            ends = [one.removeprefix(PREFIX) for one in known if one.startswith(PREFIX)]
+            close = difflib.get_close_matches(meant.removeprefix(PREFIX), ends, 1)
+            lines.append(f"{name} is no setting" + (f": did you mean {PREFIX}{close[0]}?" if close else ""))
+    return lines
+
+
+def set_variables() -> dict[str, str]:
+    """The variables of `.env` and of the environment, by name."""
+    try:
+        named = dotenv_values(".env")
+    except UnicodeDecodeError:
+        named = {}  # `load` says what is wrong with it
+    return {name: value or "" for name, value in named.items()} | dict(os.environ)
 
 
 def load(**flags: Any) -> Settings:  # noqa: ANN401 -- pydantic checks each by its field

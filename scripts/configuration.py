@@ -15,6 +15,10 @@ HEAD = """\
 
 Every setting of the gateway (generated from `llm_proxy/settings.py`). A flag of `llm-proxy serve`
 overrides the environment, the environment `.env`, and `.env` files of the same name in `.keys/`.
+`NAME_FILE` in the environment or in `.env` names a file with the value of `NAME`, for each setting here
+and for parts of stores' addresses (`REDIS_PASSWORD_FILE`); a value wins over a file. `llm-proxy up` and the
+sidecar read any `…_KEY`, `…_TOKEN`, `…_SECRET`, `…_PASSWORD` and `…_URL` so, providers' keys among them. The
+start tells a variable that begins like a setting and is none, with the nearest one.
 In production the gateway refuses to start with a known or short secret, or on a public address that is not
 allowed, and names the variable. Models, providers, routing and the response cache are configured in
 `litellm-config.yaml`; provider keys are read by the sidecar alone.

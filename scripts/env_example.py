@@ -9,7 +9,8 @@ from llm_proxy.settings import PREFIX, Settings
 
 HEAD = """\
 # Every setting, with its default. Copy the lines you change to `.env` (mode 0600); the environment overrides
-# `.env`, and `.env` files of the same name in `.keys/`. Generated from llm_proxy/settings.py: do not edit.
+# `.env`, and `.env` files of the same name in `.keys/`. NAME_FILE names a file with the value of NAME.
+# Generated from llm_proxy/settings.py: do not edit.
 """
 
 STACK = """

@@ -200,6 +200,7 @@ def create_app(settings: Settings, files: WorkerMetricsFiles | None = None) -> G
         settings.litellm_api_key,
         settings.langfuse_secret_key,
         settings.notify_secret,
+        settings.otlp_headers,
     )
     hidden = [
         *settings.internal_keys,

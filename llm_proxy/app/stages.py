@@ -27,10 +27,10 @@ from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
 from llm_proxy.pipeline import Services
 from llm_proxy.postgres_urls import unused_parameters
 from llm_proxy.schema.connections import Pool, gateway_pools
-from llm_proxy.settings import Settings
+from llm_proxy.settings import Settings, name_value_pairs
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.privacy import PayloadPolicy
-from llm_proxy.telemetry.tracing import Tracer
+from llm_proxy.telemetry.tracing import Tracer, TraceTarget
 from llm_proxy.upstream import CurrentCatalog, RunningCalls, SidecarClient, timeout_policy
 from llm_proxy.upstream.litellm_protocol import LiteLLMControls
 from llm_proxy.upstream.mock.upstream import MockUpstream
@@ -106,7 +106,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     address = ClientAddress(settings.trusted_proxies)
     days = settings.refused_credentials_retention_days
     failures = AuthFailureLog(database.pool, retention_days=days) if database else None
-    tracer = Tracer(settings.otlp_endpoint, metrics) if settings.otlp_endpoint else None
+    tracer = Tracer(target, metrics) if (target := trace_target(settings)) else None
     observers = CallObservers(tracer, payloads, ledger.keep_payload) if tracer or payloads else None
     upstream = client or MockUpstream(catalog, settings.default_model)
     return Stages(
@@ -123,6 +123,20 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         failure_reporter=AuthFailureReporter(failures, address),
         tracer=tracer,
         services=Services(admission, upstream, catalog, ledger, RunningCalls(), observers),
+    )
+
+
+def trace_target(settings: Settings) -> TraceTarget | None:
+    """Returns where spans are sent; None if nowhere."""
+    endpoint = settings.otlp_traces_endpoint or settings.otlp_endpoint
+    if endpoint is None or settings.otel_sdk_disabled:
+        return None
+    named = {"service.name": settings.otel_service_name} if settings.otel_service_name else {}
+    return TraceTarget(
+        endpoint,
+        settings.otlp_traces_endpoint is not None,
+        name_value_pairs(settings.otlp_headers.get_secret_value()) if settings.otlp_headers else {},
+        {**name_value_pairs(settings.otel_resource_attributes), **named},
     )
 
 

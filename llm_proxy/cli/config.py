@@ -16,6 +16,7 @@ import yaml
 from llm_proxy.cli.context import stack_addresses
 from llm_proxy.cli.printing import EXIT_FAILED, EXIT_WRONG_INPUT, as_json_option, fail
 from llm_proxy.json_access import as_list, as_object
+from llm_proxy.secret_files import SecretFileUnreadable
 from llm_proxy.sidecar.config_check import LEFT_OUT_PREFIX, ConfigFinding, check_config
 from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, build_environment
 from llm_proxy.stack.operator_env import OperatorEnv, read_operator_env
@@ -144,6 +145,8 @@ def check(
         variables = {**stack_addresses(), **read_operator_env(os.environ, Path.cwd()).variables}
     except UnicodeDecodeError:
         fail("a file of .env or .keys/: it is no UTF-8", EXIT_WRONG_INPUT)
+    except SecretFileUnreadable as fault:
+        fail(str(fault), EXIT_WRONG_INPUT)
     try:
         found = check_text(file.read_text(encoding="utf-8"), variables, file.parent, accepted)
     except (OSError, UnicodeDecodeError) as fault:

@@ -29,7 +29,14 @@ from llm_proxy.edge.http_protocol import (
 )
 from llm_proxy.edge.routes.notifications import webhook_errors
 from llm_proxy.hardening import harden_process
-from llm_proxy.settings import Settings, insecure_settings, load, setting_errors
+from llm_proxy.settings import (
+    Settings,
+    insecure_settings,
+    load,
+    set_variables,
+    setting_errors,
+    unknown_settings,
+)
 from llm_proxy.telemetry import WorkerMetricsFiles
 from llm_proxy.telemetry.metrics import metrics_directory
 
@@ -113,6 +120,8 @@ def start_settings(**flags: str | int | None) -> Settings:
         exit_with_lines(setting_errors(error), EXIT_WRONG_INPUT)
     if faults := insecure_settings(settings) + webhook_errors(settings):
         exit_with_lines([f"refused to start: {fault}" for fault in faults], EXIT_WRONG_INPUT)
+    for line in unknown_settings(set_variables()):
+        warn(line)
     return settings
 
 

@@ -26,6 +26,7 @@ from llm_proxy.cli.printing import (
     fail,
     print_json,
 )
+from llm_proxy.secret_files import SecretFileUnreadable
 from llm_proxy.service_urls import InvalidURL
 from llm_proxy.settings import setting_errors
 from llm_proxy.sidecar.environment import ACCEPT_VARIABLE
@@ -100,7 +101,7 @@ def up(  # noqa: PLR0913 -- one argument an option
         exit_with_lines(setting_errors(fault), EXIT_WRONG_INPUT)
     except UnicodeDecodeError:
         exit_with_lines(["a file of .env or .keys/: it is no UTF-8"], EXIT_WRONG_INPUT)
-    except InvalidURL as fault:
+    except (InvalidURL, SecretFileUnreadable) as fault:
         exit_with_lines([str(fault)], EXIT_WRONG_INPUT)
     except (StartRefused, AlreadyRunning, NotInstalled, ProcessFailed) as fault:
         exit_with_lines([str(fault)], EXIT_FAILED)

@@ -17,6 +17,7 @@ from pathlib import Path
 from llm_proxy.hardening import harden_process
 from llm_proxy.postgres_urls import parse_postgres_url
 from llm_proxy.redis_urls import parse_redis_url
+from llm_proxy.secret_files import SecretFileUnreadable, read_secret_files
 from llm_proxy.service_urls import InvalidURL, parse_setting
 from llm_proxy.sidecar.environment import ACCEPT_VARIABLE, accepted_settings, build_environment
 from llm_proxy.sidecar.process_log import log_line
@@ -56,15 +57,16 @@ def main(args: list[str] | None = None) -> int:
     release = version("litellm")
     if is_malicious("litellm", release):
         return _fail(EXIT_UNSAFE, f"litellm {release} was published with malicious code and never starts")
-    key = os.environ.get("LITELLM_MASTER_KEY", "")
-    if not key:
-        return _fail(EXIT_CONFIG, "LITELLM_MASTER_KEY is not set: the gateway's key at this sidecar")
     try:
+        os.environ.update(read_secret_files(os.environ))
         for name, read in STORE_URLS.items():
             if os.environ.get(name):
                 os.environ[name] = parse_setting(name, os.environ[name], read)
-    except InvalidURL as error:
+    except (InvalidURL, SecretFileUnreadable) as error:
         return _fail(EXIT_CONFIG, str(error))
+    key = os.environ.get("LITELLM_MASTER_KEY", "")
+    if not key:
+        return _fail(EXIT_CONFIG, "LITELLM_MASTER_KEY is not set: the gateway's key at this sidecar")
     environment = build_environment(os.environ, text) | {ACCEPT_VARIABLE: ",".join(accepted)}
     os.environ.clear()
     os.environ.update(environment)

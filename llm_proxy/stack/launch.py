@@ -17,6 +17,7 @@ from types import FrameType
 
 from llm_proxy import __version__
 from llm_proxy.hardening import harden_process, restrict_to_owner
+from llm_proxy.settings import unknown_settings
 from llm_proxy.stack.operator_env import OperatorEnv, create_missing, read_operator_env
 from llm_proxy.stack.plan import StackPlan, UpOptions, banner, make_plan
 from llm_proxy.stack.process import ManagedProcess, die_with_parent
@@ -167,7 +168,7 @@ def _with_secrets(env: OperatorEnv, print_line: PrintLine) -> OperatorEnv:
     created = create_missing(env, file)
     if created:
         print_line(f"created {len(created)} secrets in {file}")
-    for warning in env.warnings:
+    for warning in (*env.warnings, *unknown_settings(env.variables)):
         print_line(f"warning: {warning}")
     files = {**env.files, **dict.fromkeys(created, file)}
     return replace(env, variables={**env.variables, **created}, files=files)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from llm_proxy.secret_files import FILE_SUFFIX, read_secret_files
+
 SIDECAR_VARIABLES = re.compile(
     r"(?!LLM_PROXY_)\w+_(API_KEY|API_BASE|BASE_URL|API_VERSION|API_TOKEN)|"
     r"(AWS|AZURE|GOOGLE|GEMINI|VERTEX|VERTEXAI|HF|HUGGINGFACE|OLLAMA|LANGFUSE|OTEL|LITELLM|LLM_PROXY_SIDECAR)_\w+|"
@@ -57,18 +59,23 @@ class OperatorEnv:
 
 
 def read_operator_env(environment: Mapping[str, str], folder: Path) -> OperatorEnv:
-    """Reads `environment`, which overrides `folder/.env`, which overrides `folder/.keys/`."""
+    """Reads `environment`, which overrides `folder/.env`, which overrides `folder/.keys/`.
+
+    `NAME_FILE` stands for `NAME` where it is set. Raises `SecretFileUnreadable`.
+    """
     key_files = _key_files(folder / ".keys")
     dotenv = folder / ".env"
     variables = {name: path.read_text(encoding="utf-8").strip() for name, path in key_files.items()}
     files = dict(key_files)
-    for name, value in dotenv_values(dotenv).items():
-        if value:
-            variables[name], files[name] = value, dotenv
-    for name, value in environment.items():
-        if value:
-            variables[name] = value
+    for source, given in ((dotenv, dotenv_values(dotenv)), (None, environment)):
+        values = {name: value for name, value in given.items() if value}
+        from_files = read_secret_files(values)
+        for name in values:
             files.pop(name, None)
+        if source is not None:
+            files |= dict.fromkeys(values, source)
+        files |= {name: Path(values[f"{name}{FILE_SUFFIX}"]) for name in from_files}
+        variables |= values | from_files
     warnings = [
         f"{path} can be read by others: chmod 600 {path}"
         for path in key_files.values()

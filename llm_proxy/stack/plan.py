@@ -97,6 +97,9 @@ SIDECAR_LIST_FILE = "sidecars"
 DRAIN_DELAY = "LLM_PROXY__DRAIN_DELAY_S"
 MASTER_KEY_VARIABLES = ("LLM_PROXY__LITELLM_MASTER_KEY", "LITELLM_MASTER_KEY")
 
+GATEWAY_PREFIXES = ("LLM_PROXY_", "OTEL_", "LANGFUSE_")
+"""Variables of the gateway; its stores' addresses, host and port are given by their own names."""
+
 READ_AT_START_ONLY = re.compile(
     r"(DATABASE|REDIS|LIMITS_REDIS|CACHE_REDIS|LLM_CALLS_DATABASE)_URL|LITELLM_MASTER_KEY|LOCAL_MODEL_GGUF|"
     r"LLM_PROXY_(?!SIDECAR_|LOAD_BALANCE)\w+"
@@ -210,7 +213,7 @@ class StackPlan:
         if self.model_ports and self.operator_env.first("OPENAI_API_KEY") is None:
             variables["LLM_PROXY__DEFAULT_MODEL"] = CHAT_MODEL
         given = self.operator_env.variables
-        variables |= {name: value for name, value in given.items() if name.startswith("LLM_PROXY_")}
+        variables |= {name: value for name, value in given.items() if name.startswith(GATEWAY_PREFIXES)}
         fixed = {
             "LLM_PROXY__HOST": self.settings.host,
             "LLM_PROXY__LITELLM_PROXY_URL": f"@{self.state.absolute() / SIDECAR_LIST_FILE}",

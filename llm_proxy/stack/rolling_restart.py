@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from llm_proxy.secret_files import SecretFileUnreadable
 from llm_proxy.stack.operator_env import OperatorEnv
 from llm_proxy.stack.plan import StackPlan
 from llm_proxy.stack.probe import completed_calls, free_port, in_flight
@@ -29,7 +30,7 @@ RETRY_AFTER_S = 60.0
 """Pause after the replacement of a sidecar over its limits did not start."""
 
 STACK_STOPS = "the stack is stopping"
-_START_FAILURES = (OSError, UnicodeDecodeError, ProcessFailed)
+_START_FAILURES = (OSError, UnicodeDecodeError, ProcessFailed, SecretFileUnreadable)
 
 FileSignature = tuple[tuple[str, int, int], ...]
 ReadOperatorEnv = Callable[[], OperatorEnv]

@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -35,11 +37,27 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
 
 
+@dataclass(frozen=True, slots=True)
+class TraceTarget:
+    """Where spans go, and what is said of their origin.
+
+    Attributes:
+        endpoint: The collector's base address, or its address that ends in `/v1/traces`.
+        is_whole: Whether the address is used as it is.
+        headers: Sent with each delivery.
+        attributes: Of the resource; they win over name and version of this service.
+    """
+
+    endpoint: str
+    is_whole: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    attributes: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
 class Tracer:
     """Starts and ends spans, and delivers them to a collector."""
 
-    def __init__(self, endpoint: str, metrics: Metrics) -> None:
-        """`endpoint` is the collector's base address, or its address that ends in `/v1/traces`."""
+    def __init__(self, target: TraceTarget, metrics: Metrics) -> None:
         # Imported here: the SDK takes 30 MB and 0.3 s, and most gateways export no traces.
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -52,14 +70,15 @@ class Tracer:
         )  # its lines would hold the collector's address
         self._metrics = metrics
         self._ended = 0
-        self._exporter = _CountingExporter(_otlp_exporter(endpoint), metrics)
+        self._exporter = _CountingExporter(_otlp_exporter(target), metrics)
         self._processor = BatchSpanProcessor(
             self._exporter,  # type: ignore[arg-type]  # it is one in all but its import
             max_queue_size=MAX_SPANS,
             max_export_batch_size=MAX_SPANS,
             schedule_delay_millis=1000 * DELIVER_EVERY_S,
         )
-        service = Resource({"service.name": "llm-proxy", "service.version": __version__})
+        own = {"service.name": "llm-proxy", "service.version": __version__}
+        service = Resource({**own, **target.attributes})
         self._provider = TracerProvider(sampler=DEFAULT_ON, resource=service, shutdown_on_exit=False)
         self._provider.add_span_processor(self._processor)
         self._tracer = self._provider.get_tracer("llm_proxy", __version__, schema_url=SCHEMA_URL)
@@ -169,16 +188,20 @@ def span_attributes(call: FinishedCall) -> dict[str, str | int | float]:
     }
 
 
-def _otlp_exporter(endpoint: str) -> "SpanExporter":
+def _otlp_exporter(target: TraceTarget) -> "SpanExporter":
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from requests import Session  # noqa: PLC0415
 
-    url = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
-    path = url.path if url.path.endswith("/v1/traces") else f"{url.path.rstrip('/')}/v1/traces"
+    url = urlsplit(target.endpoint if "://" in target.endpoint else f"http://{target.endpoint}")
+    is_whole = target.is_whole or url.path.endswith("/v1/traces")
+    path = url.path if is_whole else f"{url.path.rstrip('/')}/v1/traces"
     session = Session()
     session.trust_env = False  # no proxy from the environment
     return OTLPSpanExporter(
-        urlunsplit((url.scheme, url.netloc.rpartition("@")[2], path, "", "")),
+        urlunsplit(
+            (url.scheme, url.netloc.rpartition("@")[2], path, url.query if target.is_whole else "", "")
+        ),
+        headers=dict(target.headers),
         certificate_file=ssl.get_default_verify_paths().cafile,
         timeout=TIMEOUT_S,
         session=session,

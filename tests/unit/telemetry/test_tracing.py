@@ -11,7 +11,14 @@ from opentelemetry.trace import Span
 from usage_records import record
 
 from llm_proxy.telemetry import Metrics
-from llm_proxy.telemetry.tracing import SCHEMA_URL, Tracer, span_attributes, span_name, traceparent_of
+from llm_proxy.telemetry.tracing import (
+    SCHEMA_URL,
+    Tracer,
+    TraceTarget,
+    span_attributes,
+    span_name,
+    traceparent_of,
+)
 
 CALLERS = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -19,7 +26,7 @@ CALLERS = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 @pytest.fixture
 async def tracer(free_port: int) -> AsyncIterator[Tracer]:
     """Yields a tracer whose collector is unavailable."""
-    one = Tracer(f"http://127.0.0.1:{free_port}", Metrics())
+    one = Tracer(TraceTarget(f"http://127.0.0.1:{free_port}"), Metrics())
     yield one
     await one.stop()
 
