@@ -54,13 +54,18 @@ def build_catalog(
             for source, targets in rule.items():
                 rules.setdefault(source, []).extend(_group_name(one) for one in as_list(targets))
     defaults = rules.pop("*", [])
+    groups = [
+        _group(router, name, rules.get(name, []), with_timeouts=with_timeouts)
+        for name in _model_names(router)
+    ]
+    guardrails = list(guardrails)
+    if guardrails:  # a native call sends the caller's body as it was, past every mask
+        for deployment in (one for group in groups for one in group["deployments"]):
+            deployment["native"] = []
     return {
         "watched": observed,
-        "guardrails": list(guardrails),
-        "groups": [
-            _group(router, name, rules.get(name, []), with_timeouts=with_timeouts)
-            for name in _model_names(router)
-        ],
+        "guardrails": guardrails,
+        "groups": groups,
         "fallback_rules": {source: list(dict.fromkeys(targets)) for source, targets in rules.items()},
         "default_fallbacks": list(
             dict.fromkeys([*as_list(getattr(router, "default_fallbacks", None)), *defaults])

@@ -297,6 +297,20 @@ async def test_explain_names_the_guardrails_of_a_call(gateway_url: str) -> None:
     assert found["guardrails"] == [{"name": one, "modes": both} for one in ("house", "group", "on request")]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_responses_are_guarded_as_chats_are(
+    gateway_url: str,
+    streamed: bool,  # noqa: FBT001 -- a parameter
+) -> None:
+    """Before the call and, whole, after it; its error body is that route's."""
+    for said, status in (("detail", 400), *(() if streamed else (("after", 422),))):
+        body = {"model": "guarded", "input": said, "stream": streamed, "store": False}
+        async with _client(KEY) as client:
+            answer = await client.post(f"{gateway_url}/v1/responses", json=body)
+        assert (answer.status_code, answer.headers["x-llm-proxy-refused-by"]) == (status, "guardrail")
+        assert "against the house rules" in answer.json()["error"]["message"]
+
+
 async def _record(url: str, answer: httpx.Response) -> Json:
     """The record of a call, once it is written."""
     path = f"{url}/v1/requests/{answer.headers['x-request-id']}"
