@@ -7,12 +7,14 @@ from fastapi import APIRouter, Depends
 
 from llm_proxy.admission import PolicyDefaults
 from llm_proxy.app.stages import Database, Stages
+from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.edge.inference import RequestReader
 from llm_proxy.edge.routes import (
     audit,
     health,
     keys,
     limits,
+    messages,
     models,
     notifications,
     policies,
@@ -38,6 +40,7 @@ from llm_proxy.notify import Outbox
 from llm_proxy.settings import Settings
 from llm_proxy.upstream import CachePurge, SidecarClient
 from llm_proxy.upstream.client import purge_cache
+from llm_proxy.upstream.token_counter import TokenCounter
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ def build_routers(
         usage.router(stored, auth, admission),
         health.router(report, auth),
         health.metrics_router(stages.metrics, auth),
+        messages.router(MESSAGES, reader, TokenCounter(stages.client)),
         models.router(catalog, auth, settings.default_models),
         models.admin_router(
             catalog, in_postgres, ModelProbe(stages.services), record=record, require_actor=require_actor

@@ -49,6 +49,7 @@ class Call(NamedTuple):
         timeout_s: The caller's own timeout; None for the default.
         context: What the dialect keeps of the request for its answer: an immutable object of its own.
         provider_headers: Headers that the provider gets with the call; the dialect allows each.
+        optional_fields: Fields of `body` that are left out where a model is known not to have them.
     """
 
     endpoint: Endpoint
@@ -66,3 +67,4 @@ class Call(NamedTuple):
     timeout_s: float | None = None
     context: object = None
     provider_headers: tuple[tuple[str, str], ...] = ()
+    optional_fields: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from llm_proxy.dialects import Dialect
 from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
 from llm_proxy.dialects.internal import INTERNAL
+from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.endpoints import Endpoint
 
@@ -46,6 +47,12 @@ _FIXED_ROUTES = (
         "Create a text completion, whole or streamed.",
     ),
     InferenceRoute(("/v1/embeddings", "/embeddings"), "embeddings", OPENAI, "Create embedding vectors."),
+    InferenceRoute(
+        ("/v1/messages", "/messages"),
+        "messages",
+        MESSAGES,
+        "Create a message in Anthropic's API, whole or streamed.",
+    ),
     InferenceRoute(
         ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."
     ),

@@ -17,6 +17,7 @@ from llm_proxy.dialects.routes import RouteTable, canonical_path
 from llm_proxy.edge.inference import InferenceEndpoint, RequestLimits
 from llm_proxy.edge.request import Message, Receive, Scope, Send, validate_head
 from llm_proxy.edge.responses import error_headers, send_json
+from llm_proxy.edge.routes.messages import COUNT_PATHS
 from llm_proxy.errors import APIError, BodyTooLarge, MethodNotAllowed, RequestTimeout
 from llm_proxy.telemetry import uuid7
 
@@ -24,7 +25,7 @@ ASGIApplication = Callable[[Any, Any, Any], Awaitable[None]]
 
 MAX_MANAGEMENT_BODY_BYTES = 2**20
 """Bound of a management route's body: FastAPI reads it before authentication."""
-EXPLAIN_PATH = b"/v1/explain"
+HOLDING_CALLS = frozenset({"/v1/explain", *COUNT_PATHS})
 """The one management route that takes inference bodies; it authenticates first."""
 
 
@@ -63,8 +64,8 @@ class Dispatcher:
         # Path parameters are decoded later (`management_app`); for HEAD, uvicorn drops the body.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         scope = {**scope, "path": canonical_path(scope["raw_path"].decode("ascii")), "method": method}
-        limits, explains = self._limits, scope["raw_path"] == EXPLAIN_PATH
-        max_bytes = limits.max_body_bytes if explains else MAX_MANAGEMENT_BODY_BYTES
+        limits, holds_call = self._limits, scope["path"] in HOLDING_CALLS
+        max_bytes = limits.max_body_bytes if holds_call else MAX_MANAGEMENT_BODY_BYTES
         await self._management(
             scope, _bounded_receive(receive, max_bytes, limits.body_timeout_s), _with_request_id(send)
         )

@@ -18,6 +18,7 @@ from llm_proxy.call_context import CallContext
 from llm_proxy.call_guard import GroupTimeouts, TimeoutPolicy
 from llm_proxy.dialects import Call, Dialect
 from llm_proxy.dialects.dialect import BodyLimits, ResponseMeta, StreamRenderer
+from llm_proxy.dialects.messages.dialect import Count, MessagesDialect
 from llm_proxy.dialects.request_options import parse_request_options
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge import responses
@@ -93,6 +94,14 @@ class RequestReader:
         options = parse_request_options(headers.items())
         call = route.dialect.parse(route.endpoint, body, options, models, limits)
         return on_behalf_of(caller, attribution_from_headers(headers), call.attribution), call
+
+    async def read_count(self, request: Request, dialect: MessagesDialect) -> tuple[Caller, Count]:
+        """Returns the caller of a request to count tokens, and what to count; raises `APIError`."""
+        headers = read_headers(request.scope, max_bytes=self.limits.max_header_bytes)
+        caller = await self.authenticate(headers)
+        body = await read_body(request.receive, headers, max_bytes=self.limits.max_body_bytes)
+        options = parse_request_options(headers.items())
+        return caller, dialect.parse_count(body, options, self._catalog.models_for(caller), self.limits.body)
 
     async def read_explain_request(
         self, request: Request, of_key: Caller | None = None

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
+from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.responses import error_headers
@@ -182,7 +183,7 @@ def _add_exception_handlers(
         on_error(request.scope, error)
         if record_rejection is not None:
             await record_rejection(request, error)
-        return error_response(error)
+        return error_response(error, request.scope)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 -- registered for this class
@@ -224,12 +225,25 @@ async def _decode_parameters(request: Request) -> None:
     request.scope["path_params"] = {name: unquote(value) for name, value in parameters.items()}
 
 
-def error_response(error: APIError) -> Response:
-    """Returns an error as a response in OpenAI's envelope, with a request id."""
-    response = Response(orjson.dumps(error.body()), status_code=error.status, media_type="application/json")
+def error_response(error: APIError, scope: Scope) -> Response:
+    """Returns an error as a response with a request id; for Anthropic's clients in their envelope."""
+    request_id = str(uuid7())
+    headers = [("x-request-id", request_id)]
+    body = error.body()
+    if speaks_anthropic(scope):
+        body = MESSAGES.error(error, request_id)
+        headers += MESSAGES.headers(request_id, error)
+    response = Response(orjson.dumps(body), status_code=error.status, media_type="application/json")
     response.raw_headers.extend(error_headers(error))
-    response.raw_headers.append((b"x-request-id", str(uuid7()).encode()))
+    response.raw_headers.extend((name.encode(), value.encode()) for name, value in headers)
     return response
+
+
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether a request comes from a client of Anthropic's API."""
+    return scope["path"].startswith("/v1/messages") or any(
+        name == b"anthropic-version" for name, _ in scope["headers"]
+    )
 
 
 def _allowed_methods(routes: Iterable[BaseRoute], path: str) -> str:

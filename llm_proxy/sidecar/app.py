@@ -41,6 +41,7 @@ INFERENCE_ENDPOINTS = {one.path: (name, one) for name, one in ENDPOINTS.items()}
 JSON_CONTENT_TYPE = [(b"content-type", b"application/json")]
 UNREADABLE_RESPONSE = error_body("The model's answer could not be read.", "server_error", "provider_error")
 COUNT_PATH = "/llmp/count_tokens"
+OPTIONAL_HEADER = b"x-llmp-optional-fields"
 HEALTH_PATHS = ("/health/liveliness", "/health/readiness")
 
 
@@ -106,7 +107,7 @@ class SidecarApp:
             await send_json(send, 404, error_body("No such route.", "invalid_request_error", "not_found"))
 
     async def _process_call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome, sending = CallOutcome(), StartedFlag(send)
+        outcome, sending = CallOutcome(optional_fields=_optional_fields(scope)), StartedFlag(send)
         forward = partial(_call_litellm, path, outcome)
         try:
             if self.cache is not None and path in self.cache.paths:
@@ -155,6 +156,11 @@ class SidecarApp:
     def _is_authorized(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         return len(given) == 1 and hmac.compare_digest(given[0], b"Bearer " + self.key.encode())
+
+
+def _optional_fields(scope: Scope) -> tuple[str, ...]:
+    stated = next((value for name, value in scope["headers"] if name == OPTIONAL_HEADER), b"")
+    return tuple(stated.decode("latin-1").split(",")) if stated else ()
 
 
 class StartedFlag:

@@ -69,6 +69,7 @@ class CallOutcome:
         native_body: The JSON of a call that reaches its provider as it was sent; empty for any other.
         native_answer: The provider's complete answer to such a call.
         native_cost_usd: What that answer cost, where LiteLLM may not say it; None if it is not known.
+        optional_fields: Fields that a model may lack, as the gateway says.
     """
 
     error: BaseException | None = None
@@ -83,6 +84,7 @@ class CallOutcome:
     native_body: bytes = b""
     native_answer: bytes | None = None
     native_cost_usd: float | None = None
+    optional_fields: tuple[str, ...] = ()
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -143,6 +145,12 @@ def outcome_in_context(outcome: CallOutcome) -> Generator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+def optional_fields() -> tuple[str, ...]:
+    """Return the fields of the running call that are left out where the model lacks them."""
+    outcome = _CURRENT.get()
+    return outcome.optional_fields if outcome is not None else ()
 
 
 def record_error(error: BaseException) -> None:

@@ -4,7 +4,7 @@ Invariants: no tokenizer is downloaded and no link of a prompt is followed; a pa
 nothing; a body that LiteLLM cannot count is an answer of its own, never an exception.
 """
 
-from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.json_access import Json, as_list, as_object, is_array
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.process_log import log_line
 
@@ -37,9 +37,7 @@ async def count_tokens(body: Json) -> tuple[int, Json]:
 
 
 def _with_countable_parts(message: Json) -> Json:
-    content = message.get("content")
-    if not isinstance(content, list):
+    if not is_array(message.get("content")):
         return message
-    return message | {
-        "content": [one for one in as_list(content) if as_object(one).get("type") in COUNTED_PARTS]
-    }
+    parts = as_list(message["content"])
+    return message | {"content": [one for one in parts if as_object(one).get("type") in COUNTED_PARTS]}

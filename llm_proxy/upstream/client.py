@@ -36,6 +36,8 @@ MAX_ERROR_BYTES = 256 * 2**10
 _USER_AGENT = "llm-proxy"
 _SHOW_TEXT = "litellm-disable-message-redaction: true\r\n"
 """LiteLLM's header for: this call's text may be shown, although texts in general may not."""
+OPTIONAL_HEADER = "x-llmp-optional-fields"
+"""Our sidecar leaves these fields out where it knows that the model has none of them."""
 CACHE_PATH = "/llmp/cache"
 PURGE_TIMEOUT_S = 60.0
 
@@ -90,7 +92,16 @@ class SidecarClient:
         self, sidecar: Sidecar, path: str, body: bytes, *, timeout_s: float
     ) -> tuple[int, bytes]:
         """Sends a small DELETE with a JSON body; raises `OSError`, of which `TimeoutError` is one."""
-        address, head = self._target(sidecar, "DELETE", path)
+        return await self._send_body(sidecar, ("DELETE", path), body, timeout_s)
+
+    async def post(self, sidecar: Sidecar, path: str, body: bytes, *, timeout_s: float) -> tuple[int, bytes]:
+        """Sends a POST that is no call; raises `OSError`, of which `TimeoutError` is one."""
+        return await self._send_body(sidecar, ("POST", path), body, timeout_s)
+
+    async def _send_body(
+        self, sidecar: Sidecar, line: tuple[str, str], body: bytes, timeout_s: float
+    ) -> tuple[int, bytes]:
+        address, head = self._target(sidecar, *line)
         return await self._request(
             address, head + b"content-length: %d\r\n\r\n" % len(body) + body, timeout_s
         )
@@ -120,7 +131,7 @@ class SidecarClient:
         cached = self._controls.uses_cache(call, caller, catalog)
         headers = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
         headers += f"traceparent: {traceparent}\r\n" if traceparent is not None else ""
-        headers += "".join(f"{name}: {value}\r\n" for name, value in call.provider_headers)
+        headers += "".join(f"{name}: {value}\r\n" for name, value in _headers_of(call))
         headers += _SHOW_TEXT if self._controls.shows_text(caller, catalog) else ""
         rest = f"{headers}\r\n".encode() + body
         timeouts = self.timeouts.for_group(call.group)
@@ -242,6 +253,13 @@ class SidecarClient:
             head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             target = self._targets[sidecar.url, path] = address, head.encode("latin-1")
         return target
+
+
+def _headers_of(call: Call) -> tuple[tuple[str, str], ...]:
+    """The headers that a call itself asks for."""
+    if not call.optional_fields:
+        return call.provider_headers
+    return *call.provider_headers, (OPTIONAL_HEADER, ",".join(call.optional_fields))
 
 
 def _error_of(

@@ -23,6 +23,7 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+_FINAL = frozenset({400, 401, 403, 404, 413, 422})
 _FIRST_OF_SERVER_ERRORS = 500
 _CONTEXT = "context_length_exceeded"
 _PROMPT_TOO_LONG = re.compile(r"prompt is too long: \d+ tokens > \d+ maximum")
@@ -43,13 +44,18 @@ def error_type(error: APIError) -> str:
     return _TYPES.get(error.status, fallback)
 
 
-def render_error(error: APIError, request_id: str | None = None) -> Json:
+def render_error(error: APIError, request_id: str = "") -> Json:
     """Returns the envelope of an error."""
     envelope: Json = {
         "type": "error",
         "error": {"type": error_type(error), "message": _message(error)},
     }
     return envelope | ({"request_id": request_id} if request_id else {})
+
+
+def is_final(error: APIError) -> bool:
+    """Whether the same request cannot pass when it is sent again: clients repeat 400 and 404 otherwise."""
+    return error.status in _FINAL and error.retry_after_s is None
 
 
 def error_event(error: APIError) -> bytes:

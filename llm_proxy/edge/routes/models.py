@@ -3,7 +3,7 @@
 Invariants: a caller sees configured groups it may use, no wildcard's expansion and no deployment's address; a
 model it may not use is 404. Health comes from live traffic; a probe runs on request only, never from a cache
 or a fallback, within `PROBE_MAX_TOKENS`, and is recorded like any call.
-Source: https://platform.openai.com/docs/api-reference/models.
+Source: https://platform.openai.com/docs/api-reference/models; Anthropic's for `anthropic-version`.
 """
 
 import asyncio
@@ -22,9 +22,12 @@ from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Call
 from llm_proxy.dialects.dialect import ListedModel
 from llm_proxy.dialects.internal import INTERNAL
+from llm_proxy.dialects.messages.models import model_page
+from llm_proxy.dialects.messages.models import render_model as anthropic_model
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.openai import render_model as openai_model
 from llm_proxy.edge.auth import ActorDependency, AuthDependencies
+from llm_proxy.edge.routes.messages import anthropic_response
 from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError, BadRequest, ModelNotFound, NotFound, StoreUnavailable
@@ -61,9 +64,9 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
     @routes.get("/v1/models", summary="List the models the key may use.")
     @routes.get("/models", include_in_schema=False)
     @routes.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
-    async def listed(caller: Annotated[Caller, require_caller]) -> Response:
+    async def listed(request: Request, caller: Annotated[Caller, require_caller]) -> Response:
         known = _require_catalog(catalog.snapshot)
-        return _json(OPENAI.render_models(_listed_model(known, name) for name in usable(caller, known)))
+        return _list(request, [_listed_model(known, name) for name in usable(caller, known)])
 
     @routes.get(
         "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
@@ -77,7 +80,7 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
             raise ModelNotFound(
                 f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
             )
-        return _json(openai_model(_listed_model(known, model)))
+        return _one(request, _listed_model(known, model))
 
     @routes.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
     async def internal(caller: Annotated[Caller, require_caller]) -> Response:
@@ -85,6 +88,18 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
         return _json(INTERNAL.render_models([_listed_model(known, name) for name in usable(caller, known)]))
 
     return routes
+
+
+def _list(request: Request, found: list[ListedModel]) -> Response:
+    if "anthropic-version" in request.headers:
+        return anthropic_response(model_page(found, request.query_params))
+    return _json(OPENAI.render_models(found))
+
+
+def _one(request: Request, found: ListedModel) -> Response:
+    if "anthropic-version" in request.headers:
+        return anthropic_response(anthropic_model(found))
+    return _json(openai_model(found))
 
 
 def _require_catalog(catalog: Catalog | None) -> Catalog:

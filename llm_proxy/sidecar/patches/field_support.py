@@ -1,4 +1,4 @@
-"""Leaves out a documented default value where the chosen deployment's provider does not support the field.
+"""Leaves out what asks for nothing, or is optional, where the deployment's provider has no such field.
 
 LiteLLM rejects the call for `store: false` or `top_p: 1`, and translates some defaults into other values.
 Invariants: decided for each attempt; a provider of OpenAI's format gets every field; a value that is no
@@ -144,6 +144,7 @@ def _translate(translate: Translate, options: Json) -> Untyped:
 def _sets_to_leave_out(options: Json) -> Iterator[set[str]]:
     """Yield sets of fields with default values: the neutral ones, then as few others as possible."""
     neutral, others = set(neutral_fields(options)), sampling_fields(options)
+    others += [name for name in call_outcome.optional_fields() if options.get(name) and name not in others]
     if neutral:
         yield neutral
     for count in range(1, len(others) + 1):
