@@ -14,6 +14,7 @@ from llm_proxy.edge.routes import (
     health,
     keys,
     limits,
+    litellm_clients,
     messages,
     models,
     notifications,
@@ -89,6 +90,7 @@ def build_routers(
         models.admin_router(
             catalog, in_postgres, ModelProbe(stages.services), record=record, require_actor=require_actor
         ),
+        litellm_clients.router(catalog, admission, auth, settings.default_models),
         limits.router(
             admission,
             caller=auth.require_caller,

@@ -6,6 +6,7 @@ Invariants: a command prints text and tables, with `--json` one JSON document; e
 
 import importlib
 import logging
+import os
 import sys
 from typing import NoReturn
 
@@ -66,12 +67,30 @@ def commands() -> None:
     """A thin, hardened, fast gateway for LiteLLM."""
 
 
+def _own_arguments(arguments: list[str]) -> list[str]:
+    """Returns the arguments; those of LiteLLM's image in the words of `up`."""
+    if not arguments or not arguments[0].startswith(("--", "litellm")):
+        return arguments
+    from llm_proxy.cli.litellm_arguments import translate  # noqa: PLC0415 -- most commands need it not
+    from llm_proxy.cli.printing import warn  # noqa: PLC0415 -- the same
+
+    found = translate(arguments, os.environ)
+    if found is None:
+        return arguments
+    if found.is_debugging:
+        os.environ.setdefault("LLM_PROXY__LOG_LEVEL", "DEBUG")
+    warn(f"LiteLLM's arguments are read as: llm-proxy {' '.join(found.arguments)}")
+    if found.ignored:
+        warn(f"without effect here: {', '.join(found.ignored)}")
+    return found.arguments
+
+
 def main() -> NoReturn:
     """Runs the command line and exits; every error is printed here, in one form."""
     # Commands print their own errors: the packages' log lines would repeat them.
     logging.getLogger("llm_proxy").addHandler(logging.NullHandler())
     try:
-        sys.exit(commands.main(prog_name="llm-proxy", standalone_mode=False))
+        sys.exit(commands.main(_own_arguments(sys.argv[1:]), prog_name="llm-proxy", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)

@@ -20,6 +20,7 @@ from starlette.types import Lifespan
 
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
+from llm_proxy.edge.litellm_paths import where_it_went
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.responses import error_headers
 from llm_proxy.endpoints import ENDPOINTS
@@ -262,7 +263,8 @@ def error_from_http(error: HTTPException, method: str, path: str, methods: str) 
     if error.status_code == 405 and methods:
         return MethodNotAllowed(f"This path takes {methods}.", headers=(("allow", methods),))
     if error.status_code in (404, 405):
-        return NotFound(f"Unknown request URL: {method} {path[:200]}.", code="unknown_url")
+        message = f"Unknown request URL: {method} {path[:200]}.{where_it_went(path)}"
+        return NotFound(message, code="unknown_url")
     return BadRequest("The request could not be read.")
 
 

@@ -136,6 +136,9 @@ def _deployment(entry: Json) -> Json:
         "native": native_wires.native_endpoints(params, info, model, protocol),
         **{name: known.get(name) for name in TOKEN_LIMITS},
         **{name: _decimal_text(known.get(name)) for name in BASE_PRICES},
+        "features": sorted(
+            name for name, has in known.items() if name.startswith("supports_") and has is True
+        ),
     }
 
 

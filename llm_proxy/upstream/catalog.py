@@ -33,6 +33,7 @@ class Deployment:
         silence_s: How long LiteLLM may be silent in a call, retries included; None: the file says nothing.
         idle_s: How long it waits between two frames of a stream; None likewise.
         native: The endpoints whose own protocol it speaks, of `NATIVE_ENDPOINTS`.
+        features: What the model can do, in LiteLLM's words: `supports_vision` ...
     """
 
     id: str
@@ -48,6 +49,7 @@ class Deployment:
     silence_s: float | None = None
     idle_s: float | None = None
     native: frozenset[str] = frozenset()
+    features: tuple[str, ...] = ()
 
 
 RETRY_PAUSE_S = 10.0
@@ -279,6 +281,7 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
                 _timestamp(one.get("created")),
                 *_stated_timeouts(one),
                 frozenset(str(name) for name in as_list(one.get("native"))),
+                tuple(one.get("features") or ()),
             )
             for one in as_objects(entry.get("deployments"))
         )
@@ -370,6 +373,7 @@ def _deployment(entry: Json, *, wildcard: bool) -> Deployment:
         usd_to_pico(info.get("input_cost_per_token")) if priced else None,
         usd_to_pico(info.get("output_cost_per_token")) if priced else None,
         max_input_tokens=token_count(info.get("max_input_tokens")),
+        features=tuple(name for name, has in info.items() if name.startswith("supports_") and has is True),
     )
 
 

@@ -168,3 +168,54 @@ async def test_wrong_input_is_said_in_a_line(litellm_url: str, files: Path, post
     await run(postgres_url, *words, code=2, LITELLM_SALT_KEY="sk-another")
     await run(postgres_url, "import", "litellm", "--from", postgres_url, code=2)
     await run(postgres_url, "import", "litellm", "--from", "mysql://a:secret@b/c", code=2)
+
+
+async def test_what_litellm_s_clients_ask_about_models_and_their_key(
+    stack: RunningStack, imported: dict[str, object]
+) -> None:
+    """Only what the key may use; its own budget with what was spent; no other key."""
+    assert imported["applied"]
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url, timeout=20) as client:
+        narrow, begun = {"Authorization": f"Bearer {NARROW}"}, {"Authorization": f"Bearer {BEGUN}"}
+        for path in ("/v1/model/info", "/model/info"):
+            [model] = (await client.get(path, headers=narrow)).json()["data"]
+            assert (model["model_name"], model["model_info"]["id"]) == ("plain", "plain")
+            assert model["model_info"]["input_cost_per_token"] == 1e-6
+            assert "api_key" not in model["litellm_params"]
+        assert (await client.get("/model/info?litellm_model_id=none", headers=narrow)).json() == {"data": []}
+        claude = (await client.get("/v1/model/info?litellm_model_id=claude", headers=begun)).json()["data"]
+        assert claude[0]["model_info"]["supports_vision"]
+        info = (await client.get("/key/info", headers=begun, params={"key": BEGUN})).json()["info"]
+        assert (info["max_budget"], info["budget_duration"], info["models"]) == (100.0, "1d", [])
+        assert 40.25 <= info["spend"] < 41
+        assert (await client.get("/key/info", headers=begun, params={"key": FREE})).status_code == 404
+        assert (await client.get("/key/info")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "path", ["/key/generate", "/team/new", "/spend/logs", "/model/new", "/ui/", "/health/services"]
+)
+async def test_a_path_of_litellm_s_says_where_it_went(stack: RunningStack, path: str) -> None:
+    """404 in OpenAI's envelope, with what takes its place."""
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url) as client:
+        error = (await client.post(path, json={})).json()["error"]
+        other = (await client.get("/keyring")).json()["error"]
+    assert (error["code"], "Of LiteLLM's API: " in error["message"]) == ("unknown_url", True)
+    assert "LiteLLM" not in other["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health",
+        "/health/liveliness",
+        "/health/liveness",
+        "/health/readiness",
+        "/health/live",
+        "/health/ready",
+    ],
+)
+async def test_litellm_s_health_paths_answer(stack: RunningStack, path: str) -> None:
+    """What probes and monitors of a LiteLLM proxy ask."""
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url) as client:
+        assert (await client.get(path)).status_code == 200

@@ -54,18 +54,14 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
     )
     require_caller = Depends(auth.require_caller)
 
-    def may_use(caller: Caller, known: Catalog, name: str) -> bool:
-        models = allowed_models(caller, default_models, known.names) or ()
-        return is_model_allowed(models, known.resolved(name), known.resolved)
-
     def usable(caller: Caller, known: Catalog) -> list[str]:
-        return [name for name in known.names if may_use(caller, known, name)]
+        return usable_models(caller, known, default_models)
 
     @routes.get("/v1/models", summary="List the models the key may use.")
     @routes.get("/models", include_in_schema=False)
     @routes.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
     async def listed(request: Request, caller: Annotated[Caller, require_caller]) -> Response:
-        known = _require_catalog(catalog.snapshot)
+        known = require_catalog(catalog.snapshot)
         return _list(request, [_listed_model(known, name) for name in usable(caller, known)])
 
     @routes.get(
@@ -75,8 +71,8 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
     async def one(request: Request, model: str, caller: Annotated[Caller, require_caller]) -> Response:
         if not model:
             raise NotFound(f"Unknown request URL: GET {request.scope['path']}.", code="unknown_url")
-        known = _require_catalog(catalog.snapshot)
-        if known.find_group(model) is None or not may_use(caller, known, model):
+        known = require_catalog(catalog.snapshot)
+        if known.find_group(model) is None or not may_use(caller, known, model, default_models):
             raise ModelNotFound(
                 f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
             )
@@ -84,7 +80,7 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
 
     @routes.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
     async def internal(caller: Annotated[Caller, require_caller]) -> Response:
-        known = _require_catalog(catalog.snapshot)
+        known = require_catalog(catalog.snapshot)
         return _json(INTERNAL.render_models([_listed_model(known, name) for name in usable(caller, known)]))
 
     return routes
@@ -102,7 +98,19 @@ def _one(request: Request, found: ListedModel) -> Response:
     return _json(openai_model(found))
 
 
-def _require_catalog(catalog: Catalog | None) -> Catalog:
+def may_use(caller: Caller, known: Catalog, name: str, default_models: tuple[str, ...]) -> bool:
+    """Whether a caller may use a model; `default_models` hold for callers without a list."""
+    models = allowed_models(caller, default_models, known.names) or ()
+    return is_model_allowed(models, known.resolved(name), known.resolved)
+
+
+def usable_models(caller: Caller, known: Catalog, default_models: tuple[str, ...]) -> list[str]:
+    """Returns the listed groups that a caller may use."""
+    return [name for name in known.names if may_use(caller, known, name, default_models)]
+
+
+def require_catalog(catalog: Catalog | None) -> Catalog:
+    """Returns the catalog; raises `StoreUnavailable` while it is not known."""
     if catalog is None:
         raise StoreUnavailable("The list of models is not known yet; please try again.", retry_after_s=2)
     return catalog
@@ -213,7 +221,7 @@ def admin_router(
         dependencies=[Depends(require_actor)],
     )
     async def listed() -> Json:
-        known = _require_catalog(catalog.snapshot)
+        known = require_catalog(catalog.snapshot)
         health = await _model_health(usage)
         groups = [_group_document(group, health) for group in known.groups.values()]
         return {"data": groups, "window_s": int(WINDOW.total_seconds())}
@@ -224,7 +232,7 @@ def admin_router(
         responses={404: {"description": "No such model."}},
     )
     async def test(model: str, who: Annotated[Actor, Depends(require_actor)]) -> Json:
-        group = _require_catalog(catalog.snapshot).find_group(model)
+        group = require_catalog(catalog.snapshot).find_group(model)
         if group is None:
             raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="id")
         async with (record or log_change)(who, "models.test", model) as detail:
