@@ -1,7 +1,7 @@
 # llm-proxy as images. Targets: `gateway` (no LiteLLM in it), `sidecar` (LiteLLM, never published), and the
 # default, both in one container:
 #   docker build -t llm-proxy . && docker run -p 7007:7007 -e OPENAI_API_KEY=… llm-proxy
-ARG BASE=python:3.12-slim
+ARG BASE=docker.io/library/python:3.12-slim
 
 # ---- environments, built from the lock files with hashes ---------------------------------------------------
 FROM ${BASE} AS builder

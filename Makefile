@@ -45,6 +45,7 @@ check: setup-dev ## Run linters, type checkers, import contracts, the alert rule
 
 alerts: ## Test the alert rules with Prometheus's promtool, if it is available.
 	@sh scripts/promtool.sh test rules deploy/alerts_test.yml
+	@sh scripts/promtool.sh check config --syntax-only deploy/prometheus.yml
 
 lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
 	$(BIN)/ruff check

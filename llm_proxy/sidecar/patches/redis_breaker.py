@@ -25,6 +25,11 @@ STABLE_S = 10.0
 MAX_PAUSE_S = 30.0
 START_TIMEOUT_S = 2.0
 
+MISSING_EVICTION = (
+    "the cache's Redis does not evict (maxmemory-policy noeviction): once its memory is full, nothing is"
+    " cached, and if it keeps the limits too, they fail; CACHE_REDIS_URL names another, with allkeys-lru"
+)
+
 _T = TypeVar("_T")
 
 
@@ -42,6 +47,19 @@ async def wait_for_redis() -> None:
     breaker = getattr(litellm_internals.proxy_module().redis_usage_cache, "_circuit_breaker", None)
     if isinstance(breaker, RedisCircuitBreaker):
         await breaker.wait_closed(START_TIMEOUT_S)
+        if not breaker.is_open():
+            await tell_missing_eviction(breaker.client())
+
+
+async def tell_missing_eviction(client: Untyped) -> None:
+    """Log that this Redis does not evict: a limits store is such a one, and a full one admits no call."""
+    try:
+        async with asyncio.timeout(ACCESS_TIMEOUT_S):
+            memory = await client.info("memory")
+    except Exception:  # noqa: BLE001 -- it may not be told, or the server is gone again
+        return
+    if memory.get("maxmemory_policy") == "noeviction":
+        log_line(MISSING_EVICTION)
 
 
 def _with_timeout(run: Untyped) -> Untyped:
@@ -80,7 +98,7 @@ class RedisCircuitBreaker:
     generation = 0
 
     def __init__(self, client: Callable[[], Untyped]) -> None:
-        self._client = client
+        self.client = client
         self._open = True
         self._probe_task: asyncio.Task[None] | None = None
         self._pause_s, self._closed_at_s = 0.0, 0.0
@@ -138,7 +156,7 @@ class RedisCircuitBreaker:
     async def _ping(self) -> bool:
         try:
             async with asyncio.timeout(ACCESS_TIMEOUT_S):
-                await self._client().ping()
+                await self.client().ping()
         except Exception:  # noqa: BLE001 -- any exception of the client means that Redis is unavailable
             return False
         return True

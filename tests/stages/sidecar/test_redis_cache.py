@@ -7,14 +7,17 @@ import socket
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
 import pytest
+import redis.asyncio
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.sidecar.config import CACHE_NAMESPACE
+from llm_proxy.sidecar.patches.redis_breaker import MISSING_EVICTION, tell_missing_eviction
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.stores import valkey_spec, valkey_url
 
@@ -38,6 +41,17 @@ async def test_embeddings_are_cached(sidecar: Sidecar) -> None:
         assert (await sidecar.post("/v1/embeddings", {"model": "embed", "input": prompt})).status == 200
         await asyncio.sleep(0.2)
     assert await request_count(sidecar, prompt) == 1
+
+
+async def test_a_cache_that_does_not_evict_is_told(
+    cache_redis_url: str, limits_redis_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It may be the limits' store; one that evicts is what a cache needs, one that is away tells nothing."""
+    for url in (cache_redis_url, "redis://127.0.0.1:1", limits_redis_url):
+        client: Any = redis.asyncio.from_url(url)
+        await tell_missing_eviction(client)
+        await client.aclose()
+        assert (MISSING_EVICTION in capfd.readouterr().err) is (url == limits_redis_url)
 
 
 async def test_litellm_s_in_memory_cache_stores_no_streams(provider: Provider, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PROGRAMS = Path(sys.executable).parent
-PROFILES = ("self-hosted-db", "managed-db", "dev", "local-models")
+PROFILES = ("self-hosted-db", "managed-db", "edge", "dev", "local-models")
+COMBINATIONS = [some for count in range(len(PROFILES) + 1) for some in combinations(PROFILES, count)]
 
 
 def run(*command: str | Path, **names: str) -> "subprocess.CompletedProcess[str]":
@@ -40,25 +43,46 @@ def compose(env_file: Path, *profiles: str, **names: str) -> dict[str, Any]:
     return services
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_every_profile_is_valid(profile: str, env_file: Path) -> None:
-    """Every profile has gateway and sidecars."""
-    assert {"llm-proxy", "litellm"} <= set(compose(env_file, profile))
+@pytest.mark.parametrize("profiles", COMBINATIONS, ids="+".join)
+def test_every_combination_of_profiles_is_valid(profiles: tuple[str, ...], env_file: Path) -> None:
+    """Each has gateway and sidecars, and nothing that waits for what is not there."""
+    services = compose(env_file, *profiles, COMPOSE_PROFILES="")
+    assert {"llm-proxy", "litellm"} <= set(services)
+    for service in services.values():
+        needed = {name for name, one in service.get("depends_on", {}).items() if one["required"]}
+        assert needed <= services.keys()
 
 
 def test_created_secrets_select_the_self_contained_profile(env_file: Path) -> None:
     """`docker compose up` starts its own stores."""
-    assert {"llm-proxy", "litellm", "migrate", "postgres", "redis", "redis-cache"} == set(compose(env_file))
+    own = {"llm-proxy", "litellm", "migrate", "call-log", "postgres", "redis", "redis-cache"}
+    assert own == set(compose(env_file))
 
 
-def test_only_the_gateway_is_published(env_file: Path) -> None:
-    """On 7007 and 4000; the developer's port on the loopback interface."""
-    published = {
-        name: {port["published"] for port in service["ports"]}
-        for name, service in compose(env_file, *PROFILES).items()
+def published(services: dict[str, Any]) -> dict[str, set[str]]:
+    """The addresses of the host that reach each service."""
+    return {
+        name: {f"{port['host_ip']}:{port['published']}" for port in service["ports"]}
+        for name, service in services.items()
         if "ports" in service
     }
-    assert published == {"llm-proxy": {"7007", "4000"}, "llm-proxy-dev": {"7008"}}
+
+
+def test_gateway_and_edge_are_published_on_the_loopback_interface_unless_said(env_file: Path) -> None:
+    """7007 and 4000, 8080 for the edge; the developer's port always on the loopback interface."""
+    own = {"127.0.0.1:7007", "127.0.0.1:4000"}
+    developers = {"127.0.0.1:7008"}
+    assert published(compose(env_file, *PROFILES)) == {
+        "llm-proxy": own,
+        "edge": {"127.0.0.1:8080"},
+        "llm-proxy-dev": developers,
+    }
+    said = {"LLM_PROXY_BIND": "0.0.0.0", "EDGE_PORT": "7007", "LLM_PROXY_PORT": "7017"}  # noqa: S104
+    assert published(compose(env_file, *PROFILES, **said)) == {
+        "llm-proxy": {"0.0.0.0:7017", "0.0.0.0:4000"},
+        "edge": {"0.0.0.0:7007"},
+        "llm-proxy-dev": developers,
+    }
 
 
 def test_stores_are_on_the_internal_network_only(env_file: Path) -> None:
@@ -77,30 +101,86 @@ def test_no_provider_key_reaches_the_gateway_and_no_caller_key_the_sidecar(env_f
 
 
 def test_sidecars_write_their_log_with_an_insert_only_role(env_file: Path) -> None:
-    """Never as the database's owner, whose URL they do not have; they do not wait for the database."""
+    """Never as the database's owner, whose URL they do not have; they do not wait for the database.
+
+    A container without a network makes their address and hands it over in a volume.
+    """
     for profile in ("self-hosted-db", "managed-db"):
         services = compose(
             env_file, profile, COMPOSE_PROFILES="", DATABASE_URL="postgresql://owner:canary@mine/db"
         )
         assert "canary" not in json.dumps(services["litellm"])
-        log = services["litellm"]["environment"]["LLM_CALLS_DATABASE_URL"]
-        assert log.startswith("postgresql://llm_proxy_sidecar:")
-        password = log.partition("sidecar:")[2].partition("@")[0]
+        made = services["call-log"]
+        assert made["environment"]["DATABASE_URL"] == "postgresql://owner:canary@mine/db"
+        assert made["network_mode"] == "none"
+        password = made["environment"]["SIDECAR_DB_PASSWORD"]
         assert services["migrate"]["environment"]["SIDECAR_DB_PASSWORD"] == password != ""
+        [handed] = [one for one in services["litellm"]["volumes"] if one["source"] == "call-log"]
+        assert (handed["target"], handed["read_only"]) == ("/run/call-log", True)
+        assert "/run/call-log" in services["litellm"]["environment"]["KEYS_FOLDER"].split(":")
         assert not any("migrate" in services[name].get("depends_on", {}) for name in ("llm-proxy", "litellm"))
 
 
-def test_the_call_log_can_be_turned_off(env_file: Path) -> None:
-    """By an empty URL."""
-    assert not compose(env_file, LLM_CALLS_DATABASE_URL="")["litellm"]["environment"][
-        "LLM_CALLS_DATABASE_URL"
+@pytest.mark.parametrize("profile", ["self-hosted-db", "managed-db"])
+def test_a_managed_database_and_redis_are_all_that_managed_db_needs(profile: str, env_file: Path) -> None:
+    """No address names a container that the profile does not start."""
+    managed = profile == "managed-db"
+    stores = {"DATABASE_URL": "postgresql://o:p@mine/db", "REDIS_URL": "redis://mine"} if managed else {}
+    services = compose(env_file, profile, COMPOSE_PROFILES="", **stores)
+    for name in ("llm-proxy", "litellm", "migrate", "call-log"):
+        for value in services[name]["environment"].values():
+            host = re.search(r"@(postgres|redis|redis-cache)[:/]", str(value))
+            assert host is None or host[1] in services, (name, value)
+
+
+@pytest.mark.parametrize(("given", "told"), [(None, ""), ("", "given"), ("postgresql://other/log", "given")])
+def test_the_call_log_s_address_can_be_given_or_the_log_turned_off(
+    given: str | None, told: str, env_file: Path
+) -> None:
+    """By an empty address; the container that makes one is told not to."""
+    names = {} if given is None else {"LLM_CALLS_DATABASE_URL": given}
+    services = compose(env_file, **names)
+    assert services["litellm"]["environment"]["LLM_CALLS_DATABASE_URL"] == (given or "")
+    assert services["call-log"]["environment"]["LLM_CALLS"] == told
+
+
+def test_images_of_others_have_full_names_and_a_version(env_file: Path) -> None:
+    """No machine's list of registries decides what runs; `deploy/pin_images.sh` writes digests."""
+    services = compose(env_file, *PROFILES)
+    images = {service["image"] for service in services.values()} - {"llm-proxy-gateway", "llm-proxy-sidecar"}
+    bases = {service["build"]["args"]["BASE"] for service in services.values() if "build" in service}
+    assert len(bases) == 1
+    for image in images | bases:
+        assert "." in image.partition("/")[0], image
+        assert image.rpartition(":")[2] not in {"", "latest"}, image
+    pinned = "docker.io/library/postgres@sha256:" + "0" * 64
+    assert compose(env_file, POSTGRES_IMAGE=pinned)["postgres"]["image"] == pinned
+
+
+def test_sidecars_become_unprivileged_before_litellm_runs(env_file: Path) -> None:
+    """They begin with what blocking the metadata service and changing the user need."""
+    sidecar = compose(env_file, LLM_PROXY_UID="1234")["litellm"]
+    assert sidecar["entrypoint"][:3] == [
+        "/app/.venv-sidecar/bin/python",
+        "-IS",
+        "/app/llm_proxy/sidecar/without_metadata.py",
     ]
+    assert (sidecar["cap_drop"], sidecar["cap_add"]) == (["ALL"], ["NET_ADMIN", "SETGID", "SETUID"])
+    assert sidecar["environment"]["LLM_PROXY_UID"] == "1234"
 
 
-def test_no_image_names_a_registry(env_file: Path) -> None:
-    """The operator decides where images come from."""
-    for service in compose(env_file, *PROFILES).values():
-        assert "." not in service["image"].partition("/")[0].partition(":")[0]
+def test_ollama_is_the_profile_s_own_by_default(env_file: Path) -> None:
+    """`local-models` brings the address."""
+    services = compose(env_file, "local-models")
+    assert services["litellm"]["environment"]["OLLAMA_API_BASE"] == "http://ollama:11434"
+
+
+@pytest.mark.parametrize("service", ["litellm", "llm-proxy-dev"])
+def test_what_is_mounted_is_restarted_not_synced(service: str, env_file: Path) -> None:
+    """Compose ignores a path that it would have to sync into a mount."""
+    watched = compose(env_file, "dev")[service]["develop"]["watch"]
+    mounts = {one["source"] for one in compose(env_file, "dev")[service]["volumes"]}
+    assert [(one["action"], one["path"] in mounts) for one in watched] == [("restart", True)]
 
 
 def test_eight_sidecars_by_default(env_file: Path) -> None:
@@ -149,6 +229,13 @@ def test_a_container_reads_its_key_files_by_default(tmp_path: Path) -> None:
     ran = run("sh", script, "env", KEYS_FOLDER=str(tmp_path), GROQ_API_KEY="of the environment")
     keys = {line for line in ran.stdout.splitlines() if "KEY=" in line}
     assert keys == {"OPENAI_API_KEY=of OPENAI_API_KEY", "GROQ_API_KEY=of the environment"}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "GROQ_API_KEY").write_text("of the second")
+    (other / "LLM_CALLS_DATABASE_URL").write_text("postgresql://x")
+    ran = run("sh", script, "env", KEYS_FOLDER=f"{tmp_path}:/no/such/folder:{other}")
+    assert "GROQ_API_KEY=of GROQ_API_KEY\n" in ran.stdout
+    assert "LLM_CALLS_DATABASE_URL=postgresql://x\n" in ran.stdout
 
 
 def test_the_dockerfile_is_valid() -> None:
