@@ -125,6 +125,7 @@ def check_config(
         lambda: _check_variables(config, env),
         lambda: _check_secrets(config, env),
         lambda: _check_credentials(config),
+        lambda: _check_guardrails(config),
         lambda: _check_file_variables(config),
         lambda: _check_model_list(config),
     )
@@ -265,6 +266,17 @@ def _check_credentials(config: Json) -> Iterator[ConfigFinding]:
             yield ConfigFinding(where, f"no credential of credential_list is called {name}")
 
 
+def _check_guardrails(config: Json) -> Iterator[ConfigFinding]:
+    """Yield guardrails of today's form in the older form's section: LiteLLM does not start with them."""
+    given = as_list(as_object(config.get("litellm_settings")).get("guardrails"))
+    if any(not isinstance(value, dict) for one in given for value in as_object(one).values()):
+        yield ConfigFinding(
+            "litellm_settings.guardrails",
+            "LiteLLM does not start with this form here: write it as `guardrails` at the top of the file",
+            prevents_start=True,
+        )
+
+
 def _check_file_variables(config: Json) -> Iterator[ConfigFinding]:
     for name in sorted(NEVER_FROM_THE_FILE & as_object(config.get("environment_variables")).keys()):
         yield ConfigFinding(
@@ -396,7 +408,7 @@ def _check_variables(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFin
     for section in SECTIONS:
         for key, value in as_object(config.get(section)).items():
             for name in dict.fromkeys(unset_variables(value, env)):
-                if find_rule(section, key) is None:  # else its value is never read
+                if key in known_keys(section) and find_rule(section, key) is None:  # else it is never read
                     yield ConfigFinding(
                         f"{section}.{key}", f"{name} is not set: nothing is read", is_fault=False
                     )

@@ -11,14 +11,17 @@ from importlib.resources import files
 
 MISSPELT_SIMILARITY = 0.8
 SECTIONS = ("litellm_settings", "router_settings", "general_settings")
+RETRIES = "write num_retries, or a number for each kind of error, such as RateLimitErrorRetries"
 MENDS = {
     "router_settings.rate_limit": "write rpm and tpm into litellm_params, or limit callers (docs/limits.md)",
-    "max_retries": "write num_retries, or a number for each kind of error, such as RateLimitErrorRetries",
+    "max_retries": RETRIES,
+    "retry_count": RETRIES,
     "router_settings.retry_policy.delay": "write router_settings.retry_after",
-    "router_settings.max_retries": "write num_retries",
     "litellm_settings.default_model": "set LLM_PROXY__DEFAULT_MODEL",
     "general_settings.enable_cors": "set LLM_PROXY__CORS_ORIGINS",
     "general_settings.cors_allow_origins": "set LLM_PROXY__CORS_ORIGINS",
+    "general_settings.cors_origins": "set LLM_PROXY__CORS_ORIGINS",
+    "general_settings.max_requests_per_minute": "limit callers (docs/limits.md)",
     "general_settings.port": "set LLM_PROXY__PORT",
     "general_settings.host": "set LLM_PROXY__HOST",
     "general_settings.log_level": "set LLM_PROXY__LOG_LEVEL",

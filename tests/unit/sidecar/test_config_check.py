@@ -37,6 +37,7 @@ FAULTS = {
     "repeated key": ("router_settings: {timeout: 1, timeout: 2}", "", "appears twice"),
     "credential": ("credential_list: [{credential_name: c, credential_values: {}}]", "credential_list", "entry 1: credential_info is missing"),
     "credential's name": ("model_list: [{model_name: a, litellm_params: {model: openai/a, litellm_credential_name: c}}]", "model_list.a.litellm_params.litellm_credential_name", "no credential"),
+    "guardrails in the older section": ("litellm_settings: {guardrails: [{guardrail_name: a, litellm_params: {guardrail: presidio, mode: pre_call}}]}", "litellm_settings.guardrails", "at the top of the file"),
     "not YAML": ("model_list: [", "", "expected"),
 }  # fmt: skip
 
@@ -58,6 +59,7 @@ NOTES = {
     "fallback's source": ("router_settings: {fallbacks: [{gone: [a]}]}", "router_settings.fallbacks.gone", "gone"),
     "context fallback": ("router_settings: {context_window_fallbacks: [{a: [nowhere]}]}", "router_settings.context_window_fallbacks.a", "no group"),
     "default fallback": ("litellm_settings: {default_fallbacks: [nowhere]}", "litellm_settings.default_fallbacks", "no group"),
+    "retries by another name": ("router_settings: {retry_policy: {retry_count: 2}}", "router_settings.retry_policy.retry_count", "write num_retries"),
     "retries' pause": ("router_settings: {retry_policy: {delay: 1.0}}", "router_settings.retry_policy.delay", "write router_settings.retry_after"),
     "key of another section": ("general_settings: {set_verbose: true}", "general_settings.set_verbose", "it belongs into litellm_settings"),
     "key above its section": ("drop_params: true", "drop_params", "it belongs into litellm_settings"),
@@ -78,6 +80,7 @@ PROTECTING = {
 }  # fmt: skip
 QUIET = {
     "LiteLLM's parameters": "model_list: [{model_name: a, litellm_params: {model: openai/a, additional_drop_params: [temperature], realtime_protocol: GA}}]",
+    "guardrails of the older form": "litellm_settings: {guardrails: [{injection: {callbacks: [lakera_prompt_injection], default_on: true}}]}",
     "constants' keys": "general_settings: {dangerously_allow_mock_testing_request_params: true}",
     "keys read beside the proxy": "litellm_settings: {code_interpreter_interception_params: {}}",
     **{
