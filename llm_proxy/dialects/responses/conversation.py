@@ -1,8 +1,8 @@
 """Turns of a conversation, in the order a Responses input has them, as the messages of a chat.
 
 Pure. Invariants: each assistant's tool calls are followed at once by all their outputs, then by whatever came
-between; texts of one turn are never joined, but what stands before the first turn is one system message, for
-many models' templates know no other; a call without its output, or the reverse, is an error, as at OpenAI.
+between; instructions before the first turn are one system message, a user's messages in a row one, for many
+models' templates accept no other; a call without its output, or the reverse, is an error, as at OpenAI.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 from llm_proxy.dialects.request.validators import invalid
 from llm_proxy.dialects.translation.carried import Carried
 from llm_proxy.dialects.translation.chat_answer import ThinkingPiece
-from llm_proxy.dialects.translation.chat_request import ToolOutput, joined_texts, tool_output_messages
+from llm_proxy.dialects.translation.chat_request import (
+    ToolOutput,
+    joined_texts,
+    text_part,
+    tool_output_messages,
+)
 from llm_proxy.json_access import Json
 
 
@@ -88,11 +93,20 @@ class Conversation:
                 self._deferred.append(turn)
                 return
             self._flush()
-            self.messages.append(_message(turn))
+            self._hear(turn)
         elif self._outputs:
             self._deferred.append(turn)
         else:
             self._speak(turn)
+
+    def _hear(self, turn: Instruction | UserTurn) -> None:
+        """Adds a message; a user's becomes part of the one before it, as many models' templates demand."""
+        before = self.messages[-1] if self.messages else {}
+        if isinstance(turn, UserTurn) and before.get("role") == "user":
+            said = before["content"]
+            before["content"] = [*([text_part(said)] if type(said) is str else said), *turn.parts]
+        else:
+            self.messages.append(_message(turn))
 
     def _speak(self, turn: AssistantText | Thoughts | AssistantCall) -> None:
         if isinstance(turn, AssistantText):

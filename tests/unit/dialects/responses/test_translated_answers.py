@@ -398,7 +398,7 @@ THOUGHTS = st.lists(st.text(min_size=1, max_size=8), max_size=3)
 CALLS = st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=8), max_size=2), max_size=3)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(THOUGHTS, st.text(max_size=30), CALLS, st.lists(st.integers(0, 5000), max_size=10))
 def test_any_chunking_gives_the_same_events_and_the_whole_answer(
     thoughts: list[str], text: str, calls: list[Json], cuts: list[int]
@@ -446,7 +446,7 @@ def _deltas_are_whole(events: list[Json]) -> None:
             assert said[event["item_id"], name] == event.get("text", event.get("arguments"))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.text(min_size=1, max_size=30), CALLS, st.text(min_size=1, max_size=9))
 def test_what_a_model_said_comes_back_as_it_said_it(text: str, calls: list[Json], thought: str) -> None:
     """A caller that sends the output items back gives the model its own message again."""

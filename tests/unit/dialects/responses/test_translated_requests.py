@@ -52,6 +52,14 @@ def test_a_text_alone_is_a_plain_message() -> None:
     assert messages(user(TEXT)) == [{"role": "user", "content": "hello"}]
 
 
+def test_a_users_messages_in_a_row_are_one() -> None:
+    """Templates of many models want the user and the assistant to take turns."""
+    image = {"type": "input_image", "image_url": "https://a.example/b.png"}
+    found = messages(user(TEXT), user(image), {"role": "user", "content": "now"})
+    assert [part["type"] for part in found[0]["content"]] == ["text", "image_url", "text"]
+    assert len(found) == 1
+
+
 def test_instructions_at_the_start_are_one_system_message() -> None:
     """Templates of many models know no second one; a later one stays where it is."""
     developer = {"role": "developer", "content": [TEXT, TEXT]}
