@@ -46,6 +46,9 @@ model_list:
   - model_name: gemini
     litellm_params: {{model: gemini/gemini-2.5-flash, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: gemini}}
+  - model_name: native-gpt
+    litellm_params: {{<<: *scripted, model: openai/gpt-4.1}}
+    model_info: {{id: native-gpt, supported_endpoints: [/v1/responses]}}
 router_settings:
   model_group_alias: {{nickname: claude}}
   num_retries: 1  # beside 0 LiteLLM reads no policy

@@ -9,6 +9,7 @@ import pytest
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
+    ResponseCreatedEvent,
     ResponseFailedEvent,
     ResponseStreamEvent,
 )
@@ -277,3 +278,41 @@ async def test_a_call_is_explained_and_recorded_as_what_it_is(stack: RunningStac
     assert Response.model_validate(reply.json()).status == "completed"
     story = await stack.story(reply.headers["x-request-id"])
     assert (story["prompt_tokens"], story["completion_tokens"]) == (17, 23)
+
+
+async def test_a_native_group_gets_the_body_as_it_was_sent(stack: RunningStack) -> None:
+    """What no chat has a place for included; the provider's own response comes back, whole and in events."""
+    items: Any = [{"type": "item_reference", "id": "msg_1"}, {"role": "user", "content": "hi"}]
+    tools: Any = [{"type": "web_search"}]
+    answer = await stack.openai.responses.create(model="native-gpt", input=items, tools=tools)
+    sent = await sent_body(stack)
+    assert (sent["input"], sent["tools"]) == (items, tools)
+    assert answer.id.startswith("resp_")
+    events = await streamed(stack, model="native-gpt", input=items, tools=tools)
+    assert isinstance(events[-1], ResponseCompletedEvent)
+    assert events[-1].response.output_text == answer.output_text
+
+
+@pytest.mark.parametrize("play", ["cut", "eof", "error-in-200"])
+async def test_a_native_stream_that_breaks_has_failed(stack: RunningStack, play: str) -> None:
+    events = await streamed(stack, model="native-gpt", input=script(do=play))
+    assert isinstance(events[-1], ResponseFailedEvent)
+    assert isinstance(events[0], ResponseCreatedEvent)
+    assert events[-1].response.id == events[0].response.id
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+
+
+async def test_a_native_body_passes_the_same_checks(stack: RunningStack) -> None:
+    said: Any = [{"role": "user", "content": [{"type": "input_text"}]}]
+    with pytest.raises(openai.BadRequestError) as raised:
+        await stack.openai.responses.create(model="native-gpt", input=said)
+    assert raised.value.param == "input[0].content[0].text"
+
+
+async def test_hints_for_another_model_are_left_out_where_a_model_has_none(stack: RunningStack) -> None:
+    """Codex sets them by the model's name, whatever stands behind it."""
+    for model in ("p/ok", "claude", "gemini"):
+        answer = await stack.openai.responses.create(
+            model=model, input="hi", text={"verbosity": "low"}, reasoning={"effort": "high"}
+        )
+        assert answer.status == "completed"

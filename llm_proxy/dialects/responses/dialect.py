@@ -15,8 +15,8 @@ from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, ResponseMeta, StreamRenderer
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
-from llm_proxy.dialects.request.build_call import choose_model
-from llm_proxy.dialects.request.model_resolution import providers_for, resolve
+from llm_proxy.dialects.request.model_resolution import providers_for
+from llm_proxy.dialects.request.native_call import build_native_call, resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.dialects.responses.answer import ResponseBuilder, render_answer
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
@@ -29,6 +29,8 @@ from llm_proxy.errors import APIError, BadRequest
 from llm_proxy.json_access import Json
 from llm_proxy.sealing import Sealer
 
+OPTIONAL_FIELDS = ("reasoning_effort", "verbosity")
+"""Left out where a model is known not to have them: clients set them by a model's name."""
 _TOKEN_BYTES = 24
 
 
@@ -50,8 +52,9 @@ class ResponsesDialect:
         parsed = parse_object(body, limits.max_depth)
         checked = check_body(parsed, limits.max_messages)
         context = ParseContext(self.name, endpoint, len(body), reports_usage=True)
-        model = choose_model(checked.get("model"), context, options, models)
-        group = resolve(model, options.provider, models)
+        model, group = resolve_group(checked, context, options, models)
+        if models.speaks_natively(models.aliases.get(group, group), endpoint):
+            return build_native_call(checked, context, options, models, limits)
         carried = carried_by(providers_for(group, models))
         translated = translate(checked | {"model": model}, carried, self.seal)
         chat = context._replace(endpoint="chat.completions")
@@ -67,7 +70,7 @@ class ResponsesDialect:
             callers=translated.tools.callers,
             is_signed=carried.thinking_blocks,
         )
-        return call._replace(context=kept)
+        return call._replace(context=kept, optional_fields=OPTIONAL_FIELDS)
 
     def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:
         """Returns the response; a native one unchanged."""

@@ -138,12 +138,12 @@ def _fields(body: Json, carried: Carried) -> Json:
         chat["logprobs"] = True
         if body.get("top_logprobs"):
             chat["top_logprobs"] = body["top_logprobs"]
-    _add_text(chat, as_object(body.get("text")), carried)
+    _add_text(chat, as_object(body.get("text")))
     return chat
 
 
-def _add_text(chat: Json, text: Json, carried: Carried) -> None:
-    if carried.openai and text.get("verbosity") is not None:
+def _add_text(chat: Json, text: Json) -> None:
+    if text.get("verbosity") is not None:
         chat["verbosity"] = text["verbosity"]
     wanted = as_object(text.get("format"))
     kind = wanted.get("type", "text")

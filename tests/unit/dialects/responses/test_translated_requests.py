@@ -156,7 +156,10 @@ def test_fields_have_their_places_in_a_chat() -> None:
         metadata={"a": "b"},
         service_tier="flex",
         stream=True,
-        text={"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}},
+        text={
+            "format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True},
+            "verbosity": "low",
+        },
         parallel_tool_calls=False,
         tools=[WEATHER],
         client_metadata={"x": "y"},
@@ -171,6 +174,7 @@ def test_fields_have_their_places_in_a_chat() -> None:
         "model": "m",
         "max_tokens": 20,
         "reasoning_effort": "high",
+        "verbosity": "low",
         "temperature": 0.5,
         "top_p": 0.9,
         "logprobs": True,
@@ -190,10 +194,9 @@ def test_fields_have_their_places_in_a_chat() -> None:
 
 def test_hints_that_only_openai_has_go_there_alone() -> None:
     hints: Json = {"prompt_cache_key": "k", "safety_identifier": "s", "prompt_cache_retention": "24h"}
-    text = {"verbosity": "low"}
-    assert sent(**hints, text=text).body.keys() == {"model", "messages"}
-    body = sent(OPENAI, **hints, text=text).body
-    assert body == {"model": "m", "messages": body["messages"], "verbosity": "low", **hints}
+    assert sent(**hints).body.keys() == {"model", "messages"}
+    body = sent(OPENAI, **hints).body
+    assert body == {"model": "m", "messages": body["messages"], **hints}
 
 
 def test_calls_without_tools_carry_no_options_of_tools() -> None:
