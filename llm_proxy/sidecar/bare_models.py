@@ -11,8 +11,10 @@ from llm_proxy.sidecar.known_keys import known_keys
 
 FAMILIES = (
     (re.compile(r"claude-[^@:]+"), "anthropic"),
-    (re.compile(r"(gpt-|chatgpt-|o[1-9](-|$)|text-embedding-(3|ada)|dall-e-|whisper-|tts-).*"), "openai"),
-    (re.compile(r"gemini-.*"), "vertex_ai"),
+    (
+        re.compile(r"(gpt-(?!oss)|chatgpt-|o[1-9](-|$)|text-embedding-(3|ada)|dall-e-|whisper-|tts-).*"),
+        "openai",
+    ),
     (re.compile(r"command-.*"), "cohere_chat"),
 )
 """Names by which a maker's models are known, and the provider LiteLLM had for them."""
@@ -27,6 +29,8 @@ def provider_of_family(params: Json) -> str | None:
     model = str(params.get("model"))
     if is_placed(model, params):
         return None
+    if model.startswith("gemini-"):
+        return "gemini" if params.get("api_key") else "vertex_ai"
     return next((provider for family, provider in FAMILIES if family.fullmatch(model)), None)
 
 

@@ -301,7 +301,9 @@ def _check_names(config: Json) -> Iterator[ConfigFinding]:
     for section, key in (("router_settings", "model_group_alias"), ("litellm_settings", "model_alias_map")):
         for name, alias in as_object(as_object(config.get(section)).get(key)).items():
             target = str(as_object(alias).get("model", alias))
-            if not is_served(target, groups):
+            if isinstance(alias, list):
+                yield ConfigFinding(f"{section}.{key}.{name}", "an alias names one group, not a list")
+            elif not is_served(target, groups):
                 yield ConfigFinding(f"{section}.{key}.{name}", f"no group is called {target}")
             groups = groups | {name}
     for section in ("router_settings", "litellm_settings"):

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
 
-MISSPELT_SIMILARITY = 0.8
+HINT_SIMILARITY, MISSPELT_SIMILARITY = 0.8, 0.85
 SECTIONS = ("litellm_settings", "router_settings", "general_settings")
 RETRIES = "write num_retries, or a number for each kind of error, such as RateLimitErrorRetries"
 MENDS = {
@@ -53,8 +53,9 @@ def find_mend(path: str, names: Collection[str]) -> tuple[str, bool]:
     for other in others:
         if other != section and key in known_keys(other):
             return f"it belongs into {other}", False
-    for close in difflib.get_close_matches(key, names, 1, MISSPELT_SIMILARITY):
-        return f"did you mean {close}?", not _is_opposite(key, close)
+    for close in difflib.get_close_matches(key, names, 1, HINT_SIMILARITY):
+        is_misspelt = bool(difflib.get_close_matches(key, [close], 1, MISSPELT_SIMILARITY))
+        return f"did you mean {close}?", is_misspelt and not _is_opposite(key, close)
     return "", False
 
 

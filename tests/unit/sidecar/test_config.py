@@ -37,6 +37,8 @@ def test_a_parameter_of_no_variable_leaves_the_deployment_where_it_is_optional()
         ("claude-3-haiku-20240307", "anthropic/claude-3-haiku-20240307"),  # retired: not in LiteLLM's list
         ("os.environ/MODEL", "anthropic/claude-3-opus-20240229"),
         ("gpt-3.5-turbo-0301", "openai/gpt-3.5-turbo-0301"),
+        ("gemini-1.5-pro", "vertex_ai/gemini-1.5-pro"),
+        ("gpt-oss-120b", "gpt-oss-120b"),  # many serve it
         ("gpt-4o", "gpt-4o"),  # LiteLLM places it
         ("claude-3-5-sonnet@20240620", "claude-3-5-sonnet@20240620"),  # nobody knows: config check says so
         ("*", "*"),
@@ -46,6 +48,12 @@ def test_a_retired_model_without_a_provider_is_asked_of_its_maker(model: str, as
     """LiteLLM would leave it out."""
     found = build_effective_config({"model_list": [one("a", model)]}, {"MODEL": "claude-3-opus-20240229"})
     assert found.config["model_list"][0]["litellm_params"]["model"] == asked
+
+
+def test_a_retired_gemini_with_a_key_is_asked_of_google_s_api() -> None:
+    """Vertex has projects in place of keys."""
+    found = build_effective_config({"model_list": [one("a", "gemini-1.5-flash", api_key="k")]}, {})
+    assert found.config["model_list"][0]["litellm_params"]["model"] == "gemini/gemini-1.5-flash"
 
 
 @pytest.mark.parametrize("params", [{}, {"type": "redis", "ttl": 60}, {"host": "os.environ/NONE"}])

@@ -38,6 +38,7 @@ FAULTS = {
     "credential": ("credential_list: [{credential_name: c, credential_values: {}}]", "credential_list", "entry 1: credential_info is missing"),
     "credential's name": ("model_list: [{model_name: a, litellm_params: {model: openai/a, litellm_credential_name: c}}]", "model_list.a.litellm_params.litellm_credential_name", "no credential"),
     "guardrails in the older section": ("litellm_settings: {guardrails: [{guardrail_name: a, litellm_params: {guardrail: presidio, mode: pre_call}}]}", "litellm_settings.guardrails", "at the top of the file"),
+    "alias of a list": ("router_settings: {model_group_alias: {b: [a]}}", "router_settings.model_group_alias.b", "one group, not a list"),
     "not YAML": ("model_list: [", "", "expected"),
 }  # fmt: skip
 
@@ -64,6 +65,7 @@ NOTES = {
     "key of another section": ("general_settings: {set_verbose: true}", "general_settings.set_verbose", "it belongs into litellm_settings"),
     "key above its section": ("drop_params: true", "drop_params", "it belongs into litellm_settings"),
     "limits above litellm_params": ("model_list: [{model_name: a, rpm: 3, litellm_params: {model: openai/a}}]", "model_list.a.rpm", "it belongs into litellm_params"),
+    "key that resembles another": ("litellm_settings: {enable_prompt_caching: true}", "litellm_settings.enable_prompt_caching", "did you mean enable_anthropic_prompt_caching?"),
     "the opposite of a key": ("router_settings: {enable_cooldowns: true}", "router_settings.enable_cooldowns", "did you mean disable_cooldowns?"),
     "organization of no variable": ("model_list: [{model_name: a, litellm_params: {model: openai/a, organization: os.environ/NO_SUCH_NAME}}]", "model_list.a.litellm_params.organization", "called without it"),
     "models of LiteLLM's database": ("model_list: []", "model_list", "write them here"),
