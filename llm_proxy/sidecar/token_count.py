@@ -4,11 +4,13 @@ Invariants: no tokenizer is downloaded and no link of a prompt is followed; a pa
 nothing; a body that LiteLLM cannot count is an answer of its own, never an exception.
 """
 
-from llm_proxy.json_access import Json, as_list, as_object, is_array
+from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.process_log import log_line
 
 COUNTED_PARTS = frozenset({"text", "image_url", "file"})
+NO_TEXTS = frozenset({"cache_control", "data", "encrypted_content", "id", "signature", "tool_use_id", "type"})
+"""Fields of Anthropic's blocks that are no part of a prompt's text."""
 
 
 async def count_tokens(body: Json) -> tuple[int, Json]:
@@ -16,24 +18,46 @@ async def count_tokens(body: Json) -> tuple[int, Json]:
 
     `native` says that the messages, tools and system prompt are Anthropic's; else they are a chat's.
     """
-    native = body.get("native") is True
-    messages = as_list(body.get("messages"))
+    messages = [as_object(one) for one in as_list(body.get("messages"))]
+    if body.get("native") is True:
+        counted = await _count(body, messages, native=True)
+        if counted is None:  # neither the provider nor LiteLLM knows each of the blocks
+            counted = await _count(
+                body, [one | {"content": _text_of(one.get("content"))} for one in messages]
+            )
+    else:
+        counted = await _count(body, [_with_countable_parts(one) for one in messages])
+    if counted is None:
+        return 422, {"error": {"message": "The tokens of this prompt cannot be counted."}}
+    return 200, {"input_tokens": counted}
+
+
+async def _count(body: Json, messages: list[Json], *, native: bool = False) -> int | None:
     proxy = litellm_internals.proxy_module()
     try:
         counted = await proxy.count_request_tokens(
             request=proxy.TokenCountRequest(
                 model=body.get("model"),
-                messages=messages if native else [_with_countable_parts(as_object(one)) for one in messages],
+                messages=messages,
                 tools=body.get("tools") or None,
-                system=body.get("system") if native else None,
+                system=body.get("system"),
             ),
             call_endpoint=native,
             messages_format="anthropic" if native else "openai",
         )
     except Exception as error:  # noqa: BLE001 -- LiteLLM raises anything, with a prompt in its text
         log_line(f"tokens not counted: {type(error).__name__}")
-        return 422, {"error": {"message": "The tokens of this prompt cannot be counted."}}
-    return 200, {"input_tokens": int(counted.total_tokens)}
+        return None
+    return int(counted.total_tokens)
+
+
+def _text_of(value: object) -> str:
+    """Every text in a value, but for files and signatures."""
+    if isinstance(value, str):
+        return value
+    if is_object(value):
+        return " ".join(_text_of(one) for name, one in value.items() if name not in NO_TEXTS)
+    return " ".join(map(_text_of, as_list(value)))
 
 
 def _with_countable_parts(message: Json) -> Json:

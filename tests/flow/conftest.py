@@ -43,6 +43,9 @@ model_list:
   - model_name: claude
     litellm_params: {{model: anthropic/claude-sonnet-4-20250514, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: claude}}
+  - model_name: native-claude
+    litellm_params: {{model: anthropic/claude-sonnet-4-20250514, api_base: "{provider}", api_key: {key}}}
+    model_info: {{id: native-claude, supported_endpoints: [/v1/messages]}}
   - model_name: gemini
     litellm_params: {{model: gemini/gemini-2.5-flash, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: gemini}}

@@ -63,6 +63,11 @@ def message(script: Script, body: Json, number: int) -> Json:
     }
 
 
+def count(script: Script, body: Json, number: int) -> Json:  # noqa: ARG001 -- a door's signature
+    """The tokens of a prompt, as Anthropic counts them; the script's, and one for each message."""
+    return {"input_tokens": script.prompt_tokens + len(body["messages"])}
+
+
 def _event(kind: str, **data: object) -> bytes:
     return f"event: {kind}\ndata: {json.dumps({'type': kind} | data)}\n\n".encode()
 

@@ -76,12 +76,21 @@ _RESPONSES = Door(
     responses_wire.error_frame,
     _asked,
 )
+_COUNT = Door(
+    "anthropic",
+    anthropic_wire.count,
+    None,
+    anthropic_wire.error,
+    anthropic_wire.error_frame,
+    _never,
+)
 _BEDROCK = Door("bedrock", bedrock_wire.message, None, bedrock_wire.error, bedrock_wire.error_frame, _never)
 DOORS: tuple[tuple[str, Door], ...] = (
     ("/chat/completions", _openai(openai_wire.chat, openai_wire.chat_frames)),
     ("/completions", _openai(openai_wire.text, openai_wire.text_frames)),
     ("/embeddings", _openai(openai_wire.embeddings, None)),
     ("/messages", _ANTHROPIC),
+    ("/messages/count_tokens", _COUNT),
     ("/responses", _RESPONSES),
     (":generateContent", _gemini(gemini_wire.content, None)),
     (":streamGenerateContent", _gemini(gemini_wire.content, gemini_wire.frames)),

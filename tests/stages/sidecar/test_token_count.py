@@ -87,3 +87,14 @@ async def test_what_cannot_be_counted_is_an_answer(sidecar: Sidecar, body: Json)
     """Never an exception."""
     answer = await sidecar.post("/llmp/count_tokens", body)
     assert answer.status in {200, 422}
+
+
+async def test_anthropic_counts_its_own(sidecar: Sidecar) -> None:
+    """The scripted count is 17 and one a message; where it fails, the texts of every block are counted."""
+    blocks: list[Json] = [
+        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "word " * 50}},
+        {"type": "new_block", "parts": [{"text": "word " * 50}], "data": "A" * 10_000},
+    ]
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": blocks}]
+    assert await counted(sidecar, "anthropic", native=True, messages=messages, system="x") == 19
+    assert 100 <= await counted(sidecar, "openai", native=True, messages=messages, system="x") < 300
