@@ -21,7 +21,7 @@ from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.errors import BadRequest, ModelNotFound
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution, parse_tags
-from llm_proxy.json_access import Json, as_list
+from llm_proxy.json_access import Json, as_list, is_array
 
 MAX_ID_CHARS = 256
 OPENAI_RANGE_PROVIDERS = frozenset({"openai", "text-completion-openai", "azure", "azure_text"})
@@ -107,7 +107,7 @@ def split_guardrails(parsed: Json, known: frozenset[str]) -> tuple[Json, Json]:
     given = parsed.get(GUARDRAILS_FIELD)
     if not known or GUARDRAILS_FIELD not in parsed:
         return parsed, {}
-    if given is not None and type(given) is not list:
+    if given is not None and not is_array(given):
         raise wrong_type(GUARDRAILS_FIELD, "an array of names", given)
     names: list[str] = []
     for at, name in enumerate(as_list(given)):
