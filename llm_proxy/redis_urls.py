@@ -112,6 +112,13 @@ class RedisAddress:
         return self._url.startswith("rediss")
 
     @property
+    def credentials(self) -> tuple[str, str]:
+        """User and password, decoded; empty where there is none."""
+        who, at, _ = self._url.partition("://")[2].partition("/")[0].rpartition("@")
+        user, _, password = who.partition(":") if at else ("", "", "")
+        return unquote(user), unquote(password)
+
+    @property
     def servers(self) -> tuple[str, ...]:
         """The addresses of single servers; none where Sentinels name it."""
         if not self.hosts:

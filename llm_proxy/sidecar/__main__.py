@@ -9,8 +9,9 @@ import atexit
 import os
 import re
 import socket
+import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from llm_proxy.service_urls import InvalidURL, parse_setting
 from llm_proxy.sidecar.environment import ACCEPT_VARIABLE, accepted_settings, build_environment
 from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.verify_environment import EXIT_UNSAFE, is_malicious
+from llm_proxy.store_variables import redis_url_of
 
 EXIT_CONFIG, EXIT_PORT = 2, 3
-STORE_URLS = {"CACHE_REDIS_URL": parse_redis_url, "LLM_CALLS_DATABASE_URL": parse_postgres_url}
+CACHE, CALL_LOG, CA_VARIABLE = "CACHE_REDIS_URL", "LLM_CALLS_DATABASE_URL", "LLM_PROXY__CA_FILE"
 INCLUDE_SECTION = re.compile(r"^include:[ \t]*\n((?:[ \t]*-.*\n?)+)", re.MULTILINE)
 
 
@@ -59,15 +61,13 @@ def main(args: list[str] | None = None) -> int:
         return _fail(EXIT_UNSAFE, f"litellm {release} was published with malicious code and never starts")
     try:
         os.environ.update(read_secret_files(os.environ))
-        for name, read in STORE_URLS.items():
-            if os.environ.get(name):
-                os.environ[name] = parse_setting(name, os.environ[name], read)
+        stores = _store_addresses(os.environ)
     except (InvalidURL, SecretFileUnreadable) as error:
         return _fail(EXIT_CONFIG, str(error))
     key = os.environ.get("LITELLM_MASTER_KEY", "")
     if not key:
         return _fail(EXIT_CONFIG, "LITELLM_MASTER_KEY is not set: the gateway's key at this sidecar")
-    environment = build_environment(os.environ, text) | {ACCEPT_VARIABLE: ",".join(accepted)}
+    environment = build_environment(os.environ | stores, text) | {ACCEPT_VARIABLE: ",".join(accepted)}
     os.environ.clear()
     os.environ.update(environment)
     exit_now = ExitWithoutCleanup()
@@ -77,6 +77,26 @@ def main(args: list[str] | None = None) -> int:
 
     exit_now.code = run(options.config.absolute(), listener, key)
     return exit_now.code
+
+
+def _store_addresses(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the normalized addresses of cache and call log; raises `InvalidURL`.
+
+    As LiteLLM's own, the cache may also be named by `REDIS_URL`, or by `REDIS_HOST` and its kin.
+    """
+    found: dict[str, str] = {}
+    try:
+        ssl.create_default_context(cafile=env.get(CA_VARIABLE) or None)
+    except OSError:
+        raise InvalidURL(f"{CA_VARIABLE}: it cannot be read, or holds no certificates") from None
+    name = next((one for one in (CACHE, "REDIS_URL") if env.get(one)), None)
+    if name:
+        found[CACHE] = parse_setting(name, env[name], parse_redis_url)
+    elif assembled := redis_url_of(env):
+        found[CACHE] = parse_setting("REDIS_HOST", assembled, parse_redis_url)
+    if env.get(CALL_LOG):
+        found[CALL_LOG] = parse_setting(CALL_LOG, env[CALL_LOG], parse_postgres_url)
+    return found
 
 
 class ExitWithoutCleanup:

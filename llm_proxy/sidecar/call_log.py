@@ -232,13 +232,21 @@ INSERT = (
 )
 
 
+def _system_roots_and(ca_file: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    return context
+
+
 class CallLog:
     """A bounded queue of rows and the background task that writes them; `dropped` counts lost rows."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ca_file: str | None = None) -> None:
+        """`ca_file` holds certificates to trust besides the system's; raises `OSError`."""
         self._url = url
         needs_system_roots = "sslmode=verify" in url and "sslrootcert=" not in url
-        self._ssl = ssl.create_default_context() if needs_system_roots else None
+        self._ssl = _system_roots_and(ca_file) if needs_system_roots else None
         self._waiting: deque[CallRow] = deque()
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._writer = BackgroundLoop("call-log", self._write_waiting, every_s=WRITE_INTERVAL_S)

@@ -9,9 +9,11 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.redis_urls import RedisAddress, redis_address
 from llm_proxy.sidecar.bare_models import provider_of_family
 from llm_proxy.sidecar.environment import ENV_REFERENCE, NEVER_FROM_THE_FILE
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, find_substitutions
@@ -65,6 +67,16 @@ CACHED_PATHS = {ENDPOINTS[name].litellm_call_type: ENDPOINTS[name].path for name
 """LiteLLM's call types that the response cache serves -> their paths."""
 LANGFUSE = "langfuse"
 ALIASES_KEY = "model_group_alias"
+SEVERAL = 2
+CA_VARIABLE = "LLM_PROXY__CA_FILE"
+REDIS_TARGET = frozenset(
+    {
+        *("url", "host", "port", "db", "username", "password", "ssl", "redis_startup_nodes", "startup_nodes"),
+        *("sentinel_nodes", "sentinel_password", "service_name"),
+        *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
+    }
+)
+"""The settings of `cache_params` that say which Redis it is."""
 REDIS_ADDRESSES = ("url", "host", "redis_startup_nodes", "startup_nodes", "sentinel_nodes")
 MASKING_SERVICES = frozenset({"generic_guardrail_api", "prompt_security"})
 """Guardrails that LiteLLM tells to leave streamed answers unmasked where the file says nothing."""
@@ -370,9 +382,30 @@ def redis_cache_params(url: str, given: Mapping[str, Any], env: Mapping[str, str
         "socket_timeout": 0.25,  # the cost of a frozen Redis, once (see `redis_breaker`)
         "socket_connect_timeout": 0.25,
     }
-    address = {"type": "redis", "url": url}
-    kept = {name: value for name, value in given.items() if name not in {"host", "port", "password"}}
-    return ours | kept | address
+    kept = {name: value for name, value in given.items() if name not in REDIS_TARGET}
+    return ours | kept | {"type": "redis"} | _redis_target(redis_address(url), url, env.get(CA_VARIABLE))
+
+
+def _redis_target(found: RedisAddress, url: str, ca_file: str | None) -> Json:
+    """Return what LiteLLM is told of an address: of one server the address, else each part by its name.
+
+    LiteLLM neither finds out that a server belongs to a cluster, nor reads several hosts in an address.
+    """
+    trusted = {"ssl_ca_certs": ca_file} if ca_file and found.is_tls else {}
+    if found.kind == "server" and len(found.hosts) < SEVERAL:
+        missing = trusted if "ssl_ca_certs" not in found.parameters else {}
+        query = "&".join(f"{name}={quote(value, safe='/')}" for name, value in missing.items())
+        return {"url": f"{url}{'&' if '?' in url else '?'}{query}" if query else url}
+    user, password = found.credentials
+    options = {"username": user, "password": password, **trusted, **found.parameters}
+    told: Json = {name: value for name, value in options.items() if name in REDIS_TARGET and value}
+    if found.is_tls:
+        told["ssl"] = True
+    if found.kind == "sentinel":
+        nodes = [[host, port] for host, port in found.hosts]
+        return {**told, "sentinel_nodes": nodes, "service_name": found.service, "db": int(told.get("db", 0))}
+    told.pop("db", None)  # a cluster has one
+    return told | {"redis_startup_nodes": [{"host": host, "port": port} for host, port in found.hosts]}
 
 
 def _take_cached_call_types(

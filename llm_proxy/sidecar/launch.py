@@ -152,7 +152,7 @@ async def _call_log() -> AsyncGenerator[CallLog | None]:
     if not url:
         yield None
         return
-    call_log = CallLog(url)
+    call_log = CallLog(url, os.environ.get("LLM_PROXY__CA_FILE"))
     await call_log.start()
     try:
         yield call_log

@@ -114,7 +114,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.caching.redis_cache": ("RedisCache", "_run_under_circuit_breaker"),
     "litellm.caching.caching_handler": ("LLMCachingHandler", "in_memory_cache_obj"),
     "litellm.caching.redis_batch": ("_run_under_circuit_breaker",),
-    "litellm._redis": ("get_redis_client",),
+    "litellm._redis": ("get_redis_client", "_sentinel_auth_kwargs"),
     "litellm.proxy.hooks": ("PROXY_HOOKS",),
     "litellm.litellm_core_utils.litellm_logging": ("Logging", "StandardLoggingPayloadSetup"),
     "redis.exceptions": ("RedisError",),

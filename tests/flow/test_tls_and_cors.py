@@ -15,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+from sidecars import deployment, run_provider, run_sidecar
 from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 from webhook_receiver import run_receiver
 
@@ -23,6 +24,7 @@ from llm_proxy.admission.redis.connection import RedisConnection
 from llm_proxy.edge.routes.notifications import webhook_delivery
 from llm_proxy.notify import DeliveryFailed, StoredNotification, Webhook, WebhookSender
 from llm_proxy.redis_urls import parse_redis_url
+from llm_proxy.schema import migrate
 from llm_proxy.settings import Settings
 from llm_proxy.stack import probe
 from llm_proxy.stack.probe import is_port_free
@@ -99,6 +101,37 @@ async def test_sidecar_redis_and_postgres_are_reached_by_tls_with_a_private_ca(
             }
         for line in ("migrate", "keys create --name far", "keys revoke far --yes", "usage"):
             assert run_command(tmp_path, names, *line.split()) == (0, "")
+
+
+async def test_a_sidecar_reaches_cache_and_call_log_by_tls_with_a_private_ca(
+    tmp_path: Path, certificate: tuple[Path, Path], cache_redis_url: str, database_url: str
+) -> None:
+    """The same setting as the gateway's, beside the system's authorities."""
+    redis, postgres = port_of(cache_redis_url), port_of(database_url)
+    await migrate(database_url)
+    with (
+        tls_relay(redis, certificate) as redis_port,
+        tls_relay(postgres, certificate, "postgres") as postgres_port,
+        run_provider(tmp_path) as provider,
+    ):
+        secured = cache_redis_url.replace("redis://", "rediss://")
+        names = {
+            "LLM_PROXY__CA_FILE": str(certificate[0]),
+            "CACHE_REDIS_URL": secured.replace(f"127.0.0.1:{redis}", f"localhost:{redis_port}"),
+            "LLM_CALLS_DATABASE_URL": database_url.replace(
+                f"127.0.0.1:{postgres}", f"localhost:{postgres_port}"
+            )
+            + "?sslmode=verify-full",
+        }
+        config = {"model_list": [deployment("a", "openai/a", provider)]}
+        with run_sidecar(config, provider, tmp_path, **names) as sidecar:
+            prompt = str(uuid4())
+            for _ in range(2):
+                assert (await sidecar.chat("a", prompt)).status == 200
+            assert len(await provider.calls(prompt)) == 1
+        connection = await asyncpg.connect(database_url)  # the sidecar's end wrote what was queued
+        assert await connection.fetchval("SELECT count(*) FROM llm_calls") >= 1
+        await connection.close()
 
 
 def run_command(folder: Path, names: dict[str, str], *words: str) -> tuple[int, str]:

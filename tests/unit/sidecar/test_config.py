@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.sidecar.config import InvalidConfig, build_effective_config, is_served, unset_variables
+from llm_proxy.sidecar.config import (
+    InvalidConfig,
+    build_effective_config,
+    is_served,
+    redis_cache_params,
+    unset_variables,
+)
 
 Json = dict[str, Any]
 
@@ -296,3 +302,50 @@ def test_a_file_does_not_set_the_sidecar_s_own_variables() -> None:
     assert found.variables == {"MINE": "1"}
     assert found.config["environment_variables"] == {"MINE": 1, "B": "os.environ/C"}
     assert len([note for note in found.notes if note.startswith("ignored environment_variables.")]) == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        pytest.param("redis://:p@h:1/2", {"url": "redis://:p@h:1/2"}, id="server"),
+        pytest.param("unix:///run/s", {"url": "unix:///run/s"}, id="socket"),
+        pytest.param("rediss://:p@h?db=1", {"url": "rediss://:p@h?db=1&ssl_ca_certs=/ca.pem"}, id="tls"),
+        pytest.param(
+            "rediss://:p@h?ssl_ca_certs=/own.pem", {"url": "rediss://:p@h?ssl_ca_certs=/own.pem"}, id="own-ca"
+        ),
+        pytest.param(
+            "redis+cluster://u:p%2Fw@h:1/0",
+            {"username": "u", "password": "p/w", "redis_startup_nodes": [{"host": "h", "port": 1}]},
+            id="cluster",
+        ),
+        pytest.param(
+            "rediss://:p@a,b:2",
+            {
+                "password": "p",
+                "ssl": True,
+                "ssl_ca_certs": "/ca.pem",
+                "redis_startup_nodes": [{"host": "a", "port": 6379}, {"host": "b", "port": 2}],
+            },
+            id="list",
+        ),
+        pytest.param(
+            "redis+sentinel://:p@a,b:2/main?db=3&sentinel_password=s",
+            {
+                "password": "p",
+                "sentinel_nodes": [["a", 26379], ["b", 2]],
+                "sentinel_password": "s",
+                "service_name": "main",
+                "db": 3,
+            },
+            id="sentinel",
+        ),
+    ],
+)
+def test_litellm_is_told_of_a_redis_in_its_own_words(url: str, told: Json) -> None:
+    """And of no other that the file names."""
+    file = {"url": "redis://x", "host": "x", "sentinel_nodes": [["x", 1]], "service_name": "x", "ttl": 5}
+    found = redis_cache_params(url, file, {"LLM_PROXY__CA_FILE": "/ca.pem"})
+    ours = {"type", "namespace", "ttl", "supported_call_types", "max_messages"}
+    ours |= {"socket_timeout", "socket_connect_timeout"}
+    assert {name: value for name, value in found.items() if name not in ours} == told
+    assert (found["type"], found["ttl"]) == ("redis", 5)
