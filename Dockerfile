@@ -66,7 +66,8 @@ COPY --from=build-sidecar /app/.venv-sidecar /app/.venv-sidecar
 COPY locks/sidecar.txt /app/locks/
 COPY litellm-config.yaml /app/
 ENV LLM_PROXY__ENVIRONMENT=production LLM_PROXY_STATE=/data
+# 4000: started with the arguments of LiteLLM's image.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=90s \
-    CMD ["/app/.venv/bin/python", "-m", "llm_proxy.stack.probe", "7007", "/health/ready"]
+    CMD ["sh", "-c", "probe='/app/.venv/bin/python -m llm_proxy.stack.probe'; $probe 7007 /health/ready || $probe 4000 /health/ready"]
 ENTRYPOINT ["with-keys", "/app/.venv/bin/python", "-m", "llm_proxy"]
 CMD ["up", "--no-stores", "--no-local-model", "--logs-to-stdout", "--state", "/data"]

@@ -178,7 +178,7 @@ def _money_budget(
             subject,
             f"its budget of ${amount} every {duration} becomes ${limit / 1e9:g} a {period}",
         )
-    elif duration is not None and _DURATION.fullmatch(_normalized(duration)) is None:
+    elif str(duration or "").strip() and _DURATION.fullmatch(_normalized(duration)) is None:
         plan.note(
             "changed", subject, f"its budget's duration {duration!r} is none LiteLLM knows: a day, as there"
         )
