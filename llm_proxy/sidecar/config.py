@@ -15,7 +15,7 @@ from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.redis_urls import RedisAddress, redis_address
 from llm_proxy.sidecar.bare_models import provider_of_family
-from llm_proxy.sidecar.environment import ENV_REFERENCE, NEVER_FROM_THE_FILE
+from llm_proxy.sidecar.environment import ENV_REFERENCE, NEVER_FROM_THE_FILE, SHELL_REFERENCE
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, find_substitutions
 from llm_proxy.sidecar.setting_rules import PROMETHEUS, prometheus_lists, remove_unhonoured
 from llm_proxy.wildcards import wildcard_matches
@@ -139,6 +139,7 @@ def build_effective_config(raw: object, env: Mapping[str, str]) -> EffectiveConf
     notes = [f"ignored {found.path}: {found.message}" for found in remove_unhonoured(config)]
     variables = _take_file_variables(config, notes)
     env = {**env, **variables}
+    expand_shell_references(config, env)
     config["model_list"] = _drop_deployments_without_keys(config.get("model_list") or [], env, notes)
     for name in SECTIONS:
         config[name] = config.get(name) or {}
@@ -214,10 +215,37 @@ def resolve_reference(text: str, env: Mapping[str, str]) -> str:
 def unset_variables(value: object, env: Mapping[str, str]) -> list[str]:
     """Return the environment variables that a value refers to and that are not set, in order."""
     if isinstance(value, str):
-        return [name for name in ENV_REFERENCE.findall(value) if not env.get(name)]
+        required = [one[1] for one in SHELL_REFERENCE.finditer(value) if one[2] is None]
+        return [name for name in (*ENV_REFERENCE.findall(value), *required) if not env.get(name)]
     return [
         name for part in (*as_object(value).values(), *as_list(value)) for name in unset_variables(part, env)
     ]
+
+
+def expand_shell_references(config: Json, env: Mapping[str, str]) -> None:
+    """Replace `${NAME}` in models, credentials, the router's settings and the cache's, as envsubst would.
+
+    A value that is nothing else becomes `os.environ/NAME`; an unset name without a default stays.
+    """
+    for section in ("model_list", "credential_list", "router_settings"):
+        if section in config:
+            config[section] = _expand(config[section], env)
+    litellm = as_object(config.get("litellm_settings"))
+    if "cache_params" in litellm:
+        litellm["cache_params"] = _expand(litellm["cache_params"], env)
+
+
+def _expand(value: Any, env: Mapping[str, str]) -> Any:  # noqa: ANN401 -- of YAML
+    if isinstance(value, dict):
+        return {name: _expand(part, env) for name, part in as_object(value).items()}
+    if isinstance(value, list):
+        return [_expand(part, env) for part in as_list(value)]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    whole = SHELL_REFERENCE.fullmatch(value)
+    if whole is not None and (whole[2] is None or env.get(whole[1])):
+        return f"os.environ/{whole[1]}"
+    return SHELL_REFERENCE.sub(lambda one: env.get(one[1]) or (one[0] if one[2] is None else one[2]), value)
 
 
 def _move_aliases_to_router(config: Json) -> None:

@@ -5,6 +5,7 @@ fault is a misspelt key, or a name or protection without effect; any other findi
 local if its address is loopback, private or a private name; one without is if its provider is self-hosted.
 """
 
+import copy
 import difflib
 import ipaddress
 import re
@@ -20,6 +21,7 @@ from llm_proxy.sidecar.config import (
     InvalidConfig,
     ModelSubstituted,
     build_effective_config,
+    expand_shell_references,
     is_served,
     resolve_reference,
     unset_variables,
@@ -30,6 +32,7 @@ from llm_proxy.sidecar.environment import (
     BASES_WITHOUT_V1,
     ENV_REFERENCE,
     NEVER_FROM_THE_FILE,
+    SHELL_REFERENCE,
     accepted_settings,
 )
 from llm_proxy.sidecar.known_keys import MISSPELT_SIMILARITY, SECTIONS, find_mend, known_keys
@@ -55,7 +58,6 @@ PLACEHOLDER_WORD = re.compile(
     re.IGNORECASE,
 )
 """A word that a real key does not contain, or hardly ever."""
-SHELL_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*[^}]*\}")
 NESTED_SECTIONS = (
     ("router_settings", "retry_policy"),
     ("router_settings", "allowed_fails_policy"),
@@ -107,10 +109,11 @@ def check_config(
         pass  # each is a finding below
     except InvalidConfig as error:
         return [ConfigFinding("", str(error), prevents_start=True)]
-    config = as_object(raw)
+    config = copy.deepcopy(as_object(raw))
     own = as_object(config.get("environment_variables"))
     set_here = {name: str(own[name]) for name in own.keys() - NEVER_FROM_THE_FILE if own[name] is not None}
     env = {**env, **set_here}
+    expand_shell_references(config, env)
     parts: tuple[Callable[[], Iterator[ConfigFinding]], ...] = (
         lambda: _check_keys("", config, known_keys("top")),
         lambda: _check_deployments(config, env),
@@ -180,11 +183,6 @@ def _check_deployments(config: Json, env: Mapping[str, str]) -> Iterator[ConfigF
             yield ConfigFinding(
                 where, f"sent to the provider, being no setting of LiteLLM's: {named}", is_fault=False
             )
-        for name, value in params.items():
-            if isinstance(value, str) and SHELL_REFERENCE.search(value):
-                yield ConfigFinding(
-                    f"{where}.litellm_params.{name}", "LiteLLM does not expand ${NAME}: write os.environ/NAME"
-                )
         model = resolve_reference(str(params["model"]), env)
         if model and (message := _find_wrong_model({**params, "model": model}, own, groups)):
             yield ConfigFinding(where, message)
@@ -418,7 +416,7 @@ def _check_variables(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFin
 
 def _check_secrets(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFinding]:
     master = as_object(config.get("general_settings")).get("master_key")
-    if isinstance(master, str) and not master.startswith("os.environ/"):
+    if isinstance(master, str) and not (ENV_REFERENCE.match(master) or SHELL_REFERENCE.match(master)):
         yield ConfigFinding(
             "general_settings.master_key",
             "a key stands in the file: write os.environ/LITELLM_MASTER_KEY",

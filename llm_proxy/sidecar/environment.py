@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Mapping
 
 ENV_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
+SHELL_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::?-([^}]*))?\}")
+"""`${NAME}` or `${NAME:-default}`, which envsubst or a shell replaces before LiteLLM reads the file."""
 SYSTEM_VARIABLES = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
@@ -82,8 +84,8 @@ NEVER_FROM_THE_FILE = BLOCKED_VARIABLES | REQUIRED.keys() | {"LITELLM_MASTER_KEY
 
 
 def referenced_variables(text: str) -> frozenset[str]:
-    """Return the names that a configuration refers to as `os.environ/NAME`."""
-    return frozenset(ENV_REFERENCE.findall(text))
+    """Return the names that a configuration refers to as `os.environ/NAME` or `${NAME}`."""
+    return frozenset(ENV_REFERENCE.findall(text)) | {name for name, _ in SHELL_REFERENCE.findall(text)}
 
 
 def accepted_settings(env: Mapping[str, str]) -> frozenset[str]:

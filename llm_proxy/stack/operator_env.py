@@ -22,6 +22,7 @@ SIDECAR_VARIABLES = re.compile(
     r"LLM_PROXY__CA_FILE|LLM_PROXY_LOAD_BALANCE|INITIAL_RETRY_DELAY|MAX_RETRY_DELAY|JITTER"
 )
 CONFIG_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
+SHELL_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 IGNORED_KEY_FILES = {"README.md"}
 
 
@@ -50,7 +51,7 @@ class OperatorEnv:
 
     def sidecar_variables(self, config: str) -> dict[str, str]:
         """What a sidecar gets: variables of providers and LiteLLM, and those that `config` refers to."""
-        referenced = set(CONFIG_REFERENCE.findall(config))
+        referenced = {*CONFIG_REFERENCE.findall(config), *SHELL_REFERENCE.findall(config)}
         return {
             name: value
             for name, value in self.variables.items()

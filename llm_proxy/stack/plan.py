@@ -16,7 +16,13 @@ from llm_proxy.json_access import as_object
 from llm_proxy.settings import Settings, load
 from llm_proxy.stack import process_specs, stores
 from llm_proxy.stack.local_model import CHAT_MODEL
-from llm_proxy.stack.operator_env import CONFIG_REFERENCE, INTERNAL_KEY, SIDECAR_KEY, OperatorEnv
+from llm_proxy.stack.operator_env import (
+    CONFIG_REFERENCE,
+    INTERNAL_KEY,
+    SHELL_REFERENCE,
+    SIDECAR_KEY,
+    OperatorEnv,
+)
 from llm_proxy.stack.probe import client_host, free_port, is_port_free, list_models
 from llm_proxy.stack.process import ProcessSpec
 from llm_proxy.stack.process_specs import RecycleLimits, read_recycle_limits
@@ -307,7 +313,7 @@ def _master_key_in(config: Path, env: OperatorEnv) -> str:
     given = settings.get("master_key")
     if not isinstance(given, str):
         return ""
-    referred = CONFIG_REFERENCE.fullmatch(given)
+    referred = CONFIG_REFERENCE.fullmatch(given) or SHELL_REFERENCE.match(given)
     return (env.first(referred[1]) or "") if referred else given
 
 

@@ -50,6 +50,7 @@ def sidecar(provider: Provider, service_folder: Path) -> Iterator[Sidecar]:
     models = [
         deployment("one", "openai/one", provider),
         deployment("named", "os.environ/OWN_MODEL", provider),
+        deployment("of-a-shell", "openai/${NAME_OF_MODEL:-of-a-shell}", provider, api_key="${KEY_OF_SHELL}"),
         {
             "model_name": "by-credential",
             "litellm_params": {
@@ -60,12 +61,12 @@ def sidecar(provider: Provider, service_folder: Path) -> Iterator[Sidecar]:
             "model_info": {"access_groups": ["team-a"], "description": "for one team"},
         },
     ]
-    accepted = {"LLM_PROXY_SIDECAR_ACCEPT": "*"}
+    accepted = {"LLM_PROXY_SIDECAR_ACCEPT": "*", "KEY_OF_SHELL": "sk-of-a-shell"}
     with run_sidecar({"model_list": models, **FOREIGN}, provider, service_folder, **accepted) as started:
         yield started
 
 
-@pytest.mark.parametrize("group", ["one", "named", "by-credential"])
+@pytest.mark.parametrize("group", ["one", "named", "of-a-shell", "by-credential"])
 async def test_it_starts_and_answers(sidecar: Sidecar, group: str) -> None:
     """Neither Prometheus, own authentication, a budget nor a database stands in the way."""
     answer = await sidecar.chat(group, str(uuid4()), do="ok", text="an answer")
@@ -87,6 +88,15 @@ async def test_a_credential_of_the_list_reaches_the_provider(sidecar: Sidecar) -
     await sidecar.chat("by-credential", mark, do="ok")
     [call] = await sidecar.provider.calls(mark)
     assert call["headers"]["authorization"] == "Bearer sk-of-the-file"
+
+
+async def test_a_shell_s_reference_reaches_the_provider(sidecar: Sidecar) -> None:
+    """As envsubst would have written it; the model's name has a default."""
+    mark = str(uuid4())
+    await sidecar.chat("of-a-shell", mark, do="ok")
+    [call] = await sidecar.provider.calls(mark)
+    assert call["headers"]["authorization"] == "Bearer sk-of-a-shell"
+    assert call["body"]["model"] == "of-a-shell"
 
 
 async def test_the_file_cannot_publish_litellm_s_master_key(sidecar: Sidecar) -> None:

@@ -70,6 +70,29 @@ def test_a_cache_without_an_address_is_off(params: Json) -> None:
     assert "CACHE_REDIS_URL" in found.notes[0]
 
 
+def test_shell_references_are_replaced_as_envsubst_does() -> None:
+    """In models, credentials and addresses; a whole value becomes a reference of LiteLLM's own."""
+    config = {
+        "model_list": [
+            one("a", api_key="${KEY}", api_base="http://${HOST}:${PORT:-80}/v1", x=["${NONE-}", "$KEY"]),
+            one("b", api_base="http://${NONE}/v1"),
+        ],
+        "router_settings": {"redis_host": "${HOST}"},
+        "credential_list": [{"credential_values": {"api_key": "${KEY:-no}"}}],
+    }
+    found = build_effective_config(config, {"KEY": "k", "HOST": "h"})
+    [kept] = found.config["model_list"]
+    assert kept["litellm_params"] == {
+        "model": "openai/m",
+        "api_key": "os.environ/KEY",
+        "api_base": "http://h:80/v1",
+        "x": ["", "$KEY"],
+    }
+    assert found.config["router_settings"]["redis_host"] == "os.environ/HOST"
+    assert found.config["credential_list"] == [{"credential_values": {"api_key": "os.environ/KEY"}}]
+    assert found.notes == ("left out b (openai/m): NONE not set",)
+
+
 def test_names_of_a_left_out_group_are_removed() -> None:
     """Aliases, fallbacks from it and to it; a rule without targets is removed."""
     config = {

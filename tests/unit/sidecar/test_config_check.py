@@ -83,6 +83,7 @@ PROTECTING = {
 QUIET = {
     "LiteLLM's parameters": "model_list: [{model_name: a, litellm_params: {model: openai/a, additional_drop_params: [temperature], realtime_protocol: GA}}]",
     "guardrails of the older form": "litellm_settings: {guardrails: [{injection: {callbacks: [lakera_prompt_injection], default_on: true}}]}",
+    "master key of a shell": "general_settings: {master_key: '${LITELLM_MASTER_KEY}'}",
     "constants' keys": "general_settings: {dangerously_allow_mock_testing_request_params: true}",
     "keys read beside the proxy": "litellm_settings: {code_interpreter_interception_params: {}}",
     **{
@@ -176,12 +177,13 @@ def test_a_file_without_models_gets_a_hint() -> None:
     assert "LiteLLM keeps in a database are not read" in note.message
 
 
-def test_a_shell_reference_is_a_fault() -> None:
-    """LiteLLM sends it to the provider as it stands."""
+def test_a_shell_reference_to_a_variable_that_is_not_set_leaves_the_deployment_out() -> None:
+    """As a reference of LiteLLM's own does; a default is one."""
     text = "model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: '${OPENAI_API_KEY}'}}]"
-    [fault] = check_text(text)
-    assert (fault.is_fault, fault.path) == (True, "model_list.a.litellm_params.api_key")
-    assert "os.environ/NAME" in fault.message
+    [note] = check_text(text)
+    assert (note.is_fault, note.message) == (False, "left out: OPENAI_API_KEY not set")
+    assert check_text(text, {"OPENAI_API_KEY": "sk-x"}) == []
+    assert check_text(text.replace("API_KEY}", "API_KEY:-none}")) == []
 
 
 def test_a_variable_of_the_file_itself_is_set() -> None:
