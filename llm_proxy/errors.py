@@ -213,6 +213,14 @@ class UnsupportedTransferEncoding(APIError):
     retryable = False
 
 
+class UpgradeRequired(APIError):
+    """The route takes another protocol than the one that was asked for."""
+
+    status = 426
+    default_code = "upgrade_required"
+    retryable = False
+
+
 class HeadersTooLarge(APIError):
     """More header bytes than the operator allows."""
 

@@ -72,11 +72,14 @@ class AdmittedCall:
 
     Attributes:
         context: What is known of the call.
+        is_admitted: It was admitted, and may wait for its answer.
         limit_headers: Where the caller stands at its limits, for the response.
         is_stream: The reply is a stream of chunks, else one body.
     """
 
-    __slots__ = ("_guard", "_lease", "_reply", "_services", "context", "is_stream", "limit_headers")
+    __slots__ = (
+        "_guard", "_lease", "_reply", "_services", "context", "is_admitted", "is_stream", "limit_headers",
+    )  # fmt: skip
     _lease: Lease
     _reply: Reply
     is_stream: bool
@@ -84,6 +87,7 @@ class AdmittedCall:
 
     def __init__(self, services: Services, context: CallContext, guard: CallGuard) -> None:
         self.context = context
+        self.is_admitted = False
         self._services = services
         self._guard = guard
 
@@ -94,6 +98,7 @@ class AdmittedCall:
         assert caller is not None and call is not None  # noqa: S101, PT018 -- the request was read
         services.upstream.check_capacity()
         self._lease = lease = await services.admission.admit(caller, call, context.request_id)
+        self.limit_headers, self.is_admitted = lease.headers, True
         try:
             context.catalog = services.catalog.snapshot
             context.would_refuse = lease.would_reject
@@ -109,7 +114,7 @@ class AdmittedCall:
             await self._end(error)
             raise
         context.routing = reply.routing
-        self.is_stream, self.limit_headers = reply.stream_filter is not None, lease.headers
+        self.is_stream = reply.stream_filter is not None
         return self
 
     async def __aexit__(
@@ -133,6 +138,10 @@ class AdmittedCall:
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields OpenAI's events as they come, without `[DONE]`; raises what broke the stream."""
         return self._reply.chunks()
+
+    def last_event(self) -> bytes:
+        """Returns the event that ends a complete stream in a provider's own protocol; none for a chat's."""
+        return self._reply.stream_filter.last_event if self._reply.stream_filter is not None else b""
 
     async def settle(self) -> None:
         """Settles the lease and waits until the store has it: before the last byte leaves."""

@@ -110,6 +110,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, description="Gateway processes sharing the port; mock mode, which counts in memory, runs one.")
     public_bind_ok: bool = Field(default=False, description="Allow a public address in production (TLS ends in front of the gateway).")
     trusted_proxies: StringList = Field((), description="Addresses or networks whose `X-Forwarded-For` is trusted.")
+    anthropic_betas: StringList = Field((), description="Further `anthropic-beta` words that Anthropic gets, with or without their date; `*` for every word. Published names pass anyway.")
     cors_origins: StringList = Field((), description="Origins allowed by CORS; none by default.")
 
     database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it only internal keys work and records stay in the spool. Also from `DATABASE_HOST`, … or `PGHOST`, … (`docs/deployment.md`). A password with `/ # ? @ :` or `%` must be percent-encoded if the address would be ambiguous.")
@@ -172,6 +173,7 @@ class Settings(BaseSettings):
         "litellm_proxy_url",
         "default_models",
         "trusted_proxies",
+        "anthropic_betas",
         "cors_origins",
         "log_payloads",
         "metrics_tags",

@@ -105,6 +105,9 @@ class ListedModel:
     created: int = 0
 
 
+HeaderPairs = tuple[tuple[str, str], ...]
+
+
 class StreamRenderer(Protocol):
     """One stream on its way to a caller whose frames are not the sidecar's."""
 
@@ -147,8 +150,12 @@ class Dialect(Protocol):
         """Returns the renderer of one stream; None when OpenAI's bytes pass unchanged, errors in a frame."""
         ...
 
-    def error(self, error: APIError) -> Json:
-        """The body of an error."""
+    def error(self, error: APIError, request_id: str = "") -> Json:
+        """The body of an error; of one in a stream, too, where `open_stream` returned None."""
+        ...
+
+    def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:
+        """The headers that this dialect's clients read, beside those of every answer."""
         ...
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:

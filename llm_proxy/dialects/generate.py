@@ -86,7 +86,7 @@ class GenerateDialect(InternalDialect):
         """Returns the renderer of one stream."""
         return GenerateStream(self.error)
 
-    def error(self, error: APIError) -> Json:
+    def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
         """Returns NestJS's exception body, with our code and field."""
         return {
             "statusCode": error.status,

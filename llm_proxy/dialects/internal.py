@@ -11,7 +11,7 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, ResponseMeta
+from llm_proxy.dialects.dialect import BodyLimits, HeaderPairs, ListedModel, ModelIndex, ResponseMeta
 from llm_proxy.dialects.openai import ChunkReader, Completion, TokenCounts, parse_completion
 from llm_proxy.dialects.request import ParseContext, build_call, invalid, parse_object, wrong_type
 from llm_proxy.dialects.request.build_call import parse_attribution
@@ -55,9 +55,13 @@ class InternalDialect:
         """Returns the renderer of one stream."""
         return InternalStream(self.error)
 
-    def error(self, error: APIError) -> Json:
+    def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
         """`detail`, as FastAPI's clients read it, and OpenAI's envelope."""
         return {"detail": error.message, **error.body()}
+
+    def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:  # noqa: ARG002 -- the same
+        """None: its clients read those of every answer."""
+        return ()
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:
         """`{models: [{name, provider, physical_name, max_tokens}]}`."""

@@ -12,7 +12,7 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, ResponseMeta
+from llm_proxy.dialects.dialect import BodyLimits, HeaderPairs, ListedModel, ModelIndex, ResponseMeta
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import Endpoint
@@ -143,9 +143,13 @@ class OpenAIDialect:
     def open_stream(self, call: Call) -> None:
         """None: frames pass unchanged."""
 
-    def error(self, error: APIError) -> Json:
+    def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
         """OpenAI's envelope, in a stream too: its SDKs raise that as `APIError`."""
         return error.body()
+
+    def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:  # noqa: ARG002 -- the same
+        """None: its clients read those of every answer."""
+        return ()
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:
         """The list object of `GET /v1/models`."""

@@ -9,16 +9,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import orjson
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from llm_proxy.dialects.routes import RouteTable, canonical_path
+from llm_proxy.dialects.openai import OPENAI
+from llm_proxy.dialects.routes import InferenceRoute, RouteTable, canonical_path
 from llm_proxy.edge.inference import InferenceEndpoint, RequestLimits
 from llm_proxy.edge.request import Message, Receive, Scope, Send, validate_head
-from llm_proxy.edge.responses import error_headers, send_json
+from llm_proxy.edge.responses import send_error_of
 from llm_proxy.edge.routes.messages import COUNT_PATHS
-from llm_proxy.errors import APIError, BodyTooLarge, MethodNotAllowed, RequestTimeout
+from llm_proxy.errors import APIError, BodyTooLarge, MethodNotAllowed, RequestTimeout, UpgradeRequired
 from llm_proxy.telemetry import uuid7
 
 ASGIApplication = Callable[[Any, Any, Any], Awaitable[None]]
@@ -54,12 +54,12 @@ class Dispatcher:
             await self._inference(route, scope, receive, send)
             return
         try:
+            _reject_websocket(route, scope)
             validate_head(scope)
+            if route is not None:
+                raise MethodNotAllowed("This path takes POST.", headers=(("allow", "POST"),))
         except APIError as error:
-            await _send_error(send, error)
-            return
-        if route is not None:
-            await _send_error(send, MethodNotAllowed("This path takes POST.", headers=(("allow", "POST"),)))
+            await send_error_of(send, error, str(uuid7()), route.dialect if route is not None else OPENAI)
             return
         # Path parameters are decoded later (`management_app`); for HEAD, uvicorn drops the body.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
@@ -71,10 +71,12 @@ class Dispatcher:
         )
 
 
-async def _send_error(send: Send, error: APIError) -> None:
-    headers = error_headers(error)
-    headers.append((b"x-request-id", str(uuid7()).encode()))
-    await send_json(send, error.status, orjson.dumps(error.body()), headers)
+def _reject_websocket(route: InferenceRoute | None, scope: Scope) -> None:
+    """Raises `UpgradeRequired` for a WebSocket where clients ask for one first, and then send a POST."""
+    if route is None or route.endpoint != "responses" or scope["method"] != "GET":
+        return
+    if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in scope["headers"]):
+        raise UpgradeRequired("There is no WebSocket here; send a POST.", headers=_NO_WEBSOCKET)
 
 
 def _bounded_receive(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:
@@ -114,6 +116,7 @@ def _with_request_id(send: Send) -> Send:
     return send_with_id
 
 
+_NO_WEBSOCKET = (("upgrade", "HTTP/1.1"), ("connection", "upgrade, close"))
 CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 EXPOSED_HEADERS = (
     "x-request-id", "retry-after", "x-should-retry", "server-timing",

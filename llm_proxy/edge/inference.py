@@ -10,10 +10,12 @@ import logging
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import orjson
 from starlette.requests import Request
 
+from llm_proxy.background import BackgroundLoop
 from llm_proxy.call_context import CallContext
 from llm_proxy.call_guard import GroupTimeouts, TimeoutPolicy
 from llm_proxy.dialects import Call, Dialect
@@ -130,6 +132,9 @@ class RequestReader:
 log = logging.getLogger(__name__)
 
 _MAX_ID_BYTES = 200
+PING_AFTER_S = 10.0
+"""How long nothing was sent before a ping, for callers whose dialect has one; at most half as long again."""
+_CHECKS_A_PING = 2
 
 
 class InferenceEndpoint:
@@ -204,8 +209,13 @@ class InferenceEndpoint:
         guard.total_deadline = asyncio.get_running_loop().time() + limits.deadlines.total_s(
             call.group, call.timeout_s
         )
-        async with process_call(self._services, context, guard) as admitted:
-            await responder.send(admitted)
+        admitting = process_call(self._services, context, guard)
+        responder.open_stream(admitting)
+        try:
+            async with admitting as admitted:
+                await responder.send(admitted)
+        finally:
+            await responder.stop_pings()
 
     async def _fail(self, responder: "Responder", context: CallContext, error: APIError) -> None:
         """Sends an error; logs it unless it is the caller's fault or the gateway's own overload."""
@@ -238,14 +248,41 @@ class Responder:
         started: Whether a response head was sent; an error is then an event of the stream.
     """
 
-    __slots__ = ("_context", "_dialect", "_renderer", "_send", "started")
+    __slots__ = ("_context", "_dialect", "_idle_checks", "_pings", "_renderer", "_send", "started")
 
     def __init__(self, context: CallContext, dialect: Dialect, send: Send) -> None:
         self._context = context
         self._dialect = dialect
         self._renderer: StreamRenderer | None = None
+        self._pings: BackgroundLoop | None = None
+        self._idle_checks = 0
         self._send = send
         self.started = False
+
+    def open_stream(self, call: AdmittedCall) -> None:
+        """Opens the renderer of a streamed call; from now on a caller who waits gets its pings."""
+        assert self._context.call is not None  # noqa: S101 -- the request was read
+        if not self._context.call.streaming:
+            return
+        self._renderer = renderer = self._dialect.open_stream(self._context.call)
+        if renderer is not None and (ping := renderer.ping()):
+            step = partial(self._ping_if_idle, call, ping)
+            self._pings = BackgroundLoop("pings", step, every_s=PING_AFTER_S / _CHECKS_A_PING)
+            self._pings.start()
+
+    async def stop_pings(self) -> None:
+        """Sends no further ping."""
+        if self._pings is not None:
+            await self._pings.stop()
+
+    async def _ping_if_idle(self, call: AdmittedCall, ping: bytes) -> None:
+        """Sends a ping if nothing was sent since the last checks, and the head before the first."""
+        self._idle_checks += 1
+        if self._idle_checks >= _CHECKS_A_PING and call.is_admitted:
+            self._idle_checks = 0
+            if not self.started:
+                await self._start_stream(call)
+            await self._send({"type": "http.response.body", "body": ping, "more_body": True})
 
     async def send(self, admitted: AdmittedCall) -> None:
         """Sends the reply of a call; raises what the reply raises."""
@@ -260,7 +297,7 @@ class Responder:
             event = (
                 self._renderer.fail(error)
                 if self._renderer
-                else encode_event(orjson.dumps(self._dialect.error(error)))
+                else encode_event(orjson.dumps(self._dialect.error(error, self._context.id_text)))
             )
             await self._send({"type": "http.response.body", "body": event})
             return
@@ -272,7 +309,7 @@ class Responder:
         assert context.call is not None  # noqa: S101 -- it was admitted
         body = await admitted.body()
         out = self._dialect.render(context.call, body, _response_meta(context))
-        headers = responses.response_headers(context, admitted.limit_headers)
+        headers = self._headers(admitted)
         await admitted.settle()
         context.ttft_ms = context.elapsed_ms()
         if context.payload is not None:
@@ -283,12 +320,9 @@ class Responder:
     async def _send_stream(self, admitted: AdmittedCall) -> None:
         """Sends the head with the first event; a stream that ends before its closing event is truncated."""
         send, context = self._send, self._context
-        assert context.call is not None  # noqa: S101 -- it was admitted
-        self._renderer = renderer = self._dialect.open_stream(context.call)
-        payload = context.payload
+        renderer, payload = self._renderer, context.payload
         async for chunk in admitted.chunks():
-            if not self.started:
-                context.answered_at = time.perf_counter()
+            context.answered_at = context.answered_at or time.perf_counter()
             out = chunk if renderer is None else renderer.feed(chunk)
             if not out:
                 continue
@@ -296,22 +330,29 @@ class Responder:
                 await self._start_stream(admitted)
             if payload is not None:
                 keep_answer(payload, out)
+            self._idle_checks = 0
             await send({"type": "http.response.body", "body": out, "more_body": True})
+        await self.stop_pings()
         if not self.started:
             admitted.note_usage()
             await self._start_stream(admitted)
         await admitted.settle()
-        end = renderer.end(_response_meta(context)) if renderer else DONE_EVENT
+        end = DONE_EVENT
+        if renderer is not None:
+            end = renderer.feed(admitted.last_event()) + renderer.end(_response_meta(context))
         await send({"type": "http.response.body", "body": end})
         context.outcome = "ok"
 
     async def _start_stream(self, admitted: AdmittedCall) -> None:
         """Sends the head; a call that is interrupted before has no status yet."""
-        context = self._context
-        headers = responses.response_headers(context, admitted.limit_headers)
-        await responses.start_stream(self._send, headers)
+        context, self.started = self._context, True
+        await responses.start_stream(self._send, self._headers(admitted))
         context.ttft_ms = context.elapsed_ms()
-        context.status, context.outcome, self.started = 200, "cut", True
+        context.status, context.outcome = 200, "cut"
+
+    def _headers(self, admitted: AdmittedCall) -> responses.RawHeaders:
+        headers = responses.response_headers(self._context, admitted.limit_headers)
+        return headers + responses.dialect_headers(self._dialect, self._context.id_text)
 
 
 def _response_meta(context: CallContext) -> ResponseMeta:

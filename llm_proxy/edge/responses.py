@@ -45,9 +45,19 @@ async def start_stream(send: Send, headers: RawHeaders) -> None:
 
 async def send_error(send: Send, error: APIError, context: CallContext, dialect: Dialect) -> None:
     """Sends an error in the caller's dialect."""
-    headers = error_headers(error)
-    headers.append((b"x-request-id", context.id_text.encode()))
-    await send_json(send, error.status, orjson.dumps(dialect.error(error)), headers)
+    await send_error_of(send, error, context.id_text, dialect)
+
+
+async def send_error_of(send: Send, error: APIError, request_id: str, dialect: Dialect) -> None:
+    """Sends an error in a dialect; its headers replace those of every answer."""
+    headers = dict(error_headers(error)) | dict(dialect_headers(dialect, request_id, error))
+    headers[b"x-request-id"] = request_id.encode()
+    await send_json(send, error.status, orjson.dumps(dialect.error(error, request_id)), [*headers.items()])
+
+
+def dialect_headers(dialect: Dialect, request_id: str, error: APIError | None = None) -> RawHeaders:
+    """Returns the headers that a dialect's clients read."""
+    return [(name.encode(), value.encode()) for name, value in dialect.headers(request_id, error)]
 
 
 def error_headers(error: APIError) -> RawHeaders:

@@ -2,7 +2,7 @@
 
 Frames with content pass unchanged; one that states usage, an end or an error is parsed. Invariants: any
 chunking of the same bytes gives the same frames; every frame has its `event` line; `[DONE]`, comments and
-errors are withheld; a stream is complete only by the protocol's own last event.
+errors are withheld; a stream is complete only by the protocol's own last event, kept apart.
 """
 
 import re
@@ -45,11 +45,12 @@ class NativeStreamFilter:
         done: The last event was seen.
         is_malformed: A frame could not be read, or the stream ended inside one.
         error: The error object of the stream; None without one.
+        last_event: The event that ended the stream, withheld until its cost is known and settled.
     """
 
     __slots__ = (
         "_content_bytes", "_last", "_marks", "_message_usage", "_unfinished", "content_frames", "done",
-        "error", "is_malformed", "usage",
+        "error", "is_malformed", "last_event", "usage",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -63,6 +64,7 @@ class NativeStreamFilter:
         self.done = False
         self.is_malformed = False
         self.error: Json | None = None
+        self.last_event: bytes = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as received; returns the bytes to send now."""
@@ -133,6 +135,9 @@ class NativeStreamFilter:
         if kind and not frame.startswith(b"event:"):
             frame = b"event: " + kind.encode() + b"\ndata: " + data
         frame += b"\n\n"
+        if kind in _ENDS:
+            self.last_event = frame
+            return b""
         self._count(frame)
         return frame
 

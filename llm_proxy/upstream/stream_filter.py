@@ -47,6 +47,8 @@ class StreamFilter:
         error: The error object of the stream; None without one.
     """
 
+    last_event = b""
+    """The end mark is the dialect's to send."""
     __slots__ = (
         "_content_bytes", "_last", "_prompt_tokens", "_states_zeros", "_unfinished", "_usage_event",
         "_wants_usage", "content_frames", "done", "error", "finished", "is_malformed", "usage",

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import orjson
 
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, ResponseMeta, StreamRenderer
+from llm_proxy.dialects.dialect import (
+    BodyLimits,
+    HeaderPairs,
+    ListedModel,
+    ModelIndex,
+    ResponseMeta,
+    StreamRenderer,
+)
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request.model_resolution import providers_for
@@ -84,11 +91,15 @@ class ResponsesDialect:
             return NativeStream()
         return TranslatedStream(ResponseBuilder(call.context, self.seal))
 
-    def error(self, error: APIError) -> Json:
+    def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
         """OpenAI's envelope, with the field at fault as Responses name it."""
         param, message = in_the_callers_terms(error)
         fields = {"message": message, "type": error.error_type, "param": param, "code": error.code}
         return {"error": fields}
+
+    def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:
+        """None beside those of OpenAI's chats."""
+        return OPENAI.headers(request_id, error)
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:
         """The list object of `GET /v1/models`."""

@@ -105,6 +105,10 @@ def router(health: HealthReport, auth: AuthDependencies) -> APIRouter:
     async def live() -> Response:
         return Response(b'{"status":"alive"}', media_type="application/json")
 
+    @routes.get("/api/hello", include_in_schema=False)  # Claude Code asks, before its first call
+    async def hello() -> Response:
+        return Response(b"{}", media_type="application/json")
+
     @routes.get(
         "/health/ready",
         summary="Requests can be served.",

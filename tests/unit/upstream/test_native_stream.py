@@ -31,7 +31,7 @@ def _stream(endpoint: Endpoint, script: Script = SCRIPT) -> list[bytes]:
 def _passed(endpoint: Endpoint, raw: bytes, step: int = 10**9) -> tuple[bytes, NativeStreamFilter]:
     frames = NativeStreamFilter(endpoint)
     sent = b"".join(frames.feed(raw[at : at + step]) for at in range(0, len(raw), step)) + frames.close()
-    return sent, frames
+    return sent + frames.last_event, frames
 
 
 @given(endpoint=st.sampled_from(["responses", "messages"]), step=st.integers(1, 200))
