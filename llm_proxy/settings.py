@@ -110,6 +110,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, description="Gateway processes sharing the port; mock mode, which counts in memory, runs one.")
     public_bind_ok: bool = Field(default=False, description="Allow a public address in production (TLS ends in front of the gateway).")
     trusted_proxies: StringList = Field((), description="Addresses or networks whose `X-Forwarded-For` is trusted.")
+    messages_ping_s: float = Field(10, gt=0, description="Seconds of silence after which a caller of a Messages stream gets a ping, before its first event too; at most half as long again.")
     anthropic_betas: StringList = Field((), description="Further `anthropic-beta` words that Anthropic gets, with or without their date; `*` for every word. Published names pass anyway.")
     cors_origins: StringList = Field((), description="Origins allowed by CORS; none by default.")
 

@@ -18,6 +18,7 @@ from llm_proxy.admission.redis.backend import EvictionEnabled, require_noevictio
 from llm_proxy.app.routes import build_erasures, build_routers
 from llm_proxy.app.stages import Stages, build_stages, secret_text
 from llm_proxy.background import BackgroundLoop
+from llm_proxy.dialects.messages.dialect import MessagesDialect
 from llm_proxy.dialects.responses import responses_dialect
 from llm_proxy.dialects.routes import RouteTable, inference_routes
 from llm_proxy.edge.dispatcher import Dispatcher, with_cors
@@ -68,7 +69,8 @@ class Gateway:
         self._notifier = _notifier(stages)
         self._erasures = build_erasures(stages)
         self._report = _health_report(stages)
-        routes = inference_routes(responses_dialect(_sealer(settings)))
+        messages = MessagesDialect(betas=frozenset(settings.anthropic_betas))
+        routes = inference_routes(responses_dialect(_sealer(settings)), messages)
         limits = request_limits(settings, stages.catalog.stated_timeouts)
         reader = RequestReader(routes, stages.authenticator, limits, stages.catalog)
         management = self._management_app(routes, reader)

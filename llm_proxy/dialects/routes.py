@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from llm_proxy.dialects import Dialect
 from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
 from llm_proxy.dialects.internal import INTERNAL
-from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.endpoints import Endpoint
 
@@ -47,12 +46,6 @@ _FIXED_ROUTES = (
         "Create a text completion, whole or streamed.",
     ),
     InferenceRoute(("/v1/embeddings", "/embeddings"), "embeddings", OPENAI, "Create embedding vectors."),
-    InferenceRoute(
-        ("/v1/messages", "/messages"),
-        "messages",
-        MESSAGES,
-        "Create a message in Anthropic's API, whole or streamed.",
-    ),
     InferenceRoute(
         ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."
     ),
@@ -105,9 +98,17 @@ class RouteTable:
         return self._by_path.get(raw_path)
 
 
-def inference_routes(responses: Dialect) -> RouteTable:
+def inference_routes(responses: Dialect, messages: Dialect) -> RouteTable:
     """Returns the routes of a gateway, with the dialects that were built for it."""
-    built = InferenceRoute(
-        ("/v1/responses", "/responses"), "responses", responses, "Create a response, whole or streamed."
+    built = (
+        InferenceRoute(
+            ("/v1/responses", "/responses"), "responses", responses, "Create a response, whole or streamed."
+        ),
+        InferenceRoute(
+            ("/v1/messages", "/messages"),
+            "messages",
+            messages,
+            "Create a message in Anthropic's API, whole or streamed.",
+        ),
     )
-    return RouteTable((*_FIXED_ROUTES, built))
+    return RouteTable((*_FIXED_ROUTES, *built))

@@ -55,6 +55,7 @@ class RequestLimits:
     body_timeout_s: float
     deadlines: TimeoutPolicy
     body: BodyLimits
+    ping_after_s: float
 
 
 def request_limits(settings: Settings, stated: GroupTimeouts | None = None) -> RequestLimits:
@@ -65,6 +66,7 @@ def request_limits(settings: Settings, stated: GroupTimeouts | None = None) -> R
         body_timeout_s=settings.body_timeout_s,
         deadlines=timeout_policy(settings, stated),
         body=BodyLimits(settings.max_json_depth, settings.max_messages, private_urls=settings.private_links),
+        ping_after_s=settings.messages_ping_s,
     )
 
 
@@ -132,8 +134,6 @@ class RequestReader:
 log = logging.getLogger(__name__)
 
 _MAX_ID_BYTES = 200
-PING_AFTER_S = 10.0
-"""How long nothing was sent before a ping, for callers whose dialect has one; at most half as long again."""
 _CHECKS_A_PING = 2
 
 
@@ -210,7 +210,7 @@ class InferenceEndpoint:
             call.group, call.timeout_s
         )
         admitting = process_call(self._services, context, guard)
-        responder.open_stream(admitting)
+        responder.open_stream(admitting, limits.ping_after_s)
         try:
             async with admitting as admitted:
                 await responder.send(admitted)
@@ -259,7 +259,7 @@ class Responder:
         self._send = send
         self.started = False
 
-    def open_stream(self, call: AdmittedCall) -> None:
+    def open_stream(self, call: AdmittedCall, ping_after_s: float) -> None:
         """Opens the renderer of a streamed call; from now on a caller who waits gets its pings."""
         assert self._context.call is not None  # noqa: S101 -- the request was read
         if not self._context.call.streaming:
@@ -267,7 +267,7 @@ class Responder:
         self._renderer = renderer = self._dialect.open_stream(self._context.call)
         if renderer is not None and (ping := renderer.ping()):
             step = partial(self._ping_if_idle, call, ping)
-            self._pings = BackgroundLoop("pings", step, every_s=PING_AFTER_S / _CHECKS_A_PING)
+            self._pings = BackgroundLoop("pings", step, every_s=ping_after_s / _CHECKS_A_PING)
             self._pings.start()
 
     async def stop_pings(self) -> None:

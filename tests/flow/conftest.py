@@ -89,6 +89,7 @@ def started_stack(
         "LLM_PROXY__DEFAULT_MODEL": "plain",
         "LLM_PROXY__IDLE_TIMEOUT_S": "3",
         "LLM_PROXY__BODY_TIMEOUT_S": "3",
+        "LLM_PROXY__MESSAGES_PING_S": "0.6",
         "DATABASE_URL": postgres_url,
         "LIMITS_REDIS_URL": limits_redis_url,
         "LLM_PROXY__SEALING_KEYS": f"k1={'s' * 32}",

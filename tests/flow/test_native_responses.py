@@ -8,7 +8,7 @@ from loopback import NO_TLS
 from running_stack import Json, RunningStack, script
 
 ASKED: Json = {
-    "model": "gpt-native",
+    "model": "native-gpt",
     "client_metadata": {"x": "y"},
     "metadata": {"run_id": "r"},
     "store": False,
