@@ -52,14 +52,6 @@ model_list:
   - model_name: native-gpt
     litellm_params: {{<<: *scripted, model: openai/gpt-4.1}}
     model_info: {{id: native-gpt, supported_endpoints: [/v1/responses]}}
-  - model_name: claude-native
-    litellm_params:
-      model: anthropic/claude-sonnet-4-5-20250929
-      api_base: "{provider}"
-      api_key: {key}
-      input_cost_per_token: 0.000001
-      output_cost_per_token: 0.000002
-    model_info: {{id: claude-native, supported_endpoints: [/v1/messages]}}
 router_settings:
   model_group_alias: {{nickname: claude}}
   num_retries: 1  # beside 0 LiteLLM reads no policy

@@ -11,10 +11,14 @@ BETAS = "claude-code-20250219,thinking-token-count-2026-05-13,made-up-2030-01-01
 TOKENS = {"cached_tokens": 3, "cache_write_tokens": 5, "cache_write_1h_tokens": 2}
 
 
+COST_USD = 3.9615e-04
+"""Of `TOKENS` in a prompt of 17 and an answer of 23, at the published price."""
+
+
 def ask(**directive: object) -> Json:
     """A request that tells the provider what to do."""
     return {
-        "model": "claude-native",
+        "model": "native-claude",
         "max_tokens": 64,
         "messages": say(script(**directive)),
         "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
@@ -54,7 +58,7 @@ async def test_a_native_message_is_the_providers_own(stack: RunningStack) -> Non
     story = await stack.story(reply.headers["x-request-id"])
     assert (story["prompt_tokens"], story["completion_tokens"], story["cached_tokens"]) == (17, 23, 3)
     assert story["cache_write_tokens"] == 5
-    assert float(story["cost_usd"]) == pytest.approx(7.915e-05)
+    assert float(story["cost_usd"]) == pytest.approx(COST_USD)
 
 
 async def test_a_native_stream_is_the_providers_own(stack: RunningStack) -> None:
@@ -66,7 +70,7 @@ async def test_a_native_stream_is_the_providers_own(stack: RunningStack) -> None
     assert "llmp-cost" not in reply.text
     story = await stack.story(reply.headers["x-request-id"])
     assert (story["prompt_tokens"], story["completion_tokens"], story["cached_tokens"]) == (17, 23, 3)
-    assert float(story["cost_usd"]) == pytest.approx(7.915e-05)
+    assert float(story["cost_usd"]) == pytest.approx(COST_USD)
 
 
 @pytest.mark.parametrize("how", ["cut", "eof", "half-frame", "garbage", "error-in-200"])
