@@ -1,17 +1,18 @@
 """Prints `docs/litellm/settings.md`, made from the rules and the known keys; run it with its output there."""
 
 from llm_proxy.sidecar.known_keys import known_keys
-from llm_proxy.sidecar.setting_rules import Outcome, find_rule
+from llm_proxy.sidecar.setting_outcomes import Outcome, SettingRule
+from llm_proxy.sidecar.setting_rules import find_rule
 
 HEAD = """\
 # What becomes of each of LiteLLM's settings
 
-Generated from `llm_proxy/sidecar/setting_rules.py` and the keys that the pinned release reads. *Honoured*:
-passed on as written. Any other setting of a file is a note of `llm-proxy config check` and of the sidecar's
-start; one that protects (**yes**) is a fault of the check, and in production ends the start and rejects a
-`reload`, unless `--accept PATH` (of `config check`, `up` and `sidecar`) or the variable
-`LLM_PROXY_SIDECAR_ACCEPT=PATH,PATH` names it (`*`: starts with any). Settings that would let another model
-answer (`llm_proxy/sidecar/model_substitution.py`) end the start.
+Generated from `llm_proxy/sidecar/proxy_settings.py`, `call_settings.py` and the keys that the pinned release
+reads. *Honoured*: passed on as written, and where that is seen, or why no test here can. Any other setting
+of a file is a note of `llm-proxy config check` and of the sidecar's start; one that protects (**yes**) is a
+fault of the check, and in production ends the start and rejects a `reload`, unless `--accept PATH` (of
+`config check`, `up` and `sidecar`) or the variable `LLM_PROXY_SIDECAR_ACCEPT=PATH,PATH` names it (`*`: starts
+with any). Settings that would let another model answer (`model_substitution.py`) end the start.
 """
 SECTIONS = (
     "top",
@@ -26,16 +27,25 @@ SECTIONS = (
 
 
 def section_table(section: str) -> str:
-    """The keys with a rule, a line each, and the honoured ones in one paragraph."""
+    """The keys with a line each, but the honoured ones: a line for those that one test sees."""
     rules = {key: find_rule(section, key) for key in sorted(known_keys(section))}
     lines = [
         f"| `{key}` | {rule.outcome} | {rule.instead} | {'**yes**' if rule.protects else ''} |"
         for key, rule in rules.items()
-        if rule is not None
+        if rule is not None and rule.outcome is not Outcome.HONOURED
     ]
     table = ["| setting | outcome | instead | protects |", "|---|---|---|---|", *lines, ""] if lines else []
-    honoured = ", ".join(f"`{key}`" for key, rule in rules.items() if rule is None)
-    return "\n".join([f"\n## {section}\n", *table, f"{Outcome.HONOURED.capitalize()}: {honoured}."])
+    by_rule: dict[SettingRule, list[str]] = {}
+    for key, rule in rules.items():
+        if rule is not None and rule.outcome is Outcome.HONOURED:
+            by_rule.setdefault(rule, []).append(f"`{key}`")
+    honoured = [f"| {', '.join(keys)} | {_shown(rule.instead)} |" for rule, keys in by_rule.items()]
+    seen = ["| honoured | seen in |", "|---|---|", *honoured] if honoured else []
+    return "\n".join([f"\n## {section}\n", *table, *seen])
+
+
+def _shown(seen: str) -> str:
+    return f"`{seen}`" if "::" in seen else seen
 
 
 def page() -> str:

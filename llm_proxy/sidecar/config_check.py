@@ -38,7 +38,7 @@ from llm_proxy.sidecar.environment import (
 from llm_proxy.sidecar.known_keys import MISSPELT_SIMILARITY, SECTIONS, find_mend, known_keys
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, MODEL_OVERRIDES, find_substitutions
 from llm_proxy.sidecar.named_modules import find_missing_modules
-from llm_proxy.sidecar.setting_rules import PROMETHEUS, find_rule, find_unhonoured, prometheus_lists
+from llm_proxy.sidecar.setting_rules import PROMETHEUS, find_unhonoured, is_passed_on, prometheus_lists
 
 SELF_HOSTED = frozenset(
     {
@@ -408,7 +408,7 @@ def _check_variables(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFin
     for section in SECTIONS:
         for key, value in as_object(config.get(section)).items():
             for name in dict.fromkeys(unset_variables(value, env)):
-                if key in known_keys(section) and find_rule(section, key) is None:  # else it is never read
+                if is_passed_on(section, key):  # else its value is never read
                     yield ConfigFinding(
                         f"{section}.{key}", f"{name} is not set: nothing is read", is_fault=False
                     )
