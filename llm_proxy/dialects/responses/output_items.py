@@ -15,7 +15,7 @@ from llm_proxy.dialects.responses.freeform import FreeformInput
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
 from llm_proxy.dialects.responses.tools import CallerTool
 from llm_proxy.dialects.translation.chat_answer import ThinkingPiece
-from llm_proxy.json_access import Json, as_object, is_object
+from llm_proxy.json_access import Json, as_object, as_objects, is_object
 
 Event = tuple[str, Json]
 """The type of an event, and its fields but for `type` and `sequence_number`."""
@@ -298,7 +298,7 @@ def image_events(item_id: str, index: int, link: str) -> tuple[list[Event], Json
 
 def _logprob(token: Json) -> Json:
     """A token's log probability with every field that OpenAI's has."""
-    top = [_one_logprob(as_object(one)) for one in token.get("top_logprobs") or ()]
+    top = [_one_logprob(one) for one in as_objects(token.get("top_logprobs"))]
     return _one_logprob(token) | {"top_logprobs": top}
 
 

@@ -51,9 +51,9 @@ def _by_type(kinds: Mapping[str, Validator]) -> Validator:
     return check
 
 
-def _one_of_fields(*names: str) -> Validator:
+def _one_of_fields(*names: str, **others: Validator) -> Validator:
     """An object that has at least one of some fields, each a text."""
-    check_types = object_with(**dict.fromkeys(names, _text))
+    check_types = object_with(**dict.fromkeys(names, _text), **others)
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
         check_types(value, path)
@@ -68,14 +68,15 @@ _PARTS: dict[str, Validator] = {
     "input_text": object_with(text_required=_text),
     "output_text": object_with(text_required=_text),
     "refusal": object_with(refusal_required=_text),
-    "input_image": _one_of_fields("image_url", "file_id"),
-    "input_file": _one_of_fields("file_data", "file_id", "file_url"),
+    "input_image": _one_of_fields("image_url", "file_id", detail=_text),
+    "input_file": _one_of_fields("file_data", "file_id", "file_url", filename=_text),
     "input_audio": object_with(
         input_audio_required=object_with(data_required=_non_empty, format_required=_non_empty)
     ),
 }
 _content = either("a string or an array of objects", string=_text, array=array_of(_by_type(_PARTS)))
 _summary = array_of(object_with(text_required=_text))
+_identified = object_with(id=_text)
 _call = object_with(call_id_required=_non_empty, name_required=_non_empty, namespace=_text)
 _tool_output = object_with(call_id_required=_non_empty, output_required=_content)
 
@@ -99,16 +100,30 @@ _FORMATS = {
     )
 }
 _GRAMMARS = {"grammar": object_with(definition_required=_text, syntax_required=_non_empty)}
-_function_tool = object_with(name_required=_non_empty, description=_text, parameters=_object, strict=boolean)
-_custom_tool = object_with(name_required=_non_empty, description=_text, format=_by_type(_GRAMMARS))
+_function_tool = object_with(
+    name_required=_non_empty,
+    description=_text,
+    parameters=_object,
+    strict=boolean,
+    allowed_callers=array_of(_text),
+)
+_custom_tool = object_with(
+    name_required=_non_empty,
+    description=_text,
+    format=_by_type(_GRAMMARS),
+    allowed_callers=array_of(_text),
+)
 _PLAIN_TOOLS = {"function": _function_tool, "custom": _custom_tool}
+_described = object_with(description=_text, parameters=_object)
 _TOOLS: dict[str, Validator] = {
     **_PLAIN_TOOLS,
     "namespace": object_with(
         name_required=_non_empty, description=_text, tools_required=array_of(_by_type(_PLAIN_TOOLS))
     ),
     "mcp": object_with(server_label_required=_non_empty),
-    "tool_search": object_with(description=_text, parameters=_object),
+    "tool_search": _described,
+    "local_shell": _described,
+    "apply_patch": _described,
     "shell": object_with(environment=_by_type({})),
 }
 _tools = array_of(_by_type(_TOOLS), max_length=1024)
@@ -131,13 +146,14 @@ _ITEMS: dict[str, Validator] = {
     "apply_patch_call": object_with(call_id_required=_non_empty, operation_required=_object),
     "apply_patch_call_output": object_with(call_id_required=_non_empty, output=_text),
 }
+_named = _by_type(
+    dict.fromkeys(("function", "custom"), object_with(name_required=_non_empty, namespace=_text))
+)
 _string_or_object = "a string or an object"
 _CHOICES: dict[str, Validator] = {
-    "function": object_with(name_required=_non_empty, namespace=_text),
-    "custom": object_with(name_required=_non_empty, namespace=_text),
-    "allowed_tools": object_with(
-        mode_required=one_of("auto", "required"), tools_required=array_of(_by_type({}))
-    ),
+    "function": _named,
+    "custom": _named,
+    "allowed_tools": object_with(mode_required=one_of("auto", "required"), tools_required=array_of(_named)),
 }
 
 FIELDS: dict[str, Validator] = {
@@ -199,6 +215,7 @@ def _check_items(items: Any, max_items: int) -> None:  # noqa: ANN401 -- uncheck
         path = f"input[{at}]"
         kind = item_type(item)
         _non_empty(kind, f"{path}.type")
+        _identified(item, path)
         if (check := _ITEMS.get(kind)) is not None:
             check(item, path)
 

@@ -152,7 +152,7 @@ def _chosen(choice: Json, tools: SentTools, path: str) -> str:
     kind = choice["type"]
     if kind not in {"function", "custom"} and kind not in CLIENT_TOOLS:
         raise not_carried(path, f"The tool '{kind[:64]}'")
-    name = choice.get("name") or kind
+    name = choice["name"] if kind in {"function", "custom"} else kind
     wanted = CallerTool(kind, name, choice.get("namespace"))
     found = next((sent for sent in tools.functions if tools.callers[sent] == wanted), None)
     if found is None:
