@@ -44,7 +44,7 @@ model_list:
     litellm_params: {{model: anthropic/claude-sonnet-4-20250514, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: claude}}
   - model_name: native-claude
-    litellm_params: {{model: anthropic/claude-sonnet-4-20250514, api_base: "{provider}", api_key: {key}}}
+    litellm_params: {{model: anthropic/claude-sonnet-4-5-20250929, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: native-claude, supported_endpoints: [/v1/messages]}}
   - model_name: gemini
     litellm_params: {{model: gemini/gemini-2.5-flash, api_base: "{provider}", api_key: {key}}}
