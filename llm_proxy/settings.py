@@ -397,6 +397,8 @@ def unknown_settings(variables: Mapping[str, str]) -> list[str]:
     for name in sorted(variables):
         given = name.upper()
         meant = given if given.startswith(PREFIX) else f"{PREFIX}{given.removeprefix(PREFIX[:-1])}"
+        if given in NO_COUNTERPART:
+            lines.append(f"{name} is no setting: {NO_COUNTERPART[given]}")
         if given in known or not given.startswith(PREFIX[:-1]):
             continue
         if given.startswith(PREFIX) or meant in known:
@@ -449,6 +451,8 @@ def _names_of(field: str) -> list[str]:
     return [str(one) for one in choices] or [f"{PREFIX}{field.upper()}"]
 
 
+NO_COUNTERPART = {"LLM_PROXY_CACHE_SIZE": "the Redis that CACHE_REDIS_URL names bounds its own memory"}
+"""Variables of older gateways, and what is in their place."""
 KNOWN_SECRETS = frozenset(
     {"change-me-internal-key", "dev-secret-token", "sk-1234", "sk-master", "secret", "password"}
 )

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
-from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
 from llm_proxy.redis_urls import RedisAddress, redis_address
 from llm_proxy.sidecar.bare_models import provider_of_family
 from llm_proxy.sidecar.environment import ENV_REFERENCE, NEVER_FROM_THE_FILE, SHELL_REFERENCE
@@ -236,10 +236,10 @@ def expand_shell_references(config: Json, env: Mapping[str, str]) -> None:
 
 
 def _expand(value: Any, env: Mapping[str, str]) -> Any:  # noqa: ANN401 -- of YAML
-    if isinstance(value, dict):
-        return {name: _expand(part, env) for name, part in as_object(value).items()}
-    if isinstance(value, list):
-        return [_expand(part, env) for part in as_list(value)]
+    if is_object(value):
+        return {name: _expand(part, env) for name, part in value.items()}
+    if is_array(value):
+        return [_expand(part, env) for part in value]
     if not isinstance(value, str) or "${" not in value:
         return value
     whole = SHELL_REFERENCE.fullmatch(value)
@@ -329,6 +329,10 @@ def _apply_required(config: Json, env: Mapping[str, str], notes: list[str]) -> N
     router["routing_strategy"] = (
         routing_strategy(env.get("LLM_PROXY_LOAD_BALANCE", "")) or router["routing_strategy"]
     )
+    if (retries := env.get("LLM_PROXY_MAX_RETRIES", "")).isdecimal():
+        router["num_retries"] = int(retries)
+    elif retries:
+        notes.append("ignored LLM_PROXY_MAX_RETRIES: it is no whole number")
     url = env.get("CACHE_REDIS_URL")
     if url and litellm.get("cache") is not False:
         litellm["cache"] = True

@@ -108,7 +108,7 @@ GATEWAY_PREFIXES = ("LLM_PROXY_", "OTEL_", "LANGFUSE_")
 
 READ_AT_START_ONLY = re.compile(
     r"(DATABASE|REDIS|LIMITS_REDIS|CACHE_REDIS|LLM_CALLS_DATABASE)_URL|LITELLM_MASTER_KEY|LOCAL_MODEL_GGUF|"
-    r"LLM_PROXY_(?!SIDECAR_|LOAD_BALANCE)\w+"
+    r"LLM_PROXY_(?!SIDECAR_|LOAD_BALANCE|CACHE_TTL|MAX_RETRIES)\w+"
 )
 """Read at a start only: stores, ports, the key between gateway and sidecars, the gateway's settings."""
 

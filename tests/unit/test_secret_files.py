@@ -135,6 +135,12 @@ def test_an_unknown_setting_is_told_with_the_nearest_one(name: str, meant: str) 
     assert unknown_settings({name: "1"}) == [f"{name} is no setting: did you mean {meant}?"]
 
 
+def test_a_variable_without_a_counterpart_is_told() -> None:
+    """With what is in its place."""
+    assert "CACHE_REDIS_URL" in unknown_settings({"LLM_PROXY_CACHE_SIZE": "1000"})[0]
+    assert unknown_settings({"LLM_PROXY_CACHE_TTL": "60", "LLM_PROXY_MAX_RETRIES": "3"}) == []
+
+
 def test_known_names_are_not_told() -> None:
     """Settings, their files, and what has one underscore."""
     known = ("LLM_PROXY__AGENT_RPM", "LLM_PROXY__ADMIN_KEY_FILE", "LLM_PROXY_SECRET", "LLM_PROXY_URL")

@@ -62,6 +62,14 @@ def test_a_retired_gemini_with_a_key_is_asked_of_google_s_api() -> None:
     assert found.config["model_list"][0]["litellm_params"]["model"] == "gemini/gemini-1.5-flash"
 
 
+@pytest.mark.parametrize(("given", "retries"), [("5", 5), ("0", 0), ("", 1), ("many", 1)])
+def test_the_number_of_retries_from_a_variable_wins_over_the_file(given: str, retries: int) -> None:
+    """What is no number is ignored with a note."""
+    found = build_effective_config({"router_settings": {"num_retries": 1}}, {"LLM_PROXY_MAX_RETRIES": given})
+    assert found.config["router_settings"]["num_retries"] == retries
+    assert len(found.notes) == (given == "many")
+
+
 @pytest.mark.parametrize("params", [{}, {"type": "redis", "ttl": 60}, {"host": "os.environ/NONE"}])
 def test_a_cache_without_an_address_is_off(params: Json) -> None:
     """LiteLLM would not start with it."""
