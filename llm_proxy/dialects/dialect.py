@@ -39,6 +39,14 @@ def _generates_text(_group: str) -> bool:
     return False
 
 
+def _no_providers(_group: str) -> frozenset[str]:
+    return frozenset()
+
+
+def _unknown_size(_group: str) -> int | None:
+    return None
+
+
 def _translated(_group: str, _endpoint: Endpoint) -> bool:
     return False
 
@@ -56,6 +64,8 @@ class ModelIndex:
         default_chosen: An operator chose the default, so that any caller who may use it may omit the model.
         is_allowed: Whether the caller may use a group; one that it may not does not exist for it.
         is_embedding_only: Whether a group makes embeddings and nothing else.
+        fallback_providers: The providers that a call of a group may reach through its fallbacks.
+        max_output_tokens: The most completion tokens that every deployment of a group can make, where known.
         speaks_natively: Whether every deployment a call of a group may reach, through its fallbacks too,
             speaks an endpoint's own protocol.
         guardrails: The guardrails that a request may name.
@@ -68,6 +78,8 @@ class ModelIndex:
     default_chosen: bool = False
     is_allowed: Callable[[str], bool] = _allow_all
     is_embedding_only: Callable[[str], bool] = _generates_text
+    fallback_providers: Callable[[str], frozenset[str]] = _no_providers
+    max_output_tokens: Callable[[str], int | None] = _unknown_size
     speaks_natively: Callable[[str, Endpoint], bool] = _translated
     guardrails: frozenset[str] = frozenset()
 

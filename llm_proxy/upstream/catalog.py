@@ -9,6 +9,7 @@ pico-dollars per token.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 
 from llm_proxy.call_guard import StatedTimeouts
@@ -20,6 +21,7 @@ from llm_proxy.json_access import Json, as_list, as_object, as_objects
 from llm_proxy.money import Price, usd_to_pico
 from llm_proxy.telemetry import Metrics
 from llm_proxy.token_details import token_count
+from llm_proxy.upstream.group_facts import common_output_tokens, fallback_providers, highest_output_tokens
 from llm_proxy.wildcards import wildcard_matches
 
 
@@ -212,12 +214,6 @@ class Catalog:
             if source in (name, bare) or source.endswith(prefixed)
             for target in targets
         ]
-
-    def max_output_tokens(self, name: str) -> int | None:
-        """Returns the most completion tokens any deployment of a group writes; None when unknown."""
-        group = self.find_group(name)
-        known = [one.max_output_tokens for one in group.deployments if one.max_output_tokens] if group else []
-        return max(known, default=None)
 
     def highest_prices(self, name: str) -> tuple[int, int] | None:
         """Returns the highest input and output price of a group's deployments, in pico-dollars per token.
@@ -438,6 +434,8 @@ class CurrentCatalog:
             aliases={name: one.alias_of for name, one in catalog.groups.items() if one.alias_of},
             is_embedding_only=catalog.is_embedding_only,
             guardrails=frozenset(catalog.guardrails),
+            fallback_providers=partial(fallback_providers, catalog),
+            max_output_tokens=partial(common_output_tokens, catalog),
             speaks_natively=catalog.speaks_natively,
         )
         self.snapshot = catalog
@@ -497,4 +495,4 @@ class CurrentCatalog:
     def price(self, group: str) -> Price | None:
         """Returns the highest price of a group; None when one is not known."""
         found = self.snapshot.highest_prices(group) if self.snapshot else None
-        return Price(*found, self.snapshot.max_output_tokens(group)) if self.snapshot and found else None
+        return Price(*found, highest_output_tokens(self.snapshot, group)) if self.snapshot and found else None

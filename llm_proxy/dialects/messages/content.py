@@ -1,8 +1,8 @@
 """Content blocks of Anthropic's messages, translated into chat messages.
 
 Pure; the blocks have passed `schema`. Invariants: outputs of tools stand right behind the calls, what else a
-user said after them; a block without a place in chat is refused by its path; text is never changed, but for
-`Error: ` before what a failed tool said, and the title of a document before its text.
+user said after them; a block without a place in chat is refused by its path; no text is added but `Error: `
+before what a failed tool said, a document's title, and the marks around what the system says in between.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,6 +26,8 @@ from llm_proxy.dialects.translation.chat_request import (
 from llm_proxy.json_access import Json, as_object, is_array
 
 ERROR_PREFIX = "Error: "
+REMINDER = "<system-reminder>\n{}\n</system-reminder>"
+"""As Claude Code marks what the system says within a conversation."""
 DEFAULT_FILENAME = "document.pdf"
 _BETWEEN_TEXTS = "\n\n"
 
@@ -58,13 +60,20 @@ class ContentTranslator:
             blocks = content if is_array(content) else [text_part(content)]
             if message["role"] == "assistant":
                 translated += self._assistant(blocks, path)
-            elif message["role"] == "system":
-                translated += self.system(blocks, path)
-            else:
-                translated += self._user(blocks, path)
-        if messages[-1]["role"] == "assistant" and not self._carried.thinking_blocks:
+                continue
+            turn = self._reminder(blocks, path) if message["role"] == "system" else self._user(blocks, path)
+            for one in turn:
+                _append(translated, one)
+        if messages[-1]["role"] == "assistant" and not self._carried.continues:
             raise not_carried(f"messages.{len(messages) - 1}", "A beginning of the answer (prefill)")
         return translated
+
+    def _reminder(self, blocks: list[Json], path: str) -> list[Json]:
+        """A system message in between: as it is for Claude; many templates take one at the start alone."""
+        if self._carried.continues:
+            return self.system(blocks, path)
+        said = _BETWEEN_TEXTS.join(block["text"] for block in blocks)
+        return [{"role": "user", "content": REMINDER.format(said)}] if said else []
 
     def _user(self, blocks: list[Json], path: str) -> Iterator[Json]:
         outputs: list[ToolOutput] = []
@@ -116,7 +125,8 @@ class ContentTranslator:
         """What was thought, for providers that read it: signed blocks, or the text."""
         if self._carried.thinking_blocks:
             signed = [one for one in thoughts if one["type"] != "thinking" or one.get("signature")]
-            return {"thinking_blocks": signed} if signed else {}
+            if signed or self._carried.continues:
+                return {"thinking_blocks": signed} if signed else {}
         if not self._carried.reasoning_text:
             return {}
         said = "".join(one.get("thinking", "") for one in thoughts)
@@ -189,6 +199,17 @@ class ContentTranslator:
         if any(len(part) > 2 for part in parts):
             return parts
         return _BETWEEN_TEXTS.join(part["text"] for part in parts)
+
+
+def _append(messages: list[Json], message: Json) -> None:
+    """Adds a message; a user's after a user's is one with it, as many models' templates want it."""
+    if message["role"] != "user" or not messages or messages[-1]["role"] != "user":
+        messages.append(message)
+        return
+    before, content = messages[-1]["content"], message["content"]
+    parts = [*(before if is_array(before) else [text_part(before)])]
+    parts += content if is_array(content) else [text_part(content)]
+    messages[-1] = {"role": "user", "content": parts}
 
 
 def mark_last(messages: Iterable[Json], mark: Json) -> None:

@@ -24,13 +24,13 @@ from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request.model_resolution import providers_for
 from llm_proxy.dialects.request.native_call import build_native_call, resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.dialects.translation.carried import carried_by
+from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, Carried, carried_by
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json, as_object
 
-OPTIONAL_FIELDS = ("reasoning_effort", "thinking", "user")
-"""How much to think is a wish; whom the answer is for, a note."""
+OPTIONAL_FIELDS = ("reasoning_effort", "thinking", "user", *NOT_FOR_OPENAI)
+"""How much to think is a wish; whom the answer is for, a note; what was thought, for those who read it."""
 
 
 class Count(NamedTuple):
@@ -71,7 +71,7 @@ class MessagesDialect:
             build_native_call(parsed, context, options, models, limits)
             asked = {name: parsed[name] for name in ("messages", "system", "tools") if parsed.get(name)}
             return Count({"model": group, "native": True, **asked}, len(body))
-        chat, _ = translate_request(parsed, extra, carried_by(providers_for(group, models)))
+        chat, _ = translate_request(parsed, extra, _carried_by(group, models))
         asked = {name: chat[name] for name in ("messages", "tools") if name in chat}
         return Count({"model": group, **asked}, len(body))
 
@@ -87,8 +87,10 @@ class MessagesDialect:
             call = build_native_call(parsed, context, options, models, limits, attribution)
             headers = self._provider_headers(version, options.anthropic_betas)
             return call._replace(context=_NATIVE, provider_headers=headers)
-        carried = carried_by(providers_for(group, models))
+        carried = _carried_by(group, models)
         chat, kept = translate_request(parsed, extra, carried)
+        if (most := models.max_output_tokens(models.aliases.get(group, group))) is not None:
+            chat["max_tokens"] = min(chat["max_tokens"], most)
         context = context._replace(endpoint="chat.completions")
         call = build_call(chat, context, options, models, limits, attribution)
         call = call._replace(optional_fields=OPTIONAL_FIELDS)
@@ -160,6 +162,12 @@ def _checked(
     if version != VERSIONS[0]:
         parsed = {name: value for name, value in parsed.items() if name not in SAMPLING}
     return parsed, extra, version
+
+
+def _carried_by(group: str, models: ModelIndex) -> Carried:
+    """What every provider that a call may reach carries."""
+    served = models.aliases.get(group, group)
+    return carried_by(providers_for(group, models) | models.fallback_providers(served))
 
 
 def _context(call: Call) -> MessagesContext:

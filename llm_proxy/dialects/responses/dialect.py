@@ -30,13 +30,13 @@ from llm_proxy.dialects.responses.reasoning import ReasoningSeal
 from llm_proxy.dialects.responses.request import ResponseContext, echo, in_the_callers_terms, translate
 from llm_proxy.dialects.responses.schema import check_body
 from llm_proxy.dialects.responses.stream import NativeStream, TranslatedStream
-from llm_proxy.dialects.translation.carried import carried_by
+from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, carried_by
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError, BadRequest
 from llm_proxy.json_access import Json
 from llm_proxy.sealing import Sealer
 
-OPTIONAL_FIELDS = ("reasoning_effort", "verbosity")
+OPTIONAL_FIELDS = ("reasoning_effort", "verbosity", *NOT_FOR_OPENAI)
 """Left out where a model is known not to have them: clients set them by a model's name."""
 _TOKEN_BYTES = 24
 

@@ -18,13 +18,19 @@ _REASONING_TEXT = frozenset(
 _TOOL_IMAGES = frozenset({"anthropic", "bedrock", "bedrock_converse", "gemini", "vertex_ai"})
 
 
+NOT_FOR_OPENAI = ("thinking_blocks", "cache_control")
+"""What our sidecar leaves out of messages to servers of OpenAI's protocol, where a call says it may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Carried:
     """What every provider of a group carries over chat completions.
 
     Attributes:
-        cache_marks: `cache_control` on parts, messages and tools.
-        thinking_blocks: Earlier reasoning with its signature, as `thinking_blocks` of an assistant's message.
+        cache_marks: `cache_control` on parts, messages and tools; also where only some of them read it.
+        thinking_blocks: Earlier reasoning with its signature, as `thinking_blocks` of an assistant's message;
+            also where only some of them read it.
+        continues: The beginning of an answer, which the model goes on from.
         reasoning_text: Earlier reasoning as text, in `reasoning_content`.
         tool_images: Images and files inside a tool's output.
         thinking_field: Anthropic's `thinking` as a field of the body.
@@ -33,6 +39,7 @@ class Carried:
 
     cache_marks: bool = False
     thinking_blocks: bool = False
+    continues: bool = False
     reasoning_text: bool = False
     tool_images: bool = False
     thinking_field: bool = False
@@ -45,8 +52,9 @@ def carried_by(providers: Collection[str]) -> Carried:
     if not names:
         return Carried()
     return Carried(
-        cache_marks=names <= _CACHE_MARKS,
-        thinking_blocks=names <= _THINKING_BLOCKS,
+        cache_marks=not names.isdisjoint(_CACHE_MARKS),
+        thinking_blocks=not names.isdisjoint(_THINKING_BLOCKS),
+        continues=names <= _THINKING_BLOCKS,
         reasoning_text=names <= _REASONING_TEXT,
         tool_images=names <= _TOOL_IMAGES,
         thinking_field=names <= _THINKING_BLOCKS,

@@ -5,11 +5,12 @@ a dummy tool. Invariants: no text is added; what a provider has no field for is 
 `docs/dialects.md` lists it; what is merely wrong there is for the provider to reject.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 from typing import Any
 
 from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar import call_outcome
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
@@ -32,7 +33,7 @@ def install() -> None:
     factory._EMPTY_TEXT_PLACEHOLDER = ""  # noqa: SLF001 -- the same
     for name in OPENAI_MODULES:
         openai: Untyped = import_module(name)
-        openai.hoist_images_from_tool_messages = _unchanged
+        openai.hoist_images_from_tool_messages = _as_sent
     for name in (f"{PROMPTS}.mid_conversation_system", CONVERSE):
         notes: Untyped = import_module(name)
         notes.CONVERTED_SYSTEM_NOTE = ""  # a blank part, which is left out
@@ -61,8 +62,20 @@ def _is_blank(part: Json) -> bool:
     return part.get("type") == "text" and not str(part.get("text") or "").strip()
 
 
-def _unchanged(messages: list[Json]) -> list[Json]:
-    return messages
+def _as_sent(messages: list[Json]) -> list[Json]:
+    """Leave images in tools' messages, and leave out what the gateway sent for other protocols alone."""
+    left_out = call_outcome.optional_fields()
+    return [_without(one, left_out) for one in messages] if left_out else messages
+
+
+def _without(message: Json, names: Collection[str]) -> Json:
+    kept = {name: value for name, value in message.items() if name not in names}
+    parts = as_list(kept.get("content"))
+    if any(not as_object(part).keys().isdisjoint(names) for part in parts):
+        kept["content"] = [
+            {name: value for name, value in as_object(part).items() if name not in names} for part in parts
+        ]
+    return kept
 
 
 def _with_arguments(transform: Callable[..., Any]) -> Callable[..., Any]:

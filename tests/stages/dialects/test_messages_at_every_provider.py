@@ -1,6 +1,7 @@
 """Claude Code's requests, translated, at every provider family: none is refused."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,12 +61,16 @@ THINKING: dict[str, Json] = {
 }
 
 
+FALLBACKS = {"falls": frozenset({"anthropic"})}
+
+
 def sent(providers: AllProviders, group: str, fields: Json) -> tuple[int, str, list[Json]]:
     """The status and text of the sidecar's answer, and what the provider saw."""
     streamed = group != "Bedrock"  # which the scripted provider only plays whole
     asked = json.dumps({"model": group, **CLAUDE_CODE, **fields, "stream": streamed}).encode()
     options = RequestOptions(anthropic_version="2023-06-01", anthropic_betas=("claude-code-20250219",))
-    call = MESSAGES.parse("messages", asked, options, MODELS, BodyLimits())
+    models = replace(MODELS, fallback_providers=lambda name: FALLBACKS.get(name, frozenset()))
+    call = MESSAGES.parse("messages", asked, options, models, BodyLimits())
     assert call.endpoint == "chat.completions"
     providers.provider.post("/_reset")
     body = {**call.body, "cache": {"no-cache": True, "no-store": True}}
@@ -86,3 +91,7 @@ def test_claude_code_s_request_passes(all_providers: AllProviders, group: str, t
     assert "Go on." in seen
     if calls[-1]["family"] == "openai":
         assert "thinking_blocks" not in seen
+        assert "cache_control" not in seen or group in {"openrouter", "mixed"}
+    if calls[-1]["family"] == "anthropic" and thinking == "known":
+        assert "c2ln" in seen
+        assert "cache_control" in seen

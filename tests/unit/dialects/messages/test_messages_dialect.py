@@ -1,5 +1,6 @@
 """The dialect of Messages: native or translated by the group, and what else it renders."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -57,6 +58,28 @@ def test_a_translated_call_is_a_chat() -> None:
     assert call.body["messages"] == [{"role": "user", "content": "Hi"}]
     assert "reasoning_effort" in call.optional_fields
     assert call.provider_headers == ()
+
+
+def test_a_translated_call_asks_for_no_more_than_the_model_can_write() -> None:
+    models = replace(MODELS, max_output_tokens={"gpt": 4}.get)
+    call = MESSAGES.parse("messages", body("gpt"), NO_OPTIONS, models, BodyLimits())
+    assert (call.body["max_tokens"], call.max_tokens) == (4, 4)
+    call = MESSAGES.parse("messages", body("claude"), NO_OPTIONS, models, BodyLimits())
+    assert call.body["max_tokens"] == 10
+
+
+def test_a_group_that_falls_back_to_claude_keeps_signatures() -> None:
+    thinking: Json = {"type": "thinking", "thinking": "so", "signature": "c2ln"}
+    said = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [thinking, {"type": "text", "text": "Hi"}]},
+        {"role": "user", "content": "on"},
+    ]
+    models = replace(MODELS, fallback_providers={"gpt": frozenset({"anthropic"})}.__getitem__)
+    call = MESSAGES.parse("messages", body(messages=said), NO_OPTIONS, models, BodyLimits())
+    assert call.body["messages"][1]["thinking_blocks"] == [thinking]
+    assert "thinking_blocks" in call.optional_fields
+    assert "thinking_blocks" not in parse(body(messages=said)).body["messages"][1]
 
 
 def test_a_native_call_is_its_body() -> None:

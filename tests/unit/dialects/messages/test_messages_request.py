@@ -122,14 +122,21 @@ class TestContent:
         assert translated(system="s")[0]["messages"][0] == {"role": "system", "content": "s"}
         assert translated(system="")[0]["messages"][0]["role"] == "user"
 
-    def test_a_system_message_in_between_stays_there(self) -> None:
+    def test_a_system_message_in_between_is_a_reminder_but_for_claude(self) -> None:
+        """Claude Code sends one behind each user's; many templates take one at the start alone."""
         turns = [
             {"role": "user", "content": "a"},
             {"role": "system", "content": [{"type": "text", "text": "now"}]},
             {"role": "user", "content": "b"},
         ]
-        roles = [message["role"] for message in translated(messages=turns)[0]["messages"]]
+        roles = [message["role"] for message in translated(CLAUDE, messages=turns)[0]["messages"]]
         assert roles == ["user", "system", "user"]
+        (message,) = translated(messages=turns)[0]["messages"]
+        assert message["content"] == [
+            {"type": "text", "text": "a"},
+            {"type": "text", "text": "<system-reminder>\nnow\n</system-reminder>"},
+            {"type": "text", "text": "b"},
+        ]
 
     @pytest.mark.parametrize(
         ("block", "role", "path"),

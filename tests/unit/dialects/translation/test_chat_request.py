@@ -116,7 +116,8 @@ def test_a_tool_has_only_what_was_given() -> None:
 def test_a_group_carries_what_all_its_providers_carry() -> None:
     claude = carried_by({"anthropic", "bedrock"})
     assert (claude.cache_marks, claude.thinking_blocks, claude.tool_images) == (True, True, True)
-    assert carried_by({"anthropic", "openai"}) == Carried(openai=True)
+    mixed = Carried(cache_marks=True, thinking_blocks=True, openai=True)
+    assert carried_by({"anthropic", "openai"}) == mixed
     assert carried_by(()) == Carried()
     assert carried_by({"unknown"}) == Carried()
 
