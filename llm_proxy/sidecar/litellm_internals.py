@@ -118,6 +118,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.proxy.hooks": ("PROXY_HOOKS",),
     "litellm.litellm_core_utils.litellm_logging": ("Logging", "StandardLoggingPayloadSetup"),
     "redis.exceptions": ("RedisError",),
+    "redis.asyncio": ("RedisCluster",),
     "redis.retry": ("Retry",),
     "redis.backoff": ("NoBackoff",),
 }
@@ -277,6 +278,11 @@ def built_in_hooks(names: Iterable[str]) -> list[Untyped]:
 def redis_cache_class() -> Untyped:
     """The class of LiteLLM's caches in Redis, clusters included."""
     return import_module("litellm.caching.redis_cache").RedisCache
+
+
+def is_cluster_client(client: Untyped) -> bool:
+    """Whether a client follows a cluster's redirections."""
+    return isinstance(client, import_module("redis.asyncio").RedisCluster)
 
 
 def redis_error_class() -> type[Exception]:

@@ -20,6 +20,14 @@ ACCESS_TIMEOUT_S = 0.5
 """Of one access; connecting and waiting for one response have shorter timeouts of their own."""
 MIN_PROBE_INTERVAL_S, MAX_PROBE_INTERVAL_S = 0.05, 1.0
 """The interval doubles from the first to the second: a busy process may time out without Redis's fault."""
+FAULTS = {
+    "AuthenticationError": "it refuses this user or password",
+    "MasterNotFoundError": "no Sentinel names its primary, or they refuse their password",
+    "TimeoutError": "no answer in time",
+    "ConnectionError": "the connection failed",
+    "RedisClusterException": "no node of the cluster can be used",
+}
+"""By the exception's name."""
 STABLE_S = 10.0
 """If the breaker opens sooner than this after it closed, the next probe waits longer each time."""
 MAX_PAUSE_S = 30.0
@@ -143,23 +151,38 @@ class RedisCircuitBreaker:
 
     async def _probe(self) -> None:
         await asyncio.sleep(self._pause_s)
-        pause_s = MIN_PROBE_INTERVAL_S
-        while not await self._ping():
-            if MAX_PROBE_INTERVAL_S / 2 < pause_s < MAX_PROBE_INTERVAL_S:
-                log_line("the cache's Redis does not answer; it is left alone until it does")
+        pause_s, logged = MIN_PROBE_INTERVAL_S, ""
+        while (fault := await self._find_fault()) is not None:
+            if pause_s > MAX_PROBE_INTERVAL_S / 2 and fault != logged:
+                logged = fault
+                log_line(f"the cache's Redis does not answer; it is left alone until it does: {fault}")
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, MAX_PROBE_INTERVAL_S)
-        if pause_s == MAX_PROBE_INTERVAL_S:
+        if logged:
             log_line("the cache's Redis answers again")
         self._open, self._closed_at_s = False, time.monotonic()
 
-    async def _ping(self) -> bool:
+    async def _find_fault(self) -> str | None:
+        """Return why Redis cannot be used, without addresses and passwords; None if it can."""
         try:
             async with asyncio.timeout(ACCESS_TIMEOUT_S):
-                await self.client().ping()
-        except Exception:  # noqa: BLE001 -- any exception of the client means that Redis is unavailable
-            return False
-        return True
+                client = self.client()
+                await client.ping()
+                return await _unnamed_cluster(client)
+        except Exception as error:  # noqa: BLE001 -- any exception of the client means that Redis is unavailable
+            name = type(error).__name__
+            return FAULTS.get(name, name)
+
+
+async def _unnamed_cluster(client: Untyped) -> str | None:
+    """Return the fault of a client that would get nothing but redirections, which LiteLLM does not follow."""
+    if litellm_internals.is_cluster_client(client):
+        return None
+    try:
+        told: Untyped = await client.info("cluster")
+    except litellm_internals.redis_error_class():  # not for this user: a cluster is not recognised
+        return None
+    return "it belongs to a cluster: write redis+cluster://" if told.get("cluster_enabled") else None
 
 
 PATCH = LiteLLMPatch(

@@ -75,6 +75,23 @@ async def test_a_cache_on_a_cluster(cluster: Cluster, provider: Provider, tmp_pa
             await sidecar.chat("a", str(uuid4()))
         kept = [await cluster.ask(port, "DBSIZE") for port in cluster.ports]
         assert sum(one > 0 for one in kept) > 1
+    with run_sidecar(config(provider), provider, tmp_path, CACHE_REDIS_URL=cluster.url) as sidecar:
+        await _logs(sidecar, "it belongs to a cluster: write redis+cluster://")
+
+
+async def test_a_wrong_password_is_told(cache_redis_url: str, provider: Provider, tmp_path: Path) -> None:
+    """Once in the log, and calls are answered."""
+    url = cache_redis_url.replace("//:", "//:S3cretPart")
+    with run_sidecar(config(provider), provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
+        await _logs(sidecar, "it refuses this user or password")
+        assert (await sidecar.chat("a", str(uuid4()))).status == 200
+        assert "S3cretPart" not in sidecar.log.read_text()
+
+
+async def _logs(sidecar: Sidecar, text: str) -> None:
+    async with asyncio.timeout(15):
+        while text not in sidecar.log.read_text():  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize("form", ["REDIS_URL", "REDIS_HOST"])
