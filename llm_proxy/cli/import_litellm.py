@@ -88,7 +88,11 @@ _HEADER = "# Made by `llm-proxy import litellm`; SHA-256 of what follows: "
     show_default=True,
     help="A name for this LiteLLM proxy, if you import several.",
 )
-@click.option("--accept", is_flag=True, help="Import although limits, budgets or restrictions are lost.")
+@click.option(
+    "--accept",
+    is_flag=True,
+    help="Import although limits, budgets or restrictions are lost, or most keys revoked.",
+)
 @as_json_option
 def import_litellm(*, url: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401 -- click's options
     """Take over a LiteLLM proxy's models, teams, users, keys, limits and budgets from its database.
@@ -110,7 +114,12 @@ def import_litellm(*, url: str | None, as_json: bool, **options: Any) -> None:  
     is_applied = options["is_applied"] and not is_refused
     files = {options["models_file"]: made.yaml_text(), options["env_file"]: made.env_text()}
     written = _prepare_files(files, options["env_file"]) if is_applied else {}
-    result = _apply(plan, options["source"], dry_run=not is_applied)
+    try:
+        result = _apply(plan, options["source"], dry_run=not is_applied, revokes_most=options["accept"])
+    except BaseException:
+        for draft in written.values():
+            draft.unlink(missing_ok=True)
+        raise
     _put_in_place(written)
     document = _document(
         plan, made, result, is_applied=is_applied, files=[str(one) for one, text in files.items() if text]
@@ -188,7 +197,7 @@ def _decrypt(keys: Sequence[str], values: Sequence[str]) -> list[str | None]:
     return answer
 
 
-def _apply(plan: ImportPlan, source: str, *, dry_run: bool) -> ImportResult:
+def _apply(plan: ImportPlan, source: str, *, dry_run: bool, revokes_most: bool) -> ImportResult:
     url = load_settings().database_url
     if url is None:
         if not dry_run:
@@ -199,7 +208,9 @@ def _apply(plan: ImportPlan, source: str, *, dry_run: bool) -> ImportResult:
 
     async def applied() -> ImportResult:
         async with open_pool(address, tls_for(address)) as pool:
-            result = await apply_import(pool, plan, source, current_actor(), dry_run=dry_run)
+            result = await apply_import(
+                pool, plan, source, current_actor(), dry_run=dry_run, revokes_most=revokes_most
+            )
             await publish_change(result.epochs)
             return result
 
@@ -289,8 +300,8 @@ def _print_report(document: Json) -> None:
     counts = Counter((one["kind"], one["change"]) for one in document["changes"])
     told = [f"{count} {kind} {change}" for (kind, change), count in sorted(counts.items())]
     click.echo(f"{document['models']} models, {document['secrets']} secrets; {', '.join(told) or 'no keys'}")
-    verb = "written" if document["applied"] else "would be written"
+    verb = "is up to date" if document["applied"] else "would be written"
     for file in document["files"]:
-        click.echo(f"{file}: {verb}")
+        click.echo(f"{file} {verb}")
     if not document["applied"]:
         click.echo("a dry run: nothing was written; --apply does it")

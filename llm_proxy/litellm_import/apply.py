@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal, cast
 
-from llm_proxy.errors import NotFound
+from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity import (
     ANY,
     Actor,
+    Budget,
     KeyRepository,
     KeySpec,
     KillSwitch,
@@ -26,7 +27,7 @@ from llm_proxy.identity import (
     admin_transaction,
 )
 from llm_proxy.identity.admin_documents import key_fields, policy_document
-from llm_proxy.identity.audit import Epochs, bump_epochs
+from llm_proxy.identity.audit import Epochs, bump_epochs, with_counting_start
 from llm_proxy.identity.postgres_store import Connection, Pool, budgets_to_json
 from llm_proxy.identity.virtual_keys import GeneratedKey, lookup_from_digest
 from llm_proxy.json_access import Json
@@ -71,14 +72,19 @@ class _RolledBack(Exception):  # noqa: N818 -- the end of a dry run, no error
 
 
 async def apply_import(
-    pool: Pool, plan: ImportPlan, source: str, actor: Actor, *, dry_run: bool
+    pool: Pool, plan: ImportPlan, source: str, actor: Actor, *, dry_run: bool, revokes_most: bool = False
 ) -> ImportResult:
-    """Applies a plan and returns what was done, or in a dry run what would be; `source` names the proxy."""
+    """Applies a plan and returns what was done, or in a dry run what would be; `source` names the proxy.
+
+    Raises:
+        BadRequest: More than half of the keys of earlier runs would be revoked, and not `revokes_most`.
+    """
     result = ImportResult()
     try:
         async with admin_transaction(pool) as connection:
             await _Application(connection, source, actor, result).run(plan)
             _roll_back(if_=dry_run)
+            _require_most_keys(result, revokes_most=revokes_most)
     except _RolledBack:
         result.epochs.clear()
     return result
@@ -87,6 +93,17 @@ async def apply_import(
 def _roll_back(*, if_: bool) -> None:
     if if_:
         raise _RolledBack
+
+
+def _require_most_keys(result: ImportResult, *, revokes_most: bool) -> None:
+    """Raises `BadRequest` where another database than last time seems to be read."""
+    known = [one.change for one in result.changes if one.kind == "key" and one.change != "new"]
+    revoked = known.count("removed")
+    if revoked * 2 > len(known) and not revokes_most:
+        raise BadRequest(
+            f"Nothing was imported: {revoked} of {len(known)} keys of the last import are gone from LiteLLM's"
+            " database and would be revoked for good. Is it the same database? --accept revokes them."
+        )
 
 
 class _OneConnection:
@@ -162,7 +179,7 @@ class _Application:
                 await self._remember("key", key.source_id, {"key_id": key_id}, print_)
                 return
         await self._set_former_secrets(key_id, key)
-        await self._set_opening(("key", "", key_id, ANY), key.opening, key_id)
+        await self._set_key_opening(key_id, key)
         was_blocked = known is not None and bool(known[0].get("blocked"))
         if key.blocked != was_blocked:
             await self._switch(KillSwitch("key", key_id), is_on=key.blocked, reason="blocked in LiteLLM")
@@ -176,9 +193,8 @@ class _Application:
         lookup = lookup_from_digest(digest)
         taken = await self._connection.fetchval("SELECT key_id FROM key_secrets WHERE lookup = $1", lookup)
         if taken is not None:
-            self._report(
-                "key", "kept", key.spec.name, key.spec.tenant, "it is imported already, from another source"
-            )
+            detail = "its secret is that of a key which was revoked, or imported from another source"
+            self._report("key", "kept", key.spec.name, key.spec.tenant, detail)
             return None
         spec = await self._with_free_name(key, "")
         mutation = await self._keys.create(spec, self._actor, GeneratedKey("", lookup, digest))
@@ -233,9 +249,7 @@ class _Application:
             self._report("policy", "kept", name, tenant, "a limit policy of the gateway's own is there")
             return
         self._publish(await self._policies.upsert(policy, self._actor))
-        await self._set_opening(
-            (policy.scope, _spent_in(policy), policy.subject, policy.group), planned.opening, None
-        )
+        await self._set_policy_opening(planned)
         await self._remember("policy", planned.source_id, {"at": list(at)}, print_)
         self._report("policy", "changed" if known else "new", name, tenant)
 
@@ -281,7 +295,7 @@ class _Application:
         policy = LimitPolicy(at[0], *at[1:])  # type: ignore[arg-type]  # a scope, as it was stored
         await self._connection.execute(
             _DROP_OPENING,
-            policy.scope, _spent_in(policy), policy.subject, policy.group,
+            policy.scope, policy.tenant, policy.subject, policy.group,
         )  # fmt: skip
         try:
             self._publish(await self._policies.delete(policy, self._actor))
@@ -298,43 +312,41 @@ class _Application:
             return
 
     async def _set_opening(
-        self, at: tuple[str, str, str, str], opening: OpeningSpend | None, key_id: str | None
-    ) -> None:
-        """Sets what a budget begins with; its counter is then a new one, which is rebuilt with it."""
-        await self._connection.execute(_DROP_OPENING, *at)
+        self, at: tuple[str, str, str, str], opening: OpeningSpend | None, budgets: tuple[Budget, ...]
+    ) -> str | None:
+        """Sets what a budget begins with.
+
+        Returns the column `budgets` with which its counter is a new one, and is rebuilt with the new
+        beginning; None where nothing changed.
+        """
+        dropped = await self._connection.execute(_DROP_OPENING, *at)
         if opening is not None:
             await self._connection.execute(
                 "INSERT INTO opening_spend (scope, tenant, subject, model_group, period_start, cost_usd)"
                 " VALUES ($1, $2, $3, $4, $5, $6)",
                 *at, opening.period_start, Decimal(opening.cost_nano_usd) / NANO_PER_USD,
             )  # fmt: skip
-        await self._renew_counters(at, key_id)
+        elif dropped == "DELETE 0":
+            return None
+        return budgets_to_json(await with_counting_start(self._connection, budgets, ()))
 
-    async def _renew_counters(self, at: tuple[str, str, str, str], key_id: str | None) -> None:
-        now_us: int = await self._connection.fetchval(
-            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-        )
-        if key_id is not None:
-            record = await self._keys.get(key_id)
-            budgets = tuple(replace(one, counting_since_us=now_us) for one in record.spec.budgets)
+    async def _set_key_opening(self, key_id: str, key: PlannedKey) -> None:
+        budgets = await self._set_opening(("key", "", key_id, ANY), key.opening, key.spec.budgets)
+        if budgets is not None:
             await self._connection.execute(
-                "UPDATE api_keys SET budgets = $2 WHERE key_id = $1", key_id, budgets_to_json(budgets)
+                "UPDATE api_keys SET budgets = $2 WHERE key_id = $1", key_id, budgets
             )
-            return
-        tenant = at[1]
-        for policy in await self._policies.list_policies():
-            if (policy.scope, _spent_in(policy), policy.subject, policy.group) == (
-                at[0],
-                tenant,
-                at[2],
-                at[3],
-            ):
-                budgets = tuple(replace(one, counting_since_us=now_us) for one in policy.budgets)
-                await self._connection.execute(
-                    "UPDATE limit_rules SET budgets = $5 WHERE scope = $1 AND tenant = $2 AND subject = $3"
-                    " AND model_group = $4",
-                    *_target(policy), budgets_to_json(budgets),
-                )  # fmt: skip
+
+    async def _set_policy_opening(self, planned: PlannedPolicy) -> None:
+        policy = planned.policy
+        at = policy.scope, policy.tenant, policy.subject, policy.group
+        budgets = await self._set_opening(at, planned.opening, policy.budgets)
+        if budgets is not None:
+            await self._connection.execute(
+                "UPDATE limit_rules SET budgets = $5 WHERE scope = $1 AND tenant = $2 AND subject = $3"
+                " AND model_group = $4",
+                *at, budgets,
+            )  # fmt: skip
 
     async def _remember(self, kind: str, source_id: str, target: Json, print_: bytes) -> None:
         await self._connection.execute(
@@ -376,10 +388,6 @@ def _policy_name(policy: LimitPolicy) -> str:
 
 def _target(policy: LimitPolicy) -> tuple[str, ...]:
     return policy.scope, policy.tenant, policy.subject, policy.group
-
-
-def _spent_in(policy: LimitPolicy) -> str:
-    return policy.tenant
 
 
 def _fingerprint(value: object) -> bytes:

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from litellm_database import BASELINE, LiteLLMDatabase, StoredByLiteLLM, make_database, stored_by_litellm
 
-from llm_proxy.errors import Unauthorized
+from llm_proxy.errors import BadRequest, Unauthorized
 from llm_proxy.identity import (
     Actor,
     Budget,
@@ -184,6 +184,53 @@ async def test_a_second_run_changes_nothing_and_takes_up_what_changed(
     with pytest.raises(Unauthorized, match="revoked"):
         await KeyCache(PostgresKeyStore(pool)).find_caller(KEY.encode())
     assert changes(await source.apply(pool)) == []
+
+
+async def test_an_emptied_source_revokes_nothing_unless_the_operator_accepts(
+    source: Source, pool: "asyncpg.Pool[asyncpg.Record]", stored: StoredByLiteLLM
+) -> None:
+    """It may be another database; a dry run shows what would be."""
+    for name, key in (("a", KEY), ("b", SECOND)):
+        await source.write.insert("VerificationToken", token=stored.digests[key], key_alias=name)
+    await source.apply(pool)
+    await source.write.execute("""DELETE FROM "LiteLLM_VerificationToken" """)
+    assert {one[1] for one in changes(await source.apply(pool, dry_run=True))} == {"removed"}
+    with pytest.raises(BadRequest, match="2 of 2 keys"):
+        await source.apply(pool)
+    assert {one.revoked_at for one in await KeyRepository(pool).list_keys()} == {None}
+    await apply_import(pool, await source.plan(), "litellm", ME, dry_run=False, revokes_most=True)
+    assert None not in {one.revoked_at for one in await KeyRepository(pool).list_keys()}
+
+
+async def test_what_was_spent_is_taken_over_again_and_counts_at_once(
+    source: Source, pool: "asyncpg.Pool[asyncpg.Record]", stored: StoredByLiteLLM
+) -> None:
+    """The budget gets another counter, which is rebuilt with the new beginning."""
+    write = source.write
+    await write.insert(
+        "VerificationToken", token=stored.digests[KEY], key_alias="a", max_budget=5.0, spend=1.0
+    )
+    await write.insert("TeamTable", team_id="t-1", team_alias="Search", max_budget=7.0, spend=2.0)
+    await source.apply(pool)
+    first = await _budgets(pool)
+    await source.write.execute("""UPDATE "LiteLLM_VerificationToken" SET spend = 3.5""")
+    await source.write.execute("""UPDATE "LiteLLM_TeamTable" SET spend = 4""")
+    await source.apply(pool)
+    second = await _budgets(pool)
+    assert await _openings(pool) == [3.5, 4.0]
+    assert all(after > before for before, after in zip(first, second, strict=True))
+    await source.write.execute("""UPDATE "LiteLLM_VerificationToken" SET spend = 0""")
+    await source.apply(pool)
+    assert await _openings(pool) == [4.0]
+
+
+async def _budgets(pool: "asyncpg.Pool[asyncpg.Record]") -> list[int]:
+    [key], [policy] = await KeyRepository(pool).list_keys(), await PolicyRepository(pool).list_policies()
+    return [one.counting_since_us for one in (*key.spec.budgets, *policy.budgets)]
+
+
+async def _openings(pool: "asyncpg.Pool[asyncpg.Record]") -> list[float]:
+    return [float(row[0]) for row in await pool.fetch("SELECT cost_usd FROM opening_spend ORDER BY 1")]
 
 
 async def test_a_dry_run_and_a_failed_import_leave_nothing(
