@@ -197,6 +197,22 @@ async def test_a_streamed_completion_keeps_its_own_frames(cached: Cached) -> Non
         assert any(choice["text"] for event in events for choice in event["choices"])
 
 
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_response_from_the_cache_is_a_response_of_its_own(cached: Cached, streams: bool) -> None:  # noqa: FBT001 -- a parameter
+    """What is kept is the chat; each caller gets it in its own dialect, with ids of its own."""
+    body = {"model": "chat", "input": f"once upon {uuid4()}", "stream": streams, "store": False}
+    found: list[Json] = []
+    for state in ("miss", "hit"):
+        answer = await cached.post("/v1/responses", body)
+        assert answer.headers["x-llm-proxy-cache"] == state
+        last = answer.text.strip().rpartition("data: ")[2] if streams else answer.text
+        found.append(json.loads(last)["response"] if streams else json.loads(last))
+    miss, hit = found
+    assert miss["output"][0]["content"] == hit["output"][0]["content"]
+    assert (hit["status"], hit["usage"]) == ("completed", miss["usage"])
+    assert miss["id"] != hit["id"]
+
+
 async def test_cache_control_is_obeyed(cached: Cached) -> None:
     """`no-cache` asks anew and stores, `no-store` stores nothing, `max-age` refuses what is older."""
     body = chat(f"control-{uuid4()}")

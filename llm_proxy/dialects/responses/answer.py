@@ -147,7 +147,7 @@ class ResponseBuilder:
         )
         response["incomplete_details"] = {"reason": reason} if reason else None
         response["usage"] = _usage(answer.usage)
-        response["service_tier"] = answer.service_tier or _billed_tier(response["service_tier"])
+        response["service_tier"] = answer.service_tier or "default"
         return [*events, (f"response.{status}", {"response": response})], response
 
     def fail(self, error: APIError, message: str) -> list[Event]:
@@ -194,10 +194,6 @@ def _usage(usage: ChatUsage | None) -> Json | None:
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total,
     }
-
-
-def _billed_tier(requested: str) -> str:
-    return "default" if requested == "auto" else requested
 
 
 def failure(error: APIError, message: str) -> Json:

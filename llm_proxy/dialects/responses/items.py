@@ -135,7 +135,7 @@ class InputReader:
             parts = [text_part(output)]
         else:
             parts = self._read_parts(output, f"{path}.output", _OUTPUT_PARTS)
-        conversation.add(AnsweredCall(ToolOutput(item["call_id"], parts), path))
+        conversation.add(AnsweredCall(ToolOutput(_required(item, "call_id", path), parts), path))
 
     def read_client_output(self, conversation: Conversation, item: Json, path: str) -> None:
         """What a tool with a type of its own returned; a search also brings tools."""

@@ -130,6 +130,8 @@ def _fields(body: Json, carried: Carried) -> Json:
         chat[name] = value
     same = (*_SAME_IN_A_CHAT, "model", *(_OF_OPENAI if carried.openai else ()))
     chat.update({name: body[name] for name in same if name in body})
+    if chat.get("service_tier") == "default" and not carried.openai:
+        del chat["service_tier"]  # which is what there is elsewhere
     if "max_output_tokens" in body:
         chat["max_tokens"] = body["max_output_tokens"]
     if (effort := as_object(body.get("reasoning")).get("effort")) is not None:
@@ -183,7 +185,7 @@ def echo(body: Json, tools: SentTools) -> Json:
         "prompt_cache_retention": body.get("prompt_cache_retention"),
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "safety_identifier": body.get("safety_identifier"),
-        "service_tier": body.get("service_tier", "auto"),
+        "service_tier": body.get("service_tier", "auto"),  # until the answer says what is billed
         "store": False,
         "temperature": body.get("temperature", 1.0),
         "text": {

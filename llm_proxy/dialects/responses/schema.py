@@ -78,7 +78,7 @@ _content = either("a string or an array of objects", string=_text, array=array_o
 _summary = array_of(object_with(text_required=_text))
 _identified = object_with(id=_text)
 _call = object_with(call_id_required=_non_empty, name_required=_non_empty, namespace=_text)
-_tool_output = object_with(call_id_required=_non_empty, output_required=_content)
+_tool_output = object_with(call_id=_text, output_required=_content)
 
 
 def _function_call(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out

@@ -199,6 +199,12 @@ def test_hints_that_only_openai_has_go_there_alone() -> None:
     assert body == {"model": "m", "messages": body["messages"], **hints}
 
 
+def test_the_default_tier_is_what_other_providers_have_anyway() -> None:
+    assert "service_tier" not in sent(service_tier="default").body
+    assert sent(OPENAI, service_tier="default").body["service_tier"] == "default"
+    assert sent(service_tier="flex").body["service_tier"] == "flex"
+
+
 def test_calls_without_tools_carry_no_options_of_tools() -> None:
     """As Codex asks for a summary of a long conversation."""
     assert sent(tools=[], parallel_tool_calls=True, tool_choice="auto").body.keys() == {"model", "messages"}

@@ -1,0 +1,98 @@
+"""Native Responses: the same checks; body, answer and events pass as they came."""
+
+from itertools import pairwise
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.dialects.responses.chat_frames import parsed
+
+from llm_proxy.dialects import Call
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ResponseMeta
+from llm_proxy.dialects.request_options import NO_OPTIONS
+from llm_proxy.dialects.responses import responses_dialect
+from llm_proxy.dialects.responses.stream import NativeStream
+from llm_proxy.errors import BadRequest, ProviderFailed
+
+MODELS = ModelIndex("gpt", {"gpt": frozenset({"openai"})}, speaks_natively=lambda _group, _endpoint: True)
+DIALECT = responses_dialect(None)
+EVENTS: list[dict[str, Any]] = [
+    {"type": "response.created", "response": {"id": "resp_1", "output": []}, "sequence_number": 0},
+    {"type": "response.queued", "response": {"id": "resp_1", "output": []}, "sequence_number": 1},
+    {"type": "response.new_thing", "sequence_number": 2, "added": True},
+]
+RAW = b"".join(b"event: %s\ndata: %s\n\n" % (str(one["type"]).encode(), orjson.dumps(one)) for one in EVENTS)
+
+
+def parse(**body: Any) -> Call:
+    encoded = orjson.dumps({"model": "gpt", "input": "hi", **body})
+    return DIALECT.parse("responses", encoded, NO_OPTIONS, MODELS, BodyLimits())
+
+
+def test_what_only_the_provider_knows_passes() -> None:
+    body: dict[str, Any] = {
+        "input": [
+            {"type": "item_reference", "id": "msg_1"},
+            {"type": "new_item", "of": 2027},
+            {"role": "user", "content": [{"type": "new_part"}]},
+            {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"},
+        ],
+        "tools": [{"type": "web_search"}, {"type": "new_tool"}],
+        "previous_response_id": "resp_0",
+        "background": True,
+        "prompt_cache_key": "k",
+        "text": {"verbosity": "low"},
+    }
+    call = parse(**body)
+    assert (call.endpoint, call.context) == ("responses", None)
+    assert call.body == {"model": "gpt", **body}
+
+
+def test_a_prompt_template_needs_no_input() -> None:
+    assert parse(input=None, prompt={"id": "pmpt_1"}).body == {"model": "gpt", "prompt": {"id": "pmpt_1"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
+        ({"input": [{"type": "function_call", "call_id": "a", "name": "n"}]}, "input[0].arguments"),
+        ({"api_base": "http://a.example"}, "api_base"),
+        ({"stream": "yes"}, "stream"),
+    ],
+)
+def test_the_same_checks_hold(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as raised:
+        parse(**body)
+    assert raised.value.param == param
+
+
+def test_the_answer_is_the_providers() -> None:
+    assert (
+        DIALECT.render(parse(), b'{"id": "resp_1", "new": 1}', ResponseMeta())
+        == b'{"id": "resp_1", "new": 1}'
+    )
+
+
+@given(st.lists(st.integers(0, len(RAW)), max_size=6))
+def test_events_pass_in_any_chunking(cuts: list[int]) -> None:
+    stream = DIALECT.open_stream(parse(stream=True))
+    edges = [0, *sorted(cuts), len(RAW)]
+    assert b"".join(stream.feed(RAW[start:end]) for start, end in pairwise(edges)) == RAW
+    assert stream.end(ResponseMeta()) == stream.ping() == b""
+
+
+def test_a_stream_that_breaks_has_failed_with_the_next_number() -> None:
+    stream = NativeStream()
+    stream.feed(RAW)
+    (event,) = parsed(stream.fail(ProviderFailed("It broke.")))
+    assert event["sequence_number"] == 3
+    assert event["response"] == {
+        "id": "resp_1",
+        "output": [],
+        "status": "failed",
+        "error": {"code": "server_error", "message": "It broke."},
+    }
+    assert parsed(NativeStream().fail(ProviderFailed("At once.")))[0]["sequence_number"] == 0
