@@ -52,7 +52,8 @@ def hit_reporter(callback: Untyped, *, observed: bool) -> ReportHit:
         served = {
             name: headers.get(f"x-litellm-{name}".encode(), b"").decode("latin-1") for name in ROUTING_HEADERS
         }
-        event = (_emit_litellm_event if observed else _log_hit)(callback, hit, served, scope)
+        is_chat = scope["path"].endswith("/completions")  # LiteLLM's event holds an answer in OpenAI's form
+        event = (_emit_litellm_event if observed and is_chat else _log_hit)(callback, hit, served, scope)
         litellm_internals.logging_worker().ensure_initialized_and_enqueue(async_coroutine=event)
 
     return report

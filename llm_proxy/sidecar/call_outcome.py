@@ -17,6 +17,8 @@ from llm_proxy.sidecar import provider_errors
 _CURRENT: ContextVar["CallOutcome | None"] = ContextVar("outcome", default=None)
 _attempts_recorded = Event()
 """Set once the patch `attempts` is installed; without it the number of attempts is unknown."""
+_native_calls_relayed = Event()
+"""Set once the patch `native_calls` is installed."""
 MAX_HOPS = 16
 MAX_NAME_CHARS = 100
 UNKNOWN_COUNT = b"unknown"
@@ -129,7 +131,10 @@ def _hop(attempt: Attempt) -> list[str | int]:
 
 
 def status_of_error(error: BaseException) -> int:
-    """Return the HTTP status of an exception, 0 if it has none."""
+    """Return the HTTP status of an exception, the provider's before LiteLLM's; 0 if it has none."""
+    found = provider_errors.find_response(error)
+    if found is not None:
+        return found.status
     response = getattr(error, "response", None)
     for status in (getattr(error, "status_code", None), getattr(response, "status_code", None)):
         if isinstance(status, int):
@@ -158,6 +163,16 @@ def record_error(error: BaseException) -> None:
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.error = error
+
+
+def enable_native_calls() -> None:
+    """Declare that native calls pass LiteLLM as they were sent; before, no deployment counts as native."""
+    _native_calls_relayed.set()
+
+
+def relays_native_calls() -> bool:
+    """Whether native calls pass LiteLLM as they were sent."""
+    return _native_calls_relayed.is_set()
 
 
 def enable_attempt_recording() -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
-from llm_proxy.sidecar.call_outcome import CallOutcome
+from llm_proxy.sidecar.call_outcome import CallOutcome, relays_native_calls
 from llm_proxy.sidecar.litellm_internals import Untyped
 
 SUPPORTED_KEY = "supported_endpoints"
@@ -58,6 +58,8 @@ def native_endpoints(params: Json, info: Json, model: str, provider: str | None)
         model: The model's name at the provider.
         provider: The provider whose protocol is used, in LiteLLM's spelling.
     """
+    if not relays_native_calls():
+        return []
     stated = {str(one) for one in as_list(info.get(SUPPORTED_KEY))}
     own = {*_own_endpoints(params, model, provider or "")}
     return sorted(

@@ -11,7 +11,7 @@ import json
 import time
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -37,6 +37,8 @@ UNKEYED_FIELDS = frozenset({"cache", "disable_fallbacks", "litellm_metadata", "m
 """Fields that are not in the cache key: the gateway adds them, or they never reach a provider."""
 LITELLM_CONDITIONS = ("messages", "cache")
 """Fields that LiteLLM's `mode` and `max_messages` depend on."""
+KEYED_HEADERS = frozenset({b"anthropic-version", b"anthropic-beta"})
+"""Headers that are in the cache key: they change what the provider answers."""
 REPLAYED_HEADERS = frozenset(
     {b"content-type", b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-model-group"}
 )
@@ -141,7 +143,7 @@ class ResponseCache:
         if raw is None:
             return
         receive = _receive_again(raw, receive)
-        call = self._cacheable_call(scope["path"], raw)
+        call = self._cacheable_call(scope, raw)
         if call is None:
             outcome.without_cache = True
             await forward(scope, receive, send)
@@ -185,7 +187,7 @@ class ResponseCache:
                 batch.clear()
         return purged + (await _unlink(client, batch) if batch else 0)
 
-    def _cacheable_call(self, path: str, raw: bytes) -> CacheableCall | None:
+    def _cacheable_call(self, scope: Scope, raw: bytes) -> CacheableCall | None:
         try:
             body = as_object(json.loads(raw))
         except ValueError:
@@ -199,7 +201,9 @@ class ResponseCache:
         namespace = control.get("namespace")
         if not isinstance(namespace, str):  # the call did not come through the gateway
             namespace = f"{CACHE_NAMESPACE}:direct:none:model={quote(model, safe='')}"
-        key = self._redis.check_and_fix_namespace(f"{namespace}:{digest_of_call(path, body)}")
+        key = self._redis.check_and_fix_namespace(
+            f"{namespace}:{digest_of_call(scope['path'], body, _keyed_headers(scope))}"
+        )
         return CacheableCall(key, model, body, control, body.get("stream") is True)
 
     async def _fetch(self, call: CacheableCall) -> CacheEntry | None:
@@ -329,13 +333,18 @@ def _may_store(call: CacheableCall, outcome: CallOutcome) -> bool:
     return bool(groups) and groups <= litellm_internals.groups_serving(call.model)
 
 
-def digest_of_call(path: str, body: Json) -> str:
+def _keyed_headers(scope: Scope) -> list[str]:
+    return [value.decode("latin-1") for name, value in scope["headers"] if name in KEYED_HEADERS]
+
+
+def digest_of_call(path: str, body: Json, headers: Sequence[str] = ()) -> str:
     """Return a SHA-256 of the endpoint, the mode, and the caller's fields sorted by name, in hex.
 
     Below the top level nothing is sorted: the order of properties in a schema steers answers.
+    `headers` are those that steer answers, too.
     """
     fields = [[name, body[name]] for name in sorted(body) if name not in UNKEYED_FIELDS]
-    text = json.dumps([path, body.get("stream") is True, fields], separators=(",", ":"))
+    text = json.dumps([path, body.get("stream") is True, fields, *headers], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

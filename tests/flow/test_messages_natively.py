@@ -1,6 +1,8 @@
 """`/v1/messages` where the provider speaks it: from the caller to the scripted provider and back."""
 
+import asyncio
 import json
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -120,6 +122,48 @@ async def test_the_gateways_own_refusals_are_in_anthropics_envelope(stack: Runni
     for reply, status, kind in wrong:
         assert (reply.status_code, reply.json()["error"]["type"]) == (status, kind)
         assert reply.json()["request_id"] == reply.headers["request-id"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_same_call_is_answered_from_the_cache(stack: RunningStack, stream: bool) -> None:  # noqa: FBT001 -- a parameter
+    """Byte for byte, at no cost; another beta is another call."""
+    body = ask(do="ok", key=str(uuid4())) | {"stream": stream}
+    first = await send(stack, body)
+    again = await send(stack, body)
+    other = await send(stack, body, **{"anthropic-beta": "context-1m-2025-08-07"})
+    states = [reply.headers["x-llm-proxy-cache"] for reply in (first, again, other)]
+    assert states == ["miss", "hit", "miss"]
+    assert again.content == first.content
+    assert len(await stack.calls()) == 2
+    story = await stack.story(again.headers["x-request-id"])
+    assert (story["cache"], float(story["cost_usd"]), story["completion_tokens"]) == ("hit", 0, 23)
+
+
+async def test_a_caller_who_leaves_ends_the_providers_call(stack: RunningStack) -> None:
+    """The provider's stream is closed; the record says so."""
+    body = ask(do="slow", gap_ms=300, frames=100) | {"stream": True}
+    headers = {"x-api-key": stack.key}
+    async with (
+        httpx.AsyncClient(verify=NO_TLS, timeout=30) as client,
+        client.stream("POST", stack.url + "/v1/messages", json=body, headers=headers) as reply,
+    ):
+        async for chunk in reply.aiter_bytes():
+            if b"content_block_delta" in chunk:
+                break
+    async with asyncio.timeout(10):
+        while (await stack.calls())[0]["client_left_s"] is None:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.1)
+    story = await stack.story(reply.headers["x-request-id"])
+    assert story["outcome"] == "client_gone"
+
+
+async def test_a_call_can_be_explained(stack: RunningStack) -> None:
+    """As one of chats."""
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=30) as client:
+        url = stack.url + "/v1/explain?path=/v1/messages"
+        reply = await client.post(url, json=ask(do="ok"), headers=stack.auth)
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["verdict"] == "admitted"
 
 
 async def test_a_caller_who_waits_gets_pings(stack: RunningStack) -> None:

@@ -1,6 +1,7 @@
 """`/v1/responses` where the provider speaks it: from the caller to the scripted provider and back."""
 
 import json
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -96,6 +97,22 @@ async def test_a_providers_error_keeps_its_status_and_parameter(stack: RunningSt
     error = reply.json()["error"]
     assert error["message"] == "Invalid value for 'top_logprobs'."
     assert "litellm" not in reply.text.lower()
+
+
+async def test_a_providers_limit_says_when_to_try_again(stack: RunningStack) -> None:
+    """In seconds, as the provider does."""
+    reply = await send(stack, ask(do="status-429", retry_after="7"))
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, "7")
+    assert reply.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_only_what_nobody_stores_is_cached(stack: RunningStack) -> None:
+    """An id that the provider keeps is told once."""
+    kept, passing = (ask(do="ok", key=str(uuid4())) | {"store": stored} for stored in (True, False))
+    for body, states in ((kept, ["off", "off"]), (passing, ["miss", "hit"])):
+        replies = [await send(stack, body | {"stream": True}) for _ in range(2)]
+        assert [reply.headers["x-llm-proxy-cache"] for reply in replies] == states
+        assert events(replies[1])[-1]["type"] == "response.completed"
 
 
 async def test_a_websocket_is_refused_in_a_word(stack: RunningStack) -> None:

@@ -40,6 +40,7 @@ ERROR_EVENT = b'data: {"error": {}}\n\n'
 
 def install() -> None:
     """Patch LiteLLM's requests, its streams and what it does with their events; before the first call."""
+    call_outcome.enable_native_calls()
     _send_responses_as_sent()
     _send_messages_as_sent()
     _keep_betas()

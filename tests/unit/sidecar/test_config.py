@@ -229,14 +229,17 @@ def test_a_wildcard_serves_what_it_covers() -> None:
     assert not is_served("a*", {"ab"})
 
 
+EVERY = ("acompletion", "atext_completion", "aresponses", "anthropic_messages")
+
+
 @pytest.mark.parametrize(
     ("params", "cached", "left", "note"),
     [
-        ({}, ("acompletion", "atext_completion"), ["aembedding"], ""),
+        ({}, EVERY, ["aembedding"], ""),
         ({"supported_call_types": ["acompletion"]}, ("acompletion",), [], ""),
         ({"supported_call_types": ["aembedding"]}, (), ["aembedding"], ""),
-        ({"type": "s3"}, ("acompletion", "atext_completion"), ["aembedding"], "ignored cache_params.type s3"),
-        ({"mode": "default_off"}, ("acompletion", "atext_completion"), ["aembedding"], "default_off"),
+        ({"type": "s3"}, EVERY, ["aembedding"], "ignored cache_params.type s3"),
+        ({"mode": "default_off"}, EVERY, ["aembedding"], "default_off"),
     ],
 )
 def test_chats_are_cached_here_and_the_rest_by_litellm(
