@@ -17,7 +17,7 @@ from llm_proxy.redis_urls import RedisAddress, redis_address
 from llm_proxy.sidecar.bare_models import provider_of_family
 from llm_proxy.sidecar.environment import ENV_REFERENCE, NEVER_FROM_THE_FILE, SHELL_REFERENCE
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, find_substitutions
-from llm_proxy.sidecar.setting_rules import PROMETHEUS, prometheus_lists, remove_unhonoured
+from llm_proxy.sidecar.setting_rules import PROMETHEUS, PROMETHEUS_NAMES, prometheus_lists, remove_unhonoured
 from llm_proxy.wildcards import wildcard_matches
 
 DEFAULTS: dict[str, Json] = {
@@ -311,7 +311,7 @@ def _take_file_variables(config: Json, notes: list[str]) -> dict[str, str]:
 
 def _drop_prometheus(litellm: Json, notes: list[str]) -> None:
     for key in tuple(prometheus_lists(litellm)):
-        litellm[key] = [name for name in as_list(litellm[key]) if name != PROMETHEUS]
+        litellm[key] = [name for name in as_list(litellm[key]) if name not in PROMETHEUS_NAMES]
         notes.append(f"ignored litellm_settings.{key} {PROMETHEUS}: the gateway has its own /metrics")
 
 

@@ -24,6 +24,7 @@ from llm_proxy.sidecar.setting_outcomes import (
 )
 
 PROMETHEUS = "prometheus"
+PROMETHEUS_NAMES = (PROMETHEUS, "prometheus_system")
 CALLBACK_LISTS = ("callbacks", "success_callback", "failure_callback", "service_callback")
 SECTIONS = (TOP, GENERAL, LITELLM, ROUTER)
 SETTING_RULES = (*PROXY_SETTINGS, *CALL_SETTINGS)
@@ -110,5 +111,5 @@ def prometheus_lists(litellm_settings: Json) -> Iterator[str]:
     """Yield the callback lists that name Prometheus, whose client the sidecar does not have."""
     for key in CALLBACK_LISTS:
         given = litellm_settings.get(key)
-        if given == PROMETHEUS or PROMETHEUS in as_list(given):
+        if any(name in PROMETHEUS_NAMES for name in ([given] if isinstance(given, str) else as_list(given))):
             yield key

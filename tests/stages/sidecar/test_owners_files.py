@@ -11,6 +11,7 @@ FOREIGN: Json = {
     "litellm_settings": {
         "success_callback": ["prometheus"],
         "callbacks": ["prometheus"],
+        "service_callback": ["prometheus_system"],
         "num_retries": 0,
         "request_timeout": 600,
         "max_budget": 0.000001,

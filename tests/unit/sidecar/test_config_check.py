@@ -52,6 +52,7 @@ NOTES = {
     "setting of no release": ("litellm_settings: {default_model: a}", "litellm_settings.default_model", "ignores"),
     "top level of no release": ("admin_ui: {enabled: true}", "admin_ui", "ignores"),
     "Prometheus": ("litellm_settings: {success_callback: [prometheus]}", "litellm_settings.success_callback", "/metrics"),
+    "Prometheus for services": ("litellm_settings: {service_callback: [prometheus_system]}", "litellm_settings.service_callback", "/metrics"),
     "alerts": ("general_settings: {alerting: [slack]}", "general_settings.alerting", "docs/notifications.md"),
     "models of a database": ("general_settings: {store_model_in_db: true}", "general_settings.store_model_in_db", "keeps no database"),
     "passed through": ("general_settings: {pass_through_endpoints: [{path: /x, target: 'http://y'}]}", "general_settings.pass_through_endpoints", "not to be had"),
