@@ -7,7 +7,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from llm_proxy.settings import Settings
-from llm_proxy.sidecar.config import DEFAULTS, REQUIRED
+from llm_proxy.sidecar.config import DEFAULTS, REQUIRED, redis_cache_params
+from llm_proxy.sidecar.environment import DEFAULTS as DEFAULT_VARIABLES
 from llm_proxy.sidecar.environment import REQUIRED as REQUIRED_VARIABLES
 
 HEAD = """\
@@ -41,6 +42,9 @@ setting of LiteLLM's is in [litellm/settings.md](litellm/settings.md).
 | setting | default | forced |
 |---|---|---|
 """
+USUAL = """
+`LLM_PROXY_LOAD_BALANCE` and `LLM_PROXY_MAX_RETRIES`, where set, win over the file's `routing_strategy` and
+`num_retries`. Variables that the sidecar has unless they are set: """
 VARIABLES = """
 Variables forced on the sidecar: """
 
@@ -67,14 +71,23 @@ def litellm_rows() -> list[str]:
     forced = [
         f"| `{s}.{key}` | | `{value}` |" for s, found in REQUIRED.items() for key, value in found.items()
     ]
-    return defaults + forced
+    cache = redis_cache_params("redis://redis:6379", {}, {})
+    in_redis = [
+        f"| `litellm_settings.cache_params.{key}`, with `CACHE_REDIS_URL` | `{value}` | |"
+        for key, value in cache.items()
+        if key not in ("type", "url")
+    ]
+    address = "| type and address in `litellm_settings.cache_params` | | those of `CACHE_REDIS_URL`, if set |"
+    return [*defaults, *in_redis, *forced, address]
 
 
 def page() -> str:
     """The whole page."""
     rows = "\n".join(row(name, field) for name, field in Settings.model_fields.items())
     variables = ", ".join(f"`{name}={value}`" for name, value in REQUIRED_VARIABLES.items())
-    return f"{HEAD}{rows}\n{LITELLM}" + "\n".join(litellm_rows()) + f"\n{VARIABLES}{variables}.\n"
+    usual = ", ".join(f"`{name}={value}`" for name, value in DEFAULT_VARIABLES.items())
+    table = "\n".join(litellm_rows())
+    return f"{HEAD}{rows}\n{LITELLM}{table}\n{USUAL}{usual}.\n{VARIABLES}{variables}.\n"
 
 
 if __name__ == "__main__":

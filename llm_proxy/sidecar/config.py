@@ -326,9 +326,7 @@ def _apply_required(config: Json, env: Mapping[str, str], notes: list[str]) -> N
         config[section] = {**defaults[section], **config[section], **REQUIRED[section]}
     litellm, router = config["litellm_settings"], config["router_settings"]
     litellm |= observer_settings(litellm, env)
-    router["routing_strategy"] = (
-        routing_strategy(env.get("LLM_PROXY_LOAD_BALANCE", "")) or router["routing_strategy"]
-    )
+    _choose_strategy(router, env.get("LLM_PROXY_LOAD_BALANCE", ""), notes)
     if (retries := env.get("LLM_PROXY_MAX_RETRIES", "")).isdecimal():
         router["num_retries"] = int(retries)
     elif retries:
@@ -336,10 +334,21 @@ def _apply_required(config: Json, env: Mapping[str, str], notes: list[str]) -> N
     url = env.get("CACHE_REDIS_URL")
     if url and litellm.get("cache") is not False:
         litellm["cache"] = True
+        if lost := sorted(REDIS_TARGET & as_object(litellm.get("cache_params")).keys()):
+            notes.append(f"ignored cache_params.{', '.join(lost)}: CACHE_REDIS_URL names the Redis")
         litellm["cache_params"] = redis_cache_params(url, litellm.get("cache_params") or {}, env)
     elif litellm.get("cache") is True and not _names_its_cache(as_object(litellm.get("cache_params")), env):
         litellm["cache"] = False  # LiteLLM would not start
         notes.append("ignored litellm_settings.cache: neither CACHE_REDIS_URL nor cache_params names a Redis")
+
+
+def _choose_strategy(router: Json, balance: str, notes: list[str]) -> None:
+    chosen, given = routing_strategy(balance), router["routing_strategy"]
+    if chosen is None:
+        return
+    if given not in (chosen, DEFAULTS["router_settings"]["routing_strategy"]):
+        notes.append(f"ignored router_settings.routing_strategy {given}: LLM_PROXY_LOAD_BALANCE is {balance}")
+    router["routing_strategy"] = chosen
 
 
 def _names_its_cache(params: Json, env: Mapping[str, str]) -> bool:

@@ -305,6 +305,21 @@ def test_a_deployment_s_timeout_holds_for_its_streams_too() -> None:
     assert "stream_timeout" not in build_effective_config(raw, {}).config["model_list"][0]["litellm_params"]
 
 
+def test_what_wins_over_the_file_is_told() -> None:
+    """A Redis and a strategy of the environment; neither where the file says the same or nothing."""
+    raw: dict[str, Any] = {
+        "model_list": [],
+        "litellm_settings": {"cache": True, "cache_params": {"type": "redis", "host": "h", "port": 1}},
+        "router_settings": {"routing_strategy": "least-busy"},
+    }
+    env = {"CACHE_REDIS_URL": "redis://here:6379", "LLM_PROXY_LOAD_BALANCE": "WEIGHTED"}
+    assert build_effective_config(raw, env).notes == (
+        "ignored router_settings.routing_strategy least-busy: LLM_PROXY_LOAD_BALANCE is WEIGHTED",
+        "ignored cache_params.host, port: CACHE_REDIS_URL names the Redis",
+    )
+    assert build_effective_config({"model_list": []}, env).notes == ()
+
+
 def test_what_is_forced_is_told() -> None:
     """A file that says otherwise gets a note at the start."""
     raw: dict[str, Any] = {"model_list": [], "general_settings": {"background_health_checks": True}}
