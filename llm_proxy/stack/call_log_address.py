@@ -36,6 +36,8 @@ def write_address(file: Path, environment: Mapping[str, str]) -> str | None:
     """Writes or removes the file; returns what is missing or wrong, None when nothing is."""
     url, password = environment.get("DATABASE_URL", ""), environment.get("SIDECAR_DB_PASSWORD", "")
     file.unlink(missing_ok=True)
+    if missing := _missing_address(environment):
+        return missing
     if not url:
         return "DATABASE_URL is not set"
     if not password or environment.get("LLM_CALLS") == "given":
@@ -48,6 +50,15 @@ def write_address(file: Path, environment: Mapping[str, str]) -> str | None:
     file.write_text(address, encoding="utf-8")
     file.chmod(0o444)
     return None
+
+
+def _missing_address(environment: Mapping[str, str]) -> str | None:
+    """Names what the profile managed-db needs and does not have."""
+    if "managed-db" not in environment.get("PROFILES", "").split(","):
+        return None
+    needed = {"DATABASE_URL": "OWN_DATABASE", "REDIS_URL": "OWN_REDIS"}
+    missing = [name for name, given in needed.items() if not environment.get(given)]
+    return f"the profile managed-db needs {' and '.join(missing)} in .env" if missing else None
 
 
 if __name__ == "__main__":

@@ -52,6 +52,28 @@ def test_the_file_can_be_read_by_the_sidecars_user_and_is_removed_when_it_is_not
         assert not file.exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "DATABASE_URL and REDIS_URL"),
+        ({"OWN_REDIS": "given"}, "DATABASE_URL"),
+        ({"OWN_DATABASE": "given"}, "REDIS_URL"),
+    ],
+)
+def test_managed_stores_without_an_address_end_the_start(
+    given: dict[str, str], missing: str, tmp_path: Path
+) -> None:
+    """Compose goes on when an optional container fails, so this one names what is missing."""
+    asked = {
+        "PROFILES": "edge,managed-db",
+        "DATABASE_URL": "postgresql://llm_proxy:@postgres/x",
+        "SIDECAR_DB_PASSWORD": "word",
+    }
+    said = write_address(tmp_path / "file", asked | given)
+    assert said == f"the profile managed-db needs {missing} in .env"
+    assert write_address(tmp_path / "file", asked | {"OWN_REDIS": "given", "OWN_DATABASE": "given"}) is None
+
+
 def test_a_wrong_address_is_named_without_a_part_of_it(tmp_path: Path) -> None:
     """And nothing is written."""
     file = tmp_path / "LLM_CALLS_DATABASE_URL"
