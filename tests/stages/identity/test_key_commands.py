@@ -43,7 +43,7 @@ async def test_a_key_is_managed_by_commands(pool: "asyncpg.Pool[asyncpg.Record]"
 
 async def test_a_budget_without_a_period_is_rejected_with_its_format(database_url: str) -> None:
     """Naming the option."""
-    for said in ("5", "5/week", "five/day", "-5/day"):
+    for said in ("5", "5/year", "five/day", "-5/day"):
         output = await run(database_url, "create", "--name", "n", f"--budget={said}", code=2)
         assert "'--budget'" in output
         assert "5/day" in output
