@@ -45,6 +45,7 @@ class LedgerState:
         queued: Records in memory and in the journal.
         spool_records: Records in the spool.
         work: The progress of a migration's background work; empty for none.
+        why: Why Postgres is away or refuses, without addresses and passwords; may be empty.
     """
 
     postgres: Literal["up", "away", "refused", "migrating", "off"]
@@ -53,6 +54,7 @@ class LedgerState:
     spool_records: int
     spool_bytes: int
     work: str = ""
+    why: str = ""
 
 
 class Ledger:
@@ -185,6 +187,7 @@ class Ledger:
             spool_records=spool.records if spool else 0,
             spool_bytes=spool.size_bytes if spool else 0,
             work=str(work or ""),
+            why="" if self._store is None else self._writer.why,
         )
 
     def _report_provider_failures(self, record: UsageRecord, routing: RoutingInfo) -> None:

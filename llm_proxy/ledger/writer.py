@@ -60,6 +60,7 @@ class Writer:
         self._retry_at = 0.0
         self._retry_s = _FIRST_RETRY_S
         self.state: Literal["up", "away", "refused", "migrating"] = "up" if store is not None else "away"
+        self.why = ""
         self.since_s = time.time()
 
     @property
@@ -152,8 +153,11 @@ class Writer:
             if fault.kind != "migrating":
                 self._metrics.increment("llm_proxy_store_failures_total", "postgres")
         state = fault.kind if fault is not None else "up"
-        if state != self.state:
-            self.state, self.since_s = state, time.time()
+        why = fault.reason if fault is not None else ""
+        if (state, why) != (self.state, self.why):
+            if state != self.state:
+                self.since_s = time.time()
+            self.state, self.why = state, why
             if fault is None:
                 log.info("postgres takes records again")
             else:

@@ -20,6 +20,7 @@ from llm_proxy.hardening import harden_process, restrict_to_owner
 from llm_proxy.settings import unknown_settings
 from llm_proxy.stack.operator_env import OperatorEnv, create_missing, read_operator_env
 from llm_proxy.stack.plan import StackPlan, UpOptions, banner, make_plan
+from llm_proxy.stack.probe import client_host, degraded_parts
 from llm_proxy.stack.process import ManagedProcess, die_with_parent
 from llm_proxy.stack.rolling_restart import CheckConfig, RollingRestart
 from llm_proxy.stack.state_dir import LOCK_FILE, exclusive, write_addresses
@@ -158,6 +159,9 @@ def start_all(supervisor: Supervisor, plan: StackPlan, print_line: PrintLine) ->
     supervisor.wait_until_ready(quick + supervisor.start_all(plan.stores.postgres_specs(plan.state)))
     plan.migrate_database()
     supervisor.wait_until_ready([*slow, supervisor.start(plan.gateway_spec())])
+    settings = plan.settings
+    for line in degraded_parts(client_host(settings.host), settings.port):
+        print_line(f"warning: {line}")
     print_line(banner(plan.base_url(), plan.example_model(), logs, plan.operator_env, supervisor.uptime_s()))
     return sidecars
 

@@ -54,6 +54,13 @@ def list_models(host: str, port: int, key: str) -> list[str]:
     return [str(model["id"]) for model in json.loads(body)["data"]] if body else []
 
 
+def degraded_parts(host: str, port: int) -> list[str]:
+    """Returns a line for each part of a ready gateway that is degraded; none without an answer within 1 s."""
+    body = _get(host, port, "/health/ready", {}, 1.0)
+    parts: list[dict[str, str]] = json.loads(body).get("parts", []) if body else []
+    return [f"{part['part']} degraded: {part['detail']}" for part in parts]
+
+
 def in_flight(port: int) -> int | None:
     """Returns the number of calls running at a sidecar of this machine; None without an answer within 1 s."""
     return _health_number(port, b"in_flight", 1.0)

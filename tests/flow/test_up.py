@@ -189,3 +189,17 @@ def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: UpC
     while any(map(lives, processes)) and time.monotonic() < deadline_s:
         time.sleep(0.05)
     assert [args for pid, args in processes.items() if lives(pid)] == []
+
+
+def test_stores_that_refuse_are_told_with_the_reason(tmp_path: Path) -> None:
+    """The stack starts without them, and says why; no password is shown."""
+    given = {
+        "DATABASE_URL": f"postgresql://u:S3cretPart@127.0.0.1:{free_port()}/d",
+        "REDIS_URL": f"redis://:S3cretPart@127.0.0.1:{free_port()}",
+    }
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+    with run_up(tmp_path, "--no-local-model") as up:
+        up.wait_for("Ctrl-C stops everything")
+        for part in ("limits", "database"):
+            assert f"warning: {part} degraded: away: nothing listens at its address" in up.output
+        assert "S3cretPart" not in up.output

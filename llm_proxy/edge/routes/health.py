@@ -164,7 +164,8 @@ class HealthChecks:
         why = f"{limits.store}: {limits.fault}" if limits.fault else limits.store
         found.append(ComponentHealth("limits", state, why))
         database = "ok" if ledger.postgres in {"up", "off"} else "degraded"
-        detail = f"{ledger.postgres}; {ledger.work}" if ledger.work else ledger.postgres
+        detail = f"{ledger.postgres}: {ledger.why}" if ledger.why else ledger.postgres
+        detail += f"; {ledger.work}" if ledger.work else ""
         found.append(ComponentHealth("database", database, detail))
         if failing := background.failing_loops():
             found.append(ComponentHealth("background", "degraded", f"failing: {', '.join(failing)}"))
