@@ -298,15 +298,22 @@ async def test_explain_names_the_guardrails_of_a_call(gateway_url: str) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_responses_are_guarded_as_chats_are(
+@pytest.mark.parametrize("path", ["responses", "messages"])
+async def test_responses_and_messages_are_guarded_as_chats_are(
     gateway_url: str,
+    path: str,
     streamed: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
     """Before the call and, whole, after it; its error body is that route's."""
     for said, status in (("detail", 400), *(() if streamed else (("after", 422),))):
-        body = {"model": "guarded", "input": said, "stream": streamed, "store": False}
+        own = (
+            {"input": said, "store": False}
+            if path == "responses"
+            else {"messages": [{"role": "user", "content": said}], "max_tokens": 50}
+        )
         async with _client(KEY) as client:
-            answer = await client.post(f"{gateway_url}/v1/responses", json=body)
+            body = {"model": "guarded", "stream": streamed, **own}
+            answer = await client.post(f"{gateway_url}/v1/{path}", json=body)
         assert (answer.status_code, answer.headers["x-llm-proxy-refused-by"]) == (status, "guardrail")
         assert "against the house rules" in answer.json()["error"]["message"]
 
