@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scripted import anthropic_wire, bedrock_wire, gemini_wire, ollama_wire, openai_wire, responses_wire
 from scripted.script import Json, Script
 
 Whole = Callable[[Script, Json, int], Json]
 Frames = Callable[[Script, Json, int], tuple[list[bytes], list[bytes]]]
-MODEL_IN_PATH = re.compile(r"(?:models|deployments|endpoints)/([^/:]+)[:/]")
+MODEL_IN_PATH = re.compile(r"(?:models?|deployments|endpoints)/([^/:]+)[:/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,15 @@ _COUNT = Door(
     _never,
 )
 _BEDROCK = Door("bedrock", bedrock_wire.message, None, bedrock_wire.error, bedrock_wire.error_frame, _never)
+_BEDROCK_STREAM = Door(
+    "bedrock",
+    anthropic_wire.message,
+    bedrock_wire.message_frames,
+    bedrock_wire.error,
+    bedrock_wire.error_frame,
+    _always,
+    "application/vnd.amazon.eventstream",
+)
 DOORS: tuple[tuple[str, Door], ...] = (
     ("/chat/completions", _openai(openai_wire.chat, openai_wire.chat_frames)),
     ("/completions", _openai(openai_wire.text, openai_wire.text_frames)),
@@ -96,6 +105,10 @@ DOORS: tuple[tuple[str, Door], ...] = (
     (":streamGenerateContent", _gemini(gemini_wire.content, gemini_wire.frames)),
     (":embedContent", _gemini(gemini_wire.embeddings, None)),
     (":batchEmbedContents", _gemini(gemini_wire.embeddings, None)),
+    (":rawPredict", _ANTHROPIC),
+    (":streamRawPredict", replace(_ANTHROPIC, streams=_always)),
+    ("/invoke", replace(_ANTHROPIC, family="bedrock", streams=_never)),
+    ("/invoke-with-response-stream", _BEDROCK_STREAM),
     (":predict", _gemini(gemini_wire.embeddings, None)),
     ("/api/chat", _ollama(ollama_wire.chat, ollama_wire.frames)),
     ("/converse", _BEDROCK),

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+import vertex_account
 from sidecars import Json, Provider, Sidecar, deployment, run_provider, run_sidecar
 from stages.admission.limiter_outages import OwnValkey, Replicas
 
@@ -86,12 +87,33 @@ def natives(provider: Provider) -> list[Json]:
         native("claude", "anthropic/claude-sonnet-4-5-20250929", provider),
         native("claude-vllm", "hosted_vllm/own-claude", provider, api_base=provider.url),
         native("claude-away", "anthropic/status-529", provider, num_retries=0, cooldown_time=0),
+        *clouds(provider),
         {"model_name": "gpt-own", "litellm_params": {"model": "openai/gpt-4.1", "api_key": "sk-nobody"}},
         {
             "model_name": "claude-own",
             "litellm_params": {"model": "anthropic/claude-sonnet-4-5", "api_key": "x"},
         },
     ]
+
+
+def clouds(provider: Provider) -> list[Json]:
+    """Claude at Bedrock and Vertex."""
+    bedrock: Json = {
+        "model": "bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+        "aws_bedrock_runtime_endpoint": provider.url,
+        "aws_region_name": "us-east-1",
+        "aws_access_key_id": "dummy",
+        "aws_secret_access_key": "dummy",
+    }
+    vertex: Json = {
+        "model": "vertex_ai/claude-sonnet-4-5@20250929",
+        "api_base": provider.url,
+        "vertex_project": "p",
+        "vertex_location": "us-east5",
+        "vertex_credentials": vertex_account.made(provider.url),
+    }
+    named = {"claude-bedrock": bedrock, "claude-vertex": vertex}
+    return [{"model_name": name, "litellm_params": params} for name, params in named.items()]
 
 
 def native(group: str, model: str, provider: Provider, **more: Any) -> Json:

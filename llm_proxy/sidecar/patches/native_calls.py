@@ -98,7 +98,8 @@ def _send_messages_as_sent() -> None:
     def read_and_price(self: Untyped, **options: Untyped) -> Untyped:
         answer = read_answer(self, **options)
         if call_outcome.is_native():
-            call_outcome.record_native_cost(message_cost(as_object(answer.get("usage"))))
+            usage = as_object(answer.get("usage"))
+            call_outcome.record_native_cost(message_cost(usage, options["logging_obj"]))
         return answer
 
     def choose_without_model(params: Untyped, *, model: str | None = None, **options: Untyped) -> Untyped:
@@ -273,7 +274,7 @@ async def _relay(
                 yield ready
         usage.raise_if_truncated(request_data)
         complete = True
-        cost = _cost_of(response, usage)
+        cost = _cost_of(response, usage, request_data)
         if cost is not None:
             yield f": llmp-cost {cost:.12f}\n\n".encode()
     except (asyncio.CancelledError, GeneratorExit):
@@ -323,37 +324,31 @@ class MessageUsage:
             )
 
 
-def _cost_of(response: Untyped, usage: MessageUsage) -> float | None:
+def _cost_of(response: Untyped, usage: MessageUsage, request_data: Json) -> float | None:
     """Return what a complete stream cost, USD; None if it is not known."""
     if usage.stated:
-        return message_cost(usage.stated)
+        return message_cost(usage.stated, request_data.get("litellm_logging_obj"))
     ended: Untyped = getattr(response, "completed_response", None)
     stated: Untyped = getattr(getattr(getattr(ended, "response", None), "usage", None), "cost", None)
     return stated if isinstance(stated, int | float) else None
 
 
-def message_cost(usage: Json) -> float | None:
+def message_cost(usage: Json, logging: Untyped) -> float | None:
     """Return what a message with this usage cost, USD, by the prices of the deployment that served it.
 
-    LiteLLM's own figure is the published price's after a fallback, and in a stream that of the output.
+    LiteLLM states none for a message after a fallback, and of a stream the cost of the output alone.
     """
     library, attempt = litellm_internals.litellm_module(), call_outcome.last_attempt()
     if attempt is None or not usage:
         return None
-    prices = as_object(library.model_cost.get(attempt.deployment))
     try:
         answer = library.ModelResponse(
-            model=attempt.model,
+            model=logging.model,
             usage=library.AnthropicConfig().calculate_usage(usage_object=usage, reasoning_content=None),
         )
-        cost: float = library.completion_cost(
-            completion_response=answer,
-            model=attempt.model,
-            custom_llm_provider=attempt.model.partition("/")[0],
-            custom_pricing=prices.get("input_cost_per_token") is not None,
-            router_model_id=attempt.deployment,
-            service_tier=usage.get("service_tier"),
-        )
+        if isinstance(usage.get("service_tier"), str):
+            answer.service_tier = usage["service_tier"]
+        cost: float | None = logging.response_cost_calculator(result=answer)
     except Exception:  # noqa: BLE001 -- a cost that cannot be calculated must not break the answer
         return None
     return cost if catalog.is_cost_known(cost, {}, attempt.deployment, attempt.model) else None

@@ -1,8 +1,10 @@
 """Responses and Messages behind a real LiteLLM, at deployments that speak them: nothing is rebuilt."""
 
+import asyncio
 import json
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from sidecars import CUT, Answer, Json, Sidecar
 
@@ -11,6 +13,8 @@ BETAS = "claude-code-20250219,thinking-token-count-2026-05-13,made-up-2030-01-01
 TOKENS = {"cached_tokens": 3, "cache_write_tokens": 5, "cache_write_1h_tokens": 2}
 COST_USD = 7.915e-05
 """Of `TOKENS`, 9 further prompt tokens and 23 of the answer: reads cost 0.1, writes 1.25, for an hour 2."""
+PUBLISHED_USD = 3.9615e-04
+"""Of the same at the published price."""
 BREAKS = ("cut", "reset", "eof", "half-frame", "error-in-200")
 
 
@@ -89,6 +93,30 @@ async def test_a_message_and_its_request_stay_as_they_are(sidecar: Sidecar, grou
         assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(COST_USD)
 
 
+@pytest.mark.parametrize("group", ["claude-bedrock", "claude-vertex"])
+async def test_claude_at_a_cloud_is_native(sidecar: Sidecar, group: str) -> None:
+    """The cloud's own path and body; whole and streamed cost the same, with the region's surcharge."""
+    body = messages(group, mark := str(uuid4()), do="ok")
+    whole = await ask(sidecar, body)
+    stream = await ask(sidecar, body | {"stream": True})
+    assert (whole.status, stream.status) == (200, 200)
+    calls = await sidecar.provider.calls(mark)
+    assert [call["path"].rpartition("/" if "bedrock" in group else ":")[2] for call in calls] == (
+        ["invoke", "invoke-with-response-stream"]
+        if "bedrock" in group
+        else ["rawPredict", "streamRawPredict"]
+    )
+    assert all("anthropic_version" in call["body"] and call["body"]["top_k"] == 3 for call in calls)
+    kinds = [event["type"] for event in stream.events if isinstance(event, dict)]
+    assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
+    costs = whole.headers["x-litellm-response-cost"], stream.text.rpartition(": llmp-cost ")[2]
+    assert [float(cost) for cost in costs] == pytest.approx([1.1 * PUBLISHED_USD] * 2)
+    broken = await ask(sidecar, messages(group, do="eof", after=5) | {"stream": True})
+    last = broken.events[-1]
+    assert isinstance(last, dict)
+    assert last["error"]["code"] == CUT
+
+
 @pytest.mark.parametrize(
     "body", [responses("gpt", do="ok"), messages("claude", do="ok")], ids=["gpt", "claude"]
 )
@@ -162,6 +190,32 @@ async def test_the_catalog_says_which_deployments_speak_them(sidecar: Sidecar) -
     assert native["claude-own"] == ["messages"]
     assert native["azure"] == ["responses"]
     assert native["gpt"] == ["messages", "responses"]
-    assert native["claude"] == ["messages"]
+    assert native["claude"] == native["claude-bedrock"] == native["claude-vertex"] == ["messages"]
     assert native["claude-vllm"] == ["messages", "responses"]
     assert native["openai"] == native["anthropic"] == native["groq"] == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("group", ["gpt", "claude"])
+async def test_a_native_call_is_a_row_of_the_call_log(
+    sidecar: Sidecar,
+    call_log_dsn: str,
+    group: str,
+    stream: bool,  # noqa: FBT001 -- a parameter
+) -> None:
+    """With the tokens and the cost that the gateway records."""
+    call_id = uuid4()
+    body = (responses if group == "gpt" else messages)(group, do="ok") | {"stream": stream}
+    await ask(sidecar, body, **{"x-litellm-call-id": str(call_id)})
+    connection = await asyncpg.connect(call_log_dsn)
+    try:
+        async with asyncio.timeout(10):
+            query = "SELECT * FROM llm_calls WHERE call_id = $1"
+            while not (rows := await connection.fetch(query, call_id)):  # noqa: ASYNC110 -- a database has no event
+                await asyncio.sleep(0.1)
+    finally:
+        await connection.close()
+    [row] = rows
+    assert (row["status"], row["deployment"]) == ("success", group)
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (17, 23)
+    assert float(row["cost_usd"]) == pytest.approx(6.3e-05 if group == "gpt" else COST_USD)
