@@ -1,6 +1,6 @@
 """Checks of one value of a Messages body, in the words of Anthropic's own errors.
 
-Invariants: raises BadRequest only, its message opens with the path (`messages.0.content.1.source.type: ...`);
+Invariants: errors open with the path (`messages.0.content.1.source.type: ...`);
 null is absent where a field is optional; `true` is never a number.
 """
 
@@ -9,9 +9,24 @@ from typing import Any
 
 from llm_proxy.dialects.request.validators import shown_name
 from llm_proxy.errors import BadRequest
-from llm_proxy.json_access import Json, is_array, is_object
+from llm_proxy.json_access import is_array
 
-Check = Callable[[Any, str], None]
+Check = Callable[[Any], None]
+
+
+class Misfit(Exception):  # noqa: N818 -- named for the value
+    """A value that fails its check; the path is told on the way up, so that a good value costs none."""
+
+    def __init__(self, reason: str, code: str = "invalid_value", *steps: str | int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+        self.steps = list(reversed(steps))
+
+    def error(self) -> BadRequest:
+        """The error that answers the request."""
+        steps = [step if isinstance(step, int) else shown_name(step) for step in reversed(self.steps)]
+        return invalid(".".join(map(str, steps)), self.reason, self.code)
 
 
 def invalid(path: str, reason: str, code: str = "invalid_value") -> BadRequest:
@@ -21,50 +36,56 @@ def invalid(path: str, reason: str, code: str = "invalid_value") -> BadRequest:
 
 def missing(path: str) -> BadRequest:
     """The error of a body without a required field."""
-    return invalid(path, "Field required", "missing_required_parameter")
+    return invalid(path, _MISSING, "missing_required_parameter")
 
 
 def unknown(path: str) -> BadRequest:
     """The error of a field that does not exist."""
-    return invalid(path, "Extra inputs are not permitted", "unknown_parameter")
+    return invalid(shown_name(path), _UNKNOWN, "unknown_parameter")
 
 
-def inner(path: str, name: str | int) -> str:
-    """The path of a field or item of a value."""
-    shown = name if isinstance(name, int) else shown_name(name)
-    return f"{path}.{shown}" if path else str(shown)
+_MISSING, _UNKNOWN = "Field required", "Extra inputs are not permitted"
 
 
-def anything(_value: Any, _path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+def check_field(check: Check, value: Any, name: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    """Checks a field of the body; raises `BadRequest` with the path of what is wrong."""
+    try:
+        check(value)
+    except Misfit as misfit:
+        misfit.steps.append(name)
+        raise misfit.error() from None
+
+
+def anything(_value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
     """Accepts anything."""
 
 
-def text(value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+def text(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
     """Accepts a string."""
     if type(value) is not str:
-        raise invalid(path, "Input should be a valid string", "invalid_type")
+        raise Misfit("Input should be a valid string", "invalid_type")
 
 
-def filled(value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+def filled(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
     """Accepts a string that is not empty."""
-    text(value, path)
+    text(value)
     if not value:
-        raise invalid(path, "String should have at least 1 character", "empty_string")
+        raise Misfit("String should have at least 1 character", "empty_string")
 
 
-def boolean(value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+def boolean(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
     """Accepts true or false."""
     if type(value) is not bool:
-        raise invalid(path, "Input should be a valid boolean", "invalid_type")
+        raise Misfit("Input should be a valid boolean", "invalid_type")
 
 
 def whole(minimum: int) -> Check:
     """Returns the check of a whole number from a minimum."""
 
-    def check(value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    def check(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
         if type(value) is not int:
-            raise invalid(path, "Input should be a valid integer", "invalid_type")
-        _in_range(value, path, minimum, None)
+            raise Misfit("Input should be a valid integer", "invalid_type")
+        _in_range(value, minimum, None)
 
     return check
 
@@ -72,21 +93,19 @@ def whole(minimum: int) -> Check:
 def number(minimum: float, maximum: float) -> Check:
     """Returns the check of a number within bounds."""
 
-    def check(value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    def check(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
         if type(value) not in {int, float}:
-            raise invalid(path, "Input should be a valid number", "invalid_type")
-        _in_range(value, path, minimum, maximum)
+            raise Misfit("Input should be a valid number", "invalid_type")
+        _in_range(value, minimum, maximum)
 
     return check
 
 
-def _in_range(value: float, path: str, minimum: float, maximum: float | None) -> None:
+def _in_range(value: float, minimum: float, maximum: float | None) -> None:
     if value < minimum:
-        reason = f"Input should be greater than or equal to {minimum}"
-        raise invalid(path, reason, "integer_below_min_value")
+        raise Misfit(f"Input should be greater than or equal to {minimum}", "integer_below_min_value")
     if maximum is not None and value > maximum:
-        reason = f"Input should be less than or equal to {maximum}"
-        raise invalid(path, reason, "integer_above_max_value")
+        raise Misfit(f"Input should be less than or equal to {maximum}", "integer_above_max_value")
 
 
 def one_of(*words: str) -> Check:
@@ -95,30 +114,36 @@ def one_of(*words: str) -> Check:
     listed = f"{', '.join(first)} or {last}" if first else last
     allowed = frozenset(words)
 
-    def check(value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    def check(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
         if type(value) is not str or value not in allowed:
-            raise invalid(path, f"Input should be {listed}")
+            raise Misfit(f"Input should be {listed}")
 
     return check
 
 
-def mapping(value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+def mapping(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
     """Accepts an object."""
-    if not is_object(value):
-        raise invalid(path, "Input should be a valid dictionary", "invalid_type")
+    if type(value) is not dict:
+        raise Misfit("Input should be a valid dictionary", "invalid_type")
 
 
-def list_of(check_item: Check, max_length: int | None = None) -> Check:
-    """Returns the check of an array and its items."""
+def list_of(check_item: Check, max_length: int | None = None, *, empty: str | None = None) -> Check:
+    """Returns the check of an array and its items; `empty` is what is wrong with one without any."""
 
-    def check(value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    def check(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
         if not is_array(value):
-            raise invalid(path, "Input should be a valid list", "invalid_type")
+            raise Misfit("Input should be a valid list", "invalid_type")
+        if empty is not None and not value:
+            raise Misfit(empty, "empty_array")
         if max_length is not None and len(value) > max_length:
             reason = f"List should have at most {max_length} items after validation, not {len(value)}"
-            raise invalid(path, reason, "array_above_max_length")
+            raise Misfit(reason, "array_above_max_length")
         for at, item in enumerate(value):
-            check_item(item, inner(path, at))
+            try:
+                check_item(item)
+            except Misfit as misfit:
+                misfit.steps.append(at)
+                raise
 
     return check
 
@@ -126,9 +151,9 @@ def list_of(check_item: Check, max_length: int | None = None) -> Check:
 def text_or(check_other: Check) -> Check:
     """Returns the check of a string, or of what else stands there."""
 
-    def check(value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
+    def check(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
         if type(value) is not str:
-            check_other(value, path)
+            check_other(value)
 
     return check
 
@@ -141,23 +166,28 @@ class Shape:
     def __init__(
         self, required: Mapping[str, Check], optional: Mapping[str, Check], *, is_open: bool = False
     ) -> None:
-        self._required = required
+        self._required = tuple(required)
         self._fields = {**required, **optional}
         self._is_open = is_open
 
-    def __call__(self, value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
-        """Raises `BadRequest` naming the field at fault."""
-        mapping(value, path)
+    def __call__(self, value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
+        """Raises `Misfit` for the field at fault."""
+        mapping(value)
         for name in self._required:
             if value.get(name) is None:
-                raise missing(inner(path, name))
+                raise Misfit(_MISSING, "missing_required_parameter", name)
         for name, item in value.items():
+            if item is None:
+                continue
             check = self._fields.get(name)
             if check is not None:
-                if item is not None:
-                    check(item, inner(path, name))
-            elif item is not None and not self._is_open:
-                raise unknown(inner(path, name))
+                try:
+                    check(item)
+                except Misfit as misfit:
+                    misfit.steps.append(name)
+                    raise
+            elif not self._is_open:
+                raise Misfit(_UNKNOWN, "unknown_parameter", name)
 
 
 class Tagged:
@@ -176,24 +206,18 @@ class Tagged:
         self._default = default
         self._is_open = is_open
 
-    def __call__(self, value: Any, path: str) -> None:  # noqa: ANN401 -- unchecked JSON
-        """Raises `BadRequest` for an unknown type, unless types may be unknown, and as the shape does."""
-        mapping(value, path)
-        kind = value.get("type")
+    def __call__(self, value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
+        """Raises `Misfit` for an unknown type, unless types may be unknown, and as the shape does."""
+        mapping(value)
+        kind = value.get("type") or self._default
         if kind is None:
-            kind = self._default
-        if kind is None:
-            raise missing(inner(path, "type"))
-        text(kind, inner(path, "type"))
+            raise Misfit(_MISSING, "missing_required_parameter", "type")
+        if type(kind) is not str:
+            raise Misfit("Input should be a valid string", "invalid_type", "type")
         shape = self.shapes.get(kind)
         if shape is not None:
-            shape(value, path)
+            shape(value)
         elif not self._is_open:
             listed = ", ".join(f"'{one}'" for one in self.shapes)
             reason = f"Input tag '{shown_name(kind)}' does not match any of the expected tags: {listed}"
-            raise invalid(inner(path, "type"), reason)
-
-
-def without_nulls(fields: Json) -> Json:
-    """Returns the fields that are given."""
-    return {name: value for name, value in fields.items() if value is not None}
+            raise Misfit(reason, "invalid_value", "type")

@@ -6,7 +6,7 @@ knows, is refused. Source: https://platform.claude.com/docs/en/api/messages, ant
 """
 
 from collections.abc import Collection, Iterator
-from typing import Any, Final
+from typing import Final
 
 from llm_proxy.dialects.dialect import BodyLimits
 from llm_proxy.dialects.messages.checks import (
@@ -15,8 +15,8 @@ from llm_proxy.dialects.messages.checks import (
     Tagged,
     anything,
     boolean,
+    check_field,
     filled,
-    inner,
     invalid,
     list_of,
     mapping,
@@ -29,6 +29,7 @@ from llm_proxy.dialects.messages.checks import (
     whole,
 )
 from llm_proxy.dialects.request.url_guard import url_error
+from llm_proxy.dialects.request.validators import shown_name
 from llm_proxy.json_access import Json, as_objects, is_array, is_object
 
 VERSIONS = ("2023-06-01", "2026-10-21")
@@ -218,29 +219,18 @@ def check_body(parsed: Json, version: str, limits: BodyLimits, *, counts: bool =
             continue
         check = FIELDS.get(name)
         if check is not None:
-            check(value, name)
+            check_field(check, value, name)
         elif name in ACCOUNT_FIELDS:
             raise unknown(name)
         else:
             extra[name] = value
-    _check_messages(parsed["messages"], limits.max_messages)
+    messages = list_of(_message, limits.max_messages, empty="at least one message is required")
+    check_field(messages, parsed["messages"], "messages")
     if version != VERSIONS[0]:
         _check_new_rules(parsed)
     if not limits.private_urls:
         _check_links(parsed)
     return extra
-
-
-def _check_messages(messages: Any, max_messages: int) -> None:  # noqa: ANN401 -- unchecked JSON
-    if not is_array(messages):
-        raise invalid("messages", "Input should be a valid list", "invalid_type")
-    if not messages:
-        raise invalid("messages", "at least one message is required", "empty_array")
-    if len(messages) > max_messages:
-        reason = f"List should have at most {max_messages} items after validation, not {len(messages)}"
-        raise invalid("messages", reason, "array_above_max_length")
-    for at, message in enumerate(messages):
-        _message(message, f"messages.{at}")
 
 
 def _check_new_rules(parsed: Json) -> None:
@@ -295,11 +285,11 @@ def check_version(version: str | None) -> str:
     if version is None:
         return VERSIONS[0]
     if version not in VERSIONS:
-        raise invalid("anthropic-version", f'"{inner("", version)}" is not a valid version.')
+        raise invalid("anthropic-version", f'"{shown_name(version)}" is not a valid version.')
     return version
 
 
 def refuse(extra: Collection[str]) -> None:
     """Raises `BadRequest` for the first of the fields that are not published."""
     for name in extra:
-        raise unknown(inner("", name))
+        raise unknown(name)
