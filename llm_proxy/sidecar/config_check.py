@@ -68,6 +68,10 @@ OWN_MODEL_INFO_KEYS = frozenset({"provider", "custom_tokenizer"})
 REJECTED_KEYS = frozenset(MODEL_OVERRIDES)
 """Keys that are rejected for their effect; the generated table lacks some of them."""
 CREDENTIAL_KEYS = ("credential_name", "credential_values", "credential_info")
+SUCCESS_CALLBACKS = (
+    *("sentry", "wandb", "lunary", "traceloop", "s3", "dynamodb", "helicone", "athina", "supabase"),
+)
+"""Callbacks that LiteLLM knows in `success_callback` and `failure_callback` alone."""
 LEFT_OUT_PREFIX = "left out: "
 NEVER_RETRIED = frozenset(
     {"BadRequestErrorRetries", "NotFoundErrorRetries", "ContentPolicyViolationErrorRetries"}
@@ -129,6 +133,7 @@ def check_config(
         lambda: _check_secrets(config, env),
         lambda: _check_credentials(config),
         lambda: _check_guardrails(config),
+        lambda: _check_callbacks(config),
         lambda: _check_file_variables(config),
         lambda: _check_model_list(config),
     )
@@ -273,6 +278,18 @@ def _check_guardrails(config: Json) -> Iterator[ConfigFinding]:
             "LiteLLM does not start with this form here: write it as `guardrails` at the top of the file",
             prevents_start=True,
         )
+
+
+def _check_callbacks(config: Json) -> Iterator[ConfigFinding]:
+    """Yield names with which LiteLLM does not start, because it takes them for modules in `callbacks`."""
+    given = as_object(config.get("litellm_settings")).get("callbacks")
+    for name in [given] if isinstance(given, str) else as_list(given):
+        if name in SUCCESS_CALLBACKS:
+            yield ConfigFinding(
+                "litellm_settings.callbacks",
+                f"LiteLLM does not start with {name} here: write it into success_callback",
+                prevents_start=True,
+            )
 
 
 def _check_file_variables(config: Json) -> Iterator[ConfigFinding]:

@@ -17,6 +17,8 @@ CALLBACK_KEYS = (
     "audit_log_callbacks",
     "post_call_rules",
 )
+NEEDED_PACKAGES = {"mlflow": "mlflow", "arize": "grpc"}
+"""LiteLLM's own callbacks that end its start unless a package is installed that it does not bring."""
 REMOTE_PREFIXES = ("s3://", "gcs://")
 
 
@@ -41,8 +43,11 @@ def _named(config: Json) -> Iterator[tuple[str, str]]:
     for key in CALLBACK_KEYS:
         given = settings.get(key)
         for name in [given] if isinstance(given, str) else as_list(given):
-            if isinstance(name, str) and "." in name:
-                yield f"litellm_settings.{key}", name
+            if isinstance(name, str) and ("." in name or name in NEEDED_PACKAGES):
+                yield (
+                    f"litellm_settings.{key}",
+                    f"{NEEDED_PACKAGES[name]}.{name}" if "." not in name else name,
+                )
     for item in map(as_object, as_list(settings.get("custom_provider_map"))):
         yield "litellm_settings.custom_provider_map", str(item.get("custom_handler") or "")
     for where, guardrails in (

@@ -39,6 +39,7 @@ FAULTS = {
     "credential's name": ("model_list: [{model_name: a, litellm_params: {model: openai/a, litellm_credential_name: c}}]", "model_list.a.litellm_params.litellm_credential_name", "no credential"),
     "guardrails in the older section": ("litellm_settings: {guardrails: [{guardrail_name: a, litellm_params: {guardrail: presidio, mode: pre_call}}]}", "litellm_settings.guardrails", "at the top of the file"),
     "alias of a list": ("router_settings: {model_group_alias: {b: [a]}}", "router_settings.model_group_alias.b", "one group, not a list"),
+    "callback of another list": ("litellm_settings: {callbacks: [sentry]}", "litellm_settings.callbacks", "write it into success_callback"),
     "not YAML": ("model_list: [", "", "expected"),
 }  # fmt: skip
 
@@ -290,6 +291,19 @@ def test_an_unset_variable_of_a_section_is_a_note() -> None:
     [note] = check_text(written(text))
     assert (note.is_fault, note.path) == (False, "litellm_settings.cache_params")
     assert "NO_SUCH_NAME" in note.message
+
+
+@pytest.mark.parametrize(("name", "package"), [("mlflow", "mlflow"), ("arize", "grpc")])
+def test_a_callback_whose_package_nobody_installs_prevents_the_start(
+    name: str, package: str, tmp_path: Path
+) -> None:
+    """A package beside the file is one."""
+    text = written(f"litellm_settings: {{success_callback: [{name}]}}")
+    found = [one for one in check_text(text, {"PATH": "x"}, tmp_path) if one.prevents_start]
+    assert [one.path for one in found] == ["litellm_settings.success_callback"]
+    assert f"no module {package}" in found[0].message
+    (tmp_path / package).mkdir()
+    assert check_text(text, {"PATH": "x"}, tmp_path) == []
 
 
 def test_included_files_are_checked_too(tmp_path: Path) -> None:
