@@ -20,14 +20,13 @@ from llm_proxy.dialects.translation.chat_request import (
     function_call,
     image_part,
     joined_texts,
+    reminder,
     text_part,
     tool_output_messages,
 )
 from llm_proxy.json_access import Json, as_object, is_array
 
 ERROR_PREFIX = "Error: "
-REMINDER = "<system-reminder>\n{}\n</system-reminder>"
-"""As Claude Code marks what the system says within a conversation."""
 DEFAULT_FILENAME = "document.pdf"
 _BETWEEN_TEXTS = "\n\n"
 
@@ -73,7 +72,7 @@ class ContentTranslator:
         if self._carried.continues:
             return self.system(blocks, path)
         said = _BETWEEN_TEXTS.join(block["text"] for block in blocks)
-        return [{"role": "user", "content": REMINDER.format(said)}] if said else []
+        return [{"role": "user", "content": reminder(said)}] if said else []
 
     def _user(self, blocks: list[Json], path: str) -> Iterator[Json]:
         outputs: list[ToolOutput] = []

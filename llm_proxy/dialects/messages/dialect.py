@@ -21,10 +21,9 @@ from llm_proxy.dialects.messages.request import MessagesContext, translate_reque
 from llm_proxy.dialects.messages.schema import SAMPLING, VERSIONS, check_body, check_version
 from llm_proxy.dialects.messages.stream import PING, MessagesStream
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
-from llm_proxy.dialects.request.model_resolution import providers_for
 from llm_proxy.dialects.request.native_call import build_native_call, resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, Carried, carried_by
+from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, carried_for
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json, as_object
@@ -71,7 +70,7 @@ class MessagesDialect:
             build_native_call(parsed, context, options, models, limits)
             asked = {name: parsed[name] for name in ("messages", "system", "tools") if parsed.get(name)}
             return Count({"model": group, "native": True, **asked}, len(body))
-        chat, _ = translate_request(parsed, extra, _carried_by(group, models))
+        chat, _ = translate_request(parsed, extra, carried_for(group, models))
         asked = {name: chat[name] for name in ("messages", "tools") if name in chat}
         return Count({"model": group, **asked}, len(body))
 
@@ -87,7 +86,7 @@ class MessagesDialect:
             call = build_native_call(parsed, context, options, models, limits, attribution)
             headers = self._provider_headers(version, options.anthropic_betas)
             return call._replace(context=_NATIVE, provider_headers=headers)
-        carried = _carried_by(group, models)
+        carried = carried_for(group, models)
         chat, kept = translate_request(parsed, extra, carried)
         if (most := models.max_output_tokens(models.aliases.get(group, group))) is not None:
             chat["max_tokens"] = min(chat["max_tokens"], most)
@@ -162,12 +161,6 @@ def _checked(
     if version != VERSIONS[0]:
         parsed = {name: value for name, value in parsed.items() if name not in SAMPLING}
     return parsed, extra, version
-
-
-def _carried_by(group: str, models: ModelIndex) -> Carried:
-    """What every provider that a call may reach carries."""
-    served = models.aliases.get(group, group)
-    return carried_by(providers_for(group, models) | models.fallback_providers(served))
 
 
 def _context(call: Call) -> MessagesContext:

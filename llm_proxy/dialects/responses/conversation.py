@@ -14,10 +14,13 @@ from llm_proxy.dialects.translation.chat_answer import ThinkingPiece
 from llm_proxy.dialects.translation.chat_request import (
     ToolOutput,
     joined_texts,
+    reminder,
     text_part,
     tool_output_messages,
 )
 from llm_proxy.json_access import Json
+
+_INSTRUCTING = frozenset({"developer", "system"})
 
 
 class Instruction(NamedTuple):
@@ -44,7 +47,7 @@ class Thoughts(NamedTuple):
     """What the model reasoned.
 
     Attributes:
-        is_signed: It came from a provider of Claude, which verifies it.
+        is_signed: It came from a group with Claude, who verifies its signatures.
     """
 
     pieces: tuple[ThinkingPiece, ...]
@@ -100,8 +103,15 @@ class Conversation:
             self._speak(turn)
 
     def _hear(self, turn: Instruction | UserTurn) -> None:
-        """Adds a message; a user's becomes part of the one before it, as many models' templates demand."""
+        """Adds a message as many models' templates demand it.
+
+        A user's becomes part of the one before it; within the conversation an instruction is a reminder in a
+        user's, except for Claude.
+        """
         before = self.messages[-1] if self.messages else {}
+        is_late = any(one["role"] not in _INSTRUCTING for one in self.messages)
+        if isinstance(turn, Instruction) and is_late and not self._carried.continues:
+            turn = UserTurn([_reminder(part) for part in turn.parts])
         if isinstance(turn, UserTurn) and before.get("role") == "user":
             said = before["content"]
             before["content"] = [*([text_part(said)] if type(said) is str else said), *turn.parts]
@@ -132,8 +142,9 @@ class Conversation:
 
     def _think(self, thoughts: Thoughts) -> None:
         added: Any
-        if self._carried.thinking_blocks and thoughts.is_signed:
-            name, added = "thinking_blocks", [_block(piece) for piece in thoughts.pieces]
+        signed = [_block(piece) for piece in thoughts.pieces if piece.signature or piece.redacted]
+        if self._carried.thinking_blocks and thoughts.is_signed and signed:
+            name, added = "thinking_blocks", signed
         elif self._carried.reasoning_text:
             name, added = "reasoning_content", "".join(piece.text for piece in thoughts.pieces)
         else:
@@ -179,6 +190,10 @@ class Conversation:
         self.messages[:] = _with_one_system_message(self.messages)
 
 
+def _reminder(part: Json) -> Json:
+    return part | {"text": reminder(part["text"])} if part["type"] == "text" else part
+
+
 def _message(turn: Instruction | UserTurn) -> Json:
     role = turn.role if isinstance(turn, Instruction) else "user"
     return {"role": role, "content": joined_texts(turn.parts) if turn.parts else ""}
@@ -203,7 +218,7 @@ def _with_one_system_message(messages: list[Json]) -> Iterable[Json]:
 
 def _is_instruction(message: Json) -> bool:
     content = message["content"]
-    return message["role"] in {"system", "developer"} and (
+    return message["role"] in _INSTRUCTING and (
         type(content) is str or all(part.keys() == {"type", "text"} for part in content)
     )
 

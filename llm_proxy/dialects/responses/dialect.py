@@ -22,7 +22,6 @@ from llm_proxy.dialects.dialect import (
 )
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
-from llm_proxy.dialects.request.model_resolution import providers_for
 from llm_proxy.dialects.request.native_call import build_native_call, resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.dialects.responses.answer import ResponseBuilder, render_answer
@@ -30,7 +29,7 @@ from llm_proxy.dialects.responses.reasoning import ReasoningSeal
 from llm_proxy.dialects.responses.request import ResponseContext, echo, in_the_callers_terms, translate
 from llm_proxy.dialects.responses.schema import check_body
 from llm_proxy.dialects.responses.stream import NativeStream, TranslatedStream
-from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, carried_by
+from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, carried_for
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError, BadRequest
 from llm_proxy.json_access import Json
@@ -62,7 +61,7 @@ class ResponsesDialect:
         model, group = resolve_group(checked, context, options, models)
         if models.speaks_natively(models.aliases.get(group, group), endpoint):
             return build_native_call(checked, context, options, models, limits)
-        carried = carried_by(providers_for(group, models))
+        carried = carried_for(group, models)
         translated = translate(checked | {"model": model}, carried, self.seal)
         chat = context._replace(endpoint="chat.completions")
         try:

@@ -7,6 +7,8 @@ that are not known count as servers of OpenAI's protocol. Source: LiteLLM 1.108.
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from llm_proxy.dialects.dialect import ModelIndex
+from llm_proxy.dialects.request.model_resolution import providers_for
 from llm_proxy.errors import BadRequest
 
 OPENAI = frozenset({"openai", "azure", "azure_text", "text-completion-openai"})
@@ -60,6 +62,12 @@ def carried_by(providers: Collection[str]) -> Carried:
         thinking_field=names <= _THINKING_BLOCKS,
         openai=not names.isdisjoint(OPENAI),
     )
+
+
+def carried_for(group: str, models: ModelIndex) -> Carried:
+    """Returns what every provider carries that a call of a group may reach, through its fallbacks too."""
+    served = models.aliases.get(group, group)
+    return carried_by(providers_for(group, models) | models.fallback_providers(served))
 
 
 def not_carried(path: str, what: str) -> BadRequest:

@@ -128,6 +128,14 @@ def tool_output_messages(outputs: Iterable[ToolOutput], *, images_inside: bool) 
     return messages
 
 
+def reminder(said: str) -> str:
+    """What the system says within a conversation, as a user's text: as Claude Code marks it.
+
+    Many models' templates accept the system at the start alone.
+    """
+    return f"<system-reminder>\n{said}\n</system-reminder>"
+
+
 def effort_of_budget(budget_tokens: int) -> str:
     """The `reasoning_effort` of a budget of thinking tokens."""
     if budget_tokens <= _LOW_BUDGET_TOKENS:

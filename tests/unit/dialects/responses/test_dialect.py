@@ -9,7 +9,9 @@ from llm_proxy.dialects import Call
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.dialects.responses import responses_dialect
+from llm_proxy.dialects.translation.chat_answer import ThinkingPiece
 from llm_proxy.errors import BadRequest, ModelNotFound, ProviderRejected
+from llm_proxy.sealing import Sealer, SealingKey
 
 MODELS = ModelIndex("gpt", {"gpt": frozenset({"openai"}), "claude": frozenset({"anthropic"})})
 DIALECT = responses_dialect(None)
@@ -56,6 +58,23 @@ def test_a_fault_found_in_the_chat_is_named_by_the_callers_field(body: dict[str,
         parse(**body)
     assert raised.value.param == param
     assert "messages" not in raised.value.message
+
+
+def test_signed_thoughts_are_kept_in_a_group_that_may_reach_claude() -> None:
+    """The sidecar leaves them out of each attempt at another provider."""
+    models = ModelIndex("gpt", MODELS.groups, fallback_providers=lambda _group: frozenset({"anthropic"}))
+    sealed = responses_dialect(Sealer([SealingKey("k1", "s" * 32)]))
+    assert sealed.seal is not None
+    thought = sealed.seal.seal([ThinkingPiece("so", "sig"), ThinkingPiece("unsigned")], is_signed=True)
+    items = [
+        {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": thought},
+        {"role": "assistant", "content": "x"},
+    ]
+    encoded = orjson.dumps({"model": "gpt", "input": items})
+    call = sealed.parse("responses", encoded, NO_OPTIONS, models, BodyLimits())
+    block = {"type": "thinking", "thinking": "so", "signature": "sig"}
+    assert call.body["messages"][0]["thinking_blocks"] == [block]
+    assert "thinking_blocks" in call.optional_fields
 
 
 def test_an_unknown_model_is_404() -> None:

@@ -61,15 +61,16 @@ def test_a_users_messages_in_a_row_are_one() -> None:
 
 
 def test_instructions_at_the_start_are_one_system_message() -> None:
-    """Templates of many models know no second one; a later one stays where it is."""
+    """Templates of many models know no second one, nor a later one."""
     developer = {"role": "developer", "content": [TEXT, TEXT]}
     late = {"role": "developer", "content": "late"}
     found = messages(developer, {"role": "system", "content": "b"}, user(TEXT), late, instructions="a")
-    assert found == [
-        {"role": "system", "content": "a\n\nhello\n\nhello\n\nb"},
-        {"role": "user", "content": "hello"},
-        {"role": "developer", "content": "late"},
-    ]
+    first = {"role": "system", "content": "a\n\nhello\n\nhello\n\nb"}
+    said = {"type": "text", "text": "hello"}
+    marked = {"type": "text", "text": "<system-reminder>\nlate\n</system-reminder>"}
+    assert found == [first, {"role": "user", "content": [said, marked]}]
+    to_claude = messages(developer, user(TEXT), late, carried=CLAUDE)
+    assert to_claude[2] == {"role": "developer", "content": "late"}
 
 
 def test_an_assistants_message_keeps_its_texts_and_its_refusal_where_there_is_a_place() -> None:
