@@ -94,8 +94,8 @@ def _hosts() -> Iterator[Attack]:
 ROUTES = (
     "/mcp", "/mcp/", "/mcp/tools/call", "/v1/mcp/server", "/mcp-rest/test/connection",
     "/mcp-rest/test/tools/list", "/mcp-rest/tools/call", "/config/update", "/config/yaml",
-    "/get/config/callbacks", "/config/pass_through_endpoint", "/key/generate", "/key/info", "/user/new",
-    "/model/new", "/model/update", "/model/info", "/v1/model/info", "/spend/logs", "/global/spend/report",
+    "/get/config/callbacks", "/config/pass_through_endpoint", "/key/generate", "/v2/key/info", "/user/new",
+    "/model/new", "/model/update", "/model/delete", "/v2/model/info", "/spend/logs", "/global/spend/report",
     "/cache/flushall", "/cache/redis/info", "/prompts/test", "/guardrails/apply_guardrail", "/ui/",
     "/sso/key/generate", "/openapi.json?x=1", "/routes", "/debug/asyncio-tasks", "/health/services", "/test",
     "/metrics/", "/llmp/catalog", "/v1/files", "/v1/batches", "/v1/responses", "/v1/realtime",
