@@ -5,13 +5,11 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from stages.admission.limiter_outages import CALL, Replicas, new_caller, outcome, until
+from stages.admission.limiter_outages import Ledger, Replicas, new_caller, outcome, until
 from stages.admission.valkey_sentinel import PASSWORD, SERVICE, Sentinels
 
-from llm_proxy.admission import AdmissionController
 from llm_proxy.admission.limiter import LimiterUnavailable
-from llm_proxy.identity import Caller, Limits
-from llm_proxy.telemetry import uuid7
+from llm_proxy.identity import Budget, Limits
 
 PATIENT_MS = 1_000
 
@@ -39,29 +37,26 @@ async def replicas(settled: Sentinels) -> AsyncIterator[Replicas]:
     await made.stop()
 
 
-async def remaining(admission: AdmissionController, caller: Caller) -> int:
-    """What is left of the caller's requests after one more."""
-    headers = dict((await admission.admit(caller, CALL, uuid7())).headers)
-    assert headers[b"x-llm-proxy-limits"] == b"enforced"
-    return int(headers[b"x-ratelimit-remaining-requests"])
-
-
 async def test_a_killed_primary_is_replaced_with_the_limits_kept(
     settled: Sentinels, replicas: Replicas
 ) -> None:
     """Two replicas follow; the old primary is a replica when it comes back."""
-    both = [await replicas.start(store_timeout_ms=PATIENT_MS) for _ in range(2)]
-    caller, other = (new_caller(limits=Limits(rpm=60)) for _ in range(2))
-    assert [await remaining(one, caller) for one in (*both, both[0])] == [59, 58, 57]
+    both = [await replicas.start(Ledger(), store_timeout_ms=PATIENT_MS) for _ in range(2)]
+    caller = new_caller(budgets=(Budget(3, "total", unit="requests"),))  # no window that could end meanwhile
+    assert [await outcome(one, caller) for one in (*both, both[0])] == ["enforced"] * 3
+    for one in both:
+        await until("insufficient_quota", one, caller)  # the calls are settled
     old = await settled.primary()
     settled.kill(old)
-    for one in both:
-        await until("enforced", one, other, within_s=30)
-    assert await settled.primary() != old
-    assert [await remaining(one, caller) for one in both] == [56, 55]
-    settled.revive(old, await settled.primary())
+    try:
+        for one in both:
+            await until("enforced", one, new_caller(limits=Limits(rpm=60_000)), within_s=30)
+        assert await settled.primary() != old
+        assert [await outcome(one, caller) for one in both] == ["insufficient_quota"] * 2
+    finally:
+        settled.revive(old, await settled.primary())
     await settled.settle()
-    assert [await remaining(one, caller) for one in both] == [54, 53]
+    assert [await outcome(one, caller) for one in both] == ["insufficient_quota"] * 2
 
 
 async def test_a_demoted_primary_is_left(settled: Sentinels, replicas: Replicas) -> None:

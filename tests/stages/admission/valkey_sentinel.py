@@ -48,7 +48,7 @@ class Sentinels:
             f"requirepass {SENTINEL_PASSWORD}\nsentinel sentinel-pass {SENTINEL_PASSWORD}\n"
             f"sentinel monitor {SERVICE} 127.0.0.1 {self.ports[0]} 2\n"
             f"sentinel auth-pass {SERVICE} {PASSWORD}\n"
-            f"sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 3000\n"
+            f"sentinel down-after-milliseconds {SERVICE} 1000\nsentinel failover-timeout {SERVICE} 3000\n"
         )
         argv = (plain.argv[0], str(file), "--sentinel")
         return replace(plain, name=f"sentinel-{port}", argv=argv, stdin=b"")
@@ -70,7 +70,7 @@ class Sentinels:
 
     async def settle(self) -> None:
         """Waits until the replica follows and all Sentinels know of it and of each other."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not await self._agree():
             assert time.monotonic() < end
             await asyncio.sleep(0.1)
