@@ -22,6 +22,7 @@ write() {
 reload() {
     nginx -q -t -c "$run/nginx.conf"
     nginx -c "$run/nginx.conf" -s reload
+    sleep 1 # new workers take over; until then old ones pass calls on as before
 }
 
 case ${1:-run} in

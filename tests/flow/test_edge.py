@@ -38,7 +38,7 @@ def open_folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def gateways(stack_ports: dict[str, int], open_folder: Path) -> Iterator[list[process.ManagedProcess]]:
     """Two gateways before the stack's sidecar, which take bodies of 32 MB."""
-    settings = {"LLM_PROXY__MAX_BODY_BYTES": str(32 * MIB)}
+    settings = {"LLM_PROXY__MAX_BODY_BYTES": str(32 * MIB), "LLM_PROXY__DRAIN_DELAY_S": "2"}
     sidecar = [f"http://127.0.0.1:{stack_ports['sidecar']}"]
     specs = [gateway_spec(free_port(), open_folder, sidecar, settings) for _ in range(2)]
     running = [process.start(spec, open_folder / "logs") for spec in specs]
