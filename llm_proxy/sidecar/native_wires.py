@@ -28,6 +28,8 @@ LITELLM_FIELDS = frozenset({"cache", "disable_fallbacks", "litellm_metadata"})
 """Fields that the gateway adds for LiteLLM, and no provider gets."""
 PROVIDER_FIELDS = frozenset({"background", "client_metadata", "metadata"})
 """Fields of Responses that LiteLLM reads for itself: it does not see them."""
+FIRST_AZURE_VERSION = "2025-03-01"
+"""Of Azure's API, with Responses; without a version LiteLLM asks the newest."""
 HOSTS_OF_CLAUDE = frozenset({"bedrock", "vertex_ai"})
 
 
@@ -72,12 +74,19 @@ def native_endpoints(params: Json, info: Json, model: str, provider: str | None)
 
 def _own_endpoints(params: Json, model: str, provider: str) -> Iterator[Endpoint]:
     if provider == "azure":
-        yield "responses"
+        if _has_responses(params):
+            yield "responses"
     elif provider in HOSTS_OF_CLAUDE:
         if "claude" in model.lower():
             yield "messages"
     elif provider in OWN_HOSTS and _is_own_address(params, provider):
         yield "responses" if provider == "openai" else "messages"
+
+
+def _has_responses(params: Json) -> bool:
+    """Whether a version of Azure's API has Responses: every one without a date, and later ones."""
+    version = str(params.get("api_version") or os.environ.get("AZURE_API_VERSION") or "")
+    return not version[:1].isdigit() or version[: len(FIRST_AZURE_VERSION)] >= FIRST_AZURE_VERSION
 
 
 def _is_own_address(params: Json, provider: str) -> bool:

@@ -88,6 +88,7 @@ def natives(provider: Provider) -> list[Json]:
         native("claude-vllm", "hosted_vllm/own-claude", provider, api_base=provider.url),
         native("claude-away", "anthropic/status-529", provider, num_retries=0, cooldown_time=0),
         *clouds(provider),
+        deployment("azure-new", "azure/gpt-4.1", provider, api_version="2025-04-01-preview"),
         {"model_name": "gpt-own", "litellm_params": {"model": "openai/gpt-4.1", "api_key": "sk-nobody"}},
         {
             "model_name": "claude-own",

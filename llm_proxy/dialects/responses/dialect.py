@@ -26,7 +26,13 @@ from llm_proxy.dialects.request.native_call import build_native_call, resolve_gr
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.dialects.responses.answer import ResponseBuilder, render_answer
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
-from llm_proxy.dialects.responses.request import ResponseContext, echo, in_the_callers_terms, translate
+from llm_proxy.dialects.responses.request import (
+    ResponseContext,
+    echo,
+    in_the_callers_terms,
+    refuse_kept_state,
+    translate,
+)
 from llm_proxy.dialects.responses.schema import check_body
 from llm_proxy.dialects.responses.stream import NativeStream, TranslatedStream
 from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, carried_for
@@ -60,6 +66,7 @@ class ResponsesDialect:
         context = ParseContext(self.name, endpoint, len(body), reports_usage=True)
         model, group = resolve_group(checked, context, options, models)
         if models.speaks_natively(models.aliases.get(group, group), endpoint):
+            refuse_kept_state(checked)
             return build_native_call(checked, context, options, models, limits)
         carried = carried_for(group, models)
         translated = translate(checked | {"model": model}, carried, self.seal)

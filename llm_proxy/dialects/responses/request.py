@@ -101,6 +101,16 @@ def translate(body: Json, carried: Carried, seal: ReasoningSeal | None) -> ChatT
     return ChatTranslation(chat, tools)
 
 
+def refuse_kept_state(body: Json) -> None:
+    """Rejects what continues or begins a state at a native provider, where an id is not its caller's alone."""
+    for name in ("previous_response_id", "conversation", "background"):
+        if body.get(name):
+            message = (
+                f"'{name}': the gateway keeps no state at this model's provider. Send the whole 'input'."
+            )
+            raise BadRequest(message, param=name, code="unsupported_parameter")
+
+
 def _refuse_state(body: Json) -> None:
     if "previous_response_id" in body:
         raise BadRequest(

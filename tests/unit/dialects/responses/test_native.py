@@ -40,8 +40,6 @@ def test_what_only_the_provider_knows_passes() -> None:
             {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"},
         ],
         "tools": [{"type": "web_search"}, {"type": "new_tool"}],
-        "previous_response_id": "resp_0",
-        "background": True,
         "prompt_cache_key": "k",
         "text": {"verbosity": "low"},
     }
