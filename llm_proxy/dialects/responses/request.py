@@ -102,7 +102,7 @@ def translate(body: Json, carried: Carried, seal: ReasoningSeal | None) -> ChatT
 
 
 def refuse_kept_state(body: Json) -> None:
-    """Rejects what continues or begins a state at a native provider, where an id is not its caller's alone."""
+    """Rejects what continues or begins a state at a native provider, whose ids are nobody's own."""
     for name in ("previous_response_id", "conversation", "background"):
         if body.get(name):
             message = (
