@@ -166,6 +166,10 @@ class Dialect(Protocol):
         """The body of an error; of one in a stream, too, where `open_stream` returned None."""
         ...
 
+    def status(self, error: APIError) -> int:
+        """The HTTP status of an error; records have the error's own."""
+        ...
+
     def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:
         """The headers that this dialect's clients read, beside those of every answer."""
         ...

@@ -59,6 +59,10 @@ class InternalDialect:
         """`detail`, as FastAPI's clients read it, and OpenAI's envelope."""
         return {"detail": error.message, **error.body()}
 
+    def status(self, error: APIError) -> int:
+        """The error's own."""
+        return error.status
+
     def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:  # noqa: ARG002 -- the same
         """None: its clients read those of every answer."""
         return ()

@@ -147,6 +147,10 @@ class OpenAIDialect:
         """OpenAI's envelope, in a stream too: its SDKs raise that as `APIError`."""
         return error.body()
 
+    def status(self, error: APIError) -> int:
+        """The error's own."""
+        return error.status
+
     def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:  # noqa: ARG002 -- the same
         """None: its clients read those of every answer."""
         return ()

@@ -230,11 +230,12 @@ def error_response(error: APIError, scope: Scope) -> Response:
     """Returns an error as a response with a request id; for Anthropic's clients in their envelope."""
     request_id = str(uuid7())
     headers = [("x-request-id", request_id)]
-    body = error.body()
+    body, status = error.body(), error.status
     if speaks_anthropic(scope):
         body = MESSAGES.error(error, request_id)
         headers += MESSAGES.headers(request_id, error)
-    response = Response(orjson.dumps(body), status_code=error.status, media_type="application/json")
+        status = MESSAGES.status(error)
+    response = Response(orjson.dumps(body), status_code=status, media_type="application/json")
     response.raw_headers.extend(error_headers(error))
     response.raw_headers.extend((name.encode(), value.encode()) for name, value in headers)
     return response

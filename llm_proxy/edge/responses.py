@@ -52,7 +52,8 @@ async def send_error_of(send: Send, error: APIError, request_id: str, dialect: D
     """Sends an error in a dialect; its headers replace those of every answer."""
     headers = dict(error_headers(error)) | dict(dialect_headers(dialect, request_id, error))
     headers[b"x-request-id"] = request_id.encode()
-    await send_json(send, error.status, orjson.dumps(dialect.error(error, request_id)), [*headers.items()])
+    body = orjson.dumps(dialect.error(error, request_id))
+    await send_json(send, dialect.status(error), body, [*headers.items()])
 
 
 def dialect_headers(dialect: Dialect, request_id: str, error: APIError | None = None) -> RawHeaders:

@@ -82,7 +82,7 @@ async def test_a_truncated_stream_ends_in_an_error(stack: RunningStack, do: str)
     [
         ("context", 400, "invalid_request_error"),
         ("status-429", 429, "rate_limit_error"),
-        ("status-529", 503, "overloaded_error"),
+        ("status-529", 529, "overloaded_error"),
         ("status-500", 502, "api_error"),
     ],
 )

@@ -15,7 +15,7 @@ from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, Resp
 from llm_proxy.dialects.messages.answer import render_answer
 from llm_proxy.dialects.messages.attribution import attribution_of
 from llm_proxy.dialects.messages.betas import allowed_betas
-from llm_proxy.dialects.messages.error_body import error_event, is_final, render_error
+from llm_proxy.dialects.messages.error_body import error_event, error_status, is_final, render_error
 from llm_proxy.dialects.messages.models import model_page
 from llm_proxy.dialects.messages.request import MessagesContext, translate_request
 from llm_proxy.dialects.messages.schema import SAMPLING, VERSIONS, check_body, check_version
@@ -108,6 +108,10 @@ class MessagesDialect:
     def error(self, error: APIError, request_id: str = "") -> Json:
         """Anthropic's envelope."""
         return render_error(error, request_id)
+
+    def status(self, error: APIError) -> int:
+        """The error's own; 529 for an overload, by which clients know one."""
+        return error_status(error)
 
     def headers(self, request_id: str, error: APIError | None = None) -> tuple[tuple[str, str], ...]:
         """Returns `request-id`, and `x-should-retry: false` with an error that repeating cannot mend."""

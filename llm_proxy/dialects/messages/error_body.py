@@ -24,6 +24,7 @@ _TYPES = {
     529: "overloaded_error",
 }
 _FINAL = frozenset({400, 401, 403, 404, 413, 422})
+_OVERLOADED = 529
 _FIRST_OF_SERVER_ERRORS = 500
 _CONTEXT = "context_length_exceeded"
 _PROMPT_TOO_LONG = re.compile(r"prompt is too long: \d+ tokens > \d+ maximum")
@@ -51,6 +52,11 @@ def render_error(error: APIError, request_id: str = "") -> Json:
         "error": {"type": error_type(error), "message": _message(error)},
     }
     return envelope | ({"request_id": request_id} if request_id else {})
+
+
+def error_status(error: APIError) -> int:
+    """Returns the HTTP status that goes with the type of an error."""
+    return _OVERLOADED if error_type(error) == _TYPES[_OVERLOADED] else error.status
 
 
 def is_final(error: APIError) -> bool:

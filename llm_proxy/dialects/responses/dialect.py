@@ -103,6 +103,10 @@ class ResponsesDialect:
         fields = {"message": message, "type": error.error_type, "param": param, "code": error.code}
         return {"error": fields}
 
+    def status(self, error: APIError) -> int:
+        """The error's own."""
+        return error.status
+
     def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:
         """None beside those of OpenAI's chats."""
         return OPENAI.headers(request_id, error)

@@ -4,7 +4,7 @@ import pytest
 
 from llm_proxy.dialects.messages.attribution import attribution_of
 from llm_proxy.dialects.messages.betas import allowed_betas
-from llm_proxy.dialects.messages.error_body import error_event, error_type, render_error
+from llm_proxy.dialects.messages.error_body import error_event, error_status, error_type, render_error
 from llm_proxy.errors import (
     APIError,
     BadRequest,
@@ -50,6 +50,7 @@ from llm_proxy.identity import NO_ATTRIBUTION, Attribution
 )
 def test_an_error_has_anthropic_s_type(error: APIError, kind: str) -> None:
     assert error_type(error) == kind
+    assert error_status(error) == (529 if kind == "overloaded_error" else error.status)
 
 
 def test_the_envelope() -> None:
