@@ -5,8 +5,10 @@ between; instructions before the first turn are one system message, a user's mes
 models' templates accept no other; a call without its output, or the reverse, is an error, as at OpenAI.
 """
 
+from collections import deque
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from llm_proxy.dialects.request.validators import invalid
 from llm_proxy.dialects.translation.carried import Carried
@@ -70,6 +72,39 @@ class AnsweredCall(NamedTuple):
 Turn = Instruction | UserTurn | AssistantText | Thoughts | AssistantCall | AnsweredCall
 
 
+@dataclass(slots=True)
+class OpenTurn:
+    """The message of the assistant's that is being built.
+
+    Attributes:
+        texts: What it said; None before it said anything, be it nothing.
+    """
+
+    texts: list[str] | None = None
+    refusals: list[str] = field(default_factory=list[str])
+    calls: list[Json] = field(default_factory=list[Json])
+    blocks: list[Json] = field(default_factory=list[Json])
+    thoughts: list[str] = field(default_factory=list[str])
+
+    def message(self) -> Json | None:
+        """The message; None where there are thoughts alone, or nothing."""
+        if self.texts is None and not self.calls:
+            return None
+        content = "\n\n".join(self.texts or ())
+        message: Json = {"role": "assistant", "content": content}
+        if not content and (self.calls or self.refusals):
+            message["content"] = None
+        if self.refusals:
+            message["refusal"] = "".join(self.refusals)
+        if self.blocks:
+            message["thinking_blocks"] = self.blocks
+        if self.thoughts:
+            message["reasoning_content"] = "".join(self.thoughts)
+        if self.calls:
+            message["tool_calls"] = self.calls
+        return message
+
+
 class Conversation:
     """Builds the messages of a chat, turn by turn.
 
@@ -77,30 +112,58 @@ class Conversation:
         messages: Complete after `close`.
     """
 
-    __slots__ = ("_carried", "_deferred", "_open", "_outputs", "_pending", "messages")
+    __slots__ = ("_carried", "_is_late", "_open", "_outputs", "_turns", "messages")
 
     def __init__(self, carried: Carried) -> None:
         self._carried = carried
+        self._turns: list[Turn] = []
+        self._open = OpenTurn()
+        self._outputs: dict[str, deque[ToolOutput]] = {}
+        self._is_late = False  # someone spoke, so that an instruction stands in between
         self.messages: list[Json] = []
-        self._open: Json = {}
-        self._pending: dict[str, None] = {}
-        self._outputs: list[ToolOutput] = []
-        self._deferred: list[Turn] = []
 
     def add(self, turn: Turn) -> None:
-        """Adds a turn; raises `BadRequest` for an output of no call."""
+        """Adds a turn."""
+        self._turns.append(turn)
         if isinstance(turn, AnsweredCall):
-            self._answer(turn)
-        elif isinstance(turn, Instruction | UserTurn):
-            if self._pending:
-                self._deferred.append(turn)
-                return
-            self._flush()
-            self._hear(turn)
-        elif self._outputs:
-            self._deferred.append(turn)
-        else:
-            self._speak(turn)
+            self._outputs.setdefault(turn.output.call_id, deque()).append(turn.output)
+
+    def close(self) -> None:
+        """Ends the conversation; raises `BadRequest` for a call without its output, or the reverse."""
+        for turn in self._turns:
+            if isinstance(turn, AnsweredCall):
+                self._end_turn()
+                self._require_sent(turn)
+            elif isinstance(turn, Instruction | UserTurn):
+                self._end_turn()
+                self._hear(turn)
+            else:
+                self._speak(turn)
+        self._end_turn()
+        self.messages[:] = _with_one_system_message(self.messages)
+
+    def _require_sent(self, answered: AnsweredCall) -> None:
+        """Raises for an output whose call, which takes its outputs along, was not there before it."""
+        waiting = self._outputs[answered.output.call_id]
+        if waiting and waiting[0] is answered.output:
+            reason = f"no tool call found for the output with call_id {answered.output.call_id[:64]}."
+            raise invalid(f"{answered.path}.call_id", reason)
+
+    def _end_turn(self) -> None:
+        """Ends the assistant's message; the outputs of its calls follow, wherever the request has them."""
+        ended, self._open = self._open, OpenTurn()
+        message = ended.message()
+        if message is not None:
+            self.messages.append(message)
+            self._is_late = True
+        outputs = [self._output_of(call["id"]) for call in ended.calls]
+        self.messages += tool_output_messages(outputs, images_inside=self._carried.tool_images)
+
+    def _output_of(self, call_id: str) -> ToolOutput:
+        waiting = self._outputs.get(call_id)
+        if not waiting:
+            raise invalid("input", f"no tool output found for the call {call_id[:64]}.")
+        return waiting.popleft()
 
     def _hear(self, turn: Instruction | UserTurn) -> None:
         """Adds a message as many models' templates demand it.
@@ -109,12 +172,13 @@ class Conversation:
         user's, except for Claude.
         """
         before = self.messages[-1] if self.messages else {}
-        is_late = any(one["role"] not in _INSTRUCTING for one in self.messages)
-        if isinstance(turn, Instruction) and is_late and not self._carried.continues:
+        if isinstance(turn, Instruction) and self._is_late and not self._carried.continues:
             turn = UserTurn([_reminder(part) for part in turn.parts])
+        self._is_late = self._is_late or isinstance(turn, UserTurn)
         if isinstance(turn, UserTurn) and before.get("role") == "user":
-            said = before["content"]
-            before["content"] = [*([text_part(said)] if type(said) is str else said), *turn.parts]
+            if type(before["content"]) is str:
+                before["content"] = [text_part(before["content"])]
+            before["content"] += turn.parts
         else:
             self.messages.append(_message(turn))
 
@@ -124,70 +188,31 @@ class Conversation:
         elif isinstance(turn, Thoughts):
             self._think(turn)
         else:
-            self._open.setdefault("tool_calls", []).append(turn.call)
-            self._pending[turn.call["id"]] = None
+            self._open.calls.append(turn.call)
 
     def _say(self, said: AssistantText) -> None:
+        if (self._open.texts or self._open.refusals) and not self._open.calls:
+            self._end_turn()
         refusal = said.refusal if self._carried.openai else ""
         text = said.text + ("" if refusal else said.refusal)
-        has_text = bool(self._open.get("content")) or "refusal" in self._open
-        if has_text and not self._pending:
-            self._flush()
+        self._open.texts = self._open.texts or []
         if text:
-            before = self._open.get("content")
-            self._open["content"] = f"{before}\n\n{text}" if before else text
+            self._open.texts.append(text)
         if refusal:
-            self._open["refusal"] = refusal
-        self._open.setdefault("content", None if refusal else "")
+            self._open.refusals.append(refusal)
 
     def _think(self, thoughts: Thoughts) -> None:
-        added: Any
+        carried = self._carried
         signed = [_block(piece) for piece in thoughts.pieces if piece.signature or piece.redacted]
-        if self._carried.thinking_blocks and thoughts.is_signed and signed:
-            name, added = "thinking_blocks", signed
-        elif self._carried.reasoning_text:
-            name, added = "reasoning_content", "".join(piece.text for piece in thoughts.pieces)
-        else:
+        is_block = carried.thinking_blocks and thoughts.is_signed and bool(signed)
+        if not is_block and not carried.reasoning_text:
             return
-        if "content" in self._open and not self._pending:
-            self._flush()
-        self._open[name] = self._open[name] + added if name in self._open else added
-
-    def _answer(self, answered: AnsweredCall) -> None:
-        call_id = answered.output.call_id
-        if call_id in self._pending:
-            del self._pending[call_id]
-            self._outputs.append(answered.output)
-            if not self._pending:
-                self._flush()
-                self._resume()
-        elif any(isinstance(one, AssistantCall) and one.call["id"] == call_id for one in self._deferred):
-            self._deferred.append(answered)
+        if self._open.texts is not None and not self._open.calls:
+            self._end_turn()
+        if is_block:
+            self._open.blocks += signed
         else:
-            reason = f"no tool call found for the output with call_id {call_id[:64]}."
-            raise invalid(f"{answered.path}.call_id", reason)
-
-    def _resume(self) -> None:
-        deferred, self._deferred = self._deferred, []
-        for turn in deferred:
-            self.add(turn)
-
-    def _flush(self) -> None:
-        """Ends the assistant's message, and the outputs of its calls."""
-        if "content" in self._open or "tool_calls" in self._open:  # thoughts alone are no turn
-            self.messages.append({"role": "assistant", "content": None, **self._open})
-        self._open = {}
-        if self._outputs:
-            self.messages += tool_output_messages(self._outputs, images_inside=self._carried.tool_images)
-            self._outputs = []
-
-    def close(self) -> None:
-        """Ends the conversation; raises `BadRequest` where a call has no output."""
-        if self._pending:
-            missing = next(iter(self._pending))
-            raise invalid("input", f"no tool output found for the call {missing[:64]}.")
-        self._flush()
-        self.messages[:] = _with_one_system_message(self.messages)
+            self._open.thoughts += [piece.text for piece in thoughts.pieces]
 
 
 def _reminder(part: Json) -> Json:

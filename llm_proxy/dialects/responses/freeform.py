@@ -21,19 +21,19 @@ _HIGH_SURROGATE = re.compile("u[dD][89abAB]")
 
 
 class FreeformInput:
-    """One call's input.
+    """One call's input."""
 
-    Attributes:
-        value: The input as far as it was returned; all of it after `end`.
-    """
-
-    __slots__ = ("_position", "_raw", "_starts", "value")
+    __slots__ = ("_pieces", "_raw", "_starts")
 
     def __init__(self) -> None:
-        self._raw = ""
-        self._position = 0
+        self._raw = ""  # what was not returned yet
+        self._pieces: list[str] = []
         self._starts: bool | None = None
-        self.value = ""
+
+    @property
+    def value(self) -> str:
+        """The input as far as it was returned; all of it after `end`."""
+        return "".join(self._pieces)
 
     def feed(self, text: str) -> str:
         """Takes a piece of the arguments; returns what it adds to the input."""
@@ -44,40 +44,38 @@ class FreeformInput:
 
     def end(self) -> str:
         """Returns what is left of the input once the arguments are complete."""
+        rest = self._raw
         if self._starts:
-            rest = self._raw[self._position :]
             rest = "" if rest.startswith('"') else rest  # the string never ended: the answer was cut
-            self.value += rest
-            return rest
-        value = self._raw
-        try:
-            found = as_object(orjson.loads(self._raw)).get("input")
-            value = found if isinstance(found, str) else value
-        except orjson.JSONDecodeError:
-            pass
-        self.value = value
-        return value
+        else:
+            try:
+                found = as_object(orjson.loads(rest)).get("input")
+                rest = found if isinstance(found, str) else rest
+            except orjson.JSONDecodeError:
+                pass
+        self._pieces.append(rest)
+        return rest
 
     def _find_start(self) -> None:
         match = _HEAD.match(self._raw)
         if match is not None:
-            self._starts, self._position = True, match.end()
+            self._starts, self._raw = True, self._raw[match.end() :]
         elif not _COMPACT_HEAD.startswith(_SPACE.sub("", self._raw)):
             self._starts = False
 
     def _take(self) -> str:
         """Decodes what is complete of the string: no half of an escape, nor of a pair of surrogates."""
-        match = _STRING.match(self._raw, self._position)
+        match = _STRING.match(self._raw)
         piece = match[0] if match else ""
-        if self._raw[self._position + len(piece) :][:1] in {"", "\\"}:  # more of the string may follow
+        if self._raw[len(piece) :][:1] in {"", "\\"}:  # more of the string may follow
             piece = _without_half_a_pair(piece)
         if not piece:
             return ""
         decoded = _ESCAPE.sub(_unescaped, piece)
         if "\\u" in piece:
             decoded = decoded.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        self._position += len(piece)
-        self.value += decoded
+        self._raw = self._raw[len(piece) :]
+        self._pieces.append(decoded)
         return decoded
 
 

@@ -154,10 +154,10 @@ def _chosen(choice: Json, tools: SentTools, path: str) -> str:
         raise not_carried(path, f"The tool '{kind[:64]}'")
     name = choice["name"] if kind in {"function", "custom"} else kind
     wanted = CallerTool(kind, name, choice.get("namespace"))
-    found = next((sent for sent in tools.functions if tools.callers[sent] == wanted), None)
-    if found is None:
+    sent = tools.sent_name(wanted)
+    if sent not in tools.functions:
         raise invalid(path, f"the tool '{name[:64]}' is not among 'tools'.")
-    return found
+    return sent
 
 
 def _grammar(tool: Json) -> list[str]:

@@ -50,6 +50,11 @@ def test_the_model_may_be_omitted_where_an_operator_chose_one() -> None:
         ({"metadata": {"litellm_x": "y"}}, "metadata.litellm_x"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://10.0.0.1/x"}]}]},
          "input"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_url": "http://10.0.0.1/x.pdf"}]}]},
+         "input"),
+        ({"input": [{"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+                    {"type": "function_call_output", "call_id": "a",
+                     "output": [{"type": "input_image", "image_url": "http://localhost/x"}]}]}, "input"),
         ({"model": "gpt", "temperature": 3}, "temperature"),
     ],
 )  # fmt: skip
@@ -66,7 +71,7 @@ def test_signed_thoughts_are_kept_in_a_group_that_may_reach_claude() -> None:
     sealed = responses_dialect(Sealer([SealingKey("k1", "s" * 32)]))
     assert sealed.seal is not None
     thought = sealed.seal.seal([ThinkingPiece("so", "sig"), ThinkingPiece("unsigned")], is_signed=True)
-    items = [
+    items: list[Any] = [
         {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": thought},
         {"role": "assistant", "content": "x"},
     ]

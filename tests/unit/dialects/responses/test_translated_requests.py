@@ -96,8 +96,8 @@ def test_parallel_calls_are_one_message_with_their_outputs_after_it() -> None:
     found = messages(user(TEXT), call("a"), call("b"), output("b", "rain"), output("a"), user(TEXT))
     assert found[1:] == [
         {"role": "assistant", "content": None, "tool_calls": [chat_call("a"), chat_call("b")]},
-        {"role": "tool", "tool_call_id": "b", "content": "rain"},
         {"role": "tool", "tool_call_id": "a", "content": "sunny"},
+        {"role": "tool", "tool_call_id": "b", "content": "rain"},
         {"role": "user", "content": "hello"},
     ]
 
@@ -109,6 +109,20 @@ def test_what_comes_between_a_call_and_its_output_follows_the_output() -> None:
     assert [one["role"] for one in found] == ["assistant", "tool", "tool", "user", "assistant", "tool"]
     assert found[3]["content"] == "hurry"
     assert found[4]["tool_calls"] == [chat_call("c")]
+
+
+def test_calls_that_share_an_id_have_an_output_each() -> None:
+    """Some servers count the calls of each answer from 0."""
+    found = messages(call("a"), output("a", "1"), call("a"), call("a"), output("a", "2"), output("a", "3"))
+    assert [one["content"] for one in found if one["role"] == "tool"] == ["1", "2", "3"]
+
+
+def test_a_long_tangle_of_calls_is_read_in_one_go() -> None:
+    """Neither deep nor slow: each call waits for an output that stands after all others."""
+    count = 1300
+    calls = [item for at in range(count) for item in (call(f"a{at}"), user(TEXT))]
+    found = messages(*calls, *(output(f"a{at}") for at in reversed(range(count))))
+    assert [one["role"] for one in found] == ["assistant", "tool", "user"] * count
 
 
 def test_text_and_calls_of_one_turn_are_one_message() -> None:
@@ -137,6 +151,8 @@ def test_images_of_an_output_stay_inside_where_they_may_and_follow_it_elsewhere(
     ("items", "path", "reason"),
     [
         ([output("zzz")], "input[0].call_id", "no tool call found"),
+        ([output("a"), call("a"), output("a")], "input[0].call_id", "no tool call found"),
+        ([call("a"), output("a"), output("a")], "input[2].call_id", "no tool call found"),
         ([call("a"), user(TEXT)], "input", "no tool output found for the call a"),
     ],
 )
