@@ -98,8 +98,8 @@ ROUTES = (
     "/model/new", "/model/update", "/model/delete", "/v2/model/info", "/spend/logs", "/global/spend/report",
     "/cache/flushall", "/cache/redis/info", "/prompts/test", "/guardrails/apply_guardrail", "/ui/",
     "/sso/key/generate", "/openapi.json?x=1", "/routes", "/debug/asyncio-tasks", "/health/services", "/test",
-    "/metrics/", "/llmp/catalog", "/v1/files", "/v1/batches", "/v1/responses", "/v1/realtime",
-    "/anthropic/v1/messages", "/openai/v1/responses", "/vertex_ai/x", "/bedrock/x", "/a2a/x",
+    "/metrics/", "/llmp/catalog", "/v1/files", "/v1/batches", "/v1/responses/a/b", "/v1/realtime",
+    "/anthropic/v1/messages", "/openai/v1/realtime", "/vertex_ai/x", "/bedrock/x", "/a2a/x",
     "/vector_stores", "/rag/ingest",
 )  # fmt: skip
 FIELDS: tuple[tuple[str, object], ...] = (
