@@ -54,7 +54,6 @@ async def test_head_is_get_without_its_body(client: httpx.AsyncClient, path: str
         ("POST", "/nowhere", 404),
         ("POST", "/v1/models/gemini-2.5-flash:generateContent", 404),
         ("POST", "/models/gemini-2.5-flash:streamGenerateContent", 404),
-        ("POST", "/v1/messages/batches", 404),
         ("DELETE", "/v1/models/plain", 404),
         ("PUT", "/health/live", 405),
         ("POST", "/v1/models", 405),
