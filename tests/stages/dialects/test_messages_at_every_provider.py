@@ -64,12 +64,16 @@ THINKING: dict[str, Json] = {
 FALLBACKS = {"falls": frozenset({"anthropic"})}
 
 
+def _fallback_providers(group: str) -> frozenset[str]:
+    return FALLBACKS.get(group, frozenset())
+
+
 def sent(providers: AllProviders, group: str, fields: Json) -> tuple[int, str, list[Json]]:
     """The status and text of the sidecar's answer, and what the provider saw."""
     streamed = group != "Bedrock"  # which the scripted provider only plays whole
     asked = json.dumps({"model": group, **CLAUDE_CODE, **fields, "stream": streamed}).encode()
     options = RequestOptions(anthropic_version="2023-06-01", anthropic_betas=("claude-code-20250219",))
-    models = replace(MODELS, fallback_providers=lambda name: FALLBACKS.get(name, frozenset()))
+    models = replace(MODELS, fallback_providers=_fallback_providers)
     call = MESSAGES.parse("messages", asked, options, models, BodyLimits())
     assert call.endpoint == "chat.completions"
     providers.provider.post("/_reset")
