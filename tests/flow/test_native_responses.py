@@ -68,7 +68,7 @@ async def test_a_native_stream_is_the_providers_own(stack: RunningStack) -> None
     assert float(story["cost_usd"]) == pytest.approx(6.3e-05)
 
 
-@pytest.mark.parametrize("how", ["cut", "eof", "half-frame", "garbage", "error-in-200"])
+@pytest.mark.parametrize("how", ["cut", "eof", "half-frame", "garbage", "error-in-200", "silence"])
 async def test_a_broken_native_stream_fails(stack: RunningStack, how: str) -> None:
     """The last event is `response.failed`, with the next number, and never `completed`."""
     reply = await send(stack, ask(do=how, after=4) | {"stream": True})

@@ -14,6 +14,7 @@ from typing import Any
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import call_outcome, catalog, litellm_internals
+from llm_proxy.sidecar.event_stream import MAX_EVENT_BYTES, EventTooLong
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
@@ -134,12 +135,14 @@ class Frames:
         self.rest = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return the events that are complete now."""
+        """Return the events that are complete now; raises `EventTooLong`."""
         raw = self.rest + chunk
         if b"\r" in raw:
             raw = raw.replace(b"\r\n", b"\n")
         end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
         self.rest = raw[end:]
+        if len(self.rest) > MAX_EVENT_BYTES:
+            raise EventTooLong(f"an event of more than {MAX_EVENT_BYTES} bytes")
         return raw[:end]
 
 
