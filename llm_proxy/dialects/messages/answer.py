@@ -68,10 +68,13 @@ def stop(reader: ChatAnswerReader, refusal: str, *, has_calls: bool, context: Me
         reason = "refusal" if refusal else "tool_use" if has_calls else reason
         if stopped_at is not None and not has_calls:
             reason = "stop_sequence"
-    ended: Json = {"stop_reason": reason, "stop_sequence": stopped_at if reason == "stop_sequence" else None}
-    if reason == "refusal":
-        ended["stop_details"] = {"type": "refusal", "category": None, "explanation": refusal or None}
-    return ended
+    details = {"type": "refusal", "category": None, "explanation": refusal or None}
+    return {
+        "stop_reason": reason,
+        "stop_sequence": stopped_at if reason == "stop_sequence" else None,
+        "stop_details": details if reason == "refusal" else None,
+        "container": None,
+    }
 
 
 def context_edits(context: MessagesContext) -> Json:
@@ -82,7 +85,7 @@ def context_edits(context: MessagesContext) -> Json:
 def render_usage(usage: ChatUsage, service_tier: str | None) -> Json:
     """A chat's usage, counted in Anthropic's way."""
     written_1h = min(usage.cache_write_1h, usage.cache_write)
-    rendered: Json = {
+    return {
         "input_tokens": usage.uncached,
         "cache_creation_input_tokens": usage.cache_write,
         "cache_read_input_tokens": usage.cached,
@@ -91,16 +94,32 @@ def render_usage(usage: ChatUsage, service_tier: str | None) -> Json:
             "ephemeral_1h_input_tokens": written_1h,
         },
         "output_tokens": usage.completion,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning} if usage.reasoning else None,
+        "server_tool_use": None,
         "service_tier": "priority" if service_tier in _PRIORITY else "standard",
+        "inference_geo": None,
     }
-    if usage.reasoning:
-        rendered["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
-    return rendered
 
 
 def estimated_usage(context: MessagesContext, answer_bytes: int) -> ChatUsage:
     """The usage of an answer that states none, by its size."""
     return ChatUsage(prompt=context.input_tokens, completion=-(-answer_bytes // BYTES_PER_TOKEN))
+
+
+def text_block(text: str) -> Json:
+    """A text, of which a chat has no citations."""
+    return {"type": "text", "text": text, "citations": None}
+
+
+def tool_use_block(call_id: str, name: str, given: Json, context: MessagesContext) -> Json:
+    """A call of a tool by the model itself."""
+    return {
+        "type": "tool_use",
+        "id": shown_tool_id(call_id or uuid4().hex),
+        "name": restored_name(context.tool_names, name),
+        "input": given,
+        "caller": {"type": "direct"},
+    }
 
 
 def image_text(link: str) -> str:
@@ -140,14 +159,9 @@ def _thinking_blocks(pieces: tuple[ThinkingPiece, ...], context: MessagesContext
 def _text_blocks(delta: ChatDelta) -> Iterator[Json]:
     for text in (delta.text, delta.refusal, *map(image_text, delta.images)):
         if text:
-            yield {"type": "text", "text": text}
+            yield text_block(text)
 
 
 def _tool_blocks(delta: ChatDelta, context: MessagesContext) -> Iterator[Json]:
     for call in delta.tool_calls:
-        yield {
-            "type": "tool_use",
-            "id": shown_tool_id(call.call_id or uuid4().hex),
-            "name": restored_name(context.tool_names, call.name),
-            "input": tool_input(call.text),
-        }
+        yield tool_use_block(call.call_id, call.name, tool_input(call.text), context)

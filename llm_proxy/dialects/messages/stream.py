@@ -6,7 +6,6 @@ by one; calls that a provider interleaves leave one after another, none lost; a 
 """
 
 from dataclasses import dataclass, field
-from uuid import uuid4
 
 import orjson
 
@@ -19,17 +18,17 @@ from llm_proxy.dialects.messages.answer import (
     message_head,
     render_usage,
     stop,
+    text_block,
+    tool_use_block,
 )
 from llm_proxy.dialects.messages.error_body import error_event
 from llm_proxy.dialects.messages.request import MessagesContext
-from llm_proxy.dialects.messages.tool_ids import shown_tool_id
 from llm_proxy.dialects.translation.chat_answer import (
     ChatAnswerReader,
     ChatDelta,
     ThinkingPiece,
     ToolCallPiece,
 )
-from llm_proxy.dialects.translation.chat_request import restored_name
 from llm_proxy.dialects.translation.usage import ChatUsage
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json
@@ -135,6 +134,8 @@ class MessagesStream:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
+            "stop_details": None,
+            "container": None,
             "usage": render_usage(ChatUsage(prompt=self._context.input_tokens), None),
         }
         started = orjson.dumps({"type": "message_start", "message": message})
@@ -167,7 +168,7 @@ class MessagesStream:
 
     def _add_text(self, text: str, out: list[bytes]) -> None:
         if self._kind != "text":
-            self._open("text", {"type": "text", "text": ""}, out)
+            self._open("text", text_block(""), out)
         self._delta(b"text_delta", b"text", text, out)
 
     def _add_thinking(self, piece: ThinkingPiece, out: list[bytes]) -> None:
@@ -214,13 +215,7 @@ class MessagesStream:
     def _open_next(self, out: list[bytes]) -> None:
         call = self._calls[self._next]
         self._next += 1
-        name = restored_name(self._context.tool_names, call.name)
-        block: Json = {
-            "type": "tool_use",
-            "id": shown_tool_id(call.call_id or uuid4().hex),
-            "name": name,
-            "input": {},
-        }
+        block = tool_use_block(call.call_id, call.name, {}, self._context)
         self._open("tool_use", block, out)
         self._open_call = call
         self._delta(b"input_json_delta", b"partial_json", "", out)

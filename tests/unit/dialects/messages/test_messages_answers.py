@@ -19,6 +19,7 @@ from llm_proxy.json_access import Json
 
 THINKS = MessagesContext(wants_thinking=True)
 WRITTEN = {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20}
+DIRECT: Json = {"caller": {"type": "direct"}}
 PLAIN = MessagesContext(input_tokens=7)
 
 
@@ -38,6 +39,11 @@ def answer(finish: str | None = "stop", choice: Json | None = None, /, **fields:
     message = {"role": "assistant", "content": None, **fields}
     choices = [{"index": 0, "message": message, "finish_reason": finish, **(choice or {})}]
     return orjson.dumps({"id": "chatcmpl-1", "model": "p", "choices": choices, "usage": usage, **tier})
+
+
+def text(said: str) -> Json:
+    """A block of text."""
+    return {"type": "text", "text": said, "citations": None}
 
 
 def rendered(reply: bytes, context: MessagesContext = PLAIN) -> Json:
@@ -67,16 +73,21 @@ class TestWhole:
             "type": "message",
             "role": "assistant",
             "model": "sonnet",
-            "content": [{"type": "text", "text": "Hello"}],
+            "content": [text("Hello")],
             "stop_reason": "end_turn",
             "stop_sequence": None,
+            "stop_details": None,
+            "container": None,
             "usage": {
                 "input_tokens": 25,
                 "cache_creation_input_tokens": 0,
                 "cache_read_input_tokens": 0,
                 "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
                 "output_tokens": 10,
+                "output_tokens_details": None,
+                "server_tool_use": None,
                 "service_tier": "standard",
+                "inference_geo": None,
             },
         }
 
@@ -109,7 +120,7 @@ class TestWhole:
             {"type": "thinking", "thinking": "b", "signature": "s2"},
         ]
         reply = answer(content="x", thinking_blocks=blocks, reasoning_content="ab")
-        assert rendered(reply, THINKS)["content"] == [*blocks, {"type": "text", "text": "x"}]
+        assert rendered(reply, THINKS)["content"] == [*blocks, text("x")]
         omitted = rendered(reply, MessagesContext(wants_thinking=True, omits_thinking=True))["content"]
         assert omitted[0] == {"type": "thinking", "thinking": "", "signature": "s1"}
 
@@ -117,7 +128,7 @@ class TestWhole:
         reply = answer(content="x", reasoning_content="so")
         thinking = {"type": "thinking", "thinking": "so", "signature": ""}
         assert rendered(reply, THINKS)["content"][0] == thinking
-        assert rendered(reply)["content"] == [{"type": "text", "text": "x"}]
+        assert rendered(reply)["content"] == [text("x")]
 
     @pytest.mark.parametrize(
         ("finish", "reason"),
@@ -149,7 +160,7 @@ class TestWhole:
 
     def test_a_refusal_is_text_and_a_reason(self) -> None:
         message = rendered(answer(refusal="I cannot."))
-        assert message["content"] == [{"type": "text", "text": "I cannot."}]
+        assert message["content"] == [text("I cannot.")]
         assert (message["stop_reason"], message["stop_details"]["explanation"]) == ("refusal", "I cannot.")
 
     def test_usage_counts_the_cache_apart(self) -> None:
@@ -170,8 +181,10 @@ class TestWhole:
             "cache_read_input_tokens": 60,
             "cache_creation": WRITTEN,
             "output_tokens": 9,
-            "service_tier": "priority",
             "output_tokens_details": {"thinking_tokens": 4},
+            "server_tool_use": None,
+            "service_tier": "priority",
+            "inference_geo": None,
         }
 
     def test_an_image_of_the_model_is_markdown(self) -> None:
@@ -214,7 +227,7 @@ class TestStream:
         ]
         start = events[0]["message"]
         assert (start["usage"]["input_tokens"], start["stop_reason"], start["content"]) == (7, None, [])
-        assert events[2]["content_block"] == {"type": "text", "text": ""}
+        assert events[2]["content_block"] == text("")
         assert events[-2]["usage"]["input_tokens"] == 9
         assert events[-2]["usage"]["output_tokens"] == 2
 
@@ -240,9 +253,9 @@ class TestStream:
         assert message["content"] == [
             {"type": "thinking", "thinking": "a", "signature": "s"},
             {"type": "redacted_thinking", "data": "d"},
-            {"type": "text", "text": "x"},
-            {"type": "tool_use", "id": "toolu_p_call_0", "name": "f", "input": {"a": 1}},
-            {"type": "tool_use", "id": "toolu_p_call_1", "name": "g", "input": {}},
+            text("x"),
+            {"type": "tool_use", "id": "toolu_p_call_0", "name": "f", "input": {"a": 1}, **DIRECT},
+            {"type": "tool_use", "id": "toolu_p_call_1", "name": "g", "input": {}, **DIRECT},
         ]
         assert message["stop_reason"] == "tool_use"
 
