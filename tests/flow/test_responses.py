@@ -213,6 +213,49 @@ async def test_codex_gets_claudes_thoughts_sealed_and_claude_gets_them_back_sign
     ]
 
 
+async def test_claudes_thoughts_in_a_whole_answer_come_back_signed_too(stack: RunningStack) -> None:
+    blocks = [
+        {"type": "thinking", "thinking": "Let me see.", "signature": "U0lHTkVE"},
+        {"type": "text", "text": "I look."},
+    ]
+    usage = {"input_tokens": 9, "output_tokens": 20}
+    message: Json = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude",
+        "content": blocks,
+    }
+    raw = json.dumps({**message, "stop_reason": "end_turn", "usage": usage})
+    answer = await stack.openai.responses.create(model="claude", input=script(do="raw", raw=[raw]))
+    assert [item.type for item in answer.output] == ["reasoning", "message"]
+    items: Any = [item.model_dump(mode="json", exclude_none=True) for item in answer.output]
+    said: Any = {"role": "user", "content": "and?"}
+    await stack.openai.responses.create(model="claude", input=[*items, said])
+    assert (await sent_body(stack))["messages"][0] == {"role": "assistant", "content": blocks}
+
+
+async def test_geminis_signed_call_goes_back_signed(stack: RunningStack) -> None:
+    """Gemini 3 rejects a call of its own that comes back without its signature."""
+    call = {"functionCall": {"name": "look_up", "args": {"city": "Oslo"}}, "thoughtSignature": "U0lHTkVE"}
+    thought = {"text": "Let me see.", "thought": True}
+    content = {"role": "model", "parts": [thought, call]}
+    usage = {"promptTokenCount": 9, "candidatesTokenCount": 5, "totalTokenCount": 14}
+    answer = {
+        "candidates": [{"content": content, "finishReason": "STOP", "index": 0}],
+        "usageMetadata": usage,
+    }
+    said = script(do="raw", raw=[f"data: {json.dumps(answer)}\n\n"])
+    events = await streamed(stack, model="gemini", input=said, tools=[WEATHER])
+    last = events[-1]
+    assert isinstance(last, ResponseCompletedEvent)
+    assert [item.type for item in last.response.output] == ["reasoning", "function_call"]
+    items: Any = [item.model_dump(mode="json", exclude_none=True) for item in last.response.output]
+    output: Any = {"type": "function_call_output", "call_id": items[1]["call_id"], "output": "sunny"}
+    await stack.openai.responses.create(model="gemini", input=[*items, output], tools=[WEATHER])
+    assert "U0lHTkVE" in json.dumps(await sent_body(stack))
+
+
 @pytest.mark.parametrize("model", ["p/ok", "claude", "gemini"])
 async def test_the_whole_of_codexs_body_works(stack: RunningStack, model: str) -> None:
     """Its developer message, namespaces, web search, cache key and metadata, where the model has none."""
