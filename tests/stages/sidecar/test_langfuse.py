@@ -81,7 +81,13 @@ def observed(provider: Provider, service_folder: Path, langfuse: Recorder) -> Ge
         deployment("steered", "openai/by-tag", provider, tags=[f"tenant:{OTHER}", "nightly"]),
     ]
     steered[0]["model_info"] = {"id": "by-default", "enable_tag_filtering": True}
-    config: Json = {"model_list": [deployment("a", "openai/a", provider), *steered]}
+    natives = [
+        deployment("native-gpt", "openai/gpt-4.1", provider),
+        deployment("native-claude", "anthropic/claude-sonnet-4-5-20250929", provider),
+    ]
+    for native in natives:
+        native["model_info"]["supported_endpoints"] = ["/v1/responses", "/v1/messages"]
+    config: Json = {"model_list": [deployment("a", "openai/a", provider), *steered, *natives]}
     at = {
         "LANGFUSE_HOST": f"http://127.0.0.1:{langfuse.server_port}",
         "LANGFUSE_TRACING_ENVIRONMENT": "staging",
@@ -116,6 +122,22 @@ class Gateway:
             return await client.post(
                 f"{self.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {SECRET}"}
             )
+
+    async def native(self, session: str, tenant: str, model: str, *, stream: bool) -> httpx.Response:
+        """Make one native call, of Responses or Messages."""
+        said = f"{PROMPT} {json.dumps({'do': 'ok', 'text': ANSWER})}"
+        path, field = ("responses", "input") if model == "native-gpt" else ("messages", "messages")
+        bound: Json = {} if field == "input" else {"max_tokens": 50}
+        body: Json = {"model": model, field: [{"role": "user", "content": said}], "stream": stream, **bound}
+        headers = {
+            "authorization": f"Bearer {SECRET}",
+            "x-session-id": session,
+            "x-tenant-id": tenant,
+            "x-user-id": f"user of {session}",
+            "x-tags": "nightly",
+        }
+        async with httpx.AsyncClient(timeout=30) as client:
+            return await client.post(f"{self.url}/v1/{path}", json=body, headers=headers)
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +195,23 @@ async def test_text_is_sent_only_of_tenants_whose_text_is_stored(
         assert (ANSWER in sent["langfuse.observation.output"]) is (tenant == KEPT)
         whole = json.dumps(sent)
         assert (PROMPT in whole) is (ANSWER in whole) is (tenant == KEPT)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["native-gpt", "native-claude"])
+async def test_a_native_call_is_reported_as_any_other(
+    gateway: Gateway,
+    langfuse: Recorder,
+    model: str,
+    stream: bool,  # noqa: FBT001 -- a parameter
+) -> None:
+    """With its user and tags; its text only of a tenant whose text is stored."""
+    for tenant in (KEPT, OTHER):
+        session = f"{tenant} {model} {stream}"
+        answer = await gateway.native(session, tenant, model, stream=stream)
+        assert answer.status_code == 200
+        sent = await langfuse.of(session)
+        assert sent["user.id"] == f"user of {session}"
+        assert {f"tenant:{tenant}", "nightly"} < set(sent["langfuse.trace.tags"])
+        whole = json.dumps(sent)
+        assert (PROMPT in whole) is (ANSWER in whole) is (tenant == KEPT), whole
