@@ -58,7 +58,8 @@ class ContentTranslator:
             path, content = f"messages.{at}.content", message["content"]
             blocks = content if is_array(content) else [text_part(content)]
             if message["role"] == "assistant":
-                translated += self._assistant(blocks, path)
+                for one in self._assistant(blocks, path):
+                    _append_answer(translated, one)
                 continue
             turn = self._reminder(blocks, path) if message["role"] == "system" else self._user(blocks, path)
             for one in turn:
@@ -205,10 +206,27 @@ def _append(messages: list[Json], message: Json) -> None:
     if message["role"] != "user" or not messages or messages[-1]["role"] != "user":
         messages.append(message)
         return
-    before, content = messages[-1]["content"], message["content"]
-    parts = [*(before if is_array(before) else [text_part(before)])]
-    parts += content if is_array(content) else [text_part(content)]
+    parts = [*_parts_of(messages[-1]["content"]), *_parts_of(message["content"])]
     messages[-1] = {"role": "user", "content": parts}
+
+
+def _append_answer(messages: list[Json], message: Json) -> None:
+    """Adds an assistant's message; one right after another is one with it, as Anthropic reads them."""
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append(message)
+        return
+    before = messages[-1]
+    for name, value in message.items():
+        if name == "content" and isinstance(value, str) and isinstance(before["content"], str):
+            before["content"] += _BETWEEN_TEXTS + value
+        elif name == "content" and value and before["content"]:
+            before["content"] = [*_parts_of(before["content"]), *_parts_of(value)]
+        elif name != "role":
+            before[name] = before[name] + value if value and before.get(name) else value or before.get(name)
+
+
+def _parts_of(content: str | list[Json]) -> list[Json]:
+    return [text_part(content)] if isinstance(content, str) else content
 
 
 def mark_last(messages: Iterable[Json], mark: Json) -> None:

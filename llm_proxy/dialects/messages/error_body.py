@@ -26,6 +26,14 @@ _TYPES = {
 _FINAL = frozenset({400, 401, 403, 404, 413, 422})
 _OVERLOADED = 529
 _FIRST_OF_SERVER_ERRORS = 500
+_MADE_OF = {
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+    "reasoning_effort": "output_config.effort",
+    "response_format": "output_config.format",
+    "stop": "stop_sequences",
+    "user": "metadata.user_id",
+}
+"""Fields of a translated chat, and the caller's."""
 _CONTEXT = "context_length_exceeded"
 _PROMPT_TOO_LONG = re.compile(r"prompt is too long: \d+ tokens > \d+ maximum")
 _NUMBER = r"(\d[\d,]*)"
@@ -72,13 +80,19 @@ def error_event(error: APIError) -> bytes:
 def _message(error: APIError) -> str:
     """The message; of a prompt that is too long in the words that clients look for."""
     if error.code != _CONTEXT or _PROMPT_TOO_LONG.search(error.message):
-        return error.message
+        return _in_callers_terms(error)
     maximum = _MAXIMUM.search(error.message)
     limit = _tokens(maximum[1]) if maximum else 0
     asked = next((one for one in map(_tokens, _COUNT.findall(error.message)) if one > limit), 0)
     if not (limit and asked):
         return f"prompt is too long: {error.message}"
     return f"prompt is too long: {asked} tokens > {limit} maximum. {error.message}"
+
+
+def _in_callers_terms(error: APIError) -> str:
+    """The message of an error about a chat's field, with the name of the field that it was made of."""
+    name = _MADE_OF.get(error.param or "")
+    return error.message.replace(f"'{error.param}'", f"'{name}'") if name else error.message
 
 
 def _tokens(digits: str) -> int:

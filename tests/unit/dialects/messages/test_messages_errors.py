@@ -85,6 +85,11 @@ def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_read(said: 
     assert render_error(error)["error"]["message"].startswith(shown)
 
 
+def test_a_chat_s_field_has_the_caller_s_name() -> None:
+    error = ProviderRejected("Unsupported parameter: 'stop'.", param="stop", code="unsupported_parameter")
+    assert render_error(error)["error"]["message"] == "Unsupported parameter: 'stop_sequences'."
+
+
 def test_another_error_keeps_its_words() -> None:
     assert render_error(BadRequest("maximum 5, got 6"))["error"]["message"] == "maximum 5, got 6"
 

@@ -107,6 +107,23 @@ class TestContent:
             PNG_PART,
         ]
 
+    def test_turns_of_one_role_in_a_row_are_one(self) -> None:
+        """As Anthropic reads them."""
+        turns = [
+            {"role": "user", "content": "a"},
+            {"role": "user", "content": [{"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": "c"},
+            {"role": "assistant", "content": [{"type": "text", "text": "d", **MARK}, CALLED]},
+            {"role": "assistant", "content": [{**CALLED, "id": "toolu_2"}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_01A"}]},
+        ]
+        first, said, *_ = translated(messages=turns)[0]["messages"]
+        assert first["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+        assert said["content"] == "c\n\nd"
+        assert [call["id"] for call in said["tool_calls"]] == ["toolu_01A", "toolu_2"]
+        marked = translated(CLAUDE, messages=turns)[0]["messages"][1]
+        assert marked["content"] == [{"type": "text", "text": "c"}, {"type": "text", "text": "d", **MARK}]
+
     def test_a_search_result_is_its_text(self) -> None:
         found = {
             "type": "search_result",
