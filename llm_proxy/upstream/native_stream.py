@@ -6,6 +6,7 @@ errors are withheld; a stream is complete only by the protocol's own last event,
 """
 
 import re
+from urllib.parse import quote
 
 import orjson
 
@@ -31,6 +32,22 @@ _ENDS = frozenset(
     {"response.completed", "response.incomplete", "response.failed", "response.cancelled", "message_stop"}
 )
 _ERROR_FIELDS = ("code", "message", "param")
+_STATUSES = {
+    "authentication_error": 401,
+    "context_length_exceeded": 400,
+    "insufficient_quota": 429,
+    "invalid_prompt": 400,
+    "invalid_request_error": 400,
+    "not_found_error": 404,
+    "overloaded_error": 529,
+    "permission_error": 403,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "request_too_large": 413,
+    "timeout_error": 504,
+    "upstream_stream_cut": 502,
+}
+"""The codes and types of errors in streams -> the status of the same error before a stream."""
 _ALWAYS_READ = (b"event: error", b'"type":"error"', b'"type": "error"', b"\r")
 _CONTENT = re.compile(rb"^event: (?!message_)[a-z_.]*delta$", re.MULTILINE)
 _DATA = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
@@ -146,8 +163,7 @@ class NativeStreamFilter:
         kind = event.get("type")
         error = as_object(event.get("error"))
         if kind == "error" or (error and kind is None):
-            stated = error or {name: event[name] for name in _ERROR_FIELDS if name in event}
-            self.error = stated | (self.error or {})  # the provider's words first, then our sidecar's
+            self._note_error(error or {name: event[name] for name in _ERROR_FIELDS if name in event})
             return False
         if kind in _ENDS:
             self.done = True
@@ -155,7 +171,7 @@ class NativeStreamFilter:
         if response and kind in _ENDS:
             self.usage = read_usage(usage_of_responses(response))
             if kind == "response.failed":
-                self.error = as_object(response.get("error")) or {"message": "The response failed."}
+                self._note_error(as_object(response.get("error")) or {"message": "The response failed."})
                 return False
         elif kind in ("message_start", "message_delta"):
             stated = as_object(as_object(event.get("message")).get("usage") or event.get("usage"))
@@ -163,6 +179,18 @@ class NativeStreamFilter:
             if kind == "message_delta":  # the first event states no answer yet
                 self.usage = read_usage(usage_of_message(self._message_usage))
         return True
+
+    def _note_error(self, error: Json) -> None:
+        """Notes the first error; a provider's own gets what our sidecar says of one that has a status."""
+        if self.error is None:
+            status = next(
+                (_STATUSES[one] for one in (error.get("code"), error.get("type")) if one in _STATUSES), 500
+            )
+            told = {
+                "x-llmp-provider-status": str(status),
+                "x-llmp-message": quote(str(error.get("message") or "")),
+            }
+            self.error = {"provider": told} | error
 
     def _read_comment(self, frame: bytes) -> None:
         if frame.startswith(COST_COMMENT) and self.usage is not None:

@@ -9,8 +9,19 @@ from hypothesis import strategies as st
 from scripted import anthropic_wire, responses_wire
 from scripted.script import Script
 
+from llm_proxy.dialects import Call
 from llm_proxy.endpoints import Endpoint
+from llm_proxy.errors import (
+    APIError,
+    ProviderFailed,
+    ProviderOverloaded,
+    ProviderQuotaExceeded,
+    ProviderRateLimited,
+    ProviderRejected,
+)
+from llm_proxy.json_access import Json
 from llm_proxy.upstream.native_stream import NativeStreamFilter
+from llm_proxy.upstream.reply import raise_if_truncated
 
 SCRIPT = Script(
     prompt_tokens=20, completion_tokens=9, cached_tokens=4, cache_write_tokens=6, cache_write_1h_tokens=2,
@@ -80,11 +91,60 @@ def test_missing_event_lines_are_added_and_the_end_mark_of_chats_is_withheld() -
     ],
 )  # fmt: skip
 def test_an_error_is_kept_in_the_providers_words(endpoint: Endpoint, frame: bytes, error: Any) -> None:
-    """Its event is not sent on; what our sidecar adds stands beside it."""
+    """Its event is not sent on, nor what our sidecar says after it."""
     first = _stream(endpoint)[0]
     sent, frames = _passed(endpoint, first + frame + b"data: " + json.dumps(ERROR).encode() + b"\n\n")
     assert sent == first
-    assert frames.error == {**ERROR["error"], **error}
+    assert frames.error is not None
+    assert {name: value for name, value in frames.error.items() if name != "provider"} == error
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "error", "raised", "code"),
+    [
+        ("responses", FAILED, ProviderRateLimited, "rate_limit_exceeded"),
+        (
+            "responses",
+            {"code": "insufficient_quota", "message": "x"},
+            ProviderQuotaExceeded,
+            "insufficient_quota",
+        ),
+        (
+            "responses",
+            {"code": "context_length_exceeded", "message": "Too long."},
+            ProviderRejected,
+            "context_length_exceeded",
+        ),
+        ("messages", {"type": "overloaded_error", "message": "x"}, ProviderOverloaded, "provider_overloaded"),
+        (
+            "messages",
+            {"type": "rate_limit_error", "message": "x"},
+            ProviderRateLimited,
+            "rate_limit_exceeded",
+        ),
+        ("messages", {"type": "api_error", "message": "x"}, ProviderFailed, "provider_error"),
+    ],
+)
+def test_an_error_in_a_stream_is_the_one_it_would_be_before(
+    endpoint: Endpoint, error: Json, raised: type[APIError], code: str
+) -> None:
+    """Clients act on its code; the sidecar's event after it changes nothing."""
+    event: Json = {"type": "error", "error": error}
+    if endpoint == "responses":
+        event = {"type": "response.failed", "response": {"error": error}}
+    frame = b"data: " + json.dumps(event).encode() + b"\n\n"
+    _, frames = _passed(endpoint, frame + b"data: " + json.dumps(ERROR).encode() + b"\n\n")
+    with pytest.raises(raised) as found:
+        raise_if_truncated(frames, Call(endpoint, endpoint, "m", "m", {}))
+    assert found.value.code == code
+
+
+def test_a_cut_that_only_the_sidecar_saw_is_a_cut() -> None:
+    """Its error event stands alone."""
+    _, frames = _passed("messages", b"data: " + json.dumps(ERROR).encode() + b"\n\n")
+    with pytest.raises(ProviderFailed) as found:
+        raise_if_truncated(frames, Call("messages", "messages", "m", "m", {}))
+    assert found.value.code == "upstream_stream_cut"
 
 
 def test_a_frame_that_is_no_json_breaks_the_stream() -> None:
