@@ -90,7 +90,7 @@ async def test_a_broken_native_stream_is_an_error_event(stack: RunningStack, how
     ("do", "status", "kind", "retried"),
     [
         ("status-400", 400, "invalid_request_error", "false"),
-        ("status-529", 503, "overloaded_error", None),
+        ("status-529", 529, "overloaded_error", None),
         ("context", 400, "invalid_request_error", "false"),
     ],
 )
