@@ -15,9 +15,10 @@ from fastapi import FastAPI
 
 from llm_proxy import __version__, background
 from llm_proxy.admission.redis.backend import EvictionEnabled, require_noeviction
-from llm_proxy.app.routes import build_erasures, build_routers
+from llm_proxy.app.routes import build_counting_routers, build_erasures, build_routers
 from llm_proxy.app.stages import Stages, build_stages, secret_text
 from llm_proxy.background import BackgroundLoop
+from llm_proxy.dialects.dialect import CountingDialect
 from llm_proxy.dialects.messages.dialect import MessagesDialect
 from llm_proxy.dialects.responses import responses_dialect
 from llm_proxy.dialects.routes import RouteTable, inference_routes
@@ -70,10 +71,11 @@ class Gateway:
         self._erasures = build_erasures(stages)
         self._report = _health_report(stages)
         messages = MessagesDialect(betas=frozenset(settings.anthropic_betas))
-        routes = inference_routes(responses_dialect(_sealer(settings)), messages)
+        responses = responses_dialect(_sealer(settings))
+        routes = inference_routes(responses, messages)
         limits = request_limits(settings, stages.catalog.stated_timeouts)
         reader = RequestReader(routes, stages.authenticator, limits, stages.catalog)
-        management = self._management_app(routes, reader)
+        management = self._management_app(routes, reader, responses)
         self.routes = tuple(management.state.routes)
         inference = InferenceEndpoint(stages.services, reader, stages.failure_reporter)
         self.asgi = with_cors(Dispatcher(routes, inference, management, reader.limits), settings.cors_origins)
@@ -89,11 +91,16 @@ class Gateway:
         if running:
             log.warning("running calls were ended by the drain's limit", extra={"calls": running})
 
-    def _management_app(self, routes: RouteTable, reader: RequestReader) -> FastAPI:
+    def _management_app(
+        self, routes: RouteTable, reader: RequestReader, responses: CountingDialect
+    ) -> FastAPI:
         stages = self._stages
         record = partial(record_rejected_action, stages.database.pool) if stages.database else None
         return create_management_app(
-            build_routers(stages, reader, self._report, self._erasures),
+            [
+                *build_routers(stages, reader, self._report, self._erasures),
+                *build_counting_routers(stages, reader, responses),
+            ],
             inference=routes,
             version=self.settings.version or __version__,
             lifespan=self._lifespan,

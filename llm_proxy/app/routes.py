@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends
 
 from llm_proxy.admission import PolicyDefaults
 from llm_proxy.app.stages import Database, Stages
+from llm_proxy.dialects.dialect import CountingDialect
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.edge.inference import RequestReader
 from llm_proxy.edge.routes import (
@@ -19,6 +20,7 @@ from llm_proxy.edge.routes import (
     models,
     notifications,
     policies,
+    response_tokens,
     simulation,
     stored_data,
     usage,
@@ -70,7 +72,7 @@ def build_erasures(stages: Stages) -> Erasures | None:
 def build_routers(
     stages: Stages, reader: RequestReader, report: HealthReport, erasures: Erasures | None
 ) -> list[APIRouter]:
-    """Returns the router of every route that is no inference route."""
+    """Returns the router of every route that is no inference route and counts no tokens."""
     settings, catalog, admission = stages.settings, stages.catalog, stages.services.admission
     auth, require_actor = stages.auth, stages.auth.require_actor
     pool = stages.database.pool if stages.database else None
@@ -85,7 +87,6 @@ def build_routers(
         usage.router(stored, auth, admission),
         health.router(report, auth),
         health.metrics_router(stages.metrics, auth),
-        messages.router(MESSAGES, reader, TokenCounter(stages.client)),
         models.router(catalog, auth, settings.default_models),
         models.admin_router(
             catalog, in_postgres, ModelProbe(stages.services), record=record, require_actor=require_actor
@@ -114,6 +115,14 @@ def build_routers(
         stored_data.cache_router(partial(_purge, stages.client), record, Depends(require_actor)),
         notifications.router(Outbox(pool) if pool else None, require_actor=require_actor),
     ]
+
+
+def build_counting_routers(
+    stages: Stages, reader: RequestReader, responses: CountingDialect
+) -> list[APIRouter]:
+    """Returns the routers of the routes that count a prompt's tokens."""
+    counter = TokenCounter(stages.client)
+    return [messages.router(MESSAGES, reader, counter), response_tokens.router(responses, reader, counter)]
 
 
 def _repositories(database: Database | None) -> Repositories | None:

@@ -68,3 +68,15 @@ class Call(NamedTuple):
     context: object = None
     provider_headers: tuple[tuple[str, str], ...] = ()
     optional_fields: tuple[str, ...] = ()
+
+
+class Count(NamedTuple):
+    """A prompt whose tokens are to be counted, without a call.
+
+    Attributes:
+        body: For the sidecar: `model`, `messages`, `tools`, and `native` with `system` for Anthropic's own.
+        size_bytes: The size of the caller's body.
+    """
+
+    body: Json
+    size_bytes: int

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from llm_proxy.dialects.call import Call
+from llm_proxy.dialects.call import Call, Count
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError
@@ -176,4 +176,14 @@ class Dialect(Protocol):
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:
         """The body that lists the models."""
+        ...
+
+
+class CountingDialect(Protocol):
+    """A dialect whose prompts can be counted."""
+
+    def parse_count(
+        self, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
+    ) -> Count:
+        """Returns what to count of a body; raises `BadRequest` or `ModelNotFound`."""
         ...

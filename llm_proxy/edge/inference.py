@@ -19,8 +19,8 @@ from llm_proxy.background import BackgroundLoop
 from llm_proxy.call_context import CallContext
 from llm_proxy.call_guard import GroupTimeouts, TimeoutPolicy
 from llm_proxy.dialects import Call, Dialect
-from llm_proxy.dialects.dialect import BodyLimits, ResponseMeta, StreamRenderer
-from llm_proxy.dialects.messages.dialect import Count, MessagesDialect
+from llm_proxy.dialects.call import Count
+from llm_proxy.dialects.dialect import BodyLimits, CountingDialect, ResponseMeta, StreamRenderer
 from llm_proxy.dialects.request_options import parse_request_options
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge import responses
@@ -99,7 +99,7 @@ class RequestReader:
         call = route.dialect.parse(route.endpoint, body, options, models, limits)
         return on_behalf_of(caller, attribution_from_headers(headers), call.attribution), call
 
-    async def read_count(self, request: Request, dialect: MessagesDialect) -> tuple[Caller, Count]:
+    async def read_count(self, request: Request, dialect: CountingDialect) -> tuple[Caller, Count]:
         """Returns the caller of a request to count tokens, and what to count; raises `APIError`."""
         headers = read_headers(request.scope, max_bytes=self.limits.max_header_bytes)
         caller = await self.authenticate(headers)

@@ -359,3 +359,23 @@ async def test_hints_for_another_model_are_left_out_where_a_model_has_none(stack
             model=model, input="hi", text={"verbosity": "low"}, reasoning={"effort": "high"}
         )
         assert answer.status == "completed"
+
+
+async def test_tokens_are_counted_without_a_call(stack: RunningStack) -> None:
+    """As many as the tokenizer has, native or translated; faults as those of a response."""
+    tools: Any = [WEATHER, {"type": "web_search"}]
+    for model in ("p/ok", "claude", "native-gpt"):
+        counted = await stack.openai.responses.input_tokens.count(
+            model=model, input="word " * 100, tools=tools
+        )
+        assert counted.object == "response.input_tokens"
+        assert 100 <= counted.input_tokens <= 250, model
+    referred: Any = [{"type": "item_reference", "id": "msg_1"}, {"role": "user", "content": "word " * 50}]
+    counted = await stack.openai.responses.input_tokens.count(model="native-gpt", input=referred)
+    assert 40 <= counted.input_tokens <= 100
+    link: Any = [{"type": "input_image", "image_url": "http://127.0.0.1/x"}]
+    for body in ({"input": referred}, {"input": 5}, {"input": [{"role": "user", "content": link}]}):
+        with pytest.raises(openai.BadRequestError) as raised:
+            await stack.openai.responses.input_tokens.count(model="p/ok", **body)
+        assert (raised.value.param or "").startswith("input")
+    assert await stack.calls() == []

@@ -6,11 +6,10 @@ Invariants: the checks are the same for both; a native body and its answer pass 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import orjson
 
-from llm_proxy.dialects.call import BYTES_PER_TOKEN, Call
+from llm_proxy.dialects.call import BYTES_PER_TOKEN, Call, Count
 from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, ResponseMeta, StreamRenderer
 from llm_proxy.dialects.messages.answer import render_answer
 from llm_proxy.dialects.messages.attribution import attribution_of
@@ -30,18 +29,6 @@ from llm_proxy.json_access import Json, as_object
 
 OPTIONAL_FIELDS = ("reasoning_effort", "thinking", "user", *NOT_FOR_OPENAI)
 """How much to think is a wish; whom the answer is for, a note; what was thought, for those who read it."""
-
-
-class Count(NamedTuple):
-    """What is to be counted.
-
-    Attributes:
-        body: For the sidecar: `model`, `messages`, `tools`, and `native` with `system` for Anthropic's own.
-        size_bytes: The size of the caller's body.
-    """
-
-    body: Json
-    size_bytes: int
 
 
 _NATIVE = MessagesContext(native=True)

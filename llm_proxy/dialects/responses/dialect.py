@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from llm_proxy.dialects.call import Call
+from llm_proxy.dialects.call import Call, Count
 from llm_proxy.dialects.dialect import (
     BodyLimits,
     HeaderPairs,
@@ -28,6 +28,7 @@ from llm_proxy.dialects.responses.answer import ResponseBuilder, render_answer
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
 from llm_proxy.dialects.responses.request import (
     ResponseContext,
+    countable_chat,
     echo,
     in_the_callers_terms,
     refuse_kept_state,
@@ -35,7 +36,7 @@ from llm_proxy.dialects.responses.request import (
 )
 from llm_proxy.dialects.responses.schema import check_body
 from llm_proxy.dialects.responses.stream import NativeStream, TranslatedStream
-from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, carried_for
+from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, Carried, carried_for
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError, BadRequest
 from llm_proxy.json_access import Json
@@ -68,8 +69,39 @@ class ResponsesDialect:
         if models.speaks_natively(models.aliases.get(group, group), endpoint):
             refuse_kept_state(checked)
             return build_native_call(checked, context, options, models, limits)
-        carried = carried_for(group, models)
-        translated = translate(checked | {"model": model}, carried, self.seal)
+        return self._translated(
+            checked | {"model": model}, carried_for(group, models), context, options, models, limits
+        )
+
+    def parse_count(
+        self, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
+    ) -> Count:
+        """Returns what `input_tokens` counts: the chat of a body, or a native body's as far as it is one."""
+        parsed = parse_object(body, limits.max_depth)
+        checked = check_body(parsed, limits.max_messages)
+        context = ParseContext(self.name, "responses", len(body))
+        model, group = resolve_group(checked, context, options, models)
+        if models.speaks_natively(models.aliases.get(group, group), "responses"):
+            refuse_kept_state(checked)
+            build_native_call(checked, context, options, models, limits)
+            chat = countable_chat(checked, self.seal)
+        else:
+            carried = carried_for(group, models)
+            call = self._translated(checked | {"model": model}, carried, context, options, models, limits)
+            chat = call.body
+        asked: Json = {name: chat[name] for name in ("messages", "tools") if name in chat}
+        return Count({"model": group, **asked}, len(body))
+
+    def _translated(
+        self,
+        checked: Json,
+        carried: Carried,
+        context: ParseContext,
+        options: RequestOptions,
+        models: ModelIndex,
+        limits: BodyLimits,
+    ) -> Call:
+        translated = translate(checked, carried, self.seal)
         chat = context._replace(endpoint="chat.completions")
         try:
             call = build_call(translated.body, chat, options, models, limits)

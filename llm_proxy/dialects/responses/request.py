@@ -5,7 +5,7 @@ Pure. Invariants: a field that a chat has no place for is refused by its path, o
 caller's. Source: https://platform.openai.com/docs/api-reference/responses/create.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from llm_proxy.dialects.responses.tools import CallerTool, SentTools, choose_too
 from llm_proxy.dialects.translation.carried import Carried, not_carried
 from llm_proxy.dialects.translation.chat_request import json_schema_format
 from llm_proxy.errors import APIError, BadRequest
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, as_object, is_array, is_object
 
 _SAME_IN_A_CHAT = ("metadata", "service_tier", "stream", "temperature", "top_p", "user")
 _OF_OPENAI = ("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier")
@@ -99,6 +99,34 @@ def translate(body: Json, carried: Carried, seal: ReasoningSeal | None) -> ChatT
         if "parallel_tool_calls" in body:
             chat["parallel_tool_calls"] = body["parallel_tool_calls"]
     return ChatTranslation(chat, tools)
+
+
+def countable_chat(body: Json, seal: ReasoningSeal | None) -> Json:
+    """Returns a native body as a chat of about as many tokens; what only its provider has counts as text."""
+    tools = [one for one in body.get("tools") or () if one["type"] in {"function", "custom", "namespace"}]
+    plain = {name: body[name] for name in ("input", "instructions") if name in body} | {"tools": tools}
+    try:
+        return translate(plain, Carried(), seal).body
+    except BadRequest:
+        text = " ".join(_texts([body.get("instructions"), body.get("input"), body.get("tools")]))
+        return {"messages": [{"role": "user", "content": text}]}
+
+
+_NO_TEXTS = frozenset(
+    {"call_id", "data", "encrypted_content", "file_data", "id", "image_url", "role", "type"}
+)
+
+
+def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 -- a checked body's JSON
+    if is_object(value):
+        for name, inner in value.items():
+            if name not in _NO_TEXTS:
+                yield from _texts(inner)
+    elif is_array(value):
+        for inner in value:
+            yield from _texts(inner)
+    elif type(value) is str:
+        yield value
 
 
 def refuse_kept_state(body: Json) -> None:

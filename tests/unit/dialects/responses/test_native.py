@@ -48,6 +48,21 @@ def test_what_only_the_provider_knows_passes() -> None:
     assert call.body == {"model": "gpt", **body}
 
 
+def test_what_a_chat_has_no_place_for_is_counted_as_its_text() -> None:
+    items: list[Any] = [
+        {"type": "item_reference", "id": "msg_1"},
+        {
+            "role": "user",
+            "content": [{"type": "input_text", "text": "see"}, {"type": "new", "image_url": "data:,x"}],
+        },
+    ]
+    encoded = orjson.dumps({"model": "gpt", "input": items, "instructions": "be"})
+    counted = DIALECT.parse_count(encoded, NO_OPTIONS, MODELS, BodyLimits())
+    assert counted.body == {"model": "gpt", "messages": [{"role": "user", "content": "be see"}]}
+    plain = DIALECT.parse_count(b'{"model": "gpt", "input": "hi"}', NO_OPTIONS, MODELS, BodyLimits())
+    assert plain.body == {"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}
+
+
 def test_a_prompt_template_needs_no_input() -> None:
     assert parse(input=None, prompt={"id": "pmpt_1"}).body == {"model": "gpt", "prompt": {"id": "pmpt_1"}}
 
