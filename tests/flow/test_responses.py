@@ -374,8 +374,9 @@ async def test_tokens_are_counted_without_a_call(stack: RunningStack) -> None:
     counted = await stack.openai.responses.input_tokens.count(model="native-gpt", input=referred)
     assert 40 <= counted.input_tokens <= 100
     link: Any = [{"type": "input_image", "image_url": "http://127.0.0.1/x"}]
-    for body in ({"input": referred}, {"input": 5}, {"input": [{"role": "user", "content": link}]}):
+    faulty: list[Any] = [referred, 5, [{"role": "user", "content": link}]]
+    for said in faulty:
         with pytest.raises(openai.BadRequestError) as raised:
-            await stack.openai.responses.input_tokens.count(model="p/ok", **body)
+            await stack.openai.responses.input_tokens.count(model="p/ok", input=said)
         assert (raised.value.param or "").startswith("input")
     assert await stack.calls() == []
