@@ -83,7 +83,7 @@ def whole(minimum: int) -> Check:
     """Returns the check of a whole number from a minimum."""
 
     def check(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
-        if type(value) is not int:
+        if type(value) is not int and not (type(value) is float and value.is_integer()):
             raise Misfit("Input should be a valid integer", "invalid_type")
         _in_range(value, minimum, None)
 
@@ -127,35 +127,53 @@ def mapping(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
         raise Misfit("Input should be a valid dictionary", "invalid_type")
 
 
-def list_of(check_item: Check, max_length: int | None = None, *, empty: str | None = None) -> Check:
-    """Returns the check of an array and its items; `empty` is what is wrong with one without any."""
+class ListOf:
+    """The check of an array and its items; `empty` is what is wrong with one without any."""
 
-    def check(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
+    __slots__ = ("_empty", "_item", "_max_length")
+
+    def __init__(self, item: Check, max_length: int | None = None, *, empty: str | None = None) -> None:
+        self._item = item
+        self._max_length = max_length
+        self._empty = empty
+
+    def __call__(self, value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
+        """Raises `Misfit` for the item at fault."""
         if not is_array(value):
             raise Misfit("Input should be a valid list", "invalid_type")
-        if empty is not None and not value:
-            raise Misfit(empty, "empty_array")
-        if max_length is not None and len(value) > max_length:
-            reason = f"List should have at most {max_length} items after validation, not {len(value)}"
+        if self._empty is not None and not value:
+            raise Misfit(self._empty, "empty_array")
+        if self._max_length is not None and len(value) > self._max_length:
+            reason = f"List should have at most {self._max_length} items after validation, not {len(value)}"
             raise Misfit(reason, "array_above_max_length")
         for at, item in enumerate(value):
             try:
-                check_item(item)
+                self._item(item)
             except Misfit as misfit:
                 misfit.steps.append(at)
                 raise
 
-    return check
+    def opened(self) -> "ListOf":
+        """The same check, of items with any further fields."""
+        return ListOf(opened(self._item), self._max_length, empty=self._empty)
 
 
-def text_or(check_other: Check) -> Check:
-    """Returns the check of a string, or of what else stands there."""
+class TextOr:
+    """The check of a string, or of what else stands there."""
 
-    def check(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
+    __slots__ = ("_other",)
+
+    def __init__(self, other: Check) -> None:
+        self._other = other
+
+    def __call__(self, value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
+        """Raises `Misfit` as the other check does."""
         if type(value) is not str:
-            check_other(value)
+            self._other(value)
 
-    return check
+    def opened(self) -> "TextOr":
+        """The same check, of values with any further fields."""
+        return TextOr(opened(self._other))
 
 
 class Shape:
@@ -189,6 +207,11 @@ class Shape:
             elif not self._is_open:
                 raise Misfit(_UNKNOWN, "unknown_parameter", name)
 
+    def opened(self) -> "Shape":
+        """The same check, with any further fields."""
+        fields = {name: opened(check) for name, check in self._fields.items()}
+        return Shape({name: fields[name] for name in self._required}, fields, is_open=True)
+
 
 class Tagged:
     """The check of an object whose `type` says which shape it has.
@@ -221,3 +244,13 @@ class Tagged:
             listed = ", ".join(f"'{one}'" for one in self.shapes)
             reason = f"Input tag '{shown_name(kind)}' does not match any of the expected tags: {listed}"
             raise Misfit(reason, "invalid_value", "type")
+
+    def opened(self) -> "Tagged":
+        """The same check, of shapes with any further fields."""
+        shapes = {kind: opened(shape) for kind, shape in self.shapes.items()}
+        return Tagged(shapes, default=self._default, is_open=self._is_open)
+
+
+def opened(check: Check) -> Check:
+    """Returns the same check, of objects that may have fields it does not know, at any depth."""
+    return check.opened() if isinstance(check, ListOf | TextOr | Shape | Tagged) else check

@@ -6,6 +6,7 @@ Invariants: the checks are the same for both; a native body and its answer pass 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import orjson
 
@@ -14,6 +15,7 @@ from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, Resp
 from llm_proxy.dialects.messages.answer import render_answer
 from llm_proxy.dialects.messages.attribution import attribution_of
 from llm_proxy.dialects.messages.betas import allowed_betas
+from llm_proxy.dialects.messages.checks import check_field, filled
 from llm_proxy.dialects.messages.error_body import error_event, error_status, is_final, render_error
 from llm_proxy.dialects.messages.models import model_page
 from llm_proxy.dialects.messages.request import MessagesContext, translate_request
@@ -49,11 +51,9 @@ class MessagesDialect:
         self, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
     ) -> Count:
         """Returns what `count_tokens` counts; raises `BadRequest` or `ModelNotFound`."""
-        parsed, extra, _ = _checked(body, options, limits, counts=True)
         context = ParseContext(self.name, "messages", len(body))
-        group = resolve_group(parsed, context, options, models)[1]
-        served = models.aliases.get(group, group)
-        if models.speaks_natively(served, "messages"):
+        parsed, extra, group, is_native = _read(body, context, options, models, limits, counts=True)
+        if is_native:
             build_native_call(parsed, context, options, models, limits)
             asked = {name: parsed[name] for name in ("messages", "system", "tools") if parsed.get(name)}
             return Count({"model": group, "native": True, **asked}, len(body))
@@ -65,14 +65,12 @@ class MessagesDialect:
         self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
     ) -> Call:
         """Returns the call of a body; raises `BadRequest` or `ModelNotFound`."""
-        parsed, extra, version = _checked(body, options, limits)
         context = ParseContext(self.name, endpoint, len(body), reports_usage=True)
-        group = resolve_group(parsed, context, options, models)[1]
+        parsed, extra, group, is_native = _read(body, context, options, models, limits)
         attribution = attribution_of(as_object(parsed.get("metadata")))
-        if models.speaks_natively(models.aliases.get(group, group), endpoint):
+        if is_native:
             call = build_native_call(parsed, context, options, models, limits, attribution)
-            headers = self._provider_headers(version, options.anthropic_betas)
-            return call._replace(context=_NATIVE, provider_headers=headers)
+            return call._replace(context=_NATIVE, provider_headers=self._provider_headers(options))
         carried = carried_for(group, models)
         chat, kept = translate_request(parsed, extra, carried)
         if (most := models.max_output_tokens(models.aliases.get(group, group))) is not None:
@@ -111,9 +109,9 @@ class MessagesDialect:
         """Anthropic's first page of models."""
         return model_page(list(listed), {})
 
-    def _provider_headers(self, version: str, words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-        betas = allowed_betas(words, self.betas)
-        sent = ("anthropic-version", version)
+    def _provider_headers(self, options: RequestOptions) -> tuple[tuple[str, str], ...]:
+        betas = allowed_betas(options.anthropic_betas, self.betas)
+        sent = ("anthropic-version", check_version(options.anthropic_version))
         return (sent, ("anthropic-beta", ",".join(betas))) if betas else (sent,)
 
 
@@ -142,16 +140,34 @@ class NativeMessagesStream:
         return PING
 
 
-def _checked(
-    body: bytes, options: RequestOptions, limits: BodyLimits, *, counts: bool = False
-) -> tuple[Json, Json, str]:
-    """Returns a checked body, its fields that are not published, and the version whose rules it keeps."""
+class _Body(NamedTuple):
+    """A checked body: its fields, those not published, its group, and whether that speaks this API."""
+
+    parsed: Json
+    extra: Json
+    group: str
+    is_native: bool
+
+
+def _read(
+    body: bytes,
+    context: ParseContext,
+    options: RequestOptions,
+    models: ModelIndex,
+    limits: BodyLimits,
+    *,
+    counts: bool = False,
+) -> _Body:
     parsed = parse_object(body, limits.max_depth)
     version = check_version(options.anthropic_version)
-    extra = check_body(parsed, version, limits, counts=counts)
+    if parsed.get("model") is not None:
+        check_field(filled, parsed["model"], "model")
+    group = resolve_group(parsed, context, options, models)[1]
+    is_native = models.speaks_natively(models.aliases.get(group, group), context.endpoint)
+    extra = check_body(parsed, version, limits, counts=counts, is_native=is_native)
     if version != VERSIONS[0]:
         parsed = {name: value for name, value in parsed.items() if name not in SAMPLING}
-    return parsed, extra, version
+    return _Body(parsed, extra, group, is_native)
 
 
 def _context(call: Call) -> MessagesContext:

@@ -11,20 +11,21 @@ from typing import Final
 from llm_proxy.dialects.dialect import BodyLimits
 from llm_proxy.dialects.messages.checks import (
     Check,
+    ListOf,
     Shape,
     Tagged,
+    TextOr,
     anything,
     boolean,
     check_field,
     filled,
     invalid,
-    list_of,
     mapping,
     missing,
     number,
     one_of,
+    opened,
     text,
-    text_or,
     unknown,
     whole,
 )
@@ -53,7 +54,7 @@ _image_source = Tagged(
 )
 _text_block = Shape(
     {"type": text, "text": text},
-    {**_MARKED, "citations": list_of(Shape({"type": filled}, {}, is_open=True))},
+    {**_MARKED, "citations": ListOf(Shape({"type": filled}, {}, is_open=True))},
 )
 _image = Shape({"type": text, "source": _image_source}, {**_MARKED, "transformations": mapping})
 _document_source = Tagged(
@@ -61,7 +62,7 @@ _document_source = Tagged(
         "base64": Shape({"type": text, "media_type": one_of(_PDF), "data": filled}, {}),
         "text": Shape({"type": text, "media_type": one_of(_TEXT_MEDIA), "data": text}, {}),
         "content": Shape(
-            {"type": text, "content": text_or(list_of(Tagged({"text": _text_block, "image": _image})))}, {}
+            {"type": text, "content": TextOr(ListOf(Tagged({"text": _text_block, "image": _image})))}, {}
         ),
         "url": _url_source,
         "file": _file_source,
@@ -72,7 +73,7 @@ _document = Shape(
     {**_MARKED, "citations": _citations_switch, "context": text, "title": text},
 )
 _search_result = Shape(
-    {"type": text, "source": text, "title": text, "content": list_of(_text_block)},
+    {"type": text, "source": text, "title": text, "content": ListOf(_text_block)},
     {**_MARKED, "citations": _citations_switch},
 )
 _tool_reference = Shape({"type": text, "tool_name": filled}, _MARKED)
@@ -100,7 +101,7 @@ _block = Tagged(
             {"type": text, "tool_use_id": filled},
             {
                 **_MARKED,
-                "content": text_or(list_of(_in_tool_result)),
+                "content": TextOr(ListOf(_in_tool_result)),
                 "is_error": boolean,
                 "toolset_name": text,
             },
@@ -110,7 +111,7 @@ _block = Tagged(
     is_open=True,
 )
 _message = Shape(
-    {"role": one_of("user", "assistant", "system"), "content": text_or(list_of(_block))}, {}, is_open=False
+    {"role": one_of("user", "assistant", "system"), "content": TextOr(ListOf(_block))}, {}, is_open=False
 )
 _tool = Tagged(
     {
@@ -123,8 +124,8 @@ _tool = Tagged(
                 "strict": boolean,
                 "defer_loading": boolean,
                 "eager_input_streaming": boolean,
-                "input_examples": list_of(mapping),
-                "allowed_callers": list_of(text),
+                "input_examples": ListOf(mapping),
+                "allowed_callers": ListOf(text),
             },
         )
     },
@@ -166,39 +167,44 @@ _mcp_server = Shape(
 _COUNTED: dict[str, Check] = {
     "cache_control": _cache_mark,
     "context_management": mapping,
-    "mcp_servers": list_of(_mcp_server),
+    "mcp_servers": ListOf(_mcp_server),
     "messages": anything,
     "model": filled,
     "output_config": _output_config,
     "output_format": _json_format,
     "speed": one_of("standard", "fast"),
-    "system": text_or(list_of(Tagged({"text": _text_block}))),
+    "system": TextOr(ListOf(Tagged({"text": _text_block}))),
     "thinking": _thinking,
     "tool_choice": _tool_choice,
-    "tools": list_of(_tool, MAX_TOOLS),
+    "tools": ListOf(_tool, MAX_TOOLS),
 }
 FIELDS: dict[str, Check] = {
     **_COUNTED,
-    "container": text_or(mapping),
+    "container": TextOr(mapping),
     "diagnostics": mapping,
     "inference_geo": text,
     "max_tokens": whole(0),
     "metadata": Shape({}, {"user_id": text}),
     "service_tier": one_of("auto", "standard_only"),
-    "stop_sequences": list_of(text),
+    "stop_sequences": ListOf(text),
     "stream": boolean,
     "temperature": number(0, 1),
     "top_k": whole(0),
     "top_p": number(0, 1),
 }
 """Every published field, but for those of `ACCOUNT_FIELDS`."""
+_NATIVE_FIELDS = {name: check if name == "metadata" else opened(check) for name, check in FIELDS.items()}
+"""For a provider that judges the body itself: what betas add to a block or message passes."""
+_native_message = opened(_message)
 ACCOUNT_FIELDS = frozenset(
     {"billing_policy", "fallback_credit_token", "fallbacks", "thread", "user_profile_id", "workspace_id"}
 )
 """What is decided for an account at Anthropic, so by its operator: billing, other models, kept state."""
 
 
-def check_body(parsed: Json, version: str, limits: BodyLimits, *, counts: bool = False) -> Json:
+def check_body(
+    parsed: Json, version: str, limits: BodyLimits, *, counts: bool = False, is_native: bool = False
+) -> Json:
     """Checks a body; returns the fields that are given and not published, which betas may add.
 
     Args:
@@ -206,6 +212,7 @@ def check_body(parsed: Json, version: str, limits: BodyLimits, *, counts: bool =
         version: The `anthropic-version` whose rules hold.
         limits: The bounds of a body.
         counts: It is a body of `count_tokens`, which needs no `max_tokens`.
+        is_native: The provider gets the body as it is, and judges fields that are not published.
 
     Raises:
         BadRequest: Naming the field at fault.
@@ -214,17 +221,18 @@ def check_body(parsed: Json, version: str, limits: BodyLimits, *, counts: bool =
         if parsed.get(name) is None:
             raise missing(name)
     extra: Json = {}
+    fields, message = (_NATIVE_FIELDS, _native_message) if is_native else (FIELDS, _message)
     for name, value in parsed.items():
         if value is None:
             continue
-        check = FIELDS.get(name)
+        check = fields.get(name)
         if check is not None:
             check_field(check, value, name)
         elif name in ACCOUNT_FIELDS:
             raise unknown(name)
         else:
             extra[name] = value
-    messages = list_of(_message, limits.max_messages, empty="at least one message is required")
+    messages = ListOf(message, limits.max_messages, empty="at least one message is required")
     check_field(messages, parsed["messages"], "messages")
     if version != VERSIONS[0]:
         _check_new_rules(parsed)

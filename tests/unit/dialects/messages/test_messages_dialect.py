@@ -99,6 +99,23 @@ def test_a_native_call_is_its_body() -> None:
     assert widened.provider_headers[1] == ("anthropic-beta", ",".join(BETAS))
 
 
+def test_what_betas_add_within_a_native_body_is_the_provider_s_to_judge() -> None:
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "Hi", "new": 1}]},
+        {"role": "system", "content": "s", "clear_at": {"type": "x"}},
+        {"role": "user", "content": "on"},
+    ]
+    call = parse(body("claude", messages=turns, max_tokens=0))
+    assert call.body["messages"] == turns
+    assert call.body["max_tokens"] == 0
+    with pytest.raises(BadRequest, match=r"^messages\.0\.content\.0\.new: Extra inputs are not permitted"):
+        parse(body("gpt", messages=turns))
+    with pytest.raises(BadRequest, match=r"^metadata\.tags: Extra inputs are not permitted"):
+        parse(body("claude", metadata={"tags": ["x"]}))
+    with pytest.raises(BadRequest, match=r"^messages\.0\.content\.0\.text: Field required"):
+        parse(body("claude", messages=[{"role": "user", "content": [{"type": "text"}]}]))
+
+
 def test_a_native_answer_and_its_events_pass() -> None:
     call = parse(body("claude"))
     stream = MESSAGES.open_stream(call)
