@@ -70,7 +70,7 @@ class MessagesStream:
     """Renders one stream."""
 
     __slots__ = (
-        "_at", "_by_index", "_calls", "_context", "_kind", "_late", "_model", "_next", "_open_call",
+        "_at", "_calls", "_context", "_kind", "_late", "_model", "_next", "_open_call",
         "_reader", "_refusal", "_said_bytes", "_started",
     )  # fmt: skip
 
@@ -82,7 +82,6 @@ class MessagesStream:
         self._kind = ""
         self._at = -1
         self._calls: list[_PendingCall] = []
-        self._by_index: dict[int, _PendingCall] = {}
         self._next = 0
         self._open_call: _PendingCall | None = None
         self._late: list[ChatDelta] = []
@@ -186,11 +185,9 @@ class MessagesStream:
             self._close(out)
 
     def _add_call(self, piece: ToolCallPiece, out: list[bytes]) -> None:
-        call = self._by_index.get(piece.position)
-        if call is None or (piece.name and call.call_id and piece.call_id not in {"", call.call_id}):
-            call = _PendingCall()  # some servers give each of several calls the same index
-            self._calls.append(call)
-            self._by_index[piece.position] = call
+        if piece.position == len(self._calls):
+            self._calls.append(_PendingCall())
+        call = self._calls[piece.position]
         call.call_id = call.call_id or piece.call_id
         call.name = call.name or piece.name
         if piece.text:

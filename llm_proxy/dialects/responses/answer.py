@@ -11,6 +11,7 @@ from llm_proxy.dialects.responses.output_items import (
     GrowingMessage,
     GrowingReasoning,
     image_events,
+    item_id,
 )
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
 from llm_proxy.dialects.responses.request import ResponseContext
@@ -21,6 +22,8 @@ from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_TIERS = frozenset({"default", "flex", "scale", "priority", "fast", "ultrafast"})
+"""Another provider's own tier (Groq's `on_demand`) is none of OpenAI's."""
 _FAILURE_CODES = frozenset(
     {"context_length_exceeded", "insufficient_quota", "rate_limit_exceeded", "server_is_overloaded"}
 )
@@ -104,21 +107,28 @@ class ResponseBuilder:
         if not piece.name:
             self._unnamed[piece.position] = piece
             return []
+        return self._begin_call(piece)
+
+    def _begin_call(self, piece: ToolCallPiece) -> list[Event]:
         events = self._close_open()
-        for position, call in list(self._calls.items()):
-            if call.index not in self._done and call.is_complete:
-                events += self._close_call(position, "completed")
-        tool = restored_tool(self._context.callers, piece.name)
-        prefix = "ctc" if tool.kind == "custom" else "fc"
-        call_id = piece.call_id or f"call_{self._context.token[:16]}{self._count:02x}"
-        call = GrowingCall(self._item_id(prefix), self._count, call_id, tool)
+        for call in self._calls.values():
+            if not call.is_done and call.is_complete:
+                events += self._close_call(call, "completed")
+        call_id = piece.call_id or f"call_{self._context.token[:16]}{len(self._calls):02x}"
+        call = GrowingCall(call_id, restored_tool(self._context.callers, piece.name))
         self._calls[piece.position] = call
-        self._count += 1
-        events += call.open()
+        if not call.opens_at_its_end:
+            self._place(call)
+            events += call.open()
         return events + call.add(piece.text) if piece.text else events
 
-    def _close_call(self, position: int, status: str) -> list[Event]:
-        call = self._calls[position]
+    def _place(self, call: GrowingCall) -> None:
+        call.place(self._context.token, self._count)
+        self._count += 1
+
+    def _close_call(self, call: GrowingCall, status: str) -> list[Event]:
+        if call.opens_at_its_end:
+            self._place(call)
         events, self._done[call.index] = call.close(status)
         return events
 
@@ -134,20 +144,23 @@ class ResponseBuilder:
         reason = _INCOMPLETE.get(finish_kind(answer.finish_reason))
         status = "completed" if reason is None else "incomplete"
         events: list[Event] = []
-        if not self._count and reason is None:
-            events += self._speak(ChatDelta(), empty=True)
         events += self._close_open(status)
-        for position, call in self._calls.items():
-            if call.index not in self._done:
+        for piece in self._unnamed.values():
+            if piece.text:  # a call without a name: the caller sees what the model wrote
+                events += self._begin_call(piece)
+        if not self._count and not self._calls and reason is None:
+            events += [*self._speak(ChatDelta(), empty=True), *self._close_open(status)]
+        for call in self._calls.values():
+            if not call.is_done:
                 is_cut = status == "incomplete" and not call.is_complete
-                events += self._close_call(position, "incomplete" if is_cut else "completed")
+                events += self._close_call(call, "incomplete" if is_cut else "completed")
         response = self._response(status)
         response["completed_at"] = (
             self._context.created_at + int(latency_ms / 1000) if reason is None else None
         )
         response["incomplete_details"] = {"reason": reason} if reason else None
         response["usage"] = _usage(answer.usage)
-        response["service_tier"] = answer.service_tier or "default"
+        response["service_tier"] = answer.service_tier if answer.service_tier in _TIERS else "default"
         return [*events, (f"response.{status}", {"response": response})], response
 
     def fail(self, error: APIError, message: str) -> list[Event]:
@@ -171,7 +184,7 @@ class ResponseBuilder:
         }
 
     def _item_id(self, prefix: str) -> str:
-        return f"{prefix}_{self._context.token}{self._count:02x}"
+        return item_id(prefix, self._context.token, self._count)
 
 
 def render_answer(

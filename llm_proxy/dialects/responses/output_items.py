@@ -15,10 +15,15 @@ from llm_proxy.dialects.responses.freeform import FreeformInput
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
 from llm_proxy.dialects.responses.tools import CallerTool
 from llm_proxy.dialects.translation.chat_answer import ThinkingPiece
-from llm_proxy.json_access import Json, as_object, as_objects, is_object
+from llm_proxy.json_access import Json, as_object, as_objects, is_array, is_object
 
 Event = tuple[str, Json]
 """The type of an event, and its fields but for `type` and `sequence_number`."""
+
+
+def item_id(prefix: str, token: str, index: int) -> str:
+    """The id of an item of the response with this token."""
+    return f"{prefix}_{token}{index:02x}"
 
 
 def _added(index: int, item: Json) -> Event:
@@ -193,16 +198,18 @@ class GrowingCall:
 
     Attributes:
         is_complete: Its arguments are complete JSON, to which nothing can be added.
+        is_done: Its last event is told.
     """
 
-    __slots__ = ("_at", "_call_id", "_freeform", "_texts", "_tool", "index", "item_id")
+    __slots__ = ("_at", "_call_id", "_freeform", "_texts", "_tool", "index", "is_done", "item_id")
 
-    def __init__(self, item_id: str, index: int, call_id: str, tool: CallerTool) -> None:
-        self.item_id = item_id
-        self.index = index
+    def __init__(self, call_id: str, tool: CallerTool) -> None:
+        self.item_id = ""
+        self.index = -1
+        self.is_done = False
         self._call_id = call_id
         self._tool = tool
-        self._at = {"item_id": item_id, "output_index": index}
+        self._at: Json = {}
         self._texts: list[str] = []
         self._freeform = FreeformInput() if tool.kind == "custom" else None
 
@@ -214,31 +221,43 @@ class GrowingCall:
         except orjson.JSONDecodeError:
             return False
 
+    @property
+    def opens_at_its_end(self) -> bool:
+        """Whether it has an item of its own type, which is known when the arguments are."""
+        return self._tool.kind in CLIENT_TOOLS
+
+    def place(self, token: str, index: int) -> None:
+        """Gives the item its index and id, before its first event."""
+        prefix = "ctc" if self._tool.kind == "custom" else "fc"
+        self.index, self.item_id = index, item_id(prefix, token, index)
+        self._at = {"item_id": self.item_id, "output_index": index}
+
     def open(self) -> list[Event]:
-        """The event of a call without arguments; of a tool with an item of its own none before its end."""
-        if self._tool.kind in CLIENT_TOOLS:
-            return []
+        """The event of a call without arguments."""
         return [_added(self.index, self._item("", "in_progress"))]
 
     def add(self, text: str) -> list[Event]:
-        """Adds to the arguments."""
+        """Adds to the arguments; what a model writes after their end is nothing."""
+        if self.is_done:
+            return []
         self._texts.append(text)
         if self._freeform is not None:
             text = self._freeform.feed(text)
-        if not text or self._tool.kind in CLIENT_TOOLS:
+        if not text or self.opens_at_its_end:
             return []
         return [(self._event("delta"), {**self._at, "delta": text})]
 
     def close(self, status: str) -> tuple[list[Event], Json]:
         """Ends the call; returns its last events, and the item."""
+        self.is_done = True
         arguments = "".join(self._texts)
-        if self._tool.kind in CLIENT_TOOLS:
+        if self.opens_at_its_end:
             return self._close_client_call(arguments, status)
         rest = self._freeform.end() if self._freeform is not None else "" if arguments.strip() else "{}"
         if self._freeform is not None:
             arguments = self._freeform.value
-        elif rest:
-            arguments = rest
+        else:
+            arguments += rest
         return self._close_with(arguments, rest, status)
 
     def _close_with(self, arguments: str, rest: str, status: str) -> tuple[list[Event], Json]:
@@ -308,9 +327,17 @@ def _one_logprob(token: Json) -> Json:
     stated: Any = token.get("bytes")
     return {
         "token": text,
-        "bytes": stated if type(stated) is list else list(text.encode("utf-8", "replace")),
-        "logprob": token.get("logprob") or 0.0,
+        "bytes": stated if _is_bytes(stated) else list(text.encode("utf-8", "replace")),
+        "logprob": _number(token.get("logprob")),
     }
+
+
+def _is_bytes(stated: Any) -> bool:  # noqa: ANN401 -- a provider's JSON
+    return is_array(stated) and all(type(one) is int for one in stated)
+
+
+def _number(stated: Any) -> float:  # noqa: ANN401 -- a provider's JSON
+    return stated if type(stated) in {int, float} else 0.0
 
 
 def _citation(annotation: Json) -> Json | None:
@@ -320,8 +347,8 @@ def _citation(annotation: Json) -> Json | None:
         return None
     return {
         "type": "url_citation",
-        "start_index": inner.get("start_index") or 0,
-        "end_index": inner.get("end_index") or 0,
-        "title": inner.get("title") or "",
+        "start_index": int(_number(inner.get("start_index"))),
+        "end_index": int(_number(inner.get("end_index"))),
+        "title": title if isinstance(title := inner.get("title"), str) else "",
         "url": inner["url"],
     }

@@ -1,9 +1,9 @@
 """OpenAI's chat answers read for the translators: whole, or as frames of a stream.
 
 Pure. Invariants: any chunking of the same frames gives the same deltas; a whole answer is one delta; fields
-of another type than published count as absent; only the first choice is read. Beside OpenAI's fields those
-are read that other models' answers have through LiteLLM: `reasoning_content`, `reasoning`, `images`,
-and `thinking_blocks` (Claude, Gemini: with signatures, which go back to them unchanged).
+of another type than published count as absent; only the first choice is read; another id with a name is
+another call, though some servers give each the same index. Beside OpenAI's fields: `reasoning_content`,
+`reasoning`, `images`, `thinking_blocks` (Claude, Gemini: with signatures, which go back to them unchanged).
 """
 
 from typing import Any, NamedTuple
@@ -87,12 +87,14 @@ class ChatAnswerReader:
     """
 
     __slots__ = (
-        "_decoder", "answer_id", "created", "finish_reason", "frames", "model", "service_tier",
-        "stop_sequence", "usage",
+        "_call_ids", "_decoder", "_positions", "answer_id", "created", "finish_reason", "frames", "model",
+        "service_tier", "stop_sequence", "usage",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._decoder = sse.SSEDecoder()
+        self._call_ids: list[str] = []
+        self._positions: dict[int, int] = {}
         self.answer_id = ""
         self.frames = 0
         self.created = 0
@@ -147,7 +149,30 @@ class ChatAnswerReader:
             self.finish_reason = _text(choice["finish_reason"]) or self.finish_reason
             self.stop_sequence = _text(choice.get("stop_reason")) or self.stop_sequence
         message = choice.get(part)
-        return _delta(message, choice.get("logprobs")) if is_object(message) else _NOTHING
+        if not is_object(message):
+            return _NOTHING
+        calls = self._read_calls(message.get("tool_calls"), is_whole=part == "message")
+        return _delta(message, choice.get("logprobs"), calls)
+
+    def _read_calls(self, calls: Any, *, is_whole: bool) -> tuple[ToolCallPiece, ...]:  # noqa: ANN401 -- a provider's JSON
+        if not is_array(calls):
+            return ()
+        return tuple(
+            self._read_call(call, at, is_whole=is_whole) for at, call in enumerate(calls) if is_object(call)
+        )
+
+    def _read_call(self, call: Json, at: int, *, is_whole: bool) -> ToolCallPiece:
+        piece = _tool_call(call)
+        stated = call.get("index")
+        index = stated if type(stated) is int and stated >= 0 and not is_whole else at
+        position = self._positions.get(index)
+        known_id = "" if position is None else self._call_ids[position]
+        if position is None or (piece.name and known_id and piece.call_id not in {"", known_id}):
+            position = self._positions[index] = len(self._call_ids)
+            self._call_ids.append(piece.call_id)
+        elif not known_id:
+            self._call_ids[position] = piece.call_id
+        return piece._replace(position=position)
 
     def _read_head(self, event: Json) -> None:
         self.answer_id = self.answer_id or _text(event.get("id"))
@@ -157,7 +182,7 @@ class ChatAnswerReader:
             self.created = created
 
 
-def _delta(message: Json, logprobs: Any) -> ChatDelta:  # noqa: ANN401 -- a provider's JSON
+def _delta(message: Json, logprobs: Any, calls: tuple[ToolCallPiece, ...]) -> ChatDelta:  # noqa: ANN401 -- a provider's JSON
     content = message.get("content")
     if type(content) is str and content and not logprobs and message.keys() <= _PLAIN_FIELDS:
         return ChatDelta(content)
@@ -165,7 +190,7 @@ def _delta(message: Json, logprobs: Any) -> ChatDelta:  # noqa: ANN401 -- a prov
         content if type(content) is str else _joined_parts(content),
         _text(message.get("refusal")),
         _thinking(message),
-        _tool_calls(message),
+        calls,
         tuple(as_objects(message.get("annotations"))),
         tuple(as_objects(as_object(logprobs).get("content"))),
         _images(message),
@@ -186,25 +211,12 @@ def _thinking(message: Json) -> tuple[ThinkingPiece, ...]:
     return (ThinkingPiece(text),) if text else ()
 
 
-def _tool_calls(message: Json) -> tuple[ToolCallPiece, ...]:
-    calls = message.get("tool_calls")
-    if not is_array(calls):
-        return ()
-    return tuple(_tool_call(call, at) for at, call in enumerate(calls) if is_object(call))
-
-
-def _tool_call(call: Json, at: int) -> ToolCallPiece:
-    index = call.get("index")
+def _tool_call(call: Json) -> ToolCallPiece:
     custom = call.get("custom")
     is_custom = is_object(custom)
     inner = custom if is_object(custom) else as_object(call.get("function"))
-    return ToolCallPiece(
-        index if type(index) is int and index >= 0 else at,
-        _text(call.get("id")),
-        _text(inner.get("name")),
-        _text(inner.get("input" if is_custom else "arguments")),
-        is_custom,
-    )
+    text = _text(inner.get("input" if is_custom else "arguments"))
+    return ToolCallPiece(0, _text(call.get("id")), _text(inner.get("name")), text, is_custom)
 
 
 def _images(message: Json) -> tuple[str, ...]:

@@ -58,14 +58,14 @@ READ: list[tuple[Json, ChatDelta]] = [
         {"thinking_blocks": [{"type": "redacted_thinking", "data": "d"}, {"type": "thinking"}, 5]},
         ChatDelta(thinking=(ThinkingPiece(redacted="d"),)),
     ),
-    ({"tool_calls": [CALL]}, ChatDelta(tool_calls=(ToolCallPiece(1, "call_1", "f", "{}"),))),
+    ({"tool_calls": [CALL]}, ChatDelta(tool_calls=(ToolCallPiece(0, "call_1", "f", "{}"),))),
     (
         {"tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "patch", "input": "x"}}]},
         ChatDelta(tool_calls=(ToolCallPiece(0, "c", "patch", "x", is_custom=True),)),
     ),
     (
         {"tool_calls": [{"index": 2, "function": {"arguments": "{"}}]},
-        ChatDelta(tool_calls=(ToolCallPiece(2, text="{"),)),
+        ChatDelta(tool_calls=(ToolCallPiece(0, text="{"),)),
     ),
     ({"content": "a", "annotations": [CITATION]}, ChatDelta("a", annotations=(CITATION,))),
     ({"images": [{"image_url": {"url": "data:image/png;base64,AA=="}}]},
@@ -121,7 +121,21 @@ def test_any_chunking_gives_the_same_deltas(cuts: list[int]) -> None:
     reader = ChatAnswerReader()
     edges = [0, *sorted(cuts), len(FRAMES)]
     deltas = [delta for start, end in pairwise(edges) for delta in reader.feed(FRAMES[start:end])]
-    assert deltas == [delta for _, delta in READ]
+    assert deltas == ChatAnswerReader().feed(FRAMES)
+
+
+def test_calls_of_a_server_that_gives_each_the_same_index_are_several() -> None:
+    calls: list[Json] = [
+        {"index": 0, "id": name, "function": {"name": name, "arguments": "{}"}} for name in ("a", "b")
+    ]
+    more: Json = {"index": 0, "function": {"arguments": " "}}
+    reader = ChatAnswerReader()
+    deltas = reader.feed(b"".join(frame({"tool_calls": [call]}) for call in (*calls, calls[1], more)))
+    told = [(piece.position, piece.call_id) for delta in deltas for piece in delta.tool_calls]
+    assert told == [(0, "a"), (1, "b"), (1, "b"), (1, "")]
+    nameless: list[Json] = [{"index": 0, "function": {"name": name, "arguments": "{}"}} for name in "ab"]
+    whole_calls = ChatAnswerReader().read_answer(whole({"tool_calls": nameless})).tool_calls
+    assert [piece.position for piece in whole_calls] == [0, 1]
 
 
 def test_the_parts_of_a_usage_are_read() -> None:
