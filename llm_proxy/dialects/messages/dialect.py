@@ -29,8 +29,8 @@ from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json, as_object
 
-OPTIONAL_FIELDS = ("reasoning_effort", "thinking", "user", *NOT_FOR_OPENAI)
-"""How much to think is a wish; whom the answer is for, a note; what was thought, for those who read it."""
+OPTIONAL_FIELDS = ("max_tokens", "reasoning_effort", "thinking", "user", *NOT_FOR_OPENAI)
+"""A bound, which may be lower; a wish; a note; what was thought, for those who read it."""
 
 
 _NATIVE = MessagesContext(native=True)

@@ -55,6 +55,7 @@ NEWER_CHOICES = frozenset({"allowed_tools", "custom"})
 """Types of `tool_choice` that LiteLLM treats as no choice."""
 TARGET_OPTIONS = frozenset({"custom_llm_provider", "model"})
 """Options that name the provider and model; never left out."""
+LENGTH = "max_tokens"
 EMBEDDING_FIELDS = ("dimensions", "encoding_format", "user")
 
 
@@ -64,6 +65,7 @@ def install() -> None:
     chat, embeddings = main.get_optional_params, main.get_optional_params_embeddings
 
     def translate_chat(**options: Untyped) -> Untyped:
+        options |= _shortened(options)
         neutral, choice = neutral_fields(options), as_object(options.get("tool_choice")).get("type")
         if not neutral and choice not in NEWER_CHOICES:
             return _translate_or_name_field(chat, options)
@@ -102,6 +104,17 @@ def install() -> None:
     main.drops_unsupported_allowed_tools_tool_choice = drops_no_choice
     main.get_optional_params = translate_chat
     main.get_optional_params_embeddings = translate_embeddings
+
+
+def _shortened(options: Json) -> Json:
+    """Return the most that the model writes where the call, which may, asks for more."""
+    asked = options.get(LENGTH)
+    if LENGTH not in call_outcome.optional_fields() or not isinstance(asked, int):
+        return {}
+    known, name = litellm_internals.litellm_module().model_cost, str(options.get("model"))
+    model = as_object(known.get(f"{options.get('custom_llm_provider')}/{name}") or known.get(name))
+    most = model.get("max_output_tokens")
+    return {LENGTH: most} if isinstance(most, int) and 0 < most < asked else {}
 
 
 def _translate_or_name_field(translate: Translate, options: Json) -> Untyped:
@@ -144,7 +157,9 @@ def _translate(translate: Translate, options: Json) -> Untyped:
 def _sets_to_leave_out(options: Json) -> Iterator[set[str]]:
     """Yield sets of fields with default values: the neutral ones, then as few others as possible."""
     neutral, others = set(neutral_fields(options)), sampling_fields(options)
-    others += [name for name in call_outcome.optional_fields() if options.get(name) and name not in others]
+    others += [
+        name for name in call_outcome.optional_fields() if options.get(name) and name not in {*others, LENGTH}
+    ]
     if neutral:
         yield neutral
     for count in range(1, len(others) + 1):

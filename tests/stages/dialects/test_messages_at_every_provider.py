@@ -93,6 +93,10 @@ def test_claude_code_s_request_passes(all_providers: AllProviders, group: str, t
     seen = json.dumps(calls[-1]["body"])
     assert "iVBORw0KGgo" in seen
     assert "Go on." in seen
+    if group == "OpenAI":
+        assert calls[-1]["body"]["max_tokens"] == 16384  # the most that gpt-4o-mini writes
+    if group == "OpenAI-compatible":
+        assert calls[-1]["body"]["max_tokens"] == 32000
     if calls[-1]["family"] == "openai":
         assert "thinking_blocks" not in seen
         assert "cache_control" not in seen or group in {"openrouter", "mixed"}
