@@ -70,6 +70,10 @@ class ContentTranslator:
 
     def _reminder(self, blocks: list[Json], path: str) -> list[Json]:
         """A system message in between: as it is for Claude; many templates take one at the start alone."""
+        for at, block in enumerate(blocks):
+            if block["type"] != "text":
+                kind = str(block["type"])[:64]
+                raise not_carried(f"{path}.{at}", f"A block of type '{kind}' of the system")
         if self._carried.continues:
             return self.system(blocks, path)
         said = _BETWEEN_TEXTS.join(block["text"] for block in blocks)

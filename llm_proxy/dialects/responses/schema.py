@@ -140,7 +140,7 @@ _ITEMS: dict[str, Validator] = {
     "tool_search_call": object_with(call_id=_text),
     "tool_search_output": object_with(call_id=_text, tools_required=_tools),
     "local_shell_call": object_with(call_id_required=_non_empty, action_required=_object),
-    "local_shell_call_output": object_with(output_required=_text),
+    "local_shell_call_output": object_with(call_id=_text, output_required=_text),
     "shell_call": object_with(call_id_required=_non_empty, action_required=_object),
     "shell_call_output": object_with(call_id_required=_non_empty, output_required=array_of(_object)),
     "apply_patch_call": object_with(call_id_required=_non_empty, operation_required=_object),
