@@ -248,13 +248,23 @@ class Responder:
         started: Whether a response head was sent; an error is then an event of the stream.
     """
 
-    __slots__ = ("_context", "_dialect", "_idle_checks", "_pings", "_renderer", "_send", "started")
+    __slots__ = (
+        "_context",
+        "_dialect",
+        "_head_lock",
+        "_idle_checks",
+        "_pings",
+        "_renderer",
+        "_send",
+        "started",
+    )
 
     def __init__(self, context: CallContext, dialect: Dialect, send: Send) -> None:
         self._context = context
         self._dialect = dialect
         self._renderer: StreamRenderer | None = None
         self._pings: BackgroundLoop | None = None
+        self._head_lock = asyncio.Lock()  # a ping and the first chunk may both want to send the head
         self._idle_checks = 0
         self._send = send
         self.started = False
@@ -280,8 +290,7 @@ class Responder:
         self._idle_checks += 1
         if self._idle_checks >= _CHECKS_A_PING and call.is_admitted:
             self._idle_checks = 0
-            if not self.started:
-                await self._start_stream(call)
+            await self._start_stream(call)
             await self._send({"type": "http.response.body", "body": ping, "more_body": True})
 
     async def send(self, admitted: AdmittedCall) -> None:
@@ -344,11 +353,14 @@ class Responder:
         context.outcome = "ok"
 
     async def _start_stream(self, admitted: AdmittedCall) -> None:
-        """Sends the head; a call that is interrupted before has no status yet."""
-        context, self.started = self._context, True
-        await responses.start_stream(self._send, self._headers(admitted))
-        context.ttft_ms = context.elapsed_ms()
-        context.status, context.outcome = 200, "cut"
+        """Sends the head, once; a call that is interrupted while it waits has no status yet."""
+        context = self._context
+        async with self._head_lock:
+            if self.started:
+                return
+            await responses.start_stream(self._send, self._headers(admitted))
+            context.ttft_ms = context.elapsed_ms()
+            context.status, context.outcome, self.started = 200, "cut", True
 
     def _headers(self, admitted: AdmittedCall) -> responses.RawHeaders:
         headers = responses.response_headers(self._context, admitted.limit_headers)

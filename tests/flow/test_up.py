@@ -129,7 +129,7 @@ def test_commands_beside_the_stack_find_its_database(stack: UpCommand) -> None:
 def test_secrets_are_created_once_and_never_printed(stack: UpCommand) -> None:
     """They are in a file that only its owner can read."""
     secrets = [value for value in dotenv_values(stack.folder / ".env").values() if value]
-    assert len(secrets) == 4
+    assert len(secrets) == 5
     assert not any(secret in stack.output for secret in secrets)
     assert (stack.folder / ".env").stat().st_mode & 0o777 == 0o600
 
