@@ -24,6 +24,9 @@ from llm_proxy.upstream import CallGuard, CurrentCatalog, RunningCalls
 from llm_proxy.upstream.reply import Reply
 from llm_proxy.upstream.token_usage import estimate_answer_tokens
 
+BACKGROUND_TOKENS = 4096
+"""Billed for an answer that is made in the background, where the caller sets no maximum."""
+
 
 class Upstream(Protocol):
     """What sends calls: the client of the sidecars, or the mock."""
@@ -131,9 +134,15 @@ class AdmittedCall:
         """Returns the whole reply, OpenAI's JSON; raises what broke it."""
         context = self.context
         body, context.usage = await self._reply.json()
-        context.content_tokens = estimate_answer_tokens(body) if context.usage is None else 0
+        context.content_tokens = self._estimated_tokens(body) if context.usage is None else 0
         context.answered_at = time.perf_counter()
         return body
+
+    def _estimated_tokens(self, body: bytes) -> int:
+        call = self.context.call
+        if call is not None and call.endpoint == "responses" and call.body.get("background") is True:
+            return BACKGROUND_TOKENS if call.max_tokens is None else call.max_tokens
+        return estimate_answer_tokens(body)
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields OpenAI's events as they come, without `[DONE]`; raises what broke the stream."""

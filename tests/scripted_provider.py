@@ -23,6 +23,7 @@ from typing import TextIO
 from scripted import families
 from scripted.failures import FAILURES, Failure
 from scripted.families import Door
+from scripted.responses_state import StoredResponses
 from scripted.script import Json, Script, failure, last_words, read
 
 CATALOG = {"groups": [{"name": "*", "mode": "chat", "deployments": [{"id": "one", "provider": "openai"}]}]}
@@ -78,6 +79,7 @@ class CallLog:
         self.by_key: Counter[str] = Counter()
         self.count = self.polls = 0
         self.record = record
+        self.stored = StoredResponses()
 
     def add(self, seen: Seen) -> None:
         """Note a call before it is answered: a provider that is killed has noted it."""
@@ -95,6 +97,7 @@ class CallLog:
         self.calls.clear()
         self.by_key.clear()
         self.count = self.polls = 0
+        self.stored.reset()
 
 
 class Connection(asyncio.Protocol):
@@ -154,6 +157,11 @@ class Connection(asyncio.Protocol):
 
     async def _answer(self, method: str, target: str, headers: dict[str, str], raw: bytes) -> None:
         path = target.partition("?")[0]
+        credential = headers.get("authorization") or headers.get("api-key") or ""
+        found = self.log.stored.answer(method, target, credential, raw)
+        if found is not None:
+            self._tell(*found)
+            return
         if method == "GET" or path.startswith(("/_", "/token")) or path.endswith("/api/show"):
             self._control(method, path)
             return
@@ -163,6 +171,12 @@ class Connection(asyncio.Protocol):
             return
         await self._play(door, path, headers, json.loads(raw))
 
+    def _tell(self, status: int, told: Json | list[bytes]) -> None:
+        if isinstance(told, dict):
+            self._send(status, told)
+        else:
+            self._raw(status, b"".join(told), "text/event-stream")
+
     def _control(self, method: str, path: str) -> None:
         if path == "/token":  # an OAuth server, for providers that want one
             self._send(200, {"access_token": "scripted", "expires_in": 3600, "token_type": "Bearer"})
@@ -170,7 +184,8 @@ class Connection(asyncio.Protocol):
             self.log.reset()
             self._send(200, {})
         elif path == "/_calls":
-            self._send(200, {"calls": [asdict(seen) for seen in self.log.calls], "polls": self.log.polls})
+            calls = [asdict(seen) for seen in self.log.calls]
+            self._send(200, {"calls": calls, "polls": self.log.polls, "asked": self.log.stored.asked})
         elif path == "/llmp/catalog":
             self._send(200, CATALOG)
         elif method == "GET":
@@ -184,11 +199,19 @@ class Connection(asyncio.Protocol):
         model = families.model_of(path, body)
         script = read(model, body)
         number = self.log.count + 1
+        credential = headers.get("authorization") or headers.get("api-key") or ""
         self.seen = Seen(
             number, time.time(), door.family, path, headers, body, model, script.do,
             stream=door.streams(body), usage={name: getattr(script, name) for name in STATED},
         )  # fmt: skip
         self.log.add(self.seen)
+        refused = self.log.stored.refused(credential, body) if door.family == "responses" else None
+        if refused is not None:
+            code = "previous_response_not_found"
+            self._send(400, {"error": {"message": refused, "param": "previous_response_id", "code": code}})
+            return
+        if door.family == "responses" and script.do in {"ok", "tools"}:
+            self.log.stored.keep(credential, body, door.whole(script, {**body, "model": model}, number))
         key = script.key or model
         failed = failure(script, self.log.by_key[key])
         self.log.by_key[key] += 1

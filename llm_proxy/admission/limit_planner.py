@@ -40,7 +40,7 @@ class AnswerLengths:
 
     def add(self, call: Call, completion_tokens: int) -> None:
         """Adds the length of a settled answer."""
-        if call.endpoint != "embeddings":
+        if call.endpoint != "embeddings" and call.operation is None:
             self._lengths_of(call.group).append(-(-completion_tokens // max(1, call.choices)))
             self._percentile.pop(call.group, None)
 

@@ -39,7 +39,6 @@ from llm_proxy.identity import (
 )
 from llm_proxy.notify import Notifier, NotifierSources, Outbox, webhooks_from_settings
 from llm_proxy.schema.connections import Pool
-from llm_proxy.sealing import Sealer, parse_sealing_keys
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, WorkerMetricsFiles, setup_logging
 from llm_proxy.upstream.monitor import SidecarMonitor
@@ -71,7 +70,7 @@ class Gateway:
         self._erasures = build_erasures(stages)
         self._report = _health_report(stages)
         messages = MessagesDialect(betas=frozenset(settings.anthropic_betas))
-        responses = responses_dialect(_sealer(settings))
+        responses = responses_dialect(stages.sealer)
         routes = inference_routes(responses, messages)
         limits = request_limits(settings, stages.catalog.stated_timeouts)
         reader = RequestReader(routes, stages.authenticator, limits, stages.catalog)
@@ -229,11 +228,6 @@ def _health_report(stages: Stages) -> HealthReport:
         spools=stages.worker_slot is not None or stages.client is None,
     )
     return HealthReport(checks, stages.settings.version or __version__, stages.settings.llm_mode)
-
-
-def _sealer(settings: Settings) -> Sealer | None:
-    keys = parse_sealing_keys("".join(secret_text(settings.sealing_keys)))
-    return Sealer(keys) if keys else None
 
 
 def _notifier(stages: Stages) -> Notifier | None:

@@ -5,11 +5,13 @@ store is contacted.
 """
 
 import logging
+import secrets
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from llm_proxy.admission import AdmissionController
+from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
 from llm_proxy.edge.request import ClientAddress
 from llm_proxy.identity import (
@@ -27,6 +29,7 @@ from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
 from llm_proxy.pipeline import Services
 from llm_proxy.postgres_urls import unused_parameters
 from llm_proxy.schema.connections import Pool, gateway_pools
+from llm_proxy.sealing import MIN_SECRET_CHARS, Sealer, SealingKey, parse_sealing_keys
 from llm_proxy.settings import Settings, name_value_pairs
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.privacy import PayloadPolicy
@@ -58,6 +61,7 @@ class Stages:
         usage: Where questions about usage are asked; None without a database.
         auth_failures: None without a database.
         tracer: None when tracing is off.
+        sealer: Seals what callers keep; None without a key.
     """
 
     settings: Settings
@@ -72,6 +76,7 @@ class Stages:
     auth: AuthDependencies
     failure_reporter: AuthFailureReporter
     tracer: Tracer | None
+    sealer: Sealer | None
     services: Services
 
 
@@ -82,8 +87,8 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     watcher = PolicyWatcher(keys)
     access = AccessPolicy(watcher, catalog, settings.default_models)
     payloads = PayloadPolicy(settings.log_payloads)
-    mock = settings.llm_mode == "mock"
-    client = None if mock else _client(settings, metrics, catalog, access, payloads)
+    mock, sealer = settings.llm_mode == "mock", _sealer(settings)
+    client = None if mock else _client(settings, metrics, catalog, access, payloads, sealer)
     memory_usage = MemoryUsage() if mock else None
     slot = None if mock else _worker_slot(settings)
     ledger = Ledger(
@@ -122,6 +127,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         auth=_auth(settings, authenticator, database, address),
         failure_reporter=AuthFailureReporter(failures, address),
         tracer=tracer,
+        sealer=sealer,
         services=Services(admission, upstream, catalog, ledger, RunningCalls(), observers),
     )
 
@@ -169,6 +175,7 @@ def _client(
     catalog: CurrentCatalog,
     access: AccessPolicy,
     payloads: PayloadPolicy,
+    sealer: Sealer | None,
 ) -> SidecarClient:
     pool = SidecarPool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     queue = SlotQueue(pool, queue_s=settings.queue_timeout_ms / 1000, max_waiting=settings.max_waiting)
@@ -178,11 +185,21 @@ def _client(
         queue,
         key,
         timeout_policy(settings, catalog.stated_timeouts),
-        LiteLLMControls(caching, settings.cache_streams, groups, access, payloads),
+        LiteLLMControls(caching, settings.cache_streams, groups, access, payloads, ResponseIds(sealer)),
         catalog,
         on_failure=partial(metrics.increment, "llm_proxy_upstream_failures_total"),
         tls=settings.tls_for(settings.litellm_proxy_url[0]),
     )
+
+
+def _sealer(settings: Settings) -> Sealer | None:
+    keys = parse_sealing_keys("".join(secret_text(settings.sealing_keys)))
+    if keys:
+        return Sealer(keys)
+    if settings.environment == "development":
+        return Sealer((SealingKey("process", secrets.token_urlsafe(MIN_SECRET_CHARS)),))
+    log.warning("without LLM_PROXY__SEALING_KEYS no response is stored, and no reasoning comes back")
+    return None
 
 
 def _worker_slot(settings: Settings) -> WorkerSlot | None:

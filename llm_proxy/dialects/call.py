@@ -8,6 +8,7 @@ name, `group` the model group it resolved to; nothing here names an HTTP framewo
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from llm_proxy.dialects.response_ids import ResponseRef
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution
 from llm_proxy.json_access import Json
@@ -32,6 +33,20 @@ GUARDRAILS_FIELD = "guardrails"
 """LiteLLM's field of a body: guardrails that shall check this call, beside those that check every one."""
 
 
+class Operation(NamedTuple):
+    """What is asked of a provider beside an answer: a stored response, a count, a compaction.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path at the sidecar, its query included.
+        is_free: No model runs for it.
+    """
+
+    method: str
+    path: str
+    is_free: bool = True
+
+
 class Call(NamedTuple):
     """One model call to be admitted and forwarded.
 
@@ -50,6 +65,8 @@ class Call(NamedTuple):
         context: What the dialect keeps of the request for its answer: an immutable object of its own.
         provider_headers: Headers that the provider gets with the call; the dialect allows each.
         optional_fields: Fields of `body` that are left out where a model is known not to have them.
+        response: The stored response it is about or goes on from: its deployment's account serves the call.
+        operation: What is asked instead of the endpoint's own operation; None for that.
     """
 
     endpoint: Endpoint
@@ -68,6 +85,8 @@ class Call(NamedTuple):
     context: object = None
     provider_headers: tuple[tuple[str, str], ...] = ()
     optional_fields: tuple[str, ...] = ()
+    response: ResponseRef | None = None
+    operation: Operation | None = None
 
 
 class Count(NamedTuple):

@@ -5,6 +5,7 @@ Invariants: paths are exact (compared undecoded, never normalised) but for two a
 `/v1/`, and one trailing slash, never below `/admin` and `/internal`.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from llm_proxy.dialects import Dialect
 from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
 from llm_proxy.dialects.internal import INTERNAL
 from llm_proxy.dialects.openai import OPENAI
+from llm_proxy.dialects.responses.dialect import ResponsesDialect
+from llm_proxy.dialects.responses.native import OPERATIONS
+from llm_proxy.dialects.responses.operations import compacting, on_stored
 from llm_proxy.endpoints import Endpoint
 
 
@@ -24,12 +28,14 @@ class InferenceRoute:
         endpoint: The OpenAI endpoint that serves it.
         dialect: What parses its requests and renders its responses.
         summary: One line for the OpenAPI page.
+        methods: The HTTP methods that it takes.
     """
 
     paths: tuple[str, ...]
     endpoint: Endpoint
     dialect: Dialect
     summary: str
+    methods: tuple[str, ...] = ("POST",)
 
 
 _FIXED_ROUTES = (
@@ -78,6 +84,11 @@ def _with_aliases(path: str) -> Iterator[str]:
             yield f"{prefix}{path}/"
 
 
+_RESPONSES = ("/v1/responses", "/responses")
+_OWN_WORDS = frozenset({"compact", "input_tokens"})
+_STORED = re.compile(r"(?:/openai)?(?:/v1)?/responses/([^/?]+)(/cancel|/input_items)?/?")
+
+
 class RouteTable:
     """The inference routes of one gateway.
 
@@ -85,10 +96,12 @@ class RouteTable:
         routes: In the order of the documentation.
     """
 
-    __slots__ = ("_by_path", "routes")
+    __slots__ = ("_by_path", "_responses", "routes")
 
-    def __init__(self, routes: tuple[InferenceRoute, ...]) -> None:
+    def __init__(self, routes: tuple[InferenceRoute, ...], responses: ResponsesDialect | None = None) -> None:
+        """Takes the routes by exact path; with `responses`, those of stored responses too."""
         self.routes = routes
+        self._responses = responses
         self._by_path = {
             alias.encode(): route for route in routes for path in route.paths for alias in _with_aliases(path)
         }
@@ -97,13 +110,24 @@ class RouteTable:
         """Returns the route of a path as it was sent, an alias included."""
         return self._by_path.get(raw_path)
 
+    def find_stored(self, method: str, raw_path: bytes, query: bytes) -> InferenceRoute | None:
+        """Returns the route of a stored response's path, for a method that it does not take too."""
+        match = _STORED.fullmatch(raw_path.decode("latin-1"))
+        if self._responses is None or match is None or match[1] in _OWN_WORDS:
+            return None
+        known = [one for one in OPERATIONS if one.suffix == (match[2] or "")]
+        chosen = next((one for one in known if one.method == method), known[0])
+        dialect = on_stored(self._responses, chosen, match[1], query.decode("latin-1"))
+        methods = tuple(one.method for one in known)
+        return InferenceRoute((), "responses", dialect, chosen.summary, methods)
 
-def inference_routes(responses: Dialect, messages: Dialect) -> RouteTable:
+
+def inference_routes(responses: ResponsesDialect, messages: Dialect) -> RouteTable:
     """Returns the routes of a gateway, with the dialects that were built for it."""
+    compact = tuple(f"{path}/compact" for path in _RESPONSES)
     built = (
-        InferenceRoute(
-            ("/v1/responses", "/responses"), "responses", responses, "Create a response, whole or streamed."
-        ),
+        InferenceRoute(_RESPONSES, "responses", responses, "Create a response, whole or streamed."),
+        InferenceRoute(compact, "responses", compacting(responses), "Compact a conversation."),
         InferenceRoute(
             ("/v1/messages", "/messages"),
             "messages",
@@ -111,4 +135,4 @@ def inference_routes(responses: Dialect, messages: Dialect) -> RouteTable:
             "Create a message in Anthropic's API, whole or streamed.",
         ),
     )
-    return RouteTable((*_FIXED_ROUTES, *built))
+    return RouteTable((*_FIXED_ROUTES, *built), responses)

@@ -17,7 +17,7 @@ from llm_proxy.dialects.routes import InferenceRoute, RouteTable, canonical_path
 from llm_proxy.edge.inference import InferenceEndpoint, RequestLimits
 from llm_proxy.edge.request import Message, Receive, Scope, Send, validate_head
 from llm_proxy.edge.responses import send_error_of
-from llm_proxy.edge.routes.messages import COUNT_PATHS
+from llm_proxy.edge.routes import messages, response_tokens
 from llm_proxy.errors import APIError, BodyTooLarge, MethodNotAllowed, RequestTimeout, UpgradeRequired
 from llm_proxy.telemetry import uuid7
 
@@ -25,8 +25,8 @@ ASGIApplication = Callable[[Any, Any, Any], Awaitable[None]]
 
 MAX_MANAGEMENT_BODY_BYTES = 2**20
 """Bound of a management route's body: FastAPI reads it before authentication."""
-HOLDING_CALLS = frozenset({"/v1/explain", *COUNT_PATHS})
-"""The one management route that takes inference bodies; it authenticates first."""
+HOLDING_CALLS = frozenset({"/v1/explain", *messages.COUNT_PATHS, *response_tokens.COUNT_PATHS})
+"""The management routes that take inference bodies; they authenticate first."""
 
 
 class Dispatcher:
@@ -49,15 +49,17 @@ class Dispatcher:
         if scope["type"] != "http":
             await self._management(scope, receive, send)
             return
-        route = self._routes.find(scope["raw_path"])
-        if route is not None and scope["method"] == "POST":
+        method, path = scope["method"], scope["raw_path"]
+        route = self._routes.find(path) or self._routes.find_stored(method, path, scope["query_string"])
+        if route is not None and method in route.methods:
             await self._inference(route, scope, receive, send)
             return
         try:
             _reject_websocket(route, scope)
             validate_head(scope)
             if route is not None:
-                raise MethodNotAllowed("This path takes POST.", headers=(("allow", "POST"),))
+                allowed = ", ".join(route.methods)
+                raise MethodNotAllowed(f"This path takes {allowed}.", headers=(("allow", allowed),))
         except APIError as error:
             await send_error_of(send, error, str(uuid7()), route.dialect if route is not None else OPENAI)
             return
@@ -73,7 +75,7 @@ class Dispatcher:
 
 def _reject_websocket(route: InferenceRoute | None, scope: Scope) -> None:
     """Raises `UpgradeRequired` for a WebSocket where clients ask for one first, and then send a POST."""
-    if route is None or route.endpoint != "responses" or scope["method"] != "GET":
+    if route is None or route.endpoint != "responses" or not route.paths or scope["method"] != "GET":
         return
     if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in scope["headers"]):
         raise UpgradeRequired("There is no WebSocket here; send a POST.", headers=_NO_WEBSOCKET)

@@ -22,6 +22,7 @@ from llm_proxy.dialects import Call, Dialect
 from llm_proxy.dialects.call import Count
 from llm_proxy.dialects.dialect import BodyLimits, CountingDialect, ResponseMeta, StreamRenderer
 from llm_proxy.dialects.request_options import parse_request_options
+from llm_proxy.dialects.responses.native import require_own
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
@@ -97,7 +98,9 @@ class RequestReader:
             limits = replace(limits, max_tokens_cap=caller.max_tokens_cap)
         options = parse_request_options(headers.items())
         call = route.dialect.parse(route.endpoint, body, options, models, limits)
-        return on_behalf_of(caller, attribution_from_headers(headers), call.attribution), call
+        caller = on_behalf_of(caller, attribution_from_headers(headers), call.attribution)
+        require_own(call, caller, models)
+        return caller, call
 
     async def read_count(self, request: Request, dialect: CountingDialect) -> tuple[Caller, Count]:
         """Returns the caller of a request to count tokens, and what to count; raises `APIError`."""

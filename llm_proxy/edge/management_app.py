@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
 from llm_proxy.dialects.messages.dialect import MESSAGES
+from llm_proxy.dialects.responses.native import OPERATIONS, STORED_PATH, StoredOperation
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge.litellm_paths import where_it_went
 from llm_proxy.edge.request import Scope
@@ -89,7 +90,30 @@ _ITEMS: Json = {
 
 def inference_paths(table: RouteTable) -> Json:
     """Returns the OpenAPI `paths` of every inference route."""
-    return {path: {"post": _operation(route, path)} for route in table.routes for path in route.paths}
+    found: Json = {path: {"post": _operation(route, path)} for route in table.routes for path in route.paths}
+    for one in OPERATIONS:
+        at: Json = found.setdefault(f"{STORED_PATH}{{response_id}}{one.suffix}", {})
+        at[one.method.lower()] = _stored(one)
+    return found
+
+
+def _stored(one: StoredOperation) -> Json:
+    named: Json = {"name": "response_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    asked: list[Json] = [
+        {"name": name, "in": "query", "schema": {"type": "string"}} for name in one.parameters
+    ]
+    errors = {
+        status: {"description": text, "content": {"application/json": {"schema": {"type": "object"}}}}
+        for status, text in _ERROR_RESPONSES.items()
+    }
+    answer = {"description": "The answer.", "content": {"application/json": {"schema": {"type": "object"}}}}
+    return {
+        "summary": one.summary,
+        "operationId": f"{one.method.lower()}_response{one.suffix.replace('/', '_')}",
+        "security": [{"bearer": []}],
+        "parameters": [named, *asked],
+        "responses": {"200": answer, **errors},
+    }
 
 
 def declare_bad_request(paths: Json) -> None:

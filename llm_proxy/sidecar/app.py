@@ -6,6 +6,7 @@ health checks needs the traffic key; LiteLLM's endpoint functions are called dir
 
 import hmac
 import json
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +18,7 @@ from llm_proxy.sidecar import (
     guardrails,
     litellm_internals,
     native_wires,
+    response_state,
     responses,
     token_count,
 )
@@ -83,12 +85,9 @@ class SidecarApp:
                 error_body("The sidecar's key is wrong or missing.", "auth_error", "invalid_api_key"),
             )
         elif method == "POST" and path in INFERENCE_ENDPOINTS:
-            self.in_flight += 1
-            try:
-                await self._process_call(path, scope, receive, send)
-            finally:
-                self.in_flight -= 1
-                self.completed += 1
+            await self._count(self._process_call(path, scope, receive, send))
+        elif path.startswith(response_state.PREFIX):
+            await self._count(_process_stored(scope, receive, send))
         elif method == "GET" and path == "/v1/models":
             await send_json(send, 200, catalog.list_models(litellm_internals.router()))
         elif method == "GET" and path == "/llmp/catalog":
@@ -106,8 +105,20 @@ class SidecarApp:
         else:
             await send_json(send, 404, error_body("No such route.", "invalid_request_error", "not_found"))
 
+    async def _count(self, call: Awaitable[None]) -> None:
+        self.in_flight += 1
+        try:
+            await call
+        finally:
+            self.in_flight -= 1
+            self.completed += 1
+
     async def _process_call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         outcome, sending = CallOutcome(optional_fields=_optional_fields(scope)), StartedFlag(send)
+        outcome.account = _account(scope)
+        if outcome.account == frozenset():
+            await send_json(send, 404, response_state.GONE)
+            return
         forward = partial(_call_litellm, path, outcome)
         try:
             if self.cache is not None and path in self.cache.paths:
@@ -161,6 +172,24 @@ class SidecarApp:
 def _optional_fields(scope: Scope) -> tuple[str, ...]:
     stated = next((value for name, value in scope["headers"] if name == OPTIONAL_HEADER), b"")
     return tuple(stated.decode("latin-1").split(",")) if stated else ()
+
+
+def _account(scope: Scope) -> frozenset[str] | None:
+    """Return the deployments that may serve a call which goes on at a stored response; None for any call."""
+    deployment = response_state.header(scope, response_state.DEPLOYMENT_HEADER)
+    if not deployment:
+        return None
+    return response_state.same_account(response_state.header(scope, response_state.GROUP_HEADER), deployment)
+
+
+async def _process_stored(scope: Scope, receive: Receive, send: Send) -> None:
+    outcome, sending = CallOutcome(), StartedFlag(send)
+    try:
+        await response_state.respond(scope, receive, sending, outcome)
+    except Exception as error:  # noqa: BLE001 -- uvicorn would log it with the provider's text
+        log_line(f"a stored response: {type(error).__name__}")
+        if not sending.started:
+            await response_state.send_failure(send, error, outcome)
 
 
 class StartedFlag:

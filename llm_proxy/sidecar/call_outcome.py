@@ -72,6 +72,7 @@ class CallOutcome:
         native_answer: The provider's complete answer to such a call.
         native_cost_usd: What that answer cost, where LiteLLM may not say it; None if it is not known.
         optional_fields: Fields that a model may lack, as the gateway says.
+        account: The only deployments that may serve the call; None if any may.
     """
 
     error: BaseException | None = None
@@ -87,6 +88,7 @@ class CallOutcome:
     native_answer: bytes | None = None
     native_cost_usd: float | None = None
     optional_fields: tuple[str, ...] = ()
+    account: frozenset[str] | None = None
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -156,6 +158,12 @@ def optional_fields() -> tuple[str, ...]:
     """Return the fields of the running call that are left out where the model lacks them."""
     outcome = _CURRENT.get()
     return outcome.optional_fields if outcome is not None else ()
+
+
+def allowed_deployments() -> frozenset[str] | None:
+    """Return the only deployments that may serve the running call; None if any may."""
+    outcome = _CURRENT.get()
+    return outcome.account if outcome is not None else None
 
 
 def record_error(error: BaseException) -> None:

@@ -89,7 +89,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.types.guardrails": ("GuardrailEventHooks",),
     "litellm.utils": (
         *("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook"),
-        "TextCompletionStreamWrapper",
+        *("TextCompletionStreamWrapper", "load_credentials_from_list"),
     ),
     "litellm.litellm_core_utils.streaming_handler": ("CustomStreamWrapper",),
     "litellm.litellm_core_utils.streaming_chunk_builder_utils": (
@@ -109,7 +109,8 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
         "ModelResponseIterator",
         "VertexLLM",
     ),
-    "litellm.types.router": ("Deployment",),
+    "litellm.types.router": ("Deployment", "GenericLiteLLMParams"),
+    "starlette.responses": ("Response", "StreamingResponse"),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),
     "litellm.caching.redis_cache": ("RedisCache", "_run_under_circuit_breaker"),
     "litellm.caching.caching_handler": ("LLMCachingHandler", "in_memory_cache_obj"),

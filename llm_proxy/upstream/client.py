@@ -11,11 +11,17 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import NamedTuple
+from urllib.parse import quote
 
 import orjson
 
 from llm_proxy.call_guard import CallGuard, TimeoutPolicy
 from llm_proxy.dialects import Call
+from llm_proxy.dialects.response_ids import (
+    PREVIOUS,
+    PREVIOUS_NOT_FOUND,
+    response_not_found,
+)
 from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.errors import APIError, NotFound, Overloaded, UpstreamUnreachable
 from llm_proxy.identity import Caller
@@ -25,19 +31,25 @@ from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.http_client import ConnectError, ConnectionPool, HTTPConnection, SidecarAddress
 from llm_proxy.upstream.litellm_protocol import (
     LiteLLMControls,
+    RoutingInfo,
     cache_key_patterns,
     parse_failure_headers,
     parse_routing_headers,
 )
 from llm_proxy.upstream.pool import Sidecar, SlotQueue
 from llm_proxy.upstream.reply import SidecarReply, connection_lost_error
+from llm_proxy.upstream.sealed_ids import SealedIds
 
 MAX_ERROR_BYTES = 256 * 2**10
 _USER_AGENT = "llm-proxy"
 _SHOW_TEXT = "litellm-disable-message-redaction: true\r\n"
 """LiteLLM's header for: this call's text may be shown, although texts in general may not."""
+DEPLOYMENT_GONE = b'"deployment_gone"'
+"""Our sidecar's code for a deployment that its configuration no longer has."""
 OPTIONAL_HEADER = "x-llmp-optional-fields"
 """Our sidecar leaves these fields out where it knows that the model has none of them."""
+DEPLOYMENT_HEADER, GROUP_HEADER = "x-llmp-deployment", "x-llmp-group"
+"""The deployment whose account alone may serve a call, and the group it is a member of."""
 CACHE_PATH = "/llmp/cache"
 PURGE_TIMEOUT_S = 60.0
 
@@ -77,7 +89,7 @@ class SidecarClient:
         self.timeouts = timeouts
         self._key = key
         self._connections = ConnectionPool(tls)
-        self._targets: dict[tuple[str, str], tuple[SidecarAddress, bytes]] = {}
+        self._targets: dict[str, tuple[SidecarAddress, bytes]] = {}
 
     def stop(self) -> None:
         """Closes every connection."""
@@ -127,14 +139,15 @@ class SidecarClient:
         """
         guard.unsent = True
         catalog = self.catalog.snapshot
-        body = orjson.dumps(self._controls.body(call, caller, catalog))
-        cached = self._controls.uses_cache(call, caller, catalog)
+        body = self._body(call, caller)
+        cached = call.operation is None and self._controls.uses_cache(call, caller, catalog)
         headers = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
         headers += f"traceparent: {traceparent}\r\n" if traceparent is not None else ""
         headers += "".join(f"{name}: {value}\r\n" for name, value in _headers_of(call))
         headers += _SHOW_TEXT if self._controls.shows_text(caller, catalog) else ""
         rest = f"{headers}\r\n".encode() + body
         timeouts = self.timeouts.for_group(call.group)
+        line = call.operation[:2] if call.operation else ("POST", ENDPOINTS[call.endpoint].path)
         tried: list[Sidecar] = []
         while len(tried) < len(self.pool.sidecars):
             sidecar = await self.queue.acquire(monotonic(), tried)
@@ -142,7 +155,7 @@ class SidecarClient:
             guard.phase, guard.idle_deadline = "first_byte", monotonic() + timeouts.first_byte_s
             connection: HTTPConnection | None = None
             try:
-                address, head = self._target(sidecar, "POST", ENDPOINTS[call.endpoint].path)
+                address, head = self._target(sidecar, *line)
                 connection = await self._connections.acquire(address)
                 guard.unsent = False
                 await connection.send_request(head + rest)
@@ -160,10 +173,8 @@ class SidecarClient:
                 self._release(sidecar, guard, connection)
                 raise
             release = partial(self._release, sidecar, guard, connection)
-            sent = request_id, body
-            return await self._reply(
-                call, sidecar, connection, guard, release, sent_request=sent, cached=cached
-            )
+            sent = _SentCall(call, caller, request_id, body, cached)
+            return await self._reply(sent, sidecar, connection, guard, release)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
     def check_capacity(self) -> None:
@@ -175,19 +186,33 @@ class SidecarClient:
         for guard in list(sidecar.calls):
             guard.interrupt("silent")
 
+    def _body(self, call: Call, caller: Caller) -> bytes:
+        if call.operation is None:
+            return orjson.dumps(self._controls.body(call, caller, self.catalog.snapshot))
+        return orjson.dumps(call.body) if call.body else b""
+
+    def _sealed_ids(self, sent: "_SentCall", routing: RoutingInfo) -> SealedIds | None:
+        """What replaces the provider's ids in an answer; None where there are none."""
+        call, response = sent.call, sent.call.response
+        if call.endpoint != "responses":
+            return None
+        known = {response.own_id: response.token} if response else {}
+        seal = self._controls.response_ids.seal
+        return SealedIds(partial(seal, sent.caller, call.group, routing.deployment or ""), known)
+
     async def _reply(
         self,
-        call: Call,
+        sent: "_SentCall",
         sidecar: Sidecar,
         connection: HTTPConnection,
         guard: CallGuard,
         release: Callable[[], None],
-        *,
-        sent_request: tuple[str, bytes],
-        cached: bool,
     ) -> SidecarReply:
+        call = sent.call
         if connection.status == 200:
-            routing = parse_routing_headers(connection.headers, call, self.catalog.snapshot, cached=cached)
+            routing = parse_routing_headers(
+                connection.headers, call, self.catalog.snapshot, cached=sent.cached
+            )
         else:
             routing = parse_failure_headers(connection.headers, call, self.catalog.snapshot)
         reply = SidecarReply(
@@ -197,6 +222,7 @@ class SidecarClient:
             call,
             idle_s=self.timeouts.for_group(call.group).idle_s,
             on_close=release,
+            ids=self._sealed_ids(sent, routing),
         )
         if connection.status == 200:
             sidecar.record_success()
@@ -209,7 +235,7 @@ class SidecarClient:
             raise connection_lost_error() from broken
         finally:
             reply.close()
-        error = _error_of(connection, text, call, sent_request)
+        error = _in_the_callers_words(_error_of(connection, text, sent), text, call)
         error.routing = routing
         if error.retryable is None and error.origin == "provider" and (routing.attempts or 0) > 1:
             error.retryable = False
@@ -237,8 +263,8 @@ class SidecarClient:
         self.queue.release(sidecar, monotonic())
 
     def _target(self, sidecar: Sidecar, method: str, path: str) -> tuple[SidecarAddress, bytes]:
-        """Returns the address of a request, and the part of its head that is the same for every request."""
-        target = self._targets.get((sidecar.url, path))
+        """Returns the address of a request, and the part of its head that every request has."""
+        target = self._targets.get(sidecar.url)
         if target is None:
             address = SidecarAddress.of(sidecar.url)
             headers = {
@@ -249,34 +275,65 @@ class SidecarClient:
             }
             if self._key:
                 headers["authorization"] = f"Bearer {self._key}"
-            head = f"{method} {address.path}{path} HTTP/1.1\r\n"
-            head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            target = self._targets[sidecar.url, path] = address, head.encode("latin-1")
-        return target
+            head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            target = self._targets[sidecar.url] = address, head.encode("latin-1")
+        address, lines = target
+        return address, f"{method} {address.path}{path} HTTP/1.1\r\n".encode("latin-1") + lines
 
 
 def _headers_of(call: Call) -> tuple[tuple[str, str], ...]:
     """The headers that a call itself asks for."""
-    if not call.optional_fields:
-        return call.provider_headers
-    return *call.provider_headers, (OPTIONAL_HEADER, ",".join(call.optional_fields))
+    headers = call.provider_headers
+    if call.optional_fields:
+        headers = *headers, (OPTIONAL_HEADER, ",".join(call.optional_fields))
+    if call.response is not None:
+        headers = *headers, (DEPLOYMENT_HEADER, quote(call.response.deployment))
+    if call.response is not None or call.operation is not None:
+        headers = *headers, (GROUP_HEADER, quote(call.group))
+    return headers
 
 
-def _error_of(
-    connection: HTTPConnection, text: bytes, call: Call, sent_request: tuple[str, bytes]
-) -> APIError:
-    """Returns the error for a response with an error status; `sent_request` is the request's id and body."""
-    request_id, sent = sent_request
+def _in_the_callers_words(error: APIError, text: bytes, call: Call) -> APIError:
+    """Returns the error of a call about a stored response with the caller's id; gone is gone, wherever."""
+    response = call.response
+    if response is None:
+        return error
+    if call.operation is not None and call.operation.is_free:
+        gone, param = error.status == NotFound.status, "id"
+    else:
+        gone, param = error.code == PREVIOUS_NOT_FOUND or response.own_id in error.message, PREVIOUS
+    if gone or DEPLOYMENT_GONE in text:
+        return response_not_found(response.token, param)
+    error.message = error.message.replace(response.own_id, response.token)
+    return error
+
+
+def _error_of(connection: HTTPConnection, text: bytes, sent: "_SentCall") -> APIError:
+    """Returns the error for a response with an error status."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in connection.headers.items()}
     return map_error(
         connection.status,
         headers,
         text,
-        model=call.model,
-        fields=call.body.keys(),
-        sent_body=sent,
-        request_id=request_id,
+        model=sent.call.model,
+        fields=sent.call.body.keys(),
+        sent_body=sent.body,
+        request_id=sent.request_id,
     )
+
+
+class _SentCall(NamedTuple):
+    """A call as it was sent.
+
+    Attributes:
+        cached: The response cache may answer it.
+    """
+
+    call: Call
+    caller: Caller
+    request_id: str
+    body: bytes
+    cached: bool
 
 
 class CachePurge(NamedTuple):

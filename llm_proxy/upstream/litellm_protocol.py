@@ -8,12 +8,14 @@ operator says so; a header that is missing or invalid reads as None; a cached an
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import orjson
 
 from llm_proxy.dialects import Call
+from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.endpoints import NATIVE_ENDPOINTS
 from llm_proxy.identity import AccessPolicy, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
@@ -64,6 +66,7 @@ class LiteLLMControls:
         default_models: What a caller without a list of its own may use.
         access: The kill switches; None without any.
         payload_policy: Whose text may be shown to Langfuse.
+        response_ids: Makes the ids of responses that callers are told.
     """
 
     caching: bool = True
@@ -71,6 +74,7 @@ class LiteLLMControls:
     default_models: tuple[str, ...] = ()
     access: AccessPolicy | None = None
     payload_policy: PayloadPolicy = field(default_factory=PayloadPolicy)
+    response_ids: ResponseIds = field(default_factory=partial(ResponseIds, None))
 
     def uses_cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache may answer this call."""
@@ -83,7 +87,7 @@ class LiteLLMControls:
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
         """Returns the body to send: the call's, and our fields."""
         body = {**call.body, "cache": self._cache(call, caller, catalog)}
-        if not self._may_fall_back(str(call.body["model"]), caller, catalog):
+        if call.response is not None or not self._may_fall_back(str(call.body["model"]), caller, catalog):
             body["disable_fallbacks"] = True
         if catalog is not None and catalog.has_langfuse:
             native = call.endpoint in NATIVE_ENDPOINTS

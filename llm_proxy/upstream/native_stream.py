@@ -13,8 +13,10 @@ import orjson
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.money import usd_to_nano
+from llm_proxy.upstream.sealed_ids import SealedIds
 from llm_proxy.upstream.stream_filter import MAX_FRAME_BYTES, FrameTooLarge
 from llm_proxy.upstream.token_usage import (
+    NOTHING_USED,
     TokenUsage,
     estimate_stream_tokens,
     read_usage,
@@ -66,17 +68,20 @@ class NativeStreamFilter:
     """
 
     __slots__ = (
-        "_content_bytes", "_last", "_marks", "_message_usage", "_unfinished", "content_frames", "done",
-        "error", "is_malformed", "last_event", "usage",
+        "_content_bytes", "_ids", "_is_free", "_last", "_marks", "_message_usage", "_unfinished",
+        "content_frames", "done", "error", "is_malformed", "last_event", "usage",
     )  # fmt: skip
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, ids: SealedIds | None = None, *, is_free: bool = False) -> None:
+        """Begins a stream; one that `is_free` is read again: what it states was billed before."""
+        self._ids = ids
+        self._is_free = is_free
         self._marks = (*_READ_KINDS[endpoint], *_ALWAYS_READ)
         self._message_usage: Json = {}
         self._unfinished: bytes = b""
         self._content_bytes = 0
         self._last: bytes = b""
-        self.usage: TokenUsage | None = None
+        self.usage: TokenUsage | None = NOTHING_USED if is_free else None
         self.content_frames = 0
         self.done = False
         self.is_malformed = False
@@ -88,6 +93,8 @@ class NativeStreamFilter:
         frames = self._complete_frames(chunk)
         if not frames:
             return b""
+        if self._ids is not None:
+            frames = self._ids.in_frames(frames)
         if self._needs_reading(frames):
             return b"".join(self._filter_frame(frame) for frame in frames.split(b"\n\n") if frame.strip())
         self._count(frames)
@@ -169,7 +176,7 @@ class NativeStreamFilter:
             self.done = True
         response = as_object(event.get("response"))
         if response and kind in _ENDS:
-            self.usage = read_usage(usage_of_responses(response))
+            self.usage = NOTHING_USED if self._is_free else read_usage(usage_of_responses(response))
             if kind == "response.failed":
                 self._note_error(as_object(response.get("error")) or {"message": "The response failed."})
                 return False

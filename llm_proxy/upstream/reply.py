@@ -20,9 +20,11 @@ from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.http_client import HTTPConnection
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.native_stream import NativeStreamFilter
+from llm_proxy.upstream.sealed_ids import SealedIds
 from llm_proxy.upstream.stream_filter import FrameTooLarge, StreamFilter, strip_additions
 from llm_proxy.upstream.token_usage import (
     COUNTED_FIELD,
+    NOTHING_USED,
     TokenUsage,
     estimate_usage,
     is_zero,
@@ -93,7 +95,13 @@ def raise_if_truncated(frames: StreamFrames, call: Call) -> None:
         raise map_stream_error({"code": "upstream_stream_cut"})
 
 
+def _is_free(call: Call) -> bool:
+    return call.operation is not None and call.operation.is_free
+
+
 def _native_usage(call: Call, document: Json) -> TokenUsage | None:
+    if _is_free(call):
+        return NOTHING_USED
     if call.endpoint == "responses":
         return read_usage(usage_of_responses(document))
     return read_usage(usage_of_message(as_object(document.get("usage"))))
@@ -103,7 +111,15 @@ class SidecarReply:
     """A reply of a sidecar; see `Reply`."""
 
     __slots__ = (
-        "_call", "_closed", "_connection", "_guard", "_idle_s", "_on_close", "routing", "stream_filter",
+        "_call",
+        "_closed",
+        "_connection",
+        "_guard",
+        "_idle_s",
+        "_ids",
+        "_on_close",
+        "routing",
+        "stream_filter",
     )  # fmt: skip
 
     def __init__(
@@ -115,7 +131,9 @@ class SidecarReply:
         *,
         idle_s: float,
         on_close: Callable[[], None],
+        ids: SealedIds | None = None,
     ) -> None:
+        self._ids = ids
         self._connection = connection
         self._guard = guard
         self._idle_s = idle_s
@@ -129,7 +147,7 @@ class SidecarReply:
         """Makes this reply a stream of frames."""
         call = self._call
         if call.endpoint in NATIVE_ENDPOINTS:
-            self.stream_filter = NativeStreamFilter(call.endpoint)
+            self.stream_filter = NativeStreamFilter(call.endpoint, self._ids, is_free=_is_free(call))
         else:
             self.stream_filter = StreamFilter(
                 wants_usage=call.wants_usage,
@@ -142,6 +160,8 @@ class SidecarReply:
         """Returns the body without LiteLLM's additions, and its usage; adds an estimate without one."""
         body, document = await self._document()
         if self._call.endpoint in NATIVE_ENDPOINTS:
+            if self._ids is not None:
+                body = self._ids.in_body(body, document)
             return body, _native_usage(self._call, document)
         return self._complete_chat(body, document)
 

@@ -45,6 +45,10 @@ class TokenUsage(NamedTuple):
     service_tier: str | None = None
 
 
+NOTHING_USED = TokenUsage(0, 0, cost_nano_usd=0)
+"""Of a request for which no model runs."""
+
+
 def read_usage(usage: Json, document: Json | None = None) -> TokenUsage | None:
     """Returns the usage object of an answer or a usage frame (`document`); None when it counts nothing.
 

@@ -52,6 +52,12 @@ model_list:
   - model_name: native-gpt
     litellm_params: {{<<: *scripted, model: openai/gpt-4.1}}
     model_info: {{id: native-gpt, supported_endpoints: [/v1/responses]}}
+  - model_name: native-pair
+    litellm_params: {{<<: *scripted, model: openai/gpt-4.1}}
+    model_info: {{id: native-pair-a, supported_endpoints: [/v1/responses]}}
+  - model_name: native-pair
+    litellm_params: {{<<: *scripted, model: openai/gpt-4.1, api_key: {key}-b}}
+    model_info: {{id: native-pair-b, supported_endpoints: [/v1/responses]}}
 router_settings:
   model_group_alias: {{nickname: claude}}
   num_retries: 1  # beside 0 LiteLLM reads no policy

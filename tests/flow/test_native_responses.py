@@ -115,16 +115,6 @@ async def test_only_what_nobody_stores_is_cached(stack: RunningStack) -> None:
         assert events(replies[1])[-1]["type"] == "response.completed"
 
 
-@pytest.mark.parametrize(
-    "state", [{"previous_response_id": "resp_1"}, {"conversation": "conv_1"}, {"background": True}]
-)
-async def test_a_state_at_the_provider_is_nobodys_own(stack: RunningStack, state: Json) -> None:
-    """Its id would be anybody's who knows it; the provider is not asked."""
-    reply = await send(stack, ask(do="ok") | state)
-    assert (reply.status_code, reply.json()["error"]["param"]) == (400, next(iter(state)))
-    assert await stack.calls() == []
-
-
 async def test_a_websocket_is_refused_in_a_word(stack: RunningStack) -> None:
     """Codex then sends a POST at once; on 404 it would try seven times."""
     upgrade = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}

@@ -76,8 +76,11 @@ def _ended(script: Script, body: Json, number: int) -> Json:
 
 
 def response(script: Script, body: Json, number: int) -> Json:
-    """A whole response."""
-    return _ended(script, body, number)
+    """A whole response; one in the background has only begun."""
+    ended = _ended(script, body, number)
+    if body.get("background"):
+        return ended | {"background": True, "status": "queued", "output": [], "usage": None}
+    return ended
 
 
 class _Events:

@@ -130,6 +130,9 @@ def build_native_call(
     return call._replace(body=call.body | {native.max_tokens: cap}, max_tokens=cap)
 
 
+_INSTEAD_OF_INPUT = ("prompt", "previous_response_id")
+
+
 def _check_links(parsed: Json, native: NativeFields, limits: BodyLimits) -> int:
     """Rejects a link into a private network; returns the bytes of the files in the body."""
     file_bytes = 0
@@ -143,7 +146,7 @@ def _check_links(parsed: Json, native: NativeFields, limits: BodyLimits) -> int:
 def _reject_unusable(parsed: Json, endpoint: Endpoint, native: NativeFields, limits: BodyLimits) -> None:
     required = ENDPOINTS[endpoint].required
     value: Any = parsed.get(required)
-    if value is None and (endpoint != "responses" or parsed.get("prompt") is None):
+    if value is None and (endpoint != "responses" or not any(parsed.get(one) for one in _INSTEAD_OF_INPUT)):
         raise missing(required)
     if is_array(value) and len(value) > limits.max_messages:
         reason = f"array too long. Expected at most {limits.max_messages}, but got {len(value)}."

@@ -7,7 +7,8 @@ needs; errors have OpenAI's envelope, and name the caller's fields. Source: docs
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import orjson
 
@@ -24,14 +25,16 @@ from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request.native_call import build_native_call, resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
+from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.dialects.responses.answer import ResponseBuilder, render_answer
+from llm_proxy.dialects.responses.native import native_response
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
 from llm_proxy.dialects.responses.request import (
     ResponseContext,
     countable_chat,
     echo,
     in_the_callers_terms,
-    refuse_kept_state,
+    refuse_uncountable,
     translate,
 )
 from llm_proxy.dialects.responses.schema import check_body
@@ -53,9 +56,11 @@ class ResponsesDialect:
 
     Attributes:
         seal: Seals a model's reasoning for its caller to keep; None without a key.
+        ids: Opens the ids of stored responses.
     """
 
     seal: ReasoningSeal | None = None
+    ids: ResponseIds = field(default_factory=partial(ResponseIds, None))
     name: str = "responses"
 
     def parse(
@@ -67,8 +72,7 @@ class ResponsesDialect:
         context = ParseContext(self.name, endpoint, len(body), reports_usage=True)
         model, group = resolve_group(checked, context, options, models)
         if models.speaks_natively(models.aliases.get(group, group), endpoint):
-            refuse_kept_state(checked)
-            return build_native_call(checked, context, options, models, limits)
+            return native_response(checked, context, options, models, limits, self.ids)
         return self._translated(
             checked | {"model": model}, carried_for(group, models), context, options, models, limits
         )
@@ -82,7 +86,7 @@ class ResponsesDialect:
         context = ParseContext(self.name, "responses", len(body))
         model, group = resolve_group(checked, context, options, models)
         if models.speaks_natively(models.aliases.get(group, group), "responses"):
-            refuse_kept_state(checked)
+            refuse_uncountable(checked)
             build_native_call(checked, context, options, models, limits)
             chat = countable_chat(checked, self.seal)
         else:
@@ -150,4 +154,4 @@ class ResponsesDialect:
 
 def responses_dialect(sealer: Sealer | None) -> ResponsesDialect:
     """Returns the dialect of a gateway that has these keys to seal with."""
-    return ResponsesDialect(ReasoningSeal(sealer) if sealer is not None else None)
+    return ResponsesDialect(ReasoningSeal(sealer) if sealer is not None else None, ResponseIds(sealer))

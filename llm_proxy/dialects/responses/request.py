@@ -129,13 +129,11 @@ def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 -- a checked body's JSO
         yield value
 
 
-def refuse_kept_state(body: Json) -> None:
-    """Rejects what continues or begins a state at a native provider, whose ids are nobody's own."""
-    for name in ("previous_response_id", "conversation", "background"):
+def refuse_uncountable(body: Json) -> None:
+    """Rejects the count of what a native provider keeps, and the gateway cannot see."""
+    for name in ("previous_response_id", "conversation"):
         if body.get(name):
-            message = (
-                f"'{name}': the gateway keeps no state at this model's provider. Send the whole 'input'."
-            )
+            message = f"'{name}': only the tokens of what the request holds can be counted."
             raise BadRequest(message, param=name, code="unsupported_parameter")
 
 

@@ -199,7 +199,7 @@ def _record_swallowed_guardrail_errors(runner: Untyped) -> None:
 
 
 def install_callback(call_log: CallLog | None) -> Untyped:
-    """Add the callback that records errors and successes to `litellm.callbacks`, and return it.
+    """Add the callback that records calls, and keeps one to its account, to `litellm.callbacks`; return it.
 
     LiteLLM passes its callbacks keyword arguments, so the names of their parameters are fixed.
     """
@@ -209,6 +209,14 @@ def install_callback(call_log: CallLog | None) -> Untyped:
     class Callback(parent):  # type: ignore[misc,valid-type]  # LiteLLM accepts no other kind of object
         async def async_post_call_failure_hook(self, original_exception: BaseException, **_: object) -> None:
             call_outcome.record_error(original_exception)
+
+        async def async_filter_deployments(
+            self, *, healthy_deployments: list[Untyped], **_: object
+        ) -> list[Untyped]:
+            allowed = call_outcome.allowed_deployments()
+            if allowed is None:
+                return healthy_deployments
+            return [one for one in healthy_deployments if str(one["model_info"]["id"]) in allowed]
 
         async def async_log_success_event(
             self, kwargs: dict[str, Any], response_obj: object, start_time: datetime, end_time: datetime

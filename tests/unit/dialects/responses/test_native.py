@@ -12,12 +12,17 @@ from unit.dialects.responses.chat_frames import parsed
 from llm_proxy.dialects import Call
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ResponseMeta
 from llm_proxy.dialects.request_options import NO_OPTIONS
+from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.dialects.responses import responses_dialect
 from llm_proxy.dialects.responses.stream import NativeStream
 from llm_proxy.errors import BadRequest, ProviderFailed
+from llm_proxy.identity import Caller
+from llm_proxy.sealing import Sealer, SealingKey
 
 MODELS = ModelIndex("gpt", {"gpt": frozenset({"openai"})}, speaks_natively=lambda _group, _endpoint: True)
-DIALECT = responses_dialect(None)
+SEALER = Sealer([SealingKey("k1", "s" * 40)])
+DIALECT = responses_dialect(SEALER)
+PREVIOUS = ResponseIds(SEALER).seal(Caller("key", "virtual", tenant="acme"), "gpt", "one", "resp_0")
 EVENTS: list[dict[str, Any]] = [
     {"type": "response.created", "response": {"id": "resp_1", "output": []}, "sequence_number": 0},
     {"type": "response.queued", "response": {"id": "resp_1", "output": []}, "sequence_number": 1},
@@ -40,12 +45,44 @@ def test_what_only_the_provider_knows_passes() -> None:
             {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"},
         ],
         "tools": [{"type": "web_search"}, {"type": "new_tool"}],
+        "previous_response_id": PREVIOUS,
+        "background": True,
         "prompt_cache_key": "k",
         "text": {"verbosity": "low"},
     }
     call = parse(**body)
     assert (call.endpoint, call.context) == ("responses", None)
-    assert call.body == {"model": "gpt", **body}
+    assert call.body == {"model": "gpt", **body, "previous_response_id": "resp_0"}
+    assert call.response is not None
+    assert (call.response.deployment, call.response.token) == ("one", PREVIOUS)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "store"),
+        ({"store": True}, "store"),
+        ({"store": False, "background": True}, "background"),
+        ({"store": False, "previous_response_id": PREVIOUS}, "previous_response_id"),
+    ],
+)
+def test_without_a_key_nothing_is_stored(body: dict[str, Any], param: str) -> None:
+    keyless = responses_dialect(None)
+    encoded = orjson.dumps({"model": "gpt", "input": "hi", **body})
+    with pytest.raises(BadRequest) as error:
+        keyless.parse("responses", encoded, NO_OPTIONS, MODELS, BodyLimits())
+    assert error.value.param == param
+    assert "LLM_PROXY__SEALING_KEYS" in error.value.message
+    stateless = orjson.dumps({"model": "gpt", "input": "hi", "store": False})
+    call = keyless.parse("responses", stateless, NO_OPTIONS, MODELS, BodyLimits())
+    assert call.body["store"] is False
+
+
+def test_a_conversation_is_nobodys_own() -> None:
+    """Nothing says whose it is."""
+    with pytest.raises(BadRequest) as error:
+        parse(conversation="conv_1")
+    assert error.value.param == "conversation"
 
 
 def test_what_a_chat_has_no_place_for_is_counted_as_its_text() -> None:

@@ -1,0 +1,190 @@
+"""Responses that a provider makes and keeps: one that is created, and everything that is done with it later.
+
+Pure. Invariants: an id of ours is opened before anything is sent, and the provider's own takes its place; no
+other id is sent; the owner is checked by whoever knows the caller. Without a key to seal ids nothing is
+stored. Source: https://platform.openai.com/docs/api-reference/responses.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from llm_proxy.dialects.call import Call, Operation
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.request import ParseContext
+from llm_proxy.dialects.request.native_call import build_native_call
+from llm_proxy.dialects.request.validators import invalid, shown_name
+from llm_proxy.dialects.request_options import RequestOptions
+from llm_proxy.dialects.response_ids import PREVIOUS, ResponseIds, response_not_found
+from llm_proxy.errors import BadRequest, model_not_found
+from llm_proxy.identity import Caller
+from llm_proxy.json_access import Json
+
+STORED_PATH = "/v1/responses/"
+MAX_QUERY_CHARS = 4096
+_LISTED = ("after", "before", "include", "limit", "order")
+_IGNORED = frozenset({"api-version"})
+"""Azure's clients send it; a deployment has its own."""
+_NEED_STORE = ("background", PREVIOUS)
+
+
+class StoredOperation(NamedTuple):
+    """Something that is done with a stored response.
+
+    Attributes:
+        method: The HTTP method.
+        suffix: What follows the id in the path.
+        parameters: The query parameters that the provider gets.
+        summary: One line for the OpenAPI page.
+    """
+
+    method: str
+    suffix: str
+    parameters: tuple[str, ...]
+    summary: str
+
+
+OPERATIONS: tuple[StoredOperation, ...] = (
+    StoredOperation(
+        "GET",
+        "",
+        ("include", "include_obfuscation", "starting_after", "stream"),
+        "Return a stored response, whole or streamed.",
+    ),
+    StoredOperation("DELETE", "", (), "Delete a stored response."),
+    StoredOperation("POST", "/cancel", (), "Cancel a response that is made in the background."),
+    StoredOperation("GET", "/input_items", _LISTED, "List the input of a stored response, by pages."),
+)
+
+
+def native_response(
+    checked: Json,
+    context: ParseContext,
+    options: RequestOptions,
+    models: ModelIndex,
+    limits: BodyLimits,
+    ids: ResponseIds,
+) -> Call:
+    """Returns the call that makes a response at its provider.
+
+    Raises:
+        BadRequest: Naming the field at fault, or what cannot be stored without a key.
+        NotFound: `previous_response_id` is no id of ours.
+    """
+    _require_key(checked, ids)
+    if checked.get("conversation"):
+        raise BadRequest(
+            "'conversation': its id would be anybody's who knows it. Use 'previous_response_id'.",
+            param="conversation",
+            code="unsupported_parameter",
+        )
+    previous: object = checked.get(PREVIOUS)
+    if type(previous) is not str:
+        return build_native_call(checked, context, options, models, limits)
+    ref = ids.open(previous, PREVIOUS)
+    if not ref.deployment:
+        raise BadRequest(
+            "'previous_response_id' is of a response that another kind of model made, and the gateway keeps. "
+            "Ask that model again, or send the conversation so far in 'input'.",
+            param=PREVIOUS,
+            code="previous_response_not_found",
+        )
+    call = build_native_call({**checked, PREVIOUS: ref.own_id}, context, options, models, limits)
+    return call._replace(response=ref)
+
+
+def _require_key(body: Json, ids: ResponseIds) -> None:
+    if ids.can_seal:
+        return
+    named = next((name for name in _NEED_STORE if body.get(name)), None)
+    if named is None and body.get("store") is False:
+        return
+    raise BadRequest(
+        "This gateway has no key to seal the ids of stored responses (LLM_PROXY__SEALING_KEYS). "
+        "Set 'store' to false and send the conversation so far in 'input'.",
+        param=named or "store",
+        code="unsupported_parameter",
+    )
+
+
+def stored_operation(
+    operation: StoredOperation, token: str, query: str, models: ModelIndex, ids: ResponseIds
+) -> Call:
+    """Returns the call about one stored response; the owner and the group are not checked yet.
+
+    Args:
+        operation: What is done.
+        token: The id as it stands in the path.
+        query: The query as it was sent.
+        models: The names of the catalog.
+        ids: Opens the id.
+
+    Raises:
+        NotFound: It is no id of ours, or its group is gone.
+        BadRequest: A query parameter is unknown or invalid.
+    """
+    ref = ids.open(unquote(token), "id")
+    if ref.deployment and not models.speaks_natively(models.aliases.get(ref.group, ref.group), "responses"):
+        raise response_not_found(ref.token, "id")
+    named = query_parameters(query, operation.parameters)
+    path = f"{STORED_PATH}{quote(ref.own_id, safe='')}{operation.suffix}"
+    sent = [pair for pair in named if pair[0] != "stream" or pair[1] == "true"]
+    return Call(
+        endpoint="responses",
+        dialect="responses",
+        model=ref.group,
+        group=ref.group,
+        body={},
+        streaming=("stream", "true") in named,
+        max_tokens=0,
+        response=ref,
+        operation=Operation(operation.method, f"{path}?{urlencode(sent)}" if sent else path),
+    )
+
+
+def require_own(call: Call, caller: Caller, models: ModelIndex) -> None:
+    """Checks that the response a call is about is the caller's, and its model still is.
+
+    Raises:
+        NotFound: It is somebody else's.
+        ModelNotFound: The caller may no longer use its group.
+    """
+    if call.response is None:
+        return
+    if not call.response.belongs_to(caller):
+        created = call.operation is None or not call.operation.is_free
+        raise response_not_found(call.response.token, PREVIOUS if created else "id")
+    if not models.is_allowed(models.aliases.get(call.group, call.group)):
+        raise model_not_found(call.group)
+
+
+def query_parameters(query: str, allowed: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Returns the parameters of a query, lists (`include[]`) under their plain name; raises `BadRequest`."""
+    if len(query) > MAX_QUERY_CHARS:
+        raise BadRequest("The query is too long.", code="invalid_value")
+    found = [
+        (name.removesuffix("[]"), value)
+        for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=None)
+        if name not in _IGNORED
+    ]
+    for name, value in found:
+        if name not in allowed:
+            shown = shown_name(name)
+            raise BadRequest(f"Unknown parameter: '{shown}'.", param=shown, code="unknown_parameter")
+        reason = _fault(name, value)
+        if reason is not None:
+            raise invalid(name, reason, "invalid_value")
+    return [(f"{name}[]" if name == "include" else name, value) for name, value in found]
+
+
+def _fault(name: str, value: str) -> str | None:
+    expected: Mapping[str, tuple[str, ...]] = {
+        "stream": ("true", "false"),
+        "include_obfuscation": ("true", "false"),
+        "order": ("asc", "desc"),
+    }
+    if name in expected and value not in expected[name]:
+        return f"expected one of {', '.join(expected[name])}."
+    if name in {"limit", "starting_after"} and not (value.isascii() and value.isdigit() and len(value) < 10):
+        return "expected an integer of at least 0."
+    return None
