@@ -28,7 +28,17 @@ TIMEOUT_S = 60.0
 UNTIL_CACHED_S = 3.0
 """Between a call and the same call again: the answer is cached after it was given."""
 SETTINGS = {"LLM_PROXY__AGENT_RPM": "20"}
-PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions", "embedding": "/v1/embeddings"}
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "completion": "/v1/completions",
+    "embedding": "/v1/embeddings",
+}
+ENDS = {"responses": b"event: response.completed\n", "messages": b"event: message_stop\n"}
+STORE_SAID = b"is not known right now"
+"""In the message of that error, which has no code in Anthropic's envelope."""
+OVERLOADED, RECORDED_AS = 529, 503
 TABLES = ("requests", "llm_calls", "virtual_keys", "usage_daily")
 
 
@@ -93,9 +103,10 @@ class Callers:
         try:
             async with (
                 asyncio.timeout(call.leaves_s),
-                self._session.post(url + PATHS[call.mode], data=call.body(), headers=headers) as reply,
+                self._session.post(url + PATHS[call.api], data=call.body(), headers=headers) as reply,
             ):
-                view.status, view.request_id = reply.status, reply.headers.get("x-request-id", "")
+                view.status = RECORDED_AS if reply.status == OVERLOADED else reply.status
+                view.request_id = reply.headers.get("x-request-id", "")
                 await _read(reply, call, view)
         except TimeoutError:
             view.fault = "" if call.leaves_s else "timeout"
@@ -105,16 +116,17 @@ class Callers:
 
 async def _read(reply: aiohttp.ClientResponse, call: PlannedCall, view: CallerView) -> None:
     if reply.status != 200:
-        view.code = error_code(await reply.read())
+        said = await reply.read()
+        view.code = STORE_DOWN if STORE_SAID in said else error_code(said)
         return
     text, frames = b"", 0
     async for chunk in reply.content.iter_any():
-        text = (text + chunk)[-2000:]
+        text = (text + chunk)[-20_000:]
         frames += chunk.count(b"\n\n")
         if call.leaves_frames is not None and frames >= call.leaves_frames:
             reply.close()  # as a browser leaves
             return
-    view.complete = not call.kind.stream or text.endswith(b"data: [DONE]\n\n")
+    view.complete = not call.kind.stream or ENDS.get(call.api, b"data: [DONE]\n\n") in text
 
 
 async def audit(stack: StackProcesses, size: Size) -> Json:
@@ -144,6 +156,7 @@ async def audit(stack: StackProcesses, size: Size) -> Json:
         "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
         "records": len(records), "log_rows": len(log), "strangers": (+strangers).total(),
         "kinds": {name: [count, books.exact[name]] for name, count in sorted(books.kinds.items())},
+        "apis": {name: books.exact[f"api {name}"] for name in PATHS},
         "groups": {name: books.exact[f"group {name}"] for name in MODELS},
         "exact": sum(books.exact[kind] for kind in books.kinds), "inexact": len(books.estimates),
         "notes": dict(sorted(books.notes.items())), "errors": books.errors(), "budgets": budgets.as_json(),

@@ -38,6 +38,7 @@ class Model:
         price: Dollars per token: prompt, completion, prompt read from the provider's cache; None is unknown.
         writes: Dollars per token written to that cache, for 5 minutes and an hour.
         tiers: By service tier: prompt, completion, read, written.
+        native: The path of the API, beside chats, that its provider speaks itself.
         can: Which of `choices`, `tools`, `reasoning`, `cache` its provider has.
     """
 
@@ -47,6 +48,7 @@ class Model:
     tiers: Mapping[str, Tier] = field(default_factory=dict[str, Tier])
     can: tuple[str, ...] = ()
     mode: str = "chat"
+    native: str = ""
 
     @property
     def provider(self) -> str:
@@ -66,12 +68,15 @@ TIERS = {
     "priority": ("0.00000025", "0.000001", "0.000000125", "0.0000003125"),
 }
 MODELS = {
-    "gpt": Model("openai/gpt-4o-mini", CHEAP, ("0.0000001875", "0.0000001875"), TIERS, OPENAI),
+    "gpt": Model(
+        "openai/gpt-4o-mini", CHEAP, ("0.0000001875", "0.0000001875"), TIERS, OPENAI, native="/v1/responses"
+    ),
     "claude": Model(
         "anthropic/claude-sonnet-4-20250514",
         ("0.000003", "0.000015", "0.0000003"),
         ("0.00000375", "0.000006"),
         can=("tools", "cache"),
+        native="/v1/messages",
     ),
     "gemini": Model("gemini/gemini-2.5-flash", ("0.0000003", "0.0000025", "0.000000075"), can=OPENAI[1:]),
     "ollama": Model("ollama_chat/llama3.1:8b", ("0.0000000125", "0.0000000333", "0.0000000125")),
@@ -112,6 +117,8 @@ def config() -> Json:
 
 def _deployment(name: str, model: Model) -> Json:
     info: Json = {"id": f"the-{name}", "mode": model.mode}
+    if model.native:
+        info["supported_endpoints"] = [model.native]
     if model.price:
         info |= dict(zip((INPUT, OUTPUT, CACHE_READ), map(float, model.price), strict=True))
     if model.writes:
@@ -201,6 +208,17 @@ KINDS = (
 )
 
 
+_SCHEMA: Json = {"type": "object", "properties": {"city": {"type": "string"}}}
+_FUNCTION: Json = {"name": "weather", "parameters": _SCHEMA}
+_TOOL_OF: dict[str, Json] = {
+    "chat": {"type": "function", "function": _FUNCTION},
+    "responses": {"type": "function", **_FUNCTION},
+    "messages": {"name": "weather", "input_schema": _SCHEMA},
+}
+_PROMPTS = {"responses": "input", "embedding": "input", "completion": "prompt"}
+_MESSAGES_MAX_TOKENS = 2000
+
+
 @dataclass(slots=True)
 class PlannedCall:
     """One call to make.
@@ -208,6 +226,7 @@ class PlannedCall:
     Attributes:
         prompt_mark: The mark in its prompt: its own, or that of the call it repeats.
         script: What the provider is told.
+        api: Of a chat: `chat`, `responses` or `messages`; of another call its mode.
         frame_tokens: Tokens of each content frame of the first choice.
         again: The same call once more, after this one.
     """
@@ -218,6 +237,7 @@ class PlannedCall:
     prompt_mark: str
     prompt: str
     script: Json
+    api: str
     choices: int = 1
     agent: str = ""
     tenant: str = ""
@@ -229,11 +249,6 @@ class PlannedCall:
     is_again: bool = False
 
     @property
-    def mode(self) -> str:
-        """`chat`, `completion` or `embedding`."""
-        return MODELS[self.group].mode
-
-    @property
     def text(self) -> str:
         """The user's words; the directive comes last."""
         return f"{self.prompt_mark} {self.prompt} {json.dumps(self.script)}"
@@ -241,21 +256,21 @@ class PlannedCall:
     def body(self) -> bytes:
         """The body to send."""
         body: Json = {"model": "no-such-model" if self.script["do"] == "unknown model" else self.group}
-        if self.mode == "chat":
-            body["messages"] = [{"role": "user", "content": self.text}]
-        else:
-            body["input" if self.mode == "embedding" else "prompt"] = self.text
+        said = [{"role": "user", "content": self.text}]
+        body |= {"messages": said} if self.api in {"chat", "messages"} else {_PROMPTS[self.api]: self.text}
+        if self.api == "responses":
+            body["store"] = False  # only such an answer is cached
         if self.kind.stream:
             body["stream"] = True
-            if len(self.prompt) % 2:  # half of the callers ask for the usage frame themselves
-                body["stream_options"] = {"include_usage": True}
+            if len(self.prompt) % 2 and self.api in {"chat", "completion"}:
+                body["stream_options"] = {"include_usage": True}  # half of the callers ask for it themselves
         if self.choices > 1:
             body["n"] = self.choices
         if self.script["do"] == "tools":
-            schema = {"type": "object", "properties": {"city": {"type": "string"}}}
-            body["tools"] = [{"type": "function", "function": {"name": "weather", "parameters": schema}}]
-        if self.kind.poor:
-            body["max_tokens"] = self.script["completion_tokens"]
+            body["tools"] = [_TOOL_OF[self.api]]
+        if self.kind.poor or self.api == "messages":
+            limit = "max_output_tokens" if self.api == "responses" else "max_tokens"
+            body[limit] = self.script["completion_tokens"] if self.kind.poor else _MESSAGES_MAX_TOKENS
         raw = json.dumps(body).encode()
         return raw[:-1] if self.script["do"] == "broken body" else raw
 
@@ -298,7 +313,8 @@ def _draft(kind: Kind, random: Random) -> PlannedCall:
     length = min(800, int(random.lognormvariate(math.log(40), 1)) + 3)
     words = " ".join(random.choice(WORDS) for _ in range(length))
     script: Json = {"do": random.choice(kind.does), "frames": random.randint(4, 24), "key": mark}
-    made = PlannedCall(mark, kind, group, mark, words, script, agent=f"agent-{random.randrange(AGENTS)}")
+    api = _api(kind, group, mark)
+    made = PlannedCall(mark, kind, group, mark, words, script, api, agent=f"agent-{random.randrange(AGENTS)}")
     if script["do"] == "flaky":
         script["fails"] = random.randint(1, 2) if group == "steady" else 1
     if kind.outcome == "cut":
@@ -319,6 +335,14 @@ def _draft(kind: Kind, random: Random) -> PlannedCall:
     if kind.repeated:
         made.again = replace(made, mark=_mark(random), is_again=True)
     return made
+
+
+def _api(kind: Kind, group: str, mark: str) -> str:
+    """Each API has a third of the chats that it can state."""
+    mode = MODELS[group].mode
+    if mode != "chat" or kind.choices or not kind.counted:
+        return mode
+    return Random(mark).choice(("chat", "responses", "messages"))
 
 
 def _tenant(kind: Kind, random: Random) -> str:

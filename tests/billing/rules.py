@@ -14,7 +14,7 @@ from billing.plan import FALLBACK, MODELS, NANO, Json, PlannedCall, cost_nano_us
 
 STORE_DOWN = "store_unavailable"
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
-OPENING_FRAMES = {"anthropic": 3, "openai": 1, "gemini": 0, "ollama": 0}
+OPENING_FRAMES = {"anthropic": 3, "openai": 1, "gemini": 0, "ollama": 0, "responses": 4}
 """Frames a provider sends before the first of its content."""
 
 
@@ -138,7 +138,7 @@ class Comparison:
     """What the rules found.
 
     Attributes:
-        exact: Calls, by kind and by group, whose record is the provider's word.
+        exact: Calls, by kind, group and API, whose record is the provider's word.
     """
 
     findings: list[Finding] = field(default_factory=list[Finding])
@@ -229,6 +229,7 @@ class Comparison:
         elif not wrong:
             self.exact[case.planned.kind.name] += 1
             self.exact[f"group {case.planned.group}"] += 1
+            self.exact[f"api {case.planned.api}"] += 1
 
     def _routing(self, case: Case, row: Json) -> None:
         group, attempts, hit = case.served, len(case.provider), False

@@ -29,6 +29,7 @@ async def test_every_call_is_recorded_once_and_to_the_nano_dollar(processes: Sta
     assert found["reconcile"]["unexplained"] == []
     assert found["role"]["may"] == ["INSERT llm_calls", "UPDATE llm_calls"]
     assert found["exact"] > found["calls"] / 2
+    assert min(found["apis"].values()) > 0
     assert set(found["kinds"]) == {kind.name for kind in KINDS}
 
 
