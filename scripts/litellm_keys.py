@@ -19,6 +19,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import litellm
 from litellm.caching.caching import Cache
 from litellm.proxy._types import ConfigGeneralSettings
+from litellm.proxy.guardrails.guardrail_registry import guardrail_initializer_registry
 from litellm.types.management_endpoints.cache_settings_endpoints import CACHE_SETTINGS_FIELDS
 from litellm.types.router import (
     AllowedFailsPolicy,
@@ -168,6 +169,7 @@ def table() -> str:
     """The generated file's text."""
     providers = {str(getattr(one, "value", one)) for one in litellm.provider_list}
     made = {**sections(), "strategies": strategies(), "providers": providers, "models": bare_models()}
+    made["guardrails"] = set(guardrail_initializer_registry)
     made["endpoints"] = {str(one) for one in litellm.openai_compatible_endpoints}
     lines = {name: " ".join(sorted(words)) for name, words in made.items()}
     return json.dumps({"litellm": version("litellm")} | lines, indent=1) + "\n"

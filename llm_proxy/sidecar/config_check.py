@@ -72,6 +72,7 @@ SUCCESS_CALLBACKS = (
     *("sentry", "wandb", "lunary", "traceloop", "s3", "dynamodb", "helicone", "athina", "supabase"),
 )
 """Callbacks that LiteLLM knows in `success_callback` and `failure_callback` alone."""
+PRESIDIO_SERVICES = ("presidio_analyzer_api_base", "presidio_anonymizer_api_base")
 LEFT_OUT_PREFIX = "left out: "
 NEVER_RETRIED = frozenset(
     {"BadRequestErrorRetries", "NotFoundErrorRetries", "ContentPolicyViolationErrorRetries"}
@@ -132,7 +133,8 @@ def check_config(
         lambda: _check_variables(config, env),
         lambda: _check_secrets(config, env),
         lambda: _check_credentials(config),
-        lambda: _check_guardrails(config),
+        lambda: _check_older_guardrails(config),
+        lambda: _check_guardrails(config, env, folder, accepted),
         lambda: _check_callbacks(config),
         lambda: _check_file_variables(config),
         lambda: _check_model_list(config),
@@ -269,7 +271,7 @@ def _check_credentials(config: Json) -> Iterator[ConfigFinding]:
             yield ConfigFinding(where, f"no credential of credential_list is called {name}")
 
 
-def _check_guardrails(config: Json) -> Iterator[ConfigFinding]:
+def _check_older_guardrails(config: Json) -> Iterator[ConfigFinding]:
     """Yield guardrails of today's form in the older form's section: LiteLLM does not start with them."""
     given = as_list(as_object(config.get("litellm_settings")).get("guardrails"))
     if any(not isinstance(value, dict) for one in given for value in as_object(one).values()):
@@ -278,6 +280,35 @@ def _check_guardrails(config: Json) -> Iterator[ConfigFinding]:
             "LiteLLM does not start with this form here: write it as `guardrails` at the top of the file",
             prevents_start=True,
         )
+
+
+def _check_guardrails(
+    config: Json, env: Mapping[str, str], folder: Path | None, accepted: Collection[str]
+) -> Iterator[ConfigFinding]:
+    """Yield guardrails that LiteLLM could not set up: it would not start, or serve without them."""
+    accepted = accepted_settings(env).union(accepted)
+    for guardrail in map(as_object, as_list(config.get("guardrails"))):
+        params = as_object(guardrail.get("litellm_params"))
+        path = f"guardrails.{guardrail.get('guardrail_name')}"
+        kind = str(params.get("guardrail"))
+        if "." not in kind and kind not in known_keys("guardrails"):
+            fault = path not in accepted
+            message = f"LiteLLM has no guardrail {kind}, and would serve without it"
+            yield ConfigFinding(path, message, is_fault=fault, prevents_start=fault)
+        elif kind == "presidio":
+            for message in _find_presidio_lacks(params, env, folder):
+                yield ConfigFinding(path, f"{message}: LiteLLM would not start", prevents_start=True)
+
+
+def _find_presidio_lacks(params: Json, env: Mapping[str, str], folder: Path | None) -> Iterator[str]:
+    for name in () if params.get("mock_redacted_text") else PRESIDIO_SERVICES:
+        given = params.get(name)
+        address = resolve_reference(given, env) if isinstance(given, str) else given
+        if not (address or env.get(name.upper())):
+            yield f"neither {name} nor {name.upper()} is set"
+    recognizers = params.get("presidio_ad_hoc_recognizers")
+    if folder is not None and isinstance(recognizers, str) and not Path(recognizers).is_file():
+        yield f"there is no file {recognizers}"
 
 
 def _check_callbacks(config: Json) -> Iterator[ConfigFinding]:

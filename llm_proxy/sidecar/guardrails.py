@@ -3,7 +3,8 @@
 A cache hit is answered before LiteLLM's hooks run, so it would bypass a guardrail.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from llm_proxy.json_access import Json, as_list, as_object
@@ -78,6 +79,16 @@ def find_guardrails(config: Json) -> ConfiguredGuardrails:
         if as_object(one.get("litellm_params")).get("guardrails")
     )
     return ConfiguredGuardrails(tuple(dict.fromkeys(everywhere)), groups)
+
+
+def find_missing_guardrails(config: Json, accepted: Collection[str]) -> list[str]:
+    """Return the paths of the guardrails that LiteLLM left out at its start and the operator does not accept.
+
+    LiteLLM logs an invalid one and serves without it.
+    """
+    given = Counter(str(as_object(one).get("guardrail_name")) for one in as_list(config.get("guardrails")))
+    running = Counter(str(one["guardrail_name"]) for one in litellm_internals.running_guardrails())
+    return [path for name in given - running if (path := f"guardrails.{name}") not in accepted]
 
 
 def list_guardrails() -> list[Json]:

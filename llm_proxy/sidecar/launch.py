@@ -138,11 +138,21 @@ async def _start_litellm(config: Path) -> AsyncGenerator[tuple[EffectiveConfig, 
         if patch.after_start:
             patch.install()
     try:
+        _require_guardrails(loaded)
         async with _call_log() as call_log:
             callback = attempts.install_callback(call_log)
             yield loaded, callback
     finally:
         await started.__aexit__(None, None, None)
+
+
+def _require_guardrails(loaded: EffectiveConfig) -> None:
+    missing = guardrails.find_missing_guardrails(loaded.config, accepted_settings(os.environ))
+    if missing:
+        raise StartFailed(
+            f"it would serve without {', '.join(missing)}, which it could not set up (see the log's line "
+            f"`Skipping guardrail`): mend the file, or accept it by --accept PATH or {ACCEPT_VARIABLE}"
+        )
 
 
 @asynccontextmanager

@@ -177,6 +177,12 @@ def guardrail_class() -> Untyped:
     return import_module("litellm.integrations.custom_guardrail").CustomGuardrail
 
 
+def running_guardrails() -> list[Untyped]:
+    """The configuration's guardrails that LiteLLM started."""
+    registry = import_module("litellm.proxy.guardrails.guardrail_registry")
+    return list(registry.IN_MEMORY_GUARDRAIL_HANDLER.IN_MEMORY_GUARDRAILS.values())
+
+
 def has_guardrail() -> bool:
     """Whether any guardrail is configured."""
     return any(isinstance(one, guardrail_class()) for one in litellm_module().callbacks)

@@ -81,6 +81,18 @@ def test_a_protection_without_effect_prevents_the_start_unless_accepted(
     assert "allowed_ips" not in line
 
 
+def test_a_guardrail_that_litellm_leaves_out_prevents_the_start(tmp_path: Path, free_port: int) -> None:
+    """LiteLLM logs an invalid one and serves without it; development is no reason to."""
+    text = (
+        "guardrails: [{guardrail_name: codes, litellm_params: {guardrail: litellm_content_filter,"
+        " mode: pre_call, default_on: true,"
+        " patterns: [{pattern_type: custom, pattern: A-1, name: code, action: BLOCK}]}}]"
+    )
+    code, output = failed_start(tmp_path, text, free_port, LLM_PROXY_SIDECAR_ACCEPT="*")
+    assert code == 4
+    assert "it would serve without guardrails.codes" in output.strip().splitlines()[-1]
+
+
 def test_a_substituted_model_prevents_the_start(tmp_path: Path, free_port: int) -> None:
     """One line names the setting."""
     code, output = failed_start(tmp_path, "general_settings: {completion_model: dear}", free_port)

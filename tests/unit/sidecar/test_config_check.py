@@ -38,6 +38,8 @@ FAULTS = {
     "credential": ("credential_list: [{credential_name: c, credential_values: {}}]", "credential_list", "entry 1: credential_info is missing"),
     "credential's name": ("model_list: [{model_name: a, litellm_params: {model: openai/a, litellm_credential_name: c}}]", "model_list.a.litellm_params.litellm_credential_name", "no credential"),
     "guardrails in the older section": ("litellm_settings: {guardrails: [{guardrail_name: a, litellm_params: {guardrail: presidio, mode: pre_call}}]}", "litellm_settings.guardrails", "at the top of the file"),
+    "guardrail of no kind": ("guardrails: [{guardrail_name: g, litellm_params: {guardrail: no_such, mode: pre_call}}]", "guardrails.g", "no guardrail no_such"),
+    "presidio without its services": ("guardrails: [{guardrail_name: g, litellm_params: {guardrail: presidio, mode: pre_call, presidio_analyzer_api_base: 'http://a'}}]", "guardrails.g", "neither presidio_anonymizer_api_base nor PRESIDIO_ANONYMIZER_API_BASE is set"),
     "alias of a list": ("router_settings: {model_group_alias: {b: [a]}}", "router_settings.model_group_alias.b", "one group, not a list"),
     "callback of another list": ("litellm_settings: {callbacks: [sentry]}", "litellm_settings.callbacks", "write it into success_callback"),
     "not YAML": ("model_list: [", "", "expected"),
@@ -205,6 +207,34 @@ def test_a_module_that_nobody_supplies_prevents_the_start(tmp_path: Path) -> Non
         text = written(f"litellm_settings: {{callbacks: [{name}]}}")
         findings = check_text(text, {"PATH": "x"}, tmp_path)
         assert [one.path for one in findings if one.prevents_start] == found
+
+
+def test_a_guardrail_that_could_not_be_set_up_prevents_the_start_unless_accepted() -> None:
+    """In development too; LiteLLM would serve without it."""
+    text = written(
+        "guardrails: [{guardrail_name: g, litellm_params: {guardrail: none_such, mode: pre_call}}]"
+    )
+    for accept, kept in (("", True), ("*", True), ("*,guardrails.g", False)):
+        [found] = check_text(text, {"PATH": "x", "LLM_PROXY_SIDECAR_ACCEPT": accept})
+        assert (found.is_fault, found.prevents_start) == (kept, kept)
+
+
+def test_presidio_as_its_owners_set_it_up_is_no_finding(tmp_path: Path) -> None:
+    """Its services named by the environment, as in LiteLLM's documents; a file of recognizers that is there."""
+    own = tmp_path / "recognizers.json"
+    own.write_text("[]")
+    names = {
+        "PATH": "x",
+        "PRESIDIO_ANALYZER_API_BASE": "http://a",
+        "PRESIDIO_ANONYMIZER_API_BASE": "http://b",
+    }
+    for file, expected in ((own, []), (tmp_path / "gone.json", ["guardrails.g"])):
+        line = (
+            "guardrails: [{guardrail_name: g, litellm_params: {guardrail: presidio, mode: pre_call, "
+            f"presidio_ad_hoc_recognizers: '{file}'}}}}]"
+        )
+        found = check_text(written(line), names, tmp_path)
+        assert [one.path for one in found if one.path.startswith("guardrails")] == expected
 
 
 def test_a_valid_file_has_no_findings() -> None:
