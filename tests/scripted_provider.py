@@ -24,7 +24,7 @@ from scripted import families
 from scripted.failures import FAILURES, Failure
 from scripted.families import Door
 from scripted.responses_state import StoredResponses
-from scripted.script import Json, Script, failure, last_words, read
+from scripted.script import Json, Script, at_call, failure, last_words, read
 
 CATALOG = {"groups": [{"name": "*", "mode": "chat", "deployments": [{"id": "one", "provider": "openai"}]}]}
 """For a gateway that takes this program for a sidecar: any model is served."""
@@ -214,6 +214,7 @@ class Connection(asyncio.Protocol):
             self.log.stored.keep(credential, body, door.whole(script, {**body, "model": model}, number))
         key = script.key or model
         failed = failure(script, self.log.by_key[key])
+        script = at_call(script, self.log.by_key[key])
         self.log.by_key[key] += 1
         if script.first_ms:
             await asyncio.sleep(script.first_ms / 1000)

@@ -2,6 +2,7 @@
 
 import json
 
+from scripted.openai_wire import THOUGHT
 from scripted.script import Json, Script
 
 TYPES = {
@@ -13,6 +14,7 @@ TYPES = {
     429: "rate_limit_error",
     529: "overloaded_error",
 }
+DIRECT = {"type": "direct"}
 MESSAGES = {
     "context": "prompt is too long: 210000 tokens > 200000 maximum",
     "quota": "Your credit balance is too low to access the Anthropic API.",
@@ -26,18 +28,29 @@ def _usage(script: Script) -> Json:
     return {
         "input_tokens": script.prompt_tokens - script.cached_tokens - written,
         "cache_creation_input_tokens": written,
-        **({"cache_creation": split} if written else {}),
+        "cache_creation": split,
         "cache_read_input_tokens": script.cached_tokens,
         "output_tokens": script.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": script.reasoning_tokens},
+        "server_tool_use": None,
+        "service_tier": "standard",
+        "inference_geo": "global",
     }
 
 
-def _tools(body: Json) -> list[Json]:
+def _text(text: str) -> Json:
+    return {"type": "text", "text": text, "citations": None}
+
+
+def _tools(script: Script, body: Json, number: int) -> list[Json]:
     name = (body.get("tools") or [{"name": "look_up"}])[0]["name"]
-    return [
-        {"type": "tool_use", "id": f"toolu_{at}", "name": name, "input": {"city": city}}
-        for at, city in enumerate(("Oslo", "Turku"))
+    cities = [(name, {"city": city}) for city in ("Oslo", "Turku")]
+    mark = f"{number}_" if script.calls else ""  # an agent's turns have calls of their own
+    uses = [
+        {"type": "tool_use", "id": f"toolu_{mark}{at}", "name": name, "input": given, "caller": DIRECT}
+        for at, (name, given) in enumerate(script.calls or cities)
     ]
+    return [_text(THOUGHT), *uses] if script.calls else uses
 
 
 def _finish(script: Script) -> str:
@@ -50,7 +63,7 @@ def _finish(script: Script) -> str:
 
 def message(script: Script, body: Json, number: int) -> Json:
     """A whole message."""
-    content = _tools(body) if script.do == "tools" else [{"type": "text", "text": "".join(script.words())}]
+    content = _tools(script, body, number) if script.do == "tools" else [_text("".join(script.words()))]
     return {
         "id": f"msg_{number}",
         "type": "message",
@@ -59,6 +72,8 @@ def message(script: Script, body: Json, number: int) -> Json:
         "content": content,
         "stop_reason": _finish(script),
         "stop_sequence": None,
+        "stop_details": None,
+        "container": None,
         "usage": _usage(script),
     }
 
@@ -72,6 +87,19 @@ def _event(kind: str, **data: object) -> bytes:
     return f"event: {kind}\ndata: {json.dumps({'type': kind} | data)}\n\n".encode()
 
 
+def _block(index: int, block: Json) -> list[bytes]:
+    """A block's start and deltas."""
+    empty: Json = {"text": ""} if block["type"] == "text" else {"input": {}}
+    begun, key, kind, text = block | empty, "text", "text_delta", str(block.get("text"))
+    if block["type"] == "tool_use":
+        key, kind, text = "partial_json", "input_json_delta", json.dumps(block["input"])
+    deltas = ({"type": kind, key: piece} for piece in (text[:7], text[7:]))
+    return [
+        _event("content_block_start", index=index, content_block=begun),
+        *(_event("content_block_delta", index=index, delta=delta) for delta in deltas),
+    ]
+
+
 def frames(script: Script, body: Json, number: int) -> tuple[list[bytes], list[bytes]]:
     """The content events and the closing events of a streamed message."""
     opening: Json = message(script, body, number) | {
@@ -80,21 +108,15 @@ def frames(script: Script, body: Json, number: int) -> tuple[list[bytes], list[b
         "usage": _usage(script) | {"output_tokens": 1},
     }
     content = [_event("message_start", message=opening)]
-    last, nothing = 0, dict[str, object]()
+    last = 0
     if script.do == "tools":
-        for last, tool in enumerate(_tools(body)):
-            content.append(_event("content_block_start", index=last, content_block=tool | {"input": nothing}))
-            pieces = (json.dumps(tool["input"])[:7], json.dumps(tool["input"])[7:])
-            content += [
-                _event(
-                    "content_block_delta", index=last, delta={"type": "input_json_delta", "partial_json": p}
-                )
-                for p in pieces
-            ]
-            if last == 0:
+        blocks = _tools(script, body, number)
+        for last, block in enumerate(blocks):
+            content += _block(last, block)
+            if last < len(blocks) - 1:
                 content.append(_event("content_block_stop", index=last))
     else:
-        content.append(_event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
+        content.append(_event("content_block_start", index=0, content_block=_text("")))
         content.append(_event("ping"))
         content += [
             _event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})

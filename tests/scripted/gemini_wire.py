@@ -2,7 +2,7 @@
 
 import json
 
-from scripted.openai_wire import hash_of
+from scripted.openai_wire import THOUGHT, hash_of
 from scripted.script import Json, Script
 
 STATES = {
@@ -33,6 +33,9 @@ def _usage(script: Script) -> Json:
 def _parts(script: Script, body: Json) -> list[Json]:
     if script.do != "tools":
         return [{"text": "".join(script.words())}]
+    if script.calls:
+        made: list[Json] = [{"functionCall": {"name": name, "args": given}} for name, given in script.calls]
+        return [{"text": THOUGHT}, *made]
     tools: list[Json] = body.get("tools") or []
     declared: list[Json] = [
         one for tool in tools for key, many in tool.items() if "eclarations" in key for one in many

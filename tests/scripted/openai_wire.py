@@ -7,6 +7,8 @@ from scripted.script import Json, Script
 
 MADE = 1_790_000_000
 FINGERPRINT = "fp_scripted"
+THOUGHT = "First I look at what is there."
+"""What an agent says beside its calls."""
 
 
 def usage(script: Script) -> Json:
@@ -47,24 +49,26 @@ def _logprobs(words: list[str]) -> Json:
     }
 
 
-def _calls(body: Json) -> list[Json]:
+def _calls(script: Script, body: Json, number: int) -> list[Json]:
     tool = (body.get("tools") or [{"function": {"name": "look_up"}}])[0]["function"]["name"]
+    cities = [(tool, {"city": city}) for city in ("Oslo", "Turku")]
+    mark = f"{number}_" if script.calls else ""  # an agent's turns have calls of their own
     return [
         {
-            "id": f"call_{at}",
+            "id": f"call_{mark}{at}",
             "type": "function",
-            "function": {"name": tool, "arguments": json.dumps({"city": city})},
+            "function": {"name": name, "arguments": json.dumps(arguments)},
         }
-        for at, city in enumerate(("Oslo", "Turku"))
+        for at, (name, arguments) in enumerate(script.calls or cities)
     ]
 
 
-def _message(script: Script, body: Json, choice: int) -> tuple[Json, str]:
+def _message(script: Script, body: Json, choice: int, number: int) -> tuple[Json, str]:
     if script.do == "tools":
         return {
             "role": "assistant",
-            "content": None,
-            "tool_calls": _calls(body),
+            "content": THOUGHT if script.calls else None,
+            "tool_calls": _calls(script, body, number),
             "refusal": None,
         }, "tool_calls"
     if script.do == "refusal":
@@ -77,7 +81,7 @@ def chat(script: Script, body: Json, number: int) -> Json:
     """A chat completion."""
     choices: list[Json] = []
     for at in range(body.get("n") or 1):
-        message, finish = _message(script, body, at)
+        message, finish = _message(script, body, at, number)
         probs = _logprobs(script.words(at)) if body.get("logprobs") else None
         choices.append({"index": at, "message": message, "logprobs": probs, "finish_reason": finish})
     return {
@@ -92,10 +96,10 @@ def chat(script: Script, body: Json, number: int) -> Json:
     }
 
 
-def _deltas(script: Script, body: Json, choice: int) -> list[Json]:
+def _deltas(script: Script, body: Json, choice: int, number: int) -> list[Json]:
     if script.do == "tools":
-        deltas: list[Json] = []
-        for at, call in enumerate(_calls(body)):
+        deltas: list[Json] = [{"content": THOUGHT}] if script.calls else []
+        for at, call in enumerate(_calls(script, body, number)):
             named = {
                 "index": at,
                 "id": call["id"],
@@ -142,7 +146,7 @@ def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], l
             }
         ]
         content.append(_frame(body, number, start, **reported))
-        for delta in _deltas(script, body, at):
+        for delta in _deltas(script, body, at, number):
             probs = _logprobs([delta["content"]]) if body.get("logprobs") and "content" in delta else None
             content.append(
                 _frame(
@@ -152,7 +156,7 @@ def chat_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], l
                     **reported,
                 )
             )
-        finish = _message(script, body, at)[1]
+        finish = _message(script, body, at, number)[1]
         closing.append(
             _frame(
                 body,

@@ -9,6 +9,8 @@ import random
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from scripted.agent import Call, next_calls
+
 Json = dict[str, Any]
 
 PLAYS = frozenset(
@@ -17,6 +19,7 @@ PLAYS = frozenset(
         "slow-first",  # first byte after `first_ms`
         "slow",  # `gap_ms` between frames
         "cut",  # TCP connection closed after `after` frames, in the middle of the body
+        "cut-once",  # `cut` at the first `fails` calls of `key`, later ones are good
         "reset",  # the same by a TCP reset
         "eof",  # the body ends properly after `after` frames: no finish reason, no [DONE]
         "no-done",  # a finish reason, but no [DONE]
@@ -35,6 +38,7 @@ PLAYS = frozenset(
         "flaky",  # the first `fails` calls of `key` answer `status`, later ones are good
         "helpful",  # `tools` when tools are offered, else text
         "tools",  # calls, then, when a tool has answered, text
+        "agent",  # the calls of `steps`, a step a turn, then text; see `scripted/agent.py`
         "refusal",
         "filtered",  # finish reason content_filter
         "raw",  # the bytes of `raw`: a stream's writes, or a whole body
@@ -66,6 +70,7 @@ class Script:
         counted: Chats on OpenAI's and Ollama's wires state their tokens; many small servers do not.
         raw: Bytes to send as they are, one write each; a character of Latin-1 stands for a byte.
         repeat: How often each piece of `raw` stands in its write.
+        calls: What an agent's turn calls; where it is empty, `tools` calls the first tool that is offered.
     """
 
     do: str = "ok"
@@ -90,6 +95,7 @@ class Script:
     counted: bool = True
     raw: tuple[str, ...] = ()
     repeat: int = 1
+    calls: tuple[Call, ...] = ()
 
     def writes(self) -> list[bytes]:
         """The writes of a `raw` answer."""
@@ -139,7 +145,7 @@ def _told_by_a_tool(body: Json) -> bool:
 
 
 def _directive(said: str) -> Json:
-    at = said.find('{"do"')
+    at = said.rfind('{"do"')
     if at < 0:
         return {}
     try:
@@ -156,18 +162,28 @@ def _by_name(model: str) -> str:
 
 def read(model: str, body: Json) -> Script:
     """The script that a request asks for."""
-    known = {field.name for field in fields(Script)}
-    asked = {name: value for name, value in _directive(last_words(body)).items() if name in known}
+    known = {field.name for field in fields(Script)} - {"calls"}
+    plan, calls = next_calls(body, _directive)
+    asked = {name: value for name, value in (_directive(last_words(body)) or plan).items() if name in known}
     script = replace(Script(do=_by_name(model)), **asked)
+    if script.do == "agent":
+        script = replace(script, do="tools" if calls else "ok", calls=calls)
     if script.do == "helpful":
         script = replace(script, do="tools" if body.get("tools") else "ok")
-    if script.do == "tools" and _told_by_a_tool(body):
+    if script.do == "tools" and not calls and _told_by_a_tool(body):
         script = replace(script, do="ok")
     if script.do == "slow-first" and not script.first_ms:
         script = replace(script, first_ms=1000)
     if script.do == "slow" and not script.gap_ms:
         script = replace(script, gap_ms=200)
     return script
+
+
+def at_call(script: Script, calls_before: int) -> Script:
+    """The script with its play chosen, where that goes by the calls so far."""
+    if script.do != "cut-once":
+        return script
+    return replace(script, do="cut" if calls_before < script.fails else "ok")
 
 
 def failure(script: Script, calls_before: int) -> tuple[int, str] | None:

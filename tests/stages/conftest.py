@@ -83,6 +83,7 @@ def natives(provider: Provider) -> list[Json]:
     """Deployments that speak Responses or Messages."""
     return [
         native("gpt", "openai/gpt-4.1", provider),
+        native("gpt-unlisted", "openai/gpt-of-tomorrow", provider),
         native("gpt-azure", "azure/gpt-4.1", provider, api_base=provider.url, api_version="2025-04-01"),
         native("claude", "anthropic/claude-sonnet-4-5-20250929", provider),
         native("claude-vllm", "hosted_vllm/own-claude", provider, api_base=provider.url),

@@ -52,6 +52,7 @@ def install() -> None:
 def _send_responses_as_sent() -> None:
     config = import_module(RESPONSES).OpenAIResponsesAPIConfig
     transform, map_fields = config.transform_responses_api_request, config.map_openai_params
+    fakes_stream: Callable[..., Any] = config.should_fake_stream
 
     def transform_as_sent(
         self: Untyped,
@@ -77,8 +78,12 @@ def _send_responses_as_sent() -> None:
             return dict(response_api_optional_params)
         return map_fields(self, response_api_optional_params=response_api_optional_params, **options)
 
+    def fake_stream(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
+        return not call_outcome.is_native() and fakes_stream(self, *args, **options)
+
     config.transform_responses_api_request = transform_as_sent
     config.map_openai_params = map_nothing
+    config.should_fake_stream = fake_stream
 
 
 def _send_messages_as_sent() -> None:
@@ -362,8 +367,8 @@ PATCH = LiteLLMPatch(
     install=install,
     reason=(
         "LiteLLM rebuilds Responses and Messages for their own providers: fields and betas it does not know "
-        "are dropped, values its lists lack are rejected, events lose their names and nulls, and a message's "
-        "stream states the cost of its output alone."
+        "are dropped, values its lists lack are rejected, streams of models its table lacks are asked for "
+        "whole, events lose names and nulls, and a message's stream states the cost of its output alone."
     ),
     since="1.108.6",
     report=(

@@ -152,6 +152,16 @@ async def test_a_broken_stream_ends_in_an_error(sidecar: Sidecar, group: str, ho
     assert "llmp-cost" not in answer.text
 
 
+async def test_a_model_that_litellm_does_not_know_streams(sidecar: Sidecar) -> None:
+    """LiteLLM asks for its answer whole and makes events of its own."""
+    answer = await ask(sidecar, responses("gpt-unlisted", mark := str(uuid4()), do="ok") | {"stream": True})
+    (call,) = await sidecar.provider.calls(mark)
+    assert call["body"]["stream"] is True
+    kinds = [event["type"] for event in answer.events if isinstance(event, dict)]
+    assert kinds.count("response.output_text.delta") == 8
+    assert kinds[-1] == "response.completed"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_fallback_keeps_the_cost(sidecar: Sidecar, stream: bool) -> None:  # noqa: FBT001 -- a parameter
     """An overloaded Anthropic falls back; LiteLLM states no cost for that."""
