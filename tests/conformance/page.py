@@ -19,6 +19,9 @@ USUAL = (
     "5xx",
     "once",
 )
+TASKS = ("task", "parallel", "image", "long", "delegated", "killed", "cut", "compaction")
+"""What a coding agent is given on each kind of model; a check is `KIND: TASK`."""
+
 OWN_WAYS = {
     ("LlamaIndex", "once"): "it retries by itself on top of the SDK and does not read `x-should-retry`",
     (
@@ -27,6 +30,16 @@ OWN_WAYS = {
     ): "it retries every 5xx and does not read `x-should-retry`; `maxRetries: 0` turns it off",
 }
 """What a client does whatever a server says; not counted as a failure, shown all the same."""
+
+AGENTS = """
+Coding agents, not interactively, in a folder of their own; the scripted provider calls their tools. *native*:
+a model whose server speaks the agent's own API. *chat only*: one that has chat completions alone. *the
+other's*: Codex on Claude, Claude Code on GPT. *task*: a file read and another written, the results back at
+the model. *parallel*: three calls at once. *image*: a picture that a tool shows arrives whole. *long*: thirty
+calls in a row, and two more turns. *delegated*: a task for an agent that it starts. *killed*: in the middle
+of an answer; the provider is left, the conversation goes on. *cut*: a provider that breaks off; the agent
+asks again. *compaction*: a summary, and on from it.
+"""
 
 HEAD = """# Conformance
 
@@ -48,8 +61,22 @@ def table(reports: list[Report]) -> str:
         if any(name in checks for name in USUAL):
             marks = [_mark(checks.get(name)) for name in USUAL]
             rows.append([report["client"], report["version"], *marks])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", *_suites(reports), *_faults(reports)])
+    return "\n".join([*_lines(rows), *_agents(reports), "", *_suites(reports), *_faults(reports)])
+
+
+def _lines(rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _agents(reports: list[Report]) -> list[str]:
+    """One row an agent and kind of model, one column a task."""
+    rows = [["agent", "version", "model", *TASKS], ["---"] * (len(TASKS) + 3)]
+    for report in reports:
+        checks: dict[str, str] = report["checks"]
+        for kind in dict.fromkeys(name.partition(": ")[0] for name in checks if ": " in name):
+            marks = [_mark(checks.get(f"{kind}: {task}")) for task in TASKS]
+            rows.append([report["client"], report["version"], kind, *marks])
+    return [AGENTS, *_lines(rows)] if len(rows) > 2 else []
 
 
 def page(reports: list[Report], machine: str) -> str:
@@ -64,8 +91,8 @@ def _mark(why: str | None) -> str:
 def _suites(reports: list[Report]) -> list[str]:
     lines: list[str] = []
     for report in reports:
-        checks: dict[str, str] = report["checks"]
-        if not any(name in checks for name in USUAL):
+        checks = {name: why for name, why in report["checks"].items() if ": " not in name}
+        if checks and not any(name in checks for name in USUAL):
             held = sum(not why for why in checks.values())
             lines.append(
                 f"* {report['client']} {report['version']}: {held} of {len(checks)} ({', '.join(checks)})"

@@ -26,16 +26,37 @@ ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".local" / "conformance"
 LOCKS = ROOT / "locks" / "conformance"
 CLIENTS = Path(__file__).with_name("clients")
-TIMEOUT_S, SUITE_TIMEOUT_S = 300, 1800
+TIMEOUT_S, SUITE_TIMEOUT_S = 900, 1800
 EXAMPLES, SEED = 200, 20260801
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 OPERATORS = "^/(admin|metrics)"
-SETTINGS = {"LLM_PROXY__AGENT_RPM": "0", "LLM_PROXY__CACHE_MODE": "off"}
+SETTINGS = {
+    "LLM_PROXY__AGENT_RPM": "0",
+    "LLM_PROXY__CACHE_MODE": "off",
+    "LLM_PROXY__SEALING_KEYS": "one=only-for-this-run-0123456789abcdef",
+}
 SCRIPTED = {"model": "openai/*", "api_base": "PROVIDER/v1", "api_key": "sk-conformance"}
+
+
+def _native(group: str, model: str, url: str, path: str) -> dict[str, Any]:
+    """A model whose server speaks Responses or Messages itself."""
+    params = SCRIPTED | {"model": model, "api_base": url}
+    return {"model_name": group, "litellm_params": params, "model_info": {"supported_endpoints": [path]}}
+
+
 CONFIG = {
     "model_list": [
         {"model_name": "p/*", "litellm_params": SCRIPTED},
         {"model_name": "plain", "litellm_params": SCRIPTED | {"model": "openai/plain"}},
+        {"model_name": "own-chat", "litellm_params": SCRIPTED | {"model": "hosted_vllm/own-chat"}},
+        _native("gpt/*", "openai/*", "PROVIDER/v1", "/v1/responses"),
+        _native("claude/*", "anthropic/*", "PROVIDER", "/v1/messages"),
+        _native("gpt-5.1", "openai/gpt-5.1", "PROVIDER/v1", "/v1/responses"),
+        _native("claude-sonnet-4-5", "anthropic/claude-sonnet-4-5", "PROVIDER", "/v1/messages"),
+        {
+            "model_name": "gemini-2.5-pro",
+            "litellm_params": SCRIPTED | {"model": "gemini/gemini-2.5-pro", "api_base": "PROVIDER"},
+        },
     ],
     "router_settings": {
         "num_retries": 1,  # beside 0 LiteLLM reads no policy
@@ -43,6 +64,14 @@ CONFIG = {
         "disable_cooldowns": True,
     },
 }
+COMPLY = (
+    ("openai-chat", "p/helpful"),
+    ("open-responses", "p/helpful"),
+    ("open-responses", "gpt/helpful"),
+    ("anthropic", "p/helpful"),
+    ("anthropic", "claude/helpful"),
+)
+"""llm-comply's formats, and models that answer in words or, when tools are offered, call one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +82,13 @@ class Client:
         name: Of its environment, and of its lock file when it has one.
         program: The file in `clients`.
         python: The interpreter of an environment that stands already.
+        modules: The folder of locks that its node modules have, when it is a program of its own from npm.
     """
 
     name: str
     program: str
     python: Path | None = None
+    modules: str = ""
 
 
 OWN = (
@@ -74,13 +105,15 @@ OWN = (
     Client("curl", "by_curl.py", Path(sys.executable)),
     Client("node", "by_openai_node.mjs"),
     Client("node", "by_ai_sdk.mjs"),
+    Client("codex", "by_codex.py", Path(sys.executable), "clis"),
+    Client("claude-code", "by_claude_code.py", Path(sys.executable), "clis"),
 )
 
 
 def environment(name: str) -> Path:
     """The Python of an environment, or node's modules; made anew when its lock changed or it was moved."""
     folder, lock = HOME / name, LOCKS / f"{name}.txt"
-    if name == "node":
+    if (LOCKS / name).is_dir():
         return _node(folder)
     stamp = folder / ".made"
     made_as = stamp.read_text() if stamp.exists() else ""
@@ -97,12 +130,12 @@ def environment(name: str) -> Path:
 
 def _node(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for source in [*(LOCKS / "node").glob("package*.json"), *CLIENTS.glob("*.mjs")]:
+    for source in [*(LOCKS / folder.name).glob("package*.json"), *CLIENTS.glob("*.mjs")]:
         shutil.copy(source, folder)
     wanted = (folder / "package-lock.json").read_bytes()
     stamp = folder / ".made"
     if not stamp.exists() or stamp.read_bytes() != wanted:
-        print("→ environment node", flush=True)
+        print(f"→ environment {folder.name}", flush=True)
         subprocess.run(["npm", "ci", "--ignore-scripts", "--no-progress"], cwd=folder, check=True)  # noqa: S607
         stamp.write_bytes(wanted)
     return folder / "node_modules"
@@ -114,7 +147,9 @@ def run(client: Client, stack_env: dict[str, str]) -> dict[str, Any]:
         made = client.python or environment(client.name)
         words = [str(made), str(CLIENTS / client.program)]
         more = {"PYTHONDONTWRITEBYTECODE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-        if client.name == "node":
+        if client.modules:
+            more["MODULES"] = str(environment(client.modules))
+        elif client.name == "node":
             words, more = ["node", str(made.parent / client.program)], {"MODULES": str(made)}
         with tempfile.TemporaryDirectory(prefix="client-") as home:
             env = {"PATH": os.environ["PATH"], "HOME": home, **more, **stack_env}
@@ -132,16 +167,20 @@ def run(client: Client, stack_env: dict[str, str]) -> dict[str, Any]:
     return report
 
 
-def comply(stack_env: dict[str, str]) -> dict[str, Any]:
-    """llm-comply's tests of the chat completions format."""
+def comply(stack_env: dict[str, str]) -> list[dict[str, Any]]:
+    """llm-comply's tests of each API, native and translated."""
+    return [_comply(stack_env, kind, model) for kind, model in COMPLY]
+
+
+def _comply(stack_env: dict[str, str], kind: str, model: str) -> dict[str, Any]:
     command = environment("llm-comply").parent / "llm-comply"
-    words = [str(command), "--format", "openai-chat", "-u", stack_env["BASE_URL"], "-k", KEY]
-    words += ["-m", "p/helpful", "--json"]
+    words = [str(command), "--format", kind, "-u", stack_env["BASE_URL"], "-k", KEY]
+    words += ["-m", model, "--json"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     found = json.loads(done.stdout[done.stdout.index("{") :])
     done_of = [one for one in found["results"] if one["status"] != "skipped"]
     checks = {one["id"]: "" if one["status"] == "passed" else str(one.get("errors"))[:300] for one in done_of}
-    return {"client": "llm-comply", "version": "0.5.0", "checks": checks}
+    return {"client": f"llm-comply {kind} on {model}", "version": "0.5.0", "checks": checks}
 
 
 def schemathesis(stack_env: dict[str, str], folder: Path) -> dict[str, Any]:
@@ -188,7 +227,7 @@ def main() -> int:
         env = {"GATEWAY": url, "BASE_URL": f"{url}/v1", "API_KEY": KEY, "PROVIDER_URL": stack.url("provider")}
         reports = [run(client, env) for client in OWN if not only or client.name in only]
         if not only or "llm-comply" in only:
-            reports.append(comply(env))
+            reports += comply(env)
         if not only or "schemathesis" in only:
             reports.append(schemathesis(env, stack.folder))
     print(page.table(reports))
