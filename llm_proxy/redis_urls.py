@@ -88,6 +88,18 @@ _REDIS_PARAMETERS = frozenset(
 )
 
 
+_CLIENT_PARAMETERS = frozenset({"family", "protocol", "encoding", "decode_responses", "timeout"})
+"""Parameters of redis-py for programs that use it themselves; with them LiteLLM's cache would not work."""
+_WHOLE, _SECONDS = re.compile(r"[0-9]{1,9}"), re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_NUMBERS = {
+    "socket_timeout": _SECONDS,
+    "socket_connect_timeout": _SECONDS,
+    "max_connections": _WHOLE,
+    "health_check_interval": _WHOLE,
+}
+_CERT_REQS = frozenset({"none", "optional", "required"})
+
+
 RedisKind = Literal["server", "cluster", "sentinel"]
 
 
@@ -202,7 +214,9 @@ def _normalize(scheme: str, location: str, query: str) -> str:
             scheme = (
                 scheme.replace("redis", "rediss", 1) if is_tls and not scheme.startswith("rediss") else scheme
             )
-        elif name.lower() != "family":
+        elif name.lower() == "ssl_cert_reqs":
+            kept.append(f"ssl_cert_reqs={_cert_reqs(value)}")
+        elif name.lower() not in _CLIENT_PARAMETERS:
             kept.append(pair)
     return f"{scheme}://{location}{'?' if kept else ''}{'&'.join(kept)}"
 
@@ -285,6 +299,16 @@ def _check_parameters(query: dict[str, str]) -> None:
             raise InvalidURL(f"its {name} is neither true nor false")
     if query.get("family", "0") not in {"0", "4", "6"}:
         raise InvalidURL("its family is none of 0, 4, 6")
+    if _cert_reqs(query.get("ssl_cert_reqs", "none")) not in _CERT_REQS:
+        raise InvalidURL(f"its ssl_cert_reqs is none of {', '.join(sorted(_CERT_REQS))}")
+    for name, pattern in _NUMBERS.items():
+        if not pattern.fullmatch(query.get(name, "0")):
+            raise InvalidURL(f"its {name} is no number")
+
+
+def _cert_reqs(text: str) -> str:
+    """Returns redis-py's word for it; other clients write the constant's name, as in `CERT_NONE`."""
+    return text.lower().removeprefix("cert_")
 
 
 def _check_number(number: str | None) -> None:
@@ -296,4 +320,4 @@ def _check_socket(location: str) -> None:
     match = _SOCKET.fullmatch(location)
     if match is None:
         raise InvalidURL("it names no path of a socket")
-    parse_query(match, _REDIS_PARAMETERS)
+    _check_parameters(parse_query(match, _REDIS_PARAMETERS))

@@ -125,6 +125,11 @@ def test_invalid_postgres_url_is_rejected_without_revealing_it(url: str, reason:
         "redis://:S3cretPart@a:6379,:6379",
         "redis://:S3cretPart@a:6379?ssl=S3cretPart",
         "redis://:S3cretPart@a:6379?family=S3cretPart",
+        "redis://:S3cretPart@a:6379?socket_timeout=S3cretPart",
+        "redis://:S3cretPart@a:6379?socket_connect_timeout=nan",
+        "redis://:S3cretPart@a:6379?max_connections=-1",
+        "unix:///run/redis.sock?health_check_interval=S3cretPart",
+        "rediss://:S3cretPart@a:6379?ssl_cert_reqs=S3cretPart",
     ],
 )
 def test_invalid_redis_url_is_rejected_without_revealing_it(url: str) -> None:
@@ -415,6 +420,12 @@ def test_other_clients_postgres_urls_are_translated(url: str, normalized: str) -
             "rediss://:p@h?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
             "rediss://:p@h?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
             id="ssl-ca-certs",
+        ),
+        pytest.param("rediss://h?ssl_cert_reqs=CERT_NONE", "rediss://h?ssl_cert_reqs=none", id="celery"),
+        pytest.param(
+            "redis://h?protocol=3&decode_responses=True&encoding=utf-8&timeout=5&socket_timeout=0.5",
+            "redis://h?socket_timeout=0.5",
+            id="redis-py",
         ),
     ],
 )
