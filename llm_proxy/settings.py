@@ -147,6 +147,8 @@ class Settings(BaseSettings):
     spool_dir: Path = Field(Path(".local/spool"), description="Folder for records while Postgres is unavailable.")
     spool_max_bytes: int = Field(512 * 2**20, ge=2**20, description="Most bytes of one worker's records there.")
     log_payloads: StringList = Field(("off",), description="Store prompts and responses, in a table of their own, secrets redacted: `off`, `full`, or the tenants, comma-separated, whose text is stored.")
+    store_responses: StringList = Field(("off",), description="Keep what callers of `/v1/responses` store of models whose providers do not, in a table of its own that only the caller's id opens: `off`, `all`, or the tenants, comma-separated, who may store. It needs `LLM_PROXY__SEALING_KEYS` and a database.")
+    stored_responses_retention_days: int = Field(30, ge=1, le=3650, description="Days for which a stored response is kept.")
     requests_retention_days: int = Field(90, ge=1, description="Days for which a request's row is kept; daily sums stay.")
     payloads_retention_days: int = Field(30, ge=1, description="Days for which a stored prompt and its response are kept.")
     refused_credentials_retention_days: int = Field(30, ge=1, description="Days for which counts of rejected credentials are kept.")
@@ -177,6 +179,7 @@ class Settings(BaseSettings):
         "anthropic_betas",
         "cors_origins",
         "log_payloads",
+        "store_responses",
         "metrics_tags",
         "notify_budget_shares",
         mode="before",

@@ -29,6 +29,7 @@ from llm_proxy.edge.request import Scope
 from llm_proxy.edge.routes.audit import RejectedActionLog
 from llm_proxy.edge.routes.health import HealthChecks, HealthReport
 from llm_proxy.edge.routes.notifications import webhook_delivery
+from llm_proxy.edge.stored_calls import StoredCalls
 from llm_proxy.errors import APIError
 from llm_proxy.identity import (
     agents_loop,
@@ -76,7 +77,9 @@ class Gateway:
         reader = RequestReader(routes, stages.authenticator, limits, stages.catalog)
         management = self._management_app(routes, reader, responses)
         self.routes = tuple(management.state.routes)
-        inference = InferenceEndpoint(stages.services, reader, stages.failure_reporter)
+        inference = InferenceEndpoint(
+            stages.services, reader, stages.failure_reporter, StoredCalls(stages.stored, responses.ids)
+        )
         self.asgi = with_cors(Dispatcher(routes, inference, management, reader.limits), settings.cors_origins)
 
     def drain(self) -> None:

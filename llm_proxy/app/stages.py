@@ -24,7 +24,16 @@ from llm_proxy.identity import (
     PolicyWatcher,
     PostgresKeyStore,
 )
-from llm_proxy.ledger import CallObservers, Ledger, LedgerSpend, LedgerStore, MemoryUsage, PostgresUsage
+from llm_proxy.ledger import (
+    CallObservers,
+    Ledger,
+    LedgerSpend,
+    LedgerStore,
+    MemoryUsage,
+    PostgresUsage,
+    StoredFirst,
+    StoredResponses,
+)
 from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
 from llm_proxy.pipeline import Services
 from llm_proxy.postgres_urls import unused_parameters
@@ -62,6 +71,7 @@ class Stages:
         auth_failures: None without a database.
         tracer: None when tracing is off.
         sealer: Seals what callers keep; None without a key.
+        stored: The stored responses of translated calls; None where nobody may store any.
     """
 
     settings: Settings
@@ -77,6 +87,7 @@ class Stages:
     failure_reporter: AuthFailureReporter
     tracer: Tracer | None
     sealer: Sealer | None
+    stored: StoredResponses | None
     services: Services
 
 
@@ -91,13 +102,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     client = None if mock else _client(settings, metrics, catalog, access, payloads, sealer)
     memory_usage = MemoryUsage() if mock else None
     slot = None if mock else _worker_slot(settings)
-    ledger = Ledger(
-        _ledger_store(settings, database),
-        metrics,
-        slot=slot,
-        spool_max_bytes=settings.spool_max_bytes,
-        memory_usage=memory_usage,
-    )
+    ledger = _ledger(settings, metrics, database, slot, memory_usage)
     admission = AdmissionController(
         settings,
         watcher,
@@ -109,11 +114,11 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     )
     authenticator = Authenticator(InternalKeys(settings.internal_keys), keys)
     address = ClientAddress(settings.trusted_proxies)
-    days = settings.refused_credentials_retention_days
-    failures = AuthFailureLog(database.pool, retention_days=days) if database else None
+    failures = _auth_failures(settings, database)
     tracer = Tracer(target, metrics) if (target := trace_target(settings)) else None
     observers = CallObservers(tracer, payloads, ledger.keep_payload) if tracer or payloads else None
-    upstream = client or MockUpstream(catalog, settings.default_model)
+    stored = _stored(settings, database)
+    upstream = StoredFirst(client or MockUpstream(catalog, settings.default_model), stored)
     return Stages(
         settings=settings,
         metrics=metrics,
@@ -128,7 +133,10 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         failure_reporter=AuthFailureReporter(failures, address),
         tracer=tracer,
         sealer=sealer,
-        services=Services(admission, upstream, catalog, ledger, RunningCalls(), observers),
+        stored=stored,
+        services=Services(
+            admission, StoredFirst(upstream, stored), catalog, ledger, RunningCalls(), observers
+        ),
     )
 
 
@@ -192,6 +200,34 @@ def _client(
     )
 
 
+def _ledger(
+    settings: Settings,
+    metrics: Metrics,
+    database: Database | None,
+    slot: WorkerSlot | None,
+    memory_usage: MemoryUsage | None,
+) -> Ledger:
+    return Ledger(
+        _ledger_store(settings, database),
+        metrics,
+        slot=slot,
+        spool_max_bytes=settings.spool_max_bytes,
+        memory_usage=memory_usage,
+    )
+
+
+def _auth_failures(settings: Settings, database: Database | None) -> AuthFailureLog | None:
+    days = settings.refused_credentials_retention_days
+    return AuthFailureLog(database.pool, retention_days=days) if database else None
+
+
+def _stored(settings: Settings, database: Database | None) -> StoredResponses | None:
+    policy = PayloadPolicy("full" if one == "all" else one for one in settings.store_responses)
+    if database is None or not policy:
+        return None
+    return StoredResponses(database.pool, policy, settings.stored_responses_retention_days)
+
+
 def _sealer(settings: Settings) -> Sealer | None:
     keys = parse_sealing_keys("".join(secret_text(settings.sealing_keys)))
     if keys:
@@ -216,7 +252,8 @@ def _ledger_store(settings: Settings, database: Database | None) -> LedgerStore 
     if database is None:
         return None
     days, payload_days = settings.requests_retention_days, settings.payloads_retention_days
-    return LedgerStore(database.pool, retention_days=days, payload_days=payload_days)
+    kept = settings.stored_responses_retention_days
+    return LedgerStore(database.pool, retention_days=days, payload_days=payload_days, response_days=kept)
 
 
 def _auth(

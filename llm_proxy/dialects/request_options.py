@@ -7,9 +7,12 @@ Invariants: an invalid value is rejected with the header's name; unknown cache d
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llm_proxy.dialects.call import DEFAULT_CACHE_CONTROL, CacheControl
+from llm_proxy.dialects.response_ids import ResponseRef
 from llm_proxy.errors import BadRequest
+from llm_proxy.json_access import Json
 
 _PROVIDER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SECONDS = re.compile(rb"[0-9]{1,9}")
@@ -24,6 +27,13 @@ _HEADERS = frozenset(
 )  # fmt: skip
 
 
+class History(NamedTuple):
+    """A stored response that a request goes on from, and the items of the conversation until then."""
+
+    ref: ResponseRef
+    items: list[Json]
+
+
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
     """What the request's headers say about the call.
@@ -35,6 +45,7 @@ class RequestOptions:
         may_omit_model: A body without `model` means the default model (callers of `x-internal-auth`).
         anthropic_version: `anthropic-version` as it was sent; only Anthropic's dialect judges it.
         anthropic_betas: The words of `anthropic-beta`, each once; what is spelled like none is left out.
+        history: What the gateway keeps of the conversation; no header says it.
     """
 
     provider: str | None = None
@@ -43,6 +54,7 @@ class RequestOptions:
     may_omit_model: bool = False
     anthropic_version: str | None = None
     anthropic_betas: tuple[str, ...] = ()
+    history: History | None = None
 
 
 NO_OPTIONS = RequestOptions()

@@ -21,12 +21,13 @@ from llm_proxy.call_guard import GroupTimeouts, TimeoutPolicy
 from llm_proxy.dialects import Call, Dialect
 from llm_proxy.dialects.call import Count
 from llm_proxy.dialects.dialect import BodyLimits, CountingDialect, ResponseMeta, StreamRenderer
-from llm_proxy.dialects.request_options import parse_request_options
+from llm_proxy.dialects.request_options import History, parse_request_options
 from llm_proxy.dialects.responses.native import require_own
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
 from llm_proxy.edge.request import ClientDisconnected, Headers, Receive, Scope, Send, read_body, read_headers
+from llm_proxy.edge.stored_calls import Keeping, StoredCalls
 from llm_proxy.errors import (
     APIError,
     BadRequest,
@@ -87,9 +88,14 @@ class RequestReader:
         return self._authenticator.authenticate(headers)
 
     def parse(
-        self, route: InferenceRoute, caller: Caller, headers: Headers, body: bytes
+        self,
+        route: InferenceRoute,
+        caller: Caller,
+        headers: Headers,
+        body: bytes,
+        history: History | None = None,
     ) -> tuple[Caller, Call]:
-        """Returns the caller to admit and bill, and the call.
+        """Returns the caller to admit and bill, and the call, which goes on from `history`.
 
         Raises `BadRequest`, `ModelNotFound` or `Forbidden`.
         """
@@ -97,6 +103,8 @@ class RequestReader:
         if caller.max_tokens_cap is not None:
             limits = replace(limits, max_tokens_cap=caller.max_tokens_cap)
         options = parse_request_options(headers.items())
+        if history is not None:
+            options = replace(options, history=history)
         call = route.dialect.parse(route.endpoint, body, options, models, limits)
         caller = on_behalf_of(caller, attribution_from_headers(headers), call.attribution)
         require_own(call, caller, models)
@@ -143,7 +151,14 @@ _CHECKS_A_PING = 2
 class InferenceEndpoint:
     """Serves every inference route."""
 
-    def __init__(self, services: Services, reader: RequestReader, auth_failures: AuthFailureReporter) -> None:
+    def __init__(
+        self,
+        services: Services,
+        reader: RequestReader,
+        auth_failures: AuthFailureReporter,
+        stored: StoredCalls,
+    ) -> None:
+        self._stored = stored
         self._services = services
         self._reader = reader
         self._auth_failures = auth_failures
@@ -208,7 +223,9 @@ class InferenceEndpoint:
         reject_early(self._services, caller)
         body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
         guard.body_received(receive)
-        context.caller, context.call = _, call = reader.parse(route, caller, headers, body)
+        history = await self._stored.history(route, body)
+        context.caller, call = reader.parse(route, caller, headers, body, history)
+        context.call, responder.keeping = self._stored.begin(call, context.caller)
         guard.total_deadline = asyncio.get_running_loop().time() + limits.deadlines.total_s(
             call.group, call.timeout_s
         )
@@ -249,18 +266,13 @@ class Responder:
 
     Attributes:
         started: Whether a response head was sent; an error is then an event of the stream.
+        keeping: Keeps the answer; None where it is not stored here.
     """
 
     __slots__ = (
-        "_context",
-        "_dialect",
-        "_head_lock",
-        "_idle_checks",
-        "_pings",
-        "_renderer",
-        "_send",
+        "_context", "_dialect", "_head_lock", "_idle_checks", "_pings", "_renderer", "_send", "keeping",
         "started",
-    )
+    )  # fmt: skip
 
     def __init__(self, context: CallContext, dialect: Dialect, send: Send) -> None:
         self._context = context
@@ -270,6 +282,7 @@ class Responder:
         self._head_lock = asyncio.Lock()  # a ping and the first chunk may both want to send the head
         self._idle_checks = 0
         self._send = send
+        self.keeping: Keeping | None = None
         self.started = False
 
     def open_stream(self, call: AdmittedCall, ping_after_s: float) -> None:
@@ -311,6 +324,8 @@ class Responder:
                 if self._renderer
                 else encode_event(orjson.dumps(self._dialect.error(error, self._context.id_text)))
             )
+            if self.keeping is not None:
+                event = await self.keeping.ending(event)
             await self._send({"type": "http.response.body", "body": event})
             return
         self.started = True
@@ -321,6 +336,8 @@ class Responder:
         assert context.call is not None  # noqa: S101 -- it was admitted
         body = await admitted.body()
         out = self._dialect.render(context.call, body, _response_meta(context))
+        if self.keeping is not None:
+            out = await self.keeping.body(out)
         headers = self._headers(admitted)
         await admitted.settle()
         context.ttft_ms = context.elapsed_ms()
@@ -352,6 +369,8 @@ class Responder:
         end = DONE_EVENT
         if renderer is not None:
             end = renderer.feed(admitted.last_event()) + renderer.end(_response_meta(context))
+        if self.keeping is not None:
+            end = await self.keeping.ending(end)
         await send({"type": "http.response.body", "body": end})
         context.outcome = "ok"
 

@@ -9,9 +9,11 @@ from llm_proxy.ledger.model_health import ModelHealth, TrafficHealth
 from llm_proxy.ledger.observers import CallObservers, keep_answer
 from llm_proxy.ledger.record import UsageRecord, billed, overhead_ms, record_of
 from llm_proxy.ledger.store import LedgerStore
+from llm_proxy.ledger.stored_responses import MAX_STORED_BYTES, StoredFirst, StoredResponse, StoredResponses
 from llm_proxy.ledger.usage_store import MemoryUsage, PostgresUsage
 
 __all__ = [
+    "MAX_STORED_BYTES",
     "CallHistoryReader",
     "CallObservers",
     "ErasureTargets",
@@ -23,6 +25,9 @@ __all__ = [
     "MemoryUsage",
     "ModelHealth",
     "PostgresUsage",
+    "StoredFirst",
+    "StoredResponse",
+    "StoredResponses",
     "TrafficHealth",
     "UsageRecord",
     "billed",

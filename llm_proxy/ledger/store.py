@@ -124,6 +124,9 @@ _DEADLINE_S = 2.0
 _LONG_DEADLINE_S = 30.0
 _DAYS_AHEAD = 7
 _DELETE_BATCH = 5000
+_DELETE_RESPONSES = """
+    DELETE FROM stored_responses WHERE digest IN (
+        SELECT digest FROM stored_responses WHERE created_at < now() - $1::interval LIMIT $2)"""
 _ENRICH_OFTEN = timedelta(minutes=15)
 _ENRICH_SELDOM = timedelta(days=2)
 _ENRICH_UNTIL = timedelta(seconds=30)
@@ -187,10 +190,13 @@ class LedgerStore:
         migration: Migrates the schema; nothing is written before it is done.
     """
 
-    def __init__(self, pool: asyncpg.Pool, *, retention_days: int, payload_days: int) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, *, retention_days: int, payload_days: int, response_days: int = 30
+    ) -> None:
         self._pool = pool
         self._retention = timedelta(days=retention_days)
         self._payload_retention = timedelta(days=payload_days)
+        self._response_retention = timedelta(days=response_days)
         self._days: set[date] = set()
         self._ahead = timedelta(0)  # of the database's clock before ours
         self.migration = MigrationRunner(pool)
@@ -279,4 +285,5 @@ class LedgerStore:
                 "SELECT retire_batch($1, $2, $3, $4)",
                 today, today - self._retention, today - self._payload_retention, _DELETE_BATCH,
             )  # fmt: skip
-        return int(deleted or 0)
+            forgotten = await self._pool.execute(_DELETE_RESPONSES, self._response_retention, _DELETE_BATCH)
+        return int(deleted or 0) + int(forgotten.rpartition(" ")[2])

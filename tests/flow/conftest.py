@@ -91,6 +91,7 @@ def started_stack(
         "DATABASE_URL": postgres_url,
         "LIMITS_REDIS_URL": limits_redis_url,
         "LLM_PROXY__SEALING_KEYS": f"k1={'s' * 32}",
+        "LLM_PROXY__STORE_RESPONSES": "keeper,other-keeper",
     }
     sidecar_url = f"http://127.0.0.1:{at['sidecar']}"
     gateway = gateway_spec(at["gateway"], service_folder, [sidecar_url], settings)

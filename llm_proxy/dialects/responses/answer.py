@@ -171,7 +171,7 @@ class ResponseBuilder:
     def _response(self, status: str) -> Json:
         context = self._context
         return {
-            "id": f"resp_{context.token}",
+            "id": context.response_id or f"resp_{context.token}",
             "object": "response",
             "created_at": context.created_at,
             "status": status,

@@ -25,7 +25,7 @@ from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request.native_call import build_native_call, resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.dialects.response_ids import ResponseIds
+from llm_proxy.dialects.response_ids import PREVIOUS, ResponseIds
 from llm_proxy.dialects.responses.answer import ResponseBuilder, render_answer
 from llm_proxy.dialects.responses.native import native_response
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
@@ -105,6 +105,10 @@ class ResponsesDialect:
         models: ModelIndex,
         limits: BodyLimits,
     ) -> Call:
+        own, history = checked, options.history
+        if history is not None:
+            checked = {**own, "input": [*history.items, *input_items(own.get("input", []))]}
+            del checked[PREVIOUS]
         translated = translate(checked, carried, self.seal)
         chat = context._replace(endpoint="chat.completions")
         try:
@@ -115,9 +119,16 @@ class ResponsesDialect:
         kept = ResponseContext(
             token=secrets.token_hex(_TOKEN_BYTES),
             created_at=int(time.time()),
-            echo={"model": call.model, **echo(checked, translated.tools)},
+            echo={
+                "model": call.model,
+                **echo(checked, translated.tools),
+                PREVIOUS: history.ref.token if history is not None else None,
+            },
             callers=translated.tools.callers,
             is_signed=carried.thinking_blocks,
+            items=tuple(input_items(checked["input"])),
+            history=history,
+            wants_store=own.get("store") is not False,
         )
         return call._replace(context=kept, optional_fields=OPTIONAL_FIELDS)
 
@@ -150,6 +161,11 @@ class ResponsesDialect:
     def render_models(self, listed: Iterable[ListedModel]) -> Json:
         """The list object of `GET /v1/models`."""
         return OPENAI.render_models(listed)
+
+
+def input_items(given: str | list[Json]) -> list[Json]:
+    """Returns the items of an input; a text is a user's message."""
+    return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else given
 
 
 def responses_dialect(sealer: Sealer | None) -> ResponsesDialect:

@@ -127,6 +127,8 @@ def stored_operation(
     if ref.deployment and not models.speaks_natively(models.aliases.get(ref.group, ref.group), "responses"):
         raise response_not_found(ref.token, "id")
     named = query_parameters(query, operation.parameters)
+    if not ref.deployment and ("stream", "true") in named:
+        raise invalid("stream", "only a model that its provider stores for is streamed again.")
     path = f"{STORED_PATH}{quote(ref.own_id, safe='')}{operation.suffix}"
     sent = [pair for pair in named if pair[0] != "stream" or pair[1] == "true"]
     return Call(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from llm_proxy.dialects.request.openai_schema import FIELDS as CHAT_FIELDS
 from llm_proxy.dialects.request.validators import invalid, missing, shown_name
+from llm_proxy.dialects.request_options import History
 from llm_proxy.dialects.responses.items import InputReader
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
 from llm_proxy.dialects.responses.schema import FIELDS
@@ -53,6 +54,10 @@ class ResponseContext:
         echo: The fields of a response that repeat the request, with OpenAI's defaults.
         callers: The caller's tool of each function that was sent.
         is_signed: The model's providers sign its reasoning, and verify it when it comes back.
+        items: What it was made from: the history's, and its own.
+        history: What it goes on from.
+        wants_store: The caller would have it stored.
+        response_id: The id of the response, where it is stored.
     """
 
     token: str
@@ -60,6 +65,10 @@ class ResponseContext:
     echo: Json
     callers: Mapping[str, CallerTool]
     is_signed: bool = False
+    items: tuple[Json, ...] = ()
+    history: History | None = None
+    wants_store: bool = False
+    response_id: str = ""
 
 
 class ChatTranslation(NamedTuple):

@@ -314,3 +314,18 @@ async def logged(dsn: str, records: list[UsageRecord], started_at: datetime) -> 
         VALUES ($1, '1', $2, 'failure', NULL, NULL, NULL), ($1, '2', $2, 'success', 11, 22, 0.000000033)"""
     for one in records:
         await fetch(dsn, sql, one.request_id, started_at)
+
+
+async def test_old_stored_responses_are_deleted(database_url: str, tmp_path: Path) -> None:
+    """Those older than their days, by upkeep."""
+    async with run_ledger(database_url, tmp_path):
+        pass
+    pool = await asyncpg.create_pool(database_url, min_size=0)
+    insert = "INSERT INTO stored_responses (digest, created_at, sealed) VALUES ($1, now() - $2::interval, '')"
+    for days in (3, 5):
+        await pool.execute(insert, b"%d" % days, timedelta(days=days))
+    store = LedgerStore(pool, retention_days=30, payload_days=7, response_days=4)
+    assert await store.delete_expired() == 1
+    await pool.close()
+    left = await fetch(database_url, "SELECT digest FROM stored_responses")
+    assert [row["digest"] for row in left] == [b"3"]

@@ -8,6 +8,7 @@ import llm_proxy
 
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception"})
 EVENTS = {
+    "a response could not be stored",
     "without LLM_PROXY__SEALING_KEYS no response is stored, and no reasoning comes back",
     "a delivery is not on record",
     "a journal entry cannot be read",
