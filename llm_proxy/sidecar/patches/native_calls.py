@@ -1,9 +1,9 @@
 """Responses and Messages reach their provider, and their answers the gateway, as they were sent.
 
 LiteLLM rebuilds both: it drops fields it does not know and betas, rejects what its lists lack, and rewrites
-every event. Invariants: only Claude's thinking, effort and temperature keep LiteLLM's value, fitted to the
-model; with a guardrail LiteLLM sees every answer itself; a stream ends with its provider's last event, or
-in one error event; what it cost follows in a comment.
+every event. Invariants: of Claude's fields thinking (but a caller's budget), effort and temperature keep
+LiteLLM's value, fitted to the model; with a guardrail LiteLLM sees every answer itself; a stream ends with
+its provider's last event, or in one error event; what it cost follows in a comment.
 """
 
 import asyncio
@@ -99,7 +99,10 @@ def _send_messages_as_sent() -> None:
         if type(self) not in relayed:
             return sent  # a cloud has fields and rules of its own
         body = call_outcome.native_body()
-        return sent | {name: value for name, value in body.items() if name not in FITTED_TO_CLAUDE}
+        kept = {name: value for name, value in body.items() if name not in FITTED_TO_CLAUDE}
+        if _thinks_on_a_budget(body) and _thinks_on_a_budget(sent):
+            kept["thinking"] = body["thinking"]  # LiteLLM's budget is that of the effort beside it
+        return sent | kept
 
     def read_and_price(self: Untyped, **options: Untyped) -> Untyped:
         answer = read_answer(self, **options)
@@ -114,6 +117,10 @@ def _send_messages_as_sent() -> None:
     config.transform_anthropic_messages_request = transform_as_sent
     config.transform_anthropic_messages_response = read_and_price
     fields.get_requested_anthropic_messages_optional_param = staticmethod(choose_without_model)
+
+
+def _thinks_on_a_budget(body: Json) -> bool:
+    return as_object(body.get("thinking")).get("type") == "enabled"
 
 
 def _keep_betas() -> None:

@@ -93,6 +93,26 @@ async def test_a_message_and_its_request_stay_as_they_are(sidecar: Sidecar, grou
         assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(COST_USD)
 
 
+@pytest.mark.parametrize(
+    ("thinking", "fitted"),
+    [
+        ({"type": "enabled", "budget_tokens": 31999, "display": "summarized"}, None),
+        ({"type": "adaptive"}, {"type": "enabled", "budget_tokens": 1024}),
+    ],
+    ids=["budget", "adaptive"],
+)
+async def test_a_budget_of_thinking_stays_beside_an_effort(
+    sidecar: Sidecar, thinking: Json, fitted: Json | None
+) -> None:
+    """Where the model knows neither adaptive thinking nor efforts, as Claude 4.5."""
+    wanted: Json = {"max_tokens": 32000, "thinking": thinking, "output_config": {"effort": "low"}}
+    body = messages("claude", mark := str(uuid4()), do="ok") | wanted
+    assert (await ask(sidecar, body)).status == 200
+    (call,) = await sidecar.provider.calls(mark)
+    assert call["body"]["thinking"] == (fitted or thinking)
+    assert "output_config" not in call["body"]
+
+
 @pytest.mark.parametrize("group", ["claude-bedrock", "claude-vertex"])
 async def test_claude_at_a_cloud_is_native(sidecar: Sidecar, group: str) -> None:
     """The cloud's own path and body; whole and streamed cost the same, with the region's surcharge."""
