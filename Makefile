@@ -75,7 +75,7 @@ billing-audit: setup-dev ## Compare CALLS calls token by token with what the pro
 
 reckoning: billing-audit # its old name
 
-bench-quick: setup-dev .bench/.others ## Measure what a call costs, beside bare relays, ferrogw and LiteLLM: the targets, in two minutes.
+bench-quick: setup-dev .bench/.others ## Measure what a call costs, beside bare relays, ferrogw and LiteLLM: the targets, in three minutes.
 	@$(BIN)/python -m bench.compare --quick $(ARGS)
 
 bench: setup-dev .bench/.others ## Measure everything side by side, several runs; docs/benchmarks.md.

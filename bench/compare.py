@@ -1,6 +1,6 @@
 """The gateway beside bare relays, ferrogw and LiteLLM, before one static upstream.
 
-    make bench-quick        the targets, in about two minutes; ARGS="--json FILE" for machines
+    make bench-quick        the targets, in about three minutes; ARGS="--json FILE" for machines
     make bench              everything, in about fifteen; writes docs/benchmarks.md, .svg and .json
 
 CPU is user and system time of the process tree divided by what it served. Every subject is measured in turn
@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -37,13 +37,16 @@ from bench.testbed import (
     Testbed,
     body,
     measure,
+    other_body,
     run_testbed,
 )
+from bench.upstream import NATIVE, OTHER_APIS
 
 CALL, STREAM = body(), body(stream=True)
 SLOW_CALL, SLOW_STREAM = body("bench-50ms"), body("bench-50ms", stream=True)
 WITH_LITELLM = {LITELLM, SIDECAR, BOTH}
 STREAMS, FEW_STREAMS, THOUSAND = 50, 8, 1000
+CHAT = "chat"
 LIBRARIES = ("uvicorn", "uvloop", "httptools", "hiredis", "asyncpg", "orjson", "aiohttp", "redis")
 FIGURES = [one.name for one in fields(Run)]
 Runs = dict[str, list[Run]]
@@ -105,6 +108,31 @@ def slow_upstream(of: Sequence[Subject], rounds: int, callers: int) -> Json:
     }
 
 
+def other_apis(subject: Subject, rounds: int) -> Json:
+    """Responses and Messages beside chats of the same model: `ratios` of their CPU a call and a frame."""
+    asked = {
+        f"{path.rpartition('/')[2].capitalize()}, {how}": (path, model)
+        for path in OTHER_APIS
+        for how, model in (("native", NATIVE), ("translated", "bench"))
+    }
+    of = [replace(subject, name=CHAT)]
+    of += [replace(subject, name=name, path=path) for name, (path, _) in asked.items()]
+
+    def run(one: Subject, *, stream: bool) -> Run:
+        other = asked.get(one.name)
+        sent = other_body(*other, stream=stream) if other else body(NATIVE, stream=stream)
+        return measure(one, sent, connections=FEW_STREAMS, seconds=1.0)
+
+    whole, streamed = (in_turn(of, rounds, partial(run, stream=stream)) for stream in (False, True))
+    return {
+        name: {
+            "call": ratio(whole, name, CHAT, "cpu_us"),
+            "frame": ratio(streamed, name, CHAT, "cpu_us_frame"),
+        }
+        for name in asked
+    }
+
+
 def rejections(bed: Testbed, rounds: int) -> Json:
     """CPU of a rejection; `uvicorn` is what the web server takes to answer everybody alike."""
     asked = {"uvicorn": (bed.constant, 401)} | {str(code): (one, code) for code, one in bed.rejected.items()}
@@ -136,6 +164,7 @@ def quick(bed: Testbed) -> Json:
             "frame": ratio(light_streams, GATEWAY, RELAY, "cpu_us_frame"),
         },
         "added": {"4": slow_upstream(beside, 1, 4)},
+        "other_apis": {one.name: other_apis(one, 2) for one in behind if one.name == BOTH},
         "rejections": rejections(bed, 2),
         "starts": bed.starts,
     }
@@ -159,6 +188,7 @@ def everything(bed: Testbed, rounds: int) -> Json:
             "frame": ratio(nine_streams, GATEWAY, RELAY, "cpu_us_frame"),
         },
         "added": {"4": slow_upstream(of, rounds, 4), "16": slow_upstream(light, rounds, 16)},
+        "other_apis": {name: other_apis(bed.subjects[name], rounds) for name in (BOTH, GATEWAY)},
         "rejections": rejections(bed, rounds),
         "starts": bed.starts,
         "thousand": thousand(bed),
@@ -207,6 +237,9 @@ def targets(facts: Json) -> Iterator[Row]:
         if LITELLM in of:
             value = of[BOTH]["cpu_us"] / of[LITELLM]["cpu_us"]
             yield row(f"gateway + our sidecar / LiteLLM: CPU a {what}", value, "x", 1.0)
+    for name, by in facts["other_apis"].get(BOTH, {}).items():
+        for what, value in by.items():
+            yield row(f"{name} / chat: CPU a {what}", value, "x", 1.5)
     for name, most_us in (("uvicorn", None), ("401", 60), ("429", 120)):
         yield row(f"a rejection, {name}", facts["rejections"][name], "us", most_us)
     start_s, cpu_s, rss_mb = facts["starts"]
@@ -236,6 +269,13 @@ def parts(facts: Json) -> dict[str, str]:
             ((name, *(f"{calls[many][name][one]:,.1f}" for many, one in others)) for name in calls["16"]),
         ),
         "streams": _figures(facts["streams"], "cpu_us_frame", "cpu_us", "first_p50_ms", "first_p99_ms"),
+        "other apis": report.table(
+            ("API", *(f"{one}: {what}" for one in facts["other_apis"] for what in ("call", "frame"))),
+            (
+                (name, *(f"{by[name][what]:.2f}" for by in facts["other_apis"].values() for what in by[name]))
+                for name in facts["other_apis"][BOTH]
+            ),
+        ),
         **{f"added {callers}": _added(by["json"], by["stream"]) for callers, by in facts["added"].items()},
         "conditions": report.bullets(f"{name}: {value}" for name, value in facts["conditions"].items()),
     }
@@ -277,7 +317,8 @@ def main() -> int:
     if not given.quick:
         cpu = {name: one["cpu_us"] for name, one in facts["calls"]["16"].items()}
         plot = report.bars("CPU a JSON call, microseconds, 16 connections (logarithmic)", cpu)
-        small = {key: facts[key] for key in ("ratios", "rejections", "starts", "thousand", "conditions")}
+        kept = ("ratios", "other_apis", "rejections", "starts", "thousand", "conditions")
+        small = {key: facts[key] for key in kept}
         report.write("benchmarks", small | {"cpu_us_a_call": cpu}, parts(facts), given.out, plot)
     return 0
 

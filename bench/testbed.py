@@ -21,13 +21,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY
 from sidecars import sidecar_spec
 from stack_processes import PASSWORD, StackProcesses, gateway_spec
 
 from bench import ROOT, process_stats
-from bench.upstream import MODELS
+from bench.upstream import MODELS, NATIVE, OTHER_APIS
 from llm_proxy.stack.probe import free_port, is_up
 from llm_proxy.stack.process import ProcessSpec
 from llm_proxy.stack.stores import postgres_spec, valkey_spec, valkey_url
@@ -54,6 +55,7 @@ class Subject:
     Attributes:
         pids: Whose CPU counts.
         others: Process groups that stand still while it is measured.
+        path: What is asked.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Subject:
     pids: tuple[int, ...]
     key: str = MASTER_KEY
     others: tuple[int, ...] = ()
+    path: str = PATH
 
     def cpu_s(self) -> float:
         """CPU used so far."""
@@ -170,7 +173,10 @@ def _gateway(stack: StackProcesses, port: int, sidecar: str, *, stores: bool = T
 def _litellm(stack: StackProcesses) -> dict[str, ProcessSpec]:
     """LiteLLM as its own command starts it, and as our sidecar: same configuration, one worker, bytecode."""
     base = {"api_base": f"{stack.url('upstream')}/v1", "api_key": "none"}
-    models = [{"model_name": one, "litellm_params": {"model": f"openai/{one}", **base}} for one in MODELS]
+    models: list[dict[str, object]] = [
+        {"model_name": one, "litellm_params": {"model": f"openai/{one}", **base}} for one in MODELS
+    ]
+    models[MODELS.index(NATIVE)]["model_info"] = {"supported_endpoints": OTHER_APIS}
     general = {"general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"}}
     file = stack.folder / "litellm.yaml"
     file.write_text(json.dumps({"model_list": models, **general, "litellm_settings": {"telemetry": False}}))
@@ -261,7 +267,21 @@ def body(model: str = "bench", *, stream: bool = False) -> str:
         {"role": "user", "content": "What is the capital of France? Answer in one word."},
     ]
     chat = {"model": model, "messages": messages, "temperature": 0.7, "max_tokens": 100}
-    return json.dumps(chat | ({"stream": True} if stream else {}), separators=(",", ":"))
+    return _written(chat, stream=stream)
+
+
+def other_body(path: str, model: str, *, stream: bool = False) -> str:
+    """The same call by one of `OTHER_APIS`."""
+    chat: dict[str, Any] = json.loads(body(model))
+    system, user = chat.pop("messages")
+    if path == "/v1/messages":
+        return _written(chat | {"system": system["content"], "messages": [user]}, stream=stream)
+    chat |= {"instructions": system["content"], "input": [user], "max_output_tokens": chat.pop("max_tokens")}
+    return _written(chat | {"store": False}, stream=stream)
+
+
+def _written(call: dict[str, Any], *, stream: bool) -> str:
+    return json.dumps(call | ({"stream": True} if stream else {}), separators=(",", ":"))
 
 
 def measure(
@@ -275,7 +295,7 @@ def measure(
     pause_ms: float = 0.0,
 ) -> Run:
     """Puts load on a subject and measures what it costs; raises `RuntimeError` when nothing was served."""
-    url = f"http://127.0.0.1:{subject.port}{PATH}"
+    url = f"http://127.0.0.1:{subject.port}{subject.path}"
     words = [sys.executable, "-m", "bench.load", url, "--body", sent, "--seconds", str(seconds)]
     words += ["--header", f"authorization: Bearer {subject.key}", "--pause-ms", str(pause_ms)]
     words += ["--connections", str(connections), *(("--requests", str(requests)) if requests else ())]

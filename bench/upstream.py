@@ -3,7 +3,8 @@
     python -m bench.upstream --port 20001
 
 The model's name says what it does: `bench` answers at once, `bench-50ms` after 50 ms; a streamed call gets
-`FRAMES` frames, one every 5 ms, and with `bench-1hz` ten, one a second. Nothing is parsed but the framing.
+`FRAMES` frames, one every 5 ms, and with `bench-1hz` ten, one a second. `bench-native` has Responses and
+Messages beside chats, in as many frames. Nothing is parsed but the framing.
 One ticker serves all streams and rests without them.
 """
 
@@ -15,8 +16,12 @@ from typing import cast
 import httptools
 import orjson
 import uvloop
+from scripted.families import find
+from scripted.script import Script
 
-MODELS = ("bench", "bench-50ms", "bench-1hz")
+NATIVE = "bench-native"
+MODELS = ("bench", "bench-50ms", "bench-1hz", NATIVE)
+OTHER_APIS = ("/v1/responses", "/v1/messages")
 FRAMES, SLOW_FRAMES = 102, 10
 TICK_S, DELAY_S = 0.005, 0.05
 HEADERS = (
@@ -41,7 +46,8 @@ def _whole(document: object) -> bytes:
 
 
 def _group(name: str) -> dict[str, object]:
-    deployment = {"id": name, "provider": "openai", "physical": name, **PRICE}
+    native = ["responses", "messages"] if name == NATIVE else []
+    deployment = {"id": name, "provider": "openai", "physical": name, "native": native, **PRICE}
     return {"name": name, "mode": "chat", "wildcard": False, "fallbacks": [], "deployments": [deployment]}
 
 
@@ -58,6 +64,16 @@ def _frames(count: int) -> list[bytes]:
     return [*[content] * (count - 2), stop, end]
 
 
+def _native(path: str) -> tuple[bytes, list[bytes]]:
+    """The answer, whole and in `FRAMES` frames, of a provider with this path."""
+    door, body, script = find(path), {"model": NATIVE}, Script(frames=FRAMES - 9, completion_tokens=100)
+    if door is None or door.frames is None:
+        raise KeyError(path)
+    content, closing = door.frames(script, body, 1)
+    *frames, end = map(_wrap, content + closing)
+    return _whole(door.whole(script, body, 1)), [*frames, end + b"0\r\n\r\n"]
+
+
 def _wrap(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
@@ -71,6 +87,7 @@ STREAM_HEAD = (
     + b"\r\n"
 )
 FAST, SLOW = _frames(FRAMES), _frames(SLOW_FRAMES)
+OTHERS = {path.encode(): _native(path) for path in OTHER_APIS}
 Streams = list[tuple[asyncio.Transport, Iterator[bytes]]]
 
 
@@ -82,9 +99,9 @@ class Ticker:
         self._slow: Streams = []
         self._wanted = asyncio.Event()
 
-    def add(self, transport: asyncio.Transport, *, slow: bool) -> None:
+    def add(self, transport: asyncio.Transport, frames: list[bytes], *, slow: bool) -> None:
         """Begins a stream; its first frame leaves with its head."""
-        coming = iter(SLOW if slow else FAST)
+        coming = iter(frames)
         transport.write(STREAM_HEAD + next(coming))
         (self._slow if slow else self._fast).append((transport, coming))
         self._wanted.set()
@@ -150,10 +167,12 @@ class Connection(asyncio.Protocol):
     def _answer(self, body: bytes) -> None:
         if self.transport.is_closing():
             return
+        slow = b"bench-1hz" in body
+        answer, frames = OTHERS.get(self._url, (ANSWER, SLOW if slow else FAST))
         if b'"stream":true' in body or b'"stream": true' in body:
-            self._ticker.add(self.transport, slow=b"bench-1hz" in body)
+            self._ticker.add(self.transport, frames, slow=slow)
         else:
-            self.transport.write(ANSWER)
+            self.transport.write(answer)
 
 
 async def serve(port: int) -> None:
