@@ -82,6 +82,8 @@ class SentTools:
                 (f"{path}.type", kind)
             )  # deferred tools are sent at once, so none is searched
         elif kind in CLIENT_TOOLS and as_object(tool.get("environment")).get("type", "local") == "local":
+            if as_object(tool.get("environment")).get("skills"):
+                raise not_carried(f"{path}.environment.skills", "A skill")
             described = CLIENT_TOOLS[kind].sent(tool)
             self._put(CallerTool(kind, kind), described, path, again=again)
         else:
@@ -92,6 +94,8 @@ class SentTools:
     ) -> None:
         if "direct" not in (tool.get("allowed_callers") or ["direct"]):
             raise not_carried(f"{path}.allowed_callers", "A tool that programs alone may call")
+        if tool.get("async"):
+            raise not_carried(f"{path}.async", "A tool whose output comes when the model has gone on")
         texts = [text for text in (about, tool.get("description")) if text]
         if tool["type"] == "custom":
             called = CallerTool("custom", tool["name"], namespace)

@@ -116,6 +116,23 @@ CLIENT_ITEMS: list[tuple[Json, Json, Json, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("tool", "path"),
+    [
+        ({"type": "function", "name": "f", "async": True}, "tools[0].async"),
+        ({"type": "custom", "name": "f", "async": True}, "tools[0].async"),
+        (
+            {"type": "shell", "environment": {"type": "local", "skills": [{"name": "x"}]}},
+            "tools[0].environment.skills",
+        ),
+    ],
+)
+def test_what_a_chat_s_tools_cannot_be_is_refused_by_its_path(tool: Json, path: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        sent(tools=[tool])
+    assert caught.value.param == path
+
+
 @pytest.mark.parametrize(("tool", "called", "returned", "text"), CLIENT_ITEMS)
 def test_tools_the_client_runs_are_functions(tool: Json, called: Json, returned: Json, text: str) -> None:
     found = sent(input=[called, returned], tools=[tool])
