@@ -18,6 +18,7 @@ MENDS = {
     "retry_count": RETRIES,
     "router_settings.retry_policy.delay": "write router_settings.retry_after",
     "litellm_settings.default_model": "set LLM_PROXY__DEFAULT_MODEL",
+    "proxy_config": "these are a Helm chart's values: write what stands below it into a file of its own",
     "general_settings.enable_cors": "set LLM_PROXY__CORS_ORIGINS",
     "general_settings.cors_allow_origins": "set LLM_PROXY__CORS_ORIGINS",
     "general_settings.cors_origins": "set LLM_PROXY__CORS_ORIGINS",

@@ -177,9 +177,15 @@ PROXY_SETTINGS = (
     SettingRule(
         GENERAL,
         "background_health_check_.* .*health_check.* health_check_.* model_list_healthy_only"
-        " allow_public_health_readiness_details enable_drain_endpoint drain_endpoint_token",
+        " allow_public_health_readiness_details",
         REPLACED,
         OUR_HEALTH,
+    ),
+    SettingRule(
+        GENERAL,
+        "enable_drain_endpoint drain_endpoint_token",
+        REPLACED,
+        "the gateway drains on SIGTERM, for LLM_PROXY__DRAIN_TIMEOUT_S (docs/deployment.md)",
     ),
     SettingRule(
         GENERAL,

@@ -56,6 +56,8 @@ NOTES = {
     "top level of no release": ("admin_ui: {enabled: true}", "admin_ui", "ignores"),
     "Prometheus": ("litellm_settings: {success_callback: [prometheus]}", "litellm_settings.success_callback", "/metrics"),
     "Prometheus for services": ("litellm_settings: {service_callback: [prometheus_system]}", "litellm_settings.service_callback", "/metrics"),
+    "values of a chart": ("proxy_config: {model_list: []}", "proxy_config", "a Helm chart's values"),
+    "drain endpoint": ("general_settings: {enable_drain_endpoint: true}", "general_settings.enable_drain_endpoint", "drains on SIGTERM"),
     "alerts": ("general_settings: {alerting: [slack]}", "general_settings.alerting", "docs/notifications.md"),
     "models of a database": ("general_settings: {store_model_in_db: true}", "general_settings.store_model_in_db", "keeps no database"),
     "passed through": ("general_settings: {pass_through_endpoints: [{path: /x, target: 'http://y'}]}", "general_settings.pass_through_endpoints", "not to be had"),
