@@ -16,9 +16,16 @@ from llm_proxy.dialects.translation.chat_request import ToolNames, function_choi
 from llm_proxy.json_access import Json, as_object, as_objects, is_object
 
 ToolKind = Literal["function", "custom", "tool_search", "local_shell", "shell", "apply_patch"]
-WEB_SEARCHES = frozenset(
-    {"web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11"}
+DISPENSABLE = frozenset(
+    {
+        "image_generation",
+        "web_search",
+        "web_search_2025_08_26",
+        "web_search_preview",
+        "web_search_preview_2025_03_11",
+    }
 )
+"""Tools of OpenAI's own that clients offer whatever the model; it may do without them."""
 _DIGEST_CHARS, _KEPT_CHARS = 8, 55
 
 
@@ -77,7 +84,7 @@ class SentTools:
                 self._add_named(inner, inner_path, tool["name"], about if at == 0 else None, again=again)
         elif kind in {"function", "custom"}:
             self._add_named(tool, path, None, None, again=again)
-        elif kind in WEB_SEARCHES or (kind == "tool_search" and tool.get("execution") != "client"):
+        elif kind in DISPENSABLE or (kind == "tool_search" and tool.get("execution") != "client"):
             self.left_out.append(
                 (f"{path}.type", kind)
             )  # deferred tools are sent at once, so none is searched
@@ -117,7 +124,7 @@ class SentTools:
         self.functions[name] = function
 
     def require_some(self) -> None:
-        """Raises `BadRequest` for a search that was left out where nothing else is offered."""
+        """Raises `BadRequest` for a tool that was left out where nothing else is offered."""
         if self.left_out and not self.functions:
             path, kind = self.left_out[0]
             raise not_carried(path, f"The tool '{kind}'")
@@ -143,7 +150,7 @@ def choose_tools(choice: str | Json | None, tools: SentTools) -> ChosenTools:
     allowed = {
         _chosen(one, tools, f"tool_choice.tools[{at}]")
         for at, one in enumerate(as_objects(choice["tools"]))
-        if one.get("type") not in WEB_SEARCHES
+        if one.get("type") not in DISPENSABLE
     }
     kept = [one for name, one in tools.functions.items() if name in allowed]
     if choice["mode"] == "required" and not kept:

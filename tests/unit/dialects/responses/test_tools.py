@@ -57,6 +57,17 @@ def test_names_that_meet_or_are_too_long_are_told_apart() -> None:
     assert {tool.name for tool in found.tools.callers.values()} == {"ns__weather", "weather", "x" * 80}
 
 
+def test_an_image_generation_beside_other_tools_is_left_out_and_alone_refused() -> None:
+    """Cline offers it to every model of its provider for OpenAI."""
+    found = sent(tools=[{"type": "image_generation", "output_format": "png"}, WEATHER])
+    assert [tool["function"]["name"] for tool in found.body["tools"]] == ["weather"]
+    assert found.tools.left_out == [("tools[0].type", "image_generation")]
+    with pytest.raises(BadRequest, match="image_generation"):
+        sent(tools=[{"type": "image_generation"}])
+    with pytest.raises(BadRequest, match="image_generation"):
+        sent(tools=[WEATHER], tool_choice={"type": "image_generation"})
+
+
 def test_a_web_search_beside_other_tools_is_left_out_and_alone_refused() -> None:
     search = {"type": "web_search", "external_web_access": True}
     found = sent(tools=[WEATHER, search])
@@ -69,9 +80,7 @@ def test_a_web_search_beside_other_tools_is_left_out_and_alone_refused() -> None
         sent(tools=[WEATHER], tool_choice={"type": "web_search_preview"})
 
 
-@pytest.mark.parametrize(
-    "kind", ["file_search", "code_interpreter", "image_generation", "computer_use_preview", "mcp", "alien"]
-)
+@pytest.mark.parametrize("kind", ["file_search", "code_interpreter", "computer_use_preview", "mcp", "alien"])
 def test_a_tool_that_a_provider_runs_is_refused_by_name(kind: str) -> None:
     tool = {"type": kind, "server_label": "s", "name": "n"}
     with pytest.raises(BadRequest, match=kind) as raised:
