@@ -93,7 +93,8 @@ class Count(NamedTuple):
     """A prompt whose tokens are to be counted, without a call.
 
     Attributes:
-        body: For the sidecar: `model`, `messages`, `tools`, and `native` with `system` for Anthropic's own.
+        body: For the sidecar: `model`, `messages`, `tools`; `native` and `system` for Anthropic's own,
+            `responses` for a native body of Responses.
         size_bytes: The size of the caller's body.
     """
 

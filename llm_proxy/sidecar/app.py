@@ -86,7 +86,9 @@ class SidecarApp:
             )
         elif method == "POST" and path in INFERENCE_ENDPOINTS:
             await self._count(self._process_call(path, scope, receive, send))
-        elif path.startswith(response_state.PREFIX):
+        elif path.startswith(response_state.PREFIX) and response_state.header(
+            scope, response_state.GROUP_HEADER
+        ):
             await self._count(_process_stored(scope, receive, send))
         elif method == "GET" and path == "/v1/models":
             await send_json(send, 200, catalog.list_models(litellm_internals.router()))

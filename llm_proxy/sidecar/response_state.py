@@ -16,6 +16,7 @@ from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.call_outcome import Attempt, CallOutcome
 from llm_proxy.sidecar.catalog import PROVIDER_KEY
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.responses import (
     Receive,
     Scope,
@@ -34,6 +35,9 @@ ACCOUNT_FIELDS = ("api_base", "base_url", "api_key", "organization", "litellm_cr
 GONE = error_body("The deployment is gone.", "invalid_request_error", "deployment_gone")
 DEFAULT_TIMEOUT_S = 600.0
 EVENTS = "text/event-stream"
+COUNTED_FIELDS = ("input", "instructions", "parallel_tool_calls", "reasoning", "text", "tool_choice", "tools")
+"""What OpenAI's count takes of a request, and the gateway can answer for."""
+COUNT_TIMEOUT_S = 10.0
 
 
 class Place(NamedTuple):
@@ -158,23 +162,43 @@ def _with_model(raw: bytes, model: str) -> bytes:
 
 async def _ask(place: Place, scope: Scope, body: bytes) -> Untyped:
     """Return the provider's response, its body unread; raise `httpx.HTTPStatusError` for an error."""
+    rest = scope["raw_path"].decode("latin-1").removeprefix(PREFIX)
+    query = scope.get("query_string", b"").decode("latin-1")
+    return await _request(place, scope["method"], (rest, query), body)
+
+
+async def _request(place: Place, method: str, target: tuple[str, str], body: bytes) -> Untyped:
     handlers = import_module("litellm.llms.custom_httpx.http_handler")
     client = handlers.get_async_httpx_client(llm_provider=place.provider).client
-    address, query = urlsplit(place.url), scope.get("query_string", b"").decode("latin-1")
-    rest = scope["raw_path"].decode("latin-1").removeprefix(PREFIX)
-    url = urlunsplit(
-        address._replace(
-            path=f"{address.path}/{rest}", query="&".join(one for one in (address.query, query) if one)
-        )
-    )
+    address = urlsplit(place.url)
+    query = "&".join(one for one in (address.query, target[1]) if one)
+    url = urlunsplit(address._replace(path=f"{address.path}/{target[0]}", query=query))
     request = client.build_request(
-        scope["method"], url, headers=place.headers, content=body or None, timeout=place.timeout_s
+        method, url, headers=place.headers, content=body or None, timeout=place.timeout_s
     )
     response = await client.send(request, stream=True, follow_redirects=False)
     if not response.is_success:
         await response.aread()
         response.raise_for_status()
     return response
+
+
+async def count_input(group: str, body: Json) -> int | None:
+    """Return the tokens of a body's input as a provider of the group counts them; None if it does not."""
+    sent = {name: body[name] for name in COUNTED_FIELDS if name in body}
+    try:
+        chosen = await litellm_internals.router().async_get_available_deployment(
+            model=group, request_kwargs={}
+        )
+        place = _place(chosen)._replace(timeout_s=COUNT_TIMEOUT_S)
+        raw = json.dumps(sent | {"model": place.model}).encode()
+        response = await _request(place, "POST", ("input_tokens", ""), raw)
+        counted = as_object(json.loads(await response.aread())).get("input_tokens")
+        await response.aclose()
+    except Exception as error:  # noqa: BLE001 -- whatever it is, the tokenizer counts
+        log_line(f"a provider does not count tokens: {type(error).__name__}")
+        return None
+    return counted if isinstance(counted, int) else None
 
 
 async def _result(response: Untyped, deployment: str) -> Untyped:

@@ -1,11 +1,11 @@
-"""Counts a prompt's tokens: at a provider that counts Anthropic's bodies, else with the model's tokenizer.
+"""Counts a prompt's tokens: at a provider that counts native bodies, else with the model's tokenizer.
 
 Invariants: no tokenizer is downloaded and no link of a prompt is followed; a part without a known size counts
 nothing; a body that LiteLLM cannot count is an answer of its own, never an exception.
 """
 
 from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
-from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar import litellm_internals, response_state
 from llm_proxy.sidecar.process_log import log_line
 
 COUNTED_PARTS = frozenset({"text", "image_url", "file"})
@@ -17,7 +17,12 @@ async def count_tokens(body: Json) -> tuple[int, Json]:
     """Return status and body of the answer: `{"input_tokens": N}`, or why it cannot be counted.
 
     `native` says that the messages, tools and system prompt are Anthropic's; else they are a chat's.
+    `responses` is a native body of Responses, which its provider counts; else the chat beside it counts.
     """
+    if responses := as_object(body.get("responses")):
+        counted = await response_state.count_input(str(body.get("model")), responses)
+        if counted is not None:
+            return 200, {"input_tokens": counted}
     messages = [as_object(one) for one in as_list(body.get("messages"))]
     if body.get("native") is True:
         counted = await _count(body, messages, native=True)

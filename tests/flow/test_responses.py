@@ -362,21 +362,24 @@ async def test_hints_for_another_model_are_left_out_where_a_model_has_none(stack
 
 
 async def test_tokens_are_counted_without_a_call(stack: RunningStack) -> None:
-    """As many as the tokenizer has, native or translated; faults as those of a response."""
+    """As many as a native provider says, else as the tokenizer has; faults as those of a response."""
     tools: Any = [WEATHER, {"type": "web_search"}]
-    for model in ("p/ok", "claude", "native-gpt"):
+    native = await stack.openai.responses.input_tokens.count(model="native-gpt", input="hi", tools=tools)
+    assert native.input_tokens == 4321
+    for model in ("p/ok", "claude"):
         counted = await stack.openai.responses.input_tokens.count(
             model=model, input="word " * 100, tools=tools
         )
         assert counted.object == "response.input_tokens"
         assert 100 <= counted.input_tokens <= 250, model
-    referred: Any = [{"type": "item_reference", "id": "msg_1"}, {"role": "user", "content": "word " * 50}]
+    said = "uncountable " + "word " * 50
+    referred: Any = [{"type": "item_reference", "id": "msg_1"}, {"role": "user", "content": said}]
     counted = await stack.openai.responses.input_tokens.count(model="native-gpt", input=referred)
     assert 40 <= counted.input_tokens <= 100
     link: Any = [{"type": "input_image", "image_url": "http://127.0.0.1/x"}]
     faulty: list[Any] = [referred, 5, [{"role": "user", "content": link}]]
-    for said in faulty:
+    for fault in faulty:
         with pytest.raises(openai.BadRequestError) as raised:
-            await stack.openai.responses.input_tokens.count(model="p/ok", input=said)
+            await stack.openai.responses.input_tokens.count(model="p/ok", input=fault)
         assert (raised.value.param or "").startswith("input")
     assert await stack.calls() == []

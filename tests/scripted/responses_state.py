@@ -82,6 +82,8 @@ class StoredResponses:
         refused = self.refused(key, body)
         if refused is not None:
             return 400, _error(refused, "previous_response_id", "previous_response_not_found")
+        if what == "input_tokens" and "uncountable" in json.dumps(body):
+            return 404, _error("Invalid URL (POST /v1/responses/input_tokens)", "id", None)
         if what == "input_tokens":
             return 200, {"object": "response.input_tokens", "input_tokens": 4321}
         usage = {

@@ -88,12 +88,12 @@ class ResponsesDialect:
         if models.speaks_natively(models.aliases.get(group, group), "responses"):
             refuse_uncountable(checked)
             build_native_call(checked, context, options, models, limits)
-            chat = countable_chat(checked, self.seal)
+            chat = {**countable_chat(checked, self.seal), "responses": checked}
         else:
             carried = carried_for(group, models)
             call = self._translated(checked | {"model": model}, carried, context, options, models, limits)
             chat = call.body
-        asked: Json = {name: chat[name] for name in ("messages", "tools") if name in chat}
+        asked: Json = {name: chat[name] for name in ("messages", "tools", "responses") if name in chat}
         return Count({"model": group, **asked}, len(body))
 
     def _translated(
