@@ -291,9 +291,14 @@ def _check_guardrails(
         params = as_object(guardrail.get("litellm_params"))
         path = f"guardrails.{guardrail.get('guardrail_name')}"
         kind = str(params.get("guardrail"))
+        wrong = "" if params.get("mode") else "its mode is missing"
         if "." not in kind and kind not in known_keys("guardrails"):
+            wrong = f"there is no guardrail {kind}"
+        for name in dict.fromkeys(unset_variables(params, env)):
+            yield ConfigFinding(path, f"{name} is not set: nothing is read", is_fault=False)
+        if wrong:
             fault = path not in accepted
-            message = f"LiteLLM has no guardrail {kind}, and would serve without it"
+            message = f"{wrong}: LiteLLM would serve without it"
             yield ConfigFinding(path, message, is_fault=fault, prevents_start=fault)
         elif kind == "presidio":
             for message in _find_presidio_lacks(params, env, folder):

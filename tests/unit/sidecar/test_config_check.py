@@ -39,6 +39,7 @@ FAULTS = {
     "credential's name": ("model_list: [{model_name: a, litellm_params: {model: openai/a, litellm_credential_name: c}}]", "model_list.a.litellm_params.litellm_credential_name", "no credential"),
     "guardrails in the older section": ("litellm_settings: {guardrails: [{guardrail_name: a, litellm_params: {guardrail: presidio, mode: pre_call}}]}", "litellm_settings.guardrails", "at the top of the file"),
     "guardrail of no kind": ("guardrails: [{guardrail_name: g, litellm_params: {guardrail: no_such, mode: pre_call}}]", "guardrails.g", "no guardrail no_such"),
+    "guardrail without a mode": ("guardrails: [{guardrail_name: g, litellm_params: {guardrail: lakera_v2}}]", "guardrails.g", "its mode is missing"),
     "presidio without its services": ("guardrails: [{guardrail_name: g, litellm_params: {guardrail: presidio, mode: pre_call, presidio_analyzer_api_base: 'http://a'}}]", "guardrails.g", "neither presidio_anonymizer_api_base nor PRESIDIO_ANONYMIZER_API_BASE is set"),
     "alias of a list": ("router_settings: {model_group_alias: {b: [a]}}", "router_settings.model_group_alias.b", "one group, not a list"),
     "callback of another list": ("litellm_settings: {callbacks: [sentry]}", "litellm_settings.callbacks", "write it into success_callback"),
@@ -319,10 +320,16 @@ def test_an_unknown_parameter_is_a_note() -> None:
 
 def test_an_unset_variable_of_a_section_is_a_note() -> None:
     """Deployments with unset variables are left out."""
-    text = "litellm_settings: {cache_params: {ssl: os.environ/NO_SUCH_NAME}}"
-    [note] = check_text(written(text))
-    assert (note.is_fault, note.path) == (False, "litellm_settings.cache_params")
-    assert "NO_SUCH_NAME" in note.message
+    for text, path in (
+        ("litellm_settings: {cache_params: {ssl: os.environ/NO_SUCH_NAME}}", "litellm_settings.cache_params"),
+        (
+            "guardrails: [{guardrail_name: g, litellm_params: {guardrail: lakera_v2, mode: a, api_key: os.environ/NO_SUCH_NAME}}]",
+            "guardrails.g",
+        ),
+    ):
+        [note] = check_text(written(text))
+        assert (note.is_fault, note.path) == (False, path)
+        assert "NO_SUCH_NAME" in note.message
 
 
 @pytest.mark.parametrize(("name", "package"), [("mlflow", "mlflow"), ("arize", "grpc")])
