@@ -98,7 +98,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     watcher = PolicyWatcher(keys)
     access = AccessPolicy(watcher, catalog, settings.default_models)
     payloads = PayloadPolicy(settings.log_payloads)
-    mock, sealer = settings.llm_mode == "mock", _sealer(settings)
+    mock, sealer = settings.llm_mode == "mock", build_sealer(settings)
     client = None if mock else _client(settings, metrics, catalog, access, payloads, sealer)
     memory_usage = MemoryUsage() if mock else None
     slot = None if mock else _worker_slot(settings)
@@ -228,12 +228,14 @@ def _stored(settings: Settings, database: Database | None) -> StoredResponses | 
     return StoredResponses(database.pool, policy, settings.stored_responses_retention_days)
 
 
-def _sealer(settings: Settings) -> Sealer | None:
+def build_sealer(settings: Settings) -> Sealer | None:
+    """Returns what seals; in development with a key of its own, the same in every worker; None without."""
     keys = parse_sealing_keys("".join(secret_text(settings.sealing_keys)))
     if keys:
         return Sealer(keys)
     if settings.environment == "development":
-        return Sealer((SealingKey("process", secrets.token_urlsafe(MIN_SECRET_CHARS)),))
+        shared = "".join(secret_text(settings.sidecar_key)) or secrets.token_urlsafe(MIN_SECRET_CHARS)
+        return Sealer((SealingKey("development", f"llm-proxy development {shared}"),))
     log.warning("without LLM_PROXY__SEALING_KEYS no response is stored, and no reasoning comes back")
     return None
 
