@@ -1,5 +1,6 @@
 """Native Responses: the same checks; body, answer and events pass as they came."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +15,9 @@ from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ResponseMeta
 from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.dialects.responses import responses_dialect
+from llm_proxy.dialects.responses.native import require_own
 from llm_proxy.dialects.responses.stream import NativeStream
-from llm_proxy.errors import BadRequest, ProviderFailed
+from llm_proxy.errors import BadRequest, ModelNotFound, NotFound, ProviderFailed
 from llm_proxy.identity import Caller
 from llm_proxy.sealing import Sealer, SealingKey
 
@@ -148,3 +150,16 @@ def test_a_stream_that_breaks_has_failed_with_the_next_number() -> None:
         "error": {"code": "server_error", "message": "It broke."},
     }
     assert parsed(NativeStream().fail(ProviderFailed("At once.")))[0]["sequence_number"] == 0
+
+
+def test_who_may_not_use_the_model_may_not_use_its_responses() -> None:
+    """The owner's own, too; a stranger is not even told of the model."""
+    call = parse(previous_response_id=PREVIOUS)
+    owner, stranger = (Caller("key", "virtual", tenant=tenant) for tenant in ("acme", "other"))
+    require_own(call, owner, MODELS)
+    refusing = replace(MODELS, is_allowed=lambda _group: False)
+    with pytest.raises(ModelNotFound):
+        require_own(call, owner, refusing)
+    with pytest.raises(NotFound) as error:
+        require_own(call, stranger, refusing)
+    assert error.value.code == "previous_response_not_found"
