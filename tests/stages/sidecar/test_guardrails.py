@@ -66,7 +66,7 @@ def guarded(provider: Provider, scans: Scanner, service_folder: Path) -> Iterato
     config: Json = {
         "model_list": [
             deployment("model", "openai/model", provider, num_retries=0),
-            deployment("azure", "azure/scripted", provider, api_version="2024-10-21"),
+            deployment("azure", "azure/scripted", provider, api_version="2025-04-01-preview"),
             deployment("text", "text-completion-openai/scripted", provider, num_retries=0),
             deployment("embed", "openai/embed", provider, num_retries=0),
         ],
@@ -335,7 +335,7 @@ async def test_no_call_passes_a_guardrail_by_in_its_provider_s_own_format(
 ) -> None:
     """Sent as it was it would reach the provider unmasked: with guardrails each call is translated."""
     native: list[object] = []
-    for one in (guarded, sidecar):
+    for one, name in ((guarded, "azure"), (sidecar, "azure-new")):
         groups = (await one.get("/llmp/catalog")).json["groups"]
-        native += [group["deployments"][0]["native"] for group in groups if group["name"] == "azure"]
+        native += [group["deployments"][0]["native"] for group in groups if group["name"] == name]
     assert native == [[], ["responses"]]
