@@ -23,7 +23,7 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-_FINAL = frozenset({400, 401, 403, 404, 413, 422})
+_FINAL = frozenset({400, 401, 403, 404, 405, 411, 413, 415, 417, 422, 431, 501})
 _OVERLOADED = 529
 _FIRST_OF_SERVER_ERRORS = 500
 _MADE_OF = {

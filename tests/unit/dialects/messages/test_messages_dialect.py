@@ -12,7 +12,7 @@ from llm_proxy.dialects.messages.dialect import MESSAGES, MessagesDialect
 from llm_proxy.dialects.messages.models import model_page
 from llm_proxy.dialects.request_options import NO_OPTIONS, RequestOptions
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import BadRequest, ModelNotFound, RateLimited
+from llm_proxy.errors import BadRequest, ModelNotFound, RateLimited, UnsupportedMediaType
 from llm_proxy.json_access import Json
 
 BETAS = ("claude-code-20250219", "own-2026-01-01")
@@ -163,7 +163,8 @@ def test_what_is_counted() -> None:
 def test_headers_say_what_repeating_cannot_mend() -> None:
     own = ("request-id", "r")
     assert MESSAGES.headers("r") == (own,)
-    assert MESSAGES.headers("r", BadRequest("x")) == (own, ("x-should-retry", "false"))
+    for final in (BadRequest("x"), UnsupportedMediaType("x")):
+        assert MESSAGES.headers("r", final) == (own, ("x-should-retry", "false"))
     assert MESSAGES.headers("r", RateLimited("x", retry_after_s=1)) == (own,)
     assert MESSAGES.error(BadRequest("x"), "r")["request_id"] == "r"
 

@@ -157,7 +157,7 @@ def test_who_may_not_use_the_model_may_not_use_its_responses() -> None:
     call = parse(previous_response_id=PREVIOUS)
     owner, stranger = (Caller("key", "virtual", tenant=tenant) for tenant in ("acme", "other"))
     require_own(call, owner, MODELS)
-    refusing = replace(MODELS, is_allowed=lambda _group: False)
+    refusing = replace(MODELS, is_allowed=frozenset[str]().__contains__)
     with pytest.raises(ModelNotFound):
         require_own(call, owner, refusing)
     with pytest.raises(NotFound) as error:
