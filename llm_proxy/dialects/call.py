@@ -66,6 +66,7 @@ class Call(NamedTuple):
         provider_headers: Headers that the provider gets with the call; the dialect allows each.
         optional_fields: Fields of `body` that are left out where a model is known not to have them.
         response: The stored response it is about or goes on from: its deployment's account serves the call.
+        items: The items of stored responses that its input names.
         operation: What is asked instead of the endpoint's own operation; None for that.
     """
 
@@ -86,6 +87,7 @@ class Call(NamedTuple):
     provider_headers: tuple[tuple[str, str], ...] = ()
     optional_fields: tuple[str, ...] = ()
     response: ResponseRef | None = None
+    items: tuple[ResponseRef, ...] = ()
     operation: Operation | None = None
 
 

@@ -1,4 +1,4 @@
-"""The ids of responses: sealed tokens that say whose a response is, and where its provider keeps it.
+"""The ids of responses and their items: sealed tokens that say whose one is, and where its provider keeps it.
 
 Pure. Invariants: a caller sees no id of a provider's, and can make none that opens; an id opens for its
 owner alone: the tenant, or the key of calls without one, as in the response cache; what is forged, foreign or
@@ -16,13 +16,13 @@ from llm_proxy.sealing import Sealer
 
 PREFIX = "resp_"
 PREVIOUS, PREVIOUS_NOT_FOUND = "previous_response_id", "previous_response_not_found"
-_PURPOSE = "responses.id"
+_PURPOSE, _ITEM_PURPOSE = "responses.id", "responses.item"
 _MAX_CHARS = 4096
 _RANDOM_BYTES = 24
 
 
 class ResponseRef(NamedTuple):
-    """One stored response.
+    """One stored response, or an item of one.
 
     Attributes:
         tenant: Its owner's; None for a key without a tenant, whose response is the key's alone.
@@ -65,6 +65,23 @@ class ResponseIds:
         facts = caller.tenant, caller.key_id, group, deployment, own_id
         return PREFIX + self._sealer.seal(_PURPOSE, orjson.dumps(facts))
 
+    def seal_item(self, caller: Caller, group: str, deployment: str, own_id: str) -> str:
+        """Returns the id of an item that a caller is told; it begins as the provider's own does."""
+        if self._sealer is None:
+            return own_id
+        facts = caller.tenant, caller.key_id, group, deployment, own_id
+        return f"{own_id.partition('_')[0]}_{self._sealer.seal(_ITEM_PURPOSE, orjson.dumps(facts))}"
+
+    def open_item(self, token: str) -> ResponseRef | None:
+        """Returns the item that an id stands for; None for an id that was not made here."""
+        payload = None
+        if self._sealer is not None and len(token) <= _MAX_CHARS:
+            payload = self._sealer.open(_ITEM_PURPOSE, token.partition("_")[2])
+        if payload is None:
+            return None
+        tenant, key_id, group, deployment, own_id = orjson.loads(payload)
+        return ResponseRef(tenant, key_id, group, deployment, own_id, token)
+
     def open(self, token: str, param: str) -> ResponseRef:
         """Returns what an id stands for; raises `NotFound` for one that was not made here."""
         payload = None
@@ -82,8 +99,10 @@ def random_id() -> str:
 
 
 def response_not_found(token: str, param: str) -> NotFound:
-    """Returns OpenAI's error for an id that is nobody's, or not this caller's."""
+    """Returns OpenAI's error for an id that is nobody's, or not this caller's; of an item below `input`."""
     shown = "".join(one if one.isprintable() else "?" for one in token[:_MAX_CHARS])
+    if param.startswith("input"):
+        return NotFound(f"Item with id '{shown}' not found.", param=param, code="item_not_found")
     if param == PREVIOUS:
         message = f"Previous response with id '{shown}' not found."
         return NotFound(message, param=param, code=PREVIOUS_NOT_FOUND)

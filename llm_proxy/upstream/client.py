@@ -196,9 +196,9 @@ class SidecarClient:
         call, response = sent.call, sent.call.response
         if call.endpoint != "responses":
             return None
-        known = {response.own_id: response.token} if response else {}
-        seal = self._controls.response_ids.seal
-        return SealedIds(partial(seal, sent.caller, call.group, routing.deployment or ""), known)
+        known = {one.own_id: one.token for one in (*call.items, *([response] if response else []))}
+        ids, facts = self._controls.response_ids, (sent.caller, call.group, routing.deployment or "")
+        return SealedIds(partial(ids.seal, *facts), partial(ids.seal_item, *facts), known)
 
     async def _reply(
         self,
@@ -298,7 +298,9 @@ def _in_the_callers_words(error: APIError, text: bytes, call: Call) -> APIError:
     response = call.response
     if response is None:
         return error
-    if call.operation is not None and call.operation.is_free:
+    if response in call.items:
+        gone, param = response.own_id in error.message, "input"
+    elif call.operation is not None and call.operation.is_free:
         gone, param = error.status == NotFound.status, "id"
     else:
         gone, param = error.code == PREVIOUS_NOT_FOUND or response.own_id in error.message, PREVIOUS

@@ -1,29 +1,36 @@
-"""Replaces a provider's ids of responses by ours in an answer on its way to the caller.
+"""Replaces a provider's ids of responses and of their items by ours in an answer on its way to the caller.
 
 Invariants: bytes change only where an id stands as a whole string; the caller's own ids come back as it sent
-them; whatever names a response in an answer is replaced, in every event.
+them; whatever names a response or an item in an answer is replaced, in every event.
 """
 
+import re
 from collections.abc import Callable
 
 import orjson
 
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.sse import parse_event
 
 _RESPONSE = b'"response":'
 _RESPONSE_SPACED = b'"response" :'
+_ITEM = b'"response.output_item.'
+_LAST = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
 _NAMES = ("id", "previous_response_id")
+_ITEM_ID = re.compile(r"[a-z]{1,8}_(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{1,200}")
+"""Of another form, it could be a word of the answer's."""
 
 
 class SealedIds:
     """The ids of one answer."""
 
-    __slots__ = ("_ids", "_learned", "_seal")
+    __slots__ = ("_ids", "_learned", "_seal", "_seal_item")
 
-    def __init__(self, seal: Callable[[str], str], known: dict[str, str]) -> None:
-        """Takes what makes our id of a provider's, and ours of those that the call named."""
-        self._seal = seal
+    def __init__(
+        self, seal: Callable[[str], str], seal_item: Callable[[str], str], known: dict[str, str]
+    ) -> None:
+        """Takes what makes our id of a response's and of an item's, and ours of those that the call named."""
+        self._seal, self._seal_item = seal, seal_item
         self._ids = {own: token for own, token in known.items() if own}
         self._learned = False
 
@@ -34,18 +41,33 @@ class SealedIds:
 
     def in_frames(self, frames: bytes) -> bytes:
         """Returns complete events with our ids."""
-        if not self._learned and (_RESPONSE in frames or _RESPONSE_SPACED in frames):
+        is_first = not self._learned and (_RESPONSE in frames or _RESPONSE_SPACED in frames)
+        if is_first or _ITEM in frames or any(mark in frames for mark in _LAST):
             for frame in frames.split(b"\n\n"):
-                if (data := parse_event(frame).data) and (response := _response_of(data)):
-                    self._learn(response)
-                    self._learned = True
+                self._learn_from(frame)
         return self._replaced(frames)
+
+    def _learn_from(self, frame: bytes) -> None:
+        event = _parse(parse_event(frame).data or b"{}")
+        if response := as_object(event.get("response")):
+            self._learn(response)
+            self._learned = True
+        self._learn_item(as_object(event.get("item")))
 
     def _learn(self, response: Json) -> None:
         for name in _NAMES:
             own = response.get(name)
             if isinstance(own, str) and own.startswith("resp") and own not in self._ids:
                 self._ids[own] = self._seal(own)
+        for item in as_objects(response.get("output")):
+            self._learn_item(item)
+
+    def _learn_item(self, item: Json) -> None:
+        own = item.get("id")
+        if not isinstance(own, str) or own in self._ids or own == item.get("call_id"):
+            return
+        if _ITEM_ID.fullmatch(own):
+            self._ids[own] = self._seal_item(own)
 
     def _replaced(self, raw: bytes) -> bytes:
         for own, token in self._ids.items():
@@ -55,8 +77,8 @@ class SealedIds:
         return raw
 
 
-def _response_of(data: bytes) -> Json:
+def _parse(data: bytes) -> Json:
     try:
-        return as_object(as_object(orjson.loads(data)).get("response"))
+        return as_object(orjson.loads(data))
     except orjson.JSONDecodeError:
         return {}

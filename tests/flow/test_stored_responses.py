@@ -131,6 +131,26 @@ async def test_compaction(stack: RunningStack) -> None:
     assert "'compact'" in refused.value.message
 
 
+async def test_an_item_is_its_owners(stack: RunningStack) -> None:
+    """A reference to an item of an earlier answer reaches the account that made it, from its tenant alone."""
+    reply = await send(stack, "POST", "/v1/responses", {"model": MODEL, "input": say()}, x_tenant_id="acme")
+    item = reply.json()["output"][0]["id"]
+    assert item.startswith("msg_")
+    [made] = await stack.calls()
+    body = {"model": MODEL, "input": [{"type": "item_reference", "id": item}]}
+    for _ in range(4):
+        assert (await send(stack, "POST", "/v1/responses", body, x_tenant_id="acme")).status_code == 200
+    calls = (await stack.calls())[1:]
+    assert {one["headers"]["authorization"] for one in calls} == {made["headers"]["authorization"]}
+    [own] = {one["body"]["input"][0]["id"] for one in calls}
+    assert own != item
+    for one, tenant in ((item, "other"), (own, "acme"), (item[:-2] + "__", "acme")):
+        body["input"] = [{"type": "item_reference", "id": one}]
+        reply = await send(stack, "POST", "/v1/responses", body, x_tenant_id=tenant)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "item_not_found")
+        assert reply.json()["error"]["message"] == f"Item with id '{one}' not found."
+
+
 async def test_what_is_not_the_callers_does_not_exist(stack: RunningStack) -> None:
     """Another tenant's, another key's, forged, of another key's making: one 404 in OpenAI's words."""
     reply = await send(stack, "POST", "/v1/responses", {"model": MODEL, "input": say()}, x_tenant_id="acme")

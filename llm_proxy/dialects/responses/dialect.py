@@ -27,7 +27,7 @@ from llm_proxy.dialects.request.native_call import build_native_call, resolve_gr
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.dialects.response_ids import PREVIOUS, ResponseIds
 from llm_proxy.dialects.responses.answer import ResponseBuilder, render_answer
-from llm_proxy.dialects.responses.native import native_response
+from llm_proxy.dialects.responses.native import native_response, open_items
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
 from llm_proxy.dialects.responses.request import (
     ResponseContext,
@@ -86,7 +86,8 @@ class ResponsesDialect:
         context = ParseContext(self.name, "responses", len(body))
         model, group = resolve_group(checked, context, options, models)
         if models.speaks_natively(models.aliases.get(group, group), "responses"):
-            refuse_uncountable(checked)
+            checked, _, pinned = open_items(checked, self.ids)
+            refuse_uncountable(checked, refers=pinned is not None)
             build_native_call(checked, context, options, models, limits)
             chat = {**countable_chat(checked, self.seal), "responses": checked}
         else:

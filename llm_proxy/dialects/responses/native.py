@@ -15,10 +15,16 @@ from llm_proxy.dialects.request import ParseContext
 from llm_proxy.dialects.request.native_call import build_native_call
 from llm_proxy.dialects.request.validators import invalid, shown_name
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.dialects.response_ids import PREVIOUS, ResponseIds, response_not_found
+from llm_proxy.dialects.response_ids import (
+    PREVIOUS,
+    ResponseIds,
+    ResponseRef,
+    response_not_found,
+)
+from llm_proxy.dialects.responses.schema import item_type
 from llm_proxy.errors import BadRequest, model_not_found
 from llm_proxy.identity import Caller
-from llm_proxy.json_access import Json
+from llm_proxy.json_access import Json, as_objects, is_array
 
 STORED_PATH = "/v1/responses/"
 MAX_QUERY_CHARS = 4096
@@ -78,9 +84,11 @@ def native_response(
             param="conversation",
             code="unsupported_parameter",
         )
+    checked, items, pinned = open_items(checked, ids)
     previous: object = checked.get(PREVIOUS)
     if type(previous) is not str:
-        return build_native_call(checked, context, options, models, limits)
+        call = build_native_call(checked, context, options, models, limits)
+        return call._replace(response=pinned, items=items)
     ref = ids.open(previous, PREVIOUS)
     if not ref.deployment:
         raise BadRequest(
@@ -90,7 +98,42 @@ def native_response(
             code="previous_response_not_found",
         )
     call = build_native_call({**checked, PREVIOUS: ref.own_id}, context, options, models, limits)
-    return call._replace(response=ref)
+    return call._replace(response=ref, items=items)
+
+
+def open_items(checked: Json, ids: ResponseIds) -> tuple[Json, tuple[ResponseRef, ...], ResponseRef | None]:
+    """Returns a body with the provider's own ids of items, the items, and the first that only it knows.
+
+    Raises `NotFound` for an item that only a provider knows and whose id is none of ours.
+    """
+    given = checked.get("input")
+    if not is_array(given):
+        return checked, (), None
+    opened: list[ResponseRef] = []
+    pinned: ResponseRef | None = None
+    sent: list[object] = []
+    for at, item in enumerate(as_objects(given)):
+        name = "approval_request_id" if item.get("type") == "mcp_approval_response" else "id"
+        token: object = item.get(name)
+        ref = ids.open_item(token) if isinstance(token, str) else None
+        if _is_kept(item) and isinstance(token, str):
+            if ref is None:
+                raise response_not_found(token, f"input[{at}].{name}")
+            pinned = pinned or (ref if ref.deployment else None)
+        if ref is not None:
+            opened.append(ref)
+        sent.append(item if ref is None else {**item, name: ref.own_id})
+    return ({**checked, "input": sent} if opened else checked), tuple(opened), pinned
+
+
+def _is_kept(item: Json) -> bool:
+    """Whether the provider reads an item from its own store, not from the body alone."""
+    kind = item_type(item)
+    if kind == "reasoning":
+        return not item.get("encrypted_content")
+    if kind == "image_generation_call":
+        return not item.get("result")
+    return kind in {"item_reference", "mcp_approval_response"}
 
 
 def _require_key(body: Json, ids: ResponseIds) -> None:
@@ -151,6 +194,9 @@ def require_own(call: Call, caller: Caller, models: ModelIndex) -> None:
         NotFound: It is somebody else's.
         ModelNotFound: The caller may no longer use its group.
     """
+    for item in call.items:
+        if not item.belongs_to(caller):
+            raise response_not_found(item.token, "input")
     if call.response is None:
         return
     if not call.response.belongs_to(caller):

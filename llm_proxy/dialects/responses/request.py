@@ -138,10 +138,10 @@ def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 -- a checked body's JSO
         yield value
 
 
-def refuse_uncountable(body: Json) -> None:
-    """Rejects the count of what a native provider keeps, and the gateway cannot see."""
-    for name in ("previous_response_id", "conversation"):
-        if body.get(name):
+def refuse_uncountable(body: Json, *, refers: bool) -> None:
+    """Rejects the count of what a native provider keeps; `refers`: an item of the input stands for such."""
+    for name in ("previous_response_id", "conversation", "input"):
+        if body.get(name) and (refers or name != "input"):
             message = f"'{name}': only the tokens of what the request holds can be counted."
             raise BadRequest(message, param=name, code="unsupported_parameter")
 

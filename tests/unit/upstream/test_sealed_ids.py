@@ -16,7 +16,7 @@ def frame(kind: str, **fields: object) -> bytes:
 
 def ours() -> SealedIds:
     """Seals by a prefix; the caller sent `mine-0` for `resp_0`."""
-    return SealedIds(lambda own: f"sealed-{own}", {"resp_0": "mine-0"})
+    return SealedIds("sealed-{}".format, "{}.ours".format, {"resp_0": "mine-0"})
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 10_000])
@@ -36,6 +36,38 @@ def test_every_event_has_our_ids(size: int) -> None:
     named = [event["response"] for event in events if "response" in event]
     assert named == [response | {"id": "sealed-resp_1", "previous_response_id": "mine-0"}] * 2
     assert events[1]["delta"] == SAID
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+def test_items_have_ours_in_every_event(size: int) -> None:
+    """From their first event on; an id that is also a call's stays, and so does one that may be a word."""
+    output: list[dict[str, object]] = [
+        {"type": "message", "id": "msg_0123456789", "content": []},
+        {"type": "function_call", "id": "fc_0123456789", "call_id": "fc_0123456789"},
+        {"type": "message", "id": "message", "content": []},
+    ]
+    stream = b"".join(
+        frame("response.output_item.added", output_index=at, item=item) for at, item in enumerate(output)
+    )
+    stream += frame("response.output_text.delta", item_id="msg_0123456789", delta=SAID)
+    stream += frame("response.completed", response={"id": "resp_1", "output": output})
+    filtered = NativeStreamFilter("responses", ours())
+    sent = b"".join(filtered.feed(stream[at : at + size]) for at in range(0, len(stream), size))
+    events = [
+        orjson.loads(one.split(b"data: ")[1]) for one in (sent + filtered.last_event).split(b"\n\n")[:-1]
+    ]
+    expected = [{**output[0], "id": "msg_0123456789.ours"}, *output[1:]]
+    assert [event["item"] for event in events[:3]] == expected
+    assert (events[3]["item_id"], events[3]["delta"]) == ("msg_0123456789.ours", SAID)
+    assert events[4]["response"]["output"] == expected
+
+
+def test_a_stream_that_is_read_from_its_middle_has_them_at_its_end() -> None:
+    """Its items were announced before."""
+    item = {"type": "message", "id": "msg_0123456789", "content": []}
+    filtered = NativeStreamFilter("responses", ours())
+    filtered.feed(frame("response.completed", response={"id": "resp_1", "output": [item]}))
+    assert b'"msg_0123456789.ours"' in filtered.last_event
 
 
 def test_a_whole_answer_has_them_in_its_own_bytes() -> None:

@@ -1,5 +1,6 @@
 """Native Responses: the same checks; body, answer and events pass as they came."""
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -24,7 +25,9 @@ from llm_proxy.sealing import Sealer, SealingKey
 MODELS = ModelIndex("gpt", {"gpt": frozenset({"openai"})}, speaks_natively=lambda _group, _endpoint: True)
 SEALER = Sealer([SealingKey("k1", "s" * 40)])
 DIALECT = responses_dialect(SEALER)
-PREVIOUS = ResponseIds(SEALER).seal(Caller("key", "virtual", tenant="acme"), "gpt", "one", "resp_0")
+ANN = Caller("key", "virtual", tenant="acme")
+PREVIOUS = ResponseIds(SEALER).seal(ANN, "gpt", "one", "resp_0")
+ITEM = ResponseIds(SEALER).seal_item(ANN, "gpt", "one", "msg_1")
 EVENTS: list[dict[str, Any]] = [
     {"type": "response.created", "response": {"id": "resp_1", "output": []}, "sequence_number": 0},
     {"type": "response.queued", "response": {"id": "resp_1", "output": []}, "sequence_number": 1},
@@ -41,7 +44,6 @@ def parse(**body: Any) -> Call:
 def test_what_only_the_provider_knows_passes() -> None:
     body: dict[str, Any] = {
         "input": [
-            {"type": "item_reference", "id": "msg_1"},
             {"type": "new_item", "of": 2027},
             {"role": "user", "content": [{"type": "new_part"}]},
             {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"},
@@ -57,6 +59,51 @@ def test_what_only_the_provider_knows_passes() -> None:
     assert call.body == {"model": "gpt", **body, "previous_response_id": "resp_0"}
     assert call.response is not None
     assert (call.response.deployment, call.response.token) == ("one", PREVIOUS)
+
+
+def test_items_of_our_answers_are_the_providers_own_again() -> None:
+    """A reference is asked of the account that keeps it; an item that says all itself of any."""
+    message = {
+        "type": "message",
+        "id": ITEM,
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "x"}],
+    }
+    call = parse(input=[message, {"role": "user", "content": "on"}], store=False)
+    assert call.body["input"][0]["id"] == "msg_1"
+    assert call.response is None
+    call = parse(input=[{"type": "item_reference", "id": ITEM}])
+    assert call.body["input"] == [{"type": "item_reference", "id": "msg_1"}]
+    assert call.response is not None
+    assert (call.response.deployment, call.response.own_id) == ("one", "msg_1")
+    require_own(call, ANN, MODELS)
+    with pytest.raises(NotFound, match=re.escape(f"Item with id '{ITEM}' not found.")):
+        require_own(call, replace(ANN, tenant="other"), MODELS)
+    with pytest.raises(BadRequest, match="'input': only the tokens"):
+        DIALECT.parse_count(
+            orjson.dumps({"model": "gpt", "input": [{"id": ITEM}]}), NO_OPTIONS, MODELS, BodyLimits()
+        )
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({"type": "item_reference", "id": "msg_1"}, "input[1].id"),
+        ({"id": "msg_1"}, "input[1].id"),
+        ({"type": "item_reference", "id": ITEM[:-1] + ("A" if ITEM[-1] != "A" else "B")}, "input[1].id"),
+        ({"type": "reasoning", "id": "rs_1", "summary": []}, "input[1].id"),
+        ({"type": "image_generation_call", "id": "ig_1"}, "input[1].id"),
+        (
+            {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True},
+            "input[1].approval_request_id",
+        ),
+    ],
+)
+def test_an_item_that_only_the_provider_knows_needs_our_id(item: dict[str, Any], param: str) -> None:
+    """Its own would be anybody's who knows it."""
+    with pytest.raises(NotFound) as error:
+        parse(input=[{"role": "user", "content": "hi"}, item])
+    assert (error.value.param, error.value.code) == (param, "item_not_found")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +136,7 @@ def test_a_conversation_is_nobodys_own() -> None:
 
 def test_what_a_chat_has_no_place_for_is_counted_as_its_text() -> None:
     items: list[Any] = [
-        {"type": "item_reference", "id": "msg_1"},
+        {"type": "new_item", "of": 2027},
         {
             "role": "user",
             "content": [{"type": "input_text", "text": "see"}, {"type": "new", "image_url": "data:,x"}],
