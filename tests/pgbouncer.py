@@ -91,6 +91,8 @@ def run_pgbouncer(
         f"auth_type = scram-sha-256\nauth_file = {folder}/users.txt\n"
         f"pool_mode = {mode}\ndefault_pool_size = {size}\nmax_client_conn = 200\n"
     )
+    for path in (folder, folder / "users.txt", folder / "pgbouncer.ini"):
+        path.chmod(0o755)  # whatever the umask: a test may have hardened this process
     nobody = pwd.getpwnam("nobody")
     spec = process.ProcessSpec(
         name=f"pgbouncer-{mode}",

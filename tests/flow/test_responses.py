@@ -307,7 +307,7 @@ async def test_a_prompt_that_is_too_long_is_400_with_its_code(stack: RunningStac
 async def test_a_fault_is_400_in_openais_envelope(stack: RunningStack, body: Json, param: str) -> None:
     async with httpx.AsyncClient(base_url=stack.url, headers=stack.auth) as client:
         reply = await client.post("/responses", json={"model": "p/ok", **body})
-    assert reply.status_code == 400
+    assert reply.status_code == (404 if param == "previous_response_id" else 400)
     error = reply.json()["error"]
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
 
@@ -325,7 +325,7 @@ async def test_a_call_is_explained_and_recorded_as_what_it_is(stack: RunningStac
 
 async def test_a_native_group_gets_the_body_as_it_was_sent(stack: RunningStack) -> None:
     """What no chat has a place for included; the provider's own response comes back, whole and in events."""
-    items: Any = [{"type": "item_reference", "id": "msg_1"}, {"role": "user", "content": "hi"}]
+    items: Any = [{"type": "computer_call", "id": "cu_1"}, {"role": "user", "content": "hi"}]
     tools: Any = [{"type": "web_search"}]
     answer = await stack.openai.responses.create(model="native-gpt", input=items, tools=tools)
     sent = await sent_body(stack)
@@ -373,7 +373,7 @@ async def test_tokens_are_counted_without_a_call(stack: RunningStack) -> None:
         assert counted.object == "response.input_tokens"
         assert 100 <= counted.input_tokens <= 250, model
     said = "uncountable " + "word " * 50
-    referred: Any = [{"type": "item_reference", "id": "msg_1"}, {"role": "user", "content": said}]
+    referred: Any = [{"type": "computer_call", "id": "cu_1"}, {"role": "user", "content": said}]
     counted = await stack.openai.responses.input_tokens.count(model="native-gpt", input=referred)
     assert 40 <= counted.input_tokens <= 100
     link: Any = [{"type": "input_image", "image_url": "http://127.0.0.1/x"}]

@@ -126,7 +126,7 @@ async def test_compaction(stack: RunningStack) -> None:
     story = await stack.story(reply.headers["x-request-id"])
     assert (story["prompt_tokens"], story["completion_tokens"]) == (100, 10)
     assert float(story["cost_usd"]) == pytest.approx(100e-6 + 10 * 2e-6)
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.NotFoundError) as refused:
         await responses.compact(model="plain", input="x")
     assert "'compact'" in refused.value.message
 

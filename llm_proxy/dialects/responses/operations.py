@@ -26,7 +26,7 @@ from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.dialects.responses.dialect import ResponsesDialect
 from llm_proxy.dialects.responses.native import STORED_PATH, StoredOperation, stored_operation
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import APIError, BadRequest
+from llm_proxy.errors import APIError, NotFound
 from llm_proxy.json_access import Json
 
 Parse = Callable[[bytes, RequestOptions, ModelIndex, BodyLimits], Call]
@@ -117,7 +117,7 @@ def _parse_compaction(
     context = ParseContext(responses.name, "responses", len(body), reports_usage=True)
     model, group = resolve_group(parsed, context, options, models)
     if not models.speaks_natively(models.aliases.get(group, group), "responses"):
-        raise BadRequest(
+        raise NotFound(
             f"'compact': the model `{model}` has no compaction. Ask it for a summary, and go on with that.",
             param="model",
             code="unsupported_value",

@@ -64,7 +64,7 @@ def test_items_have_ours_in_every_event(size: int) -> None:
 
 def test_a_stream_that_is_read_from_its_middle_has_them_at_its_end() -> None:
     """Its items were announced before."""
-    item = {"type": "message", "id": "msg_0123456789", "content": []}
+    item: dict[str, object] = {"type": "message", "id": "msg_0123456789", "content": []}
     filtered = NativeStreamFilter("responses", ours())
     filtered.feed(frame("response.completed", response={"id": "resp_1", "output": [item]}))
     assert b'"msg_0123456789.ours"' in filtered.last_event
