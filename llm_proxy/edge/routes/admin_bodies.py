@@ -24,8 +24,16 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "A field is wrong; `param` names it."},
     401: {"description": "No admin key."},
     403: {"description": "This role may not."},
+    404: {"description": "What is named does not exist."},
     503: {"description": "The database is unavailable."},
 }
+COUNT_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "A field is wrong; the error names it."},
+    401: {"description": "No credential."},
+    404: {"description": "No such model."},
+    429: {"description": "The key counts too often at once."},
+}
+"""Of the routes that count tokens."""
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"description": "No such thing."}}
 _BOUNDS = f"From 0 to {MAX_NUMBER}."
 

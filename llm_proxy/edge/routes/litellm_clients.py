@@ -52,7 +52,11 @@ def router(
         ]
         return {"data": entries}
 
-    @routes.get("/key/info", summary="The caller's own key, as LiteLLM describes it.")
+    @routes.get(
+        "/key/info",
+        summary="The caller's own key, as LiteLLM describes it.",
+        responses={404: {"description": "Another key than the caller's."}},
+    )
     async def key_info(
         request: Request, caller: Annotated[Caller, require_caller], key: str | None = None
     ) -> Json:

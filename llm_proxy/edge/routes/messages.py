@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from llm_proxy.dialects.messages.dialect import MessagesDialect
 from llm_proxy.edge.inference import RequestReader
+from llm_proxy.edge.routes.admin_bodies import COUNT_ERRORS
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry import uuid7
 from llm_proxy.upstream.token_counter import TokenCounter
@@ -20,7 +21,7 @@ COUNT_PATHS = ("/v1/messages/count_tokens", "/messages/count_tokens")
 
 def router(dialect: MessagesDialect, reader: RequestReader, counter: TokenCounter) -> APIRouter:
     """Returns the route; `?beta=true` changes nothing."""
-    routes = APIRouter(tags=["messages"])
+    routes = APIRouter(tags=["messages"], responses=COUNT_ERRORS)
 
     @routes.post(COUNT_PATHS[0], summary="Count the tokens of a Messages body, without a call.")
     @routes.post(COUNT_PATHS[1], include_in_schema=False)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from llm_proxy.dialects.dialect import CountingDialect
 from llm_proxy.edge.inference import RequestReader
+from llm_proxy.edge.routes.admin_bodies import COUNT_ERRORS
 from llm_proxy.json_access import Json
 from llm_proxy.upstream.token_counter import TokenCounter
 
@@ -17,7 +18,7 @@ COUNT_PATHS = ("/v1/responses/input_tokens", "/responses/input_tokens")
 
 def router(dialect: CountingDialect, reader: RequestReader, counter: TokenCounter) -> APIRouter:
     """Returns the route."""
-    routes = APIRouter(tags=["responses"])
+    routes = APIRouter(tags=["responses"], responses=COUNT_ERRORS)
 
     @routes.post(COUNT_PATHS[0], summary="Count the tokens of a Responses body, without a call.")
     @routes.post(COUNT_PATHS[1], include_in_schema=False)
