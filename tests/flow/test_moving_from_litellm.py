@@ -1,5 +1,6 @@
 """Keys that a LiteLLM proxy handed out, imported by the command, used with curl's and the SDK's requests."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -89,7 +90,18 @@ async def imported(
     )
     assert SECRET not in printed
     found: dict[str, object] = json.loads(printed)
+    await _known(stack_ports["gateway"])
     return found
+
+
+async def _known(port: int) -> None:
+    """Waits until the gateway knows that there are imported keys: within a second of the first import."""
+    async with httpx.AsyncClient(verify=NO_TLS, headers={"Authorization": f"Bearer {FREE}"}) as client:
+        for _ in range(400):
+            if (await client.get(f"http://127.0.0.1:{port}/key/info")).status_code != 401:
+                return
+            await asyncio.sleep(0.05)
+    pytest.fail("the gateway does not know of the imported keys")
 
 
 def command(litellm_url: str, files: Path) -> list[str]:
