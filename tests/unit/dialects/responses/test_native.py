@@ -90,7 +90,7 @@ def test_items_of_our_answers_are_the_providers_own_again() -> None:
     [
         ({"type": "item_reference", "id": "msg_1"}, "input[1].id"),
         ({"id": "msg_1"}, "input[1].id"),
-        ({"type": "item_reference", "id": ITEM[:-1] + ("A" if ITEM[-1] != "A" else "B")}, "input[1].id"),
+        ({"type": "item_reference", "id": ITEM + "AAAA"}, "input[1].id"),
         ({"type": "reasoning", "id": "rs_1", "summary": []}, "input[1].id"),
         ({"type": "image_generation_call", "id": "ig_1"}, "input[1].id"),
         (
