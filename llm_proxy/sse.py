@@ -93,6 +93,31 @@ class SSEDecoder:
         return frames
 
 
+class FrameGate:
+    """Lets the complete frames of a stream pass in one piece; for servers whose lines end in LF or CRLF.
+
+    Attributes:
+        rest: Bytes of the incomplete frame.
+    """
+
+    __slots__ = ("_max_bytes", "rest")
+
+    def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self.rest: bytes = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Returns what is complete now, each CRLF as LF; raises `FrameTooLong` above the maximum."""
+        raw = self.rest + chunk
+        if b"\r" in raw:
+            raw = raw.replace(b"\r\n", b"\n")
+        end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
+        self.rest = raw[end:]
+        if len(self.rest) > self._max_bytes:
+            raise FrameTooLong(f"no empty line in {self._max_bytes} bytes")
+        return raw[:end]
+
+
 def _split_at_blank_lines(buffer: bytes) -> tuple[list[bytes], bytes]:
     """Cuts a buffer that holds CR, slower; returns the frames and the rest."""
     frames: list[bytes] = []

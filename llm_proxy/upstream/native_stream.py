@@ -13,8 +13,8 @@ import orjson
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.money import usd_to_nano
+from llm_proxy.sse import FrameGate
 from llm_proxy.upstream.sealed_ids import SealedIds
-from llm_proxy.upstream.stream_filter import MAX_FRAME_BYTES, FrameTooLarge
 from llm_proxy.upstream.token_usage import (
     NOTHING_USED,
     TokenUsage,
@@ -68,7 +68,7 @@ class NativeStreamFilter:
     """
 
     __slots__ = (
-        "_content_bytes", "_ids", "_is_free", "_last", "_marks", "_message_usage", "_unfinished",
+        "_content_bytes", "_gate", "_ids", "_is_free", "_last", "_marks", "_message_usage",
         "content_frames", "done", "error", "is_malformed", "last_event", "usage",
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ class NativeStreamFilter:
         self._is_free = is_free
         self._marks = (*_READ_KINDS[endpoint], *_ALWAYS_READ)
         self._message_usage: Json = {}
-        self._unfinished: bytes = b""
+        self._gate = FrameGate()
         self._content_bytes = 0
         self._last: bytes = b""
         self.usage: TokenUsage | None = NOTHING_USED if is_free else None
@@ -90,7 +90,7 @@ class NativeStreamFilter:
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as received; returns the bytes to send now."""
-        frames = self._complete_frames(chunk)
+        frames = self._gate.feed(chunk)
         if not frames:
             return b""
         if self._ids is not None:
@@ -106,20 +106,10 @@ class NativeStreamFilter:
 
     def close(self) -> bytes:
         """Ends the stream; an unfinished frame is malformed, and is not sent."""
-        if self._unfinished.strip():
+        if self._gate.rest.strip():
             self.is_malformed = True
-        self._unfinished = b""
+        self._gate.rest = b""
         return b""
-
-    def _complete_frames(self, chunk: bytes) -> bytes:
-        raw = self._unfinished + chunk
-        if b"\r" in raw:
-            raw = raw.replace(b"\r\n", b"\n")
-        end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
-        self._unfinished = raw[end:]
-        if len(self._unfinished) > MAX_FRAME_BYTES:
-            raise FrameTooLarge
-        return raw[:end]
 
     def _needs_reading(self, frames: bytes) -> bool:
         """Whether a frame states what is read, or is not an event line and an object on one line."""

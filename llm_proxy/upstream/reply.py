@@ -16,12 +16,13 @@ from llm_proxy.dialects import BYTES_PER_TOKEN, Call
 from llm_proxy.endpoints import NATIVE_ENDPOINTS
 from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
+from llm_proxy.sse import FrameTooLong
 from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.http_client import HTTPConnection
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.native_stream import NativeStreamFilter
 from llm_proxy.upstream.sealed_ids import SealedIds
-from llm_proxy.upstream.stream_filter import FrameTooLarge, StreamFilter, strip_additions
+from llm_proxy.upstream.stream_filter import StreamFilter, strip_additions
 from llm_proxy.upstream.token_usage import (
     COUNTED_FIELD,
     NOTHING_USED,
@@ -217,7 +218,7 @@ class SidecarReply:
                 if not data:
                     break
                 yield frames.feed(data)
-        except (OSError, FrameTooLarge):
+        except (OSError, FrameTooLong):
             frames.is_malformed = True
         if rest := frames.close():
             yield rest

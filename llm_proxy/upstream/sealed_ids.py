@@ -15,7 +15,6 @@ from llm_proxy.sse import parse_event
 _RESPONSE = b'"response":'
 _RESPONSE_SPACED = b'"response" :'
 _ITEM = b'"response.output_item.'
-_LAST = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
 _NAMES = ("id", "previous_response_id")
 _ITEM_ID = re.compile(r"[a-z]{1,8}_(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{1,200}")
 """Of another form, it could be a word of the answer's."""
@@ -24,15 +23,17 @@ _ITEM_ID = re.compile(r"[a-z]{1,8}_(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{1,200}")
 class SealedIds:
     """The ids of one answer."""
 
-    __slots__ = ("_ids", "_learned", "_seal", "_seal_item")
+    __slots__ = ("_ids", "_seal", "_seal_item")
 
     def __init__(
         self, seal: Callable[[str], str], seal_item: Callable[[str], str], known: dict[str, str]
     ) -> None:
         """Takes what makes our id of a response's and of an item's, and ours of those that the call named."""
         self._seal, self._seal_item = seal, seal_item
-        self._ids = {own: token for own, token in known.items() if own}
-        self._learned = False
+        self._ids: dict[bytes, bytes] = {}
+        for own, token in known.items():
+            if own:
+                self._ids[orjson.dumps(own)] = orjson.dumps(token)
 
     def in_body(self, body: bytes, document: Json) -> bytes:
         """Returns a whole answer with our ids."""
@@ -41,39 +42,38 @@ class SealedIds:
 
     def in_frames(self, frames: bytes) -> bytes:
         """Returns complete events with our ids."""
-        is_first = not self._learned and (_RESPONSE in frames or _RESPONSE_SPACED in frames)
-        if is_first or _ITEM in frames or any(mark in frames for mark in _LAST):
+        if _ITEM in frames or _RESPONSE in frames or _RESPONSE_SPACED in frames:
             for frame in frames.split(b"\n\n"):
                 self._learn_from(frame)
         return self._replaced(frames)
 
     def _learn_from(self, frame: bytes) -> None:
         event = _parse(parse_event(frame).data or b"{}")
-        if response := as_object(event.get("response")):
-            self._learn(response)
-            self._learned = True
+        self._learn(as_object(event.get("response")))
         self._learn_item(as_object(event.get("item")))
 
     def _learn(self, response: Json) -> None:
         for name in _NAMES:
             own = response.get(name)
-            if isinstance(own, str) and own.startswith("resp") and own not in self._ids:
-                self._ids[own] = self._seal(own)
+            if isinstance(own, str) and own.startswith("resp"):
+                self._replace_by(self._seal, own)
         for item in as_objects(response.get("output")):
             self._learn_item(item)
 
     def _learn_item(self, item: Json) -> None:
         own = item.get("id")
-        if not isinstance(own, str) or own in self._ids or own == item.get("call_id"):
-            return
-        if _ITEM_ID.fullmatch(own):
-            self._ids[own] = self._seal_item(own)
+        if isinstance(own, str) and own != item.get("call_id") and _ITEM_ID.fullmatch(own):
+            self._replace_by(self._seal_item, own)
+
+    def _replace_by(self, seal: Callable[[str], str], own: str) -> None:
+        quoted = orjson.dumps(own)
+        if quoted not in self._ids:
+            self._ids[quoted] = orjson.dumps(seal(own))
 
     def _replaced(self, raw: bytes) -> bytes:
         for own, token in self._ids.items():
-            quoted = orjson.dumps(own)
-            if quoted in raw:
-                raw = raw.replace(quoted, orjson.dumps(token))
+            if own in raw:
+                raw = raw.replace(own, token)
         return raw
 
 

@@ -9,6 +9,7 @@ same bytes gives the same frames; `[DONE]` is withheld.
 import orjson
 
 from llm_proxy.json_access import Json, as_object, as_objects
+from llm_proxy.sse import FrameGate
 from llm_proxy.upstream.token_usage import (
     TokenUsage,
     estimate_stream_tokens,
@@ -19,7 +20,6 @@ from llm_proxy.upstream.token_usage import (
     usage_object,
 )
 
-MAX_FRAME_BYTES = 16 * 2**20
 _USAGE, _PROVIDER, _ERROR, _DONE = b'"usage"', b'"provider_specific', b'"error"', b"[DONE]"
 _MARKS = (_USAGE, _PROVIDER, _ERROR, _DONE, b"\r")
 _FINISH = b'"finish_reason":"'
@@ -29,10 +29,6 @@ _CHUNK_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "obfuscation"}
 )
 _CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "text"})
-
-
-class FrameTooLarge(Exception):  # noqa: N818 -- named for the state
-    """A frame is longer than `MAX_FRAME_BYTES`: this is no stream of events."""
 
 
 class StreamFilter:
@@ -50,7 +46,7 @@ class StreamFilter:
     last_event = b""
     """The end mark is the dialect's to send."""
     __slots__ = (
-        "_content_bytes", "_last", "_prompt_tokens", "_states_zeros", "_unfinished", "_usage_event",
+        "_content_bytes", "_gate", "_last", "_prompt_tokens", "_states_zeros", "_usage_event",
         "_wants_usage", "content_frames", "done", "error", "finished", "is_malformed", "usage",
     )  # fmt: skip
 
@@ -59,7 +55,7 @@ class StreamFilter:
         self._states_zeros = states_zeros  # an unmodified LiteLLM writes zeros where nothing was stated
         self._prompt_tokens = prompt_tokens
         self._usage_event: Json = {}
-        self._unfinished: bytes = b""
+        self._gate = FrameGate()
         self._content_bytes = 0
         self._last: bytes = b""
         self.usage: TokenUsage | None = None
@@ -71,8 +67,8 @@ class StreamFilter:
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as received; returns the bytes to send now."""
-        if self._unfinished or not chunk.endswith(b"\n\n"):
-            chunk = self._complete_frames(chunk)
+        if self._gate.rest or not chunk.endswith(b"\n\n"):
+            chunk = self._gate.feed(chunk)
             if not chunk:
                 return b""
         if _USAGE in chunk or _PROVIDER in chunk or _ERROR in chunk or _DONE in chunk or b"\r" in chunk:
@@ -90,21 +86,11 @@ class StreamFilter:
         """Estimates the completion tokens sent so far, for a stream that ended before its usage."""
         return estimate_stream_tokens(self.content_frames, self._content_bytes, self._last)
 
-    def _complete_frames(self, chunk: bytes) -> bytes:
-        raw = self._unfinished + chunk
-        if b"\r" in raw:
-            raw = raw.replace(b"\r\n", b"\n")
-        end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
-        self._unfinished = raw[end:]
-        if len(self._unfinished) > MAX_FRAME_BYTES:
-            raise FrameTooLarge
-        return raw[:end]
-
     def close(self) -> bytes:
         """Ends the stream; an unfinished frame is malformed, and is not sent."""
-        if self._unfinished.strip():
+        if self._gate.rest.strip():
             self.is_malformed = True
-        self._unfinished = b""
+        self._gate.rest = b""
         return b""
 
     def _filter_frames(self, chunk: bytes) -> bytes:

@@ -83,3 +83,25 @@ def test_frame_above_the_maximum_is_rejected() -> None:
     splitter = sse.SSEDecoder(max_bytes=100)
     with pytest.raises(sse.FrameTooLong):
         splitter.feed(b"data: " + b"x" * 200)
+
+
+_without_bare_cr = st.lists(st.sampled_from([one for one in _PIECES if one != b"\r"]), max_size=24).map(
+    b"".join
+)
+
+
+@given(_without_bare_cr, st.lists(st.integers(0, 200), max_size=8))
+def test_a_gate_passes_whole_frames_in_any_chunking(stream: bytes, cuts: list[int]) -> None:
+    """As LF; what follows the last empty line waits."""
+    gate = sse.FrameGate()
+    passed = b"".join(gate.feed(chunk) for chunk in _cut(stream, cuts))
+    complete, ended, rest = stream.replace(b"\r\n", b"\n").rpartition(b"\n\n")
+    assert (passed, gate.rest) == (complete + ended, rest)
+
+
+def test_a_gate_holds_no_more_than_its_maximum() -> None:
+    """A frame may be as long; one byte more ends the stream."""
+    gate = sse.FrameGate(8)
+    assert gate.feed(b"12345678") == b""
+    with pytest.raises(sse.FrameTooLong):
+        gate.feed(b"9")
