@@ -1,4 +1,4 @@
-"""Anthropic's events in tests: parsed, checked against a stream's rules, accumulated into a message."""
+"""Named events in tests: parsed; Anthropic's checked against a stream's rules, accumulated into a message."""
 
 from typing import Any
 
@@ -11,13 +11,15 @@ TEXT_FIELDS = {"text_delta": "text", "thinking_delta": "thinking", "signature_de
 
 
 def parse_events(stream: bytes) -> list[Json]:
-    """The events of a stream; each has an `event:` line of its own type."""
+    """The events of a whole stream; each is an `event:` line of its own type, and a `data:` line."""
     events: list[Json] = []
-    for raw in sse.SSEDecoder().feed(stream):
-        event = sse.parse_event(raw)
-        document = orjson.loads(event.data or b"")
-        assert event.name.decode() == document["type"]
+    decoder = sse.SSEDecoder()
+    for raw in decoder.feed(stream):
+        data = sse.parse_event(raw).data or b""
+        document = orjson.loads(data)
+        assert raw == sse.encode_event(data, document["type"].encode())
         events.append(document)
+    assert decoder.rest == b""
     return events
 
 

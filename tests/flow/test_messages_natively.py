@@ -7,6 +7,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from loopback import NO_TLS
+from messages_events import parse_events
 from running_stack import Json, RunningStack, say, script
 
 BETAS = "claude-code-20250219,thinking-token-count-2026-05-13,made-up-2030-01-01"
@@ -35,16 +36,6 @@ async def send(stack: RunningStack, body: Json, **headers: str) -> httpx.Respons
         return await client.post(stack.url + "/v1/messages?beta=true", json=body, headers=own | headers)
 
 
-def events(reply: httpx.Response) -> list[Json]:
-    """The events of a stream; each has its name before it."""
-    found: list[Json] = []
-    for frame in reply.text.removesuffix("\n\n").split("\n\n"):
-        name, _, data = frame.partition("\n")
-        found.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {found[-1]['type']}"
-    return found
-
-
 async def test_a_native_message_is_the_providers_own(stack: RunningStack) -> None:
     """Body and answer as they were sent; of the headers, version and known betas; cache tokens are billed."""
     reply = await send(stack, body := ask(do="ok", **TOKENS), **{"anthropic-beta": BETAS})
@@ -66,7 +57,7 @@ async def test_a_native_message_is_the_providers_own(stack: RunningStack) -> Non
 async def test_a_native_stream_is_the_providers_own(stack: RunningStack) -> None:
     """The same figures as for a whole message; `message_stop` last."""
     reply = await send(stack, ask(do="ok", **TOKENS) | {"stream": True})
-    found = events(reply)
+    found = parse_events(reply.content)
     assert [found[0]["type"], found[-1]["type"]] == ["message_start", "message_stop"]
     assert found[0]["message"]["usage"]["cache_creation"]["ephemeral_1h_input_tokens"] == 2
     assert "llmp-cost" not in reply.text
@@ -79,7 +70,7 @@ async def test_a_native_stream_is_the_providers_own(stack: RunningStack) -> None
 async def test_a_broken_native_stream_is_an_error_event(stack: RunningStack, how: str) -> None:
     """The last one, and no `message_stop`."""
     reply = await send(stack, ask(do=how, after=5) | {"stream": True})
-    found = events(reply)
+    found = parse_events(reply.content)
     assert found[-1]["type"] == "error"
     assert found[-1]["error"]["message"]
     assert "message_stop" not in {event["type"] for event in found}
@@ -169,9 +160,9 @@ async def test_a_call_can_be_explained(stack: RunningStack) -> None:
 async def test_a_caller_who_waits_gets_pings(stack: RunningStack) -> None:
     """Before the provider's first byte too; an error after that is an event."""
     late = await send(stack, ask(do="slow-first", first_ms=1200) | {"stream": True})
-    assert events(late)[0] == {"type": "ping"}
-    assert events(late)[-1]["type"] == "message_stop"
+    assert parse_events(late.content)[0] == {"type": "ping"}
+    assert parse_events(late.content)[-1]["type"] == "message_stop"
     failing = ask(do="status-500", first_ms=1200) | {"stream": True}
     refused = await send(stack, failing)
-    assert (refused.status_code, events(refused)[0]) == (200, {"type": "ping"})
-    assert events(refused)[-1]["type"] == "error"
+    assert (refused.status_code, parse_events(refused.content)[0]) == (200, {"type": "ping"})
+    assert parse_events(refused.content)[-1]["type"] == "error"

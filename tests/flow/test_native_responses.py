@@ -1,11 +1,11 @@
 """`/v1/responses` where the provider speaks it: from the caller to the scripted provider and back."""
 
-import json
 from uuid import uuid4
 
 import httpx
 import pytest
 from loopback import NO_TLS
+from messages_events import parse_events
 from running_stack import Json, RunningStack, script
 
 ASKED: Json = {
@@ -30,16 +30,6 @@ async def send(stack: RunningStack, body: Json, path: str = "/v1/responses") -> 
         return await client.post(stack.url + path, json=body, headers=stack.auth)
 
 
-def events(reply: httpx.Response) -> list[Json]:
-    """The events of a stream; each has its name before it."""
-    found: list[Json] = []
-    for frame in reply.text.removesuffix("\n\n").split("\n\n"):
-        name, _, data = frame.partition("\n")
-        found.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {found[-1]['type']}"
-    return found
-
-
 async def test_a_native_response_is_the_providers_own(stack: RunningStack) -> None:
     """The body as it was sent; what it used and cost is recorded."""
     body = ask(do="ok", cached_tokens=4, reasoning_tokens=3, service_tier="priority")
@@ -58,7 +48,7 @@ async def test_a_native_response_is_the_providers_own(stack: RunningStack) -> No
 async def test_a_native_stream_is_the_providers_own(stack: RunningStack) -> None:
     """Numbered events with their names, no end mark; the record has the stated usage and its cost."""
     reply = await send(stack, ask(do="ok", frames=5) | {"stream": True})
-    found = events(reply)
+    found = parse_events(reply.content)
     assert [event["sequence_number"] for event in found] == list(range(len(found)))
     assert found[-1]["type"] == "response.completed"
     assert found[-1]["response"]["usage"]["output_tokens"] == 23
@@ -72,7 +62,7 @@ async def test_a_native_stream_is_the_providers_own(stack: RunningStack) -> None
 async def test_a_broken_native_stream_fails(stack: RunningStack, how: str) -> None:
     """The last event is `response.failed`, with the next number, and never `completed`."""
     reply = await send(stack, ask(do=how, after=4) | {"stream": True})
-    found = events(reply)
+    found = parse_events(reply.content)
     assert found[-1]["type"] == "response.failed"
     assert found[-1]["response"]["error"]["message"]
     assert "response.completed" not in {event["type"] for event in found}
@@ -85,7 +75,7 @@ async def test_a_broken_native_stream_fails(stack: RunningStack, how: str) -> No
 async def test_an_incomplete_response_says_why(stack: RunningStack) -> None:
     """Neither completed nor failed."""
     reply = await send(stack, ask(do="ok", finish="length") | {"stream": True})
-    last = events(reply)[-1]
+    last = parse_events(reply.content)[-1]
     assert last["type"] == "response.incomplete"
     assert last["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
 
@@ -112,7 +102,7 @@ async def test_only_what_nobody_stores_is_cached(stack: RunningStack) -> None:
     for body, states in ((kept, ["off", "off"]), (passing, ["miss", "hit"])):
         replies = [await send(stack, body | {"stream": True}) for _ in range(2)]
         assert [reply.headers["x-llm-proxy-cache"] for reply in replies] == states
-        assert events(replies[1])[-1]["type"] == "response.completed"
+        assert parse_events(replies[1].content)[-1]["type"] == "response.completed"
 
 
 async def test_a_websocket_is_refused_in_a_word(stack: RunningStack) -> None:
