@@ -176,10 +176,14 @@ async def test_the_files_hold_models_and_secrets_apart_and_a_second_run_changes_
 async def test_wrong_input_is_said_in_a_line(litellm_url: str, files: Path, postgres_url: str) -> None:
     """No salt key, another one, another database, an address that is none."""
     words = command(litellm_url, files)
-    await run(postgres_url, *words, code=2, LITELLM_SALT_KEY="", LITELLM_MASTER_KEY="")
-    await run(postgres_url, *words, code=2, LITELLM_SALT_KEY="sk-another")
-    await run(postgres_url, "import", "litellm", "--from", postgres_url, code=2)
-    await run(postgres_url, "import", "litellm", "--from", "mysql://a:secret@b/c", code=2)
+    printed = [
+        await run(postgres_url, *words, code=2, LITELLM_SALT_KEY="", LITELLM_MASTER_KEY=""),
+        await run(postgres_url, *words, code=2, LITELLM_SALT_KEY="sk-another"),
+        await run(postgres_url, "import", "litellm", "--from", postgres_url, code=2),
+        await run(postgres_url, "import", "litellm", "--from", "mysql://a:secret@b/c", code=2),
+    ]
+    assert [text.count("\n") for text in printed] == [1] * 4, printed
+    assert "secret" not in printed[3]
 
 
 async def test_what_litellm_s_clients_ask_about_models_and_their_key(

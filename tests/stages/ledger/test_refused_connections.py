@@ -85,8 +85,14 @@ async def test_a_password_file_is_read(postgres_url: str, location: str, tmp_pat
     file = tmp_path / "pgpass"
     file.write_text(f"{host}:{port}:*:llm_proxy:{password}\n")
     file.chmod(0o600)
-    async with open_usage(parse_postgres_url(f"postgresql://llm_proxy@{location}/postgres?passfile={file}")):
-        pass
+    url = f"postgresql://llm_proxy@{location}/postgres?passfile={file}"
+    async with open_usage(parse_postgres_url(url)) as usage:
+        assert usage
+    file.write_text(f"{host}:{port}:*:llm_proxy:{SECRET}\n")
+    with pytest.raises(DatabaseUnavailable, match="password authentication failed") as refused:
+        async with open_usage(parse_postgres_url(url)):
+            pytest.fail("it connects")
+    assert SECRET not in str(refused.value)
 
 
 async def test_what_speaks_no_postgres_is_told() -> None:

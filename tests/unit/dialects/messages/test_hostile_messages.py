@@ -150,6 +150,7 @@ def mutated(document: Json, seed: int) -> Json:
 
 @pytest.mark.parametrize("model", ["gpt", "claude", "mixed", "native"])
 def test_any_body_is_a_call_or_an_error(model: str) -> None:
+    refused: dict[bytes, int] = {}
     for seed in SEEDS:
         body = mutated(EVERYTHING, seed)
         if body.get("model") == "mixed":
@@ -160,15 +161,17 @@ def test_any_body_is_a_call_or_an_error(model: str) -> None:
             call = MESSAGES.parse(
                 "messages", raw, RequestOptions(anthropic_version=version), MODELS, BodyLimits()
             )
-            orjson.dumps(call.body)
+            assert orjson.dumps(call.body)
         except APIError as error:
-            orjson.dumps(MESSAGES.error(error))
+            refused[orjson.dumps(MESSAGES.error(error))] = error.status
         with_count = {name: value for name, value in body.items() if name != "max_tokens"}
         if _fits(with_count):
             try:
                 MESSAGES.parse_count(orjson.dumps(with_count), RequestOptions(), MODELS, BodyLimits())
             except APIError:
                 continue
+    assert {*refused.values()} <= {400, 404}
+    assert all(body.startswith(b'{"type":"error",') for body in refused)
 
 
 def _fits(body: Json) -> bool:

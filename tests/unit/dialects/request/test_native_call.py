@@ -80,11 +80,13 @@ def test_a_wrong_field_is_named(endpoint: Endpoint, body: dict[str, Any], param:
 def test_links_that_nobody_fetches_pass() -> None:
     """In texts, and in what a tool was called with."""
     used = {"type": "tool_use", "input": {"url": PRIVATE}}
-    _call("messages", {"messages": [{"content": [used, {"type": "text", "text": PRIVATE}]}]})
+    asked: list[dict[str, Any]] = [{"content": [used, {"type": "text", "text": PRIVATE}]}]
+    assert _call("messages", {"messages": asked}).body["messages"] == asked
     called = {"type": "function_call", "arguments": f'{{"image_url": "{PRIVATE}"}}'}
-    _call("responses", {"input": [called, {"role": "user", "content": PRIVATE}]})
-    local = {"input": [{"content": [{"type": "input_image", "image_url": PRIVATE}]}]}
-    _call("responses", local, BodyLimits(private_urls=True))
+    asked = [called, {"role": "user", "content": PRIVATE}]
+    assert _call("responses", {"input": asked}).body["input"] == asked
+    asked = [{"content": [{"type": "input_image", "image_url": PRIVATE}]}]
+    assert _call("responses", {"input": asked}, BodyLimits(private_urls=True)).body["input"] == asked
 
 
 def test_files_count_little_as_a_prompt() -> None:
