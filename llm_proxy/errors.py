@@ -214,7 +214,7 @@ class UnsupportedTransferEncoding(APIError):
 
 
 class UpgradeRequired(APIError):
-    """The route takes another protocol than the one that was asked for."""
+    """The route has no such protocol as the request wants to upgrade to."""
 
     status = 426
     default_code = "upgrade_required"

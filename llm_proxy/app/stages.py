@@ -71,7 +71,7 @@ class Stages:
         auth_failures: None without a database.
         tracer: None when tracing is off.
         sealer: Seals what callers keep; None without a key.
-        stored: The stored responses of translated calls; None where nobody may store any.
+        stored: The stored responses of translated calls; None where no tenant may store any.
     """
 
     settings: Settings

@@ -34,7 +34,7 @@ GUARDRAILS_FIELD = "guardrails"
 
 
 class Operation(NamedTuple):
-    """What is asked of a provider beside an answer: a stored response, a count, a compaction.
+    """What a provider does beside answering: a stored response, a count, a compaction.
 
     Attributes:
         method: The HTTP method.
@@ -67,7 +67,7 @@ class Call(NamedTuple):
         optional_fields: Fields of `body` that are left out where a model is known not to have them.
         response: The stored response it is about or goes on from: its deployment's account serves the call.
         items: The items of stored responses that its input names.
-        operation: What is asked instead of the endpoint's own operation; None for that.
+        operation: What the provider does instead of the endpoint's own operation; None for that.
     """
 
     endpoint: Endpoint

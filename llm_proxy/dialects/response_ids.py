@@ -59,14 +59,14 @@ class ResponseIds:
         self.can_seal = sealer is not None
 
     def seal(self, caller: Caller, group: str, deployment: str, own_id: str) -> str:
-        """Returns the id that a caller is told, another one each time."""
+        """Returns the caller's id of a response, another one each time."""
         if self._sealer is None:
             return random_id()
         facts = caller.tenant, caller.key_id, group, deployment, own_id
         return PREFIX + self._sealer.seal(_PURPOSE, orjson.dumps(facts))
 
     def seal_item(self, caller: Caller, group: str, deployment: str, own_id: str) -> str:
-        """Returns the id of an item that a caller is told; it begins as the provider's own does."""
+        """Returns the caller's id of an item; it begins as the provider's own does."""
         if self._sealer is None:
             return own_id
         facts = caller.tenant, caller.key_id, group, deployment, own_id
@@ -99,7 +99,7 @@ def random_id() -> str:
 
 
 def response_not_found(token: str, param: str) -> NotFound:
-    """Returns OpenAI's error for an id that is nobody's, or not this caller's; of an item below `input`."""
+    """Returns OpenAI's error for an id not made here, or another caller's; of an item below `input`."""
     shown = "".join(one if one.isprintable() else "?" for one in token[:_MAX_CHARS])
     if param.startswith("input"):
         return NotFound(f"Item with id '{shown}' not found.", param=param, code="item_not_found")

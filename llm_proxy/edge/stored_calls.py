@@ -1,7 +1,7 @@
 """What a translated call of Responses stores, and what it goes on from: loaded before it, kept after it.
 
-Invariants: an answer says that it is stored only if it can be read at once; whatever cannot be kept is said
-not to be; nothing is loaded or kept where the operator stores nothing.
+Invariants: an answer says that it is stored only if it can be read at once; an answer that cannot be
+kept says so; nothing is loaded or kept where the operator stores nothing.
 """
 
 import logging
@@ -55,10 +55,10 @@ class StoredCalls:
         return History(ref, [*stored.items, *as_objects(stored.response.get("output"))])
 
     def begin(self, call: Call, caller: Caller) -> tuple[Call, "Keeping | None"]:
-        """Returns the call with the id its answer is told, and what keeps the answer; None if nothing does.
+        """Returns the call with the id of its answer, and what keeps the answer; None if nothing does.
 
         Raises:
-            NotFound: It goes on from somebody else's response.
+            NotFound: It goes on from another caller's response.
             BadRequest: It is larger than can be stored.
         """
         context = call.context

@@ -171,7 +171,7 @@ class Sender(Protocol):
 
 
 class StoredFirst:
-    """Answers what is asked about the gateway's own stored responses, and sends every other call on."""
+    """Answers calls about the gateway's own stored responses, and sends every other call on."""
 
     def __init__(self, sender: Sender, responses: StoredResponses | None) -> None:
         self._sender = sender

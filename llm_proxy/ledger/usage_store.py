@@ -214,7 +214,7 @@ async def open_usage(dsn: str, tls: ssl.SSLContext | None = None) -> AsyncGenera
     """
     async with open_command_pool(dsn, tls) as pool:
         async with db_deadline(_DEADLINE_S), pool.acquire():
-            pass  # a database that refuses is told before the first question
+            pass  # a database that refuses raises before the first query
         yield PostgresUsage(pool)
 
 

@@ -54,12 +54,12 @@ class PooledConnection(_DriverConnection):
     owns_session = False
 
     def get_reset_query(self) -> str:
-        """Returns what a pool sends before it hands the connection to somebody else."""
+        """Returns what a pool sends before it hands the connection to its next user."""
         return super().get_reset_query() if self.owns_session else ""
 
 
 class LimitedPool(_DriverPool):
-    """A pool in which nobody waits longer than `acquire_timeout_s`, if set, for a connection."""
+    """A pool in which no caller waits longer than `acquire_timeout_s`, if set, for a connection."""
 
     acquire_timeout_s: float | None = None
 
@@ -74,7 +74,7 @@ class Connector:
     def __init__(
         self, url: str, tls: ssl.SSLContext | None, pooler: Pooler, *, is_patient: bool = False
     ) -> None:
-        """`auto` means that the address and the first connection tell, `is_patient` that nobody waits."""
+        """`auto` finds out by the address and the first connection; `is_patient`: no caller waits for it."""
         said = client_parameters(url)
         is_named = any(said.get(name) == value for name, value in _POOLER_PARAMETERS.items())
         self._url = url

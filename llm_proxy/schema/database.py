@@ -84,7 +84,7 @@ class DatabaseUnavailable(Exception):  # noqa: N818 -- errors are named for the 
 
 
 class AddressRejected(asyncpg.InterfaceError):
-    """Postgres rejects a value in the address: nothing is said of the rows that wait for the connection."""
+    """Postgres rejects a value in the address: the rows that wait for the connection may be right."""
 
 
 class RowsRejected(Exception):  # noqa: N818 -- the same

@@ -1,4 +1,4 @@
-"""Models that a configuration names without a provider: whom LiteLLM, or this project, asks for them.
+"""Models that a configuration names without a provider: the provider that is called for each.
 
 Invariants: imports no LiteLLM. A name that LiteLLM places itself is left as it is. LiteLLM's list loses a
 model when its maker retires it; files that name it stay, and so do endpoints that serve it.
@@ -25,7 +25,7 @@ PLACED_BY_FORM = re.compile(
 
 
 def provider_of_family(params: Json) -> str | None:
-    """Return the provider to write before a deployment's model; None if it needs none, or nobody knows."""
+    """Return the provider to write before a deployment's model; None if it needs none, or none is known."""
     model = str(params.get("model"))
     if is_placed(model, params):
         return None

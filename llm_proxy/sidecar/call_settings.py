@@ -1,6 +1,6 @@
 """LiteLLM's settings of calls: `router_settings`, `litellm_params`, `model_info` and `cache_params`.
 
-Invariants: as of `proxy_settings`. Keys of a deployment that are not honoured are told, not taken out.
+Invariants: as of `proxy_settings`. Keys of a deployment that are not honoured are reported, not removed.
 """
 
 from llm_proxy.sidecar.setting_outcomes import (

@@ -428,7 +428,7 @@ def redis_cache_params(url: str, given: Mapping[str, Any], env: Mapping[str, str
 
 
 def _redis_target(found: RedisAddress, url: str, ca_file: str | None) -> Json:
-    """Return what LiteLLM is told of an address: of one server the address, else each part by its name.
+    """Return LiteLLM's settings of an address: of one server the address, else each part by its name.
 
     LiteLLM neither finds out that a server belongs to a cluster, nor reads several hosts in an address.
     """

@@ -2,7 +2,7 @@
 
 LiteLLM's handlers route by an id of LiteLLM's own, rebuild each answer, and stream none of them. Invariants:
 LiteLLM says where a deployment is and how it is signed in, the bytes are the caller's and the provider's; a
-call that names a deployment reaches its account, or nobody.
+call that names a deployment reaches its account, or none.
 """
 
 import json

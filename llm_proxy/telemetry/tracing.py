@@ -39,7 +39,7 @@ _OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "em
 
 @dataclass(frozen=True, slots=True)
 class TraceTarget:
-    """Where spans go, and what is said of their origin.
+    """Where spans go, and how their origin is described.
 
     Attributes:
         endpoint: The collector's base address, or its address that ends in `/v1/traces`.

@@ -66,7 +66,7 @@ class LiteLLMControls:
         default_models: What a caller without a list of its own may use.
         access: The kill switches; None without any.
         payload_policy: Whose text may be shown to Langfuse.
-        response_ids: Makes the ids of responses that callers are told.
+        response_ids: Makes the callers' ids of responses.
     """
 
     caching: bool = True
@@ -81,7 +81,7 @@ class LiteLLMControls:
         if not (self.caching and caller.cache):
             return False
         if call.endpoint == "responses" and call.body.get("store") is not False:
-            return False  # the provider keeps it, under an id that must not be told twice
+            return False  # the provider keeps it, under an id that two callers must not share
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.is_ours)
 
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:

@@ -78,7 +78,7 @@ def stop(reader: ChatAnswerReader, refusal: str, *, has_calls: bool, context: Me
 
 
 def context_edits(context: MessagesContext) -> Json:
-    """What was applied of the edits the caller asked for: none."""
+    """Which of the requested context edits were applied: none."""
     return {"context_management": {"applied_edits": []}} if context.has_edits else {}
 
 

@@ -15,7 +15,7 @@ Check = Callable[[Any], None]
 
 
 class Misfit(Exception):  # noqa: N818 -- named for the value
-    """A value that fails its check; the path is told on the way up, so that a good value costs none."""
+    """A value that fails its check; the path is added on the way up, so that a good value costs none."""
 
     def __init__(self, reason: str, code: str = "invalid_value", *steps: str | int) -> None:
         super().__init__(reason)

@@ -2,7 +2,7 @@
 
 Pure; the blocks have passed `schema`. Invariants: outputs of tools stand right behind the calls, what else a
 user said after them; a block without a place in chat is refused by its path; no text is added but `Error: `
-before what a failed tool said, a document's title, and the marks around what the system says in between.
+before a failed tool's output, a document's title, and the marks around a system message in between.
 """
 
 from collections.abc import Iterable, Iterator

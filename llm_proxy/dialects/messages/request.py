@@ -39,10 +39,10 @@ class MessagesContext:
     Attributes:
         native: The provider speaks this API, so that its answer passes.
         tool_names: The caller's name of each tool that was sent under another.
-        wants_thinking: The caller asked for thinking.
+        wants_thinking: The request enables thinking.
         omits_thinking: It wants the signatures of thinking alone, without its text.
         stop_sequences: Where the caller wanted the answer to stop.
-        has_edits: The caller asked for edits of the context, of which none is applied here.
+        has_edits: The request has edits of the context, of which none is applied here.
         input_tokens: The estimated size of the prompt, for the start of a stream.
     """
 

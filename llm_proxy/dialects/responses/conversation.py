@@ -33,7 +33,7 @@ class Instruction(NamedTuple):
 
 
 class UserTurn(NamedTuple):
-    """What the user said and showed."""
+    """A user's texts, images and files."""
 
     parts: list[Json]
 

@@ -191,7 +191,7 @@ def require_own(call: Call, caller: Caller, models: ModelIndex) -> None:
     """Checks that the response a call is about is the caller's, and its model still is.
 
     Raises:
-        NotFound: It is somebody else's.
+        NotFound: It is another caller's.
         ModelNotFound: The caller may no longer use its group.
     """
     for item in call.items:

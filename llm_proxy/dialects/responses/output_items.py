@@ -35,7 +35,7 @@ def _done(index: int, item: Json) -> Event:
 
 
 class GrowingMessage:
-    """A message of the assistant's: texts and refusals, in the order they were said."""
+    """A message of the assistant's: texts and refusals, in the order they came."""
 
     __slots__ = ("_at", "_parts", "_texts", "index", "item_id")
 
@@ -198,7 +198,7 @@ class GrowingCall:
 
     Attributes:
         is_complete: Its arguments are complete JSON, to which nothing can be added.
-        is_done: Its last event is told.
+        is_done: Its last event was made.
     """
 
     __slots__ = ("_at", "_call_id", "_freeform", "_texts", "_tool", "index", "is_done", "item_id")

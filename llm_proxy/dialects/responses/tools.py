@@ -179,5 +179,5 @@ def _grammar(tool: Json) -> list[str]:
 
 
 def restored_tool(callers: Mapping[str, CallerTool], name: str) -> CallerTool:
-    """Returns the caller's tool of a called function; one that nobody offered is a function of that name."""
+    """Returns the caller's tool of a called function; one that was not offered is a function of that name."""
     return callers.get(name) or CallerTool("function", name)

@@ -51,7 +51,7 @@ class ToolCallPiece(NamedTuple):
 
 
 class ChatDelta(NamedTuple):
-    """What one frame adds to the answer, or all of a whole answer; in this order it was said.
+    """What one frame adds to the answer, or all of a whole answer; in the order of the fields.
 
     Attributes:
         thinking: What the model reasoned.

@@ -64,7 +64,7 @@ async def tell_missing_eviction(client: Untyped) -> None:
     try:
         async with asyncio.timeout(ACCESS_TIMEOUT_S):
             memory = await client.info("memory")
-    except Exception:  # noqa: BLE001 -- it may not be told, or the server is gone again
+    except Exception:  # noqa: BLE001 -- this user may not run it, or the server is gone again
         return
     if memory.get("maxmemory_policy") == "noeviction":
         log_line(MISSING_EVICTION)
