@@ -5,7 +5,21 @@ Invariant: a name is what records, metrics and clients call the operation; it ne
 
 from typing import Literal, NamedTuple
 
-Endpoint = Literal["chat.completions", "completions", "embeddings", "responses", "messages"]
+Endpoint = Literal[
+    "chat.completions",
+    "completions",
+    "embeddings",
+    "responses",
+    "messages",
+    "rerank",
+    "moderations",
+    "images.generations",
+    "images.edits",
+    "audio.speech",
+    "audio.transcriptions",
+    "audio.translations",
+    "generate_content",
+]
 
 
 class EndpointSpec(NamedTuple):
@@ -45,5 +59,17 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
     ),
 }
 
+OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(
+    {
+        "rerank",
+        "moderations",
+        "images.generations",
+        "images.edits",
+        "audio.speech",
+        "audio.transcriptions",
+        "audio.translations",
+    }
+)
+"""Operations whose answers the gateway does not parse: the sidecar states their usage beside them."""
 NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages"})
 """Operations that reach a provider only in its own protocol; elsewhere a call is a chat, translated."""

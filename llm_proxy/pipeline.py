@@ -16,6 +16,7 @@ from llm_proxy.admission import AdmissionController
 from llm_proxy.admission.lease import Lease
 from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.dialects import Call
+from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import CallObservers, Ledger, UsageRecord, billed, overhead_ms, record_of
@@ -140,6 +141,8 @@ class AdmittedCall:
 
     def _estimated_tokens(self, body: bytes) -> int:
         call = self.context.call
+        if call is not None and call.endpoint in OPAQUE_ENDPOINTS:
+            return 0
         if call is not None and call.endpoint == "responses" and call.body.get("background") is True:
             return BACKGROUND_TOKENS if call.max_tokens is None else call.max_tokens
         return estimate_answer_tokens(body)

@@ -12,6 +12,7 @@ from llm_proxy.dialects.response_ids import ResponseRef
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution
 from llm_proxy.json_access import Json
+from llm_proxy.quantities import NOTHING, Quantities
 
 BYTES_PER_TOKEN = 4
 """Of English text, about; OpenAI's own limiter counts the same way."""
@@ -68,6 +69,8 @@ class Call(NamedTuple):
         response: The stored response it is about or goes on from: its deployment's account serves the call.
         items: The items of stored responses that its input names.
         operation: What the provider does instead of the endpoint's own operation; None for that.
+        quantities: What it asks for beside tokens, estimated where it does not say; the basis of its
+            reservation, and of its bill where the answer's usage is not stated.
     """
 
     endpoint: Endpoint
@@ -89,6 +92,7 @@ class Call(NamedTuple):
     response: ResponseRef | None = None
     items: tuple[ResponseRef, ...] = ()
     operation: Operation | None = None
+    quantities: Quantities = NOTHING
 
 
 class Count(NamedTuple):

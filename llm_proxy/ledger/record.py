@@ -179,8 +179,10 @@ def _billed_usage(context: CallContext) -> tuple[TokenUsage | None, UsageSource]
         return context.usage, "sidecar" if context.usage.counted_by_sidecar else "provider"
     if _is_unspent(context):
         return None, "unknown"
-    prompt_bytes = context.call.prompt_bytes if context.call else 0
-    return TokenUsage(prompt_bytes // BYTES_PER_TOKEN, context.content_tokens), "estimated"
+    call = context.call
+    assert call is not None  # noqa: S101 -- it was admitted
+    prompt_tokens = call.prompt_bytes // BYTES_PER_TOKEN
+    return TokenUsage(prompt_tokens, context.content_tokens, quantities=call.quantities), "estimated"
 
 
 def _billed_cost(context: CallContext, usage: TokenUsage | None) -> int | None:

@@ -13,7 +13,7 @@ import orjson
 
 from llm_proxy.call_guard import NEVER, CallGuard
 from llm_proxy.dialects import BYTES_PER_TOKEN, Call
-from llm_proxy.endpoints import NATIVE_ENDPOINTS
+from llm_proxy.endpoints import NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS
 from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.sse import FrameTooLong
@@ -31,6 +31,7 @@ from llm_proxy.upstream.token_usage import (
     is_zero,
     read_usage,
     strip_usage_additions,
+    usage_in_header,
     usage_of_message,
     usage_of_responses,
 )
@@ -159,6 +160,8 @@ class SidecarReply:
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
         """Returns the body without LiteLLM's additions, and its usage; adds an estimate without one."""
+        if self._call.endpoint in OPAQUE_ENDPOINTS:
+            return await self._read_all(), usage_in_header(self._connection.headers)
         body, document = await self._document()
         if self._call.endpoint in NATIVE_ENDPOINTS:
             if self._ids is not None:
@@ -166,17 +169,24 @@ class SidecarReply:
             return body, _native_usage(self._call, document)
         return self._complete_chat(body, document)
 
-    async def _document(self) -> tuple[bytes, Json]:
+    async def _read_all(self) -> bytes:
         try:
             body = await self._connection.read_all()
-            if not self._connection.is_complete:
-                raise connection_lost_error()
-            document = as_object(orjson.loads(body))
         except OSError as broken:
             raise connection_lost_error() from broken
-        except orjson.JSONDecodeError:
-            body, document = b"", {}
+        if not self._connection.is_complete:
+            raise connection_lost_error()
         self._guard.idle_deadline = NEVER
+        if not body:
+            raise ProviderFailed("The model's provider failed to answer.")
+        return body
+
+    async def _document(self) -> tuple[bytes, Json]:
+        body = await self._read_all()
+        try:
+            document = as_object(orjson.loads(body))
+        except orjson.JSONDecodeError:
+            document = {}
         if not document:
             raise ProviderFailed("The model's provider failed to answer.")
         return body, document

@@ -6,6 +6,7 @@ Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
 """
 
 import json
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import orjson
@@ -13,6 +14,7 @@ import orjson
 from llm_proxy.dialects import BYTES_PER_TOKEN
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.money import pico_to_nano, usd_to_nano
+from llm_proxy.quantities import NOTHING, USAGE_HEADER, Quantities, decode_usage
 from llm_proxy.token_details import read_details, service_tier, token_count
 from llm_proxy.upstream.catalog import Catalog
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
@@ -23,6 +25,14 @@ STATED_COST_FIELD = "llmp_stated_cost"
 """Our sidecar's name for the cost a provider stated, where `cost` is LiteLLM's."""
 ESCAPED_BYTES_PER_TOKEN = 12
 """Of text written as `\\uXXXX`, six bytes a character."""
+_USAGE_HEADER = USAGE_HEADER.encode()
+_OWN_FIELDS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cache_write_tokens",
+)
 
 
 class TokenUsage(NamedTuple):
@@ -32,6 +42,7 @@ class TokenUsage(NamedTuple):
         counted_by_sidecar: The sidecar counted them, because the provider stated none.
         details: JSON: further parts of the tokens, as `token_details` names them; None when there are none.
         service_tier: The tier the answer states.
+        quantities: What the answer used beside tokens.
     """
 
     prompt_tokens: int
@@ -43,6 +54,7 @@ class TokenUsage(NamedTuple):
     cache_write_tokens: int | None = None
     details: str | None = None
     service_tier: str | None = None
+    quantities: Quantities = NOTHING
 
 
 NOTHING_USED = TokenUsage(0, 0, cost_nano_usd=0)
@@ -70,6 +82,30 @@ def read_usage(usage: Json, document: Json | None = None) -> TokenUsage | None:
         orjson.dumps(details.others).decode() if details.others else None,
         service_tier(document or {}, usage),
     )
+
+
+def stated_usage(text: bytes) -> TokenUsage | None:
+    """Returns the usage that our sidecar states beside an answer, as `quantities` encodes it."""
+    stated = decode_usage(text)
+    if stated is None:
+        return None
+    tokens = stated.tokens
+    others = {name: count for name, count in tokens.items() if count and name not in _OWN_FIELDS}
+    return TokenUsage(
+        tokens.get("prompt_tokens", 0),
+        tokens.get("completion_tokens", 0),
+        tokens.get("cached_tokens"),
+        tokens.get("reasoning_tokens"),
+        usd_to_nano(stated.cost),
+        cache_write_tokens=tokens.get("cache_write_tokens"),
+        details=orjson.dumps(others).decode() if others else None,
+        quantities=stated.quantities,
+    )
+
+
+def usage_in_header(headers: Mapping[bytes, bytes]) -> TokenUsage | None:
+    """Returns the usage in an answer's headers (names in lower case); None where it is not stated."""
+    return stated_usage(headers.get(_USAGE_HEADER, b""))
 
 
 def usage_of_responses(response: Json) -> Json:

@@ -4,8 +4,16 @@ import json
 
 import pytest
 
+from llm_proxy.quantities import USAGE_HEADER, Quantities, encode_usage
 from llm_proxy.upstream.stream_filter import StreamFilter
-from llm_proxy.upstream.token_usage import estimate_answer_tokens, estimate_usage, is_zero, read_usage
+from llm_proxy.upstream.token_usage import (
+    TokenUsage,
+    estimate_answer_tokens,
+    estimate_usage,
+    is_zero,
+    read_usage,
+    usage_in_header,
+)
 
 
 def frame(text: str, *, escaped: bool = False) -> bytes:
@@ -79,3 +87,35 @@ def test_an_answer_without_usage_gets_an_estimate(
     """In OpenAI's shape; embeddings have no completion."""
     usage = estimate_usage(document, 9)
     assert tuple(map(usage.get, ("prompt_tokens", "completion_tokens", "total_tokens"))) == expected
+
+
+def test_usage_that_the_sidecar_states_in_a_header() -> None:
+    """Tokens and their parts, quantities, and the cost in nano-dollars, rounded up."""
+    tokens = {
+        "prompt_tokens": 9, "completion_tokens": 4160, "cached_tokens": 0, "prompt_image_tokens": 5,
+        "reasoning_tokens": 1, "cache_write_tokens": 2, "completion_text_tokens": 0,
+    }  # fmt: skip
+    header = encode_usage(tokens, Quantities(images=1), 0.0400000001)
+    assert usage_in_header({USAGE_HEADER.encode(): header.encode()}) == TokenUsage(
+        9,
+        4160,
+        0,
+        1,
+        40_000_001,
+        cache_write_tokens=2,
+        details='{"prompt_image_tokens":5}',
+        quantities=Quantities(images=1),
+    )
+
+
+@pytest.mark.parametrize("stated", [None, b"", b"{}", b'{"cost": "much"'])
+def test_a_header_that_states_no_usage_is_none(stated: bytes | None) -> None:
+    """An unmodified LiteLLM sends no header; a broken one states nothing."""
+    headers = {} if stated is None else {USAGE_HEADER.encode(): stated}
+    assert usage_in_header(headers) is None
+
+
+def test_a_cost_that_is_none_is_unknown() -> None:
+    """The quantities beside it are known."""
+    usage = usage_in_header({USAGE_HEADER.encode(): b'{"images":1,"cost":"-1"}'})
+    assert usage == TokenUsage(0, 0, quantities=Quantities(images=1))

@@ -1,0 +1,94 @@
+"""What a call uses beside tokens (images, seconds of audio, characters, search units), and how it is stated.
+
+Pure; used by the gateway and by the sidecar, which states the usage of an answer that the gateway does not
+parse: in `USAGE_HEADER`, or in a stream's last comment. Invariants: a value that is no quantity is absent;
+an absent token count, cost or statement is unknown, never 0. Units: images, milliseconds, characters.
+"""
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import NamedTuple
+
+from llm_proxy.json_access import as_object
+from llm_proxy.token_details import token_count
+
+USAGE_HEADER = "x-llmp-usage"
+"""The sidecar's header with the usage of its answer, as `encode_usage` writes it."""
+USAGE_COMMENT = b": llmp-usage "
+"""Begins a stream's last comment, in which the sidecar states the same."""
+MAX_QUANTITY = 10**9
+"""The most of one unit that one call can use."""
+MAX_STATED_BYTES = 4096
+_COST = "cost"
+
+
+class Quantities(NamedTuple):
+    """What a call uses, or asks for, beside tokens; 0 of what it has none of.
+
+    Attributes:
+        images: Images that are made.
+        audio_ms: Milliseconds of audio that are read or made.
+        characters: Characters of the text that is spoken.
+        search_units: As Cohere bills reranking: one for each 100 documents begun.
+    """
+
+    images: int = 0
+    audio_ms: int = 0
+    characters: int = 0
+    search_units: int = 0
+
+
+NOTHING = Quantities()
+
+
+class StatedUsage(NamedTuple):
+    """What a sidecar states of an answer.
+
+    Attributes:
+        tokens: Counts by name: `prompt_tokens`, `completion_tokens`, and parts as in `token_details`.
+        cost: In US dollars, as decimal text; None when LiteLLM knows no cost.
+    """
+
+    tokens: dict[str, int]
+    quantities: Quantities = NOTHING
+    cost: str | None = None
+
+
+def quantity(value: object) -> int | None:
+    """Returns a number of units; None for any other value, and above `MAX_QUANTITY`."""
+    return value if type(value) is int and 0 <= value <= MAX_QUANTITY else None
+
+
+def encode_usage(
+    tokens: Mapping[str, int], quantities: Quantities = NOTHING, cost_usd: float | Decimal | None = None
+) -> str:
+    """Returns the value of `USAGE_HEADER`: compact JSON, ASCII, one line.
+
+    Args:
+        tokens: See `StatedUsage`.
+        quantities: What was used beside tokens.
+        cost_usd: None when it is not known.
+    """
+    stated: dict[str, int | str] = {**tokens}
+    stated |= {name: value for name, value in quantities._asdict().items() if value}
+    if cost_usd is not None:
+        stated[_COST] = format(Decimal(str(cost_usd)), "f")
+    return json.dumps(stated, separators=(",", ":"))
+
+
+def decode_usage(text: bytes) -> StatedUsage | None:
+    """Returns what `encode_usage` wrote; None for what is no JSON object, or states nothing that can be."""
+    try:
+        stated = as_object(json.loads(text)) if len(text) <= MAX_STATED_BYTES else {}
+    except (ValueError, RecursionError):
+        return None
+    used = {name: units for name in Quantities._fields if (units := quantity(stated.get(name))) is not None}
+    tokens = {
+        name: count
+        for name, value in stated.items()
+        if name.endswith("_tokens") and (count := token_count(value)) is not None
+    }
+    cost = stated.get(_COST)
+    found = StatedUsage(tokens, Quantities(**used), cost if isinstance(cost, str) else None)
+    return found if tokens or used or found.cost is not None else None
