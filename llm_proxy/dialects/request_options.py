@@ -46,6 +46,8 @@ class RequestOptions:
         anthropic_version: `anthropic-version` as it was sent; only Anthropic's dialect judges it.
         anthropic_betas: The words of `anthropic-beta`, each once; what is spelled like none is left out.
         history: What the gateway keeps of the conversation; no header says it.
+        model: The model that the path names, which counts before the body's; None where it names none.
+        query: The query of such a path, as it was sent; only a dialect whose own it is reads it.
     """
 
     provider: str | None = None
@@ -55,6 +57,8 @@ class RequestOptions:
     anthropic_version: str | None = None
     anthropic_betas: tuple[str, ...] = ()
     history: History | None = None
+    model: str | None = None
+    query: str = ""
 
 
 NO_OPTIONS = RequestOptions()

@@ -1,17 +1,18 @@
 """Every inference path, its dialect and its endpoint: dispatch, `/v1/explain` and OpenAPI read the table.
 
 The dialects that need nothing are constants; `app/` builds the others and hands them to `inference_routes`.
-Invariants: paths are exact (compared undecoded, never normalised) but for two aliases: `/openai/v1/` for
-`/v1/`, and one trailing slash, never below `/admin` and `/internal`.
+Invariants: paths are exact (compared undecoded, never normalised) but for a model's name in a fixed table of
+patterns, and two aliases: `/openai/v1/` for `/v1/`, one trailing slash, never below `/admin`, `/internal`.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_proxy.dialects import Dialect
 from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
 from llm_proxy.dialects.internal import INTERNAL
+from llm_proxy.dialects.model_paths import MODEL, ModelPaths
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.responses.dialect import ResponsesDialect
 from llm_proxy.dialects.responses.native import OPERATIONS
@@ -24,11 +25,13 @@ class InferenceRoute:
     """A route that calls a model.
 
     Attributes:
-        paths: Its paths; the documented one first.
+        paths: Its paths; the documented one first. In one with `{model}` a request names its model.
         endpoint: The OpenAI endpoint that serves it.
         dialect: What parses its requests and renders its responses.
         summary: One line for the OpenAPI page.
         methods: The HTTP methods that it takes.
+        model: The name that stood in a request's path, still encoded; None where the path has none.
+        query: The query of such a request, as it was sent.
     """
 
     paths: tuple[str, ...]
@@ -36,22 +39,32 @@ class InferenceRoute:
     dialect: Dialect
     summary: str
     methods: tuple[str, ...] = ("POST",)
+    model: str | None = None
+    query: str = ""
 
+
+_AZURE = f"/openai/deployments/{MODEL}"
+"""Azure OpenAI's paths below a deployment; its name is a model's here."""
 
 _FIXED_ROUTES = (
     InferenceRoute(
-        ("/v1/chat/completions", "/chat/completions"),
+        ("/v1/chat/completions", "/chat/completions", f"{_AZURE}/chat/completions"),
         "chat.completions",
         OPENAI,
         "Create a chat completion, whole or streamed.",
     ),
     InferenceRoute(
-        ("/v1/completions", "/completions"),
+        ("/v1/completions", "/completions", f"{_AZURE}/completions"),
         "completions",
         OPENAI,
         "Create a text completion, whole or streamed.",
     ),
-    InferenceRoute(("/v1/embeddings", "/embeddings"), "embeddings", OPENAI, "Create embedding vectors."),
+    InferenceRoute(
+        ("/v1/embeddings", "/embeddings", f"{_AZURE}/embeddings"),
+        "embeddings",
+        OPENAI,
+        "Create embedding vectors.",
+    ),
     InferenceRoute(
         ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."
     ),
@@ -84,9 +97,11 @@ def _with_aliases(path: str) -> Iterator[str]:
             yield f"{prefix}{path}/"
 
 
-_RESPONSES = ("/v1/responses", "/responses")
+_RESPONSES = ("/v1/responses", "/responses", "/openai/responses", f"{_AZURE}/responses")
 _OWN_WORDS = frozenset({"compact", "input_tokens"})
-_STORED = re.compile(r"(?:/openai)?(?:/v1)?/responses/([^/?]+)(/cancel|/input_items)?/?")
+_STORED = re.compile(
+    r"(?:/openai/deployments/.+|(?:/openai)?(?:/v1)?)/responses/([^/?]+)(/cancel|/input_items)?/?"
+)
 
 
 class RouteTable:
@@ -96,22 +111,27 @@ class RouteTable:
         routes: In the order of the documentation.
     """
 
-    __slots__ = ("_by_path", "_responses", "routes")
+    __slots__ = ("_by_model_path", "_by_path", "_responses", "routes")
 
     def __init__(self, routes: tuple[InferenceRoute, ...], responses: ResponsesDialect | None = None) -> None:
         """Takes the routes by exact path; with `responses`, those of stored responses too."""
         self.routes = routes
         self._responses = responses
-        self._by_path = {
-            alias.encode(): route for route in routes for path in route.paths for alias in _with_aliases(path)
-        }
+        found = [(alias, route) for route in routes for path in route.paths for alias in _with_aliases(path)]
+        self._by_path = {alias.encode(): route for alias, route in found if MODEL not in alias}
+        self._by_model_path = ModelPaths((alias, route) for alias, route in found if MODEL in alias)
 
-    def find(self, raw_path: bytes) -> InferenceRoute | None:
-        """Returns the route of a path as it was sent, an alias included."""
-        return self._by_path.get(raw_path)
+    def find(self, method: str, raw_path: bytes, query: bytes = b"") -> InferenceRoute | None:
+        """Returns the route of a path as it was sent, an alias included, whatever methods it takes.
 
-    def find_stored(self, method: str, raw_path: bytes, query: bytes) -> InferenceRoute | None:
-        """Returns the route of a stored response's path, for a method that it does not take too."""
+        Where the path names a model, or a stored response, the route is this request's own.
+        """
+        return self._by_path.get(raw_path) or self._find_named(method, raw_path, query)
+
+    def _find_named(self, method: str, raw_path: bytes, query: bytes) -> InferenceRoute | None:
+        named = self._by_model_path.find(raw_path)
+        if named is not None:
+            return replace(named[0], model=named[1], query=query.decode("latin-1"))
         match = _STORED.fullmatch(raw_path.decode("latin-1"))
         if self._responses is None or match is None or match[1] in _OWN_WORDS:
             return None

@@ -50,7 +50,7 @@ class Dispatcher:
             await self._management(scope, receive, send)
             return
         method, path = scope["method"], scope["raw_path"]
-        route = self._routes.find(path) or self._routes.find_stored(method, path, scope["query_string"])
+        route = self._routes.find(method, path, scope["query_string"])
         if route is not None and method in route.methods:
             await self._inference(route, scope, receive, send)
             return

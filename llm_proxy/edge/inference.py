@@ -21,6 +21,7 @@ from llm_proxy.call_guard import GroupTimeouts, TimeoutPolicy
 from llm_proxy.dialects import Call, Dialect
 from llm_proxy.dialects.call import Count
 from llm_proxy.dialects.dialect import BodyLimits, CountingDialect, ResponseMeta, StreamRenderer
+from llm_proxy.dialects.model_paths import decoded_model
 from llm_proxy.dialects.request_options import History, parse_request_options
 from llm_proxy.dialects.responses.native import require_own
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
@@ -105,6 +106,8 @@ class RequestReader:
         options = parse_request_options(headers.items())
         if history is not None:
             options = replace(options, history=history)
+        if route.model is not None:
+            options = replace(options, model=decoded_model(route.model), query=route.query)
         call = route.dialect.parse(route.endpoint, body, options, models, limits)
         caller = on_behalf_of(caller, attribution_from_headers(headers), call.attribution)
         require_own(call, caller, models)
@@ -127,8 +130,9 @@ class RequestReader:
         """
         headers = read_headers(request.scope, max_bytes=self.limits.max_header_bytes)
         caller = of_key or await self.authenticate(headers)
-        route = self.routes.find(request.query_params.get("path", "/v1/chat/completions").encode())
-        if route is None:
+        path, _, query = request.query_params.get("path", "/v1/chat/completions").encode().partition(b"?")
+        route = self.routes.find("POST", path, query)
+        if route is None or not route.paths:
             raise BadRequest("Invalid 'path': no such route.", param="path", code="invalid_value")
         body = await read_body(request.receive, headers, max_bytes=self.limits.max_body_bytes)
         return self.parse(route, caller, headers, body)

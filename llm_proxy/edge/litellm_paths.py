@@ -29,7 +29,6 @@ _GONE = (
     ("/ui", "there is no user interface; see `llm-proxy --help` and deploy/grafana"),
     ("/sso/", "there is no login; operators have admin keys (`llm-proxy admin-keys`)"),
     ("/engines/", "name the model in the body, and call `/v1/chat/completions` or its like"),
-    ("/openai/deployments/", "name the model in the body, and call `/v1/chat/completions` or its like"),
     ("/anthropic/", "providers' own paths are not passed through; Anthropic's protocol is `/v1/messages`"),
     ("/vertex", "providers' own paths are not passed through"),
     ("/gemini/", "providers' own paths are not passed through"),

@@ -5,6 +5,7 @@ with another method 405 with `Allow`; nothing is redirected; every inference pat
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from urllib.parse import unquote
 
@@ -19,6 +20,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
 from llm_proxy.dialects.messages.dialect import MESSAGES
+from llm_proxy.dialects.model_paths import MODEL
 from llm_proxy.dialects.responses.native import OPERATIONS, STORED_PATH, StoredOperation
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge.litellm_paths import where_it_went
@@ -67,6 +69,13 @@ _ERROR: Json = {
 _DIALECT_REQUIRED = {"internal": ["messages"], "generate": ["messages"], "responses": ["model", "input"]}
 
 
+_MODEL_IN_PATH: Json = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "description": "It counts before the body's `model`; with slashes as they are, or encoded.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+}
 _STRINGS: Json = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
 _MESSAGE: Json = {
     "type": "object",
@@ -128,6 +137,8 @@ def declare_bad_request(paths: Json) -> None:
 
 def _operation(route: InferenceRoute, path: str) -> Json:
     required = _DIALECT_REQUIRED.get(route.dialect.name, ["model", ENDPOINTS[route.endpoint].required])
+    names_model = MODEL in path
+    required = [name for name in required if name != "model"] if names_model else required
     body: Json = {
         "type": "object",
         "required": required,
@@ -146,8 +157,9 @@ def _operation(route: InferenceRoute, path: str) -> Json:
     }
     return {
         "summary": route.summary,
-        "operationId": path.strip("/").replace("/", "_").replace("-", "_"),
+        "operationId": re.sub(r"\W+", "_", path).strip("_"),
         "security": [{"bearer": []}],
+        "parameters": [_MODEL_IN_PATH] if names_model else [],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {"200": {"description": "The response.", "content": content}, **errors},
     }

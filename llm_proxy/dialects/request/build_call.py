@@ -202,6 +202,7 @@ def choose_model(
     model: str | None, context: ParseContext, options: RequestOptions, models: ModelIndex
 ) -> str:
     """Returns the model of a request that may omit it; raises `BadRequest` where it may not."""
+    model = options.model or model
     if model is not None:
         return model
     if context.endpoint != "embeddings":
