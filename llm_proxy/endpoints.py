@@ -57,6 +57,13 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
         "anthropic_messages",
         "litellm.proxy.anthropic_endpoints.endpoints",
     ),
+    "images.generations": EndpointSpec(
+        "/v1/images/generations",
+        "prompt",
+        "image_generation",
+        "image_generation",
+        "litellm.proxy.image_endpoints.endpoints",
+    ),
 }
 
 OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(
@@ -70,6 +77,9 @@ OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(
         "audio.translations",
     }
 )
-"""Operations whose answers the gateway does not parse: the sidecar states their usage beside them."""
+"""Operations whose answers the gateway does not parse: the sidecar states their usage beside them.
+
+Their streams are OpenAI's of images and audio: named events, a last one, no `[DONE]`.
+"""
 NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages"})
 """Operations that reach a provider only in its own protocol; elsewhere a call is a chat, translated."""

@@ -96,26 +96,44 @@ class SSEDecoder:
 class FrameGate:
     """Lets the complete frames of a stream pass in one piece; for servers whose lines end in LF or CRLF.
 
+    A frame's bytes are looked at once and joined once, however many chunks it came in.
+
     Attributes:
-        rest: Bytes of the incomplete frame.
+        held_bytes: The size of the incomplete frame.
     """
 
-    __slots__ = ("_max_bytes", "rest")
+    __slots__ = ("_max_bytes", "_parts", "_tail", "held_bytes")
 
     def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_bytes = max_bytes
-        self.rest: bytes = b""
+        self._parts: list[bytes] = []
+        self._tail = b""  # line ends that the next chunk may complete to an empty line
+        self.held_bytes = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """Returns what is complete now, each CRLF as LF; raises `FrameTooLong` above the maximum."""
-        raw = self.rest + chunk
+        raw = self._tail + chunk if self._tail else chunk
         if b"\r" in raw:
             raw = raw.replace(b"\r\n", b"\n")
-        end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
-        self.rest = raw[end:]
-        if len(self.rest) > self._max_bytes:
+        ready, end = b"", raw.rfind(b"\n\n") + 2
+        if end > 1:
+            ready = b"".join([*self._parts, raw[:end]])
+            self._parts, self.held_bytes, raw = [], 0, raw[end:]
+        else:
+            self.held_bytes -= len(self._tail)
+        self.held_bytes += len(raw)
+        if self.held_bytes > self._max_bytes:
             raise FrameTooLong(f"no empty line in {self._max_bytes} bytes")
-        return raw[:end]
+        self._tail = raw[-2:] if raw.endswith((b"\n", b"\r")) else b""
+        if len(raw) > len(self._tail):
+            self._parts.append(raw[: len(raw) - len(self._tail)])
+        return ready
+
+    def close(self) -> bytes:
+        """Returns the bytes of the incomplete frame, and holds none any more."""
+        rest = b"".join([*self._parts, self._tail])
+        self._parts, self._tail, self.held_bytes = [], b"", 0
+        return rest
 
 
 def _split_at_blank_lines(buffer: bytes) -> tuple[list[bytes], bytes]:

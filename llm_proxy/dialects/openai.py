@@ -13,9 +13,10 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.dialect import BodyLimits, HeaderPairs, ListedModel, ModelIndex, ResponseMeta
+from llm_proxy.dialects.media_events import MediaEvents
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import OPAQUE_ENDPOINTS, Endpoint
 from llm_proxy.errors import APIError, ProviderFailed
 from llm_proxy.json_access import Json, as_object, is_array, is_object
 
@@ -140,8 +141,9 @@ class OpenAIDialect:
         """The bytes unchanged."""
         return reply
 
-    def open_stream(self, call: Call) -> None:
-        """None: frames pass unchanged."""
+    def open_stream(self, call: Call) -> MediaEvents | None:
+        """Frames pass unchanged; streams of images and audio have ends of their own."""
+        return MediaEvents() if call.endpoint in OPAQUE_ENDPOINTS else None
 
     def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
         """OpenAI's envelope, in a stream too: its SDKs raise that as `APIError`."""

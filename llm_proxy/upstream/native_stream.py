@@ -37,9 +37,12 @@ _ERROR_FIELDS = ("code", "message", "param")
 _STATUSES = {
     "authentication_error": 401,
     "context_length_exceeded": 400,
+    "content_policy_violation": 400,
+    "image_generation_user_error": 400,
     "insufficient_quota": 429,
     "invalid_prompt": 400,
     "invalid_request_error": 400,
+    "moderation_blocked": 400,
     "not_found_error": 404,
     "overloaded_error": 529,
     "permission_error": 403,
@@ -106,9 +109,8 @@ class NativeStreamFilter:
 
     def close(self) -> bytes:
         """Ends the stream; an unfinished frame is malformed, and is not sent."""
-        if self._gate.rest.strip():
+        if self._gate.close().strip():
             self.is_malformed = True
-        self._gate.rest = b""
         return b""
 
     def _needs_reading(self, frames: bytes) -> bool:
@@ -178,18 +180,20 @@ class NativeStreamFilter:
         return True
 
     def _note_error(self, error: Json) -> None:
-        """Notes the first error; a provider's own gets what our sidecar says of one that has a status."""
         if self.error is None:
-            status = next(
-                (_STATUSES[one] for one in (error.get("code"), error.get("type")) if one in _STATUSES), 500
-            )
-            told = {
-                "x-llmp-provider-status": str(status),
-                "x-llmp-message": quote(str(error.get("message") or "")),
-            }
-            self.error = {"provider": told} | error
+            self.error = stated_error(error)
 
     def _read_comment(self, frame: bytes) -> None:
         if frame.startswith(COST_COMMENT) and self.usage is not None:
             cost = usd_to_nano(frame[len(COST_COMMENT) :].strip().decode("latin-1"))
             self.usage = self.usage._replace(cost_nano_usd=cost)
+
+
+def stated_error(error: Json) -> Json:
+    """Returns the error of an event, a provider's own with what our sidecar says of any with a status."""
+    status = next((_STATUSES[one] for one in (error.get("code"), error.get("type")) if one in _STATUSES), 500)
+    told = {
+        "x-llmp-provider-status": str(status),
+        "x-llmp-message": quote(str(error.get("message") or "")),
+    }
+    return {"provider": told} | error

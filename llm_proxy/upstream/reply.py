@@ -20,6 +20,7 @@ from llm_proxy.sse import FrameTooLong
 from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.http_client import HTTPConnection
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
+from llm_proxy.upstream.media_stream import MediaStreamFilter
 from llm_proxy.upstream.native_stream import NativeStreamFilter
 from llm_proxy.upstream.sealed_ids import SealedIds
 from llm_proxy.upstream.stream_filter import StreamFilter, strip_additions
@@ -40,7 +41,7 @@ SIDECAR_HEADER = b"x-llmp-attempts"
 """A header that only our sidecars send."""
 
 
-StreamFrames = StreamFilter | NativeStreamFilter
+StreamFrames = StreamFilter | NativeStreamFilter | MediaStreamFilter
 
 
 class Reply(Protocol):
@@ -150,6 +151,8 @@ class SidecarReply:
         call = self._call
         if call.endpoint in NATIVE_ENDPOINTS:
             self.stream_filter = NativeStreamFilter(call.endpoint, self._ids, is_free=_is_free(call))
+        elif call.endpoint in OPAQUE_ENDPOINTS:
+            self.stream_filter = MediaStreamFilter()
         else:
             self.stream_filter = StreamFilter(
                 wants_usage=call.wants_usage,

@@ -67,7 +67,7 @@ class StreamFilter:
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as received; returns the bytes to send now."""
-        if self._gate.rest or not chunk.endswith(b"\n\n"):
+        if self._gate.held_bytes or not chunk.endswith(b"\n\n"):
             chunk = self._gate.feed(chunk)
             if not chunk:
                 return b""
@@ -88,9 +88,8 @@ class StreamFilter:
 
     def close(self) -> bytes:
         """Ends the stream; an unfinished frame is malformed, and is not sent."""
-        if self._gate.rest.strip():
+        if self._gate.close().strip():
             self.is_malformed = True
-        self._gate.rest = b""
         return b""
 
     def _filter_frames(self, chunk: bytes) -> bytes:

@@ -95,9 +95,11 @@ def test_a_gate_passes_whole_frames_in_any_chunking(stream: bytes, cuts: list[in
     """No byte is lost, line ends are LF, and what follows the last empty line waits."""
     gate = sse.FrameGate()
     passed = b"".join(gate.feed(chunk) for chunk in _cut(stream, cuts))
-    assert passed + gate.rest.replace(b"\r\n", b"\n") == stream.replace(b"\r\n", b"\n")
+    held_bytes, rest = gate.held_bytes, gate.close()
+    assert passed + rest == stream.replace(b"\r\n", b"\n")
     assert passed.endswith(b"\n\n") or not passed
-    assert b"\n\n" not in gate.rest
+    assert b"\n\n" not in rest
+    assert (held_bytes, gate.held_bytes) == (len(rest), 0)
 
 
 def test_a_gate_holds_no_more_than_its_maximum() -> None:

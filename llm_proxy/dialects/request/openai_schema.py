@@ -3,7 +3,7 @@
 Invariants: a field stands here because OpenAI's specification names it; enumerations that new models extend
 are checked for their type alone; null means absent; a message's content is never changed, and keys that no
 specification names are sent with it.
-Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings).
+Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings, images).
 """
 
 from typing import Any
@@ -143,11 +143,34 @@ _EMBEDDINGS: dict[str, Validator] = {
     "encoding_format": one_of("float", "base64"),
     "user": _text,
 }
+_IMAGES: dict[str, Validator] = {
+    "model": _name,
+    "prompt": _text,
+    "background": _text,
+    "complexity": _text,
+    "frame_count": integer(1),
+    "frame_duration_ms": integer(1),
+    "moderation": _text,
+    "n": integer(1, 10),
+    "output_compression": integer(0, 100),
+    "output_format": _text,
+    "partial_images": integer(0, 3),
+    "prompt_rewriter": anything,
+    "quality": _text,
+    "response_format": one_of("url", "b64_json"),
+    "safety_identifier": _text,
+    "size": _text,
+    "stream": boolean,
+    "style": _text,
+    "svg": object_with(model_required=_non_empty, reasoning=object_with()),
+    "user": _text,
+}
 
 FIELDS: dict[Endpoint, dict[str, Validator]] = {
     "chat.completions": _CHAT,
     "completions": _COMPLETIONS,
     "embeddings": _EMBEDDINGS,
+    "images.generations": _IMAGES,
 }
 FIELD_ORDER = {endpoint: {name: at for at, name in enumerate(fields)} for endpoint, fields in FIELDS.items()}
 
