@@ -110,8 +110,11 @@ OWN = (
 )
 
 
-def environment(name: str) -> Path:
-    """The Python of an environment, or node's modules; made anew when its lock changed or it was moved."""
+def environment(name: str, wanted: str = sys.executable) -> Path:
+    """The Python of an environment, or node's modules; made anew when its lock changed or it was moved.
+
+    `wanted` is the Python it is made with: a path, or a range of versions.
+    """
     folder, lock = HOME / name, LOCKS / f"{name}.txt"
     if (LOCKS / name).is_dir():
         return _node(folder)
@@ -120,7 +123,7 @@ def environment(name: str) -> Path:
     if made_as != str(folder) or stamp.stat().st_mtime < lock.stat().st_mtime:
         print(f"→ environment {name}", flush=True)
         uv = subprocess.check_output(["/bin/sh", ROOT / "scripts" / "uv.sh"], text=True).strip()
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", wanted, folder], check=True)
         python = folder / "bin" / "python"
         words = ["pip", "install", "--quiet", "--no-deps", "--require-hashes", "--requirement", str(lock)]
         subprocess.run([uv, *words, "--python", python], check=True)

@@ -31,6 +31,12 @@ model_list:
   - model_name: plain
     litellm_params: {{<<: *scripted, model: openai/plain}}
     model_info: {{id: plain}}
+  - model_name: smollm2
+    litellm_params: {{<<: *scripted, model: openai/smollm2}}
+    model_info: {{id: smollm2}}
+  - model_name: all-minilm-l6-v2
+    litellm_params: {{<<: *scripted, model: openai/all-minilm-l6-v2}}
+    model_info: {{id: all-minilm-l6-v2, mode: embedding}}
   - model_name: retried
     litellm_params: {{<<: *scripted, model: openai/retried}}
     model_info: {{id: retried, provider: inhouse}}
