@@ -10,9 +10,10 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 
-from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS
+from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar import (
+    answer_usage,
     catalog,
     embeddings,
     guardrails,
@@ -227,6 +228,8 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
             )
             if name == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
+            if name in OPAQUE_ENDPOINTS and not hasattr(result, "render"):
+                answer_usage.state(outcome, name, result)
         except proxy.ProxyException as error:
             outcome.set_error_if_none(error)
             _make_error_sendable(error)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from threading import Event
 
 from llm_proxy.json_access import Json, as_object
+from llm_proxy.quantities import USAGE_HEADER
 from llm_proxy.sidecar import provider_errors
 
 _CURRENT: ContextVar["CallOutcome | None"] = ContextVar("outcome", default=None)
@@ -22,6 +23,7 @@ _native_calls_relayed = Event()
 MAX_HOPS = 16
 MAX_NAME_CHARS = 100
 UNKNOWN_COUNT = b"unknown"
+_USAGE_HEADER = USAGE_HEADER.encode()
 STATUS_OK = 200
 
 
@@ -73,6 +75,9 @@ class CallOutcome:
         native_cost_usd: What that answer cost, where LiteLLM may not say it; None if it is not known.
         optional_fields: Fields that a model may lack, as the gateway says.
         account: The only deployments that may serve the call; None if any may.
+        stated_usage: What an answer used that the gateway does not parse, as `quantities` encodes it.
+        states_cost: `stated_cost_usd` holds in place of LiteLLM's own header.
+        stated_cost_usd: What that answer cost; None if it is not known.
     """
 
     error: BaseException | None = None
@@ -89,6 +94,9 @@ class CallOutcome:
     native_cost_usd: float | None = None
     optional_fields: tuple[str, ...] = ()
     account: frozenset[str] | None = None
+    stated_usage: str | None = None
+    states_cost: bool = False
+    stated_cost_usd: float | None = None
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -100,6 +108,8 @@ class CallOutcome:
         found = [(b"x-llmp-attempts", count)]
         if self.without_cache:
             found.append((b"x-llmp-cache", b"off"))
+        if self.stated_usage is not None:
+            found.append((_USAGE_HEADER, self.stated_usage.encode()))
         if not self.attempts:
             return found
         deployment = self.attempts[-1].deployment

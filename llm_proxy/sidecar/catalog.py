@@ -212,6 +212,14 @@ def has_price(deployment: str, model: str) -> bool:
     return any(entry.get(name) is not None for entry in (own, published_entry(model)) for name in BASE_PRICES)
 
 
+def is_free(deployment: str, model: str) -> bool:
+    """Whether prices are known, and every one of them is 0."""
+    own: Mapping[str, Any] = litellm_internals.litellm_module().model_cost.get(deployment) or {}
+    known = {**published_entry(model), **_without_none(dict(own))}
+    prices = [value for name, value in known.items() if "cost" in name and isinstance(value, int | float)]
+    return bool(prices) and not any(prices)
+
+
 def is_cost_known(cost: object, headers: object, deployment: str, model: str) -> bool:
     """Whether the value LiteLLM calculated is a cost: without a known price it calculates 0.
 

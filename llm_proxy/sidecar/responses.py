@@ -94,7 +94,8 @@ async def send_result(
                 raise
         return
     raw = translated_answers.render_completion(result, outcome)
-    replaced = REPLACED_HEADERS if outcome.native_cost_usd is None else REPLACED_HEADERS | {COST_HEADER}
+    states_cost = outcome.states_cost or outcome.native_cost_usd is not None
+    replaced = REPLACED_HEADERS | {COST_HEADER} if states_cost else REPLACED_HEADERS
     headers: HeaderList = [*(pair for pair in head if pair[0] not in replaced), *outcome.headers()]
     headers += _missing_cost_header(headers, outcome)
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
@@ -107,8 +108,11 @@ def _missing_cost_header(head: HeaderList, outcome: CallOutcome) -> HeaderList:
     present, last = dict(head), outcome.attempts[-1] if outcome.attempts else None
     if COST_HEADER in present or last is None:
         return []
-    if outcome.native_cost_usd is not None:
-        return [(COST_HEADER, f"{outcome.native_cost_usd:.12f}".encode())]
+    cost_usd = outcome.stated_cost_usd if outcome.states_cost else outcome.native_cost_usd
+    if cost_usd is not None:
+        return [(COST_HEADER, f"{cost_usd:.12f}".encode())]
+    if outcome.states_cost:
+        return []
     stated = catalog.STATED_COST_HEADER.encode() in present
     calculated = CALCULATED_COST_HEADER in present and bool(outcome.states_tokens)
     known = stated or (calculated and catalog.has_price(last.deployment, last.model))
@@ -137,7 +141,11 @@ class ResultSender:
             failed = message["status"] >= 400
             secrets = configured_secrets(litellm_internals.router()) if failed else frozenset[str]()
             error_headers = self._outcome.error_headers(secrets) if failed else []
-            message["headers"] = [*message["headers"], *error_headers, *self._outcome.headers()]
+            kept = message["headers"]
+            if self._outcome.states_cost:
+                kept = [pair for pair in kept if pair[0].lower() != COST_HEADER]
+                kept += _missing_cost_header([], self._outcome)
+            message["headers"] = [*kept, *error_headers, *self._outcome.headers()]
         elif self._broken:
             message["body"] = b""
         elif message.get("body", b"").startswith(ERROR_EVENT):
