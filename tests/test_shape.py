@@ -11,13 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(
-    path for folder in ("llm_proxy", "tests", "scripts", "bench") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("llm_proxy", "tests", "scripts", "bench", "clients")
+    for path in (ROOT / folder).rglob("*.py")
 )
+CLIENT = [path for path in FILES if "llm_proxy_service" in path.parts]
 PACKAGE = [path for path in FILES if path.is_relative_to(ROOT / "llm_proxy")]
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_DOCSTRING_LINES = 500, 50, 6
 MIN_MEDIAN_LINES = 110
 VAGUE_FILE = re.compile(r"utils?|helpers?|common|core|base|misc|managers?|services?|handlers?", re.IGNORECASE)
 VAGUE_CLASS = re.compile(r"(Abstract|Base)[A-Z]\w*|\w*(Manager|Service|Handler|Helper|Processor|Impl|Utils?)")
+OLDER_NAMES = {"LLMProxyService", "SyncLLMProxyService"}
+"""In the code of the older service's users."""
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -37,7 +42,11 @@ def faults(path: Path) -> Iterator[str]:
             yield f"{node.name} is longer than {MAX_FUNCTION_LINES} lines"
         if isinstance(node, ast.ClassDef) and len(node.bases) > 1:
             yield f"{node.name} has several base classes"
-        if isinstance(node, ast.ClassDef) and VAGUE_CLASS.fullmatch(node.name):
+        if (
+            isinstance(node, ast.ClassDef)
+            and VAGUE_CLASS.fullmatch(node.name)
+            and node.name not in OLDER_NAMES
+        ):
             yield f"{node.name} says nothing of what it is"
 
 
@@ -47,7 +56,7 @@ def test_a_file_keeps_its_shape(path: Path) -> None:
     assert list(faults(path)) == []
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*PACKAGE, *CLIENT], ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_says_what_it_owns_in_six_lines(path: Path) -> None:
     """The module docstring is there, and short enough to be read first."""
     stated = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")))
-FOLDERS = ("bench", "deploy", "docs", "examples", "llm_proxy", "scripts", "tests")
+FOLDERS = ("bench", "clients", "deploy", "docs", "examples", "llm_proxy", "scripts", "tests")
 NOT_OURS = {"litellm-config.imported.yaml", "keys.yaml", "sitecustomize.py", "docs/pythons.md"}
 """Written by the operator, by an attacker, by `make test-pythons`."""
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,164 @@
+"""The same service for code without an event loop.
+
+Invariant: one thread runs the loop of the calls; every method hands its call to it and waits, so that it may
+be used from any thread, also below a running event loop.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from llm_proxy_service.catalog import LLMProvider, LoadBalanceStrategy, ProviderConfig
+from llm_proxy_service.client import LLMProxyService, Model
+from llm_proxy_service.errors import LLMProxyError
+from llm_proxy_service.request import LLMRequest
+from llm_proxy_service.response import (
+    EmbeddingResponse,
+    HealthReport,
+    LLMChunk,
+    LLMResponse,
+    ProviderMetrics,
+    RateLimitStatus,
+    ServiceStats,
+)
+
+Result = TypeVar("Result")
+
+
+class SyncLLMProxyService:
+    """`LLMProxyService` with methods that wait; the arguments are the same.
+
+    Use it in a `with` block, or call `stop` at the end.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the guide's words, each with a default
+        self,
+        cache_size: int | None = None,
+        cache_ttl: float | None = None,
+        load_balance_strategy: LoadBalanceStrategy | str | None = None,
+        enable_failover: bool | None = None,  # noqa: FBT001 -- the same
+        max_retries: int | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self._service = LLMProxyService(
+            cache_size,
+            cache_ttl,
+            load_balance_strategy,
+            enable_failover,
+            max_retries,
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout,
+        )
+        self.response_cache = self._service.response_cache
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="llm-proxy-service", daemon=True)
+        self._thread.start()
+
+    def start(self) -> None:
+        """As `LLMProxyService.start`."""
+        self._wait(self._service.start())
+
+    def stop(self) -> None:
+        """As `LLMProxyService.stop`; ends the thread too."""
+        if self._loop.is_closed():
+            return
+        self._wait(self._service.stop())
+        self._wait(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def generate_completion(self, request: LLMRequest) -> LLMResponse:
+        """As `LLMProxyService.generate_completion`."""
+        return self._wait(self._service.generate_completion(request))
+
+    def generate_streaming_completion(self, request: LLMRequest) -> Iterator[LLMChunk]:
+        """As `LLMProxyService.generate_streaming_completion`."""
+        chunks = self._service.generate_streaming_completion(request)
+
+        async def following() -> LLMChunk | None:
+            return await anext(chunks, None)
+
+        try:
+            while (chunk := self._wait(following())) is not None:
+                yield chunk
+        finally:
+            if not self._loop.is_closed():
+                self._wait(chunks.aclose())
+
+    def generate_structured(self, request: LLMRequest, model: type[Model]) -> Model:
+        """As `LLMProxyService.generate_structured`."""
+        return self._wait(self._service.generate_structured(request, model))
+
+    def generate_embeddings(
+        self,
+        inputs: Sequence[str] | str,
+        model: str,
+        *,
+        dimensions: int | None = None,
+        cache_enabled: bool = True,
+        provider: LLMProvider | str | None = None,
+    ) -> EmbeddingResponse:
+        """As `LLMProxyService.generate_embeddings`."""
+        calling = self._service.generate_embeddings(
+            inputs, model, dimensions=dimensions, cache_enabled=cache_enabled, provider=provider
+        )
+        return self._wait(calling)
+
+    def register_provider(self, name: str, provider: ProviderConfig) -> None:
+        """As `LLMProxyService.register_provider`."""
+
+        async def register() -> None:
+            self._service.register_provider(name, provider)
+
+        self._wait(register())
+
+    def list_providers(self) -> list[str]:
+        """As `LLMProxyService.list_providers`."""
+        return self._service.list_providers()
+
+    def is_provider_available(self, name: str) -> bool:
+        """As `LLMProxyService.is_provider_available`."""
+        return self._service.is_provider_available(name)
+
+    def get_provider_metrics(self, name: str) -> ProviderMetrics:
+        """As `LLMProxyService.get_provider_metrics`."""
+        return self._service.get_provider_metrics(name)
+
+    def get_rate_limit_status(self, name: str) -> RateLimitStatus:
+        """As `LLMProxyService.get_rate_limit_status`."""
+        return self._service.get_rate_limit_status(name)
+
+    def get_service_stats(self) -> ServiceStats:
+        """As `LLMProxyService.get_service_stats`."""
+        return self._service.get_service_stats()
+
+    def health_check(self) -> HealthReport:
+        """As `LLMProxyService.health_check`."""
+        return self._wait(self._service.health_check())
+
+    def _wait(self, call: Coroutine[Any, Any, Result]) -> Result:
+        if self._loop.is_closed():
+            call.close()
+            raise LLMProxyError("the service was stopped; make a new one", code="stopped")
+        running = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return running.result()
+        except BaseException:  # Ctrl-C in the waiting thread ends the call as well
+            running.cancel()
+            raise
