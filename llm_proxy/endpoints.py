@@ -3,6 +3,7 @@
 Invariant: a name is what records, metrics and clients call the operation; it never changes.
 """
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 Endpoint = Literal[
@@ -83,3 +84,48 @@ Their streams are OpenAI's of images and audio: named events, a last one, no `[D
 """
 NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages"})
 """Operations that reach a provider only in its own protocol; elsewhere a call is a chat, translated."""
+
+CONVERSATIONS: frozenset[Endpoint] = frozenset(
+    {"chat.completions", "responses", "messages", "generate_content"}
+)
+"""Operations that any model of conversations serves, natively or translated."""
+COMPLETIONS: frozenset[Endpoint] = frozenset({"completions"})
+_NONE: frozenset[Endpoint] = frozenset()
+MODES: dict[str, frozenset[Endpoint]] = {
+    "chat": CONVERSATIONS,
+    "responses": CONVERSATIONS,
+    "completion": CONVERSATIONS | COMPLETIONS,
+    "embedding": frozenset({"embeddings"}),
+    "rerank": frozenset({"rerank"}),
+    "moderation": frozenset({"moderations"}),
+    "image_generation": frozenset({"images.generations", "images.edits"}),
+    "image_edit": frozenset({"images.edits"}),
+    "audio_speech": frozenset({"audio.speech"}),
+    "audio_transcription": frozenset({"audio.transcriptions", "audio.translations"}),
+    **dict.fromkeys(
+        ("realtime", "video_generation", "ocr", "search", "vector_store", "evaluation", "extraction"), _NONE
+    ),
+}
+"""The operations of a model's mode, in the words of LiteLLM's price list."""
+
+
+def endpoints_of_mode(mode: str | None, supported_paths: Iterable[str] = ()) -> frozenset[Endpoint] | None:
+    """Returns what a model serves; None where that is unknown, and it may be anything.
+
+    Args:
+        mode: LiteLLM's word for it.
+        supported_paths: LiteLLM's `supported_endpoints` of it, which add to those of the mode: its price list
+            leaves out some that a model has.
+    """
+    paths = frozenset(supported_paths)
+    stated = frozenset[Endpoint](name for name, spec in ENDPOINTS.items() if spec.path in paths)
+    if not stated and mode not in MODES:
+        return None
+    found = stated | MODES.get(mode or "", _NONE)
+    return found | CONVERSATIONS if found & CONVERSATIONS else found
+
+
+def endpoint_paths(served: Iterable[Endpoint]) -> list[str]:
+    """Returns the paths of endpoints, in the order of the table."""
+    known = frozenset(served)
+    return [spec.path for name, spec in ENDPOINTS.items() if name in known]

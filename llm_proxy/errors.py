@@ -170,6 +170,11 @@ def _shown_name(model: str) -> str:
     return shown + "..." if len(model) > 80 else shown
 
 
+def endpoint_not_served(path: str) -> NotFound:
+    """Returns the error of an endpoint that none of the configured models serves."""
+    return NotFound(f"No model of this gateway serves `{path}`.", code="endpoint_not_served")
+
+
 class MethodNotAllowed(APIError):
     """The route exists, the method does not; `headers` has `allow`."""
 

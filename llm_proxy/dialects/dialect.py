@@ -35,8 +35,8 @@ def _allow_all(_group: str) -> bool:
     return True
 
 
-def _generates_text(_group: str) -> bool:
-    return False
+def _unknown_endpoints(_group: str) -> frozenset[Endpoint] | None:
+    return None
 
 
 def _no_providers(_group: str) -> frozenset[str]:
@@ -63,7 +63,8 @@ class ModelIndex:
         aliases: Other names of groups, and the group of each.
         default_chosen: An operator chose the default, so that any caller who may use it may omit the model.
         is_allowed: Whether the caller may use a group; one that it may not does not exist for it.
-        is_embedding_only: Whether a group makes embeddings and nothing else.
+        endpoints: What a group serves; None where that is unknown, and it may be anything.
+        served: What any group serves, whoever may use it; None where one may serve anything.
         fallback_providers: The providers that a call of a group may reach through its fallbacks.
         max_output_tokens: The most completion tokens that every deployment of a group can make, where known.
         speaks_natively: Whether every deployment a call of a group may reach, through its fallbacks too,
@@ -77,7 +78,8 @@ class ModelIndex:
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     default_chosen: bool = False
     is_allowed: Callable[[str], bool] = _allow_all
-    is_embedding_only: Callable[[str], bool] = _generates_text
+    endpoints: Callable[[str], frozenset[Endpoint] | None] = _unknown_endpoints
+    served: frozenset[Endpoint] | None = None
     fallback_providers: Callable[[str], frozenset[str]] = _no_providers
     max_output_tokens: Callable[[str], int | None] = _unknown_size
     speaks_natively: Callable[[str, Endpoint], bool] = _translated
@@ -105,6 +107,7 @@ class ListedModel:
     Attributes:
         context_window: Tokens a prompt may have at any of its deployments.
         created: When it was made, in seconds since 1970; 0 when unknown.
+        endpoints: The paths that serve it.
     """
 
     name: str
@@ -115,6 +118,7 @@ class ListedModel:
     context_window: int | None = None
     max_output_tokens: int | None = None
     created: int = 0
+    endpoints: tuple[str, ...] = ()
 
 
 HeaderPairs = tuple[tuple[str, str], ...]

@@ -166,6 +166,7 @@ def render_model(model: ListedModel) -> Json:
     """One model as in `GET /v1/models/{id}`, with what else is known of it."""
     known = {
         "mode": model.mode,
+        "endpoints": list(model.endpoints) or None,
         "context_window": model.context_window,
         "max_output_tokens": model.max_output_tokens,
     }

@@ -29,6 +29,7 @@ from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
 from llm_proxy.edge.request import ClientDisconnected, Headers, Receive, Scope, Send, read_body, read_headers
 from llm_proxy.edge.stored_calls import Keeping, StoredCalls
+from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.errors import (
     APIError,
     BadRequest,
@@ -37,6 +38,7 @@ from llm_proxy.errors import (
     ProviderAuthError,
     ProviderQuotaExceeded,
     UnsupportedTransferEncoding,
+    endpoint_not_served,
     with_request_id,
 )
 from llm_proxy.identity import Authenticator, Caller, attribution_from_headers, on_behalf_of
@@ -101,6 +103,8 @@ class RequestReader:
         Raises `BadRequest`, `ModelNotFound` or `Forbidden`.
         """
         models, limits = self._catalog.models_for(caller), self.limits.body
+        if models.served is not None and route.endpoint not in models.served:
+            raise endpoint_not_served(ENDPOINTS[route.endpoint].path)
         if caller.max_tokens_cap is not None:
             limits = replace(limits, max_tokens_cap=caller.max_tokens_cap)
         options = parse_request_options(headers.items())

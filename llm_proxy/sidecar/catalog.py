@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from llm_proxy.endpoints import COMPLETIONS, Endpoint, endpoints_of_mode
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals, native_wires
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -22,6 +23,8 @@ STATED_COST_HEADER = "llm_provider-x-litellm-response-cost"
 """LiteLLM's header with a cost that the provider stated."""
 PROVIDER_KEY = "provider"
 """Key of `model_info` that names the provider of a deployment reached by another provider's protocol."""
+COMPLETING_PROTOCOLS = frozenset({"openai", "azure", "azure_text", "text-completion-openai"})
+"""Providers whose completions LiteLLM requests at an endpoint that chat models need not have."""
 TOKEN_LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
 
 
@@ -91,14 +94,15 @@ def _group(router: Untyped, name: str, fallbacks: list[str], *, with_timeouts: b
         for one in router.model_list
         if one["model_name"] == target
     ]
-    mode = next((one.pop("mode") for one in [dict(d) for d in deployments] if one.get("mode")), None)
-    for one in deployments:
-        one.pop("mode", None)
+    modes: list[str | None] = [one.pop("mode") for one in deployments]
+    known: list[frozenset[Endpoint] | None] = [one.pop("endpoints") for one in deployments]
+    served = [one for one in known if one is not None]
     return {
         "name": name,
         "alias_of": target if target != name else None,
         "hidden": _is_hidden(router, name),
-        "mode": mode or "chat",
+        "mode": next((mode for mode in modes if mode), "chat"),
+        "endpoints": sorted(frozenset[Endpoint]().union(*served)) if served else None,
         "wildcard": "*" in name,
         "fallbacks": list(dict.fromkeys(fallbacks)),
         "guardrails": _own_guardrails(router, target),
@@ -132,6 +136,7 @@ def _deployment(entry: Json) -> Json:
         "wire": protocol,
         "physical": model,
         "mode": known.get("mode"),
+        "endpoints": _endpoints(known, protocol),
         "created": _created(info),
         "native": native_wires.native_endpoints(params, info, model, protocol),
         **{name: known.get(name) for name in TOKEN_LIMITS},
@@ -140,6 +145,17 @@ def _deployment(entry: Json) -> Json:
             name for name, has in known.items() if name.startswith("supports_") and has is True
         ),
     }
+
+
+def _endpoints(known: Json, protocol: str | None) -> frozenset[Endpoint] | None:
+    """Return what a deployment serves; None if nobody states its mode or its paths.
+
+    A provider that is not called in OpenAI's protocol gets a completion as a chat, from LiteLLM.
+    """
+    found = endpoints_of_mode(known.get("mode"), map(str, as_list(known.get(native_wires.SUPPORTED_KEY))))
+    if found is None or protocol in COMPLETING_PROTOCOLS or "chat.completions" not in found:
+        return found
+    return found | COMPLETIONS
 
 
 def _timeouts(router: Untyped, group: str, params: Json) -> Json:

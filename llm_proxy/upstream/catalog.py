@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import takewhile
 
 from llm_proxy.call_guard import StatedTimeouts
 from llm_proxy.dialects import GUARDRAILS_FIELD, Call
@@ -21,7 +20,14 @@ from llm_proxy.json_access import Json, as_list, as_object, as_objects
 from llm_proxy.money import Price, usd_to_pico
 from llm_proxy.telemetry import Metrics
 from llm_proxy.token_details import token_count
-from llm_proxy.upstream.group_facts import common_output_tokens, fallback_providers, highest_output_tokens
+from llm_proxy.upstream.group_facts import (
+    common_output_tokens,
+    fallback_providers,
+    group_endpoints,
+    highest_output_tokens,
+    known_endpoints,
+    served_endpoints,
+)
 from llm_proxy.wildcards import wildcard_matches
 
 
@@ -81,6 +87,7 @@ class ModelGroup:
     Attributes:
         hidden: It is served and not listed.
         guardrails: The guardrails that its deployments name.
+        endpoints: What any of them serves; None where that is unknown, and then nothing is refused.
     """
 
     name: str
@@ -91,6 +98,7 @@ class ModelGroup:
     alias_of: str | None = None
     hidden: bool = False
     guardrails: tuple[str, ...] = ()
+    endpoints: frozenset[Endpoint] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +166,6 @@ class Catalog:
         if name in self.groups:
             self._waits[name] = found
         return found
-
-    def is_embedding_only(self, name: str) -> bool:
-        """Whether the group that serves a name makes embeddings and nothing else; False without one."""
-        group = self.find_group(name)
-        return group is not None and group.mode == "embedding"
 
     def speaks_natively(self, name: str, endpoint: Endpoint) -> bool:
         """Whether every deployment that a call may reach speaks an endpoint's own protocol.
@@ -250,7 +253,12 @@ def _with_ids(groups: dict[str, ModelGroup]) -> dict[str, ModelGroup]:
     wild = [group.name for group in groups.values() if group.wildcard]
     ids = {
         one.id: ModelGroup(
-            one.id, group.mode, deployments=(one,), alias_of=group.alias_of or group.name, hidden=True
+            one.id,
+            group.mode,
+            deployments=(one,),
+            alias_of=group.alias_of or group.name,
+            hidden=True,
+            endpoints=group.endpoints,
         )
         for group in groups.values()
         for one in group.deployments
@@ -291,9 +299,10 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
             entry.get("alias_of"),
             entry.get("hidden") is True,
             tuple(entry.get("guardrails") or ()),
+            known_endpoints(entry.get("endpoints")),
         )
     return replace(
-        _catalog(_with_ids(groups), tuple(document.get("default_fallbacks") or ())),
+        catalog_of(_with_ids(groups), tuple(document.get("default_fallbacks") or ())),
         is_ours=True,
         has_langfuse=document.get("watched") is True,
         fallback_rules={
@@ -320,60 +329,8 @@ def _stated_timeouts(deployment: Json) -> tuple[float | None, float | None]:
     return attempts * max(whole or 0, stream or 0) + (attempts - 1) * RETRY_PAUSE_S, stream
 
 
-def parse_model_info(document: Json) -> Catalog:
-    """Returns the catalog of an unmodified LiteLLM, from its `/v1/model/info`.
-
-    LiteLLM writes a wildcard out as every name it knows; all of them have the wildcard's deployment id, by
-    which they
-    are distinguished from configured groups.
-    """
-    names: dict[str, set[str]] = {}
-    for entry in as_objects(document.get("data")):
-        names.setdefault(_id(entry), set()).add(str(entry.get("model_name")))
-    found: dict[str, dict[str, Deployment]] = {}
-    modes: dict[str, str] = {}
-    for entry in as_objects(document.get("data")):
-        shared = names[_id(entry)]
-        name = str(entry.get("model_name")) if len(shared) == 1 else _wildcard(shared)
-        found.setdefault(name, {})[_id(entry)] = _deployment(entry, wildcard=len(shared) > 1)
-        modes.setdefault(name, str(as_object(entry.get("model_info")).get("mode") or "chat"))
-    groups = {
-        name: ModelGroup(name, modes[name], "*" in name, (), tuple(behind.values()))
-        for name, behind in found.items()
-    }
-    return _catalog(groups, ())
-
-
-def _id(entry: Json) -> str:
-    return str(as_object(entry.get("model_info")).get("id") or entry.get("model_name"))
-
-
-def _wildcard(names: set[str]) -> str:
-    parts = zip(*(name.split("/") for name in names), strict=False)
-    shared = takewhile(lambda part: len(set(part)) == 1, parts)
-    return "/".join([*(part[0] for part in shared), "*"])
-
-
-def _deployment(entry: Json, *, wildcard: bool) -> Deployment:
-    params, info = as_object(entry.get("litellm_params")), as_object(entry.get("model_info"))
-    provider, _, physical = str(params.get("model") or "").partition("/")
-    if not physical:
-        provider, physical = str(info.get("litellm_provider") or "unknown"), provider
-    priced = "input_cost_per_token" in params or (info.get("key") is not None and not wildcard)
-    return Deployment(
-        _id(entry),
-        str(params.get("custom_llm_provider") or provider),
-        "" if wildcard else physical,
-        token_count(info.get("max_tokens")),
-        token_count(info.get("max_output_tokens")),
-        usd_to_pico(info.get("input_cost_per_token")) if priced else None,
-        usd_to_pico(info.get("output_cost_per_token")) if priced else None,
-        max_input_tokens=token_count(info.get("max_input_tokens")),
-        features=tuple(name for name, has in info.items() if name.startswith("supports_") and has is True),
-    )
-
-
-def _catalog(groups: dict[str, ModelGroup], default_fallbacks: tuple[str, ...]) -> Catalog:
+def catalog_of(groups: dict[str, ModelGroup], default_fallbacks: tuple[str, ...] = ()) -> Catalog:
+    """Returns the catalog of groups, with their deployments by id."""
     deployments = {one.id: one for group in groups.values() for one in group.deployments if one.id}
     return Catalog(groups, deployments, default_fallbacks)
 
@@ -432,7 +389,8 @@ class CurrentCatalog:
             groups=groups,
             wildcards={name: found for name, found in providers.items() if name not in groups},
             aliases={name: one.alias_of for name, one in catalog.groups.items() if one.alias_of},
-            is_embedding_only=catalog.is_embedding_only,
+            endpoints=partial(group_endpoints, catalog),
+            served=served_endpoints(catalog),
             guardrails=frozenset(catalog.guardrails),
             fallback_providers=partial(fallback_providers, catalog),
             max_output_tokens=partial(common_output_tokens, catalog),

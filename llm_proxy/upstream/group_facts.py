@@ -1,9 +1,14 @@
-"""What holds of all deployments of a model group: how much they write, where else a call may end."""
+"""What holds of a group: what it serves, how much it writes, where else a call of it may end."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
+
+from llm_proxy.endpoints import Endpoint, endpoints_of_mode
+from llm_proxy.json_access import Json, as_list, is_array
 
 if TYPE_CHECKING:
     from llm_proxy.upstream.catalog import Catalog
+
+_NAMES: tuple[Endpoint, ...] = get_args(Endpoint)
 
 
 def fallback_providers(catalog: "Catalog", name: str) -> frozenset[str]:
@@ -25,3 +30,31 @@ def highest_output_tokens(catalog: "Catalog", name: str) -> int | None:
 def _output_tokens(catalog: "Catalog", name: str) -> list[int]:
     group = catalog.find_group(name)
     return [one.max_output_tokens for one in group.deployments if one.max_output_tokens] if group else []
+
+
+def known_endpoints(stated: object) -> frozenset[Endpoint] | None:
+    """Returns the endpoints that the sidecar states of a group; None where it states none."""
+    return frozenset(name for name in _NAMES if name in stated) if is_array(stated) else None
+
+
+def stated_endpoints(info: Json) -> frozenset[Endpoint] | None:
+    """Returns the endpoints of a group by its `model_info`; None where it says nothing of them."""
+    return endpoints_of_mode(info.get("mode"), map(str, as_list(info.get("supported_endpoints"))))
+
+
+def group_endpoints(catalog: "Catalog", name: str) -> frozenset[Endpoint] | None:
+    """Returns what the group that serves a name serves; None where that is unknown."""
+    group = catalog.find_group(name)
+    return group.endpoints if group is not None else None
+
+
+def served_endpoints(catalog: "Catalog") -> frozenset[Endpoint] | None:
+    """Returns what any group serves; None where one may serve anything, and without groups."""
+    found: set[Endpoint] = set()
+    for group in catalog.groups.values():
+        if group.endpoints is None:
+            return None
+        found |= group.endpoints
+    if "chat.completions" in found:
+        found.add("completions")
+    return frozenset(found) or None

@@ -18,9 +18,10 @@ import orjson
 
 from llm_proxy.background import BackgroundLoop, spawn
 from llm_proxy.telemetry import Metrics
-from llm_proxy.upstream.catalog import Catalog, parse_model_info, parse_sidecar_catalog
+from llm_proxy.upstream.catalog import Catalog, parse_sidecar_catalog
 from llm_proxy.upstream.client import SidecarClient
 from llm_proxy.upstream.http_client import ConnectError
+from llm_proxy.upstream.model_info import parse_model_info
 from llm_proxy.upstream.pool import SIDECAR_STATES, Sidecar, expand_urls
 
 log = logging.getLogger(__name__)

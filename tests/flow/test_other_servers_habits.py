@@ -181,7 +181,7 @@ async def test_the_list_of_models_shows_what_is_known_of_each(
     assert claude["max_output_tokens"] >= 4096
     assert claude["created"] > 1_700_000_000
     assert listed["gemini"]["context_window"] > 1_000_000
-    assert set(plain) == {"id", "object", "created", "owned_by", "mode"}
+    assert set(plain) == {"id", "object", "created", "owned_by", "mode", "endpoints"}
     assert (await client.get("/v1/models/claude")).json() == claude
     sdk = openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key=KEY)
     assert (await sdk.models.retrieve("claude")).created == claude["created"]

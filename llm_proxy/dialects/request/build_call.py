@@ -18,7 +18,7 @@ from llm_proxy.dialects.request.openai_schema import parse_messages
 from llm_proxy.dialects.request.url_guard import reject_private_urls
 from llm_proxy.dialects.request.validators import invalid, missing, wrong_type
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.endpoints import ENDPOINTS, Endpoint
+from llm_proxy.endpoints import ENDPOINTS, Endpoint, endpoint_paths
 from llm_proxy.errors import BadRequest, ModelNotFound
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution, parse_tags
 from llm_proxy.json_access import Json, as_list, is_array
@@ -126,13 +126,19 @@ def _apply_rules(call: Call, models: ModelIndex, limits: BodyLimits) -> Call:
 
 
 def reject_wrong_mode(call: Call, models: ModelIndex) -> None:
-    """Raises BadRequest for a conversation with a model that only makes embeddings."""
-    if call.endpoint != "embeddings" and models.is_embedding_only(call.group):
-        raise BadRequest(
-            f"The model '{call.model[:200]}' only makes embeddings.",
-            param="model",
-            code="model_not_supported",
-        )
+    """Raises BadRequest for a model that serves other endpoints than this call's; it names those."""
+    served = models.endpoints(call.group)
+    if served is None or call.endpoint in served:
+        return
+    if call.endpoint == "completions" and "chat.completions" in served:  # LiteLLM or the provider judges
+        return
+    paths = ", ".join(f"`{path}`" for path in endpoint_paths(served))
+    other = f"; it is by {paths}" if paths else ", nor by another endpoint of this gateway"
+    raise BadRequest(
+        f"The model '{call.model[:200]}' is not served by `{ENDPOINTS[call.endpoint].path}`{other}.",
+        param="model",
+        code="model_not_supported",
+    )
 
 
 def apply_max_tokens_cap(call: Call, cap: int) -> Call:

@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from llm_proxy.endpoints import CONVERSATIONS, Endpoint, endpoint_paths, endpoints_of_mode
+from llm_proxy.identity import Caller
 from llm_proxy.json_access import Json
-from llm_proxy.upstream.catalog import parse_sidecar_catalog
+from llm_proxy.upstream.catalog import CurrentCatalog, parse_sidecar_catalog
+from llm_proxy.upstream.model_info import parse_model_info
 
 CATALOG = parse_sidecar_catalog(
     {
@@ -80,3 +83,72 @@ def test_a_group_is_native_if_every_deployment_a_call_may_reach_is() -> None:
     assert native == {"all", "falls-well", "w/x", "nickname"}
     assert not catalog.speaks_natively("all", "messages")
     assert not replace(catalog, is_ours=False, _native={}).speaks_natively("all", "responses")
+
+
+@pytest.mark.parametrize(
+    ("mode", "paths", "served"),
+    [
+        ("chat", ["/v1/batch"], CONVERSATIONS),
+        ("responses", ["/v1/responses"], CONVERSATIONS),
+        (None, ["/v1/messages"], CONVERSATIONS),
+        ("completion", [], CONVERSATIONS | {"completions"}),
+        ("embedding", [], {"embeddings"}),
+        ("image_generation", [], {"images.generations", "images.edits"}),
+        (
+            "image_generation",
+            ["/v1/chat/completions"],
+            CONVERSATIONS | {"images.generations", "images.edits"},
+        ),
+        ("image_edit", [], {"images.edits"}),
+        ("rerank", [], {"rerank"}),
+        ("moderation", [], {"moderations"}),
+        ("audio_speech", [], {"audio.speech"}),
+        ("audio_transcription", ["/v1/realtime"], {"audio.transcriptions", "audio.translations"}),
+        ("ocr", ["/v1/ocr"], frozenset[Endpoint]()),
+        (None, [], None),
+        ("a new one", ["/v1/nothing"], None),
+    ],
+)
+def test_a_mode_and_stated_paths_say_what_a_model_serves(
+    mode: str | None, paths: list[str], served: frozenset[Endpoint] | None
+) -> None:
+    """A word that is not LiteLLM's is no mode; a mode that the gateway does not serve serves nothing."""
+    assert endpoints_of_mode(mode, paths) == served
+
+
+def served_by(*endpoints: list[str] | None) -> frozenset[Endpoint] | None:
+    """What every caller is told of a catalog whose groups serve these."""
+    current = CurrentCatalog()
+    groups = [{"name": f"g{at}", "endpoints": one} for at, one in enumerate(endpoints)]
+    current.update(parse_sidecar_catalog({"groups": groups}))
+    callers = (Caller("a", "virtual", models=("g0",)), Caller("b", "internal"))
+    narrow, wide = (current.models_for(caller).served for caller in callers)
+    assert narrow == wide
+    return wide
+
+
+def test_what_no_group_serves_is_known_where_every_group_is() -> None:
+    """Whatever the caller may use; one group of which nothing is known may serve anything."""
+    assert served_by(["embeddings"], ["rerank", "a-later-name"]) == frozenset({"embeddings", "rerank"})
+    assert served_by(["chat.completions"]) == frozenset({"chat.completions", "completions"})
+    assert served_by(["embeddings"], None) is None
+    assert served_by() is None
+
+
+def test_an_unmodified_litellm_says_what_its_models_serve() -> None:
+    """By mode and paths in its model info; a wildcard may be anything."""
+    info = {
+        "a": {"id": "1", "mode": "embedding"},
+        "b": {"id": "2", "mode": "chat", "supported_endpoints": ["/v1/completions"]},
+        "c": {"id": "3"},
+        "openai/x": {"id": "4", "mode": "chat"},
+        "openai/y": {"id": "4", "mode": "chat"},
+    }
+    found = parse_model_info(
+        {"data": [{"model_name": name, "model_info": one} for name, one in info.items()]}
+    )
+    told = {
+        name: group.endpoints and endpoint_paths(group.endpoints)[:2] for name, group in found.groups.items()
+    }
+    chat = ["/v1/chat/completions", "/v1/completions"]
+    assert told == {"a": ["/v1/embeddings"], "b": chat, "c": None, "openai/*": None}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llm_proxy.dialects import Call
 from llm_proxy.identity import AccessPolicy, Caller, KillSwitch, PolicySnapshot, PolicyWatcher
 from llm_proxy.telemetry.privacy import PayloadPolicy
-from llm_proxy.upstream.catalog import Catalog, Deployment, parse_model_info, parse_sidecar_catalog
+from llm_proxy.upstream.catalog import Catalog, Deployment, parse_sidecar_catalog
 from llm_proxy.upstream.litellm_protocol import (
     LiteLLMControls,
     ProviderAttempt,
@@ -19,6 +19,7 @@ from llm_proxy.upstream.litellm_protocol import (
     parse_failure_headers,
     parse_routing_headers,
 )
+from llm_proxy.upstream.model_info import parse_model_info
 
 NAMES = st.one_of(
     st.none(), st.text(min_size=1, max_size=12), st.sampled_from(["a", "a:b", "*", "a*", "model=m"])

@@ -9,9 +9,10 @@ from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request.build_call import apply_max_tokens_cap
 from llm_proxy.dialects.request_options import NO_OPTIONS
+from llm_proxy.endpoints import MODES
 from llm_proxy.errors import BadRequest
 
-MODELS = ModelIndex(is_embedding_only=lambda group: group == "vectors")
+MODELS = ModelIndex(endpoints=lambda group: MODES["embedding"] if group == "vectors" else None)
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 

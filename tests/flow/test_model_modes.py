@@ -1,0 +1,137 @@
+"""What each model serves, by the modes and paths of LiteLLM's price list, and what no model serves."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from loopback import NO_TLS
+from running_stack import ADMIN_KEY, KEY, say
+from sidecars import KEY as SIDECAR_KEY
+from sidecars import Provider, deployment, run_provider, run_sidecar
+from stack_processes import serve_gateway
+
+Json = dict[str, Any]
+CHATS = ["/v1/chat/completions", "/v1/responses", "/v1/messages"]
+MODELS = {
+    "gpt": "openai/gpt-4o-mini",
+    "claude": "anthropic/claude-sonnet-4-20250514",
+    "vectors": "openai/text-embedding-3-small",
+    "pictures": "openai/gpt-image-1",
+    "reader": "mistral/mistral-ocr-latest",
+}
+
+
+def config_of(provider: Provider, *unknown: str) -> Json:
+    """A configuration of models that the price list knows, and of unknown ones."""
+    known = [deployment(name, model, provider) for name, model in MODELS.items()]
+    others = [deployment(name, f"openai/{name}", provider) for name in unknown]
+    stated = deployment("stated", "openai/stated", provider)
+    stated["model_info"] |= {"mode": "chat", "supported_endpoints": ["/v1/embeddings"]}
+    return {
+        "model_list": [*known, *others, stated],
+        "router_settings": {
+            "num_retries": 0,
+            "disable_cooldowns": True,
+            "model_group_alias": {"v": "vectors"},
+        },
+    }
+
+
+def serve(folder: Path, *unknown: str) -> Generator[httpx.Client]:
+    """A gateway before these models, and a client of it."""
+    folder.mkdir()
+    with (
+        run_provider(folder) as provider,
+        run_sidecar(config_of(provider, *unknown), provider, folder) as sidecar,
+        serve_gateway(folder, [sidecar.url], {"LITELLM_MASTER_KEY": SIDECAR_KEY}) as gateway,
+        httpx.Client(
+            base_url=gateway.url, headers={"Authorization": f"Bearer {KEY}"}, verify=NO_TLS, timeout=30
+        ) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def known(service_folder: Path) -> Generator[httpx.Client]:
+    """Models whose modes are known, all of them."""
+    yield from serve(service_folder / "known-modes")
+
+
+@pytest.fixture(scope="module")
+def mixed(service_folder: Path) -> Generator[httpx.Client]:
+    """The same, and one of which nobody states anything."""
+    yield from serve(service_folder / "mixed-modes", "mystery")
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "endpoints"),
+    [
+        ("gpt", "chat", CHATS),
+        ("claude", "chat", [CHATS[0], "/v1/completions", *CHATS[1:]]),
+        ("vectors", "embedding", ["/v1/embeddings"]),
+        ("v", "embedding", ["/v1/embeddings"]),
+        ("pictures", "image_generation", ["/v1/images/generations"]),
+        ("reader", "ocr", None),
+        ("stated", "chat", [CHATS[0], "/v1/embeddings", *CHATS[1:]]),
+    ],
+)
+def test_a_model_tells_its_mode_and_its_endpoints(
+    known: httpx.Client, model: str, mode: str, endpoints: list[str] | None
+) -> None:
+    """In the list and alone; none where the gateway serves it nowhere."""
+    listed = {one["id"]: one for one in known.get("/v1/models").json()["data"]}
+    assert known.get(f"/v1/models/{model}").json() == listed[model]
+    told = [path for path in listed[model].get("endpoints", []) if "generateContent" not in path]
+    assert (listed[model]["mode"], told) == (mode, endpoints or [])
+
+
+def test_a_model_that_nobody_describes_is_listed_as_one_of_chats(mixed: httpx.Client) -> None:
+    """And is refused nowhere; operators see that it is not known."""
+    found = mixed.get("/v1/models/mystery").json()
+    assert (found["mode"], found["endpoints"][0]) == ("chat", "/v1/chat/completions")
+    groups = mixed.get("/admin/models", headers={"Authorization": f"Bearer {ADMIN_KEY}"}).json()["data"]
+    known = {one["id"]: one["endpoints"] for one in groups}
+    assert (known["mystery"], known["vectors"]) == (None, ["/v1/embeddings"])
+    vectors = mixed.post("/v1/embeddings", json={"model": "mystery", "input": "x"})
+    assert vectors.status_code == 200, vectors.text
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "hint"),
+    [
+        ("/v1/chat/completions", "vectors", "`/v1/embeddings`"),
+        ("/v1/chat/completions", "v", "`/v1/embeddings`"),
+        ("/v1/chat/completions", "pictures", "`/v1/images/generations`"),
+        ("/v1/messages", "vectors", "`/v1/embeddings`"),
+        ("/v1/responses", "vectors", "`/v1/embeddings`"),
+        ("/v1/completions", "vectors", "`/v1/embeddings`"),
+        ("/v1/embeddings", "gpt", "`/v1/chat/completions`"),
+        ("/v1/embeddings", "claude", "`/v1/chat/completions`"),
+        ("/v1/chat/completions", "reader", "nor by another endpoint"),
+        ("/openai/deployments/vectors/chat/completions", "gpt", "`/v1/embeddings`"),
+        ("/openai/deployments/gpt/embeddings", "vectors", "`/v1/chat/completions`"),
+    ],
+)
+def test_a_model_of_another_mode_is_refused_with_its_own_endpoint(
+    known: httpx.Client, path: str, model: str, hint: str
+) -> None:
+    """Before anything is forwarded."""
+    body = {"model": model, "messages": say("hi"), "input": "x", "prompt": "x", "max_tokens": 5}
+    wanted = {"/v1/embeddings": ("input",), "/v1/completions": ("prompt",), "/v1/responses": ("input",)}
+    fields = wanted.get(path) or (("input",) if path.endswith("embeddings") else ("messages",))
+    named = (*fields, "model", *(["max_tokens"] if path == "/v1/messages" else []))
+    answer = known.post(path, json={name: body[name] for name in named})
+    error = answer.json()["error"]
+    assert answer.status_code == 400, answer.text
+    assert hint in error["message"]
+    if path != "/v1/messages":
+        assert (error["code"], error["param"]) == ("model_not_supported", "model")
+
+
+def test_the_provider_judges_completions_of_chat_models(known: httpx.Client) -> None:
+    """LiteLLM makes a chat of them for Claude, and requests OpenAI's own for GPT."""
+    for model in ("gpt", "claude"):
+        answer = known.post("/v1/completions", json={"model": model, "prompt": "once", "max_tokens": 5})
+        assert (answer.status_code, bool(answer.json()["choices"][0]["text"])) == (200, True), answer.text
