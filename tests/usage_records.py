@@ -58,6 +58,10 @@ def random_record(random: Random, now: datetime | None = None) -> UsageRecord:
         usage_source="provider" if known else "unknown",
         cache=maybe(["hit", "miss", "off"]),
         latency_ms=random.uniform(0, 10_000),
+        images=maybe([None, None, 1, 4]),
+        audio_ms=maybe([None, None, 61_500]),
+        characters=maybe([None, None, 4096]),
+        search_units=maybe([None, None, 3]),
     )
 
 

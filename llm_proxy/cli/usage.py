@@ -81,6 +81,10 @@ _USAGE_COLUMNS = (
     UsageColumn("prompt", lambda row: f"{row.prompt_tokens:,}"),
     UsageColumn("completion", lambda row: f"{row.completion_tokens:,}"),
     UsageColumn("cached", lambda row: f"{row.cached_tokens:,}", always=False),
+    UsageColumn("images", lambda row: f"{row.images:,}", always=False),
+    UsageColumn("audio s", lambda row: f"{row.audio_seconds:,g}", always=False),
+    UsageColumn("characters", lambda row: f"{row.characters:,}", always=False),
+    UsageColumn("searches", lambda row: f"{row.search_units:,}", always=False),
     UsageColumn("cost USD", lambda row: f"{row.cost_usd:.6f}"),
     UsageColumn("unpriced", lambda row: f"{row.unpriced_requests:,}", always=False),
 )

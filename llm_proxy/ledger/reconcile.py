@@ -16,7 +16,7 @@ import asyncpg
 
 from llm_proxy.schema.database import DatabaseUnavailable, db_deadline
 
-DiscrepancyKind = Literal["tokens", "cost", "missing_here", "missing_there"]
+DiscrepancyKind = Literal["tokens", "quantities", "cost", "missing_here", "missing_there"]
 _DEADLINE_S = 60.0
 _LOG_DELAY = timedelta(hours=1)
 """A call is logged with the time at which it reached the sidecar, shortly after its request began."""
@@ -30,7 +30,9 @@ _DIFFERENCES = """
            r.prompt_tokens, r.completion_tokens, r.cost_usd,
            t.prompt_tokens::bigint AS logged_prompt_tokens,
            t.completion_tokens::bigint AS logged_completion_tokens,
-           t.cost_usd AS logged_cost_usd
+           t.cost_usd AS logged_cost_usd,
+           (r.images <> t.images OR r.audio_ms <> t.audio_ms OR r.characters <> t.characters
+            OR r.search_units <> t.search_units) IS TRUE AS other_quantities
     FROM (SELECT * FROM requests
           WHERE started_at >= $1::timestamptz - $4::interval AND started_at < $2::timestamptz + $4) AS r
     FULL JOIN (SELECT * FROM llm_calls_total WHERE started_at >= $1 - $4 AND started_at < $2 + $4) AS t
@@ -39,6 +41,8 @@ _DIFFERENCES = """
       AND ((t.call_id IS NULL AND r.outcome = 'ok' AND r.cache <> 'hit')
         OR (r.request_id IS NULL AND t.succeeded)
         OR r.prompt_tokens <> t.prompt_tokens OR r.completion_tokens <> t.completion_tokens
+        OR r.images <> t.images OR r.audio_ms <> t.audio_ms OR r.characters <> t.characters
+        OR r.search_units <> t.search_units
         OR abs(r.cost_usd - t.cost_usd) > 0.000000001
         OR (r.cost_usd IS NULL AND t.cost_usd IS NOT NULL))
     ORDER BY 2 LIMIT $3"""
@@ -106,6 +110,8 @@ def _kinds(row: Any) -> Sequence[DiscrepancyKind]:  # noqa: ANN401 -- the same
     logged = (row["logged_prompt_tokens"], row["logged_completion_tokens"])
     if None not in logged and recorded != logged:
         kinds.append("tokens")
+    if row["other_quantities"]:
+        kinds.append("quantities")
     if _differ(row["cost_usd"], row["logged_cost_usd"]):
         kinds.append("cost")
     return kinds

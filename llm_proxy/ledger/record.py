@@ -19,6 +19,7 @@ import orjson
 
 from llm_proxy.call_context import CallContext, Outcome
 from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS
+from llm_proxy.quantities import NOTHING
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import redact
 from llm_proxy.upstream import RoutingInfo, TokenUsage, call_cost
@@ -52,6 +53,7 @@ class UsageRecord(NamedTuple):
         token_details: JSON: further parts of the tokens, named as in `token_details`.
         service_tier: The tier that the answer states.
         prompt_bytes: Of the request; with `max_tokens` and `choices` the basis of its reservation.
+        images: With the next three what was used beside tokens, as in `Quantities`; None of what was not.
     """
 
     request_id: UUID
@@ -97,6 +99,10 @@ class UsageRecord(NamedTuple):
     prompt_bytes: int | None = None
     max_tokens: int | None = None
     choices: int | None = None
+    images: int | None = None
+    audio_ms: int | None = None
+    characters: int | None = None
+    search_units: int | None = None
 
     @property
     def total_tokens(self) -> int | None:
@@ -149,13 +155,28 @@ def record_of(context: CallContext) -> UsageRecord:
         run=caller.run,
         tags=",".join(caller.tags) or None,
         would_refuse=context.would_refuse,
-        cache_write_tokens=usage.cache_write_tokens if usage else None,
-        token_details=usage.details if usage else None,
-        service_tier=usage.service_tier if usage else None,
         prompt_bytes=call.prompt_bytes,
         max_tokens=None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED_TOKENS),
         choices=min(call.choices, UNBOUNDED_TOKENS - 1),
+        **_details(usage),
     )
+
+
+def _details(usage: TokenUsage | None) -> dict[str, Any]:
+    """Returns the parts of the tokens, and what was used beside tokens, without what was not."""
+    if usage is None:
+        return {}
+    quantities = usage.quantities
+    used = (
+        {}
+        if quantities is NOTHING
+        else {name: value for name, value in quantities._asdict().items() if value}
+    )
+    return used | {
+        "cache_write_tokens": usage.cache_write_tokens,
+        "token_details": usage.details,
+        "service_tier": usage.service_tier,
+    }
 
 
 def billed(context: CallContext) -> tuple[int | None, int | None]:
@@ -360,7 +381,7 @@ _LOGGED_FIELDS = (
     "request_id", "key_prefix", "tenant", "agent", "door", "dialect", "group", "model_resolved", "provider",
     "deployment", "streamed", "status", "outcome", "refusal_code", "prompt_tokens", "completion_tokens",
     "cached_tokens", "cache_write_tokens", "reasoning_tokens", "service_tier", "usage_source", "cache",
-    "attempts", "would_refuse",
+    "attempts", "would_refuse", "images", "audio_ms", "characters", "search_units",
 )  # fmt: skip
 _REDACTED_FIELDS = ("tenant", "agent", "group")
 """Names that callers or operators chose."""

@@ -12,6 +12,7 @@ from llm_proxy.identity.caller import PERIOD_SUFFIX, SHARED_SCOPES
 from llm_proxy.json_access import Json
 
 _OK_STATUS = 200
+_COUNTED = ("images", "characters", "search_units")
 
 
 def describe_request(request: Json) -> list[str]:
@@ -146,6 +147,9 @@ def _end_line(request: Json) -> str:
     parts.append(f"after {request['latency_ms']:,.0f} ms")
     tokens = request.get("prompt_tokens"), request.get("completion_tokens")
     parts.append("tokens unknown" if None in tokens else f"{tokens[0]} + {tokens[1]} tokens")
+    used = {"seconds of audio": (request.get("audio_ms") or 0) / 1000}
+    used |= {name.replace("_", " "): request.get(name) or 0 for name in _COUNTED}
+    parts += [f"{amount:,g} {name}" for name, amount in used.items() if amount]
     cost = request.get("cost_usd")
     parts.append("cost unknown" if cost is None else f"${cost:f}")
     if request.get("would_refuse"):

@@ -138,6 +138,7 @@ _TYPES = {
     "cost_nano_usd": "int8", "attempts": "int4", "latency_ms": "float8", "ttft_ms": "float8",
     "hops": "jsonb", "cache_write_tokens": "int8", "token_details": "jsonb",
     "prompt_bytes": "int8", "max_tokens": "int8", "choices": "int4",
+    "images": "int8", "audio_ms": "int8", "characters": "int8", "search_units": "int8",
 }  # fmt: skip
 
 

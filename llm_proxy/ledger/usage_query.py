@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 from zoneinfo import ZoneInfo
 
 from llm_proxy.errors import BadRequest
+from llm_proxy.quantities import NOTHING, Quantities
 
 TimeUnit = Literal["hour", "day", "week", "month"]
 TIME_UNITS: tuple[TimeUnit, ...] = ("hour", "day", "week", "month")
@@ -243,8 +244,9 @@ class UsageRow:
     Attributes:
         group: Dimension to value; None for requests without one. `key` is followed by `key_name`.
         cost_usd: Of the requests with a known cost.
-        unpriced_requests: Requests that succeeded or used tokens, and whose cost is unknown.
+        unpriced_requests: Requests that succeeded or used anything, and whose cost is unknown.
         avg_latency_ms: None if no request ended.
+        quantities: What was used beside tokens.
     """
 
     group: Mapping[str, Any]
@@ -259,6 +261,27 @@ class UsageRow:
     unpriced_requests: int
     estimated_requests: int
     avg_latency_ms: float | None
+    quantities: Quantities = NOTHING
+
+    @property
+    def images(self) -> int:
+        """Images that were made."""
+        return self.quantities.images
+
+    @property
+    def audio_seconds(self) -> float:
+        """Seconds of audio that were read or made."""
+        return self.quantities.audio_ms / 1000
+
+    @property
+    def characters(self) -> int:
+        """Characters that were spoken."""
+        return self.quantities.characters
+
+    @property
+    def search_units(self) -> int:
+        """Search units of reranking."""
+        return self.quantities.search_units
 
     @property
     def total_tokens(self) -> int:

@@ -20,7 +20,7 @@ from llm_proxy.ledger.usage_query import TimeSpan, TimeUnit, UsageQuery, UsageRo
 SUM_COLUMNS = (
     "requests", "succeeded", "success_rate", "avg_latency_ms", "prompt_tokens", "completion_tokens",
     "total_tokens", "cached_tokens", "reasoning_tokens", "cache_hits", "cost_usd", "unpriced_requests",
-    "estimated_requests",
+    "estimated_requests", "images", "audio_seconds", "characters", "search_units",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -83,7 +83,8 @@ FOCUS_COLUMNS = (
     "PublisherName", "ResourceId", "ResourceName", "ResourceType", "ServiceCategory", "ServiceName",
     "ServiceSubcategory", "SubAccountId", "SubAccountName", "x_Agent", "x_CacheHits", "x_CachedTokens",
     "x_CompletionTokens", "x_EstimatedRequests", "x_KeyId", "x_KeyName", "x_PromptTokens",
-    "x_ReasoningTokens", "x_Requests", "x_Tenant", "x_UnpricedRequests",
+    "x_ReasoningTokens", "x_Requests", "x_Tenant", "x_UnpricedRequests", "x_Images", "x_AudioSeconds",
+    "x_Characters", "x_SearchUnits",
 )  # fmt: skip
 _NO_PROVIDER = "unknown"
 """The provider of a call that reached none; FOCUS requires a name."""
@@ -111,7 +112,8 @@ def rows_as_focus_csv(rows: Iterable[UsageRow], query: UsageQuery) -> str:
 
 
 def _focus_row(row: UsageRow, query: UsageQuery) -> dict[str, Any]:
-    group, cost, tokens = row.group, f"{row.cost_usd:f}", row.total_tokens
+    group, cost = row.group, f"{row.cost_usd:f}"
+    consumed, unit = _consumed(row)
     charge, billing = _periods(row, query)
     provider = group["provider"] or _NO_PROVIDER
     return {
@@ -121,8 +123,8 @@ def _focus_row(row: UsageRow, query: UsageQuery) -> dict[str, Any]:
         "ChargePeriodStart": _focus_time(charge[0]), "ChargePeriodEnd": _focus_time(charge[1]),
         "ChargeCategory": "Usage", "ChargeClass": None, "ChargeFrequency": "Usage-Based",
         "ChargeDescription": f"Calls of {group['model']} at {provider}",
-        "ConsumedQuantity": tokens, "ConsumedUnit": "Tokens",
-        "PricingQuantity": tokens, "PricingUnit": "Tokens",
+        "ConsumedQuantity": consumed, "ConsumedUnit": unit,
+        "PricingQuantity": consumed, "PricingUnit": unit,
         "InvoiceIssuerName": provider, "ProviderName": provider, "PublisherName": provider,
         "ResourceId": group["model"], "ResourceName": group["model"], "ResourceType": "Model",
         "ServiceCategory": "AI and Machine Learning", "ServiceName": "Model inference",
@@ -134,7 +136,20 @@ def _focus_row(row: UsageRow, query: UsageQuery) -> dict[str, Any]:
         "x_EstimatedRequests": row.estimated_requests, "x_CacheHits": row.cache_hits,
         "x_PromptTokens": row.prompt_tokens, "x_CompletionTokens": row.completion_tokens,
         "x_CachedTokens": row.cached_tokens, "x_ReasoningTokens": row.reasoning_tokens,
+        "x_Images": row.images, "x_AudioSeconds": row.audio_seconds,
+        "x_Characters": row.characters, "x_SearchUnits": row.search_units,
     }  # fmt: skip
+
+
+def _consumed(row: UsageRow) -> tuple[float, str]:
+    """Returns what a row's calls consumed: tokens, or of a model that uses none its own unit."""
+    other = (
+        (row.images, "Images"),
+        (row.audio_seconds, "Seconds"),
+        (row.characters, "Characters"),
+        (row.search_units, "Search Units"),
+    )
+    return next((one for one in other if one[0] and not row.total_tokens), (row.total_tokens, "Tokens"))
 
 
 def _periods(row: UsageRow, query: UsageQuery) -> tuple[TimeSpan, TimeSpan]:

@@ -32,6 +32,7 @@ from llm_proxy.ledger.usage_query import (
     merge_spans,
     midnight,
 )
+from llm_proxy.quantities import Quantities
 
 SUMS = {
     "requests": "1",
@@ -43,10 +44,12 @@ SUMS = {
     "reasoning_tokens": "reasoning_tokens",
     "cost_usd": "cost_usd",
     "unpriced": "(cost_usd IS NULL AND (outcome = 'ok'"
-    " OR coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) > 0))::int",
+    " OR coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) + coalesce(images, 0)"
+    " + coalesce(audio_ms, 0) + coalesce(characters, 0) + coalesce(search_units, 0) > 0))::int",
     "estimated": "(usage_source = 'estimated')::int",
     "timed": "(outcome <> 'lost')::int",
     "latency_us": "CASE WHEN outcome <> 'lost' THEN round(latency_ms * 1000)::bigint END",
+    **{name: name for name in Quantities._fields},
 }
 """The sums of a usage row: the roll-ups' column, and the expression for one row of `requests`."""
 HOURS_RETENTION = timedelta(days=34)
@@ -399,6 +402,7 @@ def _usage_row(row: asyncpg.Record, query: UsageQuery, groups: Sequence[datetime
         unpriced_requests=int(row["unpriced"]),
         estimated_requests=int(row["estimated"]),
         avg_latency_ms=round(float(row["latency_us"] / timed / 1000), 3) if timed else None,
+        quantities=Quantities(*(int(row[name]) for name in Quantities._fields)),
     )
 
 

@@ -42,6 +42,7 @@ from llm_proxy.ledger.usage_query import (
 )
 from llm_proxy.ledger.usage_sql import read_snapshot, run_query
 from llm_proxy.money import nano_to_usd
+from llm_proxy.quantities import Quantities
 from llm_proxy.schema.connections import open_command_pool
 from llm_proxy.schema.database import db_deadline, sanitize_text
 from llm_proxy.telemetry import timestamp_of
@@ -337,11 +338,16 @@ def _usage_row(group: Json, records: list[UsageRecord]) -> UsageRow:
         cost_usd=nano_to_usd(_sum(one.cost_nano_usd for one in records)),
         unpriced_requests=sum(
             one.cost_nano_usd is None
-            and (one.outcome == "ok" or bool(one.prompt_tokens or one.completion_tokens))
+            and (
+                one.outcome == "ok"
+                or bool(one.prompt_tokens or one.completion_tokens)
+                or any(getattr(one, name) for name in Quantities._fields)
+            )
             for one in records
         ),
         estimated_requests=sum(one.usage_source == "estimated" for one in records),
         avg_latency_ms=round(sum(latencies_ms) / len(latencies_ms), 3) if latencies_ms else None,
+        quantities=Quantities(*(_sum(getattr(one, name) for one in records) for name in Quantities._fields)),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.json_access import as_list, as_object
+from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.quantities import NOTHING, Quantities, encode_usage, quantity
 from llm_proxy.sidecar import catalog
 from llm_proxy.sidecar.call_outcome import Attempt, CallOutcome
@@ -22,6 +22,15 @@ TRANSCRIPTS: tuple[Endpoint, ...] = ("audio.transcriptions", "audio.translations
 IMAGES: tuple[Endpoint, ...] = ("images.generations", "images.edits")
 PROMPT_DETAILS = ("input_tokens_details", "input_token_details", "prompt_tokens_details")
 COMPLETION_DETAILS = ("output_tokens_details", "completion_tokens_details")
+ENDPOINT_OF_CALL: dict[str, Endpoint] = {
+    "arerank": "rerank",
+    "amoderation": "moderations",
+    "aimage_generation": "images.generations",
+    "aimage_edit": "images.edits",
+    "aspeech": SPEECH,
+    "atranscription": "audio.transcriptions",
+}
+"""LiteLLM's name of a call in its log -> the operation."""
 HIDDEN = "_hidden_params"
 """LiteLLM's own values of a response object."""
 
@@ -46,11 +55,26 @@ def state(
     hidden = as_object(_value(answer, HIDDEN))
     tokens, quantities = tokens_of(endpoint, answer), quantities_of(endpoint, answer, characters)
     reckoned = hidden.get("response_cost") if cost_usd is None else cost_usd
-    last = outcome.attempts[-1] if outcome.attempts else None
+    is_free = bool(outcome.attempts) and _is_free(outcome.attempts[-1])
+    known = bool(tokens) or quantities.audio_ms > 0
     outcome.states_cost = True
-    outcome.stated_cost_usd = _known_cost(endpoint, reckoned, last, tokens, quantities)
+    outcome.stated_cost_usd = _known_cost(endpoint, reckoned, is_free=is_free, has_length=known)
     if tokens or quantities != NOTHING:
         outcome.stated_usage = encode_usage(tokens, quantities, outcome.stated_cost_usd)
+
+
+def logged_values(endpoint: Endpoint, event: Mapping[str, Any], answer: Untyped) -> Json:
+    """Return what replaces LiteLLM's figures of an answer in its log: tokens and cost, None where unknown."""
+    tokens, quantities = tokens_of(endpoint, answer), quantities_of(endpoint, answer)
+    model = catalog.qualified_model(str(event.get("custom_llm_provider")), str(event.get("model")))
+    cost_usd = _known_cost(
+        endpoint,
+        event.get("response_cost"),
+        is_free=catalog.is_free(str(event.get("model_id")), model),
+        has_length=bool(tokens) or quantities.audio_ms > 0,
+    )
+    counts = {name: tokens.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return {**counts, "response_cost": cost_usd}
 
 
 def tokens_of(endpoint: Endpoint, answer: Untyped) -> dict[str, int]:
@@ -113,18 +137,17 @@ def _audio_ms(answer: Untyped) -> int:
     return 0
 
 
-def _known_cost(
-    endpoint: Endpoint,
-    reckoned: object,
-    attempt: Attempt | None,
-    tokens: Mapping[str, int],
-    quantities: Quantities,
-) -> float | None:
-    if attempt is not None and catalog.is_free(attempt.deployment, attempt.model):
+def _is_free(attempt: Attempt) -> bool:
+    return catalog.is_free(attempt.deployment, attempt.model)
+
+
+def _known_cost(endpoint: Endpoint, reckoned: object, *, is_free: bool, has_length: bool) -> float | None:
+    """Return LiteLLM's figure if it is a cost; `has_length`: a recording's length or its tokens are known."""
+    if is_free:
         return 0.0
     if not isinstance(reckoned, int | float) or not 0 < reckoned < math.inf:
         return None
-    if endpoint == SPEECH or (endpoint in TRANSCRIPTS and not tokens and not quantities.audio_ms):
+    if endpoint == SPEECH or (endpoint in TRANSCRIPTS and not has_length):
         return None
     return float(reckoned)
 
@@ -145,4 +168,5 @@ def _first(*values: object) -> int | None:
 
 
 def _value(owner: Untyped, name: str) -> Untyped:
-    return as_object(owner).get(name) if isinstance(owner, dict) else getattr(owner, name, None)
+    plain = as_object(owner)
+    return plain.get(name) if plain else getattr(owner, name, None)

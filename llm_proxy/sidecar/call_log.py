@@ -20,10 +20,12 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import asyncpg
 
 from llm_proxy.background import BackgroundLoop
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object
+from llm_proxy.quantities import NOTHING, Quantities
 from llm_proxy.schema.connections import connect
 from llm_proxy.schema.database import DatabaseUnavailable, db_deadline, jsonb_text, sanitize_text, write_rows
-from llm_proxy.sidecar import call_outcome, litellm_internals
+from llm_proxy.sidecar import answer_usage, call_outcome, litellm_internals
 from llm_proxy.sidecar.call_outcome import Attempt
 from llm_proxy.sidecar.catalog import PROVIDER_KEY, is_cost_known, qualified_model
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -56,6 +58,7 @@ COLUMNS: dict[str, str] = {
     "cache_write_tokens": "bigint",
     "token_details": "jsonb",
     "service_tier": "text",
+    **dict.fromkeys(Quantities._fields, "bigint"),
 }
 """Column -> Postgres type, in the order of a row."""
 WARM_UP_GROUP = "llm-proxy-warm-up"
@@ -85,7 +88,13 @@ def row_of_event(
     deployment = _text(event.get("model_id"))
     finish_reason = call_outcome.recorded_finish_reason()
     reason = f"finish_reason: {finish_reason}" if finish_reason and status == "success" else None
-    usage, unstated = usage_fields(response), _has_unstated_tokens(event, response)
+    endpoint = answer_usage.ENDPOINT_OF_CALL.get(str(event.get("call_type")))
+    if endpoint is not None and status == "success":
+        event = {**event, **answer_usage.logged_values(endpoint, event, response)}
+    else:
+        endpoint = None
+    usage = usage_fields(response)
+    unstated = endpoint is None and _has_unstated_tokens(event, response)
     return (
         _uuid(sanitize_text(str(call_id))),
         sanitize_text(f"{status}:{deployment or ''}")[:200],
@@ -100,10 +109,11 @@ def row_of_event(
         _text(failed.get("normalized_error") or reason),
         _status(failed, status),
         *_token_columns(event, usage, unstated=unstated),
-        *_cost_columns(event, unstated=unstated),
+        *_cost_columns(event, known=endpoint is not None, unstated=unstated),
         bool(event.get("cache_hit")),
         _attempt_number(event),
         *_detail_columns(event, response, {} if unstated else usage),
+        *_quantity_columns(endpoint, kwargs, response),
     )
 
 
@@ -183,6 +193,16 @@ def _detail_columns(
     return details.cache_write_tokens, others, tier
 
 
+def _quantity_columns(
+    endpoint: Endpoint | None, kwargs: Mapping[str, Any], response: Untyped
+) -> tuple[int | None, ...]:
+    """Return the images, audio, characters and search units of an answer; None of what it has none of."""
+    spoken = kwargs.get("input")
+    characters = len(spoken) if isinstance(spoken, str) else 0
+    used = NOTHING if endpoint is None else answer_usage.quantities_of(endpoint, response, characters)
+    return tuple(one or None for one in used)
+
+
 def _has_unstated_tokens(event: Mapping[str, Any], response: Untyped) -> bool:
     """Whether a successful answer stated no tokens; LiteLLM writes zeros then, and a cost of 0."""
     tokens = event.get("prompt_tokens") or event.get("completion_tokens")
@@ -199,12 +219,15 @@ def _decimal(value: object) -> Decimal | None:
     return Decimal(repr(value)).quantize(NANO_DOLLAR)
 
 
-def _cost_columns(event: Mapping[str, Any], *, unstated: bool) -> tuple[Decimal | None, str | None]:
+def _cost_columns(
+    event: Mapping[str, Any], *, known: bool, unstated: bool
+) -> tuple[Decimal | None, str | None]:
     """Return the cost and its parts as JSON; LiteLLM writes 0 without a known price."""
     cost = _decimal(event.get("response_cost"))
     headers = as_object(event.get("hidden_params")).get("additional_headers")
     name = qualified_model(str(event.get("custom_llm_provider")), str(event.get("model")))
-    known = event.get("cache_hit") or is_cost_known(cost, headers, str(event.get("model_id")), name)
+    known |= bool(event.get("cache_hit"))
+    known = known or is_cost_known(cost, headers, str(event.get("model_id")), name)
     if event.get("response_cost_failure_debug_info") or not known or unstated:
         cost = None
     stated = as_object(event.get("cost_breakdown"))

@@ -27,6 +27,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead  # pyright: ignore[reportUnknownVariableType] -- the same
 
 from llm_proxy import __version__
+from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"
@@ -36,6 +37,7 @@ MAX_COLLECTED = 1000
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _TOKEN_KINDS = ("prompt", "completion", "cached", "reasoning")
+_QUANTITY_KINDS = ("images", "audio_seconds", "characters", "search_units")
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX = "llm-proxy-metrics-"
 ABANDONED_AFTER_S = 60.0
@@ -67,8 +69,9 @@ METRICS: dict[str, Metric] = {
     _P + "ttft_seconds": Metric("histogram", "From reading the request to the first byte of the answer.", ("door", "streamed"), SECONDS),
     _P + "overhead_seconds": Metric("histogram", "Time in the gateway itself, without the sidecar.", ("door",), OVERHEAD_SECONDS),
     _P + "tokens_total": Metric("counter", "Tokens, cached and reasoning ones counted within theirs too.", ("model", "kind")),
+    _P + "quantities_total": Metric("counter", "What calls of images, audio and reranking used beside tokens.", ("model", "kind")),
     _P + "cost_usd_total": Metric("counter", "Cost of admitted calls, where known.", ("model", "provider")),
-    _P + "unpriced_total": Metric("counter", "Calls that were answered, or used tokens, and whose cost is not known.", ("model",)),
+    _P + "unpriced_total": Metric("counter", "Calls that were answered, or used anything, and whose cost is not known.", ("model",)),
     _P + "cache_total": Metric("counter", "Answers by what the response cache said.", ("state",)),
     _P + "fallbacks_total": Metric("counter", "Calls answered by another model group than the one asked.", ("asked", "served")),
     _P + "provider_auth_failures_total": Metric("counter", "Calls for which a provider refused the gateway's credentials, whatever answered in the end.", ("deployment",)),
@@ -134,6 +137,14 @@ class FinishedCall(Protocol):
     def cached_tokens(self) -> int | None: ...
     @property
     def reasoning_tokens(self) -> int | None: ...
+    @property
+    def images(self) -> int | None: ...
+    @property
+    def audio_ms(self) -> int | None: ...
+    @property
+    def characters(self) -> int | None: ...
+    @property
+    def search_units(self) -> int | None: ...
     @property
     def cost_nano_usd(self) -> int | None: ...
     @property
@@ -375,6 +386,9 @@ class Metrics:
             child("llm_proxy_cost_usd_total", model, provider),
             child("llm_proxy_unpriced_total", model),
             tuple(child("llm_proxy_tokens_total", model, kind) for kind in _TOKEN_KINDS),
+            tuple(child("llm_proxy_quantities_total", model, kind) for kind in _QUANTITY_KINDS)
+            if call.door in OPAQUE_ENDPOINTS
+            else (),
         )
         if len(self._of_calls) < 100 * MAX_VALUES:
             self._of_calls[key] = series
@@ -411,6 +425,7 @@ class _CallSeries:
     cost: Counter
     unpriced: Counter
     tokens: tuple[Counter, ...]
+    quantities: tuple[Counter, ...]
 
     def add(self, calls: Sequence[FinishedCall]) -> None:
         """Counts these calls."""
@@ -425,11 +440,22 @@ class _CallSeries:
         completion.inc(sum(call.completion_tokens or 0 for call in calls))
         cached.inc(sum(call.cached_tokens or 0 for call in calls))
         reasoning.inc(sum(call.reasoning_tokens or 0 for call in calls))
+        if self.quantities:
+            for counter, amounts in zip(
+                self.quantities, zip(*map(_quantities_of, calls), strict=True), strict=True
+            ):
+                counter.inc(sum(amounts))
 
 
 def _is_unpriced(call: FinishedCall) -> bool:
-    used = call.outcome == "ok" or bool(call.prompt_tokens or call.completion_tokens)
-    return call.cost_nano_usd is None and used
+    used = call.prompt_tokens or call.completion_tokens or any(_quantities_of(call))
+    return call.cost_nano_usd is None and (call.outcome == "ok" or bool(used))
+
+
+def _quantities_of(call: FinishedCall) -> tuple[float, ...]:
+    """Returns what a call used beside tokens, in the order of `_QUANTITY_KINDS`."""
+    seconds = (call.audio_ms or 0) / 1000
+    return call.images or 0, seconds, call.characters or 0, call.search_units or 0
 
 
 def _collector(name: str, metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | BatchHistogram:

@@ -20,6 +20,7 @@ from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, Spool
 from llm_proxy.ledger.usage_query import UsageQuery
 from llm_proxy.ledger.worker_slot import acquire_slot
+from llm_proxy.quantities import NOTHING
 
 Pool = asyncpg.Pool
 STEPS = 8
@@ -110,16 +111,19 @@ async def test_a_database_with_rows_is_migrated(
     """Rows and sums stay, an old request is found, new ones are written."""
     since, now = min(older_calls.values()), datetime.now(UTC)
     query = UsageQuery(since, now + timedelta(days=1), ("agent",))
-    before = await PostgresUsage(pool).query(query, now)
     partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'requests'::regclass"
     assert await pool.fetchval(partitions) == DAYS
     applied = await schema.migrate(database_url)
     assert [int(name[:3]) for name in applied] == [step.number for step in schema.all_migrations()[STEPS:]]
     usage = PostgresUsage(pool)
-    assert await usage.query(query, now) == before
-    assert [(line.group, line.requests, line.cost_usd) for line in before.rows] == [
-        ({"agent": "agent:old"}, DAYS * A_DAY, DAYS * A_DAY * Decimal("0.000001"))
-    ]
+    calls = DAYS * A_DAY
+    [sums] = (await usage.query(query, now)).rows
+    assert (sums.group, sums.requests, sums.cost_usd) == (
+        {"agent": "agent:old"},
+        calls,
+        calls * Decimal("0.000001"),
+    )
+    assert (sums.prompt_tokens, sums.completion_tokens, sums.quantities) == (10 * calls, 5 * calls, NOTHING)
     for table in ("requests", "llm_calls", "audit_log"):
         assert await pool.fetchval(f"SELECT count(*) FROM {table}") == DAYS * A_DAY  # noqa: S608 -- ours
     for request_id in list(older_calls)[:: A_DAY // 2]:

@@ -16,8 +16,8 @@ from llm_proxy.ledger.usage_store import open_usage
 AGO = datetime.now(UTC) - timedelta(minutes=5)
 LOGGED = """
     INSERT INTO llm_calls (
-        call_id, attempt, started_at, status, prompt_tokens, completion_tokens, cost_usd, provider)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, 'openai')"""
+        call_id, attempt, started_at, status, prompt_tokens, completion_tokens, cost_usd, images, provider)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'openai')"""
 
 
 async def log(dsn: str, call_id: UUID, *, attempt: str = "", status: str = "success", **said: Any) -> None:
@@ -26,8 +26,9 @@ async def log(dsn: str, call_id: UUID, *, attempt: str = "", status: str = "succ
     connection = await asyncpg.connect(dsn)
     at = AGO + timedelta(milliseconds=3)
     await connection.execute(
-        LOGGED, call_id, attempt, at, status, reported["prompt"], reported["completion"], reported["cost"]
-    )
+        LOGGED, call_id, attempt, at, status, reported["prompt"], reported["completion"], reported["cost"],
+        reported.get("images"),
+    )  # fmt: skip
     await connection.close()
 
 
@@ -56,19 +57,23 @@ async def test_agreeing_records_are_no_discrepancies(database_url: str, tmp_path
 
 
 async def test_discrepancies_are_listed_by_kind(database_url: str, tmp_path: Path) -> None:
-    """Tokens, cost, a call that only one side has."""
+    """Tokens, images, cost, a call that only one side has."""
     tokens, cost, silent = (record(started_at=AGO) for _ in range(3))
     free = record(started_at=AGO, cost_nano_usd=None)
+    drawn, alike = (record(started_at=AGO, images=2) for _ in range(2))
     async with run_ledger(database_url, tmp_path) as ledger:
-        for one in (tokens, cost, silent, free):
+        for one in (tokens, cost, silent, free, drawn, alike):
             ledger.call_finished(one)
     stranger = record().request_id
     await log(database_url, tokens.request_id, completion=35)
     await log(database_url, cost.request_id, cost=Decimal("0.1"))
     await log(database_url, stranger)
+    await log(database_url, drawn.request_id, images=3)
+    await log(database_url, alike.request_id, images=2)
     await log(database_url, free.request_id, cost=Decimal(0))
     assert await found(database_url) == {
         tokens.request_id: ("tokens",),
+        drawn.request_id: ("quantities",),
         cost.request_id: ("cost",),
         free.request_id: ("cost",),  # 0 and unknown are not the same
         silent.request_id: ("missing_there",),
@@ -88,6 +93,21 @@ async def test_estimates_are_enriched_once(database_url: str, tmp_path: Path) ->
         assert await enrich_estimates(usage.pool, since, datetime.now(UTC)) == 1
         assert await enrich_estimates(usage.pool, since, datetime.now(UTC)) == 0
     assert await found(database_url) == {}
+
+
+async def test_estimated_quantities_are_enriched(database_url: str, tmp_path: Path) -> None:
+    """Also where the log states no tokens; the estimate of these stays."""
+    estimated = record(started_at=AGO, usage_source="estimated", images=4, cost_nano_usd=None)
+    async with run_ledger(database_url, tmp_path) as ledger:
+        ledger.call_finished(estimated)
+    await log(database_url, estimated.request_id, prompt=None, completion=None, images=1)
+    async with open_usage(database_url) as usage:
+        assert await enrich_estimates(usage.pool, AGO - timedelta(hours=1), datetime.now(UTC)) == 1
+        story = await usage.request_detail(estimated.request_id)
+        sums = await usage.pool.fetch("SELECT images, prompt_tokens FROM usage_daily")
+    assert story is not None
+    assert (story["images"], story["prompt_tokens"], story["usage_source"]) == (1, 12, "sidecar")
+    assert [tuple(row) for row in sums] == [(1, 12)]
 
 
 async def test_a_failed_call_gets_its_provider_from_the_log(database_url: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from llm_proxy.identity import Actor
 from llm_proxy.ledger import LedgerStore, UsageRecord
 from llm_proxy.ledger.observers import Payload
 from llm_proxy.ledger.usage_store import open_usage
+from llm_proxy.quantities import Quantities
 from llm_proxy.telemetry import Metrics, uuid7
 
 COMPARED = """
@@ -27,12 +28,15 @@ COMPARED = """
                count(*) AS requests, count(*) FILTER (WHERE outcome = 'ok') AS succeeded,
                coalesce(sum(prompt_tokens), 0) AS prompt_tokens, coalesce(sum(cost_usd), 0) AS cost_usd,
                count(*) FILTER (WHERE cost_usd IS NULL AND (outcome = 'ok' OR prompt_tokens > 0
-                                OR completion_tokens > 0)) AS unpriced,
+                                OR completion_tokens > 0 OR images > 0 OR audio_ms > 0 OR characters > 0
+                                OR search_units > 0)) AS unpriced,
+               coalesce(sum(images), 0) AS images, coalesce(sum(audio_ms), 0) AS audio_ms,
+               coalesce(sum(characters), 0) AS characters, coalesce(sum(search_units), 0) AS search_units,
                count(*) FILTER (WHERE outcome <> 'lost') AS timed
         FROM requests GROUP BY 1, 2, 3, 4, 5, 6)
     SELECT * FROM raw FULL JOIN (SELECT * FROM usage_daily WHERE requests > 0) AS u
         USING (day, key_id, tenant, agent, model_group, provider, requests, succeeded, prompt_tokens,
-               cost_usd, unpriced, timed)
+               cost_usd, unpriced, timed, images, audio_ms, characters, search_units)
     WHERE raw.day IS NULL OR u.day IS NULL"""
 
 
@@ -48,8 +52,9 @@ async def fetch(dsn: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
 async def test_a_record_equals_its_row(database_url: str, tmp_path: Path) -> None:
     """To the microsecond and the nano-dollar; unknown stays unknown."""
     posted = record(
-        cost_nano_usd=123_456_789_012, cached_tokens=7, user="u", ttft_ms=None, run="r-1", tags="a,Équipe 7"
-    )
+        cost_nano_usd=123_456_789_012, cached_tokens=7, user="u", ttft_ms=None, run="r-1",
+        tags="a,Équipe 7", images=2, audio_ms=1, characters=3, search_units=4,
+    )  # fmt: skip
     unpriced = record(cost_nano_usd=None, prompt_tokens=None)
     async with run_ledger(database_url, tmp_path) as ledger:
         ledger.call_finished(posted)
@@ -60,6 +65,8 @@ async def test_a_record_equals_its_row(database_url: str, tmp_path: Path) -> Non
     assert row["cost_usd"] == Decimal("123.456789012")
     assert (row["user_id"], row["cached_tokens"], row["ttft_ms"], row["status"]) == ("u", 7, None, 200)
     assert (row["run_id"], row["tags"]) == ("r-1", ["a", "Équipe 7"])
+    assert [row[name] for name in Quantities._fields] == [2, 1, 3, 4]
+    assert [rows[unpriced.request_id][name] for name in Quantities._fields] == [None] * 4
     assert (rows[unpriced.request_id]["run_id"], rows[unpriced.request_id]["tags"]) == (None, None)
     assert rows[unpriced.request_id]["cost_usd"] is None
     assert rows[unpriced.request_id]["prompt_tokens"] is None
@@ -89,11 +96,13 @@ async def test_the_roll_ups_equal_the_rows(database_url: str, tmp_path: Path, se
     hours = await fetch(database_url, "SELECT sum(requests) AS n, sum(cost_usd) AS cost FROM usage_hourly")
     named = await fetch(
         database_url,
-        "SELECT count(*), sum(prompt_tokens), sum(cost_usd) FROM requests WHERE user_id IS NOT NULL",
+        "SELECT count(*), sum(prompt_tokens), sum(cost_usd), sum(images), sum(audio_ms) FROM requests"
+        " WHERE user_id IS NOT NULL",
     )
     assert (whole[0]["n"], whole[0]["cost"]) == (400, sum_usd(records)) == (hours[0]["n"], hours[0]["cost"])
     for table in ("usage_users", "usage_user_days"):
-        sums = f"SELECT sum(requests), sum(prompt_tokens), sum(cost_usd) FROM {table}"  # noqa: S608 -- the names above
+        counted = "sum(requests), sum(prompt_tokens), sum(cost_usd), sum(images), sum(audio_ms)"
+        sums = f"SELECT {counted} FROM {table}"  # noqa: S608 -- the names above
         users = await fetch(database_url, sums)
         assert users == named
 

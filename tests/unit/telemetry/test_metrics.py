@@ -145,6 +145,29 @@ def test_failed_call_without_tokens_is_not_unpriced() -> None:
     assert value(page(metrics), "llm_proxy_unpriced_total", model="gpt-4o-mini") == 1
 
 
+def test_quantities_are_counted_where_an_endpoint_has_them() -> None:
+    """And make a call of unknown cost an unpriced one."""
+    metrics = counting()
+    spoken = record(
+        door="audio.speech", prompt_tokens=0, completion_tokens=0, characters=30, audio_ms=1500,
+        cost_nano_usd=None, outcome="cut",
+    )  # fmt: skip
+    metrics.call_finished(spoken)
+    metrics.call_finished(spoken._replace(characters=None, audio_ms=None, images=2, search_units=1))
+    text = page(metrics)
+    counted = {"images": 2, "audio_seconds": 1.5, "characters": 30, "search_units": 1}
+    for kind, amount in counted.items():
+        assert value(text, "llm_proxy_quantities_total", model="gpt-4o-mini", kind=kind) == amount
+    assert value(text, "llm_proxy_unpriced_total", model="gpt-4o-mini") == 2
+
+
+def test_chats_have_no_series_of_quantities() -> None:
+    """Each series costs every scrape."""
+    metrics = counting()
+    metrics.call_finished(record())
+    assert b"llm_proxy_quantities_total{" not in page(metrics)
+
+
 def test_shadow_mode_rejections_are_counted_by_scope_and_kind() -> None:
     """For every limit that would have rejected the call."""
     metrics = counting()
