@@ -12,6 +12,7 @@ from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.edge.inference import RequestReader
 from llm_proxy.edge.routes import (
     audit,
+    azure_models,
     health,
     keys,
     limits,
@@ -88,6 +89,7 @@ def build_routers(
         health.router(report, auth),
         health.metrics_router(stages.metrics, auth),
         models.router(catalog, auth, settings.default_models),
+        azure_models.router(catalog, auth, settings.default_models),
         models.admin_router(
             catalog, in_postgres, ModelProbe(stages.services), record=record, require_actor=require_actor
         ),

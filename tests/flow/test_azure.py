@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable
 
 import httpx
+import openai
 import pytest
 from loopback import NO_TLS
+from openai.types.chat import ChatCompletion
 from raw_http import send_raw
 from raw_requests import request
-from running_stack import RunningStack, say
+from running_stack import RunningStack, say, script
 
 VERSION = {"api-version": "2024-10-21"}
 
@@ -89,3 +92,119 @@ async def test_explain_takes_such_a_path(stack: RunningStack, path: str) -> None
         )
     assert answer.status_code == 200, answer.text
     assert answer.json()["model"] == "p/ok"
+
+
+@pytest.fixture(params=["key", "token", "deployment", "v1"])
+async def azure(stack: RunningStack, request: pytest.FixtureRequest) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The SDK's client: with a key, with a token of Entra ID, for one deployment, and for Azure's `v1`."""
+    end, key = stack.url, stack.key
+    made: dict[str, Callable[[], openai.AsyncOpenAI]] = {
+        "key": lambda: openai.AsyncAzureOpenAI(azure_endpoint=end, api_key=key, api_version="2024-10-21"),
+        "token": lambda: openai.AsyncAzureOpenAI(
+            azure_endpoint=end, azure_ad_token=key, api_version="2025-04-01-preview"
+        ),
+        "deployment": lambda: openai.AsyncAzureOpenAI(
+            azure_endpoint=end, azure_deployment="p/ok", api_key=key, api_version="2024-10-21"
+        ),
+        "v1": lambda: openai.AsyncOpenAI(
+            base_url=f"{end}/openai/v1", api_key=key, default_query={"api-version": "preview"}
+        ),
+    }
+    async with made[request.param]() as client:
+        yield client
+
+
+class TestTheSDKOfAzure:
+    """`AsyncAzureOpenAI`, however it is set up, and `AsyncOpenAI` where Azure wants that."""
+
+    async def test_a_chat_whole_and_streamed(self, azure: openai.AsyncOpenAI) -> None:
+        """Text and usage are the provider's."""
+        whole = await azure.chat.completions.create(model="p/ok", messages=say("hello"))
+        assert whole.usage is not None
+        assert (len((whole.choices[0].message.content or "").split()), whole.usage.total_tokens) == (8, 40)
+        stream = await azure.chat.completions.create(
+            model="p/ok", messages=say("hi"), stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+        texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+        assert len("".join(texts).split()) == 8
+        assert chunks[-1].usage is not None
+
+    async def test_tools(self, azure: openai.AsyncOpenAI) -> None:
+        """Calls arrive as they were sent; the path's model answers where it names another than the body."""
+        answer = await azure.chat.completions.create(model="p/ok", messages=say(script(do="tools")))
+        calls = answer.choices[0].message.tool_calls or []
+        assert [one.function.name for one in calls if one.type == "function"] == ["look_up", "look_up"]
+
+    async def test_embeddings_and_completions(self, azure: openai.AsyncOpenAI) -> None:
+        """In the SDK's default encoding, base64, too."""
+        vectors = await azure.embeddings.create(model="p/ok", input=["one", "two"])
+        assert [len(one.embedding) for one in vectors.data] == [8, 8]
+        assert (await azure.completions.create(model="p/ok", prompt="once")).choices[0].text
+
+    async def test_responses(self, azure: openai.AsyncOpenAI) -> None:
+        """Created, streamed, counted; a stored one is asked for by its id."""
+        answer = await azure.responses.create(model="native-gpt", input="hello", store=False)
+        assert answer.output_text
+        stream = await azure.responses.create(model="plain", input="hello", stream=True)
+        assert [event.type async for event in stream][-1] == "response.completed"
+        counted = await azure.responses.input_tokens.count(model="plain", input="hello")
+        assert counted.input_tokens > 0
+        with pytest.raises(openai.NotFoundError):
+            await azure.responses.retrieve("resp_nobody_has_this")
+
+    async def test_models(self, azure: openai.AsyncOpenAI) -> None:
+        """Those of the key; one with a slash in its name too."""
+        listed = {model.id: model async for model in azure.models.list()}
+        assert "plain" in listed
+        assert (await azure.models.retrieve("p/some-model")).id == "p/some-model"
+
+    async def test_errors_are_the_sdk_s(self, azure: openai.AsyncOpenAI) -> None:
+        """By status, with code and message."""
+        with pytest.raises(openai.BadRequestError) as caught:
+            await azure.chat.completions.create(model="p/ok", messages=say("x"), temperature=9)
+        assert (caught.value.param, caught.value.code) == ("temperature", "decimal_above_max_value")
+        with pytest.raises(openai.InternalServerError):
+            await azure.chat.completions.create(model="p/ok", messages=say(script(do="status-500")))
+        with pytest.raises(openai.AuthenticationError):
+            await azure.with_options(api_key="sk-unknown").models.list()
+
+
+async def test_the_sync_client_reads_the_same(stack: RunningStack) -> None:
+    """`AzureOpenAI`; an unknown deployment is its `NotFoundError`."""
+
+    def call(model: str) -> ChatCompletion:
+        with openai.AzureOpenAI(
+            azure_endpoint=stack.url, api_key=stack.key, api_version="2024-10-21"
+        ) as client:
+            return client.chat.completions.create(model=model, messages=say("hello"))
+
+    assert (await asyncio.to_thread(call, "p/ok")).choices
+    with pytest.raises(openai.NotFoundError) as caught:
+        await asyncio.to_thread(call, "nobody-has-this")
+    assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize("version", ["2022-12-01", "2024-10-21", "preview", "v1", "", None])
+async def test_the_lists_are_azure_s_with_any_version(stack: RunningStack, version: str | None) -> None:
+    """Deployments with their model and state; models with what they can do."""
+    asked = {} if version is None else {"api-version": version}
+    async with client_of(stack) as client:
+        deployments = (await client.get("/openai/deployments", params=asked)).json()
+        models = (await client.get("/openai/models", params=asked)).json()
+        one = (await client.get("/openai/deployments/claude", params=asked)).json()
+        another = (await client.get("/openai/models/p%2Fok", params=asked)).json()
+        missing = await client.get("/openai/deployments/nobody-has-this", params=asked)
+    assert deployments["object"] == models["object"] == "list"
+    listed = {found["id"]: found for found in deployments["data"]}
+    assert listed["claude"] == one
+    assert (one["object"], one["model"], one["status"]) == (
+        "deployment",
+        "claude-sonnet-4-20250514",
+        "succeeded",
+    )
+    known = {found["id"]: found["capabilities"] for found in models["data"]}
+    assert known["claude"] == another["capabilities"] | {"completion": True}
+    assert known["claude"]["chat_completion"]
+    assert not known["claude"]["embeddings"]
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")

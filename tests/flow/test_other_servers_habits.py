@@ -139,7 +139,7 @@ async def test_azures_path_and_a_trailing_slash_are_aliases(
     "path",
     [
         "/admin/keys/", "/admin/models/", "/admin/", "/internal/llm/models/", "/internal/llm/proxy/",
-        "/openai/v1", "/openai/models", "/openai/admin/keys", "/openai/health/live",
+        "/openai/v1", "/openai/keys", "/openai/admin/keys", "/openai/health/live",
         "/openai/openai/v1/models", "/v1/chat/completions//", "/health/live//", "/v1//models",
         "/openai//v1/models", "/openai/v1//models",
         "/v1/openai/v1/models", "/Openai/v1/models", "//", "/openai/v1/internal/llm/models",

@@ -186,7 +186,7 @@ def test_a_path_parameter_is_decoded(front: RelayedGateway, name: bytes) -> None
         b"/v1%2fchat%2fcompletions", b"/v1/%63hat/completions", b"/v1/chat/completions//",
         b"/v1/chat/completions;x", b"/v1/chat/completions%00", b"/v1/chat/completions%0d%0aX:%20y",
         b"/v1/chat/%zz", b"/v1/chat/%ff%fe", b"/V1/chat/completions",
-        b"/openai/deployments/plain", b"/engines/plain/chat/completions", b"/llmp/catalog",
+        b"/openai/engines/plain", b"/engines/plain/chat/completions", b"/llmp/catalog",
         b"/config/update", b"/key/generate", b"/mcp/", b"/v2/model/info",
     ],
 )  # fmt: skip

@@ -54,15 +54,11 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
     )
     require_caller = Depends(auth.require_caller)
 
-    def usable(caller: Caller, known: Catalog) -> list[str]:
-        return usable_models(caller, known, default_models)
-
     @routes.get("/v1/models", summary="List the models the key may use.")
     @routes.get("/models", include_in_schema=False)
     @routes.get("/v1/llm/models", summary="The same, as the `x-internal-auth` service calls it.")
     async def listed(request: Request, caller: Annotated[Caller, require_caller]) -> Response:
-        known = require_catalog(catalog.snapshot)
-        return _list(request, [_listed_model(known, name) for name in usable(caller, known)])
+        return _list(request, listed_models(caller, require_catalog(catalog.snapshot), default_models))
 
     @routes.get(
         "/v1/models/{model:path}", summary="One model.", responses={404: {"description": "No such model."}}
@@ -71,17 +67,12 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
     async def one(request: Request, model: str, caller: Annotated[Caller, require_caller]) -> Response:
         if not model:
             raise NotFound(f"Unknown request URL: GET {request.scope['path']}.", code="unknown_url")
-        known = require_catalog(catalog.snapshot)
-        if known.find_group(model) is None or not may_use(caller, known, model, default_models):
-            raise ModelNotFound(
-                f"The model `{model[:200]}` does not exist or you do not have access to it.", param="model"
-            )
-        return _one(request, _listed_model(known, model))
+        return _one(request, usable_model(caller, require_catalog(catalog.snapshot), model, default_models))
 
     @routes.get("/internal/llm/models", summary="List the models in the internal proxy's vocabulary.")
     async def internal(caller: Annotated[Caller, require_caller]) -> Response:
-        known = require_catalog(catalog.snapshot)
-        return _json(INTERNAL.render_models([_listed_model(known, name) for name in usable(caller, known)]))
+        found = listed_models(caller, require_catalog(catalog.snapshot), default_models)
+        return _json(INTERNAL.render_models(found))
 
     return routes
 
@@ -107,6 +98,20 @@ def may_use(caller: Caller, known: Catalog, name: str, default_models: tuple[str
 def usable_models(caller: Caller, known: Catalog, default_models: tuple[str, ...]) -> list[str]:
     """Returns the listed groups that a caller may use."""
     return [name for name in known.names if may_use(caller, known, name, default_models)]
+
+
+def listed_models(caller: Caller, known: Catalog, default_models: tuple[str, ...]) -> list[ListedModel]:
+    """Returns the groups that a caller may use, as they are listed."""
+    return [_listed_model(known, name) for name in usable_models(caller, known, default_models)]
+
+
+def usable_model(caller: Caller, known: Catalog, name: str, default_models: tuple[str, ...]) -> ListedModel:
+    """Returns one group as it is listed; raises `ModelNotFound` where the caller may not use it."""
+    if known.find_group(name) is None or not may_use(caller, known, name, default_models):
+        raise ModelNotFound(
+            f"The model `{name[:200]}` does not exist or you do not have access to it.", param="model"
+        )
+    return _listed_model(known, name)
 
 
 def require_catalog(catalog: Catalog | None) -> Catalog:

@@ -13,7 +13,7 @@ from llm_proxy.edge.routes.admin_bodies import COUNT_ERRORS
 from llm_proxy.json_access import Json
 from llm_proxy.upstream.token_counter import TokenCounter
 
-COUNT_PATHS = ("/v1/responses/input_tokens", "/responses/input_tokens")
+COUNT_PATHS = ("/v1/responses/input_tokens", "/responses/input_tokens", "/openai/responses/input_tokens")
 
 
 def router(dialect: CountingDialect, reader: RequestReader, counter: TokenCounter) -> APIRouter:
@@ -22,6 +22,7 @@ def router(dialect: CountingDialect, reader: RequestReader, counter: TokenCounte
 
     @routes.post(COUNT_PATHS[0], summary="Count the tokens of a Responses body, without a call.")
     @routes.post(COUNT_PATHS[1], include_in_schema=False)
+    @routes.post(COUNT_PATHS[2], include_in_schema=False)
     async def input_tokens(request: Request) -> Json:
         caller, asked = await reader.read_count(request, dialect)
         tokens = await counter.count(caller, asked.body, asked.size_bytes)
