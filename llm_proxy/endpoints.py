@@ -58,6 +58,13 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
         "anthropic_messages",
         "litellm.proxy.anthropic_endpoints.endpoints",
     ),
+    "generate_content": EndpointSpec(
+        "/v1beta/generateContent",
+        "contents",
+        "google_generate_content",
+        "agenerate_content",
+        "litellm.proxy.google_endpoints.endpoints",
+    ),
     "images.generations": EndpointSpec(
         "/v1/images/generations",
         "prompt",
@@ -82,7 +89,7 @@ OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(
 
 Their streams are OpenAI's of images and audio: named events, a last one, no `[DONE]`.
 """
-NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages"})
+NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages", "generate_content"})
 """Operations that reach a provider only in its own protocol; elsewhere a call is a chat, translated."""
 
 CONVERSATIONS: frozenset[Endpoint] = frozenset(

@@ -29,6 +29,7 @@ class CacheControl:
     max_age_s: int | None = None
 
 
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 DEFAULT_CACHE_CONTROL = CacheControl()
 GUARDRAILS_FIELD = "guardrails"
 """LiteLLM's field of a body: guardrails that shall check this call, beside those that check every one."""
@@ -92,6 +93,7 @@ class Call(NamedTuple):
     response: ResponseRef | None = None
     items: tuple[ResponseRef, ...] = ()
     operation: Operation | None = None
+    stream_type: str = EVENT_STREAM
     quantities: Quantities = NOTHING
 
 

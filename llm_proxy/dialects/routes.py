@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from llm_proxy.dialects import Dialect
+from llm_proxy.dialects.gemini.dialect import GENERATE_CONTENT, STREAM_GENERATE_CONTENT
 from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
 from llm_proxy.dialects.internal import INTERNAL
 from llm_proxy.dialects.model_paths import MODEL, ModelPaths
@@ -46,6 +47,9 @@ class InferenceRoute:
 _AZURE = f"/openai/deployments/{MODEL}"
 """Azure OpenAI's paths below a deployment; its name is a model's here."""
 
+_GEMINI = (f"/v1beta/models/{MODEL}", f"/v1/models/{MODEL}")
+"""Google's paths of a model."""
+
 _FIXED_ROUTES = (
     InferenceRoute(
         ("/v1/chat/completions", "/chat/completions", f"{_AZURE}/chat/completions"),
@@ -64,6 +68,18 @@ _FIXED_ROUTES = (
         "embeddings",
         OPENAI,
         "Create embedding vectors.",
+    ),
+    InferenceRoute(
+        tuple(f"{one}:generateContent" for one in _GEMINI),
+        "generate_content",
+        GENERATE_CONTENT,
+        "Generate content in Google's API, whole.",
+    ),
+    InferenceRoute(
+        tuple(f"{one}:streamGenerateContent" for one in _GEMINI),
+        "generate_content",
+        STREAM_GENERATE_CONTENT,
+        "Generate content in Google's API, streamed.",
     ),
     InferenceRoute(
         ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."

@@ -388,7 +388,8 @@ class Responder:
         async with self._head_lock:
             if self.started:
                 return
-            await responses.start_stream(self._send, self._headers(admitted))
+            assert context.call is not None  # noqa: S101 -- it was admitted
+            await responses.start_stream(self._send, self._headers(admitted), context.call.stream_type)
             context.ttft_ms = context.elapsed_ms()
             context.status, context.outcome, self.started = 200, "cut", True
 

@@ -68,7 +68,7 @@ _ERROR: Json = {
 }
 _DIALECT_REQUIRED = {"internal": ["messages"], "generate": ["messages"], "responses": ["model", "input"]}
 
-
+_STREAM_BY_PATH = frozenset({"generate", "gemini"})
 _MODEL_IN_PATH: Json = {
     "name": "model",
     "in": "path",
@@ -85,7 +85,20 @@ _MESSAGE: Json = {
         "content": {"type": "string"},
     },
 }
+_CONTENT: Json = {
+    "type": "object",
+    "required": ["parts"],
+    "properties": {
+        "role": {"enum": ["user", "model"]},
+        "parts": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
+        },
+    },
+}
 _PROPERTIES: Json = {
+    "contents": {"type": "array", "minItems": 1, "items": _CONTENT},
     "model": {"type": "string", "minLength": 1, "maxLength": 256},
     "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
     "prompt": {"anyOf": [{"type": "string"}, _STRINGS]},
@@ -146,7 +159,7 @@ def _operation(route: InferenceRoute, path: str) -> Json:
     }
     if route.endpoint == "responses":
         body["properties"]["input"] = _ITEMS
-    if route.endpoint != "embeddings" and route.dialect.name != "generate":
+    if route.endpoint != "embeddings" and route.dialect.name not in _STREAM_BY_PATH:
         body["properties"]["stream"] = {"type": "boolean"}
     content: Json = {"application/json": {"schema": {"type": "object"}}}
     if route.endpoint != "embeddings":

@@ -23,7 +23,6 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
 _STREAM = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
@@ -37,8 +36,9 @@ async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -
     await send({"type": "http.response.body", "body": body})
 
 
-async def start_stream(send: Send, headers: RawHeaders) -> None:
-    """Sends the head of an event stream; appends to `headers`."""
+async def start_stream(send: Send, headers: RawHeaders, content_type: str) -> None:
+    """Sends the head of a stream; appends to `headers`."""
+    headers.append((b"content-type", content_type.encode()))
     headers.extend(_STREAM)
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 

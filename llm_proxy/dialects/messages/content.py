@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from llm_proxy.dialects.messages.tool_ids import sent_tool_id
-from llm_proxy.dialects.translation.carried import Carried, not_carried
+from llm_proxy.dialects.translation.carried import Carried, carried_reasoning, not_carried
 from llm_proxy.dialects.translation.chat_request import (
     ToolNames,
     ToolOutput,
@@ -119,22 +119,11 @@ class ContentTranslator:
             else:
                 raise not_carried(f"{path}.{at}", f"A block of type '{kind}' of the assistant")
         message: Json = {"role": "assistant", "content": self._joined(texts) if texts else None}
-        message |= self._reasoning(thoughts)
+        message |= carried_reasoning(thoughts, self._carried)
         if calls:
             message["tool_calls"] = calls
         if texts or calls or len(message) > 2:
             yield message
-
-    def _reasoning(self, thoughts: list[Json]) -> Json:
-        """What was thought, for providers that read it: signed blocks, or the text."""
-        if self._carried.thinking_blocks:
-            signed = [one for one in thoughts if one["type"] != "thinking" or one.get("signature")]
-            if signed or self._carried.continues:
-                return {"thinking_blocks": signed} if signed else {}
-        if not self._carried.reasoning_text:
-            return {}
-        said = "".join(one.get("thinking", "") for one in thoughts)
-        return {"reasoning_content": said} if said else {}
 
     def _call(self, block: Json, path: str) -> Json:
         if as_object(block.get("caller")).get("type", "direct") != "direct":

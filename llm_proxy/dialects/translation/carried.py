@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.dialects.request.model_resolution import providers_for
 from llm_proxy.errors import BadRequest
+from llm_proxy.json_access import Json
 
 OPENAI = frozenset({"openai", "azure", "azure_text", "text-completion-openai"})
 _CACHE_MARKS = frozenset({"anthropic", "bedrock", "bedrock_converse", "databricks", "openrouter"})
@@ -18,6 +19,7 @@ _REASONING_TEXT = frozenset(
     {"deepseek", "hosted_vllm", "moonshot", "ollama_chat", "gemini", "vertex_ai", "zai"}
 )
 _TOOL_IMAGES = frozenset({"anthropic", "bedrock", "bedrock_converse", "gemini", "vertex_ai"})
+_GOOGLE = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
 
 
 NOT_FOR_OPENAI = ("thinking_blocks", "cache_control")
@@ -37,6 +39,8 @@ class Carried:
         tool_images: Images and files inside a tool's output.
         thinking_field: Anthropic's `thinking` as a field of the body.
         openai: OpenAI's own service, or one that may be it.
+        thought_signatures: Gemini's signatures, in the ids of calls; also where only some of them read it.
+        safety_settings: Gemini's thresholds, as a field of the body.
     """
 
     cache_marks: bool = False
@@ -46,6 +50,8 @@ class Carried:
     tool_images: bool = False
     thinking_field: bool = False
     openai: bool = False
+    thought_signatures: bool = False
+    safety_settings: bool = False
 
 
 def carried_by(providers: Collection[str]) -> Carried:
@@ -61,6 +67,8 @@ def carried_by(providers: Collection[str]) -> Carried:
         tool_images=names <= _TOOL_IMAGES,
         thinking_field=names <= _THINKING_BLOCKS,
         openai=not names.isdisjoint(OPENAI),
+        thought_signatures=not names.isdisjoint(_GOOGLE),
+        safety_settings=names <= _GOOGLE,
     )
 
 
@@ -68,6 +76,23 @@ def carried_for(group: str, models: ModelIndex) -> Carried:
     """Returns what every provider carries that a call of a group may reach, through its fallbacks too."""
     served = models.aliases.get(group, group)
     return carried_by(providers_for(group, models) | models.fallback_providers(served))
+
+
+def carried_reasoning(thoughts: Collection[Json], carried: Carried) -> Json:
+    """Returns the fields of an assistant's message for what was thought, for providers that read it.
+
+    Args:
+        thoughts: Claude's blocks: `thinking` with its signature, or none; `redacted_thinking`.
+        carried: What the providers carry: signed blocks, or the text.
+    """
+    if carried.thinking_blocks:
+        signed = [one for one in thoughts if one["type"] != "thinking" or one.get("signature")]
+        if signed or carried.continues:
+            return {"thinking_blocks": signed} if signed else {}
+    if not carried.reasoning_text:
+        return {}
+    said = "".join(one.get("thinking", "") for one in thoughts)
+    return {"reasoning_content": said} if said else {}
 
 
 def not_carried(path: str, what: str) -> BadRequest:

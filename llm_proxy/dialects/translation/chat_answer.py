@@ -1,9 +1,9 @@
 """OpenAI's chat answers read for the translators: whole, or as frames of a stream.
 
 Pure. Invariants: any chunking of the same frames gives the same deltas; a whole answer is one delta; fields
-of another type than published count as absent; only the first choice is read; another id with a name is
-another call, though some servers give each the same index. Beside OpenAI's fields: `reasoning_content`,
-`reasoning`, `images`, `thinking_blocks` (Claude, Gemini: with signatures, which go back to them unchanged).
+of another type than published count as absent; one choice is read, the first unless another is asked for;
+another id with a name is another call, though some servers give each the same index. Beside OpenAI's fields:
+`reasoning_content`, `reasoning`, `images`, `thinking_blocks` (with signatures, which go back unchanged).
 """
 
 from typing import Any, NamedTuple
@@ -83,15 +83,18 @@ class ChatAnswerReader:
         usage: None before it was stated.
         frames: How many frames were read.
         service_tier: The tier that is billed.
+        native_reason: Why it ended in the provider's own words, which our sidecar states of Gemini.
         stop_sequence: The text it stopped at, which vLLM states.
     """
 
     __slots__ = (
-        "_call_ids", "_decoder", "_positions", "answer_id", "created", "finish_reason", "frames", "model",
-        "service_tier", "stop_sequence", "usage",
+        "_call_ids", "_choice", "_decoder", "_positions", "answer_id", "created", "finish_reason", "frames",
+        "model", "native_reason", "service_tier", "stop_sequence", "usage",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, choice: int | None = None) -> None:
+        """Begins an answer; `choice` is the index of the one to read, where there are several."""
+        self._choice = choice
         self._decoder = sse.SSEDecoder()
         self._call_ids: list[str] = []
         self._positions: dict[int, int] = {}
@@ -100,6 +103,7 @@ class ChatAnswerReader:
         self.created = 0
         self.finish_reason: str | None = None
         self.model = ""
+        self.native_reason = ""
         self.service_tier: str | None = None
         self.stop_sequence: str | None = None
         self.usage: ChatUsage | None = None
@@ -118,8 +122,7 @@ class ChatAnswerReader:
             if not is_object(event):
                 continue
             self.frames += 1
-            choices = event.get("choices")
-            delta = self._read(event, choices[0] if is_array(choices) and choices else None, "delta")
+            delta = self._read(event, self._chosen(event.get("choices")), "delta")
             if delta is not _NOTHING:
                 deltas.append(delta)
         return deltas
@@ -133,7 +136,12 @@ class ChatAnswerReader:
         choices = answer.get("choices") if is_object(answer) else None
         if not is_object(answer) or not is_array(choices) or not choices:
             raise ProviderFailed("The provider's answer could not be read.")
-        return self._read(answer, choices[0], "message")
+        return self._read(answer, self._chosen(choices), "message")
+
+    def _chosen(self, choices: Any) -> Any:  # noqa: ANN401 -- a provider's JSON
+        if self._choice is None:
+            return choices[0] if is_array(choices) and choices else None
+        return next((one for one in as_objects(choices) if one.get("index", 0) == self._choice), None)
 
     def _read(self, event: Json, choice: Any, part: str) -> ChatDelta:  # noqa: ANN401 -- a provider's JSON
         if not self.answer_id or not self.model:
@@ -148,6 +156,8 @@ class ChatAnswerReader:
         if choice.get("finish_reason"):
             self.finish_reason = _text(choice["finish_reason"]) or self.finish_reason
             self.stop_sequence = _text(choice.get("stop_reason")) or self.stop_sequence
+            stated = as_object(choice.get("provider_specific_fields")).get("native_finish_reason")
+            self.native_reason = _text(stated) or self.native_reason
         message = choice.get(part)
         if not is_object(message):
             return _NOTHING

@@ -5,11 +5,14 @@ of the prompt's, reasoning tokens of the completion's, as in OpenAI's chat.
 Source: https://platform.openai.com/docs/api-reference/chat/object (usage, finish_reason).
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from llm_proxy.json_access import Json
 from llm_proxy.token_details import read_details, token_count
 
+_NO_PARTS: Mapping[str, int] = MappingProxyType({})
 FinishKind = Literal["stop", "length", "tool_calls", "content_filter"]
 
 _FINISH_KINDS: dict[str, FinishKind] = {
@@ -31,6 +34,7 @@ class ChatUsage(NamedTuple):
         cache_write_1h: Those of them that are kept for an hour.
         reasoning: Completion tokens the model reasoned with.
         total: As stated, else prompt and completion together.
+        parts: Further parts by `token_details`' names: `prompt_audio_tokens`, `completion_image_tokens`, ...
     """
 
     prompt: int = 0
@@ -41,6 +45,7 @@ class ChatUsage(NamedTuple):
     cache_write_5m: int = 0
     cache_write_1h: int = 0
     reasoning: int = 0
+    parts: Mapping[str, int] = _NO_PARTS
 
     @property
     def uncached(self) -> int:
@@ -66,6 +71,7 @@ def read_chat_usage(usage: Json) -> ChatUsage | None:
         cache_write_5m=details.others.get("cache_write_5m_tokens", max(written - written_1h, 0)),
         cache_write_1h=written_1h,
         reasoning=details.reasoning_tokens or 0,
+        parts=details.others,
     )
 
 

@@ -1,0 +1,120 @@
+"""The dialect of `:generateContent` and `:streamGenerateContent`: native at Google, else translated.
+
+Invariants: the path names the model and says whether the answer streams; a native body and its answer pass
+as they are. Source: docs/gemini.md.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import parse_qs
+
+import orjson
+
+from llm_proxy.dialects.call import Call
+from llm_proxy.dialects.dialect import (
+    BodyLimits,
+    HeaderPairs,
+    ListedModel,
+    ModelIndex,
+    ResponseMeta,
+    StreamRenderer,
+)
+from llm_proxy.dialects.gemini.answer import render_answer
+from llm_proxy.dialects.gemini.error_body import render_error
+from llm_proxy.dialects.gemini.fields import invalid
+from llm_proxy.dialects.gemini.request import USUAL, GeminiContext, translate_request
+from llm_proxy.dialects.gemini.schema import read_body
+from llm_proxy.dialects.gemini.stream import GeminiStream
+from llm_proxy.dialects.request import ParseContext, build_call, parse_object
+from llm_proxy.dialects.request.native_call import resolve_group
+from llm_proxy.dialects.request_options import RequestOptions
+from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, carried_for
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.errors import APIError
+from llm_proxy.identity import NO_ATTRIBUTION
+from llm_proxy.json_access import Json
+
+OPTIONAL_FIELDS = ("max_tokens", "reasoning_effort", "thinking", *NOT_FOR_OPENAI)
+"""A bound, which may be lower; a wish; what was thought, for those who read it."""
+JSON_STREAM = "application/json; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class GeminiDialect:
+    """Google's dialect.
+
+    Attributes:
+        streams: It is the dialect of `:streamGenerateContent`.
+    """
+
+    streams: bool = False
+    name: str = "gemini"
+
+    def parse(
+        self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
+    ) -> Call:
+        """Returns the call of a body; raises `BadRequest` or `ModelNotFound`."""
+        parsed = parse_object(body, limits.max_depth)
+        context = ParseContext(self.name, endpoint, len(body), reports_usage=True)
+        is_array = self.streams and not wants_events(options.query)
+        read = read_body(parsed, limits)
+        model, group = resolve_group({}, context, options, models)
+        carried = carried_for(group, models)
+        chat, kept = translate_request(read, carried)
+        if (most := models.max_output_tokens(models.aliases.get(group, group))) is not None:
+            chat |= {"max_tokens": min(chat["max_tokens"], most)} if "max_tokens" in chat else {}
+        chat |= {"model": model, "stream": self.streams}
+        call = build_call(
+            chat, context._replace(endpoint="chat.completions"), options, models, limits, NO_ATTRIBUTION
+        )
+        return call._replace(
+            context=replace(kept, is_array=is_array),
+            optional_fields=(*OPTIONAL_FIELDS, *_unasked(chat)),
+            stream_type=JSON_STREAM if is_array else call.stream_type,
+        )
+
+    def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the provider
+        """Returns Google's response; raises `ProviderFailed` when the answer is none."""
+        return orjson.dumps(render_answer(reply, call.model, _context(call)))
+
+    def open_stream(self, call: Call) -> StreamRenderer:
+        """Returns the renderer of one stream."""
+        return GeminiStream(call.model, _context(call))
+
+    def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
+        """Google's envelope."""
+        return render_error(error)
+
+    def status(self, error: APIError) -> int:
+        """The error's own."""
+        return error.status
+
+    def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:  # noqa: ARG002 -- the same
+        """None: its clients read the body."""
+        return ()
+
+    def render_models(self, listed: Iterable[ListedModel]) -> Json:
+        """Google's list of models."""
+        raise NotImplementedError
+
+
+def wants_events(query: str) -> bool:
+    """Whether a query asks for events; raises `BadRequest` for another form than Google's two."""
+    stated = parse_qs(query, keep_blank_values=True)
+    forms = stated.get("alt") or stated.get("$alt") or ["json"]
+    if forms[-1] not in {"json", "sse"}:
+        raise invalid("alt", "expected 'sse' or 'json'.")
+    return forms[-1] == "sse"
+
+
+def _unasked(chat: Mapping[str, object]) -> list[str]:
+    """Fields that say what Google's clients send though nobody asked."""
+    return [name for name, value in USUAL.items() if chat.get(name) == value]
+
+
+def _context(call: Call) -> GeminiContext:
+    return call.context if isinstance(call.context, GeminiContext) else GeminiContext()
+
+
+GENERATE_CONTENT = GeminiDialect()
+STREAM_GENERATE_CONTENT = GeminiDialect(streams=True)
