@@ -31,6 +31,7 @@ class EndpointSpec(NamedTuple):
         required: The body's field it needs beside `model`.
         litellm_route: LiteLLM's function that serves the path, in `litellm_module`.
         litellm_call_type: LiteLLM's name of the call in its hooks and caches.
+        also_required: Further fields that it needs.
     """
 
     path: str
@@ -38,6 +39,7 @@ class EndpointSpec(NamedTuple):
     litellm_route: str
     litellm_call_type: str
     litellm_module: str = "litellm.proxy.proxy_server"
+    also_required: tuple[str, ...] = ()
 
 
 ENDPOINTS: dict[Endpoint, EndpointSpec] = {
@@ -72,6 +74,15 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
         "image_generation",
         "litellm.proxy.image_endpoints.endpoints",
     ),
+    "rerank": EndpointSpec(
+        "/v1/rerank",
+        "documents",
+        "rerank",
+        "arerank",
+        "litellm.proxy.rerank_endpoints.endpoints",
+        also_required=("query",),
+    ),
+    "moderations": EndpointSpec("/v1/moderations", "input", "moderations", "amoderation"),
 }
 
 OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(

@@ -89,6 +89,7 @@ AWAITED = {
     "ledger/store.py",
     "upstream/monitor.py",
     "admission/renewal.py",
+    "sidecar/disconnects.py",
 }
 """Modules that await their tasks, or read their results: a failure there is not silent."""
 

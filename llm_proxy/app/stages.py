@@ -172,6 +172,7 @@ def _catalog(settings: Settings, metrics: Metrics) -> CurrentCatalog:
     return CurrentCatalog(
         settings.default_model,
         default_chosen="default_model" in settings.model_fields_set,
+        default_moderation_model=settings.default_moderation_model,
         default_models=settings.default_models,
         metrics=metrics,
     )

@@ -61,6 +61,7 @@ class ModelIndex:
             unchanged.
         wildcards: Groups with a `*` (`openai/*`); a mapping also has the providers of each.
         aliases: Other names of groups, and the group of each.
+        default_models: Models for requests of other endpoints than conversations that omit it.
         default_chosen: An operator chose the default, so that any caller who may use it may omit the model.
         is_allowed: Whether the caller may use a group; one that it may not does not exist for it.
         endpoints: What a group serves; None where that is unknown, and it may be anything.
@@ -76,6 +77,7 @@ class ModelIndex:
     groups: Mapping[str, frozenset[str]] | None = None
     wildcards: Mapping[str, frozenset[str]] | tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    default_models: Mapping[Endpoint, str] = field(default_factory=dict[Endpoint, str])
     default_chosen: bool = False
     is_allowed: Callable[[str], bool] = _allow_all
     endpoints: Callable[[str], frozenset[Endpoint] | None] = _unknown_endpoints

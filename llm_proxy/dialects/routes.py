@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from llm_proxy.dialects import Dialect
+from llm_proxy.dialects.cohere import COHERE
 from llm_proxy.dialects.gemini.dialect import GENERATE_CONTENT, STREAM_GENERATE_CONTENT
 from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
 from llm_proxy.dialects.internal import INTERNAL
@@ -80,6 +81,15 @@ _FIXED_ROUTES = (
         "generate_content",
         STREAM_GENERATE_CONTENT,
         "Generate content in Google's API, streamed.",
+    ),
+    InferenceRoute(
+        ("/v1/rerank", "/v2/rerank", "/rerank"),
+        "rerank",
+        COHERE,
+        "Rank documents by a query, as Cohere and Jina do.",
+    ),
+    InferenceRoute(
+        ("/v1/moderations", "/moderations"), "moderations", OPENAI, "Judge texts and images by a policy."
     ),
     InferenceRoute(
         ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."

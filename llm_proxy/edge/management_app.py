@@ -21,12 +21,13 @@ from starlette.types import Lifespan
 
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.model_paths import MODEL
+from llm_proxy.dialects.request.rerank_schema import MAX_DOCUMENTS, MAX_INPUTS, MAX_PARTS
 from llm_proxy.dialects.responses.native import OPERATIONS, STORED_PATH, StoredOperation
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge.litellm_paths import where_it_went
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.responses import error_headers
-from llm_proxy.endpoints import ENDPOINTS
+from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.errors import APIError, BadRequest, InternalError, MethodNotAllowed, NotFound
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry import uuid7
@@ -69,6 +70,7 @@ _ERROR: Json = {
 _DIALECT_REQUIRED = {"internal": ["messages"], "generate": ["messages"], "responses": ["model", "input"]}
 
 _STREAM_BY_PATH = frozenset({"generate", "gemini"})
+_NEVER_STREAMED: frozenset[Endpoint] = frozenset({"embeddings", "rerank", "moderations"})
 _MODEL_IN_PATH: Json = {
     "name": "model",
     "in": "path",
@@ -103,6 +105,29 @@ _PROPERTIES: Json = {
     "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
     "prompt": {"anyOf": [{"type": "string"}, _STRINGS]},
     "input": {"anyOf": [{"type": "string", "minLength": 1}, _STRINGS]},
+    "query": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "object"}]},
+    "documents": {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_DOCUMENTS,
+        "items": {"anyOf": [{"type": "string"}, {"type": "object"}]},
+    },
+}
+_PART: Json = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {
+        "type": {"type": "string"},
+        "text": {"type": "string"},
+        "image_url": {"type": "object", "required": ["url"], "properties": {"url": {"type": "string"}}},
+    },
+}
+_INPUTS: Json = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "minItems": 1, "maxItems": MAX_INPUTS, "items": {"type": "string"}},
+        {"type": "array", "minItems": 1, "maxItems": MAX_PARTS, "items": _PART},
+    ]
 }
 _ITEMS: Json = {
     "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": _MESSAGE}]
@@ -149,9 +174,11 @@ def declare_bad_request(paths: Json) -> None:
 
 
 def _operation(route: InferenceRoute, path: str) -> Json:
-    required = _DIALECT_REQUIRED.get(route.dialect.name, ["model", ENDPOINTS[route.endpoint].required])
+    spec = ENDPOINTS[route.endpoint]
+    required = _DIALECT_REQUIRED.get(route.dialect.name, ["model", spec.required, *spec.also_required])
     names_model = MODEL in path
-    required = [name for name in required if name != "model"] if names_model else required
+    if names_model or route.endpoint == "moderations":
+        required = [name for name in required if name != "model"]
     body: Json = {
         "type": "object",
         "required": required,
@@ -159,10 +186,12 @@ def _operation(route: InferenceRoute, path: str) -> Json:
     }
     if route.endpoint == "responses":
         body["properties"]["input"] = _ITEMS
-    if route.endpoint != "embeddings" and route.dialect.name not in _STREAM_BY_PATH:
+    if route.endpoint == "moderations":
+        body["properties"]["input"] = _INPUTS
+    if route.endpoint not in _NEVER_STREAMED and route.dialect.name not in _STREAM_BY_PATH:
         body["properties"]["stream"] = {"type": "boolean"}
     content: Json = {"application/json": {"schema": {"type": "object"}}}
-    if route.endpoint != "embeddings":
+    if route.endpoint not in _NEVER_STREAMED:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     errors = {
         status: {"description": text, "content": {"application/json": {"schema": _error_of(route)}}}

@@ -13,17 +13,18 @@ from functools import partial
 from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar import (
-    answer_usage,
     catalog,
     embeddings,
     guardrails,
     litellm_internals,
     native_wires,
+    opaque_calls,
     response_state,
     responses,
     token_count,
 )
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
+from llm_proxy.sidecar.disconnects import cancel_on_disconnect
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.process_log import log_line
@@ -129,7 +130,9 @@ class SidecarApp:
             else:
                 not_cached_by_us = self.cache is not None and path != "/v1/embeddings"
                 outcome.without_cache = not_cached_by_us or litellm_internals.litellm_module().cache is None
-                await forward(scope, receive, sending)
+                opaque = INFERENCE_ENDPOINTS[path][0] in OPAQUE_ENDPOINTS
+                app = partial(cancel_on_disconnect, forward) if opaque else forward
+                await app(scope, receive, sending)
         except Exception as error:  # noqa: BLE001 -- uvicorn would log it with the provider's text, or a prompt
             log_line(f"call failed: {type(error).__name__}")
             if not sending.started:
@@ -211,13 +214,15 @@ class StartedFlag:
 async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: Receive, send: Send) -> None:
     proxy = litellm_internals.proxy_module()
     name, endpoint = INFERENCE_ENDPOINTS[path]
-    own = {} if name in NATIVE_ENDPOINTS else {"model": None}
+    opaque = name in OPAQUE_ENDPOINTS
+    own = {} if opaque or name in NATIVE_ENDPOINTS else {"model": None}
     scope["app"] = proxy.app
     # With another type LiteLLM would parse a form.
     scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"content-type"] + JSON_CONTENT_TYPE
     request, head = proxy.Request(scope, receive), proxy.Response()
     if name in NATIVE_ENDPOINTS:
         await native_wires.prepare_request(name, request, outcome)
+    body = opaque_calls.prepare_call(await request.body(), outcome) if opaque else {}
     with outcome_in_context(outcome):
         try:
             result = await litellm_internals.endpoint_function(endpoint)(
@@ -228,8 +233,8 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
             )
             if name == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
-            if name in OPAQUE_ENDPOINTS and not hasattr(result, "render"):
-                answer_usage.state(outcome, name, result)
+            if opaque:
+                result = opaque_calls.answer_to_send(name, result, body, outcome)
         except proxy.ProxyException as error:
             outcome.set_error_if_none(error)
             _make_error_sendable(error)

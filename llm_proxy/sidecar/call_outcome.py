@@ -78,6 +78,8 @@ class CallOutcome:
         stated_usage: What an answer used that the gateway does not parse, as `quantities` encodes it.
         states_cost: `stated_cost_usd` holds in place of LiteLLM's own header.
         stated_cost_usd: What that answer cost; None if it is not known.
+        added_fields: What the provider's request gets beside what LiteLLM sends; None if nothing is recorded.
+        provider_answer: The provider's complete answer to a call with `added_fields`, as it was sent.
     """
 
     error: BaseException | None = None
@@ -97,6 +99,8 @@ class CallOutcome:
     stated_usage: str | None = None
     states_cost: bool = False
     stated_cost_usd: float | None = None
+    added_fields: Json | None = None
+    provider_answer: bytes | None = None
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -268,6 +272,14 @@ def record_native_answer(raw: bytes) -> None:
     outcome = _CURRENT.get()
     if outcome is not None and outcome.native_body:
         outcome.native_answer = raw
+    if outcome is not None and outcome.added_fields is not None:
+        outcome.provider_answer = raw
+
+
+def added_fields() -> Json:
+    """Return the fields that a provider's request gets beside what LiteLLM sends; empty for most calls."""
+    outcome = _CURRENT.get()
+    return (outcome.added_fields or {}) if outcome is not None else {}
 
 
 def record_native_cost(cost_usd: float | None) -> None:

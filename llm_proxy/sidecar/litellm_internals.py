@@ -34,6 +34,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
             "openai_text_completion_compatible_providers",
         ),
         *("cache", "model_alias_map", "ModelResponse", "TextCompletionResponse"),
+        *("CohereRerankConfig", "CohereRerankV2Config"),
     ),
     "litellm.litellm_core_utils.prompt_templates.factory": (
         *("_sanitize_empty_text_content", "_EMPTY_TEXT_PLACEHOLDER"),
@@ -52,7 +53,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.proxy.proxy_server": (
         *("app", "proxy_startup_event", "proxy_config", "openai_exception_handler", "ProxyException"),
         *(
-            *("chat_completion", "completion", "embeddings"),
+            *("chat_completion", "completion", "embeddings", "moderations", "audio_speech"),
             "llm_router",
             "redis_usage_cache",
             "proxy_logging_obj",
@@ -66,6 +67,8 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
             "count_request_tokens",
         ),
     ),
+    "litellm.proxy.rerank_endpoints.endpoints": ("rerank",),
+    "litellm.rerank_api.main": ("base_llm_http_handler",),
     "litellm.proxy.response_api_endpoints.endpoints": ("responses_api",),
     "litellm.proxy.anthropic_endpoints.endpoints": ("anthropic_response",),
     "litellm.llms.anthropic.pass_through.messages.handler": ("_native_messages_config",),

@@ -78,7 +78,7 @@ async def send_result(
     """Send what LiteLLM's endpoint function returned: a response object or a complete answer.
 
     Args:
-        result: The return value.
+        result: The return value, or the bytes of the answer.
         head: The headers LiteLLM set for a complete answer.
         outcome: The call's record; its headers are added.
         scope: The request's ASGI scope.
@@ -93,7 +93,7 @@ async def send_result(
             if outcome.guardrail_error is None or not await outgoing.send_error_event():
                 raise
         return
-    raw = translated_answers.render_completion(result, outcome)
+    raw = result if isinstance(result, bytes) else translated_answers.render_completion(result, outcome)
     states_cost = outcome.states_cost or outcome.native_cost_usd is not None
     replaced = REPLACED_HEADERS | {COST_HEADER} if states_cost else REPLACED_HEADERS
     headers: HeaderList = [*(pair for pair in head if pair[0] not in replaced), *outcome.headers()]

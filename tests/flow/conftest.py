@@ -64,6 +64,15 @@ model_list:
   - model_name: native-pair
     litellm_params: {{<<: *scripted, model: openai/gpt-4.1, api_key: {key}-b}}
     model_info: {{id: native-pair-b, supported_endpoints: [/v1/responses]}}
+  - model_name: ranker
+    litellm_params: {{model: cohere/rerank-v3.5, api_base: "{provider}", api_key: {key}}}
+    model_info: {{id: ranker}}
+  - model_name: ranker-by-token
+    litellm_params: {{model: hosted_vllm/vllm-reranker, api_base: "{provider}", api_key: {key}}}
+    model_info: {{id: ranker-by-token, mode: rerank, input_cost_per_token: 0.000001}}
+  - model_name: moderator
+    litellm_params: {{model: openai/omni-moderation-latest, api_base: "{provider}/v1", api_key: {key}}}
+    model_info: {{id: moderator}}
 router_settings:
   model_group_alias: {{nickname: claude}}
   num_retries: 1  # beside 0 LiteLLM reads no policy
@@ -91,6 +100,7 @@ def started_stack(
     behind = SidecarBackends(MASTER_KEY, cache_redis_url, None, None)
     settings = {
         "LLM_PROXY__DEFAULT_MODEL": "plain",
+        "LLM_PROXY__DEFAULT_MODERATION_MODEL": "moderator",
         "LLM_PROXY__IDLE_TIMEOUT_S": "3",
         "LLM_PROXY__BODY_TIMEOUT_S": "3",
         "LLM_PROXY__MESSAGES_PING_S": "0.6",

@@ -4,7 +4,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from scripted import anthropic_wire, bedrock_wire, gemini_wire, ollama_wire, openai_wire, responses_wire
+from scripted import (
+    anthropic_wire,
+    bedrock_wire,
+    gemini_wire,
+    moderation_wire,
+    ollama_wire,
+    openai_wire,
+    rerank_wire,
+    responses_wire,
+)
 from scripted.script import Json, Script
 
 Whole = Callable[[Script, Json, int], Json]
@@ -94,10 +103,13 @@ _BEDROCK_STREAM = Door(
     _always,
     "application/vnd.amazon.eventstream",
 )
+_RERANK = Door("rerank", rerank_wire.rerank, None, rerank_wire.error, openai_wire.error_frame, _never)
 DOORS: tuple[tuple[str, Door], ...] = (
     ("/chat/completions", _openai(openai_wire.chat, openai_wire.chat_frames)),
     ("/completions", _openai(openai_wire.text, openai_wire.text_frames)),
     ("/embeddings", _openai(openai_wire.embeddings, None)),
+    ("/moderations", _openai(moderation_wire.moderation, None)),
+    ("/rerank", _RERANK),
     ("/messages", _ANTHROPIC),
     ("/messages/count_tokens", _COUNT),
     ("/responses", _RESPONSES),

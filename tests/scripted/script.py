@@ -123,7 +123,8 @@ def last_words(body: Json) -> str:
         return _text(said[-1].get("content")) if said else ""
     if "contents" in body:
         return _text(body["contents"][-1].get("parts"))
-    given = body.get("prompt") or body.get("input") or body.get("inputs") or body.get("texts")
+    names = ("query", "prompt", "input", "inputs", "texts")
+    given = next((body[name] for name in names if body.get(name)), None)
     items = _objects(given)
     if items:  # Responses
         said = [one for one in items if one.get("role") == "user"]

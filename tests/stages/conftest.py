@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -53,6 +54,7 @@ def config(provider: Provider) -> Json:
         deployment("pair", "openai/pair-b", provider, id="pair-b"),
         deployment("unpriced", "openai/unpriced", provider) | {"model_info": {"id": "unpriced"}},
         *natives(provider),
+        *rankers(provider),
         {
             "model_name": "keyless",
             "litellm_params": {"model": "openai/keyless", "api_key": "os.environ/NO_SUCH_KEY"},
@@ -64,19 +66,36 @@ def config(provider: Provider) -> Json:
             {"keyless": ["second"], "second": ["keyless"]},
             {"third": ["second"]},
             {"claude-away": ["claude"]},
+            {"rank-unsure-moderator": ["rank-moderator"]},
         ],
         "context_window_fallbacks": [{"first": ["wide"]}],
-        "model_group_alias": {
-            "nickname": "second",
-            "gone": "keyless",
-            "veiled": {"model": "second", "hidden": True},
-            "shadowed": "second",
-        },
+        "model_group_alias": ALIASES,
         "cooldown_time": 2,
         "model_group_retry_policy": {"policed": {"DefaultRetries": 2, "BadRequestErrorRetries": 2}},
     }
     aliases = {"model_alias_map": {"oldname": "second"}}
     return {"model_list": families + others, "router_settings": rules, "litellm_settings": aliases}
+
+
+def rankers(provider: Provider) -> list[Json]:
+    """Deployments that rank and that moderate."""
+    models = {
+        "cohere": ("cohere/rerank-v3.5", ""),
+        "jina": ("jina_ai/jina-reranker-v2-base-multilingual", ""),
+        "voyage": ("voyage/rerank-2", "/v1"),
+        "bge": ("hosted_vllm/vllm-reranker", "/v1"),
+        "together": ("together_ai/together-reranker", "/v1"),
+        "infinity": ("infinity/bge-reranker", ""),
+        "moderator": ("openai/omni-moderation-latest", "/v1"),
+        "unsure-moderator": ("openai/status-500", "/v1"),
+    }
+    found = [
+        deployment(f"rank-{name}", model, provider, api_base=provider.url + path)
+        for name, (model, path) in models.items()
+    ]
+    for one in found:
+        one["model_info"] = {"id": one["model_name"]}
+    return found
 
 
 def natives(provider: Provider) -> list[Json]:
@@ -150,6 +169,12 @@ async def replicas(own: OwnValkey) -> AsyncIterator[Replicas]:
     await made.stop()
 
 
+ALIASES: Json = {
+    "nickname": "second",
+    "gone": "keyless",
+    "veiled": {"model": "second", "hidden": True},
+    "shadowed": "second",
+}
 INHOUSE = {"id": "own", "provider": "inhouse"}
 FREE = {"input_cost_per_token": 0, "output_cost_per_token": 0}
 CALL_LOG = "sidecar_call_log"
@@ -185,6 +210,29 @@ def call_log_url(call_log_dsn: str) -> str:
     """The same, as the role that may write `llm_calls` and nothing else."""
     at = urlsplit(call_log_dsn)
     return at._replace(netloc=f"llm_proxy_sidecar:{SIDECAR_PASSWORD}@{at.hostname}:{at.port}").geturl()
+
+
+class Reader:
+    """Returns the rows of a call; waits for the background writer."""
+
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self.connection = connection
+
+    async def rows(self, call_id: UUID, count: int = 1) -> list[asyncpg.Record]:
+        """Return the rows of one call; raises `TimeoutError` if there are none."""
+        query = "SELECT * FROM llm_calls WHERE call_id = $1 ORDER BY started_at"
+        async with asyncio.timeout(10):
+            while len(found := await self.connection.fetch(query, call_id)) < count:  # noqa: ASYNC110 -- no event
+                await asyncio.sleep(0.2)
+        return found
+
+
+@pytest.fixture
+async def log(call_log_dsn: str) -> AsyncIterator[Reader]:
+    """The table, read as its owner."""
+    connection = await asyncpg.connect(call_log_dsn)
+    yield Reader(connection)
+    await connection.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,17 +8,19 @@ from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import GUARDRAILS_FIELD, UNBOUNDED_TOKENS, Call
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.request.asked_quantities import asked_quantities
 from llm_proxy.dialects.request.field_policy import (
     partition_fields,
     place_extra_fields,
     requested_max_tokens,
 )
 from llm_proxy.dialects.request.model_resolution import providers_for, resolve
-from llm_proxy.dialects.request.openai_schema import parse_messages
+from llm_proxy.dialects.request.openai_schema import FIELDS, parse_messages
+from llm_proxy.dialects.request.rerank_schema import moderation_file_bytes
 from llm_proxy.dialects.request.url_guard import reject_private_urls
 from llm_proxy.dialects.request.validators import invalid, missing, wrong_type
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.endpoints import ENDPOINTS, Endpoint, endpoint_paths
+from llm_proxy.endpoints import ENDPOINTS, OPAQUE_ENDPOINTS, Endpoint, endpoint_paths
 from llm_proxy.errors import BadRequest, ModelNotFound
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution, parse_tags
 from llm_proxy.json_access import Json, as_list, is_array
@@ -73,8 +75,7 @@ def build_call(
     parsed, file_bytes = _with_parsed_messages(endpoint, parsed, limits)
     parsed, requested = split_guardrails(parsed, models.guardrails)
     fields, extra, metadata, out_of_range = partition_fields(endpoint, parsed)
-    if (required := ENDPOINTS[endpoint].required) not in fields:
-        raise missing(required)
+    _reject_missing(endpoint, fields)
     model = choose_model(fields.get("model"), context, options, models)
     group = resolve(model, options.provider, models)
     providers = _providers(group, models, out_of_range) if extra or out_of_range else frozenset[str]()
@@ -95,8 +96,16 @@ def build_call(
         choices=max(fields.get("n", 1), fields.get("best_of", 1)),
         cache=options.cache,
         timeout_s=options.timeout_s,
+        quantities=asked_quantities(endpoint, fields),
     )
     return _apply_rules(call, models, limits)
+
+
+def _reject_missing(endpoint: Endpoint, fields: Json) -> None:
+    spec = ENDPOINTS[endpoint]
+    for name in (spec.required, *spec.also_required):
+        if name not in fields:
+            raise missing(name)
 
 
 def split_guardrails(parsed: Json, known: frozenset[str]) -> tuple[Json, Json]:
@@ -144,10 +153,11 @@ def reject_wrong_mode(call: Call, models: ModelIndex) -> None:
 def apply_max_tokens_cap(call: Call, cap: int) -> Call:
     """Returns the call with at most `cap` completion tokens; a call that requests none gets the cap.
 
-    The body keeps the field it states its maximum in. Embeddings have no completion and stay as they are.
+    The body keeps the field it states its maximum in. What has no completion stays as it is.
     Raises BadRequest for a larger maximum in a provider's own field, which is never rewritten.
     """
-    if call.endpoint == "embeddings" or (call.max_tokens is not None and call.max_tokens <= cap):
+    has_none = FIELDS[call.endpoint].keys().isdisjoint(_MAX_TOKENS_FIELDS)
+    if has_none or (call.max_tokens is not None and call.max_tokens <= cap):
         return call
     own = requested_max_tokens({**call.body, **(call.body.get("extra_body") or {})})
     if own is not None and own > cap:
@@ -162,6 +172,8 @@ def apply_max_tokens_cap(call: Call, cap: int) -> Call:
 
 def _with_parsed_messages(endpoint: Endpoint, parsed: Json, limits: BodyLimits) -> tuple[Json, int]:
     """The body with its messages checked, and how many of its bytes are images, files and audio."""
+    if endpoint == "moderations":
+        return parsed, moderation_file_bytes(parsed.get("input"))
     if endpoint != "chat.completions" or parsed.get("messages") is None:
         return parsed, 0
     messages, file_bytes = parse_messages(parsed["messages"], limits.max_messages)
@@ -211,12 +223,27 @@ def choose_model(
     model = options.model or model
     if model is not None:
         return model
+    if context.endpoint in models.default_models:
+        return models.default_models[context.endpoint]
+    if context.endpoint in OPAQUE_ENDPOINTS:
+        return _only_model(context.endpoint, models)
     if context.endpoint != "embeddings":
         if context.model_optional or options.may_omit_model:
             return models.default
         if models.default_chosen and _may_use(models.default, options, models):
             return models.default
     raise missing("model")
+
+
+def _only_model(endpoint: Endpoint, models: ModelIndex) -> str:
+    """Returns the only model that serves an endpoint and that the caller may use; raises for several."""
+    names = [name for name in models.groups or () if name not in models.aliases]
+    serving = [
+        name for name in names if models.is_allowed(name) and endpoint in (models.endpoints(name) or ())
+    ]
+    if len(serving) != 1:
+        raise missing("model")
+    return serving[0]
 
 
 def _may_use(model: str, options: RequestOptions, models: ModelIndex) -> bool:

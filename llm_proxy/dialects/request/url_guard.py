@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from idna import IDNAError, uts46_remap
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.json_access import Json, as_objects
+from llm_proxy.json_access import Json, as_list, as_object, as_objects, is_object
 
 _SKIPPED = r"[\s\x00-\x20\x7f-\xa0\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
 _SCHEME = re.compile(_SKIPPED + r"([A-Za-z](?:[\t\r\n]*[A-Za-z0-9+.-]){0,63})[\t\r\n]*:")
@@ -62,7 +62,7 @@ _NEVER_FETCHED = frozenset(
     {
         "messages", "tools", "functions", "prompt", "suffix", "stop", "metadata", "user", "model",
         "prediction",
-        "response_format", "tool_choice", "reasoning", "input",
+        "response_format", "tool_choice", "reasoning", "input", "documents", "query",
     }
 )  # fmt: skip
 """Top-level fields that are checked elsewhere, or whose strings are never fetched."""
@@ -72,6 +72,8 @@ _MEDIA_FIELDS = frozenset(
     {"audio", "images", "image_url", "video_url", "audio_url", "files", "file", "videos"}
 )
 """Fields of a message beside its content."""
+_RANKED_IMAGES = frozenset({"image", "image_url"})
+"""Fields of a document, and of a query, that a multimodal reranker fetches."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -97,10 +99,20 @@ def _urls(body: Json) -> Iterator[tuple[str, str]]:
     for number, tool in enumerate(as_objects(body.get("tools"))):
         yield from _strings(_without(tool, "function", _FUNCTION_STRINGS), f"tools[{number}]")
     for at, one in enumerate(as_objects(body.get("input"))):
-        yield from _strings(one, f"input[{at}]")
+        yield from _strings(_without(one, "text", _TEXT_PART_STRINGS), f"input[{at}]")
+    yield from _ranked_images(body)
     for name, value in body.items():
         if name not in _NEVER_FETCHED and (not isinstance(value, str) or name.endswith(("url", "uri"))):
             yield from _strings(value, name)
+
+
+def _ranked_images(body: Json) -> Iterator[tuple[str, str]]:
+    """Yields the images among what is ranked, and of the query; a document's other fields are only read."""
+    documents = enumerate(as_list(body.get("documents")))
+    ranked = [(f"documents[{at}]", one) for at, one in documents if is_object(one)]
+    for path, one in (*ranked, ("query", as_object(body.get("query")))):
+        for name in _RANKED_IMAGES & one.keys():
+            yield from _strings(one[name], f"{path}.{name}")
 
 
 def _without(part: Json, kind: str, names: frozenset[str]) -> Json:

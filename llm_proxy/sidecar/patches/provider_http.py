@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from typing import Any, NoReturn
 
-from llm_proxy.json_access import as_list, as_object
+from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, openai_repair
 from llm_proxy.sidecar.event_stream import BOM, MAX_EVENT_BYTES, EventDecoder, EventTooLong, ServerSentEvent
 from llm_proxy.sidecar.json_repair import repair_body, repair_frame_data
@@ -35,6 +35,8 @@ def install() -> None:
         make(self, *args, headers=headers and _in_ascii(headers), **options)
 
     async def send_and_check(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
+        added = call_outcome.added_fields()
+        request = _with_fields(request, added) if added else request
         response = await send(self, request, **options)
         if request.method != "POST" or not call_outcome.in_call():
             return response
@@ -54,6 +56,25 @@ def install() -> None:
     response_class.__init__ = make_with_ascii
     client.send = send_and_check
     response_class.aiter_lines = lines
+
+
+def _with_fields(request: Untyped, fields: Json) -> Untyped:
+    """Return a provider's request with fields that LiteLLM left out; only for an unsigned object in JSON."""
+    headers = request.headers
+    signed = headers.get("authorization", "").startswith("AWS4-")
+    if request.method != "POST" or signed or "json" not in headers.get("content-type", ""):
+        return request
+    try:
+        body: object = json.loads(request.content)
+    except (ValueError, RecursionError):
+        return request
+    missing = {name: value for name, value in fields.items() if name not in as_object(body)}
+    if not isinstance(body, dict) or not missing:
+        return request
+    kept = [pair for pair in headers.raw if pair[0].lower() != b"content-length"]
+    raw = json.dumps(as_object(body) | missing).encode()
+    made = import_module("httpx").Request
+    return made(request.method, request.url, headers=kept, content=raw, extensions=request.extensions)
 
 
 def raise_stated_failure(failure: StatedFailure) -> NoReturn:

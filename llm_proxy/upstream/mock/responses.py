@@ -15,6 +15,8 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects import Call
 from llm_proxy.json_access import Json, as_object, is_array, is_object
+from llm_proxy.quantities import USAGE_HEADER
+from llm_proxy.upstream.mock.other_answers import other_answer
 
 _BY_TYPE: Json = {"string": "mock", "integer": 0, "number": 0, "boolean": True, "array": [], "object": {}}
 
@@ -156,7 +158,17 @@ SLOW_FIRST_MS = 2_000
 SLOW_GAP_MS = 100
 RETRY_AFTER_S = 2
 CREATED = 1_700_000_000
-MODELS = ("mock", "mock-embedding", "mock-tools", "mock-429", "mock-500", "mock-slow", "mock-cut")
+MODELS = (
+    "mock",
+    "mock-embedding",
+    "mock-rerank",
+    "mock-moderation",
+    "mock-tools",
+    "mock-429",
+    "mock-500",
+    "mock-slow",
+    "mock-cut",
+)
 """What mock mode lists; every other name is answered too."""
 
 Headers = tuple[tuple[str, str], ...]
@@ -186,7 +198,12 @@ def reply_to(call: Call) -> CannedReply:
     play = call.group.rpartition("/")[2]
     if play in _FAILURES:
         return _FAILURES[play]
-    if call.endpoint == "embeddings":
+    other = other_answer(call)
+    if other is not None:
+        document, usage = other
+        headers = (*_headers(call), (USAGE_HEADER, usage))
+        reply = CannedReply(headers=headers, body=orjson.dumps(document))
+    elif call.endpoint == "embeddings":
         reply = CannedReply(headers=_headers(call), body=orjson.dumps(_embeddings(call)))
     elif call.streaming:
         reply = CannedReply(headers=_headers(call), frames=_frames(call))

@@ -10,6 +10,7 @@ import orjson
 
 from llm_proxy.call_guard import CallGuard
 from llm_proxy.dialects import Call
+from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import as_object
 from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, ModelGroup
@@ -18,7 +19,7 @@ from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.mock.responses import MODELS, CannedReply, reply_to
 from llm_proxy.upstream.reply import StreamFrames, raise_if_truncated
 from llm_proxy.upstream.stream_filter import StreamFilter
-from llm_proxy.upstream.token_usage import TokenUsage, read_usage
+from llm_proxy.upstream.token_usage import TokenUsage, read_usage, usage_in_header
 
 
 class MockUpstream:
@@ -68,6 +69,9 @@ class MockReply:
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
         """Returns the body, and the usage it states."""
+        if self._call.endpoint in OPAQUE_ENDPOINTS:
+            headers = {name.encode(): value.encode() for name, value in self._reply.headers}
+            return self._reply.body, usage_in_header(headers)
         document = as_object(orjson.loads(self._reply.body))
         return self._reply.body, read_usage(as_object(document.get("usage")), document)
 
@@ -84,11 +88,11 @@ class MockReply:
         """Does nothing: a mock reply holds no connection."""
 
 
+_MODES = {"mock-embedding": "embedding", "mock-rerank": "rerank", "mock-moderation": "moderation"}
+
+
 def _catalog(names: tuple[str, ...]) -> Catalog:
     one = Deployment("mock", "mock", "mock", input_pico_usd=0, output_pico_usd=0)
-    groups = {
-        name: ModelGroup(name, "embedding" if "embed" in name else "chat", deployments=(one,))
-        for name in names
-    }
+    groups = {name: ModelGroup(name, _MODES.get(name, "chat"), deployments=(one,)) for name in names}
     groups["*"] = ModelGroup("*", wildcard=True, deployments=(one,))
     return Catalog(groups, {"mock": one})

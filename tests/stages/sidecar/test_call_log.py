@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from decimal import Decimal
 from uuid import UUID, uuid4
 
@@ -11,32 +10,10 @@ import httpx
 import pytest
 from loopback import NO_TLS
 from sidecars import KEY, Json, Mode, Sidecar
+from stages.conftest import Reader
 
 Rows = list[asyncpg.Record]
 PROMPT = "the-prompt-of-nobody's-business"
-
-
-class Reader:
-    """Returns the rows of a call; waits for the background writer."""
-
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        self.connection = connection
-
-    async def rows(self, call_id: UUID, count: int = 1) -> Rows:
-        """Return the rows of one call; raises `TimeoutError` if there are none."""
-        query = "SELECT * FROM llm_calls WHERE call_id = $1 ORDER BY started_at"
-        async with asyncio.timeout(10):
-            while len(found := await self.connection.fetch(query, call_id)) < count:  # noqa: ASYNC110 -- no event
-                await asyncio.sleep(0.2)
-        return found
-
-
-@pytest.fixture
-async def log(call_log_dsn: str) -> AsyncIterator[Reader]:
-    """The table, read as its owner."""
-    connection = await asyncpg.connect(call_log_dsn)
-    yield Reader(connection)
-    await connection.close()
 
 
 async def call(sidecar: Sidecar, model: str, fields: Json | None = None, **directive: object) -> UUID:

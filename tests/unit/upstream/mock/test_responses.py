@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llm_proxy import sse
 from llm_proxy.dialects import Call
+from llm_proxy.dialects.cohere import COHERE
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request_options import RequestOptions
@@ -188,3 +189,25 @@ def test_a_schema_that_refers_to_itself_stays_small() -> None:
     """A recursive, wide schema does not multiply."""
     node: dict[str, Any] = {"type": "array", "minItems": 100, "items": {"$ref": "#"}}
     assert len(orjson.dumps(example_of_schema(node))) < 100_000
+
+
+def test_documents_are_ranked_by_the_query_s_words() -> None:
+    """With documents if asked for, and the search units of the request."""
+    documents = ["a dog", {"text": "the red cat"}, "a cat"]
+    call = COHERE.parse(
+        "rerank",
+        orjson.dumps({"model": "mock", "query": "Red cat", "documents": documents, "top_n": 2}),
+        RequestOptions(),
+        ModelIndex(),
+        BodyLimits(),
+    )
+    reply = reply_to(call)
+    assert [one["index"] for one in _json(reply)["results"]] == [1, 2]
+    assert dict(reply.headers)["x-llmp-usage"] == '{"search_units":1,"cost":"0"}'
+
+
+def test_a_text_is_flagged_by_a_word() -> None:
+    """Each input has a result with every category."""
+    results = _json(reply_to(_call("moderations", input=["fine", "mock-flagged"])))["results"]
+    assert [one["flagged"] for one in results] == [False, True]
+    assert len(results[0]["categories"]) == len(results[0]["category_scores"]) == 13

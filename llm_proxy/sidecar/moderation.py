@@ -1,0 +1,26 @@
+"""Answers of moderation models, as the provider sent them.
+
+Pure. LiteLLM writes every category twice, once by a name of its own, and drops what it does not know.
+Invariant: an answer has one result for each input; an input of parts is one.
+"""
+
+import json
+
+from llm_proxy.json_access import Json, as_list, as_object
+
+
+def moderation_answer(raw: bytes | None, request: Json) -> bytes | None:
+    """Return the provider's answer; None if it does not judge each input of the request.
+
+    Args:
+        raw: The answer; None if it is not known.
+        request: The request's body.
+    """
+    given = as_list(request.get("input"))
+    inputs = len(given) if given and all(isinstance(one, str) for one in given) else 1
+    try:
+        results = as_list(as_object(json.loads(raw or b"")).get("results"))
+    except (ValueError, RecursionError):
+        return None
+    complete = len(results) == inputs and all(as_object(one).get("categories") for one in results)
+    return raw if complete else None

@@ -1,0 +1,39 @@
+"""Moderations are retried, fall back and are recorded as every other call is.
+
+LiteLLM's router calls the first deployment it chooses once. Invariant: nothing else about the call changes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+
+
+def install() -> None:
+    """Patch the router; before it is made."""
+    router = litellm_internals.router_class()
+    call_once: Callable[..., Any] = router._pass_through_moderation_endpoint_factory  # noqa: SLF001 -- no setting does this
+
+    async def call_with_fallbacks(
+        self: Untyped, original_function: Untyped, custom_llm_provider: str | None = None, **options: Untyped
+    ) -> Untyped:
+        async def moderate(**attempt: Untyped) -> Untyped:
+            return await call_once(self, original_function, custom_llm_provider, **attempt)
+
+        self._update_kwargs_before_fallbacks(model=options.get("model", ""), kwargs=options)
+        return await self.async_function_with_fallbacks(original_function=moderate, **options)
+
+    router._pass_through_moderation_endpoint_factory = call_with_fallbacks  # noqa: SLF001 -- the same
+
+
+PATCH = LiteLLMPatch(
+    name="moderations",
+    install=install,
+    reason="LiteLLM's router neither retries a moderation nor lets it fall back, and reports no failure.",
+    since="1.108.6",
+    report="To file: `route moderations through async_function_with_fallbacks`.",
+    until="A moderation that fails is retried and falls back.",
+    tests=("tests/stages/sidecar/test_moderations.py::test_a_moderation_is_retried_and_falls_back",),
+)
