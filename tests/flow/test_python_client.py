@@ -29,7 +29,7 @@ from llm_proxy_service import (
     create_completion_request,
 )
 
-FUNCTION = {
+FUNCTION: dict[str, Any] = {
     "name": "look_up",
     "description": "Look a city up",
     "parameters": {"type": "object", "properties": {}},
