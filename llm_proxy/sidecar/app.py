@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 
-from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS
+from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS, Endpoint, EndpointSpec
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar import (
     catalog,
@@ -40,7 +40,9 @@ from llm_proxy.sidecar.responses import (
     send_result,
 )
 
-INFERENCE_ENDPOINTS = {one.path: (name, one) for name, one in ENDPOINTS.items()}
+INFERENCE_ENDPOINTS: dict[str, tuple[Endpoint, EndpointSpec]] = {
+    one.path: (name, one) for name, one in ENDPOINTS.items()
+}
 """Path -> the operation."""
 JSON_CONTENT_TYPE = [(b"content-type", b"application/json")]
 UNREADABLE_RESPONSE = error_body("The model's answer could not be read.", "server_error", "provider_error")
@@ -214,6 +216,7 @@ class StartedFlag:
 async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: Receive, send: Send) -> None:
     proxy = litellm_internals.proxy_module()
     name, endpoint = INFERENCE_ENDPOINTS[path]
+    outcome.endpoint = name
     opaque = name in OPAQUE_ENDPOINTS
     own = {} if opaque or name in NATIVE_ENDPOINTS else {"model": None}
     scope["app"] = proxy.app

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event
 
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.quantities import USAGE_HEADER
 from llm_proxy.sidecar import provider_errors
@@ -61,6 +62,7 @@ class CallOutcome:
     """The outcome of one call.
 
     Attributes:
+        endpoint: The operation that was called; None for one that no model group is chosen for.
         error: The exception LiteLLM gave up with, before it became an HTTP response.
         attempts: The attempts in order.
         original: The last complete answer in OpenAI's format as the provider sent it.
@@ -82,6 +84,7 @@ class CallOutcome:
         provider_answer: The provider's complete answer to a call with `added_fields`, as it was sent.
     """
 
+    endpoint: Endpoint | None = None
     error: BaseException | None = None
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     original: Json | None = None
@@ -166,6 +169,12 @@ def outcome_in_context(outcome: CallOutcome) -> Generator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+def running_endpoint() -> Endpoint | None:
+    """Return the operation of the running call; None if it is not known."""
+    outcome = _CURRENT.get()
+    return outcome.endpoint if outcome is not None else None
 
 
 def optional_fields() -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def build_catalog(
     for name in FALLBACK_KEYS:
         for rule in map(as_object, as_list(getattr(router, name, None))):
             for source, targets in rule.items():
-                rules.setdefault(source, []).extend(_group_name(one) for one in as_list(targets))
+                rules.setdefault(source, []).extend(group_name(one) for one in as_list(targets))
     defaults = rules.pop("*", [])
     groups = [
         _group(router, name, rules.get(name, []), with_timeouts=with_timeouts)
@@ -88,7 +88,7 @@ def _is_hidden(router: Untyped, name: str) -> bool:
 
 
 def _group(router: Untyped, name: str, fallbacks: list[str], *, with_timeouts: bool) -> Json:
-    target = _group_name(as_object(router.model_group_alias).get(name, name))
+    target = group_name(as_object(router.model_group_alias).get(name, name))
     deployments = [
         _deployment(one) | (_timeouts(router, target, one["litellm_params"]) if with_timeouts else {})
         for one in router.model_list
@@ -116,7 +116,7 @@ def _own_guardrails(router: Untyped, group: str) -> list[str]:
     return list(dict.fromkeys(str(name) for one in params for name in as_list(one.get("guardrails"))))
 
 
-def _group_name(given: object) -> str:
+def group_name(given: object) -> str:
     """Return the name of a group given as text or as an object with a `model`."""
     return str(as_object(given).get("model", given))
 
@@ -145,6 +145,13 @@ def _deployment(entry: Json) -> Json:
             name for name, has in known.items() if name.startswith("supports_") and has is True
         ),
     }
+
+
+def serves(router: Untyped, name: str, endpoint: Endpoint) -> bool:
+    """Whether a group may serve an endpoint: one of its deployments does, or it is not known what they do."""
+    target = group_name(as_object(router.model_group_alias).get(name, name))
+    behind = [_deployment(one)["endpoints"] for one in router.model_list if one["model_name"] == target]
+    return not behind or any(found is None or endpoint in found for found in behind)
 
 
 def _endpoints(known: Json, protocol: str | None) -> frozenset[Endpoint] | None:

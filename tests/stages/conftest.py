@@ -55,6 +55,7 @@ def config(provider: Provider) -> Json:
         deployment("unpriced", "openai/unpriced", provider) | {"model_info": {"id": "unpriced"}},
         *natives(provider),
         *rankers(provider),
+        *embedders(provider),
         {
             "model_name": "keyless",
             "litellm_params": {"model": "openai/keyless", "api_key": "os.environ/NO_SUCH_KEY"},
@@ -67,6 +68,7 @@ def config(provider: Provider) -> Json:
             {"third": ["second"]},
             {"claude-away": ["claude"]},
             {"rank-unsure-moderator": ["rank-moderator"]},
+            {"vectors-chat": ["gpt"], "vectors-both": ["gpt", "embed"]},
         ],
         "context_window_fallbacks": [{"first": ["wide"]}],
         "model_group_alias": ALIASES,
@@ -75,6 +77,15 @@ def config(provider: Provider) -> Json:
     }
     aliases = {"model_alias_map": {"oldname": "second"}}
     return {"model_list": families + others, "router_settings": rules, "litellm_settings": aliases}
+
+
+def embedders(provider: Provider) -> list[Json]:
+    """Deployments of embeddings with fallbacks of other modes; each call is tried once."""
+    alone: Json = {"num_retries": 0, "cooldown_time": 0}
+    return [
+        deployment(name, "openai/text-embedding-3-small", provider, **alone)
+        for name in ("vectors-chat", "vectors-both")
+    ]
 
 
 def rankers(provider: Provider) -> list[Json]:

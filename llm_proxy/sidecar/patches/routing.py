@@ -1,9 +1,9 @@
 """Retries, fallbacks and cooldowns by whose fault an error is; round robin among deployments.
 
 Invariants: an error of the caller (`CALLER_ERROR_STATUSES`, content policy) is tried once, whatever
-`retry_policy` says, never falls back and never cools a deployment down, except by `context_window_fallbacks`
-and `content_policy_fallbacks`. No wait follows the last attempt. Round robin is per process, skips
-deployments that cool down and ignores weights.
+`retry_policy` says, never falls back and never cools a deployment down, except by a fallback for its kind; a
+group that does not serve the call's endpoint is no fallback of it. No wait follows the last attempt. Round
+robin is per process, skips deployments that cool down and ignores weights.
 """
 
 import os
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from llm_proxy.json_access import as_list, as_object
+from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals, provider_errors
+from llm_proxy.sidecar.catalog import group_name, serves
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
@@ -61,6 +62,23 @@ def _has_own_fallback(error: BaseException, lists: dict[str, Any], group: object
     return any(source in (group, "*") for rule in rules for source in as_object(rule))
 
 
+def _serving(router: Untyped, rules: list[Json] | None) -> list[Json] | None:
+    """Return fallbacks without the groups that do not serve the running call's endpoint.
+
+    LiteLLM would call them there, and answer with their error in place of the first one.
+    """
+    endpoint = call_outcome.running_endpoint()
+    if rules is None or endpoint is None:
+        return rules
+    return [
+        {
+            source: [one for one in as_list(targets) if serves(router, group_name(one), endpoint)]
+            for source, targets in rule.items()
+        }
+        for rule in rules
+    ]
+
+
 def _patch_fallbacks(router: Untyped) -> None:
     fall_back = router.async_function_with_fallbacks_common_utils
 
@@ -82,7 +100,7 @@ def _patch_fallbacks(router: Untyped) -> None:
             self,
             e,
             disable_fallbacks,
-            fallbacks,
+            _serving(self, fallbacks),
             context_window_fallbacks,
             content_policy_fallbacks,
             model_group,
@@ -138,13 +156,15 @@ def _patch_cooldowns() -> None:
 ROUTER_RULES = LiteLLMPatch(
     name="router_rules",
     install=_install_router_rules,
-    reason="A caller's own error is retried, falls back to other groups and cools deployments down.",
+    reason="A caller's own error is retried, falls back to other groups and cools deployments down; a call "
+    "falls back to groups that do not serve its endpoint, whose error then answers it.",
     since="1.106.2",
     report="https://github.com/BerriAI/litellm/issues/8789 (fallbacks by kind of error).",
     until="Retries, fallbacks and cooldowns can be chosen by kind of error.",
     tests=(
         "tests/stages/sidecar/test_routing.py::test_a_caller_s_error_never_falls_back",
         "tests/stages/sidecar/test_routing.py::test_a_caller_s_error_never_cools_a_deployment",
+        "tests/stages/sidecar/test_routing.py::test_a_group_of_another_mode_is_no_fallback",
     ),
 )
 

@@ -1,6 +1,7 @@
 """How often, where and when a call is retried; a caller's own error is not."""
 
 import asyncio
+import json
 import time
 from uuid import uuid4
 
@@ -147,3 +148,17 @@ async def test_only_the_router_retries_embeddings(sidecar: Sidecar) -> None:
     answer = await sidecar.post("/v1/embeddings", body)
     assert answer.status >= 500
     assert len(await sidecar.provider.calls("broke-once")) == 1
+
+
+@pytest.mark.parametrize(
+    ("group", "status", "asked"), [("vectors-chat", 500, []), ("vectors-both", 200, ["embed"])]
+)
+async def test_a_group_of_another_mode_is_no_fallback(
+    sidecar: Sidecar, group: str, status: int, asked: list[str]
+) -> None:
+    """Embeddings never go on at a model of chats, whose error would answer them."""
+    mark = f"mode-{uuid4()}"
+    said = json.dumps({"do": "flaky", "key": mark, "fails": 1, "status": 500})
+    answer = await sidecar.post("/v1/embeddings", {"model": group, "input": f"{mark} {said}"})
+    assert answer.status == status, answer.text
+    assert await served_by(sidecar, mark) == ["text-embedding-3-small", *asked]
