@@ -23,12 +23,12 @@ class ReachedLimit:
     Attributes:
         kind: `requests`, `tokens`, `parallel` or `budget`.
         subject: Whose it is, for people: `agent scout`.
-        limit: In its unit, as the others; nano-dollars of a budget of money.
+        limit: In its unit, as the others; nano-dollars of a budget of money, milliseconds of one of audio.
         used: None when unknown.
         held: What running calls hold of it.
         running: The number of those calls.
         kept: What is kept for a call that waits.
-        unit: `usd`, `requests`, `tokens` or `calls`.
+        unit: `usd`, `requests`, `tokens`, `calls`, or a budget's.
         wait_ms: None when waiting a moment does not help.
         resets_at: When a budget's next period starts, in its time zone.
     """

@@ -58,13 +58,13 @@ def usd_to_nano(dollars: object) -> int | None:
         return None
 
 
-def usd_to_pico(dollars: object) -> int | None:
-    """A price in dollars per token, in pico-dollars, rounded; None unless it is from 0 to 1 dollar."""
+def usd_to_pico(dollars: object, max_usd: int = 1) -> int | None:
+    """A price in dollars per unit, in pico-dollars, rounded; None unless it is from 0 to `max_usd`."""
     if dollars is None:
         return None
     try:
         price = Decimal(str(dollars))
-        return int((price * PICO_PER_USD).to_integral_value()) if 0 <= price <= 1 else None
+        return int((price * PICO_PER_USD).to_integral_value()) if 0 <= price <= max_usd else None
     except (ArithmeticError, ValueError):
         return None
 

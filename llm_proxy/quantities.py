@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import as_object
 from llm_proxy.token_details import token_count
 
@@ -40,6 +41,23 @@ class Quantities(NamedTuple):
 
 
 NOTHING = Quantities()
+QUANTITY_OF_UNIT = {
+    "images": "images",
+    "audio_seconds": "audio_ms",
+    "characters": "characters",
+    "search_units": "search_units",
+}
+"""A budget's unit -> the quantity it counts."""
+_UNITS: dict[Endpoint, tuple[str, ...]] = {
+    "rerank": ("search_units",),
+    "images.generations": ("images",),
+    "images.edits": ("images",),
+    "audio.speech": ("characters", "audio_seconds"),
+    "audio.transcriptions": ("audio_seconds",),
+    "audio.translations": ("audio_seconds",),
+}
+_THOUSANDTHS = frozenset({"audio_seconds"})
+"""Units that are counted in thousandths."""
 
 
 class StatedUsage(NamedTuple):
@@ -53,6 +71,30 @@ class StatedUsage(NamedTuple):
     tokens: dict[str, int]
     quantities: Quantities = NOTHING
     cost: str | None = None
+
+
+def units_of(endpoint: Endpoint) -> tuple[str, ...]:
+    """Returns the units beside tokens that calls of an endpoint may use."""
+    return _UNITS.get(endpoint, ())
+
+
+def counted_amount(amount: int, unit: str) -> int:
+    """Returns an amount in a budget's unit as it is counted: seconds of audio in milliseconds."""
+    return amount * 1000 if unit in _THOUSANDTHS else amount
+
+
+def shown_amount(counted: int, unit: str) -> float:
+    """Returns a counted amount in its unit; a whole number where it is one."""
+    if unit not in _THOUSANDTHS:
+        return counted
+    whole, rest = divmod(counted, 1000)
+    return counted / 1000 if rest else whole
+
+
+def unit_text(amount: float, unit: str) -> str:
+    """Returns a shown amount for people: `1,200 requests`, `1 image`, `61.5 audio seconds`."""
+    name = unit.replace("_", " ")
+    return f"{amount:,} {name.removesuffix('s') if amount == 1 else name}"
 
 
 def quantity(value: object) -> int | None:

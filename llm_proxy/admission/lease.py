@@ -24,6 +24,7 @@ from llm_proxy.admission.limiter import (
 )
 from llm_proxy.admission.memory_limiter import check_verdict
 from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, Quantities
 
 log = logging.getLogger(__name__)
 
@@ -162,11 +163,13 @@ class SettledUsage(NamedTuple):
 
     Attributes:
         provider: The provider that served it; None also when none did.
+        quantities: What it used beside tokens.
     """
 
     tokens: int | None
     cost_nano_usd: int | None
     provider: str | None = None
+    quantities: Quantities | None = NOTHING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -257,7 +260,10 @@ def _counted(check: LimitCheck, amount: int, used: SettledUsage, *, everywhere: 
     """What a budget counts of a call; with `everywhere` also while its provider is unknown."""
     if not (everywhere if used.provider is None else _serves(check, used.provider)):
         return 0
-    counted = {"usd": used.cost_nano_usd, "tokens": used.tokens, "requests": 1}[check.unit]
+    if check.unit in QUANTITY_OF_UNIT:
+        counted = used.quantities and int(getattr(used.quantities, QUANTITY_OF_UNIT[check.unit]))
+    else:
+        counted = {"usd": used.cost_nano_usd, "tokens": used.tokens, "requests": 1}[check.unit]
     return amount if counted is None else counted
 
 
@@ -336,7 +342,13 @@ class Lease:
         if reservations:
             leases.add(reservations[0])
 
-    def settle(self, tokens: int | None, cost_nano_usd: int | None, provider: str | None = None) -> None:
+    def settle(
+        self,
+        tokens: int | None,
+        cost_nano_usd: int | None,
+        provider: str | None = None,
+        quantities: Quantities | None = NOTHING,
+    ) -> None:
         """Replaces what was reserved by what was used, as far as known, and releases the slot; idempotent.
 
         `provider` is the one that served; None when none did, or it is unknown.
@@ -344,7 +356,7 @@ class Lease:
         if not self._open:
             return
         self._open = False
-        self.usage = SettledUsage(tokens, cost_nano_usd, provider)
+        self.usage = SettledUsage(tokens, cost_nano_usd, provider, quantities)
         for reservation in self._reservations:
             self._leases.remove(reservation)
             entries = [*reservation.settlement_entries(self.usage)]
@@ -380,7 +392,8 @@ class Lease:
         # The ledger may know who served a failed call and nothing it used: then what was settled stays.
         tokens = before.tokens if after.tokens is None else after.tokens
         cost_nano_usd = before.cost_nano_usd if after.cost_nano_usd is None else after.cost_nano_usd
-        self.usage = after = SettledUsage(tokens, cost_nano_usd, after.provider)
+        quantities = after.quantities or before.quantities
+        self.usage = after = SettledUsage(tokens, cost_nano_usd, after.provider, quantities)
         for reservation in self._reservations:
             if entries := [*reservation.correction_entries(before, after, known_ms)]:
                 reservation.enqueue(entries)

@@ -10,15 +10,17 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from math import ceil
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llm_proxy.admission.limiter import NO_EPOCH, CallEstimate, LimitCheck, LimiterRequest, LimitPlan
 from llm_proxy.admission.policy_resolver import PolicyDefaults, PolicyResolver
 from llm_proxy.admission.rate_limit_response import reached_limit
 from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS, Call
+from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.errors import Forbidden
 from llm_proxy.identity import Caller, PolicyWatcher
 from llm_proxy.money import Price, cost_nano_usd
+from llm_proxy.quantities import QUANTITY_OF_UNIT, Quantities, units_of
 
 DEFAULT_ANSWER_TOKENS = 4096
 MAX_LENGTHS, MIN_LENGTHS = 200, 20
@@ -77,6 +79,8 @@ def estimate_tokens(call: Call, price: Price | None, percentile: int | None) -> 
     prompt_tokens = -(-call.prompt_bytes // BYTES_PER_TOKEN)
     if call.endpoint == "embeddings":
         return prompt_tokens, 0
+    if call.endpoint in OPAQUE_ENDPOINTS:  # most answers have none
+        return prompt_tokens, (percentile or 0) * max(1, call.choices)
     answer_tokens = call.max_tokens
     if answer_tokens is None or answer_tokens >= UNBOUNDED_TOKENS:
         answer_tokens = DEFAULT_ANSWER_TOKENS if percentile is None else percentile
@@ -109,6 +113,18 @@ class PriceSource(Protocol):
         """Returns the highest price of a group; None while one is unknown."""
         ...
 
+    def most_of_units(self, call: Call, prompt_tokens: int, answer_tokens: int) -> int | None:
+        """Returns the most that a call of `OPAQUE_ENDPOINTS` costs, in nano-dollars; None while unknown."""
+        ...
+
+
+class CallNeeds(NamedTuple):
+    """What a call may need: cost in nano-dollars (None while unknown), tokens, what else it asks for."""
+
+    cost_nano_usd: int | None
+    tokens: int
+    quantities: Quantities
+
 
 class LimitPlanner:
     """Makes requests to the limits store, and caches the plans they need."""
@@ -128,7 +144,7 @@ class LimitPlanner:
         self._prices = prices
         self._clock_ms = clock_ms
         self.answer_lengths = AnswerLengths()
-        self._plans: dict[tuple[str | int | None, ...], LimitPlan] = {}
+        self._plans: dict[tuple[str | int | tuple[str, ...] | None, ...], LimitPlan] = {}
         self._planned_with = self._policies, single_slot()
 
     @property
@@ -144,21 +160,27 @@ class LimitPlanner:
     ) -> LimiterRequest:
         """The request for a call, now or `at_ms`; raises `Forbidden` when a budget needs an unknown price."""
         epoch = self._epoch(caller)
+        units = units_of(call.endpoint)
         if at_ms is None:
-            plan = self._plan(caller, call.group)
+            plan = self._plan(caller, call.group, units)
         else:
             single_slot = self._single_slot()
-            plan = self.policies.resolve(caller, call.group, at_ms, self._prices, single_slot=single_slot)
+            plan = self.policies.resolve(
+                caller, call.group, at_ms, self._prices, single_slot=single_slot
+            ).for_units(units)
         if plan.counts_only_requests:
             return LimiterRequest(plan, (1,) * len(plan.checks), epoch, lease_id, LEASE_TTL_MS, reserve)
         price = self._prices.price(call.group) if self._prices is not None else None
         prompt_tokens, answer_tokens = estimate_tokens(
             call, price, self.answer_lengths.percentile(call.group)
         )
-        amounts = tuple(_amount(check, price, prompt_tokens, answer_tokens) for check in plan.checks)
-        estimate = CallEstimate(
-            prompt_tokens, answer_tokens, cost_nano_usd(price, prompt_tokens, 0) if price else 0
-        )
+        cost = cost_nano_usd(price, prompt_tokens, answer_tokens) if price is not None else None
+        if call.endpoint in OPAQUE_ENDPOINTS and self._prices is not None:
+            cost = self._prices.most_of_units(call, prompt_tokens, answer_tokens)
+        needs = CallNeeds(cost, prompt_tokens + answer_tokens, call.quantities)
+        amounts = tuple(_amount(check, needs) for check in plan.checks)
+        prompt_cost = cost_nano_usd(price, prompt_tokens, 0) if price else 0
+        estimate = CallEstimate(prompt_tokens, answer_tokens, prompt_cost, call.quantities)
         name = _retry_id(caller, call) if "budget" in plan.kinds else ""
         return LimiterRequest(plan, amounts, epoch, lease_id, LEASE_TTL_MS, reserve, name, estimate)
 
@@ -173,30 +195,32 @@ class LimitPlanner:
         known = self._watcher.epoch_of(caller.tenant or "")
         return known if caller.kind == "internal" else min(known, caller.revocation_epoch)
 
-    def _plan(self, caller: Caller, group: str) -> LimitPlan:
+    def _plan(self, caller: Caller, group: str, units: tuple[str, ...] | None = None) -> LimitPlan:
+        """The plan of a caller at a group, for calls that may use these units; None for any call."""
         policies, now_ms = self.policies, self._clock_ms()
         single_slot, (resolver, planned_single_slot) = self._single_slot(), self._planned_with
         if policies is not resolver or single_slot is not planned_single_slot or len(self._plans) > MAX_PLANS:
             self._plans.clear()
             self._planned_with = policies, single_slot
-        key = (caller.key_id, caller.revocation_epoch, caller.tenant, caller.agent, caller.user, group)
+        key = (caller.key_id, caller.revocation_epoch, caller.tenant, caller.agent, caller.user, group, units)
         plan = self._plans.get(key)
         if plan is None or plan.valid_until_ms <= now_ms:
-            plan = self._plans[key] = policies.resolve(
-                caller, group, now_ms, self._prices, single_slot=single_slot
-            )
+            plan = policies.resolve(caller, group, now_ms, self._prices, single_slot=single_slot)
+            plan = self._plans[key] = plan if units is None else plan.for_units(units)
         return plan
 
 
-def _amount(check: LimitCheck, price: Price | None, prompt_tokens: int, answer_tokens: int) -> int:
+def _amount(check: LimitCheck, needs: CallNeeds) -> int:
     if check.kind == "tokens":
-        return min(prompt_tokens + answer_tokens, check.limit)
+        return min(needs.tokens, check.limit)
     if check.kind != "budget" or check.unit == "requests":
         return 1
     if check.unit == "tokens":
-        return min(prompt_tokens + answer_tokens, MAX_BUDGET_AMOUNT)
-    if price is not None:
-        return min(cost_nano_usd(price, prompt_tokens, answer_tokens), MAX_BUDGET_AMOUNT)
+        return min(needs.tokens, MAX_BUDGET_AMOUNT)
+    if check.unit != "usd":
+        return int(getattr(needs.quantities, QUANTITY_OF_UNIT[check.unit]))
+    if needs.cost_nano_usd is not None:
+        return min(needs.cost_nano_usd, MAX_BUDGET_AMOUNT)
     if check.enforced:
         message = f"This model has no known price, and {check.subject} has a budget."
         error = Forbidden(message, code="price_unknown")
@@ -209,6 +233,6 @@ def _retry_id(caller: Caller, call: Call) -> str:
     """Identifies a call when it is tried again: its caller and its size."""
     facts = (
         caller.key_id, caller.tenant, caller.agent, caller.user,
-        call.group, call.endpoint, call.prompt_bytes, call.max_tokens, call.choices,
+        call.group, call.endpoint, call.prompt_bytes, call.max_tokens, call.choices, call.quantities,
     )  # fmt: skip
     return blake2b(repr(facts).encode("utf-8", "replace"), digest_size=8).hexdigest()

@@ -6,7 +6,7 @@ forge a key. Units: requests, tokens, slots or a budget's own (nano-dollars for 
 milliseconds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from urllib.parse import quote
 
 from llm_proxy.identity.caller import ANY, SHARED_SCOPES, BudgetUnit, OnStoreFailure, Period, ScopeKind
+from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, Quantities
 
 LimitKind = Literal["requests", "tokens", "parallel", "budget"]
 
@@ -110,6 +111,17 @@ class LimitPlan:
         object.__setattr__(self, "windows", tuple(windows))
         object.__setattr__(self, "has_shadow", not all(check.enforced for check in self.checks))
 
+    def for_units(self, units: Collection[str]) -> "LimitPlan":
+        """Returns the plan without budgets of units beside tokens that a call cannot use."""
+        others = QUANTITY_OF_UNIT.keys() - {*units}
+        kept = [
+            tuple(one for one in some if one.unit not in others)
+            for some in (self.checks, self.fallback_checks)
+        ]
+        if kept == [self.checks, self.fallback_checks]:
+            return self
+        return LimitPlan(self.tenant, self.hash_tag, kept[0], self.valid_until_ms, kept[1])
+
     @property
     def epoch_key(self) -> str:
         """The key of the tenant's epoch."""
@@ -121,11 +133,13 @@ class CallEstimate(NamedTuple):
 
     Attributes:
         prompt_nano_usd: The cost of its prompt; 0 while the price is unknown.
+        quantities: What it asks for beside tokens.
     """
 
     prompt_tokens: int = 0
     answer_tokens: int = 0
     prompt_nano_usd: int = 0
+    quantities: Quantities = NOTHING
 
 
 class LimiterRequest(NamedTuple):

@@ -17,9 +17,11 @@ from llm_proxy.admission.memory_limiter import BudgetCounter, MemoryBackend
 from llm_proxy.admission.policy_resolver import PolicyResolver
 from llm_proxy.admission.rate_limit_response import rejecting_statuses
 from llm_proxy.dialects import Call
+from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.errors import APIError
 from llm_proxy.identity import AccessPolicy, Caller, PolicyWatcher
 from llm_proxy.money import Price, cost_nano_usd
+from llm_proxy.quantities import NOTHING, Quantities
 
 SpendBefore = Callable[[LimitCheck], Awaitable[int]]
 """What a budget's spender had spent of its period before the first call."""
@@ -36,6 +38,7 @@ class PastCall:
         cost_nano_usd: The same for money.
         prompt_tokens: As recorded, for other prices.
         has_answer: It has a complete answer of its own: later ones are expected to be as long.
+        quantities: What it used beside tokens; None when unknown.
     """
 
     request_id: str
@@ -49,6 +52,7 @@ class PastCall:
     completion_tokens: int = 0
     provider: str | None = None
     has_answer: bool = False
+    quantities: Quantities | None = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class PriceOverrides:
         self._changed = changed
         self.resolved, self.providers = prices.resolved, prices.providers
         self.fallback_providers = prices.fallback_providers
+        self.most_of_units = prices.most_of_units
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -166,9 +171,8 @@ class Replay:
         """Settles the calls that had ended by then, in the order they did."""
         while self._running and self._running[0][0] <= now_ms:
             ended_ms, _, reservation, past = heappop(self._running)
-            entries = tuple(
-                reservation.settlement_entries(SettledUsage(past.tokens, self._cost(past), past.provider))
-            )
+            used = SettledUsage(past.tokens, self._cost(past), past.provider, past.quantities)
+            entries = tuple(reservation.settlement_entries(used))
             self._batch_number += 1
             self._backend.limiter.settle("replay", self._batch_number, entries, ended_ms)
             if past.has_answer:
@@ -177,6 +181,7 @@ class Replay:
     def _cost(self, past: PastCall) -> int | None:
         """Returns the cost of a call, at the changed price where there is one."""
         price = self._prices.overridden_price(past.call.group)
-        if price is None or not (past.cost_nano_usd or past.tokens):
+        units_billed = past.call.endpoint in OPAQUE_ENDPOINTS  # at prices that are not changed
+        if price is None or units_billed or not (past.cost_nano_usd or past.tokens):
             return past.cost_nano_usd
         return cost_nano_usd(price, past.prompt_tokens, past.completion_tokens)

@@ -16,7 +16,9 @@ from llm_proxy.identity.caller import BudgetUnit, Period
 from llm_proxy.json_access import Json
 
 BUDGET_FORM = "AMOUNT/PERIOD"
-BUDGET_EXAMPLES = "5/day, 100/month or 1000/total (US dollars), 1000requests/day, 5/day@Europe/Berlin"
+BUDGET_EXAMPLES = (
+    "5/day, 100/month or 1000/total (US dollars), 1000requests/day, 20images/day, 5/day@Europe/Berlin"
+)
 _COUNTED_UNITS = "|".join(unit for unit in get_args(BudgetUnit) if unit != "usd")
 _BUDGET_PATTERN = re.compile(
     r"\$?(?P<amount>[0-9]{1,20}(?:\.[0-9]{1,40})?)"
@@ -41,7 +43,7 @@ def format_budget(budget: Json) -> str:
     """Returns a budget's document as text."""
     zone = f"@{budget['zone']}" if budget.get("zone") else ""
     amount = f"${budget['limit_usd']}" if "limit_usd" in budget else ""
-    for unit in ("requests", "tokens"):
+    for unit in get_args(BudgetUnit)[1:]:
         if f"limit_{unit}" in budget:
             amount = f"{budget[f'limit_{unit}']}{unit}"
     return f"{amount}/{budget['period']}{zone}"
@@ -86,7 +88,7 @@ def _status_row(one: Json) -> tuple[str, ...]:
     period = one.get("period") or "minute" if one["kind"] != "parallel" else ""
     return (
         str(one["scope"]),
-        str(one["kind"]),
+        f"{one['kind']} {one.get('unit', '')}".strip().replace("_", " "),
         str(period),
         *cells,
         json.dumps(one["would_refuse"]),

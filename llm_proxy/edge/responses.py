@@ -85,7 +85,7 @@ def response_headers(context: CallContext, limit_headers: tuple[tuple[bytes, byt
         headers.append((b"x-llm-proxy-provider", _ascii(routing.provider)))
     cost_nano_usd = None
     if context.usage is not None and context.call is not None:
-        cost_nano_usd = call_cost(context.usage, routing, context.catalog, context.call.group)
+        cost_nano_usd = call_cost(context.usage, routing, context.catalog, context.call)
     if cost_nano_usd is not None:
         headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(cost_nano_usd, NANO_PER_USD)))
     headers.append((b"x-llm-proxy-cache", routing.cache.encode()))

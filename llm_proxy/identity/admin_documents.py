@@ -32,6 +32,7 @@ from llm_proxy.identity.policies import KillSwitch, KillSwitchKind, LimitPolicy
 from llm_proxy.identity.virtual_keys import KeyRaise, KeyRecord, KeySpec
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.money import nano_to_usd
+from llm_proxy.quantities import counted_amount, shown_amount
 
 MAX_NAMES = 1000
 MAX_NUMBER = 2**53
@@ -245,7 +246,7 @@ def budget_fields(budgets: tuple[Budget, ...]) -> list[Json]:
         {
             f"limit_{budget.unit}": f"{nano_to_usd(budget.limit):f}"
             if budget.unit == "usd"
-            else budget.limit,
+            else shown_amount(budget.limit, budget.unit),
             "period": budget.period,
             **({"zone": budget.zone} if budget.zone != "UTC" else {}),
         }
@@ -346,16 +347,16 @@ def _parse_budgets(document: Mapping[str, Any]) -> tuple[Budget, ...]:
         entry = as_object(item)
         units = [unit for unit in get_args(BudgetUnit) if f"limit_{unit}" in entry]
         if len(units) != 1 or not entry.keys() <= _BUDGET_FIELDS or "period" not in entry:
-            raise _invalid(
-                "budgets", "entries of a period and one of limit_usd, limit_requests, limit_tokens"
-            )
+            limits = ", ".join(f"limit_{unit}" for unit in get_args(BudgetUnit))
+            raise _invalid("budgets", f"entries of a period and one of {limits}")
         [unit], period = units, _parse_choice(entry, "period", get_args(Period))
         if period is None or (unit, period) in {(budget.unit, budget.period) for budget in budgets}:
             raise _invalid("budgets", "each period once")
         limit = _parse_usd(entry["limit_usd"]) if unit == "usd" else _parse_count(entry, f"limit_{unit}")
-        if limit is None:
-            raise _invalid(f"limit_{unit}", f"a whole number from 0 to {MAX_NUMBER}")
-        budgets.append(Budget(limit, period, _parse_zone(entry, period), unit))
+        most = MAX_NUMBER // counted_amount(1, unit)
+        if limit is None or (unit != "usd" and limit > most):
+            raise _invalid(f"limit_{unit}", f"a whole number from 0 to {most}")
+        budgets.append(Budget(counted_amount(limit, unit), period, _parse_zone(entry, period), unit))
     return tuple(budgets)
 
 

@@ -27,7 +27,7 @@ PERIOD_SUFFIX: dict[Period, str] = {"day": " a day", "week": " a week", "month":
 """The text that follows a budget's amount: `$5 a day`."""
 PolicyMode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
-BudgetUnit = Literal["usd", "requests", "tokens"]
+BudgetUnit = Literal["usd", "requests", "tokens", "images", "audio_seconds", "characters", "search_units"]
 _NAME_HEADERS = (b"x-tenant-id", b"x-agent-id", b"x-user-id", b"x-session-id", b"x-run-id")
 _TAGS_HEADER = b"x-tags"
 _ATTRIBUTION_HEADERS = frozenset({*_NAME_HEADERS, _TAGS_HEADER})
@@ -47,7 +47,7 @@ class Budget:
     """The use that is allowed in a calendar period.
 
     Attributes:
-        limit: In nano-dollars, requests or tokens, as `unit` says.
+        limit: In what `unit` counts: nano-dollars for money, milliseconds for seconds of audio.
         zone: The IANA time zone in whose calendar the period begins and ends.
         counting_since_us: When the budget began to count every call, in microseconds since 1970; 0 means
             unknown. A change of `limit` keeps it.

@@ -31,8 +31,8 @@ Connection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[as
 Read = TypeVar("Read")
 KEY_DEADLINE_S = 0.5
 POLICIES_DEADLINE_S = 5.0
-_LIMIT_FIELD: dict[BudgetUnit, str] = {"usd": "limit_nano_usd", "requests": "limit", "tokens": "limit"}
-"""The JSON field of a budget's limit in the column `budgets`, by the budget's unit."""
+_MONEY_FIELD, _LIMIT_FIELD = "limit_nano_usd", "limit"
+"""The JSON field of a budget's limit in the column `budgets`: of money, of any other unit."""
 RAISE_COLUMNS = """r.rpm AS raised_rpm, r.tpm AS raised_tpm, r.parallel AS raised_parallel,
        r.budgets AS raised_budgets, r.until AS raised_until"""
 RAISE_JOIN = (
@@ -187,12 +187,16 @@ def policy_from_row(row: asyncpg.Record) -> LimitPolicy:
     )
 
 
+def _limit_field(unit: BudgetUnit) -> str:
+    return _MONEY_FIELD if unit == "usd" else _LIMIT_FIELD
+
+
 def budgets_from_json(text: str) -> tuple[Budget, ...]:
     """Decodes the column `budgets`."""
     entries: list[Json] = json.loads(text)
     return tuple(
         Budget(
-            int(entry[_LIMIT_FIELD[entry.get("unit", "usd")]]),
+            int(entry[_limit_field(entry.get("unit", "usd"))]),
             entry["period"],
             entry.get("zone", "UTC"),
             entry.get("unit", "usd"),
@@ -206,7 +210,7 @@ def budgets_to_json(budgets: tuple[Budget, ...]) -> str:
     """Encodes budgets for the column `budgets`."""
     return json.dumps(
         [
-            {_LIMIT_FIELD[budget.unit]: budget.limit, "period": budget.period}
+            {_limit_field(budget.unit): budget.limit, "period": budget.period}
             | ({"zone": budget.zone} if budget.zone != "UTC" else {})
             | ({"unit": budget.unit} if budget.unit != "usd" else {})
             | ({"laid_us": budget.counting_since_us} if budget.counting_since_us else {})

@@ -19,7 +19,7 @@ import orjson
 
 from llm_proxy.call_context import CallContext, Outcome
 from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS
-from llm_proxy.quantities import NOTHING
+from llm_proxy.quantities import NOTHING, Quantities
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import redact
 from llm_proxy.upstream import RoutingInfo, TokenUsage, call_cost
@@ -187,6 +187,12 @@ def billed(context: CallContext) -> tuple[int | None, int | None]:
     return usage.prompt_tokens + usage.completion_tokens, _billed_cost(context, usage)
 
 
+def billed_quantities(context: CallContext) -> Quantities:
+    """Returns what budgets count of a call beside tokens and money."""
+    usage, _ = _billed_usage(context)
+    return NOTHING if usage is None or context.routing.cache == "hit" else usage.quantities
+
+
 def overhead_ms(context: CallContext) -> float | None:
     """Returns the gateway's own part of the time to the first byte; None when no byte was sent."""
     if context.ttft_ms is None or not context.sent_at or not context.answered_at:
@@ -210,7 +216,8 @@ def _billed_cost(context: CallContext, usage: TokenUsage | None) -> int | None:
     if context.routing.cache != "hit" and _is_unspent(context):
         unknown = context.error is not None and context.error.cost_unknown and not context.unsent
         return None if unknown else 0
-    return call_cost(usage, context.routing, context.catalog, context.call.group if context.call else "")
+    assert context.call is not None  # noqa: S101 -- it was admitted
+    return call_cost(usage, context.routing, context.catalog, context.call)
 
 
 def _is_unspent(context: CallContext) -> bool:

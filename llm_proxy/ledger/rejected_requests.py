@@ -21,6 +21,7 @@ from llm_proxy.identity import Caller
 from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.ledger.record import MAX_NAME_CHARS, PARTITION_MARGIN
 from llm_proxy.money import usd_text
+from llm_proxy.quantities import shown_amount
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry import timestamp_of
 from llm_proxy.telemetry.privacy import redact
@@ -108,6 +109,9 @@ def limit_as_json(reached: ReachedLimit) -> dict[str, Any]:
     document["resets_at"] = reached.resets_at.isoformat() if reached.resets_at else None
     if reached.unit == "usd":
         document |= {name: usd_text(document[name]) for name in _AMOUNTS}
+    else:
+        known = {name: document[name] for name in _AMOUNTS if document[name] is not None}
+        document |= {name: shown_amount(amount, reached.unit) for name, amount in known.items()}
     return {name: value for name, value in document.items() if value is not None}
 
 

@@ -6,13 +6,13 @@ unknown. The sidecar's log (`llm_calls`) has the times of attempts, the record t
 
 from collections.abc import Container
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from llm_proxy.identity.caller import PERIOD_SUFFIX, SHARED_SCOPES
 from llm_proxy.json_access import Json
+from llm_proxy.quantities import QUANTITY_OF_UNIT, shown_amount, unit_text
 
 _OK_STATUS = 200
-_COUNTED = ("images", "characters", "search_units")
 
 
 def describe_request(request: Json) -> list[str]:
@@ -48,7 +48,7 @@ def describe_limit(reached: Json) -> str:
 def _amount(amount: object, unit: str) -> str:
     if unit == "usd":
         return _amount_without_unit(amount, unit)
-    return f"{_amount_without_unit(amount, unit)} {unit.removesuffix('s') if amount == 1 else unit}"
+    return unit_text(cast("float", amount), unit)
 
 
 def _amount_without_unit(amount: object, unit: str) -> str:
@@ -147,9 +147,9 @@ def _end_line(request: Json) -> str:
     parts.append(f"after {request['latency_ms']:,.0f} ms")
     tokens = request.get("prompt_tokens"), request.get("completion_tokens")
     parts.append("tokens unknown" if None in tokens else f"{tokens[0]} + {tokens[1]} tokens")
-    used = {"seconds of audio": (request.get("audio_ms") or 0) / 1000}
-    used |= {name.replace("_", " "): request.get(name) or 0 for name in _COUNTED}
-    parts += [f"{amount:,g} {name}" for name, amount in used.items() if amount]
+    for unit, name in QUANTITY_OF_UNIT.items():
+        if used := request.get(name):
+            parts.append(unit_text(shown_amount(used, unit), unit))
     cost = request.get("cost_usd")
     parts.append("cost unknown" if cost is None else f"${cost:f}")
     if request.get("would_refuse"):

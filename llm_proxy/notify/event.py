@@ -15,6 +15,7 @@ from llm_proxy.identity import ANY
 from llm_proxy.identity.caller import PERIOD_SUFFIX
 from llm_proxy.json_access import Json
 from llm_proxy.money import format_usd
+from llm_proxy.quantities import shown_amount, unit_text
 
 NotificationKind = Literal[
     "budget.share",
@@ -161,10 +162,12 @@ def _budget_facts(spending: BudgetSpend) -> Json:
     return facts
 
 
-def _json_amount(amount: int, unit: str) -> str | int:
-    """Returns money as text with a decimal number of dollars, any other amount as it is."""
-    return format_usd(amount).removeprefix("$").replace(",", "") if unit == "usd" else amount
+def _json_amount(amount: int, unit: str) -> str | float:
+    """Returns money as text with a decimal number of dollars, any other amount in its unit."""
+    if unit == "usd":
+        return format_usd(amount).removeprefix("$").replace(",", "")
+    return shown_amount(amount, unit)
 
 
-def _amount_text(amount: str | int, unit: str) -> str:
-    return f"${amount}" if unit == "usd" else f"{amount:,} {unit}"
+def _amount_text(amount: str | float, unit: str) -> str:
+    return f"${amount}" if isinstance(amount, str) else unit_text(amount, unit)

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals, native_wires
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS
+from llm_proxy.sidecar.unit_prices import UNIT_PRICES, decimal_text, unit_prices
 
 BASE_PRICES = ("input_cost_per_token", "output_cost_per_token")
+OWN_PRICES = (*BASE_PRICES, *UNIT_PRICES)
 STATED_COST_HEADER = "llm_provider-x-litellm-response-cost"
 """LiteLLM's header with a cost that the provider stated."""
 PROVIDER_KEY = "provider"
@@ -124,11 +125,8 @@ def group_name(given: object) -> str:
 def _deployment(entry: Json) -> Json:
     params, info = as_object(entry["litellm_params"]), as_object(entry.get("model_info"))
     published = published_entry(str(params["model"]))
-    known: Json = {
-        **published,
-        **_without_none(info),
-        **_without_none({name: params.get(name) for name in BASE_PRICES}),
-    }
+    own = {**_without_none(info), **_without_none({name: params.get(name) for name in OWN_PRICES})}
+    known: Json = {**published, **own}
     model, protocol = _split_provider(params)
     return {
         "id": info.get("id"),
@@ -140,7 +138,8 @@ def _deployment(entry: Json) -> Json:
         "created": _created(info),
         "native": native_wires.native_endpoints(params, info, model, protocol),
         **{name: known.get(name) for name in TOKEN_LIMITS},
-        **{name: _decimal_text(known.get(name)) for name in BASE_PRICES},
+        **{name: decimal_text(known.get(name)) for name in BASE_PRICES},
+        "prices": unit_prices(known, own, protocol, model),
         "features": sorted(
             name for name, has in known.items() if name.startswith("supports_") and has is True
         ),
@@ -215,10 +214,6 @@ def _created(info: Json) -> int | None:
 
 def _without_none(values: Json) -> Json:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _decimal_text(value: object) -> str | None:
-    return None if value is None else format(Decimal(str(value)).normalize(), "f")
 
 
 def published_entry(model: str) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json, as_list, as_object, as_objects
-from llm_proxy.money import Price, usd_to_pico
+from llm_proxy.money import Price, pico_to_nano, usd_to_pico
 from llm_proxy.telemetry import Metrics
 from llm_proxy.token_details import token_count
 from llm_proxy.upstream.group_facts import (
@@ -28,6 +28,7 @@ from llm_proxy.upstream.group_facts import (
     known_endpoints,
     served_endpoints,
 )
+from llm_proxy.upstream.unit_prices import NO_PRICES, UnitPrices, most_of_units, read_unit_prices
 from llm_proxy.wildcards import wildcard_matches
 
 
@@ -42,6 +43,7 @@ class Deployment:
         idle_s: How long it waits between two frames of a stream; None likewise.
         native: The endpoints whose own protocol it speaks, of `NATIVE_ENDPOINTS`.
         features: What the model can do, in LiteLLM's words: `supports_vision` ...
+        units: The prices of what is no plain token.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Deployment:
     idle_s: float | None = None
     native: frozenset[str] = frozenset()
     features: tuple[str, ...] = ()
+    units: UnitPrices = NO_PRICES
 
 
 RETRY_PAUSE_S = 10.0
@@ -234,12 +237,13 @@ class Catalog:
             max_output = max(max_output, deployment.output_pico_usd)
         return max_input, max_output
 
-    def deployment_prices(self, deployment: str | None, group: str) -> tuple[int | None, int | None]:
-        """Returns the prices of the deployment that served; for an unknown one its group's highest."""
+    def served_by(self, deployment: str | None, group: str) -> tuple[Deployment, ...]:
+        """Returns the deployment that served; where it is unknown, all of the group."""
         known = self.deployments.get(deployment or "")
-        if known is None:
-            return self.highest_prices(group) or (None, None)
-        return known.input_pico_usd, known.output_pico_usd
+        if known is not None:
+            return (known,)
+        found = self.find_group(group)
+        return found.deployments if found is not None else ()
 
 
 def _specificity(pattern: str) -> tuple[int, int]:
@@ -286,6 +290,7 @@ def parse_sidecar_catalog(document: Json) -> Catalog:
                 *_stated_timeouts(one),
                 frozenset(str(name) for name in as_list(one.get("native"))),
                 tuple(one.get("features") or ()),
+                read_unit_prices(as_object(one.get("prices"))),
             )
             for one in as_objects(entry.get("deployments"))
         )
@@ -459,3 +464,19 @@ class CurrentCatalog:
         """Returns the highest price of a group; None when one is not known."""
         found = self.snapshot.highest_prices(group) if self.snapshot else None
         return Price(*found, highest_output_tokens(self.snapshot, group)) if self.snapshot and found else None
+
+    def most_of_units(self, call: Call, prompt_tokens: int, answer_tokens: int) -> int | None:
+        """Returns the most that a call of `OPAQUE_ENDPOINTS` costs at its group, in nano-dollars.
+
+        None where a deployment's price is not known.
+        """
+        group = self.snapshot.find_group(call.group) if self.snapshot else None
+        behind = group.deployments if group is not None else ()
+        costs = [
+            most_of_units(
+                one.units, (one.input_pico_usd, one.output_pico_usd), call, prompt_tokens, answer_tokens
+            )
+            for one in behind
+        ]
+        known = [one for one in costs if one is not None]
+        return pico_to_nano(max(known)) if known and len(known) == len(costs) else None

@@ -10,6 +10,7 @@ from llm_proxy.money import usd_to_pico
 from llm_proxy.token_details import token_count
 from llm_proxy.upstream.catalog import Catalog, Deployment, ModelGroup, catalog_of
 from llm_proxy.upstream.group_facts import stated_endpoints
+from llm_proxy.upstream.unit_prices import NO_PRICES, read_unit_prices
 
 
 def parse_model_info(document: Json) -> Catalog:
@@ -67,4 +68,5 @@ def _deployment(entry: Json, *, wildcard: bool) -> Deployment:
         usd_to_pico(info.get("output_cost_per_token")) if priced else None,
         max_input_tokens=token_count(info.get("max_input_tokens")),
         features=tuple(name for name, has in info.items() if name.startswith("supports_") and has is True),
+        units=NO_PRICES if wildcard else read_unit_prices(info),
     )

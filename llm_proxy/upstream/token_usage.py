@@ -1,4 +1,4 @@
-"""Tokens and cost of an answer: as stated, or estimated where nothing was stated.
+"""Tokens of an answer: as stated, or estimated where nothing was stated.
 
 Invariants: a number that is none, or beyond what a call can use or cost, is unknown, never 0; an estimate
 counts four bytes a token, at least one token a frame. Units: tokens; integer nano-dollars, rounded up once.
@@ -13,11 +13,9 @@ import orjson
 
 from llm_proxy.dialects import BYTES_PER_TOKEN
 from llm_proxy.json_access import Json, as_object, as_objects
-from llm_proxy.money import pico_to_nano, usd_to_nano
+from llm_proxy.money import usd_to_nano
 from llm_proxy.quantities import NOTHING, USAGE_HEADER, Quantities, decode_usage
 from llm_proxy.token_details import read_details, service_tier, token_count
-from llm_proxy.upstream.catalog import Catalog
-from llm_proxy.upstream.litellm_protocol import RoutingInfo
 
 COUNTED_FIELD = "llmp_counted"
 """Our sidecar's mark on tokens that LiteLLM counted; not sent to callers."""
@@ -233,31 +231,3 @@ def _native_texts(event: Json) -> list[object]:
     parts += [part for item in items for part in as_objects(item.get("content"))]
     found = [delta, *(item.get("arguments") for item in items)]
     return [*found, *(part.get(name) for part in parts for name in ("text", "thinking", "partial_json"))]
-
-
-def call_cost(
-    usage: TokenUsage | None, routing: RoutingInfo, catalog: Catalog | None, group: str
-) -> int | None:
-    """Returns what a call cost, in nano-dollars; None when it is not known.
-
-    The cost that was stated counts first, then the tokens at the prices of the deployment that served, or of
-    its group (`group` when the sidecar named none). An answer from the cache costs 0.
-    """
-    if routing.cache == "hit":
-        return 0
-    if usage is not None and usage.cost_nano_usd is not None:
-        return usage.cost_nano_usd
-    if routing.cost_nano_usd is not None:
-        return routing.cost_nano_usd
-    if usage is None or catalog is None:
-        return None
-    return _priced(usage, catalog.deployment_prices(routing.deployment, routing.group or group))
-
-
-def _priced(usage: TokenUsage, prices: tuple[int | None, int | None]) -> int | None:
-    pico = 0
-    for tokens, price in zip((usage.prompt_tokens, usage.completion_tokens), prices, strict=True):
-        if tokens and price is None:
-            return None
-        pico += tokens * (price or 0)
-    return None if prices == (None, None) else pico_to_nano(pico)

@@ -11,8 +11,11 @@ from llm_proxy.quantities import (
     NOTHING,
     Quantities,
     StatedUsage,
+    counted_amount,
     decode_usage,
     encode_usage,
+    shown_amount,
+    unit_text,
 )
 
 ALL = Quantities(images=2, audio_ms=61_500, characters=4096, search_units=3)
@@ -72,6 +75,24 @@ def test_a_quantity_that_is_none_is_not_written() -> None:
 def test_what_states_nothing_is_unknown(text: bytes) -> None:
     """No JSON, no object, no number of units, too long: None, never 0."""
     assert decode_usage(text) is None
+
+
+@pytest.mark.parametrize(
+    ("counted", "unit", "text"),
+    [
+        (61_500, "audio_seconds", "61.5 audio seconds"),
+        (3_600_000, "audio_seconds", "3,600 audio seconds"),
+        (1000, "audio_seconds", "1 audio second"),
+        (1, "search_units", "1 search unit"),
+        (0, "images", "0 images"),
+        (1200, "requests", "1,200 requests"),
+    ],
+)
+def test_a_counted_amount_for_people(counted: int, unit: str, text: str) -> None:
+    """Audio is counted in milliseconds and shown in seconds."""
+    shown = shown_amount(counted, unit)
+    assert unit_text(shown, unit) == text
+    assert counted_amount(int(shown), unit) <= counted
 
 
 def test_one_wrong_value_does_not_hide_the_others() -> None:

@@ -79,7 +79,7 @@ class AdminBody(BaseModel):
 
 
 class BudgetBody(AdminBody):
-    """Use allowed in a calendar period: one of the three limits."""
+    """Use allowed in a calendar period: one of the limits."""
 
     limit_usd: StrictInt | StrictStr | Annotated[Decimal, Strict()] | None = Field(
         None,
@@ -87,6 +87,10 @@ class BudgetBody(AdminBody):
     )
     limit_requests: StrictInt | None = Field(None, description=_BOUNDS)
     limit_tokens: StrictInt | None = Field(None, description=_BOUNDS)
+    limit_images: StrictInt | None = Field(None, description=_BOUNDS)
+    limit_audio_seconds: StrictInt | None = Field(None, description="Of audio that is read or made.")
+    limit_characters: StrictInt | None = Field(None, description="Of text that is spoken.")
+    limit_search_units: StrictInt | None = Field(None, description="Of reranking.")
     period: Period
     zone: str | None = Field(
         None, description="The calendar's time zone, such as Europe/Berlin; UTC by default."

@@ -23,6 +23,7 @@ from llm_proxy.identity.policies import policy_applies_to
 from llm_proxy.identity.virtual_keys import caller_from_record, inactive_key_error
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_text
+from llm_proxy.quantities import shown_amount
 
 KeyQuery = Annotated[str | None, Query(description="A key, by id, name or prefix; needs an admin key.")]
 CallerDependency = Callable[[Request], Awaitable[Caller]]
@@ -176,7 +177,10 @@ def _budget_row(status: LimitStatus) -> Json:
     if check.unit == "usd":
         amounts: Json = {f"{name}_usd": usd_text(figure) for name, figure in figures.items()}
     else:
-        amounts = {"unit": check.unit, **figures}
+        amounts = {"unit": check.unit} | {
+            name: None if figure is None else shown_amount(figure, check.unit)
+            for name, figure in figures.items()
+        }
     ends = reset_time(check)
     return {
         "period": check.period,

@@ -151,6 +151,10 @@ class Ledger:
         """One nano-dollar a token; `gpt-unpriced` has none."""
         return Price(1_000, 1_000) if group != "unpriced" else None
 
+    def most_of_units(self, call: Call, prompt_tokens: int, answer_tokens: int) -> int | None:  # noqa: ARG002 -- the protocol's
+        """A hundred nano-dollars an image; `gpt-unpriced` has no price."""
+        return 100 * call.quantities.images if call.group != "unpriced" else None
+
 
 class FixedPolicies:
     """Policies that do not change."""

@@ -16,13 +16,14 @@ from stages.admission.limiter_outages import (
     until,
 )
 
-from llm_proxy.admission import current_limits
+from llm_proxy.admission import AdmissionController, current_limits
 from llm_proxy.admission.corrections import Corrections
 from llm_proxy.admission.lease import Lease, SettledUsage
 from llm_proxy.dialects import Call
-from llm_proxy.errors import APIError, BudgetExceeded, BudgetHeld, StoreUnavailable
-from llm_proxy.identity import Budget
+from llm_proxy.errors import APIError, BudgetExceeded, BudgetHeld, Forbidden, StoreUnavailable
+from llm_proxy.identity import Budget, Caller
 from llm_proxy.money import Price
+from llm_proxy.quantities import Quantities
 
 
 async def test_a_budget_denies_while_the_store_is_unreachable(own: OwnValkey, replicas: Replicas) -> None:
@@ -252,3 +253,83 @@ async def test_a_replica_that_does_not_know_a_budget_rejects_during_an_outage(
     with pytest.raises(BudgetHeld, match="The limits store is away") as rejected:
         await admission.admit(caller, CALL, uuid4())
     assert rejected.value.retryable
+
+
+IMAGES = CALL._replace(endpoint="images.generations", quantities=Quantities(images=2), max_tokens=None)
+SPOKEN = CALL._replace(endpoint="audio.transcriptions", quantities=Quantities(audio_ms=61_500))
+
+
+async def statuses(admission: AdmissionController, caller: Caller) -> list[tuple[int | None, int]]:
+    """Used and held of each budget."""
+    found = (await current_limits(admission, caller)).limit_statuses
+    return [(one.used, one.held) for one in found]
+
+
+async def test_a_budget_in_a_unit_reserves_what_a_call_asks_for_and_settles_what_it_used(
+    replicas: Replicas,
+) -> None:
+    """Images and the milliseconds of audio, beside money; a chat takes nothing of either."""
+    admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
+    units = Budget(3, "day", unit="images"), Budget(100_000, "day", unit="audio_seconds")
+    caller = new_caller(budgets=(*units, Budget(10**6, "day")))
+    drawing = await admission.admit(caller, IMAGES, uuid4())
+    heard = await admission.admit(caller, SPOKEN, uuid4())
+    assert await statuses(admission, caller) == [(0, 2), (0, 61_500), (0, 200)]
+    with pytest.raises(BudgetHeld, match="1 image of 3 images a day is left: 0 images spent, 2 images held"):
+        await admission.admit(caller, IMAGES, uuid4())
+    drawing.settle(0, 150, "openai", Quantities(images=1))
+    heard.settle(0, None, "openai", Quantities(audio_ms=60_000))
+    for lease in (drawing, heard):
+        await lease.wait_settled()
+    assert await statuses(admission, caller) == [(1, 0), (60_000, 0), (150, 0)]
+
+
+async def test_an_exhausted_budget_of_images_stops_images_and_nothing_else(replicas: Replicas) -> None:
+    """It is used up with what a call used beyond its reservation; a chat goes on."""
+    admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
+    caller = new_caller(budgets=(Budget(2, "day", unit="images"),))
+    lease = await admission.admit(caller, IMAGES, uuid4())
+    lease.settle(0, 5, None, Quantities(images=4))
+    await lease.wait_settled()
+    with pytest.raises(BudgetExceeded, match="This call needs about 2 images; 0 images of 2 images a day"):
+        await admission.admit(caller, IMAGES, uuid4())
+    (await admission.admit(caller, CALL, uuid4())).settle(1, 1)
+    (await admission.admit(caller, SPOKEN, uuid4())).settle(1, 1)
+    assert await statuses(admission, caller) == [(4, 0)]
+
+
+async def test_unknown_use_settles_as_reserved_and_is_corrected_from_the_ledger(replicas: Replicas) -> None:
+    """The sidecar's log may know later how many images were made."""
+    ledger = Ledger(spent=0)
+    admission = await replicas.start(ledger, store_timeout_ms=PATIENT_MS)
+    caller = new_caller(budgets=(Budget(10, "day", unit="images"),))
+    request_id = uuid4()
+    lease = await admission.admit(caller, IMAGES, request_id)
+    lease.settle(None, None, None, None)
+    await lease.wait_settled()
+    assert await statuses(admission, caller) == [(2, 0)]
+    corrections = Corrections(ledger)
+    corrections.add(request_id, lease)
+    ledger.logged = {request_id: (SettledUsage(0, 5, "gpt", Quantities(images=1)), True)}
+    await corrections.step()
+    await until_settled(admission)
+    assert await statuses(admission, caller) == [(1, 0)]
+
+
+async def test_money_for_images_is_their_price_and_an_unknown_price_is_refused(replicas: Replicas) -> None:
+    """As for a chat."""
+    admission = await replicas.start(Ledger(spent=0), store_timeout_ms=PATIENT_MS)
+    caller = new_caller(budgets=(Budget(150, "day"),))
+    lease = await admission.admit(caller, IMAGES, uuid4())
+    with pytest.raises(BudgetHeld, match=r"needs about \$0\.0000002 \(2 images\)"):
+        await admission.admit(caller, IMAGES, uuid4())
+    lease.settle(0, 100, "openai", Quantities(images=1))
+    with pytest.raises(Forbidden, match="no known price"):
+        await admission.admit(caller, IMAGES._replace(group="unpriced"), uuid4())
+
+
+async def until_settled(admission: AdmissionController) -> None:
+    """Waits until the store has every settlement."""
+    async with asyncio.timeout(5):
+        while admission.state().unsettled:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.01)

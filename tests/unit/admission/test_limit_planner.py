@@ -1,16 +1,20 @@
 """Budget periods, token estimates, and a key's cap on `max_tokens`."""
 
 from datetime import UTC, datetime, timedelta
+from typing import cast, get_args
 
 import pytest
 from hypothesis import strategies as st
 
 from llm_proxy.admission import limit_planner
+from llm_proxy.admission.limiter import LimitCheck, LimitPlan
 from llm_proxy.admission.policy_resolver import next_day_ms, period_end_ms, period_stamp, period_start
 from llm_proxy.dialects import Call
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import Budget
-from llm_proxy.identity.caller import Period
+from llm_proxy.identity.caller import BudgetUnit, Period
 from llm_proxy.money import Price
+from llm_proxy.quantities import units_of
 
 LEAP_DAY_MS = int(datetime(2028, 2, 29, 23, 59, 59, 999_000, tzinfo=UTC).timestamp() * 1000)
 counts = st.integers(0, 10_000_000)
@@ -80,6 +84,32 @@ def test_an_answer_is_estimated_by_its_limit_else_the_percentile_else_the_models
     """A prompt is a token for four bytes; at most 4,096 where no answers of the group are known."""
     call = _call(prompt_bytes=10, max_tokens=requested, choices=choices)
     assert limit_planner.estimate_tokens(call, Price(1, 1, maximum), percentile) == (3, completion)
+
+
+@pytest.mark.parametrize("percentile", [None, 0, 70])
+def test_an_answer_that_is_not_parsed_is_as_long_as_the_latest_ones(percentile: int | None) -> None:
+    """Most have no tokens: 4,096 of them would block a limit for nothing."""
+    call = _call(prompt_bytes=10)._replace(endpoint="images.generations")
+    assert limit_planner.estimate_tokens(call, Price(1, 1), percentile) == (3, percentile or 0)
+
+
+def test_a_call_is_planned_without_budgets_of_units_it_cannot_use() -> None:
+    """Money, requests and tokens count everywhere; without a budget to leave out it is the same plan."""
+    units = get_args(BudgetUnit)
+    checks = tuple(LimitCheck("budget", "key", "key k", unit, 1, unit=unit) for unit in units)
+    plan = LimitPlan("t", "{t}", (*checks, LimitCheck("requests", "key", "key k", "r", 9)), 7, checks)
+    everywhere = ["usd", "requests", "tokens"]
+    for endpoint, own in (
+        ("chat.completions", []),
+        ("images.edits", ["images"]),
+        ("audio.speech", ["audio_seconds", "characters"]),
+        ("rerank", ["search_units"]),
+    ):
+        planned = plan.for_units(units_of(cast("Endpoint", endpoint)))
+        assert [one.unit for one in planned.checks[:-1]] == [*everywhere, *own]
+        assert [one.unit for one in planned.fallback_checks] == [*everywhere, *own]
+        assert (planned.checks[-1].kind, planned.valid_until_ms) == ("requests", 7)
+    assert plan.for_units(units) is plan
 
 
 def test_the_percentile_is_of_the_groups_last_200_answers() -> None:

@@ -19,6 +19,10 @@ NOW = datetime(2026, 11, 1, tzinfo=UTC)
         ("$0.25/month", {"limit_usd": "0.25", "period": "month"}),
         ("1000requests/day", {"limit_requests": 1000, "period": "day"}),
         ("7tokens/total", {"limit_tokens": 7, "period": "total"}),
+        ("20images/day", {"limit_images": 20, "period": "day"}),
+        ("3600audio_seconds/month", {"limit_audio_seconds": 3600, "period": "month"}),
+        ("9characters/week", {"limit_characters": 9, "period": "week"}),
+        ("1search_units/total", {"limit_search_units": 1, "period": "total"}),
         ("5/day@Europe/Berlin", {"limit_usd": "5", "period": "day", "zone": "Europe/Berlin"}),
     ],
 )

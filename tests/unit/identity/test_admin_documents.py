@@ -2,19 +2,23 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Budget, KeySpec, KillSwitch, LimitPolicy, Limits
 from llm_proxy.identity.admin_documents import (
+    MAX_NUMBER,
+    budget_fields,
     key_fields,
     parse_key_spec,
     parse_kill_switch,
     parse_policy,
     policy_document,
 )
+from llm_proxy.identity.caller import BudgetUnit
+from llm_proxy.identity.postgres_store import budgets_from_json, budgets_to_json
 
 Json = dict[str, Any]
 WHOLE = KeySpec(
@@ -142,6 +146,9 @@ def test_a_field_without_effect_is_rejected_by_name(document: Json, param: str) 
         ({"limit_requests": 1.5, "period": "day"}, "limit_requests"),
         ({"limit_tokens": -1, "period": "day"}, "limit_tokens"),
         ({"limit_tokens": "5", "period": "day"}, "limit_tokens"),
+        ({"limit_audio_seconds": MAX_NUMBER // 1000 + 1, "period": "day"}, "limit_audio_seconds"),
+        ({"limit_images": True, "period": "day"}, "limit_images"),
+        ({"limit_seconds": 1, "period": "day"}, "budgets"),
         ({"limit_usd": 1, "period": "day", "zone": "Mars/Olympus"}, "zone"),
         ({"limit_usd": 1, "period": "day", "zone": "../UTC"}, "zone"),
         ({"limit_usd": 1, "period": "day", "zone": 5}, "zone"),
@@ -157,12 +164,14 @@ def test_a_budget_has_one_unit_and_an_existing_calendar(budget: Json, param: str
 
 def test_a_period_may_have_one_budget_of_each_unit() -> None:
     """Once each."""
-    said: list[Json] = [{f"limit_{unit}": 1, "period": "day"} for unit in ("usd", "requests", "tokens")]
-    assert [one.unit for one in parse_policy({"scope": "global", "budgets": said}).budgets] == [
-        "usd",
-        "requests",
-        "tokens",
-    ]
+    units = get_args(BudgetUnit)
+    said: list[Json] = [{f"limit_{unit}": 1, "period": "day"} for unit in units]
+    budgets = parse_policy({"scope": "global", "budgets": said}).budgets
+    assert tuple(one.unit for one in budgets) == units
+    counted = {"usd": 10**9, "audio_seconds": 1000}
+    assert [one.limit for one in budgets] == [counted.get(unit, 1) for unit in units]
+    assert budget_fields(budgets) == [{"limit_usd": "1", "period": "day"}, *said[1:]]
+    assert budgets_from_json(budgets_to_json(budgets)) == budgets
     with pytest.raises(BadRequest):
         parse_policy({"scope": "global", "budgets": [*said, said[1]]})
 

@@ -56,8 +56,8 @@ def test_attempts_find_their_log_rows_in_any_order() -> None:
         ({"outcome": "lost", "status": 0}, "ended lost with its worker"),
         ({"outcome": "client_gone", "status": 0}, "ended client_gone, the caller was sent nothing"),
         ({"cost_usd": None, "prompt_tokens": None}, "tokens unknown, cost unknown"),
-        ({"images": 2, "audio_ms": 61_500}, "3 + 4 tokens, 61.5 seconds of audio, 2 images, $"),
-        ({"search_units": 1, "characters": None}, "3 + 4 tokens, 1 search units, $"),
+        ({"images": 2, "audio_ms": 61_500}, "3 + 4 tokens, 2 images, 61.5 audio seconds, $"),
+        ({"search_units": 1, "characters": None}, "3 + 4 tokens, 1 search unit, $"),
         ({"would_refuse": "key:requests"}, "limits in shadow would have refused it: key:requests"),
     ],
 )
