@@ -12,6 +12,7 @@ from running_stack import RunningStack
 
 from llm_proxy_service import (
     AnthropicProvider,
+    AzureProvider,
     LLMProvider,
     LLMProxyError,
     LLMProxyService,
@@ -79,13 +80,28 @@ async def test_providers_are_those_of_the_gateways_models(stack: RunningStack) -
             service.get_provider_metrics("nobody")
         claude = ModelConfig(provider=LLMProvider.ANTHROPIC, model_name="claude")
         service.register_provider("backup", AnthropicProvider(claude))
-        assert service.list_providers()[0] == "backup"
+        azure = ModelConfig(provider=LLMProvider.AZURE, model_name="gpt-4")
+        service.register_provider("absent", AzureProvider(azure))
+        assert service.list_providers()[:2] == ["backup", "absent"]
         assert service.is_provider_available("backup")
+        assert not service.is_provider_available("absent")
+        health = (await service.health_check())["providers"]
+        assert (health["backup"], health["absent"]) == ("healthy", "unhealthy")
         request = create_completion_request(uuid4().hex, model="claude", provider="backup")
         assert (await service.generate_completion(request)).provider == "anthropic"
         request = create_completion_request(uuid4().hex, model="plain", provider="backup")
         with pytest.raises(NotFoundError):
             await service.generate_completion(request)
+
+
+async def test_a_provider_of_a_wildcard_is_known_by_a_registered_model(stack: RunningStack) -> None:
+    """The key may use `deepseek/*` alone, which is listed as no model."""
+    key = await key_of(stack, models=["deepseek/*"])
+    async with LLMProxyService(base_url=stack.url, api_key=key) as service:
+        assert service.list_providers() == []
+        config = ModelConfig(provider=LLMProvider.OPENAI, model_name="deepseek/x")
+        service.register_provider("seek", OpenAIProvider(config))
+        await until(lambda: service.is_provider_available("seek"))
 
 
 async def test_what_a_registered_provider_has_at_the_gateway_is_said(

@@ -8,9 +8,10 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from llm_proxy_service.catalog import LLMProvider, ModelConfig
 from llm_proxy_service.chat_answers import Served
@@ -21,6 +22,7 @@ from llm_proxy_service.response import HealthReport, ProviderMetrics, RateLimitS
 
 STALE_AFTER_S = 2.0
 RECENT = "5m"
+UNHEALTHY = "unhealthy"
 ENOUGH_CALLS = 3
 GATEWAY_NAMES: Mapping[str, frozenset[str]] = {
     LLMProvider.OPENAI: frozenset({"openai", "text-completion-openai"}),
@@ -93,7 +95,7 @@ class GatewayFigures:
         self._own: dict[str, Tally] = {}
         self._own_total = Tally()
         self._active: dict[str, int] = {}
-        self._registered: dict[str, LLMProvider] = {}
+        self._registered: dict[str, ModelConfig] = {}
         self._known = Snapshot()
         self._read_at = float("-inf")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -116,16 +118,18 @@ class GatewayFigures:
         Returns why the list of models could not be read: the gateway is away, or the key is not accepted.
         """
         since = self._since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        models, limits, used, recent = await asyncio.gather(
+        models, limits, used, recent, *registered = await asyncio.gather(
             self._get("/internal/llm/models"),
             self._get("/v1/limits"),
             self._get("/v1/usage", since=since, group_by="provider"),
             self._get("/v1/usage", since=RECENT, group_by="provider"),
+            *(self._get(f"/v1/models/{quote(one.model_name)}") for one in self._registered.values()),
         )
+        owners = [one.get("owned_by") for one in registered if not isinstance(one, LLMProxyError)]
         self._read_at = time.monotonic()
         known = self._known
         self._known = Snapshot(
-            listed=known.listed if isinstance(models, LLMProxyError) else _listed(models),
+            listed=known.listed if isinstance(models, LLMProxyError) else _listed(models, owners),
             used=known.used if isinstance(used, LLMProxyError) else _by_provider(used),
             total=known.total if isinstance(used, LLMProxyError) else _tally(as_object(used.get("total"))),
             recent=known.recent if isinstance(recent, LLMProxyError) else _by_provider(recent),
@@ -141,11 +145,14 @@ class GatewayFigures:
 
     def register(self, name: str, config: ModelConfig) -> None:
         """Let a name stand for the gateway's provider of that kind."""
-        self._registered[name] = config.provider
+        self._registered[name] = config
+        self._read_at = float("-inf")
+        self._read_soon()
 
     def kind_of(self, name: str) -> str:
         """The provider that a name stands for, as `X-Provider` takes it."""
-        return str(self._registered.get(name, name))
+        config = self._registered.get(name)
+        return str(config.provider if config is not None else name)
 
     def began(self, provider: str) -> None:
         """A provider is answering."""
@@ -196,7 +203,7 @@ class GatewayFigures:
         """Whether the gateway has the provider, and its latest calls did not all fail."""
         self._read_soon()
         served = {*self._known.listed, *self._known.used, *self._own}
-        return bool(self._names_of(name) & served) and self._state(name) != "unhealthy"
+        return bool(self._names_of(name) & served) and self._state(name) != UNHEALTHY
 
     def metrics(self, name: str) -> ProviderMetrics:
         """The figures of one provider.
@@ -250,21 +257,21 @@ class GatewayFigures:
     async def health(self) -> HealthReport:
         """The gateway's own state, and that of each provider by the key's latest calls."""
         fault = await self.refresh()
-        status = "unhealthy"
+        status = UNHEALTHY
         if fault is None:
             with contextlib.suppress(LLMProxyError):
                 status = str((await self._connection.get("/health")).get("status", status))
-        names = self.providers()
+        usable = {one: fault is None and self.is_available(one) for one in self.providers()}
         return {
             "status": status,
-            "providers": {one: self._state(one) if fault is None else "unhealthy" for one in names},
+            "providers": {one: self._state(one) if usable[one] else UNHEALTHY for one in usable},
         }
 
     def _state(self, name: str) -> str:
         recent = [self._known.recent.get(one, Tally()) for one in self._names_of(name)]
         requests, failed = sum(one.requests for one in recent), sum(one.failed for one in recent)
         if requests >= ENOUGH_CALLS and failed == requests:
-            return "unhealthy"
+            return UNHEALTHY
         return "degraded" if failed else "healthy"
 
     def _names_of(self, name: str) -> frozenset[str]:
@@ -295,12 +302,10 @@ class GatewayFigures:
             await self.refresh()
 
 
-def _listed(document: Json) -> tuple[str, ...]:
-    return tuple(
-        dict.fromkeys(
-            str(one["provider"]) for one in as_objects(document.get("models")) if one.get("provider")
-        )
-    )
+def _listed(document: Json, owners: Sequence[object]) -> tuple[str, ...]:
+    """The providers of listed models; a model of a wildcard is not listed, but has an owner."""
+    found = [*(one.get("provider") for one in as_objects(document.get("models"))), *owners]
+    return tuple(dict.fromkeys(name for name in found if isinstance(name, str) and name))
 
 
 def _by_provider(document: Json) -> dict[str, Tally]:
