@@ -23,15 +23,30 @@ Endpoint = Literal[
 ]
 
 
+class FilePart(NamedTuple):
+    """A file that an operation takes in a multipart form.
+
+    Attributes:
+        name: The form's field; where several may come, `name[]` too.
+        required: The operation needs it.
+        max_count: How many may come.
+    """
+
+    name: str
+    required: bool = True
+    max_count: int = 1
+
+
 class EndpointSpec(NamedTuple):
     """One operation.
 
     Attributes:
         path: Its path at the sidecar, as in OpenAI's API, or Anthropic's.
-        required: The body's field it needs beside `model`.
+        required: The body's field it needs beside `model` and files; empty for none.
         litellm_route: LiteLLM's function that serves the path, in `litellm_module`.
         litellm_call_type: LiteLLM's name of the call in its hooks and caches.
         also_required: Further fields that it needs.
+        files: The files it takes: its body is a multipart form; none for JSON.
     """
 
     path: str
@@ -40,6 +55,7 @@ class EndpointSpec(NamedTuple):
     litellm_call_type: str
     litellm_module: str = "litellm.proxy.proxy_server"
     also_required: tuple[str, ...] = ()
+    files: tuple[FilePart, ...] = ()
 
 
 ENDPOINTS: dict[Endpoint, EndpointSpec] = {
@@ -83,6 +99,20 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
         also_required=("query",),
     ),
     "moderations": EndpointSpec("/v1/moderations", "input", "moderations", "amoderation"),
+    "audio.transcriptions": EndpointSpec(
+        "/v1/audio/transcriptions",
+        "",
+        "audio_transcriptions",
+        "atranscription",
+        files=(FilePart("file"),),
+    ),
+    "audio.translations": EndpointSpec(
+        "/v1/audio/translations",
+        "",
+        "audio_transcriptions",
+        "atranscription",
+        files=(FilePart("file"),),
+    ),
 }
 
 OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(
@@ -100,6 +130,8 @@ OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(
 
 Their streams are OpenAI's of images and audio: named events, a last one, no `[DONE]`.
 """
+TRANSCRIPTS: frozenset[Endpoint] = frozenset({"audio.transcriptions", "audio.translations"})
+"""Operations that write down audio: their answers may be texts, and whole where a stream was asked for."""
 NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages", "generate_content"})
 """Operations that reach a provider only in its own protocol; elsewhere a call is a chat, translated."""
 

@@ -139,8 +139,13 @@ class AdmittedCall:
         finally:
             await self._end(error)
 
+    @property
+    def content_type(self) -> bytes:
+        """The media type of a whole reply."""
+        return self._reply.content_type
+
     async def body(self) -> bytes:
-        """Returns the whole reply, OpenAI's JSON; raises what broke it."""
+        """Returns the whole reply, OpenAI's JSON or a transcript's text; raises what broke it."""
         context = self.context
         body, context.usage = await self._reply.json()
         context.content_tokens = self._estimated_tokens(body) if context.usage is None else 0

@@ -131,6 +131,8 @@ class Settings(BaseSettings):
     keys_file: Path | None = Field(None, description="`keys.yaml`, applied at start and by `llm-proxy keys apply`.")
 
     max_body_bytes: int = Field(20 * 2**20, ge=1024, description="Largest body, both as sent and decompressed; a larger one is a 413.")
+    max_upload_bytes: int = Field(200 * 2**20, ge=1024, description="Largest body of a form with files, which are kept on the disk; a larger one is a 413.")
+    uploads_max_bytes: int = Field(4 * 2**30, ge=1024, description="Most bytes of all uploads of one worker on the disk at once; one that would need more gets a 503.")
     max_header_bytes: int = Field(32 * 2**10, ge=1024, description="Largest request head; a larger one is a 431.")
     max_json_depth: int = Field(64, ge=4, description="Deepest nesting of a body.")
     max_messages: int = Field(4096, ge=1, description="Most messages in one request.")
@@ -143,12 +145,12 @@ class Settings(BaseSettings):
     idle_timeout_s: float = Field(60, gt=0, description="Longest time between two frames of a stream; unless set, longer where `stream_timeout` of `litellm-config.yaml` is.")
     total_timeout_s: float = Field(600, gt=0, description="Longest call; `X-Request-Timeout` can shorten it, never extend it. Unless set, longer by what the first byte may take longer.")
     deadlines: Annotated[dict[str, GroupDeadlines], NoDecode] = Field({}, description='Other timeouts for model groups; the first matching pattern holds: `{"o3*": {"first_byte_s": 300}}`.')
-    body_timeout_s: float = Field(30, gt=0, description="Longest time for a caller to send its body.")
+    body_timeout_s: float = Field(30, gt=0, description="Longest time for a caller to send its body; a form with files gets a second more for each 32 KiB.")
     unread_timeout_s: float = Field(60, gt=0, description="Longest time in which a caller reads nothing of its response; then it counts as disconnected (Linux).")
     drain_delay_s: float = Field(5, ge=0, description="Seconds between the end of readiness and the closing of the listener.")
     drain_timeout_s: float = Field(30, ge=0, description="Seconds that running calls get after that.")
 
-    spool_dir: Path = Field(Path(".local/spool"), description="Folder for records while Postgres is unavailable.")
+    spool_dir: Path = Field(Path(".local/spool"), description="Folder for records while Postgres is unavailable, and for uploads while their calls run.")
     spool_max_bytes: int = Field(512 * 2**20, ge=2**20, description="Most bytes of one worker's records there.")
     log_payloads: StringList = Field(("off",), description="Store prompts and responses, in a table of their own, secrets redacted: `off`, `full`, or the tenants, comma-separated, whose text is stored.")
     store_responses: StringList = Field(("off",), description="Keep what callers of `/v1/responses` store of models whose providers do not, in a table of its own that only the caller's id opens: `off`, `all`, or the tenants, comma-separated, who may store. It needs `LLM_PROXY__SEALING_KEYS` and a database.")

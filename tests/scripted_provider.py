@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from scripted import families
+from scripted import families, forms, responses_wire
 from scripted.failures import FAILURES, Failure
 from scripted.families import Door
 from scripted.responses_state import StoredResponses
@@ -31,6 +31,7 @@ CATALOG = {"groups": [{"name": "*", "mode": "chat", "deployments": [{"id": "one"
 
 MARK = re.compile(r"mark-[0-9a-f-]+")
 """What callers of long runs put into each prompt, so that a call is known again."""
+PLAIN = "text/plain; charset=utf-8"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 STATED = (
     *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
@@ -169,7 +170,9 @@ class Connection(asyncio.Protocol):
         if door is None:
             self._send(404, {"error": {"message": f"no such route: {method} {path}", "type": "not_found"}})
             return
-        await self._play(door, path, headers, json.loads(raw))
+        kind = headers.get("content-type", "")
+        body = forms.read(kind, raw) if kind.startswith("multipart/") else json.loads(raw)
+        await self._play(door, path, headers, body)
 
     def _tell(self, status: int, told: Json | list[bytes]) -> None:
         if isinstance(told, dict):
@@ -211,7 +214,9 @@ class Connection(asyncio.Protocol):
             self._send(400, {"error": {"message": refused, "param": "previous_response_id", "code": code}})
             return
         if door.family == "responses" and script.do in {"ok", "tools"}:
-            self.log.stored.keep(credential, body, door.whole(script, {**body, "model": model}, number))
+            self.log.stored.keep(
+                credential, body, responses_wire.response(script, {**body, "model": model}, number)
+            )
         key = script.key or model
         failed = failure(script, self.log.by_key[key])
         script = at_call(script, self.log.by_key[key])
@@ -260,9 +265,13 @@ class Connection(asyncio.Protocol):
     async def _whole(self, door: Door, script: Script, body: Json, number: int) -> None:
         assert self.seen is not None
         answer = door.error(500, "plain") if script.do == "error-in-200" else door.whole(script, body, number)
-        raw = json.dumps(answer).encode()
+        raw, media = (
+            (answer.encode(), PLAIN)
+            if isinstance(answer, str)
+            else (json.dumps(answer).encode(), "application/json")
+        )
         if script.do in {"cut", "reset", "silence"}:
-            self._head(200, "application/json", length=len(raw))
+            self._head(200, media, length=len(raw))
             self.transport.write(raw[: len(raw) // 2])
             await self._break(script)
         elif script.do in {"garbage", "eof", "half-frame"}:
@@ -275,7 +284,7 @@ class Connection(asyncio.Protocol):
             self._raw(200, b"".join(script.writes()), "application/json", ODD_HEADER)
         else:
             self.seen.told = script.counted and script.do != "error-in-200"
-            self._raw(200, raw, "application/json")
+            self._raw(200, raw, media)
 
     async def _break(self, script: Script) -> None:
         await asyncio.sleep(0.02)  # what was written is delivered first

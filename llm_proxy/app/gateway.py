@@ -42,12 +42,19 @@ from llm_proxy.notify import Notifier, NotifierSources, Outbox, webhooks_from_se
 from llm_proxy.schema.connections import Pool
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import Metrics, WorkerMetricsFiles, setup_logging
+from llm_proxy.uploads import UploadSpace
 from llm_proxy.upstream.monitor import SidecarMonitor
 
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 1
 ERASURES_RETRY_S = 600.0
+
+
+def _upload_space(settings: Settings) -> UploadSpace:
+    space = UploadSpace(settings.spool_dir / "uploads", settings.uploads_max_bytes)
+    space.remove_leftovers()
+    return space
 
 
 class Gateway:
@@ -78,7 +85,11 @@ class Gateway:
         management = self._management_app(routes, reader, responses)
         self.routes = tuple(management.state.routes)
         inference = InferenceEndpoint(
-            stages.services, reader, stages.failure_reporter, StoredCalls(stages.stored, responses.ids)
+            stages.services,
+            reader,
+            stages.failure_reporter,
+            StoredCalls(stages.stored, responses.ids),
+            _upload_space(settings),
         )
         self.asgi = with_cors(Dispatcher(routes, inference, management, reader.limits), settings.cors_origins)
 

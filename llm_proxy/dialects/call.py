@@ -13,6 +13,7 @@ from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution
 from llm_proxy.json_access import Json
 from llm_proxy.quantities import NOTHING, Quantities
+from llm_proxy.uploads import UploadedFile
 
 BYTES_PER_TOKEN = 4
 """Of English text, about; OpenAI's own limiter counts the same way."""
@@ -69,6 +70,7 @@ class Call(NamedTuple):
         optional_fields: Fields of `body` that are left out where a model is known not to have them.
         response: The stored response it is about or goes on from: its deployment's account serves the call.
         items: The items of stored responses that its input names.
+        files: The files that go with the body, which is a form's then.
         operation: What the provider does instead of the endpoint's own operation; None for that.
         quantities: What it asks for beside tokens, estimated where it does not say; the basis of its
             reservation, and of its bill where the answer's usage is not stated.
@@ -94,6 +96,7 @@ class Call(NamedTuple):
     items: tuple[ResponseRef, ...] = ()
     operation: Operation | None = None
     stream_type: str = EVENT_STREAM
+    files: tuple[UploadedFile, ...] = ()
     quantities: Quantities = NOTHING
 
 

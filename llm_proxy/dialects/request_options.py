@@ -13,6 +13,7 @@ from llm_proxy.dialects.call import DEFAULT_CACHE_CONTROL, CacheControl
 from llm_proxy.dialects.response_ids import ResponseRef
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json
+from llm_proxy.uploads import UploadedFile
 
 _PROVIDER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SECONDS = re.compile(rb"[0-9]{1,9}")
@@ -45,6 +46,7 @@ class RequestOptions:
         may_omit_model: A body without `model` means the default model (callers of `x-internal-auth`).
         anthropic_version: `anthropic-version` as it was sent; only Anthropic's dialect judges it.
         anthropic_betas: The words of `anthropic-beta`, each once; what is spelled like none is left out.
+        files: The files of a form; no header says it.
         history: What the gateway keeps of the conversation; no header says it.
         model: The model that the path names, which counts before the body's; None where it names none.
         query: The query of such a path, as it was sent; only a dialect whose own it is reads it.
@@ -57,6 +59,7 @@ class RequestOptions:
     anthropic_version: str | None = None
     anthropic_betas: tuple[str, ...] = ()
     history: History | None = None
+    files: tuple[UploadedFile, ...] = ()
     model: str | None = None
     query: str = ""
 

@@ -92,6 +92,18 @@ _FIXED_ROUTES = (
         ("/v1/moderations", "/moderations"), "moderations", OPENAI, "Judge texts and images by a policy."
     ),
     InferenceRoute(
+        ("/v1/audio/transcriptions", "/audio/transcriptions", f"{_AZURE}/audio/transcriptions"),
+        "audio.transcriptions",
+        OPENAI,
+        "Write down what is said in an audio file, whole or streamed.",
+    ),
+    InferenceRoute(
+        ("/v1/audio/translations", "/audio/translations", f"{_AZURE}/audio/translations"),
+        "audio.translations",
+        OPENAI,
+        "Write down in English what is said in an audio file.",
+    ),
+    InferenceRoute(
         ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."
     ),
     InferenceRoute(

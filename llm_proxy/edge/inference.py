@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import orjson
 from starlette.requests import Request
@@ -21,12 +22,14 @@ from llm_proxy.call_guard import GroupTimeouts, TimeoutPolicy
 from llm_proxy.dialects import Call, Dialect
 from llm_proxy.dialects.call import Count
 from llm_proxy.dialects.dialect import BodyLimits, CountingDialect, ResponseMeta, StreamRenderer
+from llm_proxy.dialects.form import form_body
 from llm_proxy.dialects.model_paths import decoded_model
 from llm_proxy.dialects.request_options import History, parse_request_options
 from llm_proxy.dialects.responses.native import require_own
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
+from llm_proxy.edge.form import read_form
 from llm_proxy.edge.request import ClientDisconnected, Headers, Receive, Scope, Send, read_body, read_headers
 from llm_proxy.edge.stored_calls import Keeping, StoredCalls
 from llm_proxy.endpoints import ENDPOINTS
@@ -48,6 +51,7 @@ from llm_proxy.pipeline import AdmittedCall, Services, process_call, reject_earl
 from llm_proxy.settings import Settings
 from llm_proxy.sse import DONE_EVENT, encode_event
 from llm_proxy.telemetry import uuid7
+from llm_proxy.uploads import UploadedFile, UploadSpace
 from llm_proxy.upstream import CallGuard, CurrentCatalog, interrupt_error, timeout_policy
 
 
@@ -57,6 +61,7 @@ class RequestLimits:
 
     max_header_bytes: int
     max_body_bytes: int
+    max_upload_bytes: int
     body_timeout_s: float
     deadlines: TimeoutPolicy
     body: BodyLimits
@@ -68,6 +73,7 @@ def request_limits(settings: Settings, stated: GroupTimeouts | None = None) -> R
     return RequestLimits(
         max_header_bytes=settings.max_header_bytes,
         max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
         body_timeout_s=settings.body_timeout_s,
         deadlines=timeout_policy(settings, stated),
         body=BodyLimits(settings.max_json_depth, settings.max_messages, private_urls=settings.private_links),
@@ -97,6 +103,7 @@ class RequestReader:
         headers: Headers,
         body: bytes,
         history: History | None = None,
+        files: tuple[UploadedFile, ...] = (),
     ) -> tuple[Caller, Call]:
         """Returns the caller to admit and bill, and the call, which goes on from `history`.
 
@@ -108,8 +115,8 @@ class RequestReader:
         if caller.max_tokens_cap is not None:
             limits = replace(limits, max_tokens_cap=caller.max_tokens_cap)
         options = parse_request_options(headers.items())
-        if history is not None:
-            options = replace(options, history=history)
+        if history is not None or files:
+            options = replace(options, history=history, files=files)
         if route.model is not None:
             options = replace(options, model=decoded_model(route.model), query=route.query)
         call = route.dialect.parse(route.endpoint, body, options, models, limits)
@@ -153,6 +160,8 @@ class RequestReader:
 log = logging.getLogger(__name__)
 
 _MAX_ID_BYTES = 200
+MIN_UPLOAD_BYTES_PER_S = 32 * 2**10
+"""An upload must be faster on the whole, beside the time that every body gets."""
 _CHECKS_A_PING = 2
 
 
@@ -165,8 +174,10 @@ class InferenceEndpoint:
         reader: RequestReader,
         auth_failures: AuthFailureReporter,
         stored: StoredCalls,
+        uploads: UploadSpace,
     ) -> None:
         self._stored = stored
+        self._uploads = uploads
         self._services = services
         self._reader = reader
         self._auth_failures = auth_failures
@@ -229,10 +240,40 @@ class InferenceEndpoint:
         context.traceparent = headers.get(b"traceparent")
         context.caller = caller = await reader.authenticate(headers)
         reject_early(self._services, caller)
-        body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
-        guard.body_received(receive)
-        history = await self._stored.history(route, body)
-        context.caller, call = reader.parse(route, caller, headers, body, history)
+        takes = ENDPOINTS[route.endpoint].files
+        if not takes:
+            body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
+            guard.body_received(receive)
+            await self._run(route, context, guard, responder, _Request(headers, body))
+            return
+        with self._uploads.open() as uploads:
+            form = await read_form(
+                receive,
+                headers,
+                takes,
+                uploads,
+                max_bytes=limits.max_upload_bytes,
+                on_progress=partial(_extend_deadline, guard, guard.idle_deadline),
+            )
+            guard.body_received(receive)
+            request = _Request(headers, orjson.dumps(form_body(form)), form.files)
+            await self._run(route, context, guard, responder, request)
+
+    async def _run(
+        self,
+        route: InferenceRoute,
+        context: CallContext,
+        guard: CallGuard,
+        responder: "Responder",
+        request: "_Request",
+    ) -> None:
+        """Processes a request that was read: parses it, runs the call, sends the response."""
+        caller, limits = context.caller, self._reader.limits
+        assert caller is not None  # noqa: S101 -- it was authenticated
+        history = await self._stored.history(route, request.body)
+        context.caller, call = self._reader.parse(
+            route, caller, request.headers, request.body, history, request.files
+        )
         context.call, responder.keeping = self._stored.begin(call, context.caller)
         guard.total_deadline = asyncio.get_running_loop().time() + limits.deadlines.total_s(
             call.group, call.timeout_s
@@ -254,6 +295,19 @@ class InferenceEndpoint:
         if not responder.started:
             self._services.ledger.request_rejected(context, error)
         await responder.send_error(error)
+
+
+class _Request(NamedTuple):
+    """A request that was read; of a form, `body` has its fields."""
+
+    headers: Headers
+    body: bytes
+    files: tuple[UploadedFile, ...] = ()
+
+
+def _extend_deadline(guard: CallGuard, first_deadline: float, size: int) -> None:
+    """Gives an upload the time that its bytes take at the slowest rate that is served."""
+    guard.idle_deadline = first_deadline + size / MIN_UPLOAD_BYTES_PER_S
 
 
 def _report(context: CallContext, error: APIError) -> None:
@@ -351,7 +405,7 @@ class Responder:
         context.ttft_ms = context.elapsed_ms()
         if context.payload is not None:
             keep_answer(context.payload, out)
-        await responses.send_json(self._send, 200, out, headers)
+        await responses.send_body(self._send, 200, out, headers, admitted.content_type)
         context.status, self.started = 200, True
 
     async def _send_stream(self, admitted: AdmittedCall) -> None:

@@ -27,7 +27,7 @@ from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge.litellm_paths import where_it_went
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.responses import error_headers
-from llm_proxy.endpoints import ENDPOINTS, Endpoint
+from llm_proxy.endpoints import ENDPOINTS, TRANSCRIPTS, Endpoint
 from llm_proxy.errors import APIError, BadRequest, InternalError, MethodNotAllowed, NotFound
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry import uuid7
@@ -70,7 +70,11 @@ _ERROR: Json = {
 _DIALECT_REQUIRED = {"internal": ["messages"], "generate": ["messages"], "responses": ["model", "input"]}
 
 _STREAM_BY_PATH = frozenset({"generate", "gemini"})
-_NEVER_STREAMED: frozenset[Endpoint] = frozenset({"embeddings", "rerank", "moderations"})
+_NEVER_STREAMED: frozenset[Endpoint] = frozenset(
+    {"embeddings", "rerank", "moderations", "audio.translations"}
+)
+
+_FILE: Json = {"type": "string", "format": "binary"}
 _MODEL_IN_PATH: Json = {
     "name": "model",
     "in": "path",
@@ -175,7 +179,9 @@ def declare_bad_request(paths: Json) -> None:
 
 def _operation(route: InferenceRoute, path: str) -> Json:
     spec = ENDPOINTS[route.endpoint]
-    required = _DIALECT_REQUIRED.get(route.dialect.name, ["model", spec.required, *spec.also_required])
+    required = [name for name in ("model", spec.required, *spec.also_required) if name]
+    required = _DIALECT_REQUIRED.get(route.dialect.name, required)
+    kind = "multipart/form-data" if spec.files else "application/json"
     names_model = MODEL in path
     if names_model or route.endpoint == "moderations":
         required = [name for name in required if name != "model"]
@@ -190,7 +196,12 @@ def _operation(route: InferenceRoute, path: str) -> Json:
         body["properties"]["input"] = _INPUTS
     if route.endpoint not in _NEVER_STREAMED and route.dialect.name not in _STREAM_BY_PATH:
         body["properties"]["stream"] = {"type": "boolean"}
+    for part in spec.files:
+        body["properties"][part.name] = _FILE if part.max_count == 1 else {"type": "array", "items": _FILE}
+        body["required"] = [*body["required"], part.name] if part.required else body["required"]
     content: Json = {"application/json": {"schema": {"type": "object"}}}
+    if route.endpoint in TRANSCRIPTS:
+        content["text/plain"] = {"schema": {"type": "string"}}
     if route.endpoint not in _NEVER_STREAMED:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     errors = {
@@ -202,7 +213,7 @@ def _operation(route: InferenceRoute, path: str) -> Json:
         "operationId": re.sub(r"\W+", "_", path).strip("_"),
         "security": [{"bearer": []}],
         "parameters": [_MODEL_IN_PATH] if names_model else [],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "requestBody": {"required": True, "content": {kind: {"schema": body}}},
         "responses": {"200": {"description": "The response.", "content": content}, **errors},
     }
 

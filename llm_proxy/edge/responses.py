@@ -21,7 +21,7 @@ from llm_proxy.upstream import RoutingInfo, call_cost
 
 RawHeaders = list[tuple[bytes, bytes]]
 
-_JSON = (b"content-type", b"application/json")
+_JSON_TYPE = b"application/json"
 _STREAM = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -30,7 +30,12 @@ _STREAM = (
 
 async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -> None:
     """Sends a response with a JSON body; appends to `headers`."""
-    headers.append(_JSON)
+    await send_body(send, status, body, headers, _JSON_TYPE)
+
+
+async def send_body(send: Send, status: int, body: bytes, headers: RawHeaders, content_type: bytes) -> None:
+    """Sends a response with a body of that media type; appends to `headers`."""
+    headers.append((b"content-type", content_type))
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -204,6 +204,11 @@ class StoredReply:
         self.routing = RoutingInfo(group=call.group, cost_nano_usd=0, cache="off", attempts=0)
         self.stream_filter: StreamFrames | None = None
 
+    @property
+    def content_type(self) -> bytes:
+        """JSON's media type."""
+        return b"application/json"
+
     async def json(self) -> tuple[bytes, TokenUsage | None]:
         """Returns the answer; nothing was used for it."""
         return orjson.dumps(self._document), NOTHING_USED

@@ -22,6 +22,7 @@ from llm_proxy.sidecar import (
     response_state,
     responses,
     token_count,
+    transcripts,
 )
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
 from llm_proxy.sidecar.disconnects import cancel_on_disconnect
@@ -220,20 +221,24 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
     opaque = name in OPAQUE_ENDPOINTS
     own = {} if opaque or name in NATIVE_ENDPOINTS else {"model": None}
     scope["app"] = proxy.app
-    # With another type LiteLLM would parse a form.
-    scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"content-type"] + JSON_CONTENT_TYPE
+    if not endpoint.files:  # with another type LiteLLM would parse a form
+        scope["headers"] = [one for one in scope["headers"] if one[0] != b"content-type"] + JSON_CONTENT_TYPE
     request, head = proxy.Request(scope, receive), proxy.Response()
     if name in NATIVE_ENDPOINTS:
         await native_wires.prepare_request(name, request, outcome)
-    body = opaque_calls.prepare_call(await request.body(), outcome) if opaque else {}
+    read = opaque and not endpoint.files
+    body = opaque_calls.prepare_call(await request.body(), outcome) if read else {}
     with outcome_in_context(outcome):
         try:
-            result = await litellm_internals.endpoint_function(endpoint)(
-                request=request,
-                fastapi_response=head,
-                user_api_key_dict=litellm_internals.gateway_user(path),
-                **own,
-            )
+            if endpoint.files:
+                result = await transcripts.transcribe(name, request, head, outcome)
+            else:
+                result = await litellm_internals.endpoint_function(endpoint)(
+                    request=request,
+                    fastapi_response=head,
+                    user_api_key_dict=litellm_internals.gateway_user(path),
+                    **own,
+                )
             if name == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
             if opaque:

@@ -15,6 +15,7 @@ from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.quantities import USAGE_HEADER
 from llm_proxy.sidecar import provider_errors
+from llm_proxy.sidecar.forms import SentForm
 
 _CURRENT: ContextVar["CallOutcome | None"] = ContextVar("outcome", default=None)
 _attempts_recorded = Event()
@@ -77,6 +78,7 @@ class CallOutcome:
         native_cost_usd: What that answer cost, where LiteLLM may not say it; None if it is not known.
         optional_fields: Fields that a model may lack, as the gateway says.
         account: The only deployments that may serve the call; None if any may.
+        form: The form of a call that has one.
         stated_usage: What an answer used that the gateway does not parse, as `quantities` encodes it.
         states_cost: `stated_cost_usd` holds in place of LiteLLM's own header.
         stated_cost_usd: What that answer cost; None if it is not known.
@@ -99,6 +101,7 @@ class CallOutcome:
     native_cost_usd: float | None = None
     optional_fields: tuple[str, ...] = ()
     account: frozenset[str] | None = None
+    form: SentForm | None = None
     stated_usage: str | None = None
     states_cost: bool = False
     stated_cost_usd: float | None = None
@@ -181,6 +184,12 @@ def optional_fields() -> tuple[str, ...]:
     """Return the fields of the running call that are left out where the model lacks them."""
     outcome = _CURRENT.get()
     return outcome.optional_fields if outcome is not None else ()
+
+
+def form() -> SentForm | None:
+    """Return the form of the running call."""
+    outcome = _CURRENT.get()
+    return outcome.form if outcome is not None else None
 
 
 def allowed_deployments() -> frozenset[str] | None:

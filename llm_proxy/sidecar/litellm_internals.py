@@ -86,6 +86,8 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.integrations.custom_guardrail": ("CustomGuardrail",),
     UNIFIED_GUARDRAILS: ("UnifiedLLMGuardrails",),
     "litellm.llms.base_llm.chat.transformation": ("BaseLLMException",),
+    "openai.resources.audio.transcriptions": ("AsyncTranscriptions",),
+    "litellm.constants": ("OPENAI_AUDIO_TRANSCRIPTION_PROVIDERS", "AZURE_OPENAI_AUDIO_PROVIDERS"),
     "httpx": ("AsyncClient", "Client", "Request", "Response"),
     "litellm.litellm_core_utils.logging_worker": ("GLOBAL_LOGGING_WORKER",),
     "litellm.proxy.utils": ("ProxyLogging", "check_and_merge_model_level_guardrails"),

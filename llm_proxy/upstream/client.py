@@ -28,6 +28,7 @@ from llm_proxy.identity import Caller
 from llm_proxy.json_access import as_object
 from llm_proxy.upstream.catalog import CurrentCatalog
 from llm_proxy.upstream.error_mapping import map_error
+from llm_proxy.upstream.form_body import FormBody
 from llm_proxy.upstream.http_client import ConnectError, ConnectionPool, HTTPConnection, SidecarAddress
 from llm_proxy.upstream.litellm_protocol import (
     LiteLLMControls,
@@ -42,6 +43,9 @@ from llm_proxy.upstream.sealed_ids import SealedIds
 
 MAX_ERROR_BYTES = 256 * 2**10
 _USER_AGENT = "llm-proxy"
+_JSON = b"application/json"
+UPLOAD_BYTES_PER_S = 2**20
+"""At this rate a provider may still be receiving an upload, when the wait for its answer begins."""
 _SHOW_TEXT = "litellm-disable-message-redaction: true\r\n"
 """LiteLLM's header for: this call's text may be shown, although texts in general may not."""
 DEPLOYMENT_GONE = b'"deployment_gone"'
@@ -138,27 +142,27 @@ class SidecarClient:
             APIError: The sidecar answered with an error; see `error_mapping`.
         """
         guard.unsent = True
-        catalog = self.catalog.snapshot
         body = self._body(call, caller)
-        cached = call.operation is None and self._controls.uses_cache(call, caller, catalog)
-        headers = f"content-length: {len(body)}\r\nx-litellm-call-id: {request_id}\r\n"
-        headers += f"traceparent: {traceparent}\r\n" if traceparent is not None else ""
-        headers += "".join(f"{name}: {value}\r\n" for name, value in _headers_of(call))
-        headers += _SHOW_TEXT if self._controls.shows_text(caller, catalog) else ""
-        rest = f"{headers}\r\n".encode() + body
-        timeouts = self.timeouts.for_group(call.group)
+        cached = call.operation is None and self._controls.uses_cache(call, caller, self.catalog.snapshot)
+        form = FormBody(orjson.loads(body), call.files) if call.files else None
+        headers = self._headers(call, caller, request_id, traceparent)
+        size, sent_at_once = (len(body), body) if form is None else (form.size_bytes, b"")
+        rest = f"{headers}content-length: {size}\r\n\r\n".encode() + sent_at_once
+        first_byte_s = self.timeouts.for_group(call.group).first_byte_s + size / UPLOAD_BYTES_PER_S
         line = call.operation[:2] if call.operation else ("POST", ENDPOINTS[call.endpoint].path)
         tried: list[Sidecar] = []
         while len(tried) < len(self.pool.sidecars):
             sidecar = await self.queue.acquire(monotonic(), tried)
             sidecar.calls.add(guard)
-            guard.phase, guard.idle_deadline = "first_byte", monotonic() + timeouts.first_byte_s
+            guard.phase, guard.idle_deadline = "first_byte", monotonic() + first_byte_s
             connection: HTTPConnection | None = None
             try:
                 address, head = self._target(sidecar, *line)
                 connection = await self._connections.acquire(address)
                 guard.unsent = False
-                await connection.send_request(head + rest)
+                if form is not None:
+                    head = head.replace(_JSON, form.content_type.encode())
+                await connection.send_request(head + rest, form.blocks() if form is not None else None)
             except ConnectError:
                 guard.unsent = True
                 self._release(sidecar, guard, connection)
@@ -176,6 +180,12 @@ class SidecarClient:
             sent = _SentCall(call, caller, request_id, body, cached)
             return await self._reply(sent, sidecar, connection, guard, release)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+
+    def _headers(self, call: Call, caller: Caller, request_id: str, traceparent: str | None) -> str:
+        headers = f"x-litellm-call-id: {request_id}\r\n"
+        headers += f"traceparent: {traceparent}\r\n" if traceparent is not None else ""
+        headers += "".join(f"{name}: {value}\r\n" for name, value in _headers_of(call))
+        return headers + (_SHOW_TEXT if self._controls.shows_text(caller, self.catalog.snapshot) else "")
 
     def check_capacity(self) -> None:
         """Raises `Overloaded` when there is neither a free slot nor capacity left in the queue."""
@@ -271,7 +281,7 @@ class SidecarClient:
                 "host": address.name,
                 "accept-encoding": "identity",
                 "user-agent": _USER_AGENT,
-                "content-type": "application/json",
+                "content-type": _JSON.decode(),
             }
             if self._key:
                 headers["authorization"] = f"Bearer {self._key}"

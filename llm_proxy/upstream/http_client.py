@@ -9,6 +9,7 @@ every frame of every stream.
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import cache
 from time import monotonic
@@ -85,24 +86,42 @@ class HTTPConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.chunks: list[bytes] = []
         self._unread_bytes = self._framing_bytes = 0
-        self._in_use = self.is_complete = self._paused = False
+        self._in_use = self.is_complete = self._paused = self._half_sent = self._write_paused = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
     def reusable(self) -> bool:
         """Whether another request may be sent: the last response is complete and the connection open."""
         transport = self._transport
-        return not self._in_use and not self._paused and transport is not None and not transport.is_closing()
+        usable = not (self._in_use or self._paused or self._half_sent)
+        return usable and transport is not None and not transport.is_closing()
 
-    async def send_request(self, request: bytes) -> None:
-        """Sends a request; returns when the response's head is there. Raises `ConnectionBroken`."""
+    async def send_request(self, request: bytes, body: AsyncIterator[bytes] | None = None) -> None:
+        """Sends a request; returns when the response's head is there. Raises `ConnectionBroken`.
+
+        `body` follows `request`, as fast as the server reads it; an answer before its end ends it, and then
+        the connection is not used again.
+        """
         if self._transport is None:
             raise ConnectionBroken
         self.status, self.headers, self.chunks = 0, {}, []
         self._in_use, self.is_complete, self._framing_bytes = True, False, 0
         self._transport.write(request)
+        if body is not None:
+            await self._send_body(body)
         while not self.status:
             await self.wait_for_data()
+
+    async def _send_body(self, body: AsyncIterator[bytes]) -> None:
+        async for part in body:
+            if self._transport is None:
+                raise ConnectionBroken
+            self._transport.write(part)
+            while self._write_paused and not self.status:
+                await self.wait_for_data()
+            if self.status:
+                self._half_sent = True
+                return
 
     async def read(self) -> bytes:
         """Returns what was received so far, waiting for data; b"" at the end. Raises `ConnectionBroken`."""
@@ -167,6 +186,16 @@ class HTTPConnection(asyncio.Protocol):
         if self._unread_bytes > MAX_UNREAD_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+        if (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def pause_writing(self) -> None:
+        """Holds a body back: the server reads it slower than it comes."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """Wakes the task that sends a body."""
+        self._write_paused = False
         if (waiter := self._waiter) is not None and not waiter.done():
             waiter.set_result(None)
 

@@ -78,7 +78,7 @@ class LiteLLMControls:
 
     def uses_cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache may answer this call."""
-        if not (self.caching and caller.cache):
+        if call.files or not (self.caching and caller.cache):
             return False
         if call.endpoint == "responses" and call.body.get("store") is not False:
             return False  # the provider keeps it, under an id that two callers must not share
@@ -86,7 +86,9 @@ class LiteLLMControls:
 
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
         """Returns the body to send: the call's, and our fields."""
-        body = {**call.body, "cache": self._cache(call, caller, catalog)}
+        body = dict(call.body)
+        if not call.files:
+            body["cache"] = self._cache(call, caller, catalog)
         if call.response is not None or not self._may_fall_back(str(call.body["model"]), caller, catalog):
             body["disable_fallbacks"] = True
         if catalog is not None and catalog.has_langfuse:

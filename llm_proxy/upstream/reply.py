@@ -13,7 +13,7 @@ import orjson
 
 from llm_proxy.call_guard import NEVER, CallGuard
 from llm_proxy.dialects import BYTES_PER_TOKEN, Call
-from llm_proxy.endpoints import NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS
+from llm_proxy.endpoints import NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS, TRANSCRIPTS
 from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.sse import FrameTooLong
@@ -37,6 +37,9 @@ from llm_proxy.upstream.token_usage import (
     usage_of_responses,
 )
 
+_JSON, _PLAIN = b"application/json", b"text/plain; charset=utf-8"
+_TEXT_TYPES = frozenset({b"text/plain", b"text/vtt", b"text/srt", b"application/x-subrip"})
+"""Of transcripts; with any other a browser might run what it is sent."""
 SIDECAR_HEADER = b"x-llmp-attempts"
 """A header that only our sidecars send."""
 
@@ -54,6 +57,11 @@ class Reply(Protocol):
 
     routing: RoutingInfo
     stream_filter: StreamFrames | None
+
+    @property
+    def content_type(self) -> bytes:
+        """The media type of a whole body."""
+        ...
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
         """Returns the whole body without LiteLLM's additions, and its stated usage."""
@@ -146,9 +154,22 @@ class SidecarReply:
         self.routing = routing
         self.stream_filter: StreamFrames | None = None
 
+    @property
+    def content_type(self) -> bytes:
+        """The media type of a whole body: JSON, or a text of transcriptions."""
+        stated = self._stated_type()
+        if self._call.endpoint not in OPAQUE_ENDPOINTS or stated in (b"", _JSON):
+            return _JSON
+        return stated + b"; charset=utf-8" if stated in _TEXT_TYPES else _PLAIN
+
+    def _stated_type(self) -> bytes:
+        return self._connection.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
     def begin_stream(self) -> None:
-        """Makes this reply a stream of frames."""
+        """Makes this reply a stream of frames; a transcript that came as a whole stays one body."""
         call = self._call
+        if call.endpoint in TRANSCRIPTS and self._stated_type() != b"text/event-stream":
+            return
         if call.endpoint in NATIVE_ENDPOINTS:
             self.stream_filter = NativeStreamFilter(call.endpoint, self._ids, is_free=_is_free(call))
         elif call.endpoint in OPAQUE_ENDPOINTS:

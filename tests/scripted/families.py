@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from scripted import (
     anthropic_wire,
+    audio_wire,
     bedrock_wire,
     gemini_wire,
     moderation_wire,
@@ -16,7 +17,7 @@ from scripted import (
 )
 from scripted.script import Json, Script
 
-Whole = Callable[[Script, Json, int], Json]
+Whole = Callable[[Script, Json, int], Json | str]
 Frames = Callable[[Script, Json, int], tuple[list[bytes], list[bytes]]]
 MODEL_IN_PATH = re.compile(r"(?:models?|deployments|endpoints)/([^/:]+)[:/]")
 
@@ -26,7 +27,7 @@ class Door:
     """One route of a provider.
 
     Attributes:
-        whole: The JSON answer.
+        whole: The JSON answer, or a text.
         frames: The stream's content frames and closing frames, where the route streams.
         streams: Whether this body is to be answered with a stream.
     """
@@ -69,6 +70,14 @@ def _ollama(whole: Whole, frames: Frames | None) -> Door:
     )
 
 
+_AUDIO = Door(
+    "openai",
+    audio_wire.transcript,
+    audio_wire.frames,
+    openai_wire.error,
+    openai_wire.error_frame,
+    audio_wire.streams,
+)
 _ANTHROPIC = Door(
     "anthropic",
     anthropic_wire.message,
@@ -107,6 +116,8 @@ _RERANK = Door("rerank", rerank_wire.rerank, None, rerank_wire.error, openai_wir
 DOORS: tuple[tuple[str, Door], ...] = (
     ("/chat/completions", _openai(openai_wire.chat, openai_wire.chat_frames)),
     ("/completions", _openai(openai_wire.text, openai_wire.text_frames)),
+    ("/audio/transcriptions", _AUDIO),
+    ("/audio/translations", _AUDIO),
     ("/embeddings", _openai(openai_wire.embeddings, None)),
     ("/moderations", _openai(moderation_wire.moderation, None)),
     ("/rerank", _RERANK),

@@ -56,6 +56,7 @@ def config(provider: Provider) -> Json:
         *natives(provider),
         *rankers(provider),
         *embedders(provider),
+        *transcribers(provider),
         {
             "model_name": "keyless",
             "litellm_params": {"model": "openai/keyless", "api_key": "os.environ/NO_SUCH_KEY"},
@@ -107,6 +108,18 @@ def rankers(provider: Provider) -> list[Json]:
     for one in found:
         one["model_info"] = {"id": one["model_name"]}
     return found
+
+
+def transcribers(provider: Provider) -> list[Json]:
+    """Deployments that write down audio, at LiteLLM's published prices."""
+    azure = {"api_base": provider.url, "api_version": "2025-04-01-preview"}
+    found = [
+        deployment("whisper", "openai/whisper-1", provider),
+        deployment("whisper-azure", "azure/whisper-1", provider, **azure),
+        deployment("transcriber", "openai/gpt-4o-mini-transcribe", provider),
+        deployment("deepgram", "deepgram/nova-2", provider),
+    ]
+    return [one | {"model_info": {"id": one["model_info"]["id"]}} for one in found]
 
 
 def natives(provider: Provider) -> list[Json]:

@@ -71,19 +71,18 @@ def build_call(
         BadRequest: Naming the field at fault, by schema or rule.
         ModelNotFound: No group serves the model.
     """
-    endpoint = context.endpoint
-    parsed, file_bytes = _with_parsed_messages(endpoint, parsed, limits)
+    parsed, file_bytes = _with_parsed_messages(context.endpoint, parsed, limits)
     parsed, requested = split_guardrails(parsed, models.guardrails)
-    fields, extra, metadata, out_of_range = partition_fields(endpoint, parsed)
-    _reject_missing(endpoint, fields)
+    fields, extra, metadata, out_of_range = partition_fields(context.endpoint, parsed)
+    _reject_missing(context.endpoint, fields)
     model = choose_model(fields.get("model"), context, options, models)
     group = resolve(model, options.provider, models)
     providers = _providers(group, models, out_of_range) if extra or out_of_range else frozenset[str]()
     body: Json = fields | requested | {"model": group}
-    streaming, wants_usage = _stream(body)
-    body |= place_extra_fields(extra, providers) if extra else {}
+    streaming, wants_usage = _stream(context.endpoint, body)
+    body |= _placed(context.endpoint, extra, providers) if extra else {}
     call = Call(
-        endpoint=endpoint,
+        endpoint=context.endpoint,
         dialect=context.dialect,
         model=model,
         group=models.aliases.get(group, group),
@@ -91,20 +90,28 @@ def build_call(
         streaming=streaming,
         wants_usage=streaming and (wants_usage or context.reports_usage),
         attribution=attribution or parse_attribution(metadata, fields.get("user")),
-        max_tokens=_max_tokens(endpoint, fields, extra),
+        max_tokens=_max_tokens(context.endpoint, fields, extra),
         prompt_bytes=context.size_bytes - file_bytes,
         choices=max(fields.get("n", 1), fields.get("best_of", 1)),
         cache=options.cache,
         timeout_s=options.timeout_s,
-        quantities=asked_quantities(endpoint, fields),
+        quantities=asked_quantities(context.endpoint, fields),
+        files=options.files,
     )
     return _apply_rules(call, models, limits)
+
+
+def _placed(endpoint: Endpoint, extra: Json, providers: frozenset[str]) -> Json:
+    """The model's own fields as they are sent; a form has no `extra_body`."""
+    if ENDPOINTS[endpoint].files:
+        return {name: extra[name] for name in sorted(extra)}
+    return place_extra_fields(extra, providers)
 
 
 def _reject_missing(endpoint: Endpoint, fields: Json) -> None:
     spec = ENDPOINTS[endpoint]
     for name in (spec.required, *spec.also_required):
-        if name not in fields:
+        if name and name not in fields:
             raise missing(name)
 
 
@@ -254,7 +261,7 @@ def _may_use(model: str, options: RequestOptions, models: ModelIndex) -> bool:
     return True
 
 
-def _stream(body: Json) -> tuple[bool, bool]:
+def _stream(endpoint: Endpoint, body: Json) -> tuple[bool, bool]:
     """Makes a stream request its usage; returns whether it is one, and whether the caller requested usage."""
     streaming = body.pop("stream", False) is True
     options: Json | None = body.pop("stream_options", None)
@@ -263,6 +270,8 @@ def _stream(body: Json) -> tuple[bool, bool]:
             raise invalid("stream_options", "only allowed when 'stream' is true.")
         return False, False
     body["stream"] = True
+    if endpoint in OPAQUE_ENDPOINTS:  # their last event states it
+        return True, True
     body["stream_options"] = {**(options or {}), "include_usage": True}
     return True, options is not None and options.get("include_usage") is True
 

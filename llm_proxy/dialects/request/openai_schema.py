@@ -167,10 +167,35 @@ _IMAGES: dict[str, Validator] = {
     "user": _text,
 }
 
+_texts = array_of(_text)
+_TRANSCRIPTIONS: dict[str, Validator] = {
+    "model": _name,
+    "chunking_strategy": either(
+        _string_or_object, string=anything, object=object_with(type_required=_non_empty)
+    ),
+    "include": _texts,
+    "known_speaker_names": _texts,
+    "known_speaker_references": _texts,
+    "language": _text,
+    "prompt": _text,
+    "response_format": _text,
+    "stream": boolean,
+    "temperature": number(0, 1),
+    "timestamp_granularities": _texts,
+}
+_TRANSLATIONS: dict[str, Validator] = {
+    "model": _name,
+    "prompt": _text,
+    "response_format": _text,
+    "temperature": number(0, 1),
+}
+
 FIELDS: dict[Endpoint, dict[str, Validator]] = {
     "chat.completions": _CHAT,
     "completions": _COMPLETIONS,
     "embeddings": _EMBEDDINGS,
+    "audio.transcriptions": _TRANSCRIPTIONS,
+    "audio.translations": _TRANSLATIONS,
     "images.generations": _IMAGES,
     "rerank": RERANK_FIELDS,
     "moderations": MODERATION_FIELDS,

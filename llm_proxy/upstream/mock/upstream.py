@@ -67,6 +67,11 @@ class MockReply:
         if call.streaming:
             self.stream_filter = StreamFilter(wants_usage=call.wants_usage)
 
+    @property
+    def content_type(self) -> bytes:
+        """The media type of the body."""
+        return b"application/json" if self._reply.body.startswith(b"{") else b"text/plain; charset=utf-8"
+
     async def json(self) -> tuple[bytes, TokenUsage | None]:
         """Returns the body, and the usage it states."""
         if self._call.endpoint in OPAQUE_ENDPOINTS:

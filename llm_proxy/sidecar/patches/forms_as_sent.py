@@ -1,0 +1,160 @@
+"""Forms with audio reach providers that speak OpenAI's protocol as they were sent, from the disk.
+
+LiteLLM reads files whole, drops fields it does not know (`stream`, `chunking_strategy`, whisper's `include`),
+asks for another format than the caller, turns texts into JSON and has no translations. Invariants: the
+provider gets the caller's fields and no other; the answer's bytes are kept as they came; routing, retries,
+fallbacks, cooldowns and the log stay LiteLLM's. Other providers are translated by LiteLLM.
+"""
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from llm_proxy.json_access import as_object
+from llm_proxy.sidecar import call_outcome, forms
+from llm_proxy.sidecar.forms import SentForm
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.provider_http import raise_stated_failure
+from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure
+
+TRANSLATIONS = "/audio/translations"
+OPENAI_FIELDS = ("language", "prompt", "response_format", "temperature", "timestamp_granularities", "user")
+TEXTS = frozenset({"text", "srt", "vtt"})
+"""Formats of an answer that are no JSON."""
+NO_TRANSCRIPT = StatedFailure(502, {"error": {"message": "The provider's answer has no transcript."}})
+PLAIN_FORMATS = frozenset({"json", "text"})
+"""Those that `transcripts` makes of any answer."""
+UNTRANSLATED_FORMATS = frozenset({"srt", "vtt", "diarized_json"})
+RAW_HEADER = "X-Stainless-Raw-Response"
+"""Of OpenAI's client: with `stream` it leaves the answer unread."""
+
+
+def install() -> None:
+    """Patch OpenAI's client and LiteLLM's function; before the first call."""
+    forms.enable_sending_from_disk()
+    _send_as_sent()
+    _give_others_the_file()
+
+
+class _Answer:
+    """An answer as LiteLLM reads one of OpenAI's client."""
+
+    def __init__(self, headers: Untyped, parsed: Untyped) -> None:
+        self.headers = headers
+        self._parsed = parsed
+
+    def parse(self) -> Untyped:
+        """Return the object that LiteLLM logs and prices: a model, or a text."""
+        return self._parsed
+
+
+def _send_as_sent() -> None:
+    resources: Untyped = import_module("openai.resources.audio.transcriptions")
+    create: Callable[..., Any] = resources.AsyncTranscriptions.create
+
+    async def create_as_sent(self: Untyped, *, model: str, **others: Untyped) -> Untyped:
+        form = call_outcome.form()
+        if form is None:
+            return await create(self, model=model, **others)
+        form.forget_answer()
+        headers = {"Content-Type": "multipart/form-data", RAW_HEADER: "stream"}
+        response = await self._post(
+            form.operation,
+            body={"model": model, **form.fields},
+            files=[one.part() for one in form.files],
+            options={"headers": headers, "timeout": others.get("timeout")},
+            cast_to=import_module("httpx").Response,
+        )
+        return _Answer(dict(response.headers), await _keep_answer(form, response))
+
+    resources.AsyncTranscriptions.create = create_as_sent
+
+
+async def _keep_answer(form: SentForm, response: Untyped) -> Untyped:
+    """Keep a provider's answer for the caller; return what LiteLLM gets of it."""
+    content_type = str(response.headers.get("content-type", ""))
+    if form.streams and content_type.partition(";")[0].strip().lower() == "text/event-stream":
+        form.stream = response
+        return ""
+    answer = await response.aread()
+    try:
+        document = as_object(json.loads(answer))
+    except ValueError:
+        document = {}
+    failure = find_failure(document)
+    if failure is None and (not answer or (not document and asked_format(form) not in TEXTS)):
+        failure = NO_TRANSCRIPT
+    if failure is not None:
+        raise_stated_failure(failure)
+    form.answer, form.content_type = answer, content_type
+    if not document:
+        return answer.decode("utf-8", "replace")
+    known = import_module("openai.types.audio").Transcription
+    return known.model_construct(**{"text": "", **document})
+
+
+def _give_others_the_file() -> None:
+    litellm: Untyped = import_module("litellm")
+    main: Untyped = import_module("litellm.main")
+    constants = import_module("litellm.constants")
+    transcription: Callable[..., Any] = main.transcription
+
+    def transcription_of_form(*args: Untyped, **options: Untyped) -> Untyped:
+        form = call_outcome.form()
+        if form is None or not form.files:
+            return transcription(*args, **options)
+        model, provider, _, _ = litellm.get_llm_provider(
+            model=options["model"],
+            custom_llm_provider=options.get("custom_llm_provider"),
+            api_base=options.get("api_base"),
+        )
+        config = litellm.utils.ProviderConfigManager.get_provider_audio_transcription_config(
+            model=model, provider=litellm.LlmProviders(provider)
+        )
+        openai = provider in constants.OPENAI_AUDIO_TRANSCRIPTION_PROVIDERS and not (
+            config is not None and config.has_native_transcription_endpoint
+        )
+        if openai or (provider in constants.AZURE_OPENAI_AUDIO_PROVIDERS and config is None):
+            options = {name: value for name, value in options.items() if name not in OPENAI_FIELDS}
+            return transcription(*args, **options)
+        _reject_untranslatable(form, litellm, model, provider)
+        if asked_format(form) in PLAIN_FORMATS:
+            options.pop("response_format", None)
+        return transcription(*args, **{**options, "file": form.files[0].file()})
+
+    main.transcription = transcription_of_form
+
+
+def asked_format(form: SentForm) -> str:
+    """Return the format of the answer that the caller asked for."""
+    return str(form.fields.get("response_format", "json"))
+
+
+def _reject_untranslatable(form: SentForm, litellm: Untyped, model: str, provider: str) -> None:
+    """Raise what says that a provider with a protocol of its own has no such operation, or format."""
+    if form.operation == TRANSLATIONS:
+        message = "This model's provider has no /v1/audio/translations."
+        raise litellm.NotFoundError(message=message, model=model, llm_provider=provider)
+    asked = asked_format(form)
+    if asked in UNTRANSLATED_FORMATS:
+        message = f"This model's provider has no response_format '{asked}'."
+        raise litellm.BadRequestError(message=message, model=model, llm_provider=provider)
+
+
+PATCH = LiteLLMPatch(
+    name="forms_as_sent",
+    install=install,
+    reason=(
+        "LiteLLM reads audio files whole into memory, drops `stream` and fields its lists lack, asks whisper "
+        "for verbose_json, turns text, srt and vtt into JSON, and has no audio translations."
+    ),
+    since="1.108.6",
+    report=(
+        "To file: `/v1/audio/transcriptions: keep the provider's response as it is (text, srt, vtt, stream), "
+        "send files without reading them into memory; add /v1/audio/translations`."
+    ),
+    until="LiteLLM passes audio forms and their answers through as they are.",
+    tests=("tests/stages/sidecar/test_transcripts.py",),
+)

@@ -1,0 +1,106 @@
+"""Transcriptions and translations of audio: what the provider answered passes as it was sent, in any format.
+
+Invariants: a stream ends with its provider's last event, then what it used in a comment, or in one error
+event. Where LiteLLM translates the answer of another provider, it is JSON, or its text alone.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from importlib import import_module
+
+from llm_proxy.endpoints import ENDPOINTS, Endpoint
+from llm_proxy.json_access import Json, as_object
+from llm_proxy.quantities import USAGE_COMMENT
+from llm_proxy.sidecar import answer_usage, litellm_internals
+from llm_proxy.sidecar.call_outcome import CallOutcome
+from llm_proxy.sidecar.event_stream import EventDecoder, ServerSentEvent
+from llm_proxy.sidecar.forms import FormFile, SentForm, read_form
+from llm_proxy.sidecar.litellm_internals import Untyped
+
+LAST_EVENT = "transcript.text.done"
+EVENT_STREAM = "text/event-stream"
+PLAIN_TYPE = "text/plain; charset=utf-8"
+EVENT_ENDS = (b"\n\n", b"\n\r\n")
+BROKEN = b'data: {"error": {}}\n\n'
+"""Replaced by the event that `responses` writes for a broken stream."""
+HIDDEN = "_hidden_params"
+
+
+async def transcribe(name: Endpoint, request: Untyped, head: Untyped, outcome: CallOutcome) -> Untyped:
+    """Return the response to a call with a form; raises what LiteLLM's function raises.
+
+    Args:
+        name: The operation.
+        request: A starlette request.
+        head: Takes LiteLLM's headers.
+        outcome: The call's record.
+    """
+    endpoint = ENDPOINTS[name]
+    async with read_form(request, endpoint.path.removeprefix("/v1")) as form:
+        outcome.form = form
+        file = next((FormFile(one) for one in form.files if one.name == "file"), None)
+        answer = await litellm_internals.endpoint_function(endpoint)(
+            request=request,
+            fastapi_response=head,
+            file=file,
+            user_api_key_dict=litellm_internals.gateway_user(endpoint.path),
+        )
+    hidden = as_object(getattr(answer, HIDDEN, None))
+    if form.stream is not None:
+        outcome.states_cost = True
+        return _response("StreamingResponse", _events(form, name, outcome), EVENT_STREAM, head)
+    if form.answer is not None:
+        answer_usage.state(outcome, name, _document(form.answer) | {HIDDEN: hidden})
+        return _response("Response", form.answer, form.content_type or PLAIN_TYPE, head)
+    if form.fields.get("response_format") == "text":
+        answer_usage.state(outcome, name, answer)
+        return _response("Response", f"{answer.text}\n", PLAIN_TYPE, head)
+    return answer
+
+
+def _response(kind: str, content: Untyped, content_type: str, head: Untyped) -> Untyped:
+    """Return a response with LiteLLM's headers."""
+    response = getattr(import_module("starlette.responses"), kind)(content, media_type=content_type)
+    replaced = {"content-type", "content-length"}
+    for name, value in head.headers.items():
+        if name.lower() not in replaced:
+            response.headers[name] = value
+    return response
+
+
+def _document(answer: bytes) -> Json:
+    try:
+        return as_object(json.loads(answer))
+    except ValueError:
+        return {}
+
+
+def _last_event(events: Iterable[ServerSentEvent]) -> Json | None:
+    documents = (_document(event.data.encode()) for event in events)
+    return next((one for one in documents if one.get("type") == LAST_EVENT), None)
+
+
+async def _events(form: SentForm, name: Endpoint, outcome: CallOutcome) -> AsyncIterator[bytes]:
+    """Yield a provider's events as they come, then what they used; or the mark of an error event."""
+    decoder, last, held = EventDecoder(), None, b""
+    try:
+        async for chunk in form.stream.aiter_bytes():
+            last = _last_event(decoder.feed(chunk)) or last
+            held += chunk
+            if end := max(held.rfind(one) + len(one) if one in held else 0 for one in EVENT_ENDS):
+                yield held[:end]
+                held = held[end:]
+        last = _last_event(decoder.flush()) or last
+        if last is not None and held:
+            yield held + b"\n\n"
+    except Exception:  # noqa: BLE001 -- whatever broke the stream
+        yield BROKEN
+        return
+    finally:
+        await form.stream.aclose()
+    if last is None:
+        yield BROKEN
+        return
+    answer_usage.state(outcome, name, last)
+    if outcome.stated_usage is not None:
+        yield USAGE_COMMENT + outcome.stated_usage.encode() + b"\n\n"

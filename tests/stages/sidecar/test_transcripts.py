@@ -1,0 +1,87 @@
+"""Audio behind a real LiteLLM: forms reach the provider as they were sent, answers the gateway."""
+
+import hashlib
+import json
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from loopback import NO_TLS
+from sidecars import KEY, Sidecar
+
+SOUND = bytes(range(256)) * 5000
+"""More than what a form's reader keeps in memory."""
+TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
+
+
+async def post(sidecar: Sidecar, path: str, model: str, mark: str = "", **fields: Any) -> httpx.Response:
+    """Sends a form as the gateway does."""
+    directive = {name: fields.pop(name) for name in ("do", "after") if name in fields}
+    data = {"model": model, "prompt": f"{mark} {json.dumps(directive)}", **fields}
+    async with httpx.AsyncClient(verify=NO_TLS, headers={"authorization": f"Bearer {KEY}"}) as client:
+        return await client.post(
+            sidecar.url + path, data=data, files={"file": ("a.mp3", SOUND, "audio/mpeg")}
+        )
+
+
+@pytest.mark.parametrize(
+    ("group", "path"),
+    [("whisper", "/v1/audio/"), ("whisper-azure", "/openai/deployments/whisper-1/audio/")],
+)
+@pytest.mark.parametrize("operation", ["transcriptions", "translations"])
+async def test_a_form_is_sent_as_it_came(sidecar: Sidecar, group: str, path: str, operation: str) -> None:
+    """Every field, the whole file, and no field of LiteLLM's; the answer is the text that was asked for."""
+    fields = {"response_format": "srt", "new_field": "kept", "include[]": ["logprobs"], "a[b]": "c"}
+    answer = await post(sidecar, f"/v1/audio/{operation}", group, mark := str(uuid4()), **fields)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert answer.text.startswith("1\n00:00:00,000 --> ")
+    (call,) = await sidecar.provider.calls(mark)
+    assert call["path"] == f"{path}{operation}"
+    prompt, files = call["body"].pop("prompt"), call["body"].pop("files")
+    assert prompt.startswith(mark)
+    names = fields | {"model": "whisper-1", "include": ["logprobs"]}
+    assert call["body"] == {name: value for name, value in names.items() if name != "include[]"}
+    digest = hashlib.sha256(SOUND).hexdigest()
+    assert files == [
+        {"name": "file", "filename": "a.mp3", "type": "audio/mpeg", "size": len(SOUND), "sha256": digest}
+    ]
+    assert answer.headers["x-litellm-model-id"] == group
+
+
+async def test_what_an_answer_used_is_stated(sidecar: Sidecar) -> None:
+    """Time or tokens, with LiteLLM's cost where it reckons one: whisper's is 0.0001 dollars a second."""
+    timed = await post(sidecar, TRANSCRIPTIONS, "whisper")
+    assert json.loads(timed.headers["x-llmp-usage"])["audio_ms"] == 9000
+    assert float(timed.headers["x-litellm-response-cost"]) == pytest.approx(9 * 0.0001)
+    counted = await post(sidecar, TRANSCRIPTIONS, "transcriber")
+    stated = json.loads(counted.headers["x-llmp-usage"])
+    assert (stated["prompt_tokens"], stated["completion_tokens"], stated["prompt_audio_tokens"]) == (
+        17,
+        23,
+        14,
+    )
+    streamed = await post(sidecar, TRANSCRIPTIONS, "transcriber", stream="true")
+    *events, comment, rest = streamed.text.split("\n\n")
+    assert (rest, comment.startswith(": llmp-usage {")) == ("", True)
+    assert json.loads(events[-1].removeprefix("data: "))["type"] == "transcript.text.done"
+    assert json.loads(comment.removeprefix(": llmp-usage "))["prompt_tokens"] == 17
+
+
+@pytest.mark.parametrize("play", ["cut", "eof", "half-frame"])
+async def test_a_broken_stream_ends_in_an_error(sidecar: Sidecar, play: str) -> None:
+    """In one event, whatever broke it."""
+    answer = await post(sidecar, TRANSCRIPTIONS, "transcriber", stream="true", do=play, after=2)
+    *_, last = answer.text.rstrip().split("\n\n")
+    assert last.startswith('data: {"error": ')
+
+
+async def test_another_provider_s_protocol(sidecar: Sidecar) -> None:
+    """LiteLLM translates transcriptions; what it cannot is said, and nothing is sent."""
+    translated = await post(sidecar, TRANSLATIONS, "deepgram", mark := str(uuid4()))
+    assert translated.status_code == 404
+    assert "has no /v1/audio/translations" in translated.text
+    asked = await post(sidecar, TRANSCRIPTIONS, "deepgram", mark, response_format="vtt")
+    assert asked.status_code == 400
+    assert "response_format" in asked.text
+    assert not await sidecar.provider.calls(mark)
