@@ -54,6 +54,7 @@ def _newer_python() -> str:
 ON_HAND: dict[str, Callable[[], str]] = {
     "curl.sh": lambda: "/bin/sh",
     "openai_python.py": lambda: sys.executable,
+    "python_client.py": lambda: sys.executable,
     "litellm_sdk.py": lambda: str(ROOT / ".venv-sidecar" / "bin" / "python"),
 }
 """Programs that run in the environments which the tests have anyway."""

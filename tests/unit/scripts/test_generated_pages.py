@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[3]
     [
         ("env_example", ".env.example"),
         ("configuration", "docs/configuration.md"),
+        ("python_client", "docs/python_client_reference.md"),
         ("litellm_settings", "docs/litellm/settings.md"),
         ("litellm_patches", "docs/litellm/patches.md"),
     ],
