@@ -2,26 +2,19 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
-import asyncpg
-import httpx
 import pytest
 from odd_provider_answers import wire
 from priced_answers import CASES, FLASH, GEMINI, IN, MODES, OUT, READ, WRITE, answer_of
-from running_stack import ADMIN_KEY, say, script
-from running_stack import KEY as CALLER_KEY
-from sidecars import KEY, Json, Mode, Provider, deployment, run_provider, run_sidecar
-from stack_processes import serve_gateway
+from running_stack import script
+from sidecars import Json, Mode, Provider, deployment, run_provider
+from till import Till, run_till
 
 from llm_proxy.ledger.reconcile import find_discrepancies
 from llm_proxy.ledger.usage_store import open_usage
-from llm_proxy.schema import migrate
 
 GUARD = """
 from litellm.integrations.custom_guardrail import CustomGuardrail
@@ -46,7 +39,7 @@ def config(provider: Provider) -> Json:
     }  # fmt: skip
     listed = [
         deployment(name, model, provider, **({"guardrails": ["g"]} if name == "guarded" else {}))
-        | {"model_info": {"id": name}}
+        | {"model_info": {"id": name, **({"mode": "chat"} if name == "realtime" else {})}}
         for name, model in models.items()
     ]
     own = {IN: 0.000001, OUT: 0.000003, READ: 0.0000001, WRITE: 0.000002}
@@ -64,72 +57,16 @@ def config(provider: Provider) -> Json:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Till:
-    """A gateway before a sidecar with prices, on a database of its own."""
-
-    url: str
-    dsn: str
-
-    async def ask(self, path: str, **parameters: str) -> Json:
-        """An admin's question."""
-        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-        async with httpx.AsyncClient(headers=headers, timeout=30) as client:
-            answer = await client.get(self.url + path, params=parameters)
-        assert answer.status_code == 200, answer.text
-        found: Json = answer.json()
-        return found
-
-    async def call(self, group: str, text: str, mode: Mode = "chat", **more: Any) -> str:
-        """One call; returns its request id."""
-        words: Json = {"prompt": text} if group == "text" else {"messages": say(text)}
-        path = "/v1/completions" if group == "text" else "/v1/chat/completions"
-        body = {"model": group, "stream": mode == "stream"} | words | more
-        headers = {"Authorization": f"Bearer {CALLER_KEY}"}
-        async with httpx.AsyncClient(headers=headers, timeout=30) as client:
-            answer = await client.post(self.url + path, json=body)
-        assert answer.status_code == 200, answer.text
-        request_id: str = answer.headers["x-request-id"]
-        return request_id
-
-    async def logged(self, request_id: str) -> Json:
-        """The call's story with what LiteLLM's log says of it."""
-        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-        async with httpx.AsyncClient(headers=headers, timeout=30) as client, asyncio.timeout(20):
-            while True:
-                reported = await client.get(f"{self.url}/v1/requests/{request_id}")
-                story: Json = reported.json()
-                if story.get("model_calls"):
-                    return story
-                await asyncio.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def till(
     postgres_url: str, limits_redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Till]:
     """The whole stack, with prices."""
-    name, folder = f"prices_{uuid4().hex}", Path(tmp_path_factory.mktemp("prices"))
-    dsn = f"{postgres_url.rpartition('/')[0]}/{name}"
-
-    async def made() -> None:
-        connection = await asyncpg.connect(postgres_url)
-        await connection.execute(f"CREATE DATABASE {name}")
-        await connection.close()
-        await migrate(dsn)
-
-    asyncio.run(made())
+    folder = Path(tmp_path_factory.mktemp("prices"))
     (folder / "guarding.py").write_text(GUARD, encoding="utf-8")
-    with (
-        run_provider(folder) as provider,
-        run_sidecar(config(provider), provider, folder, LLM_CALLS_DATABASE_URL=dsn) as sidecar,
-    ):
-        stores = {"DATABASE_URL": dsn, "LIMITS_REDIS_URL": limits_redis_url}
-        keys = {"LITELLM_MASTER_KEY": KEY, "LLM_PROXY__INTERNAL_API_KEY": CALLER_KEY}
-        with serve_gateway(
-            folder, [sidecar.url], stores | keys | {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY}
-        ) as gateway:
-            yield Till(gateway.url, dsn)
+    stores = {"postgres_url": postgres_url, "limits_redis_url": limits_redis_url}
+    with run_provider(folder) as provider, run_till(provider, config(provider), folder, **stores) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,153 @@
+"""What reranking and moderations cost by listed and an operator's prices, reckoned by hand, in both logs."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from odd_provider_answers import wire
+from running_stack import script
+from sidecars import Json, Provider, run_provider
+from till import Till, run_till
+
+from llm_proxy.ledger.reconcile import find_discrepancies
+from llm_proxy.ledger.usage_store import open_usage
+from llm_proxy.quantities import NOTHING, Quantities
+
+RERANK, MODERATIONS = "/v1/rerank", "/v1/moderations"
+
+
+def deployment(group: str, model: str, provider: Provider, **own: object) -> Json:
+    """A deployment with these prices of its own, and the list's beside."""
+    base = provider.base(model.partition("/")[0])
+    params = {"model": model, "api_base": base, "api_key": "sk-scripted"}
+    return {"model_name": group, "litellm_params": params, "model_info": {"id": group, **own}}
+
+
+def config(provider: Provider) -> Json:
+    """Listed prices, an operator's, free of charge, and none."""
+    return {
+        "model_list": [
+            deployment("cohere", "cohere/rerank-v3.5", provider),
+            deployment("cohere-own", "cohere/rerank-v3.5", provider, input_cost_per_query=0.0125),
+            deployment("cohere-mine", "cohere/rerank-of-mine", provider, mode="rerank"),
+            deployment(
+                "cohere-free", "cohere/rerank-of-mine", provider, mode="rerank",
+                input_cost_per_query=0, input_cost_per_token=0, output_cost_per_token=0,
+            ),
+            deployment("jina", "jina_ai/jina-reranker-v2-base-multilingual", provider),
+            deployment("moderation", "openai/omni-moderation-latest", provider),
+            deployment("moderation-mine", "openai/moderation-of-mine", provider, mode="moderation"),
+        ]
+    }  # fmt: skip
+
+
+def ranked(**meta: object) -> Json:
+    """Cohere's answer with this `meta`."""
+    return {"id": "r", "results": [{"index": 0, "relevance_score": 0.5}], "meta": meta}
+
+
+def units(billed: int) -> Json:
+    """Cohere's answer that bills so many search units."""
+    return ranked(billed_units={"search_units": billed})
+
+
+JINA = {"model": "j", "usage": {"total_tokens": 1234}, "results": [{"index": 0, "relevance_score": 0.5}]}
+
+
+@dataclass(frozen=True, slots=True)
+class Billed:
+    """One call, what its provider answers, and what it costs.
+
+    Attributes:
+        usd: By hand; None is unknown.
+        tokens: Prompt tokens of the record; None where nobody states them.
+    """
+
+    group: str
+    path: str
+    answer: Json | None
+    usd: str | None
+    quantities: Quantities = NOTHING
+    tokens: int | None = None
+
+
+CASES = {
+    "a search unit": Billed("cohere", RERANK, units(1), "0.002", Quantities(search_units=1)),
+    "three": Billed("cohere", RERANK, units(3), "0.006", Quantities(search_units=3)),
+    "an operator's": Billed("cohere-own", RERANK, units(3), "0.0375", Quantities(search_units=3)),
+    "without a price": Billed("cohere-mine", RERANK, units(3), None, Quantities(search_units=3)),
+    "for nothing": Billed("cohere-free", RERANK, units(3), "0", Quantities(search_units=3)),
+    "estimated": Billed("cohere", RERANK, ranked(), "0.002", Quantities(search_units=1)),
+    "by tokens": Billed("jina", RERANK, JINA, "0.0000617", tokens=1234),  # 1234 x 5e-08
+    "a free moderation": Billed("moderation", MODERATIONS, None, "0"),
+    "a moderation without a price": Billed("moderation-mine", MODERATIONS, None, None),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def till(
+    postgres_url: str, limits_redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Till]:
+    """The whole stack, with prices."""
+    folder = Path(tmp_path_factory.mktemp("unit-prices"))
+    stores = {"postgres_url": postgres_url, "limits_redis_url": limits_redis_url}
+    with run_provider(folder) as provider, run_till(provider, config(provider), folder, **stores) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stories(till: Till) -> dict[str, Json]:
+    """Every case played once: what the gateway and LiteLLM recorded of it."""
+
+    async def play(one: Billed) -> Json:
+        said = script()
+        if one.answer is not None:
+            said = script(do="raw", raw=[wire(json.dumps(one.answer))])
+        body: Json = {"model": one.group}
+        body |= {"query": said, "documents": ["a", "b"]} if one.path == RERANK else {"input": said}
+        return await till.logged(await till.post(one.path, body))
+
+    async def every() -> list[Json]:
+        return await asyncio.gather(*map(play, CASES.values()))
+
+    return dict(zip(CASES, asyncio.run(every()), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_call_costs_what_its_provider_bills(stories: dict[str, Json], name: str) -> None:
+    """In the record, with what it used; LiteLLM's own log has the same figure, or none."""
+    billed, story = CASES[name], stories[name]
+    expected = None if billed.usd is None else Decimal(billed.usd)
+    cost = None if story["cost_usd"] is None else Decimal(str(story["cost_usd"]))
+    assert cost == expected
+    [logged] = story["model_calls"]
+    assert logged["cost_usd"] in {None, story["cost_usd"]}
+    used = Quantities(*(story[unit] or 0 for unit in Quantities._fields))
+    assert used == billed.quantities
+    if billed.tokens is not None:
+        assert story["prompt_tokens"] == logged["prompt_tokens"] == billed.tokens
+
+
+async def test_the_two_logs_agree(till: Till, stories: dict[str, Json]) -> None:
+    """Of all these calls, tokens, units and money."""
+    since = min(datetime.fromisoformat(one["started_at"]) for one in stories.values())
+    async with open_usage(till.dsn) as usage:
+        assert await find_discrepancies(usage.pool, since, datetime.now(UTC), 100) == []
+
+
+async def test_what_was_used_is_in_the_report_and_what_has_no_price_is_counted(
+    till: Till, stories: dict[str, Json]
+) -> None:
+    """By model; the sums of the roll-ups."""
+    assert stories
+    rows = {row["model"]: row for row in (await till.ask("/v1/usage", group_by="model"))["data"]}
+    assert (rows["cohere"]["search_units"], rows["cohere"]["cost_usd"]) == (5, 0.01)
+    assert {name for name, row in rows.items() if row["unpriced_requests"]} == {
+        "cohere-mine",
+        "moderation-mine",
+    }
