@@ -287,6 +287,39 @@ async def test_stop_ends_what_runs(stack: RunningStack) -> None:
         await service.generate_completion(create_completion_request(new(), model="plain"))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"extra": {"seed": object()}},
+        {"extra": {"temperature": float("nan")}},
+        {"prompt": "\ud800"},
+        {"provider": "ö"},
+    ],
+)
+async def test_what_cannot_be_sent_is_refused(
+    stack: RunningStack, service: LLMProxyService, fields: dict[str, Any]
+) -> None:
+    """As the request's fault; nothing is called."""
+    request = create_completion_request("x", model="plain")
+    for name, value in fields.items():
+        setattr(request, name, value)
+    with pytest.raises(InvalidRequestError):
+        await service.generate_completion(request)
+    assert await stack.calls() == []
+
+
+async def test_stop_ends_a_stream(stack: RunningStack) -> None:
+    """Its reader is told that it is not whole."""
+    service = LLMProxyService(base_url=stack.url, api_key=stack.key)
+    request = create_completion_request(new(do="slow", frames=400, gap_ms=50), model="plain")
+    chunks = service.generate_streaming_completion(request)
+    assert (await anext(chunks)).content
+    await service.stop()
+    with pytest.raises(StreamBrokenError):
+        assert [chunk async for chunk in chunks]
+    assert await left_at_the_provider(stack)
+
+
 async def test_silence_is_a_timeout(stack: RunningStack, service: LLMProxyService) -> None:
     """The call is given up, here and at the provider, and not sent again."""
     request = create_completion_request(new(do="hang"), model="plain", timeout=0.5)
@@ -370,8 +403,12 @@ def test_what_the_gateway_decides_is_said_or_refused(caplog: pytest.LogCaptureFi
         LLMProxyService(enable_failover=False, base_url="http://here:1")
 
 
-@pytest.mark.parametrize("base_url", ["here:7007", "ftp://here", "http://", "/v1", "http://[::1"])
+@pytest.mark.parametrize(
+    "base_url",
+    ["here:7007", "ftp://here", "http://", "/v1", "http://[::1", "http://here/?a=1", "http://u:sk-1@here"],
+)
 def test_an_address_that_is_none_is_refused(base_url: str) -> None:
-    """When the service is made."""
-    with pytest.raises(ConfigurationError, match="base_url"):
+    """When the service is made; a password in it is not shown."""
+    with pytest.raises(ConfigurationError, match="base_url") as caught:
         LLMProxyService(base_url=base_url)
+    assert "sk-1" not in str(caught.value)

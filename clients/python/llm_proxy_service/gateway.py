@@ -22,7 +22,7 @@ from llm_proxy_service.errors import (
     StreamBrokenError,
     UnsupportedError,
 )
-from llm_proxy_service.gateway_errors import stated_in_stream
+from llm_proxy_service.gateway_errors import reason_of, stated_in_stream
 from llm_proxy_service.gateway_figures import GatewayFigures
 from llm_proxy_service.gateway_http import GatewayCall, GatewayConnection, events
 from llm_proxy_service.json_reading import Json, as_object
@@ -209,14 +209,14 @@ class GatewayBackend:
         return GatewayCall("/v1/chat/completions", body, self._headers(request), request.timeout)
 
     def _headers(self, request: LLMRequest | EmbeddingRequest) -> dict[str, str]:
-        headers = {"X-Request-Id": request.id}
+        headers = {"X-Request-Id": request.id} if _fits_header(request.id) else {}
         if control := self._cache_control(enabled=request.cache_enabled):
             headers["Cache-Control"] = control
         if request.provider is not None:
             headers["X-Provider"] = self._figures.kind_of(str(request.provider))
-        for name, value in headers.items():
-            if not (value.isascii() and value.isprintable()):
-                raise InvalidRequestError(f"{name} cannot be {value!r}", code="invalid_request")
+            if not _fits_header(headers["X-Provider"]):
+                message = f"{request.provider!r} is no provider's name"
+                raise InvalidRequestError(message, code="invalid_request")
         return headers
 
     def _cache_control(self, *, enabled: bool) -> str | None:
@@ -240,6 +240,10 @@ class GatewayBackend:
         )
 
 
+def _fits_header(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 async def _chunks(frames: AsyncGenerator[str], served: Served) -> AsyncGenerator[LLMChunk]:
     """The chunks of a stream's events.
 
@@ -256,7 +260,7 @@ async def _chunks(frames: AsyncGenerator[str], served: Served) -> AsyncGenerator
         raise _broken("no more came of it in time", served, "timeout") from fault
     except httpx.HTTPError as fault:
         if not whole:
-            raise _broken(f"the connection broke: {fault or type(fault).__name__}", served) from fault
+            raise _broken(f"the connection broke: {reason_of(fault)}", served) from fault
     if not whole:
         raise _broken("it has no end mark", served)
 

@@ -58,7 +58,7 @@ def answered(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
 
 def not_answered(fault: httpx.HTTPError, url: str) -> Failure:
     """A connection that failed; `url` is the gateway's address as it was given."""
-    reason = str(fault) or type(fault).__name__
+    reason = reason_of(fault)
     if isinstance(fault, (httpx.ConnectError, httpx.ConnectTimeout)):
         message = f"no gateway answers at {url}: {reason}"
         return Failure(ProviderError(message, code="unreachable", retryable=True), nothing_ran=True)
@@ -67,6 +67,11 @@ def not_answered(fault: httpx.HTTPError, url: str) -> Failure:
     if isinstance(fault, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
         return Failure(InvalidRequestError(f"the request cannot be sent: {reason}", code="invalid_request"))
     return Failure(ProviderError(f"the connection to {url} broke: {reason}", code="connection_broken"))
+
+
+def reason_of(fault: Exception) -> str:
+    """What an exception says; its name where it says nothing."""
+    return str(fault) or type(fault).__name__
 
 
 def stated_in_stream(frame: Json) -> tuple[str, str | None]:

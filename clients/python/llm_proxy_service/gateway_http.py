@@ -188,11 +188,13 @@ async def events(response: httpx.Response) -> AsyncGenerator[str]:
 
 def _address(base_url: str) -> str:
     """The gateway's address, with or without the `/v1` that OpenAI's SDKs want."""
+    expected = "an address such as http://127.0.0.1:7007"
     try:
         url = httpx.URL(base_url.strip())
-    except httpx.InvalidURL as fault:
-        raise ConfigurationError(f"base_url is {base_url!r}: {fault}", code="invalid_setting") from fault
-    if url.scheme not in ("http", "https") or not url.host:
-        expected = "an address such as http://127.0.0.1:7007"
+    except httpx.InvalidURL:
+        raise ConfigurationError(f"base_url is not {expected}", code="invalid_setting") from None
+    if url.userinfo:
+        raise ConfigurationError("base_url has a user in it: give the key as api_key", code="invalid_setting")
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise ConfigurationError(f"base_url is {base_url!r}, not {expected}", code="invalid_setting")
     return str(url).rstrip("/").removesuffix("/v1").rstrip("/")
