@@ -90,6 +90,7 @@ AWAITED = {
     "upstream/monitor.py",
     "admission/renewal.py",
     "sidecar/disconnects.py",
+    "sidecar/event_channel.py",
 }
 """Modules that await their tasks, or read their results: a failure there is not silent."""
 

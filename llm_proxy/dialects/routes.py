@@ -104,6 +104,12 @@ _FIXED_ROUTES = (
         "Write down in English what is said in an audio file.",
     ),
     InferenceRoute(
+        ("/v1/images/generations", "/images/generations", f"{_AZURE}/images/generations"),
+        "images.generations",
+        OPENAI,
+        "Make images, whole or streamed.",
+    ),
+    InferenceRoute(
         ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."
     ),
     InferenceRoute(

@@ -133,6 +133,13 @@ _INPUTS: Json = {
         {"type": "array", "minItems": 1, "maxItems": MAX_PARTS, "items": _PART},
     ]
 }
+_IMAGE_FIELDS: Json = {
+    "prompt": {"type": "string"},
+    "n": {"type": "integer", "minimum": 1, "maximum": 10},
+    "size": {"type": "string"},
+    "quality": {"type": "string"},
+    "partial_images": {"type": "integer", "minimum": 0, "maximum": 3},
+}
 _ITEMS: Json = {
     "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": _MESSAGE}]
 }
@@ -194,6 +201,8 @@ def _operation(route: InferenceRoute, path: str) -> Json:
         body["properties"]["input"] = _ITEMS
     if route.endpoint == "moderations":
         body["properties"]["input"] = _INPUTS
+    if route.endpoint == "images.generations":
+        body["properties"] |= _IMAGE_FIELDS
     if route.endpoint not in _NEVER_STREAMED and route.dialect.name not in _STREAM_BY_PATH:
         body["properties"]["stream"] = {"type": "boolean"}
     for part in spec.files:

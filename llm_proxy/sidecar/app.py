@@ -16,6 +16,7 @@ from llm_proxy.sidecar import (
     catalog,
     embeddings,
     guardrails,
+    image_answers,
     litellm_internals,
     native_wires,
     opaque_calls,
@@ -26,6 +27,7 @@ from llm_proxy.sidecar import (
 )
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
 from llm_proxy.sidecar.disconnects import cancel_on_disconnect
+from llm_proxy.sidecar.images import OPERATIONS
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.process_log import log_line
@@ -228,20 +230,23 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
         await native_wires.prepare_request(name, request, outcome)
     read = opaque and not endpoint.files
     body = opaque_calls.prepare_call(await request.body(), outcome) if read else {}
+    if name in OPERATIONS:
+        await image_answers.prepare(request, outcome)
     with outcome_in_context(outcome):
         try:
             if endpoint.files:
                 result = await transcripts.transcribe(name, request, head, outcome)
             else:
-                result = await litellm_internals.endpoint_function(endpoint)(
+                call = litellm_internals.endpoint_function(endpoint)(
                     request=request,
                     fastapi_response=head,
                     user_api_key_dict=litellm_internals.gateway_user(path),
                     **own,
                 )
+                result = await (image_answers.respond(name, call, outcome) if name in OPERATIONS else call)
             if name == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
-            if opaque:
+            elif opaque and name not in OPERATIONS:
                 result = opaque_calls.answer_to_send(name, result, body, outcome)
         except proxy.ProxyException as error:
             outcome.set_error_if_none(error)

@@ -16,6 +16,7 @@ from llm_proxy.json_access import Json, as_object
 from llm_proxy.quantities import USAGE_HEADER
 from llm_proxy.sidecar import provider_errors
 from llm_proxy.sidecar.forms import SentForm
+from llm_proxy.sidecar.images import ImageCall
 
 _CURRENT: ContextVar["CallOutcome | None"] = ContextVar("outcome", default=None)
 _attempts_recorded = Event()
@@ -84,6 +85,7 @@ class CallOutcome:
         stated_cost_usd: What that answer cost; None if it is not known.
         added_fields: What the provider's request gets beside what LiteLLM sends; None if nothing is recorded.
         provider_answer: The provider's complete answer to a call with `added_fields`, as it was sent.
+        images: What is kept of an image call; None of any other.
     """
 
     endpoint: Endpoint | None = None
@@ -107,6 +109,7 @@ class CallOutcome:
     stated_cost_usd: float | None = None
     added_fields: Json | None = None
     provider_answer: bytes | None = None
+    images: ImageCall | None = None
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -305,6 +308,18 @@ def record_native_cost(cost_usd: float | None) -> None:
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.native_cost_usd = cost_usd
+
+
+def image_call() -> ImageCall | None:
+    """Return what is kept of the running call; None if it makes no images, and outside of calls."""
+    outcome = _CURRENT.get()
+    return outcome.images if outcome is not None else None
+
+
+def has_passed_events() -> bool:
+    """Whether the caller has events of the running call, so that it cannot be made again."""
+    call = image_call()
+    return call is not None and call.events is not None and call.events.started
 
 
 def record_stream_end() -> None:

@@ -69,6 +69,10 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     ),
     "litellm.proxy.rerank_endpoints.endpoints": ("rerank",),
     "litellm.rerank_api.main": ("base_llm_http_handler",),
+    "litellm.proxy.image_endpoints.endpoints": ("image_generation",),
+    "litellm.images.main": (
+        *("get_optional_params_image_gen", "llm_http_handler", "openai_chat_completions"),
+    ),
     "litellm.proxy.response_api_endpoints.endpoints": ("responses_api",),
     "litellm.proxy.anthropic_endpoints.endpoints": ("anthropic_response",),
     "litellm.llms.anthropic.pass_through.messages.handler": ("_native_messages_config",),

@@ -264,6 +264,8 @@ STATUS_OF = {
     "context_length": 400,
     "context length": 400,
     "content_policy": 400,
+    "moderation_blocked": 400,
+    "user_error": 400,
     "invalid": 400,
     "badrequest": 400,
     "bad_request": 400,

@@ -60,6 +60,8 @@ _UNKNOWN_MODEL = (
     "There are no healthy deployments",
     "Model group",
 )
+_POLICY_CODES = frozenset({"content_policy_violation", "moderation_blocked"})
+"""OpenAI's codes of what it does not answer: of texts, and of images."""
 _COOLING = ("all_deployments_in_cooldown", "No deployments available")
 _OUR_KEY = ("no_db_connection", "No connected db", "token_not_found_in_db", "auth_error")
 
@@ -245,7 +247,8 @@ def _at_fault(failure: FailureFacts, request_id: str) -> ProviderRejected:
     if failure.status == 413:
         code = code or "request_too_large"
     if failure.status == 403 or FLAGGED_CONTENT.search(failure.classified_text):
-        general, code = "The provider's content policy refused this request", "content_policy_violation"
+        general = "The provider's content policy refused this request"
+        code = code if code in _POLICY_CODES else "content_policy_violation"
     at = f" (at `{param}`)" if param and failure.status != 404 else ""
     message = passed or with_request_id(f"{general}{at}.", request_id)
     mapped = ProviderRejected(message, param=param, code=code)

@@ -3,34 +3,19 @@
 Of an event only its name is read; base64 passes unparsed. Invariants: any chunking of the same bytes gives
 the same frames; only whole events pass; comments and errors are withheld; a stream is complete only by the
 operation's own last event, kept apart; its usage is what our sidecar states in its last comment.
-Source: https://platform.openai.com/docs/api-reference/images-streaming.
 """
 
 import re
 
-import orjson
-
 from llm_proxy.json_access import Json, as_object
+from llm_proxy.media_frames import ERROR, LAST_EVENTS, event_name, parse_event, split_frames
 from llm_proxy.quantities import USAGE_COMMENT
 from llm_proxy.sse import FrameGate
 from llm_proxy.upstream.native_stream import stated_error
 from llm_proxy.upstream.token_usage import TokenUsage, estimate_stream_tokens, stated_usage
 
-_ENDS = frozenset(
-    {
-        b"image_generation.completed",
-        b"image_edit.completed",
-        b"speech.audio.done",
-        b"transcript.text.done",
-    }
-)
-_TEXT = b"transcript.text.delta"
+_TEXT = "transcript.text.delta"
 """The only event whose size says how many tokens it holds."""
-_HEAD_BYTES = 256
-_NAMED = re.compile(rb"event: ?([a-z_.]+)\ndata: ?(?=\{)")
-_UNNAMED = re.compile(rb"data: ?(?=\{)")
-_TYPE = re.compile(rb'\{\s*"type"\s*:\s*"([a-z_.]+)"')
-_ERROR = re.compile(rb'\{\s*"error"\s*:')
 _DONE = re.compile(rb"data: ?\[DONE\]\s*")
 
 
@@ -67,10 +52,8 @@ class MediaStreamFilter:
         frames = self._gate.feed(chunk)
         if not frames:
             return b""
-        if frames.find(b"\n\n") == len(frames) - 2:  # one frame, perhaps of many megabytes: it is not copied
-            return self._filter_frame(frames)
-        found = [one + b"\n\n" for one in frames.split(b"\n\n") if one.strip()]
-        return b"".join(self._filter_frame(one) for one in found)
+        passed = [self._filter_frame(one) for one in split_frames(frames)]
+        return passed[0] if len(passed) == 1 else b"".join(passed)
 
     def content_tokens(self) -> int:
         """Estimates the tokens of the text sent so far, for a stream that ended before its usage."""
@@ -86,12 +69,12 @@ class MediaStreamFilter:
         """Returns the frame, after a last event that another follows; no bytes if it is withheld."""
         if self._is_beside_the_events(frame):
             return b""
-        kind = self._kind(frame)
+        kind = event_name(frame)
         if kind is None:
             self.is_malformed = True
-        elif kind == b"error":
+        elif kind == ERROR:
             self._note_error(frame)
-        elif kind in _ENDS:  # one for each image
+        elif kind in LAST_EVENTS:  # one for each image
             before, self.last_event, self.done = self.last_event, frame, True
             return before
         else:
@@ -110,43 +93,14 @@ class MediaStreamFilter:
             return frame.startswith(b":") or frame.isspace()
         return True
 
-    def _kind(self, frame: bytes) -> bytes | None:
-        """Returns the event's name, else its `type`; None for what holds no object."""
-        head = frame[:_HEAD_BYTES]
-        start = _NAMED.match(head) or _UNNAMED.match(head)
-        if start is None or not frame.endswith(b"}\n\n"):
-            return self._parsed_kind(frame)
-        if _ERROR.match(head, start.end()):
-            return b"error"
-        if start.re is _NAMED:
-            return start[1]
-        typed = _TYPE.match(head, start.end())
-        return typed[1] if typed is not None else self._parsed_kind(frame)
-
-    def _parsed_kind(self, frame: bytes) -> bytes | None:
-        event = _event(frame)
-        if not event:
-            return None
-        return b"error" if event.get("error") else str(event.get("type") or "").encode()
-
     def _note_error(self, frame: bytes) -> None:
-        event = _event(frame)
+        event = parse_event(frame)
         if self.error is None:
             self.error = stated_error(as_object(event.get("error")) or event)
 
-    def _count(self, kind: bytes, frame: bytes) -> None:
+    def _count(self, kind: str, frame: bytes) -> None:
         self.content_frames += 1
         if kind == _TEXT:
             self._text_frames += 1
             self._text_bytes += len(frame)
             self._last_text = frame
-
-
-def _event(frame: bytes) -> Json:
-    """Returns the object of a frame; empty when it holds none."""
-    lines = (line.partition(b":") for line in frame.split(b"\n"))
-    data = b"\n".join(value.strip() for name, _, value in lines if name == b"data")
-    try:
-        return as_object(orjson.loads(data))
-    except orjson.JSONDecodeError:
-        return {}

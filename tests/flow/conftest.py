@@ -73,6 +73,22 @@ model_list:
   - model_name: moderator
     litellm_params: {{model: openai/omni-moderation-latest, api_base: "{provider}/v1", api_key: {key}}}
     model_info: {{id: moderator}}
+  - model_name: painter
+    litellm_params: {{model: openai/gpt-image-1.5, api_base: "{provider}/v1", api_key: {key}}}
+    model_info: {{id: painter}}
+  - model_name: azure-painter
+    litellm_params:
+      model: azure/gpt-image-1
+      api_base: "{provider}"
+      api_key: {key}
+      api_version: 2025-04-01-preview
+    model_info: {{id: azure-painter}}
+  - model_name: imagen
+    litellm_params: {{model: gemini/imagen-3.0-generate-001, api_base: "{provider}/v1beta", api_key: {key}}}
+    model_info: {{id: imagen}}
+  - model_name: dalle
+    litellm_params: {{model: openai/dall-e-3, api_base: "{provider}/v1", api_key: {key}}}
+    model_info: {{id: dalle, mode: image_generation}}
 router_settings:
   model_group_alias: {{nickname: claude}}
   num_retries: 1  # beside 0 LiteLLM reads no policy

@@ -9,6 +9,7 @@ from scripted import (
     audio_wire,
     bedrock_wire,
     gemini_wire,
+    images_wire,
     moderation_wire,
     ollama_wire,
     openai_wire,
@@ -78,6 +79,27 @@ _AUDIO = Door(
     openai_wire.error_frame,
     audio_wire.streams,
 )
+
+
+def _images(frames: Frames) -> Door:
+    return Door("openai", images_wire.whole, frames, openai_wire.error, images_wire.error_frame, _asked)
+
+
+def _gemini_content(script: Script, body: Json, number: int) -> Json:
+    of_images = images_wire.is_asked_of_gemini(body)
+    return (
+        images_wire.content(script, body, number) if of_images else gemini_wire.content(script, body, number)
+    )
+
+
+def _predictions(script: Script, body: Json, number: int) -> Json:
+    instances: list[Json] = body.get("instances") or [{}]
+    of_images = all("prompt" in one for one in instances)
+    return (
+        images_wire.predictions(script, body) if of_images else gemini_wire.embeddings(script, body, number)
+    )
+
+
 _ANTHROPIC = Door(
     "anthropic",
     anthropic_wire.message,
@@ -124,7 +146,9 @@ DOORS: tuple[tuple[str, Door], ...] = (
     ("/messages", _ANTHROPIC),
     ("/messages/count_tokens", _COUNT),
     ("/responses", _RESPONSES),
-    (":generateContent", _gemini(gemini_wire.content, None)),
+    ("/images/generations", _images(images_wire.generation_frames)),
+    ("/images/edits", _images(images_wire.edit_frames)),
+    (":generateContent", _gemini(_gemini_content, None)),
     (":streamGenerateContent", _gemini(gemini_wire.content, gemini_wire.frames)),
     (":embedContent", _gemini(gemini_wire.embeddings, None)),
     (":batchEmbedContents", _gemini(gemini_wire.embeddings, None)),
@@ -132,7 +156,7 @@ DOORS: tuple[tuple[str, Door], ...] = (
     (":streamRawPredict", replace(_ANTHROPIC, streams=_always)),
     ("/invoke", replace(_ANTHROPIC, family="bedrock", streams=_never)),
     ("/invoke-with-response-stream", _BEDROCK_STREAM),
-    (":predict", _gemini(gemini_wire.embeddings, None)),
+    (":predict", _gemini(_predictions, None)),
     ("/api/chat", _ollama(ollama_wire.chat, ollama_wire.frames)),
     ("/converse", _BEDROCK),
     ("/api/embed", _ollama(ollama_wire.embeddings, None)),

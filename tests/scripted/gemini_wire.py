@@ -20,7 +20,8 @@ MESSAGES = {
 }
 
 
-def _usage(script: Script) -> Json:
+def usage(script: Script) -> Json:
+    """The script's tokens as Gemini states them."""
     return {
         "promptTokenCount": script.prompt_tokens,
         "candidatesTokenCount": script.completion_tokens - script.reasoning_tokens,
@@ -48,13 +49,13 @@ def _finish(script: Script) -> str:
     return {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}.get(script.finish, "STOP")
 
 
-def _reply(model: str, number: int, parts: list[Json], finish: str | None, usage: Json) -> Json:
+def _reply(model: str, number: int, parts: list[Json], finish: str | None, counts: Json) -> Json:
     candidate: Json = {"content": {"role": "model", "parts": parts}, "index": 0}
     if finish:
         candidate["finishReason"] = finish
     return {
         "candidates": [candidate],
-        "usageMetadata": usage,
+        "usageMetadata": counts,
         "modelVersion": model,
         "responseId": f"g{number}",
     }
@@ -62,7 +63,7 @@ def _reply(model: str, number: int, parts: list[Json], finish: str | None, usage
 
 def content(script: Script, body: Json, number: int) -> Json:
     """A whole answer."""
-    return _reply(body["model"], number, _parts(script, body), _finish(script), _usage(script))
+    return _reply(body["model"], number, _parts(script, body), _finish(script), usage(script))
 
 
 def frames(script: Script, body: Json, number: int) -> tuple[list[bytes], list[bytes]]:
@@ -74,7 +75,7 @@ def frames(script: Script, body: Json, number: int) -> tuple[list[bytes], list[b
         else [[{"text": word}] for word in script.words()]
     )
     replies = [_reply(body["model"], number, piece, None, partial) for piece in pieces[:-1]]
-    last = _reply(body["model"], number, pieces[-1], _finish(script), _usage(script))
+    last = _reply(body["model"], number, pieces[-1], _finish(script), usage(script))
     return [_frame(reply) for reply in replies], [_frame(last)]
 
 

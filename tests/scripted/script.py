@@ -67,6 +67,8 @@ class Script:
         key: What `fails` is counted by; the model's name when empty.
         cache_write_tokens: Prompt tokens written to the provider's cache, those for an hour among them.
         service_tier: The tier that an answer on OpenAI's wire states.
+        image_bytes: The size of a picture's file, at least.
+        image_tokens: Prompt tokens of pictures among them.
         counted: Chats on OpenAI's and Ollama's wires state their tokens; many small servers do not.
         raw: Bytes to send as they are, one write each; a character of Latin-1 stands for a byte.
         repeat: How often each piece of `raw` stands in its write.
@@ -92,6 +94,8 @@ class Script:
     reasoning_tokens: int = 0
     service_tier: str = "default"
     dimensions: int = 8
+    image_bytes: int = 0
+    image_tokens: int = 0
     counted: bool = True
     raw: tuple[str, ...] = ()
     repeat: int = 1
@@ -125,6 +129,8 @@ def last_words(body: Json) -> str:
         return _text(body["contents"][-1].get("parts"))
     names = ("query", "prompt", "input", "inputs", "texts")
     given = next((body[name] for name in names if body.get(name)), None)
+    if "instances" in body:  # Imagen
+        given = [one.get("prompt", "") for one in body["instances"]]
     items = _objects(given)
     if items:  # Responses
         said = [one for one in items if one.get("role") == "user"]

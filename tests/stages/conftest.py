@@ -53,10 +53,7 @@ def config(provider: Provider) -> Json:
         deployment("pair", "openai/pair-a", provider, id="pair-a"),
         deployment("pair", "openai/pair-b", provider, id="pair-b"),
         deployment("unpriced", "openai/unpriced", provider) | {"model_info": {"id": "unpriced"}},
-        *natives(provider),
-        *rankers(provider),
-        *embedders(provider),
-        *transcribers(provider),
+        *(one for made in (natives, painters, rankers, embedders, transcribers) for one in made(provider)),
         {
             "model_name": "keyless",
             "litellm_params": {"model": "openai/keyless", "api_key": "os.environ/NO_SUCH_KEY"},
@@ -68,6 +65,7 @@ def config(provider: Provider) -> Json:
             {"keyless": ["second"], "second": ["keyless"]},
             {"third": ["second"]},
             {"claude-away": ["claude"]},
+            {"paint-away": ["paint-imagen"]},
             {"rank-unsure-moderator": ["rank-moderator"]},
             {"vectors-chat": ["gpt"], "vectors-both": ["gpt", "embed"]},
         ],
@@ -139,6 +137,25 @@ def natives(provider: Provider) -> list[Json]:
             "litellm_params": {"model": "anthropic/claude-sonnet-4-5", "api_key": "x"},
         },
     ]
+
+
+def painters(provider: Provider) -> list[Json]:
+    """Deployments that make images, priced as LiteLLM lists them."""
+    google, alone = f"{provider.url}/v1beta", {"num_retries": 0, "cooldown_time": 0}
+    azure = {"api_base": provider.url, "api_version": "2025-04-01-preview"}
+    models: dict[str, Json] = {
+        "paint": {"model": "openai/gpt-image-1.5"},
+        "paint-dalle": {"model": "openai/dall-e-3"},
+        "paint-azure": {"model": "azure/gpt-image-1", **azure},
+        "paint-imagen": {"model": "gemini/imagen-3.0-generate-001", "api_base": google},
+        "paint-gemini": {"model": "gemini/gemini-2.5-flash-image", "api_base": google},
+        "paint-away": {"model": "openai/status-503", **alone},
+        "paint-lone": {"model": "openai/gpt-image-lone", **alone},
+    }
+    made = [
+        deployment(group, str(params.pop("model")), provider, **params) for group, params in models.items()
+    ]
+    return [one | {"model_info": {"id": one["model_name"], "mode": "image_generation"}} for one in made]
 
 
 def clouds(provider: Provider) -> list[Json]:

@@ -105,7 +105,7 @@ def _placed(endpoint: Endpoint, extra: Json, providers: frozenset[str]) -> Json:
     """The model's own fields as they are sent; a form has no `extra_body`."""
     if ENDPOINTS[endpoint].files:
         return {name: extra[name] for name in sorted(extra)}
-    return place_extra_fields(extra, providers)
+    return place_extra_fields(endpoint, extra, providers)
 
 
 def _reject_missing(endpoint: Endpoint, fields: Json) -> None:

@@ -19,6 +19,10 @@ from llm_proxy.json_access import Json, is_object
 
 _ALL_AT_TOP = frozenset({"anthropic", "bedrock", "bedrock_converse", "ollama", "ollama_chat"})
 _SOME_AT_TOP = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
+_IMAGES_AT_TOP = (
+    _ALL_AT_TOP | _SOME_AT_TOP | {"black_forest_labs", "fal_ai", "recraft", "runwayml", "stability"}
+)
+"""Providers of images whose own fields LiteLLM places itself."""
 _GEMINI_FIELDS = frozenset(
     {
         "cached_content",
@@ -49,14 +53,15 @@ _MAX_TOKENS_FIELDS = (
 _OPTION_OBJECTS = ("generationConfig", "generation_config", "options")
 
 
-def place_extra_fields(extra: Json, providers: Collection[str]) -> Json:
+def place_extra_fields(endpoint: Endpoint, extra: Json, providers: Collection[str]) -> Json:
     """Returns the model's own fields as they are sent: names at top level, then `extra_body`, each sorted.
 
     Raises:
         BadRequest: A field that may only be sent inside `extra_body`, for a provider without it.
     """
     names = sorted(extra)
-    if not _ALL_AT_TOP.isdisjoint(providers):
+    at_top = _IMAGES_AT_TOP if endpoint == "images.generations" else _ALL_AT_TOP
+    if not at_top.isdisjoint(providers):
         for name in ONLY_IN_EXTRA_BODY.intersection(names):
             raise BadRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
         return {name: extra[name] for name in names if name not in ONLY_IN_EXTRA_BODY_OF_OPENAI}

@@ -36,7 +36,7 @@ def install() -> None:
 
     async def send_and_check(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
         added = call_outcome.added_fields()
-        request = _with_fields(request, added) if added else request
+        request = with_fields(request, added) if added else request
         response = await send(self, request, **options)
         if request.method != "POST" or not call_outcome.in_call():
             return response
@@ -58,7 +58,7 @@ def install() -> None:
     response_class.aiter_lines = lines
 
 
-def _with_fields(request: Untyped, fields: Json) -> Untyped:
+def with_fields(request: Untyped, fields: Json) -> Untyped:
     """Return a provider's request with fields that LiteLLM left out; only for an unsigned object in JSON."""
     headers = request.headers
     signed = headers.get("authorization", "").startswith("AWS4-")
@@ -80,7 +80,7 @@ def _with_fields(request: Untyped, fields: Json) -> Untyped:
 def raise_stated_failure(failure: StatedFailure) -> NoReturn:
     """Raise the exception LiteLLM raises for a response with the failure's status."""
     base = import_module("litellm.llms.base_llm.chat.transformation").BaseLLMException
-    response = _failure_response(failure, import_module("httpx").Request("POST", "https://provider.invalid"))
+    response = failure_response(failure, import_module("httpx").Request("POST", "https://provider.invalid"))
     error = base(
         status_code=failure.status,
         message=failure.message,
@@ -129,7 +129,7 @@ async def _check_first_event(response: Untyped) -> Untyped:
     failure = find_failure_in_text(first.data, error_event=first.name == "error") if first else None
     if failure is not None:
         await response.aclose()
-        return _failure_response(failure, response.request)
+        return failure_response(failure, response.request)
 
     async def aiter_raw(chunk_size: int | None = None) -> AsyncIterator[bytes]:  # noqa: ARG001 -- httpx's signature
         yield read.removeprefix(BOM)  # OpenAI's SDK would parse it as a part of the first event
@@ -172,15 +172,15 @@ def _check_complete(response: Untyped) -> Untyped:
             openai_repair.informative_finish_reason(choice.get("finish_reason"))
         )
     if checked.failure is not None:
-        return _failure_response(checked.failure, request)
+        return failure_response(checked.failure, request)
     call_outcome.record_native_answer(response.content)
     if checked.body is not None:
         response._content = checked.body  # noqa: SLF001 -- httpx has no setter
     return response
 
 
-def _failure_response(failure: StatedFailure, request: Untyped) -> Untyped:
-    """Return the response of a provider that states its failures by status."""
+def failure_response(failure: StatedFailure, request: Untyped) -> Untyped:
+    """Return the response of a provider that states its failures by status, as this failure."""
     headers = {"content-type": "application/json"}
     if failure.retry_after is not None and failure.retry_after.isprintable():
         headers["retry-after"] = failure.retry_after

@@ -1,9 +1,9 @@
 """Retries, fallbacks and cooldowns by whose fault an error is; round robin among deployments.
 
 Invariants: an error of the caller (`CALLER_ERROR_STATUSES`, content policy) is tried once, whatever
-`retry_policy` says, never falls back and never cools a deployment down, except by a fallback for its kind; a
-group that does not serve the call's endpoint is no fallback of it. No wait follows the last attempt. Round
-robin is per process, skips deployments that cool down and ignores weights.
+`retry_policy` says, never falls back (but for its kind) and never cools a deployment down. A group
+without the endpoint is no fallback. A call that has passed events is not made again. No wait follows the
+last attempt. Round robin is per process, skips deployments that cool down and ignores weights.
 """
 
 import os
@@ -94,7 +94,9 @@ def _patch_fallbacks(router: Untyped) -> None:
         **options: Untyped,
     ) -> Untyped:
         lists = {"context_window": context_window_fallbacks, "content_policy": content_policy_fallbacks}
-        if is_caller_error(e) and not _has_own_fallback(e, lists, model_group):
+        if call_outcome.has_passed_events() or (
+            is_caller_error(e) and not _has_own_fallback(e, lists, model_group)
+        ):
             raise e
         return await fall_back(
             self,
@@ -118,6 +120,8 @@ def _patch_retries(router: Untyped, max_wait_s: float) -> None:
 
     def is_useless(error: BaseException, options: dict[str, Any]) -> bool:
         if is_caller_error(error) or type(error).__name__ == "RouterRateLimitError":
+            return True
+        if call_outcome.has_passed_events():
             return True
         single = len(options.get("all_deployments") or []) <= 1
         return single and provider_errors.retry_after_s(error) > max_wait_s

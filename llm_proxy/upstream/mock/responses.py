@@ -16,6 +16,7 @@ from llm_proxy import sse
 from llm_proxy.dialects import Call
 from llm_proxy.json_access import Json, as_object, is_array, is_object
 from llm_proxy.quantities import USAGE_HEADER
+from llm_proxy.upstream.mock.images import image_answer, image_frames
 from llm_proxy.upstream.mock.other_answers import other_answer
 
 _BY_TYPE: Json = {"string": "mock", "integer": 0, "number": 0, "boolean": True, "array": [], "object": {}}
@@ -161,6 +162,7 @@ CREATED = 1_700_000_000
 MODELS = (
     "mock",
     "mock-embedding",
+    "mock-image",
     "mock-rerank",
     "mock-moderation",
     "mock-tools",
@@ -203,6 +205,8 @@ def reply_to(call: Call) -> CannedReply:
         document, usage = other
         headers = (*_headers(call), (USAGE_HEADER, usage))
         reply = CannedReply(headers=headers, body=orjson.dumps(document))
+    elif call.endpoint == "images.generations":
+        reply = _images(call)
     elif call.endpoint == "embeddings":
         reply = CannedReply(headers=_headers(call), body=orjson.dumps(_embeddings(call)))
     elif call.streaming:
@@ -215,6 +219,13 @@ def reply_to(call: Call) -> CannedReply:
         half = reply.frames[: len(reply.frames) // 2]
         return replace(reply, frames=(*half, _CUT_FRAME)) if half else _FAILURES["mock-500"]
     return reply
+
+
+def _images(call: Call) -> CannedReply:
+    if call.streaming:
+        return CannedReply(headers=_headers(call), frames=image_frames(call, prompt_tokens(call)))
+    document, usage = image_answer(call, prompt_tokens(call))
+    return CannedReply(headers=(*_headers(call), (USAGE_HEADER, usage)), body=orjson.dumps(document))
 
 
 def _failure(status: int, *, headers: Headers = ()) -> CannedReply:

@@ -16,6 +16,7 @@ from llm_proxy.json_access import as_object
 from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, ModelGroup
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
+from llm_proxy.upstream.media_stream import MediaStreamFilter
 from llm_proxy.upstream.mock.responses import MODELS, CannedReply, reply_to
 from llm_proxy.upstream.reply import StreamFrames, raise_if_truncated
 from llm_proxy.upstream.stream_filter import StreamFilter
@@ -65,7 +66,8 @@ class MockReply:
         )
         self.stream_filter: StreamFrames | None = None
         if call.streaming:
-            self.stream_filter = StreamFilter(wants_usage=call.wants_usage)
+            opaque = call.endpoint in OPAQUE_ENDPOINTS
+            self.stream_filter = MediaStreamFilter() if opaque else StreamFilter(wants_usage=call.wants_usage)
 
     @property
     def content_type(self) -> bytes:
@@ -93,7 +95,12 @@ class MockReply:
         """Does nothing: a mock reply holds no connection."""
 
 
-_MODES = {"mock-embedding": "embedding", "mock-rerank": "rerank", "mock-moderation": "moderation"}
+_MODES = {
+    "mock-embedding": "embedding",
+    "mock-image": "image_generation",
+    "mock-rerank": "rerank",
+    "mock-moderation": "moderation",
+}
 
 
 def _catalog(names: tuple[str, ...]) -> Catalog:

@@ -17,7 +17,9 @@ from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import Endpoint
+from llm_proxy.quantities import USAGE_COMMENT
 from llm_proxy.upstream.mock.responses import CannedReply, example_of_schema, reply_to
+from llm_proxy.upstream.token_usage import stated_usage
 
 WEATHER = {
     "type": "function",
@@ -211,3 +213,17 @@ def test_a_text_is_flagged_by_a_word() -> None:
     results = _json(reply_to(_call("moderations", input=["fine", "mock-flagged"])))["results"]
     assert [one["flagged"] for one in results] == [False, True]
     assert len(results[0]["categories"]) == len(results[0]["category_scores"]) == 13
+
+
+def test_images_are_real_and_the_same_for_the_same_prompt() -> None:
+    """Whole and streamed, with their tokens."""
+    whole = _json(reply_to(_call("images.generations", prompt="a cat", n=2)))
+    pictures = [b64decode(one["b64_json"]) for one in whole["data"]]
+    assert all(one.startswith(b"\x89PNG") for one in pictures)
+    assert whole["usage"]["output_tokens"] == 544
+    assert whole == _json(reply_to(_call("images.generations", prompt="a cat", n=2)))
+    streamed = reply_to(_call("images.generations", prompt="a cat", stream=True, partial_images=1))
+    *frames, comment = streamed.frames
+    kinds = [orjson.loads(sse.parse_event(frame).data or b"")["type"] for frame in frames]
+    assert kinds == ["image_generation.partial_image", "image_generation.completed"]
+    assert stated_usage(comment.removeprefix(USAGE_COMMENT)) is not None

@@ -1,0 +1,173 @@
+"""Image calls at a provider that speaks OpenAI's format: streamed on request, their answers passed as bytes.
+
+LiteLLM has no streamed images, and parses and writes every picture several times. Invariants: LiteLLM sees a
+whole answer without its pictures, with usage, size and quality; a stream that has begun is not made again;
+fields that another provider's models lack are left out, or refused, as `drop_params` says.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from llm_proxy.media_frames import without_pictures
+from llm_proxy.sidecar import call_outcome, images
+from llm_proxy.sidecar.event_channel import EventChannel
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches import provider_http
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.provider_errors import StatedFailure
+from llm_proxy.sse import FrameGate
+
+MAIN = "litellm.images.main"
+OPENAI_FIELDS = frozenset(
+    {
+        "background", "complexity", "frame_count", "frame_duration_ms", "input_fidelity", "moderation",
+        "output_compression", "output_format", "partial_images", "prompt_rewriter", "response_format",
+        "safety_identifier", "svg",
+    }
+)  # fmt: skip
+"""Fields of OpenAI's that LiteLLM would send to any provider as they are."""
+HINTS = frozenset({"partial_images", "safety_identifier"})
+"""Those without which the answer is no other one."""
+OPENAI_MODULES = ("litellm.llms.openai", "litellm.llms.azure")
+EVENT_STREAM = "text/event-stream"
+
+
+def install() -> None:
+    """Patch httpx, after `provider_http`, and LiteLLM's choice of fields; before the first call."""
+    client = import_module("httpx").AsyncClient
+    send: Callable[..., Any] = client.send
+
+    async def send_image_call(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
+        call = call_outcome.image_call()
+        if call is None or request.method != "POST":
+            return await send(self, request, **options)
+        call.answer = None
+        if not str(request.url.path).endswith(images.PATHS):
+            return await _check_other_format(await send(self, request, **options))
+        if call.events is None:
+            return await _read_whole(await send(self, request, **options | {"stream": True}), call)
+        if call.events.started:
+            return provider_http.failure_response(call.events.failure or images.truncated(), request)
+        request = provider_http.with_fields(request, {"stream": True})
+        response = await send(self, request, **options | {"stream": True})
+        if str(response.headers.get("content-type") or "").startswith(EVENT_STREAM) and response.is_success:
+            return await _pass_events(response, call.events)
+        return await _read_whole(response, call)
+
+    client.send = send_image_call
+    _call_in_the_loop()
+    _ask_once()
+    _leave_out_fields()
+
+
+async def _read_whole(response: Untyped, call: images.ImageCall) -> Untyped:
+    """Keep a whole answer for the caller; return it without its pictures, or the failure that it states."""
+    raw = await response.aread()
+    if not response.is_success:
+        return response
+    shell = without_pictures(raw)
+    failure = images.find_failure_in_answer(shell)
+    if failure is not None:
+        return provider_http.failure_response(failure, response.request)
+    call.answer = raw
+    response._content = shell  # noqa: SLF001 -- httpx has no setter
+    return response
+
+
+async def _pass_events(response: Untyped, events: EventChannel) -> Untyped:
+    """Pass a stream's events on; return what they state as a whole answer, or the failure that broke it."""
+    gate, summary, cause = FrameGate(), images.StreamSummary(), ""
+    try:
+        async for chunk in response.aiter_bytes():
+            frames = gate.feed(chunk)
+            if frames:
+                summary.read(frames)
+                await events.put(frames)
+        cause = "the end within an event" if gate.close().strip() else ""
+    except Exception as error:  # noqa: BLE001 -- whatever broke the stream
+        cause = type(error).__name__
+    finally:
+        await response.aclose()
+    answer = summary.answer()
+    if summary.failure is not None or cause or answer is None:
+        events.failure = summary.failure or images.truncated(cause)
+        return provider_http.failure_response(events.failure, response.request)
+    headers = {"content-type": "application/json"}
+    return import_module("httpx").Response(200, headers=headers, content=answer, request=response.request)
+
+
+async def _check_other_format(response: Untyped) -> Untyped:
+    """Return another provider's answer, or a content rejection where it withholds every picture."""
+    raw: bytes = await response.aread()
+    shows_picture = b'"bytesBase64Encoded"' in raw or b'"inlineData"' in raw or b'"inline_data"' in raw
+    if response.is_success and not shows_picture and images.REJECTION.search(raw):
+        failure: StatedFailure = images.REJECTED
+        return provider_http.failure_response(failure, response.request)
+    return response
+
+
+def _call_in_the_loop() -> None:
+    """Send the requests of most providers asynchronously: in LiteLLM's threads none can be cancelled."""
+    handler: Untyped = import_module(MAIN).llm_http_handler
+    call: Callable[..., Any] = handler.image_generation_handler
+
+    def call_asynchronously(**options: Untyped) -> Untyped:
+        return call(**options | {"_is_async": call_outcome.in_call()})
+
+    handler.image_generation_handler = call_asynchronously
+
+
+def _ask_once() -> None:
+    """Leave retries to the router: OpenAI's SDK would make two for each of its own, which nobody counts."""
+    client: Untyped = import_module(MAIN).openai_chat_completions
+    call: Callable[..., Any] = client.image_generation
+
+    def call_once(*, optional_params: Untyped, **options: Untyped) -> Untyped:
+        return call(optional_params={**optional_params, "max_retries": 0}, **options)
+
+    client.image_generation = call_once
+
+
+def _leave_out_fields() -> None:
+    main: Untyped = import_module(MAIN)
+    choose: Callable[..., Any] = main.get_optional_params_image_gen
+
+    def choose_known(*, model: str, provider_config: Untyped = None, **options: Untyped) -> Untyped:
+        if provider_config is None or type(provider_config).__module__.startswith(OPENAI_MODULES):
+            return choose(model=model, provider_config=provider_config, **options)
+        known = provider_config.get_supported_openai_params(model)
+        lacking = {
+            name
+            for name in OPENAI_FIELDS
+            if name not in known and options.get(name) not in (None, "b64_json")
+        }
+        library = import_module("litellm")
+        if lacking - HINTS and not (options.get("drop_params") or library.drop_params):
+            provider, names = str(options.get("custom_llm_provider") or ""), sorted(lacking - HINTS)
+            message = f"{provider} does not support parameters: {names}, for model={model}"
+            raise library.UnsupportedParamsError(message=message, llm_provider=provider, model=model)
+        kept = {name: value for name, value in options.items() if name not in OPENAI_FIELDS or name in known}
+        return choose(model=model, provider_config=provider_config, **kept)
+
+    main.get_optional_params_image_gen = choose_known
+
+
+PATCH = LiteLLMPatch(
+    name="image_calls",
+    install=install,
+    reason=(
+        "LiteLLM fails on streamed images after they were made, drops fields of whole answers and invents "
+        "others, sends OpenAI's fields to providers that do not know them, calls most of them in threads "
+        "where nothing can be cancelled, has OpenAI's SDK retry on its own, and parses and writes pictures "
+        "of many megabytes several times."
+    ),
+    since="1.108.6",
+    report=(
+        "To file: `images/generations: support stream and partial_images`; `ImageResponse drops unknown "
+        "fields and states a usage of zero where the provider stated none`; `imagen: output_compression is "
+        "a 500`."
+    ),
+    until="Streamed images pass through LiteLLM, and whole answers pass unchanged.",
+    tests=("tests/stages/sidecar/test_images.py",),
+)
