@@ -1,9 +1,9 @@
-"""What reranking and moderations cost by listed and an operator's prices, reckoned by hand, in both logs."""
+"""What reranking, moderations and audio cost by listed and own prices, reckoned by hand, in both logs."""
 
 import asyncio
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,8 @@ from llm_proxy.ledger.reconcile import find_discrepancies
 from llm_proxy.ledger.usage_store import open_usage
 from llm_proxy.quantities import NOTHING, Quantities
 
-RERANK, MODERATIONS = "/v1/rerank", "/v1/moderations"
+RERANK, MODERATIONS, HEAR = "/v1/rerank", "/v1/moderations", "/v1/audio/transcriptions"
+HEARD: Json = {"mode": "audio_transcription"}
 
 
 def deployment(group: str, model: str, provider: Provider, **own: object) -> Json:
@@ -42,6 +43,14 @@ def config(provider: Provider) -> Json:
             deployment("jina", "jina_ai/jina-reranker-v2-base-multilingual", provider),
             deployment("moderation", "openai/omni-moderation-latest", provider),
             deployment("moderation-mine", "openai/moderation-of-mine", provider, mode="moderation"),
+            deployment("whisper", "openai/whisper-1", provider),
+            deployment("whisper-own", "openai/whisper-1", provider, **HEARD, input_cost_per_second=0.01),
+            deployment("whisper-mine", "openai/whisper-of-mine", provider, **HEARD),
+            deployment(
+                "whisper-by-token", "openai/whisper-of-mine", provider, **HEARD,
+                input_cost_per_token=0.001, output_cost_per_token=0.002,
+            ),
+            deployment("transcriber", "openai/gpt-4o-mini-transcribe", provider),
         ]
     }  # fmt: skip
 
@@ -66,6 +75,7 @@ class Billed:
     Attributes:
         usd: By hand; None is unknown.
         tokens: Prompt tokens of the record; None where nobody states them.
+        form: Fields of a form beside the model and a file.
     """
 
     group: str
@@ -74,8 +84,10 @@ class Billed:
     usd: str | None
     quantities: Quantities = NOTHING
     tokens: int | None = None
+    form: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+NINE_SECONDS, STREAM = Quantities(audio_ms=9000), {"stream": "true"}
 CASES = {
     "a search unit": Billed("cohere", RERANK, units(1), "0.002", Quantities(search_units=1)),
     "three": Billed("cohere", RERANK, units(3), "0.006", Quantities(search_units=3)),
@@ -86,6 +98,15 @@ CASES = {
     "by tokens": Billed("jina", RERANK, JINA, "0.0000617", tokens=1234),  # 1234 x 5e-08
     "a free moderation": Billed("moderation", MODERATIONS, None, "0"),
     "a moderation without a price": Billed("moderation-mine", MODERATIONS, None, None),
+    "seconds": Billed("whisper", HEAR, None, "0.0009", NINE_SECONDS),
+    "seconds of verbose JSON": Billed("whisper", HEAR, None, "0.0009", NINE_SECONDS,
+                                      form={"response_format": "verbose_json"}),
+    "an operator's seconds": Billed("whisper-own", HEAR, None, "0.09", NINE_SECONDS),
+    "seconds without a price": Billed("whisper-mine", HEAR, None, None, NINE_SECONDS),
+    "seconds at a price of tokens": Billed("whisper-by-token", HEAR, None, None, NINE_SECONDS),
+    # 17 x 1.25e-06 + 23 x 5e-06
+    "heard tokens": Billed("transcriber", HEAR, None, "0.00013625", tokens=17),
+    "heard tokens of a stream": Billed("transcriber", HEAR, None, "0.00013625", tokens=17, form=STREAM),
 }  # fmt: skip
 
 
@@ -109,6 +130,8 @@ def stories(till: Till) -> dict[str, Json]:
         if one.answer is not None:
             said = script(do="raw", raw=[wire(json.dumps(one.answer))])
         body: Json = {"model": one.group}
+        if one.path == HEAR:
+            return await till.logged(await till.post(one.path, {**body, "prompt": said, **one.form}, b"RIFF"))
         body |= {"query": said, "documents": ["a", "b"]} if one.path == RERANK else {"input": said}
         return await till.logged(await till.post(one.path, body))
 
@@ -130,7 +153,8 @@ def test_a_call_costs_what_its_provider_bills(stories: dict[str, Json], name: st
     used = Quantities(*(story[unit] or 0 for unit in Quantities._fields))
     assert used == billed.quantities
     if billed.tokens is not None:
-        assert story["prompt_tokens"] == logged["prompt_tokens"] == billed.tokens
+        assert story["prompt_tokens"] == billed.tokens
+        assert logged["prompt_tokens"] in {None, billed.tokens}
 
 
 async def test_the_two_logs_agree(till: Till, stories: dict[str, Json]) -> None:
@@ -150,4 +174,7 @@ async def test_what_was_used_is_in_the_report_and_what_has_no_price_is_counted(
     assert {name for name, row in rows.items() if row["unpriced_requests"]} == {
         "cohere-mine",
         "moderation-mine",
+        "whisper-mine",
+        "whisper-by-token",
     }
+    assert (rows["whisper"]["audio_seconds"], rows["whisper"]["cost_usd"]) == (18, 0.0018)
