@@ -244,10 +244,8 @@ async def test_leaving_the_loop_ends_the_call_at_the_provider(
 ) -> None:
     """The provider sees its caller hang up."""
     request = create_completion_request(new(do="slow", frames=400, gap_ms=50), model="plain")
-    chunks = service.generate_streaming_completion(request)
-    async for _ in chunks:
+    async for _ in service.generate_streaming_completion(request):
         break
-    await chunks.aclose()
     assert await left_at_the_provider(stack)
 
 
