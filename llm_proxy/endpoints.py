@@ -113,6 +113,9 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
         "atranscription",
         files=(FilePart("file"),),
     ),
+    "audio.speech": EndpointSpec(
+        "/v1/audio/speech", "input", "audio_speech", "aspeech", also_required=("voice",)
+    ),
 }
 
 OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(
@@ -132,6 +135,8 @@ Their streams are OpenAI's of images and audio: named events, a last one, no `[D
 """
 TRANSCRIPTS: frozenset[Endpoint] = frozenset({"audio.transcriptions", "audio.translations"})
 """Operations that write down audio: their answers may be texts, and whole where a stream was asked for."""
+BYTE_ENDPOINTS: frozenset[Endpoint] = frozenset({"audio.speech"})
+"""Operations whose answers are bytes, unless they are asked for as events; always a stream."""
 NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages", "generate_content"})
 """Operations that reach a provider only in its own protocol; elsewhere a call is a chat, translated."""
 

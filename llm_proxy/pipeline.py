@@ -30,6 +30,7 @@ from llm_proxy.ledger import (
 )
 from llm_proxy.telemetry.tracing import traceparent_of
 from llm_proxy.upstream import CallGuard, CurrentCatalog, RunningCalls
+from llm_proxy.upstream.byte_stream import ByteStream
 from llm_proxy.upstream.reply import Reply
 from llm_proxy.upstream.token_usage import estimate_answer_tokens
 
@@ -163,6 +164,12 @@ class AdmittedCall:
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields OpenAI's events as they come, without `[DONE]`; raises what broke the stream."""
         return self._reply.chunks()
+
+    @property
+    def byte_type(self) -> str | None:
+        """The media type of a stream that is bytes and no events; None for any other reply."""
+        frames = self._reply.stream_filter
+        return frames.content_type if isinstance(frames, ByteStream) else None
 
     def last_event(self) -> bytes:
         """Returns the event that ends a complete stream in a provider's own protocol; none for a chat's."""

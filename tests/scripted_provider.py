@@ -298,12 +298,16 @@ class Connection(asyncio.Protocol):
     async def _stream(self, door: Door, script: Script, body: Json, number: int) -> None:
         assert self.seen is not None
         assert door.frames is not None
+        media = door.media if door.media_of is None else door.media_of(body)
         if script.do in {"not-sse", "empty"}:
             page = b"<html><body>Sign in</body></html>" if script.do == "not-sse" else b""
-            self._raw(200, page, "text/html" if page else door.media)
+            self._raw(200, page, "text/html" if page else media)
+            return
+        if script.do == "error-in-200" and door.family == "speech":
+            self._send(200, door.error(500, "plain"))
             return
         content, closing = ([], script.writes()) if script.do == "raw" else door.frames(script, body, number)
-        self._head(200, door.media, more=ODD_HEADER if script.do == "raw" else None)
+        self._head(200, media, more=ODD_HEADER if script.do == "raw" else None)
         faulty = {"cut", "reset", "silence", "eof", "garbage", "half-frame", "error-in-200"}
         for frame in content[: script.after] if script.do in faulty else content:
             await self._frame(frame, script)

@@ -110,6 +110,12 @@ _FIXED_ROUTES = (
         "Make images, whole or streamed.",
     ),
     InferenceRoute(
+        ("/v1/audio/speech", "/audio/speech", f"{_AZURE}/audio/speech"),
+        "audio.speech",
+        OPENAI,
+        "Speak a text: audio as it comes, or events with it.",
+    ),
+    InferenceRoute(
         ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."
     ),
     InferenceRoute(

@@ -9,6 +9,7 @@ Source: RFC 9112. Overridden members of uvicorn: `tests/unit/edge/test_http_prot
 import asyncio
 import contextlib
 import socket
+import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from llm_proxy.edge.boundaries import MessageBoundaries
+from llm_proxy.edge.responses import BREAK_OFF
 
 MAX_HEAD_BYTES = 256 * 2**10
 """Memory bound of a head, chunk extensions or trailers; `max_header_bytes` is lower and checked after it."""
@@ -32,6 +34,7 @@ MAX_PIPELINED, MAX_PIPELINED_PER_SEGMENT = 16, 1024
 """Requests taken from a connection before reading pauses, and of one segment, ahead of the running one."""
 LINGER_WHEN_STOPPING_S = 2
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S = 60, 15
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _USED = -1  # instead of a count of unused bytes: the segment being read held something used
 
 
@@ -67,6 +70,7 @@ class _ResponseTransport:
         self._write = transport.write
         self._head = b""
         self.holds_next = False
+        self._transport = transport
         self.is_closing = transport.is_closing
         self.close = close
 
@@ -78,6 +82,13 @@ class _ResponseTransport:
             data, self._head = self._head + data, b""
         self._write(data)
 
+    def reset(self) -> None:
+        """Resets the connection: its peer gets an error where a plain end would look like the response's."""
+        accepted: socket.socket | None = self._transport.get_extra_info("socket")
+        if accepted is not None:
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._transport.abort()
+
 
 class BoundedRequestCycle(RequestResponseCycle):
     """One request and its response; adds to uvicorn's what `Expect` and HTTP/1.0 need."""
@@ -87,6 +98,9 @@ class BoundedRequestCycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:  # noqa: ANN401 -- uvicorn's types of ASGI messages are private
         """Sends one ASGI message; a body that was never asked for ends the connection (RFC 9110, 10.1.1)."""
+        if message["type"] == BREAK_OFF:
+            self._break_off()
+            return
         if message["type"] == "http.response.start":
             if self.waiting_for_100_continue:
                 self.keep_alive = False
@@ -102,6 +116,14 @@ class BoundedRequestCycle(RequestResponseCycle):
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
             return
         await super().send(message)
+
+    def _break_off(self) -> None:
+        """Ends the connection within the response: where its end is the response's, by a reset."""
+        self.disconnected, self.keep_alive = True, False
+        if self._ends_with_connection:
+            self.transport.reset()
+        else:
+            self.transport.close()
 
     def _writes_chunk_at_once(self, message: Any) -> bool:  # noqa: ANN401 -- as `send`
         """Whether this is a further chunk of a stream that nothing holds up: uvicorn's steps, fewer calls."""

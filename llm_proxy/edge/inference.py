@@ -327,13 +327,13 @@ class Responder:
     """Sends the response of one request, in the caller's dialect.
 
     Attributes:
-        started: Whether a response head was sent; an error is then an event of the stream.
+        started: Whether a response head was sent; an error is then an event of the stream, or its break.
         keeping: Keeps the answer; None where it is not stored here.
     """
 
     __slots__ = (
-        "_context", "_dialect", "_head_lock", "_idle_checks", "_pings", "_renderer", "_send", "keeping",
-        "started",
+        "_context", "_dialect", "_head_lock", "_idle_checks", "_is_bytes", "_pings", "_renderer", "_send",
+        "keeping", "started",
     )  # fmt: skip
 
     def __init__(self, context: CallContext, dialect: Dialect, send: Send) -> None:
@@ -343,6 +343,7 @@ class Responder:
         self._pings: BackgroundLoop | None = None
         self._head_lock = asyncio.Lock()  # a ping and the first chunk may both want to send the head
         self._idle_checks = 0
+        self._is_bytes = False
         self._send = send
         self.keeping: Keeping | None = None
         self.started = False
@@ -379,7 +380,10 @@ class Responder:
             await self._send_body(admitted)
 
     async def send_error(self, error: APIError) -> None:
-        """Sends an error: as a response, or as an event of the stream that has started."""
+        """Sends an error: as a response, or as an event of the stream that has started; bytes break off."""
+        if self._is_bytes:
+            await self._send({"type": responses.BREAK_OFF})
+            return
         if self.started:
             event = (
                 self._renderer.fail(error)
@@ -419,7 +423,7 @@ class Responder:
                 continue
             if not self.started:
                 await self._start_stream(admitted)
-            if payload is not None:
+            if payload is not None and not self._is_bytes:
                 keep_answer(payload, out)
             self._idle_checks = 0
             await send({"type": "http.response.body", "body": out, "more_body": True})
@@ -443,7 +447,9 @@ class Responder:
             if self.started:
                 return
             assert context.call is not None  # noqa: S101 -- it was admitted
-            await responses.start_stream(self._send, self._headers(admitted), context.call.stream_type)
+            self._is_bytes = admitted.byte_type is not None
+            content_type = admitted.byte_type or context.call.stream_type
+            await responses.start_stream(self._send, self._headers(admitted), content_type)
             context.ttft_ms = context.elapsed_ms()
             context.status, context.outcome, self.started = 200, "cut", True
 

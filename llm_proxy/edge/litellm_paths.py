@@ -57,5 +57,7 @@ def where_it_went(path: str) -> str:
         return f" Of LiteLLM's API: {place}."
     for prefix in _PREFIXES:
         path = path.removeprefix(prefix)
+    if path == "/audio/voices":
+        return " Voices are not listed here; the provider of a model says which it has."
     missing = next((name for start, name in _NOT_SERVED.items() if path.startswith(start)), None)
     return f" The gateway does not serve {missing}." if missing is not None else ""

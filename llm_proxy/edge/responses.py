@@ -21,6 +21,8 @@ from llm_proxy.upstream import RoutingInfo, call_cost
 
 RawHeaders = list[tuple[bytes, bytes]]
 
+BREAK_OFF = "llm_proxy.response.break_off"
+"""Our own ASGI message: ends the connection without the response's end, so that it is not taken for whole."""
 _JSON_TYPE = b"application/json"
 _STREAM = (
     (b"cache-control", b"no-cache"),
@@ -42,7 +44,7 @@ async def send_body(send: Send, status: int, body: bytes, headers: RawHeaders, c
 
 
 async def start_stream(send: Send, headers: RawHeaders, content_type: str) -> None:
-    """Sends the head of a stream; appends to `headers`."""
+    """Sends the head of a stream, of events or bytes; appends to `headers`."""
     headers.append((b"content-type", content_type.encode()))
     headers.extend(_STREAM)
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -22,6 +22,7 @@ from llm_proxy.sidecar import (
     opaque_calls,
     response_state,
     responses,
+    speech,
     token_count,
     transcripts,
 )
@@ -232,6 +233,8 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
     body = opaque_calls.prepare_call(await request.body(), outcome) if read else {}
     if name in OPERATIONS:
         await image_answers.prepare(request, outcome)
+    if name == speech.SPEECH:
+        speech.prepare(request, body, outcome)
     with outcome_in_context(outcome):
         try:
             if endpoint.files:
@@ -247,7 +250,7 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
             if name == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
             elif opaque and name not in OPERATIONS:
-                result = opaque_calls.answer_to_send(name, result, body, outcome)
+                result = await opaque_calls.answer_to_send(name, result, body, outcome)
         except proxy.ProxyException as error:
             outcome.set_error_if_none(error)
             _make_error_sendable(error)

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event
+from typing import Any
 
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object
@@ -60,6 +61,19 @@ class Attempt:
 
 
 @dataclass(slots=True)
+class SpeechCall:
+    """What is kept of a call that makes speech.
+
+    Attributes:
+        fields: What LiteLLM would drop of the request.
+        answer: The provider's answer, its body unread; None from a provider of another protocol.
+    """
+
+    fields: Json
+    answer: Any = None
+
+
+@dataclass(slots=True)
 class CallOutcome:
     """The outcome of one call.
 
@@ -86,6 +100,7 @@ class CallOutcome:
         added_fields: What the provider's request gets beside what LiteLLM sends; None if nothing is recorded.
         provider_answer: The provider's complete answer to a call with `added_fields`, as it was sent.
         images: What is kept of an image call; None of any other.
+        speech: What is kept of a call that makes speech; None of any other.
     """
 
     endpoint: Endpoint | None = None
@@ -110,6 +125,7 @@ class CallOutcome:
     added_fields: Json | None = None
     provider_answer: bytes | None = None
     images: ImageCall | None = None
+    speech: SpeechCall | None = None
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -301,6 +317,12 @@ def added_fields() -> Json:
     """Return the fields that a provider's request gets beside what LiteLLM sends; empty for most calls."""
     outcome = _CURRENT.get()
     return (outcome.added_fields or {}) if outcome is not None else {}
+
+
+def speech_call() -> SpeechCall | None:
+    """Return what is kept of the running call; None if it makes no speech, and outside of calls."""
+    outcome = _CURRENT.get()
+    return outcome.speech if outcome is not None else None
 
 
 def record_native_cost(cost_usd: float | None) -> None:

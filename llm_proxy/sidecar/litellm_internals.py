@@ -68,6 +68,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
         ),
     ),
     "litellm.proxy.rerank_endpoints.endpoints": ("rerank",),
+    "openai.resources.audio.speech": ("AsyncSpeech",),
     "litellm.rerank_api.main": ("base_llm_http_handler",),
     "litellm.proxy.image_endpoints.endpoints": ("image_generation",),
     "litellm.images.main": (

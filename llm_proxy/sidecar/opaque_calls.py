@@ -8,7 +8,7 @@ import json
 
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.sidecar import answer_usage
+from llm_proxy.sidecar import answer_usage, speech
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.moderation import moderation_answer
@@ -31,12 +31,14 @@ def prepare_call(body: bytes, outcome: CallOutcome) -> Json:
     return request
 
 
-def answer_to_send(name: Endpoint, result: Untyped, request: Json, outcome: CallOutcome) -> Untyped:
-    """Return the bytes to send for LiteLLM's result, or the result, and state what it used.
+async def answer_to_send(name: Endpoint, result: Untyped, request: Json, outcome: CallOutcome) -> Untyped:
+    """Return the bytes or the response to send for LiteLLM's result, or the result; state what it used.
 
     Raises:
-        UnreadableAnswerError: It does not answer the request.
+        UnreadableAnswerError: It does not answer the request; `NoAudioError` where it is no audio.
     """
+    if name == speech.SPEECH:
+        return await speech.answer(result, request, outcome)
     if hasattr(result, "render"):
         return result
     if name == "rerank":

@@ -13,10 +13,11 @@ import orjson
 
 from llm_proxy.call_guard import NEVER, CallGuard
 from llm_proxy.dialects import BYTES_PER_TOKEN, Call
-from llm_proxy.endpoints import NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS, TRANSCRIPTS
+from llm_proxy.endpoints import BYTE_ENDPOINTS, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS, TRANSCRIPTS
 from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.sse import FrameTooLong
+from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream
 from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.http_client import HTTPConnection
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
@@ -44,7 +45,7 @@ SIDECAR_HEADER = b"x-llmp-attempts"
 """A header that only our sidecars send."""
 
 
-StreamFrames = StreamFilter | NativeStreamFilter | MediaStreamFilter
+StreamFrames = StreamFilter | NativeStreamFilter | MediaStreamFilter | ByteStream
 
 
 class Reply(Protocol):
@@ -172,6 +173,8 @@ class SidecarReply:
             return
         if call.endpoint in NATIVE_ENDPOINTS:
             self.stream_filter = NativeStreamFilter(call.endpoint, self._ids, is_free=_is_free(call))
+        elif call.endpoint in BYTE_ENDPOINTS and not is_event_stream(self._connection.headers):
+            self.stream_filter = ByteStream(self._connection.headers)
         elif call.endpoint in OPAQUE_ENDPOINTS:
             self.stream_filter = MediaStreamFilter()
         else:

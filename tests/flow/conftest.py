@@ -89,6 +89,12 @@ model_list:
   - model_name: dalle
     litellm_params: {{model: openai/dall-e-3, api_base: "{provider}/v1", api_key: {key}}}
     model_info: {{id: dalle, mode: image_generation}}
+  - model_name: speaker
+    litellm_params: {{model: openai/gpt-4o-mini-tts, api_base: "{provider}/v1", api_key: {key}}}
+    model_info: {{id: speaker}}
+  - model_name: speaker-by-character
+    litellm_params: {{model: openai/tts-1, api_base: "{provider}/v1", api_key: {key}}}
+    model_info: {{id: speaker-by-character}}
 router_settings:
   model_group_alias: {{nickname: claude}}
   num_retries: 1  # beside 0 LiteLLM reads no policy

@@ -15,6 +15,7 @@ from scripted import (
     openai_wire,
     rerank_wire,
     responses_wire,
+    speech_wire,
 )
 from scripted.script import Json, Script
 
@@ -31,6 +32,7 @@ class Door:
         whole: The JSON answer, or a text.
         frames: The stream's content frames and closing frames, where the route streams.
         streams: Whether this body is to be answered with a stream.
+        media_of: The content type of a stream, where a body says which.
     """
 
     family: str
@@ -40,6 +42,7 @@ class Door:
     error_frame: Callable[[], bytes]
     streams: Callable[[Json], bool]
     media: str = "text/event-stream"
+    media_of: Callable[[Json], str] | None = None
 
 
 def _asked(body: Json) -> bool:
@@ -135,12 +138,22 @@ _BEDROCK_STREAM = Door(
     "application/vnd.amazon.eventstream",
 )
 _RERANK = Door("rerank", rerank_wire.rerank, None, rerank_wire.error, openai_wire.error_frame, _never)
+_SPEECH = Door(
+    "speech",
+    openai_wire.chat,
+    speech_wire.frames,
+    openai_wire.error,
+    openai_wire.error_frame,
+    _always,
+    media_of=speech_wire.media,
+)
 DOORS: tuple[tuple[str, Door], ...] = (
     ("/chat/completions", _openai(openai_wire.chat, openai_wire.chat_frames)),
     ("/completions", _openai(openai_wire.text, openai_wire.text_frames)),
     ("/audio/transcriptions", _AUDIO),
     ("/audio/translations", _AUDIO),
     ("/embeddings", _openai(openai_wire.embeddings, None)),
+    ("/audio/speech", _SPEECH),
     ("/moderations", _openai(moderation_wire.moderation, None)),
     ("/rerank", _RERANK),
     ("/messages", _ANTHROPIC),

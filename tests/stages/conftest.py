@@ -88,7 +88,7 @@ def embedders(provider: Provider) -> list[Json]:
 
 
 def rankers(provider: Provider) -> list[Json]:
-    """Deployments that rank and that moderate."""
+    """Deployments that rank, speak and moderate."""
     models = {
         "cohere": ("cohere/rerank-v3.5", ""),
         "jina": ("jina_ai/jina-reranker-v2-base-multilingual", ""),
@@ -96,6 +96,8 @@ def rankers(provider: Provider) -> list[Json]:
         "bge": ("hosted_vllm/vllm-reranker", "/v1"),
         "together": ("together_ai/together-reranker", "/v1"),
         "infinity": ("infinity/bge-reranker", ""),
+        "speaker": ("openai/gpt-4o-mini-tts", "/v1"),
+        "azure-speaker": ("azure/tts-1", ""),
         "moderator": ("openai/omni-moderation-latest", "/v1"),
         "unsure-moderator": ("openai/status-500", "/v1"),
     }
@@ -105,6 +107,8 @@ def rankers(provider: Provider) -> list[Json]:
     ]
     for one in found:
         one["model_info"] = {"id": one["model_name"]}
+        if one["litellm_params"]["model"].startswith("azure/"):
+            one["litellm_params"]["api_version"] = "2025-04-01-preview"
     return found
 
 

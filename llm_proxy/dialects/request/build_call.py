@@ -20,7 +20,7 @@ from llm_proxy.dialects.request.rerank_schema import moderation_file_bytes
 from llm_proxy.dialects.request.url_guard import reject_private_urls
 from llm_proxy.dialects.request.validators import invalid, missing, wrong_type
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.endpoints import ENDPOINTS, OPAQUE_ENDPOINTS, Endpoint, endpoint_paths
+from llm_proxy.endpoints import BYTE_ENDPOINTS, ENDPOINTS, OPAQUE_ENDPOINTS, Endpoint, endpoint_paths
 from llm_proxy.errors import BadRequest, ModelNotFound
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution, parse_tags
 from llm_proxy.json_access import Json, as_list, is_array
@@ -264,6 +264,8 @@ def _may_use(model: str, options: RequestOptions, models: ModelIndex) -> bool:
 def _stream(endpoint: Endpoint, body: Json) -> tuple[bool, bool]:
     """Makes a stream request its usage; returns whether it is one, and whether the caller requested usage."""
     streaming = body.pop("stream", False) is True
+    if endpoint in BYTE_ENDPOINTS:
+        return True, True
     options: Json | None = body.pop("stream_options", None)
     if not streaming:
         if options is not None:

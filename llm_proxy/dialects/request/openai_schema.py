@@ -9,6 +9,7 @@ Source: https://platform.openai.com/docs/api-reference (chat, completions, embed
 from typing import Any
 
 from llm_proxy.dialects.request.rerank_schema import MODERATION_FIELDS, RERANK_FIELDS
+from llm_proxy.dialects.request.speech_schema import SPEECH_FIELDS
 from llm_proxy.dialects.request.validators import (
     Validator,
     anything,
@@ -199,6 +200,7 @@ FIELDS: dict[Endpoint, dict[str, Validator]] = {
     "images.generations": _IMAGES,
     "rerank": RERANK_FIELDS,
     "moderations": MODERATION_FIELDS,
+    "audio.speech": SPEECH_FIELDS,
 }
 FIELD_ORDER = {endpoint: {name: at for at, name in enumerate(fields)} for endpoint, fields in FIELDS.items()}
 

@@ -28,6 +28,7 @@ from llm_proxy.sidecar.patches import (
     redis_breaker,
     redis_sentinel,
     routing,
+    speech_streams,
     translated_answers,
     truncated_streams,
 )
@@ -57,6 +58,7 @@ PATCHES: tuple[LiteLLMPatch, ...] = (
     cohere_rerank.PATCH,
     forms_as_sent.PATCH,
     image_calls.PATCH,
+    speech_streams.PATCH,
     log_content.TRACE_TAGS,
     masked_streams.PATCH,
     routing.ROUTER_RULES,

@@ -15,9 +15,10 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects import Call
 from llm_proxy.json_access import Json, as_object, is_array, is_object
-from llm_proxy.quantities import USAGE_HEADER
+from llm_proxy.quantities import USAGE_HEADER, encode_usage
 from llm_proxy.upstream.mock.images import image_answer, image_frames
 from llm_proxy.upstream.mock.other_answers import other_answer
+from llm_proxy.upstream.mock.speech import speech_frames, speech_pieces, speech_type
 
 _BY_TYPE: Json = {"string": "mock", "integer": 0, "number": 0, "boolean": True, "array": [], "object": {}}
 
@@ -163,6 +164,7 @@ MODELS = (
     "mock",
     "mock-embedding",
     "mock-image",
+    "mock-speech",
     "mock-rerank",
     "mock-moderation",
     "mock-tools",
@@ -174,6 +176,7 @@ MODELS = (
 """What mock mode lists; every other name is answered too."""
 
 Headers = tuple[tuple[str, str], ...]
+_EVENTS = ("content-type", "text/event-stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,8 @@ def reply_to(call: Call) -> CannedReply:
         reply = CannedReply(headers=headers, body=orjson.dumps(document))
     elif call.endpoint == "images.generations":
         reply = _images(call)
+    elif call.endpoint == "audio.speech":
+        reply = _speech(call)
     elif call.endpoint == "embeddings":
         reply = CannedReply(headers=_headers(call), body=orjson.dumps(_embeddings(call)))
     elif call.streaming:
@@ -217,7 +222,7 @@ def reply_to(call: Call) -> CannedReply:
         return replace(reply, first_ms=SLOW_FIRST_MS, gap_ms=SLOW_GAP_MS)
     if play == "mock-cut":
         half = reply.frames[: len(reply.frames) // 2]
-        return replace(reply, frames=(*half, _CUT_FRAME)) if half else _FAILURES["mock-500"]
+        return replace(reply, frames=(*half, CUT_FRAME)) if half else _FAILURES["mock-500"]
     return reply
 
 
@@ -226,6 +231,14 @@ def _images(call: Call) -> CannedReply:
         return CannedReply(headers=_headers(call), frames=image_frames(call, prompt_tokens(call)))
     document, usage = image_answer(call, prompt_tokens(call))
     return CannedReply(headers=(*_headers(call), (USAGE_HEADER, usage)), body=orjson.dumps(document))
+
+
+def _speech(call: Call) -> CannedReply:
+    if call.body.get("stream_format") == "sse":
+        return CannedReply(headers=(*_headers(call), _EVENTS), frames=speech_frames(call))
+    stated = (USAGE_HEADER, encode_usage({}, call.quantities, 0))
+    headers = (*_headers(call), ("content-type", speech_type(call)), stated)
+    return CannedReply(headers=headers, frames=speech_pieces(call))
 
 
 def _failure(status: int, *, headers: Headers = ()) -> CannedReply:
@@ -238,7 +251,7 @@ _FAILURES = {
     "mock-429": _failure(429, headers=(("x-llmp-retry-after", str(RETRY_AFTER_S)),)),
     "mock-500": _failure(500),
 }
-_CUT_FRAME = sse.encode_event(
+CUT_FRAME = sse.encode_event(
     orjson.dumps(
         {
             "error": {

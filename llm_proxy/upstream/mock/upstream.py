@@ -10,14 +10,15 @@ import orjson
 
 from llm_proxy.call_guard import CallGuard
 from llm_proxy.dialects import Call
-from llm_proxy.endpoints import OPAQUE_ENDPOINTS
+from llm_proxy.endpoints import BYTE_ENDPOINTS, MODES, OPAQUE_ENDPOINTS
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import as_object
+from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream
 from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, ModelGroup
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.media_stream import MediaStreamFilter
-from llm_proxy.upstream.mock.responses import MODELS, CannedReply, reply_to
+from llm_proxy.upstream.mock.responses import CUT_FRAME, MODELS, CannedReply, reply_to
 from llm_proxy.upstream.reply import StreamFrames, raise_if_truncated
 from llm_proxy.upstream.stream_filter import StreamFilter
 from llm_proxy.upstream.token_usage import TokenUsage, read_usage, usage_in_header
@@ -65,9 +66,16 @@ class MockReply:
             attempts=1,
         )
         self.stream_filter: StreamFrames | None = None
+        self._headers = {name.encode(): value.encode() for name, value in reply.headers}
         if call.streaming:
-            opaque = call.endpoint in OPAQUE_ENDPOINTS
-            self.stream_filter = MediaStreamFilter() if opaque else StreamFilter(wants_usage=call.wants_usage)
+            self.stream_filter = self._frames_of(call)
+
+    def _frames_of(self, call: Call) -> StreamFrames:
+        if call.endpoint in BYTE_ENDPOINTS and not is_event_stream(self._headers):
+            return ByteStream(self._headers)
+        if call.endpoint in OPAQUE_ENDPOINTS:
+            return MediaStreamFilter()
+        return StreamFilter(wants_usage=call.wants_usage)
 
     @property
     def content_type(self) -> bytes:
@@ -77,8 +85,7 @@ class MockReply:
     async def json(self) -> tuple[bytes, TokenUsage | None]:
         """Returns the body, and the usage it states."""
         if self._call.endpoint in OPAQUE_ENDPOINTS:
-            headers = {name.encode(): value.encode() for name, value in self._reply.headers}
-            return self._reply.body, usage_in_header(headers)
+            return self._reply.body, usage_in_header(self._headers)
         document = as_object(orjson.loads(self._reply.body))
         return self._reply.body, read_usage(as_object(document.get("usage")), document)
 
@@ -88,7 +95,11 @@ class MockReply:
         for number, frame in enumerate(self._reply.frames):
             if number and self._reply.gap_ms:
                 await asyncio.sleep(self._reply.gap_ms / 1000)
-            yield self.stream_filter.feed(frame)
+            if frame is CUT_FRAME and isinstance(self.stream_filter, ByteStream):
+                self.stream_filter.is_malformed = True
+            else:
+                yield self.stream_filter.feed(frame)
+        self.stream_filter.close()
         raise_if_truncated(self.stream_filter, self._call)
 
     def close(self) -> None:
@@ -100,11 +111,15 @@ _MODES = {
     "mock-image": "image_generation",
     "mock-rerank": "rerank",
     "mock-moderation": "moderation",
+    "mock-speech": "audio_speech",
 }
 
 
 def _catalog(names: tuple[str, ...]) -> Catalog:
     one = Deployment("mock", "mock", "mock", input_pico_usd=0, output_pico_usd=0)
-    groups = {name: ModelGroup(name, _MODES.get(name, "chat"), deployments=(one,)) for name in names}
+    groups = {
+        name: ModelGroup(name, mode, deployments=(one,), endpoints=MODES[mode] if name in _MODES else None)
+        for name, mode in ((name, _MODES.get(name, "chat")) for name in names)
+    }
     groups["*"] = ModelGroup("*", wildcard=True, deployments=(one,))
     return Catalog(groups, {"mock": one})

@@ -1,7 +1,9 @@
 """Mock mode answers every endpoint in OpenAI's shape, the same each time."""
 
 import struct
+import wave
 from base64 import b64decode
+from io import BytesIO
 from math import isclose
 from typing import Any
 
@@ -227,3 +229,32 @@ def test_images_are_real_and_the_same_for_the_same_prompt() -> None:
     kinds = [orjson.loads(sse.parse_event(frame).data or b"")["type"] for frame in frames]
     assert kinds == ["image_generation.partial_image", "image_generation.completed"]
     assert stated_usage(comment.removeprefix(USAGE_COMMENT)) is not None
+
+
+@pytest.mark.parametrize(
+    ("form", "begin", "media"),
+    [
+        ("mp3", b"\xff\xfb", "audio/mpeg"),
+        ("wav", b"RIFF", "audio/wav"),
+        ("flac", b"RIFF", "audio/wav"),
+        ("pcm", b"\0\0", "audio/pcm"),
+    ],
+)
+def test_speech_is_silence_in_a_known_format(form: str, begin: bytes, media: str) -> None:
+    """As long as the text; the media type is what it is."""
+    reply = reply_to(_call("audio.speech", input="x" * 45, voice="alloy", response_format=form))
+    assert b"".join(reply.frames).startswith(begin)
+    assert dict(reply.headers)["content-type"] == media
+    if form == "wav":
+        with wave.open(BytesIO(b"".join(reply.frames))) as file:
+            assert file.getnframes() == 3 * file.getframerate()
+
+
+def test_speech_as_events_has_the_same_bytes() -> None:
+    """And an end that states tokens."""
+    fields = {"input": "x" * 45, "voice": "alloy", "response_format": "wav"}
+    audio = b"".join(reply_to(_call("audio.speech", **fields)).frames)
+    reply = reply_to(_call("audio.speech", **fields, stream_format="sse"))
+    *events, done, _ = [orjson.loads(sse.parse_event(one).data or b"{}") for one in reply.frames]
+    assert b"".join(b64decode(one["audio"]) for one in events) == audio
+    assert done["type"] == "speech.audio.done"

@@ -1,0 +1,47 @@
+"""Speech is passed on as it comes, with every field of the request.
+
+LiteLLM has OpenAI's SDK read the whole answer, and sends five fields. Invariant: the SDK makes the request.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+from llm_proxy.sidecar import call_outcome
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+
+SPEECH = "openai.resources.audio.speech"
+AS_STREAM = "X-Stainless-Raw-Response"
+"""The SDK's own header, by which it knows that it is not to read the answer; it is not sent."""
+
+
+def install() -> None:
+    """Patch the SDK with which LiteLLM calls OpenAI, Azure and servers of OpenAI's protocol."""
+    resource: Untyped = import_module(SPEECH).AsyncSpeech
+    create: Callable[..., Any] = resource.create
+
+    async def create_unread(self: Untyped, **options: Untyped) -> Untyped:
+        call = call_outcome.speech_call()
+        if call is None or AS_STREAM in (options.get("extra_headers") or {}):
+            return await create(self, **options)
+        fields = {name: value for name, value in call.fields.items() if name != "voice"}
+        voice = call.fields.get("voice", options.get("voice"))
+        opening = self.with_streaming_response.create(**options | {"voice": voice}, extra_body=fields)
+        opened = await opening.__aenter__()  # closed by `speech`, with the response
+        call.answer = opened.http_response
+        return SimpleNamespace(response=opened.http_response)
+
+    resource.create = create_unread
+
+
+PATCH = LiteLLMPatch(
+    name="speech_streams",
+    install=install,
+    reason="LiteLLM reads speech to its end before it passes it on, and drops `stream_format` and more.",
+    since="1.108.6",
+    report="To file: `audio/speech: pass the answer on as it comes, and stream_format and voice objects on`.",
+    until="LiteLLM passes speech on as it comes, with all fields of the request.",
+    tests=("tests/stages/sidecar/test_speech.py::test_bytes_are_passed_on_as_they_come",),
+)

@@ -1,0 +1,50 @@
+"""Bytes of an answer that are no events."""
+
+import pytest
+
+from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        (b"audio/mpeg", "audio/mpeg"),
+        (b"Audio/MPEG; rate=24000", "audio/mpeg"),
+        (b"audio/x-wav", "audio/x-wav"),
+        (b"text/html", "application/octet-stream"),
+        (b"audio/", "application/octet-stream"),
+        (b"audio/a b", "application/octet-stream"),
+        (b"", "application/octet-stream"),
+    ],
+)
+def test_a_media_type_is_audio_s_or_nothing_a_browser_runs(stated: bytes, told: str) -> None:
+    """Parameters are left out."""
+    assert ByteStream({b"content-type": stated}).content_type == told
+
+
+def test_bytes_are_complete_by_their_end_alone() -> None:
+    """And never without a byte, nor after a break."""
+    whole, empty, broken = ByteStream({}), ByteStream({}), ByteStream({})
+    assert whole.feed(b"data: [DONE]\n\n") == b"data: [DONE]\n\n"
+    assert not whole.done
+    broken.feed(b"a")
+    broken.is_malformed = True
+    for one in (whole, empty, broken):
+        assert one.close() == b""
+    assert (whole.done, empty.done, broken.done) == (True, False, False)
+
+
+def test_what_was_used_stands_before_the_bytes() -> None:
+    """So that a break is billed too."""
+    stream = ByteStream({b"x-llmp-usage": b'{"characters":5}'})
+    assert stream.usage is not None
+    assert stream.usage.quantities.characters == 5
+    assert ByteStream({}).usage is None
+    assert stream.content_tokens() == 0
+
+
+def test_events_are_told_apart_by_their_media_type() -> None:
+    """Whatever was asked for."""
+    assert is_event_stream({b"content-type": b"text/event-stream; charset=utf-8"})
+    assert not is_event_stream({b"content-type": b"audio/mpeg"})
+    assert not is_event_stream({})
