@@ -9,9 +9,12 @@ from uuid import uuid4
 import httpx
 import openai
 import pytest
+from big_uploads import HEAD, TAIL, upload, upload_together
 from loopback import NO_TLS
 from openai.types.audio import TranscriptionVerbose
-from running_stack import RunningStack
+from running_stack import KEY, RunningStack
+
+from llm_proxy.stack import process
 
 SOUND = b"RIFF" + bytes(range(256)) * 40
 FILE = {"name": "file", "type": "audio/mpeg", "size": len(SOUND), "sha256": hashlib.sha256(SOUND).hexdigest()}
@@ -234,3 +237,62 @@ async def test_a_caller_who_leaves_ends_the_provider_s_call(stack: RunningStack)
             call["body"].get("prompt") == prompt and call["client_left_s"] for call in await stack.calls()
         ):
             await asyncio.sleep(0.05)
+
+
+async def test_uploads_do_not_lie_in_memory(
+    started_stack: tuple[dict[str, int], list[process.ManagedProcess]],
+) -> None:
+    """Six at once, of 16 MiB each, cost gateway and sidecar a fraction of that."""
+    ports, running = started_stack
+    pids = {
+        one.spec.name: one.popen.pid for one in running if one.spec.name != f"provider-{ports['provider']}"
+    }
+    assert await upload(ports["gateway"], KEY, WHISPER, 1000) == 200
+    statuses, grown = await upload_together(ports["gateway"], KEY, WHISPER, [16 * 2**20] * 6, pids.values())
+    assert statuses == [200] * 6
+    assert max(grown.values()) < 40 * 2**20, grown
+    assert set(pids) == {"gateway", "sidecar-1"}
+
+
+async def test_an_upload_that_is_too_large_is_rejected_unread(stack: RunningStack) -> None:
+    """By its length alone: it is not asked for with `100 Continue`, as a good one is."""
+    good = HEAD + b"x" * 100 + TAIL % WHISPER.encode()
+    for size, status in ((201 * 2**20, 413), (len(good), 100)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+        head = (
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer %b\r\n"
+            b"Content-Type: multipart/form-data; boundary=cut\r\nExpect: 100-continue\r\n"
+        )
+        writer.write(head % KEY.encode() + b"Content-Length: %d\r\n\r\n" % size)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 %d " % status)
+        if status == 100:
+            writer.write(good)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+async def test_a_slow_upload_gets_its_time_and_a_dripping_one_does_not(stack: RunningStack) -> None:
+    """The stack gives bodies 3 s; 32 KiB are a second more."""
+
+    async def send(pieces: int, piece: bytes, every_s: float) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+        tail = TAIL % WHISPER.encode()
+        writer.write(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer %b\r\n"
+            b"Content-Type: multipart/form-data; boundary=cut\r\nContent-Length: %d\r\n\r\n"
+            % (KEY.encode(), len(HEAD) + pieces * len(piece) + len(tail))
+        )
+        writer.write(HEAD)
+        answer = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+        for _ in range(pieces):
+            await asyncio.wait([answer], timeout=every_s)
+            if answer.done():
+                break
+            writer.write(piece)
+        writer.write(tail)
+        status = int((await answer).split()[1])
+        writer.close()
+        return status
+
+    slow, dripping = await asyncio.gather(send(8, b"x" * 40_000, 0.45), send(1000, b"x", 0.1))
+    assert (slow, dripping) == (200, 408)
