@@ -39,13 +39,24 @@ class Scenario:
     played: Json = field(default_factory=lambda: {"do": "ok"})
     body: Json = field(default_factory=dict[str, Any])
 
+    def request(self, text: str) -> tuple[str, Json]:
+        """The path of a call that says this, and its body; one with documents ranks them."""
+        if "documents" in self.body:
+            return "/v1/rerank", {"model": "ranker", "query": text} | self.body
+        messages = [{"role": "user", "content": text}]
+        return "/v1/chat/completions", {"model": "plain", "messages": messages} | self.body
 
+
+RANKED: Json = {"documents": ["a document"] * 101}
 SCENES = {
     "requests": Scenario({"rpm": 5}),
     "tokens": Scenario({"tpm": 250}, body={"max_tokens": 30}),
     "tokens-unbounded": Scenario({"tpm": 4500}),
     "budget": Scenario({"budgets": [{"limit_usd": "0.0003", "period": "day"}]}, body={"max_tokens": 40}),
     "budget-of-requests": Scenario({"budgets": [{"limit_requests": 4, "period": "day"}]}),
+    "budget-of-searches": Scenario({"budgets": [{"limit_search_units": 5, "period": "day"}]}, body=RANKED),
+    "budget-for-searches": Scenario({"budgets": [{"limit_usd": "0.011", "period": "day"}]}, body=RANKED),
+    "searches-are-no-chats": Scenario({"budgets": [{"limit_search_units": 0, "period": "day"}]}, calls=3),
     "nothing-to-spend": Scenario({"budgets": [{"limit_usd": 0, "period": "day"}]}, calls=3),
     "parallel": Scenario(
         {"parallel": 2}, calls=5, at_once=True, played={"do": "slow-first", "first_ms": 700}
@@ -84,8 +95,8 @@ class Simulator:
             async def one(at: int) -> Made:
                 await asyncio.sleep(at * 0.02 if scene.at_once else 0)
                 text = script(**scene.played, **TOKENS, key=uuid4().hex)
-                body = {"model": "plain", "messages": [{"role": "user", "content": text}]} | scene.body
-                answer = await client.post(f"{self.url}/v1/chat/completions", json=body)
+                path, body = scene.request(text)
+                answer = await client.post(self.url + path, json=body)
                 return answer.status_code, answer.headers["x-request-id"]
 
             if scene.at_once:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 from uuid import UUID
 
 import asyncpg
@@ -25,7 +26,7 @@ from llm_proxy.stack.probe import free_port
 from llm_proxy.stack.stores import postgres_spec, postgres_url
 from llm_proxy.telemetry import uuid7
 
-UNITS: tuple[BudgetUnit, ...] = ("usd", "requests", "tokens")
+UNITS: tuple[BudgetUnit, ...] = get_args(BudgetUnit)
 SPENDERS = (
     ("agent", "odd", "*"),
     ("tenant_group", "t", "m"),
@@ -186,12 +187,14 @@ async def test_spend_is_exact_since_any_moment_in_any_unit(server: Server, tmp_p
         for at, moment in enumerate(moments):
             named = {"tenant": "t", "user": "u", "group": "m", "provider": "p", "agent": "odd"}
             cost = {"cost_nano_usd": 10**at, "prompt_tokens": 2, "completion_tokens": 3}
+            cost |= {"images": 7, "audio_ms": 1_500, "characters": None, "search_units": 1}
             ledger.call_finished(record(started_at=moment, **named, **cost))
         await until_written(ledger)
         for gap in (0, 30, 60, 330, 400, 1_439, 2_000, 3_000):
             since = midnight - timedelta(minutes=gap)
             counted = [at for at, moment in enumerate(moments) if moment >= since]
-            expected = [sum(10**at for at in counted), len(counted), 5 * len(counted)]
+            calls = len(counted)
+            expected = [sum(10**at for at in counted), calls, 5 * calls, 7 * calls, 1_500 * calls, 0, calls]
             for scope, spender, group in SPENDERS:
                 tenant = None if scope == "provider" else "t"
                 found = [
