@@ -28,7 +28,7 @@ class Backend(Protocol):
         ...
 
     async def stop(self) -> None:
-        """End running calls and close everything."""
+        """Close what was opened."""
         ...
 
     async def complete(self, request: LLMRequest) -> LLMResponse:
@@ -50,8 +50,10 @@ class Backend(Protocol):
     def register(self, name: str, config: ModelConfig) -> None:
         """Add a provider, or replace the one of this name; takes effect with the next call.
 
+        Through a gateway the name stands for its provider of this kind.
+
         Raises:
-            UnsupportedError: Providers are configured elsewhere.
+            ConfigurationError: The configuration lacks what this kind of provider needs.
         """
         ...
 
@@ -88,9 +90,5 @@ class Backend(Protocol):
         ...
 
     def clear_cache(self) -> None:
-        """Forget every cached answer that this caller may forget.
-
-        Raises:
-            UnsupportedError: The caller may not.
-        """
+        """Give no more cached answers that are older than this moment."""
         ...

@@ -36,11 +36,7 @@ class ResponseCache:
         self._backend = backend
 
     def clear(self) -> None:
-        """Forget every answer.
-
-        Raises:
-            UnsupportedError: At the gateway, the caller may not.
-        """
+        """Forget every answer; through a gateway, accept none that is older than this moment."""
         self._backend.clear_cache()
 
 
@@ -104,7 +100,7 @@ class LLMProxyService:
         await asyncio.shield(self._starting)
 
     async def stop(self) -> None:
-        """End running calls and close every connection; a stopped service is not started again."""
+        """Close what was opened; running calls end as they would, and none is begun any more."""
         if not self._stopped:
             self._stopped = True
             await self._backend.stop()
@@ -176,8 +172,10 @@ class LLMProxyService:
     def register_provider(self, name: str, provider: ProviderConfig) -> None:
         """Add a provider under a name, or replace the one that has it.
 
+        Through a gateway the name stands for its own provider of this kind.
+
         Raises:
-            UnsupportedError: Through a gateway, which has providers of its own; the message says where.
+            ConfigurationError: The configuration lacks what this kind of provider needs.
         """
         self._backend.register(name, provider.config)
 

@@ -7,6 +7,7 @@ be used from any thread, also below a running event loop.
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -65,10 +66,11 @@ class SyncLLMProxyService:
         self._wait(self._service.start())
 
     def stop(self) -> None:
-        """As `LLMProxyService.stop`; ends the thread too."""
+        """As `LLMProxyService.stop`; ends the thread too, and with it calls that still run."""
         if self._loop.is_closed():
             return
         self._wait(self._service.stop())
+        self._wait(_cancel_others())
         self._wait(self._loop.shutdown_asyncgens())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -159,6 +161,16 @@ class SyncLLMProxyService:
         running = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:
             return running.result()
+        except CancelledError:
+            raise LLMProxyError("the service was stopped during the call", code="stopped") from None
         except BaseException:  # Ctrl-C in the waiting thread ends the call as well
             running.cancel()
             raise
+
+
+async def _cancel_others() -> None:
+    """End every other task of this loop."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

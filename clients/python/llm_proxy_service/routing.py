@@ -1,0 +1,271 @@
+"""LiteLLM's Router, told the guide's words: it holds the deployments, chooses one, and calls it.
+
+Invariants: one attempt is one call of the Router, without its own retries and fallbacks, which would repeat
+what may have run. Round robin and least loaded are chosen here: the Router has no round robin, and its least
+busy counts a call after others were chosen. Ids are unique in the process: Routers hear of others' calls.
+"""
+
+import os
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from llm_proxy_service.catalog import LoadBalanceStrategy
+from llm_proxy_service.errors import ConfigurationError, RateLimitError
+from llm_proxy_service.json_reading import as_object, as_objects
+from llm_proxy_service.meters import ProviderMeter, RequestWindow
+from llm_proxy_service.registry import Kind, Place, ProviderRegistry
+
+GROUP = "llm_proxy_service"
+STRATEGIES = {
+    LoadBalanceStrategy.ROUND_ROBIN: "simple-shuffle",
+    LoadBalanceStrategy.LEAST_LOADED: "simple-shuffle",
+    LoadBalanceStrategy.WEIGHTED: "simple-shuffle",
+    LoadBalanceStrategy.FASTEST_RESPONSE: "latency-based-routing",
+    LoadBalanceStrategy.COST_OPTIMIZED: "cost-based-routing",
+}
+CHOSEN_HERE = frozenset({LoadBalanceStrategy.ROUND_ROBIN, LoadBalanceStrategy.LEAST_LOADED})
+REQUEST_ID_HEADERS = ("llm_provider-x-request-id", "llm_provider-request-id")
+Untyped = Any
+"""LiteLLM's objects: it is an extra, and its types are not checked here."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call of the Router.
+
+    Attributes:
+        allowed: The places among which it chooses.
+        chosen: The place it chose.
+    """
+
+    kind: Kind
+    allowed: list[Place]
+    chosen: Place | None = None
+
+
+@dataclass(slots=True)
+class Chooser:
+    """What the Router asks for a deployment, in place of its own method."""
+
+    router: Untyped
+    strategy: LoadBalanceStrategy
+    meters: dict[str, ProviderMeter]
+    windows: dict[str, RequestWindow]
+    by_router: Untyped = None
+    last_used: dict[str, int] = field(default_factory=dict[str, int])
+
+    async def async_get_available_deployment(self, **asked: Untyped) -> Untyped:
+        """The deployment of the next call; its place has taken the request into its minute.
+
+        Raises:
+            RateLimitError: Every place has had its requests of this minute.
+        """
+        attempt = ATTEMPT.get()
+        full: list[float] = []
+        while attempt.allowed:
+            deployment = await self._pick(attempt, asked)
+            place = next(one for one in attempt.allowed if _entry(one, attempt.kind) == _id_of(deployment))
+            if self.windows[place.id].take():
+                self._use(attempt, place, asked["request_kwargs"])
+                return deployment
+            full.append(self.windows[place.id].status()["reset_in"])
+            attempt.allowed.remove(place)
+        error = RateLimitError(
+            "the rate limits of this service are reached", status=429, code="rate_limited", retryable=True
+        )
+        error.retry_after = min(full)
+        raise error
+
+    def get_available_deployment(self, **_: Untyped) -> Untyped:
+        """Not used: every call of this package is async."""
+        raise NotImplementedError
+
+    async def _pick(self, attempt: Attempt, asked: Untyped) -> Untyped:
+        kwargs = asked["request_kwargs"]
+        tags = [_entry(place, attempt.kind) for place in attempt.allowed]
+        kwargs["metadata"] = {**(kwargs.get("metadata") or {}), "tags": tags}
+        try:
+            if self.strategy not in CHOSEN_HERE:
+                return await self.by_router(**asked)
+            healthy = await self.router.async_get_healthy_deployments(**asked, parent_otel_span=None)
+        except ValueError:  # all of them cool down: one that might answer is better than none
+            found = (self.router.get_deployment(model_id=tag) for tag in tags)
+            healthy = [one.model_dump(exclude_none=True) for one in found]
+        if not isinstance(healthy, list):
+            return healthy
+        return min(healthy, key=self._order)  # pyright: ignore[reportUnknownArgumentType] -- LiteLLM's
+
+    def _order(self, deployment: Untyped) -> tuple[int, int]:
+        entry = _id_of(deployment)
+        name = next(
+            place.name for place in ATTEMPT.get().allowed if _entry(place, ATTEMPT.get().kind) == entry
+        )
+        busy = self.meters[name].active if self.strategy is LoadBalanceStrategy.LEAST_LOADED else 0
+        return busy, self.last_used.get(entry, 0)
+
+    def _use(self, attempt: Attempt, place: Place, kwargs: Untyped) -> None:
+        attempt.chosen = place
+        self.last_used[_entry(place, attempt.kind)] = max(self.last_used.values(), default=0) + 1
+        meter = self.meters[place.name]
+        meter.requests += 1
+        meter.active += 1
+        most, wanted = place.config.max_tokens, kwargs.get("max_tokens")
+        if most is not None and isinstance(wanted, int):
+            kwargs["max_tokens"] = min(wanted, most)
+
+
+ATTEMPT: ContextVar[Attempt] = ContextVar("llm_proxy_service_attempt")
+
+
+class RoutedCalls:
+    """LiteLLM's Router and the deployments it was given."""
+
+    def __init__(
+        self,
+        strategy: LoadBalanceStrategy,
+        timeout: float,
+        registry: ProviderRegistry,
+        meters: dict[str, ProviderMeter],
+        windows: dict[str, RequestWindow],
+    ) -> None:
+        self.litellm = _import_litellm()
+        self._registry = registry
+        self._entries: dict[str, Place] = {}
+        self._meters, self._windows = meters, windows
+        self._timeout = timeout
+        self.router: Untyped = self.litellm.Router(
+            model_list=[],
+            num_retries=0,
+            timeout=timeout,
+            routing_strategy=STRATEGIES[strategy],
+            enable_tag_filtering=True,
+        )
+        chooser = Chooser(self.router, strategy, meters, windows, self.router.async_get_available_deployment)
+        self.router.set_custom_routing_strategy(chooser)
+        self._keep_stream_sources()
+        registry.litellm_providers = frozenset(f"{one.value}" for one in self.litellm.LlmProviders)
+
+    async def call(self, attempt: Attempt, fields: dict[str, Untyped]) -> Untyped:
+        """The Router's answer; `attempt.chosen` says whose it is, also where this raises."""
+        for place in attempt.allowed:
+            self._ensure(place, attempt.kind)
+        token = ATTEMPT.set(attempt)
+        try:
+            method = self.router.acompletion if attempt.kind == "chat" else self.router.aembedding
+            return await method(model=GROUP, disable_fallbacks=True, num_retries=0, **fields)
+        finally:
+            ATTEMPT.reset(token)
+
+    def is_cooling(self, places: Sequence[Place]) -> bool:
+        """Whether each of the places is left alone after it failed."""
+        entries = [entry for entry, place in self._entries.items() if place in places]
+        cooling = self.router.cooldown_cache.get_active_cooldowns(model_ids=entries, parent_otel_span=None)
+        return bool(entries) and len(cooling) == len(entries)
+
+    def cost(self, place: Place, kind: Kind, usage: Untyped) -> float | None:
+        """US dollars of some tokens, LiteLLM's `Usage`; None where nobody knows the price."""
+        if usage is None:
+            return None
+        if place.config.cost_per_1k_tokens is not None:
+            return float(usage.total_tokens) * place.config.cost_per_1k_tokens / 1000
+        model, call_type = place.litellm_model(kind), "aembedding" if kind == "embeddings" else "acompletion"
+        try:
+            parts = self.litellm.cost_per_token(model=model, usage_object=usage, call_type=call_type)
+        except Exception:  # noqa: BLE001 -- LiteLLM raises a bare one for a model without a price
+            return None
+        return float(sum(parts))
+
+    def close(self) -> None:
+        """Take the Router's hooks out of LiteLLM."""
+        self.router.discard()
+
+    def _ensure(self, place: Place, kind: Kind) -> None:
+        """Give the Router the deployment of a place, once."""
+        entry = _entry(place, kind)
+        if entry in self._entries:
+            return
+        config = place.config
+        price = None if config.cost_per_1k_tokens is None else config.cost_per_1k_tokens / 1000
+        stated = {
+            "api_key": self._registry.key_for(place),
+            "api_base": config.api_base,
+            "timeout": config.timeout,
+            "input_cost_per_token": price,
+            "output_cost_per_token": price,
+            "cache_creation_input_token_cost": price,
+            "cache_read_input_token_cost": price,
+            "weight": config.weight,
+        }
+        params = {name: value for name, value in stated.items() if value is not None}
+        deployment = {
+            "model_name": GROUP,
+            "litellm_params": {
+                "model": place.litellm_model(kind),
+                "tags": [entry],
+                **params,
+                **config.extra,
+            },
+            "model_info": {"id": entry},
+        }
+        self._entries[entry] = place
+        self.router.add_deployment(self.litellm.router.Deployment(**deployment))
+
+    def _keep_stream_sources(self) -> None:
+        """Let a stream name the one it was made from, which alone knows whether the provider ended it."""
+        wrap = self.router._acompletion_streaming_iterator  # noqa: SLF001 -- nothing public leads there
+
+        async def wrap_and_name(model_response: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
+            wrapped = await wrap(model_response, *args, **options)
+            wrapped.llm_proxy_source = model_response
+            return wrapped
+
+        self.router._acompletion_streaming_iterator = wrap_and_name  # noqa: SLF001 -- the same
+
+
+def ended_properly(stream: Untyped) -> bool:
+    """Whether the provider said that its stream is finished; LiteLLM says so of every stream."""
+    source = stream.llm_proxy_source
+    return bool(source.received_finish_reason or source.intermittent_finish_reason)
+
+
+def raw_of(answer: Untyped) -> dict[str, Untyped]:
+    """An answer or a chunk in OpenAI's schema."""
+    raw: dict[str, Untyped] = answer.model_dump(exclude_none=True)
+    for choice in as_objects(raw.get("choices")):
+        message = choice.get("message", {})
+        if refusal := as_object(message.get("provider_specific_fields")).get("refusal"):
+            message["refusal"] = refusal  # LiteLLM moved it there
+    return raw
+
+
+def request_id_of(answer: Untyped) -> str | None:
+    """The provider's id of a call: of its headers, else of its answer."""
+    hidden: dict[str, Untyped] = getattr(answer, "_hidden_params", None) or {}
+    headers: dict[str, Untyped] = hidden.get("additional_headers") or {}
+    found = next((headers[name] for name in REQUEST_ID_HEADERS if headers.get(name)), None)
+    return found or getattr(answer, "id", None)
+
+
+def _entry(place: Place, kind: Kind) -> str:
+    """The Router's id of a place's deployment for some kind of call."""
+    return f"{place.id}-{kind}"
+
+
+def _id_of(deployment: Untyped) -> str:
+    return str(deployment["model_info"]["id"])
+
+
+def _import_litellm() -> Untyped:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import waits for a download
+    try:
+        litellm: Untyped = import_module("litellm")
+    except ImportError as error:
+        raise ConfigurationError(
+            "the in-process mode needs LiteLLM: pip install 'llm-proxy-service[litellm]', or set base_url",
+            code="no_litellm",
+        ) from error
+    litellm.disable_hf_tokenizer_download = True  # else counting tokens may wait for one
+    return litellm
