@@ -41,12 +41,14 @@ class EndpointSpec(NamedTuple):
     """One operation.
 
     Attributes:
-        path: Its path at the sidecar, as in OpenAI's API, or Anthropic's.
+        path: Its path at the sidecar, as in OpenAI's API, or Anthropic's; of Google's without the model.
         required: The body's field it needs beside `model` and files; empty for none.
         litellm_route: LiteLLM's function that serves the path, in `litellm_module`.
         litellm_call_type: LiteLLM's name of the call in its hooks and caches.
         also_required: Further fields that it needs.
         files: The files it takes: its body is a multipart form; none for JSON.
+        callers_path: Its path here, where that is another than at the sidecar.
+        litellm_stream_route: Its function for a streamed call, where that is another.
     """
 
     path: str
@@ -56,6 +58,8 @@ class EndpointSpec(NamedTuple):
     litellm_module: str = "litellm.proxy.proxy_server"
     also_required: tuple[str, ...] = ()
     files: tuple[FilePart, ...] = ()
+    callers_path: str | None = None
+    litellm_stream_route: str | None = None
 
 
 ENDPOINTS: dict[Endpoint, EndpointSpec] = {
@@ -82,6 +86,8 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
         "google_generate_content",
         "agenerate_content",
         "litellm.proxy.google_endpoints.endpoints",
+        callers_path="/v1beta/models/{model}:generateContent",
+        litellm_stream_route="google_stream_generate_content",
     ),
     "images.generations": EndpointSpec(
         "/v1/images/generations",
@@ -181,6 +187,6 @@ def endpoints_of_mode(mode: str | None, supported_paths: Iterable[str] = ()) -> 
 
 
 def endpoint_paths(served: Iterable[Endpoint]) -> list[str]:
-    """Returns the paths of endpoints, in the order of the table."""
+    """Returns the paths of endpoints here, in the order of the table."""
     known = frozenset(served)
-    return [spec.path for name, spec in ENDPOINTS.items() if name in known]
+    return [spec.callers_path or spec.path for name, spec in ENDPOINTS.items() if name in known]

@@ -32,7 +32,7 @@ from llm_proxy.edge.auth import AuthFailureReporter
 from llm_proxy.edge.form import read_form
 from llm_proxy.edge.request import ClientDisconnected, Headers, Receive, Scope, Send, read_body, read_headers
 from llm_proxy.edge.stored_calls import Keeping, StoredCalls
-from llm_proxy.endpoints import ENDPOINTS
+from llm_proxy.endpoints import ENDPOINTS, endpoint_paths
 from llm_proxy.errors import (
     APIError,
     BadRequest,
@@ -111,7 +111,7 @@ class RequestReader:
         """
         models, limits = self._catalog.models_for(caller), self.limits.body
         if models.served is not None and route.endpoint not in models.served:
-            raise endpoint_not_served(ENDPOINTS[route.endpoint].path)
+            raise endpoint_not_served(endpoint_paths([route.endpoint])[0])
         if caller.max_tokens_cap is not None:
             limits = replace(limits, max_tokens_cap=caller.max_tokens_cap)
         options = parse_request_options(headers.items())

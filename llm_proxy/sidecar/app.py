@@ -217,18 +217,22 @@ class StartedFlag:
         await self._send(message)
 
 
+_NAME_ARGUMENTS: dict[str, dict[str, str | None]] = {"generate_content": {"model_name": ""}}
+"""What LiteLLM's functions take of a path; the body names the model."""
+
+
 async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: Receive, send: Send) -> None:
     proxy = litellm_internals.proxy_module()
     name, endpoint = INFERENCE_ENDPOINTS[path]
     outcome.endpoint = name
-    opaque = name in OPAQUE_ENDPOINTS
-    own = {} if opaque or name in NATIVE_ENDPOINTS else {"model": None}
+    opaque, streams = name in OPAQUE_ENDPOINTS, False
+    own = _NAME_ARGUMENTS.get(name, {} if opaque or name in NATIVE_ENDPOINTS else {"model": None})
     scope["app"] = proxy.app
     if not endpoint.files:  # with another type LiteLLM would parse a form
         scope["headers"] = [one for one in scope["headers"] if one[0] != b"content-type"] + JSON_CONTENT_TYPE
     request, head = proxy.Request(scope, receive), proxy.Response()
     if name in NATIVE_ENDPOINTS:
-        await native_wires.prepare_request(name, request, outcome)
+        streams = await native_wires.prepare_request(name, request, outcome)
     read = opaque and not endpoint.files
     body = opaque_calls.prepare_call(await request.body(), outcome) if read else {}
     if name in OPERATIONS:
@@ -240,7 +244,7 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
             if endpoint.files:
                 result = await transcripts.transcribe(name, request, head, outcome)
             else:
-                call = litellm_internals.endpoint_function(endpoint)(
+                call = litellm_internals.endpoint_function(endpoint, streams=streams)(
                     request=request,
                     fastapi_response=head,
                     user_api_key_dict=litellm_internals.gateway_user(path),

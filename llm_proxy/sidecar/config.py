@@ -62,7 +62,13 @@ ROUTING_STRATEGIES = {
 }
 """Values of `LLM_PROXY_LOAD_BALANCE`; ROUND_ROBIN replaces simple-shuffle by a patch (`routing`)."""
 CACHE_NAMESPACE = "litellm_caching"
-CACHED_ENDPOINTS: tuple[Endpoint, ...] = ("chat.completions", "completions", "responses", "messages")
+CACHED_ENDPOINTS: tuple[Endpoint, ...] = (
+    "chat.completions",
+    "completions",
+    "responses",
+    "messages",
+    "generate_content",
+)
 CACHED_PATHS = {ENDPOINTS[name].litellm_call_type: ENDPOINTS[name].path for name in CACHED_ENDPOINTS}
 """LiteLLM's call types that the response cache serves -> their paths."""
 LANGFUSE = "langfuse"

@@ -76,6 +76,12 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     ),
     "litellm.proxy.response_api_endpoints.endpoints": ("responses_api",),
     "litellm.proxy.anthropic_endpoints.endpoints": ("anthropic_response",),
+    "litellm.proxy.google_endpoints.endpoints": (
+        *("google_generate_content", "google_stream_generate_content"),
+    ),
+    "litellm.google_genai.streaming_iterator": ("AsyncGoogleGenAIGenerateContentStreamingIterator",),
+    "litellm.llms.gemini.google_genai.transformation": ("GoogleGenAIConfig",),
+    "litellm.llms.vertex_ai.google_genai.transformation": ("VertexAIGoogleGenAIConfig",),
     "litellm.llms.anthropic.pass_through.messages.handler": ("_native_messages_config",),
     "litellm.llms.anthropic.pass_through.messages.transformation": ("AnthropicMessagesConfig",),
     "litellm.llms.anthropic.pass_through.messages.utils": ("AnthropicMessagesRequestUtils",),
@@ -146,9 +152,10 @@ def proxy_module() -> Untyped:
     return import_module("litellm.proxy.proxy_server")
 
 
-def endpoint_function(endpoint: EndpointSpec) -> Untyped:
+def endpoint_function(endpoint: EndpointSpec, *, streams: bool = False) -> Untyped:
     """LiteLLM's function that serves an operation."""
-    return getattr(import_module(endpoint.litellm_module), endpoint.litellm_route)
+    route = (streams and endpoint.litellm_stream_route) or endpoint.litellm_route
+    return getattr(import_module(endpoint.litellm_module), route)
 
 
 def passes_through(endpoint: Endpoint, model: str, provider: str, info: Json) -> bool:
@@ -161,6 +168,8 @@ def passes_through(endpoint: Endpoint, model: str, provider: str, info: Json) ->
     configs = library.ProviderConfigManager
     if endpoint == "responses":
         return configs.get_provider_responses_api_config(provider=known, model=model) is not None
+    if endpoint == "generate_content":
+        return configs.get_provider_google_genai_generate_content_config(model, known) is not None
     handler = import_module("litellm.llms.anthropic.pass_through.messages.handler")
     return handler._native_messages_config(model, provider, info) is not None  # noqa: SLF001 -- decides it
 

@@ -314,15 +314,24 @@ class ResponseRecorder:
     def usage(self) -> Json:
         """Return the usage that one of a stream's last frames states; empty if none does."""
         for line in reversed(b"".join(self._recent).split(b"\n")):
-            if line.startswith(b"data: {") and b'"usage"' in line:
-                usage = as_object(as_object(json.loads(line[6:])).get("usage"))
+            if line.startswith(b"data: {") and (b'"usage"' in line or b'"usageMetadata"' in line):
+                usage = _stated_usage(as_object(json.loads(line[6:])))
                 if usage:
                     return usage
         return {}
 
 
 def _usage_of(payload: bytes) -> Json:
-    return as_object(as_object(json.loads(zlib.decompress(payload))).get("usage"))
+    return _stated_usage(as_object(json.loads(zlib.decompress(payload))))
+
+
+def _stated_usage(answer: Json) -> Json:
+    """Return an answer's usage; Google's tokens under OpenAI's names."""
+    google = as_object(answer.get("usageMetadata"))
+    if not google:
+        return as_object(answer.get("usage"))
+    written = (google.get("candidatesTokenCount") or 0) + (google.get("thoughtsTokenCount") or 0)
+    return {"prompt_tokens": google.get("promptTokenCount"), "completion_tokens": written}
 
 
 def _may_store(call: CacheableCall, outcome: CallOutcome) -> bool:

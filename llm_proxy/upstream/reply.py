@@ -18,6 +18,7 @@ from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.sse import FrameTooLong
 from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream
+from llm_proxy.upstream.content_stream import ContentStreamFilter
 from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.http_client import HTTPConnection
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
@@ -34,6 +35,7 @@ from llm_proxy.upstream.token_usage import (
     read_usage,
     strip_usage_additions,
     usage_in_header,
+    usage_of_content,
     usage_of_message,
     usage_of_responses,
 )
@@ -45,7 +47,7 @@ SIDECAR_HEADER = b"x-llmp-attempts"
 """A header that only our sidecars send."""
 
 
-StreamFrames = StreamFilter | NativeStreamFilter | MediaStreamFilter | ByteStream
+StreamFrames = StreamFilter | NativeStreamFilter | ContentStreamFilter | MediaStreamFilter | ByteStream
 
 
 class Reply(Protocol):
@@ -116,6 +118,8 @@ def _native_usage(call: Call, document: Json) -> TokenUsage | None:
         return NOTHING_USED
     if call.endpoint == "responses":
         return read_usage(usage_of_responses(document))
+    if call.endpoint == "generate_content":
+        return read_usage(usage_of_content(as_object(document.get("usageMetadata"))))
     return read_usage(usage_of_message(as_object(document.get("usage"))))
 
 
@@ -171,7 +175,9 @@ class SidecarReply:
         call = self._call
         if call.endpoint in TRANSCRIPTS and self._stated_type() != b"text/event-stream":
             return
-        if call.endpoint in NATIVE_ENDPOINTS:
+        if call.endpoint == "generate_content":
+            self.stream_filter = ContentStreamFilter()
+        elif call.endpoint in NATIVE_ENDPOINTS:
             self.stream_filter = NativeStreamFilter(call.endpoint, self._ids, is_free=_is_free(call))
         elif call.endpoint in BYTE_ENDPOINTS and not is_event_stream(self._connection.headers):
             self.stream_filter = ByteStream(self._connection.headers)

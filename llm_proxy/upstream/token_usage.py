@@ -137,6 +137,36 @@ def usage_of_message(usage: Json) -> Json:
     }
 
 
+def usage_of_content(usage: Json) -> Json:
+    """Returns the usage of Google's contents in the words of OpenAI's chats.
+
+    Google counts thoughts beside the answer, and what tools put into the prompt beside the prompt.
+    """
+    prompt, of_tools = token_count(usage.get("promptTokenCount")), usage.get("toolUsePromptTokenCount")
+    answer, thoughts = token_count(usage.get("candidatesTokenCount")), usage.get("thoughtsTokenCount")
+    reasoning = token_count(thoughts)
+    counted = answer is not None or reasoning is not None
+    return {
+        "prompt_tokens": None if prompt is None else prompt + (token_count(of_tools) or 0),
+        "completion_tokens": (answer or 0) + (reasoning or 0) if counted else None,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.get("cachedContentTokenCount"),
+            "cached_tokens_details": _by_modality(usage.get("cacheTokensDetails")),
+            **_by_modality(usage.get("promptTokensDetails")),
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": reasoning,
+            **_by_modality(usage.get("candidatesTokensDetails")),
+        },
+    }
+
+
+def _by_modality(details: object) -> Json:
+    """Returns tokens by modality, under OpenAI's names."""
+    stated = ((str(one.get("modality") or "").lower(), one.get("tokenCount")) for one in as_objects(details))
+    return {f"{kind}_tokens": tokens for kind, tokens in stated}
+
+
 def strip_usage_additions(usage: Json) -> None:
     """Removes what the sidecar added to a usage object, also LiteLLM's cost, not a provider's own."""
     usage.pop(COUNTED_FIELD, None)
@@ -225,9 +255,11 @@ def _texts(event: Json) -> list[str]:
 
 
 def _native_texts(event: Json) -> list[object]:
-    """Returns the texts of a frame or an answer of Responses or Messages."""
+    """Returns the texts of a frame or an answer of Responses, Messages or Google's contents."""
     delta, items = event.get("delta"), as_objects(event.get("output"))
     parts = [as_object(delta), *as_objects(event.get("content"))]
     parts += [part for item in items for part in as_objects(item.get("content"))]
+    said = [as_object(one.get("content")) for one in as_objects(event.get("candidates"))]
+    parts += [part for one in said for part in as_objects(one.get("parts"))]
     found = [delta, *(item.get("arguments") for item in items)]
     return [*found, *(part.get(name) for part in parts for name in ("text", "thinking", "partial_json"))]

@@ -55,6 +55,9 @@ model_list:
   - model_name: gemini
     litellm_params: {{model: gemini/gemini-2.5-flash, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: gemini}}
+  - model_name: native-gemini
+    litellm_params: {{model: gemini/gemini-2.5-flash, api_base: "{provider}/v1beta", api_key: {key}}}
+    model_info: {{id: native-gemini, supported_endpoints: [/v1beta/generateContent]}}
   - model_name: native-gpt
     litellm_params: {{<<: *scripted, model: openai/gpt-4.1}}
     model_info: {{id: native-gpt, supported_endpoints: [/v1/responses]}}

@@ -58,12 +58,15 @@ def _reply(model: str, number: int, parts: list[Json], finish: str | None, count
         "usageMetadata": counts,
         "modelVersion": model,
         "responseId": f"g{number}",
+        "providerAddition": {"kept": None},
     }
 
 
 def content(script: Script, body: Json, number: int) -> Json:
     """A whole answer."""
-    return _reply(body["model"], number, _parts(script, body), _finish(script), usage(script))
+    reply = _reply(body["model"], number, _parts(script, body), _finish(script), usage(script))
+    reply["candidates"][0]["citationMetadata"] = {"citationSources": [{"uri": "https://a.example"}]}
+    return reply
 
 
 def frames(script: Script, body: Json, number: int) -> tuple[list[bytes], list[bytes]]:

@@ -14,6 +14,7 @@ from sidecars import Json, Provider, Sidecar, deployment, run_provider, run_side
 from stages.admission.limiter_outages import OwnValkey, Replicas
 
 from llm_proxy import schema
+from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.schema import grant_sidecar_login, migrate
 
 FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
@@ -68,6 +69,7 @@ def config(provider: Provider) -> Json:
             {"paint-away": ["paint-imagen"]},
             {"rank-unsure-moderator": ["rank-moderator"]},
             {"vectors-chat": ["gpt"], "vectors-both": ["gpt", "embed"]},
+            {"gemini-away": ["gemini-flash"]},
         ],
         "context_window_fallbacks": [{"first": ["wide"]}],
         "model_group_alias": ALIASES,
@@ -125,14 +127,17 @@ def transcribers(provider: Provider) -> list[Json]:
 
 
 def natives(provider: Provider) -> list[Json]:
-    """Deployments that speak Responses or Messages."""
+    """Deployments that speak Responses, Messages or Google's API."""
+    at_once: Json = {"num_retries": 0, "cooldown_time": 0}
     return [
         native("gpt", "openai/gpt-4.1", provider),
         native("gpt-unlisted", "openai/gpt-of-tomorrow", provider),
         native("gpt-azure", "azure/gpt-4.1", provider, api_base=provider.url, api_version="2025-04-01"),
         native("claude", "anthropic/claude-sonnet-4-5-20250929", provider),
         native("claude-vllm", "hosted_vllm/own-claude", provider, api_base=provider.url),
-        native("claude-away", "anthropic/status-529", provider, num_retries=0, cooldown_time=0),
+        native("claude-away", "anthropic/status-529", provider, **at_once),
+        speaking("generate_content", "gemini-flash", "gemini/gemini-2.5-flash", provider),
+        speaking("generate_content", "gemini-away", "gemini/status-503", provider, **at_once),
         *clouds(provider),
         deployment("azure-new", "azure/gpt-4.1", provider, api_version="2025-04-01-preview"),
         {"model_name": "gpt-own", "litellm_params": {"model": "openai/gpt-4.1", "api_key": "sk-nobody"}},
@@ -140,6 +145,7 @@ def natives(provider: Provider) -> list[Json]:
             "model_name": "claude-own",
             "litellm_params": {"model": "anthropic/claude-sonnet-4-5", "api_key": "x"},
         },
+        {"model_name": "gemini-own", "litellm_params": {"model": "gemini/gemini-2.5-pro", "api_key": "x"}},
     ]
 
 
@@ -163,7 +169,7 @@ def painters(provider: Provider) -> list[Json]:
 
 
 def clouds(provider: Provider) -> list[Json]:
-    """Claude at Bedrock and Vertex."""
+    """Claude at Bedrock and Vertex, and Gemini at Vertex."""
     bedrock: Json = {
         "model": "bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0",
         "aws_bedrock_runtime_endpoint": provider.url,
@@ -178,14 +184,22 @@ def clouds(provider: Provider) -> list[Json]:
         "vertex_location": "us-east5",
         "vertex_credentials": vertex_account.made(provider.url),
     }
-    named = {"claude-bedrock": bedrock, "claude-vertex": vertex}
+    gemini = vertex | {"model": "vertex_ai/gemini-2.5-flash"}
+    named = {"claude-bedrock": bedrock, "claude-vertex": vertex, "gemini-vertex": gemini}
     return [{"model_name": name, "litellm_params": params} for name, params in named.items()]
 
 
 def native(group: str, model: str, provider: Provider, **more: Any) -> Json:
     """A deployment whose server has the paths of Responses and Messages."""
+    made = speaking("responses", group, model, provider, **more)
+    made["model_info"]["supported_endpoints"].append(ENDPOINTS["messages"].path)
+    return made
+
+
+def speaking(endpoint: Endpoint, group: str, model: str, provider: Provider, **more: Any) -> Json:
+    """A deployment whose server has the path of an API."""
     made = deployment(group, model, provider, **more)
-    made["model_info"]["supported_endpoints"] = ["/v1/responses", "/v1/messages"]
+    made["model_info"]["supported_endpoints"] = [ENDPOINTS[endpoint].path]
     return made
 
 

@@ -22,9 +22,10 @@ from llm_proxy.dialects.dialect import (
 from llm_proxy.dialects.gemini.answer import render_answer
 from llm_proxy.dialects.gemini.error_body import render_error
 from llm_proxy.dialects.gemini.fields import invalid
+from llm_proxy.dialects.gemini.native import native_call
 from llm_proxy.dialects.gemini.request import USUAL, GeminiContext, translate_request
 from llm_proxy.dialects.gemini.schema import read_body
-from llm_proxy.dialects.gemini.stream import GeminiStream
+from llm_proxy.dialects.gemini.stream import GeminiStream, NativeGeminiStream
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request.native_call import resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
@@ -57,8 +58,10 @@ class GeminiDialect:
         parsed = parse_object(body, limits.max_depth)
         context = ParseContext(self.name, endpoint, len(body), reports_usage=True)
         is_array = self.streams and not wants_events(options.query)
-        read = read_body(parsed, limits)
         model, group = resolve_group({}, context, options, models)
+        if models.speaks_natively(models.aliases.get(group, group), endpoint):
+            return self._framed(native_call(parsed, context, options, models, limits), is_array=is_array)
+        read = read_body(parsed, limits)
         carried = carried_for(group, models)
         chat, kept = translate_request(read, carried)
         if (most := models.max_output_tokens(models.aliases.get(group, group))) is not None:
@@ -67,19 +70,29 @@ class GeminiDialect:
         call = build_call(
             chat, context._replace(endpoint="chat.completions"), options, models, limits, NO_ATTRIBUTION
         )
+        call = call._replace(context=kept, optional_fields=(*OPTIONAL_FIELDS, *_unasked(chat)))
+        return self._framed(call, is_array=is_array)
+
+    def _framed(self, call: Call, *, is_array: bool) -> Call:
+        """The call, which says how its answer streams."""
+        if not self.streams:
+            return call
+        context = replace(_context(call), is_array=is_array)
+        stream_type = JSON_STREAM if is_array else call.stream_type
+        body = call.body | {"stream": True}
         return call._replace(
-            context=replace(kept, is_array=is_array),
-            optional_fields=(*OPTIONAL_FIELDS, *_unasked(chat)),
-            stream_type=JSON_STREAM if is_array else call.stream_type,
+            body=body, streaming=True, wants_usage=True, context=context, stream_type=stream_type
         )
 
     def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the provider
         """Returns Google's response; raises `ProviderFailed` when the answer is none."""
-        return orjson.dumps(render_answer(reply, call.model, _context(call)))
+        context = _context(call)
+        return reply if context.is_native else orjson.dumps(render_answer(reply, call.model, context))
 
     def open_stream(self, call: Call) -> StreamRenderer:
         """Returns the renderer of one stream."""
-        return GeminiStream(call.model, _context(call))
+        context = _context(call)
+        return NativeGeminiStream(context) if context.is_native else GeminiStream(call.model, context)
 
     def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
         """Google's envelope."""

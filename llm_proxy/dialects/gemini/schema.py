@@ -28,7 +28,7 @@ from llm_proxy.dialects.gemini.json_schema import read_schema
 from llm_proxy.dialects.request.url_guard import url_error
 from llm_proxy.dialects.request.validators import Validator
 from llm_proxy.errors import BadRequest
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, is_array, is_object
 
 MAX_TOOLS = 512
 MAX_CANDIDATES = 8
@@ -36,6 +36,10 @@ _KEPT_AT_GOOGLE = re.compile(
     r"(?:https?://[^/?#]*\bgoogleapis\.com\b[^?#]*/)?(?:files|cachedContents)/[^?#]*", re.IGNORECASE
 )
 """Files and caches of the operator's own account at Google, by whole address or by name."""
+
+_LINKS = frozenset({"fileUri", "file_uri"})
+_OPAQUE = frozenset({"args", "response", "partMetadata", "part_metadata"})
+"""Fields whose names are a caller's own."""
 
 _blob = Message({"mimeType": filled, "data": encoded, "displayName": text}, "mimeType", "data")
 _file = Message({"mimeType": text, "fileUri": filled, "displayName": text}, "fileUri")
@@ -206,8 +210,10 @@ def read_body(parsed: Json, limits: BodyLimits) -> Json:
     if len(contents) > limits.max_messages:
         reason = f"must have at most {limits.max_messages} items."
         raise invalid("contents", reason, "array_above_max_length")
-    for link, path in links(body):
-        refuse_link(link, path, limits)
+    for link, path in linked_files(body):
+        refuse_kept_file(link, path)
+        if not limits.private_urls and (error := url_error(link)) is not None:
+            raise invalid(path, error, "invalid_url")
     return body
 
 
@@ -227,24 +233,22 @@ def not_ours(path: str, what: str) -> BadRequest:
     )
 
 
-def refuse_link(link: str, path: str, limits: BodyLimits) -> None:
-    """Raises `BadRequest` for a link into a private network, or to a file in the account at Google."""
+def refuse_kept_file(link: str, path: str) -> None:
+    """Raises `BadRequest` for a link to a file in the account at Google."""
     if _KEPT_AT_GOOGLE.fullmatch(link.strip()):
         raise not_ours(path, "A file")
-    if not limits.private_urls and (error := url_error(link)) is not None:
-        raise invalid(path, error, "invalid_url")
 
 
-def links(body: Json) -> Iterator[tuple[str, str]]:
-    """Yields the links of the files of a body that was read, each with its path."""
-    found = [(f"contents[{at}]", one) for at, one in enumerate(body["contents"])]
-    for path, one in [*found, ("systemInstruction", as_object(body.get("systemInstruction")))]:
-        for number_, part in enumerate(one.get("parts", ())):
-            yield from _links_of(part, f"{path}.parts[{number_}]")
-
-
-def _links_of(part: Json, path: str) -> Iterator[tuple[str, str]]:
-    if "fileData" in part:
-        yield part["fileData"]["fileUri"], f"{path}.fileData.fileUri"
-    for at, inner in enumerate(part.get("functionResponse", {}).get("parts", ())):
-        yield from _links_of(inner, f"{path}.functionResponse.parts[{at}]")
+def linked_files(body: Json) -> Iterator[tuple[str, str]]:
+    """Yields the links of the files of a body, in either spelling and unread too, each with its path."""
+    waiting = [(name, body.get(name)) for name in ("systemInstruction", "contents")]
+    while waiting:
+        path, value = waiting.pop()
+        if is_array(value):
+            waiting += reversed([(f"{path}[{at}]", one) for at, one in enumerate(value)])
+        elif is_object(value):
+            for name, inner in value.items():
+                if name in _LINKS and isinstance(inner, str):
+                    yield inner, f"{path}.{name}"
+                elif name not in _OPAQUE:
+                    waiting.append((f"{path}.{name}", inner))

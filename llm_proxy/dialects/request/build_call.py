@@ -151,7 +151,7 @@ def reject_wrong_mode(call: Call, models: ModelIndex) -> None:
     paths = ", ".join(f"`{path}`" for path in endpoint_paths(served))
     other = f"; it is by {paths}" if paths else ", nor by another endpoint of this gateway"
     raise BadRequest(
-        f"The model '{call.model[:200]}' is not served by `{ENDPOINTS[call.endpoint].path}`{other}.",
+        f"The model '{call.model[:200]}' is not served by `{endpoint_paths([call.endpoint])[0]}`{other}.",
         param="model",
         code="model_not_supported",
     )

@@ -1,10 +1,10 @@
-"""Builds the `Call` of a body that reaches its provider as it was sent: Responses and Messages.
+"""Builds the `Call` of a body that reaches its provider as it was sent: in an API of its own.
 
 Invariants: the provider judges the body, except for a name that LiteLLM would read as its own, a link into a
 private network and the model; nothing is added but the model group and a key's cap on the answer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import Call
@@ -24,14 +24,14 @@ from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Attribution
-from llm_proxy.json_access import Json, is_array, is_object
+from llm_proxy.json_access import Json, as_object, is_array, is_object
 
 
 class NativeFields(NamedTuple):
     """What the gateway reads of an endpoint's body.
 
     Attributes:
-        max_tokens: The field that bounds the answer.
+        max_tokens: The field that bounds the answer, below the object that holds it, if one does.
         links: Fields, at any depth of `linked`, whose strings a provider fetches.
         linked: The top-level fields that may hold such links.
         data: Fields whose strings are files, which count little as a prompt.
@@ -39,7 +39,7 @@ class NativeFields(NamedTuple):
         published: Published names of this endpoint that LiteLLM would read at another one.
     """
 
-    max_tokens: str
+    max_tokens: tuple[str, ...]
     links: frozenset[str]
     linked: tuple[str, ...]
     data: frozenset[str]
@@ -47,9 +47,13 @@ class NativeFields(NamedTuple):
     published: frozenset[str] = frozenset()
 
 
+_SCHEMAS = (
+    *("parameters", "parametersJsonSchema", "parameters_json_schema"),
+    *("responseJsonSchema", "response_json_schema"),
+)
 NATIVE_FIELDS: dict[Endpoint, NativeFields] = {
     "responses": NativeFields(
-        "max_output_tokens",
+        ("max_output_tokens",),
         frozenset({"image_url", "file_url", "server_url"}),
         ("input", "tools", "prompt"),
         frozenset({"image_url", "file_data", "data", "encrypted_content"}),
@@ -57,12 +61,19 @@ NATIVE_FIELDS: dict[Endpoint, NativeFields] = {
         frozenset({"stream", "stream_options"}),
     ),
     "messages": NativeFields(
-        "max_tokens",
+        ("max_tokens",),
         frozenset({"url"}),
         ("messages", "mcp_servers", "system"),
         frozenset({"data", "signature", "encrypted_content"}),
         frozenset({"input", "citations"}),
         frozenset({"stream", "fallbacks"}),
+    ),
+    "generate_content": NativeFields(
+        ("generationConfig", "maxOutputTokens"),
+        frozenset({"fileUri", "file_uri", "url"}),
+        ("contents", "systemInstruction", "tools"),
+        frozenset({"data", "thoughtSignature", "thought_signature"}),
+        frozenset({"args", "response", "partMetadata", "part_metadata", *_SCHEMAS}),
     ),
 }
 
@@ -127,7 +138,13 @@ def build_native_call(
     cap = limits.max_tokens_cap
     if cap is None or (call.max_tokens is not None and call.max_tokens <= cap):
         return call
-    return call._replace(body=call.body | {native.max_tokens: cap}, max_tokens=cap)
+    return call._replace(body=_bounded(call.body, native.max_tokens, cap), max_tokens=cap)
+
+
+def _bounded(body: Json, path: Sequence[str], cap: int) -> Json:
+    """Returns the body with the most tokens at a path."""
+    first, *below = path
+    return body | {first: _bounded(as_object(body.get(first)), below, cap) if below else cap}
 
 
 _INSTEAD_OF_INPUT = ("prompt", "previous_response_id")
@@ -154,8 +171,12 @@ def _reject_unusable(parsed: Json, endpoint: Endpoint, native: NativeFields, lim
     reject_litellm_names(parsed, native.published)
 
 
-def _max_tokens(parsed: Json, name: str) -> int | None:
-    requested: Any = parsed.get(name)
+def _max_tokens(parsed: Json, path: Sequence[str]) -> int | None:
+    *above, last = path
+    holder, name = parsed, ".".join(path)
+    for one in above:
+        holder = as_object(holder.get(one))
+    requested: Any = holder.get(last)
     if requested is None:
         return None
     if type(requested) is not int:

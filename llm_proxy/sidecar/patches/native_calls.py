@@ -1,14 +1,14 @@
-"""Responses and Messages reach their provider, and their answers the gateway, as they were sent.
+"""Native calls reach their provider, and their answers the gateway, as they were sent.
 
-LiteLLM rebuilds both: it drops fields it does not know and betas, rejects what its lists lack, and rewrites
-every event. Invariants: of Claude's fields thinking (but a caller's budget), effort and temperature keep
+LiteLLM rebuilds Responses, Messages and Google's contents (`google_wire`): it drops fields, rejects values,
+rewrites events. Invariants: of Claude's fields thinking (but a caller's budget), effort and temperature keep
 LiteLLM's value, fitted to the model; with a guardrail LiteLLM sees every answer itself; a stream ends with
 its provider's last event, or in one error event; what it cost follows in a comment.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +16,7 @@ from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import call_outcome, catalog, litellm_internals
 from llm_proxy.sidecar.event_stream import MAX_EVENT_BYTES, EventTooLong
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches import google_wire
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
 RESPONSES = "litellm.llms.openai.responses.transformation"
@@ -47,6 +48,7 @@ def install() -> None:
     _keep_betas()
     _read_responses_by_frame()
     _relay_streams()
+    google_wire.install(_relays)
 
 
 def _send_responses_as_sent() -> None:
@@ -279,17 +281,21 @@ async def _relay(
 ) -> AsyncGenerator[bytes]:
     """Yield a stream's complete events, and what it cost; or the mark of an error event."""
     logging, complete, left = litellm_internals.proxy_module().proxy_logging_obj, False, False
-    frames, usage = Frames(), MessageUsage()
+    is_google = isinstance(response, google_wire.stream_class())
+    marks = google_wire.MARKS if is_google else USAGE_MARKS
+    frames, usage = Frames(), google_wire.ContentUsage() if is_google else MessageUsage()
     try:
         async for chunk in response:
             ready = frames.feed(chunk)
-            if any(mark in ready for mark in USAGE_MARKS):
-                usage.read(ready)
+            if any(mark in ready for mark in marks):
+                usage.read(_events(ready))
             if ready:
                 yield ready
         usage.raise_if_truncated(request_data)
         complete = True
-        cost = _cost_of(response, usage, request_data)
+        cost = usage.cost_usd(request_data) if usage.stated else _stated_cost(response)
+        if is_google:
+            await google_wire.log_success(response, cost)
         if cost is not None:
             yield f": llmp-cost {cost:.12f}\n\n".encode()
     except (asyncio.CancelledError, GeneratorExit):
@@ -320,9 +326,9 @@ class MessageUsage:
         self.stated: Json = {}
         self.complete = False
 
-    def read(self, frames: bytes) -> None:
+    def read(self, events: Iterable[Json]) -> None:
         """Note what events state; record the end."""
-        for event in _events(frames):
+        for event in events:
             usage = as_object(as_object(event.get("message")).get("usage") or event.get("usage"))
             self.stated |= {name: value for name, value in usage.items() if value is not None}
             if event.get("type") == "message_stop":
@@ -338,11 +344,13 @@ class MessageUsage:
                 model=str(request_data.get("model") or ""),
             )
 
+    def cost_usd(self, request_data: Json) -> float | None:
+        """Return what the stream cost; None if it is not known."""
+        return message_cost(self.stated, request_data.get("litellm_logging_obj"))
 
-def _cost_of(response: Untyped, usage: MessageUsage, request_data: Json) -> float | None:
-    """Return what a complete stream cost, USD; None if it is not known."""
-    if usage.stated:
-        return message_cost(usage.stated, request_data.get("litellm_logging_obj"))
+
+def _stated_cost(response: Untyped) -> float | None:
+    """Return what a complete stream of Responses cost, USD; None if it is not known."""
     ended: Untyped = getattr(response, "completed_response", None)
     stated: Untyped = getattr(getattr(getattr(ended, "response", None), "usage", None), "cost", None)
     return stated if isinstance(stated, int | float) else None

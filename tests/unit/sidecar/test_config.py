@@ -229,7 +229,7 @@ def test_a_wildcard_serves_what_it_covers() -> None:
     assert not is_served("a*", {"ab"})
 
 
-EVERY = ("acompletion", "atext_completion", "aresponses", "anthropic_messages")
+EVERY = ("acompletion", "atext_completion", "aresponses", "anthropic_messages", "agenerate_content")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_files_count_little_as_a_prompt() -> None:
 @pytest.mark.parametrize("endpoint", ["responses", "messages"])
 def test_a_keys_cap_bounds_the_answer(endpoint: Endpoint) -> None:
     """In the endpoint's own field; a smaller request stays."""
-    name = NATIVE_FIELDS[endpoint].max_tokens
+    (name,) = NATIVE_FIELDS[endpoint].max_tokens
     capped = BodyLimits(max_tokens_cap=100)
     assert _call(endpoint, {name: 500}, capped).body[name] == 100
     assert _call(endpoint, {name: 50}, capped).max_tokens == 50

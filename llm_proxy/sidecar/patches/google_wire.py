@@ -1,0 +1,172 @@
+"""Google's `generateContent` reaches Gemini, and its answers the gateway, as they were sent.
+
+A part of `native_calls`. LiteLLM drops fields it does not know, renames citations, cuts streams into lines,
+and prices a stream by the model's published price alone. Invariants: a stream is complete once each candidate
+that began has ended, or the prompt was blocked; its cost is that of all it states.
+"""
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+from llm_proxy.json_access import Json, as_object, as_objects
+from llm_proxy.sidecar import call_outcome, catalog, litellm_internals
+from llm_proxy.sidecar.litellm_internals import Untyped
+
+CONFIGS = (
+    ("litellm.llms.gemini.google_genai.transformation", "GoogleGenAIConfig"),
+    ("litellm.llms.vertex_ai.google_genai.transformation", "VertexAIGoogleGenAIConfig"),
+)
+EVENTS = "litellm.google_genai.streaming_iterator"
+LOGGED = (
+    (
+        "litellm.proxy.pass_through_endpoints.llm_provider_handlers.gemini_passthrough_logging_handler",
+        "GeminiPassthroughLoggingHandler",
+        "_create_gemini_response_logging_payload_for_generate_content",
+    ),
+    (
+        "litellm.proxy.pass_through_endpoints.llm_provider_handlers.vertex_passthrough_logging_handler",
+        "VertexPassthroughLoggingHandler",
+        "_create_vertex_response_logging_payload_for_generate_content",
+    ),
+)
+"""Where LiteLLM prices a stream for its log, by the prices it knows of the model alone."""
+MARKS = (b"usageMetadata", b"usage_metadata", b"finishReason", b"finish_reason", b"blockReason")
+"""One of them is in every event that is read."""
+
+
+def install(is_relayed: Callable[[], bool]) -> None:
+    """Patch LiteLLM's requests and its streams; `is_relayed` says whether the running call's bytes pass."""
+    for module, name in CONFIGS:
+        config: Untyped = getattr(import_module(module), name)
+        config.transform_generate_content_request = _as_sent(config.transform_generate_content_request)
+    base: Untyped = getattr(import_module(CONFIGS[0][0]), CONFIGS[0][1])
+    base.transform_generate_content_response = _and_price(base.transform_generate_content_response)
+    for module, name, function in LOGGED:
+        handler: Untyped = getattr(import_module(module), name)
+        setattr(handler, function, staticmethod(_priced_as_told(getattr(handler, function))))
+    events = stream_class()
+    events.__anext__ = _next_bytes(events.__anext__, is_relayed)
+
+
+def stream_class() -> Untyped:
+    """LiteLLM's stream of Google's events."""
+    return import_module(EVENTS).AsyncGoogleGenAIGenerateContentStreamingIterator
+
+
+def _as_sent(transform: Callable[..., Any]) -> Callable[..., Any]:
+    def transform_as_sent(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
+        return call_outcome.native_body() or transform(self, *args, **options)
+
+    return transform_as_sent
+
+
+def _and_price(read: Callable[..., Any]) -> Callable[..., Any]:
+    def read_and_price(self: Untyped, model: str, raw_response: Untyped, logging_obj: Untyped) -> Untyped:
+        answer = read(self, model=model, raw_response=raw_response, logging_obj=logging_obj)
+        if call_outcome.is_native():
+            call_outcome.record_native_cost(content_cost(as_object(raw_response.json()), logging_obj))
+        return answer
+
+    return read_and_price
+
+
+def _next_bytes(step: Callable[..., Any], is_relayed: Callable[[], bool]) -> Callable[..., Any]:
+    async def next_bytes(self: Untyped) -> Untyped:
+        """Yield the bytes as they come; whoever relays them logs the call."""
+        if not is_relayed():
+            return await step(self)
+        if not hasattr(self, "llmp_chunks"):
+            self.llmp_chunks = self.response.aiter_bytes()
+        async for chunk in self.llmp_chunks:
+            self.collected_chunks.append(chunk)
+            return chunk
+        raise StopAsyncIteration
+
+    return next_bytes
+
+
+async def log_success(stream: Untyped, cost_usd: float | None) -> None:
+    """Have LiteLLM log a stream that is complete, with the cost that the gateway is told."""
+    stream.litellm_logging_obj.llmp_cost_usd = cost_usd
+    await stream._handle_async_streaming_logging()  # noqa: SLF001 -- no setting does this
+
+
+def _priced_as_told(create: Callable[..., Any]) -> Callable[..., Any]:
+    def create_payload(
+        *, litellm_model_response: Untyped, logging_obj: Untyped, **options: Untyped
+    ) -> Untyped:
+        payload = create(litellm_model_response=litellm_model_response, logging_obj=logging_obj, **options)
+        if (cost_usd := getattr(logging_obj, "llmp_cost_usd", None)) is not None:
+            litellm_model_response.hidden_params["response_cost"] = cost_usd  # not calculated again
+            payload["response_cost"] = logging_obj.model_call_details["response_cost"] = cost_usd
+        return payload
+
+    return create_payload
+
+
+class ContentUsage:
+    """What a stream of Google's events states, in parts.
+
+    Attributes:
+        stated: A response with the last usage, and what else of it costs money.
+    """
+
+    def __init__(self) -> None:
+        self.stated: Json = {}
+        self._begun: set[int] = set()
+        self._ended: set[int] = set()
+        self._is_blocked = False
+
+    def read(self, events: Iterable[Json]) -> None:
+        """Note what events state; record the end."""
+        for event in events:
+            if usage := as_object(event.get("usageMetadata")):
+                self.stated["usageMetadata"] = usage
+            if as_object(event.get("promptFeedback")).get("blockReason"):
+                self._is_blocked = True
+            for candidate in as_objects(event.get("candidates")):
+                index = candidate.get("index", 0)
+                self._begun.add(index)
+                if candidate.get("finishReason"):
+                    self._ended.add(index)
+                if grounding := candidate.get("groundingMetadata"):
+                    self.stated["candidates"] = [{"index": 0, "groundingMetadata": grounding}]
+        if self.is_complete():
+            call_outcome.record_stream_end()
+
+    def is_complete(self) -> bool:
+        """Whether nothing is missing."""
+        return self._is_blocked or (bool(self._ended) and self._ended >= self._begun)
+
+    def raise_if_truncated(self, request_data: Json) -> None:
+        """Raise LiteLLM's exception for a stream without its last event."""
+        if not self.is_complete():
+            raise litellm_internals.litellm_module().BadGatewayError(
+                message="the provider's stream ended without its last event",
+                llm_provider="",
+                model=str(request_data.get("model") or ""),
+            )
+
+    def cost_usd(self, request_data: Json) -> float | None:
+        """Return what the stream cost; None if it is not known."""
+        return content_cost(self.stated, request_data.get("litellm_logging_obj"))
+
+
+def content_cost(answer: Json, logging: Untyped) -> float | None:
+    """Return what an answer of Google's cost, USD, by the prices of the deployment that served it."""
+    library, attempt = litellm_internals.litellm_module(), call_outcome.last_attempt()
+    if attempt is None or not answer.get("usageMetadata"):
+        return None
+    try:
+        told = library.VertexGeminiConfig().transform_google_generate_content_to_openai_model_response(
+            completion_response=answer,
+            model_response=library.ModelResponse(),
+            model=logging.model,
+            logging_obj=logging,
+            raw_response=import_module("httpx").Response(status_code=200, headers={}),
+        )
+        cost: float | None = logging.response_cost_calculator(result=told)
+    except Exception:  # noqa: BLE001 -- a cost that cannot be calculated must not break the answer
+        return None
+    return cost if catalog.is_cost_known(cost, {}, attempt.deployment, attempt.model) else None
