@@ -296,3 +296,15 @@ async def test_a_slow_upload_gets_its_time_and_a_dripping_one_does_not(stack: Ru
 
     slow, dripping = await asyncio.gather(send(8, b"x" * 40_000, 0.45), send(1000, b"x", 0.1))
     assert (slow, dripping) == (200, 408)
+
+
+async def test_an_answer_without_usage_is_estimated_by_the_file(stack: RunningStack) -> None:
+    """A text states none; the head of a WAV states its length, to the millisecond."""
+    samples = bytes(2 * 16_000 * 2)
+    head = b"RIFF%bWAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data%b"
+    wav = head % (b"\0\0\0\0", len(samples).to_bytes(4, "little")) + samples
+    answer = await stack.openai.audio.transcriptions.with_raw_response.create(
+        model=WHISPER, file=("a.wav", wav), response_format="text", prompt=said()
+    )
+    story = await stack.story(answer.headers["x-request-id"])
+    assert (story["usage_source"], story["audio_ms"]) == ("estimated", 2000)

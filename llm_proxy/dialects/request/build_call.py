@@ -95,7 +95,7 @@ def build_call(
         choices=max(fields.get("n", 1), fields.get("best_of", 1)),
         cache=options.cache,
         timeout_s=options.timeout_s,
-        quantities=asked_quantities(context.endpoint, fields),
+        quantities=asked_quantities(context.endpoint, fields, options.files),
         files=options.files,
     )
     return _apply_rules(call, models, limits)

@@ -14,11 +14,13 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects import Call
+from llm_proxy.endpoints import TRANSCRIPTS
 from llm_proxy.json_access import Json, as_object, is_array, is_object
 from llm_proxy.quantities import USAGE_HEADER, encode_usage
 from llm_proxy.upstream.mock.images import image_answer, image_frames
 from llm_proxy.upstream.mock.other_answers import other_answer
 from llm_proxy.upstream.mock.speech import speech_frames, speech_pieces, speech_type
+from llm_proxy.upstream.mock.transcripts import transcript_body, transcript_frames, transcript_usage
 
 _BY_TYPE: Json = {"string": "mock", "integer": 0, "number": 0, "boolean": True, "array": [], "object": {}}
 
@@ -165,6 +167,7 @@ MODELS = (
     "mock-embedding",
     "mock-image",
     "mock-speech",
+    "mock-transcribe",
     "mock-rerank",
     "mock-moderation",
     "mock-tools",
@@ -212,6 +215,8 @@ def reply_to(call: Call) -> CannedReply:
         reply = _images(call)
     elif call.endpoint == "audio.speech":
         reply = _speech(call)
+    elif call.endpoint in TRANSCRIPTS:
+        reply = _transcript(call)
     elif call.endpoint == "embeddings":
         reply = CannedReply(headers=_headers(call), body=orjson.dumps(_embeddings(call)))
     elif call.streaming:
@@ -239,6 +244,14 @@ def _speech(call: Call) -> CannedReply:
     stated = (USAGE_HEADER, encode_usage({}, call.quantities, 0))
     headers = (*_headers(call), ("content-type", speech_type(call)), stated)
     return CannedReply(headers=headers, frames=speech_pieces(call))
+
+
+def _transcript(call: Call) -> CannedReply:
+    if call.streaming:
+        return CannedReply(headers=_headers(call), frames=transcript_frames(call))
+    return CannedReply(
+        headers=(*_headers(call), (USAGE_HEADER, transcript_usage(call))), body=transcript_body(call)
+    )
 
 
 def _failure(status: int, *, headers: Headers = ()) -> CannedReply:

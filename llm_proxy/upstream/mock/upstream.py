@@ -112,6 +112,7 @@ _MODES = {
     "mock-rerank": "rerank",
     "mock-moderation": "moderation",
     "mock-speech": "audio_speech",
+    "mock-transcribe": "audio_transcription",
 }
 
 

@@ -1,10 +1,12 @@
 """Mock mode answers every endpoint in OpenAI's shape, the same each time."""
 
+import json
 import struct
 import wave
 from base64 import b64decode
 from io import BytesIO
 from math import isclose
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,7 +21,8 @@ from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.quantities import USAGE_COMMENT
+from llm_proxy.quantities import USAGE_COMMENT, Quantities
+from llm_proxy.uploads import UnnamedFile, UploadedFile
 from llm_proxy.upstream.mock.responses import CannedReply, example_of_schema, reply_to
 from llm_proxy.upstream.token_usage import stated_usage
 
@@ -258,3 +261,38 @@ def test_speech_as_events_has_the_same_bytes() -> None:
     *events, done, _ = [orjson.loads(sse.parse_event(one).data or b"{}") for one in reply.frames]
     assert b"".join(b64decode(one["audio"]) for one in events) == audio
     assert done["type"] == "speech.audio.done"
+
+
+def _transcription(tmp_path: Path, **fields: Any) -> Call:
+    stored = UnnamedFile(tmp_path)
+    stored.close()
+    file = UploadedFile("file", "a.wav", "audio/wav", 32_000, b"", stored)
+    call = _call("audio.transcriptions", **fields)
+    return call._replace(files=(file,), quantities=Quantities(audio_ms=2000))
+
+
+@pytest.mark.parametrize(
+    ("form", "begins"),
+    [
+        ("json", b'{"text":"Mock transcript of a.wav, 32000 bytes."'),
+        ("verbose_json", b'{"text":"Mock'),
+        ("diarized_json", b'{"text":"Mock'),
+        ("text", b"Mock transcript"),
+        ("srt", b"1\n00:00:00,000 --> 00:00:02,000\nMock"),
+        ("vtt", b"WEBVTT\n\n00:00:00.000 --> 00:00:02.000\nMock"),
+    ],
+)
+def test_a_transcript_is_in_the_format_that_was_asked_for(tmp_path: Path, form: str, begins: bytes) -> None:
+    """It names the file; the sidecar's header states its length."""
+    reply = reply_to(_transcription(tmp_path, response_format=form))
+    assert reply.body.startswith(begins)
+    assert '"audio_ms":2000' in dict(reply.headers)["x-llmp-usage"]
+
+
+def test_a_streamed_transcript_has_the_same_words(tmp_path: Path) -> None:
+    """Deltas, then all of it."""
+    *deltas, done, _comment = reply_to(_transcription(tmp_path)._replace(streaming=True)).frames
+    spoken = "".join(json.loads(one.removeprefix(b"data: "))["delta"] for one in deltas)
+    assert (
+        json.loads(done.removeprefix(b"data: "))["text"] == spoken == "Mock transcript of a.wav, 32000 bytes."
+    )
