@@ -1,4 +1,4 @@
-"""What reranking, moderations and audio cost by listed and own prices, reckoned by hand, in both logs."""
+"""What reranking, moderations, images and audio cost by listed and own prices, by hand, in both logs."""
 
 import asyncio
 import json
@@ -19,7 +19,10 @@ from llm_proxy.ledger.usage_store import open_usage
 from llm_proxy.quantities import NOTHING, Quantities
 
 RERANK, MODERATIONS, HEAR = "/v1/rerank", "/v1/moderations", "/v1/audio/transcriptions"
+DRAW, SPEAK = "/v1/images/generations", "/v1/audio/speech"
 HEARD: Json = {"mode": "audio_transcription"}
+DRAWN: Json = {"mode": "image_generation"}
+SPOKEN: Json = {"mode": "audio_speech"}
 
 
 def deployment(group: str, model: str, provider: Provider, **own: object) -> Json:
@@ -51,6 +54,15 @@ def config(provider: Provider) -> Json:
                 input_cost_per_token=0.001, output_cost_per_token=0.002,
             ),
             deployment("transcriber", "openai/gpt-4o-mini-transcribe", provider),
+            deployment("painter", "openai/gpt-image-1", provider),
+            deployment("painter-own", "openai/image-of-mine", provider, **DRAWN, output_cost_per_image=0.05),
+            deployment("painter-mine", "openai/image-of-mine", provider, **DRAWN),
+            deployment("speaker", "openai/tts-1", provider),
+            deployment(
+                "speaker-own", "openai/speech-of-mine", provider, **SPOKEN, input_cost_per_character=0.001
+            ),
+            deployment("speaker-mine", "openai/speech-of-mine", provider, **SPOKEN),
+            deployment("speaker-by-token", "openai/gpt-4o-mini-tts", provider),
         ]
     }  # fmt: skip
 
@@ -75,7 +87,9 @@ class Billed:
     Attributes:
         usd: By hand; None is unknown.
         tokens: Prompt tokens of the record; None where nobody states them.
-        form: Fields of a form beside the model and a file.
+        form: Fields beside the model and what is drawn, spoken or heard.
+        a_character_usd: Instead of `usd`: for each character of what is spoken, spaces too.
+        counted: The provider states the tokens of its images.
     """
 
     group: str
@@ -84,10 +98,14 @@ class Billed:
     usd: str | None
     quantities: Quantities = NOTHING
     tokens: int | None = None
-    form: Mapping[str, str] = field(default_factory=dict[str, str])
+    form: Mapping[str, object] = field(default_factory=dict[str, object])
+    a_character_usd: str | None = None
+    counted: bool = True
 
 
 NINE_SECONDS, STREAM = Quantities(audio_ms=9000), {"stream": "true"}
+IMAGE, TWO_IMAGES = Quantities(images=1), Quantities(images=2)
+HIGH = {"quality": "high", "size": "1024x1024"}
 CASES = {
     "a search unit": Billed("cohere", RERANK, units(1), "0.002", Quantities(search_units=1)),
     "three": Billed("cohere", RERANK, units(3), "0.006", Quantities(search_units=3)),
@@ -107,6 +125,20 @@ CASES = {
     # 17 x 1.25e-06 + 23 x 5e-06
     "heard tokens": Billed("transcriber", HEAR, None, "0.00013625", tokens=17),
     "heard tokens of a stream": Billed("transcriber", HEAR, None, "0.00013625", tokens=17, form=STREAM),
+    # 12 x 5e-06 + 5 x 1e-05 + 23 x 4e-05
+    "drawn tokens": Billed("painter", DRAW, None, "0.00103", TWO_IMAGES, 17, {"n": 2}),
+    "drawn tokens of a stream": Billed("painter", DRAW, None, "0.00103", IMAGE, 17, {"stream": True}),
+    "an image of a quality": Billed("painter", DRAW, None, "0.167", IMAGE, form=HIGH, counted=False),
+    "an image of any": Billed("painter", DRAW, None, None, IMAGE, counted=False),
+    "an operator's images": Billed("painter-own", DRAW, None, "0.1", TWO_IMAGES, form={"n": 2}),
+    "an image without a price": Billed("painter-mine", DRAW, None, None, IMAGE),
+    "characters": Billed("speaker", SPEAK, None, None, a_character_usd="0.000015"),
+    "an operator's characters": Billed("speaker-own", SPEAK, None, None, a_character_usd="0.001"),
+    "characters without a price": Billed("speaker-mine", SPEAK, None, None),
+    "speech without its tokens": Billed("speaker-by-token", SPEAK, None, None),
+    # 17 x 6e-07 + 23 x 1.2e-05
+    "spoken tokens": Billed("speaker-by-token", SPEAK, None, "0.0002862", tokens=17,
+                            form={"stream_format": "sse"}),
 }  # fmt: skip
 
 
@@ -126,12 +158,17 @@ def stories(till: Till) -> dict[str, Json]:
     """Every case played once: what the gateway and LiteLLM recorded of it."""
 
     async def play(one: Billed) -> Json:
-        said = script()
+        said = script(do="ok", image_tokens=5, counted=one.counted)
         if one.answer is not None:
             said = script(do="raw", raw=[wire(json.dumps(one.answer))])
         body: Json = {"model": one.group}
         if one.path == HEAR:
             return await till.logged(await till.post(one.path, {**body, "prompt": said, **one.form}, b"RIFF"))
+        if one.path == DRAW:
+            return await till.logged(await till.post(one.path, {**body, "prompt": said, **one.form}))
+        if one.path == SPEAK:
+            body |= {"input": said, "voice": "alloy", **one.form}
+            return {"said": said} | await till.logged(await till.post(one.path, body))
         body |= {"query": said, "documents": ["a", "b"]} if one.path == RERANK else {"input": said}
         return await till.logged(await till.post(one.path, body))
 
@@ -145,13 +182,17 @@ def stories(till: Till) -> dict[str, Json]:
 def test_a_call_costs_what_its_provider_bills(stories: dict[str, Json], name: str) -> None:
     """In the record, with what it used; LiteLLM's own log has the same figure, or none."""
     billed, story = CASES[name], stories[name]
-    expected = None if billed.usd is None else Decimal(billed.usd)
+    expected, quantities = None if billed.usd is None else Decimal(billed.usd), billed.quantities
+    if "said" in story:
+        quantities = Quantities(characters=len(story["said"]))
+    if billed.a_character_usd is not None:
+        expected = len(story["said"]) * Decimal(billed.a_character_usd)
     cost = None if story["cost_usd"] is None else Decimal(str(story["cost_usd"]))
     assert cost == expected
     [logged] = story["model_calls"]
     assert logged["cost_usd"] in {None, story["cost_usd"]}
     used = Quantities(*(story[unit] or 0 for unit in Quantities._fields))
-    assert used == billed.quantities
+    assert used == quantities
     if billed.tokens is not None:
         assert story["prompt_tokens"] == billed.tokens
         assert logged["prompt_tokens"] in {None, billed.tokens}
@@ -176,5 +217,9 @@ async def test_what_was_used_is_in_the_report_and_what_has_no_price_is_counted(
         "moderation-mine",
         "whisper-mine",
         "whisper-by-token",
+        "painter",
+        "painter-mine",
+        "speaker-mine",
+        "speaker-by-token",
     }
     assert (rows["whisper"]["audio_seconds"], rows["whisper"]["cost_usd"]) == (18, 0.0018)
