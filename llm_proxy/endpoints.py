@@ -146,6 +146,11 @@ BYTE_ENDPOINTS: frozenset[Endpoint] = frozenset({"audio.speech"})
 NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages", "generate_content"})
 """Operations that reach a provider only in its own protocol; elsewhere a call is a chat, translated."""
 
+Wire = Endpoint | Literal["cohere_embed"]
+"""What a deployment may speak itself: an endpoint's protocol, or Cohere's of embeddings."""
+COHERE_BODY = "llmp_cohere_body"
+"""Field of a call of embeddings, from the gateway to its sidecar: the body that Cohere gets."""
+
 CONVERSATIONS: frozenset[Endpoint] = frozenset(
     {"chat.completions", "responses", "messages", "generate_content"}
 )

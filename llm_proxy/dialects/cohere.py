@@ -1,6 +1,7 @@
 """The dialect of rerank: Cohere's and Jina's fields, and errors that the clients of both read.
 
-Invariants: bodies pass unchanged; an error is OpenAI's envelope with Cohere's `message` and Jina's `detail`.
+Invariants: bodies pass unchanged; an error is OpenAI's envelope with Cohere's `id` and `message`, and Jina's
+`detail`.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ class CohereDialect(OpenAIDialect):
 
     name: str = "cohere"
 
-    def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
+    def error(self, error: APIError, request_id: str = "") -> Json:
         """OpenAI's envelope, and the message where Cohere and Jina have it."""
         body = error.body()
         message: object = body["error"]["message"]
-        return {"message": message, "detail": message, **body}
+        return {"id": request_id, "message": message, "detail": message, **body}
 
 
 COHERE = CohereDialect()

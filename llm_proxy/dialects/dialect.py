@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from llm_proxy.dialects.call import Call, Count
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import Endpoint, Wire
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json
 
@@ -47,7 +47,7 @@ def _unknown_size(_group: str) -> int | None:
     return None
 
 
-def _translated(_group: str, _endpoint: Endpoint) -> bool:
+def _translated(_group: str, _wire: Wire) -> bool:
     return False
 
 
@@ -84,7 +84,7 @@ class ModelIndex:
     served: frozenset[Endpoint] | None = None
     fallback_providers: Callable[[str], frozenset[str]] = _no_providers
     max_output_tokens: Callable[[str], int | None] = _unknown_size
-    speaks_natively: Callable[[str, Endpoint], bool] = _translated
+    speaks_natively: Callable[[str, Wire], bool] = _translated
     guardrails: frozenset[str] = frozenset()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from llm_proxy.dialects import Dialect
 from llm_proxy.dialects.cohere import COHERE
+from llm_proxy.dialects.cohere_embed import EMBED_V1, EMBED_V2
 from llm_proxy.dialects.gemini.dialect import GENERATE_CONTENT, STREAM_GENERATE_CONTENT
 from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
 from llm_proxy.dialects.internal import INTERNAL
@@ -87,6 +88,12 @@ _FIXED_ROUTES = (
         "rerank",
         COHERE,
         "Rank documents by a query, as Cohere and Jina do.",
+    ),
+    InferenceRoute(
+        ("/v1/embed",), "embeddings", EMBED_V1, "Create embedding vectors in Cohere's API, version 1."
+    ),
+    InferenceRoute(
+        ("/v2/embed",), "embeddings", EMBED_V2, "Create embedding vectors in Cohere's API, version 2."
     ),
     InferenceRoute(
         ("/v1/moderations", "/moderations"), "moderations", OPENAI, "Judge texts and images by a policy."

@@ -14,6 +14,7 @@ from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS, E
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar import (
     catalog,
+    cohere_embed,
     embeddings,
     guardrails,
     image_answers,
@@ -233,6 +234,8 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
     request, head = proxy.Request(scope, receive), proxy.Response()
     if name in NATIVE_ENDPOINTS:
         streams = await native_wires.prepare_request(name, request, outcome)
+    if name == "embeddings":
+        cohere_embed.prepare_request(request, await request.body(), outcome)
     read = opaque and not endpoint.files
     body = opaque_calls.prepare_call(await request.body(), outcome) if read else {}
     if name in OPERATIONS:
@@ -253,6 +256,7 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
                 result = await (image_answers.respond(name, call, outcome) if name in OPERATIONS else call)
             if name == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
+                result = cohere_embed.answer_to_send(result, outcome)
             elif opaque and name not in OPERATIONS:
                 result = await opaque_calls.answer_to_send(name, result, body, outcome)
         except proxy.ProxyException as error:

@@ -98,7 +98,8 @@ class CallOutcome:
         states_cost: `stated_cost_usd` holds in place of LiteLLM's own header.
         stated_cost_usd: What that answer cost; None if it is not known.
         added_fields: What the provider's request gets beside what LiteLLM sends; None if nothing is recorded.
-        provider_answer: The provider's complete answer to a call with `added_fields`, as it was sent.
+        provider_answer: The provider's complete answer, as it was sent, to a call with fields of its own.
+        provider_body: What the provider's request holds beside the model, whatever LiteLLM would send.
         images: What is kept of an image call; None of any other.
         speech: What is kept of a call that makes speech; None of any other.
     """
@@ -126,6 +127,7 @@ class CallOutcome:
     provider_answer: bytes | None = None
     images: ImageCall | None = None
     speech: SpeechCall | None = None
+    provider_body: Json | None = None
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -309,7 +311,7 @@ def record_native_answer(raw: bytes) -> None:
     outcome = _CURRENT.get()
     if outcome is not None and outcome.native_body:
         outcome.native_answer = raw
-    if outcome is not None and outcome.added_fields is not None:
+    if outcome is not None and (outcome.added_fields is not None or outcome.provider_body is not None):
         outcome.provider_answer = raw
 
 
@@ -323,6 +325,12 @@ def speech_call() -> SpeechCall | None:
     """Return what is kept of the running call; None if it makes no speech, and outside of calls."""
     outcome = _CURRENT.get()
     return outcome.speech if outcome is not None else None
+
+
+def provider_body() -> Json | None:
+    """Return what the provider's request of the running call holds beside the model; None for most calls."""
+    outcome = _CURRENT.get()
+    return outcome.provider_body if outcome is not None else None
 
 
 def record_native_cost(cost_usd: float | None) -> None:

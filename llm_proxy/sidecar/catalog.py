@@ -232,10 +232,15 @@ def has_price(deployment: str, model: str) -> bool:
 
 def is_free(deployment: str, model: str) -> bool:
     """Whether prices are known, and every one of them is 0."""
+    prices = prices_of(deployment, model).values()
+    return bool(prices) and not any(prices)
+
+
+def prices_of(deployment: str, model: str) -> dict[str, float]:
+    """Return every price that is known, by LiteLLM's name; a deployment's own before the published one."""
     own: Mapping[str, Any] = litellm_internals.litellm_module().model_cost.get(deployment) or {}
     known = {**published_entry(model), **_without_none(dict(own))}
-    prices = [value for name, value in known.items() if "cost" in name and isinstance(value, int | float)]
-    return bool(prices) and not any(prices)
+    return {name: value for name, value in known.items() if "cost" in name and isinstance(value, int | float)}
 
 
 def is_cost_known(cost: object, headers: object, deployment: str, model: str) -> bool:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, Endpoint
+from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, Endpoint, Wire
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome, relays_native_calls
@@ -84,12 +84,13 @@ def native_endpoints(params: Json, info: Json, model: str, provider: str | None)
         return []
     stated = {str(one) for one in as_list(info.get(SUPPORTED_KEY))}
     own = {*_own_endpoints(params, model, provider or "")}
-    return sorted(
+    found: list[Wire] = [
         name
         for name in NATIVE_ENDPOINTS
         if (name in own or ENDPOINTS[name].path in stated)
         and litellm_internals.passes_through(name, model, provider or "", info)
-    )
+    ]
+    return sorted([*found, "cohere_embed"] if provider == "cohere" else found)
 
 
 def _own_endpoints(params: Json, model: str, provider: str) -> Iterator[Endpoint]:

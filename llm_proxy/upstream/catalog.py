@@ -14,7 +14,7 @@ from functools import partial
 from llm_proxy.call_guard import StatedTimeouts
 from llm_proxy.dialects import GUARDRAILS_FIELD, Call
 from llm_proxy.dialects.dialect import ModelIndex
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import Endpoint, Wire
 from llm_proxy.identity import Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json, as_list, as_object, as_objects
 from llm_proxy.money import Price, pico_to_nano, usd_to_pico
@@ -22,6 +22,7 @@ from llm_proxy.telemetry import Metrics
 from llm_proxy.token_details import token_count
 from llm_proxy.upstream.group_facts import (
     common_output_tokens,
+    common_wires,
     fallback_providers,
     group_endpoints,
     highest_output_tokens,
@@ -170,20 +171,17 @@ class Catalog:
             self._waits[name] = found
         return found
 
-    def speaks_natively(self, name: str, endpoint: Endpoint) -> bool:
+    def speaks_natively(self, name: str, wire: Wire) -> bool:
         """Whether every deployment that a call may reach speaks an endpoint's own protocol.
 
         Those of the fallbacks count too: where one does not, LiteLLM would translate, with losses.
         """
         native = self._native.get(name)
         if native is None:
-            reached = [self.find_group(one) for one in (name, *(self.fallbacks(name) or ()))]
-            spoken = [one.native for group in reached for one in (group.deployments if group else ())]
-            known = self.is_ours and all(group is not None and group.deployments for group in reached)
-            native = frozenset[str].intersection(*spoken) if known else frozenset[str]()
+            native = common_wires(self, name)
             if name in self.groups:
                 self._native[name] = native
-        return endpoint in native
+        return wire in native
 
     def resolved(self, name: str) -> str:
         """Returns the group behind an alias; any other name unchanged."""

@@ -58,3 +58,24 @@ def served_endpoints(catalog: "Catalog") -> frozenset[Endpoint] | None:
     if "chat.completions" in found:
         found.add("completions")
     return frozenset(found) or None
+
+
+def common_wires(catalog: "Catalog", name: str) -> frozenset[str]:
+    """Returns what every deployment that a call may reach speaks; a fallback counts where it may serve it."""
+    groups = [catalog.find_group(one) for one in (name, *(catalog.fallbacks(name) or ()))]
+    reached = [group for group in groups if group is not None and group.deployments]
+    if not catalog.is_ours or len(reached) < len(groups):
+        return frozenset()
+    own, *others = [
+        (group.endpoints, frozenset[str].intersection(*(one.native for one in group.deployments)))
+        for group in reached
+    ]
+    return frozenset(
+        wire
+        for wire in own[1]
+        if all(wire in spoken or not _may_serve(served, wire) for served, spoken in others)
+    )
+
+
+def _may_serve(served: frozenset[Endpoint] | None, wire: str) -> bool:
+    return served is None or ("embeddings" if wire == "cohere_embed" else "chat.completions") in served

@@ -8,6 +8,7 @@ from scripted import (
     anthropic_wire,
     audio_wire,
     bedrock_wire,
+    cohere_wire,
     gemini_wire,
     images_wire,
     moderation_wire,
@@ -154,6 +155,10 @@ DOORS: tuple[tuple[str, Door], ...] = (
     ("/audio/translations", _AUDIO),
     ("/embeddings", _openai(openai_wire.embeddings, None)),
     ("/audio/speech", _SPEECH),
+    (
+        "/v2/embed",
+        Door("rerank", cohere_wire.embed, None, rerank_wire.error, openai_wire.error_frame, _never),
+    ),
     ("/moderations", _openai(moderation_wire.moderation, None)),
     ("/rerank", _RERANK),
     ("/messages", _ANTHROPIC),

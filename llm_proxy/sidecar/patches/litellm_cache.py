@@ -8,7 +8,7 @@ Redis stores complete answers only.
 from importlib import import_module
 
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar import embeddings, litellm_internals
+from llm_proxy.sidecar import call_outcome, embeddings, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
@@ -70,6 +70,10 @@ def _check_count(result: Untyped, call: Json) -> None:
     """Raise LiteLLM's BadGatewayError if an embedding answer has not one vector for each input."""
     library = litellm_internals.litellm_module()
     if not isinstance(result, library.EmbeddingResponse) or call.get("input") is None:
+        return
+    if (
+        call_outcome.provider_body() is not None
+    ):  # it has vectors of several types; `cohere_embed` counts them
         return
     if len(result.data or ()) != embeddings.count_inputs(call["input"]):
         raise library.BadGatewayError(

@@ -35,8 +35,9 @@ def install() -> None:
         make(self, *args, headers=headers and _in_ascii(headers), **options)
 
     async def send_and_check(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
-        added = call_outcome.added_fields()
-        request = with_fields(request, added) if added else request
+        added, own = call_outcome.added_fields(), call_outcome.provider_body()
+        if added or own is not None:
+            request = with_fields(request, added, own)
         response = await send(self, request, **options)
         if request.method != "POST" or not call_outcome.in_call():
             return response
@@ -58,8 +59,11 @@ def install() -> None:
     response_class.aiter_lines = lines
 
 
-def with_fields(request: Untyped, fields: Json) -> Untyped:
-    """Return a provider's request with fields that LiteLLM left out; only for an unsigned object in JSON."""
+def with_fields(request: Untyped, fields: Json, own: Json | None = None) -> Untyped:
+    """Return a provider's request with fields that LiteLLM left out, or its own body, with LiteLLM's model.
+
+    Only an unsigned object in JSON is changed.
+    """
     headers = request.headers
     signed = headers.get("authorization", "").startswith("AWS4-")
     if request.method != "POST" or signed or "json" not in headers.get("content-type", ""):
@@ -68,11 +72,14 @@ def with_fields(request: Untyped, fields: Json) -> Untyped:
         body: object = json.loads(request.content)
     except (ValueError, RecursionError):
         return request
-    missing = {name: value for name, value in fields.items() if name not in as_object(body)}
-    if not isinstance(body, dict) or not missing:
+    sent = as_object(body)
+    if not sent:
+        return request
+    changed = {"model": sent.get("model"), **own} if own is not None else fields | sent
+    if changed == sent:
         return request
     kept = [pair for pair in headers.raw if pair[0].lower() != b"content-length"]
-    raw = json.dumps(as_object(body) | missing).encode()
+    raw = json.dumps(changed).encode()
     made = import_module("httpx").Request
     return made(request.method, request.url, headers=kept, content=raw, extensions=request.extensions)
 

@@ -10,7 +10,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ResponseMeta
 from llm_proxy.dialects.gemini.dialect import GENERATE_CONTENT, STREAM_GENERATE_CONTENT, GeminiDialect
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import Wire
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json
 
@@ -63,7 +63,7 @@ class TestTranslated:
         assert not {"temperature", "top_p"} & set(asked.optional_fields)
 
 
-def _natively(_group: str, _endpoint: Endpoint) -> bool:
+def _natively(_group: str, _wire: Wire) -> bool:
     return True
 
 

@@ -11,14 +11,14 @@ from llm_proxy.dialects.dialect import BodyLimits, ListedModel, ModelIndex, Resp
 from llm_proxy.dialects.messages.dialect import MESSAGES, MessagesDialect
 from llm_proxy.dialects.messages.models import model_page
 from llm_proxy.dialects.request_options import NO_OPTIONS, RequestOptions
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import Wire
 from llm_proxy.errors import BadRequest, ModelNotFound, RateLimited, UnsupportedMediaType
 from llm_proxy.json_access import Json
 
 BETAS = ("claude-code-20250219", "own-2026-01-01")
 
 
-def _speaks(group: str, endpoint: Endpoint) -> bool:
+def _speaks(group: str, endpoint: Wire) -> bool:
     return (group, endpoint) == ("claude", "messages")
 
 
