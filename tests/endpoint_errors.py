@@ -8,6 +8,8 @@ from running_stack import Json
 CHAT, TEXT, VECTORS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 OWN, GENERATE, STREAM = "/internal/llm/proxy", "/llm-proxy/generate", "/llm-proxy/stream"
 INFERENCE_PATHS = (CHAT, TEXT, VECTORS, OWN, GENERATE, STREAM)
+OTHER_PATHS = ("/v1/rerank", "/v1/moderations", "/v1/audio/speech")
+"""What takes neither a conversation nor a prompt."""
 
 
 def error_of(response: httpx.Response) -> Json:

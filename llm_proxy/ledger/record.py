@@ -184,7 +184,10 @@ def billed(context: CallContext) -> tuple[int | None, int | None]:
     usage, _ = _billed_usage(context)
     if usage is None or context.routing.cache == "hit":
         return 0, 0
-    return usage.prompt_tokens + usage.completion_tokens, _billed_cost(context, usage)
+    tokens = usage.prompt_tokens + usage.completion_tokens
+    if not tokens and usage.quantities != NOTHING and context.call is not None:
+        tokens = context.call.prompt_bytes // BYTES_PER_TOKEN  # limits of tokens hold for what has none too
+    return tokens, _billed_cost(context, usage)
 
 
 def billed_quantities(context: CallContext) -> Quantities:

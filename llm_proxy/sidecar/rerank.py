@@ -31,6 +31,8 @@ def rerank_answer(parsed: Json, raw: bytes | None, request: Json, model: str) ->
     billed, counted = _known(meta.get("billed_units")), _known(meta.pop("tokens", None))
     total = _first_count(counted.get("input_tokens"), usage.get("total_tokens"), billed.get("total_tokens"))
     body: Json = {"id": parsed.get("id"), "object": "list", "model": model, "results": results}
+    if total is not None and "search_units" not in billed:
+        billed = {"input_tokens": total, **billed}
     body["meta"] = _known(meta) | {"billed_units": billed}
     if total is not None:
         body["meta"]["tokens"] = {"input_tokens": total} | counted

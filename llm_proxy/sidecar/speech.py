@@ -24,8 +24,8 @@ OTHER_AUDIO_TYPES = frozenset({"application/octet-stream", "binary/octet-stream"
 LAST_EVENT = "speech.audio.done"
 BROKEN = ERROR_EVENT + b" {}}\n\n"
 """Replaced by the event that `responses` writes for a broken stream."""
-NAME_OF_OBJECT = "custom"
-"""What LiteLLM sees in place of a voice that is an object: it takes only names."""
+NAMELESS = "custom"
+"""What LiteLLM sees in place of a voice that is an object without an id: it takes only names."""
 
 
 class NoAudioError(Exception):
@@ -37,7 +37,7 @@ def prepare(request: Untyped, body: Json, outcome: CallOutcome) -> None:
     kept = {name: body[name] for name in ("stream_format",) if name in body}
     if isinstance(body.get("voice"), dict):
         kept["voice"] = body["voice"]
-        seen = json.dumps(body | {"voice": NAME_OF_OBJECT}).encode()
+        seen = json.dumps(body | {"voice": body["voice"].get("id") or NAMELESS}).encode()
         request._body = seen  # noqa: SLF001 -- where Starlette keeps it; LiteLLM parses it
     outcome.speech = SpeechCall(kept)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from endpoint_errors import CHAT, INFERENCE_PATHS, TEXT, VECTORS, error_of
+from endpoint_errors import CHAT, INFERENCE_PATHS, OTHER_PATHS, TEXT, VECTORS, error_of
 from loopback import NO_TLS
 from raw_http import send_raw
 from raw_requests import request
@@ -70,7 +70,7 @@ async def test_what_is_no_plain_json_object_is_400(
     client: httpx.AsyncClient, body: bytes, code: str | None
 ) -> None:
     """On every inference route, in its dialect's error shape."""
-    for door in INFERENCE_PATHS:
+    for door in (*INFERENCE_PATHS, *OTHER_PATHS):
         response = await client.post(door, content=body, headers=JSON_TYPE)
         assert response.status_code == 400
         assert error_of(response)["code"] in ({code} if code else {"invalid_json", "json_too_deep"})
@@ -213,7 +213,10 @@ async def test_a_body_larger_than_allowed_is_413(client: httpx.AsyncClient, said
 async def test_a_body_that_does_not_come_is_408(stack: RunningStack) -> None:
     """Every route waits as long as its setting, then closes the connection."""
     length = b"Content-Length: 100\r\n"
-    slow = [request(door.encode(), length, length=False, body=GOOD[:10]) for door in INFERENCE_PATHS]
+    slow = [
+        request(door.encode(), length, length=False, body=GOOD[:10])
+        for door in (*INFERENCE_PATHS, *OTHER_PATHS)
+    ]
     reported = await asyncio.gather(
         *(asyncio.to_thread(send_raw, stack.port, raw, wait_s=10) for raw in slow)
     )

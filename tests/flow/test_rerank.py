@@ -161,6 +161,28 @@ async def test_limits_and_budgets_of_a_key_hold(stack: RunningStack) -> None:
     assert explained.json()["verdict"] == "refused"
 
 
+async def test_a_limit_of_tokens_holds_for_what_states_none(stack: RunningStack) -> None:
+    """Cohere counts search units: the prompt's size counts in their place; a rest admits one more."""
+    headers = {"Authorization": f"Bearer {stack.admin_key}"}
+    spec: Json = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"], "tpm": 300}
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
+        made = (await client.post(f"{stack.url}/admin/keys", json=spec, headers=headers)).json()
+    documents = ["a" * 1000]
+    statuses = [
+        (await post(stack, RERANK, made["key"], **ranking(documents=documents))).status_code for _ in range(3)
+    ]
+    assert statuses == [200, 200, 429]
+
+
+@pytest.mark.parametrize("model", ["ranker", "moderator", "speaker"])
+async def test_an_operator_tries_such_a_model(stack: RunningStack, model: str) -> None:
+    """By one small call, as any other."""
+    headers = {"Authorization": f"Bearer {stack.admin_key}"}
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
+        tried = await client.post(f"{stack.url}/admin/models/{model}/test", headers=headers)
+    assert tried.json()["ok"] is True, tried.text
+
+
 @pytest.mark.parametrize("path", [MODERATIONS, "/moderations", "/openai/v1/moderations"])
 async def test_texts_are_moderated_one_by_one(stack: RunningStack, path: str) -> None:
     """The provider's answer as it was, free of charge, and known to be."""

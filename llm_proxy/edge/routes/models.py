@@ -160,6 +160,9 @@ _PROBE_BODIES: dict[str, tuple[Endpoint, dict[str, Any]]] = {
     ),
     "completion": ("completions", {"prompt": _PROMPT, "max_tokens": PROBE_MAX_TOKENS}),
     "embedding": ("embeddings", {"input": _PROMPT}),
+    "rerank": ("rerank", {"query": _PROMPT, "documents": ["yes", "no"]}),
+    "moderation": ("moderations", {"input": _PROMPT}),
+    "audio_speech": ("audio.speech", {"input": "Yes.", "voice": "alloy"}),
 }
 
 

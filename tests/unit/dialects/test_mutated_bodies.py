@@ -8,8 +8,10 @@ import orjson
 import pytest
 from unit.dialects.responses.chat_frames import SEAL
 
-from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.cohere import COHERE
+from llm_proxy.dialects.dialect import BodyLimits, Dialect, ModelIndex
 from llm_proxy.dialects.messages.dialect import MessagesDialect
+from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.dialects.responses.dialect import ResponsesDialect
 from llm_proxy.endpoints import Endpoint
@@ -255,6 +257,42 @@ MESSAGES: Json = {
 }
 
 
+RERANK: Json = {
+    "model": "m",
+    "query": {"text": "q", "image": "https://example.org/a.png"},
+    "documents": ["a", {"text": "b", "image": "https://example.org/b.png"}, {"title": "c", "more": [1]}],
+    "top_n": 2,
+    "rank_fields": ["text", "title"],
+    "return_documents": True,
+    "max_tokens_per_doc": 100,
+    "max_chunks_per_doc": 3,
+    "user": "u",
+    "truncate": "END",
+    "extra_body": {"priority": 3},
+    "metadata": {"agent_id": "a"},
+}
+MODERATIONS: Json = {
+    "model": "m",
+    "input": [
+        {"type": "text", "text": "t"},
+        {"type": "image_url", "image_url": {"url": IMG, "detail": "low"}},
+    ],
+    "user": "u",
+    "metadata": {"agent_id": "a"},
+}
+SPEECH: Json = {
+    "model": "m",
+    "input": "hello",
+    "voice": {"id": "v", "more": {}},
+    "instructions": "calm",
+    "response_format": "mp3",
+    "speed": 1.5,
+    "stream_format": "sse",
+    "user": "u",
+    "lang": "en",
+}
+
+
 def places(value: Any, at: Place = ()) -> Iterator[Place]:
     if is_object(value):
         for name, inner in value.items():
@@ -288,15 +326,35 @@ def changed(body: Json, place: Place, value: object) -> Json:
 def test_any_odd_value_at_any_place(
     dialect: ResponsesDialect | MessagesDialect, endpoint: Endpoint, body: Json, model: str
 ) -> None:
-    limits, full = BodyLimits(max_messages=50), {**body, "model": model}
-    assert dialect.parse(endpoint, orjson.dumps(full), NO_OPTIONS, MODELS, limits).model == model
+    assert count_of_refused(dialect, endpoint, {**body, "model": model}) > 400
+
+
+@pytest.mark.parametrize(
+    ("dialect", "endpoint", "body"),
+    [
+        (COHERE, "rerank", RERANK),
+        (OPENAI, "moderations", MODERATIONS),
+        (OPENAI, "audio.speech", SPEECH),
+    ],
+    ids=["rerank", "moderations", "speech"],
+)
+def test_any_odd_value_at_any_place_of_what_is_no_conversation(
+    dialect: Dialect, endpoint: Endpoint, body: Json
+) -> None:
+    assert count_of_refused(dialect, endpoint, body) > 30
+
+
+def count_of_refused(dialect: Dialect, endpoint: Endpoint, full: Json) -> int:
+    """How many bodies with one odd value are refused; the full one is not, and each refusal has a message."""
+    limits = BodyLimits(max_messages=50)
+    assert dialect.parse(endpoint, orjson.dumps(full), NO_OPTIONS, MODELS, limits).model == full["model"]
     refused: list[str] = []
-    for place in places(body):
+    for place in places(full):
         for odd in ODD:
             encoded = orjson.dumps(changed(full, place, odd))
             try:
                 dialect.parse(endpoint, encoded, NO_OPTIONS, MODELS, limits)
             except APIError as error:
                 refused.append(dialect.error(error)["error"]["message"])
-    assert len(refused) > 400
     assert all(refused)
+    return len(refused)
