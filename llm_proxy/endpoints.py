@@ -49,6 +49,7 @@ class EndpointSpec(NamedTuple):
         files: The files it takes: its body is a multipart form; none for JSON.
         callers_path: Its path here, where that is another than at the sidecar.
         litellm_stream_route: Its function for a streamed call, where that is another.
+        linked_files: The field that links to the files in a JSON body; empty where it takes forms alone.
     """
 
     path: str
@@ -60,6 +61,7 @@ class EndpointSpec(NamedTuple):
     files: tuple[FilePart, ...] = ()
     callers_path: str | None = None
     litellm_stream_route: str | None = None
+    linked_files: str = ""
 
 
 ENDPOINTS: dict[Endpoint, EndpointSpec] = {
@@ -95,6 +97,19 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
         "image_generation",
         "image_generation",
         "litellm.proxy.image_endpoints.endpoints",
+    ),
+    "images.edits": EndpointSpec(
+        "/v1/images/edits",
+        "prompt",
+        "image_edit_api",
+        "aimage_edit",
+        "litellm.proxy.image_endpoints.endpoints",
+        files=(
+            FilePart("image", max_count=16),
+            FilePart("mask", required=False),
+            FilePart("markup", required=False),
+        ),
+        linked_files="images",
     ),
     "rerank": EndpointSpec(
         "/v1/rerank",

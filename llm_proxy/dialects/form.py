@@ -22,6 +22,8 @@ _TYPES = {
     "n": "integer",
     "partial_images": "integer",
     "output_compression": "integer",
+    "frame_count": "integer",
+    "frame_duration_ms": "integer",
 }
 """The published fields of forms that are no text."""
 

@@ -123,6 +123,12 @@ _FIXED_ROUTES = (
         "Speak a text: audio as it comes, or events with it.",
     ),
     InferenceRoute(
+        ("/v1/images/edits", "/images/edits", f"{_AZURE}/images/edits"),
+        "images.edits",
+        OPENAI,
+        "Change images, whole or streamed.",
+    ),
+    InferenceRoute(
         ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."
     ),
     InferenceRoute(

@@ -38,6 +38,12 @@ _UNSAFE = re.compile(r"[^0-9A-Za-z._-]")
 logging.getLogger("python_multipart").disabled = True  # what it logs, strangers wrote
 
 
+def is_json(headers: Headers) -> bool:
+    """Whether a request states that its body is JSON."""
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return kind == b"application/json"
+
+
 def form_boundary(headers: Headers) -> bytes:
     """Returns the boundary of a form; raises `UnsupportedMediaType`, or `BadRequest` where it states none."""
     kind = headers.get(b"content-type", b"")

@@ -24,12 +24,13 @@ from llm_proxy.dialects.call import Count
 from llm_proxy.dialects.dialect import BodyLimits, CountingDialect, ResponseMeta, StreamRenderer
 from llm_proxy.dialects.form import form_body
 from llm_proxy.dialects.model_paths import decoded_model
+from llm_proxy.dialects.request.validators import missing
 from llm_proxy.dialects.request_options import History, parse_request_options
 from llm_proxy.dialects.responses.native import require_own
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
-from llm_proxy.edge.form import read_form
+from llm_proxy.edge.form import is_json, read_form
 from llm_proxy.edge.request import ClientDisconnected, Headers, Receive, Scope, Send, read_body, read_headers
 from llm_proxy.edge.stored_calls import Keeping, StoredCalls
 from llm_proxy.endpoints import ENDPOINTS, endpoint_paths
@@ -240,8 +241,8 @@ class InferenceEndpoint:
         context.traceparent = headers.get(b"traceparent")
         context.caller = caller = await reader.authenticate(headers)
         reject_early(self._services, caller)
-        takes = ENDPOINTS[route.endpoint].files
-        if not takes:
+        spec = ENDPOINTS[route.endpoint]
+        if not spec.files or (spec.linked_files and is_json(headers)):
             body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
             guard.body_received(receive)
             await self._run(route, context, guard, responder, _Request(headers, body))
@@ -250,7 +251,7 @@ class InferenceEndpoint:
             form = await read_form(
                 receive,
                 headers,
-                takes,
+                spec.files,
                 uploads,
                 max_bytes=limits.max_upload_bytes,
                 on_progress=partial(_extend_deadline, guard, guard.idle_deadline),
@@ -274,6 +275,9 @@ class InferenceEndpoint:
         context.caller, call = self._reader.parse(
             route, caller, request.headers, request.body, history, request.files
         )
+        linked = ENDPOINTS[call.endpoint].linked_files
+        if linked and not request.files and linked not in call.body:
+            raise missing(linked)
         context.call, responder.keeping = self._stored.begin(call, context.caller)
         guard.total_deadline = asyncio.get_running_loop().time() + limits.deadlines.total_s(
             call.group, call.timeout_s

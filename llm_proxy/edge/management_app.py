@@ -27,7 +27,7 @@ from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge.litellm_paths import where_it_went
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.responses import error_headers
-from llm_proxy.endpoints import ENDPOINTS, TRANSCRIPTS, Endpoint
+from llm_proxy.endpoints import ENDPOINTS, TRANSCRIPTS, Endpoint, EndpointSpec
 from llm_proxy.errors import APIError, BadRequest, InternalError, MethodNotAllowed, NotFound
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry import uuid7
@@ -74,6 +74,13 @@ _NEVER_STREAMED: frozenset[Endpoint] = frozenset(
     {"embeddings", "rerank", "moderations", "audio.translations"}
 )
 
+_LINK: Json = {
+    "type": "object",
+    "properties": {
+        "image_url": {"type": "string", "minLength": 1},
+        "file_id": {"type": "string", "minLength": 1},
+    },
+}
 _FILE: Json = {"type": "string", "format": "binary"}
 _MODEL_IN_PATH: Json = {
     "name": "model",
@@ -188,7 +195,6 @@ def _operation(route: InferenceRoute, path: str) -> Json:
     spec = ENDPOINTS[route.endpoint]
     required = [name for name in ("model", spec.required, *spec.also_required) if name]
     required = _DIALECT_REQUIRED.get(route.dialect.name, required)
-    kind = "multipart/form-data" if spec.files else "application/json"
     names_model = MODEL in path
     if names_model or route.endpoint == "moderations":
         required = [name for name in required if name != "model"]
@@ -201,13 +207,10 @@ def _operation(route: InferenceRoute, path: str) -> Json:
         body["properties"]["input"] = _ITEMS
     if route.endpoint == "moderations":
         body["properties"]["input"] = _INPUTS
-    if route.endpoint == "images.generations":
+    if route.endpoint in ("images.generations", "images.edits"):
         body["properties"] |= _IMAGE_FIELDS
     if route.endpoint not in _NEVER_STREAMED and route.dialect.name not in _STREAM_BY_PATH:
         body["properties"]["stream"] = {"type": "boolean"}
-    for part in spec.files:
-        body["properties"][part.name] = _FILE if part.max_count == 1 else {"type": "array", "items": _FILE}
-        body["required"] = [*body["required"], part.name] if part.required else body["required"]
     content: Json = {"application/json": {"schema": {"type": "object"}}}
     if route.endpoint in TRANSCRIPTS:
         content["text/plain"] = {"schema": {"type": "string"}}
@@ -222,9 +225,29 @@ def _operation(route: InferenceRoute, path: str) -> Json:
         "operationId": re.sub(r"\W+", "_", path).strip("_"),
         "security": [{"bearer": []}],
         "parameters": [_MODEL_IN_PATH] if names_model else [],
-        "requestBody": {"required": True, "content": {kind: {"schema": body}}},
+        "requestBody": {"required": True, "content": _request_content(spec, body)},
         "responses": {"200": {"description": "The response.", "content": content}, **errors},
     }
+
+
+def _request_content(spec: EndpointSpec, body: Json) -> Json:
+    """The media types of a request: JSON, or a form whose files JSON may link to instead."""
+    if not spec.files:
+        return {"application/json": {"schema": body}}
+    files: Json = {
+        part.name: _FILE if part.max_count == 1 else {"type": "array", "items": _FILE} for part in spec.files
+    }
+    needed = [*body["required"], *(part.name for part in spec.files if part.required)]
+    form = body | {"required": needed, "properties": body["properties"] | files}
+    content: Json = {"multipart/form-data": {"schema": form}}
+    if spec.linked_files:
+        links: Json = {spec.linked_files: {"type": "array", "minItems": 1, "items": _LINK}}
+        linked = body | {
+            "required": [*body["required"], spec.linked_files],
+            "properties": body["properties"] | links,
+        }
+        content["application/json"] = {"schema": linked}
+    return content
 
 
 def _error_of(route: InferenceRoute) -> Json:

@@ -238,22 +238,21 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
         cohere_embed.prepare_request(request, await request.body(), outcome)
     read = opaque and not endpoint.files
     body = opaque_calls.prepare_call(await request.body(), outcome) if read else {}
-    if name in OPERATIONS:
-        await image_answers.prepare(request, outcome)
     if name == speech.SPEECH:
         speech.prepare(request, body, outcome)
     with outcome_in_context(outcome):
         try:
-            if endpoint.files:
+            if name in OPERATIONS:
+                result = await image_answers.make_images(name, request, head, outcome)
+            elif endpoint.files:
                 result = await transcripts.transcribe(name, request, head, outcome)
             else:
-                call = litellm_internals.endpoint_function(endpoint, streams=streams)(
+                result = await litellm_internals.endpoint_function(endpoint, streams=streams)(
                     request=request,
                     fastapi_response=head,
                     user_api_key_dict=litellm_internals.gateway_user(path),
                     **own,
                 )
-                result = await (image_answers.respond(name, call, outcome) if name in OPERATIONS else call)
             if name == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
                 result = cohere_embed.answer_to_send(result, outcome)

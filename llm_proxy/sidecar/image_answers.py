@@ -9,12 +9,13 @@ from collections.abc import Coroutine
 from functools import partial
 from importlib import import_module
 
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.quantities import USAGE_COMMENT
-from llm_proxy.sidecar import answer_usage, images
+from llm_proxy.sidecar import answer_usage, images, litellm_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.event_channel import EventChannel, StreamedCall
+from llm_proxy.sidecar.image_edits import read_edit
 from llm_proxy.sidecar.json_repair import encode
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.opaque_calls import EXTRA_FIELDS, UnreadableAnswerError
@@ -22,11 +23,36 @@ from llm_proxy.sidecar.opaque_calls import EXTRA_FIELDS, UnreadableAnswerError
 EVENT_STREAM = "text/event-stream"
 
 
-async def prepare(request: Untyped, outcome: CallOutcome) -> None:
-    """Note whether a request asks for a stream; hide that from LiteLLM, and fields that it need not place.
+async def make_images(name: Endpoint, request: Untyped, head: Untyped, outcome: CallOutcome) -> Untyped:
+    """Return LiteLLM's response to an image call, the bytes of its answer, or a response with its events.
 
-    Invalid JSON is left to LiteLLM.
+    Args:
+        name: The operation.
+        request: A starlette request.
+        head: Takes LiteLLM's headers.
+        outcome: The call's record.
+
+    Raises:
+        UnreadableAnswerError: The answer has no picture. Beside it what LiteLLM raises.
     """
+    endpoint = ENDPOINTS[name]
+    call = partial(
+        litellm_internals.endpoint_function(endpoint),
+        request=request,
+        fastapi_response=head,
+        user_api_key_dict=litellm_internals.gateway_user(endpoint.path),
+    )
+    if name == "images.generations":
+        await _hide_stream(request, outcome)
+        return await _respond(name, call(), outcome)
+    async with read_edit(request) as sent:
+        outcome.images = images.ImageCall(EventChannel() if sent.streams else None, edit=sent)
+        files = {"image": sent.upload("image"), "mask": sent.upload("mask")}
+        return await _respond(name, call(**files, image_array=None, mask_array=None), outcome)
+
+
+async def _hide_stream(request: Untyped, outcome: CallOutcome) -> None:
+    """Note whether a request asks for a stream, and hide that from LiteLLM; invalid JSON is left to it."""
     try:
         body = as_object(json.loads(await request.body()))
     except ValueError:
@@ -38,13 +64,10 @@ async def prepare(request: Untyped, outcome: CallOutcome) -> None:
         request._body = json.dumps(body).encode()  # noqa: SLF001 -- where Starlette keeps it; LiteLLM parses it
 
 
-async def respond(
+async def _respond(
     name: Endpoint, call: Coroutine[Untyped, Untyped, Untyped], outcome: CallOutcome
 ) -> Untyped:
-    """Run LiteLLM's function; return its response, the bytes of its answer, or a response with its events.
-
-    Raises what LiteLLM raises, and `UnreadableAnswerError` for an answer without a picture.
-    """
+    """Run LiteLLM's function; see `make_images`."""
     events = outcome.images.events if outcome.images is not None else None
     if events is None:
         return _whole(name, await call, outcome)

@@ -13,6 +13,7 @@ from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_list, as_object, is_object
 from llm_proxy.media_frames import ERROR, LAST_EVENTS, event_name, parse_event, split_frames
 from llm_proxy.sidecar.event_channel import EventChannel
+from llm_proxy.sidecar.image_edits import SentEdit
 from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure
 from llm_proxy.token_details import token_count
 
@@ -48,10 +49,12 @@ class ImageCall:
     Attributes:
         events: Where its events go; None for a call that is not streamed.
         answer: The provider's whole answer in OpenAI's format, as it was sent; None in any other format.
+        edit: What is to be edited, and how; None of a generation.
     """
 
     events: EventChannel | None = None
     answer: bytes | None = None
+    edit: SentEdit | None = None
 
 
 def find_failure_in_answer(shell: bytes) -> StatedFailure | None:

@@ -70,9 +70,9 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.proxy.rerank_endpoints.endpoints": ("rerank",),
     "openai.resources.audio.speech": ("AsyncSpeech",),
     "litellm.rerank_api.main": ("base_llm_http_handler",),
-    "litellm.proxy.image_endpoints.endpoints": ("image_generation",),
+    "litellm.proxy.image_endpoints.endpoints": ("image_generation", "image_edit_api"),
     "litellm.images.main": (
-        *("get_optional_params_image_gen", "llm_http_handler", "openai_chat_completions"),
+        *("get_optional_params_image_gen", "llm_http_handler", "openai_chat_completions", "image_edit"),
     ),
     "litellm.proxy.response_api_endpoints.endpoints": ("responses_api",),
     "litellm.proxy.anthropic_endpoints.endpoints": ("anthropic_response",),

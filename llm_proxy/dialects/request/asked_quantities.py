@@ -17,6 +17,6 @@ def asked_quantities(endpoint: Endpoint, fields: Json, files: tuple[UploadedFile
         return Quantities(characters=len(fields["input"]))
     if endpoint in TRANSCRIPTS:
         return Quantities(audio_ms=sum(audio_ms(one.head, one.size_bytes) for one in files))
-    if endpoint == "images.generations":
+    if endpoint in ("images.generations", "images.edits"):
         return Quantities(images=fields.get("n", 1))
     return NOTHING

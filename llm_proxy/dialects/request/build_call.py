@@ -15,7 +15,7 @@ from llm_proxy.dialects.request.field_policy import (
     requested_max_tokens,
 )
 from llm_proxy.dialects.request.model_resolution import providers_for, resolve
-from llm_proxy.dialects.request.openai_schema import FIELDS, parse_messages
+from llm_proxy.dialects.request.openai_schema import FIELDS, linked_file_bytes, parse_messages
 from llm_proxy.dialects.request.rerank_schema import moderation_file_bytes
 from llm_proxy.dialects.request.url_guard import reject_private_urls
 from llm_proxy.dialects.request.validators import invalid, missing, wrong_type
@@ -181,6 +181,8 @@ def _with_parsed_messages(endpoint: Endpoint, parsed: Json, limits: BodyLimits) 
     """The body with its messages checked, and how many of its bytes are images, files and audio."""
     if endpoint == "moderations":
         return parsed, moderation_file_bytes(parsed.get("input"))
+    if endpoint == "images.edits":
+        return parsed, linked_file_bytes(parsed)
     if endpoint != "chat.completions" or parsed.get("messages") is None:
         return parsed, 0
     messages, file_bytes = parse_messages(parsed["messages"], limits.max_messages)

@@ -31,7 +31,7 @@ from llm_proxy.dialects.request.validators import (
 )
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import parse_tags
-from llm_proxy.json_access import Json, is_array, is_object
+from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
 
 _text = string()
 _non_empty = string(min_length=1)
@@ -167,6 +167,16 @@ _IMAGES: dict[str, Validator] = {
     "svg": object_with(model_required=_non_empty, reasoning=object_with()),
     "user": _text,
 }
+_link = object_with(image_url=_non_empty, file_id=_non_empty)
+_EDITS: dict[str, Validator] = {
+    "model": _name,
+    "prompt": _text,
+    "images": array_of(_link, min_length=1, max_length=16),
+    "input_fidelity": _text,
+    "markup": _link,
+    "mask": _link,
+    **{name: check for name, check in _IMAGES.items() if name not in ("model", "prompt")},
+}
 
 _texts = array_of(_text)
 _TRANSCRIPTIONS: dict[str, Validator] = {
@@ -198,11 +208,23 @@ FIELDS: dict[Endpoint, dict[str, Validator]] = {
     "audio.transcriptions": _TRANSCRIPTIONS,
     "audio.translations": _TRANSLATIONS,
     "images.generations": _IMAGES,
+    "images.edits": _EDITS,
     "rerank": RERANK_FIELDS,
     "moderations": MODERATION_FIELDS,
     "audio.speech": SPEECH_FIELDS,
 }
 FIELD_ORDER = {endpoint: {name: at for at, name in enumerate(fields)} for endpoint, fields in FIELDS.items()}
+
+LINK_PROMPT_BYTES = 256
+"""What an image in a body counts for as text, at most."""
+
+
+def linked_file_bytes(parsed: Json) -> int:
+    """Returns how many bytes of an edit's body are images, which say nothing about its tokens."""
+    links = [*as_list(parsed.get("images")), parsed.get("mask"), parsed.get("markup")]
+    urls = (as_object(one).get("image_url") for one in links)
+    return sum(max(0, len(one) - LINK_PROMPT_BYTES) for one in urls if isinstance(one, str))
+
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _PLAIN_ROLES = ROLES - {"tool", "function"}

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from llm_proxy.json_access import Json
 from llm_proxy.media_frames import without_pictures
-from llm_proxy.sidecar import call_outcome, images
+from llm_proxy.sidecar import call_outcome, image_edits, images
 from llm_proxy.sidecar.event_channel import EventChannel
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http
@@ -45,11 +46,15 @@ def install() -> None:
         call.answer = None
         if not str(request.url.path).endswith(images.PATHS):
             return await _check_other_format(await send(self, request, **options))
+        if call.edit is not None:
+            await request.aread()
+            request = call.edit.request(request)
         if call.events is None:
             return await _read_whole(await send(self, request, **options | {"stream": True}), call)
         if call.events.started:
             return provider_http.failure_response(call.events.failure or images.truncated(), request)
-        request = provider_http.with_fields(request, {"stream": True})
+        if call.edit is None:
+            request = provider_http.with_fields(request, {"stream": True})
         response = await send(self, request, **options | {"stream": True})
         if str(response.headers.get("content-type") or "").startswith(EVENT_STREAM) and response.is_success:
             return await _pass_events(response, call.events)
@@ -58,6 +63,7 @@ def install() -> None:
     client.send = send_image_call
     _call_in_the_loop()
     _ask_once()
+    _give_pictures()
     _leave_out_fields()
 
 
@@ -129,6 +135,43 @@ def _ask_once() -> None:
     client.image_generation = call_once
 
 
+def _give_pictures() -> None:
+    """Give LiteLLM the pictures of an edit where it translates them; else they are sent from the disk."""
+    main: Untyped = import_module(MAIN)
+    edit: Callable[..., Any] = main.image_edit
+
+    def edit_pictures(*args: Untyped, **options: Untyped) -> Untyped:
+        call = call_outcome.image_call()
+        if call is None or call.edit is None or _edits_as_openai(options):
+            return edit(*args, **options)
+        try:
+            pictures = call.edit.pictures()
+        except image_edits.UnreadableLink as error:
+            model, message = str(options.get("model")), "This model takes pictures as files or `data:` URLs."
+            raise import_module("litellm").BadRequestError(message, model=model, llm_provider="") from error
+        return edit(*args, **options | pictures)
+
+    main.image_edit = edit_pictures
+
+
+def _edits_as_openai(options: Json) -> bool:
+    """Whether a call of LiteLLM's edits pictures at OpenAI's operation, wherever its address is."""
+    library = import_module("litellm")
+    model, provider, _, found = library.get_llm_provider(
+        model=options["model"],
+        custom_llm_provider=options.get("custom_llm_provider"),
+        api_base=options.get("api_base"),
+    )
+    config = library.ProviderConfigManager.get_provider_image_edit_config(
+        model=model, provider=library.LlmProviders(provider)
+    )
+    if config is None or not config.use_multipart_form_data():
+        return False
+    base = options.get("api_base") or found or None
+    url = str(config.get_complete_url(model=model, api_base=base, litellm_params=options))
+    return url.partition("?")[0].endswith(image_edits.OPERATION)
+
+
 def _leave_out_fields() -> None:
     main: Untyped = import_module(MAIN)
     choose: Callable[..., Any] = main.get_optional_params_image_gen
@@ -158,9 +201,9 @@ PATCH = LiteLLMPatch(
     install=install,
     reason=(
         "LiteLLM fails on streamed images after they were made, drops fields of whole answers and invents "
-        "others, sends OpenAI's fields to providers that do not know them, calls most of them in threads "
-        "where nothing can be cancelled, has OpenAI's SDK retry on its own, and parses and writes pictures "
-        "of many megabytes several times."
+        "others, renames the files of edits and drops their links, sends fields to providers that do "
+        "not know them, calls most of them in threads where nothing can be cancelled, has OpenAI's SDK retry "
+        "on its own, and parses and writes pictures of many megabytes several times."
     ),
     since="1.108.6",
     report=(
@@ -169,5 +212,5 @@ PATCH = LiteLLMPatch(
         "a 500`."
     ),
     until="Streamed images pass through LiteLLM, and whole answers pass unchanged.",
-    tests=("tests/stages/sidecar/test_images.py",),
+    tests=("tests/stages/sidecar/test_images.py", "tests/stages/sidecar/test_image_edits.py"),
 )

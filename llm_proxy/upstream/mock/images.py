@@ -29,7 +29,10 @@ def image_answer(call: Call, prompt_tokens: int) -> tuple[Json, str]:
 
 def image_frames(call: Call, prompt_tokens: int) -> tuple[bytes, ...]:
     """Returns the partial images asked for, a last event for each picture, and the sidecar's comment."""
-    count, kind = call.body.get("n", 1), "image_generation"
+    count, kind = (
+        call.body.get("n", 1),
+        "image_edit" if call.endpoint == "images.edits" else "image_generation",
+    )
     shown = {"created_at": CREATED, **_settings(call)}
     partial = [
         _event(f"{kind}.partial_image", {"b64_json": _picture(call, at), **shown, "partial_image_index": at})

@@ -211,7 +211,7 @@ def reply_to(call: Call) -> CannedReply:
         document, usage = other
         headers = (*_headers(call), (USAGE_HEADER, usage))
         reply = CannedReply(headers=headers, body=orjson.dumps(document))
-    elif call.endpoint == "images.generations":
+    elif call.endpoint in ("images.generations", "images.edits"):
         reply = _images(call)
     elif call.endpoint == "audio.speech":
         reply = _speech(call)

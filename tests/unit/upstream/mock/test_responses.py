@@ -231,6 +231,8 @@ def test_images_are_real_and_the_same_for_the_same_prompt() -> None:
     *frames, comment = streamed.frames
     kinds = [orjson.loads(sse.parse_event(frame).data or b"")["type"] for frame in frames]
     assert kinds == ["image_generation.partial_image", "image_generation.completed"]
+    edited = reply_to(_call("images.edits", prompt="a hat", stream=True))
+    assert edited.frames[0].startswith(b"event: image_edit.completed\n")
     assert stated_usage(comment.removeprefix(USAGE_COMMENT)) is not None
 
 

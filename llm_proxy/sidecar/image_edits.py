@@ -1,0 +1,140 @@
+"""What an image edit is asked with, as the gateway sent it: a form with files, or JSON with links.
+
+Invariants: a provider that speaks OpenAI's format gets the caller's fields and files, and no other; any
+other provider gets the pictures themselves, read from the form or decoded from `data:` links.
+Source: https://platform.openai.com/docs/api-reference/images/createEdit.
+"""
+
+import binascii
+import json
+import re
+from base64 import b64decode
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from io import BytesIO
+from urllib.parse import parse_qs
+
+from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
+from llm_proxy.sidecar.forms import CONTROLS, FilePartOfForm, FormFile, read_form
+from llm_proxy.sidecar.litellm_internals import Untyped
+
+OPERATION = "/images/edits"
+FORM_TYPE = "multipart/form-data"
+DATA_LINK = re.compile(r"data:(image/[a-z0-9.+-]+);base64,(.*)", re.DOTALL)
+MODEL_IN_FORM = re.compile(rb'name="model"\r\n\r\n([^\r\n]*)\r\n')
+REPLACED_HEADERS = frozenset({b"content-type", b"content-length", b"transfer-encoding"})
+
+
+class UnreadableLink(ValueError):  # noqa: N818 -- named for the state
+    """A picture is named by a link that only OpenAI's format takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentEdit:
+    """One edit.
+
+    Attributes:
+        fields: The caller's fields: of a form texts, else JSON, the links among them.
+        files: The files of a form.
+        is_form: Whether it is one.
+    """
+
+    fields: Json
+    files: tuple[FilePartOfForm, ...] = ()
+    is_form: bool = False
+
+    @property
+    def streams(self) -> bool:
+        """Whether the caller asked for events."""
+        return self.fields.get("stream") in (True, "true")
+
+    def upload(self, name: str) -> list[FormFile] | None:
+        """Return the files of a field as LiteLLM's endpoint takes them; None without any."""
+        return [FormFile(one) for one in self.files if one.name.removesuffix("[]") == name] or None
+
+    def pictures(self) -> dict[str, list[BytesIO]]:
+        """Return the pictures by field, for a provider of another format; raises `UnreadableLink`."""
+        found: dict[str, list[BytesIO]] = {}
+        for one in self.files:
+            found.setdefault(one.name.removesuffix("[]"), []).append(_named(one.file().read(), one.filename))
+        links = [("image", one) for one in as_list(self.fields.get("images"))]
+        links += [
+            (name, self.fields[name]) for name in ("mask", "markup") if is_object(self.fields.get(name))
+        ]
+        for name, link in links:
+            found.setdefault(name, []).append(_decoded(as_object(link)))
+        return found
+
+    def request(self, request: Untyped) -> Untyped:
+        """Return a request of LiteLLM's for a provider of OpenAI's format, with the edit as it was sent.
+
+        Args:
+            request: Of httpx, its body read.
+        """
+        made, model = import_module("httpx").Request, _model_of(request)
+        headers = [pair for pair in request.headers.raw if pair[0].lower() not in REPLACED_HEADERS]
+        options: dict[str, Untyped] = {"headers": headers, "extensions": request.extensions}
+        if not self.is_form:
+            return made(request.method, request.url, json=self.fields | model, **options)
+        texts: dict[str, Untyped] = dict(model)
+        for name, value in self.fields.items():
+            if is_object(value):
+                texts |= {f"{name}[{key}]": text for key, text in value.items()}
+            else:
+                texts[f"{name}[]" if is_array(value) else name] = value
+        files = [one.part() for one in self.files]
+        return made(request.method, request.url, data=texts, files=files, **options)
+
+
+def _model_of(request: Untyped) -> dict[str, str]:
+    """Return the `model` of a form of LiteLLM's, which is urlencoded where it has no files."""
+    named = MODEL_IN_FORM.search(request.content)
+    if named is not None:
+        return {"model": named[1].decode()}
+    found = parse_qs(request.content.decode("latin-1")).get("model")
+    return {"model": found[0]} if found else {}
+
+
+def _named(data: bytes, name: str) -> BytesIO:
+    opened = BytesIO(data)
+    opened.name = name
+    return opened
+
+
+def _decoded(link: Json) -> BytesIO:
+    match = DATA_LINK.fullmatch(str(link.get("image_url") or ""))
+    if match is None:
+        raise UnreadableLink
+    try:
+        return _named(b64decode(match[2], validate=True), f"image.{match[1].removeprefix('image/')}")
+    except binascii.Error:
+        raise UnreadableLink from None
+
+
+@asynccontextmanager
+async def read_edit(request: Untyped) -> AsyncGenerator[SentEdit]:
+    """Read a starlette request, and show LiteLLM its fields without stream and links; files end after it."""
+    if not str(request.headers.get("content-type") or "").startswith(FORM_TYPE):
+        body = as_object(json.loads(await request.body()))
+        controls = {name: body[name] for name in (*CONTROLS, "cache") if name in body}
+        edit = SentEdit({name: value for name, value in body.items() if name not in controls})
+        _show(request, edit, controls)
+        yield edit
+        return
+    async with read_form(request, OPERATION) as form:
+        edit = SentEdit(form.fields, form.files, is_form=True)
+        sent = await request.form()
+        controls = {name: sent[name] for name in CONTROLS if name in sent}
+        if "metadata" in controls:
+            controls["metadata"] = json.loads(controls["metadata"])
+        _show(request, edit, controls)
+        yield edit
+
+
+def _show(request: Untyped, edit: SentEdit, controls: Json) -> None:
+    """Put what LiteLLM sees of a request where it keeps a body that it has parsed."""
+    hidden = ("stream", "images", "mask", "markup")
+    seen = {name: value for name, value in edit.fields.items() if name not in hidden} | controls
+    request.scope["parsed_body"] = (tuple(seen), seen)
