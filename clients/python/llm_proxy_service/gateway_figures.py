@@ -20,7 +20,7 @@ from llm_proxy_service.gateway_http import GatewayConnection
 from llm_proxy_service.json_reading import Json, as_amount, as_count, as_object, as_objects
 from llm_proxy_service.response import HealthReport, ProviderMetrics, RateLimitStatus, ServiceStats, Usage
 
-STALE_AFTER_S = 2.0
+STALE_AFTER_S = 5.0
 RECENT = "5m"
 UNHEALTHY = "unhealthy"
 ENOUGH_CALLS = 3
