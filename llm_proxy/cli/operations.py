@@ -6,6 +6,7 @@ served, a checked model failed, or something was not deleted; exit 3 when no gat
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from functools import partial
 from urllib.parse import quote
 
@@ -86,7 +87,9 @@ MODELS_TIMEOUT_S = 75
 @url_option
 @click.argument("names", nargs=-1, shell_complete=complete_models)
 def models(*, check: bool, as_json: bool, url: str | None, names: tuple[str, ...]) -> None:
-    """List model groups, or those of NAMES: providers, prices per million tokens, health from live traffic.
+    """List model groups, or those of NAMES: providers, prices, health from live traffic.
+
+    Prices are in dollars per million tokens, or of an image, a second of audio, a character, a search.
 
     Reads LLM_PROXY__ADMIN_KEY (to list, LLM_PROXY__ADMIN_READ_KEY is enough) from the environment, .env or
     .keys/.
@@ -117,6 +120,7 @@ def _print_groups(groups: list[Json]) -> None:
     for one in groups:
         health = one["health"]
         prices = ", ".join(_prices_text(one, f"{way}_usd_per_million") for way in ("input", "output"))
+        prices = _unit_prices_text(one) or prices
         recent = f"{health['failures']} of {health['calls']}" if health["calls"] else "-"
         if health["last_failure_at"]:
             recent += f" ({health['last_failure_code']} {_time_text(health['last_failure_at'])})"
@@ -135,6 +139,30 @@ def _time_text(time: str | None) -> str:
 def _prices_text(group: Json, name: str) -> str:
     """Returns the different prices of a group's deployments; `?` for an unknown one."""
     return " / ".join(dict.fromkeys(one[name] or "?" for one in group["deployments"])) or "?"
+
+
+_SHOWN_UNITS = {
+    "image": "image",
+    "pixel": "pixel",
+    "second": "second",
+    "character": "character",
+    "query": "search",
+}
+"""A price's name in `/admin/models` -> its unit, for people."""
+
+
+def _unit_prices_text(group: Json) -> str:
+    """Returns the prices of an image, a second, a character or a search, as ranges; empty without any."""
+    found: dict[str, list[Decimal]] = {}
+    for deployment in group["deployments"]:
+        for name, price in deployment["unit_prices_usd"].items():
+            if (unit := _SHOWN_UNITS.get(name.partition(" ")[0])) is not None:
+                found.setdefault(unit, []).append(Decimal(price))
+    ranges = ((unit, min(prices), max(prices)) for unit, prices in found.items())
+    return ", ".join(
+        f"${low:f} a {unit}" if low == high else f"${low:f} to ${high:f} a {unit}"
+        for unit, low, high in ranges
+    )
 
 
 def _print_probe_results(results: list[Json]) -> None:

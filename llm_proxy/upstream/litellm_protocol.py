@@ -205,8 +205,9 @@ def parse_routing_headers(
     attempts = 0
     if not hit:
         cost_nano_usd = None if call.streaming else usd_to_nano(_text(headers, b"x-litellm-response-cost"))
-        if not cost_nano_usd and not (catalog is not None and catalog.is_ours):
-            cost_nano_usd = None  # an unmodified LiteLLM writes 0 where it knows no price
+        unsound = not cost_nano_usd or call.endpoint == "audio.speech"
+        if unsound and not (catalog is not None and catalog.is_ours):
+            cost_nano_usd = None  # an unmodified LiteLLM writes 0 without a price, and counts no spaces
         attempts = _attempt_count(headers) or 1 + sum(_count(headers, name) for name in _RETRY_HEADERS)
     provider, physical = known.provider if known else None, known.provider_model if known else None
     if not physical or "*" in physical:

@@ -6,11 +6,12 @@ Source: the keys of LiteLLM's price list, https://docs.litellm.ai/docs/provider_
 """
 
 import re
+from decimal import Decimal
 from typing import NamedTuple
 
 from llm_proxy.dialects import Call
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.money import usd_to_pico
+from llm_proxy.money import PICO_PER_USD, usd_to_pico
 from llm_proxy.quantities import NOTHING, Quantities
 
 MAX_UNIT_USD = 1000
@@ -74,6 +75,27 @@ def read_unit_prices(stated: Json) -> UnitPrices:
         first("output_cost_per_audio_token"),
         first("output_cost_per_image_token"),
     )
+
+
+LITELLM_NAMES = {
+    "image": "input_cost_per_image",
+    "pixel": "input_cost_per_pixel",
+    "second": "input_cost_per_second",
+    "character": "input_cost_per_character",
+    "query": "input_cost_per_query",
+    "prompt_audio_token": "input_cost_per_audio_token",
+    "prompt_image_token": "input_cost_per_image_token",
+    "completion_audio_token": "output_cost_per_audio_token",
+    "completion_image_token": "output_cost_per_image_token",
+}
+"""Prices, but for those of an image by its kind, and the name that LiteLLM's clients know."""
+
+
+def stated_prices(prices: UnitPrices) -> dict[str, Decimal]:
+    """Returns the known prices in dollars, by their names here; those of images by kind as `image KIND`."""
+    known = {name: getattr(prices, name) for name in LITELLM_NAMES}
+    known |= {f"image {kind}": price for kind, price in prices.sized}
+    return {name: Decimal(price) / PICO_PER_USD for name, price in known.items() if price is not None}
 
 
 def most_of_units(

@@ -44,6 +44,8 @@ async def test_admins_see_deployments_and_prices_of_a_group(stack: RunningStack)
     assert (behind["id"], behind["model"]) == ("plain", "plain")
     assert (behind["input_usd_per_million"], behind["output_usd_per_million"]) == ("1", "2")
     assert (await group(stack, "p/*"))["wildcard"] is True
+    [ranking] = (await group(stack, "ranker"))["deployments"]
+    assert (behind["unit_prices_usd"], ranking["unit_prices_usd"]) == ({}, {"query": "0.002"})
 
 
 async def test_a_provider_with_another_s_api_has_its_own_name(stack: RunningStack) -> None:
@@ -132,6 +134,8 @@ async def test_the_command_shows_a_table_or_json(stack: RunningStack) -> None:
     assert table.returncode == 0, table.stderr
     [row] = [line for line in table.stdout.splitlines() if line.startswith("plain ")]
     assert "openai" in row
+    [row] = [line for line in table.stdout.splitlines() if line.startswith("ranker ")]
+    assert "$0.002 a search" in row
     found: list[dict[str, Any]] = json.loads(models(stack, "--json", "plain").stdout)
     assert [one["id"] for one in found] == ["plain"]
 

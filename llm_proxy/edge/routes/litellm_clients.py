@@ -23,6 +23,7 @@ from llm_proxy.json_access import Json
 from llm_proxy.money import PICO_PER_USD, nano_to_usd
 from llm_proxy.upstream import CurrentCatalog
 from llm_proxy.upstream.catalog import Deployment
+from llm_proxy.upstream.unit_prices import LITELLM_NAMES, stated_prices
 
 _DURATIONS: dict[Period | None, str] = {"day": "1d", "week": "7d", "month": "30d"}
 """The durations of LiteLLM's budgets that begin when our periods begin."""
@@ -84,6 +85,11 @@ def _model_info(name: str, mode: str, one: Deployment) -> Json:
             "max_output_tokens": one.max_output_tokens,
             "input_cost_per_token": _usd_per_token(one.input_pico_usd),
             "output_cost_per_token": _usd_per_token(one.output_pico_usd),
+            **{
+                LITELLM_NAMES[name]: float(price)
+                for name, price in stated_prices(one.units).items()
+                if name in LITELLM_NAMES
+            },
             **dict.fromkeys(one.features, True),
         },
     }

@@ -41,6 +41,7 @@ from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.telemetry import uuid7
 from llm_proxy.upstream import Catalog, CurrentCatalog, interrupt_error
 from llm_proxy.upstream.catalog import Deployment, ModelGroup
+from llm_proxy.upstream.unit_prices import stated_prices
 
 
 def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tuple[str, ...]) -> APIRouter:
@@ -282,6 +283,9 @@ def _deployment_document(one: Deployment, health: ModelHealth | None) -> Json:
         "max_output_tokens": one.max_output_tokens,
         "input_usd_per_million": _usd_per_million(one.input_pico_usd),
         "output_usd_per_million": _usd_per_million(one.output_pico_usd),
+        "unit_prices_usd": {
+            name: f"{price.normalize():f}" for name, price in stated_prices(one.units).items()
+        },
         "health": _health_document(health.deployments.get(one.id, TrafficHealth()) if health else None),
     }
 

@@ -191,6 +191,14 @@ def test_every_header_is_parsed() -> None:
     assert (found.cost_nano_usd, found.attempts, found.sidecar_ms, found.cache) == (2, 4, 4.5, "miss")
 
 
+def test_an_unmodified_litellm_s_cost_of_speech_is_no_cost() -> None:
+    """It leaves out the spaces; our sidecar states none, or a right one."""
+    spoken = ROUTED_CALL._replace(endpoint="audio.speech")
+    assert parse_routing_headers(TOLD, spoken, None, cached=False).cost_nano_usd is None
+    ours = Catalog(is_ours=True)
+    assert parse_routing_headers(TOLD, spoken, ours, cached=False).cost_nano_usd == 2
+
+
 def test_our_sidecars_own_count_of_attempts_comes_first() -> None:
     """LiteLLM forgets the attempts before a fallback."""
     assert (

@@ -1,5 +1,6 @@
 """Prices of images, audio, characters and searches: the most before a call, exactly after it."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from llm_proxy.quantities import NOTHING, Quantities
 from llm_proxy.upstream import Catalog, RoutingInfo, TokenUsage, call_cost
 from llm_proxy.upstream.catalog import CurrentCatalog, parse_sidecar_catalog
 from llm_proxy.upstream.model_info import parse_model_info
-from llm_proxy.upstream.unit_prices import NO_PRICES, image_price, read_unit_prices
+from llm_proxy.upstream.unit_prices import NO_PRICES, image_price, read_unit_prices, stated_prices
 
 GPT_IMAGE: Json = {
     "input_cost_per_token": "0.000005",
@@ -172,6 +173,20 @@ def test_prices_that_are_none_are_absent() -> None:
     assert read_unit_prices(stated) == NO_PRICES
     assert read_unit_prices({"input_cost_per_character": 0}).character == 0
     assert read_unit_prices({"input_cost_per_second": "0.1", "output_cost_per_second": "0"}).second == 10**11
+
+
+def test_known_prices_are_shown_exactly() -> None:
+    """In dollars; images by quality and size too, unknown prices not at all."""
+    prices = read_unit_prices({"input_cost_per_character": "0.000015", **GPT_IMAGE["prices"]})
+    assert stated_prices(prices) == {
+        "character": Decimal("0.000015"),
+        "prompt_image_token": Decimal("0.00001"),
+        "completion_image_token": Decimal("0.00004"),
+        "image low/1024x1024": Decimal("0.011"),
+        "image high/1024x1024": Decimal("0.167"),
+        "image high/1536x1024": Decimal("0.25"),
+    }
+    assert stated_prices(NO_PRICES) == {}
 
 
 def test_an_unmodified_litellm_states_prices_in_its_model_info() -> None:
