@@ -60,11 +60,13 @@ def bare_environment() -> dict[str, str]:
 
 
 @contextmanager
-def run_up(folder: Path, *words: str, port: int | None = None) -> Generator[UpCommand]:
-    """Runs `llm-proxy up` in `bare_environment`."""
+def run_up(
+    folder: Path, *words: str, port: int | None = None, start: tuple[str, ...] = ("llm_proxy", "up")
+) -> Generator[UpCommand]:
+    """Runs `llm-proxy up`, or another module and words that start it, in `bare_environment`."""
     port = port or free_port()
     env = bare_environment()
-    command = [sys.executable, "-m", "llm_proxy", "up", "--port", str(port), *words]
+    command = [sys.executable, "-m", *start, "--port", str(port), *words]
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, umask=0)
     try:

@@ -17,6 +17,7 @@ from running_stack import say
 from up_command import QUESTION, UpCommand, bare_environment, run_up
 
 from llm_proxy.stack.probe import free_port
+from llm_proxy_service import SyncLLMProxyService, create_completion_request
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -169,7 +170,7 @@ def test_a_killed_sidecar_is_named_and_restarted(stack: UpCommand) -> None:
 
 
 def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: UpCommand, home: Path) -> None:
-    """Also after `kill -9`, which leaves no process."""
+    """Also after `kill -9`, which leaves no process, and with the older service's command and client."""
     processes = descendants(stack.process.pid)
     key = dotenv_values(home / ".env")
     stopped_s = time.monotonic()
@@ -178,10 +179,15 @@ def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: UpC
     assert time.monotonic() - stopped_s < 4  # 1 s on an idle machine
     assert [args for pid, args in processes.items() if lives(pid)] == []
 
-    with run_up(home) as again:
+    with run_up(home, "--cache-size", "2000", start=("llm_proxy_service",)) as again:
         again.wait_for("Ctrl-C stops everything")
         assert "Paris" in again.ask()
         assert dotenv_values(home / ".env") == key
+        url, own_key = f"http://127.0.0.1:{again.port}", key["LLM_PROXY__INTERNAL_API_KEY"]
+        with SyncLLMProxyService(base_url=url, api_key=own_key) as service:
+            request = create_completion_request(QUESTION, model="smollm2", temperature=0)
+            assert "Paris" in service.generate_completion(request).content
+            assert service.list_providers() == ["local"]
         processes = descendants(again.process.pid)
         again.process.kill()
         again.process.wait()

@@ -24,6 +24,10 @@ NO_FAILOVER = (
     "without failover is not an option of the start: set `fallbacks: []` and `num_retries: 0` under "
     "router_settings in litellm-config.yaml"
 )
+NOT_INSTALLED = (
+    "the service is llm-proxy itself, which this Python does not have. In llm-proxy's folder `make run "
+    'ARGS="--port 8080"` builds all it needs and starts it; this command works with the Python of its .venv'
+)
 SIZE = (
     "cache size {} is not a number of answers here: the cache keeps what fits into its Valkey's memory "
     "(256 MB, or the maxmemory of the one that CACHE_REDIS_URL names)"
@@ -76,7 +80,7 @@ def main() -> NoReturn:
     except LLMProxyError as fault:
         _fail(str(fault), 2)
     if find_spec("llm_proxy") is None:
-        _fail("the service is the package llm-proxy, and it is not installed here; this client calls it", 1)
+        _fail(NOT_INSTALLED, 1)
     for note in command.notes:
         print(f"{PROGRAM}: {note}", file=sys.stderr)
     os.environ.pop("LLM_PROXY_CACHE_SIZE", None)  # said already
