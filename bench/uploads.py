@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,7 +45,7 @@ async def _drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @contextmanager
-def dropping_provider() -> Iterator[str]:
+def dropping_provider() -> Generator[str]:
     """A provider that keeps nothing; its address."""
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(_drop, "127.0.0.1", 0, limit=MIB))

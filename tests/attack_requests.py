@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
+from attack_forms import forms
 from raw_requests import CHAT, INNER, NOT_HTTP, TWO_READINGS, request
+
+from llm_proxy.endpoints import ENDPOINTS
 
 CANARY = "canary-of-the-attacker"
 EVIL = f"http://{CANARY}.example"
@@ -52,6 +55,11 @@ def attacks() -> Iterator[Attack]:
     yield from _framing()
     for name, raw, expected in _costly():
         yield Attack("Inputs that cost more to read than to send", name, raw, frozenset(expected))
+    for endpoint in ENDPOINTS.values():
+        if endpoint.files:
+            at = endpoint.path
+            for name, raw, statuses, passes in forms(at.encode(), endpoint.files[0].name.encode()):
+                yield Attack(f"Forms at {at}", name, raw, statuses, passes)
     for path in PATHS:
         yield Attack("Path tricks", path, request(path.encode()), frozenset({400, 404, 405}))
     for path in ADMIN_PATHS:
