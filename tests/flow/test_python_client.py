@@ -206,11 +206,14 @@ async def test_an_error_says_what_a_program_needs(
 
 
 async def test_a_wrong_key_is_an_authentication_error(stack: RunningStack) -> None:
-    """The service starts; the first call says it."""
+    """The service starts; the first call says it, and how to give a key where there is none."""
     async with LLMProxyService(base_url=stack.url, api_key="not-ours-0123456789") as service:
         with pytest.raises(AuthenticationError):
             await service.generate_completion(create_completion_request(new(), model="plain"))
         assert (await service.health_check())["status"] == "unhealthy"
+    async with LLMProxyService(base_url=stack.url) as service:
+        with pytest.raises(AuthenticationError, match="LLM_PROXY_API_KEY"):
+            await service.generate_completion(create_completion_request(new(), model="plain"))
 
 
 async def test_a_failure_at_the_provider_is_not_asked_again(

@@ -35,14 +35,19 @@ class Failure:
     nothing_ran: bool = False
 
 
-def answered(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """An answer with another status than 200, in OpenAI's envelope or in none."""
+def answered(status: int, headers: Mapping[str, str], body: bytes, *, with_key: bool) -> Failure:
+    """An answer with another status than 200, in OpenAI's envelope or in none.
+
+    `with_key` says whether the request had a key; where it had none, the error says how to give it one.
+    """
     stated = _envelope(body)
     should_retry = headers.get("x-should-retry")
     retryable = (
         status in RETRYABLE_STATUSES - MAY_HAVE_RUN if should_retry is None else should_retry == "true"
     )
     message = as_text(stated.get("message")) or _unknown_message(status, headers, body)
+    if status == 401 and not with_key:
+        message = "the gateway wants a key: give it as api_key, or set LLM_PROXY_API_KEY"
     error = error_class(status)(
         message,
         status=status,

@@ -119,7 +119,7 @@ class GatewayConnection:
         except httpx.HTTPError as fault:
             raise not_answered(fault, self.url).error from fault
         if response.status_code != 200:
-            raise answered(response.status_code, response.headers, response.content).error
+            raise self._failure(response, response.content).error
         return await self.read_json(response)
 
     async def _send(self, call: GatewayCall) -> httpx.Response | Failure:
@@ -141,7 +141,10 @@ class GatewayConnection:
                 await response.aclose()
         except httpx.HTTPError as fault:
             return not_answered(fault, self.url)
-        return answered(response.status_code, response.headers, body)
+        return self._failure(response, body)
+
+    def _failure(self, response: httpx.Response, body: bytes) -> Failure:
+        return answered(response.status_code, response.headers, body, with_key=bool(self._headers))
 
     def _wait_s(self, failure: Failure, attempt: int) -> float:
         """Seconds until the next attempt; raises the error where there is none."""
