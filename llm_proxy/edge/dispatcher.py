@@ -18,7 +18,15 @@ from llm_proxy.edge.inference import InferenceEndpoint, RequestLimits
 from llm_proxy.edge.request import Message, Receive, Scope, Send, validate_head
 from llm_proxy.edge.responses import send_error_of
 from llm_proxy.edge.routes import messages, response_tokens
-from llm_proxy.errors import APIError, BodyTooLarge, MethodNotAllowed, RequestTimeout, UpgradeRequired
+from llm_proxy.edge.unserved_paths import not_served
+from llm_proxy.errors import (
+    APIError,
+    BodyTooLarge,
+    MethodNotAllowed,
+    NotFound,
+    RequestTimeout,
+    UpgradeRequired,
+)
 from llm_proxy.telemetry import uuid7
 
 ASGIApplication = Callable[[Any, Any, Any], Awaitable[None]]
@@ -74,11 +82,18 @@ class Dispatcher:
 
 
 def _reject_websocket(route: InferenceRoute | None, scope: Scope) -> None:
-    """Raises `UpgradeRequired` for a WebSocket where clients ask for one first, and then send a POST."""
+    """Raises `UpgradeRequired` for a WebSocket where clients ask for one first, and then send a POST.
+
+    Raises `NotFound` for one of an operation that is not served.
+    """
+    if not any(name == b"upgrade" and value.lower() == b"websocket" for name, value in scope["headers"]):
+        return
+    if route is None and (reason := not_served(scope["path"])):
+        message = f"Unknown request URL: {scope['method']} {scope['path'][:200]}.{reason}"
+        raise NotFound(message, code="unknown_url", headers=(("connection", "close"),))
     if route is None or route.endpoint != "responses" or not route.paths or scope["method"] != "GET":
         return
-    if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in scope["headers"]):
-        raise UpgradeRequired("There is no WebSocket here; send a POST.", headers=_NO_WEBSOCKET)
+    raise UpgradeRequired("There is no WebSocket here; send a POST.", headers=_NO_WEBSOCKET)
 
 
 def _bounded_receive(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:

@@ -43,21 +43,6 @@ _GONE = (
 """A beginning of LiteLLM's paths, and what takes its place."""
 
 
-_NOT_SERVED = {
-    "/images/variations": "image variations",
-}
-"""Operations of OpenAI's that are left for later."""
-_PREFIXES = ("/openai", "/v1")
-
-
 def where_it_went(path: str) -> str:
-    """Returns a sentence for a path of LiteLLM's, or of OpenAI's that is not served; empty for any other."""
-    place = next((place for start, place in _GONE if path.startswith(start)), None)
-    if place is not None:
-        return f" Of LiteLLM's API: {place}."
-    for prefix in _PREFIXES:
-        path = path.removeprefix(prefix)
-    if path == "/audio/voices":
-        return " Voices are not listed here; the provider of a model says which it has."
-    missing = next((name for start, name in _NOT_SERVED.items() if path.startswith(start)), None)
-    return f" The gateway does not serve {missing}." if missing is not None else ""
+    """Returns a sentence for a path of LiteLLM's; empty for any other."""
+    return next((f" Of LiteLLM's API: {place}." for start, place in _GONE if path.startswith(start)), "")

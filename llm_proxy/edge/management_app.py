@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
+from llm_proxy.dialects.cohere import COHERE
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.model_paths import MODEL
 from llm_proxy.dialects.request.rerank_schema import MAX_DOCUMENTS, MAX_INPUTS, MAX_PARTS
@@ -27,6 +28,7 @@ from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge.litellm_paths import where_it_went
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.responses import error_headers
+from llm_proxy.edge.unserved_paths import is_cohere, not_served
 from llm_proxy.endpoints import ENDPOINTS, TRANSCRIPTS, Endpoint, EndpointSpec
 from llm_proxy.errors import APIError, BadRequest, InternalError, MethodNotAllowed, NotFound
 from llm_proxy.json_access import Json
@@ -348,7 +350,7 @@ async def _decode_parameters(request: Request) -> None:
 
 
 def error_response(error: APIError, scope: Scope) -> Response:
-    """Returns an error as a response with a request id; for Anthropic's clients in their envelope."""
+    """Returns an error as a response with a request id; for Anthropic's and Cohere's clients in theirs."""
     request_id = str(uuid7())
     headers = [("x-request-id", request_id)]
     body, status = error.body(), error.status
@@ -356,6 +358,8 @@ def error_response(error: APIError, scope: Scope) -> Response:
         body = MESSAGES.error(error, request_id)
         headers += MESSAGES.headers(request_id, error)
         status = MESSAGES.status(error)
+    elif is_cohere(scope["path"]):
+        body = COHERE.error(error, request_id)
     response = Response(orjson.dumps(body), status_code=status, media_type="application/json")
     response.raw_headers.extend(error_headers(error))
     response.raw_headers.extend((name.encode(), value.encode()) for name, value in headers)
@@ -385,7 +389,7 @@ def error_from_http(error: HTTPException, method: str, path: str, methods: str) 
     if error.status_code == 405 and methods:
         return MethodNotAllowed(f"This path takes {methods}.", headers=(("allow", methods),))
     if error.status_code in (404, 405):
-        message = f"Unknown request URL: {method} {path[:200]}.{where_it_went(path)}"
+        message = f"Unknown request URL: {method} {path[:200]}.{not_served(path) or where_it_went(path)}"
         return NotFound(message, code="unknown_url")
     return BadRequest("The request could not be read.")
 

@@ -135,3 +135,26 @@ def test_the_provider_judges_completions_of_chat_models(known: httpx.Client) -> 
     for model in ("gpt", "claude"):
         answer = known.post("/v1/completions", json={"model": model, "prompt": "once", "max_tokens": 5})
         assert (answer.status_code, bool(answer.json()["choices"][0]["text"])) == (200, True), answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/rerank", {"model": "vectors", "query": "x", "documents": ["a"]}),
+        ("/v2/rerank", {"query": "x", "documents": ["a"]}),
+        ("/v1/moderations", {"input": "x"}),
+        ("/v1/audio/speech", {"model": "gpt", "input": "x", "voice": "alloy"}),
+        ("/openai/deployments/gpt/audio/speech", {"input": "x", "voice": "alloy"}),
+    ],
+)
+def test_an_endpoint_that_no_model_serves_is_404_for_everyone(
+    known: httpx.Client, mixed: httpx.Client, path: str, body: Json
+) -> None:
+    """With a known model, an unknown one or none; where one model may serve anything it is not said."""
+    for sent in (body, body | {"model": "nobody-has-this"}):
+        answer = known.post(path, json=sent)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (404, "endpoint_not_served"), answer.text
+        assert "`/v1/" in error["message"]
+    assert known.post(path, json=body, headers={"Authorization": "Bearer sk-no"}).status_code == 401
+    assert mixed.post(path, json=body).json()["error"]["code"] != "endpoint_not_served"
