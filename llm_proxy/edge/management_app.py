@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
 from llm_proxy.dialects.cohere import COHERE
+from llm_proxy.dialects.cohere_embed import CohereEmbedDialect
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.model_paths import MODEL
 from llm_proxy.dialects.request.rerank_schema import MAX_DOCUMENTS, MAX_INPUTS, MAX_PARTS
@@ -118,6 +119,8 @@ _PROPERTIES: Json = {
     "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
     "prompt": {"anyOf": [{"type": "string"}, _STRINGS]},
     "input": {"anyOf": [{"type": "string", "minLength": 1}, _STRINGS]},
+    "texts": _STRINGS,
+    "voice": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "object"}]},
     "query": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "object"}]},
     "documents": {
         "type": "array",
@@ -197,6 +200,8 @@ def _operation(route: InferenceRoute, path: str) -> Json:
     spec = ENDPOINTS[route.endpoint]
     required = [name for name in ("model", spec.required, *spec.also_required) if name]
     required = _DIALECT_REQUIRED.get(route.dialect.name, required)
+    if isinstance(route.dialect, CohereEmbedDialect):
+        required = ["model", "texts"]
     names_model = MODEL in path
     if names_model or route.endpoint == "moderations":
         required = [name for name in required if name != "model"]

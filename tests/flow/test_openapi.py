@@ -4,6 +4,10 @@ import httpx
 import pytest
 from running_stack import RunningStack
 
+from llm_proxy.dialects.messages.dialect import MESSAGES
+from llm_proxy.dialects.responses.dialect import responses_dialect
+from llm_proxy.dialects.routes import inference_routes
+
 
 @pytest.mark.parametrize(
     ("method", "path", "declared"),
@@ -27,3 +31,19 @@ async def test_a_wrong_field_gets_a_status_that_the_page_declares(
     assert "422" not in responses
     schema = responses["400"]["content"]["application/json"]["schema"]
     assert schema["properties"]["error"]["required"] == ["message", "type", "param", "code"]
+
+
+async def test_the_page_declares_every_inference_path(stack: RunningStack) -> None:
+    """With its body's required fields, and a parameter for each part of a path that is a name."""
+    async with httpx.AsyncClient(base_url=stack.url, headers=stack.auth, timeout=20) as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    table = inference_routes(responses_dialect(None), MESSAGES)
+    for route in table.routes:
+        for path in route.paths:
+            operation = paths[path]["post"]
+            named = [one["name"] for one in operation.get("parameters", ())]
+            assert named == (["model"] if "{model}" in path else []), path
+            [body, *_] = operation["requestBody"]["content"].values()
+            assert body["schema"]["required"], path
+    embed = paths["/v2/embed"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert embed["required"] == ["model", "texts"]
