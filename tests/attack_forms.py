@@ -60,9 +60,12 @@ def upload(name: bytes, data: bytes = b"x", filename: bytes = b"a.png", kind: by
     return part(name, data, b'; filename="' + filename + b'"', b"Content-Type: " + kind + b"\r\n")
 
 
+FIELDS = part(b"model", MODEL) + part(b"prompt", b"hello")
+
+
 def good(file: bytes) -> bytes:
     """A form that is in order."""
-    return upload(file) + part(b"model", MODEL) + part(b"prompt", b"hello") + END
+    return upload(file) + FIELDS + END
 
 
 def _request(
@@ -94,7 +97,7 @@ def _heads(file: bytes) -> Iterator[tuple[str, bytes]]:
     yield "no name", part(b"", CANARY) + rest
     yield "two names", part(b"prompt2", CANARY, b'; name="model"') + rest
     yield "a name in RFC 5987's form", part(b"prompt2", CANARY, b"; name*=utf-8''model") + rest
-    yield "two filenames", part(file, CANARY, b'; filename="a"; filename="b"') + part(b"model", MODEL) + END
+    yield "two filenames", part(file, CANARY, b'; filename="a"; filename="b"') + FIELDS + END
     yield "a quote without its end", part(b'prompt2"; name=model', CANARY) + rest
     yield "an escaped quote that ends", part(b"a\\", CANARY) + rest
     yield "a name with a line end", part(b"a\r\nX-Evil: 1", CANARY) + rest
@@ -114,12 +117,12 @@ def _heads(file: bytes) -> Iterator[tuple[str, bytes]]:
     yield "a packed part", part(b"a", gzip.compress(CANARY), head=b"Content-Encoding: gzip\r\n") + rest
     yield (
         "a multipart inside",
-        upload(file, CANARY, kind=b"multipart/mixed; boundary=in") + part(b"model", MODEL) + END,
+        upload(file, CANARY, kind=b"multipart/mixed; boundary=in") + FIELDS + END,
     )
-    yield "a message inside", upload(file, CANARY, kind=b"message/rfc822") + part(b"model", MODEL) + END
+    yield "a message inside", upload(file, CANARY, kind=b"message/rfc822") + FIELDS + END
     yield (
         "a type with a line end",
-        upload(file, CANARY, kind=b"image/png\rX-Evil: 1") + part(b"model", MODEL) + END,
+        upload(file, CANARY, kind=b"image/png\rX-Evil: 1") + FIELDS + END,
     )
     yield "a value that is no UTF-8", part(b"prompt2", b"\xff\xfe" + CANARY) + rest
     yield "a field of LiteLLM's", part(b"api_base", b"http://" + CANARY + b".example") + rest
@@ -165,23 +168,30 @@ def _passing(path: bytes, file: bytes) -> Iterator[FormAttack]:
         ("a request inside", b"\r\n0\r\n\r\n" + INNER.replace(b"HTTP/1.1", b"HTTP/2.0")),
         ("the last boundary of another form", b"\r\n--cutter--\r\n"),
     ):
-        yield FormAttack(
-            name, _request(path, upload(file, data) + part(b"model", MODEL) + END), _OK, passes=True
-        )
+        yield FormAttack(name, _request(path, upload(file, data) + FIELDS + END), _OK, passes=True)
     for filename in (
         b"../../../etc/" + CANARY + b"/passwd", b"C:\\\\" + CANARY + b"\\\\a.png", b"a%0D%0AX-Evil: 1.png",
         b'a\\"; name=\\"model.png', b"\xff\xfe.png", b"a.png; boundary=x", b"a" * 3000, b"%2e%2e%2fa.png",
     ):  # fmt: skip
-        body = upload(file, filename=filename) + part(b"model", MODEL) + END
+        body = upload(file, filename=filename) + FIELDS + END
         yield FormAttack(f"a file named {filename[:40]!r}", _request(path, body), _OK, passes=True)
     for name, body in (
         ("an epilogue", good(file) + b"--cut\r\n" + INNER),
         (
             "an 8bit part",
-            upload(file) + part(b"model", MODEL, head=b"Content-Transfer-Encoding: 8bit\r\n") + END,
+            upload(file)
+            + part(b"prompt", b"hello")
+            + part(b"model", MODEL, head=b"Content-Transfer-Encoding: 8bit\r\n")
+            + END,
         ),
-        ("a length in a part", upload(file) + part(b"model", MODEL, head=b"Content-Length: 99999\r\n") + END),
-        ("another type", upload(file, kind=b"text/html") + part(b"model", MODEL) + END),
+        (
+            "a length in a part",
+            upload(file)
+            + part(b"prompt", b"hello")
+            + part(b"model", MODEL, head=b"Content-Length: 99999\r\n")
+            + END,
+        ),
+        ("another type", upload(file, kind=b"text/html") + FIELDS + END),
     ):
         yield FormAttack(name, _request(path, body), _OK, passes=True)
 

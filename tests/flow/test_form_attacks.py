@@ -9,6 +9,8 @@ from running_stack import RunningStack
 
 from llm_proxy.endpoints import ENDPOINTS, EndpointSpec
 
+WAITS = 408
+"""The status of forms whose end is waited for; `make attack` waits."""
 SPECS = [one for one in ENDPOINTS.values() if one.files]
 
 
@@ -23,6 +25,7 @@ async def test_each_is_answered_as_it_should_be(stack: RunningStack, spec: Endpo
         statuses = answer.statuses[:1] or [0]
         return None if set(statuses) <= attack.expected else f"{attack.name}: {answer.raw[:300]!r}"
 
-    found = await asyncio.gather(*map(replay, forms(spec.path.encode(), spec.files[0].name.encode())))
+    sent = forms(spec.path.encode(), spec.files[0].name.encode())
+    found = await asyncio.gather(*(replay(one) for one in sent if WAITS not in one.expected))
     assert [one for one in found if one] == []
     assert "canary" not in str([call["body"] for call in await stack.calls() if call["path"] == spec.path])
