@@ -67,6 +67,12 @@ model_list:
   - model_name: native-pair
     litellm_params: {{<<: *scripted, model: openai/gpt-4.1, api_key: {key}-b}}
     model_info: {{id: native-pair-b, supported_endpoints: [/v1/responses]}}
+  - model_name: gpt-3.5-turbo
+    litellm_params: {{<<: *scripted, model: openai/gpt-3.5-turbo}}
+    model_info: {{id: gpt-3.5-turbo}}
+  - model_name: gpt-4
+    litellm_params: {{<<: *scripted, model: openai/gpt-4--helpful}}
+    model_info: {{id: gpt-4}}
   - model_name: ranker
     litellm_params: {{model: cohere/rerank-v3.5, api_base: "{provider}", api_key: {key}}}
     model_info: {{id: ranker}}

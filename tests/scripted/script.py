@@ -5,6 +5,7 @@ fields of `Script`. The directive wins. Tokens are the script's own statement, n
 """
 
 import json
+import os
 import random
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -46,6 +47,8 @@ PLAYS = frozenset(
         "echo",  # a `status` whose message repeats what the user said
     }
 )
+CAST: dict[str, str] = json.loads(os.environ.get("SCRIPTED_CAST", "{}"))
+"""What models play whose names do not say it, for callers whose code is given: `{"gpt-4": "helpful"}`."""
 # fmt: off
 WORDS = (
     "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "haven", "inlet", "juniper", "kelp",
@@ -163,7 +166,7 @@ def _directive(said: str) -> Json:
 
 
 def _by_name(model: str) -> str:
-    name = model.rsplit("/", 1)[-1].rsplit("--", 1)[-1]
+    name = CAST.get(model) or model.rsplit("/", 1)[-1].rsplit("--", 1)[-1]
     return name if name in PLAYS or name.startswith(("status-", "says-")) else "ok"
 
 

@@ -16,10 +16,12 @@ VARIABLE = "SCRIPTED_PROVIDERS"
 
 
 @contextmanager
-def running(count: int) -> Generator[list[str]]:
-    """The addresses of so many providers, until the block ends."""
+def running(count: int, cast: dict[str, str] | None = None) -> Generator[list[str]]:
+    """The addresses of so many providers, until the block ends; `cast` says what some models play."""
+    env = {**os.environ, "SCRIPTED_CAST": json.dumps(cast or {})}
     started = [
-        subprocess.Popen([sys.executable, PROGRAM], stdout=subprocess.PIPE, text=True) for _ in range(count)
+        subprocess.Popen([sys.executable, PROGRAM], env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(count)
     ]
     try:
         yield [f"http://127.0.0.1:{(one.stdout or sys.stdin).readline().strip()}" for one in started]
@@ -44,7 +46,12 @@ def reset() -> None:
 
 def calls(number: int) -> list[dict[str, Any]]:
     """The calls that a provider saw."""
-    seen: list[dict[str, Any]] = httpx.get(f"{addresses()[number]}/_calls").json()["calls"]
+    return seen_by(addresses()[number])
+
+
+def seen_by(address: str) -> list[dict[str, Any]]:
+    """The calls that the provider at an address saw."""
+    seen: list[dict[str, Any]] = httpx.get(f"{address}/_calls").json()["calls"]
     return seen
 
 
