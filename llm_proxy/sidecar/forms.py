@@ -7,7 +7,6 @@ form is its fields, and a file only where it has to translate one. Source: starl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from threading import Event
 from typing import Any
 
 from llm_proxy.json_access import Json
@@ -33,13 +32,13 @@ class NamedFile:
         return getattr(self._opened, name)
 
 
-_sent_from_disk = Event()
-"""Set once the patch `forms_as_sent` is installed; without it LiteLLM reads files itself, whole."""
+_sent_from_disk: set[str] = set()
+"""Operations whose patch is installed; at any other LiteLLM reads files itself, whole."""
 
 
-def enable_sending_from_disk() -> None:
-    """Declare that providers' requests are made from the disk."""
-    _sent_from_disk.set()
+def enable_sending_from_disk(*operations: str) -> None:
+    """Declare that providers' requests of these operations are made from the disk."""
+    _sent_from_disk.update(operations)
 
 
 class FormFile:
@@ -51,7 +50,8 @@ class FormFile:
         size: None: not known.
     """
 
-    def __init__(self, part: "FilePartOfForm") -> None:
+    def __init__(self, part: "FilePartOfForm", operation: str) -> None:
+        self._is_sent = operation in _sent_from_disk
         self.filename = part.filename
         self.content_type = part.content_type
         self.size = None
@@ -59,7 +59,7 @@ class FormFile:
 
     async def read(self, size: int = -1) -> bytes:
         """Return nothing where the provider's request is made from the disk, else the bytes."""
-        return b"" if _sent_from_disk.is_set() else self._part.file().read(size)
+        return b"" if self._is_sent else self._part.file().read(size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class SentEdit:
 
     def upload(self, name: str) -> list[FormFile] | None:
         """Return the files of a field as LiteLLM's endpoint takes them; None without any."""
-        return [FormFile(one) for one in self.files if one.name.removesuffix("[]") == name] or None
+        return [FormFile(one, OPERATION) for one in self.files if one.name.removesuffix("[]") == name] or None
 
     def pictures(self) -> dict[str, list[BytesIO]]:
         """Return the pictures by field, for a provider of another format; raises `UnreadableLink`."""

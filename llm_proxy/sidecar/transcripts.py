@@ -38,7 +38,7 @@ async def transcribe(name: Endpoint, request: Untyped, head: Untyped, outcome: C
     endpoint = ENDPOINTS[name]
     async with read_form(request, endpoint.path.removeprefix("/v1")) as form:
         outcome.form = form
-        file = next((FormFile(one) for one in form.files if one.name == "file"), None)
+        file = next((FormFile(one, form.operation) for one in form.files if one.name == "file"), None)
         answer = await litellm_internals.endpoint_function(endpoint)(
             request=request,
             fastapi_response=head,

@@ -16,7 +16,7 @@ import orjson
 
 from llm_proxy.dialects import Call
 from llm_proxy.dialects.response_ids import ResponseIds
-from llm_proxy.endpoints import NATIVE_ENDPOINTS
+from llm_proxy.endpoints import NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS
 from llm_proxy.identity import AccessPolicy, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_to_nano
@@ -78,8 +78,8 @@ class LiteLLMControls:
 
     def uses_cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache may answer this call."""
-        if call.files or not (self.caching and caller.cache):
-            return False
+        if call.endpoint in OPAQUE_ENDPOINTS or not (self.caching and caller.cache):
+            return False  # LiteLLM has no picture of an answer that passed it by
         if call.endpoint == "responses" and call.body.get("store") is not False:
             return False  # the provider keeps it, under an id that two callers must not share
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.is_ours)

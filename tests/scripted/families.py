@@ -104,6 +104,11 @@ def _predictions(script: Script, body: Json, number: int) -> Json:
     )
 
 
+def _invoked(script: Script, body: Json, number: int) -> Json:
+    wire = anthropic_wire.message if "messages" in body else images_wire.invoked
+    return wire(script, body, number)
+
+
 _ANTHROPIC = Door(
     "anthropic",
     anthropic_wire.message,
@@ -166,13 +171,14 @@ DOORS: tuple[tuple[str, Door], ...] = (
     ("/responses", _RESPONSES),
     ("/images/generations", _images(images_wire.generation_frames)),
     ("/images/edits", _images(images_wire.edit_frames)),
+    ("/stable-image/generate/core", _openai(images_wire.stable, None)),
     (":generateContent", _gemini(_gemini_content, None)),
     (":streamGenerateContent", _gemini(gemini_wire.content, gemini_wire.frames)),
     (":embedContent", _gemini(gemini_wire.embeddings, None)),
     (":batchEmbedContents", _gemini(gemini_wire.embeddings, None)),
     (":rawPredict", _ANTHROPIC),
     (":streamRawPredict", replace(_ANTHROPIC, streams=_always)),
-    ("/invoke", replace(_ANTHROPIC, family="bedrock", streams=_never)),
+    ("/invoke", replace(_ANTHROPIC, whole=_invoked, family="bedrock", streams=_never)),
     ("/invoke-with-response-stream", _BEDROCK_STREAM),
     (":predict", _gemini(_predictions, None)),
     ("/api/chat", _ollama(ollama_wire.chat, ollama_wire.frames)),

@@ -117,6 +117,16 @@ def predictions(script: Script, body: Json) -> Json:
     return {"predictions": one}
 
 
+def invoked(script: Script, body: Json, number: int) -> Json:  # noqa: ARG001 -- as the others
+    """The answer of Stability's models at Bedrock."""
+    return {"seeds": [7], "finish_reasons": [None], "images": [encoded(script)]}
+
+
+def stable(script: Script, body: Json, number: int) -> Json:  # noqa: ARG001 -- the same
+    """Stability's own answer."""
+    return {"image": encoded(script), "finish_reason": "SUCCESS", "seed": 7}
+
+
 def is_asked_of_gemini(body: Json) -> bool:
     """Whether a `generateContent` asks for a picture."""
     options: Json = body.get("generationConfig") or {}

@@ -159,6 +159,21 @@ def painters(provider: Provider) -> list[Json]:
         "paint-azure": {"model": "azure/gpt-image-1", **azure},
         "paint-imagen": {"model": "gemini/imagen-3.0-generate-001", "api_base": google},
         "paint-gemini": {"model": "gemini/gemini-2.5-flash-image", "api_base": google},
+        "paint-stability": {"model": "stability/stable-image-core", "api_base": provider.url},
+        "paint-bedrock": {
+            "model": "bedrock/stability.sd3-5-large-v1:0",
+            "aws_bedrock_runtime_endpoint": provider.url,
+            "aws_region_name": "us-west-2",
+            "aws_access_key_id": "dummy",
+            "aws_secret_access_key": "dummy",
+        },
+        "paint-vertex": {
+            "model": "vertex_ai/imagen-3.0-generate-002",
+            "api_base": f"{provider.url}/imagen-3.0-generate-002:predict",
+            "vertex_project": "p",
+            "vertex_location": "us-central1",
+            "vertex_credentials": vertex_account.made(provider.url),
+        },
         "paint-away": {"model": "openai/status-503", **alone},
         "paint-lone": {"model": "openai/gpt-image-lone", **alone},
     }

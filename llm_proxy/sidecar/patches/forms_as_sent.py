@@ -33,7 +33,7 @@ RAW_HEADER = "X-Stainless-Raw-Response"
 
 def install() -> None:
     """Patch OpenAI's client and LiteLLM's function; before the first call."""
-    forms.enable_sending_from_disk()
+    forms.enable_sending_from_disk("/audio/transcriptions", TRANSLATIONS)
     _send_as_sent()
     _give_others_the_file()
 

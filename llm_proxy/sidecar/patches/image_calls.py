@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_proxy.json_access import Json
 from llm_proxy.media_frames import without_pictures
-from llm_proxy.sidecar import call_outcome, image_edits, images
+from llm_proxy.sidecar import call_outcome, forms, image_edits, images
 from llm_proxy.sidecar.event_channel import EventChannel
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http
@@ -36,6 +36,7 @@ EVENT_STREAM = "text/event-stream"
 
 def install() -> None:
     """Patch httpx, after `provider_http`, and LiteLLM's choice of fields; before the first call."""
+    forms.enable_sending_from_disk(image_edits.OPERATION)
     client = import_module("httpx").AsyncClient
     send: Callable[..., Any] = client.send
 

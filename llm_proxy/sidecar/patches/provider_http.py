@@ -172,7 +172,8 @@ async def _read_first_event(
 def _check_complete(response: Untyped) -> Untyped:
     """Return the response, repaired, or one for the failure its body states; record the answer."""
     request = response.request
-    checked = check_response(str(request.url.path), response.content, request.content)
+    sent = request.content if hasattr(request, "_content") else b""  # a form with files is not kept
+    checked = check_response(str(request.url.path), response.content, sent)
     call_outcome.record_response(checked.original, states_tokens=checked.states_tokens)
     for choice in map(as_object, as_list(as_object(checked.original).get("choices"))):
         call_outcome.record_finish_reason(

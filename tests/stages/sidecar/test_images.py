@@ -128,6 +128,21 @@ async def test_a_provider_without_streams_answers_in_one_event(sidecar: Sidecar,
         assert event["usage"]["output_tokens"] == 23
 
 
+@pytest.mark.parametrize(
+    ("group", "usd"), [("paint-stability", 0.03), ("paint-bedrock", 0.08), ("paint-vertex", None)]
+)
+async def test_other_providers_make_images_too(sidecar: Sidecar, group: str, usd: float | None) -> None:
+    """Each in its own format: a form, a signed request, predictions."""
+    answer = await sidecar.post(PATH, asked(group, mark := str(uuid4()), do="ok"))
+    assert answer.status == 200, answer.text
+    assert base64.b64decode(answer.json["data"][0]["b64_json"]).startswith(b"\x89PNG")
+    cost = {"cost": str(usd)} if usd is not None else {}  # the price list has it, or not
+    assert json.loads(answer.headers["x-llmp-usage"]) == {"images": 1, **cost}
+    assert len(await sidecar.provider.calls(mark)) == 1
+    streamed = await sidecar.post(PATH, asked(group, do="ok", stream=True))
+    assert [one["type"] for one in events(streamed)] == [COMPLETED]
+
+
 async def test_a_large_picture_passes_whole_and_streamed(sidecar: Sidecar) -> None:
     """Ten megabytes in one event, fifteen in an answer."""
     whole = await sidecar.post(PATH, asked("paint", do="ok", image_bytes=15 * 10**6))
