@@ -22,9 +22,12 @@ USAGE_FIELDS = {
 }
 """End of a provider's path, which identifies its format -> the fields that state tokens."""
 GEMINI_COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
+JUDGED_PATHS = ("/rerank", "/moderations")
+"""Ends of the paths of answers that are lists of results, in every provider's format."""
 USAGE_MARKS = (b'"usage', b'eval_count"', b'token_count"')
 """Parts of an answer that states tokens in another format."""
 NO_CHOICE = StatedFailure(502, {"error": {"message": "the provider's answer has no choice with a message"}})
+NO_RESULTS = StatedFailure(502, {"error": {"message": "the provider's answer has no results"}})
 NO_VECTORS = StatedFailure(
     502, {"error": {"message": "the provider's answer has not one vector for each input"}}
 )
@@ -59,8 +62,11 @@ def check_response(path: str, raw: bytes, request: bytes = b"") -> CheckedRespon
     if path_end == EMBEDDINGS_PATH and embeddings.is_well_formed(raw, inputs):
         return CheckedResponse(states_tokens=True)
     needs_repair = json_repair.NEEDS_REPAIR.search(raw) is not None
-    if path_end is None and not needs_repair:
-        return CheckedResponse(states_tokens=any(mark in raw for mark in USAGE_MARKS))
+    ranks = path.endswith(JUDGED_PATHS)
+    if ranks or (path_end is None and not needs_repair):
+        states_tokens = any(mark in raw for mark in USAGE_MARKS)
+        failure = _failure_of_results(raw) if ranks else None
+        return CheckedResponse(states_tokens=states_tokens, failure=failure)
     try:
         document: object = json.loads(raw, strict=False)
         if needs_repair and path_end != EMBEDDINGS_PATH:  # `sort_vectors` checks the numbers itself
@@ -80,6 +86,17 @@ def check_response(path: str, raw: bytes, request: bytes = b"") -> CheckedRespon
     original = json.loads(json.dumps(answer)) if path_end == OPENAI_PATH else None
     states_tokens = _repair(path_end, answer)
     return CheckedResponse(json.dumps(answer).encode(), states_tokens, original)
+
+
+def _failure_of_results(raw: bytes) -> StatedFailure | None:
+    """Return the failure of an answer that should be results; what is no JSON is left to LiteLLM."""
+    try:
+        document: object = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    answer = as_object(document)
+    results = document if isinstance(document, list) else answer.get("results", answer.get("data"))
+    return None if isinstance(results, list) else find_failure(answer) or NO_RESULTS
 
 
 def _repair(path_end: str, answer: Json) -> bool:

@@ -26,8 +26,9 @@ def rerank_answer(parsed: Json, raw: bytes | None, request: Json, model: str) ->
     if results is None:
         return None
     original = _original(raw)
-    usage, meta = as_object(original.get("usage")), as_object(parsed.get("meta"))
-    meta |= as_object(original.get("meta"))
+    usage, stated = as_object(original.get("usage")), as_object(original.get("meta"))
+    invented = raw is not None and not usage and not stated  # LiteLLM counts where nothing is stated
+    meta = {} if invented else as_object(parsed.get("meta")) | stated
     billed, counted = _known(meta.get("billed_units")), _known(meta.pop("tokens", None))
     total = _first_count(counted.get("input_tokens"), usage.get("total_tokens"), billed.get("total_tokens"))
     body: Json = {"id": parsed.get("id"), "object": "list", "model": model, "results": results}

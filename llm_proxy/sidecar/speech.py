@@ -29,7 +29,7 @@ NAMELESS = "custom"
 
 
 class NoAudioError(Exception):
-    """The provider's answer is no audio."""
+    """The provider's answer is empty."""
 
 
 def prepare(request: Untyped, body: Json, outcome: CallOutcome) -> None:
@@ -46,17 +46,13 @@ async def answer(result: Untyped, body: Json, outcome: CallOutcome) -> "SpeechAn
     """Return the response to send, once its first bytes have come.
 
     Raises:
-        NoAudioError: There are none, or they are no audio.
+        NoAudioError: There are none.
     """
     kept = outcome.speech.answer if outcome.speech is not None else None
     if kept is None:
         media, chunks = str(result.media_type), result.body_iterator
     else:
         media, chunks = kept.headers.get("content-type", ""), _relayed(kept)
-    kind = media.partition(";")[0].strip().lower()
-    if not (kind.startswith("audio/") or kind == EVENTS or kind in OTHER_AUDIO_TYPES):
-        await _close(chunks)
-        raise NoAudioError(f"the answer is {kind[:80]}")
     try:
         first = await anext(chunks)
     except StopAsyncIteration:
@@ -66,9 +62,19 @@ async def answer(result: Untyped, body: Json, outcome: CallOutcome) -> "SpeechAn
     headers = [pair for pair in result.raw_headers if pair[0] != b"content-type"]
     headers.append((b"content-type", (media or str(result.media_type)).encode("latin-1", "replace")))
     sent = SpeechAnswer(headers, first, chunks)
-    if kind == EVENTS:
+    if _kind(media) == EVENTS:
         sent.events = SpeechEvents(Quantities(characters=characters), outcome)
     return sent
+
+
+def is_audio(content_type: str) -> bool:
+    """Whether an answer of this content type is audio, or events with it."""
+    kind = _kind(content_type)
+    return kind.startswith("audio/") or kind == EVENTS or kind in OTHER_AUDIO_TYPES
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 async def _relayed(provider: Untyped) -> AsyncGenerator[bytes]:

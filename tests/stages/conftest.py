@@ -98,6 +98,7 @@ def rankers(provider: Provider) -> list[Json]:
         "bge": ("hosted_vllm/vllm-reranker", "/v1"),
         "together": ("together_ai/together-reranker", "/v1"),
         "infinity": ("infinity/bge-reranker", ""),
+        "tei": ("huggingface/bge-reranker", ""),
         "speaker": ("openai/gpt-4o-mini-tts", "/v1"),
         "azure-speaker": ("azure/tts-1", ""),
         "moderator": ("openai/omni-moderation-latest", "/v1"),

@@ -62,7 +62,7 @@ def install() -> None:
 def with_fields(request: Untyped, fields: Json, own: Json | None = None) -> Untyped:
     """Return a provider's request with fields that LiteLLM left out, or its own body, with LiteLLM's model.
 
-    Only an unsigned object in JSON is changed.
+    A false or null of LiteLLM's counts as left out. Only an unsigned object in JSON is changed.
     """
     headers = request.headers
     signed = headers.get("authorization", "").startswith("AWS4-")
@@ -75,7 +75,8 @@ def with_fields(request: Untyped, fields: Json, own: Json | None = None) -> Unty
     sent = as_object(body)
     if not sent:
         return request
-    changed = {"model": sent.get("model"), **own} if own is not None else fields | sent
+    missing = {name: value for name, value in fields.items() if sent.get(name, False) in (None, False)}
+    changed = {"model": sent.get("model"), **own} if own is not None else sent | missing
     if changed == sent:
         return request
     kept = [pair for pair in headers.raw if pair[0].lower() != b"content-length"]

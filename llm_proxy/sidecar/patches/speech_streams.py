@@ -8,13 +8,17 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-from llm_proxy.sidecar import call_outcome
+from llm_proxy.sidecar import call_outcome, speech
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches import provider_http
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure_in_text
 
 SPEECH = "openai.resources.audio.speech"
 AS_STREAM = "X-Stainless-Raw-Response"
 """The SDK's own header, by which it knows that it is not to read the answer; it is not sent."""
+MAX_ERROR_BYTES = 2**16
+NO_AUDIO = StatedFailure(502, {"error": {"message": "the provider's answer is no audio"}})
 
 
 def install() -> None:
@@ -31,9 +35,26 @@ def install() -> None:
         opening = self.with_streaming_response.create(**options | {"voice": voice}, extra_body=fields)
         opened = await opening.__aenter__()  # closed by `speech`, with the response
         call.answer = opened.http_response
+        await _raise_if_no_audio(call.answer)
         return SimpleNamespace(response=opened.http_response)
 
     resource.create = create_unread
+
+
+async def _raise_if_no_audio(response: Untyped) -> None:
+    """Raise LiteLLM's exception for an answer that is a page or an object, so that the call is repeated."""
+    if speech.is_audio(response.headers.get("content-type", "")):
+        return
+    raw = b""
+    try:
+        async for chunk in response.aiter_bytes():
+            raw += chunk
+            if len(raw) > MAX_ERROR_BYTES:
+                break
+    finally:
+        await response.aclose()
+    stated = find_failure_in_text(raw.decode(errors="replace"))
+    provider_http.raise_stated_failure(stated or NO_AUDIO)
 
 
 PATCH = LiteLLMPatch(

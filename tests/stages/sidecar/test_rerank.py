@@ -47,6 +47,18 @@ async def test_every_provider_s_answer_has_one_shape(sidecar: Sidecar, group: st
     assert answer.json["id"]
 
 
+async def test_a_server_of_texts_ranks_them_too(sidecar: Sidecar) -> None:
+    """Hugging Face's TEI: a list of scores, of which LiteLLM counts tokens that nobody stated."""
+    answer, [call] = await rank(sidecar, "rank-tei", return_documents=True, extra_body={"truncate": True})
+    assert answer.status == 200, answer.text
+    assert [one["index"] for one in answer.json["results"]] == [2, 1, 0]
+    assert answer.json["results"][0]["document"] == {"text": "Berlin"}
+    assert call["body"]["texts"] == DOCUMENTS
+    assert call["body"]["truncate"] is True
+    assert "usage" not in answer.json
+    assert "x-llmp-usage" not in answer.headers
+
+
 @pytest.mark.parametrize("group", GROUPS)
 async def test_no_document_that_is_refused_comes_back(sidecar: Sidecar, group: str) -> None:
     """Some providers send them whatever they are asked."""
@@ -109,14 +121,15 @@ async def test_a_provider_s_failure_keeps_its_status(sidecar: Sidecar, group: st
     answer = await sidecar.post("/v1/rerank", asked(group, json.dumps({"do": f"status-{status}"})))
     assert answer.headers["x-llmp-provider-status"] == str(status)
     assert answer.status >= 400
+    assert (answer.headers["x-llmp-attempts"] == "1") == (status == 400)  # a caller's fault is not repeated
 
 
 @pytest.mark.parametrize("do", ["error-in-200", "garbage", "empty", "not-sse"])
 async def test_an_answer_that_ranks_nothing_is_a_failure(sidecar: Sidecar, do: str) -> None:
-    """LiteLLM passes an error with status 200 on as an answer without results."""
+    """LiteLLM passes an error with status 200 on as an answer without results; here it is repeated."""
     answer = await sidecar.post("/v1/rerank", asked("rank-cohere", json.dumps({"do": do})))
     assert answer.status in {500, 502}
-    assert answer.headers["x-llmp-origin"] == "answer"
+    assert answer.headers["x-llmp-attempts"] == "3"
 
 
 async def test_a_caller_who_hangs_up_cancels_the_provider_s_call(sidecar: Sidecar) -> None:

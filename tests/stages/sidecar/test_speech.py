@@ -101,6 +101,7 @@ async def test_an_answer_without_audio_is_an_error_in_json(sidecar: Sidecar, do:
         await answer.aread()
     assert answer.status_code >= 400
     assert answer.json()["error"]["message"]
+    assert (answer.headers["x-llmp-attempts"] == "1") == (do in {"empty", "status-400"})
 
 
 async def test_a_caller_who_hangs_up_cancels_the_provider_s_call(sidecar: Sidecar) -> None:
