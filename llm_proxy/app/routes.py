@@ -13,6 +13,7 @@ from llm_proxy.edge.inference import RequestReader
 from llm_proxy.edge.routes import (
     audit,
     azure_models,
+    gemini,
     health,
     keys,
     limits,
@@ -90,6 +91,7 @@ def build_routers(
         health.metrics_router(stages.metrics, auth),
         models.router(catalog, auth, settings.default_models),
         azure_models.router(catalog, auth, settings.default_models),
+        gemini.models_router(catalog, auth, settings.default_models),
         models.admin_router(
             catalog, in_postgres, ModelProbe(stages.services), record=record, require_actor=require_actor
         ),
@@ -124,7 +126,11 @@ def build_counting_routers(
 ) -> list[APIRouter]:
     """Returns the routers of the routes that count a prompt's tokens."""
     counter = TokenCounter(stages.client)
-    return [messages.router(MESSAGES, reader, counter), response_tokens.router(responses, reader, counter)]
+    return [
+        messages.router(MESSAGES, reader, counter),
+        response_tokens.router(responses, reader, counter),
+        gemini.counting_router(reader, counter),
+    ]
 
 
 def _repositories(database: Database | None) -> Repositories | None:

@@ -105,7 +105,7 @@ class Count(NamedTuple):
 
     Attributes:
         body: For the sidecar: `model`, `messages`, `tools`; `native` and `system` for Anthropic's own,
-            `responses` for a native body of Responses.
+            `responses` for a native body of Responses, `google` for what counts of Google's.
         size_bytes: The size of the caller's body.
     """
 

@@ -13,6 +13,7 @@ from llm_proxy.dialects import Dialect
 from llm_proxy.dialects.cohere import COHERE
 from llm_proxy.dialects.cohere_embed import EMBED_V1, EMBED_V2
 from llm_proxy.dialects.gemini.dialect import GENERATE_CONTENT, STREAM_GENERATE_CONTENT
+from llm_proxy.dialects.gemini.embeddings import BATCH_EMBED_CONTENTS, EMBED_CONTENT
 from llm_proxy.dialects.generate import GENERATE, GENERATE_STREAM
 from llm_proxy.dialects.internal import INTERNAL
 from llm_proxy.dialects.model_paths import MODEL, ModelPaths
@@ -82,6 +83,18 @@ _FIXED_ROUTES = (
         "generate_content",
         STREAM_GENERATE_CONTENT,
         "Generate content in Google's API, streamed.",
+    ),
+    InferenceRoute(
+        tuple(f"{one}:embedContent" for one in _GEMINI),
+        "embeddings",
+        EMBED_CONTENT,
+        "Create an embedding vector in Google's API.",
+    ),
+    InferenceRoute(
+        tuple(f"{one}:batchEmbedContents" for one in _GEMINI),
+        "embeddings",
+        BATCH_EMBED_CONTENTS,
+        "Create embedding vectors in Google's API.",
     ),
     InferenceRoute(
         ("/v1/rerank", "/v2/rerank", "/rerank"),

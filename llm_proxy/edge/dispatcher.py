@@ -17,7 +17,7 @@ from llm_proxy.dialects.routes import InferenceRoute, RouteTable, canonical_path
 from llm_proxy.edge.inference import InferenceEndpoint, RequestLimits
 from llm_proxy.edge.request import Message, Receive, Scope, Send, validate_head
 from llm_proxy.edge.responses import send_error_of
-from llm_proxy.edge.routes import messages, response_tokens
+from llm_proxy.edge.routes import gemini, messages, response_tokens
 from llm_proxy.edge.unserved_paths import not_served
 from llm_proxy.errors import (
     APIError,
@@ -74,11 +74,15 @@ class Dispatcher:
         # Path parameters are decoded later (`management_app`); for HEAD, uvicorn drops the body.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         scope = {**scope, "path": canonical_path(scope["raw_path"].decode("ascii")), "method": method}
-        limits, holds_call = self._limits, scope["path"] in HOLDING_CALLS
+        limits, holds_call = self._limits, _holds_call(scope["path"])
         max_bytes = limits.max_body_bytes if holds_call else MAX_MANAGEMENT_BODY_BYTES
         await self._management(
             scope, _bounded_receive(receive, max_bytes, limits.body_timeout_s), _with_request_id(send)
         )
+
+
+def _holds_call(path: str) -> bool:
+    return path in HOLDING_CALLS or path.endswith(gemini.COUNT)
 
 
 def _reject_websocket(route: InferenceRoute | None, scope: Scope) -> None:

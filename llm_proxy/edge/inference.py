@@ -125,12 +125,17 @@ class RequestReader:
         require_own(call, caller, models)
         return caller, call
 
-    async def read_count(self, request: Request, dialect: CountingDialect) -> tuple[Caller, Count]:
-        """Returns the caller of a request to count tokens, and what to count; raises `APIError`."""
+    async def read_count(
+        self, request: Request, dialect: CountingDialect, model: str | None = None
+    ) -> tuple[Caller, Count]:
+        """Returns the caller of a request to count tokens, and what to count; raises `APIError`.
+
+        `model` is the name that stands in the path.
+        """
         headers = read_headers(request.scope, max_bytes=self.limits.max_header_bytes)
         caller = await self.authenticate(headers)
         body = await read_body(request.receive, headers, max_bytes=self.limits.max_body_bytes)
-        options = parse_request_options(headers.items())
+        options = replace(parse_request_options(headers.items()), model=model)
         return caller, dialect.parse_count(body, options, self._catalog.models_for(caller), self.limits.body)
 
     async def read_explain_request(

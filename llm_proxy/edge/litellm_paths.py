@@ -31,7 +31,7 @@ _GONE = (
     ("/engines/", "name the model in the body, and call `/v1/chat/completions` or its like"),
     ("/anthropic/", "providers' own paths are not passed through; Anthropic's protocol is `/v1/messages`"),
     ("/vertex", "providers' own paths are not passed through"),
-    ("/gemini/", "providers' own paths are not passed through"),
+    ("/gemini/", "providers' own paths are not passed through; Google's API is `/v1beta/models/{model}:...`"),
     ("/bedrock/", "providers' own paths are not passed through"),
     ("/azure", "providers' own paths are not passed through"),
     ("/cohere/", "providers' own paths are not passed through"),

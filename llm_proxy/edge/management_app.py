@@ -21,6 +21,7 @@ from starlette.types import Lifespan
 
 from llm_proxy.dialects.cohere import COHERE
 from llm_proxy.dialects.cohere_embed import CohereEmbedDialect
+from llm_proxy.dialects.gemini.dialect import GENERATE_CONTENT
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.model_paths import MODEL
 from llm_proxy.dialects.request.rerank_schema import MAX_DOCUMENTS, MAX_INPUTS, MAX_PARTS
@@ -29,6 +30,7 @@ from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge.litellm_paths import where_it_went
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.responses import error_headers
+from llm_proxy.edge.routes.gemini import speaks_google
 from llm_proxy.edge.unserved_paths import is_cohere, not_served
 from llm_proxy.endpoints import ENDPOINTS, TRANSCRIPTS, Endpoint, EndpointSpec
 from llm_proxy.errors import APIError, BadRequest, InternalError, MethodNotAllowed, NotFound
@@ -72,6 +74,8 @@ _ERROR: Json = {
 }
 _DIALECT_REQUIRED = {"internal": ["messages"], "generate": ["messages"], "responses": ["model", "input"]}
 
+_PATH_REQUIRED = {"embedContent": ["content"], "batchEmbedContents": ["requests"]}
+"""Of Google's embeddings, by the end of a path."""
 _STREAM_BY_PATH = frozenset({"generate", "gemini"})
 _NEVER_STREAMED: frozenset[Endpoint] = frozenset(
     {"embeddings", "rerank", "moderations", "audio.translations"}
@@ -114,7 +118,13 @@ _CONTENT: Json = {
     },
 }
 _PROPERTIES: Json = {
+    "content": _CONTENT,
     "contents": {"type": "array", "minItems": 1, "items": _CONTENT},
+    "requests": {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "object", "required": ["content"], "properties": {"content": _CONTENT}},
+    },
     "model": {"type": "string", "minLength": 1, "maxLength": 256},
     "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
     "prompt": {"anyOf": [{"type": "string"}, _STRINGS]},
@@ -199,7 +209,9 @@ def declare_bad_request(paths: Json) -> None:
 def _operation(route: InferenceRoute, path: str) -> Json:
     spec = ENDPOINTS[route.endpoint]
     required = [name for name in ("model", spec.required, *spec.also_required) if name]
-    required = _DIALECT_REQUIRED.get(route.dialect.name, required)
+    required = _PATH_REQUIRED.get(
+        path.rpartition(":")[2], _DIALECT_REQUIRED.get(route.dialect.name, required)
+    )
     if isinstance(route.dialect, CohereEmbedDialect):
         required = ["model", "texts"]
     names_model = MODEL in path
@@ -359,7 +371,9 @@ def error_response(error: APIError, scope: Scope) -> Response:
     request_id = str(uuid7())
     headers = [("x-request-id", request_id)]
     body, status = error.body(), error.status
-    if speaks_anthropic(scope):
+    if speaks_google(scope):
+        body = GENERATE_CONTENT.error(error, request_id)
+    elif speaks_anthropic(scope):
         body = MESSAGES.error(error, request_id)
         headers += MESSAGES.headers(request_id, error)
         status = MESSAGES.status(error)

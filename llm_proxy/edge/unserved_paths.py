@@ -1,4 +1,4 @@
-"""Operations of OpenAI, Anthropic and Cohere that the gateway does not serve, for the error of their callers.
+"""Operations of OpenAI, Anthropic, Cohere and Google that are not served here, for their callers' errors.
 
 Pure. Invariants: a path has every alias that a served path has; nothing here is served.
 """
@@ -43,6 +43,18 @@ _COHERE = {
     "/v1/check-api-key": "Cohere's check of keys; `GET /v1/models` answers 401 to an invalid one",
     "/v2/parse": "Cohere's parsing of documents",
 }
+_GOOGLE = {
+    "/v1beta/files": "files; send data inline",
+    "/upload/v1beta": "files; send data inline",
+    "/v1beta/cachedContents": "cached contents",
+    "/v1beta/batches": "batches",
+    "/v1beta/tunedModels": "tuned models",
+    "/v1beta/fileSearchStores": "file search",
+    "/v1beta/corpora": "corpora",
+    "/v1beta/interactions": "interactions; use `:generateContent`",
+    "/v1beta/auth_tokens": "the Live API",
+    "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent": "the Live API",
+}
 _PREFIXES = ("/openai", "/v1")
 
 
@@ -55,7 +67,7 @@ def not_served(path: str) -> str:
     """Returns a sentence for an operation that is not served; empty for any other path."""
     if path in _COHERE_CHAT:
         return " The gateway does not serve Cohere's chat; use `/v1/chat/completions`."
-    name = _find(_OPENAI, _bare(path)) or _find(_COHERE, path)
+    name = _find(_OPENAI, _bare(path)) or _find(_COHERE, path) or _find(_GOOGLE, path)
     return f" The gateway does not serve {name}." if name is not None else ""
 
 

@@ -80,6 +80,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
         *("google_generate_content", "google_stream_generate_content"),
     ),
     "litellm.google_genai.streaming_iterator": ("AsyncGoogleGenAIGenerateContentStreamingIterator",),
+    "litellm.llms.gemini.count_tokens.handler": ("GoogleAIStudioTokenCounter",),
     "litellm.llms.gemini.google_genai.transformation": ("GoogleGenAIConfig",),
     "litellm.llms.vertex_ai.google_genai.transformation": ("VertexAIGoogleGenAIConfig",),
     "litellm.llms.anthropic.pass_through.messages.handler": ("_native_messages_config",),

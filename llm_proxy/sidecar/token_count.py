@@ -9,8 +9,13 @@ from llm_proxy.sidecar import litellm_internals, response_state
 from llm_proxy.sidecar.process_log import log_line
 
 COUNTED_PARTS = frozenset({"text", "image_url", "file"})
-NO_TEXTS = frozenset({"cache_control", "data", "encrypted_content", "id", "signature", "tool_use_id", "type"})
-"""Fields of Anthropic's blocks that are no part of a prompt's text."""
+NO_TEXTS = frozenset(
+    {
+        *("cache_control", "data", "encrypted_content", "id", "signature", "tool_use_id", "type"),
+        *("fileUri", "file_uri", "mimeType", "mime_type", "role", "thoughtSignature", "thought_signature"),
+    }
+)
+"""Fields of Anthropic's blocks and Google's parts that are no part of a prompt's text."""
 
 
 async def count_tokens(body: Json) -> tuple[int, Json]:
@@ -18,11 +23,17 @@ async def count_tokens(body: Json) -> tuple[int, Json]:
 
     `native` says that the messages, tools and system prompt are Anthropic's; else they are a chat's.
     `responses` is a native body of Responses, which its provider counts; else the chat beside it counts.
+    `google` has the contents, instruction and tools of a native body of Google's.
     """
     if responses := as_object(body.get("responses")):
         counted = await response_state.count_input(str(body.get("model")), responses)
         if counted is not None:
             return 200, {"input_tokens": counted}
+    if google := as_object(body.get("google")):
+        counted = await _count(body | google, [], native=True)
+        if counted is None:  # the provider does not say
+            counted = await _count(body, [{"role": "user", "content": _text_of(google)}])
+        return _answer(counted)
     messages = [as_object(one) for one in as_list(body.get("messages"))]
     if body.get("native") is True:
         counted = await _count(body, messages, native=True)
@@ -32,6 +43,10 @@ async def count_tokens(body: Json) -> tuple[int, Json]:
             )
     else:
         counted = await _count(body, [_with_countable_parts(one) for one in messages])
+    return _answer(counted)
+
+
+def _answer(counted: int | None) -> tuple[int, Json]:
     if counted is None:
         return 422, {"error": {"message": "The tokens of this prompt cannot be counted."}}
     return 200, {"input_tokens": counted}
@@ -43,7 +58,8 @@ async def _count(body: Json, messages: list[Json], *, native: bool = False) -> i
         counted = await proxy.count_request_tokens(
             request=proxy.TokenCountRequest(
                 model=body.get("model"),
-                messages=messages,
+                messages=messages or None,
+                contents=body.get("contents"),
                 tools=body.get("tools") or None,
                 system=body.get("system"),
             ),

@@ -162,3 +162,61 @@ async def test_an_explanation(stack: RunningStack) -> None:
     """Of the same body, by the same path."""
     reply = await post(stack, f"/v1/explain?path=/v1beta/models/{CHAT_ONLY}:streamGenerateContent", ask())
     assert reply.status_code == 200, reply.text
+
+
+async def test_tokens_are_counted(stack: RunningStack) -> None:
+    """Of contents, of a whole request and of a native one; a count is no call."""
+    instruction = {"systemInstruction": {"parts": [{"text": "You are " + "very " * 40}]}}
+    totals: list[int] = []
+    for model in (CHAT_ONLY, "native-gemini"):
+        path = f"/v1beta/models/{model}:countTokens"
+        whole = {
+            "generateContentRequest": {"model": f"models/{model}", **ask(), **instruction, "tools": FUNCTIONS}
+        }
+        for body in (ask(), whole):
+            reply = await post(stack, path, body)
+            assert reply.status_code == 200, reply.text
+            totals.append(reply.json()["totalTokens"])
+        assert 0 < totals[-2] < totals[-1] - 40
+    assert totals[1] < 1000 < totals[2]  # the native ones are the provider's own
+    refused = await post(
+        stack, f"/v1/models/{CHAT_ONLY}:countTokens", {"contents": [{"parts": [{"txt": "a"}]}]}
+    )
+    assert (refused.status_code, refused.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    large = await post(stack, f"/v1beta/models/{CHAT_ONLY}:countTokens", ask("word " * 300_000))
+    assert large.json()["totalTokens"] >= 300_000
+    assert [call for call in await stack.calls() if "countTokens" not in call["path"]] == []
+
+
+async def test_vectors(stack: RunningStack) -> None:
+    """One content, and a batch; recorded as embeddings."""
+    path = "/v1beta/models/all-minilm-l6-v2"
+    contents = [{"parts": [{"text": text}]} for text in ("a", "b")]
+    one = await post(stack, f"{path}:embedContent", {"content": contents[0], "taskType": "RETRIEVAL_QUERY"})
+    batch = await post(
+        stack, f"{path}:batchEmbedContents", {"requests": [{"content": one} for one in contents]}
+    )
+    assert (one.status_code, batch.status_code) == (200, 200), batch.text
+    assert [len(one["values"]) > 2 for one in batch.json()["embeddings"]] == [True, True]
+    assert one.json()["embedding"]["values"] == batch.json()["embeddings"][0]["values"]
+    assert (await stack.story(batch.headers["x-request-id"]))["dialect"] == "gemini"
+    wrong = await post(stack, f"/v1/models/{CHAT_ONLY}:embedContent", {"content": {"parts": []}})
+    assert wrong.json()["error"]["details"][-1]["fieldViolations"][0]["field"] == "content"
+
+
+async def test_models_are_listed(stack: RunningStack) -> None:
+    """As Google lists them; below `/v1` for its clients alone; errors in its envelope."""
+    async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url) as client:
+        google, other = {"x-goog-api-key": stack.key}, stack.auth
+        pages = [(await client.get(path, headers=google)).json() for path in ("/v1beta/models", "/v1/models")]
+        openai_page = (await client.get("/v1/models", headers=other)).json()
+        one = (await client.get("/v1beta/models/all-minilm-l6-v2", headers=other)).json()
+        missing = await client.get("/v1beta/models/nobody", headers=google)
+        no_key = await client.get("/v1beta/models")
+    assert pages[0] == pages[1]
+    by_name = {model["name"]: model for model in pages[0]["models"]}
+    assert "generateContent" in by_name["models/plain"]["supportedGenerationMethods"]
+    assert {f"models/{model['id']}" for model in openai_page["data"]} == set(by_name)
+    assert one["supportedGenerationMethods"] == ["embedContent", "batchEmbedContents"]
+    assert (missing.status_code, missing.json()["error"]["status"]) == (404, "NOT_FOUND")
+    assert (no_key.status_code, no_key.json()["error"]["status"]) == (401, "UNAUTHENTICATED")

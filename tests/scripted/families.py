@@ -174,6 +174,7 @@ DOORS: tuple[tuple[str, Door], ...] = (
     ("/stable-image/generate/core", _openai(images_wire.stable, None)),
     (":generateContent", _gemini(_gemini_content, None)),
     (":streamGenerateContent", _gemini(gemini_wire.content, gemini_wire.frames)),
+    (":countTokens", _gemini(gemini_wire.count, None)),
     (":embedContent", _gemini(gemini_wire.embeddings, None)),
     (":batchEmbedContents", _gemini(gemini_wire.embeddings, None)),
     (":rawPredict", _ANTHROPIC),

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from llm_proxy.dialects.call import Call
+from llm_proxy.dialects.call import Call, Count
 from llm_proxy.dialects.dialect import (
     BodyLimits,
     HeaderPairs,
@@ -21,8 +21,9 @@ from llm_proxy.dialects.dialect import (
 )
 from llm_proxy.dialects.gemini.answer import render_answer
 from llm_proxy.dialects.gemini.error_body import render_error
-from llm_proxy.dialects.gemini.fields import invalid
-from llm_proxy.dialects.gemini.native import native_call
+from llm_proxy.dialects.gemini.fields import invalid, named
+from llm_proxy.dialects.gemini.models import model_page
+from llm_proxy.dialects.gemini.native import counted_contents, native_call
 from llm_proxy.dialects.gemini.request import USUAL, GeminiContext, translate_request
 from llm_proxy.dialects.gemini.schema import read_body
 from llm_proxy.dialects.gemini.stream import GeminiStream, NativeGeminiStream
@@ -84,6 +85,24 @@ class GeminiDialect:
             body=body, streaming=True, wants_usage=True, context=context, stream_type=stream_type
         )
 
+    def parse_count(
+        self, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
+    ) -> Count:
+        """Returns what `countTokens` counts; raises `BadRequest` or `ModelNotFound`."""
+        context = ParseContext(self.name, "generate_content", len(body))
+        asked = named(parse_object(body, limits.max_depth), "")
+        whole = asked.get("generateContentRequest")
+        if whole is not None and asked.get("contents") is not None:
+            raise invalid("contents", "given beside 'generateContentRequest'.")
+        asked = asked if whole is None else named(whole, "generateContentRequest")
+        group = resolve_group({}, context, options, models)[1]
+        if models.speaks_natively(models.aliases.get(group, group), "generate_content"):
+            call = native_call(asked, context, options, models, limits)
+            return Count({"model": group, "google": counted_contents(call.body)}, len(body))
+        chat, _ = translate_request(read_body(asked, limits), carried_for(group, models))
+        counted: Json = {name: chat[name] for name in ("messages", "tools") if name in chat}
+        return Count({"model": group, **counted}, len(body))
+
     def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the provider
         """Returns Google's response; raises `ProviderFailed` when the answer is none."""
         context = _context(call)
@@ -107,8 +126,8 @@ class GeminiDialect:
         return ()
 
     def render_models(self, listed: Iterable[ListedModel]) -> Json:
-        """Google's list of models."""
-        raise NotImplementedError
+        """Google's first page of models."""
+        return model_page([*listed], {})
 
 
 def wants_events(query: str) -> bool:

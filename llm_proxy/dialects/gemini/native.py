@@ -14,7 +14,7 @@ from llm_proxy.dialects.request.field_policy import reject_litellm_names
 from llm_proxy.dialects.request.native_call import build_native_call
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.identity import NO_ATTRIBUTION
-from llm_proxy.json_access import Json
+from llm_proxy.json_access import Json, as_object, as_objects, is_array
 
 _CONFIG, _MOST = "generationConfig", "maxOutputTokens"
 _candidates = whole(1, MAX_CANDIDATES)
@@ -39,3 +39,26 @@ def native_call(
     choices = _candidates(config["candidateCount"], path) if config.get("candidateCount") is not None else 1
     call = build_native_call(body, context, options, models, limits, NO_ATTRIBUTION)
     return call._replace(choices=choices, context=GeminiContext(is_native=True))
+
+
+def counted_contents(body: Json) -> Json:
+    """Returns what counts of a native body: its contents, system instruction and functions.
+
+    The functions are in the words of LiteLLM's counter, the instruction is its text.
+    """
+    contents = body["contents"]
+    found: Json = {"contents": contents if is_array(contents) else [contents]}
+    instruction = as_object(body.get("systemInstruction")).get("parts")
+    parts = instruction if is_array(instruction) else [instruction]
+    if said := "".join(str(as_object(part).get("text") or "") for part in parts):
+        found["system"] = said
+    functions = [
+        {
+            "name": str(one.get("name")),
+            "description": str(one.get("description") or ""),
+            "input_schema": as_object(one.get("parametersJsonSchema") or one.get("parameters")),
+        }
+        for tool in as_objects(body.get("tools"))
+        for one in as_objects(named(tool, "tools").get("functionDeclarations"))
+    ]
+    return found | ({"tools": functions} if functions else {})

@@ -89,8 +89,7 @@ def translate_request(body: Json, carried: Carried) -> tuple[Json, GeminiContext
     choosing: Json = body.get("toolConfig", {}).get("functionCallingConfig", {})
     tools = [*_tools(body.get("tools", ()), choosing, translator.names)]
     chat: Json = {sent: config[name] for name, sent in _SAME.items() if name in config}
-    if carried.openai and chat.get("top_k") == USUAL["top_k"]:
-        del chat["top_k"]
+    chat = {name: value for name, value in chat.items() if not _is_unwanted(name, value, carried)}
     chat["messages"] = [
         *translator.system(body.get("systemInstruction", {})),
         *translator.messages(body["contents"]),
@@ -106,6 +105,13 @@ def translate_request(body: Json, carried: Carried) -> tuple[Json, GeminiContext
         candidates=chat.get("n", 1),
     )
     return chat, context
+
+
+def _is_unwanted(name: str, value: object, carried: Carried) -> bool:
+    """Whether a provider refuses a value that nobody asked for: OpenAI `top_k`, Claude two of the three."""
+    if value != USUAL.get(name):
+        return False
+    return carried.thinking_blocks or (carried.openai and name == "top_k")
 
 
 def _refuse(body: Json, config: Json) -> None:

@@ -21,6 +21,8 @@ from starlette.requests import Request
 from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Call
 from llm_proxy.dialects.dialect import ListedModel
+from llm_proxy.dialects.gemini.models import model_page as gemini_page
+from llm_proxy.dialects.gemini.models import render_model as gemini_model
 from llm_proxy.dialects.internal import INTERNAL
 from llm_proxy.dialects.messages.models import model_page
 from llm_proxy.dialects.messages.models import render_model as anthropic_model
@@ -81,13 +83,22 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
 def _list(request: Request, found: list[ListedModel]) -> Response:
     if "anthropic-version" in request.headers:
         return anthropic_response(model_page(found, request.query_params))
+    if is_google(request):
+        return _json(gemini_page(found, request.query_params))
     return _json(OPENAI.render_models(found))
 
 
 def _one(request: Request, found: ListedModel) -> Response:
     if "anthropic-version" in request.headers:
         return anthropic_response(anthropic_model(found))
+    if is_google(request):
+        return _json(gemini_model(found))
     return _json(openai_model(found))
+
+
+def is_google(request: Request) -> bool:
+    """Whether a request comes from a client of Google's API, whose lists have the same path below `/v1`."""
+    return any(name.startswith("x-goog-") for name in request.headers)
 
 
 def may_use(caller: Caller, known: Catalog, name: str, default_models: tuple[str, ...]) -> bool:

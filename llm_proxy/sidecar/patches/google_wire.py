@@ -17,6 +17,7 @@ CONFIGS = (
     ("litellm.llms.gemini.google_genai.transformation", "GoogleGenAIConfig"),
     ("litellm.llms.vertex_ai.google_genai.transformation", "VertexAIGoogleGenAIConfig"),
 )
+COUNTER = ("litellm.llms.gemini.count_tokens.handler", "GoogleAIStudioTokenCounter")
 EVENTS = "litellm.google_genai.streaming_iterator"
 LOGGED = (
     (
@@ -45,8 +46,14 @@ def install(is_relayed: Callable[[], bool]) -> None:
     for module, name, function in LOGGED:
         handler: Untyped = getattr(import_module(module), name)
         setattr(handler, function, staticmethod(_priced_as_told(getattr(handler, function))))
+    counter: Untyped = getattr(import_module(COUNTER[0]), COUNTER[1])
+    counter._clean_contents_for_gemini_api = _as_they_are  # noqa: SLF001 -- needs a library that is not here
     events = stream_class()
     events.__anext__ = _next_bytes(events.__anext__, is_relayed)
+
+
+def _as_they_are(_self: Untyped, contents: Untyped) -> Untyped:
+    return contents
 
 
 def stream_class() -> Untyped:

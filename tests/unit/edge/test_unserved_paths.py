@@ -25,6 +25,9 @@ from llm_proxy.edge.unserved_paths import is_cohere, not_served
         ("/v1/messages/batches", "batches of messages"),
         ("/v2/chat", "Cohere's chat"),
         ("/v1/datasets/d", "Cohere's datasets"),
+        ("/v1beta/files/abc", "files; send data inline"),
+        ("/upload/v1beta/files", "files; send data inline"),
+        ("/v1beta/cachedContents", "cached contents"),
     ],
 )
 def test_an_operation_is_named(path: str, words: str) -> None:

@@ -422,6 +422,8 @@ class TestConfig:
         assert configured(**config) == wanted
         assert configured(OPENAI, topK=64) == {}
         assert configured(OPENAI, topK=3) == {"top_k": 3}
+        assert configured(CLAUDE, temperature=1, topP=0.95, topK=64) == {}
+        assert configured(CLAUDE, temperature=0.5) == {"temperature": 0.5}
 
     @pytest.mark.parametrize(
         ("providers", "thinking", "sent"),

@@ -1,0 +1,140 @@
+"""The dialect of `:embedContent` and `:batchEmbedContents`: texts of Google's contents as embeddings.
+
+Invariants: a content is one text, its parts joined; a batch asks for one size and one task. Where a provider
+is Google its task goes with it, elsewhere it asks for nothing. Source: https://ai.google.dev/api/embeddings.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from llm_proxy.dialects.call import Call
+from llm_proxy.dialects.dialect import BodyLimits, HeaderPairs, ListedModel, ModelIndex, ResponseMeta
+from llm_proxy.dialects.gemini.error_body import render_error
+from llm_proxy.dialects.gemini.fields import Message, filled, invalid, list_of, struct, text, whole
+from llm_proxy.dialects.gemini.models import model_page
+from llm_proxy.dialects.gemini.schema import content
+from llm_proxy.dialects.request import ParseContext, build_call, parse_object
+from llm_proxy.dialects.request.native_call import resolve_group
+from llm_proxy.dialects.request_options import RequestOptions
+from llm_proxy.dialects.translation.carried import carried_for, not_carried
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.errors import APIError, ProviderFailed
+from llm_proxy.identity import NO_ATTRIBUTION
+from llm_proxy.json_access import Json, as_object, as_objects, is_array
+
+MAX_BATCH = 2048
+_one = Message(
+    {
+        "model": text,
+        "content": content,
+        "taskType": filled,
+        "title": text,
+        "outputDimensionality": whole(1),
+        "embedContentConfig": struct,
+    },
+    "content",
+)
+_batch = Message({"model": text, "requests": list_of(_one, 1, MAX_BATCH)}, "requests")
+_ALIKE = ("taskType", "title", "outputDimensionality")
+
+
+@dataclass(frozen=True, slots=True)
+class GeminiEmbeddingsDialect:
+    """Google's embeddings.
+
+    Attributes:
+        is_batch: It is the dialect of `:batchEmbedContents`.
+    """
+
+    is_batch: bool = False
+    name: str = "gemini"
+
+    def parse(
+        self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
+    ) -> Call:
+        """Returns the call of a body; raises `BadRequest` or `ModelNotFound`."""
+        parsed = parse_object(body, limits.max_depth)
+        context = ParseContext(self.name, endpoint, len(body))
+        if self.is_batch:
+            requests = _batch(parsed, "")["requests"]
+            texts = [_text(one, f"requests[{at}].") for at, one in enumerate(requests)]
+            _refuse_unlike(requests)
+            wanted = requests[0]
+        else:
+            wanted = _one(parsed, "")
+            texts = [_text(wanted, "")]
+        model, group = resolve_group({}, context, options, models)
+        asked: Json = {"model": model, "input": texts}
+        if "outputDimensionality" in wanted:
+            asked["dimensions"] = wanted["outputDimensionality"]
+        if carried_for(group, models).safety_settings:  # every provider is Google
+            task = {"task_type": wanted.get("taskType"), "title": wanted.get("title")}
+            asked |= {name: value for name, value in task.items() if value}
+        return build_call(asked, context, options, models, limits, NO_ATTRIBUTION)
+
+    def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the provider
+        """Returns Google's vectors; raises `ProviderFailed` when the answer is none."""
+        try:
+            answer = as_object(orjson.loads(reply))
+        except orjson.JSONDecodeError:
+            answer = {}
+        found = sorted(as_objects(answer.get("data")), key=_index)
+        vectors = [{"values": one["embedding"]} for one in found if is_array(one.get("embedding"))]
+        if len(vectors) != len(call.body["input"]):
+            raise ProviderFailed("The provider's answer could not be read.")
+        document: Json = {"embeddings": vectors} if self.is_batch else {"embedding": vectors[0]}
+        tokens = as_object(answer.get("usage")).get("prompt_tokens")
+        if type(tokens) is int:
+            document["usageMetadata"] = {"promptTokenCount": tokens, "totalTokenCount": tokens}
+        return orjson.dumps(document)
+
+    def open_stream(self, call: Call) -> None:
+        """None: vectors do not stream."""
+
+    def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
+        """Google's envelope."""
+        return render_error(error)
+
+    def status(self, error: APIError) -> int:
+        """The error's own."""
+        return error.status
+
+    def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:  # noqa: ARG002 -- the same
+        """None: its clients read the body."""
+        return ()
+
+    def render_models(self, listed: Iterable[ListedModel]) -> Json:
+        """Google's first page of models."""
+        return model_page([*listed], {})
+
+
+def _index(one: Json) -> int:
+    index: Any = one.get("index")
+    return index if type(index) is int else 0
+
+
+def _text(request: Json, path: str) -> str:
+    if request.get("embedContentConfig"):
+        raise not_carried(f"{path}embedContentConfig", "A setting of embeddings")
+    texts: list[str] = []
+    for at, part in enumerate(request["content"].get("parts", ())):
+        if "text" not in part:
+            raise not_carried(f"{path}content.parts[{at}]", "A part but text")
+        texts.append(part["text"])
+    if not "".join(texts):
+        raise invalid(f"{path}content", "must have a text.", "empty_string")
+    return "\n".join(texts)
+
+
+def _refuse_unlike(requests: list[Json]) -> None:
+    for at, one in enumerate(requests):
+        for name in _ALIKE:
+            if one.get(name) != requests[0].get(name):
+                raise invalid(f"requests[{at}].{name}", "must be the same in each request of a batch.")
+
+
+EMBED_CONTENT = GeminiEmbeddingsDialect()
+BATCH_EMBED_CONTENTS = GeminiEmbeddingsDialect(is_batch=True)
