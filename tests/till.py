@@ -40,14 +40,14 @@ class Till:
         path = "/v1/completions" if group == "text" else "/v1/chat/completions"
         return await self.post(path, {"model": group, "stream": mode == "stream"} | words | more)
 
-    async def post(self, path: str, body: Json, file: bytes | None = None) -> str:
-        """One call, with a file as a form; returns its request id."""
+    async def post(self, path: str, body: Json, file: tuple[str, bytes] | None = None) -> str:
+        """One call, as a form if it has a file of this name; returns its request id."""
         headers = {"Authorization": f"Bearer {CALLER_KEY}"}
         async with httpx.AsyncClient(headers=headers, timeout=30) as client:
             if file is None:
                 answer = await client.post(self.url + path, json=body)
             else:
-                answer = await client.post(self.url + path, data=body, files={"file": ("a.mp3", file)})
+                answer = await client.post(self.url + path, data=body, files={file[0]: ("a.png", file[1])})
         assert answer.status_code == 200, answer.text
         request_id: str = answer.headers["x-request-id"]
         return request_id

@@ -34,8 +34,16 @@ PATHS = {
     "messages": "/v1/messages",
     "completion": "/v1/completions",
     "embedding": "/v1/embeddings",
+    "image_generation": "/v1/images/generations",
+    "rerank": "/v1/rerank",
+    "audio_speech": "/v1/audio/speech",
 }
-ENDS = {"responses": b"event: response.completed\n", "messages": b"event: message_stop\n"}
+ENDS = {
+    "responses": b"event: response.completed\n",
+    "messages": b"event: message_stop\n",
+    "image_generation": b"event: image_generation.completed\n",
+    "audio_speech": b"",
+}
 STORE_SAID = b"is not known right now"
 """In the message of that error, which has no code in Anthropic's envelope."""
 OVERLOADED, RECORDED_AS = 529, 503

@@ -23,6 +23,7 @@ Tier = tuple[str, str, str, str]
 NANO = Decimal(10) ** 9
 INPUT, OUTPUT = "input_cost_per_token", "output_cost_per_token"
 CACHE_READ, CACHE_WRITE = "cache_read_input_token_cost", "cache_creation_input_token_cost"
+UNIT_PRICES = {"search_units": "input_cost_per_query", "characters": "input_cost_per_character"}
 CACHED = ("cached_tokens", "cache_write_tokens", "cache_write_1h_tokens")
 AGENTS, USERS = 400, tuple(f"user-{at}" for at in range(5))
 EXACT, LEAVING, POOR, OTHERS = ("north", "south", "east"), "leaving", "poor", "others"
@@ -40,6 +41,8 @@ class Model:
         tiers: By service tier: prompt, completion, read, written.
         native: The path of the API, beside chats, that its provider speaks itself.
         can: Which of `choices`, `tools`, `reasoning`, `cache` its provider has.
+        unit: The column of what it bills instead of tokens.
+        unit_price: Dollars for each of these.
     """
 
     physical: str
@@ -49,6 +52,8 @@ class Model:
     can: tuple[str, ...] = ()
     mode: str = "chat"
     native: str = ""
+    unit: str = ""
+    unit_price: str = ""
 
     @property
     def provider(self) -> str:
@@ -89,6 +94,9 @@ MODELS = {
     ),
     "embed": Model("openai/text-embedding-3-small", ("0.00000002", "0", "0.00000002"), mode="embedding"),
     "sure": Model("deepseek/deepseek-chat", ("0.0000001", "0.0000003", "0.00000002")),
+    "draw": Model("openai/gpt-image-1", ("0.000005", "0.00004", "0.000005"), mode="image_generation"),
+    "rank": Model("cohere/rerank-v3.5", mode="rerank", unit="search_units", unit_price="0.0021"),
+    "speak": Model("openai/tts-1", mode="audio_speech", unit="characters", unit_price="0.0000163"),
     "unpriced": Model("openai/never-heard-of", None, can=OPENAI),
     "steady": Model("openai/gpt-4o-mini", CHEAP, can=OPENAI),
     "first": Model("openai/gpt-4.1", ("0.000002", "0.000008", "0.0000005"), can=OPENAI),
@@ -119,7 +127,11 @@ def _deployment(name: str, model: Model) -> Json:
     info: Json = {"id": f"the-{name}", "mode": model.mode}
     if model.native:
         info["supported_endpoints"] = [model.native]
-    if model.price:
+    if model.unit:
+        info[UNIT_PRICES[model.unit]] = float(model.unit_price)
+    if model.mode == "image_generation" and model.price:
+        info |= {INPUT: float(model.price[0]), "output_cost_per_image_token": float(model.price[1])}
+    elif model.price:
         info |= dict(zip((INPUT, OUTPUT, CACHE_READ), map(float, model.price), strict=True))
     if model.writes:
         info |= {CACHE_WRITE: float(model.writes[0]), f"{CACHE_WRITE}_above_1hr": float(model.writes[1])}
@@ -131,9 +143,17 @@ def _deployment(name: str, model: Model) -> Json:
     return {"model_name": name, "litellm_params": params, "model_info": info}
 
 
-def cost_nano_usd(group: str, usage: Json) -> int | None:
-    """What tokens a provider stated cost; None without a price."""
+def units_of(group: str, body: Json) -> int:
+    """What a provider bills for a request beside tokens; 0 where it bills these."""
+    unit = MODELS[group].unit
+    return len(body["input"]) if unit == "characters" else -(-len(body["documents"]) // 100) if unit else 0
+
+
+def cost_nano_usd(group: str, usage: Json, units: int = 0) -> int | None:
+    """What tokens a provider stated cost, or the units it bills; None without a price."""
     model = MODELS[group]
+    if model.unit:
+        return int((units * Decimal(model.unit_price) * NANO).to_integral_value(ROUND_CEILING))
     if model.price is None:
         return None
     prompt_usd, completion_usd, read_usd = map(Decimal, model.price)
@@ -186,6 +206,10 @@ KINDS = (
     Kind("text completion", 3, ("text",)),
     Kind("text completion, streamed", 4, ("text",), stream=True),
     Kind("embeddings", 6, ("embed",)),
+    Kind("images", 2, ("draw",)),
+    Kind("images, streamed", 2, ("draw",), stream=True),
+    Kind("reranking", 3, ("rank",)),
+    Kind("speech", 2, ("speak",), stream=True),
     Kind("asked twice", 4, (*CHATS, "text", "embed"), repeated=True),
     Kind("without a price", 1, ("unpriced",), outcome=""),
     Kind("without a price, streamed", 1, ("unpriced",), stream=True, outcome=""),
@@ -215,7 +239,15 @@ _TOOL_OF: dict[str, Json] = {
     "responses": {"type": "function", **_FUNCTION},
     "messages": {"name": "weather", "input_schema": _SCHEMA},
 }
-_PROMPTS = {"responses": "input", "embedding": "input", "completion": "prompt"}
+_PROMPTS = {
+    "responses": "input",
+    "embedding": "input",
+    "completion": "prompt",
+    "image_generation": "prompt",
+    "rerank": "query",
+    "audio_speech": "input",
+}
+_DOCUMENTS = 150
 _MESSAGES_MAX_TOKENS = 2000
 
 
@@ -258,9 +290,13 @@ class PlannedCall:
         body: Json = {"model": "no-such-model" if self.script["do"] == "unknown model" else self.group}
         said = [{"role": "user", "content": self.text}]
         body |= {"messages": said} if self.api in {"chat", "messages"} else {_PROMPTS[self.api]: self.text}
+        if self.api == "rerank":
+            body["documents"] = ["a document"] * _DOCUMENTS
+        if self.api == "audio_speech":
+            body["voice"] = "alloy"
         if self.api == "responses":
             body["store"] = False  # only such an answer is cached
-        if self.kind.stream:
+        if self.kind.stream and self.api != "audio_speech":  # which is always one
             body["stream"] = True
             if len(self.prompt) % 2 and self.api in {"chat", "completion"}:
                 body["stream_options"] = {"include_usage": True}  # half of the callers ask for it themselves

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from billing.plan import FALLBACK, MODELS, NANO, Json, PlannedCall, cost_nano_usd
+from billing.plan import FALLBACK, MODELS, NANO, Json, PlannedCall, cost_nano_usd, units_of
 
 STORE_DOWN = "store_unavailable"
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
@@ -85,12 +85,17 @@ class Case:
         """A record is owed."""
         return self.caller.status == 200 or bool(self.provider and not self.planned.is_again)
 
+    @property
+    def units(self) -> int:
+        """What the provider bills beside tokens."""
+        return units_of(self.served, self.stating["body"]) if self.stating else 0
+
     def owed_nano_usd(self) -> int:
         """What the provider bills for tokens it stated; 0 where it was not called."""
         hit = self.planned.is_again and any(row["cache"] == "hit" for row in self.records)
         if self.stating is None or hit or not self.records:
             return 0
-        return cost_nano_usd(self.served, self.stating["usage"]) or 0
+        return cost_nano_usd(self.served, self.stating["usage"], self.units) or 0
 
     def truth(self) -> tuple[int, int, int]:
         """What was used: stated by the provider, or its prompt and the frames that left it."""
@@ -217,13 +222,16 @@ class Comparison:
             return
         usage = case.stating["usage"]
         # What was not stated is unknown: no family but OpenAI states that none were cached.
+        unit = MODELS[case.served].unit
         wrong = {name: (row[name], usage[name]) for name in TOKENS if (row[name] or 0) != usage[name]}
+        if unit:
+            wrong = {unit: (row[unit], case.units)} if row[unit] != case.units else {}
         if wrong:
             self._find(case, "tokens", f"recorded and stated: {wrong}")
         tier = usage["service_tier"]
         if tier in MODELS[case.served].tiers and row["service_tier"] != tier:
             self._find(case, "service tier", f"{row['service_tier']}, not {tier}")
-        owed = 0 if row["cache"] == "hit" else cost_nano_usd(case.served, usage)
+        owed = 0 if row["cache"] == "hit" else cost_nano_usd(case.served, usage, case.units)
         if nano(row["cost_usd"]) != owed:
             self._find(case, "cost", f"{nano(row['cost_usd'])} nano-dollars, not {owed}")
         elif not wrong:
@@ -253,7 +261,7 @@ class Comparison:
         if len(good) != 1:
             self._find(case, "the sidecars' log", f"{len(good)} successes, {len(case.logged)} rows")
             return
-        stated = row["usage_source"] == "provider"
+        stated = row["usage_source"] == "provider" and not MODELS[case.served].unit
         if stated and any(good[0][name] != row[name] for name in TOKENS[:2]):
             self._find(case, "the sidecars' log: tokens", [good[0][name] for name in TOKENS[:2]])
         logged, recorded = nano(good[0]["cost_usd"]), nano(row["cost_usd"])

@@ -19,7 +19,8 @@ from llm_proxy.ledger.usage_store import open_usage
 from llm_proxy.quantities import NOTHING, Quantities
 
 RERANK, MODERATIONS, HEAR = "/v1/rerank", "/v1/moderations", "/v1/audio/transcriptions"
-DRAW, SPEAK = "/v1/images/generations", "/v1/audio/speech"
+DRAW, EDIT, SPEAK = "/v1/images/generations", "/v1/images/edits", "/v1/audio/speech"
+PNG = b"\x89PNG\r\n\x1a\n"
 HEARD: Json = {"mode": "audio_transcription"}
 DRAWN: Json = {"mode": "image_generation"}
 SPOKEN: Json = {"mode": "audio_speech"}
@@ -130,6 +131,9 @@ CASES = {
     "drawn tokens of a stream": Billed("painter", DRAW, None, "0.00103", IMAGE, 17, {"stream": True}),
     "an image of a quality": Billed("painter", DRAW, None, "0.167", IMAGE, form=HIGH, counted=False),
     "an image of any": Billed("painter", DRAW, None, None, IMAGE, counted=False),
+    "an edited image": Billed("painter", EDIT, None, "0.00103", IMAGE, 17),
+    "an edit of a quality": Billed("painter", EDIT, None, "0.167", IMAGE, form=HIGH, counted=False),
+    "an operator's edit": Billed("painter-own", EDIT, None, "0.05", IMAGE),
     "an operator's images": Billed("painter-own", DRAW, None, "0.1", TWO_IMAGES, form={"n": 2}),
     "an image without a price": Billed("painter-mine", DRAW, None, None, IMAGE),
     "characters": Billed("speaker", SPEAK, None, None, a_character_usd="0.000015"),
@@ -163,7 +167,11 @@ def stories(till: Till) -> dict[str, Json]:
             said = script(do="raw", raw=[wire(json.dumps(one.answer))])
         body: Json = {"model": one.group}
         if one.path == HEAR:
-            return await till.logged(await till.post(one.path, {**body, "prompt": said, **one.form}, b"RIFF"))
+            body |= {"prompt": said, **one.form}
+            return await till.logged(await till.post(one.path, body, ("file", b"RIFF")))
+        if one.path == EDIT:
+            body |= {"prompt": said, **one.form}
+            return await till.logged(await till.post(one.path, body, ("image", PNG)))
         if one.path == DRAW:
             return await till.logged(await till.post(one.path, {**body, "prompt": said, **one.form}))
         if one.path == SPEAK:
