@@ -1,7 +1,9 @@
 """What reranking, moderations, images and audio cost by listed and own prices, by hand, in both logs."""
 
 import asyncio
+import io
 import json
+import wave
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +23,21 @@ from llm_proxy.quantities import NOTHING, Quantities
 RERANK, MODERATIONS, HEAR = "/v1/rerank", "/v1/moderations", "/v1/audio/transcriptions"
 DRAW, EDIT, SPEAK = "/v1/images/generations", "/v1/images/edits", "/v1/audio/speech"
 PNG = b"\x89PNG\r\n\x1a\n"
+SECONDS_OF_WAV = 2.5
+
+
+def wav() -> bytes:
+    """Silence of `SECONDS_OF_WAV`."""
+    recording = io.BytesIO()
+    with wave.open(recording, "wb") as written:
+        written.setnchannels(1)
+        written.setsampwidth(2)
+        written.setframerate(8000)
+        written.writeframes(bytes(int(SECONDS_OF_WAV * 2 * 8000)))
+    return recording.getvalue()
+
+
+WAV = wav()
 HEARD: Json = {"mode": "audio_transcription"}
 DRAWN: Json = {"mode": "image_generation"}
 SPOKEN: Json = {"mode": "audio_speech"}
@@ -120,6 +137,8 @@ CASES = {
     "seconds": Billed("whisper", HEAR, None, "0.0009", NINE_SECONDS),
     "seconds of verbose JSON": Billed("whisper", HEAR, None, "0.0009", NINE_SECONDS,
                                       form={"response_format": "verbose_json"}),
+    "seconds that nobody states": Billed("whisper", HEAR, None, "0.00025", Quantities(audio_ms=2500),
+                                         form={"response_format": "text"}),
     "an operator's seconds": Billed("whisper-own", HEAR, None, "0.09", NINE_SECONDS),
     "seconds without a price": Billed("whisper-mine", HEAR, None, None, NINE_SECONDS),
     "seconds at a price of tokens": Billed("whisper-by-token", HEAR, None, None, NINE_SECONDS),
@@ -168,7 +187,7 @@ def stories(till: Till) -> dict[str, Json]:
         body: Json = {"model": one.group}
         if one.path == HEAR:
             body |= {"prompt": said, **one.form}
-            return await till.logged(await till.post(one.path, body, ("file", b"RIFF")))
+            return await till.logged(await till.post(one.path, body, ("file", WAV)))
         if one.path == EDIT:
             body |= {"prompt": said, **one.form}
             return await till.logged(await till.post(one.path, body, ("image", PNG)))
@@ -230,4 +249,4 @@ async def test_what_was_used_is_in_the_report_and_what_has_no_price_is_counted(
         "speaker-mine",
         "speaker-by-token",
     }
-    assert (rows["whisper"]["audio_seconds"], rows["whisper"]["cost_usd"]) == (18, 0.0018)
+    assert (rows["whisper"]["audio_seconds"], rows["whisper"]["cost_usd"]) == (20.5, 0.00205)
