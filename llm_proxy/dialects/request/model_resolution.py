@@ -100,6 +100,10 @@ def _without_catalog(model: str, provider: str | None) -> str:
 def _candidates_at_provider(model: str, provider: str, models: ModelIndex) -> Iterator[tuple[str, bool]]:
     groups = models.groups or {}
     names = PROVIDER_ALIASES.get(provider, (provider,))
+    if provider in groups.get(
+        model, ()
+    ):  # a deployment may be shown under such a name: `model_info.provider`
+        yield model, True
     for name in names:
         variants = [(one, model.removeprefix(one + "/")) for one in PROVIDER_VARIANTS.get(name, (name,))]
         for one, bare in variants:

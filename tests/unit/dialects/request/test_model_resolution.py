@@ -17,6 +17,7 @@ GROUPS = {
     "a model, with signs": frozenset({"openai"}),
     "house-8b": frozenset({"ollama_chat"}),
     "gpt-3.5-turbo-instruct": frozenset({"text-completion-openai"}),
+    "toy": frozenset({"local"}),
 }
 WILD = ("openai/*", "anthropic/*", "gemini/*", "vertex_ai/*", "ollama/*", "groq/*", "openrouter/*", "local-*")
 MODELS = ModelIndex("chat", GROUPS, WILD)
@@ -49,6 +50,7 @@ MODELS = ModelIndex("chat", GROUPS, WILD)
         ("gemini-1.5-flash", "google", "gemini/gemini-1.5-flash"),
         ("house-8b", "ollama", "house-8b"),
         ("house-8b", "local", "house-8b"),
+        ("toy", "local", "toy"),
         ("llama3", "ollama", "ollama/llama3"),
         ("gpt-3.5-turbo-instruct", "openai", "gpt-3.5-turbo-instruct"),
         ("llama-3.1-8b-instant", "groq", "groq/llama-3.1-8b-instant"),
