@@ -113,6 +113,8 @@ class SentForm:
 
 CONTROLS = frozenset({"model", "metadata", "disable_fallbacks"})
 """Fields of the gateway's for LiteLLM."""
+_BOOLEANS = {"true": True, "false": False}
+"""Of a form; LiteLLM heeds `disable_fallbacks` only as a boolean."""
 
 
 @asynccontextmanager
@@ -128,6 +130,11 @@ async def read_form(request: Untyped, operation: str) -> AsyncGenerator[SentForm
                 files.append(FilePartOfForm(name, value.filename or "file", kind, value.file))
             elif name not in CONTROLS:
                 _add(fields, name, value)
+        request._form = type(parsed)(  # noqa: SLF001 -- what LiteLLM reads again
+            (name, _BOOLEANS.get(value, value) if name == "disable_fallbacks" else value)
+            for name, value in parsed.multi_items()
+            if name != "stream"
+        )
         yield SentForm(operation, fields, tuple(files))
     finally:
         await parsed.close()

@@ -17,6 +17,7 @@ import orjson
 from llm_proxy.dialects import Call
 from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.endpoints import NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS
+from llm_proxy.errors import Forbidden
 from llm_proxy.identity import AccessPolicy, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_to_nano
@@ -85,12 +86,18 @@ class LiteLLMControls:
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.is_ours)
 
     def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
-        """Returns the body to send: the call's, and our fields."""
+        """Returns the body to send: the call's, and our fields.
+
+        Raises:
+            Forbidden: A form of a caller who may not use every fallback, which an unmodified LiteLLM ignores.
+        """
         body = dict(call.body)
         if not call.files:
             body["cache"] = self._cache(call, caller, catalog)
         if call.response is not None or not self._may_fall_back(str(call.body["model"]), caller, catalog):
             body["disable_fallbacks"] = True
+            if call.files and not (catalog is not None and catalog.is_ours):
+                raise Forbidden("Files of callers with a list of models need this project's sidecar.")
         if catalog is not None and catalog.has_langfuse:
             native = call.endpoint in NATIVE_ENDPOINTS
             body["litellm_metadata" if native else "metadata"] = _caller_metadata(caller)

@@ -117,6 +117,8 @@ def _give_others_the_file() -> None:
             config is not None and config.has_native_transcription_endpoint
         )
         if openai or (provider in constants.AZURE_OPENAI_AUDIO_PROVIDERS and config is None):
+            if form.fields.get("prompt") and isinstance(options.get("prompt"), str):
+                form.fields["prompt"] = options["prompt"]  # a guardrail may have masked it
             options = {name: value for name, value in options.items() if name not in OPENAI_FIELDS}
             return transcription(*args, **options)
         _reject_untranslatable(form, litellm, model, provider)

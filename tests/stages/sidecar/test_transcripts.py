@@ -17,7 +17,7 @@ TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translatio
 
 async def post(sidecar: Sidecar, path: str, model: str, mark: str = "", **fields: Any) -> httpx.Response:
     """Sends a form as the gateway does."""
-    directive = {name: fields.pop(name) for name in ("do", "after") if name in fields}
+    directive = {name: fields.pop(name) for name in ("do", "after", "key", "fails") if name in fields}
     data = {"model": model, "prompt": f"{mark} {json.dumps(directive)}", **fields}
     async with httpx.AsyncClient(verify=NO_TLS, headers={"authorization": f"Bearer {KEY}"}) as client:
         return await client.post(
@@ -85,3 +85,21 @@ async def test_another_provider_s_protocol(sidecar: Sidecar) -> None:
     assert asked.status_code == 400
     assert "response_format" in asked.text
     assert not await sidecar.provider.calls(mark)
+
+
+@pytest.mark.parametrize(
+    ("disabled", "status", "calls"),
+    [("true", 500, ["first"] * 3), ("false", 200, ["first"] * 3 + ["second"])],
+)
+async def test_a_fallback_gets_the_file_unless_the_gateway_forbids_it(
+    sidecar: Sidecar, disabled: str, status: int, calls: list[str]
+) -> None:
+    """A caller may not use every group that a call could fall back to."""
+    mark = str(uuid4())
+    answer = await post(
+        sidecar, TRANSCRIPTIONS, "first", mark, do="flaky", key=mark, fails=3, disable_fallbacks=disabled
+    )
+    assert answer.status_code == status
+    seen = await sidecar.provider.calls(mark)
+    assert [call["model"] for call in seen] == calls
+    assert {call["body"]["files"][0]["size"] for call in seen} == {len(SOUND)}

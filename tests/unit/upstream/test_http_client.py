@@ -1,6 +1,7 @@
 """HTTP/1.1 to a sidecar, over a transport that records what it gets."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -182,3 +183,47 @@ def test_an_invalid_address_raises(url: str) -> None:
     """A typing error is reported, not tried."""
     with pytest.raises(ValueError, match="not the URL"):
         SidecarAddress.of(url)
+
+
+async def _parts(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def test_a_body_waits_while_the_server_reads_slower() -> None:
+    """The next part is written once the transport takes more."""
+    connection, transport = connected()
+    connection.pause_writing()
+    task = asyncio.create_task(connection.send_request(b"POST / HTTP/1.1\r\n\r\n", _parts(b"one", b"two")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert transport.sent.endswith(b"one")
+    connection.resume_writing()
+    await asyncio.sleep(0)
+    connection.data_received(WHOLE)
+    assert await read_to_end(task, connection) == b"body"
+    assert transport.sent.endswith(b"onetwo")
+    assert connection.reusable
+
+
+async def test_an_answer_before_the_body_s_end_ends_it() -> None:
+    """The rest is not sent, and the connection not used again."""
+    connection, transport = connected()
+    connection.pause_writing()
+    task = asyncio.create_task(connection.send_request(b"POST / HTTP/1.1\r\n\r\n", _parts(b"one", b"two")))
+    await asyncio.sleep(0)
+    connection.data_received(WHOLE)
+    assert await read_to_end(task, connection) == b"body"
+    assert transport.sent.endswith(b"one")
+    assert not connection.reusable
+
+
+async def test_a_connection_that_breaks_ends_the_body() -> None:
+    """As `ConnectionBroken`: the call may have run."""
+    connection, _ = connected()
+    connection.pause_writing()
+    task = asyncio.create_task(connection.send_request(b"POST / HTTP/1.1\r\n\r\n", _parts(b"one", b"two")))
+    await asyncio.sleep(0)
+    connection.connection_lost(None)
+    with pytest.raises(ConnectionBroken):
+        await task

@@ -1,6 +1,7 @@
 """What gateway and sidecar say beside the call: cache keys, added fields, routing headers."""
 
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.dialects import Call
+from llm_proxy.errors import Forbidden
 from llm_proxy.identity import AccessPolicy, Caller, KillSwitch, PolicySnapshot, PolicyWatcher
 from llm_proxy.telemetry.privacy import PayloadPolicy
+from llm_proxy.uploads import UnnamedFile, UploadedFile
 from llm_proxy.upstream.catalog import Catalog, Deployment, parse_sidecar_catalog
 from llm_proxy.upstream.litellm_protocol import (
     LiteLLMControls,
@@ -304,3 +307,17 @@ def test_an_invalid_number_is_none(text: bytes) -> None:
     found = parse_routing_headers(said, ROUTED_CALL, None, cached=True)
     assert found.cost_nano_usd is None
     assert found.attempts == 1
+
+
+def test_a_form_never_falls_back_to_a_forbidden_group(tmp_path: Path) -> None:
+    """An unmodified LiteLLM reads the field as text, and falls back all the same."""
+    stored = UnnamedFile(tmp_path)
+    stored.close()
+    files = (UploadedFile("file", "a", "audio/wav", 1, b"x", stored),)
+    call = Call("audio.transcriptions", "openai", "a", "a", {"model": "a"}, files=files)
+    restricted, free = Caller("k", "virtual", models=("a",)), Caller("k", "virtual", models=("*",))
+    body = LiteLLMControls().body(call, restricted, CATALOG)
+    assert body == {"model": "a", "disable_fallbacks": True}
+    assert LiteLLMControls().body(call, free, None) == {"model": "a"}
+    with pytest.raises(Forbidden):
+        LiteLLMControls().body(call, restricted, None)
