@@ -87,9 +87,9 @@ class InProcessBackend:
             self._cache = caches.InMemoryCache(max_size_in_memory=size, default_ttl=ttl)
 
     async def stop(self) -> None:
-        """Take the Router's hooks out of LiteLLM."""
+        """Take the Router's hooks out of LiteLLM, and close connections that are idle."""
         if self._calls is not None:
-            self._calls.close()
+            await self._calls.close()
 
     async def complete(self, request: LLMRequest) -> LLMResponse:
         """The answer, whole."""

@@ -153,7 +153,7 @@ class ProviderRegistry:
         """
         serving = self._serving(model, provider)
         others = [place for place in self._registered.values() if place not in serving] if failover else []
-        if not serving and not others:
+        if not serving and (provider is not None or not others):
             raise self._nobody(model, provider)
         fitting = [
             [place for place in places if place.fits(kind, needed)]

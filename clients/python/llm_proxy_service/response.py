@@ -136,7 +136,7 @@ class ProviderMetrics(TypedDict):
 
 
 class HealthReport(TypedDict):
-    """`status` is `healthy`, `degraded`, `unhealthy` or `stopped`; `providers` says the same of each."""
+    """`status` is `healthy`, `degraded`, `unhealthy` or `stopped`; `providers`: `healthy`, or why not."""
 
     status: str
     providers: dict[str, str]

@@ -5,6 +5,7 @@ what may have run. Round robin and least loaded are chosen here: the Router has 
 busy counts a call after others were chosen. Ids are unique in the process: Routers hear of others' calls.
 """
 
+import asyncio
 import os
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -27,6 +28,8 @@ STRATEGIES = {
     LoadBalanceStrategy.COST_OPTIMIZED: "cost-based-routing",
 }
 CHOSEN_HERE = frozenset({LoadBalanceStrategy.ROUND_ROBIN, LoadBalanceStrategy.LEAST_LOADED})
+STREAM_WRAPPER = "_acompletion_streaming_iterator"
+"""The Router's method that wraps a stream; nothing public leads to what it wraps."""
 REQUEST_ID_HEADERS = ("llm_provider-x-request-id", "llm_provider-request-id")
 Untyped = Any
 """LiteLLM's objects: it is an extra, and its types are not checked here."""
@@ -155,7 +158,7 @@ class RoutedCalls:
         token = ATTEMPT.set(attempt)
         try:
             method = self.router.acompletion if attempt.kind == "chat" else self.router.aembedding
-            return await method(model=GROUP, disable_fallbacks=True, num_retries=0, **fields)
+            return await method(**{**fields, "model": GROUP, "disable_fallbacks": True, "num_retries": 0})
         finally:
             ATTEMPT.reset(token)
 
@@ -178,9 +181,14 @@ class RoutedCalls:
             return None
         return float(sum(parts))
 
-    def close(self) -> None:
-        """Take the Router's hooks out of LiteLLM."""
+    async def close(self) -> None:
+        """Take the Router's hooks out of LiteLLM; close its connections of this loop that nobody uses."""
         self.router.discard()
+        for client in tuple(self.litellm.in_memory_llm_clients_cache.cache_dict.values()):
+            inner = getattr(client, "_client", None) or getattr(client, "client", None)
+            session: Untyped = getattr(getattr(inner, "_transport", None), "client", None)
+            if _is_idle_here(session):
+                await session.close()  # LiteLLM's transport opens another when it needs one
 
     def _ensure(self, place: Place, kind: Kind) -> None:
         """Give the Router the deployment of a place, once."""
@@ -215,20 +223,34 @@ class RoutedCalls:
 
     def _keep_stream_sources(self) -> None:
         """Let a stream name the one it was made from, which alone knows whether the provider ended it."""
-        wrap = self.router._acompletion_streaming_iterator  # noqa: SLF001 -- nothing public leads there
+        wrap = getattr(self.router, STREAM_WRAPPER, None)
+        if wrap is None:
+            raise ConfigurationError(
+                "this LiteLLM is not one that the in-process mode knows: "
+                "pip install 'llm-proxy-service[litellm]' chooses one that it does",
+                code="unknown_litellm",
+            )
 
         async def wrap_and_name(model_response: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
             wrapped = await wrap(model_response, *args, **options)
             wrapped.llm_proxy_source = model_response
             return wrapped
 
-        self.router._acompletion_streaming_iterator = wrap_and_name  # noqa: SLF001 -- the same
+        setattr(self.router, STREAM_WRAPPER, wrap_and_name)
 
 
 def ended_properly(stream: Untyped) -> bool:
     """Whether the provider said that its stream is finished; LiteLLM says so of every stream."""
     source = stream.llm_proxy_source
     return bool(source.received_finish_reason or source.intermittent_finish_reason)
+
+
+def _is_idle_here(session: Untyped) -> bool:
+    """Whether an aiohttp session belongs to the running loop and has no request under way."""
+    connector = getattr(session, "connector", None)
+    if connector is None or getattr(connector, "_acquired", True):
+        return False
+    return getattr(session, "_loop", None) is asyncio.get_running_loop()
 
 
 def raw_of(answer: Untyped) -> dict[str, Untyped]:

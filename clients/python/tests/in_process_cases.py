@@ -1,6 +1,7 @@
 """What the in-process mode does, seen at scripted providers; run by `case_driver.py`, named by the tests."""
 
 import asyncio
+import gc
 import json
 import os
 import time
@@ -358,6 +359,40 @@ async def services_do_not_hear_of_each_other() -> None:
         await until(lambda: not first.is_provider_available("a"))
         assert second.is_provider_available("a")
         assert second.get_service_stats()["total_requests"] == 0
+
+
+async def a_wish_for_one_provider_is_kept() -> None:
+    async with service_with(scripted_model(0), scripted_model(1)) as service:
+        for _ in range(2):
+            request = ask()
+            request.provider = "b"
+            assert (await service.generate_completion(request)).provider == "b"
+        request = ask()
+        request.provider = "nobody"
+        assert isinstance(await error_of(service, request), NotFoundError)
+
+
+async def further_fields_are_sent_and_change_no_call() -> None:
+    async with service_with(scripted_model(0), max_retries=0) as service:
+        request = ask()
+        request.extra = {"seed": 7, "model": "other", "num_retries": 5}
+        await service.generate_completion(request)
+        sent = providers.calls(0)[0]["body"]
+        assert (sent["seed"], sent["model"]) == (7, "gpt-4")
+        request = ask(do="status-500")
+        request.extra = {"num_retries": 5}
+        await error_of(service, request)
+        assert providers.counts()[0] == 2
+
+
+async def stopping_closes_idle_connections() -> None:
+    """Of this loop; LiteLLM opens others for the next service."""
+    for _ in range(2):
+        async with service_with(scripted_model(0)) as service:
+            await service.generate_completion(ask())
+        loop = asyncio.get_running_loop()
+        sessions = [one for one in gc.get_objects() if type(one).__name__ == "ClientSession"]
+        assert [one for one in sessions if one._loop is loop and not one.closed] == []  # noqa: SLF001 -- aiohttp's
 
 
 async def a_stopped_service_says_so() -> None:
