@@ -124,7 +124,8 @@ def group_name(given: object) -> str:
 
 def _deployment(entry: Json) -> Json:
     params, info = as_object(entry["litellm_params"]), as_object(entry.get("model_info"))
-    published = published_entry(str(params["model"]))
+    base = info.get("base_model") or params.get("base_model")  # Azure's names of deployments say nothing
+    published = published_entry(str(base or "")) or published_entry(str(params["model"]))
     own = {**_without_none(info), **_without_none({name: params.get(name) for name in OWN_PRICES})}
     known: Json = {**published, **own}
     model, protocol = _split_provider(params)
@@ -139,7 +140,7 @@ def _deployment(entry: Json) -> Json:
         "native": native_wires.native_endpoints(params, info, model, protocol),
         **{name: known.get(name) for name in TOKEN_LIMITS},
         **{name: decimal_text(known.get(name)) for name in BASE_PRICES},
-        "prices": unit_prices(known, own, protocol, model),
+        "prices": unit_prices(known, own, protocol, str(base or model).removeprefix(f"{protocol}/")),
         "features": sorted(
             name for name, has in known.items() if name.startswith("supports_") and has is True
         ),

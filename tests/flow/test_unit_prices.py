@@ -75,6 +75,8 @@ def config(provider: Provider) -> Json:
             deployment("painter", "openai/gpt-image-1", provider),
             deployment("painter-own", "openai/image-of-mine", provider, **DRAWN, output_cost_per_image=0.05),
             deployment("painter-mine", "openai/image-of-mine", provider, **DRAWN),
+            deployment("azure-painter", "azure/my-painter", provider, base_model="azure/gpt-image-1"),
+            deployment("azure-chat", "azure/my-chat", provider, base_model="azure/gpt-4o"),
             deployment("speaker", "openai/tts-1", provider),
             deployment(
                 "speaker-own", "openai/speech-of-mine", provider, **SPOKEN, input_cost_per_character=0.001
@@ -223,6 +225,15 @@ def test_a_call_costs_what_its_provider_bills(stories: dict[str, Json], name: st
     if billed.tokens is not None:
         assert story["prompt_tokens"] == billed.tokens
         assert logged["prompt_tokens"] in {None, billed.tokens}
+
+
+async def test_a_base_model_s_prices_are_those_of_a_deployment(till: Till) -> None:
+    """Azure's have names of their own; LiteLLM prices them by `base_model`, and so they are reserved."""
+    listed = {one["id"]: one["deployments"][0] for one in (await till.ask("/admin/models"))["data"]}
+    painter, chat = listed["azure-painter"], listed["azure-chat"]
+    assert painter["unit_prices_usd"]["completion_image_token"] == "0.00004"
+    assert "image high/1024x1024" in painter["unit_prices_usd"]
+    assert (chat["input_usd_per_million"], chat["output_usd_per_million"]) == ("2.5", "10")
 
 
 async def test_the_two_logs_agree(till: Till, stories: dict[str, Json]) -> None:
