@@ -7,7 +7,7 @@ OpenAI's format is also returned unchanged; a body of an unknown format passes u
 import json
 from typing import NamedTuple
 
-from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.json_access import Json, as_list, as_object, is_array
 from llm_proxy.sidecar import embeddings, json_repair, openai_repair
 from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure
 
@@ -95,8 +95,8 @@ def _failure_of_results(raw: bytes) -> StatedFailure | None:
     except (ValueError, RecursionError):
         return None
     answer = as_object(document)
-    results = document if isinstance(document, list) else answer.get("results", answer.get("data"))
-    return None if isinstance(results, list) else find_failure(answer) or NO_RESULTS
+    results: object = answer.get("results", answer.get("data"))
+    return None if is_array(document) or is_array(results) else find_failure(answer) or NO_RESULTS
 
 
 def _repair(path_end: str, answer: Json) -> bool:

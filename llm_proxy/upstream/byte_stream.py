@@ -1,18 +1,23 @@
 """Answers that are bytes and no events: speech, passed on as it comes.
 
-Invariants: the bytes are not looked at; they are complete by the end of the sidecar's body alone, and never
-without a byte; their media type is audio's, so that no browser runs them.
+Invariants: of the bytes only the first are read, for the length of what is spoken; they are complete by the
+end of the sidecar's body alone, and never without a byte; their media type is audio's, so that no browser
+runs them. Source of raw samples' rate: https://platform.openai.com/docs/guides/text-to-speech.
 """
 
 import re
 from collections.abc import Mapping
 
+from llm_proxy.dialects.request.audio_length import stated_audio_ms
 from llm_proxy.json_access import Json
 from llm_proxy.upstream.token_usage import TokenUsage, usage_in_header
 
 EVENT_STREAM = b"text/event-stream"
 _AUDIO = re.compile(rb"audio/[a-z0-9.+-]{1,64}")
 _UNKNOWN = "application/octet-stream"
+_HEAD_BYTES = 4096
+_PCM, _PCM_BYTES_PER_MS = "audio/pcm", 48
+"""24,000 samples a second of 16 bits."""
 
 
 def is_event_stream(headers: Mapping[bytes, bytes]) -> bool:
@@ -25,22 +30,35 @@ class ByteStream:
 
     Attributes:
         content_type: What the caller is told that they are.
-        usage: What the sidecar states before them.
+        usage: What the sidecar states before them, and how long what has come so far is.
     """
 
     last_event = b""
     error: Json | None = None
-    __slots__ = ("_size", "content_type", "done", "is_malformed", "usage")
+    __slots__ = ("_head", "_size", "_usage", "content_type", "done", "is_malformed")
 
     def __init__(self, headers: Mapping[bytes, bytes]) -> None:
         media_type = _media_type(headers)
         self.content_type = media_type.decode() if _AUDIO.fullmatch(media_type) else _UNKNOWN
-        self.usage: TokenUsage | None = usage_in_header(headers)
+        self._usage = usage_in_header(headers)
         self.done = self.is_malformed = False
         self._size = 0
+        self._head = b""
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """See the class."""
+        return self._usage._replace(spoken_ms=self._spoken_ms()) if self._usage is not None else None
+
+    def _spoken_ms(self) -> int:
+        if self.content_type == _PCM:
+            return self._size // _PCM_BYTES_PER_MS
+        return stated_audio_ms(self._head, self._size)
 
     def feed(self, chunk: bytes) -> bytes:
         """Returns the same bytes."""
+        if self._size < _HEAD_BYTES:
+            self._head += chunk[: _HEAD_BYTES - self._size]
         self._size += len(chunk)
         return chunk
 

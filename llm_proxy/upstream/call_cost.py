@@ -6,7 +6,7 @@ group's dearest counts. Units: nano-dollars, rounded up once.
 
 import orjson
 
-from llm_proxy.dialects import Call
+from llm_proxy.dialects import BYTES_PER_TOKEN, Call
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.money import pico_to_nano
 from llm_proxy.quantities import NOTHING
@@ -42,7 +42,8 @@ def _cost_at(deployment: Deployment, usage: TokenUsage, body: Json) -> int | Non
     """Returns what a call costs at a deployment, in pico-dollars.
 
     Tokens count if the answer states those it wrote, and they have a price, or if nothing else was used;
-    a reranker bills its search units or, without a price for them, its tokens.
+    a reranker bills its search units or, without a price for them, its tokens; speech its characters or,
+    without a price for them, its length.
     """
     by_tokens = _cost_of_tokens(deployment, usage)
     if usage.quantities == NOTHING or (usage.completion_tokens and by_tokens):
@@ -50,7 +51,16 @@ def _cost_at(deployment: Deployment, usage: TokenUsage, body: Json) -> int | Non
     by_units = unit_cost(deployment.units, usage.quantities, body)
     if by_units is None and usage.quantities.search_units:
         return by_tokens or None
-    return by_units
+    return _cost_of_speech(deployment, usage) if by_units is None else by_units
+
+
+def _cost_of_speech(deployment: Deployment, usage: TokenUsage) -> int | None:
+    """Returns the cost of speech by its length, and of its text by an estimate of its tokens."""
+    second, input_price = deployment.units.spoken_second, deployment.input_pico_usd
+    if second is None or not usage.spoken_ms:
+        return None
+    prompt_tokens = -(-usage.quantities.characters // BYTES_PER_TOKEN)
+    return prompt_tokens * (input_price or 0) + -(-usage.spoken_ms * second // 1000)
 
 
 def _cost_of_tokens(deployment: Deployment, usage: TokenUsage) -> int | None:

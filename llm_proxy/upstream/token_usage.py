@@ -41,6 +41,7 @@ class TokenUsage(NamedTuple):
         details: JSON: further parts of the tokens, as `token_details` names them; None when there are none.
         service_tier: The tier the answer states.
         quantities: What the answer used beside tokens.
+        spoken_ms: How long the speech of an answer is, as far as its bytes say; it is not recorded.
     """
 
     prompt_tokens: int
@@ -53,6 +54,7 @@ class TokenUsage(NamedTuple):
     details: str | None = None
     service_tier: str | None = None
     quantities: Quantities = NOTHING
+    spoken_ms: int = 0
 
 
 NOTHING_USED = TokenUsage(0, 0, cost_nano_usd=0)

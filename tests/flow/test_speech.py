@@ -72,6 +72,14 @@ async def test_speech_by_the_character_costs_its_characters(stack: RunningStack)
     assert float(story["cost_usd"]) == pytest.approx(9 * 15e-6)
 
 
+async def test_speech_by_the_token_costs_its_length_where_no_tokens_are_stated(stack: RunningStack) -> None:
+    """Raw samples are 48,000 bytes a second; a second of `gpt-4o-mini-tts` is 0.00025 dollars."""
+    async with speak(stack, response_format="pcm") as answer:
+        size = len(await answer.aread())
+    story = await stack.story(answer.headers["x-request-id"])
+    assert float(story["cost_usd"]) == pytest.approx(size / 48_000 * 0.00025 + 2 * 6e-7, rel=1e-3)
+
+
 async def test_events_come_as_openai_sends_them(stack: RunningStack) -> None:
     """Deltas, then the end with its tokens; no `[DONE]`, nothing of the sidecar's."""
     async with speak(stack, stream_format="sse", voice={"id": "voice_1"}) as answer:

@@ -25,9 +25,14 @@ _MONO = 3
 
 def audio_ms(head: bytes, size: int) -> int:
     """Returns the length of a file of `size` bytes that begins with `head`."""
-    known = _wav_ms(head, size) or _flac_ms(head) or _mp3_ms(head, size)
+    known = stated_audio_ms(head, size)
     rate = SPEECH_BYTES_PER_S if head.startswith(_OPUS_CONTAINERS) else USUAL_BYTES_PER_S
     return min(known or _ms(size, rate), MAX_QUANTITY)
+
+
+def stated_audio_ms(head: bytes, size: int) -> int:
+    """Returns the length that the head of a WAV, FLAC or MP3 file of `size` bytes states; 0 for any other."""
+    return _wav_ms(head, size) or _flac_ms(head) or _mp3_ms(head, size)
 
 
 def _ms(count: int, per_s: int) -> int:

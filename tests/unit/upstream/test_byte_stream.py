@@ -1,5 +1,7 @@
 """Bytes of an answer that are no events."""
 
+import struct
+
 import pytest
 
 from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream
@@ -48,3 +50,31 @@ def test_events_are_told_apart_by_their_media_type() -> None:
     assert is_event_stream({b"content-type": b"text/event-stream; charset=utf-8"})
     assert not is_event_stream({b"content-type": b"audio/mpeg"})
     assert not is_event_stream({})
+
+
+def wav(seconds: int) -> bytes:
+    """Silence of 8000 bytes a second, as a stream writes it: without its size."""
+    layout = struct.pack("<IHHIIHH", 16, 1, 1, 8000, 8000, 1, 8)
+    head = b"RIFF\xff\xff\xff\xffWAVEfmt " + layout + b"data\xff\xff\xff\xff"
+    return head + bytes(8000 * seconds)
+
+
+@pytest.mark.parametrize(
+    ("media", "raw", "spoken_ms"),
+    [
+        (b"audio/pcm", bytes(48_000), 1000),
+        (b"audio/wav", wav(3), 3000),
+        (b"audio/mpeg", b"\xff\xfb\x90\x00".ljust(16_000, b"\0"), 1000),
+        (b"audio/opus", b"OggS" + bytes(16_000), 0),
+    ],
+)
+@pytest.mark.parametrize("piece", [1000, 100_000])
+def test_the_length_of_what_is_spoken_is_read_from_its_beginning(
+    media: bytes, raw: bytes, spoken_ms: int, piece: int
+) -> None:
+    """However the bytes come; a format that does not say it at its beginning has none."""
+    stream = ByteStream({b"content-type": media, b"x-llmp-usage": b'{"characters":5}'})
+    for at in range(0, len(raw), piece):
+        stream.feed(raw[at : at + piece])
+    assert stream.usage is not None
+    assert stream.usage.spoken_ms == spoken_ms
