@@ -393,6 +393,18 @@ async def test_the_same_without_an_event_loop(stack: RunningStack) -> None:
     assert await left_at_the_provider(stack)
 
 
+async def test_a_service_belongs_to_its_loop(stack: RunningStack, service: LLMProxyService) -> None:
+    """A call on another one is told so, and sends nothing."""
+
+    def call() -> None:
+        asyncio.run(service.health_check())
+        asyncio.run(service.generate_completion(create_completion_request(new(), model="plain")))
+
+    with pytest.raises(LLMProxyError, match="another event loop"):
+        await asyncio.to_thread(call)
+    assert await stack.calls() == []
+
+
 def test_what_the_gateway_decides_is_said_or_refused(caplog: pytest.LogCaptureFixture) -> None:
     """A strategy and a cache's size are one line each, naming what to set; no failover is refused."""
     LLMProxyService(

@@ -58,9 +58,11 @@ class GatewayConnection:
             raise ConfigurationError("api_key is no key: it has other characters", code="invalid_setting")
         self._headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
         self._client: httpx.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def open(self) -> None:
         """Make the connections' pool on the running loop."""
+        self._loop = asyncio.get_running_loop()
         self._client = httpx.AsyncClient(
             base_url=self.url,
             headers=self._headers,
@@ -159,6 +161,8 @@ class GatewayConnection:
     def _opened(self) -> httpx.AsyncClient:
         if self._client is None or self._client.is_closed:
             raise LLMProxyError("the service is not started, or was stopped", code="stopped")
+        if self._loop is not asyncio.get_running_loop():
+            raise LLMProxyError("the service was started on another event loop", code="other_loop")
         return self._client
 
     @staticmethod
