@@ -10,6 +10,7 @@ from llm_proxy.app.stages import Database, Stages
 from llm_proxy.dialects.dialect import CountingDialect
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.edge.inference import RequestReader
+from llm_proxy.edge.model_probe import PROBE_UPLOAD_BYTES, ModelProbe
 from llm_proxy.edge.routes import (
     audit,
     azure_models,
@@ -29,7 +30,6 @@ from llm_proxy.edge.routes import (
 )
 from llm_proxy.edge.routes.health import HealthReport
 from llm_proxy.edge.routes.limits import KeyStatus
-from llm_proxy.edge.routes.models import ModelProbe
 from llm_proxy.errors import NotFound
 from llm_proxy.identity import (
     AdminKeyRepository,
@@ -43,6 +43,7 @@ from llm_proxy.identity import (
 from llm_proxy.ledger import CallHistoryReader, Erasures, ErasureTargets, LangfuseClient, PostgresUsage
 from llm_proxy.notify import Outbox
 from llm_proxy.settings import Settings
+from llm_proxy.uploads import UploadSpace
 from llm_proxy.upstream import CachePurge, SidecarClient
 from llm_proxy.upstream.client import purge_cache
 from llm_proxy.upstream.token_counter import TokenCounter
@@ -93,7 +94,7 @@ def build_routers(
         azure_models.router(catalog, auth, settings.default_models),
         gemini.models_router(catalog, auth, settings.default_models),
         models.admin_router(
-            catalog, in_postgres, ModelProbe(stages.services), record=record, require_actor=require_actor
+            catalog, in_postgres, _model_probe(stages), record=record, require_actor=require_actor
         ),
         litellm_clients.router(catalog, admission, auth, settings.default_models),
         limits.router(
@@ -119,6 +120,10 @@ def build_routers(
         stored_data.cache_router(partial(_purge, stages.client), record, Depends(require_actor)),
         notifications.router(Outbox(pool) if pool else None, require_actor=require_actor),
     ]
+
+
+def _model_probe(stages: Stages) -> ModelProbe:
+    return ModelProbe(stages.services, UploadSpace(stages.settings.spool_dir / "uploads", PROBE_UPLOAD_BYTES))
 
 
 def build_counting_routers(

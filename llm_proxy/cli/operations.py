@@ -104,7 +104,7 @@ def models(*, check: bool, as_json: bool, url: str | None, names: tuple[str, ...
             probed = [one["id"] for one in groups if not one["wildcard"]]
             results = list(executor.map(partial(_probe_model, client), probed))
     print_result(results, _print_probe_results, as_json=as_json)
-    sys.exit(0 if all(one["ok"] for one in results) else EXIT_FAILED)
+    sys.exit(EXIT_FAILED if any(one["ok"] is False for one in results) else 0)
 
 
 def _probe_model(client: httpx.Client, name: str) -> Json:
@@ -170,9 +170,10 @@ def _print_probe_results(results: list[Json]) -> None:
     for one in results:
         error: Json = one["error"] or {}
         text = " ".join(str(error[name]) for name in ("status", "code", "message") if error.get(name))
-        latency = f"{one['latency_ms']:.0f}" if "latency_ms" in one else "-"
+        latency = f"{one['latency_ms']:.0f}" if one.get("latency_ms") is not None else "-"
         cost, provider = one.get("cost_usd") or "?", one.get("provider") or "-"
-        rows.append((one["id"], "ok" if one["ok"] else "failed", provider, latency, cost, text))
+        state = "not tested" if one["ok"] is None else "ok" if one["ok"] else "failed"
+        rows.append((one["id"], state, provider, latency, "-" if one["ok"] is None else cost, text))
     numbers = (Column("ms", number=True), Column("cost USD", number=True))
     print_table([Column("model", unbroken=True), "", "provider", *numbers, "error"], rows)
 

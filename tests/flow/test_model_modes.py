@@ -23,10 +23,25 @@ MODELS = {
 }
 
 
-def config_of(provider: Provider, *unknown: str) -> Json:
+OTHERS = {
+    "ranks": "cohere/rerank-v3.5",
+    "judges": "openai/omni-moderation-latest",
+    "speaks": "openai/tts-1",
+    "hears": "openai/whisper-1",
+    "answers": "openai/o1-pro",
+}
+
+
+def config_of(provider: Provider, *, unknown: bool) -> Json:
     """A configuration of models that the price list knows, and of unknown ones."""
     known = [deployment(name, model, provider) for name, model in MODELS.items()]
-    others = [deployment(name, f"openai/{name}", provider) for name in unknown]
+    others: list[Json] = []
+    if unknown:
+        known += [deployment(name, model, provider) for name, model in OTHERS.items()]
+        others = [deployment("mystery", "openai/mystery", provider)]
+        for name, prices in (("dear", {"output_cost_per_image": 0.2}), ("unpriced", {})):
+            made = deployment(name, f"openai/{name}", provider)
+            others.append(made | {"model_info": {"id": name, "mode": "image_generation", **prices}})
     stated = deployment("stated", "openai/stated", provider)
     stated["model_info"] |= {"mode": "chat", "supported_endpoints": ["/v1/embeddings"]}
     return {
@@ -39,12 +54,12 @@ def config_of(provider: Provider, *unknown: str) -> Json:
     }
 
 
-def serve(folder: Path, *unknown: str) -> Generator[httpx.Client]:
+def serve(folder: Path, *, unknown: bool = False) -> Generator[httpx.Client]:
     """A gateway before these models, and a client of it."""
     folder.mkdir()
     with (
         run_provider(folder) as provider,
-        run_sidecar(config_of(provider, *unknown), provider, folder) as sidecar,
+        run_sidecar(config_of(provider, unknown=unknown), provider, folder) as sidecar,
         serve_gateway(folder, [sidecar.url], {"LITELLM_MASTER_KEY": SIDECAR_KEY}) as gateway,
         httpx.Client(
             base_url=gateway.url, headers={"Authorization": f"Bearer {KEY}"}, verify=NO_TLS, timeout=30
@@ -61,8 +76,8 @@ def known(service_folder: Path) -> Generator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def mixed(service_folder: Path) -> Generator[httpx.Client]:
-    """The same, and one of which nobody states anything."""
-    yield from serve(service_folder / "mixed-modes", "mystery")
+    """The same and more, and one of which nobody states anything."""
+    yield from serve(service_folder / "mixed-modes", unknown=True)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +87,7 @@ def mixed(service_folder: Path) -> Generator[httpx.Client]:
         ("claude", "chat", [CHATS[0], "/v1/completions", *CHATS[1:]]),
         ("vectors", "embedding", ["/v1/embeddings"]),
         ("v", "embedding", ["/v1/embeddings"]),
-        ("pictures", "image_generation", ["/v1/images/generations"]),
+        ("pictures", "image_generation", ["/v1/images/generations", "/v1/images/edits"]),
         ("reader", "ocr", None),
         ("stated", "chat", [CHATS[0], "/v1/embeddings", *CHATS[1:]]),
     ],
@@ -157,4 +172,33 @@ def test_an_endpoint_that_no_model_serves_is_404_for_everyone(
         assert (answer.status_code, error["code"]) == (404, "endpoint_not_served"), answer.text
         assert "`/v1/" in error["message"]
     assert known.post(path, json=body, headers={"Authorization": "Bearer sk-no"}).status_code == 401
-    assert mixed.post(path, json=body).json()["error"]["code"] != "endpoint_not_served"
+    assert "endpoint_not_served" not in mixed.post(path, json=body).text
+
+
+@pytest.mark.parametrize("model", ["gpt", "vectors", "pictures", "mystery", *OTHERS])
+def test_an_operator_s_test_makes_one_small_call_of_any_mode(mixed: httpx.Client, model: str) -> None:
+    """At the cheapest where it is known; what it cost is shown."""
+    admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    found = mixed.post(f"/admin/models/{model}/test", headers=admin).json()
+    assert (found["ok"], found["error"]) == (True, None), found
+    assert float(found["cost_usd"] or 0) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("reader", "mode `ocr`"),
+        ("dear", "may cost $0.2, which is more than $0.05"),
+        ("unpriced", "not known"),
+    ],
+)
+def test_a_test_that_has_no_way_or_may_cost_too_much_is_not_made(
+    mixed: httpx.Client, model: str, reason: str
+) -> None:
+    """Neither a success nor a failure."""
+    admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    answer = mixed.post(f"/admin/models/{model}/test", headers=admin)
+    found = answer.json()
+    assert (answer.status_code, found["ok"], found["request_id"]) == (200, None, None)
+    assert found["error"]["code"] == "not_tested"
+    assert reason in found["error"]["message"]

@@ -1,25 +1,20 @@
 """`/v1/models`, `/internal/llm/models`, `/admin/models` and `/admin/models/{model}/test`.
 
 Invariants: a caller sees configured groups it may use, no wildcard's expansion and no deployment's address; a
-model it may not use is 404. Health comes from live traffic; a probe runs on request only, never from a cache
-or a fallback, within `PROBE_MAX_TOKENS`, and is recorded like any call.
+model it may not use is 404. Health comes from live traffic; a probe (`model_probe`) runs on request only.
 Source: https://platform.openai.com/docs/api-reference/models; Anthropic's for `anthropic-version`.
 """
 
-import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from starlette.requests import Request
 
-from llm_proxy.call_context import CallContext
-from llm_proxy.dialects import Call
 from llm_proxy.dialects.dialect import ListedModel
 from llm_proxy.dialects.gemini.models import model_page as gemini_page
 from llm_proxy.dialects.gemini.models import render_model as gemini_model
@@ -29,19 +24,18 @@ from llm_proxy.dialects.messages.models import render_model as anthropic_model
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.openai import render_model as openai_model
 from llm_proxy.edge.auth import ActorDependency, AuthDependencies
+from llm_proxy.edge.model_probe import ModelProbe, NotTested, ProbeResult
 from llm_proxy.edge.routes.messages import anthropic_response
 from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
-from llm_proxy.endpoints import CONVERSATIONS, Endpoint, endpoint_paths
-from llm_proxy.errors import APIError, BadRequest, ModelNotFound, NotFound, StoreUnavailable
+from llm_proxy.endpoints import CONVERSATIONS, endpoint_paths
+from llm_proxy.errors import APIError, ModelNotFound, NotFound, StoreUnavailable
 from llm_proxy.identity import Actor, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import ModelHealth, PostgresUsage, TrafficHealth, billed
 from llm_proxy.ledger.model_health import WINDOW
 from llm_proxy.money import PICO_PER_USD_PER_MILLION, nano_to_usd
-from llm_proxy.pipeline import Services, process_call
 from llm_proxy.schema.database import DatabaseUnavailable
-from llm_proxy.telemetry import uuid7
-from llm_proxy.upstream import Catalog, CurrentCatalog, interrupt_error
+from llm_proxy.upstream import Catalog, CurrentCatalog
 from llm_proxy.upstream.catalog import Deployment, ModelGroup
 from llm_proxy.upstream.unit_prices import stated_prices
 
@@ -161,70 +155,6 @@ def _json(body: Json) -> Response:
     return Response(orjson.dumps(body), media_type="application/json")
 
 
-PROBE_MAX_TOKENS = 16
-PROBE_TIMEOUT_S = 60.0
-PROBE_CALLER = Caller("admin:test", "internal", key_prefix="admin:test", cache=False)
-_PROMPT = "Answer with one word: yes."
-_PROBE_BODIES: dict[str, tuple[Endpoint, dict[str, Any]]] = {
-    "chat": (
-        "chat.completions",
-        {"messages": [{"role": "user", "content": _PROMPT}], "max_tokens": PROBE_MAX_TOKENS},
-    ),
-    "completion": ("completions", {"prompt": _PROMPT, "max_tokens": PROBE_MAX_TOKENS}),
-    "embedding": ("embeddings", {"input": _PROMPT}),
-    "rerank": ("rerank", {"query": _PROMPT, "documents": ["yes", "no"]}),
-    "moderation": ("moderations", {"input": _PROMPT}),
-    "audio_speech": ("audio.speech", {"input": "Yes.", "voice": "alloy"}),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """The result of a probe; `error` is None if the call succeeded."""
-
-    context: CallContext
-    latency_ms: float
-    error: APIError | None
-
-
-class ModelProbe:
-    """Makes one small call to a model group, by the code of every call."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    async def __call__(self, group: str, mode: str) -> ProbeResult:
-        """Calls a group; raises `BadRequest` for a mode that no route serves."""
-        if mode not in _PROBE_BODIES:
-            raise BadRequest(f"A model of mode `{mode}` cannot be tested here.", param="id")
-        endpoint, body = _PROBE_BODIES[mode]
-        call = Call(
-            endpoint, "openai", group, group, {"model": group, **body, "disable_fallbacks": True},
-            max_tokens=body.get("max_tokens"), prompt_bytes=len(_PROMPT),
-        )  # fmt: skip
-        context = CallContext(uuid7(), caller=PROBE_CALLER, call=call)
-        error = await self._run(context)
-        return ProbeResult(context, context.elapsed_ms(), error)
-
-    async def _run(self, context: CallContext) -> APIError | None:
-        services = self._services
-        guard = services.running_calls.open(float("inf"))
-        guard.total_deadline = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
-        try:
-            async with process_call(services, context, guard) as admitted:
-                await admitted.body()
-                context.ttft_ms, context.status = context.elapsed_ms(), 200
-        except APIError as error:
-            return error
-        except asyncio.CancelledError:
-            if not guard.was_interrupted():
-                raise
-            return interrupt_error(guard.reason)
-        finally:
-            services.running_calls.close(guard)
-        return None
-
-
 def admin_router(
     catalog: CurrentCatalog,
     usage: PostgresUsage | None,
@@ -249,7 +179,7 @@ def admin_router(
 
     @routes.post(
         "/models/{model:path}/test",
-        summary="One small call to a model, and its result.",
+        summary="One small call to a model, and its result; `ok` is null where none was made.",
         responses={404: {"description": "No such model."}},
     )
     async def test(model: str, who: Annotated[Actor, Depends(require_actor)]) -> Json:
@@ -257,7 +187,10 @@ def admin_router(
         if group is None:
             raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="id")
         async with (record or log_change)(who, "models.test", model) as detail:
-            result = _probe_document(model, await probe(model, group.mode))
+            try:
+                result = _probe_document(model, await probe(model, group.mode))
+            except NotTested as reason:
+                result = dict.fromkeys(_PROBE_FIELDS) | {"id": model, "error": _error_of(reason)}
             detail |= {name: result[name] for name in ("ok", "request_id", "cost_usd")}
         return result
 
@@ -335,7 +268,14 @@ def _probe_document(model: str, result: ProbeResult) -> Json:
         "provider": routing.provider,
         "model": routing.provider_model,
         "deployment": routing.deployment,
-        "error": None
-        if error is None
-        else {"status": error.status, "code": error.code, "message": error.message},
+        "error": None if error is None else _error_of(error),
     }
+
+
+_PROBE_FIELDS = (
+    "id", "ok", "request_id", "latency_ms", "cost_usd", "group", "provider", "model", "deployment", "error",
+)  # fmt: skip
+
+
+def _error_of(error: APIError) -> Json:
+    return {"status": error.status, "code": error.code, "message": error.message}
