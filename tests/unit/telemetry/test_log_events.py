@@ -23,6 +23,7 @@ EVENTS = {
     "a silent sidecar's calls are ended",
     "an admin's change",
     "an erasure was tried again",
+    "an upload cannot be stored",
     "background work failed and goes on",
     "background work succeeds again",
     "budget not rebuilt",
