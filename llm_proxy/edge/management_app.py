@@ -32,7 +32,7 @@ from llm_proxy.edge.request import Scope
 from llm_proxy.edge.responses import error_headers
 from llm_proxy.edge.routes.gemini import speaks_google
 from llm_proxy.edge.unserved_paths import is_cohere, not_served
-from llm_proxy.endpoints import ENDPOINTS, TRANSCRIPTS, Endpoint, EndpointSpec
+from llm_proxy.endpoints import BYTE_ENDPOINTS, ENDPOINTS, TRANSCRIPTS, Endpoint, EndpointSpec
 from llm_proxy.errors import APIError, BadRequest, InternalError, MethodNotAllowed, NotFound
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry import uuid7
@@ -139,6 +139,12 @@ _PROPERTIES: Json = {
         "items": {"anyOf": [{"type": "string"}, {"type": "object"}]},
     },
 }
+_SPEECH_FIELDS: Json = {
+    "instructions": {"type": "string"},
+    "response_format": {"type": "string"},
+    "speed": {"type": "number"},
+    "stream_format": {"enum": ["audio", "sse"]},
+}
 _PART: Json = {
     "type": "object",
     "required": ["type"],
@@ -228,13 +234,10 @@ def _operation(route: InferenceRoute, path: str) -> Json:
         body["properties"]["input"] = _INPUTS
     if route.endpoint in ("images.generations", "images.edits"):
         body["properties"] |= _IMAGE_FIELDS
-    if route.endpoint not in _NEVER_STREAMED and route.dialect.name not in _STREAM_BY_PATH:
+    if route.endpoint in BYTE_ENDPOINTS:
+        body["properties"] |= _SPEECH_FIELDS
+    elif route.endpoint not in _NEVER_STREAMED and route.dialect.name not in _STREAM_BY_PATH:
         body["properties"]["stream"] = {"type": "boolean"}
-    content: Json = {"application/json": {"schema": {"type": "object"}}}
-    if route.endpoint in TRANSCRIPTS:
-        content["text/plain"] = {"schema": {"type": "string"}}
-    if route.endpoint not in _NEVER_STREAMED:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
     errors = {
         status: {"description": text, "content": {"application/json": {"schema": _error_of(route)}}}
         for status, text in _ERROR_RESPONSES.items()
@@ -245,8 +248,19 @@ def _operation(route: InferenceRoute, path: str) -> Json:
         "security": [{"bearer": []}],
         "parameters": [_MODEL_IN_PATH] if names_model else [],
         "requestBody": {"required": True, "content": _request_content(spec, body)},
-        "responses": {"200": {"description": "The response.", "content": content}, **errors},
+        "responses": {"200": {"description": "The response.", "content": _answer_content(route)}, **errors},
     }
+
+
+def _answer_content(route: InferenceRoute) -> Json:
+    content: Json = {"application/json": {"schema": {"type": "object"}}}
+    if route.endpoint in BYTE_ENDPOINTS:
+        content = {"audio/*": {"schema": {"type": "string", "format": "binary"}}}
+    if route.endpoint in TRANSCRIPTS:
+        content["text/plain"] = {"schema": {"type": "string"}}
+    if route.endpoint not in _NEVER_STREAMED:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    return content
 
 
 def _request_content(spec: EndpointSpec, body: Json) -> Json:

@@ -45,5 +45,10 @@ async def test_the_page_declares_every_inference_path(stack: RunningStack) -> No
             assert named == (["model"] if "{model}" in path else []), path
             [body, *_] = operation["requestBody"]["content"].values()
             assert body["schema"]["required"], path
+    speech = paths["/v1/audio/speech"]["post"]
+    assert set(speech["responses"]["200"]["content"]) == {"audio/*", "text/event-stream"}
+    fields = speech["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert "stream_format" in fields
+    assert "stream" not in fields
     embed = paths["/v2/embed"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert embed["required"] == ["model", "texts"]
