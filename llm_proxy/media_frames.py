@@ -14,6 +14,8 @@ LAST_EVENTS = frozenset(
 )
 """The names of the events that end a stream; each of several images has one."""
 ERROR = "error"
+MAX_EVENT_BYTES = 64 * 2**20
+"""A PNG of eight million points may have 25 MB, a third more in base64."""
 _HEAD_BYTES = 256
 _NAMED = re.compile(rb"event: ?([a-z_.]+)\ndata: ?(?=\{)")
 _UNNAMED = re.compile(rb"data: ?(?=\{)")

@@ -57,6 +57,14 @@ class ImageCall:
     edit: SentEdit | None = None
 
 
+def find_stated_failure(raw: bytes) -> StatedFailure | None:
+    """Return the failure that an answer in any format states; None for what is no JSON, too."""
+    try:
+        return find_failure(as_object(json.loads(raw, strict=False)))
+    except (ValueError, RecursionError):
+        return None
+
+
 def find_failure_in_answer(shell: bytes) -> StatedFailure | None:
     """Return the failure that a whole answer in OpenAI's format states, or is, its pictures left out."""
     try:
@@ -84,13 +92,15 @@ class StreamSummary:
 
     Attributes:
         failure: The failure that an event states.
+        fails_at_once: Whether that was the first event.
     """
 
     def __init__(self) -> None:
         self._last: Json = {}
-        self._pictures = 0
+        self._events = self._pictures = 0
         self._usage: Json = {}
         self.failure: StatedFailure | None = None
+        self.fails_at_once = False
 
     def read(self, frames: bytes) -> None:
         """Note what complete frames state; raises `NotAnEvent`."""
@@ -100,12 +110,14 @@ class StreamSummary:
             name = event_name(frame)
             if name is None:
                 raise NotAnEvent
-            if name == ERROR:
-                self.failure = self.failure or find_failure(parse_event(frame), error_event=True)
+            if name == ERROR and self.failure is None:
+                self.failure = find_failure(parse_event(frame), error_event=True)
+                self.fails_at_once = not self._events
             elif name in LAST_EVENTS:
                 self._last = parse_event(frame)
                 self._pictures += 1
                 _add(self._usage, as_object(self._last.get("usage")))
+            self._events += 1
 
     def answer(self) -> bytes | None:
         """Return the answer as JSON; None if the stream had no last event."""

@@ -8,7 +8,14 @@ operation's own last event, kept apart; its usage is what our sidecar states in 
 import re
 
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.media_frames import ERROR, LAST_EVENTS, event_name, parse_event, split_frames
+from llm_proxy.media_frames import (
+    ERROR,
+    LAST_EVENTS,
+    MAX_EVENT_BYTES,
+    event_name,
+    parse_event,
+    split_frames,
+)
 from llm_proxy.quantities import USAGE_COMMENT
 from llm_proxy.sse import FrameGate
 from llm_proxy.upstream.native_stream import stated_error
@@ -37,7 +44,7 @@ class MediaStreamFilter:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._gate = FrameGate()
+        self._gate = FrameGate(MAX_EVENT_BYTES)
         self._text_frames = self._text_bytes = 0
         self._last_text = b""
         self.usage: TokenUsage | None = None

@@ -10,13 +10,12 @@ from importlib import import_module
 from typing import Any
 
 from llm_proxy.json_access import Json
-from llm_proxy.media_frames import without_pictures
+from llm_proxy.media_frames import MAX_EVENT_BYTES, without_pictures
 from llm_proxy.sidecar import call_outcome, forms, image_edits, images
 from llm_proxy.sidecar.event_channel import EventChannel
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
-from llm_proxy.sidecar.provider_errors import StatedFailure
 from llm_proxy.sse import FrameGate
 
 MAIN = "litellm.images.main"
@@ -31,6 +30,8 @@ OPENAI_FIELDS = frozenset(
 HINTS = frozenset({"partial_images", "safety_identifier"})
 """Those without which the answer is no other one."""
 OPENAI_MODULES = ("litellm.llms.openai", "litellm.llms.azure")
+PICTURE_MARKS = (b'"bytesBase64Encoded"', b'"inlineData"', b'"inline_data"', b'"image')
+"""Parts of an answer that has a picture: Imagen's, Gemini's, Stability's and others'."""
 EVENT_STREAM = "text/event-stream"
 
 
@@ -84,12 +85,14 @@ async def _read_whole(response: Untyped, call: images.ImageCall) -> Untyped:
 
 async def _pass_events(response: Untyped, events: EventChannel) -> Untyped:
     """Pass a stream's events on; return what they state as a whole answer, or the failure that broke it."""
-    gate, summary, cause = FrameGate(), images.StreamSummary(), ""
+    gate, summary, cause = FrameGate(MAX_EVENT_BYTES), images.StreamSummary(), ""
     try:
         async for chunk in response.aiter_bytes():
             frames = gate.feed(chunk)
             if frames:
                 summary.read(frames)
+                if summary.fails_at_once:
+                    break  # a response can still say so
                 await events.put(frames)
         cause = "the end within an event" if gate.close().strip() else ""
     except Exception as error:  # noqa: BLE001 -- whatever broke the stream
@@ -105,13 +108,12 @@ async def _pass_events(response: Untyped, events: EventChannel) -> Untyped:
 
 
 async def _check_other_format(response: Untyped) -> Untyped:
-    """Return another provider's answer, or a content rejection where it withholds every picture."""
+    """Return another provider's answer; without a picture the failure or the rejection that it states."""
     raw: bytes = await response.aread()
-    shows_picture = b'"bytesBase64Encoded"' in raw or b'"inlineData"' in raw or b'"inline_data"' in raw
-    if response.is_success and not shows_picture and images.REJECTION.search(raw):
-        failure: StatedFailure = images.REJECTED
-        return provider_http.failure_response(failure, response.request)
-    return response
+    if not response.is_success or any(mark in raw for mark in PICTURE_MARKS):
+        return response
+    failure = images.REJECTED if images.REJECTION.search(raw) else images.find_stated_failure(raw)
+    return response if failure is None else provider_http.failure_response(failure, response.request)
 
 
 def _call_in_the_loop() -> None:

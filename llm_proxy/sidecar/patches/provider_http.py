@@ -44,7 +44,7 @@ def install() -> None:
         if response.status_code != 200:
             response._content = repair_body(await response.aread())  # noqa: SLF001 -- httpx has no setter
             return response
-        return await _check_first_event(response) if options.get("stream") else _check_complete(response)
+        return await _check_answer(response, streams=bool(options.get("stream")))
 
     async def lines(self: Untyped) -> AsyncIterator[str]:
         decoder = EventDecoder()
@@ -120,6 +120,12 @@ def _event_line(event: ServerSentEvent) -> str:
         raise_stated_failure(failure)
     data = repair_frame_data(event.data)
     return data if event.is_json_line else f"data: {data}"
+
+
+async def _check_answer(response: Untyped, *, streams: bool) -> Untyped:
+    if call_outcome.image_call() is not None:
+        return response  # `image_calls` checks it, without parsing pictures
+    return await _check_first_event(response) if streams else _check_complete(response)
 
 
 async def _check_first_event(response: Untyped) -> Untyped:

@@ -144,12 +144,12 @@ async def test_other_providers_make_images_too(sidecar: Sidecar, group: str, usd
 
 
 async def test_a_large_picture_passes_whole_and_streamed(sidecar: Sidecar) -> None:
-    """Ten megabytes in one event, fifteen in an answer."""
+    """Twenty megabytes in one event, and in an answer."""
     whole = await sidecar.post(PATH, asked("paint", do="ok", image_bytes=15 * 10**6))
     assert len(base64.b64decode(whole.json["data"][0]["b64_json"])) == 15 * 10**6
-    streamed = await sidecar.post(PATH, asked("paint", do="ok", image_bytes=8 * 10**6, stream=True))
+    streamed = await sidecar.post(PATH, asked("paint", do="ok", image_bytes=15 * 10**6, stream=True))
     [event] = events(streamed)
-    assert len(base64.b64decode(event["b64_json"])) == 8 * 10**6
+    assert len(base64.b64decode(event["b64_json"])) == 15 * 10**6
 
 
 @pytest.mark.parametrize("do", ["cut", "reset", "eof", "half-frame"])

@@ -63,7 +63,7 @@ def test_each_of_several_images_has_a_last_event() -> None:
 
 def test_an_image_of_many_megabytes_passes_unparsed() -> None:
     """The frame is looked at by its head alone: what stands behind that need not even be JSON."""
-    frame = b'event: %b\ndata: {"type":"x","b64_json":"%b\x00"}\n\n' % (PARTIAL.encode(), b"A" * 12 * 2**20)
+    frame = b'event: %b\ndata: {"type":"x","b64_json":"%b\x00"}\n\n' % (PARTIAL.encode(), b"A" * 30 * 2**20)
     sent, frames = _passed(frame + _frame(COMPLETED), 2**16)
     assert sent == frame
     assert frames.done
