@@ -45,7 +45,7 @@ _COHERE = {
 }
 _GOOGLE = {
     "/v1beta/files": "files; send data inline",
-    "/upload/v1beta": "files; send data inline",
+    "/upload": "files; send data inline",
     "/v1beta/cachedContents": "cached contents",
     "/v1beta/batches": "batches",
     "/v1beta/tunedModels": "tuned models",

@@ -15,6 +15,7 @@ import orjson
 
 from llm_proxy.dialects.gemini.request import GeminiContext
 from llm_proxy.dialects.gemini.signatures import is_signed, seal_blocks, split_call_id, thinking_blocks
+from llm_proxy.dialects.gemini.structured import Unwrapper
 from llm_proxy.dialects.translation.chat_answer import ChatAnswerReader, ChatDelta, ThinkingPiece
 from llm_proxy.dialects.translation.chat_request import restored_name
 from llm_proxy.dialects.translation.usage import ChatUsage, finish_kind
@@ -80,7 +81,8 @@ def render_answer(reply: bytes, model: str, context: GeminiContext) -> Json:
     readers = open_readers(context)
     candidates: list[Json] = []
     for index, reader in enumerate(readers):
-        delta, said = reader.read_answer(reply), Said()
+        delta, said, unwrapper = reader.read_answer(reply), Said(), Unwrapper(context.unwraps)
+        delta = delta._replace(text=unwrapper.feed(delta.text) + unwrapper.end())
         said.add(delta)
         shown = [*shown_parts(delta, context), *closing_parts(said, context)]
         candidate: Json = candidate_of(shown, index) | ending(reader, said) | logprobs_of(delta.logprobs)

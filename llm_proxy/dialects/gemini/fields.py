@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from llm_proxy.dialects.request.validators import Validator, shown_name
+from llm_proxy.dialects.request.validators import MAX_INTEGER, Validator, shown_name
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json, is_array, is_object
 
@@ -91,7 +91,7 @@ def number(least: float, most: float) -> Validator:
     def read(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
         if isinstance(value, str) and _DECIMAL.fullmatch(value):
             value = float(value)
-        if type(value) is float and value.is_integer():
+        if type(value) is float and value.is_integer() and abs(value) < MAX_INTEGER:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise invalid(path, "expected a number.", "invalid_type")

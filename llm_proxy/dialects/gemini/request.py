@@ -12,6 +12,7 @@ import orjson
 from llm_proxy.dialects.gemini.contents import ContentsTranslator
 from llm_proxy.dialects.gemini.fields import invalid
 from llm_proxy.dialects.gemini.schema import SERVER_TOOLS
+from llm_proxy.dialects.gemini.structured import Unwraps, is_no_object, wrapped
 from llm_proxy.dialects.translation.carried import Carried, not_carried
 from llm_proxy.dialects.translation.chat_request import (
     ToolNames,
@@ -55,7 +56,7 @@ _REFUSED = {
 _TIERS = {"FLEX": "flex", "PRIORITY": "priority", "STANDARD": "default"}
 _CHOICES = {"AUTO": "auto", "VALIDATED": "auto", "ANY": "required", "NONE": "none"}
 _UNSET = ("MODE_UNSPECIFIED", "MODALITY_UNSPECIFIED", "THINKING_LEVEL_UNSPECIFIED")
-_JSON, _TEXT = "application/json", "text/plain"
+_JSON, _TEXT, _ENUM = "application/json", "text/plain", "text/x.enum"
 _RETURNS = "\n\nReturns: "
 
 
@@ -69,6 +70,7 @@ class GeminiContext:
         tool_names: The caller's name of each function that was sent under another.
         shows_thoughts: The request wants to see thoughts.
         candidates: How many answers it asks for.
+        unwraps: What is taken out of the object that the model was asked for.
     """
 
     is_native: bool = False
@@ -76,6 +78,7 @@ class GeminiContext:
     tool_names: Mapping[str, str] = field(default_factory=dict[str, str])
     shows_thoughts: bool = False
     candidates: int = 1
+    unwraps: Unwraps = ""
 
 
 def translate_request(body: Json, carried: Carried) -> tuple[Json, GeminiContext]:
@@ -97,12 +100,14 @@ def translate_request(body: Json, carried: Carried) -> tuple[Json, GeminiContext
     if tools:
         chat |= {"tools": tools, **_tool_choice(choosing, tools)}
     thinking: Json = config.get("thinkingConfig", {})
-    chat |= _thinking(thinking, config.get("maxOutputTokens"), carried) | _output(config)
+    output, unwraps = _output(config, carried)
+    chat |= _thinking(thinking, config.get("maxOutputTokens"), carried) | output
     chat |= _others(body, config, carried)
     context = GeminiContext(
         tool_names=translator.names.originals,
         shows_thoughts=bool(thinking.get("includeThoughts")),
         candidates=chat.get("n", 1),
+        unwraps=unwraps,
     )
     return chat, context
 
@@ -186,7 +191,7 @@ def _thinking(config: Json, max_tokens: int | None, carried: Carried) -> Json:
     return {"thinking": {"type": "enabled", "budget_tokens": most}}
 
 
-def _output(config: Json) -> Json:
+def _output(config: Json, carried: Carried) -> tuple[Json, Unwraps]:
     schema, path = config.get("responseJsonSchema"), "generationConfig.responseJsonSchema"
     if schema is None:
         schema, path = config.get("responseSchema"), "generationConfig.responseSchema"
@@ -194,15 +199,18 @@ def _output(config: Json) -> Json:
         raise invalid("generationConfig.responseSchema", "given beside 'responseJsonSchema'.")
     kind = config.get("responseMimeType", "") or _TEXT
     if schema is not None:
-        if kind != _JSON:
+        if kind not in {_JSON, _ENUM}:
             raise invalid("generationConfig.responseMimeType", f"a schema needs '{_JSON}'.")
         if not is_object(schema):
             raise invalid(path, "expected an object.", "invalid_type")
+        unwraps: Unwraps = ""
+        if kind == _ENUM or (is_no_object(schema) and not carried.safety_settings):
+            schema, unwraps = wrapped(schema), "word" if kind == _ENUM else "json"
         strict = is_strict_schema(schema)
-        return {"response_format": json_schema_format(OUTPUT_NAME, schema, strict=strict)}
+        return {"response_format": json_schema_format(OUTPUT_NAME, schema, strict=strict)}, unwraps
     if kind not in {_JSON, _TEXT}:
         raise not_carried("generationConfig.responseMimeType", f"An answer of type '{kind[:64]}'")
-    return {"response_format": {"type": "json_object"}} if kind == _JSON else {}
+    return ({"response_format": {"type": "json_object"}} if kind == _JSON else {}), ""
 
 
 def _others(body: Json, config: Json, carried: Carried) -> Json:

@@ -26,6 +26,7 @@ from llm_proxy.dialects.gemini.answer import (
 )
 from llm_proxy.dialects.gemini.error_body import render_error
 from llm_proxy.dialects.gemini.request import GeminiContext
+from llm_proxy.dialects.gemini.structured import Unwrapper
 from llm_proxy.dialects.translation.chat_answer import ChatDelta
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json
@@ -84,7 +85,7 @@ def framing_of(context: GeminiContext) -> Framing:
 class GeminiStream:
     """Renders one translated stream."""
 
-    __slots__ = ("_context", "_framing", "_model", "_readers", "_said")
+    __slots__ = ("_context", "_framing", "_model", "_readers", "_said", "_unwrappers")
 
     def __init__(self, model: str, context: GeminiContext) -> None:
         self._model = model
@@ -92,12 +93,14 @@ class GeminiStream:
         self._framing = framing_of(context)
         self._readers = open_readers(context)
         self._said = [Said() for _ in self._readers]
+        self._unwrappers = [Unwrapper(context.unwraps) for _ in self._readers]
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes OpenAI's frames, any chunking, without `[DONE]`; returns Google's."""
         out: list[bytes] = []
         for index, reader in enumerate(self._readers):
-            for delta in reader.feed(chunk):
+            for raw in reader.feed(chunk):
+                delta = raw._replace(text=self._unwrappers[index].feed(raw.text)) if raw.text else raw
                 self._said[index].add(delta)
                 candidate = self._candidate(delta, index)
                 if candidate is not None:
@@ -125,7 +128,9 @@ class GeminiStream:
 
     def _last(self, index: int) -> Json:
         reader, said = self._readers[index], self._said[index]
-        parts = closing_parts(said, self._context) or [{"text": ""}]
+        rest = self._unwrappers[index].end()
+        parts = [*([{"text": rest}] if rest else []), *closing_parts(said, self._context)]
+        parts = parts or [{"text": ""}]
         return candidate_of(parts, index) | ending(reader, said)
 
     def fail(self, error: APIError) -> bytes:

@@ -133,7 +133,8 @@ class ContentUsage:
             if as_object(event.get("promptFeedback")).get("blockReason"):
                 self._is_blocked = True
             for candidate in as_objects(event.get("candidates")):
-                index = candidate.get("index", 0)
+                stated: object = candidate.get("index")
+                index = stated if isinstance(stated, int) else 0
                 self._begun.add(index)
                 if candidate.get("finishReason"):
                     self._ended.add(index)

@@ -14,6 +14,7 @@ from llm_proxy.dialects.gemini.error_body import render_error
 from llm_proxy.dialects.gemini.request import GeminiContext
 from llm_proxy.dialects.gemini.signatures import open_blocks
 from llm_proxy.dialects.gemini.stream import GeminiStream, NativeGeminiStream
+from llm_proxy.dialects.gemini.structured import Unwraps
 from llm_proxy.errors import (
     APIError,
     BadRequest,
@@ -301,6 +302,46 @@ class TestStreamed:
                 META
             )
             assert out == b'[{"a": 1},\r\n{"b":2}]'
+
+
+class TestUnwrapped:
+    """Structured output whose root is no object."""
+
+    VALUES = st.recursive(
+        st.booleans() | st.integers(-9, 9) | st.text('ab} {"\\:', max_size=6),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab}", max_size=2), inner),
+        max_leaves=6,
+    )
+
+    @given(value=VALUES, step=st.integers(1, 9), spaces=st.sampled_from(["", " ", "\n  "]))
+    def test_any_value_in_any_chunking(self, value: Any, step: int, spaces: str) -> None:
+        """The same JSON, streamed and whole."""
+        text = f'{spaces}{{{spaces}"value"{spaces}:{spaces}{orjson.dumps(value).decode()}{spaces}}}{spaces}'
+        context = GeminiContext(unwraps="json")
+        raw = frames(*({"content": text[at : at + step]} for at in range(0, len(text), step)))
+        said = "".join(part["text"] for part in all_parts(streamed(raw, context)))
+        assert orjson.loads(said) == value
+        assert first(answer(choice({"content": text})), context)["content"]["parts"] == [{"text": said}]
+
+    @pytest.mark.parametrize(
+        ("unwraps", "text", "shown"),
+        [
+            ("word", '{"value": "Oslo"}', "Oslo"),
+            ("word", '"Oslo"', "Oslo"),
+            ("word", "Oslo", "Oslo"),
+            ("json", '{"value": [1, {"a": 2', '[1, {"a": 2'),
+            ("json", "I cannot.", "I cannot."),
+            ("json", "[1]", "[1]"),
+            ("", '{"value": 1}', '{"value": 1}'),
+        ],
+    )
+    def test_what_a_model_says_else(self, unwraps: Unwraps, text: str, shown: str) -> None:
+        """Passes as it is; what was cut off stays readable."""
+        context = GeminiContext(unwraps=unwraps)
+        assert first(answer(choice({"content": text})), context)["content"]["parts"] == [{"text": shown}]
+        assert (
+            "".join(part["text"] for part in all_parts(streamed(frames({"content": text}), context))) == shown
+        )
 
 
 class TestErrors:

@@ -456,8 +456,12 @@ class TestConfig:
             "json_schema": {"name": "output", "schema": closed, "strict": True},
         }
         google = {"type": "ARRAY", "items": {"type": "STRING"}}
-        found = configured(responseMimeType="application/json", responseSchema=google)["response_format"]
-        assert found["json_schema"]["schema"] == {"type": "array", "items": {"type": "string"}}
+        inner = {"type": "array", "items": {"type": "string"}}
+        wanted = {"responseMimeType": "application/json", "responseSchema": google}
+        assert configured(GOOGLE, **wanted)["response_format"]["json_schema"]["schema"] == inner
+        found = configured(**wanted)["response_format"]["json_schema"]
+        assert found["schema"]["properties"] == {"value": inner}
+        assert found["strict"] is True
         assert configured(responseMimeType="application/json") == {"response_format": {"type": "json_object"}}
         assert configured(responseMimeType="text/plain") == {}
 
@@ -465,6 +469,7 @@ class TestConfig:
         ("fields", "path"),
         [
             ({"generationConfig": {"responseMimeType": "text/x.enum"}}, "generationConfig.responseMimeType"),
+            ({"generationConfig": {"responseMimeType": "text/html"}}, "generationConfig.responseMimeType"),
             ({"generationConfig": {"responseSchema": {}}}, "generationConfig.responseMimeType"),
             ({"generationConfig": {"responseModalities": ["AUDIO"]}}, "generationConfig.responseModalities"),
             ({"generationConfig": {"speechConfig": {"a": 1}}}, "generationConfig.speechConfig"),
