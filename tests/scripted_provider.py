@@ -171,7 +171,10 @@ class Connection(asyncio.Protocol):
             self._send(404, {"error": {"message": f"no such route: {method} {path}", "type": "not_found"}})
             return
         kind = headers.get("content-type", "")
-        body = forms.read(kind, raw) if kind.startswith("multipart/") else json.loads(raw)
+        if kind.startswith("multipart/"):
+            body = forms.read(kind, raw)
+        else:
+            body = forms.read_file(target, raw) if path.endswith("/listen") else json.loads(raw)
         await self._play(door, path, headers, body)
 
     def _tell(self, status: int, told: Json | list[bytes]) -> None:

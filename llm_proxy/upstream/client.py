@@ -50,6 +50,8 @@ _SHOW_TEXT = "litellm-disable-message-redaction: true\r\n"
 """LiteLLM's header for: this call's text may be shown, although texts in general may not."""
 DEPLOYMENT_GONE = b'"deployment_gone"'
 """Our sidecar's code for a deployment that its configuration no longer has."""
+NO_TRANSLATIONS = b"has no /v1/audio/translations"
+"""Our sidecar's words for a provider that writes down audio in its own protocol."""
 OPTIONAL_HEADER = "x-llmp-optional-fields"
 """Our sidecar leaves these fields out where it knows that the model has none of them."""
 DEPLOYMENT_HEADER, GROUP_HEADER = "x-llmp-deployment", "x-llmp-group"
@@ -306,6 +308,11 @@ def _headers_of(call: Call) -> tuple[tuple[str, str], ...]:
 def _in_the_callers_words(error: APIError, text: bytes, call: Call) -> APIError:
     """Returns the error of a call about a stored response with the caller's id; gone is gone, wherever."""
     response = call.response
+    if call.endpoint == "audio.translations" and NO_TRANSLATIONS in text:
+        message = (
+            f"The provider of '{call.model[:200]}' has no translations of audio; it may have transcriptions."
+        )
+        return NotFound(message, param="model", code="endpoint_not_served")
     if response is None:
         return error
     if response in call.items:

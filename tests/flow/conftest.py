@@ -104,6 +104,9 @@ model_list:
   - model_name: speaker-by-character
     litellm_params: {{model: openai/tts-1, api_base: "{provider}/v1", api_key: {key}}}
     model_info: {{id: speaker-by-character}}
+  - model_name: deepgram
+    litellm_params: {{model: deepgram/nova-2, api_base: "{provider}/v1", api_key: {key}}}
+    model_info: {{id: deepgram}}
 router_settings:
   model_group_alias: {{nickname: claude}}
   num_retries: 1  # beside 0 LiteLLM reads no policy

@@ -308,3 +308,17 @@ async def test_an_answer_without_usage_is_estimated_by_the_file(stack: RunningSt
     )
     story = await stack.story(answer.headers["x-request-id"])
     assert (story["usage_source"], story["audio_ms"]) == ("estimated", 2000)
+
+
+async def test_a_provider_without_translations_is_a_404_that_says_so(stack: RunningStack) -> None:
+    """Its transcriptions work, as JSON and text."""
+    assert (await post(stack, model="deepgram")).json()["text"]
+    assert (
+        (await post(stack, model="deepgram", response_format="text"))
+        .headers["content-type"]
+        .startswith("text/")
+    )
+    answer = await post(stack, PATHS[2], model="deepgram")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (404, "endpoint_not_served", "model")
+    assert "no translations of audio" in error["message"]

@@ -158,6 +158,7 @@ DOORS: tuple[tuple[str, Door], ...] = (
     ("/completions", _openai(openai_wire.text, openai_wire.text_frames)),
     ("/audio/transcriptions", _AUDIO),
     ("/audio/translations", _AUDIO),
+    ("/listen", _openai(audio_wire.deepgram, None)),
     ("/embeddings", _openai(openai_wire.embeddings, None)),
     ("/audio/speech", _SPEECH),
     (

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from typing import Any
+from urllib.parse import parse_qsl
 
 from scripted.script import Json
 
@@ -39,3 +40,9 @@ def read(content_type: str, raw: bytes) -> Json:
             assert name not in body, name
             body[name] = content.decode()
     return {**body, "files": files}
+
+
+def read_file(target: str, raw: bytes) -> Json:
+    """A body that is a file itself, with its fields in the query, as Deepgram takes it."""
+    file = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    return {**dict(parse_qsl(target.partition("?")[2])), "files": [file]}

@@ -21,11 +21,10 @@ from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure
 
 TRANSLATIONS = "/audio/translations"
 OPENAI_FIELDS = ("language", "prompt", "response_format", "temperature", "timestamp_granularities", "user")
+TRANSLATED_FIELDS = frozenset({"language", "prompt", "temperature", "timestamp_granularities"})
 TEXTS = frozenset({"text", "srt", "vtt"})
 """Formats of an answer that are no JSON."""
 NO_TRANSCRIPT = StatedFailure(502, {"error": {"message": "The provider's answer has no transcript."}})
-PLAIN_FORMATS = frozenset({"json", "text"})
-"""Those that `transcripts` makes of any answer."""
 UNTRANSLATED_FORMATS = frozenset({"srt", "vtt", "diarized_json"})
 RAW_HEADER = "X-Stainless-Raw-Response"
 """Of OpenAI's client: with `stream` it leaves the answer unread."""
@@ -121,9 +120,14 @@ def _give_others_the_file() -> None:
                 form.fields["prompt"] = options["prompt"]  # a guardrail may have masked it
             options = {name: value for name, value in options.items() if name not in OPENAI_FIELDS}
             return transcription(*args, **options)
-        _reject_untranslatable(form, litellm, model, provider)
-        if asked_format(form) in PLAIN_FORMATS:
+        known = frozenset(config.get_supported_openai_params(model) if config is not None else OPENAI_FIELDS)
+        if asked_format(form) == "text" or "response_format" not in known:
             options.pop("response_format", None)
+        may_drop = bool(litellm.drop_params or options.get("drop_params"))
+        why = _untranslatable(form, known | TRANSLATED_FIELDS if may_drop else known)
+        if why is not None:
+            error = litellm.NotFoundError if form.operation == TRANSLATIONS else litellm.BadRequestError
+            raise error(message=why, model=model, llm_provider=provider)
         return transcription(*args, **{**options, "file": form.files[0].file()})
 
     main.transcription = transcription_of_form
@@ -134,15 +138,15 @@ def asked_format(form: SentForm) -> str:
     return str(form.fields.get("response_format", "json"))
 
 
-def _reject_untranslatable(form: SentForm, litellm: Untyped, model: str, provider: str) -> None:
-    """Raise what says that a provider with a protocol of its own has no such operation, or format."""
+def _untranslatable(form: SentForm, known: frozenset[str]) -> str | None:
+    """Return what a provider with a protocol of its own lacks: the operation, a format or a field."""
     if form.operation == TRANSLATIONS:
-        message = "This model's provider has no /v1/audio/translations."
-        raise litellm.NotFoundError(message=message, model=model, llm_provider=provider)
+        return "This model's provider has no /v1/audio/translations."
     asked = asked_format(form)
     if asked in UNTRANSLATED_FORMATS:
-        message = f"This model's provider has no response_format '{asked}'."
-        raise litellm.BadRequestError(message=message, model=model, llm_provider=provider)
+        return f"This model's provider has no response_format '{asked}'."
+    lacking = sorted(form.fields.keys() & TRANSLATED_FIELDS - known)
+    return f"This model's provider has no '{lacking[0]}'." if lacking else None
 
 
 PATCH = LiteLLMPatch(

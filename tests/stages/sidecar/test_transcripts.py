@@ -18,7 +18,8 @@ TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translatio
 async def post(sidecar: Sidecar, path: str, model: str, mark: str = "", **fields: Any) -> httpx.Response:
     """Sends a form as the gateway does."""
     directive = {name: fields.pop(name) for name in ("do", "after", "key", "fails") if name in fields}
-    data = {"model": model, "prompt": f"{mark} {json.dumps(directive)}", **fields}
+    prompt = {"prompt": f"{mark} {json.dumps(directive)}"} if mark or directive else {}
+    data = {"model": model, **prompt, **fields}
     async with httpx.AsyncClient(verify=NO_TLS, headers={"authorization": f"Bearer {KEY}"}) as client:
         return await client.post(
             sidecar.url + path, data=data, files={"file": ("a.mp3", SOUND, "audio/mpeg")}
@@ -78,12 +79,20 @@ async def test_a_broken_stream_ends_in_an_error(sidecar: Sidecar, play: str) -> 
 
 async def test_another_provider_s_protocol(sidecar: Sidecar) -> None:
     """LiteLLM translates transcriptions; what it cannot is said, and nothing is sent."""
+    for form, content_type in (("verbose_json", "application/json"), ("text", "text/plain; charset=utf-8")):
+        answer = await post(sidecar, TRANSCRIPTIONS, "deepgram", response_format=form)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, content_type), answer.text
+        assert json.loads(answer.headers["x-llmp-usage"])["audio_ms"] == 9000
+        (call,) = [one for one in await sidecar.provider.calls("") if one["path"].endswith("/listen")][-1:]
+        assert call["body"]["files"] == [{"size": len(SOUND), "sha256": hashlib.sha256(SOUND).hexdigest()}]
     translated = await post(sidecar, TRANSLATIONS, "deepgram", mark := str(uuid4()))
     assert translated.status_code == 404
     assert "has no /v1/audio/translations" in translated.text
-    asked = await post(sidecar, TRANSCRIPTIONS, "deepgram", mark, response_format="vtt")
-    assert asked.status_code == 400
-    assert "response_format" in asked.text
+    for field, given in (("response_format", "vtt"), ("temperature", "0.5"), ("prompt", mark)):
+        asked = await post(sidecar, TRANSCRIPTIONS, "deepgram", **{field: given})
+        assert asked.status_code == 400
+        assert "provider has no" in asked.text
+        assert field in asked.text
     assert not await sidecar.provider.calls(mark)
 
 
