@@ -29,7 +29,7 @@ class Quantities(NamedTuple):
 
     Attributes:
         images: Images that are made.
-        audio_ms: Milliseconds of audio that are read or made.
+        audio_ms: Milliseconds of audio that are written down or translated.
         characters: Characters of the text that is spoken.
         search_units: As Cohere bills reranking: one for each 100 documents begun.
     """
@@ -52,7 +52,7 @@ _UNITS: dict[Endpoint, tuple[str, ...]] = {
     "rerank": ("search_units",),
     "images.generations": ("images",),
     "images.edits": ("images",),
-    "audio.speech": ("characters", "audio_seconds"),
+    "audio.speech": ("characters",),
     "audio.transcriptions": ("audio_seconds",),
     "audio.translations": ("audio_seconds",),
 }

@@ -57,6 +57,7 @@ from llm_proxy.ledger.usage_report import (
     spans_as_json,
 )
 from llm_proxy.ledger.usage_store import PostgresUsage, RecentQuery, open_usage
+from llm_proxy.quantities import QUANTITY_OF_UNIT, shown_amount, unit_text
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MAX_ROWS = 50
@@ -366,6 +367,8 @@ def _print_rows(rows: list[Json]) -> None:
     for row in rows:
         known = row["prompt_tokens"] is not None
         tokens = str(row["prompt_tokens"] + (row["completion_tokens"] or 0)) if known else "?"
+        if tokens in {"0", "?"}:
+            tokens = _quantities_text(row) or tokens
         cost = f"{row['cost_usd']:.6f}" if row["cost_usd"] is not None else "?"
         lines.append((
             row["started_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
@@ -373,6 +376,12 @@ def _print_rows(rows: list[Json]) -> None:
             cost, f"{row['latency_ms']:.0f}",
         ))  # fmt: skip
     print_table(_REQUEST_COLUMNS, lines)
+
+
+def _quantities_text(row: Json) -> str:
+    """Returns what a request used beside tokens; empty for nothing."""
+    used = ((unit, row[name]) for unit, name in QUANTITY_OF_UNIT.items())
+    return ", ".join(unit_text(shown_amount(amount, unit), unit) for unit, amount in used if amount)
 
 
 def _print_detail(detail: Json, *, as_json: bool) -> None:

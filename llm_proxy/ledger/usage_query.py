@@ -270,7 +270,7 @@ class UsageRow:
 
     @property
     def audio_seconds(self) -> float:
-        """Seconds of audio that were read or made."""
+        """Seconds of audio that were written down or translated."""
         return self.quantities.audio_ms / 1000
 
     @property

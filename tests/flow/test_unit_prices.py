@@ -3,6 +3,9 @@
 import asyncio
 import io
 import json
+import os
+import subprocess
+import sys
 import wave
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -261,3 +264,21 @@ async def test_what_was_used_is_in_the_report_and_what_has_no_price_is_counted(
         "speaker-by-token",
     }
     assert (rows["whisper"]["audio_seconds"], rows["whisper"]["cost_usd"]) == (20.5, 0.00205)
+
+
+def test_the_commands_show_what_was_used(till: Till, stories: dict[str, Json]) -> None:
+    """A column for each unit of the table of sums; in the list of requests in place of tokens."""
+    assert stories
+
+    def printed(*words: str) -> str:
+        argv = [sys.executable, "-m", "llm_proxy", *words]
+        environment = {"PATH": os.environ["PATH"], "DATABASE_URL": till.dsn, "COLUMNS": "250"}
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, cwd="/")
+        return done.stdout
+
+    heading = printed("usage", "--by", "model").splitlines()[1]
+    for title in ("images", "audio s", "characters", "searches"):
+        assert title in heading
+    listed = printed("requests", "--limit", "100")
+    for used in ("3 search units", "9 audio seconds", "2.5 audio seconds", "2 images"):
+        assert used in listed

@@ -88,7 +88,9 @@ class BudgetBody(AdminBody):
     limit_requests: StrictInt | None = Field(None, description=_BOUNDS)
     limit_tokens: StrictInt | None = Field(None, description=_BOUNDS)
     limit_images: StrictInt | None = Field(None, description=_BOUNDS)
-    limit_audio_seconds: StrictInt | None = Field(None, description="Of audio that is read or made.")
+    limit_audio_seconds: StrictInt | None = Field(
+        None, description="Of audio that is written down or translated."
+    )
     limit_characters: StrictInt | None = Field(None, description="Of text that is spoken.")
     limit_search_units: StrictInt | None = Field(None, description="Of reranking.")
     period: Period

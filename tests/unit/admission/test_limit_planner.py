@@ -102,7 +102,8 @@ def test_a_call_is_planned_without_budgets_of_units_it_cannot_use() -> None:
     for endpoint, own in (
         ("chat.completions", []),
         ("images.edits", ["images"]),
-        ("audio.speech", ["audio_seconds", "characters"]),
+        ("audio.speech", ["characters"]),
+        ("audio.translations", ["audio_seconds"]),
         ("rerank", ["search_units"]),
     ):
         planned = plan.for_units(units_of(cast("Endpoint", endpoint)))
