@@ -48,6 +48,8 @@ def answer_to_send(result: Untyped, outcome: CallOutcome) -> Untyped:
     billed = as_object(as_object(answer.get("meta")).get("billed_units"))
     texts, images = token_count(billed.get("input_tokens")) or 0, token_count(billed.get("image_tokens")) or 0
     usage: Json = {"prompt_tokens": texts + images, "total_tokens": texts + images}
+    if images:
+        usage["prompt_tokens_details"] = {"image_tokens": images}
     if billed.get("images") or images:
         outcome.states_cost = True
         outcome.stated_cost_usd = _cost_usd(billed, texts, images, outcome)

@@ -14,6 +14,8 @@ from raw_requests import request
 from running_stack import RunningStack, say, script
 
 VERSION = {"api-version": "2024-10-21"}
+PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489")
+WAV = b"RIFF" + bytes(40)
 
 
 def client_of(stack: RunningStack) -> httpx.AsyncClient:
@@ -141,6 +143,23 @@ class TestTheSDKOfAzure:
         vectors = await azure.embeddings.create(model="p/ok", input=["one", "two"])
         assert [len(one.embedding) for one in vectors.data] == [8, 8]
         assert (await azure.completions.create(model="p/ok", prompt="once")).choices[0].text
+
+    async def test_images(self, azure: openai.AsyncOpenAI) -> None:
+        """Made, and edited from a form."""
+        made = await azure.images.generate(model="p/ok", prompt="a cat")
+        edited = await azure.images.edit(model="p/ok", prompt="a dog", image=("cat.png", PNG, "image/png"))
+        assert [bool((one.data or [])[0].url) for one in (made, edited)] == [True, True]
+
+    async def test_audio(self, azure: openai.AsyncOpenAI) -> None:
+        """Spoken, and written down from a form, whose path names the model."""
+        spoken = await azure.audio.speech.create(model="p/ok", input="Yes.", voice="alloy")
+        assert await spoken.aread()
+        recording = ("a.wav", WAV, "audio/wav")
+        heard = await azure.audio.transcriptions.create(model="p/ok", file=recording)
+        with pytest.deprecated_call():  # the SDK's own word of it
+            translated = await azure.audio.translations.create(model="p/ok", file=recording)  # pyright: ignore[reportDeprecated] -- clients still call it
+        assert heard.text
+        assert translated.text
 
     async def test_responses(self, azure: openai.AsyncOpenAI) -> None:
         """Created, streamed, counted; a stored one is asked for by its id."""
