@@ -21,7 +21,13 @@ from uuid import uuid4
 from llm_proxy_service.backend import Backend
 from llm_proxy_service.catalog import LoadBalanceStrategy, ModelCapability, ModelConfig
 from llm_proxy_service.chat_answers import Served, read_answer, read_chunk, read_vectors
-from llm_proxy_service.errors import LLMProxyError, NotFoundError, ProviderError, StreamBrokenError
+from llm_proxy_service.errors import (
+    InvalidRequestError,
+    LLMProxyError,
+    NotFoundError,
+    ProviderError,
+    StreamBrokenError,
+)
 from llm_proxy_service.litellm_errors import may_go_elsewhere, translate
 from llm_proxy_service.meters import ProviderMeter, RequestWindow
 from llm_proxy_service.options import CACHE_SIZE, CACHE_TTL_S, MAX_RETRIES, TIMEOUT_S, ServiceOptions
@@ -238,9 +244,10 @@ class InProcessBackend:
             return await self._calls.call(attempt, dict(fields))
         except Exception as error:
             name = attempt.chosen.name if attempt.chosen else None
+            failure = translate(error, name)
             if name is not None:
-                self._meters[name].fail()
-            raise translate(error, name) from error
+                self._meters[name].fail(blameless=isinstance(failure, InvalidRequestError))
+            raise failure from error
         except BaseException:
             if attempt.chosen is not None:
                 self._meters[attempt.chosen.name].abandon()

@@ -30,10 +30,10 @@ class ProviderMeter:
         self.tokens += tokens
         self.cost += cost or 0.0
 
-    def fail(self) -> None:
-        """Count an attempt that failed."""
+    def fail(self, *, blameless: bool = False) -> None:
+        """Count an attempt that failed; `blameless` where the request was at fault."""
         self.active -= 1
-        self.errors += 1
+        self.errors += not blameless
 
     def abandon(self) -> None:
         """Count an attempt that the caller gave up."""

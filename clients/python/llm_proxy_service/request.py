@@ -3,7 +3,7 @@
 Invariants: a field that is None is not sent; a prompt is sent as one user message.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -85,7 +85,7 @@ class LLMRequest:
             raise InvalidRequestError("a request has either a prompt or messages", code="invalid_request")
         if self.prompt is not None:
             return [{"role": "user", "content": self.prompt}]
-        return [dict(message) for message in self.messages or ()]
+        return list(_with_tool_calls(self.messages or ()))
 
     def _tool_fields(self) -> dict[str, object]:
         if self.functions and self.tools:
@@ -98,6 +98,23 @@ class LLMRequest:
             return {"tools": tools} if choice is None else {"tools": tools, "tool_choice": choice}
         fields = {"tools": self.tools, "tool_choice": self.tool_choice}
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def _with_tool_calls(messages: Sequence[Message]) -> Iterator[dict[str, object]]:
+    """The messages with older calls of functions, and their results, in today's form: `functions` are too."""
+    call_ids: dict[object, str] = {}
+    for number, message in enumerate(messages):
+        call = message.get("function_call")
+        if isinstance(call, Mapping):
+            function: dict[object, object] = dict(call)  # pyright: ignore[reportUnknownArgumentType] -- the caller's JSON
+            call_id = call_ids[function.get("name")] = f"call_{number}"
+            rest = {name: value for name, value in message.items() if name != "function_call"}
+            yield {**rest, "tool_calls": [{"id": call_id, "type": "function", "function": function}]}
+        elif message.get("role") == "function" and message.get("name") in call_ids:
+            call_id = call_ids[message.get("name")]
+            yield {"role": "tool", "tool_call_id": call_id, "content": message.get("content")}
+        else:
+            yield dict(message)
 
 
 def _parts(content: object) -> list[Mapping[str, object]]:
@@ -126,7 +143,6 @@ class EmbeddingRequest:
 def create_completion_request(
     prompt: str,
     model: str | None = None,
-    *,
     temperature: float | None = None,
     max_tokens: int | None = None,
     **fields: Any,  # noqa: ANN401 -- any field of LLMRequest
@@ -138,9 +154,9 @@ def create_completion_request(
 def create_chat_request(
     messages: Sequence[Message],
     model: str | None = None,
-    *,
     temperature: float | None = None,
     max_tokens: int | None = None,
+    *,
     functions: Sequence[Function] | None = None,
     **fields: Any,  # noqa: ANN401 -- any field of LLMRequest
 ) -> LLMRequest:

@@ -179,6 +179,7 @@ async def the_caller_s_own_error_goes_nowhere_else() -> None:
         assert (type(error), error.status, error.retryable) == (InvalidRequestError, 400, False)
         assert error.request_id == "req_scripted"
         assert sum(providers.counts()) == 1
+        assert service.get_provider_metrics("a")["error_rate"] == 0.0
 
 
 async def a_limit_says_how_long_it_lasts() -> None:

@@ -7,6 +7,7 @@ from llm_proxy_service import (
     ConfigurationError,
     InvalidRequestError,
     InvalidResponseError,
+    LLMProxyService,
     LLMResponse,
     LoadBalanceStrategy,
     ModelCapability,
@@ -59,6 +60,28 @@ def test_functions_are_sent_as_tools() -> None:
     assert body["tools"] == [{"type": "function", "function": WEATHER}]
     assert body["tool_choice"] == {"type": "function", "function": {"name": "get_weather"}}
     assert request.needs() == {ModelCapability.FUNCTION_CALLING}
+
+
+def test_older_calls_of_functions_and_their_results_are_sent_as_today_s() -> None:
+    """What names no call that was made stays as it is."""
+    call = {"name": "get_weather", "arguments": "{}"}
+    result = {"role": "function", "name": "get_weather", "content": "12 °C"}
+    request = create_chat_request(
+        [{"role": "assistant", "content": None, "function_call": call}, result, {**result, "name": "other"}]
+    )
+    tool_call = {"id": "call_0", "type": "function", "function": call}
+    assert request.body()["messages"] == [
+        {"role": "assistant", "content": None, "tool_calls": [tool_call]},
+        {"role": "tool", "tool_call_id": "call_0", "content": "12 °C"},
+        {**result, "name": "other"},
+    ]
+
+
+async def test_without_litellm_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here LiteLLM is not there."""
+    monkeypatch.delenv("LLM_PROXY_URL", raising=False)
+    with pytest.raises(ConfigurationError, match=r"llm-proxy-service\[litellm\]"):
+        await LLMProxyService().start()
 
 
 def test_an_image_needs_a_model_that_sees() -> None:
