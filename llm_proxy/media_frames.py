@@ -17,6 +17,7 @@ ERROR = "error"
 MAX_EVENT_BYTES = 64 * 2**20
 """A PNG of eight million points may have 25 MB, a third more in base64."""
 _HEAD_BYTES = 256
+_LINE_END = ord("\n")
 _NAMED = re.compile(rb"event: ?([a-z_.]+)\ndata: ?(?=\{)")
 _UNNAMED = re.compile(rb"data: ?(?=\{)")
 _TYPE = re.compile(rb'\{\s*"type"\s*:\s*"([a-z_.]+)"')
@@ -26,7 +27,10 @@ _PICTURE = re.compile(rb'"b64_json"\s*:\s*"')
 
 def split_frames(frames: bytes) -> list[bytes]:
     """Returns complete frames apart, each with its empty line; a single one, however large, is not copied."""
-    if frames.find(b"\n\n") == len(frames) - 2:
+    end = frames.find(b"\n")
+    while 0 <= end < len(frames) - 2 and frames[end + 1] != _LINE_END:  # ten times sooner than both at once
+        end = frames.find(b"\n", end + 1)
+    if end == len(frames) - 2:
         return [frames]
     return [one + b"\n\n" for one in frames.split(b"\n\n") if one.strip()]
 

@@ -115,7 +115,8 @@ class FrameGate:
         raw = self._tail + chunk if self._tail else chunk
         if b"\r" in raw:
             raw = raw.replace(b"\r\n", b"\n")
-        ready, end = b"", raw.rfind(b"\n\n") + 2
+        ready = b""
+        end = raw.rfind(b"\n\n") + 2 if b"\n" in raw else 1  # base64 has no line ends: found much sooner
         if end > 1:
             ready = b"".join([*self._parts, raw[:end]])
             self._parts, self.held_bytes, raw = [], 0, raw[end:]

@@ -217,7 +217,8 @@ async def test_a_broken_stream_ends_in_one_error_event(stack: RunningStack, do: 
     first, last = events(answer)
     assert (first["type"], last["type"], last["error"]["code"]) == (PARTIAL, "error", code)
     story = await stack.story(answer.headers["x-request-id"])
-    assert story["outcome"] == "cut", story
+    assert (story["outcome"], story["usage_source"], story["images"]) == ("cut", "estimated", 1)
+    assert float(story["cost_usd"]) > 0
     assert len(await stack.calls()) == 1
     stream = await stack.openai.images.generate(
         model="painter", prompt=script(do=do, after=1), stream=True, partial_images=2
@@ -254,6 +255,19 @@ async def test_limits_and_budgets_of_a_key_hold(stack: RunningStack) -> None:
     explained = await post(stack, f"/v1/explain?path={PATH}", made["key"])
     assert explained.status_code == 200, explained.text
     assert explained.json()["verdict"] == "refused"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_budget_may_be_one_of_images(stack: RunningStack, *, stream: bool) -> None:
+    """What was made is taken of it; nothing is left after the call that passes its end."""
+    headers = {"Authorization": f"Bearer {stack.admin_key}"}
+    spec: Json = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"]}
+    spec |= {"budgets": [{"limit_images": 3, "period": "day"}]}
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
+        made = (await client.post(f"{stack.url}/admin/keys", json=spec, headers=headers)).json()
+    answers = [await post(stack, key=made["key"], n=count, stream=stream) for count in (2, 2, 1)]
+    assert [one.status_code for one in answers] == [200, 200, 429]
+    assert len(await stack.calls()) == 2
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.dialects.media_events import MediaEvents
 from llm_proxy.errors import APIError, ProviderFailed, ProviderRejected
 from llm_proxy.json_access import Json
+from llm_proxy.media_frames import split_frames
 from llm_proxy.upstream.media_stream import MediaStreamFilter
 from llm_proxy.upstream.reply import raise_if_truncated
 
@@ -148,3 +149,15 @@ def test_a_broken_stream_ends_in_one_error_event() -> None:
     assert document["type"] == "error"
     assert (document["error"]["message"], document["error"]["code"]) == ("It broke.", "upstream_stream_cut")
     assert (renderer.feed(b"as it is"), renderer.ping()) == (b"as it is", b"")
+
+
+@given(st.lists(st.sampled_from([b"\n", b"data: {}", b": x", b"event: a"]), max_size=12))
+def test_frames_are_split_at_empty_lines(pieces: list[bytes]) -> None:
+    """A single one is returned as it is."""
+    frames = b"".join(pieces).lstrip(b"\n") + b"\n\n"
+    whole = split_frames(frames)
+    assert b"".join(one.strip(b"\n") for one in whole) == b"".join(
+        one.strip(b"\n") for one in frames.split(b"\n\n")
+    )
+    if frames.count(b"\n\n") == 1 and frames.endswith(b"\n\n") and not frames.endswith(b"\n\n\n"):
+        assert whole[0] is frames
