@@ -367,7 +367,7 @@ def _print_rows(rows: list[Json]) -> None:
     for row in rows:
         known = row["prompt_tokens"] is not None
         tokens = str(row["prompt_tokens"] + (row["completion_tokens"] or 0)) if known else "?"
-        if tokens in {"0", "?"}:
+        if not row["completion_tokens"]:
             tokens = _quantities_text(row) or tokens
         cost = f"{row['cost_usd']:.6f}" if row["cost_usd"] is not None else "?"
         lines.append((
