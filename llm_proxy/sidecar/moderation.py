@@ -9,17 +9,17 @@ import json
 from llm_proxy.json_access import Json, as_list, as_object
 
 
-def moderation_answer(raw: bytes | None, request: Json) -> bytes | None:
+def moderation_answer(raw: bytes, request: Json) -> bytes | None:
     """Return the provider's answer; None if it does not judge each input of the request.
 
     Args:
-        raw: The answer; None if it is not known.
+        raw: The answer; LiteLLM's own if the provider's is not known.
         request: The request's body.
     """
     given = as_list(request.get("input"))
     inputs = len(given) if given and all(isinstance(one, str) for one in given) else 1
     try:
-        results = as_list(as_object(json.loads(raw or b"")).get("results"))
+        results = as_list(as_object(json.loads(raw)).get("results"))
     except (ValueError, RecursionError):
         return None
     complete = len(results) == inputs and all(as_object(one).get("categories") for one in results)

@@ -52,7 +52,7 @@ async def answer_to_send(name: Endpoint, result: Untyped, request: Json, outcome
         return json.dumps(answer, ensure_ascii=False).encode()
     answer_usage.state(outcome, name, result)
     if name == "moderations":
-        raw = moderation_answer(outcome.provider_answer, request)
+        raw = moderation_answer(outcome.provider_answer or result.model_dump_json().encode(), request)
         if raw is None:
             raise UnreadableAnswerError
         return raw

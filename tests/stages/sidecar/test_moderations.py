@@ -40,9 +40,11 @@ async def test_a_moderation_is_retried_and_falls_back(sidecar: Sidecar) -> None:
 @pytest.mark.parametrize("do", ["error-in-200", "garbage", "empty"])
 async def test_an_answer_that_judges_nothing_is_a_failure(sidecar: Sidecar, do: str) -> None:
     """Not an answer without results."""
-    body = {"model": "rank-moderator", "input": json.dumps({"do": do})}
+    body = {"model": "rank-moderator", "input": f"{(mark := uuid4().hex)} {json.dumps({'do': do})}"}
     answer = await sidecar.post("/v1/moderations", body)
     assert answer.status >= 500
+    calls = await sidecar.provider.calls(mark)
+    assert str(len(calls)) == answer.headers["x-llmp-attempts"]  # the SDK repeats nothing on its own
 
 
 async def test_a_moderation_is_a_row_of_the_call_log(sidecar: Sidecar, log: Reader) -> None:

@@ -74,4 +74,4 @@ def test_a_moderation_judges_each_input(raw: Json, given: object, *, judged: boo
     """Parts are one input."""
     sent = json.dumps(raw).encode()
     assert moderation_answer(sent, {"input": given}) == (sent if judged else None)
-    assert moderation_answer(None, {"input": given}) is None
+    assert moderation_answer(b"<html>", {"input": given}) is None
