@@ -9,7 +9,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, as_object, is_object
 from llm_proxy.quantities import USAGE_COMMENT, Quantities, encode_usage
 from llm_proxy.sidecar import answer_usage
 from llm_proxy.sidecar.call_outcome import CallOutcome, SpeechCall
@@ -24,6 +24,7 @@ OTHER_AUDIO_TYPES = frozenset({"application/octet-stream", "binary/octet-stream"
 LAST_EVENT = "speech.audio.done"
 BROKEN = ERROR_EVENT + b" {}}\n\n"
 """Replaced by the event that `responses` writes for a broken stream."""
+HIDDEN = frozenset({"stream_format", "extra_body"})
 NAMELESS = "custom"
 """What LiteLLM sees in place of a voice that is an object without an id: it takes only names."""
 
@@ -33,13 +34,17 @@ class NoAudioError(Exception):
 
 
 def prepare(request: Untyped, body: Json, outcome: CallOutcome) -> None:
-    """Keep what LiteLLM would drop of a request, and show it the rest."""
-    kept = {name: body[name] for name in ("stream_format",) if name in body}
-    if isinstance(body.get("voice"), dict):
-        kept["voice"] = body["voice"]
-        seen = json.dumps(body | {"voice": body["voice"].get("id") or NAMELESS}).encode()
-        request._body = seen  # noqa: SLF001 -- where Starlette keeps it; LiteLLM parses it
+    """Keep what LiteLLM would drop of a request, and show it the rest; invalid JSON is left to it.
+
+    Some of its providers would get fields of OpenAI's that it does not know; the model's own are added later.
+    """
+    kept = {"stream_format": body["stream_format"]} if "stream_format" in body else {}
+    seen = {name: value for name, value in body.items() if name not in HIDDEN}
+    if is_object(voice := body.get("voice")):
+        kept["voice"], seen["voice"] = voice, voice.get("id") or NAMELESS
     outcome.speech = SpeechCall(kept)
+    if seen:
+        request._body = json.dumps(seen).encode()  # noqa: SLF001 -- where Starlette keeps it; LiteLLM parses it
 
 
 async def answer(result: Untyped, body: Json, outcome: CallOutcome) -> "SpeechAnswer":

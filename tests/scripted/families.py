@@ -190,7 +190,9 @@ DOORS: tuple[tuple[str, Door], ...] = (
 
 
 def find(path: str) -> Door | None:
-    """The door whose ending the path has."""
+    """The door whose ending the path has; ElevenLabs' paths end in a voice."""
+    if "/text-to-speech/" in path:
+        return _SPEECH
     return next((door for ending, door in DOORS if path.endswith(ending)), None)
 
 

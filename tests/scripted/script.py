@@ -130,7 +130,7 @@ def last_words(body: Json) -> str:
         return _text(said[-1].get("content")) if said else ""
     if "contents" in body:
         return _text(body["contents"][-1].get("parts"))
-    names = ("query", "prompt", "input", "inputs", "texts")
+    names = ("query", "prompt", "input", "inputs", "texts", "text")
     given = next((body[name] for name in names if body.get(name)), None)
     if "instances" in body:  # Imagen
         given = [one.get("prompt", "") for one in body["instances"]]

@@ -101,6 +101,7 @@ def rankers(provider: Provider) -> list[Json]:
         "tei": ("huggingface/bge-reranker", ""),
         "speaker": ("openai/gpt-4o-mini-tts", "/v1"),
         "azure-speaker": ("azure/tts-1", ""),
+        "other-speaker": ("elevenlabs/eleven_multilingual_v2", ""),
         "moderator": ("openai/omni-moderation-latest", "/v1"),
         "unsure-moderator": ("openai/status-500", "/v1"),
     }

@@ -77,6 +77,22 @@ async def test_events_and_a_voice_of_one_s_own_reach_the_provider(sidecar: Sidec
     assert (stated["prompt_tokens"], stated["completion_audio_tokens"], stated["characters"]) == (17, 23, 32)
 
 
+async def test_another_protocol_s_speech_is_litellm_s_to_ask_for(sidecar: Sidecar) -> None:
+    """ElevenLabs': its voice by its id, no field of OpenAI's, characters as everywhere."""
+    fields: Json = {"stream_format": "audio", "voice": {"id": "a-voice"}}
+    async with speak(sidecar, "rank-other-speaker", mark := uuid4().hex, **fields) as answer:
+        raw = await answer.aread()
+    assert answer.headers["content-type"] == "audio/mpeg"
+    assert len(raw) == 8 * PIECE_BYTES
+    assert json.loads(answer.headers["x-llmp-usage"]) == {"characters": 32}
+    [call] = await sidecar.provider.calls(mark)
+    assert call["path"].endswith("/text-to-speech/a-voice")
+    assert "stream_format" not in call["body"]
+    async with speak(sidecar, "rank-other-speaker", spoken("x", do="status-429")) as refused:
+        await refused.aread()
+    assert refused.status_code == 429
+
+
 @pytest.mark.parametrize("do", ["cut", "reset"])
 async def test_bytes_that_break_off_have_no_end(sidecar: Sidecar, do: str) -> None:
     """Never a file that looks complete."""
