@@ -132,7 +132,7 @@ class InProcessBackend:
         return self._registry.names()
 
     def is_available(self, name: str) -> bool:
-        """Whether the provider has a key, does not cool down, and has requests left in this minute."""
+        """Whether the provider has a key and requests left, does not cool down, and did not fail lately."""
         return self._state(name) == "healthy"
 
     def metrics(self, name: str) -> ProviderMetrics:
@@ -336,7 +336,7 @@ class InProcessBackend:
         self._totals["total_cost"] += cost or 0.0
 
     def _state(self, name: str) -> str:
-        """`healthy`, `unknown`, `no_key`, `cooling_down` or `rate_limited`."""
+        """`healthy`, `unknown`, `no_key`, `cooling_down`, `failing` or `rate_limited`."""
         places = self._registry.places(name)
         if name not in self._registry.names():
             return "unknown"
@@ -344,6 +344,8 @@ class InProcessBackend:
             return "no_key"
         if self._calls is not None and self._calls.is_cooling(places):
             return "cooling_down"
+        if name in self._meters and self._meters[name].is_failing():
+            return "failing"
         return "rate_limited" if self._window(places).status()["remaining"] == 0 else "healthy"
 
     def _window(self, places: list[Place]) -> RequestWindow:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llm_proxy_service.response import ProviderMetrics, RateLimitStatus
 
 WINDOW_S = 60.0
+FAILING_FROM = 3
 
 
 @dataclass(slots=True)
@@ -21,11 +22,14 @@ class ProviderMeter:
     seconds: float = 0.0
     tokens: int = 0
     cost: float = 0.0
+    failed_in_a_row: int = 0
+    failed_at: float = 0.0
 
     def end(self, seconds: float, tokens: int, cost: float | None) -> None:
         """Count an attempt that succeeded."""
         self.active -= 1
         self.good += 1
+        self.failed_in_a_row = 0
         self.seconds += seconds
         self.tokens += tokens
         self.cost += cost or 0.0
@@ -33,11 +37,19 @@ class ProviderMeter:
     def fail(self, *, blameless: bool = False) -> None:
         """Count an attempt that failed; `blameless` where the request was at fault."""
         self.active -= 1
-        self.errors += not blameless
+        if not blameless:
+            self.errors += 1
+            self.failed_in_a_row += 1
+            self.failed_at = time.monotonic()
 
     def abandon(self) -> None:
         """Count an attempt that the caller gave up."""
         self.active -= 1
+
+    def is_failing(self) -> bool:
+        """Whether nothing succeeded lately: several attempts in a row failed, the last within a minute."""
+        recent = time.monotonic() - self.failed_at < WINDOW_S
+        return recent and self.failed_in_a_row >= FAILING_FROM
 
     def metrics(self) -> ProviderMetrics:
         """The figures as callers see them."""

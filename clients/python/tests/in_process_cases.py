@@ -167,10 +167,12 @@ async def what_may_have_run_is_not_sent_again() -> None:
 
 
 async def what_was_never_sent_is_sent_again() -> None:
-    async with service_with(scripted_model(0, api_base="http://127.0.0.1:1/v1"), max_retries=1) as service:
+    async with service_with(scripted_model(0, api_base="http://127.0.0.1:1/v1"), max_retries=2) as service:
         error = await error_of(service, ask())
         assert (type(error), error.code, error.retryable) == (ProviderError, "unreachable", True)
-        assert service.get_provider_metrics("a")["error_count"] == 2
+        assert service.get_provider_metrics("a")["error_count"] == 3
+        assert not service.is_provider_available("a")
+        assert (await service.health_check())["providers"]["a"] in {"failing", "cooling_down"}
 
 
 async def the_caller_s_own_error_goes_nowhere_else() -> None:
