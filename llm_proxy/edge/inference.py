@@ -252,6 +252,7 @@ class InferenceEndpoint:
             guard.body_received(receive)
             await self._run(route, context, guard, responder, _Request(headers, body))
             return
+        self._services.upstream.check_capacity()  # before an upload comes for nothing
         with self._uploads.open() as uploads:
             form = await read_form(
                 receive,
