@@ -2,7 +2,7 @@
 
 The dialects that need nothing are constants; `app/` builds the others and hands them to `inference_routes`.
 Invariants: paths are exact (compared undecoded, never normalised) but for a model's name in a fixed table of
-patterns, and two aliases: `/openai/v1/` for `/v1/`, one trailing slash, never below `/admin`, `/internal`.
+patterns, and aliases: `/openai/v1/` and `/openai/` for `/v1/`; one trailing slash, but below `_NO_ALIASES`.
 """
 
 import re
@@ -167,13 +167,16 @@ def canonical_path(path: str) -> str:
 
 
 def _with_aliases(path: str) -> Iterator[str]:
-    for prefix in ("", "/openai") if path.startswith("/v1/") else ("",):
-        yield prefix + path
+    spellings = [path]
+    if path.startswith("/v1/"):  # Azure's, newer and older
+        spellings += [f"/openai{path}", f"/openai{path.removeprefix('/v1')}"]
+    for spelling in spellings:
+        yield spelling
         if not path.startswith(_NO_ALIASES):
-            yield f"{prefix}{path}/"
+            yield f"{spelling}/"
 
 
-_RESPONSES = ("/v1/responses", "/responses", "/openai/responses", f"{_AZURE}/responses")
+_RESPONSES = ("/v1/responses", "/responses", f"{_AZURE}/responses")
 _OWN_WORDS = frozenset({"compact", "input_tokens"})
 _STORED = re.compile(
     r"(?:/openai/deployments/.+|(?:/openai)?(?:/v1)?)/responses/([^/?]+)(/cancel|/input_items)?/?"

@@ -22,6 +22,8 @@ from llm_proxy.sidecar.images import ImageCall
 _CURRENT: ContextVar["CallOutcome | None"] = ContextVar("outcome", default=None)
 _attempts_recorded = Event()
 """Set once the patch `attempts` is installed; without it the number of attempts is unknown."""
+_bodies_replaced = Event()
+"""Set once the patch `provider_http` is installed."""
 _native_calls_relayed = Event()
 """Set once the patch `native_calls` is installed."""
 MAX_HOPS = 16
@@ -229,6 +231,16 @@ def record_error(error: BaseException) -> None:
 def enable_native_calls() -> None:
     """Declare that native calls pass LiteLLM as they were sent; before, no deployment counts as native."""
     _native_calls_relayed.set()
+
+
+def enable_provider_bodies() -> None:
+    """Declare that a provider gets `provider_body` from now on, and that its answer is recorded."""
+    _bodies_replaced.set()
+
+
+def replaces_bodies() -> bool:
+    """Whether a provider gets `provider_body`."""
+    return _bodies_replaced.is_set()
 
 
 def relays_native_calls() -> bool:

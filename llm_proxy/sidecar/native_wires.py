@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, Endpoint, Wire
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
-from llm_proxy.sidecar.call_outcome import CallOutcome, relays_native_calls
+from llm_proxy.sidecar.call_outcome import CallOutcome, relays_native_calls, replaces_bodies
 from llm_proxy.sidecar.litellm_internals import Untyped
 
 SUPPORTED_KEY = "supported_endpoints"
@@ -80,8 +80,9 @@ def native_endpoints(params: Json, info: Json, model: str, provider: str | None)
         model: The model's name at the provider.
         provider: The provider whose protocol is used, in LiteLLM's spelling.
     """
+    cohere: list[Wire] = ["cohere_embed"] if provider == "cohere" and replaces_bodies() else []
     if not relays_native_calls():
-        return []
+        return sorted(cohere)
     stated = {str(one) for one in as_list(info.get(SUPPORTED_KEY))}
     own = {*_own_endpoints(params, model, provider or "")}
     found: list[Wire] = [
@@ -90,7 +91,7 @@ def native_endpoints(params: Json, info: Json, model: str, provider: str | None)
         if (name in own or ENDPOINTS[name].path in stated)
         and litellm_internals.passes_through(name, model, provider or "", info)
     ]
-    return sorted([*found, "cohere_embed"] if provider == "cohere" else found)
+    return sorted([*found, *cohere])
 
 
 def _own_endpoints(params: Json, model: str, provider: str) -> Iterator[Endpoint]:

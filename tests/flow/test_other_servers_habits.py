@@ -52,7 +52,6 @@ async def test_head_is_get_without_its_body(client: httpx.AsyncClient, path: str
     ("method", "path", "status"),
     [
         ("POST", "/nowhere", 404),
-        ("POST", "/v1/models/gemini-2.5-flash:generateContent", 404),
         ("POST", "/models/gemini-2.5-flash:streamGenerateContent", 404),
         ("DELETE", "/v1/models/plain", 404),
         ("PUT", "/health/live", 405),

@@ -57,6 +57,7 @@ def install() -> None:
     response_class.__init__ = make_with_ascii
     client.send = send_and_check
     response_class.aiter_lines = lines
+    call_outcome.enable_provider_bodies()
 
 
 def with_fields(request: Untyped, fields: Json, own: Json | None = None) -> Untyped:

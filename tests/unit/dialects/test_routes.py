@@ -14,7 +14,13 @@ AZURE = "/openai/deployments/"
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/chat/completions", "/v1/chat/completions/", "/openai/v1/chat/completions", "/chat/completions"],
+    [
+        "/v1/chat/completions",
+        "/v1/chat/completions/",
+        "/chat/completions",
+        "/openai/v1/chat/completions",
+        "/openai/chat/completions",
+    ],
 )
 def test_a_path_without_a_name_is_one_of_the_table(path: str) -> None:
     """The route is the table's own, whatever the query."""
