@@ -26,7 +26,6 @@ _OPENAI = {
     "/messages/batches": "batches of messages",
     "/ocr": "OCR",
     "/search": "search",
-    "/edits": "edits; use `/v1/chat/completions`",
 }
 """Below `/v1`, `/openai`, `/openai/v1` or nothing."""
 _COHERE_CHAT = ("/v1/chat", "/v2/chat")
@@ -56,6 +55,8 @@ _GOOGLE = {
     "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent": "the Live API",
 }
 _PREFIXES = ("/openai", "/v1")
+_DEPLOYMENTS = "/deployments/"
+"""Older SDKs of Azure send every operation below a deployment."""
 
 
 def is_cohere(path: str) -> bool:
@@ -74,7 +75,8 @@ def not_served(path: str) -> str:
 def _bare(path: str) -> str:
     for prefix in _PREFIXES:
         path = path.removeprefix(prefix) if path.startswith(prefix + "/") else path
-    return path
+    deployment, _, operation = path.removeprefix(_DEPLOYMENTS).rpartition("/")
+    return f"/{operation}" if path.startswith(_DEPLOYMENTS) and deployment else path
 
 
 def _find(table: dict[str, str], path: str) -> str | None:

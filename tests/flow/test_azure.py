@@ -227,3 +227,15 @@ async def test_the_lists_are_azure_s_with_any_version(stack: RunningStack, versi
     assert known["claude"]["chat_completion"]
     assert not known["claude"]["embeddings"]
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_an_older_sdk_asks_below_its_deployment(stack: RunningStack) -> None:
+    """For the list of models, and for files, which no wildcard takes for a model."""
+    async with client_of(stack) as client:
+        listed = await client.get("/openai/deployments/p%2Fok/models", params=VERSION)
+        files = await client.get("/openai/deployments/p%2Fok/files", params=VERSION)
+        sent = await client.post("/openai/deployments/p/ok/files", params=VERSION)
+    assert "plain" in {one["id"] for one in listed.json()["data"]}
+    for answer in (files, sent):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+        assert "does not serve files" in answer.json()["error"]["message"]

@@ -6,10 +6,13 @@ Invariant: a caller sees what it sees at `/v1/models`. Source: see `dialects/azu
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
+from starlette.requests import Request
 
 from llm_proxy.dialects import azure
 from llm_proxy.edge.auth import AuthDependencies
 from llm_proxy.edge.routes.models import listed_models, require_catalog, usable_model
+from llm_proxy.edge.unserved_paths import not_served
+from llm_proxy.errors import NotFound
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import Json
 from llm_proxy.upstream import CurrentCatalog
@@ -22,6 +25,7 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
     missing: dict[int | str, dict[str, Any]] = {404: {"description": "No such model."}}
 
     @routes.get("/openai/models", summary="The models the key may use, as Azure OpenAI lists them.")
+    @routes.get("/openai/deployments/{model:path}/models", include_in_schema=False)  # as older SDKs ask
     async def models(caller: Annotated[Caller, require_caller]) -> Json:
         return azure.render_models(listed_models(caller, require_catalog(catalog.snapshot), default_models))
 
@@ -37,7 +41,10 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
         )
 
     @routes.get("/openai/deployments/{model:path}", summary="One of them.", responses=missing)
-    async def one_deployment(model: str, caller: Annotated[Caller, require_caller]) -> Json:
+    async def one_deployment(request: Request, model: str, caller: Annotated[Caller, require_caller]) -> Json:
+        path = request.scope["path"]
+        if reason := not_served(path):  # which a wildcard would take for a model's name
+            raise NotFound(f"Unknown request URL: GET {path[:200]}.{reason}", code="unknown_url")
         known = require_catalog(catalog.snapshot)
         return azure.render_deployment(usable_model(caller, known, model, default_models))
 

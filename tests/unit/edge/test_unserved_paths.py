@@ -15,6 +15,7 @@ from llm_proxy.edge.unserved_paths import is_cohere, not_served
         ("/files/file-1/content", "files"),
         ("/openai/files", "files"),
         ("/openai/v1/batches/b", "batches"),
+        ("/openai/deployments/openai/gpt-4o/files", "files"),
         ("/v1/uploads/u/parts", "uploads"),
         ("/v1/chat/completions/chatcmpl-1", "stored chat completions"),
         ("/v1/images/variations", "image variations"),
@@ -36,7 +37,15 @@ def test_an_operation_is_named(path: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/filesystem", "/v1/chat/completions/", "/v2/files", "/admin/files", "/"]
+    "path",
+    [
+        "/v1/filesystem",
+        "/openai/deployments/files",
+        "/v1/chat/completions/",
+        "/v2/files",
+        "/admin/files",
+        "/",
+    ],
 )
 def test_another_path_is_not(path: str) -> None:
     """A beginning of a word is no path."""
