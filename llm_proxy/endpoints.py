@@ -210,3 +210,23 @@ def endpoint_paths(served: Iterable[Endpoint]) -> list[str]:
     """Returns the paths of endpoints here, in the order of the table."""
     known = frozenset(served)
     return [spec.callers_path or spec.path for name, spec in ENDPOINTS.items() if name in known]
+
+
+_FURTHER_PATHS: dict[Endpoint, tuple[str, ...]] = {
+    "embeddings": (
+        "/v1/embed",
+        "/v2/embed",
+        "/v1beta/models/{model}:embedContent",
+        "/v1beta/models/{model}:batchEmbedContents",
+    ),
+    "rerank": ("/v2/rerank",),
+    "generate_content": ("/v1beta/models/{model}:streamGenerateContent",),
+}
+"""Paths of an endpoint in other dialects, or in other versions."""
+
+
+def served_paths(served: Iterable[Endpoint]) -> list[str]:
+    """Returns every path of endpoints that is no alias: first their own, then those of other dialects."""
+    known = frozenset(served)
+    further = [path for name, paths in _FURTHER_PATHS.items() if name in known for path in paths]
+    return [*endpoint_paths(known), *further]

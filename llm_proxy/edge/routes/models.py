@@ -27,7 +27,7 @@ from llm_proxy.edge.auth import ActorDependency, AuthDependencies
 from llm_proxy.edge.model_probe import ModelProbe, NotTested, ProbeResult
 from llm_proxy.edge.routes.messages import anthropic_response
 from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
-from llm_proxy.endpoints import CONVERSATIONS, endpoint_paths
+from llm_proxy.endpoints import CONVERSATIONS, served_paths
 from llm_proxy.errors import APIError, ModelNotFound, NotFound, StoreUnavailable
 from llm_proxy.identity import Actor, Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json
@@ -142,7 +142,7 @@ def _listed_model(catalog: Catalog, name: str) -> ListedModel:
         context_window=_min_known(one.max_input_tokens for one in deployments),
         max_output_tokens=_min_known(one.max_output_tokens for one in deployments),
         created=_min_known(one.created for one in deployments) or 0,
-        endpoints=tuple(endpoint_paths(CONVERSATIONS if group.endpoints is None else group.endpoints)),
+        endpoints=tuple(served_paths(CONVERSATIONS if group.endpoints is None else group.endpoints)),
     )
 
 
@@ -209,7 +209,7 @@ def _group_document(group: ModelGroup, health: ModelHealth | None) -> Json:
     return {
         "id": group.name,
         "mode": group.mode,
-        "endpoints": None if group.endpoints is None else endpoint_paths(group.endpoints),
+        "endpoints": None if group.endpoints is None else served_paths(group.endpoints),
         "wildcard": group.wildcard,
         "providers": sorted({one.provider for one in group.deployments}),
         "fallbacks": list(group.fallbacks),

@@ -6,6 +6,7 @@ from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.model_paths import decoded_model
 from llm_proxy.dialects.responses.dialect import responses_dialect
 from llm_proxy.dialects.routes import inference_routes
+from llm_proxy.endpoints import ENDPOINTS, served_paths
 from llm_proxy.errors import BadRequest
 
 TABLE = inference_routes(responses_dialect(None), MESSAGES)
@@ -90,3 +91,12 @@ def test_a_stored_response_is_found_by_its_id_alone(path: str) -> None:
     route = TABLE.find("DELETE", path.encode())
     assert route is not None
     assert (route.paths, route.model, route.methods) == ((), None, ("GET", "DELETE"))
+
+
+def test_every_path_that_a_model_tells_is_one_of_its_endpoint() -> None:
+    """`/v1/models` lists them from a table of names, without the routes."""
+    for endpoint in ENDPOINTS:
+        for path in served_paths([endpoint]):
+            route = TABLE.find("POST", path.replace("{model}", "m").encode())
+            assert route is not None, path
+            assert route.endpoint == endpoint, path
