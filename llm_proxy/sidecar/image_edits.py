@@ -23,7 +23,8 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 OPERATION = "/images/edits"
 FORM_TYPE = "multipart/form-data"
 DATA_LINK = re.compile(r"data:(image/[a-z0-9.+-]+);base64,(.*)", re.DOTALL)
-MODEL_IN_FORM = re.compile(rb'name="model"\r\n\r\n([^\r\n]*)\r\n')
+OF_LITELLM = ("model", "prompt")
+"""Fields that LiteLLM sets or a guardrail may have changed."""
 REPLACED_HEADERS = frozenset({b"content-type", b"content-length", b"transfer-encoding"})
 
 
@@ -73,13 +74,13 @@ class SentEdit:
         Args:
             request: Of httpx, its body read.
         """
-        made, model = import_module("httpx").Request, _model_of(request)
+        made, own = import_module("httpx").Request, _fields_of(request)
         headers = [pair for pair in request.headers.raw if pair[0].lower() not in REPLACED_HEADERS]
         options: dict[str, Untyped] = {"headers": headers, "extensions": request.extensions}
         if not self.is_form:
-            return made(request.method, request.url, json=self.fields | model, **options)
-        texts: dict[str, Untyped] = dict(model)
-        for name, value in self.fields.items():
+            return made(request.method, request.url, json=self.fields | own, **options)
+        texts: dict[str, Untyped] = {}
+        for name, value in (self.fields | own).items():
             if is_object(value):
                 texts |= {f"{name}[{key}]": text for key, text in value.items()}
             else:
@@ -88,13 +89,19 @@ class SentEdit:
         return made(request.method, request.url, data=texts, files=files, **options)
 
 
-def _model_of(request: Untyped) -> dict[str, str]:
-    """Return the `model` of a form of LiteLLM's, which is urlencoded where it has no files."""
-    named = MODEL_IN_FORM.search(request.content)
-    if named is not None:
-        return {"model": named[1].decode()}
-    found = parse_qs(request.content.decode("latin-1")).get("model")
-    return {"model": found[0]} if found else {}
+def _fields_of(request: Untyped) -> dict[str, str]:
+    """Return the fields of LiteLLM's in a form, which is urlencoded where it has no files."""
+    kind, content = str(request.headers.get("content-type") or ""), request.content
+    if not kind.startswith(FORM_TYPE):
+        found = parse_qs(content.decode("latin-1"), keep_blank_values=True)
+        return {name: found[name][0] for name in OF_LITELLM if name in found}
+    end = b"\r\n--" + kind.partition("boundary=")[2].strip('"').encode()
+    fields: dict[str, str] = {}
+    for name in OF_LITELLM:
+        _, found_it, rest = content.partition(f'name="{name}"\r\n\r\n'.encode())
+        if found_it:
+            fields[name] = rest.partition(end)[0].decode("utf-8", "replace")
+    return fields
 
 
 def _named(data: bytes, name: str) -> BytesIO:

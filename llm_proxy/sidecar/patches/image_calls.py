@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_proxy.json_access import Json
 from llm_proxy.media_frames import MAX_EVENT_BYTES, without_pictures
-from llm_proxy.sidecar import call_outcome, forms, image_edits, images
+from llm_proxy.sidecar import call_outcome, forms, image_edits, images, litellm_internals
 from llm_proxy.sidecar.event_channel import EventChannel
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http
@@ -66,6 +66,7 @@ def install() -> None:
     _call_in_the_loop()
     _ask_once()
     _give_pictures()
+    _keep_masked_prompts()
     _leave_out_fields()
 
 
@@ -78,6 +79,8 @@ async def _read_whole(response: Untyped, call: images.ImageCall) -> Untyped:
     failure = images.find_failure_in_answer(shell)
     if failure is not None:
         return provider_http.failure_response(failure, response.request)
+    if litellm_internals.has_guardrail():
+        return response  # it may judge the pictures, or the prompts that the provider revised
     call.answer = raw
     response._content = shell  # noqa: SLF001 -- httpx has no setter
     return response
@@ -157,6 +160,22 @@ def _give_pictures() -> None:
     main.image_edit = edit_pictures
 
 
+def _keep_masked_prompts() -> None:
+    """Keep what a guardrail made of a prompt: LiteLLM writes the one over it that it had before."""
+    hooks: Untyped = litellm_internals.proxy_logging_class()
+    run: Callable[..., Any] = hooks.pre_call_hook
+
+    async def run_and_keep(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
+        is_image = options.get("call_type") == "image_generation"
+        before = options["data"].get("prompt") if is_image else None
+        checked = await run(self, *args, **options)
+        if before is not None and checked.get("prompt") != before:
+            checked["messages"] = [{"role": "user", "content": checked["prompt"]}]
+        return checked
+
+    hooks.pre_call_hook = run_and_keep
+
+
 def _edits_as_openai(options: Json) -> bool:
     """Whether a call of LiteLLM's edits pictures at OpenAI's operation, wherever its address is."""
     library = import_module("litellm")
@@ -204,9 +223,10 @@ PATCH = LiteLLMPatch(
     install=install,
     reason=(
         "LiteLLM fails on streamed images after they were made, drops fields of whole answers and invents "
-        "others, renames the files of edits and drops their links, sends fields to providers that do "
-        "not know them, calls most of them in threads where nothing can be cancelled, has OpenAI's SDK retry "
-        "on its own, and parses and writes pictures of many megabytes several times."
+        "others, sends a prompt as it was before a guardrail masked it, renames the files of edits and drops "
+        "their links, sends fields to providers that do not know them, calls most of them in threads where "
+        "nothing can be cancelled, has OpenAI's SDK retry on its own, and parses and writes pictures of many "
+        "megabytes several times."
     ),
     since="1.108.6",
     report=(
@@ -215,5 +235,9 @@ PATCH = LiteLLMPatch(
         "a 500`."
     ),
     until="Streamed images pass through LiteLLM, and whole answers pass unchanged.",
-    tests=("tests/stages/sidecar/test_images.py", "tests/stages/sidecar/test_image_edits.py"),
+    tests=(
+        "tests/stages/sidecar/test_images.py",
+        "tests/stages/sidecar/test_image_edits.py",
+        "tests/stages/sidecar/test_guardrails.py::test_the_prompt_of_an_image_is_checked_and_masked",
+    ),
 )

@@ -69,6 +69,7 @@ def guarded(provider: Provider, scans: Scanner, service_folder: Path) -> Iterato
             deployment("azure", "azure/scripted", provider, api_version="2025-04-01-preview"),
             deployment("text", "text-completion-openai/scripted", provider, num_retries=0),
             deployment("embed", "openai/embed", provider, num_retries=0),
+            deployment("paint", "openai/gpt-image-1.5", provider, num_retries=0),
         ],
         "litellm_settings": {"callbacks": ["own_judge.chunks"]},
         "guardrails": [
@@ -210,6 +211,26 @@ async def test_a_masked_prompt_is_masked(
     answer, [call] = await _ask(guarded, mode, guardrail, said)
     assert _text(answer, mode) == "fine"
     assert call["body"]["messages"][0]["content"].startswith(sent)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("operation", ["generations", "edits"])
+async def test_the_prompt_of_an_image_is_checked_and_masked(
+    guarded: Sidecar, operation: str, *, stream: bool
+) -> None:
+    """Though the rest of an edit is sent as it came; the answer has its pictures."""
+    body: Json = {"model": "paint", "stream": stream, "guardrails": ["own-before"]}
+    if operation == "edits":
+        body["images"] = [{"image_url": "https://images.example/a.png"}]
+    mark = str(uuid4())
+    answer = await guarded.post(f"/v1/images/{operation}", body | {"prompt": f"a secret\nö {mark}"})
+    assert answer.status == 200, answer.text
+    assert re.search(r'"b64_json": ?"iVBOR', answer.text)
+    [call] = await guarded.provider.calls(mark)
+    assert call["body"]["prompt"] == f"a [hidden]\nö {mark}"
+    refused = await guarded.post(f"/v1/images/{operation}", body | {"prompt": f"a gnu {mark}"})
+    assert (refused.status, refused.headers["x-llmp-origin"]) == (451, "guardrail")
+    assert len(await guarded.provider.calls(mark)) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
