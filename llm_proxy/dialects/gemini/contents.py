@@ -57,12 +57,16 @@ class _Part(NamedTuple):
 
 @dataclass(slots=True)
 class _KnownCall:
-    """A call of a function in the conversation, as the chat names it."""
+    """A call of a function in the conversation, as the chat names it.
+
+    Attributes:
+        answer: The response to it; None before.
+    """
 
     shown_id: str
     name: str
     sent_id: str
-    is_answered: bool = False
+    answer: Json | None = None
 
 
 class ContentsTranslator:
@@ -108,7 +112,7 @@ class ContentsTranslator:
         said: list[Json] = []
         for part in parts:
             if "functionResponse" in part.value:
-                outputs.append(self._output(part.value["functionResponse"], f"{part.path}.functionResponse"))
+                outputs += self._output(part.value["functionResponse"], f"{part.path}.functionResponse")
             else:
                 said.append(self._said(part))
         messages = tool_output_messages(outputs, images_inside=self._carried.tool_images)
@@ -156,24 +160,29 @@ class ContentsTranslator:
         """An id of the form that the strictest provider takes: nine letters and digits."""
         return f"call{len(self._calls):05d}"
 
-    def _output(self, output: Json, path: str) -> ToolOutput:
+    def _output(self, output: Json, path: str) -> Iterator[ToolOutput]:
+        """Yields what a function returned; nothing where a response is repeated, as Gemini CLI does."""
         if output.get("willContinue") or output.get("scheduling") not in {None, "SCHEDULING_UNSPECIFIED"}:
             raise not_carried(path, "A part of a response")
         said = _response_text(output.get("response", {}))
         parts = [text_part(said)] if said else []
         for at, one in enumerate(output.get("parts", ())):
             parts.append(self._said(_Part(one, f"{path}.parts[{at}]")))
-        return ToolOutput(self._answered(output, path).sent_id, parts)
+        if (call := self._answered(output, path)) is not None:
+            yield ToolOutput(call.sent_id, parts)
 
-    def _answered(self, output: Json, path: str) -> _KnownCall:
-        """The call that an output answers: by its id, else the first of its name without an answer."""
+    def _answered(self, output: Json, path: str) -> _KnownCall | None:
+        """The call that an output answers: by its id, else the first of its name; None if it is answered."""
         asked, name = output.get("id"), output["name"]
-        found = [call for call in self._calls if asked and call.shown_id == asked and not call.is_answered]
-        found += [call for call in self._calls if call.name == name and not call.is_answered]
-        if not found:
+        named = [call for call in self._calls if asked and call.shown_id == asked]
+        if any(call.answer == output for call in named):
+            return None
+        waiting = [call for call in [*named, *self._calls] if call.answer is None]
+        found = next((call for call in waiting if call in named or call.name == name), None)
+        if found is None:
             raise invalid(path, "no function call before it waits for this response.")
-        found[0].is_answered = True
-        return found[0]
+        found.answer = output
+        return found
 
     def _said(self, part: _Part) -> Json:
         value, path = part

@@ -227,6 +227,15 @@ class TestContents:
         found = said(user({"text": "a"}), asked, user(output({}, id="two"), output({}, id="one")))
         assert [one["tool_call_id"] for one in found[2:]] == ["two", "one"]
 
+    def test_a_repeated_output_counts_once(self) -> None:
+        """Gemini CLI repeats them in a conversation that goes on; another output of that call is refused."""
+        once = output({"x": 1}, id="one")
+        found = said(user({"text": "a"}), model(call(id="one")), user(once, {"text": "b"}, once))
+        assert [message["role"] for message in found] == ["user", "assistant", "tool", "user"]
+        other = user(once, output({"x": 2}, id="one"))
+        path = "contents[1].parts[1].functionResponse"
+        assert fault(contents=[model(call(id="one")), other]) == (path, "invalid_value")
+
     def test_an_image_in_an_output(self) -> None:
         """Inside for Google and Claude, else right behind."""
         image = {"inlineData": {"mimeType": "image/png", "data": "AA=="}}
