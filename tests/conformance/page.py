@@ -32,13 +32,13 @@ OWN_WAYS = {
 """What a client does whatever a server says; not counted as a failure, shown all the same."""
 
 AGENTS = """
-Coding agents, not interactively, in a folder of their own; the scripted provider calls their tools. *native*:
-a model whose server speaks the agent's own API. *chat only*: one that has chat completions alone. *the
-other's*: Codex on Claude, Claude Code on GPT. *task*: a file read and another written, the results back at
-the model. *parallel*: three calls at once. *image*: a picture that a tool shows arrives whole. *long*: thirty
-calls in a row, and two more turns. *delegated*: a task for an agent that it starts. *killed*: in the middle
-of an answer; the provider is left, the conversation goes on. *cut*: a provider that breaks off; the agent
-asks again. *compaction*: a summary, and on from it.
+Coding agents, not interactively, in a folder of their own; the scripted provider calls their tools.
+*native*: a model whose server speaks the agent's own API. *chat only*: one that has chat completions alone.
+*the other's*: Codex and Gemini CLI on Claude, Claude Code on GPT. *task*: a file read and another written,
+the results back at the model. *parallel*: three calls at once. *image*: a picture that a tool shows arrives
+whole. *long*: thirty calls in a row, and two more turns. *delegated*: a task for an agent that it starts.
+*killed*: in the middle of an answer; the provider is left, the conversation goes on. *cut*: a provider that
+breaks off; the agent asks again. *compaction*: a summary, and on from it.
 """
 
 HEAD = """# Conformance

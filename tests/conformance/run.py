@@ -39,7 +39,7 @@ SCRIPTED = {"model": "openai/*", "api_base": "PROVIDER/v1", "api_key": "sk-confo
 
 
 def _native(group: str, model: str, url: str, path: str) -> dict[str, Any]:
-    """A model whose server speaks Responses or Messages itself."""
+    """A model whose server speaks Responses, Messages or Google's API itself."""
     params = SCRIPTED | {"model": model, "api_base": url}
     return {"model_name": group, "litellm_params": params, "model_info": {"supported_endpoints": [path]}}
 
@@ -52,6 +52,12 @@ CONFIG = {
         _native("gpt/*", "openai/*", "PROVIDER/v1", "/v1/responses"),
         _native("claude/*", "anthropic/*", "PROVIDER", "/v1/messages"),
         _native("gpt-5.1", "openai/gpt-5.1", "PROVIDER/v1", "/v1/responses"),
+        _native("gemini-2.5-flash", "gemini/gemini-2.5-flash", "PROVIDER/v1beta", "/v1beta/generateContent"),
+        {
+            "model_name": "vectors",
+            "litellm_params": SCRIPTED | {"model": "openai/vectors"},
+            "model_info": {"mode": "embedding"},
+        },
         _native("claude-sonnet-4-5", "anthropic/claude-sonnet-4-5", "PROVIDER", "/v1/messages"),
         {
             "model_name": "gemini-2.5-pro",
@@ -107,6 +113,8 @@ OWN = (
     Client("node", "by_ai_sdk.mjs"),
     Client("codex", "by_codex.py", Path(sys.executable), "clis"),
     Client("claude-code", "by_claude_code.py", Path(sys.executable), "clis"),
+    Client("gemini-cli", "by_gemini_cli.py", Path(sys.executable), "clis"),
+    Client("google-genai", "by_google_genai.py"),
 )
 
 

@@ -23,10 +23,10 @@ from report import calls, expect, forget, left_by_the_caller, play
 
 PATIENCE_S = 60
 MODELS = {
-    "native": {"codex": "gpt-5.1", "claude": "claude-sonnet-4-5"},
-    "chat only": {"codex": "own-chat", "claude": "own-chat"},
-    "Gemini": {"codex": "gemini-2.5-pro", "claude": "gemini-2.5-pro"},
-    "the other's": {"codex": "claude-sonnet-4-5", "claude": "gpt-5.1"},
+    "native": {"codex": "gpt-5.1", "claude": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash"},
+    "chat only": {"codex": "own-chat", "claude": "own-chat", "gemini": "own-chat"},
+    "Gemini": {"codex": "gemini-2.5-pro", "claude": "gemini-2.5-pro", "gemini": "gemini-2.5-pro"},
+    "the other's": {"codex": "claude-sonnet-4-5", "claude": "gpt-5.1", "gemini": "claude-sonnet-4-5"},
 }
 """What each agent is run on."""
 SECRET = "the word is heliotrope"
