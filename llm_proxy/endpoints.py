@@ -42,10 +42,9 @@ class EndpointSpec(NamedTuple):
 
     Attributes:
         path: Its path at the sidecar, as in OpenAI's API, or Anthropic's; of Google's without the model.
-        required: The body's field it needs beside `model` and files; empty for none.
+        required: The body's fields it needs beside `model` and files.
         litellm_route: LiteLLM's function that serves the path, in `litellm_module`.
         litellm_call_type: LiteLLM's name of the call in its hooks and caches.
-        also_required: Further fields that it needs.
         files: The files it takes: its body is a multipart form; none for JSON.
         callers_path: Its path here, where that is another than at the sidecar.
         litellm_stream_route: Its function for a streamed call, where that is another.
@@ -53,11 +52,10 @@ class EndpointSpec(NamedTuple):
     """
 
     path: str
-    required: str
+    required: tuple[str, ...]
     litellm_route: str
     litellm_call_type: str
     litellm_module: str = "litellm.proxy.proxy_server"
-    also_required: tuple[str, ...] = ()
     files: tuple[FilePart, ...] = ()
     callers_path: str | None = None
     litellm_stream_route: str | None = None
@@ -65,26 +63,26 @@ class EndpointSpec(NamedTuple):
 
 
 ENDPOINTS: dict[Endpoint, EndpointSpec] = {
-    "chat.completions": EndpointSpec("/v1/chat/completions", "messages", "chat_completion", "acompletion"),
-    "completions": EndpointSpec("/v1/completions", "prompt", "completion", "atext_completion"),
-    "embeddings": EndpointSpec("/v1/embeddings", "input", "embeddings", "aembedding"),
+    "chat.completions": EndpointSpec("/v1/chat/completions", ("messages",), "chat_completion", "acompletion"),
+    "completions": EndpointSpec("/v1/completions", ("prompt",), "completion", "atext_completion"),
+    "embeddings": EndpointSpec("/v1/embeddings", ("input",), "embeddings", "aembedding"),
     "responses": EndpointSpec(
         "/v1/responses",
-        "input",
+        ("input",),
         "responses_api",
         "aresponses",
         "litellm.proxy.response_api_endpoints.endpoints",
     ),
     "messages": EndpointSpec(
         "/v1/messages",
-        "messages",
+        ("messages",),
         "anthropic_response",
         "anthropic_messages",
         "litellm.proxy.anthropic_endpoints.endpoints",
     ),
     "generate_content": EndpointSpec(
         "/v1beta/generateContent",
-        "contents",
+        ("contents",),
         "google_generate_content",
         "agenerate_content",
         "litellm.proxy.google_endpoints.endpoints",
@@ -93,14 +91,14 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
     ),
     "images.generations": EndpointSpec(
         "/v1/images/generations",
-        "prompt",
+        ("prompt",),
         "image_generation",
         "image_generation",
         "litellm.proxy.image_endpoints.endpoints",
     ),
     "images.edits": EndpointSpec(
         "/v1/images/edits",
-        "prompt",
+        ("prompt",),
         "image_edit_api",
         "aimage_edit",
         "litellm.proxy.image_endpoints.endpoints",
@@ -113,30 +111,27 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
     ),
     "rerank": EndpointSpec(
         "/v1/rerank",
-        "documents",
+        ("documents", "query"),
         "rerank",
         "arerank",
         "litellm.proxy.rerank_endpoints.endpoints",
-        also_required=("query",),
     ),
-    "moderations": EndpointSpec("/v1/moderations", "input", "moderations", "amoderation"),
+    "moderations": EndpointSpec("/v1/moderations", ("input",), "moderations", "amoderation"),
     "audio.transcriptions": EndpointSpec(
         "/v1/audio/transcriptions",
-        "",
+        (),
         "audio_transcriptions",
         "atranscription",
         files=(FilePart("file"),),
     ),
     "audio.translations": EndpointSpec(
         "/v1/audio/translations",
-        "",
+        (),
         "audio_transcriptions",
         "atranscription",
         files=(FilePart("file"),),
     ),
-    "audio.speech": EndpointSpec(
-        "/v1/audio/speech", "input", "audio_speech", "aspeech", also_required=("voice",)
-    ),
+    "audio.speech": EndpointSpec("/v1/audio/speech", ("input", "voice"), "audio_speech", "aspeech"),
 }
 
 OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(

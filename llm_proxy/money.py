@@ -4,6 +4,7 @@ Pure. Invariants: integers only; a cost is rounded up, once; what is not stated 
 Units: amounts in nano-dollars, prices in pico-dollars per token (one token may cost less than a nano-dollar).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
@@ -40,6 +41,12 @@ def cost_nano_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> i
 def pico_to_nano(pico_usd: int) -> int:
     """Pico-dollars in nano-dollars, rounded up."""
     return -(-pico_usd // PICO_PER_NANO)
+
+
+def highest_known_nano(pico_usd: Sequence[int | None]) -> int | None:
+    """The highest of costs in pico-dollars, in nano-dollars; None where one is unknown, or there is none."""
+    known = [one for one in pico_usd if one is not None]
+    return pico_to_nano(max(known)) if known and len(known) == len(pico_usd) else None
 
 
 def usd_to_nano(dollars: object) -> int | None:

@@ -19,15 +19,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Caller
-from llm_proxy.ledger import (
-    CallObservers,
-    Ledger,
-    UsageRecord,
-    billed,
-    billed_quantities,
-    overhead_ms,
-    record_of,
-)
+from llm_proxy.ledger import CallObservers, Ledger, UsageRecord, billed, overhead_ms, record_of
 from llm_proxy.telemetry.tracing import traceparent_of
 from llm_proxy.upstream import CallGuard, CurrentCatalog, RunningCalls
 from llm_proxy.upstream.byte_stream import ByteStream
@@ -178,9 +170,12 @@ class AdmittedCall:
     async def settle(self) -> None:
         """Settles the lease and waits until the store has it: before the last byte leaves."""
         self.note_usage()
-        context = self.context
-        self._lease.settle(*billed(context), context.routing.provider, billed_quantities(context))
+        self._settle(self.context.routing.provider)
         await self._lease.wait_settled()
+
+    def _settle(self, provider: str | None) -> None:
+        used = billed(self.context)
+        self._lease.settle(used.tokens, used.cost_nano_usd, provider, used.quantities)
 
     def note_usage(self) -> None:
         """Notes what a stream has used so far; a body's usage is known once it was read."""
@@ -204,7 +199,7 @@ class AdmittedCall:
         """Settles the lease unless that was done, and posts the record; never waits."""
         services, context, lease = self._services, self.context, self._lease
         if lease.usage is None:
-            lease.settle(*billed(context), record.provider, billed_quantities(context))
+            self._settle(record.provider)
         if record.usage_source in {"estimated", "unknown"} and not context.unsent:
             services.admission.correct_later(context.request_id, lease)
         if record.outcome == "ok" and record.completion_tokens is not None and record.cache != "hit":

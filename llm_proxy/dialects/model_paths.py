@@ -21,7 +21,7 @@ T = TypeVar("T")
 class ModelPaths(Generic[T]):
     """What stands at patterns, by the path as it was sent."""
 
-    __slots__ = ("_patterns",)
+    __slots__ = ("_patterns", "_starts")
 
     def __init__(self, patterns: Iterable[tuple[str, T]]) -> None:
         """Takes patterns with one `{model}` each; of two that match, the one with the longer end counts."""
@@ -30,9 +30,12 @@ class ModelPaths(Generic[T]):
             start, _, end = pattern.encode().partition(MODEL.encode())
             split.append((start, end, found))
         self._patterns = sorted(split, key=lambda one: len(one[1]), reverse=True)
+        self._starts = tuple({start for start, _, _ in split})
 
     def find(self, raw_path: bytes) -> "tuple[T, str] | None":
         """Returns what stands at a path, and the name in it, still encoded; None where no pattern matches."""
+        if not raw_path.startswith(self._starts):
+            return None
         for start, end, found in self._patterns:
             if raw_path.startswith(start) and raw_path.endswith(end):
                 name = raw_path[len(start) : -len(end)]

@@ -33,6 +33,7 @@ class InferenceRoute:
         endpoint: The OpenAI endpoint that serves it.
         dialect: What parses its requests and renders its responses.
         summary: One line for the OpenAPI page.
+        required: The fields that its body needs; None for those of the endpoint, and `model`.
         methods: The HTTP methods that it takes.
         model: The name that stood in a request's path, still encoded; None where the path has none.
         query: The query of such a request, as it was sent.
@@ -42,6 +43,7 @@ class InferenceRoute:
     endpoint: Endpoint
     dialect: Dialect
     summary: str
+    required: tuple[str, ...] | None = None
     methods: tuple[str, ...] = ("POST",)
     model: str | None = None
     query: str = ""
@@ -89,12 +91,14 @@ _FIXED_ROUTES = (
         "embeddings",
         EMBED_CONTENT,
         "Create an embedding vector in Google's API.",
+        ("content",),
     ),
     InferenceRoute(
         tuple(f"{one}:batchEmbedContents" for one in _GEMINI),
         "embeddings",
         BATCH_EMBED_CONTENTS,
         "Create embedding vectors in Google's API.",
+        ("requests",),
     ),
     InferenceRoute(
         ("/v1/rerank", "/v2/rerank", "/rerank"),
@@ -103,13 +107,25 @@ _FIXED_ROUTES = (
         "Rank documents by a query, as Cohere and Jina do.",
     ),
     InferenceRoute(
-        ("/v1/embed",), "embeddings", EMBED_V1, "Create embedding vectors in Cohere's API, version 1."
+        ("/v1/embed",),
+        "embeddings",
+        EMBED_V1,
+        "Create embedding vectors in Cohere's API, version 1.",
+        ("model", "texts"),
     ),
     InferenceRoute(
-        ("/v2/embed",), "embeddings", EMBED_V2, "Create embedding vectors in Cohere's API, version 2."
+        ("/v2/embed",),
+        "embeddings",
+        EMBED_V2,
+        "Create embedding vectors in Cohere's API, version 2.",
+        ("model", "texts"),
     ),
     InferenceRoute(
-        ("/v1/moderations", "/moderations"), "moderations", OPENAI, "Judge texts and images by a policy."
+        ("/v1/moderations", "/moderations"),
+        "moderations",
+        OPENAI,
+        "Judge texts and images by a policy.",
+        ("input",),
     ),
     InferenceRoute(
         ("/v1/audio/transcriptions", "/audio/transcriptions", f"{_AZURE}/audio/transcriptions"),
@@ -142,16 +158,25 @@ _FIXED_ROUTES = (
         "Change images, whole or streamed.",
     ),
     InferenceRoute(
-        ("/internal/llm/proxy",), "chat.completions", INTERNAL, "Chat in the internal proxy's vocabulary."
+        ("/internal/llm/proxy",),
+        "chat.completions",
+        INTERNAL,
+        "Chat in the internal proxy's vocabulary.",
+        ("messages",),
     ),
     InferenceRoute(
-        ("/llm-proxy/generate",), "chat.completions", GENERATE, "Chat in the camelCase vocabulary, whole."
+        ("/llm-proxy/generate",),
+        "chat.completions",
+        GENERATE,
+        "Chat in the camelCase vocabulary, whole.",
+        ("messages",),
     ),
     InferenceRoute(
         ("/llm-proxy/stream",),
         "chat.completions",
         GENERATE_STREAM,
         "Chat in the camelCase vocabulary, streamed.",
+        ("messages",),
     ),
 )
 
@@ -218,7 +243,7 @@ class RouteTable:
         chosen = next((one for one in known if one.method == method), known[0])
         dialect = on_stored(self._responses, chosen, match[1], query.decode("latin-1"))
         methods = tuple(one.method for one in known)
-        return InferenceRoute((), "responses", dialect, chosen.summary, methods)
+        return InferenceRoute((), "responses", dialect, chosen.summary, methods=methods)
 
 
 def inference_routes(responses: ResponsesDialect, messages: Dialect) -> RouteTable:

@@ -20,7 +20,6 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
 from llm_proxy.dialects.cohere import COHERE
-from llm_proxy.dialects.cohere_embed import CohereEmbedDialect
 from llm_proxy.dialects.gemini.dialect import GENERATE_CONTENT
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.model_paths import MODEL
@@ -72,14 +71,11 @@ _ERROR: Json = {
         }
     },
 }
-_DIALECT_REQUIRED = {"internal": ["messages"], "generate": ["messages"], "responses": ["model", "input"]}
-
-_PATH_REQUIRED = {"embedContent": ["content"], "batchEmbedContents": ["requests"]}
-"""Of Google's embeddings, by the end of a path."""
 _STREAM_BY_PATH = frozenset({"generate", "gemini"})
 _NEVER_STREAMED: frozenset[Endpoint] = frozenset(
     {"embeddings", "rerank", "moderations", "audio.translations"}
 )
+_NO_STREAM_FIELD = _NEVER_STREAMED | BYTE_ENDPOINTS
 
 _LINK: Json = {
     "type": "object",
@@ -171,7 +167,14 @@ _IMAGE_FIELDS: Json = {
 _ITEMS: Json = {
     "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": _MESSAGE}]
 }
-"""The required fields; every other field is in OpenAI's own document."""
+_OWN_PROPERTIES: dict[Endpoint, Json] = {
+    "responses": {"input": _ITEMS},
+    "moderations": {"input": _INPUTS},
+    "images.generations": _IMAGE_FIELDS,
+    "images.edits": _IMAGE_FIELDS,
+    "audio.speech": _SPEECH_FIELDS,
+}
+"""What an endpoint has beside or instead of `_PROPERTIES`; every other field is in OpenAI's own document."""
 
 
 def inference_paths(table: RouteTable) -> Json:
@@ -214,30 +217,14 @@ def declare_bad_request(paths: Json) -> None:
 
 def _operation(route: InferenceRoute, path: str) -> Json:
     spec = ENDPOINTS[route.endpoint]
-    required = [name for name in ("model", spec.required, *spec.also_required) if name]
-    required = _PATH_REQUIRED.get(
-        path.rpartition(":")[2], _DIALECT_REQUIRED.get(route.dialect.name, required)
-    )
-    if isinstance(route.dialect, CohereEmbedDialect):
-        required = ["model", "texts"]
     names_model = MODEL in path
-    if names_model or route.endpoint == "moderations":
-        required = [name for name in required if name != "model"]
-    body: Json = {
-        "type": "object",
-        "required": required,
-        "properties": {name: _PROPERTIES[name] for name in ("model", *required)},
-    }
-    if route.endpoint == "responses":
-        body["properties"]["input"] = _ITEMS
-    if route.endpoint == "moderations":
-        body["properties"]["input"] = _INPUTS
-    if route.endpoint in ("images.generations", "images.edits"):
-        body["properties"] |= _IMAGE_FIELDS
-    if route.endpoint in BYTE_ENDPOINTS:
-        body["properties"] |= _SPEECH_FIELDS
-    elif route.endpoint not in _NEVER_STREAMED and route.dialect.name not in _STREAM_BY_PATH:
-        body["properties"]["stream"] = {"type": "boolean"}
+    needed = ("model", *spec.required) if route.required is None else route.required
+    required = [name for name in needed if name != "model" or not names_model]
+    properties: Json = {name: _PROPERTIES[name] for name in ("model", *required)}
+    properties |= _OWN_PROPERTIES.get(route.endpoint, {})
+    if route.endpoint not in _NO_STREAM_FIELD and route.dialect.name not in _STREAM_BY_PATH:
+        properties["stream"] = {"type": "boolean"}
+    body: Json = {"type": "object", "required": required, "properties": properties}
     errors = {
         status: {"description": text, "content": {"application/json": {"schema": _error_of(route)}}}
         for status, text in _ERROR_RESPONSES.items()

@@ -7,7 +7,7 @@ from llm_proxy.ledger.erasure_stores import LangfuseClient
 from llm_proxy.ledger.ledger import Ledger
 from llm_proxy.ledger.model_health import ModelHealth, TrafficHealth
 from llm_proxy.ledger.observers import CallObservers, keep_answer
-from llm_proxy.ledger.record import UsageRecord, billed, billed_quantities, overhead_ms, record_of
+from llm_proxy.ledger.record import UsageRecord, billed, overhead_ms, record_of
 from llm_proxy.ledger.store import LedgerStore
 from llm_proxy.ledger.stored_responses import MAX_STORED_BYTES, StoredFirst, StoredResponse, StoredResponses
 from llm_proxy.ledger.usage_store import MemoryUsage, PostgresUsage
@@ -31,7 +31,6 @@ __all__ = [
     "TrafficHealth",
     "UsageRecord",
     "billed",
-    "billed_quantities",
     "keep_answer",
     "overhead_ms",
     "record_of",

@@ -179,21 +179,23 @@ def _details(usage: TokenUsage | None) -> dict[str, Any]:
     }
 
 
-def billed(context: CallContext) -> tuple[int | None, int | None]:
-    """Returns the tokens and nano-dollars that limits and budgets count; None where they are unknown."""
+class Billed(NamedTuple):
+    """What limits and budgets count of a call; None where it is unknown."""
+
+    tokens: int | None = 0
+    cost_nano_usd: int | None = 0
+    quantities: Quantities = NOTHING
+
+
+def billed(context: CallContext) -> Billed:
+    """Returns what limits and budgets count of a call; nothing of an answer from the cache."""
     usage, _ = _billed_usage(context)
     if usage is None or context.routing.cache == "hit":
-        return 0, 0
+        return Billed()
     tokens = usage.prompt_tokens + usage.completion_tokens
     if not tokens and usage.quantities != NOTHING and context.call is not None:
         tokens = context.call.prompt_bytes // BYTES_PER_TOKEN  # limits of tokens hold for what has none too
-    return tokens, _billed_cost(context, usage)
-
-
-def billed_quantities(context: CallContext) -> Quantities:
-    """Returns what budgets count of a call beside tokens and money."""
-    usage, _ = _billed_usage(context)
-    return NOTHING if usage is None or context.routing.cache == "hit" else usage.quantities
+    return Billed(tokens, _billed_cost(context, usage), usage.quantities)
 
 
 def overhead_ms(context: CallContext) -> float | None:

@@ -8,7 +8,7 @@ import orjson
 
 from llm_proxy.dialects import BYTES_PER_TOKEN, Call
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.money import pico_to_nano
+from llm_proxy.money import highest_known_nano
 from llm_proxy.quantities import NOTHING
 from llm_proxy.upstream.catalog import Catalog, Deployment
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
@@ -33,9 +33,7 @@ def call_cost(
     if usage is None or catalog is None:
         return None
     behind = catalog.served_by(routing.deployment, routing.group or call.group)
-    costs = [_cost_at(one, usage, call.body) for one in behind]
-    known = [one for one in costs if one is not None]
-    return pico_to_nano(max(known)) if known and len(known) == len(costs) else None
+    return highest_known_nano([_cost_at(one, usage, call.body) for one in behind])
 
 
 def _cost_at(deployment: Deployment, usage: TokenUsage, body: Json) -> int | None:

@@ -17,7 +17,7 @@ from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.endpoints import Endpoint, Wire
 from llm_proxy.identity import Caller, allowed_models, is_model_allowed
 from llm_proxy.json_access import Json, as_list, as_object, as_objects
-from llm_proxy.money import Price, pico_to_nano, usd_to_pico
+from llm_proxy.money import Price, highest_known_nano, usd_to_pico
 from llm_proxy.telemetry import Metrics
 from llm_proxy.token_details import token_count
 from llm_proxy.upstream.group_facts import (
@@ -470,11 +470,11 @@ class CurrentCatalog:
         """
         group = self.snapshot.find_group(call.group) if self.snapshot else None
         behind = group.deployments if group is not None else ()
-        costs = [
-            most_of_units(
-                one.units, (one.input_pico_usd, one.output_pico_usd), call, prompt_tokens, answer_tokens
-            )
-            for one in behind
-        ]
-        known = [one for one in costs if one is not None]
-        return pico_to_nano(max(known)) if known and len(known) == len(costs) else None
+        return highest_known_nano(
+            [
+                most_of_units(
+                    one.units, (one.input_pico_usd, one.output_pico_usd), call, prompt_tokens, answer_tokens
+                )
+                for one in behind
+            ]
+        )

@@ -4,6 +4,7 @@ Invariants: a stream always requests its usage, `wants_usage` says whether the c
 schema order, streaming and extra fields last, with the resolved model group as its `model`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import GUARDRAILS_FIELD, UNBOUNDED_TOKENS, Call
@@ -37,6 +38,11 @@ _METADATA_IDS = (
 )
 """The fields of `metadata` that name a tenant, agent ..., as older services call them."""
 _MAX_TOKENS_FIELDS = ("max_completion_tokens", "max_tokens")
+_LINKED_BYTES: dict[Endpoint, Callable[[Json], int]] = {
+    "moderations": moderation_file_bytes,
+    "images.edits": linked_file_bytes,
+}
+"""How many bytes of a body are images."""
 
 
 class ParseContext(NamedTuple):
@@ -109,9 +115,8 @@ def _placed(endpoint: Endpoint, extra: Json, providers: frozenset[str]) -> Json:
 
 
 def _reject_missing(endpoint: Endpoint, fields: Json) -> None:
-    spec = ENDPOINTS[endpoint]
-    for name in (spec.required, *spec.also_required):
-        if name and name not in fields:
+    for name in ENDPOINTS[endpoint].required:
+        if name not in fields:
             raise missing(name)
 
 
@@ -179,14 +184,11 @@ def apply_max_tokens_cap(call: Call, cap: int) -> Call:
 
 def _with_parsed_messages(endpoint: Endpoint, parsed: Json, limits: BodyLimits) -> tuple[Json, int]:
     """The body with its messages checked, and how many of its bytes are images, files and audio."""
-    if endpoint == "moderations":
-        return parsed, moderation_file_bytes(parsed.get("input"))
-    if endpoint == "images.edits":
-        return parsed, linked_file_bytes(parsed)
-    if endpoint != "chat.completions" or parsed.get("messages") is None:
-        return parsed, 0
-    messages, file_bytes = parse_messages(parsed["messages"], limits.max_messages)
-    return {**parsed, "messages": messages}, file_bytes
+    if endpoint == "chat.completions" and parsed.get("messages") is not None:
+        messages, file_bytes = parse_messages(parsed["messages"], limits.max_messages)
+        return {**parsed, "messages": messages}, file_bytes
+    count = _LINKED_BYTES.get(endpoint)
+    return parsed, count(parsed) if count is not None else 0
 
 
 def _providers(group: str, models: ModelIndex, out_of_range: BadRequest | None) -> frozenset[str]:

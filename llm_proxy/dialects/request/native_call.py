@@ -161,7 +161,7 @@ def _check_links(parsed: Json, native: NativeFields, limits: BodyLimits) -> int:
 
 
 def _reject_unusable(parsed: Json, endpoint: Endpoint, native: NativeFields, limits: BodyLimits) -> None:
-    required = ENDPOINTS[endpoint].required
+    (required,) = ENDPOINTS[endpoint].required
     value: Any = parsed.get(required)
     if value is None and (endpoint != "responses" or not any(parsed.get(one) for one in _INSTEAD_OF_INPUT)):
         raise missing(required)

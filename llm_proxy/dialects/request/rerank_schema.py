@@ -20,7 +20,7 @@ from llm_proxy.dialects.request.validators import (
     tagged,
     wrong_type,
 )
-from llm_proxy.json_access import as_object, as_objects, is_array, is_object
+from llm_proxy.json_access import Json, as_object, as_objects, is_array, is_object
 
 MAX_DOCUMENTS = 10_000
 """Of one request; Cohere's own bound. Other providers have less."""
@@ -83,9 +83,9 @@ def _inputs(value: Any, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
     return array_of(_text, min_length=1, max_length=MAX_INPUTS)(value, path)
 
 
-def moderation_file_bytes(given: object) -> int:
-    """Returns how many bytes of an input are images, which say nothing about its tokens."""
-    links = (as_object(one.get("image_url")).get("url") for one in as_objects(given))
+def moderation_file_bytes(parsed: Json) -> int:
+    """Returns how many bytes of a body are images, which say nothing about its tokens."""
+    links = (as_object(one.get("image_url")).get("url") for one in as_objects(parsed.get("input")))
     return sum(max(0, len(one) - IMAGE_PROMPT_BYTES) for one in links if isinstance(one, str))
 
 

@@ -108,6 +108,8 @@ def _urls(body: Json) -> Iterator[tuple[str, str]]:
 
 def _ranked_images(body: Json) -> Iterator[tuple[str, str]]:
     """Yields the images among what is ranked, and of the query; a document's other fields are only read."""
+    if "documents" not in body and "query" not in body:
+        return
     documents = enumerate(as_list(body.get("documents")))
     ranked = [(f"documents[{at}]", one) for at, one in documents if is_object(one)]
     for path, one in (*ranked, ("query", as_object(body.get("query")))):

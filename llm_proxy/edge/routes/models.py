@@ -257,7 +257,7 @@ def _usd_per_million(pico: int | None) -> str | None:
 
 def _probe_document(model: str, result: ProbeResult) -> Json:
     routing, error = result.context.routing, result.error
-    cost = billed(result.context)[1] if error is None else None
+    cost = billed(result.context).cost_nano_usd if error is None else None
     return {
         "id": model,
         "ok": error is None,

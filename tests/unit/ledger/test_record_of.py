@@ -18,6 +18,7 @@ from llm_proxy.errors import (
 )
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import billed, record_of
+from llm_proxy.quantities import NOTHING
 from llm_proxy.upstream import Catalog, RoutingInfo, TokenUsage
 from llm_proxy.upstream.catalog import Deployment, ModelGroup
 
@@ -45,8 +46,8 @@ def ended(
     early = billed(one)
     record = record_of(one)
     assert billed(one) == early
-    assert (record.total_tokens or 0, record.cost_nano_usd or 0) == early
-    return *early, record.usage_source
+    assert (record.total_tokens or 0, record.cost_nano_usd or 0) == early[:2]
+    return early.tokens, early.cost_nano_usd, record.usage_source
 
 
 @pytest.mark.parametrize("why", ["client_gone", "first_byte", "idle", "total", "silent", "drain"])
@@ -94,4 +95,4 @@ def test_what_was_stated_is_used_whatever_became_of_the_caller() -> None:
     hit = admitted()
     hit.usage, hit.status, hit.routing = TokenUsage(12, 3), 200, RoutingInfo(cache="hit")
     note_end(hit, None)
-    assert billed(hit) == (0, 0)
+    assert billed(hit) == (0, 0, NOTHING)

@@ -78,10 +78,10 @@ def test_an_image_counts_little_as_a_prompt() -> None:
     """Its size says nothing about tokens."""
     image = "data:image/png;base64," + "A" * 100_000
     parts = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": image}}]
-    assert moderation_file_bytes(parts) > 90_000
+    assert moderation_file_bytes({"input": parts}) > 90_000
     call = parse("moderations", index("omni"), input=parts)
     assert call.prompt_bytes < 10_000
-    assert moderation_file_bytes("x") == moderation_file_bytes(["x"]) == 0
+    assert moderation_file_bytes({"input": "x"}) == moderation_file_bytes({"input": ["x"]}) == 0
 
 
 def test_cohere_s_errors_have_the_message_where_its_clients_read_it() -> None:
