@@ -381,15 +381,16 @@ PATCH = LiteLLMPatch(
     name="native_calls",
     install=install,
     reason=(
-        "LiteLLM rebuilds Responses and Messages for their own providers: fields and betas it does not know "
-        "are dropped, values its lists lack are rejected, streams of models its table lacks are asked for "
-        "whole, events lose names and nulls, and a message's stream states the cost of its output alone."
+        "LiteLLM rebuilds Responses, Messages and Google's contents for their own providers: what it does "
+        "not know of fields and betas is dropped, values its lists lack are rejected, streams of models its "
+        "table lacks are asked for whole, events lose names and nulls, a message's stream states the cost of "
+        "its output alone, and one of Google's is priced without the deployment's own prices."
     ),
     since="1.108.6",
     report=(
-        "To file: `pass /v1/responses and /v1/messages through unchanged where the deployment speaks them: "
-        "unknown fields, anthropic-beta, event lines, cost of cached input in streams`."
+        "To file: `pass /v1/responses, /v1/messages and generateContent through unchanged where the "
+        "deployment speaks them: unknown fields, anthropic-beta, event lines, cost of streams`."
     ),
     until="A native call and its stream pass through LiteLLM unchanged, with their complete cost.",
-    tests=("tests/stages/sidecar/test_native_calls.py",),
+    tests=("tests/stages/sidecar/test_native_calls.py", "tests/stages/sidecar/test_native_google.py"),
 )
