@@ -80,10 +80,12 @@ class AdmittedCall:
         is_admitted: It was admitted, and may wait for its answer.
         limit_headers: Where the caller stands at its limits, for the response.
         is_stream: The reply is a stream of chunks, else one body.
+        byte_type: The media type of a stream that is bytes and no events; None for any other, and before.
     """
 
     __slots__ = (
-        "_guard", "_lease", "_reply", "_services", "context", "is_admitted", "is_stream", "limit_headers",
+        "_guard", "_lease", "_reply", "_services",
+        "byte_type", "context", "is_admitted", "is_stream", "limit_headers",
     )  # fmt: skip
     _lease: Lease
     _reply: Reply
@@ -93,6 +95,7 @@ class AdmittedCall:
     def __init__(self, services: Services, context: CallContext, guard: CallGuard) -> None:
         self.context = context
         self.is_admitted = False
+        self.byte_type: str | None = None
         self._services = services
         self._guard = guard
 
@@ -120,6 +123,8 @@ class AdmittedCall:
             raise
         context.routing = reply.routing
         self.is_stream = reply.stream_filter is not None
+        if isinstance(reply.stream_filter, ByteStream):
+            self.byte_type = reply.stream_filter.content_type
         return self
 
     async def __aexit__(
@@ -156,12 +161,6 @@ class AdmittedCall:
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields OpenAI's events as they come, without `[DONE]`; raises what broke the stream."""
         return self._reply.chunks()
-
-    @property
-    def byte_type(self) -> str | None:
-        """The media type of a stream that is bytes and no events; None for any other reply."""
-        frames = self._reply.stream_filter
-        return frames.content_type if isinstance(frames, ByteStream) else None
 
     def last_event(self) -> bytes:
         """Returns the event that ends a complete stream in a provider's own protocol; none for a chat's."""
