@@ -18,6 +18,8 @@ USAGE_HEADER = "x-llmp-usage"
 """The sidecar's header with the usage of its answer, as `encode_usage` writes it."""
 USAGE_COMMENT = b": llmp-usage "
 """Begins a stream's last comment, in which the sidecar states the same."""
+COST_COMMENT = b": llmp-cost "
+"""Begins the comment that states the cost in dollars of a stream in a provider's own protocol."""
 MAX_QUANTITY = 10**9
 """The most of one unit that one call can use."""
 MAX_STATED_BYTES = 4096

@@ -22,15 +22,15 @@ _PCM, _PCM_BYTES_PER_MS = "audio/pcm", 48
 
 def is_event_stream(headers: Mapping[bytes, bytes]) -> bool:
     """Whether an answer with these headers (names in lower case) is made of events."""
-    return _media_type(headers) == EVENT_STREAM
+    return media_type(headers) == EVENT_STREAM
 
 
 class ByteStream:
     """The bytes of one answer; see `StreamFilter` for what it has in common with streams of events.
 
     Attributes:
-        content_type: What the caller is told that they are.
-        usage: What the sidecar states before them, and how long what has come so far is.
+        content_type: Their media type, as the caller gets it.
+        usage: What the sidecar states before them, and how long the bytes so far are.
     """
 
     last_event = b""
@@ -38,8 +38,8 @@ class ByteStream:
     __slots__ = ("_head", "_size", "_usage", "content_type", "done", "is_malformed")
 
     def __init__(self, headers: Mapping[bytes, bytes]) -> None:
-        media_type = _media_type(headers)
-        self.content_type = media_type.decode() if _AUDIO.fullmatch(media_type) else _UNKNOWN
+        stated = media_type(headers)
+        self.content_type = stated.decode() if _AUDIO.fullmatch(stated) else _UNKNOWN
         self._usage = usage_in_header(headers)
         self.done = self.is_malformed = False
         self._size = 0
@@ -72,5 +72,6 @@ class ByteStream:
         return b""
 
 
-def _media_type(headers: Mapping[bytes, bytes]) -> bytes:
+def media_type(headers: Mapping[bytes, bytes]) -> bytes:
+    """Returns the media type that headers (names in lower case) state, without parameters; empty for none."""
     return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()

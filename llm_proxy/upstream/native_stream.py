@@ -6,26 +6,20 @@ errors are withheld; a stream is complete only by the protocol's own last event,
 """
 
 import re
-from urllib.parse import quote
 
 import orjson
 
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.money import usd_to_nano
-from llm_proxy.sse import FrameGate
+from llm_proxy.upstream.event_filter import EventFilter
 from llm_proxy.upstream.sealed_ids import SealedIds
 from llm_proxy.upstream.token_usage import (
     NOTHING_USED,
-    TokenUsage,
-    estimate_stream_tokens,
     read_usage,
     usage_of_message,
     usage_of_responses,
 )
 
-COST_COMMENT = b": llmp-cost "
-"""Begins the comment in which our sidecar states what a stream cost, in US dollars."""
 _READ_KINDS: dict[Endpoint, tuple[bytes, ...]] = {
     "responses": (b"response.completed", b"response.incomplete", b"response.failed", b"response.cancelled"),
     "messages": (b"message_start", b"message_delta", b"message_stop"),
@@ -34,62 +28,24 @@ _ENDS = frozenset(
     {"response.completed", "response.incomplete", "response.failed", "response.cancelled", "message_stop"}
 )
 _ERROR_FIELDS = ("code", "message", "param")
-_STATUSES = {
-    "authentication_error": 401,
-    "context_length_exceeded": 400,
-    "content_policy_violation": 400,
-    "image_generation_user_error": 400,
-    "insufficient_quota": 429,
-    "invalid_prompt": 400,
-    "invalid_request_error": 400,
-    "moderation_blocked": 400,
-    "not_found_error": 404,
-    "overloaded_error": 529,
-    "permission_error": 403,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "request_too_large": 413,
-    "timeout_error": 504,
-    "upstream_stream_cut": 502,
-}
-"""The codes and types of errors in streams -> the status of the same error before a stream."""
 _ALWAYS_READ = (b"event: error", b'"type":"error"', b'"type": "error"', b"\r")
 _CONTENT = re.compile(rb"^event: (?!message_)[a-z_.]*delta$", re.MULTILINE)
 _DATA = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
 
 
-class NativeStreamFilter:
-    """The frames of one stream in its provider's own protocol.
+class NativeStreamFilter(EventFilter):
+    """The frames of one stream in its provider's own protocol."""
 
-    Attributes:
-        usage: The usage the provider stated; None until it did.
-        content_frames: Frames passed so far that hold a part of the answer.
-        done: The last event was seen.
-        is_malformed: A frame could not be read, or the stream ended inside one.
-        error: The error object of the stream; None without one.
-        last_event: The event that ended the stream, withheld until its cost is known and settled.
-    """
-
-    __slots__ = (
-        "_content_bytes", "_gate", "_ids", "_is_free", "_last", "_marks", "_message_usage",
-        "content_frames", "done", "error", "is_malformed", "last_event", "usage",
-    )  # fmt: skip
+    __slots__ = ("_ids", "_is_free", "_marks", "_message_usage")
 
     def __init__(self, endpoint: Endpoint, ids: SealedIds | None = None, *, is_free: bool = False) -> None:
         """Begins a stream; one that `is_free` is read again: what it states was billed before."""
+        super().__init__()
         self._ids = ids
         self._is_free = is_free
         self._marks = (*_READ_KINDS[endpoint], *_ALWAYS_READ)
         self._message_usage: Json = {}
-        self._gate = FrameGate()
-        self._content_bytes = 0
-        self._last: bytes = b""
-        self.usage: TokenUsage | None = NOTHING_USED if is_free else None
-        self.content_frames = 0
-        self.done = False
-        self.is_malformed = False
-        self.error: Json | None = None
-        self.last_event: bytes = b""
+        self.usage = NOTHING_USED if is_free else None
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as received; returns the bytes to send now."""
@@ -102,16 +58,6 @@ class NativeStreamFilter:
             return b"".join(self._filter_frame(frame) for frame in frames.split(b"\n\n") if frame.strip())
         self._count(frames)
         return frames
-
-    def content_tokens(self) -> int:
-        """Estimates the completion tokens sent so far, for a stream that ended before its usage."""
-        return estimate_stream_tokens(self.content_frames, self._content_bytes, self._last)
-
-    def close(self) -> bytes:
-        """Ends the stream; an unfinished frame is malformed, and is not sent."""
-        if self._gate.close().strip():
-            self.is_malformed = True
-        return b""
 
     def _needs_reading(self, frames: bytes) -> bool:
         """Whether a frame states what is read, or is not an event line and an object on one line."""
@@ -127,9 +73,7 @@ class NativeStreamFilter:
     def _count(self, frames: bytes) -> None:
         content = len(_CONTENT.findall(frames))
         if content:
-            self.content_frames += content
-            self._content_bytes += len(frames)
-            self._last = frames
+            self._count_content(frames, content)
 
     def _filter_frame(self, frame: bytes) -> bytes:
         data = b"\n".join(_DATA.findall(frame))
@@ -178,22 +122,3 @@ class NativeStreamFilter:
             if kind == "message_delta":  # the first event states no answer yet
                 self.usage = read_usage(usage_of_message(self._message_usage))
         return True
-
-    def _note_error(self, error: Json) -> None:
-        if self.error is None:
-            self.error = stated_error(error)
-
-    def _read_comment(self, frame: bytes) -> None:
-        if frame.startswith(COST_COMMENT) and self.usage is not None:
-            cost = usd_to_nano(frame[len(COST_COMMENT) :].strip().decode("latin-1"))
-            self.usage = self.usage._replace(cost_nano_usd=cost)
-
-
-def stated_error(error: Json) -> Json:
-    """Returns the error of an event, a provider's own with what our sidecar says of any with a status."""
-    status = next((_STATUSES[one] for one in (error.get("code"), error.get("type")) if one in _STATUSES), 500)
-    told = {
-        "x-llmp-provider-status": str(status),
-        "x-llmp-message": quote(str(error.get("message") or "")),
-    }
-    return {"provider": told} | error

@@ -5,7 +5,7 @@ idle time counts only while waiting for the sidecar, never for the caller; the s
 this package. Required nulls that LiteLLM leaves out are put back (OpenAI's CreateChatCompletionResponse).
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from time import monotonic
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from llm_proxy.endpoints import BYTE_ENDPOINTS, NATIVE_ENDPOINTS, OPAQUE_ENDPOIN
 from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.sse import FrameTooLong
-from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream
+from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream, media_type
 from llm_proxy.upstream.content_stream import ContentStreamFilter
 from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.http_client import HTTPConnection
@@ -109,6 +109,28 @@ def raise_if_truncated(frames: StreamFrames, call: Call) -> None:
         raise map_stream_error({"code": "upstream_stream_cut"})
 
 
+def is_ours(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether an answer with these headers (names in lower case) is one of our sidecar's."""
+    return SIDECAR_HEADER in headers
+
+
+def stream_frames(call: Call, headers: Mapping[bytes, bytes], ids: SealedIds | None = None) -> StreamFrames:
+    """Returns the filter of a streamed answer, by its call and its headers (names in lower case)."""
+    if call.endpoint == "generate_content":
+        return ContentStreamFilter()
+    if call.endpoint in NATIVE_ENDPOINTS:
+        return NativeStreamFilter(call.endpoint, ids, is_free=_is_free(call))
+    if call.endpoint in BYTE_ENDPOINTS and not is_event_stream(headers):
+        return ByteStream(headers)
+    if call.endpoint in OPAQUE_ENDPOINTS:
+        return MediaStreamFilter()
+    return StreamFilter(
+        wants_usage=call.wants_usage,
+        prompt_tokens=call.prompt_bytes // BYTES_PER_TOKEN,
+        states_zeros=is_ours(headers),
+    )
+
+
 def _is_free(call: Call) -> bool:
     return call.operation is not None and call.operation.is_free
 
@@ -162,33 +184,17 @@ class SidecarReply:
     @property
     def content_type(self) -> bytes:
         """The media type of a whole body: JSON, or a text of transcriptions."""
-        stated = self._stated_type()
+        stated = media_type(self._connection.headers)
         if self._call.endpoint not in OPAQUE_ENDPOINTS or stated in (b"", _JSON):
             return _JSON
         return stated + b"; charset=utf-8" if stated in _TEXT_TYPES else _PLAIN
 
-    def _stated_type(self) -> bytes:
-        return self._connection.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-
     def begin_stream(self) -> None:
         """Makes this reply a stream of frames; a transcript that came as a whole stays one body."""
-        call = self._call
-        if call.endpoint in TRANSCRIPTS and self._stated_type() != b"text/event-stream":
+        headers = self._connection.headers
+        if self._call.endpoint in TRANSCRIPTS and not is_event_stream(headers):
             return
-        if call.endpoint == "generate_content":
-            self.stream_filter = ContentStreamFilter()
-        elif call.endpoint in NATIVE_ENDPOINTS:
-            self.stream_filter = NativeStreamFilter(call.endpoint, self._ids, is_free=_is_free(call))
-        elif call.endpoint in BYTE_ENDPOINTS and not is_event_stream(self._connection.headers):
-            self.stream_filter = ByteStream(self._connection.headers)
-        elif call.endpoint in OPAQUE_ENDPOINTS:
-            self.stream_filter = MediaStreamFilter()
-        else:
-            self.stream_filter = StreamFilter(
-                wants_usage=call.wants_usage,
-                prompt_tokens=call.prompt_bytes // BYTES_PER_TOKEN,
-                states_zeros=self._is_ours(),
-            )
+        self.stream_filter = stream_frames(self._call, headers, self._ids)
         self._guard.phase = "idle"
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
@@ -229,7 +235,7 @@ class SidecarReply:
         found = read_usage(usage, document)
         if found is not None and "cost" in usage:
             found = found._replace(cost_nano_usd=None)  # the provider's own figure; LiteLLM's is in a header
-        if found is not None and is_zero(found) and not self._is_ours():
+        if found is not None and is_zero(found) and not is_ours(self._connection.headers):
             found = None
         changed = add_required_nulls(document)
         if found is None and ("choices" in document or "data" in document):
@@ -242,9 +248,6 @@ class SidecarReply:
         if changed:
             body = orjson.dumps(document)
         return body, found
-
-    def _is_ours(self) -> bool:
-        return SIDECAR_HEADER in self._connection.headers
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields what may go out as it comes (perhaps no bytes); raises what broke the stream."""

@@ -9,10 +9,9 @@ same bytes gives the same frames; `[DONE]` is withheld.
 import orjson
 
 from llm_proxy.json_access import Json, as_object, as_objects
-from llm_proxy.sse import FrameGate
+from llm_proxy.upstream.event_filter import EventFilter
 from llm_proxy.upstream.token_usage import (
     TokenUsage,
-    estimate_stream_tokens,
     is_zero,
     last_event,
     read_usage,
@@ -31,39 +30,22 @@ _CHUNK_FIELDS = frozenset(
 _CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "text"})
 
 
-class StreamFilter:
-    """The frames of one stream.
+class StreamFilter(EventFilter):
+    """The frames of one stream of chats.
 
     Attributes:
-        usage: The usage the provider stated; None until it did.
-        content_frames: Frames passed so far that were neither usage, error nor end.
         finished: A `finish_reason` was seen.
-        done: `[DONE]` was seen.
-        is_malformed: A frame could not be read, or the stream ended inside one.
-        error: The error object of the stream; None without one.
     """
 
-    last_event = b""
-    """The end mark is the dialect's to send."""
-    __slots__ = (
-        "_content_bytes", "_gate", "_last", "_prompt_tokens", "_states_zeros", "_usage_event",
-        "_wants_usage", "content_frames", "done", "error", "finished", "is_malformed", "usage",
-    )  # fmt: skip
+    __slots__ = ("_prompt_tokens", "_states_zeros", "_usage_event", "_wants_usage", "finished")
 
     def __init__(self, *, wants_usage: bool, prompt_tokens: int = 0, states_zeros: bool = True) -> None:
+        super().__init__()
         self._wants_usage = wants_usage
         self._states_zeros = states_zeros  # an unmodified LiteLLM writes zeros where nothing was stated
         self._prompt_tokens = prompt_tokens
         self._usage_event: Json = {}
-        self._gate = FrameGate()
-        self._content_bytes = 0
-        self._last: bytes = b""
-        self.usage: TokenUsage | None = None
-        self.content_frames = 0
         self.finished = False
-        self.done = False
-        self.is_malformed = False
-        self.error: Json | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as received; returns the bytes to send now."""
@@ -81,16 +63,6 @@ class StreamFilter:
         self._content_bytes += len(chunk)
         self._last = chunk
         return chunk
-
-    def content_tokens(self) -> int:
-        """Estimates the completion tokens sent so far, for a stream that ended before its usage."""
-        return estimate_stream_tokens(self.content_frames, self._content_bytes, self._last)
-
-    def close(self) -> bytes:
-        """Ends the stream; an unfinished frame is malformed, and is not sent."""
-        if self._gate.close().strip():
-            self.is_malformed = True
-        return b""
 
     def _filter_frames(self, chunk: bytes) -> bytes:
         out: list[bytes] = []
@@ -121,9 +93,7 @@ class StreamFilter:
         return self._filter_event(event)
 
     def _pass_content(self, frame: bytes) -> bytes:
-        self.content_frames += 1
-        self._content_bytes += len(frame)
-        self._last = frame
+        self._count_content(frame)
         return frame
 
     def _filter_event(self, event: Json) -> bytes:

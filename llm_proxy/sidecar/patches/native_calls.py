@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from llm_proxy.json_access import Json, as_object
+from llm_proxy.quantities import COST_COMMENT
 from llm_proxy.sidecar import call_outcome, catalog, litellm_internals
 from llm_proxy.sidecar.event_stream import MAX_EVENT_BYTES, EventTooLong
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -297,7 +298,7 @@ async def _relay(
         if is_google:
             await google_wire.log_success(response, cost)
         if cost is not None:
-            yield f": llmp-cost {cost:.12f}\n\n".encode()
+            yield COST_COMMENT + f"{cost:.12f}\n\n".encode()
     except (asyncio.CancelledError, GeneratorExit):
         left = not complete
         raise

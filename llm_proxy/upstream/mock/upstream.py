@@ -10,17 +10,15 @@ import orjson
 
 from llm_proxy.call_guard import CallGuard
 from llm_proxy.dialects import Call
-from llm_proxy.endpoints import BYTE_ENDPOINTS, MODES, OPAQUE_ENDPOINTS
+from llm_proxy.endpoints import MODES, OPAQUE_ENDPOINTS
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import as_object
-from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream
+from llm_proxy.upstream.byte_stream import ByteStream
 from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, ModelGroup
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
-from llm_proxy.upstream.media_stream import MediaStreamFilter
 from llm_proxy.upstream.mock.responses import CUT_FRAME, MODELS, CannedReply, reply_to
-from llm_proxy.upstream.reply import StreamFrames, raise_if_truncated
-from llm_proxy.upstream.stream_filter import StreamFilter
+from llm_proxy.upstream.reply import StreamFrames, raise_if_truncated, stream_frames
 from llm_proxy.upstream.token_usage import TokenUsage, read_usage, usage_in_header
 
 
@@ -68,14 +66,7 @@ class MockReply:
         self.stream_filter: StreamFrames | None = None
         self._headers = {name.encode(): value.encode() for name, value in reply.headers}
         if call.streaming:
-            self.stream_filter = self._frames_of(call)
-
-    def _frames_of(self, call: Call) -> StreamFrames:
-        if call.endpoint in BYTE_ENDPOINTS and not is_event_stream(self._headers):
-            return ByteStream(self._headers)
-        if call.endpoint in OPAQUE_ENDPOINTS:
-            return MediaStreamFilter()
-        return StreamFilter(wants_usage=call.wants_usage)
+            self.stream_filter = stream_frames(call, self._headers)
 
     @property
     def content_type(self) -> bytes:
