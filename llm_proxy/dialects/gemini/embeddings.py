@@ -15,7 +15,7 @@ from llm_proxy.dialects.dialect import BodyLimits, HeaderPairs, ListedModel, Mod
 from llm_proxy.dialects.gemini.error_body import render_error
 from llm_proxy.dialects.gemini.fields import Message, filled, invalid, list_of, struct, text, whole
 from llm_proxy.dialects.gemini.models import model_page
-from llm_proxy.dialects.gemini.schema import content
+from llm_proxy.dialects.gemini.schema import content, refuse_kept_file
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request.native_call import resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
@@ -70,7 +70,11 @@ class GeminiEmbeddingsDialect:
         asked: Json = {"model": model, "input": texts}
         if "outputDimensionality" in wanted:
             asked["dimensions"] = wanted["outputDimensionality"]
-        if carried_for(group, models).safety_settings:  # every provider is Google
+        carried = carried_for(group, models)
+        if carried.thought_signatures:  # a provider is Google: there LiteLLM takes such a text for a file
+            for at, one in enumerate(texts):
+                refuse_kept_file(one, f"requests[{at}].content" if self.is_batch else "content")
+        if carried.safety_settings:  # every one is
             task = {"task_type": wanted.get("taskType"), "title": wanted.get("title")}
             asked |= {name: value for name, value in task.items() if value}
         return build_call(asked, context, options, models, limits, NO_ATTRIBUTION)

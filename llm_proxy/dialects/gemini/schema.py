@@ -13,6 +13,7 @@ from llm_proxy.dialects.dialect import BodyLimits
 from llm_proxy.dialects.gemini.fields import (
     Message,
     anything,
+    camel_case,
     encoded,
     filled,
     flag,
@@ -26,9 +27,9 @@ from llm_proxy.dialects.gemini.fields import (
 )
 from llm_proxy.dialects.gemini.json_schema import read_schema
 from llm_proxy.dialects.request.url_guard import url_error
-from llm_proxy.dialects.request.validators import Validator
+from llm_proxy.dialects.request.validators import Validator, shown_name
 from llm_proxy.errors import BadRequest
-from llm_proxy.json_access import Json, is_array, is_object
+from llm_proxy.json_access import Json, as_object, as_objects, is_array, is_object
 
 MAX_TOOLS = 512
 MAX_CANDIDATES = 8
@@ -37,6 +38,8 @@ _KEPT_AT_GOOGLE = re.compile(
 )
 """Files and caches of the operator's own account at Google, by whole address or by name."""
 
+_READS_STORES = frozenset({"fileSearch", "retrieval"})
+"""Tools that read what is stored in the account, by its name."""
 _LINKS = frozenset({"fileUri", "file_uri"})
 _OPAQUE = frozenset({"args", "response", "partMetadata", "part_metadata"})
 """Fields whose names are a caller's own."""
@@ -218,9 +221,13 @@ def read_body(parsed: Json, limits: BodyLimits) -> Json:
 
 
 def refuse_kept(body: Json) -> None:
-    """Raises `BadRequest` for content that is cached at Google: it belongs to the operator's account."""
+    """Raises `BadRequest` for what is kept at Google: it belongs to the operator's account."""
     if body.get("cachedContent"):
         raise not_ours("cachedContent", "Cached content")
+    for at, tool in enumerate(as_objects(body.get("tools")) or [as_object(body.get("tools"))]):
+        for name in tool:
+            if camel_case(name) in _READS_STORES:
+                raise not_ours(f"tools[{at}].{shown_name(name)}", "A store of documents")
 
 
 def not_ours(path: str, what: str) -> BadRequest:

@@ -29,7 +29,9 @@ _GEMINI_FIELDS = frozenset(
         "media_resolution",
         "response_modalities",
         "safety_settings",
+        "task_type",
         "thinking",
+        "title",
         "top_k",
         "topK",
     }

@@ -57,8 +57,17 @@ class TestBodies:
         """Its parts are one text; the task goes to Google alone."""
         body = {"content": content("a", "b"), "task_type": "RETRIEVAL_QUERY", "outputDimensionality": 8}
         assert parse(EMBED_CONTENT, **body).body == {"model": "vectors", "input": ["a\nb"], "dimensions": 8}
-        at_google = parse(EMBED_CONTENT, "google", **body).body
-        assert "RETRIEVAL_QUERY" in orjson.dumps(at_google).decode()
+        at_google = parse(EMBED_CONTENT, "google", **body, title="t").body
+        assert (at_google["task_type"], at_google["title"]) == ("RETRIEVAL_QUERY", "t")
+
+    @pytest.mark.parametrize(
+        "text", ["files/abc", "https://generativelanguage.googleapis.com/v1beta/files/abc"]
+    )
+    def test_a_text_that_names_a_file_at_google(self, text: str) -> None:
+        """LiteLLM would embed the operator's file; elsewhere it is a text."""
+        with pytest.raises(BadRequest):
+            parse(EMBED_CONTENT, "google", content=content(text))
+        assert parse(EMBED_CONTENT, content=content(text)).body["input"] == [text]
 
     def test_a_batch(self) -> None:
         """One input a request; whose models do not count."""
