@@ -148,14 +148,14 @@ EXPOSED_HEADERS = (
 )  # fmt: skip
 ALLOWED_HEADERS = (
     "authorization", "content-type", "cache-control", "x-api-key", "api-key", "x-goog-api-key",
-    "x-litellm-api-key",
+    "x-litellm-api-key", "x-goog-api-client", "x-server-timeout",
     "x-internal-secret", "x-internal-auth",
     "x-request-id", "x-request-timeout", "x-provider", "x-agent-id", "x-tenant-id", "x-session-id",
     "x-run-id", "x-tags", "x-user-id", "traceparent", "tracestate",
     "x-stainless-arch", "x-stainless-lang", "x-stainless-os", "x-stainless-package-version",
     "x-stainless-retry-count", "x-stainless-runtime", "x-stainless-runtime-version", "x-stainless-timeout",
 )  # fmt: skip
-"""Headers the gateway reads, and those the OpenAI SDK adds in browsers."""
+"""Headers the gateway reads, and those that OpenAI's and Google's SDKs add in browsers."""
 
 
 def with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:

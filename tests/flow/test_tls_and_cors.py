@@ -226,7 +226,7 @@ async def request_from_page(made: GatewayOverSidecars, method: str, path: str, o
     asked = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang,x-goog-api-client",
     }
     async with httpx.AsyncClient(timeout=20) as client:
         headers = asked if method == "OPTIONS" else made.auth | {"Origin": origin}
