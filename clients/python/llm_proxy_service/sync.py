@@ -5,9 +5,10 @@ be used from any thread, also below a running event loop.
 """
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -60,6 +61,8 @@ class SyncLLMProxyService:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm-proxy-service", daemon=True)
         self._thread.start()
+        self._closing = threading.RLock()  # the garbage collector may come back here
+        self._closed = False
 
     def start(self) -> None:
         """As `LLMProxyService.start`."""
@@ -67,14 +70,17 @@ class SyncLLMProxyService:
 
     def stop(self) -> None:
         """As `LLMProxyService.stop`; ends the thread too, and with it calls that still run."""
-        if self._loop.is_closed():
-            return
-        self._wait(self._service.stop())
-        self._wait(_cancel_others())
-        self._wait(self._loop.shutdown_asyncgens())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        with self._closing:
+            if self._closed:
+                return
+            ending = self._begin(self._end())
+            self._closed = True
+        try:
+            ending.result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -100,8 +106,7 @@ class SyncLLMProxyService:
             while (chunk := self._wait(following())) is not None:
                 yield chunk
         finally:
-            if not self._loop.is_closed():
-                self._wait(chunks.aclose())
+            self._close(chunks)
 
     def generate_structured(self, request: LLMRequest, model: type[Model]) -> Model:
         """As `LLMProxyService.generate_structured`."""
@@ -155,10 +160,7 @@ class SyncLLMProxyService:
         return self._wait(self._service.health_check())
 
     def _wait(self, call: Coroutine[Any, Any, Result]) -> Result:
-        if self._loop.is_closed():
-            call.close()
-            raise LLMProxyError("the service was stopped; make a new one", code="stopped")
-        running = asyncio.run_coroutine_threadsafe(call, self._loop)
+        running = self._hand_over(call)
         try:
             return running.result()
         except CancelledError:
@@ -167,10 +169,33 @@ class SyncLLMProxyService:
             running.cancel()
             raise
 
+    def _hand_over(self, call: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Have the loop run a call; what comes after `stop` is not begun, so that nobody waits for it."""
+        with self._closing:
+            if not self._closed:
+                return self._begin(call)
+        call.close()
+        raise LLMProxyError("the service was stopped; make a new one", code="stopped")
+
+    def _begin(self, call: Coroutine[Any, Any, Result]) -> Future[Result]:
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+    def _close(self, chunks: AsyncGenerator[LLMChunk]) -> None:
+        """End a stream that was left; in the loop's thread, where it may be collected, asyncio does that."""
+        if threading.current_thread() is self._thread:
+            return
+        with contextlib.suppress(LLMProxyError):  # `stop` ended it
+            self._wait(chunks.aclose())
+
+    async def _end(self) -> None:
+        await self._service.stop()
+        await _cancel_others()
+        await self._loop.shutdown_asyncgens()
+
 
 async def _cancel_others() -> None:
-    """End every other task of this loop."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    """End every other task of this loop, and those that they begin at their end."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
