@@ -1,11 +1,13 @@
 """Answers in OpenAI's schemas, read: a whole chat, a chunk of a stream, vectors.
 
-Pure. Invariant: a part that is missing, or of another type than the schema says, counts as not there.
+Pure. Invariants: a part that is missing, or of another type than the schema says, counts as not there; what
+lacks its message or a vector is no answer.
 """
 
 from dataclasses import dataclass
 
-from llm_proxy_service.json_reading import NOTHING, Json, as_count, as_object, as_objects, as_text
+from llm_proxy_service.errors import ProviderError
+from llm_proxy_service.json_reading import NOTHING, Json, as_count, as_numbers, as_object, as_objects, as_text
 from llm_proxy_service.response import (
     EmbeddingResponse,
     FunctionCall,
@@ -29,9 +31,15 @@ class Served:
 
 
 def read_answer(raw: Json, served: Served, latency: float) -> LLMResponse:
-    """A whole chat; `latency` in seconds."""
+    """A whole chat; `latency` in seconds.
+
+    Raises:
+        ProviderError: It has no message.
+    """
     choice = next(iter(as_objects(raw.get("choices"))), NOTHING)
     message = as_object(choice.get("message"))
+    if not message:
+        raise _unreadable("has no message", served)
     calls = [_tool_call(call) for call in as_objects(message.get("tool_calls"))]
     older = as_object(message.get("function_call"))
     called = calls[0]["function"] if calls else _function(older) if older else None
@@ -70,11 +78,18 @@ def read_chunk(frame: Json, served: Served) -> LLMChunk | None:
     return chunk if says else None
 
 
-def read_vectors(raw: Json, served: Served) -> EmbeddingResponse:
-    """The vectors of an answer in the order of their inputs."""
-    rows = sorted(as_objects(raw.get("data")), key=lambda row: int(row.get("index") or 0))
+def read_vectors(raw: Json, served: Served, count: int) -> EmbeddingResponse:
+    """The vectors of an answer in the order of their inputs.
+
+    Raises:
+        ProviderError: It does not have one for each of the `count` inputs.
+    """
+    rows = sorted(as_objects(raw.get("data")), key=lambda row: as_count(row.get("index")))
+    vectors = [vector for row in rows if (vector := as_numbers(row.get("embedding")))]
+    if len(vectors) != count:
+        raise _unreadable(f"has {len(vectors)} vectors for {count} inputs", served)
     return EmbeddingResponse(
-        vectors=[[float(number) for number in row.get("embedding") or ()] for row in rows],
+        vectors=vectors,
         model=served.model or as_text(raw.get("model")) or "",
         provider=served.provider,
         usage=read_usage(raw) or Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0),
@@ -92,6 +107,15 @@ def read_usage(raw: Json) -> Usage | None:
     prompt, completion = (as_count(stated.get(f"{kind}_tokens")) for kind in ("prompt", "completion"))
     total = as_count(stated.get("total_tokens")) or prompt + completion
     return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total)
+
+
+def _unreadable(reason: str, served: Served) -> ProviderError:
+    return ProviderError(
+        f"the answer of {served.provider or 'the gateway'} {reason}",
+        code="invalid_answer",
+        request_id=served.request_id,
+        provider=served.provider or None,
+    )
 
 
 def _tool_call(call: Json) -> ToolCall:

@@ -95,12 +95,11 @@ class GatewayBackend:
             async with self._connection.answer(call) as response:
                 raw = await self._connection.read_json(response)
                 served = self._served(response.headers)
+            answer = read_answer(raw, served, time.monotonic() - began)
         except LLMProxyError as error:
             self._figures.count_failed(error.provider)
             raise
-        latency_s = time.monotonic() - began
-        answer = read_answer(raw, served, latency_s)
-        self._figures.count(served, answer.usage, latency_s)
+        self._figures.count(served, answer.usage, answer.latency)
         return answer
 
     async def stream(self, request: LLMRequest) -> AsyncGenerator[LLMChunk]:
@@ -150,10 +149,10 @@ class GatewayBackend:
             async with self._connection.answer(call) as response:
                 raw = await self._connection.read_json(response)
                 served = self._served(response.headers)
+            found = read_vectors(raw, served, len(request.inputs))
         except LLMProxyError as error:
             self._figures.count_failed(error.provider)
             raise
-        found = read_vectors(raw, served)
         self._figures.count(served, found.usage, time.monotonic() - began)
         return found
 

@@ -28,6 +28,7 @@ from llm_proxy_service.errors import (
     ProviderError,
     StreamBrokenError,
 )
+from llm_proxy_service.json_reading import Json
 from llm_proxy_service.litellm_errors import may_go_elsewhere, translate
 from llm_proxy_service.meters import ProviderMeter, RequestWindow
 from llm_proxy_service.options import CACHE_SIZE, CACHE_TTL_S, MAX_RETRIES, TIMEOUT_S, ServiceOptions
@@ -100,13 +101,19 @@ class InProcessBackend:
     async def complete(self, request: LLMRequest) -> LLMResponse:
         """The answer, whole."""
         fields = self._fields(request)
-        return await self._counted(request, "chat", fields, request.needs(), self._complete_once)
+        return await self._counted(request, "chat", fields, request.needs(), read_answer)
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResponse:
         """The vectors of the inputs."""
         stated = {"input": request.inputs, "dimensions": request.dimensions, "timeout": request.timeout}
         fields = {name: value for name, value in stated.items() if value is not None}
-        return await self._counted(request, "embeddings", fields, set(), self._embed_once)
+        return await self._counted(
+            request,
+            "embeddings",
+            fields,
+            set(),
+            lambda raw, served, _: read_vectors(raw, served, len(request.inputs)),
+        )
 
     async def stream(self, request: LLMRequest) -> AsyncGenerator[LLMChunk]:
         """The answer in chunks."""
@@ -167,7 +174,7 @@ class InProcessBackend:
         kind: Kind,
         fields: dict[str, Any],
         needed: set[ModelCapability],
-        send: Callable[[Attempt, dict[str, Any]], Awaitable[Answer]],
+        read: Callable[[Json, Served, float], Answer],
     ) -> Answer:
         """The answer, from the cache where it is there; counted either way."""
         self._totals["total_requests"] += 1
@@ -176,7 +183,9 @@ class InProcessBackend:
         if cached is not None:
             return cached
         try:
-            answer = await self._rounds(request, kind, needed, lambda attempt: send(attempt, fields))
+            answer = await self._rounds(
+                request, kind, needed, lambda attempt: self._answer(attempt, fields, read)
+            )
         except LLMProxyError:
             self._totals["failed_requests"] += 1
             raise
@@ -253,19 +262,18 @@ class InProcessBackend:
                 self._meters[attempt.chosen.name].abandon()
             raise
 
-    async def _complete_once(self, attempt: Attempt, fields: dict[str, Any]) -> LLMResponse:
+    async def _answer(
+        self, attempt: Attempt, fields: dict[str, Any], read: Callable[[Json, Served, float], Answer]
+    ) -> Answer:
+        """A whole answer, read and counted."""
         began = time.monotonic()
         answer = await self._call(attempt, fields)
         served = self._served(attempt, answer)
-        response = read_answer(raw_of(answer), served, time.monotonic() - began)
-        self._settle(served.provider, began, response.usage["total_tokens"], served.cost)
-        return response
-
-    async def _embed_once(self, attempt: Attempt, fields: dict[str, Any]) -> EmbeddingResponse:
-        began = time.monotonic()
-        answer = await self._call(attempt, fields)
-        served = self._served(attempt, answer)
-        response = read_vectors(raw_of(answer), served)
+        try:
+            response = read(raw_of(answer), served, time.monotonic() - began)
+        except LLMProxyError:
+            self._meters[served.provider].fail()
+            raise
         self._settle(served.provider, began, response.usage["total_tokens"], served.cost)
         return response
 

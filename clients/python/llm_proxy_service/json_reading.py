@@ -31,3 +31,10 @@ def as_count(value: object) -> int:
 def as_amount(value: object) -> float:
     """The value where it is a number, else 0."""
     return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def as_numbers(value: object) -> list[float]:
+    """The numbers of a list; none where one of them is something else."""
+    listed = cast("list[object]", value) if isinstance(value, list) else []
+    numbers = [float(one) for one in listed if isinstance(one, (int, float))]
+    return numbers if len(numbers) == len(listed) else []
