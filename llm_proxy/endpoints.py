@@ -149,6 +149,8 @@ OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(
 
 Their streams are OpenAI's of images and audio: named events, a last one, no `[DONE]`.
 """
+IMAGES: frozenset[Endpoint] = frozenset({"images.generations", "images.edits"})
+"""Operations that make images."""
 TRANSCRIPTS: frozenset[Endpoint] = frozenset({"audio.transcriptions", "audio.translations"})
 """Operations that write down audio: their answers may be texts, and whole where a stream was asked for."""
 BYTE_ENDPOINTS: frozenset[Endpoint] = frozenset({"audio.speech"})

@@ -121,6 +121,11 @@ def encode_usage(
     return json.dumps(stated, separators=(",", ":"))
 
 
+def usage_comment(stated: str | None) -> bytes:
+    """Returns the last comment of a stream with what `encode_usage` wrote; no bytes for None."""
+    return USAGE_COMMENT + stated.encode() + b"\n\n" if stated is not None else b""
+
+
 def decode_usage(text: bytes) -> StatedUsage | None:
     """Returns what `encode_usage` wrote; None for what is no JSON object, or states nothing that can be."""
     try:

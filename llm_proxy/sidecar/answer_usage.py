@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import IMAGES, TRANSCRIPTS, Endpoint
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.quantities import NOTHING, Quantities, encode_usage, quantity
 from llm_proxy.sidecar import catalog
@@ -18,8 +18,6 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.token_details import read_details, token_count
 
 SPEECH: Endpoint = "audio.speech"
-TRANSCRIPTS: tuple[Endpoint, ...] = ("audio.transcriptions", "audio.translations")
-IMAGES: tuple[Endpoint, ...] = ("images.generations", "images.edits")
 PROMPT_DETAILS = ("input_tokens_details", "input_token_details", "prompt_tokens_details")
 COMPLETION_DETAILS = ("output_tokens_details", "completion_tokens_details")
 ENDPOINT_OF_CALL: dict[str, Endpoint] = {

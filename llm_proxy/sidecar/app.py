@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 
-from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS, Endpoint, EndpointSpec
+from llm_proxy.endpoints import ENDPOINTS, IMAGES, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS, Endpoint, EndpointSpec
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar import (
     catalog,
@@ -23,13 +23,11 @@ from llm_proxy.sidecar import (
     opaque_calls,
     response_state,
     responses,
-    speech,
     token_count,
     transcripts,
 )
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
 from llm_proxy.sidecar.disconnects import cancel_on_disconnect
-from llm_proxy.sidecar.images import OPERATIONS
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.process_log import log_line
@@ -236,13 +234,10 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
         streams = await native_wires.prepare_request(name, request, outcome)
     if name == "embeddings":
         cohere_embed.prepare_request(request, await request.body(), outcome)
-    read = opaque and not endpoint.files
-    body = opaque_calls.prepare_call(await request.body(), outcome) if read else {}
-    if name == speech.SPEECH:
-        speech.prepare(request, body, outcome)
+    body = await opaque_calls.prepare_call(name, request, outcome) if opaque else {}
     with outcome_in_context(outcome):
         try:
-            if name in OPERATIONS:
+            if name in IMAGES:
                 result = await image_answers.make_images(name, request, head, outcome)
             elif endpoint.files:
                 result = await transcripts.transcribe(name, request, head, outcome)
@@ -256,7 +251,7 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
             if name == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
                 result = cohere_embed.answer_to_send(result, outcome)
-            elif opaque and name not in OPERATIONS:
+            elif opaque:
                 result = await opaque_calls.answer_to_send(name, result, body, outcome)
         except proxy.ProxyException as error:
             outcome.set_error_if_none(error)

@@ -9,12 +9,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 
-from llm_proxy.quantities import USAGE_COMMENT
+from llm_proxy.quantities import usage_comment
+from llm_proxy.sidecar.event_stream import BROKEN_EVENT
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.provider_errors import StatedFailure
-
-ERROR_EVENT = b'data: {"error": {}}\n\n'
-"""Replaced by the event that `responses` writes for a broken stream."""
 
 
 class EventChannel:
@@ -89,12 +87,10 @@ class StreamedCall:
             while frames is not None:
                 yield frames
                 frames = await self._channel.take()
-            usage = state_usage(await self._task)
-            if usage is not None:
-                yield USAGE_COMMENT + usage.encode() + b"\n\n"
+            yield usage_comment(state_usage(await self._task))
         except Exception as error:  # noqa: BLE001 -- whatever broke the stream
             on_error(error)
-            yield ERROR_EVENT
+            yield BROKEN_EVENT
         finally:
             await self._stop()
 

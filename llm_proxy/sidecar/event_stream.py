@@ -12,6 +12,9 @@ from typing import NamedTuple
 MAX_EVENT_BYTES = 16 * 2**20
 MAX_EVENT_LINES = 100_000
 DONE = "[DONE]"
+EVENT_STREAM = "text/event-stream"
+BROKEN_EVENT = b'data: {"error": {}}\n\n'
+"""Ends a stream that broke off; `responses` replaces it by the event that says why."""
 BOM = b"\xef\xbb\xbf"
 _FIELDS = frozenset({b"", b"data", b"event", b"id", b"retry"})
 """Field names of an event stream; a comment has an empty one."""

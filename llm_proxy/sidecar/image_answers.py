@@ -11,16 +11,15 @@ from importlib import import_module
 
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.quantities import USAGE_COMMENT
+from llm_proxy.quantities import usage_comment
 from llm_proxy.sidecar import answer_usage, images, litellm_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.event_channel import EventChannel, StreamedCall
+from llm_proxy.sidecar.event_stream import EVENT_STREAM
 from llm_proxy.sidecar.image_edits import read_edit
 from llm_proxy.sidecar.json_repair import encode
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.opaque_calls import EXTRA_FIELDS, UnreadableAnswerError
-
-EVENT_STREAM = "text/event-stream"
 
 
 async def make_images(name: Endpoint, request: Untyped, head: Untyped, outcome: CallOutcome) -> Untyped:
@@ -78,7 +77,7 @@ async def _respond(
     answer = _whole(name, running.result(), outcome)
     if not isinstance(answer, bytes):
         return answer
-    made = [images.events_of(as_object(json.loads(answer)), name), _comment(outcome.stated_usage)]
+    made = [images.events_of(as_object(json.loads(answer)), name), usage_comment(outcome.stated_usage)]
     return streaming(iter(made), headers=_routing_headers(outcome), media_type=EVENT_STREAM)
 
 
@@ -97,10 +96,6 @@ def _whole(name: Endpoint, result: Untyped, outcome: CallOutcome) -> Untyped:
 def _usage(name: Endpoint, outcome: CallOutcome, result: Untyped) -> str | None:
     answer_usage.state(outcome, name, result)
     return outcome.stated_usage
-
-
-def _comment(usage: str | None) -> bytes:
-    return USAGE_COMMENT + usage.encode() + b"\n\n" if usage is not None else b""
 
 
 def _routing_headers(outcome: CallOutcome) -> dict[str, str]:

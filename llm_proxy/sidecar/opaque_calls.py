@@ -6,7 +6,7 @@ answer used and cost is stated beside it where it is known; one that does not an
 
 import json
 
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import answer_usage, speech
 from llm_proxy.sidecar.call_outcome import CallOutcome
@@ -21,14 +21,24 @@ class UnreadableAnswerError(Exception):
     """The provider's answer does not answer the request."""
 
 
-def prepare_call(body: bytes, outcome: CallOutcome) -> Json:
-    """Record the fields that only the provider reads; return the request's body, an empty one for no JSON."""
-    try:
-        request = as_object(json.loads(body))
-    except (ValueError, RecursionError):
+async def prepare_call(name: Endpoint, request: Untyped, outcome: CallOutcome) -> Json:
+    """Record the fields that only the provider reads; return the request's body, an empty one for no JSON.
+
+    Args:
+        name: The operation; a form is left to what reads its files.
+        request: A starlette request.
+        outcome: The call's record.
+    """
+    if ENDPOINTS[name].files:
         return {}
-    outcome.added_fields = as_object(request.get(EXTRA_FIELDS))
-    return request
+    try:
+        body = as_object(json.loads(await request.body()))
+    except (ValueError, RecursionError):
+        body = {}
+    outcome.added_fields = as_object(body.get(EXTRA_FIELDS))
+    if name == speech.SPEECH:
+        speech.prepare(request, body, outcome)
+    return body
 
 
 async def answer_to_send(name: Endpoint, result: Untyped, request: Json, outcome: CallOutcome) -> Untyped:
@@ -39,7 +49,7 @@ async def answer_to_send(name: Endpoint, result: Untyped, request: Json, outcome
     """
     if name == speech.SPEECH:
         return await speech.answer(result, request, outcome)
-    if hasattr(result, "render"):
+    if isinstance(result, bytes) or hasattr(result, "render"):
         return result
     if name == "rerank":
         model = outcome.attempts[-1].group if outcome.attempts else str(request.get("model"))
@@ -47,7 +57,7 @@ async def answer_to_send(name: Endpoint, result: Untyped, request: Json, outcome
         answer = rerank_answer(parsed, outcome.provider_answer, request, model)
         if answer is None:
             raise UnreadableAnswerError
-        cost = as_object(getattr(result, "_hidden_params", None)).get("response_cost")
+        cost = as_object(getattr(result, answer_usage.HIDDEN, None)).get("response_cost")
         answer_usage.state(outcome, name, answer, cost_usd=cost)
         return json.dumps(answer, ensure_ascii=False).encode()
     answer_usage.state(outcome, name, result)

@@ -10,20 +10,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object, is_object
-from llm_proxy.quantities import USAGE_COMMENT, Quantities, encode_usage
+from llm_proxy.quantities import Quantities, encode_usage, usage_comment
 from llm_proxy.sidecar import answer_usage
 from llm_proxy.sidecar.call_outcome import CallOutcome, SpeechCall
-from llm_proxy.sidecar.event_stream import EventDecoder
+from llm_proxy.sidecar.event_stream import BROKEN_EVENT, EVENT_STREAM, EventDecoder
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.responses import ERROR_EVENT, Receive, Scope, Send
+from llm_proxy.sidecar.responses import Receive, Scope, Send
 
 SPEECH: Endpoint = "audio.speech"
-EVENTS = "text/event-stream"
 OTHER_AUDIO_TYPES = frozenset({"application/octet-stream", "binary/octet-stream", "application/ogg", ""})
 """Content types beside `audio/...` that providers give to audio."""
 LAST_EVENT = "speech.audio.done"
-BROKEN = ERROR_EVENT + b" {}}\n\n"
-"""Replaced by the event that `responses` writes for a broken stream."""
 HIDDEN = frozenset({"stream_format", "extra_body"})
 NAMELESS = "custom"
 """What LiteLLM sees in place of a voice that is an object without an id: it takes only names."""
@@ -67,7 +64,7 @@ async def answer(result: Untyped, body: Json, outcome: CallOutcome) -> "SpeechAn
     headers = [pair for pair in result.raw_headers if pair[0] != b"content-type"]
     headers.append((b"content-type", (media or str(result.media_type)).encode("latin-1", "replace")))
     sent = SpeechAnswer(headers, first, chunks)
-    if _kind(media) == EVENTS:
+    if _kind(media) == EVENT_STREAM:
         sent.events = SpeechEvents(Quantities(characters=characters), outcome)
     return sent
 
@@ -75,7 +72,7 @@ async def answer(result: Untyped, body: Json, outcome: CallOutcome) -> "SpeechAn
 def is_audio(content_type: str) -> bool:
     """Whether an answer of this content type is audio, or events with it."""
     kind = _kind(content_type)
-    return kind.startswith("audio/") or kind == EVENTS or kind in OTHER_AUDIO_TYPES
+    return kind.startswith("audio/") or kind == EVENT_STREAM or kind in OTHER_AUDIO_TYPES
 
 
 def _kind(content_type: str) -> str:
@@ -117,7 +114,7 @@ class SpeechEvents:
             return b""
         tokens = answer_usage.tokens_of(SPEECH, self._last)
         stated = encode_usage(tokens, self._quantities, self._outcome.stated_cost_usd)
-        return USAGE_COMMENT + stated.encode() + b"\n\n"
+        return usage_comment(stated)
 
 
 class SpeechAnswer:
@@ -144,7 +141,7 @@ class SpeechAnswer:
         except Exception:
             if self.events is None:
                 raise
-            await send({"type": "http.response.body", "body": BROKEN})
+            await send({"type": "http.response.body", "body": BROKEN_EVENT})
             return
         finally:
             await _close(self.body_iterator)

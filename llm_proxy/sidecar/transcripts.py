@@ -10,20 +10,16 @@ from importlib import import_module
 
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.quantities import USAGE_COMMENT
+from llm_proxy.quantities import usage_comment
 from llm_proxy.sidecar import answer_usage, litellm_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome
-from llm_proxy.sidecar.event_stream import EventDecoder, ServerSentEvent
+from llm_proxy.sidecar.event_stream import BROKEN_EVENT, EVENT_STREAM, EventDecoder, ServerSentEvent
 from llm_proxy.sidecar.forms import FormFile, SentForm, read_form
 from llm_proxy.sidecar.litellm_internals import Untyped
 
 LAST_EVENT = "transcript.text.done"
-EVENT_STREAM = "text/event-stream"
 PLAIN_TYPE = "text/plain; charset=utf-8"
 EVENT_ENDS = (b"\n\n", b"\n\r\n")
-BROKEN = b'data: {"error": {}}\n\n'
-"""Replaced by the event that `responses` writes for a broken stream."""
-HIDDEN = "_hidden_params"
 
 
 async def transcribe(name: Endpoint, request: Untyped, head: Untyped, outcome: CallOutcome) -> Untyped:
@@ -45,12 +41,12 @@ async def transcribe(name: Endpoint, request: Untyped, head: Untyped, outcome: C
             file=file,
             user_api_key_dict=litellm_internals.gateway_user(endpoint.path),
         )
-    hidden = as_object(getattr(answer, HIDDEN, None))
+    hidden = as_object(getattr(answer, answer_usage.HIDDEN, None))
     if form.stream is not None:
         outcome.states_cost = True
         return _response("StreamingResponse", _events(form, name, outcome), EVENT_STREAM, head)
     if form.answer is not None:
-        answer_usage.state(outcome, name, _document(form.answer) | {HIDDEN: hidden})
+        answer_usage.state(outcome, name, _document(form.answer) | {answer_usage.HIDDEN: hidden})
         return _response("Response", form.answer, form.content_type or PLAIN_TYPE, head)
     if form.fields.get("response_format") == "text":
         answer_usage.state(outcome, name, answer)
@@ -94,13 +90,12 @@ async def _events(form: SentForm, name: Endpoint, outcome: CallOutcome) -> Async
         if last is not None and held:
             yield held + b"\n\n"
     except Exception:  # noqa: BLE001 -- whatever broke the stream
-        yield BROKEN
+        yield BROKEN_EVENT
         return
     finally:
         await form.stream.aclose()
     if last is None:
-        yield BROKEN
+        yield BROKEN_EVENT
         return
     answer_usage.state(outcome, name, last)
-    if outcome.stated_usage is not None:
-        yield USAGE_COMMENT + outcome.stated_usage.encode() + b"\n\n"
+    yield usage_comment(outcome.stated_usage)

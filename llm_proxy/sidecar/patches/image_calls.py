@@ -13,6 +13,7 @@ from llm_proxy.json_access import Json
 from llm_proxy.media_frames import MAX_EVENT_BYTES, without_pictures
 from llm_proxy.sidecar import call_outcome, forms, image_edits, images, litellm_internals
 from llm_proxy.sidecar.event_channel import EventChannel
+from llm_proxy.sidecar.event_stream import EVENT_STREAM
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
@@ -32,7 +33,6 @@ HINTS = frozenset({"partial_images", "safety_identifier"})
 OPENAI_MODULES = ("litellm.llms.openai", "litellm.llms.azure")
 PICTURE_MARKS = (b'"bytesBase64Encoded"', b'"inlineData"', b'"inline_data"', b'"image')
 """Parts of an answer that has a picture: Imagen's, Gemini's, Stability's and others'."""
-EVENT_STREAM = "text/event-stream"
 
 
 def install() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.quantities import COST_COMMENT
 from llm_proxy.sidecar import call_outcome, catalog, litellm_internals
-from llm_proxy.sidecar.event_stream import MAX_EVENT_BYTES, EventTooLong
+from llm_proxy.sidecar.event_stream import BROKEN_EVENT, MAX_EVENT_BYTES, EventTooLong
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import google_wire
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
@@ -37,8 +37,6 @@ LAST_EVENT_MARKS = (
     b'"type": "error"',
 )
 USAGE_MARKS = (b"message_start", b"message_delta", b"message_stop")
-ERROR_EVENT = b'data: {"error": {}}\n\n'
-"""Replaced by the event that `responses` writes for a broken stream."""
 
 
 def install() -> None:
@@ -307,7 +305,7 @@ async def _relay(
             user_api_key_dict=user_api_key_dict, original_exception=error, request_data=request_data
         )
         complete = True
-        yield ERROR_EVENT
+        yield BROKEN_EVENT
     finally:
         await litellm_internals.request_processing_class().finalize_streaming_generator_cleanup(
             request=request,

@@ -10,7 +10,7 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects import Call
 from llm_proxy.json_access import Json
-from llm_proxy.quantities import USAGE_COMMENT, Quantities, encode_usage
+from llm_proxy.quantities import Quantities, encode_usage, usage_comment
 
 CREATED = 1_700_000_000
 SIDE = 16
@@ -42,7 +42,7 @@ def image_frames(call: Call, prompt_tokens: int) -> tuple[bytes, ...]:
     last = [
         _event(f"{kind}.completed", {"b64_json": _picture(call, at), **shown, **used}) for at in range(count)
     ]
-    return *partial, *last, USAGE_COMMENT + _stated(count, prompt_tokens).encode() + b"\n\n"
+    return *partial, *last, usage_comment(_stated(count, prompt_tokens))
 
 
 def _event(kind: str, fields: Json) -> bytes:

@@ -14,7 +14,7 @@ import orjson
 
 from llm_proxy import sse
 from llm_proxy.dialects import Call
-from llm_proxy.endpoints import TRANSCRIPTS
+from llm_proxy.endpoints import IMAGES, TRANSCRIPTS
 from llm_proxy.json_access import Json, as_object, is_array, is_object
 from llm_proxy.quantities import USAGE_HEADER, encode_usage
 from llm_proxy.upstream.mock.images import image_answer, image_frames
@@ -211,7 +211,7 @@ def reply_to(call: Call) -> CannedReply:
         document, usage = other
         headers = (*_headers(call), (USAGE_HEADER, usage))
         reply = CannedReply(headers=headers, body=orjson.dumps(document))
-    elif call.endpoint in ("images.generations", "images.edits"):
+    elif call.endpoint in IMAGES:
         reply = _images(call)
     elif call.endpoint == "audio.speech":
         reply = _speech(call)

@@ -8,7 +8,7 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects import Call
 from llm_proxy.json_access import Json
-from llm_proxy.quantities import USAGE_COMMENT, encode_usage
+from llm_proxy.quantities import encode_usage, usage_comment
 
 SAMPLES_PER_S = 24_000
 CHARACTERS_PER_PIECE = 20
@@ -41,8 +41,7 @@ def speech_frames(call: Call) -> tuple[bytes, ...]:
     deltas = [_event("speech.audio.delta", {"audio": b64encode(one).decode()}) for one in pieces]
     done = _event("speech.audio.done", {"usage": tokens | {"total_tokens": total}})
     used = {"prompt_tokens": tokens["input_tokens"], "completion_tokens": tokens["output_tokens"]}
-    comment = USAGE_COMMENT + encode_usage(used, call.quantities, 0).encode() + b"\n\n"
-    return (*deltas, done, comment)
+    return (*deltas, done, usage_comment(encode_usage(used, call.quantities, 0)))
 
 
 def _format(call: Call) -> str:

@@ -5,7 +5,7 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects import Call
 from llm_proxy.json_access import Json
-from llm_proxy.quantities import USAGE_COMMENT, encode_usage
+from llm_proxy.quantities import encode_usage, usage_comment
 
 
 def _text(call: Call) -> str:
@@ -47,7 +47,7 @@ def transcript_frames(call: Call) -> tuple[bytes, ...]:
     words[-1] = words[-1].rstrip()
     deltas = [_event({"type": "transcript.text.delta", "delta": word}) for word in words]
     done = _event({"type": "transcript.text.done", "text": "".join(words)})
-    return (*deltas, done, USAGE_COMMENT + transcript_usage(call).encode() + b"\n\n")
+    return (*deltas, done, usage_comment(transcript_usage(call)))
 
 
 def _event(document: Json) -> bytes:

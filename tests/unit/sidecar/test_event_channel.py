@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from llm_proxy.sidecar.event_channel import ERROR_EVENT, EventChannel, StreamedCall
+from llm_proxy.sidecar.event_channel import EventChannel, StreamedCall
+from llm_proxy.sidecar.event_stream import BROKEN_EVENT
 
 
 async def _events(call: StreamedCall, errors: list[BaseException] | None = None) -> list[bytes]:
@@ -57,7 +58,7 @@ async def test_an_error_after_an_event_is_an_event() -> None:
 
     call = StreamedCall(make(), channel)
     assert await call.begin()
-    assert await _events(call, errors) == [b"0\n\n", ERROR_EVENT]
+    assert await _events(call, errors) == [b"0\n\n", BROKEN_EVENT]
     assert [str(one) for one in errors] == ["cut"]
     assert channel.started
 
