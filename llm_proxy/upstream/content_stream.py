@@ -1,13 +1,13 @@
 """Google's own streams on their way to the caller: frames are read, and pass as bytes.
 
 Invariants: any chunking of the same bytes gives the same frames; comments and errors are withheld; a
-stream is complete once every candidate that began has ended, or the prompt was blocked; the last frame is
-kept apart.
+stream is complete as `content_frames` says; its last frame is kept apart.
 """
 
 import orjson
 
-from llm_proxy.json_access import Json, as_object, as_objects
+from llm_proxy.content_frames import ContentEnd
+from llm_proxy.json_access import Json, as_object
 from llm_proxy.upstream.event_filter import EventFilter
 from llm_proxy.upstream.token_usage import read_usage, usage_of_content
 
@@ -27,12 +27,11 @@ _STATUSES = {
 class ContentStreamFilter(EventFilter):
     """The frames of one stream of Google's."""
 
-    __slots__ = ("_begun", "_ended")
+    __slots__ = ("_end",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._begun: set[int] = set()
-        self._ended: set[int] = set()
+        self._end = ContentEnd()
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as received; returns the bytes to send now."""
@@ -67,16 +66,8 @@ class ContentStreamFilter(EventFilter):
 
     def _read(self, event: Json) -> None:
         """Notes what an event states."""
-        if as_object(event.get("promptFeedback")).get("blockReason"):
-            self.done = True
-        for candidate in as_objects(event.get("candidates")):
-            stated: object = candidate.get("index")
-            index = stated if isinstance(stated, int) else 0
-            self._begun.add(index)
-            if candidate.get("finishReason"):
-                self._ended.add(index)
-        if self._ended and self._ended >= self._begun:
-            self.done = True
+        self._end.read(event)
+        self.done = self._end.is_complete
         usage = read_usage(usage_of_content(as_object(event.get("usageMetadata"))))
         if usage is not None and (usage.completion_tokens or self.done):
             self.usage = usage  # a frame before may state the prompt alone

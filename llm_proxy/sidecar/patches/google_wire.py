@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
+from llm_proxy.content_frames import ContentEnd
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.sidecar import call_outcome, catalog, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -121,35 +122,23 @@ class ContentUsage:
 
     def __init__(self) -> None:
         self.stated: Json = {}
-        self._begun: set[int] = set()
-        self._ended: set[int] = set()
-        self._is_blocked = False
+        self._end = ContentEnd()
 
     def read(self, events: Iterable[Json]) -> None:
         """Note what events state; record the end."""
         for event in events:
             if usage := as_object(event.get("usageMetadata")):
                 self.stated["usageMetadata"] = usage
-            if as_object(event.get("promptFeedback")).get("blockReason"):
-                self._is_blocked = True
+            self._end.read(event)
             for candidate in as_objects(event.get("candidates")):
-                stated: object = candidate.get("index")
-                index = stated if isinstance(stated, int) else 0
-                self._begun.add(index)
-                if candidate.get("finishReason"):
-                    self._ended.add(index)
                 if grounding := candidate.get("groundingMetadata"):
                     self.stated["candidates"] = [{"index": 0, "groundingMetadata": grounding}]
-        if self.is_complete():
+        if self._end.is_complete:
             call_outcome.record_stream_end()
-
-    def is_complete(self) -> bool:
-        """Whether nothing is missing."""
-        return self._is_blocked or (bool(self._ended) and self._ended >= self._begun)
 
     def raise_if_truncated(self, request_data: Json) -> None:
         """Raise LiteLLM's exception for a stream without its last event."""
-        if not self.is_complete():
+        if not self._end.is_complete:
             raise litellm_internals.litellm_module().BadGatewayError(
                 message="the provider's stream ended without its last event",
                 llm_provider="",

@@ -55,6 +55,15 @@ class TestContentStream:
         assert (found.usage.cached_tokens, found.usage.reasoning_tokens) == (4, 5)
         assert found.usage.cost_nano_usd == 123_000
 
+    def test_a_candidate_that_begins_late_must_end_too(self) -> None:
+        """However many have ended before it."""
+        late, out = passed(frame("a", "STOP") + frame("b", index=1))
+        assert (late.done, late.last_event) == (False, b"")
+        assert out.count(b"data: ") == 2
+        ended, _ = passed(frame("a", "STOP") + frame("b", index=1) + frame("c", "STOP", index=1))
+        assert ended.done
+        assert b'"c"' in ended.last_event
+
     def test_it_ends_with_its_last_candidate(self) -> None:
         """A frame after the end of one passes; what follows the end of all too."""
         one, other, more = frame("a", "STOP", 0), frame("b", None, 1), frame("c", "STOP", 1)
