@@ -92,6 +92,8 @@ class SentForm:
         answer: The provider's whole answer, once it has come as it is to be passed on.
         content_type: The answer's.
         stream: The provider's response whose events are to be passed on; None for a whole answer.
+        is_judged: A guardrail sees the text before it is sent.
+        masked: The text as guardrails changed it; None if they did not.
     """
 
     operation: str
@@ -100,6 +102,8 @@ class SentForm:
     answer: bytes | None = None
     content_type: str = ""
     stream: Untyped = None
+    is_judged: bool = False
+    masked: str | None = None
 
     @property
     def streams(self) -> bool:

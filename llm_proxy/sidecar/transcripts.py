@@ -1,7 +1,8 @@
 """Transcriptions and translations of audio: what the provider answered passes as it was sent, in any format.
 
 Invariants: a stream ends with its provider's last event, then what it used in a comment, or in one error
-event. Where LiteLLM translates the answer of another provider, it is JSON, or its text alone.
+event. Where LiteLLM translates the answer of another provider, it is JSON, or its text alone. A text that a
+guardrail changed is sent without its parts (segments, words, log probabilities), which hold the old one.
 """
 
 import json
@@ -17,9 +18,36 @@ from llm_proxy.sidecar.event_stream import BROKEN_EVENT, EVENT_STREAM, EventDeco
 from llm_proxy.sidecar.forms import FormFile, SentForm, read_form
 from llm_proxy.sidecar.litellm_internals import Untyped
 
-LAST_EVENT = "transcript.text.done"
+DELTA_EVENT, LAST_EVENT = "transcript.text.delta", "transcript.text.done"
 PLAIN_TYPE = "text/plain; charset=utf-8"
 EVENT_ENDS = (b"\n\n", b"\n\r\n")
+PARTS = frozenset({"segments", "words", "logprobs"})
+"""Of a transcript in JSON."""
+
+
+class HeldEvents:
+    """The events of a stream that guardrails see before it is sent; read as a provider's response is.
+
+    Attributes:
+        last: The last event.
+    """
+
+    def __init__(self, events: bytes, last: Json) -> None:
+        self.last = last
+        self._events = events
+
+    async def aiter_bytes(self) -> AsyncIterator[bytes]:
+        """Yield the events."""
+        yield self._events
+
+    async def aclose(self) -> None:
+        """Do nothing: all has been read."""
+
+    def masked(self, text: str) -> "HeldEvents":
+        """Return the events with this text."""
+        last = {**_without_parts(self.last), "text": text}
+        events = ({"type": DELTA_EVENT, "delta": text}, last)
+        return HeldEvents(b"".join(b"data: %s\n\n" % json.dumps(one).encode() for one in events), last)
 
 
 async def transcribe(name: Endpoint, request: Untyped, head: Untyped, outcome: CallOutcome) -> Untyped:
@@ -42,6 +70,8 @@ async def transcribe(name: Endpoint, request: Untyped, head: Untyped, outcome: C
             user_api_key_dict=litellm_internals.gateway_user(endpoint.path),
         )
     hidden = as_object(getattr(answer, answer_usage.HIDDEN, None))
+    if form.masked is not None:
+        answer = _mask(form, answer, form.masked)
     if form.stream is not None:
         outcome.states_cost = True
         return _response("StreamingResponse", _events(form, name, outcome), EVENT_STREAM, head)
@@ -52,6 +82,23 @@ async def transcribe(name: Endpoint, request: Untyped, head: Untyped, outcome: C
         answer_usage.state(outcome, name, answer)
         return _response("Response", f"{answer.text}\n", PLAIN_TYPE, head)
     return answer
+
+
+def _mask(form: SentForm, answer: Untyped, text: str) -> Untyped:
+    """Put a changed text into what is to be sent; return LiteLLM's answer with it alone."""
+    if form.stream is not None:
+        form.stream = form.stream.masked(text)
+    elif form.answer is not None:
+        document = _document(form.answer)
+        masked = json.dumps({**_without_parts(document), "text": text}) if document else text
+        form.answer = masked.encode()
+    made = type(answer)(text=text)
+    setattr(made, answer_usage.HIDDEN, getattr(answer, answer_usage.HIDDEN, None))
+    return made
+
+
+def _without_parts(document: Json) -> Json:
+    return {name: value for name, value in document.items() if name not in PARTS}
 
 
 def _response(kind: str, content: Untyped, content_type: str, head: Untyped) -> Untyped:
@@ -71,7 +118,8 @@ def _document(answer: bytes) -> Json:
         return {}
 
 
-def _last_event(events: Iterable[ServerSentEvent]) -> Json | None:
+def last_event(events: Iterable[ServerSentEvent]) -> Json | None:
+    """Return the last event of a transcription among these, parsed; None if it is not there."""
     documents = (_document(event.data.encode()) for event in events)
     return next((one for one in documents if one.get("type") == LAST_EVENT), None)
 
@@ -81,12 +129,12 @@ async def _events(form: SentForm, name: Endpoint, outcome: CallOutcome) -> Async
     decoder, last, held = EventDecoder(), None, b""
     try:
         async for chunk in form.stream.aiter_bytes():
-            last = _last_event(decoder.feed(chunk)) or last
+            last = last_event(decoder.feed(chunk)) or last
             held += chunk
             if end := max(held.rfind(one) + len(one) if one in held else 0 for one in EVENT_ENDS):
                 yield held[:end]
                 held = held[end:]
-        last = _last_event(decoder.flush()) or last
+        last = last_event(decoder.flush()) or last
         if last is not None and held:
             yield held + b"\n\n"
     except Exception:  # noqa: BLE001 -- whatever broke the stream

@@ -13,11 +13,13 @@ from typing import Any
 
 from llm_proxy.json_access import as_object
 from llm_proxy.sidecar import call_outcome, forms
+from llm_proxy.sidecar.event_stream import EVENT_STREAM, EventDecoder
 from llm_proxy.sidecar.forms import SentForm
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 from llm_proxy.sidecar.patches.provider_http import raise_stated_failure
 from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure
+from llm_proxy.sidecar.transcripts import HeldEvents, last_event
 
 TRANSLATIONS = "/audio/translations"
 OPENAI_FIELDS = ("language", "prompt", "response_format", "temperature", "timestamp_granularities", "user")
@@ -74,10 +76,18 @@ def _send_as_sent() -> None:
 async def _keep_answer(form: SentForm, response: Untyped) -> Untyped:
     """Keep a provider's answer for the caller; return what LiteLLM gets of it."""
     content_type = str(response.headers.get("content-type", ""))
-    if form.streams and content_type.partition(";")[0].strip().lower() == "text/event-stream":
+    events = form.streams and content_type.partition(";")[0].strip().lower() == EVENT_STREAM
+    if events and not form.is_judged:
         form.stream = response
         return ""
     answer = await response.aread()
+    if events:
+        decoder = EventDecoder()
+        last = last_event([*decoder.feed(answer), *decoder.flush()])
+        if last is None:
+            raise_stated_failure(NO_TRANSCRIPT)
+        form.stream = HeldEvents(answer, last)
+        return str(last.get("text") or "")
     try:
         document = as_object(json.loads(answer))
     except ValueError:
