@@ -32,7 +32,8 @@ def _images(fields: Json, _: Files) -> Quantities:
 
 
 def _audio_ms(_: Json, files: Files) -> Quantities:
-    return Quantities(audio_ms=sum(audio_ms(one.head, one.size_bytes) for one in files))
+    """Never nothing: an empty file, and a body that is explained without its files, have a price too."""
+    return Quantities(audio_ms=max(1, sum(audio_ms(one.head, one.size_bytes) for one in files)))
 
 
 _ASKED: dict[Endpoint, Callable[[Json, Files], Quantities]] = {
