@@ -49,7 +49,8 @@ async def test_the_chat_application_on_a_terminal(stack: RunningStack, tmp_path:
     """Turns, the turns before them, the figures after five of them, and the end."""
     program = tmp_path / "chat.py"
     program.write_text(guide_run.snippets()["application"], encoding="utf-8")
-    terminal = Terminal([sys.executable, str(program)], environment(stack))
+    terminal = Terminal([sys.executable, "-W", "error", str(program)], environment(stack))
+    await terminal.until("LLM_PROXY_LOAD_BALANCE=COST_OPTIMIZED")
     await terminal.until("Chat Assistant Ready! (type 'quit' to exit)")
     for turn in range(5):
         await terminal.until("You: ")
