@@ -71,7 +71,7 @@ class ModelConfig:
     weight: float = 1.0
     api_base: str | None = None
     timeout: float | None = None
-    extra: Mapping[str, object] = field(default_factory=dict[str, object])
+    extra: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)  # keys, at some
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ Invariants: the mode is chosen once, when the service is made; what differs betw
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
 from llm_proxy_service.backend import Backend
 from llm_proxy_service.catalog import LLMProvider, LoadBalanceStrategy, ProviderConfig
-from llm_proxy_service.errors import LLMProxyError
+from llm_proxy_service.errors import InvalidResponseError, LLMProxyError
 from llm_proxy_service.options import ServiceOptions, complete, strategy_named
 from llm_proxy_service.request import EmbeddingRequest, LLMRequest
 from llm_proxy_service.response import (
@@ -136,14 +137,20 @@ class LLMProxyService:
                 yield chunk
 
     async def generate_structured(self, request: LLMRequest, model: type[Model]) -> Model:
-        """The answer as an object of a pydantic model.
+        """The answer as an object of a pydantic model; one of the cache that does not fit it is asked anew.
 
         Raises:
             InvalidResponseError: The answer does not fit the model; `content` has it.
             LLMProxyError: There is no answer.
         """
-        response = await self.generate_completion(response_format_of(request, model))
-        return parse_answer(response, model)
+        asked = response_format_of(request, model)
+        response = await self.generate_completion(asked)
+        try:
+            return parse_answer(response, model)
+        except InvalidResponseError:
+            if not response.cached:
+                raise
+        return parse_answer(await self.generate_completion(replace(asked, cache_enabled=False)), model)
 
     async def generate_embeddings(
         self,

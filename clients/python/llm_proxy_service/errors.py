@@ -87,6 +87,7 @@ BY_STATUS: dict[int, type[LLMProxyError]] = {
     403: AuthenticationError,
     404: NotFoundError,
     408: RequestTimeoutError,
+    409: ProviderError,  # a conflict over there, not a fault of the request
     429: RateLimitError,
     504: RequestTimeoutError,
 }

@@ -88,7 +88,8 @@ class Chooser:
 
     async def _pick(self, attempt: Attempt, asked: Untyped) -> Untyped:
         kwargs = asked["request_kwargs"]
-        tags = [_entry(place, attempt.kind) for place in attempt.allowed]
+        sound = [place for place in attempt.allowed if not self.meters[place.name].is_failing()]
+        tags = [_entry(place, attempt.kind) for place in sound or attempt.allowed]
         kwargs["metadata"] = {**(kwargs.get("metadata") or {}), "tags": tags}
         try:
             if self.strategy not in CHOSEN_HERE:

@@ -23,6 +23,7 @@ from in_process_setup import (
 from llm_proxy_service import (
     AuthenticationError,
     InvalidRequestError,
+    InvalidResponseError,
     LLMProxyService,
     LoadBalanceStrategy,
     ModelCapability,
@@ -131,6 +132,18 @@ async def another_provider_takes_over_at_once() -> None:
             assert service.get_provider_metrics("a")["error_rate"] == 1.0
 
 
+async def a_provider_that_is_down_is_asked_last() -> None:
+    """Its port is closed: after three attempts the other one comes first, until that fails too."""
+    down = scripted_model(0, api_base="http://127.0.0.1:1/v1")
+    async with service_with(down, scripted_model(1), cache_size=0, max_retries=0) as service:
+        for _ in range(10):
+            assert (await service.generate_completion(ask())).provider == "b"
+        assert service.get_provider_metrics("a")["request_count"] == 3
+        assert (await service.health_check())["providers"]["a"] != "healthy"
+        assert (await error_of(service, ask(do="status-500"))).provider == "a"
+        assert (await service.generate_completion(ask())).provider == "b"
+
+
 async def without_failover_only_the_chosen_is_tried_again() -> None:
     async with service_with(
         scripted_model(0), scripted_model(1), enable_failover=False, max_retries=1
@@ -173,6 +186,12 @@ async def what_was_never_sent_is_sent_again() -> None:
         assert service.get_provider_metrics("a")["error_count"] == 3
         assert not service.is_provider_available("a")
         assert (await service.health_check())["providers"]["a"] in {"failing", "cooling_down"}
+
+
+async def a_conflict_at_the_provider_is_sent_again() -> None:
+    async with service_with(scripted_model(0)) as service:
+        assert (await service.generate_completion(ask(do="flaky", status=409))).content
+        assert providers.counts() == [2, 0, 0]
 
 
 async def the_caller_s_own_error_goes_nowhere_else() -> None:
@@ -292,6 +311,18 @@ async def an_answer_becomes_a_pydantic_object() -> None:
         assert city == City(name="Paris")
         sent = providers.calls(0)[0]["body"]["response_format"]["json_schema"]
         assert (sent["name"], sent["strict"]) == ("City", True)
+
+
+async def a_cached_answer_that_fits_no_object_is_asked_anew() -> None:
+    """The same request, after the provider's first answer was no City."""
+    async with service_with(scripted_model(0, "gpt-4o")) as service:
+        request = ask("gpt-4o", text='{"town": "Paris"}')
+        for calls in (1, 2):
+            try:
+                await service.generate_structured(request, City)
+            except InvalidResponseError as error:
+                assert error.content == '{"town": "Paris"}'  # noqa: PT017 -- there is no pytest in this process
+            assert len(providers.calls(0)) == calls
 
 
 async def embeddings_have_the_order_of_their_texts() -> None:
