@@ -35,7 +35,7 @@ from llm_proxy.sidecar.environment import (
     SHELL_REFERENCE,
     accepted_settings,
 )
-from llm_proxy.sidecar.known_keys import MISSPELT_SIMILARITY, SECTIONS, find_mend, known_keys
+from llm_proxy.sidecar.known_keys import MISSPELT_SIMILARITY, SECTIONS, find_mend, find_wrong_mode, known_keys
 from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS, MODEL_OVERRIDES, find_substitutions
 from llm_proxy.sidecar.named_modules import find_missing_modules
 from llm_proxy.sidecar.setting_rules import PROMETHEUS, find_unhonoured, is_passed_on, prometheus_lists
@@ -193,6 +193,8 @@ def _check_deployments(config: Json, env: Mapping[str, str]) -> Iterator[ConfigF
         model = resolve_reference(str(params["model"]), env)
         if model and (message := _find_wrong_model({**params, "model": model}, own, groups)):
             yield ConfigFinding(where, message)
+        if message := find_wrong_mode(info.get("mode")):
+            yield ConfigFinding(f"{where}.model_info.mode", message)
         if info.get("custom_tokenizer"):
             yield ConfigFinding(
                 f"{where}.model_info.custom_tokenizer",

@@ -9,6 +9,8 @@ from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
 
+from llm_proxy.endpoints import MODES
+
 HINT_SIMILARITY, MISSPELT_SIMILARITY = 0.8, 0.85
 SECTIONS = ("litellm_settings", "router_settings", "general_settings")
 RETRIES = "write num_retries, or a number for each kind of error, such as RateLimitErrorRetries"
@@ -37,6 +39,14 @@ def known_keys(section: str) -> frozenset[str]:
         files("llm_proxy.sidecar").joinpath("known_keys.json").read_text("utf-8")
     )
     return frozenset(table[section].split())
+
+
+def find_wrong_mode(mode: object) -> str | None:
+    """Return what is wrong with a `model_info.mode`; None for one of LiteLLM's, or none at all."""
+    if mode is None or (isinstance(mode, str) and mode in MODES):
+        return None
+    served = ", ".join(name for name, endpoints in MODES.items() if endpoints)
+    return f"{mode} is no mode: write one of {served}; the model is listed as one of chats"
 
 
 def find_mend(path: str, names: Collection[str]) -> tuple[str, bool]:

@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import vertex_account
 import yaml
-from sidecars import Json, Provider, Sidecar, run_sidecar
+from loopback import NO_TLS
+from sidecars import KEY, Answer, Json, Provider, Sidecar, run_sidecar
 
 from llm_proxy.sidecar.config import build_effective_config
 from llm_proxy.sidecar.config_check import check_config
@@ -17,7 +19,16 @@ from llm_proxy.sidecar.model_substitution import FALLBACK_KEYS
 FILE = Path(__file__).parents[3] / "litellm-config.yaml"
 TEXT = FILE.read_text(encoding="utf-8")
 CONFIG: Json = yaml.safe_load(TEXT)
-BASES = {"anthropic": "", "azure": "", "gemini": "/v1beta", "vertex_ai": "", "ollama_chat": ""}
+BASES = {"anthropic": "", "azure": "", "gemini": "/v1beta", "vertex_ai": "", "ollama_chat": "", "cohere": ""}
+ASKED: dict[str, tuple[str, Json, str]] = {
+    "embedding": ("/v1/embeddings", {"input": "a cat"}, '"embedding":'),
+    "rerank": ("/v1/rerank", {"query": "a cat", "documents": ["a cat", "a dog"]}, '"relevance_score":'),
+    "moderation": ("/v1/moderations", {"input": "a cat"}, '"flagged":'),
+    "image_generation": ("/v1/images/generations", {"prompt": "a cat"}, '"b64_json":'),
+    "audio_speech": ("/v1/audio/speech", {"input": "a cat", "voice": "alloy"}, "mp3"),
+}
+"""A mode -> where its models are called, with what, and what the answer holds."""
+BASES_OF_MODES = {("cohere", "embedding"): "/v2/embed", ("voyage", "rerank"): ""}
 OLD_NAMES = (
     *(
         "gpt-4",
@@ -49,7 +60,10 @@ IDS = [deployment_id(deployment) for deployment in CONFIG["model_list"]]
 def at_provider(deployment: Json, provider: Provider) -> Json:
     """The deployment with the scripted provider's address, alone under its id; a wildcard keeps its name."""
     family = deployment["litellm_params"]["model"].partition("/")[0]
-    params = deployment["litellm_params"] | {"api_base": provider.url + BASES.get(family, "/v1")}
+    base = BASES_OF_MODES.get(
+        (family, deployment["model_info"].get("mode", "chat")), BASES.get(family, "/v1")
+    )
+    params = deployment["litellm_params"] | {"api_base": provider.url + base}
     wildcard = "*" in deployment["model_name"]
     name = deployment["model_name"] if wildcard else deployment_id(deployment)
     return deployment | {"model_name": name, "litellm_params": params}
@@ -78,6 +92,18 @@ def every_deployment(provider: Provider, service_folder: Path, credentials: Path
         yield started
 
 
+async def transcribe(sidecar: Sidecar, model: str) -> Answer:
+    """The sidecar's transcription of a file."""
+    async with httpx.AsyncClient(verify=NO_TLS, timeout=40) as client:
+        reply = await client.post(
+            f"{sidecar.url}/v1/audio/transcriptions",
+            data={"model": model},
+            files={"file": ("a.mp3", b"ID3 a sound")},
+            headers={"authorization": f"Bearer {KEY}"},
+        )
+    return Answer(reply.status_code, reply.headers, reply.text)
+
+
 @pytest.mark.parametrize("deployment", CONFIG["model_list"], ids=IDS)
 async def test_every_deployment_answers_a_call(every_deployment: Sidecar, deployment: Json) -> None:
     """With a dummy key, in its own provider's format."""
@@ -85,10 +111,16 @@ async def test_every_deployment_answers_a_call(every_deployment: Sidecar, deploy
     model = (
         deployment["model_name"].replace("*", "gemini-any-name") if wildcard else deployment_id(deployment)
     )
-    if deployment["model_info"].get("mode") == "embedding":
-        answer = await every_deployment.post("/v1/embeddings", {"model": model, "input": model})
+    mode = deployment["model_info"].get("mode", "chat")
+    if mode in ASKED:
+        path, fields, words = ASKED[mode]
+        answer = await every_deployment.post(path, {"model": model, **fields})
         assert answer.status == 200, answer.text
-        assert answer.json["data"][0]["embedding"]
+        assert words in answer.text
+    elif mode == "audio_transcription":
+        answer = await transcribe(every_deployment, model)
+        assert answer.status == 200, answer.text
+        assert answer.json["text"]
     else:
         answer = await every_deployment.chat(model, f"shipped-{model}", do="ok", text="an answer")
         assert answer.status == 200, answer.text
