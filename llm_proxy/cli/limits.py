@@ -158,6 +158,18 @@ def _policy_row(one: Json) -> tuple[str, ...]:
 
 
 EXPLAIN_TIMEOUT_S = 15
+_EXPLAINED: dict[str, Callable[[str], Json]] = {
+    "/v1/chat/completions": lambda text: {"messages": [{"role": "user", "content": text}]},
+    "/v1/embeddings": lambda text: {"input": text},
+    "/v1/rerank": lambda text: {"query": text, "documents": [text]},
+    "/v1/moderations": lambda text: {"input": text},
+    "/v1/images/generations": lambda text: {"prompt": text},
+    "/v1/images/edits": lambda text: {"prompt": text},
+    "/v1/audio/speech": lambda text: {"input": text, "voice": "alloy"},
+    "/v1/audio/transcriptions": lambda text: {"prompt": text},
+}
+"""A path -> the body of its smallest call; the first path that serves the model is explained."""
+_NOT_SERVED_THERE = frozenset({"model_not_supported", "endpoint_not_served"})
 
 
 @click.command
@@ -167,25 +179,37 @@ EXPLAIN_TIMEOUT_S = 15
 @click.option("--user", help="For this end user.")
 @click.option("--model", required=True, help="The model that is called.", shell_complete=complete_models)
 @click.option("--prompt", default="Hello", show_default=True, help="The prompt; its length counts.")
-@click.option("--max-tokens", type=click.IntRange(1), help="The `max_tokens` of the call.")
+@click.option("--max-tokens", type=click.IntRange(1), help="The `max_tokens` of a chat.")
 @as_json_option
 @url_option
 def explain(*, key: str | None, as_json: bool, url: str | None, **options: Any) -> None:  # noqa: ANN401 -- click's options
     """Show whether a call would be admitted, and its status at each limit and budget.
 
+    A model of images, speech, rerank, ... is asked for one picture, the prompt spoken, one document, ...
+
     With --key it reads LLM_PROXY__ADMIN_KEY, else LLM_PROXY__INTERNAL_API_KEY, from the environment, .env or
     .keys/.
     """
-    body: Json = {"model": options["model"], "messages": [{"role": "user", "content": options["prompt"]}]}
-    if options["max_tokens"] is not None:
-        body["max_tokens"] = options["max_tokens"]
-    path = "/v1/explain" if key is None else str(httpx.URL("/v1/explain", params={"key": key}))
     with _explain_client(url, key) as client:
         subject = {f"x-{name}-id": options[name] for name in ("tenant", "agent", "user") if options[name]}
         client.headers.update(subject)
-        decision = request_json(client, "POST", path, body)
+        decision = _find_decision(client, {} if key is None else {"key": key}, options)
     print_result(decision, _print_decision, as_json=as_json)
     sys.exit(0 if decision["verdict"] == "admitted" else EXIT_FAILED)
+
+
+def _find_decision(client: httpx.Client, query: Mapping[str, str], options: Mapping[str, Any]) -> Json:
+    """Returns the decision on the smallest call of a model, at the first path that serves it."""
+    decisions: list[Json] = []
+    for path, body_of in _EXPLAINED.items():
+        body: Json = {"model": options["model"], **body_of(options["prompt"])}
+        if options["max_tokens"] is not None and not decisions:
+            body["max_tokens"] = options["max_tokens"]
+        url = httpx.URL("/v1/explain", params={"path": path, **query})
+        decisions.append(request_json(client, "POST", str(url), body))
+        if (decisions[-1].get("refusal") or {}).get("code") not in _NOT_SERVED_THERE:
+            return decisions[-1]
+    return decisions[0]
 
 
 def _explain_client(url: str | None, key: str | None) -> httpx.Client:
@@ -212,6 +236,7 @@ def _print_decision(decision: Json) -> None:
             "retry after s": error.get("retry_after_s"),
             "model": decision.get("model"),
             "group": decision.get("group"),
+            "endpoint": decision.get("door"),
         }
     )
     if decision.get("limits"):

@@ -149,6 +149,8 @@ async def test_status_and_explain_exit_with_the_gateway_s_verdict(stack: Running
     assert (good.returncode, good.stdout.split()[:2]) == (0, ["verdict", "admitted"])
     bad = command(stack, "explain", "--model", "no-such-model", "--json")
     assert (bad.returncode, json.loads(bad.stdout)["refusal"]["code"]) == (1, "model_not_found")
+    other = command(stack, "explain", "--model", "ranker", "--tenant", "t", "--json")
+    assert (other.returncode, json.loads(other.stdout)["door"]) == (0, "rerank")
     assert await stack.calls() == []
 
 
