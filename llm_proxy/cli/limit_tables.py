@@ -17,8 +17,8 @@ from llm_proxy.json_access import Json
 
 BUDGET_FORM = "AMOUNT/PERIOD"
 BUDGET_EXAMPLES = (
-    "5/day, 100/month or 1000/total (US dollars), 1000requests/day, 20images/day (also tokens, audio_seconds, "
-    "characters, search_units), 5/day@Europe/Berlin"
+    "5/day, 100/month or 1000/total (US dollars), 1000requests/day, 20images/day (also tokens, "
+    "audio_seconds, characters, search_units), 5/day@Europe/Berlin"
 )
 _COUNTED_UNITS = "|".join(unit for unit in get_args(BudgetUnit) if unit != "usd")
 _BUDGET_PATTERN = re.compile(
