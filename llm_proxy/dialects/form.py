@@ -1,17 +1,19 @@
 """A multipart form as the edge read it, and the body in the endpoint's schema that its fields stand for.
 
 Invariants: every field of a form is text, and is converted where the endpoint's schema says so; `name[]` is
-an array, `name[key]` an object, as OpenAI's SDKs write them; a name that is no array comes once.
+an array, `name[key]` an object, `name[key][key]` one in it, as OpenAI's SDKs write them; a name that is no
+array comes once.
 """
 
 import re
 from typing import NamedTuple
 
 from llm_proxy.dialects.request.validators import invalid, shown_name
-from llm_proxy.json_access import Json, is_array
+from llm_proxy.json_access import Json, is_array, is_object
 from llm_proxy.uploads import UploadedFile
 
-_NAME = re.compile(r"([A-Za-z][A-Za-z0-9_.-]{0,63})(?:\[([A-Za-z0-9_.-]{0,64})\])?")
+_NAME = re.compile(r"([A-Za-z][A-Za-z0-9_.-]{0,63})((?:\[[A-Za-z0-9_.-]{1,64}\]){0,8})(\[\])?")
+_KEY = re.compile(r"\[([^]]+)\]")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?(?:[eE][+-]?[0-9]{1,2})?")
 _BOOLEANS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
@@ -49,18 +51,18 @@ def form_body(form: Form) -> Json:
         match = _NAME.fullmatch(name)
         if match is None:
             raise invalid(shown_name(name), "this is no name of a field.")
-        base, key = match[1], match[2]
-        if key is None:
-            if base in body:
-                raise invalid(base, "given twice.", "duplicate_parameter")
-            body[base] = _value(base, text)
-        elif key:
-            fields = body.setdefault(base, {})
-            if type(fields) is not dict or key in fields:
+        *outer, last = match[1], *_KEY.findall(match[2])
+        fields: object = body
+        for key in outer:
+            fields = fields.setdefault(key, {}) if is_object(fields) else None
+        if not is_object(fields):
+            raise invalid(name, "given twice.", "duplicate_parameter")
+        if match[3] is None:
+            if last in fields:
                 raise invalid(name, "given twice.", "duplicate_parameter")
-            fields[key] = text
+            fields[last] = text if outer else _value(name, text)
         else:
-            items: object = body.setdefault(base, [])
+            items: object = fields.setdefault(last, [])
             if not is_array(items):
                 raise invalid(name, "given twice.", "duplicate_parameter")
             items.append(text)

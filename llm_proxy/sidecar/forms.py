@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from llm_proxy.json_access import Json
+from llm_proxy.json_access import Json, is_array, is_object
 from llm_proxy.sidecar.litellm_internals import Untyped
 
 MAX_FILES, MAX_FIELDS = 64, 256
@@ -145,10 +145,24 @@ async def read_form(request: Untyped, operation: str) -> AsyncGenerator[SentForm
 
 
 def _add(fields: dict[str, Any], name: str, value: str) -> None:
-    base, bracket, key = name.partition("[")
-    if not bracket:
-        fields[base] = value
-    elif key == "]":
-        fields.setdefault(base, []).append(value)
+    base, *keys = name.replace("]", "").split("[")
+    is_array = keys[-1:] == [""]
+    *outer, last = [base, *keys[: len(keys) - is_array]]
+    for key in outer:
+        fields = fields.setdefault(key, {})
+    if is_array:
+        fields.setdefault(last, []).append(value)
     else:
-        fields.setdefault(base, {})[key.removesuffix("]")] = value
+        fields[last] = value
+
+
+def named_texts(fields: Json, outer: str = "") -> dict[str, Untyped]:
+    """Return the fields of a form as httpx takes them: under the names they were sent by."""
+    found: dict[str, Untyped] = {}
+    for key, value in fields.items():
+        name = f"{outer}[{key}]" if outer else key
+        if is_object(value):
+            found |= named_texts(value, name)
+        else:
+            found[f"{name}[]" if is_array(value) else name] = value
+    return found

@@ -16,8 +16,8 @@ from importlib import import_module
 from io import BytesIO
 from urllib.parse import parse_qs
 
-from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
-from llm_proxy.sidecar.forms import CONTROLS, FilePartOfForm, FormFile, read_form
+from llm_proxy.json_access import Json, as_list, as_object, is_object
+from llm_proxy.sidecar.forms import CONTROLS, FilePartOfForm, FormFile, named_texts, read_form
 from llm_proxy.sidecar.litellm_internals import Untyped
 
 OPERATION = "/images/edits"
@@ -79,13 +79,7 @@ class SentEdit:
         options: dict[str, Untyped] = {"headers": headers, "extensions": request.extensions}
         if not self.is_form:
             return made(request.method, request.url, json=self.fields | own, **options)
-        texts: dict[str, Untyped] = {}
-        for name, value in (self.fields | own).items():
-            if is_object(value):
-                texts |= {f"{name}[{key}]": text for key, text in value.items()}
-            else:
-                texts[f"{name}[]" if is_array(value) else name] = value
-        files = [one.part() for one in self.files]
+        texts, files = named_texts(self.fields | own), [one.part() for one in self.files]
         return made(request.method, request.url, data=texts, files=files, **options)
 
 

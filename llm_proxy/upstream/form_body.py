@@ -59,12 +59,18 @@ def _texts(fields: Json) -> Iterator[tuple[str, str]]:
     for name, value in fields.items():
         if name == _METADATA:
             yield name, orjson.dumps(value).decode()
-        elif is_array(value):
-            yield from ((f"{name}[]", _text(one)) for one in value)
-        elif is_object(value):
-            yield from ((f"{name}[{key}]", _text(one)) for key, one in value.items())
-        elif value is not None:
-            yield name, _text(value)
+        else:
+            yield from _texts_of(name, value)
+
+
+def _texts_of(name: str, value: object) -> Iterator[tuple[str, str]]:
+    if is_array(value):
+        yield from ((f"{name}[]", _text(one)) for one in value)
+    elif is_object(value):
+        for key, one in value.items():
+            yield from _texts_of(f"{name}[{key}]", one)
+    elif value is not None:
+        yield name, _text(value)
 
 
 def _text(value: object) -> str:

@@ -65,12 +65,15 @@ async def test_the_sdk_edits_images_whole_and_streamed(stack: RunningStack) -> N
     stream = await stack.openai.images.edit(
         model="painter", prompt="a hat", image=[png(1), png(2)], mask=png(3), stream=True, partial_images=2,
         background="opaque", quality="low", size="1024x1024", output_format="png", user="u",
+        extra_body={"svg": {"model": "x", "reasoning": {"effort": "none"}}},
     )  # fmt: skip
     assert [event.type async for event in stream] == [PARTIAL, PARTIAL, COMPLETED]
     first, second = await stack.calls()
     assert [file["name"] for file in first["body"]["files"]] == ["image"]
     assert [file["name"] for file in second["body"]["files"]] == ["image[]", "image[]", "mask"]
     assert (second["body"]["stream"], second["body"]["partial_images"]) == ("true", "2")
+    svg = {name: value for name, value in second["body"].items() if name.startswith("svg")}
+    assert svg == {"svg[model]": "x", "svg[reasoning][effort]": "none"}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -271,17 +271,24 @@ def test_fields_are_typed_as_the_schema_says() -> None:
     fields = (
         ("model", "m"), ("temperature", "0.2"), ("stream", "true"), ("include[]", "logprobs"), ("n", "2"),
         ("chunking_strategy[type]", "server_vad"), ("chunking_strategy[threshold]", "0.5"), ("prompt", ""),
+        ("svg[model]", "x"), ("svg[reasoning][effort]", "none"), ("svg[reasoning][n][]", "1"),
     )  # fmt: skip
     assert form_body(Form(fields, (), 0)) == {
         "model": "m", "temperature": 0.2, "stream": True, "include": ["logprobs"], "n": 2, "prompt": None,
         "chunking_strategy": {"type": "server_vad", "threshold": "0.5"},
+        "svg": {"model": "x", "reasoning": {"effort": "none", "n": ["1"]}},
     }  # fmt: skip
     for wrong in (
         [("model", "a"), ("model", "b")],
         [("a", "x"), ("a[]", "y")],
         [("a[b]", "x"), ("a[b]", "y")],
         [("a[]", "x"), ("a[b]", "y")],
-        [("a[b][c]", "x")],
+        [("a[b][c]", "x"), ("a[b]", "y")],
+        [("a[b]", "x"), ("a[b][c]", "y")],
+        [("a", "x"), ("a[b][c]", "y")],
+        [("a[b][c]", "x"), ("a[b][]", "y")],
+        [("a[][b]", "x")],
+        [("a[b]" + "[c]" * 8, "x")],
         [('a"', "x")],
         [("temperature", "hot")],
         [("stream", "yes")],
