@@ -18,9 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from conformance import page
+from conformance import media, page
 from running_stack import ADMIN_KEY, KEY
-from stack_processes import run_stack
+from stack_processes import StackProcesses, run_stack
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".local" / "conformance"
@@ -116,6 +116,17 @@ OWN = (
     Client("gemini-cli", "by_gemini_cli.py", Path(sys.executable), "clis"),
     Client("google-genai", "by_google_genai.py"),
 )
+MEDIA = (
+    Client("openai3", "by_openai_media.py", Path(sys.executable)),
+    Client("node", "by_openai_node_media.mjs"),
+    Client("cohere", "by_cohere.py"),
+    Client("langchain-media", "by_cohere.py"),  # it pins an older Cohere
+    Client("node", "by_google_genai_node.mjs"),
+    Client("langchain-media", "by_langchain_media.py"),
+    Client("litellm", "by_litellm_media.py", ROOT / ".venv-sidecar" / "bin" / "python"),
+    Client("web-apps", "by_web_apps.py", Path(sys.executable)),
+)
+"""Clients of images, audio, reranking, moderations, and of Azure's, Cohere's and Google's spellings."""
 
 
 def environment(name: str, wanted: str = sys.executable) -> Path:
@@ -227,20 +238,30 @@ def _machine() -> str:
     return f"Python {platform.python_version()}, node {node.removeprefix('v')}"
 
 
+def _env_of(stack: StackProcesses) -> dict[str, str]:
+    url = stack.url("gateway-1")
+    return {"GATEWAY": url, "BASE_URL": f"{url}/v1", "API_KEY": KEY, "PROVIDER_URL": stack.url("provider")}
+
+
 def main() -> int:
     """Run what is asked for, all by default."""
     flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument("only", nargs="*", help="names of clients, llm-comply, schemathesis")
+    flags.add_argument("only", nargs="*", help="names of clients, media, llm-comply, schemathesis")
     only = set(flags.parse_args().only)
     HOME.mkdir(parents=True, exist_ok=True)
-    with run_stack(CONFIG, settings=SETTINGS) as stack:
-        url = stack.url("gateway-1")
-        env = {"GATEWAY": url, "BASE_URL": f"{url}/v1", "API_KEY": KEY, "PROVIDER_URL": stack.url("provider")}
-        reports = [run(client, env) for client in OWN if not only or client.name in only]
-        if not only or "llm-comply" in only:
-            reports += comply(env)
-        if not only or "schemathesis" in only:
-            reports.append(schemathesis(env, stack.folder))
+    reports: list[dict[str, Any]] = []
+    if only - {"media"} or not only:
+        with run_stack(CONFIG, settings=SETTINGS) as stack:
+            env = _env_of(stack)
+            reports += [run(client, env) for client in OWN if not only or client.name in only]
+            if not only or "llm-comply" in only:
+                reports += comply(env)
+            if not only or "schemathesis" in only:
+                reports.append(schemathesis(env, stack.folder))
+    wanted = [client for client in MEDIA if not only or only & {client.name, "media"}]
+    if wanted:
+        with run_stack(media.CONFIG, settings=media.SETTINGS) as stack:
+            reports += [run(client, _env_of(stack)) for client in wanted]
     print(page.table(reports))
     if not only:
         (HOME / "report.json").write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
