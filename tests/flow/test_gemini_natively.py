@@ -118,6 +118,8 @@ async def test_a_providers_error_is_in_googles_envelope(
         {"generationConfig": {"maxOutputTokens": 1, "max_output_tokens": 9}},
         {"contents": [{"parts": [{"file_data": {"file_uri": "http://127.0.0.1/a"}}]}]},
         {"contents": [{"parts": [{"fileData": {"fileUri": "files/abc"}}]}]},
+        {"contents": [{"parts": [{"fileData": {"fileUri": "gs://bucket/a.pdf"}}]}]},
+        {"systemInstruction": {"parts": [{"file_data": {"file_uri": "GS://bucket/a.pdf"}}]}},
         {"tools": [{"mcpServers": [{"streamableHttpTransport": {"url": "http://10.0.0.1/"}}]}]},
         {"contents": None},
         {"stream": True},

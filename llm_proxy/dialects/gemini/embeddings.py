@@ -15,8 +15,9 @@ from llm_proxy.dialects.dialect import BodyLimits, HeaderPairs, ListedModel, Mod
 from llm_proxy.dialects.gemini.error_body import render_error
 from llm_proxy.dialects.gemini.fields import Message, filled, invalid, list_of, struct, text, whole
 from llm_proxy.dialects.gemini.models import model_page
-from llm_proxy.dialects.gemini.schema import content, refuse_kept_file
+from llm_proxy.dialects.gemini.schema import content
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
+from llm_proxy.dialects.request.kept_at_google import refuse_kept_file
 from llm_proxy.dialects.request.native_call import resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.dialects.translation.carried import carried_for, not_carried

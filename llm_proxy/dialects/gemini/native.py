@@ -8,9 +8,10 @@ from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.gemini.fields import invalid, named, whole
 from llm_proxy.dialects.gemini.request import GeminiContext
-from llm_proxy.dialects.gemini.schema import MAX_CANDIDATES, linked_files, refuse_kept, refuse_kept_file
+from llm_proxy.dialects.gemini.schema import MAX_CANDIDATES, linked_files
 from llm_proxy.dialects.request import ParseContext
 from llm_proxy.dialects.request.field_policy import reject_litellm_names
+from llm_proxy.dialects.request.kept_at_google import refuse_kept, refuse_kept_file
 from llm_proxy.dialects.request.native_call import build_native_call
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.identity import NO_ATTRIBUTION

@@ -5,7 +5,6 @@ schemas); what the translation refuses by name is read here all the same. Source
 https://ai.google.dev/api/generate-content, https://ai.google.dev/api/caching, google-genai 3.6.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,6 @@ from llm_proxy.dialects.dialect import BodyLimits
 from llm_proxy.dialects.gemini.fields import (
     Message,
     anything,
-    camel_case,
     encoded,
     filled,
     flag,
@@ -26,20 +24,13 @@ from llm_proxy.dialects.gemini.fields import (
     word_of,
 )
 from llm_proxy.dialects.gemini.json_schema import read_schema
+from llm_proxy.dialects.request.kept_at_google import refuse_kept, refuse_kept_file
 from llm_proxy.dialects.request.url_guard import url_error
-from llm_proxy.dialects.request.validators import Validator, shown_name
-from llm_proxy.errors import BadRequest
-from llm_proxy.json_access import Json, as_object, as_objects, is_array, is_object
+from llm_proxy.dialects.request.validators import Validator
+from llm_proxy.json_access import Json, is_array, is_object
 
 MAX_TOOLS = 512
 MAX_CANDIDATES = 8
-_KEPT_AT_GOOGLE = re.compile(
-    r"(?:https?://[^/?#]*\bgoogleapis\.com\b[^?#]*/)?(?:files|cachedContents)/[^?#]*", re.IGNORECASE
-)
-"""Files and caches of the operator's own account at Google, by whole address or by name."""
-
-_READS_STORES = frozenset({"fileSearch", "retrieval"})
-"""Tools that read what is stored in the account, by its name."""
 _LINKS = frozenset({"fileUri", "file_uri"})
 _OPAQUE = frozenset({"args", "response", "partMetadata", "part_metadata"})
 """Fields whose names are a caller's own."""
@@ -218,32 +209,6 @@ def read_body(parsed: Json, limits: BodyLimits) -> Json:
         if not limits.private_urls and (error := url_error(link)) is not None:
             raise invalid(path, error, "invalid_url")
     return body
-
-
-def refuse_kept(body: Json) -> None:
-    """Raises `BadRequest` for what is kept at Google: it belongs to the operator's account."""
-    if body.get("cachedContent"):
-        raise not_ours("cachedContent", "Cached content")
-    for at, tool in enumerate(as_objects(body.get("tools")) or [as_object(body.get("tools"))]):
-        for name in tool:
-            if camel_case(name) in _READS_STORES:
-                raise not_ours(f"tools[{at}].{shown_name(name)}", "A store of documents")
-
-
-def not_ours(path: str, what: str) -> BadRequest:
-    """The error of what is kept in the account at Google, which all callers of a gateway share."""
-    return BadRequest(
-        f"'{path}': {what} kept at Google belongs to the account of this gateway's operator, not to a "
-        "caller. Send it inline.",
-        param=path,
-        code="unsupported_parameter",
-    )
-
-
-def refuse_kept_file(link: str, path: str) -> None:
-    """Raises `BadRequest` for a link to a file in the account at Google."""
-    if _KEPT_AT_GOOGLE.fullmatch(link.strip()):
-        raise not_ours(path, "A file")
 
 
 def linked_files(body: Json) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from llm_proxy.dialects.request.field_policy import (
     place_extra_fields,
     requested_max_tokens,
 )
+from llm_proxy.dialects.request.kept_at_google import GOOGLE, refuse_kept_at_google
 from llm_proxy.dialects.request.model_resolution import providers_for, resolve
 from llm_proxy.dialects.request.openai_schema import FIELDS, linked_file_bytes, parse_messages
 from llm_proxy.dialects.request.rerank_schema import moderation_file_bytes
@@ -143,6 +144,8 @@ def _apply_rules(call: Call, models: ModelIndex, limits: BodyLimits) -> Call:
     reject_wrong_mode(call, models)
     if not limits.private_urls:
         reject_private_urls(call.body)
+    if not GOOGLE.isdisjoint(providers_for(call.group, models) | models.fallback_providers(call.group)):
+        refuse_kept_at_google(call.endpoint, call.body)
     return call if limits.max_tokens_cap is None else apply_max_tokens_cap(call, limits.max_tokens_cap)
 
 

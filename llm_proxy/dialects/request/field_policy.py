@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import UNBOUNDED_TOKENS
+from llm_proxy.dialects.request.kept_at_google import GOOGLE
 from llm_proxy.dialects.request.litellm_reserved import IN_METADATA, OWNED, PREFIX
 from llm_proxy.dialects.request.openai_schema import FIELD_ORDER, FIELDS, VALIDATE_METADATA
 from llm_proxy.dialects.request.validators import Validator, shown_name, wrong_type
@@ -18,14 +19,10 @@ from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json, is_object
 
 _ALL_AT_TOP = frozenset({"anthropic", "bedrock", "bedrock_converse", "ollama", "ollama_chat"})
-_SOME_AT_TOP = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
-_IMAGES_AT_TOP = (
-    _ALL_AT_TOP | _SOME_AT_TOP | {"black_forest_labs", "fal_ai", "recraft", "runwayml", "stability"}
-)
+_IMAGES_AT_TOP = _ALL_AT_TOP | GOOGLE | {"black_forest_labs", "fal_ai", "recraft", "runwayml", "stability"}
 """Providers of images whose own fields LiteLLM places itself."""
 _GEMINI_FIELDS = frozenset(
     {
-        "cached_content",
         "media_resolution",
         "response_modalities",
         "safety_settings",
@@ -67,7 +64,7 @@ def place_extra_fields(endpoint: Endpoint, extra: Json, providers: Collection[st
         for name in ONLY_IN_EXTRA_BODY.intersection(names):
             raise BadRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
         return {name: extra[name] for name in names if name not in ONLY_IN_EXTRA_BODY_OF_OPENAI}
-    if _SOME_AT_TOP.isdisjoint(providers):
+    if GOOGLE.isdisjoint(providers):
         return {"extra_body": {name: extra[name] for name in names}}
     placed = {name: extra[name] for name in names if name in _GEMINI_FIELDS}
     inside = {

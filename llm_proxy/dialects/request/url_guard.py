@@ -80,30 +80,30 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 def reject_private_urls(body: Json) -> None:
     """Raises `BadRequest`, naming the field, for a URL into a private network or an invalid one."""
-    for path, text in _urls(body):
+    for path, text in fetched_strings(body):
         error = url_error(text)
         if error is not None:
             raise BadRequest(f"Invalid '{path}': {error}.", param=path, code="invalid_url")
 
 
-def _urls(body: Json) -> Iterator[tuple[str, str]]:
+def fetched_strings(body: Json) -> Iterator[tuple[str, str]]:
     """Yields every string that may be fetched, with the path of its field."""
     for number, message in enumerate(as_objects(body.get("messages"))):
         path = f"messages[{number}]"
         if not isinstance(content := message.get("content"), str):
             for at, part in enumerate(as_objects(content)):
-                yield from _strings(_without(part, "text", _TEXT_PART_STRINGS), f"{path}.content[{at}]")
+                yield from strings_below(_without(part, "text", _TEXT_PART_STRINGS), f"{path}.content[{at}]")
         if not _MEDIA_FIELDS.isdisjoint(message):
             for name in _MEDIA_FIELDS & message.keys():
-                yield from _strings(message[name], f"{path}.{name}")
+                yield from strings_below(message[name], f"{path}.{name}")
     for number, tool in enumerate(as_objects(body.get("tools"))):
-        yield from _strings(_without(tool, "function", _FUNCTION_STRINGS), f"tools[{number}]")
+        yield from strings_below(_without(tool, "function", _FUNCTION_STRINGS), f"tools[{number}]")
     for at, one in enumerate(as_objects(body.get("input"))):
-        yield from _strings(_without(one, "text", _TEXT_PART_STRINGS), f"input[{at}]")
+        yield from strings_below(_without(one, "text", _TEXT_PART_STRINGS), f"input[{at}]")
     yield from _ranked_images(body)
     for name, value in body.items():
         if name not in _NEVER_FETCHED and (not isinstance(value, str) or name.endswith(("url", "uri"))):
-            yield from _strings(value, name)
+            yield from strings_below(value, name)
 
 
 def _ranked_images(body: Json) -> Iterator[tuple[str, str]]:
@@ -114,7 +114,7 @@ def _ranked_images(body: Json) -> Iterator[tuple[str, str]]:
     ranked = [(f"documents[{at}]", one) for at, one in documents if is_object(one)]
     for path, one in (*ranked, ("query", as_object(body.get("query")))):
         for name in _RANKED_IMAGES & one.keys():
-            yield from _strings(one[name], f"{path}.{name}")
+            yield from strings_below(one[name], f"{path}.{name}")
 
 
 def _without(part: Json, kind: str, names: frozenset[str]) -> Json:
@@ -124,15 +124,16 @@ def _without(part: Json, kind: str, names: frozenset[str]) -> Json:
     return {name: value for name, value in part.items() if name not in names}
 
 
-def _strings(value: object, path: str) -> Iterator[tuple[str, str]]:
+def strings_below(value: object, path: str) -> Iterator[tuple[str, str]]:
+    """Yields every string of a value, each with its path."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
         for name, inner in cast("Json", value).items():
-            yield from _strings(inner, f"{path}.{name}")
+            yield from strings_below(inner, f"{path}.{name}")
     elif isinstance(value, list):
         for at, inner in enumerate(cast("list[object]", value)):
-            yield from _strings(inner, f"{path}[{at}]")
+            yield from strings_below(inner, f"{path}[{at}]")
 
 
 def url_error(text: str) -> str | None:

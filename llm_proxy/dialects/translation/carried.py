@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from llm_proxy.dialects.dialect import ModelIndex
+from llm_proxy.dialects.request.kept_at_google import GOOGLE
 from llm_proxy.dialects.request.model_resolution import providers_for
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json
@@ -19,7 +20,6 @@ _REASONING_TEXT = frozenset(
     {"deepseek", "hosted_vllm", "moonshot", "ollama_chat", "gemini", "vertex_ai", "zai"}
 )
 _TOOL_IMAGES = frozenset({"anthropic", "bedrock", "bedrock_converse", "gemini", "vertex_ai"})
-_GOOGLE = frozenset({"gemini", "vertex_ai", "vertex_ai_beta"})
 
 
 NOT_FOR_OPENAI = ("thinking_blocks", "cache_control")
@@ -67,8 +67,8 @@ def carried_by(providers: Collection[str]) -> Carried:
         tool_images=names <= _TOOL_IMAGES,
         thinking_field=names <= _THINKING_BLOCKS,
         openai=not names.isdisjoint(OPENAI),
-        thought_signatures=not names.isdisjoint(_GOOGLE),
-        safety_settings=names <= _GOOGLE,
+        thought_signatures=not names.isdisjoint(GOOGLE),
+        safety_settings=names <= GOOGLE,
     )
 
 
