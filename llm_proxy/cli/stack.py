@@ -37,6 +37,8 @@ from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT, sidecar_python
 from llm_proxy.stack.state_dir import AlreadyRunning, ReloadStatus, read_reload_status, running_pid
 
 STATUS_POLL_EVERY_S = 0.1
+GATEWAYS_FOLLOW_S = 2.0
+"""Gateways look once a second which sidecars there are, then read what these serve."""
 
 
 def _state_option(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -132,6 +134,7 @@ def reload(*, state: Path, timeout_s: float, as_json: bool) -> None:
         print_json({"done": status.done, "said": status.lines})
     if not status.done:
         fail("rejected; the old configuration stays")
+    time.sleep(GATEWAYS_FOLLOW_S)
 
 
 def _follow(state: Path, requested_ns: int, until_s: float, *, to_stderr: bool) -> ReloadStatus:

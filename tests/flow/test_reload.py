@@ -156,7 +156,7 @@ async def test_sidecars_are_replaced_under_load_and_no_call_is_lost(
         assert started == "starting sidecar-3, sidecar-4 with the new configuration"
         assert sorted(line.partition(" is ready after ")[0] for line in ready) == ["sidecar-3", "sidecar-4"]
         assert taken_over == "sidecar-3, sidecar-4 took over from sidecar-1, sidecar-2"
-        await until_served(stack, {"steady", "added"})
+        assert await served(stack) == {"steady", "added"}, "the command ends when its change serves"
         await asyncio.to_thread(stack.wait_for, "sidecar-1 has drained and stopped")
         await asyncio.to_thread(stack.wait_for, "sidecar-2 has drained and stopped")
         await asyncio.sleep(1)

@@ -226,7 +226,7 @@ def reply_to(call: Call) -> CannedReply:
     if play == "mock-slow":
         return replace(reply, first_ms=SLOW_FIRST_MS, gap_ms=SLOW_GAP_MS)
     if play == "mock-cut":
-        half = reply.frames[: len(reply.frames) // 2]
+        half = reply.frames[: max(1, len(reply.frames) // 2)]
         return replace(reply, frames=(*half, CUT_FRAME)) if half else _FAILURES["mock-500"]
     return reply
 

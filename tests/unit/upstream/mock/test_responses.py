@@ -166,6 +166,8 @@ def test_models_with_a_fault_play_it() -> None:
     assert sse.DONE_EVENT not in cut.frames
     assert b"upstream_stream_cut" in cut.frames[-1]
     assert reply_to(_call(model="mock-cut")).status == 500
+    spoken = _call("audio.speech", model="mock-cut", input="Hello!", voice="alloy")
+    assert len(reply_to(spoken).frames) == 2, "a short text's only piece, then the cut"
 
 
 json_values = st.recursive(
