@@ -119,7 +119,7 @@ def _print_groups(groups: list[Json]) -> None:
     rows: list[tuple[str, ...]] = []
     for one in groups:
         health = one["health"]
-        prices = ", ".join(_prices_text(one, f"{way}_usd_per_million") for way in ("input", "output"))
+        prices = ", ".join(prices_text(one, f"{way}_usd_per_million") for way in ("input", "output"))
         prices = _unit_prices_text(one) or prices
         recent = f"{health['failures']} of {health['calls']}" if health["calls"] else "-"
         if health["last_failure_at"]:
@@ -136,19 +136,26 @@ def _time_text(time: str | None) -> str:
     return time[11:19] if time else "-"
 
 
-def _prices_text(group: Json, name: str) -> str:
+def prices_text(group: Json, name: str) -> str:
     """Returns the different prices of a group's deployments; `?` for an unknown one."""
-    return " / ".join(dict.fromkeys(one[name] or "?" for one in group["deployments"])) or "?"
+    shown = (one[name] or _image_tokens_text(one, name) or "?" for one in group["deployments"])
+    return " / ".join(dict.fromkeys(shown)) or "?"
+
+
+def _image_tokens_text(deployment: Json, name: str) -> str:
+    """Returns the price of a million tokens of images that are made, for answers of nothing else."""
+    price = deployment["unit_prices_usd"].get("completion_image_token")
+    return f"{(Decimal(price) * 1_000_000).normalize():f} (images)" if price and name.startswith("output_") else ""
 
 
 _SHOWN_UNITS = {
-    "image": "image",
-    "pixel": "pixel",
-    "second": "second",
-    "character": "character",
-    "query": "search",
+    "image": "an image",
+    "pixel": "a pixel",
+    "second": "a second",
+    "character": "a character",
+    "query": "a search",
 }
-"""A price's name in `/admin/models` -> its unit, for people."""
+"""A price's name in `/admin/models` -> its unit with its article, for people."""
 
 
 def _unit_prices_text(group: Json) -> str:
@@ -160,7 +167,7 @@ def _unit_prices_text(group: Json) -> str:
                 found.setdefault(unit, []).append(Decimal(price))
     ranges = ((unit, min(prices), max(prices)) for unit, prices in found.items())
     return ", ".join(
-        f"${low:f} a {unit}" if low == high else f"${low:f} to ${high:f} a {unit}"
+        f"${low:f} {unit}" if low == high else f"${low:f} to ${high:f} {unit}"
         for unit, low, high in ranges
     )
 

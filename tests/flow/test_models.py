@@ -136,6 +136,8 @@ async def test_the_command_shows_a_table_or_json(stack: RunningStack) -> None:
     assert "openai" in row
     [row] = [line for line in table.stdout.splitlines() if line.startswith("ranker ")]
     assert "$0.002 a search" in row
+    [row] = [line for line in table.stdout.splitlines() if line.startswith("painter ")]
+    assert "$0.009 to $0.2 an image" in row
     found: list[dict[str, Any]] = json.loads(models(stack, "--json", "plain").stdout)
     assert [one["id"] for one in found] == ["plain"]
 
