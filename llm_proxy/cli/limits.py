@@ -207,7 +207,8 @@ def _find_decision(client: httpx.Client, query: Mapping[str, str], options: Mapp
             body["max_tokens"] = options["max_tokens"]
         url = httpx.URL("/v1/explain", params={"path": path, **query})
         decisions.append(request_json(client, "POST", str(url), body))
-        if (decisions[-1].get("refusal") or {}).get("code") not in _NOT_SERVED_THERE:
+        refusal: Json = decisions[-1].get("refusal") or {}
+        if refusal.get("code") not in _NOT_SERVED_THERE:
             return decisions[-1]
     return decisions[0]
 

@@ -145,7 +145,9 @@ def prices_text(group: Json, name: str) -> str:
 def _image_tokens_text(deployment: Json, name: str) -> str:
     """Returns the price of a million tokens of images that are made, for answers of nothing else."""
     price = deployment["unit_prices_usd"].get("completion_image_token")
-    return f"{(Decimal(price) * 1_000_000).normalize():f} (images)" if price and name.startswith("output_") else ""
+    if price is None or not name.startswith("output_"):
+        return ""
+    return f"{(Decimal(price) * 1_000_000).normalize():f} (images)"
 
 
 _SHOWN_UNITS = {
@@ -167,8 +169,7 @@ def _unit_prices_text(group: Json) -> str:
                 found.setdefault(unit, []).append(Decimal(price))
     ranges = ((unit, min(prices), max(prices)) for unit, prices in found.items())
     return ", ".join(
-        f"${low:f} {unit}" if low == high else f"${low:f} to ${high:f} {unit}"
-        for unit, low, high in ranges
+        f"${low:f} {unit}" if low == high else f"${low:f} to ${high:f} {unit}" for unit, low, high in ranges
     )
 
 
