@@ -103,6 +103,19 @@ async def test_a_provider_s_own_fields_reach_it(stack: RunningStack) -> None:
     assert call["body"]["parameters"]["personGeneration"] == "allow_adult"
 
 
+@pytest.mark.parametrize("model", ["painter", "azure-painter", "dalle", "plain"])
+async def test_what_a_server_of_openai_s_protocol_takes_it_says_itself(
+    stack: RunningStack, model: str
+) -> None:
+    """LiteLLM refuses `response_format` and `style` by the model's name; local servers take them."""
+    fields = {"response_format": "b64_json", "style": "vivid", "quality": "low"}
+    answer = await post(stack, model=model, **fields)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["data"][0]["b64_json"]
+    [call] = await stack.calls()
+    assert {name: call["body"].get(name) for name in fields} == fields
+
+
 @pytest.mark.parametrize("model", ["painter", "azure-painter"])
 async def test_a_stream_passes_its_events_and_nothing_else(stack: RunningStack, model: str) -> None:
     """No ping, no comment, no end mark; the record has what it used."""

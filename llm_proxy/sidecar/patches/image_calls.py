@@ -28,6 +28,8 @@ OPENAI_FIELDS = frozenset(
     }
 )  # fmt: skip
 """Fields of OpenAI's that LiteLLM would send to any provider as they are."""
+OWN_FIELDS = ("quality", "response_format", "style")
+"""Fields of OpenAI's that LiteLLM refuses by a model's name, whatever server is at the address."""
 HINTS = frozenset({"partial_images", "safety_identifier"})
 """Those without which the answer is no other one."""
 OPENAI_MODULES = ("litellm.llms.openai", "litellm.llms.azure")
@@ -199,16 +201,21 @@ def _leave_out_fields() -> None:
     choose: Callable[..., Any] = main.get_optional_params_image_gen
 
     def choose_known(*, model: str, provider_config: Untyped = None, **options: Untyped) -> Untyped:
-        if provider_config is None or type(provider_config).__module__.startswith(OPENAI_MODULES):
-            return choose(model=model, provider_config=provider_config, **options)
+        library = import_module("litellm")
+        drops = bool(options.get("drop_params") or library.drop_params)
+        if provider_config is None:
+            return choose(model=model, **options)
+        if type(provider_config).__module__.startswith(OPENAI_MODULES):
+            own = {} if drops else {name: options.pop(name) for name in OWN_FIELDS if options.get(name)}
+            chosen: Json = choose(model=model, provider_config=provider_config, **options)
+            return chosen | own
         known = provider_config.get_supported_openai_params(model)
         lacking = {
             name
             for name in OPENAI_FIELDS
             if name not in known and options.get(name) not in (None, "b64_json")
         }
-        library = import_module("litellm")
-        if lacking - HINTS and not (options.get("drop_params") or library.drop_params):
+        if lacking - HINTS and not drops:
             provider, names = str(options.get("custom_llm_provider") or ""), sorted(lacking - HINTS)
             message = f"{provider} does not support parameters: {names}, for model={model}"
             raise library.UnsupportedParamsError(message=message, llm_provider=provider, model=model)
