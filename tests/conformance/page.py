@@ -50,6 +50,9 @@ the table, not left out.
 `✓` holds, `✗` does not, `·` the client has no such thing. *cancel*: a stream left by its reader is left at
 the provider too. *400* to *5xx*: the client's own exception class for that status. *once*: a provider's
 failure is tried as often as the sidecar's router says (here twice), and no more on top by the client.
+
+*media* and what is listed without a table (`make conformance ARGS=media`): images, audio, moderations,
+reranking, and Azure's, Cohere's and Google's spellings.
 """
 
 
@@ -94,9 +97,8 @@ def _suites(reports: list[Report]) -> list[str]:
         checks = {name: why for name, why in report["checks"].items() if ": " not in name}
         if checks and not any(name in checks for name in USUAL):
             held = sum(not why for why in checks.values())
-            lines.append(
-                f"* {report['client']} {report['version']}: {held} of {len(checks)} ({', '.join(checks)})"
-            )
+            name = " ".join(filter(None, (report["client"], report["version"])))
+            lines.append(f"* {name}: {held} of {len(checks)} ({', '.join(checks)})")
     return lines
 
 
