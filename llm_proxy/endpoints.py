@@ -152,9 +152,9 @@ Their streams are OpenAI's of images and audio: named events, a last one, no `[D
 IMAGES: frozenset[Endpoint] = frozenset({"images.generations", "images.edits"})
 """Operations that make images."""
 TRANSCRIPTS: frozenset[Endpoint] = frozenset({"audio.transcriptions", "audio.translations"})
-"""Operations that write down audio: their answers may be texts, and whole where a stream was asked for."""
+"""Operations that write down audio: their answers may be texts, and whole where a stream was requested."""
 BYTE_ENDPOINTS: frozenset[Endpoint] = frozenset({"audio.speech"})
-"""Operations whose answers are bytes, unless they are asked for as events; always a stream."""
+"""Operations whose answers are bytes, unless events are requested; always a stream."""
 NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages", "generate_content"})
 """Operations that reach a provider only in its own protocol; elsewhere a call is a chat, translated."""
 

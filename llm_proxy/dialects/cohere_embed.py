@@ -105,8 +105,8 @@ class CohereEmbedDialect(CohereDialect):
         model, group = resolve_group(parsed, context, options, models)
         is_native = models.speaks_natively(models.aliases.get(group, group), "cohere_embed")
         named = {"model": model, **{name: parsed[name] for name in parsed.keys() - FIELDS.keys()}}
-        asked = {"input": _shown_texts(parsed)} if is_native else _translated(parsed)
-        call = build_call(named | asked, context, options, models, limits)
+        embedded = {"input": _shown_texts(parsed)} if is_native else _translated(parsed)
+        call = build_call(named | embedded, context, options, models, limits)
         kept = EmbedContext(parsed.get("texts"), _types(parsed), is_native)
         if is_native:
             images = sum(map(len, _images(parsed)))

@@ -131,7 +131,7 @@ class ModelProbe:
 
 
 async def _silence(uploads: Uploads) -> UploadedFile:
-    """Returns a recording of a second in which nobody speaks."""
+    """Returns a recording of a second of silence."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as recording:
         recording.setnchannels(1)

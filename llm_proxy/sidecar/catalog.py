@@ -155,7 +155,7 @@ def serves(router: Untyped, name: str, endpoint: Endpoint) -> bool:
 
 
 def _endpoints(known: Json, protocol: str | None) -> frozenset[Endpoint] | None:
-    """Return what a deployment serves; None if nobody states its mode or its paths.
+    """Return what a deployment serves; None if neither its mode nor its paths are stated.
 
     A provider that is not called in OpenAI's protocol gets a completion as a chat, from LiteLLM.
     """

@@ -107,7 +107,7 @@ class SentForm:
 
     @property
     def streams(self) -> bool:
-        """Whether the caller asked for events."""
+        """Whether the caller requested events."""
         return self.fields.get("stream") == "true"
 
     def forget_answer(self) -> None:

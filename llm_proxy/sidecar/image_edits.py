@@ -1,4 +1,4 @@
-"""What an image edit is asked with, as the gateway sent it: a form with files, or JSON with links.
+"""An image edit as the gateway sent it: a form with files, or JSON with links.
 
 Invariants: a provider that speaks OpenAI's format gets the caller's fields and files, and no other; any
 other provider gets the pictures themselves, read from the form or decoded from `data:` links.
@@ -48,7 +48,7 @@ class SentEdit:
 
     @property
     def streams(self) -> bool:
-        """Whether the caller asked for events."""
+        """Whether the caller requested events."""
         return self.fields.get("stream") in (True, "true")
 
     def upload(self, name: str) -> list[FormFile] | None:

@@ -141,7 +141,7 @@ def _add(total: Json, usage: Json) -> None:
 
 
 def translated_answer(answer: Json) -> Json:
-    """Return LiteLLM's answer of another provider, without fields and usage that nobody stated."""
+    """Return LiteLLM's answer of another provider, without what that did not state."""
     kept = _stated(answer)
     usage = as_object(kept.get("usage"))
     if not usage.get("input_tokens") and not usage.get("output_tokens"):

@@ -1,7 +1,7 @@
 """Answers of rerank models in one shape that Cohere's, Jina's and vLLM's clients read.
 
 Pure. Invariants: every result has the index of a document that was sent, once, and a finite score; documents
-are in the answer if the caller asked for them, never if it refused them, else if the provider sends them;
+are in the answer if the caller requested them, never if it refused them, else if the provider sends them;
 what the provider says of its answer (`meta`, `usage`) stays; nothing that it does not state is counted.
 Source: https://docs.cohere.com/v1/reference/rerank, https://api.jina.ai/scalar (rerank).
 """

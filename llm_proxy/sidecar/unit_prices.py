@@ -1,7 +1,7 @@
 """A deployment's prices for images, audio, characters, queries and tokens of these kinds, for the catalog.
 
 Invariants: a deployment's own prices win over published ones; prices are decimal strings in USD per unit; a
-price that nobody states is absent. Published prices by size and quality have names like
+price that is not stated is absent. Published prices by size and quality have names like
 `hd/1024-x-1792/azure/dall-e-3`, in several orders of their parts.
 """
 

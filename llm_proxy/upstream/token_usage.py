@@ -261,7 +261,7 @@ def _native_texts(event: Json) -> list[object]:
     delta, items = event.get("delta"), as_objects(event.get("output"))
     parts = [as_object(delta), *as_objects(event.get("content"))]
     parts += [part for item in items for part in as_objects(item.get("content"))]
-    said = [as_object(one.get("content")) for one in as_objects(event.get("candidates"))]
-    parts += [part for one in said for part in as_objects(one.get("parts"))]
+    contents = [as_object(one.get("content")) for one in as_objects(event.get("candidates"))]
+    parts += [part for one in contents for part in as_objects(one.get("parts"))]
     found = [delta, *(item.get("arguments") for item in items)]
     return [*found, *(part.get(name) for part in parts for name in ("text", "thinking", "partial_json"))]

@@ -24,7 +24,7 @@ _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 
 
 class UnitPrices(NamedTuple):
-    """A deployment's prices beside those of plain tokens; None of what nobody states.
+    """A deployment's prices beside those of plain tokens; None where it is not stated.
 
     Attributes:
         image: Of one image, whatever its size and quality.

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from odd_provider_answers import wire
 from priced_answers import CASES, FLASH, GEMINI, IN, MODES, OUT, READ, WRITE, answer_of
+from priced_gateway import PricedGateway, run_priced_gateway
 from running_stack import script
 from sidecars import Json, Mode, Provider, deployment, run_provider
-from till import Till, run_till
 
 from llm_proxy.ledger.reconcile import find_discrepancies
 from llm_proxy.ledger.usage_store import open_usage
@@ -58,25 +58,28 @@ def config(provider: Provider) -> Json:
 
 
 @pytest.fixture(scope="module")
-def till(
+def priced(
     postgres_url: str, limits_redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Till]:
+) -> Iterator[PricedGateway]:
     """The whole stack, with prices."""
     folder = Path(tmp_path_factory.mktemp("prices"))
     (folder / "guarding.py").write_text(GUARD, encoding="utf-8")
     stores = {"postgres_url": postgres_url, "limits_redis_url": limits_redis_url}
-    with run_provider(folder) as provider, run_till(provider, config(provider), folder, **stores) as running:
+    with (
+        run_provider(folder) as provider,
+        run_priced_gateway(provider, config(provider), folder, **stores) as running,
+    ):
         yield running
 
 
 @pytest.fixture(scope="module")
-def stories(till: Till) -> dict[tuple[str, Mode], Json]:
+def stories(priced: PricedGateway) -> dict[tuple[str, Mode], Json]:
     """Every case played once whole and once streamed: what the gateway and LiteLLM recorded of it."""
 
     async def play(name: str, mode: Mode) -> Json:
         case = CASES[name]
         text = script(do="raw", raw=[wire(one) for one in answer_of(case, mode)], key=name)
-        return await till.logged(await till.call(case.group, text, mode, **case.asked))
+        return await priced.logged(await priced.call(case.group, text, mode, **case.asked))
 
     async def every() -> list[Json]:
         return await asyncio.gather(*(play(name, mode) for name in CASES for mode in MODES))
@@ -116,42 +119,42 @@ def test_free_is_free_for_every_kind_of_token(stories: dict[tuple[str, Mode], Js
 
 
 async def test_the_two_logs_agree_to_the_nano_dollar(
-    till: Till, stories: dict[tuple[str, Mode], Json]
+    priced: PricedGateway, stories: dict[tuple[str, Mode], Json]
 ) -> None:
     """Of all these calls."""
     since = min(datetime.fromisoformat(one["started_at"]) for one in stories.values())
-    async with open_usage(till.dsn) as usage:
+    async with open_usage(priced.dsn) as usage:
         assert await find_discrepancies(usage.pool, since, datetime.now(UTC), 100) == []
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_the_deployment_that_served_sets_the_price(till: Till, mode: Mode) -> None:
+async def test_the_deployment_that_served_sets_the_price(priced: PricedGateway, mode: Mode) -> None:
     """Of a group with a free and a paid one: a cost of 0 is known, and no call is unpriced."""
     text = script(do="raw", raw=[wire(one) for one in answer_of(CASES["own-prices"], mode)])
-    stories = await asyncio.gather(*[_after(till, "mixed", f"{text} {at}", mode) for at in range(12)])
+    stories = await asyncio.gather(*[_after(priced, "mixed", f"{text} {at}", mode) for at in range(12)])
     costs = {(one["deployment"], Decimal(str(one["cost_usd"]))) for one in stories}
     assert costs == {("mixed-free", Decimal(0)), ("mixed-paid", Decimal("0.00124"))}
 
 
-async def _after(till: Till, group: str, text: str, mode: Mode) -> Json:
-    return await till.logged(await till.call(group, text, mode))
+async def _after(priced: PricedGateway, group: str, text: str, mode: Mode) -> Json:
+    return await priced.logged(await priced.call(group, text, mode))
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_free_deployment_costs_0_with_estimated_tokens(till: Till, mode: Mode) -> None:
+async def test_a_free_deployment_costs_0_with_estimated_tokens(priced: PricedGateway, mode: Mode) -> None:
     """Each deployment's price is known all the same."""
-    calls = [_after(till, "mixed", script(do="ok", counted=False, key=str(at)), mode) for at in range(12)]
+    calls = [_after(priced, "mixed", script(do="ok", counted=False, key=str(at)), mode) for at in range(12)]
     for story in await asyncio.gather(*calls):
         assert (story["cost_usd"] == 0) == (story["deployment"] == "mixed-free")
         assert story["cost_usd"] is not None
 
 
 async def test_free_is_distinct_from_unknown_in_sums_and_metrics(
-    till: Till, stories: dict[tuple[str, Mode], Json]
+    priced: PricedGateway, stories: dict[tuple[str, Mode], Json]
 ) -> None:
     """Calls of a free group are priced, those of a group without a price are not."""
     assert stories
-    reported = await till.ask("/v1/usage", group_by="model")
+    reported = await priced.ask("/v1/usage", group_by="model")
     rows = {one["model"]: one for one in reported["data"] if one["model"] in {"free", "unpriced"}}
     assert (rows["free"]["unpriced_requests"], rows["free"]["cost_usd"]) == (0, 0)
     assert rows["unpriced"]["unpriced_requests"] == rows["unpriced"]["requests"] == len(MODES)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from odd_provider_answers import wire
+from priced_gateway import PricedGateway, run_priced_gateway
 from running_stack import script
 from sidecars import Json, Provider, run_provider
-from till import Till, run_till
 
 from llm_proxy.ledger.reconcile import find_discrepancies
 from llm_proxy.ledger.usage_store import open_usage
@@ -171,18 +171,21 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def till(
+def priced(
     postgres_url: str, limits_redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Till]:
+) -> Iterator[PricedGateway]:
     """The whole stack, with prices."""
     folder = Path(tmp_path_factory.mktemp("unit-prices"))
     stores = {"postgres_url": postgres_url, "limits_redis_url": limits_redis_url}
-    with run_provider(folder) as provider, run_till(provider, config(provider), folder, **stores) as running:
+    with (
+        run_provider(folder) as provider,
+        run_priced_gateway(provider, config(provider), folder, **stores) as running,
+    ):
         yield running
 
 
 @pytest.fixture(scope="module")
-def stories(till: Till) -> dict[str, Json]:
+def stories(priced: PricedGateway) -> dict[str, Json]:
     """Every case played once: what the gateway and LiteLLM recorded of it."""
 
     async def play(one: Billed) -> Json:
@@ -192,17 +195,17 @@ def stories(till: Till) -> dict[str, Json]:
         body: Json = {"model": one.group}
         if one.path == HEAR:
             body |= {"prompt": said, **one.form}
-            return await till.logged(await till.post(one.path, body, ("file", WAV)))
+            return await priced.logged(await priced.post(one.path, body, ("file", WAV)))
         if one.path == EDIT:
             body |= {"prompt": said, **one.form}
-            return await till.logged(await till.post(one.path, body, ("image", PNG)))
+            return await priced.logged(await priced.post(one.path, body, ("image", PNG)))
         if one.path == DRAW:
-            return await till.logged(await till.post(one.path, {**body, "prompt": said, **one.form}))
+            return await priced.logged(await priced.post(one.path, {**body, "prompt": said, **one.form}))
         if one.path == SPEAK:
             body |= {"input": said, "voice": "alloy", **one.form}
-            return {"said": said} | await till.logged(await till.post(one.path, body))
+            return {"said": said} | await priced.logged(await priced.post(one.path, body))
         body |= {"query": said, "documents": ["a", "b"]} if one.path == RERANK else {"input": said}
-        return await till.logged(await till.post(one.path, body))
+        return await priced.logged(await priced.post(one.path, body))
 
     async def every() -> list[Json]:
         return await asyncio.gather(*map(play, CASES.values()))
@@ -230,28 +233,28 @@ def test_a_call_costs_what_its_provider_bills(stories: dict[str, Json], name: st
         assert logged["prompt_tokens"] in {None, billed.tokens}
 
 
-async def test_a_base_model_s_prices_are_those_of_a_deployment(till: Till) -> None:
+async def test_a_base_model_s_prices_are_those_of_a_deployment(priced: PricedGateway) -> None:
     """Azure's have names of their own; LiteLLM prices them by `base_model`, and so they are reserved."""
-    listed = {one["id"]: one["deployments"][0] for one in (await till.ask("/admin/models"))["data"]}
+    listed = {one["id"]: one["deployments"][0] for one in (await priced.ask("/admin/models"))["data"]}
     painter, chat = listed["azure-painter"], listed["azure-chat"]
     assert painter["unit_prices_usd"]["completion_image_token"] == "0.00004"
     assert "image high/1024x1024" in painter["unit_prices_usd"]
     assert (chat["input_usd_per_million"], chat["output_usd_per_million"]) == ("2.5", "10")
 
 
-async def test_the_two_logs_agree(till: Till, stories: dict[str, Json]) -> None:
+async def test_the_two_logs_agree(priced: PricedGateway, stories: dict[str, Json]) -> None:
     """Of all these calls, tokens, units and money."""
     since = min(datetime.fromisoformat(one["started_at"]) for one in stories.values())
-    async with open_usage(till.dsn) as usage:
+    async with open_usage(priced.dsn) as usage:
         assert await find_discrepancies(usage.pool, since, datetime.now(UTC), 100) == []
 
 
 async def test_what_was_used_is_in_the_report_and_what_has_no_price_is_counted(
-    till: Till, stories: dict[str, Json]
+    priced: PricedGateway, stories: dict[str, Json]
 ) -> None:
     """By model; the sums of the roll-ups."""
     assert stories
-    rows = {row["model"]: row for row in (await till.ask("/v1/usage", group_by="model"))["data"]}
+    rows = {row["model"]: row for row in (await priced.ask("/v1/usage", group_by="model"))["data"]}
     assert (rows["cohere"]["search_units"], rows["cohere"]["cost_usd"]) == (5, 0.01)
     assert {name for name, row in rows.items() if row["unpriced_requests"]} == {
         "cohere-mine",
@@ -266,13 +269,13 @@ async def test_what_was_used_is_in_the_report_and_what_has_no_price_is_counted(
     assert (rows["whisper"]["audio_seconds"], rows["whisper"]["cost_usd"]) == (20.5, 0.00205)
 
 
-def test_the_commands_show_what_was_used(till: Till, stories: dict[str, Json]) -> None:
+def test_the_commands_show_what_was_used(priced: PricedGateway, stories: dict[str, Json]) -> None:
     """A column for each unit of the table of sums; in the list of requests in place of tokens."""
     assert stories
 
     def printed(*words: str) -> str:
         argv = [sys.executable, "-m", "llm_proxy", *words]
-        environment = {"PATH": os.environ["PATH"], "DATABASE_URL": till.dsn, "COLUMNS": "250"}
+        environment = {"PATH": os.environ["PATH"], "DATABASE_URL": priced.dsn, "COLUMNS": "250"}
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, cwd="/")
         return done.stdout
 

@@ -1,7 +1,7 @@
 """A chat answer as Google's: candidates, usage, why it ended.
 
-Pure. Invariants: text that a model said is in a part; a call whose arguments are no JSON object is told in
-`finishMessage`, as Google's own models' are; thoughts show only where the request asked, their signature
+Pure. Invariants: text that a model wrote is in a part; a call whose arguments are no JSON object is stated in
+`finishMessage`, as Google's own models' are; thoughts show only where they were requested, their signature
 always; tokens are counted in Google's way, those of thoughts beside the candidates'.
 Source: https://ai.google.dev/api/generate-content#v1beta.GenerateContentResponse.
 """
@@ -46,13 +46,13 @@ class CallPieces:
 
 
 @dataclass(slots=True)
-class Said:
+class CandidateState:
     """What was read of one candidate beside the text that left.
 
     Attributes:
         calls: Its function calls, in order.
         thinking: What it thought.
-        refusal: What it said to refuse.
+        refusal: The text of its refusal.
         has_content: Any part of it left, or waits.
     """
 
@@ -81,22 +81,22 @@ def render_answer(reply: bytes, model: str, context: GeminiContext) -> Json:
     readers = open_readers(context)
     candidates: list[Json] = []
     for index, reader in enumerate(readers):
-        delta, said, unwrapper = reader.read_answer(reply), Said(), Unwrapper(context.unwraps)
+        delta, state, unwrapper = reader.read_answer(reply), CandidateState(), Unwrapper(context.unwraps)
         delta = delta._replace(text=unwrapper.feed(delta.text) + unwrapper.end())
-        said.add(delta)
-        shown = [*shown_parts(delta, context), *closing_parts(said, context)]
-        candidate: Json = candidate_of(shown, index) | ending(reader, said) | logprobs_of(delta.logprobs)
+        state.add(delta)
+        shown = [*shown_parts(delta, context), *closing_parts(state, context)]
+        candidate: Json = candidate_of(shown, index) | ending(reader, state) | logprobs_of(delta.logprobs)
         if delta.annotations:
             candidate["citationMetadata"] = citations(delta.annotations)
-        if is_blocked(reader, said):
+        if is_blocked(reader, state):
             return response({"promptFeedback": {"blockReason": "SAFETY"}}, readers, model)
-        if index == 0 or said.has_content or reader.finish_reason:
+        if index == 0 or state.has_content or reader.finish_reason:
             candidates.append(candidate)
     return response({"candidates": candidates}, readers, model)
 
 
 def open_readers(context: GeminiContext) -> list[ChatAnswerReader]:
-    """Returns a reader for each candidate that was asked for."""
+    """Returns a reader for each requested candidate."""
     if context.candidates == 1:
         return [ChatAnswerReader()]
     return [ChatAnswerReader(choice) for choice in range(context.candidates)]
@@ -124,7 +124,7 @@ def shown_parts(delta: ChatDelta, context: GeminiContext) -> list[Json]:
     parts: list[Json] = []
     if context.shows_thoughts:
         parts += ({"text": piece.text, "thought": True} for piece in delta.thinking if piece.text)
-    parts += ({"text": said} for said in (delta.text, delta.refusal) if said)
+    parts += ({"text": text} for text in (delta.text, delta.refusal) if text)
     parts += map(_image, delta.images)
     return parts
 
@@ -138,11 +138,11 @@ def _image(link: str) -> Json:
     return {"fileData": {"fileUri": link}}
 
 
-def closing_parts(said: Said, context: GeminiContext) -> list[Json]:
+def closing_parts(state: CandidateState, context: GeminiContext) -> list[Json]:
     """The calls of a candidate, and the signature of what it thought, on the first of them or alone."""
-    blocks = thinking_blocks(said.thinking)
+    blocks = thinking_blocks(state.thinking)
     parts: list[Json] = []
-    for call in said.calls:
+    for call in state.calls:
         arguments = call_arguments(call)
         if arguments is None:
             continue
@@ -170,31 +170,31 @@ def call_arguments(call: CallPieces) -> Json | None:
     return parsed if is_object(parsed) else {} if parsed is None else None
 
 
-def ending(reader: ChatAnswerReader, said: Said) -> Json:
-    """Why a candidate ended, and what there is to say of it."""
-    reason = _finish_reason(reader, said)
-    malformed = [call for call in said.calls if call_arguments(call) is None]
+def ending(reader: ChatAnswerReader, state: CandidateState) -> Json:
+    """Why a candidate ended, and the message about it."""
+    reason = _finish_reason(reader, state)
+    malformed = [call for call in state.calls if call_arguments(call) is None]
     if malformed and reason == "STOP":
         reason = _MALFORMED
-    told = said.refusal
+    message = state.refusal
     if malformed:
         call = malformed[0]
-        told = f"Malformed function call: {call.name}({''.join(call.arguments)[:_MALFORMED_CHARS]})"
-    return {"finishReason": reason} | ({"finishMessage": told} if told else {})
+        message = f"Malformed function call: {call.name}({''.join(call.arguments)[:_MALFORMED_CHARS]})"
+    return {"finishReason": reason} | ({"finishMessage": message} if message else {})
 
 
-def _finish_reason(reader: ChatAnswerReader, said: Said) -> str:
+def _finish_reason(reader: ChatAnswerReader, state: CandidateState) -> str:
     for stated in (reader.native_reason, reader.finish_reason or ""):
         if stated.upper() in OWN_REASONS:
-            return "SAFETY" if stated.upper() == "STOP" and said.refusal else stated.upper()
+            return "SAFETY" if stated.upper() == "STOP" and state.refusal else stated.upper()
     reason = _REASONS[finish_kind(reader.finish_reason)]
-    return "SAFETY" if reason == "STOP" and said.refusal else reason
+    return "SAFETY" if reason == "STOP" and state.refusal else reason
 
 
-def is_blocked(reader: ChatAnswerReader, said: Said) -> bool:
+def is_blocked(reader: ChatAnswerReader, state: CandidateState) -> bool:
     """Whether the prompt was blocked: filtered, without an answer or a token of one."""
     written = reader.usage.completion if reader.usage is not None else 0
-    return finish_kind(reader.finish_reason) == "content_filter" and not said.has_content and not written
+    return finish_kind(reader.finish_reason) == "content_filter" and not state.has_content and not written
 
 
 def usage_metadata(usage: ChatUsage) -> Json:

@@ -2,7 +2,7 @@
 
 Pure; the contents were read by `schema`. Invariants: contents of one role in a row are one turn (clients keep
 a stream chunk by chunk), whose texts of the model are one text; outputs of functions stand right behind the
-calls, what else a user said after them; a call without an id gets one; a part without a place in chat is
+calls, other parts of the user after them; a call without an id gets one; a part without a place in chat is
 refused by its path.
 """
 
@@ -93,8 +93,8 @@ class ContentsTranslator:
                 kind = next(name for name in part if name in DATA_KINDS)
                 raise not_carried(f"systemInstruction.parts[{at}].{kind}", "A system instruction but text")
             texts.append(part["text"])
-        said = _BETWEEN_TEXTS.join(texts)
-        return [{"role": "system", "content": said}] if said else []
+        text = _BETWEEN_TEXTS.join(texts)
+        return [{"role": "system", "content": text}] if text else []
 
     def messages(self, contents: list[Json]) -> list[Json]:
         """Returns the chat messages of a conversation; raises `BadRequest` for what they cannot hold."""
@@ -109,18 +109,18 @@ class ContentsTranslator:
 
     def _users(self, parts: list[_Part]) -> Iterator[Json]:
         outputs: list[ToolOutput] = []
-        said: list[Json] = []
+        content: list[Json] = []
         for part in parts:
             if "functionResponse" in part.value:
                 outputs += self._output(part.value["functionResponse"], f"{part.path}.functionResponse")
             else:
-                said.append(self._said(part))
+                content.append(self._chat_part(part))
         messages = tool_output_messages(outputs, images_inside=self._carried.tool_images)
-        if said and messages and messages[-1]["role"] == "user":
-            said = [*messages.pop()["content"], *said]
+        if content and messages and messages[-1]["role"] == "user":
+            content = [*messages.pop()["content"], *content]
         yield from messages
-        if said:
-            yield {"role": "user", "content": joined_texts(said)}
+        if content:
+            yield {"role": "user", "content": joined_texts(content)}
 
     def _models(self, parts: list[_Part]) -> Iterator[Json]:
         text, calls, kept = "", list[Json](), list[Json]()
@@ -164,17 +164,17 @@ class ContentsTranslator:
         """Yields what a function returned; nothing where a response is repeated, as Gemini CLI does."""
         if output.get("willContinue") or output.get("scheduling") not in {None, "SCHEDULING_UNSPECIFIED"}:
             raise not_carried(path, "A part of a response")
-        said = _response_text(output.get("response", {}))
-        parts = [text_part(said)] if said else []
+        text = _response_text(output.get("response", {}))
+        parts = [text_part(text)] if text else []
         for at, one in enumerate(output.get("parts", ())):
-            parts.append(self._said(_Part(one, f"{path}.parts[{at}]")))
+            parts.append(self._chat_part(_Part(one, f"{path}.parts[{at}]")))
         if (call := self._answered(output, path)) is not None:
             yield ToolOutput(call.sent_id, parts)
 
     def _answered(self, output: Json, path: str) -> _KnownCall | None:
         """The call that an output answers: by its id, else the first of its name; None if it is answered."""
-        asked, name = output.get("id"), output["name"]
-        named = [call for call in self._calls if asked and call.shown_id == asked]
+        call_id, name = output.get("id"), output["name"]
+        named = [call for call in self._calls if call_id and call.shown_id == call_id]
         if any(call.answer == output for call in named):
             return None
         waiting = [call for call in [*named, *self._calls] if call.answer is None]
@@ -184,7 +184,7 @@ class ContentsTranslator:
         found.answer = output
         return found
 
-    def _said(self, part: _Part) -> Json:
+    def _chat_part(self, part: _Part) -> Json:
         value, path = part
         if "text" in value:
             if value.get("thought"):

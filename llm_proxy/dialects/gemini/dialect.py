@@ -71,7 +71,7 @@ class GeminiDialect:
         call = build_call(
             chat, context._replace(endpoint="chat.completions"), options, models, limits, NO_ATTRIBUTION
         )
-        call = call._replace(context=kept, optional_fields=(*OPTIONAL_FIELDS, *_unasked(chat)))
+        call = call._replace(context=kept, optional_fields=(*OPTIONAL_FIELDS, *_client_defaults(chat)))
         return self._framed(call, is_array=is_array)
 
     def _framed(self, call: Call, *, is_array: bool) -> Call:
@@ -90,16 +90,16 @@ class GeminiDialect:
     ) -> Count:
         """Returns what `countTokens` counts; raises `BadRequest` or `ModelNotFound`."""
         context = ParseContext(self.name, "generate_content", len(body))
-        asked = named(parse_object(body, limits.max_depth), "")
-        whole = asked.get("generateContentRequest")
-        if whole is not None and asked.get("contents") is not None:
+        counted_body = named(parse_object(body, limits.max_depth), "")
+        whole = counted_body.get("generateContentRequest")
+        if whole is not None and counted_body.get("contents") is not None:
             raise invalid("contents", "given beside 'generateContentRequest'.")
-        asked = asked if whole is None else named(whole, "generateContentRequest")
+        counted_body = counted_body if whole is None else named(whole, "generateContentRequest")
         group = resolve_group({}, context, options, models)[1]
         if models.speaks_natively(models.aliases.get(group, group), "generate_content"):
-            call = native_call(asked, context, options, models, limits)
+            call = native_call(counted_body, context, options, models, limits)
             return Count({"model": group, "google": counted_contents(call.body)}, len(body))
-        chat, _ = translate_request(read_body(asked, limits), carried_for(group, models))
+        chat, _ = translate_request(read_body(counted_body, limits), carried_for(group, models))
         counted: Json = {name: chat[name] for name in ("messages", "tools") if name in chat}
         return Count({"model": group, **counted}, len(body))
 
@@ -139,8 +139,8 @@ def wants_events(query: str) -> bool:
     return forms[-1] == "sse"
 
 
-def _unasked(chat: Mapping[str, object]) -> list[str]:
-    """Fields that say what Google's clients send though nobody asked."""
+def _client_defaults(chat: Mapping[str, object]) -> list[str]:
+    """Fields with what Google's clients send by default."""
     return [name for name, value in USUAL.items() if chat.get(name) == value]
 
 

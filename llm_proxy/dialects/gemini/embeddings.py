@@ -68,17 +68,17 @@ class GeminiEmbeddingsDialect:
             wanted = _one(parsed, "")
             texts = [_text(wanted, "")]
         model, group = resolve_group({}, context, options, models)
-        asked: Json = {"model": model, "input": texts}
+        translated: Json = {"model": model, "input": texts}
         if "outputDimensionality" in wanted:
-            asked["dimensions"] = wanted["outputDimensionality"]
+            translated["dimensions"] = wanted["outputDimensionality"]
         carried = carried_for(group, models)
         if carried.thought_signatures:  # a provider is Google: there LiteLLM takes such a text for a file
             for at, one in enumerate(texts):
                 refuse_kept_file(one, f"requests[{at}].content" if self.is_batch else "content")
         if carried.safety_settings:  # every one is
             task = {"task_type": wanted.get("taskType"), "title": wanted.get("title")}
-            asked |= {name: value for name, value in task.items() if value}
-        return build_call(asked, context, options, models, limits, NO_ATTRIBUTION)
+            translated |= {name: value for name, value in task.items() if value}
+        return build_call(translated, context, options, models, limits, NO_ATTRIBUTION)
 
     def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the provider
         """Returns Google's vectors; raises `ProviderFailed` when the answer is none."""

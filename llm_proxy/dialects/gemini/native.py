@@ -55,8 +55,8 @@ def counted_contents(body: Json) -> Json:
     found: Json = {"contents": contents if is_array(contents) else [contents]}
     instruction = as_object(body.get("systemInstruction")).get("parts")
     parts = instruction if is_array(instruction) else [instruction]
-    if said := "".join(str(as_object(part).get("text") or "") for part in parts):
-        found["system"] = said
+    if text := "".join(str(as_object(part).get("text") or "") for part in parts):
+        found["system"] = text
     functions = [
         {
             "name": str(one.get("name")),

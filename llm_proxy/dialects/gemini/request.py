@@ -27,7 +27,7 @@ from llm_proxy.json_access import Json, is_object
 OUTPUT_NAME = "output"
 """The name of a structured output, which OpenAI requires and Google does not have."""
 USUAL: Mapping[str, float] = {"temperature": 1, "top_p": 0.95, "top_k": 64}
-"""What Google's models sample with, and its clients send though nobody asked."""
+"""What Google's models sample with, and its clients send by default."""
 MIN_CLAUDE_BUDGET = 1024
 _SAME = {
     "temperature": "temperature",
@@ -70,7 +70,7 @@ class GeminiContext:
         tool_names: The caller's name of each function that was sent under another.
         shows_thoughts: The request wants to see thoughts.
         candidates: How many answers it asks for.
-        unwraps: What is taken out of the object that the model was asked for.
+        unwraps: What is taken out of the object that the model was to write.
     """
 
     is_native: bool = False
@@ -113,7 +113,7 @@ def translate_request(body: Json, carried: Carried) -> tuple[Json, GeminiContext
 
 
 def _is_unwanted(name: str, value: object, carried: Carried) -> bool:
-    """Whether a provider refuses a value that nobody asked for: OpenAI `top_k`, Claude two of the three."""
+    """Whether a provider refuses a client's default: OpenAI `top_k`, Claude two of the three."""
     if value != USUAL.get(name):
         return False
     return carried.thinking_blocks or (carried.openai and name == "top_k")

@@ -12,7 +12,7 @@ import orjson
 from llm_proxy import sse
 from llm_proxy.dialects.dialect import ResponseMeta
 from llm_proxy.dialects.gemini.answer import (
-    Said,
+    CandidateState,
     candidate_of,
     citations,
     closing_parts,
@@ -59,7 +59,7 @@ class EventFraming:
 
 
 class ArrayFraming:
-    """One JSON array, which Google streams unless events are asked for."""
+    """One JSON array, which Google streams unless events are requested."""
 
     __slots__ = ("_is_open",)
 
@@ -85,14 +85,14 @@ def framing_of(context: GeminiContext) -> Framing:
 class GeminiStream:
     """Renders one translated stream."""
 
-    __slots__ = ("_context", "_framing", "_model", "_readers", "_said", "_unwrappers")
+    __slots__ = ("_context", "_framing", "_model", "_readers", "_states", "_unwrappers")
 
     def __init__(self, model: str, context: GeminiContext) -> None:
         self._model = model
         self._context = context
         self._framing = framing_of(context)
         self._readers = open_readers(context)
-        self._said = [Said() for _ in self._readers]
+        self._states = [CandidateState() for _ in self._readers]
         self._unwrappers = [Unwrapper(context.unwraps) for _ in self._readers]
 
     def feed(self, chunk: bytes) -> bytes:
@@ -101,7 +101,7 @@ class GeminiStream:
         for index, reader in enumerate(self._readers):
             for raw in reader.feed(chunk):
                 delta = raw._replace(text=self._unwrappers[index].feed(raw.text)) if raw.text else raw
-                self._said[index].add(delta)
+                self._states[index].add(delta)
                 candidate = self._candidate(delta, index)
                 if candidate is not None:
                     document = {"candidates": [candidate], **head(reader.answer_id, self._model)}
@@ -119,7 +119,7 @@ class GeminiStream:
     def end(self, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the provider
         """The chunk that ends a complete stream."""
         reader = self._readers[0]
-        if is_blocked(reader, self._said[0]):
+        if is_blocked(reader, self._states[0]):
             document: Json = {"promptFeedback": {"blockReason": "SAFETY"}}
         else:
             document = {"candidates": [*map(self._last, range(len(self._readers)))]}
@@ -127,11 +127,11 @@ class GeminiStream:
         return self._framing.chunk(last) + self._framing.end()
 
     def _last(self, index: int) -> Json:
-        reader, said = self._readers[index], self._said[index]
+        reader, state = self._readers[index], self._states[index]
         rest = self._unwrappers[index].end()
-        parts = [*([{"text": rest}] if rest else []), *closing_parts(said, self._context)]
+        parts = [*([{"text": rest}] if rest else []), *closing_parts(state, self._context)]
         parts = parts or [{"text": ""}]
-        return candidate_of(parts, index) | ending(reader, said)
+        return candidate_of(parts, index) | ending(reader, state)
 
     def fail(self, error: APIError) -> bytes:
         """The object that ends a stream that failed."""
@@ -153,7 +153,7 @@ class NativeGeminiStream:
         self._decoder = sse.SSEDecoder()
 
     def feed(self, chunk: bytes) -> bytes:
-        """The frames, in the framing that was asked for."""
+        """The frames, in the requested framing."""
         if self._passes:
             return chunk
         data = (sse.parse_event(frame).data for frame in self._decoder.feed(chunk))

@@ -14,8 +14,8 @@ Files = tuple[UploadedFile, ...]
 
 def asked_quantities(endpoint: Endpoint, fields: Json, files: Files) -> Quantities:
     """Returns the images, audio, characters or search units that validated fields and files ask for."""
-    asked = _ASKED.get(endpoint)
-    return asked(fields, files) if asked is not None else NOTHING
+    count = _ASKED.get(endpoint)
+    return count(fields, files) if count is not None else NOTHING
 
 
 def _search_units(fields: Json, _: Files) -> Quantities:

@@ -33,8 +33,8 @@ def counting_router(reader: RequestReader, counter: TokenCounter) -> APIRouter:
     )
     @routes.post(f"/v1/models/{{model:path}}{COUNT}", include_in_schema=False)
     async def count_tokens(request: Request, model: str) -> Json:
-        caller, asked = await reader.read_count(request, GENERATE_CONTENT, model)
-        tokens = await counter.count(caller, asked.body, asked.size_bytes)
+        caller, count = await reader.read_count(request, GENERATE_CONTENT, model)
+        tokens = await counter.count(caller, count.body, count.size_bytes)
         return {"totalTokens": tokens, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": tokens}]}
 
     return routes

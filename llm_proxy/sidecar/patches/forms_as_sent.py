@@ -93,7 +93,7 @@ async def _keep_answer(form: SentForm, response: Untyped) -> Untyped:
     except ValueError:
         document = {}
     failure = find_failure(document)
-    if failure is None and (not answer or (not document and asked_format(form) not in TEXTS)):
+    if failure is None and (not answer or (not document and requested_format(form) not in TEXTS)):
         failure = NO_TRANSCRIPT
     if failure is not None:
         raise_stated_failure(failure)
@@ -131,7 +131,7 @@ def _give_others_the_file() -> None:
             options = {name: value for name, value in options.items() if name not in OPENAI_FIELDS}
             return transcription(*args, **options)
         known = frozenset(config.get_supported_openai_params(model) if config is not None else OPENAI_FIELDS)
-        if asked_format(form) == "text" or "response_format" not in known:
+        if requested_format(form) == "text" or "response_format" not in known:
             options.pop("response_format", None)
         may_drop = bool(litellm.drop_params or options.get("drop_params"))
         why = _untranslatable(form, known | TRANSLATED_FIELDS if may_drop else known)
@@ -143,8 +143,8 @@ def _give_others_the_file() -> None:
     main.transcription = transcription_of_form
 
 
-def asked_format(form: SentForm) -> str:
-    """Return the format of the answer that the caller asked for."""
+def requested_format(form: SentForm) -> str:
+    """Return the format of the answer that the caller requested."""
     return str(form.fields.get("response_format", "json"))
 
 
@@ -152,9 +152,9 @@ def _untranslatable(form: SentForm, known: frozenset[str]) -> str | None:
     """Return what a provider with a protocol of its own lacks: the operation, a format or a field."""
     if form.operation == TRANSLATIONS:
         return "This model's provider has no /v1/audio/translations."
-    asked = asked_format(form)
-    if asked in UNTRANSLATED_FORMATS:
-        return f"This model's provider has no response_format '{asked}'."
+    requested = requested_format(form)
+    if requested in UNTRANSLATED_FORMATS:
+        return f"This model's provider has no response_format '{requested}'."
     lacking = sorted(form.fields.keys() & TRANSLATED_FIELDS - known)
     return f"This model's provider has no '{lacking[0]}'." if lacking else None
 

@@ -46,7 +46,7 @@ def install(is_relayed: Callable[[], bool]) -> None:
     base.transform_generate_content_response = _and_price(base.transform_generate_content_response)
     for module, name, function in LOGGED:
         handler: Untyped = getattr(import_module(module), name)
-        setattr(handler, function, staticmethod(_priced_as_told(getattr(handler, function))))
+        setattr(handler, function, staticmethod(_priced_as_stated(getattr(handler, function))))
     counter: Untyped = getattr(import_module(COUNTER[0]), COUNTER[1])
     counter._clean_contents_for_gemini_api = _as_they_are  # noqa: SLF001 -- needs a library that is not here
     events = stream_class()
@@ -95,12 +95,12 @@ def _next_bytes(step: Callable[..., Any], is_relayed: Callable[[], bool]) -> Cal
 
 
 async def log_success(stream: Untyped, cost_usd: float | None) -> None:
-    """Have LiteLLM log a stream that is complete, with the cost that the gateway is told."""
+    """Have LiteLLM log a stream that is complete, with the cost that is stated to the gateway."""
     stream.litellm_logging_obj.llmp_cost_usd = cost_usd
     await stream._handle_async_streaming_logging()  # noqa: SLF001 -- no setting does this
 
 
-def _priced_as_told(create: Callable[..., Any]) -> Callable[..., Any]:
+def _priced_as_stated(create: Callable[..., Any]) -> Callable[..., Any]:
     def create_payload(
         *, litellm_model_response: Untyped, logging_obj: Untyped, **options: Untyped
     ) -> Untyped:
@@ -156,14 +156,14 @@ def content_cost(answer: Json, logging: Untyped) -> float | None:
     if attempt is None or not answer.get("usageMetadata"):
         return None
     try:
-        told = library.VertexGeminiConfig().transform_google_generate_content_to_openai_model_response(
+        translated = library.VertexGeminiConfig().transform_google_generate_content_to_openai_model_response(
             completion_response=answer,
             model_response=library.ModelResponse(),
             model=logging.model,
             logging_obj=logging,
             raw_response=import_module("httpx").Response(status_code=200, headers={}),
         )
-        cost: float | None = logging.response_cost_calculator(result=told)
+        cost: float | None = logging.response_cost_calculator(result=translated)
     except Exception:  # noqa: BLE001 -- a cost that cannot be calculated must not break the answer
         return None
     return cost if catalog.is_cost_known(cost, {}, attempt.deployment, attempt.model) else None

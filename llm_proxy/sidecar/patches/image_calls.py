@@ -133,7 +133,7 @@ def _call_in_the_loop() -> None:
 
 
 def _ask_once() -> None:
-    """Leave retries to the router: OpenAI's SDK would make two for each of its own, which nobody counts."""
+    """Leave retries to the router: OpenAI's SDK would make two for each of its own, uncounted."""
     client: Untyped = import_module(MAIN).openai_chat_completions
     call: Callable[..., Any] = client.image_generation
 

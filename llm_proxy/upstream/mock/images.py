@@ -28,7 +28,7 @@ def image_answer(call: Call, prompt_tokens: int) -> tuple[Json, str]:
 
 
 def image_frames(call: Call, prompt_tokens: int) -> tuple[bytes, ...]:
-    """Returns the partial images asked for, a last event for each picture, and the sidecar's comment."""
+    """Returns the requested partial images, a last event for each picture, and the sidecar's comment."""
     count, kind = (
         call.body.get("n", 1),
         "image_edit" if call.endpoint == "images.edits" else "image_generation",

@@ -18,7 +18,7 @@ def transcript_usage(call: Call) -> str:
 
 
 def transcript_body(call: Call) -> bytes:
-    """The answer in the format that was asked for."""
+    """The answer in the requested format."""
     text, seconds = _text(call), call.quantities.audio_ms / 1000
     form = call.body.get("response_format", "json")
     end = f"00:00:{min(int(seconds), 59):02}"

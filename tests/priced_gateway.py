@@ -19,7 +19,7 @@ from llm_proxy.schema import migrate
 
 
 @dataclass(frozen=True, slots=True)
-class Till:
+class PricedGateway:
     """A gateway before a sidecar with prices, on a database of its own."""
 
     url: str
@@ -65,10 +65,10 @@ class Till:
 
 
 @contextmanager
-def run_till(
+def run_priced_gateway(
     provider: Provider, config: Json, folder: Path, *, postgres_url: str, limits_redis_url: str
-) -> Generator[Till]:
-    """A till with this configuration of LiteLLM, until the block ends."""
+) -> Generator[PricedGateway]:
+    """A gateway whose sidecar has this configuration of LiteLLM, until the block ends."""
     name = f"prices_{uuid4().hex}"
     dsn = f"{postgres_url.rpartition('/')[0]}/{name}"
 
@@ -85,4 +85,4 @@ def run_till(
         run_sidecar(config, provider, folder, LLM_CALLS_DATABASE_URL=dsn) as sidecar,
         serve_gateway(folder, [sidecar.url], stores | keys) as gateway,
     ):
-        yield Till(gateway.url, dsn)
+        yield PricedGateway(gateway.url, dsn)
