@@ -5,6 +5,7 @@ a price, leaves spaces out of spoken characters, prices spoken audio as text, an
 response where it does not know the length of a recording. 0 is a cost only where every price is 0.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -104,6 +105,13 @@ def _tokens_of_rerank(meta: Untyped) -> dict[str, int]:
     billed, counted = _value(meta, "billed_units"), _value(meta, "tokens")
     total = _first(_value(billed, "total_tokens"), _value(counted, "input_tokens"))
     return {"prompt_tokens": total} if total else {}
+
+
+def of_pictures(answer: Untyped) -> Json:
+    """Return what an answer with pictures used, as `encode_usage` writes it, with LiteLLM's cost."""
+    cost_usd = as_object(_value(answer, HIDDEN)).get("response_cost") or None
+    used = encode_usage(tokens_of("images.edits", answer), quantities_of("images.edits", answer), cost_usd)
+    return as_object(json.loads(used))
 
 
 def quantities_of(endpoint: Endpoint, answer: Untyped, characters: int = 0) -> Quantities:

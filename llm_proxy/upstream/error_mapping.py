@@ -32,6 +32,7 @@ from llm_proxy.errors import (
     with_request_id,
 )
 from llm_proxy.json_access import as_object
+from llm_proxy.quantities import NOTHING, USAGE_HEADER
 from llm_proxy.upstream.error_kinds import (
     FLAGGED_CONTENT,
     FORWARDED_STATUSES,
@@ -40,7 +41,7 @@ from llm_proxy.upstream.error_kinds import (
     find_named_field,
 )
 from llm_proxy.upstream.error_text import clean_message, without_request_text
-from llm_proxy.upstream.token_usage import read_usage
+from llm_proxy.upstream.token_usage import TokenUsage, read_usage, stated_usage
 
 Headers = Mapping[str, str]
 
@@ -102,9 +103,17 @@ def _note_guardrail(error: APIError, headers: Headers) -> None:
     name = headers.get("x-llmp-guardrail")
     if name:
         error.provider_message = f"guardrail {name}: {error.provider_message or error.message}"
-    with suppress(orjson.JSONDecodeError):
-        error.usage = read_usage(as_object(orjson.loads(headers.get("x-llmp-usage", ""))))
+    error.usage = _rejected_usage(headers.get(USAGE_HEADER, "").encode())
     error.may_have_executed = headers.get("x-llmp-attempts", "0") != "0"
+
+
+def _rejected_usage(text: bytes) -> TokenUsage | None:
+    stated = stated_usage(text)
+    if stated is not None and stated.quantities != NOTHING:
+        return stated
+    with suppress(orjson.JSONDecodeError):
+        return read_usage(as_object(orjson.loads(text)))
+    return None
 
 
 def map_stream_error(

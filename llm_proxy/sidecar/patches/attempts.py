@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from llm_proxy.json_access import as_object
-from llm_proxy.sidecar import call_outcome, litellm_internals
+from llm_proxy.sidecar import answer_usage, call_outcome, litellm_internals
 from llm_proxy.sidecar.call_log import (
     WARM_UP_GROUP,
     CallLog,
@@ -132,6 +132,9 @@ def _record_guardrail_errors(runner: Untyped, name: str, record: Callable[[BaseE
 
 def _record_usage(answer: Untyped) -> None:
     """Record what a rejected answer used; anything but a complete answer is ignored."""
+    if type(answer).__name__ == "ImageResponse":
+        call_outcome.record_rejected_usage(answer_usage.of_pictures(answer))
+        return
     usage = usage_fields(answer)
     if usage.get("prompt_tokens") or usage.get("completion_tokens"):
         hidden = as_object(getattr(answer, "_hidden_params", None))

@@ -29,6 +29,13 @@ class Beside(CustomGuardrail):
     async def async_moderation_hook(self, data, user_api_key_dict, call_type):
         if "emu" in str(data):
             raise HTTPException(status_code=451, detail={"error": "No emus"})
+
+
+class After(CustomGuardrail):
+    async def async_post_call_success_hook(self, data, user_api_key_dict, response):
+        if "kudu" in str(data.get("prompt")):
+            raise HTTPException(status_code=451, detail={"error": "No pictures of kudus"})
+        return response
 """
 MODELS = {
     "rank": "cohere/rerank-v3.5",
@@ -55,11 +62,13 @@ def guarded(provider: Provider, service_folder: Path) -> Iterator[Sidecar]:
     (folder / "media_judge.py").write_text(MODULE)
     judge = {"guardrail": "media_judge.Judge", "mode": ["pre_call", "post_call"], "default_on": True}
     beside = {"guardrail": "media_judge.Beside", "mode": "during_call", "default_on": True}
+    after = {"guardrail": "media_judge.After", "mode": "post_call", "default_on": True}
     config: Json = {
         "model_list": [deployment(group, model, provider, num_retries=0) for group, model in MODELS.items()],
         "guardrails": [
             {"guardrail_name": "judge", "litellm_params": judge},
             {"guardrail_name": "beside", "litellm_params": beside},
+            {"guardrail_name": "after", "litellm_params": after},
         ],
     }
     with run_sidecar(config, provider, folder) as started:
@@ -122,6 +131,17 @@ async def test_what_is_heard_is_judged_and_masked(guarded: Sidecar, operation: s
     assert form != "stream" or fine.text.count("transcript.text.delta") == 2
     if form != "text":
         assert "17" in fine.headers.get("x-llmp-usage", fine.text)
+
+
+@pytest.mark.parametrize("operation", ["generations", "edits"])
+async def test_rejected_pictures_were_paid_for(guarded: Sidecar, operation: str) -> None:
+    """Tokens, pictures and cost of an answer that was made are stated beside its rejection."""
+    link = {"images": [{"image_url": "data:image/png;base64,iVBORw0KGgo="}]} if operation == "edits" else {}
+    answer = await guarded.post(f"/v1/images/{operation}", {"model": "paint", "prompt": "a kudu"} | link)
+    assert is_refused(answer.headers)
+    used: Json = json.loads(answer.headers["x-llmp-usage"])
+    counts = (used["prompt_tokens"], used["completion_tokens"], used["images"])
+    assert (counts, used["cost"]) == ((17, 23, 1), "0.000753")  # 17 x $1e-6, 23 x $3.2e-5
 
 
 @pytest.mark.parametrize("form", ["srt", "vtt"])
