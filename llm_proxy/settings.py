@@ -102,10 +102,8 @@ class Settings(BaseSettings):
     litellm_api_key: SecretStr | None = Field(None, description="The gateway's own key at the sidecar; by default `LITELLM_MASTER_KEY`, as a LiteLLM of your own has it.")
     litellm_master_key: SecretStr | None = Field(None, validation_alias=_named(MASTER_KEY, own="LITELLM_MASTER_KEY"), description="The key of LiteLLM's clients: a caller's credential like an internal key, an admin's nowhere.")
     default_model: str = Field("gpt-3.5-turbo", description="Model group for a request that names none.")
-    default_moderation_model: str | None = Field(
-        None,
-        description="Model group for a moderation that names none; by default the only one that serves them.",
-    )
+    default_moderation_model: str | None = Field(None, description="Model group for a moderation that names none; by default the only one that serves them.")
+    default_image_model: str | None = Field(None, description="Model group for a generation or an edit of images that names none; by default the only one that serves them.")
     default_models: StringList = Field((), description="Model groups for callers without a list of their own; by default a virtual key may use every group configured by name, but none that only a wildcard serves (`*` allows those too), and an internal key every group.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level that is logged; one JSON object a line, on standard error.")
     version: str | None = Field(None, description="Version shown on `/health`; the package's own by default.")

@@ -14,6 +14,7 @@ from llm_proxy.admission import AdmissionController
 from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
 from llm_proxy.edge.request import ClientAddress
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import (
     AccessPolicy,
     AdminKeyRepository,
@@ -169,10 +170,15 @@ def _database(settings: Settings) -> Database | None:
 
 
 def _catalog(settings: Settings, metrics: Metrics) -> CurrentCatalog:
+    chosen: dict[Endpoint, str | None] = {
+        "moderations": settings.default_moderation_model,
+        "images.generations": settings.default_image_model,
+        "images.edits": settings.default_image_model,
+    }
     return CurrentCatalog(
         settings.default_model,
         default_chosen="default_model" in settings.model_fields_set,
-        default_moderation_model=settings.default_moderation_model,
+        endpoint_models={endpoint: model for endpoint, model in chosen.items() if model},
         default_models=settings.default_models,
         metrics=metrics,
     )

@@ -7,7 +7,7 @@ pico-dollars per token.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -363,7 +363,7 @@ class CurrentCatalog:
         default_model: str = "gpt-3.5-turbo",
         *,
         default_chosen: bool = False,
-        default_moderation_model: str | None = None,
+        endpoint_models: Mapping[Endpoint, str] | None = None,
         default_models: tuple[str, ...] = (),
         metrics: Metrics | None = None,
     ) -> None:
@@ -372,15 +372,14 @@ class CurrentCatalog:
         Args:
             default_model: The model of a request that may omit it.
             default_chosen: An operator chose the default model.
-            default_moderation_model: The model of a moderation that omits it; None for the only one there is.
+            endpoint_models: The models of requests that omit it, by endpoint; else the only one there is.
             default_models: What a caller without a list of its own may use.
             metrics: Gets the names of the models, for its labels.
         """
         self.snapshot: Catalog | None = None
-        chosen: dict[Endpoint, str] = (
-            {"moderations": default_moderation_model} if default_moderation_model else {}
+        self._index = ModelIndex(
+            default=default_model, default_models=endpoint_models or {}, default_chosen=default_chosen
         )
-        self._index = ModelIndex(default=default_model, default_models=chosen, default_chosen=default_chosen)
         self._default_models = default_models
         self._metrics = metrics
         self._by_caller: dict[tuple[str, tuple[str, ...] | None], ModelIndex] = {}

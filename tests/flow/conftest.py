@@ -135,6 +135,7 @@ def started_stack(
     settings = {
         "LLM_PROXY__DEFAULT_MODEL": "plain",
         "LLM_PROXY__DEFAULT_MODERATION_MODEL": "moderator",
+        "LLM_PROXY__DEFAULT_IMAGE_MODEL": "painter",
         "LLM_PROXY__IDLE_TIMEOUT_S": "3",
         "LLM_PROXY__BODY_TIMEOUT_S": "3",
         "LLM_PROXY__MESSAGES_PING_S": "0.6",

@@ -10,6 +10,7 @@ import openai
 import pytest
 from loopback import NO_TLS
 from running_stack import Json, RunningStack, script
+from scripted.images_wire import png
 
 PATH = "/v1/images/generations"
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
@@ -54,6 +55,15 @@ async def test_images_are_made_at_every_path(stack: RunningStack, path: str) -> 
     assert (story["prompt_tokens"], story["completion_tokens"], story["images"]) == (300, 4160, 2)
     assert float(story["cost_usd"]) == pytest.approx(USD)
     assert (story["usage_source"], story["cache"]) == ("provider", "off")
+
+
+async def test_without_a_model_it_is_the_operator_s_default(stack: RunningStack) -> None:
+    """OpenAI's SDKs leave it out by default."""
+    made = await stack.openai.images.generate(prompt="a cat")
+    edited = await stack.openai.images.edit(image=("a.png", png(1), "image/png"), prompt="a hat")
+    assert made.data
+    assert edited.data
+    assert [call["body"]["model"] for call in await stack.calls()] == ["gpt-image-1.5"] * 2
 
 
 async def test_a_deployment_s_name_in_azure_s_path_is_the_model(stack: RunningStack) -> None:
@@ -155,7 +165,7 @@ async def test_a_picture_of_ten_megabytes_passes(stack: RunningStack) -> None:
     [
         ({"prompt": ...}, "prompt", "missing_required_parameter"),
         ({"prompt": ["a"]}, "prompt", "invalid_type"),
-        ({"model": ...}, "model", "missing_required_parameter"),
+        ({"model": ""}, "model", "empty_string"),
         ({"n": 0}, "n", "integer_below_min_value"),
         ({"n": 11}, "n", "integer_above_max_value"),
         ({"n": "2"}, "n", "invalid_type"),
