@@ -161,6 +161,14 @@ async def test_a_provider_s_failure_is_an_error(stack: RunningStack, play: str, 
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("kind", ["text", "srt", "vtt"])
+async def test_a_page_is_no_transcript(stack: RunningStack, kind: str) -> None:
+    """A proxy's or a sign-in page that came with status 200, where any text would do."""
+    answer = await post(stack, response_format=kind, prompt=said(do="not-sse"))
+    assert answer.status_code == 502, answer.text
+    assert "Sign in" not in answer.text
+
+
 async def test_a_failed_attempt_is_repeated_with_the_whole_file(stack: RunningStack) -> None:
     """The file is read from the disk again."""
     answer = await post(

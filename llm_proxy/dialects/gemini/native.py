@@ -6,19 +6,18 @@ Invariants: the provider judges the body, but for what is refused to every calle
 
 from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
-from llm_proxy.dialects.gemini.fields import invalid, named, whole
+from llm_proxy.dialects.gemini.fields import named, whole
 from llm_proxy.dialects.gemini.request import GeminiContext
 from llm_proxy.dialects.gemini.schema import MAX_CANDIDATES, linked_files
 from llm_proxy.dialects.request import ParseContext
 from llm_proxy.dialects.request.field_policy import reject_litellm_names
-from llm_proxy.dialects.request.kept_at_google import refuse_kept, refuse_kept_file
+from llm_proxy.dialects.request.kept_at_google import refuse_kept, refuse_kept_file, refuse_other_model
 from llm_proxy.dialects.request.native_call import build_native_call
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.identity import NO_ATTRIBUTION
 from llm_proxy.json_access import Json, as_object, as_objects, is_array
 
 _CONFIG, _MOST = "generationConfig", "maxOutputTokens"
-_OTHER_MODELS = ("routingConfig", "modelSelectionConfig")
 _candidates = whole(1, MAX_CANDIDATES)
 _length = whole(1)
 
@@ -35,9 +34,7 @@ def native_call(
     config: Json = {}
     if body.get(_CONFIG) is not None:
         body[_CONFIG] = config = named(body[_CONFIG], _CONFIG)
-        for name in _OTHER_MODELS:
-            if config.get(name):
-                raise invalid(f"{_CONFIG}.{name}", "another model than the path's cannot be chosen.")
+        refuse_other_model(config, _CONFIG)
         if config.get(_MOST) is not None:
             config[_MOST] = _length(config[_MOST], f"{_CONFIG}.{_MOST}")
     path = f"{_CONFIG}.candidateCount"

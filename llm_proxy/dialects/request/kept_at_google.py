@@ -1,4 +1,4 @@
-"""Refuses what a request names in the account at Google: files, buckets, caches, stores of documents.
+"""Refuses what a request names in the account at Google (files, caches, stores), and another model.
 
 Invariants: all callers share the account of the operator, so none may read it by a name. A name is read as
 the most lenient of LiteLLM and Google would read it; elsewhere than at Google an input is a text.
@@ -10,6 +10,7 @@ import unicodedata
 from urllib.parse import unquote
 
 from llm_proxy.dialects.request.url_guard import fetched_strings, strings_below
+from llm_proxy.dialects.request.validators import invalid
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json, as_object, as_objects
@@ -29,6 +30,8 @@ _LINK = re.compile(r"(?:https?:|data:)", re.IGNORECASE)
 _CACHES = ("cachedContent", "cached_content")
 _READS_STORES = frozenset({"fileSearch", "file_search", "retrieval"})
 """Tools that read what is stored in the account, by its name."""
+_CONFIGS = ("generationConfig", "generation_config")
+_OTHER_MODELS = ("routingConfig", "routing_config", "modelSelectionConfig", "model_selection_config")
 
 
 def names_kept(text: str) -> bool:
@@ -46,6 +49,13 @@ def refuse_kept(body: Json, above: str = "") -> None:
             raise not_ours(f"{above}tools[{at}].{name}", "A store of documents")
 
 
+def refuse_other_model(config: Json, path: str) -> None:
+    """Raises `BadRequest` for a configuration that chooses another model than the one that was admitted."""
+    for name in _OTHER_MODELS:
+        if config.get(name):
+            raise invalid(f"{path}.{name}", "another model than the request's cannot be chosen.")
+
+
 def refuse_kept_file(link: str, path: str) -> None:
     """Raises `BadRequest` for a link to a file in the account at Google."""
     if names_kept(link):
@@ -58,7 +68,10 @@ def refuse_kept_at_google(endpoint: Endpoint, body: Json) -> None:
     An id of a file has to be a link: LiteLLM reads names of files out of ids of its own.
     """
     refuse_kept(body)
-    refuse_kept(as_object(body.get("extra_body")), "extra_body.")
+    extra = as_object(body.get("extra_body"))
+    refuse_kept(extra, "extra_body.")
+    for name in _CONFIGS:
+        refuse_other_model(as_object(extra.get(name)), f"extra_body.{name}")
     texts = strings_below(body.get("input"), "input") if endpoint == "embeddings" else ()
     for path, text in (*fetched_strings(body), *texts):
         if path.endswith(".file_id") and _LINK.match(text) is None:

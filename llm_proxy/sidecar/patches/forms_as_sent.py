@@ -26,6 +26,8 @@ OPENAI_FIELDS = ("language", "prompt", "response_format", "temperature", "timest
 TRANSLATED_FIELDS = frozenset({"language", "prompt", "temperature", "timestamp_granularities"})
 TEXTS = frozenset({"text", "srt", "vtt"})
 """Formats of an answer that are no JSON."""
+PAGE = "text/html"
+"""Of a proxy's or a sign-in page, never a transcript's."""
 NO_TRANSCRIPT = StatedFailure(502, {"error": {"message": "The provider's answer has no transcript."}})
 UNTRANSLATED_FORMATS = frozenset({"srt", "vtt", "diarized_json"})
 RAW_HEADER = "X-Stainless-Raw-Response"
@@ -76,7 +78,8 @@ def _send_as_sent() -> None:
 async def _keep_answer(form: SentForm, response: Untyped) -> Untyped:
     """Keep a provider's answer for the caller; return what LiteLLM gets of it."""
     content_type = str(response.headers.get("content-type", ""))
-    events = form.streams and content_type.partition(";")[0].strip().lower() == EVENT_STREAM
+    media_type = content_type.partition(";")[0].strip().lower()
+    events = form.streams and media_type == EVENT_STREAM
     if events and not form.is_judged:
         form.stream = response
         return ""
@@ -93,7 +96,8 @@ async def _keep_answer(form: SentForm, response: Untyped) -> Untyped:
     except ValueError:
         document = {}
     failure = find_failure(document)
-    if failure is None and (not answer or (not document and requested_format(form) not in TEXTS)):
+    is_text = requested_format(form) in TEXTS and media_type != PAGE
+    if failure is None and (not answer or not (document or is_text)):
         failure = NO_TRANSCRIPT
     if failure is not None:
         raise_stated_failure(failure)

@@ -107,6 +107,15 @@ CHATS = [
         part("text", "a") | {"contents": [{"parts": [{"fileData": {"fileUri": BUCKET}}]}]},
         "extra_body.contents[0].parts[0].fileData.fileUri",
     ),
+    (
+        part("text", "a") | {"generationConfig": {"routingConfig": {"manualMode": {"modelName": "m"}}}},
+        "extra_body.generationConfig.routingConfig",
+    ),
+    (
+        part("text", "a")
+        | {"generation_config": {"model_selection_config": {"featureSelectionPreference": 1}}},
+        "extra_body.generation_config.model_selection_config",
+    ),
 ]
 
 
@@ -129,7 +138,7 @@ class TestChats:
             parse("gemini", part("file", {"file_id": link}))
             parse("gemini", part("file", {"file_data": link}))
         parse("gemini", {"messages": [{"role": "user", "content": BUCKET}]})
-        parse("gemini", part("text", BUCKET))
+        parse("gemini", part("text", BUCKET) | {"generationConfig": {"topK": 4}})
         parse("openai", part("file", {"file_id": "file-abc"}))
 
     def test_a_translated_message(self) -> None:
