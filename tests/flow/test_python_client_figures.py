@@ -72,7 +72,7 @@ async def test_own_calls_count_at_once_and_others_of_the_key_soon(stack: Running
 
 async def test_providers_are_those_of_the_gateways_models(stack: RunningStack) -> None:
     """Listed and available; a registered name stands for the kind; nobody has another name."""
-    async with LLMProxyService(base_url=stack.url, api_key=stack.key) as service:
+    async with LLMProxyService(base_url=stack.url, api_key=await key_of(stack)) as service:
         assert {"openai", "anthropic", "gemini"} <= set(service.list_providers())
         assert service.is_provider_available("anthropic")
         assert service.is_provider_available("google")

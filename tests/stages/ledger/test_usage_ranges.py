@@ -160,8 +160,9 @@ def text(value: object) -> object:
 
 
 def used(record: UsageRecord) -> bool:
-    """Whether a call is known to have used tokens."""
-    return bool(record.prompt_tokens or record.completion_tokens)
+    """Whether a call is known to have used tokens, images, audio, characters or searches."""
+    units = (record.images, record.audio_ms, record.characters, record.search_units)
+    return any((record.prompt_tokens, record.completion_tokens, *units))
 
 
 def sums(records: list[UsageRecord]) -> tuple[Any, ...]:

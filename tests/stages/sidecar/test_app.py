@@ -87,6 +87,7 @@ async def test_the_catalog_has_groups_deployments_prices_and_fallbacks(sidecar: 
         "stream_timeout_s": 60,
         "attempts": 3,
         "features": [],
+        "prices": {},
     }
     assert groups["unpriced"]["deployments"][0]["input_cost_per_token"] is None
     assert groups["first"]["fallbacks"] == ["second", "wide"]
