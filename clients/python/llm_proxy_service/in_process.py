@@ -68,7 +68,6 @@ class InProcessBackend:
         self._options = options
         self._registry = ProviderRegistry(uuid4().hex)
         self._meters: dict[str, ProviderMeter] = defaultdict(ProviderMeter)
-        self._windows: dict[str, RequestWindow] = {}
         self._calls: RoutedCalls | None = None
         self._cache: Any = None
         self._failover = options.enable_failover is not False
@@ -86,7 +85,7 @@ class InProcessBackend:
         options = self._options
         timeout = TIMEOUT_S if options.timeout is None else options.timeout
         strategy = options.load_balance_strategy or LoadBalanceStrategy.ROUND_ROBIN
-        self._calls = RoutedCalls(strategy, timeout, self._registry, self._meters, self._windows)
+        self._calls = RoutedCalls(strategy, timeout, self._registry, self._meters)
         size = CACHE_SIZE if options.cache_size is None else options.cache_size
         ttl = CACHE_TTL_S if options.cache_ttl is None else options.cache_ttl
         if size and ttl:
@@ -150,7 +149,7 @@ class InProcessBackend:
     def rate_limit(self, name: str) -> RateLimitStatus:
         """The limit status of one provider."""
         self._known(name)
-        return self._window(self._registry.places(name)).status()
+        return self._limit(name)
 
     def stats(self) -> ServiceStats:
         """The figures of the service."""
@@ -247,8 +246,6 @@ class InProcessBackend:
     async def _call(self, attempt: Attempt, fields: dict[str, Any]) -> Any:  # noqa: ANN401 -- LiteLLM's answer
         """The Router's answer; its errors are ours, and counted."""
         assert self._calls is not None, "started by the first call"  # noqa: S101 -- for the type checkers
-        for place in attempt.allowed:
-            self._window([place])
         try:
             return await self._calls.call(attempt, dict(fields))
         except Exception as error:
@@ -307,19 +304,17 @@ class InProcessBackend:
         """The chunks of a stream that has begun; closes it, however it ends."""
         assert self._calls is not None  # noqa: S101 -- for the type checkers
         name, meter = opened.place.name, self._meters[opened.place.name]
+        request_id = request_id_of(opened.source)
         tokens, cost, end = 0, None, meter.abandon
         try:
             async with aclosing(_all_pieces(opened)) as pieces:
                 async for piece in pieces:
                     usage = getattr(piece, "usage", None)
+                    price = self._calls.cost(opened.place, "chat", usage)
                     if usage is not None:
-                        tokens, cost = usage.total_tokens, self._calls.cost(opened.place, "chat", usage)
-                    told = cost if usage is not None else None
-                    chunk = read_chunk(
-                        raw_of(piece),
-                        Served(provider=name, request_id=request_id_of(opened.source), cost=told),
-                    )
-                    if chunk is not None:
+                        tokens, cost = usage.total_tokens, price
+                    served = Served(provider=name, request_id=request_id, cost=price)
+                    if (chunk := read_chunk(raw_of(piece), served)) is not None:
                         yield chunk
         except Exception as error:
             end = meter.fail
@@ -328,7 +323,7 @@ class InProcessBackend:
                 f"the stream of {name} broke: {fault}",
                 status=fault.status,
                 code="stream_broken",
-                request_id=request_id_of(opened.source),
+                request_id=request_id,
                 provider=name,
             ) from error
         else:
@@ -354,13 +349,12 @@ class InProcessBackend:
             return "cooling_down"
         if name in self._meters and self._meters[name].is_failing():
             return "failing"
-        return "rate_limited" if self._window(places).status()["remaining"] == 0 else "healthy"
+        return "rate_limited" if self._limit(name)["remaining"] == 0 else "healthy"
 
-    def _window(self, places: list[Place]) -> RequestWindow:
-        """The requests of a place's last minute; without a limit where there is no place yet."""
-        if not places:
-            return RequestWindow(None)
-        return self._windows.setdefault(places[0].id, RequestWindow(places[0].config.rate_limit))
+    def _limit(self, name: str) -> RateLimitStatus:
+        """The limit of a provider; none where it has no place yet."""
+        places = self._registry.places(name)
+        return (places[0].window if places else RequestWindow(None)).status()
 
     def _known(self, name: str) -> None:
         if name not in self._registry.names():

@@ -25,6 +25,11 @@ class ProviderMeter:
     failed_in_a_row: int = 0
     failed_at: float = 0.0
 
+    def begin(self) -> None:
+        """Count an attempt that runs."""
+        self.requests += 1
+        self.active += 1
+
     def end(self, seconds: float, tokens: int, cost: float | None) -> None:
         """Count an attempt that succeeded."""
         self.active -= 1

@@ -12,6 +12,7 @@ from typing import Literal
 
 from llm_proxy_service.catalog import LLMProvider, ModelCapability, ModelConfig
 from llm_proxy_service.errors import ConfigurationError, InvalidRequestError, NotFoundError
+from llm_proxy_service.meters import RequestWindow
 
 Kind = Literal["chat", "embeddings"]
 KEY_VARIABLES = {
@@ -49,12 +50,14 @@ class Place:
         id: Unique in the process.
         name: The provider's name among callers.
         litellm_name: LiteLLM's name of the model, for a provider that only LiteLLM knows.
+        window: The requests of its last minute.
     """
 
     id: str
     name: str
     config: ModelConfig = field(repr=False)
     litellm_name: str | None = None
+    window: RequestWindow = field(default_factory=lambda: RequestWindow(None), repr=False, compare=False)
 
     def litellm_model(self, kind: Kind) -> str:
         """LiteLLM's name of the model."""
@@ -103,7 +106,8 @@ class ProviderRegistry:
                 wanted = f"api_base or {variable}" if variable else "api_base"
                 raise ConfigurationError(f"{name} needs {wanted}", code="no_api_base")
         self._count += 1
-        self._registered[name] = Place(f"{self._owner}-{self._count}-{name}", name, config)
+        identity = f"{self._owner}-{self._count}-{name}"
+        self._registered[name] = Place(identity, name, config, window=RequestWindow(config.rate_limit))
 
     def names(self) -> list[str]:
         """The registered names, then those of the environment."""

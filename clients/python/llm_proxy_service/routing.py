@@ -16,7 +16,7 @@ from typing import Any
 from llm_proxy_service.catalog import LoadBalanceStrategy
 from llm_proxy_service.errors import ConfigurationError, RateLimitError
 from llm_proxy_service.json_reading import as_object, as_objects
-from llm_proxy_service.meters import ProviderMeter, RequestWindow
+from llm_proxy_service.meters import ProviderMeter
 from llm_proxy_service.registry import Kind, Place, ProviderRegistry
 
 GROUP = "llm_proxy_service"
@@ -48,6 +48,11 @@ class Attempt:
     allowed: list[Place]
     chosen: Place | None = None
 
+    def place_of(self, deployment: Untyped) -> Place:
+        """The allowed place whose deployment this is."""
+        entry = _id_of(deployment)
+        return next(place for place in self.allowed if _entry(place, self.kind) == entry)
+
 
 @dataclass(slots=True)
 class Chooser:
@@ -56,8 +61,7 @@ class Chooser:
     router: Untyped
     strategy: LoadBalanceStrategy
     meters: dict[str, ProviderMeter]
-    windows: dict[str, RequestWindow]
-    by_router: Untyped = None
+    by_router: Untyped
     last_used: dict[str, int] = field(default_factory=dict[str, int])
 
     async def async_get_available_deployment(self, **asked: Untyped) -> Untyped:
@@ -70,11 +74,11 @@ class Chooser:
         full: list[float] = []
         while attempt.allowed:
             deployment = await self._pick(attempt, asked)
-            place = next(one for one in attempt.allowed if _entry(one, attempt.kind) == _id_of(deployment))
-            if self.windows[place.id].take():
+            place = attempt.place_of(deployment)
+            if place.window.take():
                 self._use(attempt, place, asked["request_kwargs"])
                 return deployment
-            full.append(self.windows[place.id].status()["reset_in"])
+            full.append(place.window.status()["reset_in"])
             attempt.allowed.remove(place)
         error = RateLimitError(
             "the rate limits of this service are reached", status=429, code="rate_limited", retryable=True
@@ -83,7 +87,7 @@ class Chooser:
         raise error
 
     def get_available_deployment(self, **_: Untyped) -> Untyped:
-        """Not used: every call of this package is async."""
+        """The Router takes both methods or none; this one is not called, as every call here is async."""
         raise NotImplementedError
 
     async def _pick(self, attempt: Attempt, asked: Untyped) -> Untyped:
@@ -103,19 +107,14 @@ class Chooser:
         return min(healthy, key=self._order)  # pyright: ignore[reportUnknownArgumentType] -- LiteLLM's
 
     def _order(self, deployment: Untyped) -> tuple[int, int]:
-        entry = _id_of(deployment)
-        name = next(
-            place.name for place in ATTEMPT.get().allowed if _entry(place, ATTEMPT.get().kind) == entry
-        )
-        busy = self.meters[name].active if self.strategy is LoadBalanceStrategy.LEAST_LOADED else 0
-        return busy, self.last_used.get(entry, 0)
+        meter = self.meters[ATTEMPT.get().place_of(deployment).name]
+        busy = meter.active if self.strategy is LoadBalanceStrategy.LEAST_LOADED else 0
+        return busy, self.last_used.get(_id_of(deployment), 0)
 
     def _use(self, attempt: Attempt, place: Place, kwargs: Untyped) -> None:
         attempt.chosen = place
         self.last_used[_entry(place, attempt.kind)] = max(self.last_used.values(), default=0) + 1
-        meter = self.meters[place.name]
-        meter.requests += 1
-        meter.active += 1
+        self.meters[place.name].begin()
         most, wanted = place.config.max_tokens, kwargs.get("max_tokens")
         if most is not None and isinstance(wanted, int):
             kwargs["max_tokens"] = min(wanted, most)
@@ -133,13 +132,10 @@ class RoutedCalls:
         timeout: float,
         registry: ProviderRegistry,
         meters: dict[str, ProviderMeter],
-        windows: dict[str, RequestWindow],
     ) -> None:
         self.litellm = _import_litellm()
         self._registry = registry
         self._entries: dict[str, Place] = {}
-        self._meters, self._windows = meters, windows
-        self._timeout = timeout
         self.router: Untyped = self.litellm.Router(
             model_list=[],
             num_retries=0,
@@ -147,7 +143,7 @@ class RoutedCalls:
             routing_strategy=STRATEGIES[strategy],
             enable_tag_filtering=True,
         )
-        chooser = Chooser(self.router, strategy, meters, windows, self.router.async_get_available_deployment)
+        chooser = Chooser(self.router, strategy, meters, self.router.async_get_available_deployment)
         self.router.set_custom_routing_strategy(chooser)
         self._keep_stream_sources()
         registry.litellm_providers = frozenset(f"{one.value}" for one in self.litellm.LlmProviders)
