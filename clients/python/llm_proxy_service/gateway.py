@@ -7,8 +7,8 @@ in the log says where it is set, and what would mislead is refused.
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import httpx
@@ -91,14 +91,9 @@ class GatewayBackend:
         """The answer, whole."""
         began = time.monotonic()
         call = self._chat(request, {})
-        try:
-            async with self._connection.answer(call) as response:
-                raw = await self._connection.read_json(response)
-                served = self._served(response.headers)
+        with self._failures_counted():
+            raw, served = await self._document(call)
             answer = read_answer(raw, served, time.monotonic() - began)
-        except LLMProxyError as error:
-            self._figures.count_failed(error.provider)
-            raise
         self._figures.count(served, answer.usage, answer.latency)
         return answer
 
@@ -106,15 +101,12 @@ class GatewayBackend:
         """The answer in chunks."""
         began = time.monotonic()
         call = self._chat(request, STREAMED)
-        try:
+        with self._failures_counted():
             async with self._connection.answer(call) as response, aclosing(events(response)) as frames:
                 served = self._served(response.headers)
                 async with aclosing(self._counted(_chunks(frames, served), served, began)) as chunks:
                     async for chunk in chunks:
                         yield chunk
-        except LLMProxyError as error:
-            self._figures.count_failed(error.provider)
-            raise
 
     async def _counted(
         self, chunks: AsyncGenerator[LLMChunk], served: Served, began: float
@@ -145,14 +137,9 @@ class GatewayBackend:
         if request.dimensions is not None:
             body["dimensions"] = request.dimensions
         call = GatewayCall("/v1/embeddings", body, self._headers(request), request.timeout)
-        try:
-            async with self._connection.answer(call) as response:
-                raw = await self._connection.read_json(response)
-                served = self._served(response.headers)
+        with self._failures_counted():
+            raw, served = await self._document(call)
             found = read_vectors(raw, served, len(request.inputs))
-        except LLMProxyError as error:
-            self._figures.count_failed(error.provider)
-            raise
         self._figures.count(served, found.usage, time.monotonic() - began)
         return found
 
@@ -201,6 +188,19 @@ class GatewayBackend:
     def clear_cache(self) -> None:
         """Accept no answer from the gateway's cache that is older than this moment."""
         self._cleared_at = time.monotonic()
+
+    async def _document(self, call: GatewayCall) -> tuple[Json, Served]:
+        """A whole answer, and who gave it."""
+        async with self._connection.answer(call) as response:
+            return await self._connection.read_json(response), self._served(response.headers)
+
+    @contextmanager
+    def _failures_counted(self) -> Generator[None]:
+        try:
+            yield
+        except LLMProxyError as error:
+            self._figures.count_failed(error.provider)
+            raise
 
     def _chat(self, request: LLMRequest, more: Json) -> GatewayCall:
         named = {} if request.model is None else {"model": request.model}

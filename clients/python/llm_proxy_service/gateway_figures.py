@@ -9,7 +9,7 @@ import contextlib
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -164,20 +164,22 @@ class GatewayFigures:
 
     def count(self, served: Served, usage: Usage | None, latency_s: float) -> None:
         """Count a call of this service that was answered."""
-        tokens = usage["total_tokens"] if usage else 0
-        own = (self._own.setdefault(served.provider, Tally()),) if served.provider else ()
-        for tally in (self._own_total, *own):
+        for tally in self._own_tallies(served.provider):
             tally.requests += 1
             tally.cache_hits += served.cached
-            tally.tokens += tokens
+            tally.tokens += usage["total_tokens"] if usage else 0
             tally.cost += served.cost or 0.0
             tally.latency_s += latency_s
 
     def count_failed(self, provider: str | None) -> None:
         """Count a call of this service without an answer; `provider` is None where nobody was reached."""
-        for tally in (self._own_total, *([self._own.setdefault(provider, Tally())] if provider else ())):
+        for tally in self._own_tallies(provider):
             tally.requests += 1
             tally.failed += 1
+
+    def _own_tallies(self, provider: str | None) -> list[Tally]:
+        """Where a call of this service counts; without a provider in the total alone."""
+        return [self._own_total, *([self._own.setdefault(provider, Tally())] if provider else ())]
 
     def note_limit(self, headers: Mapping[str, str]) -> None:
         """Keep what an answer states of the limit on requests."""
@@ -190,20 +192,17 @@ class GatewayFigures:
             for number, unit in _DURATION.findall(headers.get("x-ratelimit-reset-requests", ""))
         )
         status = RateLimitStatus(limit=limit, remaining=left, reset_in=reset_s)
-        known = self._known
-        self._known = Snapshot(known.listed, known.used, known.total, known.recent, status)
+        self._known = replace(self._known, limit=status)
 
     def providers(self) -> list[str]:
         """The registered names, then the gateway's own."""
         self._read_soon()
-        known = self._known
-        return list(dict.fromkeys((*self._registered, *known.listed, *known.used, *self._own)))
+        return list(dict.fromkeys((*self._registered, *self._seen())))
 
     def is_available(self, name: str) -> bool:
         """Whether the gateway has the provider, and its latest calls did not all fail."""
         self._read_soon()
-        served = {*self._known.listed, *self._known.used, *self._own}
-        return bool(self._names_of(name) & served) and self._state(name) != UNHEALTHY
+        return not self._names_of(name).isdisjoint(self._seen()) and self._state(name) != UNHEALTHY
 
     def metrics(self, name: str) -> ProviderMetrics:
         """The figures of one provider.
@@ -274,13 +273,17 @@ class GatewayFigures:
             return UNHEALTHY
         return "degraded" if failed else "healthy"
 
+    def _seen(self) -> list[str]:
+        """The gateway's names of the providers that it listed, or that calls reached."""
+        return [*self._known.listed, *self._known.used, *self._own]
+
     def _names_of(self, name: str) -> frozenset[str]:
         kind = self.kind_of(name)
         return GATEWAY_NAMES.get(kind, frozenset({kind}))
 
     def _checked(self, name: str) -> frozenset[str]:
-        names, known = self._names_of(name), self._known
-        if name in self._registered or names & {*known.listed, *known.used, *self._own, *LLMProvider}:
+        names = self._names_of(name)
+        if name in self._registered or not names.isdisjoint((*self._seen(), *LLMProvider)):
             return names
         have = ", ".join(self.providers()) or "none"
         raise NotFoundError(f"no provider is called {name!r}; there are: {have}", code="provider_not_found")
