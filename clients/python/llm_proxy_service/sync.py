@@ -7,12 +7,13 @@ be used from any thread, also below a running event loop.
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
+from functools import update_wrapper
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from llm_proxy_service.catalog import LLMProvider, LoadBalanceStrategy, ProviderConfig
+from llm_proxy_service.catalog import ProviderConfig
 from llm_proxy_service.client import LLMProxyService, Model
 from llm_proxy_service.errors import LLMProxyError
 from llm_proxy_service.request import LLMRequest
@@ -27,6 +28,20 @@ from llm_proxy_service.response import (
 )
 
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
+
+def _arguments_of(
+    original: Callable[Concatenate[LLMProxyService, Arguments], object],
+) -> Callable[[Callable[..., Result]], Callable[Concatenate["SyncLLMProxyService", Arguments], Result]]:
+    """Gives a method the arguments of another, also in `help` and in editors."""
+
+    def give(
+        method: Callable[..., Result],
+    ) -> Callable[Concatenate["SyncLLMProxyService", Arguments], Result]:
+        return update_wrapper(method, original, assigned=(), updated=())
+
+    return give
 
 
 class SyncLLMProxyService:
@@ -35,28 +50,9 @@ class SyncLLMProxyService:
     Use it in a `with` block, or call `stop` at the end.
     """
 
-    def __init__(  # noqa: PLR0913 -- the guide's words, each with a default
-        self,
-        cache_size: int | None = None,
-        cache_ttl: float | None = None,
-        load_balance_strategy: LoadBalanceStrategy | str | None = None,
-        enable_failover: bool | None = None,  # noqa: FBT001 -- the same
-        max_retries: int | None = None,
-        *,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        timeout: float | None = None,
-    ) -> None:
-        self._service = LLMProxyService(
-            cache_size,
-            cache_ttl,
-            load_balance_strategy,
-            enable_failover,
-            max_retries,
-            base_url=base_url,
-            api_key=api_key,
-            timeout=timeout,
-        )
+    @_arguments_of(LLMProxyService.__init__)
+    def __init__(self, *args: Any, **named: Any) -> None:  # noqa: ANN401 -- as decorated
+        self._service = LLMProxyService(*args, **named)
         self.response_cache = self._service.response_cache
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm-proxy-service", daemon=True)
@@ -112,20 +108,10 @@ class SyncLLMProxyService:
         """As `LLMProxyService.generate_structured`."""
         return self._wait(self._service.generate_structured(request, model))
 
-    def generate_embeddings(
-        self,
-        inputs: Sequence[str] | str,
-        model: str,
-        *,
-        dimensions: int | None = None,
-        cache_enabled: bool = True,
-        provider: LLMProvider | str | None = None,
-    ) -> EmbeddingResponse:
+    @_arguments_of(LLMProxyService.generate_embeddings)
+    def generate_embeddings(self, *args: Any, **named: Any) -> EmbeddingResponse:  # noqa: ANN401 -- the same
         """As `LLMProxyService.generate_embeddings`."""
-        calling = self._service.generate_embeddings(
-            inputs, model, dimensions=dimensions, cache_enabled=cache_enabled, provider=provider
-        )
-        return self._wait(calling)
+        return self._wait(self._service.generate_embeddings(*args, **named))
 
     def register_provider(self, name: str, provider: ProviderConfig) -> None:
         """As `LLMProxyService.register_provider`."""

@@ -1,6 +1,7 @@
 """The face without an event loop, at a provider in the place of a gateway: threads, the end, left streams."""
 
 import gc
+import inspect
 import json
 import logging
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import scripted_providers
 
-from llm_proxy_service import LLMProxyError, SyncLLMProxyService, create_completion_request
+from llm_proxy_service import LLMProxyError, LLMProxyService, SyncLLMProxyService, create_completion_request
 
 SOON_S = 20
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -20,6 +21,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 def address() -> Iterator[str]:
     with scripted_providers.running(1) as (one,):
         yield one
+
+
+def test_both_faces_are_made_with_the_same_arguments() -> None:
+    assert inspect.signature(SyncLLMProxyService) == inspect.signature(LLMProxyService)
+    assert "cache_ttl" in inspect.signature(SyncLLMProxyService).parameters
 
 
 def run(threads: list[threading.Thread]) -> list[threading.Thread]:

@@ -9,9 +9,12 @@ PROGRAM = Path(__file__).with_name("typed_program.py")
 
 
 def test_a_typed_program_passes_mypy_strict(tmp_path: Path) -> None:
-    """With no configuration of ours; a call of the wrong type is found."""
+    """With no configuration of ours; a call of the wrong type is found, at both faces."""
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("from llm_proxy_service import LLMProxyService\nLLMProxyService(cache_size='many')\n")
+    wrong.write_text(
+        "from llm_proxy_service import LLMProxyService, SyncLLMProxyService\n"
+        "LLMProxyService(cache_size='many')\nSyncLLMProxyService(cache_size='many')\n"
+    )
     checked = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", PROGRAM, wrong],
         cwd=tmp_path,
@@ -20,5 +23,5 @@ def test_a_typed_program_passes_mypy_strict(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert checked.stdout.splitlines()[1:] == ["Found 1 error in 1 file (checked 2 source files)"]
-    assert "incompatible type" in checked.stdout
+    assert checked.stdout.splitlines()[2:] == ["Found 2 errors in 1 file (checked 2 source files)"]
+    assert checked.stdout.count("incompatible type") == 2

@@ -1,4 +1,4 @@
-"""A program of somebody who checks it with `mypy --strict`; `test_types.py` does, and runs it nowhere."""
+"""A caller's program, for `mypy --strict`; `test_types.py` checks it and runs it nowhere."""
 
 import asyncio
 from typing import assert_type
@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from llm_proxy_service import (
     AnthropicProvider,
+    EmbeddingResponse,
     HealthReport,
     LLMProvider,
     LLMProxyError,
@@ -87,7 +88,8 @@ async def chat() -> None:
 
 def without_a_loop() -> str:
     """The synchronous face."""
-    with SyncLLMProxyService(base_url="http://127.0.0.1:7007", api_key="sk-...") as service:
+    with SyncLLMProxyService(1000, base_url="http://127.0.0.1:7007", api_key="sk-...") as service:
+        assert_type(service.generate_embeddings("hi", "m", dimensions=8), EmbeddingResponse)
         return "".join(
             chunk.content for chunk in service.generate_streaming_completion(create_completion_request("hi"))
         )
