@@ -15,7 +15,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Caller
 from llm_proxy.telemetry.request_ids import id_to_text
-from llm_proxy.upstream import NO_ROUTING, Catalog, RoutingInfo, TokenUsage, interrupt_error
+from llm_proxy.upstream import NO_ROUTING, Catalog, RoutingInfo, TokenUsage, call_cost, interrupt_error
 
 if TYPE_CHECKING:
     from llm_proxy.telemetry.tracing import Span
@@ -72,6 +72,7 @@ class CallContext:
     ttft_ms: float | None = None
     trace: "Span | None" = None
     payload: list[bytes] | None = None
+    _known_cost: tuple[TokenUsage | None, RoutingInfo, int | None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Write the id as text, once."""
@@ -80,6 +81,18 @@ class CallContext:
     def elapsed_ms(self) -> float:
         """Returns the time since the request's headers were read."""
         return (time.perf_counter() - self.started) * 1000
+
+    def cost_of(self, usage: TokenUsage | None) -> int | None:
+        """Returns what this usage costs at who answered, in nano-dollars; None when it is not known.
+
+        The header, the limits and the record ask for the same cost: it is computed once.
+        """
+        known = self._known_cost
+        if known is None or known[0] != usage or known[1] != self.routing:
+            assert self.call is not None  # noqa: S101 -- it was admitted
+            cost = call_cost(usage, self.routing, self.catalog, self.call)
+            known = self._known_cost = usage, self.routing, cost
+        return known[2]
 
 
 def note_error(context: CallContext, error: APIError) -> None:

@@ -17,7 +17,7 @@ from llm_proxy.edge.request import Send
 from llm_proxy.errors import APIError, BadRequest, StoreUnavailable, Unauthorized
 from llm_proxy.money import NANO_PER_USD
 from llm_proxy.schema.database import STATEMENT_TIMEOUT, DatabaseUnavailable, RowsRejected
-from llm_proxy.upstream import RoutingInfo, call_cost
+from llm_proxy.upstream import RoutingInfo
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -90,9 +90,7 @@ def response_headers(context: CallContext, limit_headers: tuple[tuple[bytes, byt
         headers.append((b"x-llm-proxy-model", _ascii(routing.group)))
     if routing.provider:
         headers.append((b"x-llm-proxy-provider", _ascii(routing.provider)))
-    cost_nano_usd = None
-    if context.usage is not None and context.call is not None:
-        cost_nano_usd = call_cost(context.usage, routing, context.catalog, context.call)
+    cost_nano_usd = context.cost_of(context.usage) if context.usage is not None else None
     if cost_nano_usd is not None:
         headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(cost_nano_usd, NANO_PER_USD)))
     headers.append((b"x-llm-proxy-cache", routing.cache.encode()))

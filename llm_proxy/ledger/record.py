@@ -22,7 +22,7 @@ from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS
 from llm_proxy.quantities import NOTHING, Quantities
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import redact
-from llm_proxy.upstream import RoutingInfo, TokenUsage, call_cost
+from llm_proxy.upstream import RoutingInfo, TokenUsage
 from llm_proxy.upstream.litellm_protocol import CacheState
 
 UsageSource = Literal["provider", "sidecar", "estimated", "unknown"]
@@ -221,8 +221,7 @@ def _billed_cost(context: CallContext, usage: TokenUsage | None) -> int | None:
     if context.routing.cache != "hit" and _is_unspent(context):
         unknown = context.error is not None and context.error.cost_unknown and not context.unsent
         return None if unknown else 0
-    assert context.call is not None  # noqa: S101 -- it was admitted
-    return call_cost(usage, context.routing, context.catalog, context.call)
+    return context.cost_of(usage)
 
 
 def _is_unspent(context: CallContext) -> bool:

@@ -184,8 +184,10 @@ class SidecarReply:
     @property
     def content_type(self) -> bytes:
         """The media type of a whole body: JSON, or a text of transcriptions."""
+        if self._call.endpoint not in OPAQUE_ENDPOINTS:
+            return _JSON
         stated = media_type(self._connection.headers)
-        if self._call.endpoint not in OPAQUE_ENDPOINTS or stated in (b"", _JSON):
+        if stated in (b"", _JSON):
             return _JSON
         return stated + b"; charset=utf-8" if stated in _TEXT_TYPES else _PLAIN
 
