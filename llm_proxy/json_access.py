@@ -3,6 +3,7 @@
 Pure. Invariant: a value that is not of the requested type is empty, never an exception.
 """
 
+import json
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 if TYPE_CHECKING:
@@ -25,6 +26,19 @@ def is_array(value: object) -> TypeGuard[list[Any]]:
 def as_object(value: object) -> Json:
     """Returns the value if it is an object, else an empty one."""
     return cast("Json", value) if isinstance(value, dict) else {}
+
+
+def read_object(text: str | bytes, *, strict: bool = True) -> Json:
+    """Returns the object that a JSON text holds; an empty one for any other value, and for what is no JSON.
+
+    Args:
+        text: The text.
+        strict: Control characters in strings are no JSON.
+    """
+    try:
+        return as_object(json.loads(text, strict=strict))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def as_objects(value: object) -> list[Json]:

@@ -4,10 +4,9 @@ Pure; used by the gateway and by the sidecar. Invariant: base64 is never decoded
 event is named in its head. Source: https://platform.openai.com/docs/api-reference/images-streaming.
 """
 
-import json
 import re
 
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, read_object
 
 LAST_EVENTS = frozenset(
     {"image_generation.completed", "image_edit.completed", "speech.audio.done", "transcript.text.done"}
@@ -60,10 +59,7 @@ def parse_event(frame: bytes) -> Json:
     """Returns the object of a frame, its picture left out; empty when it holds none."""
     lines = (line.partition(b":") for line in without_pictures(frame).split(b"\n"))
     data = b"\n".join(value.strip() for name, _, value in lines if name == b"data")
-    try:
-        return as_object(json.loads(data))
-    except (ValueError, RecursionError):
-        return {}
+    return read_object(data)
 
 
 def without_pictures(text: bytes) -> bytes:

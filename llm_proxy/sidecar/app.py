@@ -5,13 +5,12 @@ health checks needs the traffic key; LiteLLM's endpoint functions are called dir
 """
 
 import hmac
-import json
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 
 from llm_proxy.endpoints import ENDPOINTS, IMAGES, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS, Endpoint, EndpointSpec
-from llm_proxy.json_access import as_list, as_object
+from llm_proxy.json_access import as_list, read_object
 from llm_proxy.sidecar import (
     catalog,
     cohere_embed,
@@ -146,10 +145,7 @@ class SidecarApp:
                 await send_json(send, 502, UNREADABLE_RESPONSE, [*headers, *outcome.headers()])
 
     async def _count_tokens(self, receive: Receive, send: Send) -> None:
-        try:
-            body = as_object(json.loads(await read_body(receive) or b""))
-        except ValueError:
-            body = {}
+        body = read_object(await read_body(receive) or b"")
         await send_json(send, *await token_count.count_tokens(body))
 
     async def _purge_cache(self, receive: Receive, send: Send) -> None:
@@ -159,11 +155,7 @@ class SidecarApp:
             )
             await send_json(send, 404, missing)
             return
-        raw = await read_body(receive)
-        try:
-            patterns = as_list(as_object(json.loads(raw or b"")).get("patterns"))
-        except ValueError:
-            patterns = []
+        patterns = as_list(read_object(await read_body(receive) or b"").get("patterns"))
         purged, complete = await self.cache.purge(one for one in patterns if isinstance(one, str))
         await send_json(send, 200 if complete else 503, {"purged": purged, "complete": complete})
 

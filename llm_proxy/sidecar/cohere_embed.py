@@ -9,7 +9,7 @@ import json
 from decimal import Decimal
 
 from llm_proxy.endpoints import COHERE_BODY
-from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.json_access import Json, as_list, as_object, read_object
 from llm_proxy.sidecar import catalog
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -21,10 +21,7 @@ def prepare_request(request: Untyped, raw: bytes, outcome: CallOutcome) -> None:
     """Keep Cohere's body of a call, and show LiteLLM the rest; does nothing for any other call."""
     if COHERE_BODY.encode() not in raw:
         return
-    try:
-        body = as_object(json.loads(raw))
-    except (ValueError, RecursionError):
-        return
+    body = read_object(raw)
     if COHERE_BODY not in body:
         return
     outcome.provider_body = as_object(body.pop(COHERE_BODY))
@@ -39,10 +36,7 @@ def answer_to_send(result: Untyped, outcome: CallOutcome) -> Untyped:
     """
     if outcome.provider_body is None or hasattr(result, "render"):
         return result
-    try:
-        answer = as_object(json.loads(outcome.provider_answer or b""))
-    except (ValueError, RecursionError):
-        raise UnreadableAnswerError from None
+    answer = read_object(outcome.provider_answer or b"")
     if not _is_complete(answer, outcome.provider_body):
         raise UnreadableAnswerError
     billed = as_object(as_object(answer.get("meta")).get("billed_units"))

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.json_access import Json, as_list, as_object, is_object
+from llm_proxy.json_access import Json, as_list, as_object, is_object, read_object
 from llm_proxy.media_frames import ERROR, LAST_EVENTS, event_name, parse_event, split_frames
 from llm_proxy.sidecar.event_channel import EventChannel
 from llm_proxy.sidecar.image_edits import SentEdit
@@ -59,18 +59,12 @@ class ImageCall:
 
 def find_stated_failure(raw: bytes) -> StatedFailure | None:
     """Return the failure that an answer in any format states; None for what is no JSON, too."""
-    try:
-        return find_failure(as_object(json.loads(raw, strict=False)))
-    except (ValueError, RecursionError):
-        return None
+    return find_failure(read_object(raw, strict=False))
 
 
 def find_failure_in_answer(shell: bytes) -> StatedFailure | None:
     """Return the failure that a whole answer in OpenAI's format states, or is, its pictures left out."""
-    try:
-        answer = as_object(json.loads(shell, strict=False))
-    except (ValueError, RecursionError):
-        return NO_PICTURE
+    answer = read_object(shell, strict=False)
     failure = find_failure(answer)
     if failure is None and not as_list(answer.get("data")):
         return NO_PICTURE

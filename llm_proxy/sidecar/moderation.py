@@ -4,9 +4,7 @@ Pure. LiteLLM writes every category twice, once by a name of its own, and drops 
 Invariant: an answer has one result for each input; an input of parts is one.
 """
 
-import json
-
-from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.json_access import Json, as_list, as_object, read_object
 
 
 def moderation_answer(raw: bytes, request: Json) -> bytes | None:
@@ -18,9 +16,6 @@ def moderation_answer(raw: bytes, request: Json) -> bytes | None:
     """
     given = as_list(request.get("input"))
     inputs = len(given) if given and all(isinstance(one, str) for one in given) else 1
-    try:
-        results = as_list(as_object(json.loads(raw)).get("results"))
-    except (ValueError, RecursionError):
-        return None
+    results = as_list(read_object(raw).get("results"))
     complete = len(results) == inputs and all(as_object(one).get("categories") for one in results)
     return raw if complete else None

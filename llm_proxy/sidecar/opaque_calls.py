@@ -7,7 +7,7 @@ answer used and cost is stated beside it where it is known; one that does not an
 import json
 
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, as_object, read_object
 from llm_proxy.sidecar import answer_usage, speech
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -31,10 +31,7 @@ async def prepare_call(name: Endpoint, request: Untyped, outcome: CallOutcome) -
     """
     if ENDPOINTS[name].files:
         return {}
-    try:
-        body = as_object(json.loads(await request.body()))
-    except (ValueError, RecursionError):
-        body = {}
+    body = read_object(await request.body())
     outcome.added_fields = as_object(body.get(EXTRA_FIELDS))
     if name == speech.SPEECH:
         speech.prepare(request, body, outcome)

@@ -6,7 +6,6 @@ percent-encoded; a provider's status is sent only if a provider responded; no co
 empty error object states no failure.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from llm_proxy.error_body import ErrorBody, header_wait_s, parse_body, parse_document, parse_quoted_body
-from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.json_access import Json, as_list, as_object, read_object
 
 Origin = Literal["guardrail", "litellm", "translation", "connection", "answer"]
 """What failed if no provider responded with an error: a guardrail, LiteLLM's checks, its translation of the
@@ -314,10 +313,7 @@ def find_failure_in_text(text: str, *, error_event: bool = False) -> StatedFailu
     """Return the failure that the data of an event states, if any."""
     if not error_event and '"error"' not in text:
         return None
-    try:
-        document = as_object(json.loads(text, strict=False))
-    except (ValueError, RecursionError):
-        document = {}
+    document = read_object(text, strict=False)
     if not document and error_event:
         document = {"error": {"message": text}}
     return find_failure(document, error_event=error_event) if document else None

@@ -6,10 +6,9 @@ what the provider says of its answer (`meta`, `usage`) stays; nothing that it do
 Source: https://docs.cohere.com/v1/reference/rerank, https://api.jina.ai/scalar (rerank).
 """
 
-import json
 import math
 
-from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
+from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object, read_object
 from llm_proxy.token_details import token_count
 
 
@@ -25,7 +24,7 @@ def rerank_answer(parsed: Json, raw: bytes | None, request: Json, model: str) ->
     results = _results(parsed, as_list(request.get("documents")), request.get("return_documents"))
     if results is None:
         return None
-    original = _original(raw)
+    original = read_object(raw or b"")
     usage, stated = as_object(original.get("usage")), as_object(original.get("meta"))
     invented = raw is not None and not usage and not stated  # LiteLLM counts where nothing is stated
     meta = {} if invented else as_object(parsed.get("meta")) | stated
@@ -43,13 +42,6 @@ def rerank_answer(parsed: Json, raw: bytes | None, request: Json, model: str) ->
 
 def _first_count(*values: object) -> int | None:
     return next((count for one in values if (count := token_count(one)) is not None), None)
-
-
-def _original(raw: bytes | None) -> Json:
-    try:
-        return as_object(json.loads(raw or b"{}"))
-    except (ValueError, RecursionError):
-        return {}
 
 
 def _known(values: object) -> Json:
