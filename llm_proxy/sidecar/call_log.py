@@ -8,7 +8,6 @@ twice keeps its first values.
 
 import asyncio
 import contextlib
-import json
 import ssl
 import time
 from collections import deque
@@ -199,9 +198,8 @@ def _quantity_columns(
 ) -> tuple[int | None, ...]:
     """Return the images, audio, characters and search units of an answer; None of what it has none of."""
     form = call_outcome.form()
-    if form is not None and form.answer is not None:  # LiteLLM's has lost the seconds that are billed
-        with contextlib.suppress(ValueError):
-            response = as_object(json.loads(form.answer))
+    if form is not None and form.document:  # LiteLLM's has lost the seconds that are billed
+        response = form.document
     spoken = kwargs.get("input")
     characters = len(spoken) if isinstance(spoken, str) else 0
     used = NOTHING if endpoint is None else answer_usage.quantities_of(endpoint, response, characters)

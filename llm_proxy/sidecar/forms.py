@@ -6,7 +6,7 @@ form is its fields, and a file only where it has to translate one. Source: starl
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm_proxy.json_access import Json, is_array, is_object
@@ -90,6 +90,7 @@ class SentForm:
         fields: The caller's fields as JSON: `name[]` as arrays, `name[key]` as objects, texts.
         files: The files.
         answer: The provider's whole answer, once it has come as it is to be passed on.
+        document: That answer as the provider sent it, parsed; empty for one that is no object in JSON.
         content_type: The answer's.
         stream: The provider's response whose events are to be passed on; None for a whole answer.
         is_judged: A guardrail sees the text before it is sent.
@@ -100,6 +101,7 @@ class SentForm:
     fields: Json
     files: tuple[FilePartOfForm, ...]
     answer: bytes | None = None
+    document: Json = field(default_factory=dict[str, Any])
     content_type: str = ""
     stream: Untyped = None
     is_judged: bool = False
@@ -112,7 +114,7 @@ class SentForm:
 
     def forget_answer(self) -> None:
         """Start another attempt."""
-        self.answer, self.content_type, self.stream = None, "", None
+        self.answer, self.document, self.content_type, self.stream = None, {}, "", None
 
 
 CONTROLS = frozenset({"model", "metadata", "disable_fallbacks"})

@@ -10,17 +10,17 @@ from collections.abc import AsyncIterator, Iterable
 from importlib import import_module
 
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, as_object, read_object
 from llm_proxy.quantities import usage_comment
 from llm_proxy.sidecar import answer_usage, litellm_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.event_stream import BROKEN_EVENT, EVENT_STREAM, EventDecoder, ServerSentEvent
 from llm_proxy.sidecar.forms import FormFile, SentForm, read_form
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sse import FrameGate
 
 DELTA_EVENT, LAST_EVENT = "transcript.text.delta", "transcript.text.done"
 PLAIN_TYPE = "text/plain; charset=utf-8"
-EVENT_ENDS = (b"\n\n", b"\n\r\n")
 PARTS = frozenset({"segments", "words", "logprobs"})
 """Of a transcript in JSON."""
 
@@ -76,7 +76,7 @@ async def transcribe(name: Endpoint, request: Untyped, head: Untyped, outcome: C
         outcome.states_cost = True
         return _response("StreamingResponse", _events(form, name, outcome), EVENT_STREAM, head)
     if form.answer is not None:
-        answer_usage.state(outcome, name, _document(form.answer) | {answer_usage.HIDDEN: hidden})
+        answer_usage.state(outcome, name, form.document | {answer_usage.HIDDEN: hidden})
         return _response("Response", form.answer, form.content_type or PLAIN_TYPE, head)
     if form.fields.get("response_format") == "text":
         answer_usage.state(outcome, name, answer)
@@ -89,8 +89,7 @@ def _mask(form: SentForm, answer: Untyped, text: str) -> Untyped:
     if form.stream is not None:
         form.stream = form.stream.masked(text)
     elif form.answer is not None:
-        document = _document(form.answer)
-        masked = json.dumps({**_without_parts(document), "text": text}) if document else text
+        masked = json.dumps({**_without_parts(form.document), "text": text}) if form.document else text
         form.answer = masked.encode()
     made = type(answer)(text=text)
     setattr(made, answer_usage.HIDDEN, getattr(answer, answer_usage.HIDDEN, None))
@@ -111,32 +110,23 @@ def _response(kind: str, content: Untyped, content_type: str, head: Untyped) -> 
     return response
 
 
-def _document(answer: bytes) -> Json:
-    try:
-        return as_object(json.loads(answer))
-    except ValueError:
-        return {}
-
-
 def last_event(events: Iterable[ServerSentEvent]) -> Json | None:
     """Return the last event of a transcription among these, parsed; None if it is not there."""
-    documents = (_document(event.data.encode()) for event in events)
+    documents = (read_object(event.data) for event in events)
     return next((one for one in documents if one.get("type") == LAST_EVENT), None)
 
 
 async def _events(form: SentForm, name: Endpoint, outcome: CallOutcome) -> AsyncIterator[bytes]:
     """Yield a provider's events as they come, then what they used; or the mark of an error event."""
-    decoder, last, held = EventDecoder(), None, b""
+    decoder, gate, last = EventDecoder(), FrameGate(), None
     try:
         async for chunk in form.stream.aiter_bytes():
             last = last_event(decoder.feed(chunk)) or last
-            held += chunk
-            if end := max(held.rfind(one) + len(one) if one in held else 0 for one in EVENT_ENDS):
-                yield held[:end]
-                held = held[end:]
+            if frames := gate.feed(chunk):
+                yield frames
         last = last_event(decoder.flush()) or last
-        if last is not None and held:
-            yield held + b"\n\n"
+        if last is not None and (rest := gate.close()):
+            yield rest + b"\n\n"
     except Exception:  # noqa: BLE001 -- whatever broke the stream
         yield BROKEN_EVENT
         return

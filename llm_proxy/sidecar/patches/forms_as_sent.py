@@ -6,12 +6,11 @@ provider gets the caller's fields and no other; the answer's bytes are kept as t
 fallbacks, cooldowns and the log stay LiteLLM's. Other providers are translated by LiteLLM.
 """
 
-import json
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from llm_proxy.json_access import as_object
+from llm_proxy.json_access import read_object
 from llm_proxy.sidecar import call_outcome, forms
 from llm_proxy.sidecar.event_stream import EVENT_STREAM, EventDecoder
 from llm_proxy.sidecar.forms import SentForm
@@ -91,17 +90,14 @@ async def _keep_answer(form: SentForm, response: Untyped) -> Untyped:
             raise_stated_failure(NO_TRANSCRIPT)
         form.stream = HeldEvents(answer, last)
         return str(last.get("text") or "")
-    try:
-        document = as_object(json.loads(answer))
-    except ValueError:
-        document = {}
+    document = read_object(answer)
     failure = find_failure(document)
     is_text = requested_format(form) in TEXTS and media_type != PAGE
     if failure is None and (not answer or not (document or is_text)):
         failure = NO_TRANSCRIPT
     if failure is not None:
         raise_stated_failure(failure)
-    form.answer, form.content_type = answer, content_type
+    form.answer, form.document, form.content_type = answer, document, content_type
     if not document:
         return answer.decode("utf-8", "replace")
     known = import_module("openai.types.audio").Transcription

@@ -12,13 +12,14 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from importlib import import_module
 from typing import Any
 
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, as_object, read_object
 from llm_proxy.quantities import COST_COMMENT
 from llm_proxy.sidecar import call_outcome, catalog, litellm_internals
-from llm_proxy.sidecar.event_stream import BROKEN_EVENT, MAX_EVENT_BYTES, EventTooLong
+from llm_proxy.sidecar.event_stream import BROKEN_EVENT
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import google_wire
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sse import FrameGate
 
 RESPONSES = "litellm.llms.openai.responses.transformation"
 RESPONSE_EVENTS = "litellm.responses.streaming_iterator"
@@ -137,37 +138,13 @@ def _keep_betas() -> None:
     handler.update_headers_with_filtered_beta = keep_all
 
 
-class Frames:
-    """Cuts a provider's bytes after each complete event.
-
-    Attributes:
-        rest: Bytes of the incomplete event.
-    """
-
-    def __init__(self) -> None:
-        self.rest = b""
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Return the events that are complete now; raises `EventTooLong`."""
-        raw = self.rest + chunk
-        if b"\r" in raw:
-            raw = raw.replace(b"\r\n", b"\n")
-        end = raw.rfind(b"\n\n") + 2 if b"\n\n" in raw else 0
-        self.rest = raw[end:]
-        if len(self.rest) > MAX_EVENT_BYTES:
-            raise EventTooLong(f"an event of more than {MAX_EVENT_BYTES} bytes")
-        return raw[:end]
-
-
 def _events(frames: bytes) -> list[Json]:
     """Return the JSON objects of events; what is none is left out."""
     found: list[Json] = []
     for frame in frames.split(b"\n\n"):
         data = b"\n".join(line[5:].strip() for line in frame.split(b"\n") if line.startswith(b"data:"))
-        try:
-            found.append(as_object(json.loads(data)))
-        except ValueError:
-            continue
+        if event := read_object(data):
+            found.append(event)
     return found
 
 
@@ -194,7 +171,7 @@ def _read_responses_by_frame() -> None:
 
 async def _next_frames(stream: Untyped) -> bytes:
     if not hasattr(stream, "llmp_frames"):
-        stream.llmp_frames, stream.llmp_chunks = Frames(), stream.response.aiter_bytes()
+        stream.llmp_frames, stream.llmp_chunks = FrameGate(), stream.response.aiter_bytes()
         stream.llmp_stated_error = None
     if stream.llmp_stated_error is not None:
         raise stream.llmp_stated_error
@@ -282,7 +259,7 @@ async def _relay(
     logging, complete, left = litellm_internals.proxy_module().proxy_logging_obj, False, False
     is_google = isinstance(response, google_wire.stream_class())
     marks = google_wire.MARKS if is_google else USAGE_MARKS
-    frames, usage = Frames(), google_wire.ContentUsage() if is_google else MessageUsage()
+    frames, usage = FrameGate(), google_wire.ContentUsage() if is_google else MessageUsage()
     try:
         async for chunk in response:
             ready = frames.feed(chunk)
