@@ -56,6 +56,11 @@ def token_count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
 
 
+def first_count(*values: object) -> int | None:
+    """Returns the first value that is a number of tokens; None if none is."""
+    return next((count for value in values if (count := token_count(value)) is not None), None)
+
+
 def service_tier(document: Mapping[str, Any], usage: Mapping[str, Any]) -> str | None:
     """Returns the service tier that a response, a frame or its usage states."""
     tier = document.get("service_tier") or usage.get("service_tier")

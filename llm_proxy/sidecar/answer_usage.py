@@ -16,7 +16,7 @@ from llm_proxy.quantities import NOTHING, Quantities, encode_usage, quantity
 from llm_proxy.sidecar import catalog
 from llm_proxy.sidecar.call_outcome import Attempt, CallOutcome
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.token_details import read_details, token_count
+from llm_proxy.token_details import first_count, read_details
 
 SPEECH: Endpoint = "audio.speech"
 PROMPT_DETAILS = ("input_tokens_details", "input_token_details", "prompt_tokens_details")
@@ -81,8 +81,8 @@ def tokens_of(endpoint: Endpoint, answer: Untyped) -> dict[str, int]:
     usage = _value(answer, "usage")
     if endpoint == "rerank":
         return _tokens_of_rerank(_value(answer, "meta"))
-    prompt = _first(_value(usage, "input_tokens"), _value(usage, "prompt_tokens"))
-    completion = _first(_value(usage, "output_tokens"), _value(usage, "completion_tokens"))
+    prompt = first_count(_value(usage, "input_tokens"), _value(usage, "prompt_tokens"))
+    completion = first_count(_value(usage, "output_tokens"), _value(usage, "completion_tokens"))
     if not prompt and not completion:
         return {}
     found = read_details(
@@ -103,7 +103,7 @@ def tokens_of(endpoint: Endpoint, answer: Untyped) -> dict[str, int]:
 
 def _tokens_of_rerank(meta: Untyped) -> dict[str, int]:
     billed, counted = _value(meta, "billed_units"), _value(meta, "tokens")
-    total = _first(_value(billed, "total_tokens"), _value(counted, "input_tokens"))
+    total = first_count(_value(billed, "total_tokens"), _value(counted, "input_tokens"))
     return {"prompt_tokens": total} if total else {}
 
 
@@ -167,10 +167,6 @@ def _details(usage: Untyped, names: tuple[str, ...]) -> dict[str, Any]:
         if any(parts.values()):
             return parts
     return {}
-
-
-def _first(*values: object) -> int | None:
-    return next((count for value in values if (count := token_count(value)) is not None), None)
 
 
 def _value(owner: Untyped, name: str) -> Untyped:

@@ -230,16 +230,12 @@ async def _call_litellm(path: str, outcome: CallOutcome, scope: Scope, receive: 
     with outcome_in_context(outcome):
         try:
             if name in IMAGES:
-                result = await image_answers.make_images(name, request, head, outcome)
+                result = await image_answers.make_images(name, request, body, head, outcome)
             elif endpoint.files:
                 result = await transcripts.transcribe(name, request, head, outcome)
             else:
-                result = await litellm_internals.endpoint_function(endpoint, streams=streams)(
-                    request=request,
-                    fastapi_response=head,
-                    user_api_key_dict=litellm_internals.gateway_user(path),
-                    **own,
-                )
+                call = litellm_internals.call_endpoint
+                result = await call(endpoint, request, head, streams=streams, **own)
             if name == "embeddings":
                 embeddings.encode_as_requested(result, await request.body())
                 result = cohere_embed.answer_to_send(result, outcome)

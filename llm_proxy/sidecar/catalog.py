@@ -187,11 +187,7 @@ def _split_provider(params: Json) -> tuple[str, str | None]:
     """Return the model's name at the provider, and the provider whose protocol is used."""
     model = str(params["model"])
     try:
-        name, provider, *_ = litellm_internals.litellm_module().get_llm_provider(
-            model=model,
-            custom_llm_provider=params.get("custom_llm_provider"),
-            api_base=params.get("api_base"),
-        )
+        name, provider, *_ = litellm_internals.provider_of(params | {"model": model})
     except Exception:  # noqa: BLE001 -- it raises for an unknown name
         provider, _, name = model.rpartition("/")
     return str(name), str(provider) if provider else None

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from llm_proxy.endpoints import COHERE_BODY
 from llm_proxy.json_access import Json, as_list, as_object, read_object
-from llm_proxy.sidecar import catalog
+from llm_proxy.sidecar import catalog, litellm_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.opaque_calls import UnreadableAnswerError
@@ -25,7 +25,7 @@ def prepare_request(request: Untyped, raw: bytes, outcome: CallOutcome) -> None:
     if COHERE_BODY not in body:
         return
     outcome.provider_body = as_object(body.pop(COHERE_BODY))
-    request.scope["parsed_body"] = (tuple(body), body)  # where LiteLLM keeps it, to parse it once
+    litellm_internals.show_fields(request, body)
 
 
 def answer_to_send(result: Untyped, outcome: CallOutcome) -> Untyped:

@@ -22,45 +22,36 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.opaque_calls import EXTRA_FIELDS, UnreadableAnswerError
 
 
-async def make_images(name: Endpoint, request: Untyped, head: Untyped, outcome: CallOutcome) -> Untyped:
+async def make_images(
+    name: Endpoint, request: Untyped, body: Json, head: Untyped, outcome: CallOutcome
+) -> Untyped:
     """Return LiteLLM's response to an image call, the bytes of its answer, or a response with its events.
 
     Args:
         name: The operation.
         request: A starlette request.
+        body: Of a generation.
         head: Takes LiteLLM's headers.
         outcome: The call's record.
 
     Raises:
         UnreadableAnswerError: The answer has no picture. Beside it what LiteLLM raises.
     """
-    endpoint = ENDPOINTS[name]
-    call = partial(
-        litellm_internals.endpoint_function(endpoint),
-        request=request,
-        fastapi_response=head,
-        user_api_key_dict=litellm_internals.gateway_user(endpoint.path),
-    )
+    call = partial(litellm_internals.call_endpoint, ENDPOINTS[name], request, head)
     if name == "images.generations":
-        await _hide_stream(request, outcome)
+        _hide_stream(request, body, outcome)
         return await _respond(name, call(), outcome)
     async with read_edit(request) as sent:
         outcome.images = images.ImageCall(EventChannel() if sent.streams else None, edit=sent)
-        files = {"image": sent.upload("image"), "mask": sent.upload("mask")}
-        return await _respond(name, call(**files, image_array=None, mask_array=None), outcome)
+        image, mask = sent.upload("image"), sent.upload("mask")
+        return await _respond(name, call(image=image, mask=mask, image_array=None, mask_array=None), outcome)
 
 
-async def _hide_stream(request: Untyped, outcome: CallOutcome) -> None:
-    """Note whether a request asks for a stream, and hide that from LiteLLM; invalid JSON is left to it."""
-    try:
-        body = as_object(json.loads(await request.body()))
-    except ValueError:
-        body = {}
-    streams = body.pop("stream", None) is True
-    body.pop(EXTRA_FIELDS, None)  # they are added to the provider's request
-    outcome.images = images.ImageCall(EventChannel() if streams else None)
-    if body:
-        request._body = json.dumps(body).encode()  # noqa: SLF001 -- where Starlette keeps it; LiteLLM parses it
+def _hide_stream(request: Untyped, body: Json, outcome: CallOutcome) -> None:
+    """Note whether a request asks for a stream, and hide that from LiteLLM."""
+    outcome.images = images.ImageCall(EventChannel() if body.get("stream") is True else None)
+    hidden = ("stream", EXTRA_FIELDS)  # the latter are added to the provider's request
+    litellm_internals.show_body(request, {name: body[name] for name in body if name not in hidden})
 
 
 async def _respond(

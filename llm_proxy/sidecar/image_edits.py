@@ -17,6 +17,7 @@ from io import BytesIO
 from urllib.parse import parse_qs
 
 from llm_proxy.json_access import Json, as_list, as_object, is_object
+from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.forms import CONTROLS, FilePartOfForm, FormFile, named_texts, read_form
 from llm_proxy.sidecar.litellm_internals import Untyped
 
@@ -135,7 +136,7 @@ async def read_edit(request: Untyped) -> AsyncGenerator[SentEdit]:
 
 
 def _show(request: Untyped, edit: SentEdit, controls: Json) -> None:
-    """Put what LiteLLM sees of a request where it keeps a body that it has parsed."""
+    """Show LiteLLM the fields that it sees of a request."""
     hidden = ("stream", "images", "mask", "markup")
-    seen = {name: value for name, value in edit.fields.items() if name not in hidden} | controls
-    request.scope["parsed_body"] = (tuple(seen), seen)
+    seen = {name: value for name, value in edit.fields.items() if name not in hidden}
+    litellm_internals.show_fields(request, seen | controls)

@@ -4,6 +4,7 @@ Invariants: nothing is imported before the first call, because LiteLLM reads the
 imported. LiteLLM's objects are untyped: the type checkers' environment has no LiteLLM.
 """
 
+import json
 from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
@@ -153,10 +154,49 @@ def proxy_module() -> Untyped:
     return import_module("litellm.proxy.proxy_server")
 
 
-def endpoint_function(endpoint: EndpointSpec, *, streams: bool = False) -> Untyped:
-    """LiteLLM's function that serves an operation."""
+async def call_endpoint(
+    endpoint: EndpointSpec, request: Untyped, head: Untyped, *, streams: bool = False, **arguments: Untyped
+) -> Untyped:
+    """Return what LiteLLM's function that serves an operation returns; raise what it raises.
+
+    Args:
+        endpoint: The operation.
+        request: A starlette request.
+        head: Takes LiteLLM's headers.
+        streams: The call is streamed.
+        arguments: What the function takes beside these.
+    """
     route = (streams and endpoint.litellm_stream_route) or endpoint.litellm_route
-    return getattr(import_module(endpoint.litellm_module), route)
+    function = getattr(import_module(endpoint.litellm_module), route)
+    user = gateway_user(endpoint.path)
+    return await function(request=request, fastapi_response=head, user_api_key_dict=user, **arguments)
+
+
+def show_fields(request: Untyped, fields: Json) -> None:
+    """Put what LiteLLM sees of a starlette request where it keeps a body that it has parsed."""
+    request.scope["parsed_body"] = (tuple(fields), fields)
+
+
+def show_body(request: Untyped, fields: Json) -> None:
+    """Put what LiteLLM sees of a request where its functions of images and speech parse it.
+
+    An empty body, or one that is no object, is left to LiteLLM.
+    """
+    if fields:
+        request._body = json.dumps(fields).encode()  # noqa: SLF001 -- where Starlette keeps it
+
+
+def provider_of(params: Json) -> tuple[str, str, str | None, str | None]:
+    """Return a deployment's model at its provider, the provider, and LiteLLM's key and address of it.
+
+    Raises what LiteLLM raises for an unknown name.
+    """
+    found: tuple[str, str, str | None, str | None] = litellm_module().get_llm_provider(
+        model=params["model"],
+        custom_llm_provider=params.get("custom_llm_provider"),
+        api_base=params.get("api_base"),
+    )
+    return found
 
 
 def passes_through(endpoint: Endpoint, model: str, provider: str, info: Json) -> bool:

@@ -67,7 +67,7 @@ async def prepare_request(name: Endpoint, request: Untyped, outcome: CallOutcome
         kept = {key: value for key, value in kept.items() if key not in IN_THE_PATH}
         seen = {key: value for key, value in body.items() if key not in kept or key == "contents"}
     outcome.native_body = json.dumps(kept).encode()
-    request.scope["parsed_body"] = (tuple(seen), seen)  # where LiteLLM keeps it, to parse it once
+    litellm_internals.show_fields(request, seen)
     return body.get("stream") is True
 
 

@@ -33,7 +33,7 @@ async def prepare_call(name: Endpoint, request: Untyped, outcome: CallOutcome) -
         return {}
     body = read_object(await request.body())
     outcome.added_fields = as_object(body.get(EXTRA_FIELDS))
-    if name == speech.SPEECH:
+    if name == answer_usage.SPEECH:
         speech.prepare(request, body, outcome)
     return body
 
@@ -44,7 +44,7 @@ async def answer_to_send(name: Endpoint, result: Untyped, request: Json, outcome
     Raises:
         UnreadableAnswerError: It does not answer the request; `NoAudioError` where it is no audio.
     """
-    if name == speech.SPEECH:
+    if name == answer_usage.SPEECH:
         return await speech.answer(result, request, outcome)
     if isinstance(result, bytes) or hasattr(result, "render"):
         return result

@@ -9,7 +9,7 @@ Source: https://docs.cohere.com/v1/reference/rerank, https://api.jina.ai/scalar 
 import math
 
 from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object, read_object
-from llm_proxy.token_details import token_count
+from llm_proxy.token_details import first_count
 
 
 def rerank_answer(parsed: Json, raw: bytes | None, request: Json, model: str) -> Json | None:
@@ -29,7 +29,7 @@ def rerank_answer(parsed: Json, raw: bytes | None, request: Json, model: str) ->
     invented = raw is not None and not usage and not stated  # LiteLLM counts where nothing is stated
     meta = {} if invented else as_object(parsed.get("meta")) | stated
     billed, counted = _known(meta.get("billed_units")), _known(meta.pop("tokens", None))
-    total = _first_count(counted.get("input_tokens"), usage.get("total_tokens"), billed.get("total_tokens"))
+    total = first_count(counted.get("input_tokens"), usage.get("total_tokens"), billed.get("total_tokens"))
     body: Json = {"id": parsed.get("id"), "object": "list", "model": model, "results": results}
     if total is not None and "search_units" not in billed:
         billed = {"input_tokens": total, **billed}
@@ -38,10 +38,6 @@ def rerank_answer(parsed: Json, raw: bytes | None, request: Json, model: str) ->
         body["meta"]["tokens"] = {"input_tokens": total} | counted
         body["usage"] = {"total_tokens": total} | usage
     return body
-
-
-def _first_count(*values: object) -> int | None:
-    return next((count for one in values if (count := token_count(one)) is not None), None)
 
 
 def _known(values: object) -> Json:

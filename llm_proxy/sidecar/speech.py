@@ -8,16 +8,15 @@ the bytes without their end, and events with an error event; a provider's connec
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object, is_object
 from llm_proxy.quantities import Quantities, encode_usage, usage_comment
-from llm_proxy.sidecar import answer_usage
+from llm_proxy.sidecar import answer_usage, litellm_internals
+from llm_proxy.sidecar.answer_usage import SPEECH
 from llm_proxy.sidecar.call_outcome import CallOutcome, SpeechCall
 from llm_proxy.sidecar.event_stream import BROKEN_EVENT, EVENT_STREAM, EventDecoder
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import Receive, Scope, Send
 
-SPEECH: Endpoint = "audio.speech"
 OTHER_AUDIO_TYPES = frozenset({"application/octet-stream", "binary/octet-stream", "application/ogg", ""})
 """Content types beside `audio/...` that providers give to audio."""
 LAST_EVENT = "speech.audio.done"
@@ -40,8 +39,7 @@ def prepare(request: Untyped, body: Json, outcome: CallOutcome) -> None:
     if is_object(voice := body.get("voice")):
         kept["voice"], seen["voice"] = voice, voice.get("id") or NAMELESS
     outcome.speech = SpeechCall(kept)
-    if seen:
-        request._body = json.dumps(seen).encode()  # noqa: SLF001 -- where Starlette keeps it; LiteLLM parses it
+    litellm_internals.show_body(request, seen)
 
 
 async def answer(result: Untyped, body: Json, outcome: CallOutcome) -> "SpeechAnswer":

@@ -63,12 +63,7 @@ async def transcribe(name: Endpoint, request: Untyped, head: Untyped, outcome: C
     async with read_form(request, endpoint.path.removeprefix("/v1")) as form:
         outcome.form = form
         file = next((FormFile(one, form.operation) for one in form.files if one.name == "file"), None)
-        answer = await litellm_internals.endpoint_function(endpoint)(
-            request=request,
-            fastapi_response=head,
-            file=file,
-            user_api_key_dict=litellm_internals.gateway_user(endpoint.path),
-        )
+        answer = await litellm_internals.call_endpoint(endpoint, request, head, file=file)
     hidden = as_object(getattr(answer, answer_usage.HIDDEN, None))
     if form.masked is not None:
         answer = _mask(form, answer, form.masked)

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from llm_proxy.json_access import read_object
-from llm_proxy.sidecar import call_outcome, forms
+from llm_proxy.sidecar import call_outcome, forms, litellm_internals
 from llm_proxy.sidecar.event_stream import EVENT_STREAM, EventDecoder
 from llm_proxy.sidecar.forms import SentForm
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -114,11 +114,7 @@ def _give_others_the_file() -> None:
         form = call_outcome.form()
         if form is None or not form.files:
             return transcription(*args, **options)
-        model, provider, _, _ = litellm.get_llm_provider(
-            model=options["model"],
-            custom_llm_provider=options.get("custom_llm_provider"),
-            api_base=options.get("api_base"),
-        )
+        model, provider, *_ = litellm_internals.provider_of(options)
         config = litellm.utils.ProviderConfigManager.get_provider_audio_transcription_config(
             model=model, provider=litellm.LlmProviders(provider)
         )

@@ -181,11 +181,7 @@ def _keep_masked_prompts() -> None:
 def _edits_as_openai(options: Json) -> bool:
     """Whether a call of LiteLLM's edits pictures at OpenAI's operation, wherever its address is."""
     library = import_module("litellm")
-    model, provider, _, found = library.get_llm_provider(
-        model=options["model"],
-        custom_llm_provider=options.get("custom_llm_provider"),
-        api_base=options.get("api_base"),
-    )
+    model, provider, _, found = litellm_internals.provider_of(options)
     config = library.ProviderConfigManager.get_provider_image_edit_config(
         model=model, provider=library.LlmProviders(provider)
     )
