@@ -197,6 +197,8 @@ def _translate_postgres(address: str) -> str:
         query["host"] = quote(unquote(query.pop("unix_sock")).rpartition("/")[0] or "/", safe="/:")
     if "host" in query and not location.startswith("/"):
         location = _drop_host(location, query)
+    if not location.partition("/")[2]:  # with an empty name the driver looks for none among the parameters
+        location = location.removesuffix("/")
     unused = "&".join(f"{name}={query.pop(name)}" for name in sorted(_CLIENT_PARAMETERS & query.keys()))
     kept = "&".join(f"{name}={value}" for name, value in query.items())
     return f"{location}{f'?{kept}' if kept else ''}{f'#{unused}' if unused else ''}"

@@ -235,6 +235,8 @@ def test_invalid_webhook_is_rejected_without_revealing_it(text: str) -> None:
             "postgresql://u:p@h/d?search_path=%22litellm%22",
             id="schema",
         ),
+        pytest.param("postgresql:///?service=prod", "postgresql://?service=prod", id="service"),
+        pytest.param("postgresql://u:p@h/?dbname=d", "postgresql://u:p@h?dbname=d", id="dbname"),
         pytest.param(
             "postgres://u:p@h:6543/d?pgbouncer=true", "postgres://u:p@h:6543/d#pgbouncer=true", id="supabase"
         ),

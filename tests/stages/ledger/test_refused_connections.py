@@ -120,11 +120,14 @@ async def test_rows_wait_while_the_address_is_rejected(postgres_url: str) -> Non
     assert rows == ["first", "second"]
 
 
-async def test_a_service_file_is_read(postgres_url: str, location: str, tmp_path: Path) -> None:
+async def test_a_service_file_is_read(database_url: str, location: str, tmp_path: Path) -> None:
     """libpq's, named by `PGSERVICEFILE`."""
-    user, _, password = postgres_url.partition("://")[2].partition("@")[0].partition(":")
+    user, _, password = database_url.partition("://")[2].partition("@")[0].partition(":")
     host, _, port = location.partition(":")
-    known = {"host": host, "port": port, "dbname": "postgres", "user": user, "password": password}
+    name = database_url.rpartition("/")[2]
+    known = {"host": host, "port": port, "dbname": name, "user": user, "password": password}
     file = tmp_path / "services"
-    file.write_text("[prod]\n" + "".join(f"{name}={value}\n" for name, value in known.items()))
+    file.write_text("[prod]\n" + "".join(f"{field}={value}\n" for field, value in known.items()))
     await run("postgresql:///?service=prod", "migrate", PGSERVICEFILE=str(file))
+    again = await run(database_url, "migrate")
+    assert again == "nothing to do: the schema has this version\n"
