@@ -4,10 +4,9 @@ Invariants: any chunking of the same bytes gives the same frames; comments and e
 stream is complete as `content_frames` says; its last frame is kept apart.
 """
 
-import orjson
-
 from llm_proxy.content_frames import ContentEnd
 from llm_proxy.json_access import Json, as_object
+from llm_proxy.sse import parse_event
 from llm_proxy.upstream.event_filter import EventFilter
 from llm_proxy.upstream.token_usage import read_usage, usage_of_content
 
@@ -36,27 +35,21 @@ class ContentStreamFilter(EventFilter):
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as received; returns the bytes to send now."""
         frames = self._gate.feed(chunk)
-        return b"".join(self._filter_frame(one) for one in frames.split(b"\n\n") if one.strip())
+        return b"".join(self._filter_frame(one + b"\n\n") for one in frames.split(b"\n\n") if one.strip())
 
     def _filter_frame(self, frame: bytes) -> bytes:
         """Returns the frames to send now; no bytes for one that is withheld."""
         if frame.startswith(b":"):
             self._read_comment(frame)
             return b""
-        data = b"\n".join(line[5:].strip() for line in frame.split(b"\n") if line.startswith(b"data:"))
-        try:
-            event = as_object(orjson.loads(data))
-        except orjson.JSONDecodeError:
-            event = {}
+        event = self._parse(parse_event(frame).data or b"")
         if not event:
-            self.is_malformed = True
             return b""
         if "error" in event:
             error = as_object(event["error"])
             self._note_error({"type": _STATUSES.get(str(error.get("status")), "")} | error)
             return b""
         self._read(event)
-        frame += b"\n\n"
         self._count_content(frame)
         ready, self.last_event = self.last_event, b""
         if self.done:

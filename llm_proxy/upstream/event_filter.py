@@ -6,7 +6,9 @@ sent; the first error counts.
 
 from urllib.parse import quote
 
-from llm_proxy.json_access import Json
+import orjson
+
+from llm_proxy.json_access import Json, as_object
 from llm_proxy.money import usd_to_nano
 from llm_proxy.quantities import COST_COMMENT
 from llm_proxy.sse import MAX_EVENT_BYTES, FrameGate
@@ -71,6 +73,16 @@ class EventFilter:
         if self._gate.close().strip():
             self.is_malformed = True
         return b""
+
+    def _parse(self, data: bytes) -> Json:
+        """Returns the object of an event; what is none makes the stream malformed, and is empty."""
+        try:
+            event = as_object(orjson.loads(data))
+        except orjson.JSONDecodeError:
+            event = {}
+        if not event:
+            self.is_malformed = True
+        return event
 
     def _count_content(self, frames: bytes, count: int = 1) -> None:
         self.content_frames += count

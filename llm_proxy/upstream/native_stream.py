@@ -7,8 +7,6 @@ errors are withheld; a stream is complete only by the protocol's own last event,
 
 import re
 
-import orjson
-
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.upstream.event_filter import EventFilter
@@ -82,14 +80,8 @@ class NativeStreamFilter(EventFilter):
             return b""
         if data == b"[DONE]":
             return b""
-        try:
-            event = as_object(orjson.loads(data))
-        except orjson.JSONDecodeError:
-            event = {}
-        if not event:
-            self.is_malformed = True
-            return b""
-        if not self._read(event):
+        event = self._parse(data)
+        if not event or not self._read(event):
             return b""
         kind = str(event.get("type") or "")
         if kind and not frame.startswith(b"event:"):

@@ -83,14 +83,8 @@ class StreamFilter(EventFilter):
         if not any(mark in data for mark in _MARKS) and not _lacks_text(data):
             self.finished = self.finished or _FINISH in data
             return self._pass_content(frame + b"\n\n")
-        try:
-            event = as_object(orjson.loads(data))
-        except orjson.JSONDecodeError:
-            event = {}
-        if not event:
-            self.is_malformed = True
-            return b""
-        return self._filter_event(event)
+        event = self._parse(data)
+        return self._filter_event(event) if event else b""
 
     def _pass_content(self, frame: bytes) -> bytes:
         self._count_content(frame)
