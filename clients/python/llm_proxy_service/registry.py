@@ -1,7 +1,8 @@
 """Who may answer a call in this process: the registered providers, and those the environment has keys for.
 
 Invariants: a registered provider serves its own model; a provider of the environment serves any model of its
-family. Where nobody serves the model, every registered provider stands in, unless failover is off.
+family. Where none serves the model, every registered provider stands in, unless failover is off. Names and
+places may be read in any thread: they are read from copies, which calls do not change.
 """
 
 import os
@@ -112,12 +113,12 @@ class ProviderRegistry:
     def names(self) -> list[str]:
         """The registered names, then those of the environment."""
         keyed = (kind.value for kind in KEY_VARIABLES if self._key_of(kind))
-        made = (place.name for place in self._of_environment.values())
+        made = (place.name for place in tuple(self._of_environment.values()))
         return list(dict.fromkeys([*self._registered, *keyed, *made]))
 
     def places(self, name: str) -> list[Place]:
         """What stands behind a name so far."""
-        made = (place for place in self._of_environment.values() if place.name == name)
+        made = (place for place in tuple(self._of_environment.values()) if place.name == name)
         return [self._registered[name], *made] if name in self._registered else list(made)
 
     def has_key(self, name: str) -> bool:

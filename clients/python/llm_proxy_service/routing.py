@@ -161,7 +161,7 @@ class RoutedCalls:
 
     def is_cooling(self, places: Sequence[Place]) -> bool:
         """Whether each of the places is left alone after it failed."""
-        entries = [entry for entry, place in self._entries.items() if place in places]
+        entries = [entry for entry, place in tuple(self._entries.items()) if place in places]
         cooling = self.router.cooldown_cache.get_active_cooldowns(model_ids=entries, parent_otel_span=None)
         return bool(entries) and len(cooling) == len(entries)
 

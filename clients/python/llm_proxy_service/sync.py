@@ -1,7 +1,7 @@
 """The same service for code without an event loop.
 
-Invariant: one thread runs the loop of the calls; every method hands its call to it and waits, so that it may
-be used from any thread, also below a running event loop.
+Invariant: one thread runs the loop of the calls; a call is handed to it and waited for, figures are read at
+once. So every method may be used from any thread, also below a running event loop.
 """
 
 import asyncio
