@@ -14,6 +14,7 @@ from in_process_setup import (
     City,
     ask,
     error_of,
+    failure_of,
     raised,
     scripted_model,
     service_with,
@@ -318,10 +319,9 @@ async def a_cached_answer_that_fits_no_object_is_asked_anew() -> None:
     async with service_with(scripted_model(0, "gpt-4o")) as service:
         request = ask("gpt-4o", text='{"town": "Paris"}')
         for calls in (1, 2):
-            try:
-                await service.generate_structured(request, City)
-            except InvalidResponseError as error:
-                assert error.content == '{"town": "Paris"}'  # noqa: PT017 -- there is no pytest in this process
+            error = await failure_of(service.generate_structured(request, City))
+            assert isinstance(error, InvalidResponseError)
+            assert error.content == '{"town": "Paris"}'
             assert len(providers.calls(0)) == calls
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -57,9 +57,14 @@ def ask(model: str | None = "gpt-4", timeout: float | None = None, **script: Any
 
 
 async def error_of(service: LLMProxyService, request: LLMRequest) -> LLMProxyError:
+    """What a completion that fails raises."""
+    return await failure_of(service.generate_completion(request))
+
+
+async def failure_of(call: Awaitable[object]) -> LLMProxyError:
     """What a call that fails raises."""
     try:
-        await service.generate_completion(request)
+        await call
     except LLMProxyError as error:
         return error
     raise AssertionError("it did not fail")
