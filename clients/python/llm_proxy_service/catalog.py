@@ -7,6 +7,7 @@ serve it, between which a strategy chooses.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import ClassVar
 
 
 class LLMProvider(StrEnum):
@@ -79,47 +80,51 @@ class ProviderConfig:
     """What `register_provider` takes: a configuration under the class that names the provider."""
 
     config: ModelConfig
+    _kind: ClassVar[LLMProvider | None] = None
 
     def __post_init__(self) -> None:
-        kind = KINDS.get(type(self).__name__)
-        if kind is not None and self.config.provider is not kind:
-            raise ValueError(f"{type(self).__name__} is for {kind.name}, not {self.config.provider.name}")
+        if self._kind is not None and self.config.provider is not self._kind:
+            wrong = f"{type(self).__name__} is for {self._kind.name}, not {self.config.provider.name}"
+            raise ValueError(wrong)
 
 
 class OpenAIProvider(ProviderConfig):
     """A model at OpenAI."""
 
+    _kind = LLMProvider.OPENAI
+
 
 class AnthropicProvider(ProviderConfig):
     """A model at Anthropic."""
+
+    _kind = LLMProvider.ANTHROPIC
 
 
 class GoogleProvider(ProviderConfig):
     """A model of Google's Gemini API."""
 
+    _kind = LLMProvider.GOOGLE
+
 
 class AzureProvider(ProviderConfig):
     """A deployment at Azure OpenAI; `api_base` is needed, `extra={"api_version": …}` chooses the version."""
+
+    _kind = LLMProvider.AZURE
 
 
 class HuggingFaceProvider(ProviderConfig):
     """A model at Hugging Face's inference API or endpoint."""
 
+    _kind = LLMProvider.HUGGINGFACE
+
 
 class OllamaProvider(ProviderConfig):
     """A model of an Ollama server, by default the one on this machine."""
+
+    _kind = LLMProvider.OLLAMA
 
 
 class LocalProvider(ProviderConfig):
     """A model of any server that speaks OpenAI's API; `api_base` is needed."""
 
-
-KINDS = {
-    OpenAIProvider.__name__: LLMProvider.OPENAI,
-    AnthropicProvider.__name__: LLMProvider.ANTHROPIC,
-    GoogleProvider.__name__: LLMProvider.GOOGLE,
-    AzureProvider.__name__: LLMProvider.AZURE,
-    HuggingFaceProvider.__name__: LLMProvider.HUGGINGFACE,
-    OllamaProvider.__name__: LLMProvider.OLLAMA,
-    LocalProvider.__name__: LLMProvider.LOCAL,
-}
+    _kind = LLMProvider.LOCAL

@@ -5,7 +5,6 @@ is never sent again to the same provider: it may have run.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 
@@ -18,6 +17,7 @@ from llm_proxy_service.errors import (
     RequestTimeoutError,
     error_class,
 )
+from llm_proxy_service.json_reading import NOTHING, Json, as_object
 
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 TIMEOUT_STATUSES = frozenset({408, 504})
@@ -100,14 +100,13 @@ def _message(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def _error_body(response: httpx.Response) -> dict[str, Any]:
+def _error_body(response: httpx.Response) -> Json:
     """The error object of a provider's answer; empty where there is none."""
     try:
-        stated: Any = response.json()
+        stated = as_object(response.json()).get("error")
     except (ValueError, httpx.StreamError):
-        return {}
-    found: Any = stated.get("error") if isinstance(stated, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- a provider's JSON
-    return found if isinstance(found, dict) else {"message": found} if isinstance(found, str) else {}  # pyright: ignore[reportUnknownVariableType] -- the same
+        return NOTHING
+    return {"message": stated} if isinstance(stated, str) else as_object(stated)
 
 
 def _seconds(text: str | None) -> float | None:

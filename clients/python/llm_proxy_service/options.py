@@ -49,7 +49,6 @@ def complete(stated: ServiceOptions, environment: Mapping[str, str] = os.environ
     Raises:
         ConfigurationError: A variable or an argument has no valid value.
     """
-    base_url = stated.base_url or environment.get("LLM_PROXY_URL") or None
     options = ServiceOptions(
         cache_size=_read(stated.cache_size, "LLM_PROXY_CACHE_SIZE", environment, int),
         cache_ttl=_read(stated.cache_ttl, "LLM_PROXY_CACHE_TTL", environment, float),
@@ -59,14 +58,13 @@ def complete(stated: ServiceOptions, environment: Mapping[str, str] = os.environ
         enable_failover=stated.enable_failover,
         max_retries=_read(stated.max_retries, "LLM_PROXY_MAX_RETRIES", environment, int),
         timeout=stated.timeout,
-        base_url=base_url,
+        base_url=stated.base_url or environment.get("LLM_PROXY_URL") or None,
         api_key=stated.api_key or environment.get("LLM_PROXY_API_KEY") or None,
     )
-    bounds = {"cache_size": 0, "cache_ttl": 0, "max_retries": 0, "timeout": 0}
-    for name, least in bounds.items():
+    for name in ("cache_size", "cache_ttl", "max_retries", "timeout"):
         value = getattr(options, name)
-        if value is not None and not value >= least:
-            raise _invalid(name, value, f"{least} or more")
+        if value is not None and not value >= 0:
+            raise _invalid(name, value, "0 or more")
     return options
 
 

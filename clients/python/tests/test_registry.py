@@ -1,4 +1,4 @@
-"""The providers of a process, where figures are read in another thread than that of the calls."""
+"""The providers of a process: their classes, and lists of them that another thread reads."""
 
 import sys
 import threading
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from llm_proxy_service import LLMProvider, ModelConfig, ProviderConfig
 from llm_proxy_service.registry import ProviderRegistry
 
 MODELS = 2000
@@ -32,3 +33,17 @@ def test_providers_are_listed_while_calls_add_models() -> None:
         assert registry.names() == ["openai"]
         assert {place.name for place in registry.places("openai")} <= {"openai"}
     assert len(registry.places("openai")) == MODELS
+
+
+def test_a_class_of_provider_takes_its_own_kind_only() -> None:
+    """Each kind has one class, whose name is in the error."""
+    for kind in LLMProvider:
+        fitting: list[str] = []
+        for made in ProviderConfig.__subclasses__():
+            try:
+                made(ModelConfig(provider=kind, model_name="m"))
+            except ValueError as error:
+                assert f"{made.__name__} is for " in str(error)  # noqa: PT017 -- one of them raises nothing
+            else:
+                fitting.append(made.__name__.lower())
+        assert fitting == [f"{kind.value}provider"]
