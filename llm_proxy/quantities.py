@@ -41,6 +41,10 @@ class Quantities(NamedTuple):
     characters: int = 0
     search_units: int = 0
 
+    def of_unit(self, unit: str) -> int:
+        """Returns what a budget of a unit in `QUANTITY_OF_UNIT` counts."""
+        return int(getattr(self, QUANTITY_OF_UNIT[unit]))
+
 
 NOTHING = Quantities()
 QUANTITY_OF_UNIT = {

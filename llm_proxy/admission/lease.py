@@ -261,7 +261,7 @@ def _counted(check: LimitCheck, amount: int, used: SettledUsage, *, everywhere: 
     if not (everywhere if used.provider is None else _serves(check, used.provider)):
         return 0
     if check.unit in QUANTITY_OF_UNIT:
-        counted = used.quantities and int(getattr(used.quantities, QUANTITY_OF_UNIT[check.unit]))
+        counted = used.quantities and used.quantities.of_unit(check.unit)
     else:
         counted = {"usd": used.cost_nano_usd, "tokens": used.tokens, "requests": 1}[check.unit]
     return amount if counted is None else counted

@@ -20,7 +20,7 @@ from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.errors import Forbidden
 from llm_proxy.identity import Caller, PolicyWatcher
 from llm_proxy.money import Price, cost_nano_usd
-from llm_proxy.quantities import QUANTITY_OF_UNIT, Quantities, units_of
+from llm_proxy.quantities import Quantities, units_of
 
 DEFAULT_ANSWER_TOKENS = 4096
 MAX_LENGTHS, MIN_LENGTHS = 200, 20
@@ -218,7 +218,7 @@ def _amount(check: LimitCheck, needs: CallNeeds) -> int:
     if check.unit == "tokens":
         return min(needs.tokens, MAX_BUDGET_AMOUNT)
     if check.unit != "usd":
-        return int(getattr(needs.quantities, QUANTITY_OF_UNIT[check.unit]))
+        return needs.quantities.of_unit(check.unit)
     if needs.cost_nano_usd is not None:
         return min(needs.cost_nano_usd, MAX_BUDGET_AMOUNT)
     if check.enforced:

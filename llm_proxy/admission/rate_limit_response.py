@@ -26,7 +26,7 @@ from llm_proxy.admission.memory_limiter import check_verdict
 from llm_proxy.errors import APIError, BudgetExceeded, BudgetHeld, RateLimited, ReachedLimit
 from llm_proxy.identity.caller import PERIOD_SUFFIX
 from llm_proxy.money import format_usd, format_usd_rounded_up
-from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, Quantities, shown_amount, unit_text
+from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, shown_amount, unit_text
 
 EnforcementState = Literal["enforced", "local", "allow", "shadow", "deny"]
 STATE_HEADER = "x-llm-proxy-limits"
@@ -249,7 +249,8 @@ def _needed(worst: LimitStatus, estimate: CallEstimate) -> str:
         return f"about {_amount(worst.check, worst.amount)}"
     usd = unit == "usd"
     if usd and estimate.quantities != NOTHING:
-        wanted = [unit_text(shown_amount(amount, name), name) for name, amount in _units(estimate.quantities)]
+        amounts = ((unit, estimate.quantities.of_unit(unit)) for unit in QUANTITY_OF_UNIT)
+        wanted = [unit_text(shown_amount(amount, unit), unit) for unit, amount in amounts if amount]
         return f"about {format_usd_rounded_up(worst.amount)} ({', '.join(wanted)})"
     prompt = format_usd_rounded_up(estimate.prompt_nano_usd) if usd else f"{estimate.prompt_tokens:,}"
     result = f", answer up to {estimate.answer_tokens:,} tokens" if estimate.answer_tokens else ""
@@ -262,13 +263,6 @@ def _amount(check: LimitCheck, amount: int) -> str:
     if check.unit == "usd":
         return format_usd(amount)
     return unit_text(shown_amount(amount, check.unit), check.unit)
-
-
-def _units(quantities: Quantities) -> Iterator[tuple[str, int]]:
-    """Yields the units of what is wanted, and how much."""
-    for unit, name in QUANTITY_OF_UNIT.items():
-        if amount := getattr(quantities, name):
-            yield unit, amount
 
 
 def reset_time(check: LimitCheck) -> datetime | None:

@@ -18,7 +18,7 @@ from llm_proxy.identity.postgres_store import Pool
 from llm_proxy.ledger.ledger import Ledger
 from llm_proxy.ledger.record import PARTITION_MARGIN
 from llm_proxy.money import NANO_PER_USD
-from llm_proxy.quantities import Quantities
+from llm_proxy.quantities import QUANTITY_OF_UNIT, Quantities
 from llm_proxy.schema.database import DatabaseUnavailable, db_deadline
 from llm_proxy.telemetry import timestamp_of
 
@@ -38,23 +38,17 @@ _SPENDER_COLUMNS: Mapping[str, str | None] = {
     "global": None,
 }
 """The column of a scope's spender; None if every call counts."""
-_SUMMED_COLUMNS: Mapping[BudgetUnit, str] = {
+_SUMMED_COLUMNS: Mapping[str, str] = {
     "usd": "cost_usd",
     "requests": "requests",
     "tokens": "coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)",
-    "images": "images",
-    "audio_seconds": "audio_ms",
-    "characters": "characters",
-    "search_units": "search_units",
+    **QUANTITY_OF_UNIT,
 }
-"""As budgets count: audio in milliseconds."""
 
 
 _KNOWN = """
     SELECT request_id, prompt_tokens + completion_tokens AS tokens, cost_usd, provider,
-           coalesce(images, 0) AS images, coalesce(audio_ms, 0) AS audio_ms,
-           coalesce(characters, 0) AS characters, coalesce(search_units, 0) AS search_units,
-           usage_source = 'sidecar' AS exact
+           images, audio_ms, characters, search_units, usage_source = 'sidecar' AS exact
     FROM requests WHERE request_id = ANY($1) AND started_at BETWEEN $2 AND $3
     AND (usage_source = 'sidecar' OR provider IS NOT NULL)"""
 
@@ -137,8 +131,13 @@ def _used_from_row(row: asyncpg.Record) -> SettledUsage:
         row["tokens"],
         None if cost_usd is None else int(cost_usd * NANO_PER_USD),
         row["provider"],
-        Quantities(*(row[name] for name in Quantities._fields)),
+        quantities_from_row(row),
     )
+
+
+def quantities_from_row(row: asyncpg.Record) -> Quantities:
+    """Returns what a row of `requests` counts beside tokens."""
+    return Quantities(*(row[name] or 0 for name in Quantities._fields))
 
 
 def spender_columns(scope: str, spender: str, tenant: str | None, group: str) -> dict[str, str]:

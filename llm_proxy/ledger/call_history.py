@@ -16,16 +16,16 @@ from llm_proxy.admission.replay import PastCall
 from llm_proxy.dialects import BYTES_PER_TOKEN, Call
 from llm_proxy.identity import Caller, KeySpec
 from llm_proxy.identity.authenticator import INTERNAL_KEY_ID_PREFIX
-from llm_proxy.ledger.budget_spend import spender_columns, sum_spent
-from llm_proxy.quantities import NOTHING, Quantities
+from llm_proxy.ledger.budget_spend import quantities_from_row, spender_columns, sum_spent
+from llm_proxy.quantities import NOTHING
 from llm_proxy.schema.database import db_deadline
 
 _DEADLINE_S = 30.0
 _CALLS = """
     SELECT request_id, started_at, key_id, key_prefix, tenant, agent, user_id, door, dialect, model,
            coalesce(group_asked, model_group) AS model_group, provider, outcome, cache, prompt_tokens,
-           completion_tokens, cost_usd, latency_ms, prompt_bytes, max_tokens, choices, images, audio_ms,
-           characters, search_units
+           completion_tokens, cost_usd, latency_ms, prompt_bytes, max_tokens, choices,
+           images, audio_ms, characters, search_units
     FROM requests WHERE started_at >= $1 AND started_at < $2 ORDER BY started_at, request_id LIMIT $3"""
 _COUNT_REJECTED = "SELECT count(*) FROM refusals WHERE refused_at >= $1 AND refused_at < $2"
 
@@ -105,12 +105,8 @@ def _past_call(row: asyncpg.Record, spec: KeySpec | None) -> PastCall:
         completion,
         row["provider"],
         row["outcome"] == "ok" and known and not hit,
-        NOTHING if hit else None if lost else _quantities(row),
+        NOTHING if hit else None if lost else quantities_from_row(row),
     )
-
-
-def _quantities(row: asyncpg.Record) -> Quantities:
-    return Quantities(*(row[name] or 0 for name in Quantities._fields))
 
 
 def _caller(row: asyncpg.Record, spec: KeySpec | None) -> Caller:
@@ -136,5 +132,5 @@ def _call(row: asyncpg.Record, prompt: int, completion: int) -> Call:
         max_tokens=row["max_tokens"] if has_request else completion,
         prompt_bytes=row["prompt_bytes"] if has_request else prompt * BYTES_PER_TOKEN,
         choices=(row["choices"] or 1) if has_request else 1,
-        quantities=_quantities(row),
+        quantities=quantities_from_row(row),
     )

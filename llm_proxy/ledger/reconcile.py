@@ -14,6 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
+from llm_proxy.quantities import Quantities
 from llm_proxy.schema.database import DatabaseUnavailable, db_deadline
 
 DiscrepancyKind = Literal["tokens", "quantities", "cost", "missing_here", "missing_there"]
@@ -23,7 +24,8 @@ _LOG_DELAY = timedelta(hours=1)
 _ROUNDING_USD = Decimal("0.000000001")
 """The gateway rounds costs up, the log rounds to the nearest."""
 
-_DIFFERENCES = """
+_OTHER_QUANTITIES = " OR ".join(f"r.{name} <> t.{name}" for name in Quantities._fields)
+_DIFFERENCES = f"""
     SELECT coalesce(r.request_id, t.call_id) AS request_id,
            coalesce(r.started_at, t.started_at) AS started_at,
            r.request_id IS NOT NULL AS recorded, t.call_id IS NOT NULL AS logged, r.usage_source, r.outcome,
@@ -31,8 +33,7 @@ _DIFFERENCES = """
            t.prompt_tokens::bigint AS logged_prompt_tokens,
            t.completion_tokens::bigint AS logged_completion_tokens,
            t.cost_usd AS logged_cost_usd,
-           (r.images <> t.images OR r.audio_ms <> t.audio_ms OR r.characters <> t.characters
-            OR r.search_units <> t.search_units) IS TRUE AS other_quantities
+           ({_OTHER_QUANTITIES}) IS TRUE AS other_quantities
     FROM (SELECT * FROM requests
           WHERE started_at >= $1::timestamptz - $4::interval AND started_at < $2::timestamptz + $4) AS r
     FULL JOIN (SELECT * FROM llm_calls_total WHERE started_at >= $1 - $4 AND started_at < $2 + $4) AS t
@@ -41,11 +42,10 @@ _DIFFERENCES = """
       AND ((t.call_id IS NULL AND r.outcome = 'ok' AND r.cache <> 'hit')
         OR (r.request_id IS NULL AND t.succeeded)
         OR r.prompt_tokens <> t.prompt_tokens OR r.completion_tokens <> t.completion_tokens
-        OR r.images <> t.images OR r.audio_ms <> t.audio_ms OR r.characters <> t.characters
-        OR r.search_units <> t.search_units
+        OR {_OTHER_QUANTITIES}
         OR abs(r.cost_usd - t.cost_usd) > 0.000000001
         OR (r.cost_usd IS NULL AND t.cost_usd IS NOT NULL))
-    ORDER BY 2 LIMIT $3"""
+    ORDER BY 2 LIMIT $3"""  # noqa: S608 -- names are this project's own
 
 _IS_MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
 _NOT_MOVED = "SELECT EXISTS (SELECT 1 FROM llm_calls_before WHERE started_at >= $1 AND started_at < $2)"

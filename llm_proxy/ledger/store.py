@@ -18,6 +18,7 @@ import asyncpg
 
 from llm_proxy import schema
 from llm_proxy.ledger.record import COLUMNS, FIELDS, MAX_NAME_CHARS, EncodedRow, row_started_at
+from llm_proxy.quantities import Quantities
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline, is_missing_partition
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ _TYPES = {
     "cost_nano_usd": "int8", "attempts": "int4", "latency_ms": "float8", "ttft_ms": "float8",
     "hops": "jsonb", "cache_write_tokens": "int8", "token_details": "jsonb",
     "prompt_bytes": "int8", "max_tokens": "int8", "choices": "int4",
-    "images": "int8", "audio_ms": "int8", "characters": "int8", "search_units": "int8",
+    **dict.fromkeys(Quantities._fields, "int8"),
 }  # fmt: skip
 
 

@@ -16,11 +16,12 @@ from typing import Any
 from llm_proxy.errors import BadRequest
 from llm_proxy.ledger.usage_names import group_columns
 from llm_proxy.ledger.usage_query import TimeSpan, TimeUnit, UsageQuery, UsageRow, parse_span
+from llm_proxy.quantities import QUANTITY_OF_UNIT
 
 SUM_COLUMNS = (
     "requests", "succeeded", "success_rate", "avg_latency_ms", "prompt_tokens", "completion_tokens",
     "total_tokens", "cached_tokens", "reasoning_tokens", "cache_hits", "cost_usd", "unpriced_requests",
-    "estimated_requests", "images", "audio_seconds", "characters", "search_units",
+    "estimated_requests", *QUANTITY_OF_UNIT,
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

@@ -34,6 +34,7 @@ from llm_proxy.ledger.usage_query import (
 )
 from llm_proxy.quantities import Quantities
 
+_USED = ("prompt_tokens", "completion_tokens", *Quantities._fields)
 SUMS = {
     "requests": "1",
     "succeeded": "(outcome = 'ok')::int",
@@ -44,8 +45,7 @@ SUMS = {
     "reasoning_tokens": "reasoning_tokens",
     "cost_usd": "cost_usd",
     "unpriced": "(cost_usd IS NULL AND (outcome = 'ok'"
-    " OR coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) + coalesce(images, 0)"
-    " + coalesce(audio_ms, 0) + coalesce(characters, 0) + coalesce(search_units, 0) > 0))::int",
+    f" OR {' + '.join(f'coalesce({name}, 0)' for name in _USED)} > 0))::int",
     "estimated": "(usage_source = 'estimated')::int",
     "timed": "(outcome <> 'lost')::int",
     "latency_us": "CASE WHEN outcome <> 'lost' THEN round(latency_ms * 1000)::bigint END",
