@@ -109,7 +109,7 @@ class Billed:
 
     Attributes:
         usd: By hand; None is unknown.
-        tokens: Prompt tokens of the record; None where nobody states them.
+        tokens: Prompt tokens of the record; None where they are not stated.
         form: Fields beside the model and what is drawn, spoken or heard.
         a_character_usd: Instead of `usd`: for each character of what is spoken, spaces too.
         counted: The provider states the tokens of its images.
@@ -142,7 +142,7 @@ CASES = {
     "seconds": Billed("whisper", HEAR, None, "0.0009", NINE_SECONDS),
     "seconds of verbose JSON": Billed("whisper", HEAR, None, "0.0009", NINE_SECONDS,
                                       form={"response_format": "verbose_json"}),
-    "seconds that nobody states": Billed("whisper", HEAR, None, "0.00025", Quantities(audio_ms=2500),
+    "seconds that are not stated": Billed("whisper", HEAR, None, "0.00025", Quantities(audio_ms=2500),
                                          form={"response_format": "text"}),
     "an operator's seconds": Billed("whisper-own", HEAR, None, "0.09", NINE_SECONDS),
     "seconds without a price": Billed("whisper-mine", HEAR, None, None, NINE_SECONDS),
@@ -189,22 +189,22 @@ def stories(priced: PricedGateway) -> dict[str, Json]:
     """Every case played once: what the gateway and LiteLLM recorded of it."""
 
     async def play(one: Billed) -> Json:
-        said = script(do="ok", image_tokens=5, counted=one.counted)
+        text = script(do="ok", image_tokens=5, counted=one.counted)
         if one.answer is not None:
-            said = script(do="raw", raw=[wire(json.dumps(one.answer))])
+            text = script(do="raw", raw=[wire(json.dumps(one.answer))])
         body: Json = {"model": one.group}
         if one.path == HEAR:
-            body |= {"prompt": said, **one.form}
+            body |= {"prompt": text, **one.form}
             return await priced.logged(await priced.post(one.path, body, ("file", WAV)))
         if one.path == EDIT:
-            body |= {"prompt": said, **one.form}
+            body |= {"prompt": text, **one.form}
             return await priced.logged(await priced.post(one.path, body, ("image", PNG)))
         if one.path == DRAW:
-            return await priced.logged(await priced.post(one.path, {**body, "prompt": said, **one.form}))
+            return await priced.logged(await priced.post(one.path, {**body, "prompt": text, **one.form}))
         if one.path == SPEAK:
-            body |= {"input": said, "voice": "alloy", **one.form}
-            return {"said": said} | await priced.logged(await priced.post(one.path, body))
-        body |= {"query": said, "documents": ["a", "b"]} if one.path == RERANK else {"input": said}
+            body |= {"input": text, "voice": "alloy", **one.form}
+            return {"spoken": text} | await priced.logged(await priced.post(one.path, body))
+        body |= {"query": text, "documents": ["a", "b"]} if one.path == RERANK else {"input": text}
         return await priced.logged(await priced.post(one.path, body))
 
     async def every() -> list[Json]:
@@ -218,10 +218,10 @@ def test_a_call_costs_what_its_provider_bills(stories: dict[str, Json], name: st
     """In the record, with what it used; LiteLLM's own log has the same figure, or none."""
     billed, story = CASES[name], stories[name]
     expected, quantities = None if billed.usd is None else Decimal(billed.usd), billed.quantities
-    if "said" in story:
-        quantities = Quantities(characters=len(story["said"]))
+    if "spoken" in story:
+        quantities = Quantities(characters=len(story["spoken"]))
     if billed.a_character_usd is not None:
-        expected = len(story["said"]) * Decimal(billed.a_character_usd)
+        expected = len(story["spoken"]) * Decimal(billed.a_character_usd)
     cost = None if story["cost_usd"] is None else Decimal(str(story["cost_usd"]))
     assert cost == expected
     [logged] = story["model_calls"]

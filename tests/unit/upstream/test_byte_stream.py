@@ -8,7 +8,7 @@ from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream
 
 
 @pytest.mark.parametrize(
-    ("stated", "told"),
+    ("stated", "shown"),
     [
         (b"audio/mpeg", "audio/mpeg"),
         (b"Audio/MPEG; rate=24000", "audio/mpeg"),
@@ -19,9 +19,9 @@ from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream
         (b"", "application/octet-stream"),
     ],
 )
-def test_a_media_type_is_audio_s_or_nothing_a_browser_runs(stated: bytes, told: str) -> None:
+def test_a_media_type_is_audio_s_or_nothing_a_browser_runs(stated: bytes, shown: str) -> None:
     """Parameters are left out."""
-    assert ByteStream({b"content-type": stated}).content_type == told
+    assert ByteStream({b"content-type": stated}).content_type == shown
 
 
 def test_bytes_are_complete_by_their_end_alone() -> None:
@@ -45,8 +45,8 @@ def test_what_was_used_stands_before_the_bytes() -> None:
     assert stream.content_tokens() == 0
 
 
-def test_events_are_told_apart_by_their_media_type() -> None:
-    """Whatever was asked for."""
+def test_events_are_recognized_by_their_media_type() -> None:
+    """Whatever was requested."""
     assert is_event_stream({b"content-type": b"text/event-stream; charset=utf-8"})
     assert not is_event_stream({b"content-type": b"audio/mpeg"})
     assert not is_event_stream({})

@@ -117,7 +117,7 @@ def test_a_mode_and_stated_paths_say_what_a_model_serves(
 
 
 def served_by(*endpoints: list[str] | None) -> frozenset[Endpoint] | None:
-    """What every caller is told of a catalog whose groups serve these."""
+    """The endpoints that every caller gets of a catalog whose groups serve these."""
     current = CurrentCatalog()
     groups = [{"name": f"g{at}", "endpoints": one} for at, one in enumerate(endpoints)]
     current.update(parse_sidecar_catalog({"groups": groups}))
@@ -147,8 +147,8 @@ def test_an_unmodified_litellm_says_what_its_models_serve() -> None:
     found = parse_model_info(
         {"data": [{"model_name": name, "model_info": one} for name, one in info.items()]}
     )
-    told = {
+    stated = {
         name: group.endpoints and endpoint_paths(group.endpoints)[:2] for name, group in found.groups.items()
     }
     chat = ["/v1/chat/completions", "/v1/completions"]
-    assert told == {"a": ["/v1/embeddings"], "b": chat, "c": None, "openai/*": None}
+    assert stated == {"a": ["/v1/embeddings"], "b": chat, "c": None, "openai/*": None}

@@ -93,7 +93,7 @@ DETAILS = '{"prompt_image_tokens":40,"completion_image_tokens":4160}'
 def test_what_an_answer_cost_by_the_catalog(
     deployment: Json, one: Call, usage: TokenUsage, nano_usd: int | None
 ) -> None:
-    """Where nobody stated a cost: by hand, in nano-dollars; an unknown price is never 0."""
+    """Where no cost is stated: by hand, in nano-dollars; an unknown price is never 0."""
     found = call_cost(usage, RoutingInfo(deployment="d0"), catalog_of(deployment), one)
     assert found == nano_usd
 

@@ -201,7 +201,7 @@ def test_a_schema_that_refers_to_itself_stays_small() -> None:
 
 
 def test_documents_are_ranked_by_the_query_s_words() -> None:
-    """With documents if asked for, and the search units of the request."""
+    """With documents if they are requested, and the search units of the request."""
     documents = ["a dog", {"text": "the red cat"}, "a cat"]
     call = COHERE.parse(
         "rerank",
@@ -286,7 +286,7 @@ def _transcription(tmp_path: Path, **fields: Any) -> Call:
         ("vtt", b"WEBVTT\n\n00:00:00.000 --> 00:00:02.000\nMock"),
     ],
 )
-def test_a_transcript_is_in_the_format_that_was_asked_for(tmp_path: Path, form: str, begins: bytes) -> None:
+def test_a_transcript_is_in_the_requested_format(tmp_path: Path, form: str, begins: bytes) -> None:
     """It names the file; the sidecar's header states its length."""
     reply = reply_to(_transcription(tmp_path, response_format=form))
     assert reply.body.startswith(begins)
