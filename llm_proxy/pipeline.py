@@ -181,7 +181,7 @@ class AdmittedCall:
         frames, context = self._reply.stream_filter, self.context
         if frames is not None:
             context.usage = frames.usage
-            context.content_tokens = frames.content_tokens() if frames.usage is None else 0
+            context.content_tokens = frames.content_tokens() if context.usage is None else 0
 
     async def _end(self, error: BaseException | None) -> None:
         """Accounts for the call, whatever ended it; waits until the store has its settlement."""

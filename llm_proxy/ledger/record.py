@@ -111,6 +111,14 @@ class UsageRecord(NamedTuple):
             return None
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
 
+    @property
+    def is_unpriced(self) -> bool:
+        """Whether it was answered, or used anything, and its cost is not known."""
+        if self.cost_nano_usd is not None:
+            return False
+        units = (self.images, self.audio_ms, self.characters, self.search_units)
+        return self.outcome == "ok" or any((self.prompt_tokens, self.completion_tokens, *units))
+
 
 def record_of(context: CallContext) -> UsageRecord:
     """Returns the record of a call that has ended (`call_context.note_end`); never raises."""

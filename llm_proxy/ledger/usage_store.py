@@ -336,15 +336,7 @@ def _usage_row(group: Json, records: list[UsageRecord]) -> UsageRow:
         cached_tokens=_sum(one.cached_tokens for one in records),
         reasoning_tokens=_sum(one.reasoning_tokens for one in records),
         cost_usd=nano_to_usd(_sum(one.cost_nano_usd for one in records)),
-        unpriced_requests=sum(
-            one.cost_nano_usd is None
-            and (
-                one.outcome == "ok"
-                or bool(one.prompt_tokens or one.completion_tokens)
-                or any(getattr(one, name) for name in Quantities._fields)
-            )
-            for one in records
-        ),
+        unpriced_requests=sum(one.is_unpriced for one in records),
         estimated_requests=sum(one.usage_source == "estimated" for one in records),
         avg_latency_ms=round(sum(latencies_ms) / len(latencies_ms), 3) if latencies_ms else None,
         quantities=Quantities(*(_sum(getattr(one, name) for one in records) for name in Quantities._fields)),

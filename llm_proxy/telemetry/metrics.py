@@ -148,6 +148,8 @@ class FinishedCall(Protocol):
     @property
     def cost_nano_usd(self) -> int | None: ...
     @property
+    def is_unpriced(self) -> bool: ...
+    @property
     def latency_ms(self) -> float: ...
     @property
     def ttft_ms(self) -> float | None: ...
@@ -434,7 +436,7 @@ class _CallSeries:
         self.seconds.observe_all([call.latency_ms / 1000 for call in calls])
         self.ttft.observe_all([call.ttft_ms / 1000 for call in calls if call.ttft_ms is not None])
         self.cost.inc(sum(call.cost_nano_usd or 0 for call in calls) / 1e9)
-        self.unpriced.inc(sum(map(_is_unpriced, calls)))
+        self.unpriced.inc(sum(call.is_unpriced for call in calls))
         prompt, completion, cached, reasoning = self.tokens
         prompt.inc(sum(call.prompt_tokens or 0 for call in calls))
         completion.inc(sum(call.completion_tokens or 0 for call in calls))
@@ -445,11 +447,6 @@ class _CallSeries:
                 self.quantities, zip(*map(_quantities_of, calls), strict=True), strict=True
             ):
                 counter.inc(sum(amounts))
-
-
-def _is_unpriced(call: FinishedCall) -> bool:
-    used = call.prompt_tokens or call.completion_tokens or any(_quantities_of(call))
-    return call.cost_nano_usd is None and (call.outcome == "ok" or bool(used))
 
 
 def _quantities_of(call: FinishedCall) -> tuple[float, ...]:
