@@ -99,7 +99,7 @@ def attributes(text: str, section: str) -> Iterator[str]:
 
 
 def items(text: str, section: str) -> list[tuple[str, str]]:
-    """The names of a section, and what is said of each."""
+    """The names of a section, and the meaning of each."""
     bodies = [body for name, body in SECTION.findall(text + "\n") if name == section]
     return [(name, " ".join(meaning.split())) for body in bodies for name, meaning in ITEM.findall(body)]
 

@@ -101,7 +101,7 @@ def _ask(url: str, method: str = "GET") -> bytes:
 
 
 def main() -> int:
-    """Run what is asked for, all by default."""
+    """Run the named programs, all by default."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("only", nargs="*", choices=[[], *PROGRAMS], help="files of examples/clients")
     only = flags.parse_args().only or list(PROGRAMS)

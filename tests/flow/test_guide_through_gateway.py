@@ -36,13 +36,13 @@ async def test_every_snippet_runs_as_it_stands(stack: RunningStack) -> None:
     done = await asyncio.to_thread(
         subprocess.run, program, env=environment(stack), check=True, stdout=subprocess.PIPE, text=True
     )
-    told: dict[str, list[str]] = json.loads(done.stdout)
-    assert {name: failure for name, (_, failure) in told.items() if failure} == {}
+    outcomes: dict[str, list[str]] = json.loads(done.stdout)
+    assert {name: failure for name, (_, failure) in outcomes.items() if failure} == {}
     for name, pattern in PRINTS.items():
-        assert re.fullmatch(pattern, told[name][0]), told[name][0]
-    assert all(told[name][0] for name in ("completion", "chat", "streaming"))
-    asked = [call["model"] for call in await stack.calls()]
-    assert asked[:4] == ["gpt-3.5-turbo", "gpt-4--helpful", "gpt-3.5-turbo", "gpt-4--helpful"]
+        assert re.fullmatch(pattern, outcomes[name][0]), outcomes[name][0]
+    assert all(outcomes[name][0] for name in ("completion", "chat", "streaming"))
+    models = [call["model"] for call in await stack.calls()]
+    assert models[:4] == ["gpt-3.5-turbo", "gpt-4--helpful", "gpt-3.5-turbo", "gpt-4--helpful"]
 
 
 async def test_the_chat_application_on_a_terminal(stack: RunningStack, tmp_path: Path) -> None:

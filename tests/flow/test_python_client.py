@@ -44,7 +44,7 @@ class City(BaseModel):
 
 
 def new(**directive: Any) -> str:
-    """A prompt that no cache knows, and that tells the provider what to play."""
+    """A prompt that no cache knows, with what the provider is to play."""
     return f"{uuid4().hex} {script(**{'do': 'ok'} | directive)}"
 
 
@@ -66,7 +66,7 @@ async def left_at_the_provider(stack: RunningStack) -> bool:
 async def called(stack: RunningStack) -> None:
     """Wait until the provider has the call."""
     async with asyncio.timeout(20):
-        while not await stack.calls():  # noqa: ASYNC110 -- nothing tells
+        while not await stack.calls():  # noqa: ASYNC110 -- nothing signals it
             await asyncio.sleep(0.02)
 
 
@@ -216,7 +216,7 @@ async def test_a_wrong_key_is_an_authentication_error(stack: RunningStack) -> No
             await service.generate_completion(create_completion_request(new(), model="plain"))
 
 
-async def test_a_failure_at_the_provider_is_not_asked_again(
+async def test_a_failure_at_the_provider_is_not_sent_again(
     stack: RunningStack, service: LLMProxyService
 ) -> None:
     """The gateway's router has its attempts (here 1 + 2); the client adds none."""
@@ -310,7 +310,7 @@ async def test_what_cannot_be_sent_is_refused(
 
 
 async def test_stop_ends_a_stream(stack: RunningStack) -> None:
-    """Its reader is told that it is not whole."""
+    """Its reader gets the error that it is not whole."""
     service = LLMProxyService(base_url=stack.url, api_key=stack.key)
     request = create_completion_request(new(do="slow", frames=400, gap_ms=50), model="plain")
     chunks = service.generate_streaming_completion(request)
@@ -334,7 +334,7 @@ async def test_silence_is_a_timeout(stack: RunningStack, service: LLMProxyServic
         assert [chunk async for chunk in service.generate_streaming_completion(request)]
 
 
-async def test_a_gateway_that_is_away_is_asked_again(stack: RunningStack) -> None:
+async def test_a_gateway_that_is_away_is_called_again(stack: RunningStack) -> None:
     """Nothing ran where nothing was connected: the call succeeds once the gateway listens."""
     wire = InterruptibleProxy(stack.url)
     await wire.start()
@@ -347,15 +347,15 @@ async def test_a_gateway_that_is_away_is_asked_again(stack: RunningStack) -> Non
         await wire.start()
         assert (await calling).content
         await wire.cut()
-    nobody = f"http://127.0.0.1:{free_port()}"
-    async with LLMProxyService(base_url=nobody, max_retries=0) as service:
-        with pytest.raises(ProviderError, match=nobody) as caught:
+    away = f"http://127.0.0.1:{free_port()}"
+    async with LLMProxyService(base_url=away, max_retries=0) as service:
+        with pytest.raises(ProviderError, match=away) as caught:
             await service.generate_completion(create_completion_request(new(), model="plain"))
         assert (caught.value.code, caught.value.retryable) == ("unreachable", True)
         assert await service.health_check() == {"status": "unhealthy", "providers": {}}
 
 
-async def test_a_connection_that_breaks_is_not_asked_again(stack: RunningStack) -> None:
+async def test_a_call_whose_connection_breaks_is_not_sent_again(stack: RunningStack) -> None:
     """The model may have run."""
     wire = InterruptibleProxy(stack.url)
     await wire.start()
@@ -394,7 +394,7 @@ async def test_the_same_without_an_event_loop(stack: RunningStack) -> None:
 
 
 async def test_a_service_belongs_to_its_loop(stack: RunningStack, service: LLMProxyService) -> None:
-    """A call on another one is told so, and sends nothing."""
+    """A call on another one gets that error, and sends nothing."""
 
     def call() -> None:
         asyncio.run(service.health_check())
@@ -405,7 +405,7 @@ async def test_a_service_belongs_to_its_loop(stack: RunningStack, service: LLMPr
     assert await stack.calls() == []
 
 
-def test_what_the_gateway_decides_is_said_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_gateway_decides_is_logged_or_refused(caplog: pytest.LogCaptureFixture) -> None:
     """A strategy and a cache's size are one line each, naming what to set; no failover is refused."""
     LLMProxyService(
         1000, 3600, "COST_OPTIMIZED", enable_failover=True, max_retries=3, base_url="http://here:1"

@@ -71,7 +71,7 @@ async def test_own_calls_count_at_once_and_others_of_the_key_soon(stack: Running
 
 
 async def test_providers_are_those_of_the_gateways_models(stack: RunningStack) -> None:
-    """Listed and available; a registered name stands for the kind; nobody has another name."""
+    """Listed and available; a registered name stands for the kind; no provider has another name."""
     async with LLMProxyService(base_url=stack.url, api_key=await key_of(stack)) as service:
         assert {"openai", "anthropic", "gemini"} <= set(service.list_providers())
         assert service.is_provider_available("anthropic")
@@ -106,7 +106,7 @@ async def test_a_provider_of_a_wildcard_is_known_by_a_registered_model(stack: Ru
         await until(lambda: service.is_provider_available("seek"))
 
 
-async def test_what_a_registered_provider_has_at_the_gateway_is_said(
+async def test_what_a_registered_provider_has_at_the_gateway_is_logged(
     stack: RunningStack, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its key, price and limit are named, the key's text is not."""
@@ -146,8 +146,8 @@ async def test_a_call_that_the_gateway_turned_away_is_sent_again(stack: RunningS
     """One call may run at once: the second waits as long as the gateway says, and is answered."""
     key = await key_of(stack, parallel=1)
     async with LLMProxyService(base_url=stack.url, api_key=key) as service:
-        said = '{"do": "slow", "frames": 8, "gap_ms": 100}'
-        requests = [create_completion_request(f"{uuid4().hex} {said}", model="plain") for _ in range(2)]
+        script = '{"do": "slow", "frames": 8, "gap_ms": 100}'
+        requests = [create_completion_request(f"{uuid4().hex} {script}", model="plain") for _ in range(2)]
         answers = await asyncio.gather(*map(service.generate_completion, requests))
         assert all(answer.content for answer in answers)
     assert len(await stack.calls()) == 2

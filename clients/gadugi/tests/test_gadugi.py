@@ -15,13 +15,13 @@ OURS = Path(__file__).parents[1] / "gadugi"
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway that is away: a service starts all the same."""
     monkeypatch.setenv("LLM_PROXY_URL", "http://127.0.0.1:1")
 
 
-async def test_everybody_gets_the_same_service_until_it_is_stopped() -> None:
-    """Also those who ask at once; after its stop there is a new one."""
+async def test_every_caller_gets_the_same_service_until_it_is_stopped() -> None:
+    """Also callers at the same moment; after its stop there is a new one."""
     first, second = await asyncio.gather(get_llm_service(), get_llm_service())
     assert isinstance(first, LLMProxyService)
     assert first is second
@@ -32,7 +32,7 @@ async def test_everybody_gets_the_same_service_until_it_is_stopped() -> None:
     await third.stop()
 
 
-async def test_a_wrong_setting_is_said_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wrong_setting_is_reported_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """And mended without a new process."""
     monkeypatch.setenv("LLM_PROXY_CACHE_SIZE", "many")
     for _ in range(2):

@@ -35,7 +35,7 @@ SIZE = (
 
 
 class UpCommand(NamedTuple):
-    """The start that the words mean: arguments of `llm-proxy`, variables, and what is to be said of it."""
+    """The start that the words mean: arguments of `llm-proxy`, variables, and lines to print before it."""
 
     arguments: list[str]
     variables: dict[str, str]
@@ -47,7 +47,7 @@ def translate(words: Sequence[str], environment: Mapping[str, str]) -> UpCommand
 
     Raises:
         LLMProxyError: A value is not valid.
-        SystemExit: Help was asked for, or a word is no option's value; argparse has printed it.
+        SystemExit: Help was requested, or a word is no option's value; argparse has printed it.
     """
     known, others = _parser().parse_known_args(words)
     chosen: str | None = known.load_balance_strategy
@@ -83,7 +83,7 @@ def main() -> NoReturn:
         _fail(NOT_INSTALLED, 1)
     for note in command.notes:
         print(f"{PROGRAM}: {note}", file=sys.stderr)
-    os.environ.pop("LLM_PROXY_CACHE_SIZE", None)  # said already
+    os.environ.pop("LLM_PROXY_CACHE_SIZE", None)  # its note is printed already
     os.environ.update(command.variables)
     os.execv(sys.executable, [sys.executable, "-m", "llm_proxy", *command.arguments])  # noqa: S606 -- this very Python
 

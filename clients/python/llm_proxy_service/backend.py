@@ -62,14 +62,14 @@ class Backend(Protocol):
         ...
 
     def is_available(self, name: str) -> bool:
-        """Whether calls go to this provider now; False where nobody knows the name."""
+        """Whether calls go to this provider now; False where none has the name."""
         ...
 
     def metrics(self, name: str) -> ProviderMetrics:
         """The figures of one provider.
 
         Raises:
-            NotFoundError: Nobody has this name.
+            NotFoundError: No provider has this name.
         """
         ...
 
@@ -77,7 +77,7 @@ class Backend(Protocol):
         """The limit status of one provider.
 
         Raises:
-            NotFoundError: Nobody has this name.
+            NotFoundError: No provider has this name.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What a service is told of models: who serves them, what they can do, what they cost, how they are chosen.
+"""Models as a service knows them: who serves them, what they can do, what they cost, how they are chosen.
 
 Invariant: a `ModelConfig` names a model at one provider; two of the same model name are two places that
 serve it, between which a strategy chooses.

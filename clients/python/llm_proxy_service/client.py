@@ -44,18 +44,18 @@ class ResponseCache:
 class LLMProxyService:
     """Calls language models, through a gateway where `base_url` or `LLM_PROXY_URL` names one, else directly.
 
-    What is not said here is read from the environment: `LLM_PROXY_CACHE_SIZE`, `LLM_PROXY_CACHE_TTL`,
+    What no argument names is read from the environment: `LLM_PROXY_CACHE_SIZE`, `LLM_PROXY_CACHE_TTL`,
     `LLM_PROXY_MAX_RETRIES`, `LLM_PROXY_LOAD_BALANCE`, `LLM_PROXY_URL`, `LLM_PROXY_API_KEY`.
 
     Args:
-        cache_size: Answers that are kept; 0 keeps none. 1000 where nothing is said.
-        cache_ttl: Seconds an answer is kept; an hour where nothing is said.
-        load_balance_strategy: How one of several providers is chosen; `ROUND_ROBIN` where nothing is said.
-        enable_failover: Whether others take over when a provider fails; they do where nothing is said.
-        max_retries: Further attempts after the first; 3 where nothing is said.
+        cache_size: Answers that are kept; 0 keeps none. The default is 1000.
+        cache_ttl: Seconds an answer is kept. The default is an hour.
+        load_balance_strategy: How one of several providers is chosen. The default is `ROUND_ROBIN`.
+        enable_failover: Whether others take over when a provider fails; by default they do.
+        max_retries: Further attempts after the first. The default is 3.
         base_url: The gateway's address.
         api_key: The caller's key at the gateway.
-        timeout: Seconds without a byte after which a call is given up; 600 where nothing is said.
+        timeout: Seconds without a byte after which a call is given up. The default is 600.
 
     Raises:
         ConfigurationError: A value is not valid.
@@ -137,20 +137,20 @@ class LLMProxyService:
                 yield chunk
 
     async def generate_structured(self, request: LLMRequest, model: type[Model]) -> Model:
-        """The answer as an object of a pydantic model; one of the cache that does not fit it is asked anew.
+        """The answer as an object of a pydantic model; where a cached one does not fit, the model is called.
 
         Raises:
             InvalidResponseError: The answer does not fit the model; `content` has it.
             LLMProxyError: There is no answer.
         """
-        asked = response_format_of(request, model)
-        response = await self.generate_completion(asked)
+        formatted = response_format_of(request, model)
+        response = await self.generate_completion(formatted)
         try:
             return parse_answer(response, model)
         except InvalidResponseError:
             if not response.cached:
                 raise
-        return parse_answer(await self.generate_completion(replace(asked, cache_enabled=False)), model)
+        return parse_answer(await self.generate_completion(replace(formatted, cache_enabled=False)), model)
 
     async def generate_embeddings(
         self,
@@ -191,14 +191,14 @@ class LLMProxyService:
         return self._backend.providers()
 
     def is_provider_available(self, name: str) -> bool:
-        """Whether calls go to this provider now; False where nobody has the name."""
+        """Whether calls go to this provider now; False where none has the name."""
         return self._backend.is_available(name)
 
     def get_provider_metrics(self, name: str) -> ProviderMetrics:
         """Requests, errors, latency, tokens and cost of one provider.
 
         Raises:
-            NotFoundError: Nobody has this name.
+            NotFoundError: No provider has this name.
         """
         return self._backend.metrics(name)
 
@@ -206,7 +206,7 @@ class LLMProxyService:
         """How many requests the provider may have in this minute, and how many are left.
 
         Raises:
-            NotFoundError: Nobody has this name.
+            NotFoundError: No provider has this name.
         """
         return self._backend.rate_limit(name)
 

@@ -12,8 +12,8 @@ class LLMProxyError(Exception):
         code: A short word for programs, such as `rate_limit_exceeded`.
         retryable: Whether the same call may succeed later.
         request_id: The id under which the gateway or the provider knows the call.
-        provider: Who failed, as registered; None where nobody was reached.
-        retry_after: Seconds to wait, where the other side said so.
+        provider: The one that failed, as registered; None where none was reached.
+        retry_after: Seconds to wait, where the answer states them.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class AuthenticationError(LLMProxyError):
 
 
 class NotFoundError(LLMProxyError):
-    """Nobody serves this model."""
+    """No provider serves this model."""
 
 
 class RateLimitError(LLMProxyError):

@@ -285,7 +285,7 @@ def _broken(reason: str, served: Served, code: str = "stream_broken") -> StreamB
 
 
 def _set_elsewhere(options: ServiceOptions) -> Iterator[str]:
-    """What was said here, and is set at the gateway."""
+    """The options of this service that only the gateway's operator can set."""
     strategy = options.load_balance_strategy
     if strategy is not None:
         yield (

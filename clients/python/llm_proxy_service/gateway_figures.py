@@ -172,7 +172,7 @@ class GatewayFigures:
             tally.latency_s += latency_s
 
     def count_failed(self, provider: str | None) -> None:
-        """Count a call of this service without an answer; `provider` is None where nobody was reached."""
+        """Count a call of this service without an answer; `provider` is None where none was reached."""
         for tally in self._own_tallies(provider):
             tally.requests += 1
             tally.failed += 1
@@ -208,7 +208,7 @@ class GatewayFigures:
         """The figures of one provider.
 
         Raises:
-            NotFoundError: Nobody has the name.
+            NotFoundError: No provider has the name.
         """
         self._read_soon()
         names = self._checked(name)
@@ -234,7 +234,7 @@ class GatewayFigures:
         """The key's limit on requests, which holds whatever provider answers.
 
         Raises:
-            NotFoundError: Nobody has the name.
+            NotFoundError: No provider has the name.
         """
         self._read_soon()
         self._checked(name)

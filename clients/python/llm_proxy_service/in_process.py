@@ -2,7 +2,7 @@
 
 Invariants: a provider that failed is not tried twice in one round, and one whose call may have run is not
 tried again at all; rounds are `max_retries` + 1, with growing pauses between them. Streams are neither cached
-nor continued: after their first content nobody takes over.
+nor continued: after their first content no other provider takes over.
 """
 
 import asyncio
@@ -208,7 +208,7 @@ class InProcessBackend:
         needed: set[ModelCapability],
         send: Callable[[Attempt], Awaitable[Result]],
     ) -> Result:
-        """The first result; whoever may not be asked again is left out of further rounds."""
+        """The first result; a provider that may not be called again is left out of further rounds."""
         stages = self._registry.stages(request.model, request.provider, kind, needed, failover=self._failover)
         retries = MAX_RETRIES if self._options.max_retries is None else self._options.max_retries
         for retry in range(retries + 1):

@@ -1,6 +1,6 @@
 """The settings of a service, from its arguments and the environment; an argument wins.
 
-Invariant: what neither names stays None, so that each mode can tell a wish from a default.
+Invariant: what neither names stays None, so that each mode knows a wish from a default.
 """
 
 import os
@@ -12,13 +12,13 @@ from llm_proxy_service.catalog import LoadBalanceStrategy
 from llm_proxy_service.errors import ConfigurationError
 
 CACHE_SIZE, CACHE_TTL_S, MAX_RETRIES, TIMEOUT_S = 1000, 3600.0, 3, 600.0
-"""What holds where nothing is said."""
+"""The defaults."""
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions:
-    """What a service was told; None where it was told nothing.
+    """The settings of a service; None where neither an argument nor a variable names one.
 
     Attributes:
         cache_size: Answers that are kept; 0 keeps none.

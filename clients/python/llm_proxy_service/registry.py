@@ -149,17 +149,17 @@ class ProviderRegistry:
             model: The requested model; None is any.
             provider: The only one that is wanted first.
             kind: What is called.
-            needed: The capabilities without which nobody can answer.
+            needed: The capabilities without which a model cannot answer.
             failover: Whether others may take over.
 
         Raises:
-            NotFoundError: Nobody serves the model.
-            InvalidRequestError: Nobody who serves it can do what is needed.
+            NotFoundError: No provider serves the model.
+            InvalidRequestError: No provider that serves it can do what is needed.
         """
         serving = self._serving(model, provider)
         others = [place for place in self._registered.values() if place not in serving] if failover else []
         if not serving and (provider is not None or not others):
-            raise self._nobody(model, provider)
+            raise self._not_served(model, provider)
         fitting = [
             [place for place in places if place.fits(kind, needed)]
             for places in ([serving, *_by_priority(others)] if serving else [others])
@@ -209,7 +209,7 @@ class ProviderRegistry:
         variables = KEY_VARIABLES.get(kind, ()) if kind else ()
         return next((found for one in variables if (found := self._environment.get(one))), None)
 
-    def _nobody(self, model: str | None, provider: str | None) -> NotFoundError:
+    def _not_served(self, model: str | None, provider: str | None) -> NotFoundError:
         families = (kind for kind, starts in FAMILIES.items() if model and model.startswith(starts))
         variables = KEY_VARIABLES.get(next(families, LLMProvider.LOCAL), ())
         hint = f"set {variables[0]}, or register a provider" if variables else "register a provider"

@@ -78,7 +78,7 @@ class LLMChunk:
         content: The next characters; may be empty.
         tool_calls: Pieces of calls.
         finish_reason: Set in the last chunk with content.
-        usage: The tokens of the whole answer; in the last chunk, where the provider tells.
+        usage: The tokens of the whole answer; in the last chunk, where the provider states them.
         cost: US dollars of the whole answer, in the last chunk, where a price is known.
     """
 

@@ -1,8 +1,8 @@
-"""LiteLLM's Router, told the guide's words: it holds the deployments, chooses one, and calls it.
+"""LiteLLM's Router, set up from the service's options: it holds the deployments, chooses one, and calls it.
 
 Invariants: one attempt is one call of the Router, without its own retries and fallbacks, which would repeat
 what may have run. Round robin and least loaded are chosen here: the Router has no round robin, and its least
-busy counts a call after others were chosen. Ids are unique in the process: Routers hear of others' calls.
+busy counts a call after others were chosen. Ids are unique in the process: Routers note each other's calls.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ class Chooser:
     by_router: Untyped
     last_used: dict[str, int] = field(default_factory=dict[str, int])
 
-    async def async_get_available_deployment(self, **asked: Untyped) -> Untyped:
+    async def async_get_available_deployment(self, **call: Untyped) -> Untyped:
         """The deployment of the next call; its place has taken the request into its minute.
 
         Raises:
@@ -73,10 +73,10 @@ class Chooser:
         attempt = ATTEMPT.get()
         full: list[float] = []
         while attempt.allowed:
-            deployment = await self._pick(attempt, asked)
+            deployment = await self._pick(attempt, call)
             place = attempt.place_of(deployment)
             if place.window.take():
-                self._use(attempt, place, asked["request_kwargs"])
+                self._use(attempt, place, call["request_kwargs"])
                 return deployment
             full.append(place.window.status()["reset_in"])
             attempt.allowed.remove(place)
@@ -90,15 +90,15 @@ class Chooser:
         """The Router takes both methods or none; this one is not called, as every call here is async."""
         raise NotImplementedError
 
-    async def _pick(self, attempt: Attempt, asked: Untyped) -> Untyped:
-        kwargs = asked["request_kwargs"]
+    async def _pick(self, attempt: Attempt, call: Untyped) -> Untyped:
+        kwargs = call["request_kwargs"]
         sound = [place for place in attempt.allowed if not self.meters[place.name].is_failing()]
         tags = [_entry(place, attempt.kind) for place in sound or attempt.allowed]
         kwargs["metadata"] = {**(kwargs.get("metadata") or {}), "tags": tags}
         try:
             if self.strategy not in CHOSEN_HERE:
-                return await self.by_router(**asked)
-            healthy = await self.router.async_get_healthy_deployments(**asked, parent_otel_span=None)
+                return await self.by_router(**call)
+            healthy = await self.router.async_get_healthy_deployments(**call, parent_otel_span=None)
         except ValueError:  # all of them cool down: one that might answer is better than none
             found = (self.router.get_deployment(model_id=tag) for tag in tags)
             healthy = [one.model_dump(exclude_none=True) for one in found]
@@ -166,7 +166,7 @@ class RoutedCalls:
         return bool(entries) and len(cooling) == len(entries)
 
     def cost(self, place: Place, kind: Kind, usage: Untyped) -> float | None:
-        """US dollars of some tokens, LiteLLM's `Usage`; None where nobody knows the price."""
+        """US dollars of some tokens, LiteLLM's `Usage`; None where no price is known."""
         if usage is None:
             return None
         if place.config.cost_per_1k_tokens is not None:
@@ -179,7 +179,7 @@ class RoutedCalls:
         return float(sum(parts))
 
     async def close(self) -> None:
-        """Take the Router's hooks out of LiteLLM; close its connections of this loop that nobody uses."""
+        """Take the Router's hooks out of LiteLLM; close its connections of this loop that are idle."""
         self.router.discard()
         for client in tuple(self.litellm.in_memory_llm_clients_cache.cache_dict.values()):
             inner = getattr(client, "_client", None) or getattr(client, "client", None)

@@ -156,7 +156,7 @@ class SyncLLMProxyService:
             raise
 
     def _hand_over(self, call: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Have the loop run a call; what comes after `stop` is not begun, so that nobody waits for it."""
+        """Have the loop run a call; what comes after `stop` is not begun: it would never end."""
         with self._closing:
             if not self._closed:
                 return self._begin(call)

@@ -22,7 +22,7 @@ def main() -> None:
         failure = None
         try:
             asyncio.run(asyncio.wait_for(case(), TIMEOUT_S))
-        except BaseException:  # noqa: BLE001 -- whatever it was, the test says it
+        except BaseException:  # noqa: BLE001 -- whatever it was, the test shows it
             failure = traceback.format_exc()
         print(json.dumps(failure), flush=True)  # noqa: T201 -- the test reads it
 

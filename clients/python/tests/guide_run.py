@@ -41,9 +41,9 @@ async def run(code: str, namespace: dict[str, Any]) -> None:
 
 
 async def main() -> None:
-    """Run each snippet; a failure is told, and the next one runs."""
+    """Run each snippet; a failure is noted, and the next one runs."""
     namespace = {name: getattr(llm_proxy_service, name) for name in llm_proxy_service.__all__}
-    told: dict[str, list[str]] = {}
+    outcomes: dict[str, list[str]] = {}
     known = snippets()
     for name in sys.argv[1:] or [name for name in known if name not in ON_A_TERMINAL]:
         output, failure = io.StringIO(), ""
@@ -53,13 +53,13 @@ async def main() -> None:
                     COMMENT_ONLY.sub(r"\1:\n    pass  \2", known[name]),
                     dict(namespace) if name in ALTERNATIVES else namespace,
                 )
-            except Exception:  # noqa: BLE001 -- whatever it was, the test says it
+            except Exception:  # noqa: BLE001 -- whatever it was, the test shows it
                 failure = traceback.format_exc()
-        told[name] = [output.getvalue(), failure]
+        outcomes[name] = [output.getvalue(), failure]
     for name in ("service", "llm"):
         if name in namespace:
             await namespace[name].stop()
-    print(json.dumps(told))  # noqa: T201 -- the test reads it
+    print(json.dumps(outcomes))  # noqa: T201 -- the test reads it
 
 
 if __name__ == "__main__":

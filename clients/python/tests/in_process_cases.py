@@ -133,7 +133,7 @@ async def another_provider_takes_over_at_once() -> None:
             assert service.get_provider_metrics("a")["error_rate"] == 1.0
 
 
-async def a_provider_that_is_down_is_asked_last() -> None:
+async def a_provider_that_is_down_is_called_last() -> None:
     """Its port is closed: after three attempts the other one comes first, until that fails too."""
     down = scripted_model(0, api_base="http://127.0.0.1:1/v1")
     async with service_with(down, scripted_model(1), cache_size=0, max_retries=0) as service:
@@ -150,8 +150,8 @@ async def without_failover_only_the_chosen_is_tried_again() -> None:
         scripted_model(0), scripted_model(1), enable_failover=False, max_retries=1
     ) as service:
         error = await error_of(service, ask(do="status-500"))
-        told = (type(error), error.status, error.retryable, error.provider)
-        assert told == (ProviderError, 500, True, "a")
+        shown = (type(error), error.status, error.retryable, error.provider)
+        assert shown == (ProviderError, 500, True, "a")
         assert providers.counts() == [2, 0, 0]
         assert service.get_service_stats()["failed_requests"] == 1
 
@@ -211,7 +211,7 @@ async def a_limit_says_how_long_it_lasts() -> None:
         assert providers.counts()[0] == 1
 
 
-async def a_rate_limit_is_kept_and_told() -> None:
+async def a_rate_limit_is_kept_and_reported() -> None:
     async with service_with(scripted_model(0, rate_limit=2), max_retries=0) as service:
         assert service.get_rate_limit_status("a") == {"limit": 2, "remaining": 2, "reset_in": 0.0}
         await asyncio.gather(*(service.generate_completion(ask()) for _ in range(2)))
@@ -260,7 +260,7 @@ async def the_cache_has_a_size() -> None:
         assert providers.counts()[0] == 2
 
 
-async def capabilities_decide_who_is_asked() -> None:
+async def capabilities_decide_which_is_called() -> None:
     chat = [ModelCapability.CHAT_COMPLETION]
     async with service_with(
         scripted_model(0, capabilities=chat),
@@ -280,17 +280,16 @@ async def capabilities_decide_who_is_asked() -> None:
 
 async def functions_and_tools_are_called() -> None:
     async with service_with(scripted_model(0)) as service:
-        asked = json.dumps({"do": "tools"})
-        said = [{"role": "user", "content": asked}]
+        messages = [{"role": "user", "content": json.dumps({"do": "tools"})}]
         older = await service.generate_completion(
-            create_chat_request(said, model="gpt-4", functions=[WEATHER])
+            create_chat_request(messages, model="gpt-4", functions=[WEATHER])
         )
         assert older.function_call
         assert older.function_call["name"] == "get_weather"
         json.loads(older.function_call["arguments"])
-        today = await service.generate_completion(create_chat_request(said, model="gpt-4", tools=[TOOL]))
+        today = await service.generate_completion(create_chat_request(messages, model="gpt-4", tools=[TOOL]))
         assert [call["function"]["name"] for call in today.tool_calls] == ["get_weather"] * 2
-        streamed = create_chat_request(said, model="gpt-4", tools=[TOOL])
+        streamed = create_chat_request(messages, model="gpt-4", tools=[TOOL])
         chunks = [chunk async for chunk in service.generate_streaming_completion(streamed)]
         pieces = [call for chunk in chunks for call in chunk.tool_calls]
         assert "".join(piece["function"].get("name", "") for piece in pieces) == "get_weather" * 2
@@ -314,7 +313,7 @@ async def an_answer_becomes_a_pydantic_object() -> None:
         assert (sent["name"], sent["strict"]) == ("City", True)
 
 
-async def a_cached_answer_that_fits_no_object_is_asked_anew() -> None:
+async def a_cached_answer_that_fits_no_object_leads_to_a_new_call() -> None:
     """The same request, after the provider's first answer was no City."""
     async with service_with(scripted_model(0, "gpt-4o")) as service:
         request = ask("gpt-4o", text='{"town": "Paris"}')
@@ -386,7 +385,7 @@ async def a_wrong_key_is_no_retry() -> None:
         assert (await service.generate_completion(ask())).provider == "a"
 
 
-async def services_do_not_hear_of_each_other() -> None:
+async def services_do_not_share_figures() -> None:
     async with service_with(scripted_model(0), max_retries=0) as first, LLMProxyService() as second:
         second.register_provider("a", OpenAIProvider(scripted_model(0)))
         await error_of(first, ask(do="status-401"))

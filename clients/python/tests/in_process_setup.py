@@ -52,8 +52,8 @@ def service_with(
 
 def ask(model: str | None = "gpt-4", timeout: float | None = None, **script: Any) -> LLMRequest:
     """A request that no other equals, with what the provider is to play."""
-    said = {"do": "ok", "key": f"k{next(NUMBERS)}", **script}
-    return create_completion_request(json.dumps(said), model=model, timeout=timeout)
+    played = {"do": "ok", "key": f"k{next(NUMBERS)}", **script}
+    return create_completion_request(json.dumps(played), model=model, timeout=timeout)
 
 
 async def error_of(service: LLMProxyService, request: LLMRequest) -> LLMProxyError:

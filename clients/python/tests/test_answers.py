@@ -45,7 +45,7 @@ def test_vectors_have_the_order_of_their_texts() -> None:
 
 
 async def test_such_an_answer_is_a_failed_call() -> None:
-    """Another server's JSON, at the address of the gateway; it is counted, and asked for once."""
+    """Another server's JSON, at the address of the gateway; it is counted, and requested once."""
     with scripted_providers.running(1) as (address,):
         async with LLMProxyService(base_url=address) as service:
             prompt = '{"do": "raw", "raw": ["{\\"status\\": \\"fine\\"}"]}'

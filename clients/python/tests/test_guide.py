@@ -25,7 +25,7 @@ LINES = {
     ),
     "rate-limits": r"Remaining: 5\d/60\n",
 }
-Told = dict[str, list[str]]
+Outcomes = dict[str, list[str]]
 
 
 def environment(address: str) -> dict[str, str]:
@@ -40,7 +40,7 @@ def environment(address: str) -> dict[str, str]:
     }
 
 
-def run_guide(address: str, *names: str) -> Told:
+def run_guide(address: str, *names: str) -> Outcomes:
     """What each snippet printed, and what it raised."""
     done = subprocess.run(
         [process_specs.sidecar_python(), HERE / "guide_run.py", *names],
@@ -49,23 +49,23 @@ def run_guide(address: str, *names: str) -> Told:
         stdout=subprocess.PIPE,
         text=True,
     )
-    told: Told = json.loads(done.stdout)
-    return told
+    outcomes: Outcomes = json.loads(done.stdout)
+    return outcomes
 
 
 @pytest.fixture(scope="module")
-def told() -> Iterator[Told]:
+def outcomes() -> Iterator[Outcomes]:
     """The guide at a provider whose first call fails, and which calls the functions it is given."""
     with scripted_providers.running(1, {"gpt-3.5-turbo": "flaky", "gpt-4": "helpful"}) as (address,):
-        told = run_guide(address)
+        outcomes = run_guide(address)
         assert [call["status"] for call in scripted_providers.seen_by(address)][:2] == [500, 200]
-        yield told
+        yield outcomes
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_a_snippet_runs_as_it_stands(name: str, told: Told) -> None:
+def test_a_snippet_runs_as_it_stands(name: str, outcomes: Outcomes) -> None:
     """It raises nothing, and prints what it says it prints."""
-    printed, failure = told[name]
+    printed, failure = outcomes[name]
     assert failure == ""
     if name in SILENT:
         assert printed == ""
@@ -76,17 +76,17 @@ def test_a_snippet_runs_as_it_stands(name: str, told: Told) -> None:
 def test_code_that_catches_the_error_catches_it() -> None:
     """At a provider that always fails, `except LLMProxyError` prints it; what is not caught is raised."""
     with scripted_providers.running(1, {"gpt-3.5-turbo": "status-500"}) as (address,):
-        told = run_guide(address, "start", "completion", "errors")
-    assert told["errors"] == ["LLM Proxy error: The server had an error.\n", ""]
-    assert "llm_proxy_service.errors.ProviderError" in told["completion"][1]
+        outcomes = run_guide(address, "start", "completion", "errors")
+    assert outcomes["errors"] == ["LLM Proxy error: The server had an error.\n", ""]
+    assert "llm_proxy_service.errors.ProviderError" in outcomes["completion"][1]
 
 
 def test_the_other_registered_provider_takes_over() -> None:
     """One has reached its limit: the chat of the guide is answered by its second provider."""
     with scripted_providers.running(1, {"gpt-4": "status-429"}) as (address,):
-        told = run_guide(address, "start", "providers", "chat", "errors")
+        outcomes = run_guide(address, "start", "providers", "chat", "errors")
         seen = [call["model"] for call in scripted_providers.seen_by(address)]
-    assert [failure for _, failure in told.values()] == [""] * 4
+    assert [failure for _, failure in outcomes.values()] == [""] * 4
     assert seen[:2] == ["gpt-4", "claude-3-sonnet"]
 
 

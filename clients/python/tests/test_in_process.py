@@ -41,11 +41,11 @@ def run_case() -> Iterator[Callable[[str], str | None]]:
         )
         assert driver.stdin
         assert driver.stdout
-        asked, told = driver.stdin, driver.stdout
+        names, failures = driver.stdin, driver.stdout
 
         def run(name: str) -> str | None:
-            print(name, file=asked, flush=True)
-            failure: str | None = json.loads(told.readline())
+            print(name, file=names, flush=True)
+            failure: str | None = json.loads(failures.readline())
             return failure
 
         try:

@@ -127,23 +127,23 @@ def test_an_argument_wins_over_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("LLM_PROXY_CACHE_SIZE", "many", "LLM_PROXY_CACHE_SIZE is 'many', not a number"),
         ("LLM_PROXY_LOAD_BALANCE", "BEST", "strategy is 'BEST', not one of ROUND_ROBIN, LEAST_LOADED"),
         ("LLM_PROXY_MAX_RETRIES", "-1", "max_retries is -1, not 0 or more"),
     ],
 )
-def test_a_value_that_is_not_valid_is_named(name: str, text: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_a_value_that_is_not_valid_is_named(name: str, text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         complete(ServiceOptions(), {name: text})
 
 
 def test_a_model_becomes_a_closed_schema() -> None:
     request = response_format_of(create_completion_request("Where?"), City)
-    asked = request.body()["response_format"]["json_schema"]
-    assert (asked["name"], asked["strict"]) == ("City", True)
-    assert asked["schema"]["additionalProperties"] is False
+    schema_sent = request.body()["response_format"]["json_schema"]
+    assert (schema_sent["name"], schema_sent["strict"]) == ("City", True)
+    assert schema_sent["schema"]["additionalProperties"] is False
     open_one = response_format_of(create_completion_request("Where?"), Town)
     assert open_one.body()["response_format"]["json_schema"]["strict"] is False
 

@@ -33,7 +33,7 @@ def test_words_become_options_and_variables(line: str, arguments: str, variables
     assert (command.arguments, command.variables) == (arguments.split(), variables)
 
 
-def test_a_size_of_the_cache_is_said_not_to_count() -> None:
+def test_a_size_of_the_cache_is_noted_as_without_effect() -> None:
     """The start goes on, and the line names what bounds the cache; from the variable as well."""
     for command in (translate(["--cache-size", "2000"], {}), translate([], {"LLM_PROXY_CACHE_SIZE": "2000"})):
         assert command == UpCommand(["up"], {}, command.notes)
@@ -43,7 +43,7 @@ def test_a_size_of_the_cache_is_said_not_to_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("--no-enable-failover", "fallbacks"),
         ("--disable-failover", "fallbacks"),
@@ -51,21 +51,21 @@ def test_a_size_of_the_cache_is_said_not_to_count() -> None:
     ],
 )
 def test_a_word_that_would_mislead_is_refused(
-    line: str, said: str, capsys: pytest.CaptureFixture[str]
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With what to set."""
     with pytest.raises(SystemExit) as ended:
         translate(line.split(), {})
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [("--cache-size=-1", "cache_size"), ("--strategy fast", "FASTEST_RESPONSE")]
+    ("line", "message"), [("--cache-size=-1", "cache_size"), ("--strategy fast", "FASTEST_RESPONSE")]
 )
-def test_an_invalid_value_is_refused(line: str, said: str) -> None:
+def test_an_invalid_value_is_refused(line: str, message: str) -> None:
     """As for the service in a program."""
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         translate(line.split(), {})
 
 

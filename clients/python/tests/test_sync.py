@@ -38,7 +38,7 @@ def run(threads: list[threading.Thread]) -> list[threading.Thread]:
 
 
 def test_a_stop_ends_every_call_of_every_thread(address: str) -> None:
-    """Calls that run, calls that come later, and a second stop: nobody waits for ever."""
+    """Calls that run, calls that come later, and a second stop: each comes to an end."""
     for _ in range(5):
         service = SyncLLMProxyService(base_url=address, max_retries=0)
         service.start()

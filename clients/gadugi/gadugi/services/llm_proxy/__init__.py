@@ -1,6 +1,6 @@
 """`get_llm_service`: the language models of this process, for agents and services of Gadugi.
 
-Invariant: one service an event loop, made when it is first asked for, and again after it was stopped.
+Invariant: one service an event loop, made at the first call, and again after it was stopped.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ async def get_llm_service() -> LLMProxyService:
     """The service of the running event loop, started; every caller on the loop gets the same one.
 
     It is set by the environment: `LLM_PROXY_URL` and `LLM_PROXY_API_KEY` for a gateway, else the providers'
-    keys. Whoever ends the program stops it.
+    keys. The program stops it at its end.
 
     Raises:
         LLMProxyError: A setting is not valid, or a package is missing.
