@@ -103,7 +103,7 @@ class CohereEmbedDialect(CohereDialect):
         parsed = _checked(parse_object(body, limits.max_depth))
         context = ParseContext(self.name, endpoint, len(body))
         model, group = resolve_group(parsed, context, options, models)
-        is_native = models.speaks_natively(models.aliases.get(group, group), "cohere_embed")
+        is_native = models.speaks_natively(models.resolved(group), "cohere_embed")
         named = {"model": model, **{name: parsed[name] for name in parsed.keys() - FIELDS.keys()}}
         embedded = {"input": _shown_texts(parsed)} if is_native else _translated(parsed)
         call = build_call(named | embedded, context, options, models, limits)

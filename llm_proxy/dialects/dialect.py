@@ -87,6 +87,10 @@ class ModelIndex:
     speaks_natively: Callable[[str, Wire], bool] = _translated
     guardrails: frozenset[str] = frozenset()
 
+    def resolved(self, name: str) -> str:
+        """Returns the group of an alias; any other name unchanged."""
+        return self.aliases.get(name, name)
+
 
 class ResponseMeta(NamedTuple):
     """An answer's provider, model and duration, for the dialects that include them.

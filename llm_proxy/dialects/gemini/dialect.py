@@ -60,12 +60,12 @@ class GeminiDialect:
         context = ParseContext(self.name, endpoint, len(body), reports_usage=True)
         is_array = self.streams and not wants_events(options.query)
         model, group = resolve_group({}, context, options, models)
-        if models.speaks_natively(models.aliases.get(group, group), endpoint):
+        if models.speaks_natively(models.resolved(group), endpoint):
             return self._framed(native_call(parsed, context, options, models, limits), is_array=is_array)
         read = read_body(parsed, limits)
         carried = carried_for(group, models)
         chat, kept = translate_request(read, carried)
-        if (most := models.max_output_tokens(models.aliases.get(group, group))) is not None:
+        if (most := models.max_output_tokens(models.resolved(group))) is not None:
             chat |= {"max_tokens": min(chat["max_tokens"], most)} if "max_tokens" in chat else {}
         chat |= {"model": model, "stream": self.streams}
         call = build_call(
@@ -96,7 +96,7 @@ class GeminiDialect:
             raise invalid("contents", "given beside 'generateContentRequest'.")
         counted_body = counted_body if whole is None else named(whole, "generateContentRequest")
         group = resolve_group({}, context, options, models)[1]
-        if models.speaks_natively(models.aliases.get(group, group), "generate_content"):
+        if models.speaks_natively(models.resolved(group), "generate_content"):
             call = native_call(counted_body, context, options, models, limits)
             return Count({"model": group, "google": counted_contents(call.body)}, len(body))
         chat, _ = translate_request(read_body(counted_body, limits), carried_for(group, models))

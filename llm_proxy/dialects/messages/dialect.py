@@ -73,7 +73,7 @@ class MessagesDialect:
             return call._replace(context=_NATIVE, provider_headers=self._provider_headers(options))
         carried = carried_for(group, models)
         chat, kept = translate_request(parsed, extra, carried)
-        if (most := models.max_output_tokens(models.aliases.get(group, group))) is not None:
+        if (most := models.max_output_tokens(models.resolved(group))) is not None:
             chat["max_tokens"] = min(chat["max_tokens"], most)
         context = context._replace(endpoint="chat.completions")
         call = build_call(chat, context, options, models, limits, attribution)
@@ -163,7 +163,7 @@ def _read(
     if parsed.get("model") is not None:
         check_field(filled, parsed["model"], "model")
     group = resolve_group(parsed, context, options, models)[1]
-    is_native = models.speaks_natively(models.aliases.get(group, group), context.endpoint)
+    is_native = models.speaks_natively(models.resolved(group), context.endpoint)
     extra = check_body(parsed, version, limits, counts=counts, is_native=is_native)
     if version != VERSIONS[0]:
         parsed = {name: value for name, value in parsed.items() if name not in SAMPLING}

@@ -16,7 +16,7 @@ from llm_proxy.dialects.request.field_policy import (
     requested_max_tokens,
 )
 from llm_proxy.dialects.request.kept_at_google import GOOGLE, refuse_kept_at_google
-from llm_proxy.dialects.request.model_resolution import providers_for, resolve
+from llm_proxy.dialects.request.model_resolution import providers_for, reached_providers, resolve
 from llm_proxy.dialects.request.openai_schema import FIELDS, linked_file_bytes, parse_messages
 from llm_proxy.dialects.request.rerank_schema import moderation_file_bytes
 from llm_proxy.dialects.request.url_guard import reject_private_urls
@@ -92,7 +92,7 @@ def build_call(
         endpoint=context.endpoint,
         dialect=context.dialect,
         model=model,
-        group=models.aliases.get(group, group),
+        group=models.resolved(group),
         body=body,
         streaming=streaming,
         wants_usage=streaming and (wants_usage or context.reports_usage),
@@ -144,7 +144,7 @@ def _apply_rules(call: Call, models: ModelIndex, limits: BodyLimits) -> Call:
     reject_wrong_mode(call, models)
     if not limits.private_urls:
         reject_private_urls(call.body)
-    if not GOOGLE.isdisjoint(providers_for(call.group, models) | models.fallback_providers(call.group)):
+    if not GOOGLE.isdisjoint(reached_providers(call.group, models)):
         refuse_kept_at_google(call.endpoint, call.body)
     return call if limits.max_tokens_cap is None else apply_max_tokens_cap(call, limits.max_tokens_cap)
 

@@ -52,7 +52,7 @@ def resolve(model: str, provider: str | None, models: ModelIndex) -> str:
         BadRequest: A name too long to be one.
     """
     group = _group_of(model, provider, models)
-    if not models.is_allowed(models.aliases.get(group, group)):
+    if not models.is_allowed(models.resolved(group)):
         raise model_not_found(model, provider)
     return group
 
@@ -85,6 +85,11 @@ def providers_for(group: str, models: ModelIndex) -> frozenset[str]:
         serving = [pattern for pattern in models.wildcards if wildcard_matches(pattern, group)]
         known = models.wildcards[max(serving, key=len)] if serving else None
     return known if known is not None else frozenset({group.partition("/")[0]})
+
+
+def reached_providers(group: str, models: ModelIndex) -> frozenset[str]:
+    """The providers that a call of a group may reach, through its fallbacks too."""
+    return providers_for(group, models) | models.fallback_providers(models.resolved(group))
 
 
 def _without_catalog(model: str, provider: str | None) -> str:

@@ -124,7 +124,7 @@ def build_native_call(
         endpoint=context.endpoint,
         dialect=context.dialect,
         model=model,
-        group=models.aliases.get(group, group),
+        group=models.resolved(group),
         body={**parsed, **requested, "model": group},
         streaming=streaming is True,
         wants_usage=streaming is True,

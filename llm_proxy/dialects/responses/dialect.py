@@ -71,7 +71,7 @@ class ResponsesDialect:
         checked = check_body(parsed, limits.max_messages)
         context = ParseContext(self.name, endpoint, len(body), reports_usage=True)
         model, group = resolve_group(checked, context, options, models)
-        if models.speaks_natively(models.aliases.get(group, group), endpoint):
+        if models.speaks_natively(models.resolved(group), endpoint):
             return native_response(checked, context, options, models, limits, self.ids)
         return self._translated(
             checked | {"model": model}, carried_for(group, models), context, options, models, limits
@@ -85,7 +85,7 @@ class ResponsesDialect:
         checked = check_body(parsed, limits.max_messages)
         context = ParseContext(self.name, "responses", len(body))
         model, group = resolve_group(checked, context, options, models)
-        if models.speaks_natively(models.aliases.get(group, group), "responses"):
+        if models.speaks_natively(models.resolved(group), "responses"):
             checked, _, pinned = open_items(checked, self.ids)
             refuse_uncountable(checked, refers=pinned is not None)
             build_native_call(checked, context, options, models, limits)

@@ -167,7 +167,7 @@ def stored_operation(
         BadRequest: A query parameter is unknown or invalid.
     """
     ref = ids.open(unquote(token), "id")
-    if ref.deployment and not models.speaks_natively(models.aliases.get(ref.group, ref.group), "responses"):
+    if ref.deployment and not models.speaks_natively(models.resolved(ref.group), "responses"):
         raise response_not_found(ref.token, "id")
     named = query_parameters(query, operation.parameters)
     if not ref.deployment and ("stream", "true") in named:
@@ -202,7 +202,7 @@ def require_own(call: Call, caller: Caller, models: ModelIndex) -> None:
     if not call.response.belongs_to(caller):
         created = call.operation is None or not call.operation.is_free
         raise response_not_found(call.response.token, PREVIOUS if created else "id")
-    if not models.is_allowed(models.aliases.get(call.group, call.group)):
+    if not models.is_allowed(models.resolved(call.group)):
         raise model_not_found(call.group)
 
 

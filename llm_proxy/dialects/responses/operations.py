@@ -116,7 +116,7 @@ def _parse_compaction(
     parsed = parse_object(body, limits.max_depth)
     context = ParseContext(responses.name, "responses", len(body), reports_usage=True)
     model, group = resolve_group(parsed, context, options, models)
-    if not models.speaks_natively(models.aliases.get(group, group), "responses"):
+    if not models.speaks_natively(models.resolved(group), "responses"):
         raise NotFound(
             f"'compact': the model `{model}` has no compaction. Ask it for a summary, and go on with that.",
             param="model",

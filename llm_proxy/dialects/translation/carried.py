@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.dialects.request.kept_at_google import GOOGLE
-from llm_proxy.dialects.request.model_resolution import providers_for
+from llm_proxy.dialects.request.model_resolution import reached_providers
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json
 
@@ -74,8 +74,7 @@ def carried_by(providers: Collection[str]) -> Carried:
 
 def carried_for(group: str, models: ModelIndex) -> Carried:
     """Returns what every provider carries that a call of a group may reach, through its fallbacks too."""
-    served = models.aliases.get(group, group)
-    return carried_by(providers_for(group, models) | models.fallback_providers(served))
+    return carried_by(reached_providers(group, models))
 
 
 def carried_reasoning(thoughts: Collection[Json], carried: Carried) -> Json:
