@@ -4,25 +4,17 @@ Invariants: the path names the model and says whether the answer streams; a nati
 as they are. Source: docs/gemini.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qs
 
 import orjson
 
 from llm_proxy.dialects.call import Call, Count
-from llm_proxy.dialects.dialect import (
-    BodyLimits,
-    HeaderPairs,
-    ListedModel,
-    ModelIndex,
-    ResponseMeta,
-    StreamRenderer,
-)
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ResponseMeta, StreamRenderer
 from llm_proxy.dialects.gemini.answer import render_answer
-from llm_proxy.dialects.gemini.error_body import render_error
+from llm_proxy.dialects.gemini.envelope import GeminiEnvelope
 from llm_proxy.dialects.gemini.fields import invalid, named
-from llm_proxy.dialects.gemini.models import model_page
 from llm_proxy.dialects.gemini.native import counted_contents, native_call
 from llm_proxy.dialects.gemini.request import USUAL, GeminiContext, translate_request
 from llm_proxy.dialects.gemini.schema import read_body
@@ -32,7 +24,6 @@ from llm_proxy.dialects.request.native_call import resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.dialects.translation.carried import NOT_FOR_OPENAI, carried_for
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import APIError
 from llm_proxy.identity import NO_ATTRIBUTION
 from llm_proxy.json_access import Json
 
@@ -42,7 +33,7 @@ JSON_STREAM = "application/json; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class GeminiDialect:
+class GeminiDialect(GeminiEnvelope):
     """Google's dialect.
 
     Attributes:
@@ -50,7 +41,6 @@ class GeminiDialect:
     """
 
     streams: bool = False
-    name: str = "gemini"
 
     def parse(
         self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
@@ -112,22 +102,6 @@ class GeminiDialect:
         """Returns the renderer of one stream."""
         context = _context(call)
         return NativeGeminiStream(context) if context.is_native else GeminiStream(call.model, context)
-
-    def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
-        """Google's envelope."""
-        return render_error(error)
-
-    def status(self, error: APIError) -> int:
-        """The error's own."""
-        return error.status
-
-    def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:  # noqa: ARG002 -- the same
-        """None: its clients read the body."""
-        return ()
-
-    def render_models(self, listed: Iterable[ListedModel]) -> Json:
-        """Google's first page of models."""
-        return model_page([*listed], {})
 
 
 def wants_events(query: str) -> bool:

@@ -4,17 +4,15 @@ Invariants: a content is one text, its parts joined; a batch asks for one size a
 is Google its task goes with it, elsewhere it asks for nothing. Source: https://ai.google.dev/api/embeddings.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import BodyLimits, HeaderPairs, ListedModel, ModelIndex, ResponseMeta
-from llm_proxy.dialects.gemini.error_body import render_error
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ResponseMeta
+from llm_proxy.dialects.gemini.envelope import GeminiEnvelope
 from llm_proxy.dialects.gemini.fields import Message, filled, invalid, list_of, struct, text, whole
-from llm_proxy.dialects.gemini.models import model_page
 from llm_proxy.dialects.gemini.schema import content
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request.kept_at_google import refuse_kept_file
@@ -22,7 +20,7 @@ from llm_proxy.dialects.request.native_call import resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.dialects.translation.carried import carried_for, not_carried
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import APIError, ProviderFailed
+from llm_proxy.errors import ProviderFailed
 from llm_proxy.identity import NO_ATTRIBUTION
 from llm_proxy.json_access import Json, as_object, as_objects, is_array
 
@@ -43,7 +41,7 @@ _ALIKE = ("taskType", "title", "outputDimensionality")
 
 
 @dataclass(frozen=True, slots=True)
-class GeminiEmbeddingsDialect:
+class GeminiEmbeddingsDialect(GeminiEnvelope):
     """Google's embeddings.
 
     Attributes:
@@ -51,7 +49,6 @@ class GeminiEmbeddingsDialect:
     """
 
     is_batch: bool = False
-    name: str = "gemini"
 
     def parse(
         self, endpoint: Endpoint, body: bytes, options: RequestOptions, models: ModelIndex, limits: BodyLimits
@@ -98,22 +95,6 @@ class GeminiEmbeddingsDialect:
 
     def open_stream(self, call: Call) -> None:
         """None: vectors do not stream."""
-
-    def error(self, error: APIError, request_id: str = "") -> Json:  # noqa: ARG002 -- in a header
-        """Google's envelope."""
-        return render_error(error)
-
-    def status(self, error: APIError) -> int:
-        """The error's own."""
-        return error.status
-
-    def headers(self, request_id: str, error: APIError | None = None) -> HeaderPairs:  # noqa: ARG002 -- the same
-        """None: its clients read the body."""
-        return ()
-
-    def render_models(self, listed: Iterable[ListedModel]) -> Json:
-        """Google's first page of models."""
-        return model_page([*listed], {})
 
 
 def _index(one: Json) -> int:
