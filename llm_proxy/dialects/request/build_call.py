@@ -4,7 +4,6 @@ Invariants: a stream always requests its usage, `wants_usage` says whether the c
 schema order, streaming and extra fields last, with the resolved model group as its `model`.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import GUARDRAILS_FIELD, UNBOUNDED_TOKENS, Call
@@ -15,10 +14,10 @@ from llm_proxy.dialects.request.field_policy import (
     place_extra_fields,
     requested_max_tokens,
 )
+from llm_proxy.dialects.request.file_bytes import linked_file_bytes
 from llm_proxy.dialects.request.kept_at_google import GOOGLE, refuse_kept_at_google
 from llm_proxy.dialects.request.model_resolution import providers_for, reached_providers, resolve
-from llm_proxy.dialects.request.openai_schema import FIELDS, linked_file_bytes, parse_messages
-from llm_proxy.dialects.request.rerank_schema import moderation_file_bytes
+from llm_proxy.dialects.request.openai_schema import FIELDS, parse_messages
 from llm_proxy.dialects.request.url_guard import reject_private_urls
 from llm_proxy.dialects.request.validators import invalid, missing, wrong_type
 from llm_proxy.dialects.request_options import RequestOptions
@@ -39,11 +38,6 @@ _METADATA_IDS = (
 )
 """The fields of `metadata` that name a tenant, agent ..., as older services call them."""
 _MAX_TOKENS_FIELDS = ("max_completion_tokens", "max_tokens")
-_LINKED_BYTES: dict[Endpoint, Callable[[Json], int]] = {
-    "moderations": moderation_file_bytes,
-    "images.edits": linked_file_bytes,
-}
-"""How many bytes of a body are images."""
 
 
 class ParseContext(NamedTuple):
@@ -190,8 +184,7 @@ def _with_parsed_messages(endpoint: Endpoint, parsed: Json, limits: BodyLimits) 
     if endpoint == "chat.completions" and parsed.get("messages") is not None:
         messages, file_bytes = parse_messages(parsed["messages"], limits.max_messages)
         return {**parsed, "messages": messages}, file_bytes
-    count = _LINKED_BYTES.get(endpoint)
-    return parsed, count(parsed) if count is not None else 0
+    return parsed, linked_file_bytes(endpoint, parsed)
 
 
 def _providers(group: str, models: ModelIndex, out_of_range: BadRequest | None) -> frozenset[str]:

@@ -8,6 +8,7 @@ Source: https://platform.openai.com/docs/api-reference (chat, completions, embed
 
 from typing import Any
 
+from llm_proxy.dialects.request.file_bytes import file_bytes
 from llm_proxy.dialects.request.rerank_schema import MODERATION_FIELDS, RERANK_FIELDS
 from llm_proxy.dialects.request.speech_schema import SPEECH_FIELDS
 from llm_proxy.dialects.request.validators import (
@@ -31,7 +32,7 @@ from llm_proxy.dialects.request.validators import (
 )
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import parse_tags
-from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
+from llm_proxy.json_access import Json, is_array, is_object
 
 _text = string()
 _non_empty = string(min_length=1)
@@ -215,17 +216,6 @@ FIELDS: dict[Endpoint, dict[str, Validator]] = {
 }
 FIELD_ORDER = {endpoint: {name: at for at, name in enumerate(fields)} for endpoint, fields in FIELDS.items()}
 
-LINK_PROMPT_BYTES = 256
-"""What an image in a body counts for as text, at most."""
-
-
-def linked_file_bytes(parsed: Json) -> int:
-    """Returns how many bytes of an edit's body are images, which say nothing about its tokens."""
-    links = [*as_list(parsed.get("images")), parsed.get("mask"), parsed.get("markup")]
-    urls = (as_object(one).get("image_url") for one in links)
-    return sum(max(0, len(one) - LINK_PROMPT_BYTES) for one in urls if isinstance(one, str))
-
-
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _PLAIN_ROLES = ROLES - {"tool", "function"}
 _MESSAGE_FIELDS = (
@@ -256,7 +246,6 @@ USER_PARTS = frozenset(
 
 FILE_PARTS = {"image_url": "url", "input_audio": "data", "file": "file_data"}
 """Parts with a file as text, and its field; its size says nothing about tokens."""
-FILE_PART_PROMPT_BYTES = 4096
 _REQUIRED_IN_FILE_PART: dict[str, tuple[str, ...]] = {
     "image_url": ("url",),
     "input_audio": ("data", "format"),
@@ -387,9 +376,7 @@ def _part(part: Any, role: str, path: str) -> tuple[Json, int]:  # noqa: ANN401 
     for name in _REQUIRED_IN_FILE_PART[kind]:
         _non_empty(_require(inner, name, f"{path}.{kind}"), f"{path}.{kind}.{name}")
     ordered[kind] = {name: inner[name] for name in sorted(inner)}
-    carried = inner.get(FILE_PARTS[kind])
-    size = len(carried) if type(carried) is str else 0
-    return ordered, max(size - FILE_PART_PROMPT_BYTES, 0)
+    return ordered, file_bytes(inner.get(FILE_PARTS[kind]))
 
 
 def _tool_calls(calls: Any, path: str) -> list[Json]:  # noqa: ANN401 -- unchecked JSON

@@ -20,14 +20,13 @@ from llm_proxy.dialects.request.validators import (
     tagged,
     wrong_type,
 )
-from llm_proxy.json_access import Json, as_object, as_objects, is_array, is_object
+from llm_proxy.json_access import is_array, is_object
 
 MAX_DOCUMENTS = 10_000
 """Of one request; Cohere's own bound. Other providers have less."""
 MAX_DOCUMENT_CHARS = 1_000_000
 MAX_INPUTS = 2048
 MAX_PARTS = 256
-IMAGE_PROMPT_BYTES = 4096
 DOCUMENTS_PER_SEARCH_UNIT = 100
 """As Cohere bills: https://cohere.com/pricing."""
 _name = string(max_length=256, min_length=1)
@@ -81,12 +80,6 @@ def _inputs(value: Any, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
     if all(is_object(one) for one in value):
         return array_of(_part, min_length=1, max_length=MAX_PARTS)(value, path)
     return array_of(_text, min_length=1, max_length=MAX_INPUTS)(value, path)
-
-
-def moderation_file_bytes(parsed: Json) -> int:
-    """Returns how many bytes of a body are images, which say nothing about its tokens."""
-    links = (as_object(one.get("image_url")).get("url") for one in as_objects(parsed.get("input")))
-    return sum(max(0, len(one) - IMAGE_PROMPT_BYTES) for one in links if isinstance(one, str))
 
 
 MODERATION_FIELDS: dict[str, Validator] = {"model": _name, "input": _inputs, "user": _text}

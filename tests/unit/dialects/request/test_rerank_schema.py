@@ -8,7 +8,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.dialects.cohere import COHERE
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.openai import OPENAI
-from llm_proxy.dialects.request.rerank_schema import moderation_file_bytes
+from llm_proxy.dialects.request.file_bytes import linked_file_bytes
 from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import BadRequest
@@ -78,10 +78,11 @@ def test_an_image_counts_little_as_a_prompt() -> None:
     """Its size says nothing about tokens."""
     image = "data:image/png;base64," + "A" * 100_000
     parts = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": image}}]
-    assert moderation_file_bytes({"input": parts}) > 90_000
+    assert linked_file_bytes("moderations", {"input": parts}) > 90_000
     call = parse("moderations", index("omni"), input=parts)
     assert call.prompt_bytes < 10_000
-    assert moderation_file_bytes({"input": "x"}) == moderation_file_bytes({"input": ["x"]}) == 0
+    for texts in ("x", ["x"]):
+        assert linked_file_bytes("moderations", {"input": texts}) == 0
 
 
 def test_cohere_s_errors_have_the_message_where_its_clients_read_it() -> None:
