@@ -134,27 +134,19 @@ ENDPOINTS: dict[Endpoint, EndpointSpec] = {
     "audio.speech": EndpointSpec("/v1/audio/speech", ("input", "voice"), "audio_speech", "aspeech"),
 }
 
-OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(
-    {
-        "rerank",
-        "moderations",
-        "images.generations",
-        "images.edits",
-        "audio.speech",
-        "audio.transcriptions",
-        "audio.translations",
-    }
-)
-"""Operations whose answers the gateway does not parse: the sidecar states their usage beside them.
-
-Their streams are OpenAI's of images and audio: named events, a last one, no `[DONE]`.
-"""
 IMAGES: frozenset[Endpoint] = frozenset({"images.generations", "images.edits"})
 """Operations that make images."""
 TRANSCRIPTS: frozenset[Endpoint] = frozenset({"audio.transcriptions", "audio.translations"})
 """Operations that write down audio: their answers may be texts, and whole where a stream was requested."""
 BYTE_ENDPOINTS: frozenset[Endpoint] = frozenset({"audio.speech"})
 """Operations whose answers are bytes, unless events are requested; always a stream."""
+OPAQUE_ENDPOINTS: frozenset[Endpoint] = frozenset(
+    {"rerank", "moderations", *IMAGES, *TRANSCRIPTS, *BYTE_ENDPOINTS}
+)
+"""Operations whose answers the gateway does not parse: the sidecar states their usage beside them.
+
+Their streams are OpenAI's of images and audio: named events, a last one, no `[DONE]`.
+"""
 NATIVE_ENDPOINTS: frozenset[Endpoint] = frozenset({"responses", "messages", "generate_content"})
 """Operations that reach a provider only in its own protocol; elsewhere a call is a chat, translated."""
 
@@ -176,10 +168,10 @@ MODES: dict[str, frozenset[Endpoint]] = {
     "embedding": frozenset({"embeddings"}),
     "rerank": frozenset({"rerank"}),
     "moderation": frozenset({"moderations"}),
-    "image_generation": frozenset({"images.generations", "images.edits"}),
+    "image_generation": IMAGES,
     "image_edit": frozenset({"images.edits"}),
     "audio_speech": frozenset({"audio.speech"}),
-    "audio_transcription": frozenset({"audio.transcriptions", "audio.translations"}),
+    "audio_transcription": TRANSCRIPTS,
     **dict.fromkeys(
         ("realtime", "video_generation", "ocr", "search", "vector_store", "evaluation", "extraction"), _NONE
     ),
