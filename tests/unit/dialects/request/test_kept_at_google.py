@@ -134,12 +134,15 @@ class TestChats:
 
     def test_what_a_caller_sends_passes(self) -> None:
         """Links, inline files, and texts about buckets."""
-        for link in ("https://example.com/a.pdf", "data:application/pdf;base64,AA"):
-            parse("gemini", part("file", {"file_id": link}))
-            parse("gemini", part("file", {"file_data": link}))
-        parse("gemini", {"messages": [{"role": "user", "content": BUCKET}]})
-        parse("gemini", part("text", BUCKET) | {"generationConfig": {"topK": 4}})
-        parse("openai", part("file", {"file_id": "file-abc"}))
+        links = ("https://example.com/a.pdf", "data:application/pdf;base64,AA")
+        files = [part("file", {name: link}) for name in ("file_id", "file_data") for link in links]
+        texts: list[Json] = [{"messages": [{"role": "user", "content": BUCKET}]}, part("text", BUCKET)]
+        for chat in (*files, *texts):
+            assert parse("gemini", chat).body == {"model": "gemini", **chat}
+        config = {"generationConfig": {"topK": 4}}
+        assert parse("gemini", texts[1] | config).body["extra_body"] == config
+        chat = part("file", {"file_id": "file-abc"})
+        assert parse("openai", chat).body == {"model": "openai", **chat}
 
     def test_a_translated_message(self) -> None:
         """Of Anthropic's API."""
