@@ -70,9 +70,10 @@ class Call(NamedTuple):
         optional_fields: Fields of `body` that are left out where a model is known not to have them.
         response: The stored response it is about or goes on from: its deployment's account serves the call.
         items: The items of stored responses that its input names.
-        files: The files that go with the body, which is a form's then.
         operation: What the provider does instead of the endpoint's own operation; None for that.
-        quantities: What it asks for beside tokens, estimated where it does not say; the basis of its
+        stream_type: The media type of its stream.
+        files: The files that go with the body, which is a form's then.
+        quantities: What it requests beside tokens, estimated where it does not say; the basis of its
             reservation, and of its bill where the answer's usage is not stated.
     """
 

@@ -91,13 +91,13 @@ class _ResponseTransport:
 
 
 class BoundedRequestCycle(RequestResponseCycle):
-    """One request and its response; adds to uvicorn's what `Expect` and HTTP/1.0 need."""
+    """One request and its response; adds to uvicorn's what `Expect`, HTTP/1.0 and `BREAK_OFF` need."""
 
     transport: Any  # a `_ResponseTransport`
     _ends_with_connection = False
 
     async def send(self, message: Any) -> None:  # noqa: ANN401 -- uvicorn's types of ASGI messages are private
-        """Sends one ASGI message; a body that was never asked for ends the connection (RFC 9110, 10.1.1)."""
+        """Sends one ASGI message; a body that never came ends the connection (RFC 9110, 10.1.1)."""
         if message["type"] == BREAK_OFF:
             self._break_off()
             return
@@ -118,7 +118,7 @@ class BoundedRequestCycle(RequestResponseCycle):
         await super().send(message)
 
     def _break_off(self) -> None:
-        """Ends the connection within the response: where its end is the response's, by a reset."""
+        """Ends the connection within the response, by a reset where a plain end would complete it."""
         self.disconnected, self.keep_alive = True, False
         if self._ends_with_connection:
             self.transport.reset()

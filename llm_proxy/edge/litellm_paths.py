@@ -1,4 +1,4 @@
-"""What is said of a path of LiteLLM's or OpenAI's API that is not served, for the error of its callers.
+"""What takes the place of a path of LiteLLM's API that is not served, for the error of its callers.
 
 Pure. Source: the routes of LiteLLM's proxy.
 """

@@ -1,4 +1,4 @@
-"""One small call to a model on an operator's request: what it asks for, by mode, and what it may cost.
+"""One small call to a model on an operator's request: what it requests, by mode, and what it may cost.
 
 Invariants: a probe runs by the code of every call, never from a cache or a fallback, and is recorded like any
 call; one that may cost more than `PROBE_MAX_USD`, or an image of unknown price, is not made.
@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Call
-from llm_proxy.dialects.request.asked_quantities import asked_quantities
+from llm_proxy.dialects.request.requested_quantities import requested_quantities
 from llm_proxy.endpoints import OPAQUE_ENDPOINTS, TRANSCRIPTS, Endpoint
 from llm_proxy.errors import APIError, BadRequest
 from llm_proxy.identity import Caller
@@ -81,7 +81,7 @@ class ModelProbe:
             call = Call(
                 endpoint, "openai", group, group, body,
                 max_tokens=body.get("max_tokens"), prompt_bytes=len(_PROMPT), files=files,
-                quantities=asked_quantities(endpoint, body, files),
+                quantities=requested_quantities(endpoint, body, files),
             )  # fmt: skip
             self._reject_expensive(call)
             context = CallContext(uuid7(), caller=PROBE_CALLER, call=call)

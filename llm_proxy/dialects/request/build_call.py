@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import GUARDRAILS_FIELD, UNBOUNDED_TOKENS, Call
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
-from llm_proxy.dialects.request.asked_quantities import asked_quantities
 from llm_proxy.dialects.request.field_policy import (
     partition_fields,
     place_extra_fields,
@@ -18,6 +17,7 @@ from llm_proxy.dialects.request.file_bytes import linked_file_bytes
 from llm_proxy.dialects.request.kept_at_google import GOOGLE, refuse_kept_at_google
 from llm_proxy.dialects.request.model_resolution import providers_for, reached_providers, resolve
 from llm_proxy.dialects.request.openai_schema import FIELDS, parse_messages
+from llm_proxy.dialects.request.requested_quantities import requested_quantities
 from llm_proxy.dialects.request.url_guard import reject_private_urls
 from llm_proxy.dialects.request.validators import invalid, missing, wrong_type
 from llm_proxy.dialects.request_options import RequestOptions
@@ -66,7 +66,7 @@ def build_call(
         options: What the headers say.
         models: The names of the catalog.
         limits: The bounds of a body.
-        attribution: Whom the dialect's own fields name; by default OpenAI's `user` and `metadata` do.
+        attribution: What the dialect's own fields state; by default what OpenAI's `user` and `metadata` do.
 
     Raises:
         BadRequest: Naming the field at fault, by schema or rule.
@@ -96,7 +96,7 @@ def build_call(
         choices=max(fields.get("n", 1), fields.get("best_of", 1)),
         cache=options.cache,
         timeout_s=options.timeout_s,
-        quantities=asked_quantities(context.endpoint, fields, options.files),
+        quantities=requested_quantities(context.endpoint, fields, options.files),
         files=options.files,
     )
     return _apply_rules(call, models, limits)
@@ -196,7 +196,7 @@ def _providers(group: str, models: ModelIndex, out_of_range: BadRequest | None) 
 
 
 def parse_attribution(metadata: Json, user: str | None) -> Attribution:
-    """Whom a body names; raises for an id that is no short string."""
+    """Returns the tenant, user, tags ... that a body names; raises for an id that is no short string."""
     if not metadata and not user:
         return NO_ATTRIBUTION
     found: dict[str, str] = {}

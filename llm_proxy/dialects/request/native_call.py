@@ -105,7 +105,7 @@ def build_native_call(
         options: What the headers say.
         models: The names of the catalog.
         limits: The bounds of a body.
-        attribution: Whom the dialect's own fields name; by default `metadata` and `user` do.
+        attribution: What the dialect's own fields state; by default what `metadata` and `user` do.
 
     Raises:
         BadRequest: Naming the field at fault.

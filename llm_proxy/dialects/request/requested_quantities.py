@@ -1,4 +1,4 @@
-"""What a body asks for beside tokens: the basis of its reservation, before any answer says what was used."""
+"""What a body requests beside tokens: the basis of its reservation, before any answer says what was used."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,9 @@ from llm_proxy.uploads import UploadedFile
 Files = tuple[UploadedFile, ...]
 
 
-def asked_quantities(endpoint: Endpoint, fields: Json, files: Files) -> Quantities:
-    """Returns the images, audio, characters or search units that validated fields and files ask for."""
-    count = _ASKED.get(endpoint)
+def requested_quantities(endpoint: Endpoint, fields: Json, files: Files) -> Quantities:
+    """Returns the images, audio, characters or search units that validated fields and files request."""
+    count = _REQUESTED.get(endpoint)
     return count(fields, files) if count is not None else NOTHING
 
 
@@ -36,7 +36,7 @@ def _audio_ms(_: Json, files: Files) -> Quantities:
     return Quantities(audio_ms=max(1, sum(audio_ms(one.head, one.size_bytes) for one in files)))
 
 
-_ASKED: dict[Endpoint, Callable[[Json, Files], Quantities]] = {
+_REQUESTED: dict[Endpoint, Callable[[Json, Files], Quantities]] = {
     "rerank": _search_units,
     "audio.speech": _characters,
     "audio.transcriptions": _audio_ms,

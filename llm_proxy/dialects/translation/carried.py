@@ -90,8 +90,8 @@ def carried_reasoning(thoughts: Collection[Json], carried: Carried) -> Json:
             return {"thinking_blocks": signed} if signed else {}
     if not carried.reasoning_text:
         return {}
-    said = "".join(one.get("thinking", "") for one in thoughts)
-    return {"reasoning_content": said} if said else {}
+    text = "".join(one.get("thinking", "") for one in thoughts)
+    return {"reasoning_content": text} if text else {}
 
 
 def not_carried(path: str, what: str) -> BadRequest:

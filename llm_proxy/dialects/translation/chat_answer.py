@@ -1,7 +1,7 @@
 """OpenAI's chat answers read for the translators: whole, or as frames of a stream.
 
 Pure. Invariants: any chunking of the same frames gives the same deltas; a whole answer is one delta; fields
-of another type than published count as absent; one choice is read, the first unless another is asked for;
+of another type than published count as absent; one choice is read, the first unless another is requested;
 another id with a name is another call, though some servers give each the same index. Beside OpenAI's fields:
 `reasoning_content`, `reasoning`, `images`, `thinking_blocks` (with signatures, which go back unchanged).
 """

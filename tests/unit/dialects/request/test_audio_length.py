@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects.request.asked_quantities import asked_quantities
 from llm_proxy.dialects.request.audio_length import audio_ms
+from llm_proxy.dialects.request.requested_quantities import requested_quantities
 from llm_proxy.quantities import MAX_QUANTITY, Quantities
 
 MAGICS = (b"", b"RIFF\0\0\0\0WAVEfmt ", b"fLaC", b"ID3\4\0\0", b"\xff\xfb", b"OggS", b"\x1aE\xdf\xa3")
@@ -98,4 +98,4 @@ def test_lengths_are_rounded_up() -> None:
 
 def test_audio_asks_for_something_whatever_its_file() -> None:
     """An empty one has a price, and so has a body that is explained without its file."""
-    assert asked_quantities("audio.transcriptions", {}, ()) == Quantities(audio_ms=1)
+    assert requested_quantities("audio.transcriptions", {}, ()) == Quantities(audio_ms=1)
