@@ -96,3 +96,15 @@ def test_what_was_stated_is_used_whatever_became_of_the_caller() -> None:
     hit.usage, hit.status, hit.routing = TokenUsage(12, 3), 200, RoutingInfo(cache="hit")
     note_end(hit, None)
     assert billed(hit) == (0, 0, NOTHING)
+
+
+def test_a_cost_is_of_the_latest_usage_and_of_who_answered_last() -> None:
+    """It is kept, not computed again; what is noted later has a cost of its own."""
+    one = admitted()
+    assert one.cost_of(TokenUsage(1, 1)) == 11
+    assert one.cost_of(TokenUsage(2, 1)) == 12
+    one.routing = RoutingInfo(cost_nano_usd=5)
+    assert one.cost_of(TokenUsage(2, 1)) == 5
+    one.routing = RoutingInfo(cache="hit")
+    assert one.cost_of(TokenUsage(2, 1)) == 0
+    assert one.cost_of(None) == 0
