@@ -3,6 +3,7 @@
 `Sidecar` is what a test holds: it asks, and looks at what the provider saw.
 """
 
+import asyncio
 import json
 import os
 import sys
@@ -43,6 +44,15 @@ class Provider:
         async with httpx.AsyncClient(verify=NO_TLS) as client:
             found: list[Json] = (await client.get(f"{self.url}/_calls")).json()["calls"]
         return [call for call in found if mark in json.dumps(call["body"])]
+
+    async def client_left_s(self, mark: str) -> float:
+        """Seconds until the caller of a call with this mark hung up before its end; waits for that."""
+        async with asyncio.timeout(20):
+            while True:
+                for call in await self.calls(mark):
+                    if call["client_left_s"] is not None:
+                        return float(call["client_left_s"])
+                await asyncio.sleep(0.02)
 
     async def requests(self) -> int:
         """How many requests of any kind it has answered."""

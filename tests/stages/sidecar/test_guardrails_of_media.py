@@ -75,9 +75,9 @@ def guarded(provider: Provider, service_folder: Path) -> Iterator[Sidecar]:
         yield started
 
 
-async def hear(sidecar: Sidecar, operation: str, text: str, form: str, said: str = "") -> httpx.Response:
+async def hear(sidecar: Sidecar, operation: str, text: str, form: str, words: str = "") -> httpx.Response:
     """A transcription whose provider hears this text."""
-    prompt = f"{said} {json.dumps({'do': 'ok', 'text': text})}"
+    prompt = f"{words} {json.dumps({'do': 'ok', 'text': text})}"
     fields = {"stream": "true"} if form == "stream" else {"response_format": form}
     async with httpx.AsyncClient(verify=NO_TLS, headers={"authorization": f"Bearer {KEY}"}) as client:
         return await client.post(

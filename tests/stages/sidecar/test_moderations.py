@@ -49,9 +49,9 @@ async def test_an_answer_that_judges_nothing_is_a_failure(sidecar: Sidecar, do: 
 
 async def test_a_moderation_is_a_row_of_the_call_log(sidecar: Sidecar, log: Reader) -> None:
     """Whether it succeeds or fails."""
-    for said, status in (("hello", "success"), (json.dumps({"do": "status-400"}), "failure")):
+    for words, status in (("hello", "success"), (json.dumps({"do": "status-400"}), "failure")):
         call_id: UUID = uuid4()
-        body = {"model": "rank-moderator", "input": said}
+        body = {"model": "rank-moderator", "input": words}
         await sidecar.post("/v1/moderations", body, **{"x-litellm-call-id": str(call_id)})
         [row] = await log.rows(call_id)
         assert (row["status"], row["deployment"]) == (status, "rank-moderator")

@@ -1,12 +1,11 @@
 """Responses and Messages behind a real LiteLLM, at deployments that speak them: nothing is rebuilt."""
 
-import asyncio
 import json
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from sidecars import CUT, Answer, Json, Sidecar
+from stages.conftest import Reader
 
 NO_CACHE: Json = {"cache": {"no-cache": True, "no-store": True}}
 BETAS = "claude-code-20250219,thinking-token-count-2026-05-13,made-up-2030-01-01"
@@ -230,7 +229,7 @@ async def test_the_catalog_says_which_deployments_speak_them(sidecar: Sidecar) -
 @pytest.mark.parametrize("group", ["gpt", "claude"])
 async def test_a_native_call_is_a_row_of_the_call_log(
     sidecar: Sidecar,
-    call_log_dsn: str,
+    log: Reader,
     group: str,
     stream: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
@@ -238,15 +237,7 @@ async def test_a_native_call_is_a_row_of_the_call_log(
     call_id = uuid4()
     body = (responses if group == "gpt" else messages)(group, do="ok") | {"stream": stream}
     await ask(sidecar, body, **{"x-litellm-call-id": str(call_id)})
-    connection = await asyncpg.connect(call_log_dsn)
-    try:
-        async with asyncio.timeout(10):
-            query = "SELECT * FROM llm_calls WHERE call_id = $1"
-            while not (rows := await connection.fetch(query, call_id)):  # noqa: ASYNC110 -- a database has no event
-                await asyncio.sleep(0.1)
-    finally:
-        await connection.close()
-    [row] = rows
+    [row] = await log.rows(call_id)
     assert (row["status"], row["deployment"]) == ("success", group)
     assert (row["prompt_tokens"], row["completion_tokens"]) == (17, 23)
     assert float(row["cost_usd"]) == pytest.approx(6.3e-05 if group == "gpt" else COST_USD)

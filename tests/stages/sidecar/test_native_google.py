@@ -1,12 +1,11 @@
 """Google's `generateContent` behind a real LiteLLM, at deployments that speak it: nothing is rebuilt."""
 
-import asyncio
 import json
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from sidecars import Answer, Json, Sidecar
+from stages.conftest import Reader
 
 from llm_proxy.endpoints import ENDPOINTS
 
@@ -109,8 +108,8 @@ async def test_a_broken_stream_ends_in_an_error(sidecar: Sidecar, how: str) -> N
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_fallback_keeps_the_cost(sidecar: Sidecar, stream: bool) -> None:  # noqa: FBT001 -- a parameter
     """An overloaded group falls back."""
-    said = {"contents": [{"parts": [{"text": "hello"}]}], "stream": stream}
-    answer = await ask(sidecar, contents("gemini-away") | said)
+    fields = {"contents": [{"parts": [{"text": "hello"}]}], "stream": stream}
+    answer = await ask(sidecar, contents("gemini-away") | fields)
     assert answer.status == 200
     hops = json.loads(answer.headers["x-llmp-hops"])
     assert [hop[::2] for hop in hops] == [["gemini-away", 503], ["gemini-flash", 200]]
@@ -127,22 +126,14 @@ async def test_an_error_keeps_its_status_and_its_text(sidecar: Sidecar) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_native_call_is_a_row_of_the_call_log(
     sidecar: Sidecar,
-    call_log_dsn: str,
+    log: Reader,
     stream: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
     """With the tokens and the cost that the gateway records."""
     call_id = uuid4()
     body = contents("gemini-flash", str(call_id), do="ok", **TOKENS) | {"stream": stream}
     await ask(sidecar, body, **{"x-litellm-call-id": str(call_id)})
-    connection = await asyncpg.connect(call_log_dsn)
-    try:
-        async with asyncio.timeout(10):
-            query = "SELECT * FROM llm_calls WHERE call_id = $1"
-            while not (rows := await connection.fetch(query, call_id)):  # noqa: ASYNC110 -- a database has no event
-                await asyncio.sleep(0.1)
-    finally:
-        await connection.close()
-    [row] = rows
+    [row] = await log.rows(call_id)
     assert (row["status"], row["deployment"]) == ("success", "gemini-flash")
     assert (row["prompt_tokens"], row["completion_tokens"]) == (17, 23)
     assert float(row["cost_usd"]) == pytest.approx(COSTS_USD["gemini-flash"])

@@ -61,8 +61,9 @@ async def test_a_cache_behind_sentinels_is_followed(
     url = sentinels.url().replace("//:only-for-this-test@", "//cache:word@").replace("db=0", "db=2")
     with run_sidecar(config(provider), provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
         await cached_within(sidecar)
-        sentinels.kill(await sentinels.primary())
+        sentinels.kill(first := await sentinels.primary())
         await cached_within(sidecar, 30)
+        assert await sentinels.primary() != first
 
 
 async def test_a_cache_on_a_cluster(cluster: Cluster, provider: Provider, tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ async def test_a_cache_on_a_cluster(cluster: Cluster, provider: Provider, tmp_pa
         await _logs(sidecar, "it belongs to a cluster: write redis+cluster://")
 
 
-async def test_a_wrong_password_is_told(cache_redis_url: str, provider: Provider, tmp_path: Path) -> None:
+async def test_a_wrong_password_is_logged(cache_redis_url: str, provider: Provider, tmp_path: Path) -> None:
     """Once in the log, and calls are answered."""
     url = cache_redis_url.replace("//:", "//:S3cretPart")
     with run_sidecar(config(provider), provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
@@ -104,3 +105,4 @@ async def test_a_standalone_sidecar_reads_litellm_s_variables(
     names = {"REDIS_URL": cache_redis_url} if form == "REDIS_URL" else split
     with run_sidecar(config(provider), provider, tmp_path, **names) as sidecar:
         await cached_within(sidecar)
+        assert await _is_cached(sidecar)

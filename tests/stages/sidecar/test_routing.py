@@ -151,14 +151,14 @@ async def test_only_the_router_retries_embeddings(sidecar: Sidecar) -> None:
 
 
 @pytest.mark.parametrize(
-    ("group", "status", "asked"), [("vectors-chat", 500, []), ("vectors-both", 200, ["embed"])]
+    ("group", "status", "further"), [("vectors-chat", 500, []), ("vectors-both", 200, ["embed"])]
 )
 async def test_a_group_of_another_mode_is_no_fallback(
-    sidecar: Sidecar, group: str, status: int, asked: list[str]
+    sidecar: Sidecar, group: str, status: int, further: list[str]
 ) -> None:
     """Embeddings never go on at a model of chats, whose error would answer them."""
     mark = f"mode-{uuid4()}"
-    said = json.dumps({"do": "flaky", "key": mark, "fails": 1, "status": 500})
-    answer = await sidecar.post("/v1/embeddings", {"model": group, "input": f"{mark} {said}"})
+    directive = json.dumps({"do": "flaky", "key": mark, "fails": 1, "status": 500})
+    answer = await sidecar.post("/v1/embeddings", {"model": group, "input": f"{mark} {directive}"})
     assert answer.status == status, answer.text
-    assert await served_by(sidecar, mark) == ["text-embedding-3-small", *asked]
+    assert await served_by(sidecar, mark) == ["text-embedding-3-small", *further]

@@ -32,7 +32,7 @@ async def post(sidecar: Sidecar, path: str, model: str, mark: str = "", **fields
 )
 @pytest.mark.parametrize("operation", ["transcriptions", "translations"])
 async def test_a_form_is_sent_as_it_came(sidecar: Sidecar, group: str, path: str, operation: str) -> None:
-    """Every field, the whole file, and no field of LiteLLM's; the answer is the text that was asked for."""
+    """Every field, the whole file, and no field of LiteLLM's; the answer is in the requested format."""
     fields = {"response_format": "srt", "new_field": "kept", "include[]": ["logprobs"], "a[b]": "c"}
     answer = await post(sidecar, f"/v1/audio/{operation}", group, mark := str(uuid4()), **fields)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
@@ -78,7 +78,7 @@ async def test_a_broken_stream_ends_in_an_error(sidecar: Sidecar, play: str) -> 
 
 
 async def test_another_provider_s_protocol(sidecar: Sidecar) -> None:
-    """LiteLLM translates transcriptions; what it cannot is said, and nothing is sent."""
+    """LiteLLM translates transcriptions; for what it cannot it has an error, and nothing is sent."""
     for form, content_type in (("verbose_json", "application/json"), ("text", "text/plain; charset=utf-8")):
         answer = await post(sidecar, TRANSCRIPTIONS, "deepgram", response_format=form)
         assert (answer.status_code, answer.headers["content-type"]) == (200, content_type), answer.text
@@ -89,10 +89,10 @@ async def test_another_provider_s_protocol(sidecar: Sidecar) -> None:
     assert translated.status_code == 404
     assert "has no /v1/audio/translations" in translated.text
     for field, given in (("response_format", "vtt"), ("temperature", "0.5"), ("prompt", mark)):
-        asked = await post(sidecar, TRANSCRIPTIONS, "deepgram", **{field: given})
-        assert asked.status_code == 400
-        assert "provider has no" in asked.text
-        assert field in asked.text
+        refused = await post(sidecar, TRANSCRIPTIONS, "deepgram", **{field: given})
+        assert refused.status_code == 400
+        assert "provider has no" in refused.text
+        assert field in refused.text
     assert not await sidecar.provider.calls(mark)
 
 
