@@ -27,7 +27,7 @@ MIB = 2**20
 MODEL = "whisper-1"
 MAX_GROWTH_MIB = 150
 """Of the gateway, and of the sidecar: far from what the files have."""
-ANSWER = json.dumps({"text": "heard", "usage": {"type": "duration", "seconds": 9}}).encode()
+ANSWER = json.dumps({"text": "Hello.", "usage": {"type": "duration", "seconds": 9}}).encode()
 
 
 async def _drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -158,7 +158,7 @@ def _typed(path: bytes, file: bytes, kind: bytes, status: int) -> tuple[bytes, f
 
 
 def _passing(path: bytes, file: bytes) -> Iterator[FormAttack]:
-    """Forms whose content is nobody's business here, and whose names are made safe."""
+    """Forms whose content is not read here, and whose names are made safe."""
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", bytes(2**25))

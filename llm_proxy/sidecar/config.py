@@ -445,14 +445,15 @@ def _redis_target(found: RedisAddress, url: str, ca_file: str | None) -> Json:
         return {"url": f"{url}{'&' if '?' in url else '?'}{query}" if query else url}
     user, password = found.credentials
     options = {"username": user, "password": password, **trusted, **found.parameters}
-    told: Json = {name: value for name, value in options.items() if name in REDIS_TARGET and value}
+    target: Json = {name: value for name, value in options.items() if name in REDIS_TARGET and value}
     if found.is_tls:
-        told["ssl"] = True
+        target["ssl"] = True
     if found.kind == "sentinel":
         nodes = [[host, port] for host, port in found.hosts]
-        return {**told, "sentinel_nodes": nodes, "service_name": found.service, "db": int(told.get("db", 0))}
-    told.pop("db", None)  # a cluster has one
-    return told | {"redis_startup_nodes": [{"host": host, "port": port} for host, port in found.hosts]}
+        more = {"sentinel_nodes": nodes, "service_name": found.service, "db": int(target.get("db", 0))}
+        return target | more
+    target.pop("db", None)  # a cluster has one
+    return target | {"redis_startup_nodes": [{"host": host, "port": port} for host, port in found.hosts]}
 
 
 def _take_cached_call_types(

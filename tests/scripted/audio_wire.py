@@ -34,7 +34,7 @@ def _cues(script: Script, point: str) -> list[str]:
 
 
 def transcript(script: Script, body: Json, _number: int) -> Json | str:
-    """The answer in the format that was asked for."""
+    """The answer in the requested format."""
     text, form = "".join(script.words()), body.get("response_format", "json")
     if form == "text":
         return f"{text}\n"
@@ -76,8 +76,8 @@ def _frame(event: Json) -> bytes:
 def deepgram(script: Script, _body: Json, _number: int) -> Json:
     """Deepgram's answer. Source: https://developers.deepgram.com/reference/listen-file."""
     words = [{"word": one.strip(), "start": at, "end": at + 0.5} for at, one in enumerate(script.words())]
-    said = {"transcript": "".join(script.words()), "confidence": 0.9, "words": words}
+    best = {"transcript": "".join(script.words()), "confidence": 0.9, "words": words}
     return {
         "metadata": {"duration": float(SECONDS), "channels": 1},
-        "results": {"channels": [{"alternatives": [said]}]},
+        "results": {"channels": [{"alternatives": [best]}]},
     }

@@ -90,7 +90,7 @@ def _images(frames: Frames) -> Door:
 
 
 def _gemini_content(script: Script, body: Json, number: int) -> Json:
-    of_images = images_wire.is_asked_of_gemini(body)
+    of_images = images_wire.gemini_makes_pictures(body)
     return (
         images_wire.content(script, body, number) if of_images else gemini_wire.content(script, body, number)
     )

@@ -62,12 +62,12 @@ def whole(script: Script, body: Json, number: int) -> Json:
         pictures = [{"b64_json": encoded(script, at)} for at in range(count)]
         stated: Json = {"usage": usage(script)} if script.counted else {}
         return {"created": MADE, **_settings(body), "data": pictures, **stated, "provider_addition": True}
-    told = {"revised_prompt": "a prompt, revised"}
+    revised = {"revised_prompt": "a prompt, revised"}
     if body.get("response_format") == "b64_json":
         shown = [{"b64_json": encoded(script, at)} for at in range(count)]
     else:
         shown = [{"url": LINK.format(number=number, at=at)} for at in range(count)]
-    return {"created": MADE, "data": [one | told for one in shown]}
+    return {"created": MADE, "data": [one | revised for one in shown]}
 
 
 def _stream(operation: str, script: Script, body: Json) -> tuple[list[bytes], list[bytes]]:
@@ -100,7 +100,7 @@ def edit_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], l
 
 
 def error_frame() -> bytes:
-    """What a stream says of a picture that may not be shown."""
+    """The event of a picture that may not be shown."""
     error = {
         "type": "image_generation_user_error",
         "code": "moderation_blocked",
@@ -127,8 +127,8 @@ def stable(script: Script, body: Json, number: int) -> Json:  # noqa: ARG001 -- 
     return {"image": encoded(script), "finish_reason": "SUCCESS", "seed": 7}
 
 
-def is_asked_of_gemini(body: Json) -> bool:
-    """Whether a `generateContent` asks for a picture."""
+def gemini_makes_pictures(body: Json) -> bool:
+    """Whether the answer to a `generateContent` has a picture."""
     options: Json = body.get("generationConfig") or {}
     return "IMAGE" in (options.get("response_modalities") or options.get("responseModalities") or ())
 

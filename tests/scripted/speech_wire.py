@@ -1,4 +1,4 @@
-"""OpenAI's speech: bytes in the format that was asked for, or events with the same bytes."""
+"""OpenAI's speech: bytes in the requested format, or events with the same bytes."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Guardrails read what LiteLLM shows them nothing of: documents, and what audio is heard as.
+"""Guardrails read documents of reranks and texts of transcriptions, which LiteLLM does not show them.
 
 LiteLLM shows guardrails a rerank's query alone, not the documents; of a transcription neither the prompt nor
 the text; and runs none beside (`during_call`) reranking, moderations, images and audio. Invariants: such a
@@ -90,11 +90,11 @@ def _judge_transcripts(runner: Untyped) -> None:
     add_headers: Callable[..., Any] = runner.post_call_response_headers_hook
 
     async def judge_and_add_headers(self: Untyped, **options: Untyped) -> Untyped:
-        form, heard = call_outcome.form(), options["response"]
+        form, transcript = call_outcome.form(), options["response"]
         if form is not None and form.is_judged:
-            before = heard.text
+            before = transcript.text
             judged = await self.post_call_success_hook(
-                data=options["data"], response=heard, user_api_key_dict=options["user_api_key_dict"]
+                data=options["data"], response=transcript, user_api_key_dict=options["user_api_key_dict"]
             )
             text = getattr(judged, "text", before)
             form.masked = text if text != before else None
