@@ -111,7 +111,14 @@ def quantity(value: object) -> int | None:
 def encode_usage(
     tokens: Mapping[str, int], quantities: Quantities = NOTHING, cost_usd: float | Decimal | None = None
 ) -> str:
-    """Returns the value of `USAGE_HEADER`: compact JSON, ASCII, one line.
+    """Returns the value of `USAGE_HEADER`: `usage_values` as compact JSON, ASCII, one line."""
+    return json.dumps(usage_values(tokens, quantities, cost_usd), separators=(",", ":"))
+
+
+def usage_values(
+    tokens: Mapping[str, int], quantities: Quantities = NOTHING, cost_usd: float | Decimal | None = None
+) -> dict[str, int | str]:
+    """Returns what is stated of an answer, by name; what is 0 or unknown is absent.
 
     Args:
         tokens: See `StatedUsage`.
@@ -122,7 +129,7 @@ def encode_usage(
     stated |= {name: value for name, value in quantities._asdict().items() if value}
     if cost_usd is not None:
         stated[_COST] = format(Decimal(str(cost_usd)), "f")
-    return json.dumps(stated, separators=(",", ":"))
+    return stated
 
 
 def usage_comment(stated: str | None) -> bytes:

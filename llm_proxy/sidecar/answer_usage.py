@@ -5,14 +5,13 @@ a price, leaves spaces out of spoken characters, prices spoken audio as text, an
 response where it does not know the length of a recording. 0 is a cost only where every price is 0.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from llm_proxy.endpoints import IMAGES, TRANSCRIPTS, Endpoint
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.quantities import NOTHING, Quantities, encode_usage, quantity
+from llm_proxy.quantities import NOTHING, Quantities, encode_usage, quantity, usage_values
 from llm_proxy.sidecar import catalog
 from llm_proxy.sidecar.call_outcome import Attempt, CallOutcome
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -108,10 +107,10 @@ def _tokens_of_rerank(meta: Untyped) -> dict[str, int]:
 
 
 def of_pictures(answer: Untyped) -> Json:
-    """Return what an answer with pictures used, as `encode_usage` writes it, with LiteLLM's cost."""
+    """Return what an answer with pictures used, with LiteLLM's cost; see `usage_values`."""
     cost_usd = as_object(_value(answer, HIDDEN)).get("response_cost") or None
-    used = encode_usage(tokens_of("images.edits", answer), quantities_of("images.edits", answer), cost_usd)
-    return as_object(json.loads(used))
+    used = tokens_of("images.edits", answer), quantities_of("images.edits", answer)
+    return {**usage_values(*used, cost_usd)}
 
 
 def quantities_of(endpoint: Endpoint, answer: Untyped, characters: int = 0) -> Quantities:
