@@ -71,8 +71,8 @@ def errors() -> None:
     expect(failed.status_code == 502, f"other status: {failed.status_code}")
     raises(cohere.NotFoundError, lambda: rank(model="nobody-has-this"))
     other = cohere.ClientV2(api_key="not-ours-0123456789", base_url=GATEWAY)
-    told: Any = raises(cohere.UnauthorizedError, lambda: rank(one=other))
-    expect(told.body["message"], "no message")
+    refusal: Any = raises(cohere.UnauthorizedError, lambda: rank(one=other))
+    expect(refusal.body["message"], "no message")
     raises(cohere.BadRequestError, lambda: SECOND.embed(model="embed-v4.0", input_type="search_query"))
 
 

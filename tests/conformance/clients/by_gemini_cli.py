@@ -50,6 +50,6 @@ def agent(model: str) -> Agent:
 
 
 if __name__ == "__main__":
-    said = subprocess.check_output(["node", GEMINI, "--version"], text=True)  # noqa: S607 -- from the PATH
+    shown = subprocess.check_output(["node", GEMINI, "--version"], text=True)  # noqa: S607 -- from the PATH
     results = run(agent, "gemini", {})
-    print(json.dumps({"client": "Gemini CLI", "version": said.split()[-1], "checks": results}))
+    print(json.dumps({"client": "Gemini CLI", "version": shown.split()[-1], "checks": results}))

@@ -22,7 +22,7 @@ class Place(BaseModel):
 
 @cache
 def client(key: str = API_KEY) -> genai.Client:
-    """The SDK, as it is told to use a gateway; kept, because one that nobody holds closes."""
+    """The SDK, set to use a gateway; kept, because it closes when it is no longer referenced."""
     return made(key)
 
 
@@ -60,16 +60,16 @@ def conversation(model: str) -> None:
 
 def tools(model: str) -> None:
     """Functions are called by the SDK; what they return comes back to the model."""
-    asked: list[str] = []
+    cities: list[str] = []
 
     def look_up(city: str) -> str:
         """Weather of a city."""
-        asked.append(city)
+        cities.append(city)
         return f"sunny in {city}"
 
     config = types.GenerateContentConfig(tools=[look_up])
     answer = client().models.generate_content(model=model, contents=play(do="helpful"), config=config)
-    expect(asked == ["Oslo", "Turku"], f"other calls: {asked}")
+    expect(cities == ["Oslo", "Turku"], f"other calls: {cities}")
     expect(answer.text and "sunny in Turku" in str(calls()[-1]["body"]), "the results did not come back")
 
 
@@ -83,8 +83,8 @@ def structured(model: str) -> None:
 def listed_places(model: str) -> None:
     """A list at the root, which chat completions take inside of an object."""
     config = types.GenerateContentConfig(response_mime_type="application/json", response_schema=list[Place])
-    said = play(text=f'{{"value": [{CITY}]}}')
-    answer = client().models.generate_content(model=model, contents=said, config=config)
+    prompt = play(text=f'{{"value": [{CITY}]}}')
+    answer = client().models.generate_content(model=model, contents=prompt, config=config)
     expect(answer.parsed == [Place(city="Oslo")], f"not parsed: {answer.text}")
 
 

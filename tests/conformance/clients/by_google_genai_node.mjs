@@ -37,8 +37,8 @@ const each = (model) => ({
     const talk = chats.create({ model, config: { tools } });
     const [call] = (await talk.sendMessage({ message: plan })).functionCalls;
     expect(call.args.city === "Oslo", "other call");
-    const told = { functionResponse: { id: call.id, name: call.name, response: { weather: "fair" } } };
-    expect((await talk.sendMessage({ message: [told] })).text === "Fair.", "other words");
+    const result = { functionResponse: { id: call.id, name: call.name, response: { weather: "fair" } } };
+    expect((await talk.sendMessage({ message: [result] })).text === "Fair.", "other words");
     const sent = (await calls()).at(-1).body;
     expect(JSON.stringify(sent).includes("fair"), "the result did not come back");
   },
@@ -57,8 +57,8 @@ const each = (model) => ({
   async fails() {
     const ask = (doing, name = model, one = models) => () => one.generateContent({ model: name, contents: play({ do: doing }) });
     for (const status of [400, 429]) {
-      const told = await raises(ApiError, ask(`status-${status}`));
-      expect(told.status === status, `other status: ${told.status}`);
+      const error = await raises(ApiError, ask(`status-${status}`));
+      expect(error.status === status, `other status: ${error.status}`);
     }
     expect((await raises(ApiError, ask("ok", "nobody-has-this"))).status === 404, "not a 404");
     expect((await raises(ApiError, ask("ok", model, made("not-ours-0123456789").models))).status === 401, "not a 401");

@@ -53,10 +53,10 @@ def gemini(name: str) -> None:
     expect(answer.text and answer.usage_metadata["total_tokens"] == 40, "other answer")
     expect(len(list(google(name).stream(play()))) > 3, "no stream")
     plan = play(do="agent", steps=[[["look_up", {"city": "Oslo"}]]], text="Fair.")
-    asked = google(name).bind_tools([look_up]).invoke(plan)
-    expect([call["args"]["city"] for call in asked.tool_calls] == ["Oslo"], "other calls")
-    told = look_up.invoke(asked.tool_calls[0])
-    last = google(name).bind_tools([look_up]).invoke([("user", plan), asked, told])
+    request = google(name).bind_tools([look_up]).invoke(plan)
+    expect([call["args"]["city"] for call in request.tool_calls] == ["Oslo"], "other calls")
+    result = look_up.invoke(request.tool_calls[0])
+    last = google(name).bind_tools([look_up]).invoke([("user", plan), request, result])
     expect(
         last.text == "Fair." and "fair in Oslo" in str(calls()[-1]["body"]), "the result did not come back"
     )

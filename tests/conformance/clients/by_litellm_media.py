@@ -55,9 +55,9 @@ def transcription() -> None:
 def azure() -> None:
     """Azure's paths."""
     given: Any = {"api_base": GATEWAY, "api_key": API_KEY, "api_version": "2025-04-01-preview"}
-    said: Any = [{"role": "user", "content": play()}]
+    talk: Any = [{"role": "user", "content": play()}]
     expect(
-        litellm.completion(model="azure/chat", messages=said, **given).usage.total_tokens == 40, "other usage"
+        litellm.completion(model="azure/chat", messages=talk, **given).usage.total_tokens == 40, "other usage"
     )
     made = litellm.image_generation(model="azure/gpt-image-1.5", prompt="a cat", **given)
     expect(made.data[0].b64_json, "no picture")
@@ -65,12 +65,12 @@ def azure() -> None:
 
 def gemini() -> None:
     """Google's paths."""
-    said: Any = [{"role": "user", "content": play()}]
+    talk: Any = [{"role": "user", "content": play()}]
     for model in ("gemini/gemini-2.5-flash", "gemini/chat"):
         given: Any = {"model": model, "api_base": f"{GATEWAY}/v1beta", "api_key": API_KEY}
-        expect(litellm.completion(messages=said, **given).usage.total_tokens == 40, f"other usage by {model}")
+        expect(litellm.completion(messages=talk, **given).usage.total_tokens == 40, f"other usage by {model}")
         expect(
-            len(list(litellm.completion(messages=said, stream=True, **given))) > 3, f"no stream by {model}"
+            len(list(litellm.completion(messages=talk, stream=True, **given))) > 3, f"no stream by {model}"
         )
 
 
@@ -85,10 +85,10 @@ def cohere() -> None:
 def errors() -> None:
     """LiteLLM's classes."""
     for status, kind in ((400, litellm.BadRequestError), (429, litellm.RateLimitError)):
-        told = play(do=f"status-{status}")
+        line = play(do=f"status-{status}")
         raises(
             kind,
-            lambda told=told: litellm.image_generation(model="openai/gpt-image-1.5", prompt=told, **OPENAI),
+            lambda line=line: litellm.image_generation(model="openai/gpt-image-1.5", prompt=line, **OPENAI),
         )
 
 

@@ -183,21 +183,21 @@ async def azure_async() -> None:
     expect(len([event async for event in pictures]) == 2, "no pictures")
     async with one.audio.speech.with_streaming_response.create(**SPEAK) as unread:
         expect(len(b"".join([piece async for piece in unread.iter_bytes()])) == 24000, "other bytes")
-    heard = await one.audio.transcriptions.create(file=wav(), model="gpt-4o-transcribe", stream=True)
-    expect([event.type async for event in heard][-1] == "transcript.text.done", "no transcript")
+    transcribed = await one.audio.transcriptions.create(file=wav(), model="gpt-4o-transcribe", stream=True)
+    expect([event.type async for event in transcribed][-1] == "transcript.text.done", "no transcript")
 
 
 def errors() -> None:
     """The SDK's own classes, for each resource."""
     kinds = {400: openai.BadRequestError, 429: openai.RateLimitError, 500: openai.InternalServerError}
     for status, kind in kinds.items():
-        told: Any = play(do=f"status-{status}")
-        raises(kind, lambda told=told: client.images.generate(model="gpt-image-1.5", prompt=told))
-        raises(kind, lambda told=told: client.moderations.create(input=told))
-        raises(kind, lambda told=told: client.audio.speech.create(**{**SPEAK, "input": told}))
+        line: Any = play(do=f"status-{status}")
+        raises(kind, lambda line=line: client.images.generate(model="gpt-image-1.5", prompt=line))
+        raises(kind, lambda line=line: client.moderations.create(input=line))
+        raises(kind, lambda line=line: client.audio.speech.create(**{**SPEAK, "input": line}))
         raises(
             kind,
-            lambda told=told: client.audio.transcriptions.create(file=wav(), model="whisper-1", prompt=told),
+            lambda line=line: client.audio.transcriptions.create(file=wav(), model="whisper-1", prompt=line),
         )
     other = client.with_options(api_key="not-ours-0123456789")
     raises(openai.AuthenticationError, lambda: other.images.generate(**PAINT))

@@ -69,12 +69,12 @@ await tell("openai-node, media", "openai", {
     expect((await fixed.chat.completions.create({ messages: say })).usage, "no usage at the deployment");
   },
   async errors() {
-    const told = (doing) => ({ ...paint, prompt: play({ do: doing }) });
-    await raises(OpenAI.BadRequestError, () => client.images.generate(told("status-400")));
-    await raises(OpenAI.RateLimitError, () => client.images.generate(told("status-429")));
-    await raises(OpenAI.InternalServerError, () => client.images.generate(told("status-500")));
+    const failing = (doing) => ({ ...paint, prompt: play({ do: doing }) });
+    await raises(OpenAI.BadRequestError, () => client.images.generate(failing("status-400")));
+    await raises(OpenAI.RateLimitError, () => client.images.generate(failing("status-429")));
+    await raises(OpenAI.InternalServerError, () => client.images.generate(failing("status-500")));
     await raises(OpenAI.NotFoundError, () => client.images.generate({ ...paint, model: "nobody-has-this" }));
-    await raises(OpenAI.APIError, () => kinds(client.images.generate({ ...told("error-in-200"), stream: true, partial_images: 2 })));
+    await raises(OpenAI.APIError, () => kinds(client.images.generate({ ...failing("error-in-200"), stream: true, partial_images: 2 })));
     const other = new OpenAI({ baseURL: BASE_URL, apiKey: "not-ours-0123456789" });
     await raises(OpenAI.AuthenticationError, () => other.moderations.create({ input: "x" }));
   },

@@ -22,9 +22,9 @@ def post(url: str, body: Any, headers: dict[str, str] = BEARER) -> tuple[int, by
     """Status and body of the answer to JSON, or to a form's bytes."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     usual = {"Content-Type": "application/json", **OF_A_USER}
-    asked = urllib.request.Request(url, data=data, headers=usual | headers, method="POST")
+    request = urllib.request.Request(url, data=data, headers=usual | headers, method="POST")
     try:
-        with urllib.request.urlopen(asked, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as failed:
         return failed.code, failed.read()
@@ -56,26 +56,26 @@ def found(answer: tuple[int, bytes]) -> Any:
 
 def web_ui_speech() -> None:
     """The text of a chat's message, with further parameters of the operator's."""
-    asked = {"model": "tts-1", "input": "Hello.", "voice": "alloy", "response_format": "mp3", "speed": 1.1}
-    status, sound = post(f"{BASE_URL}/audio/speech", asked)
+    body = {"model": "tts-1", "input": "Hello.", "voice": "alloy", "response_format": "mp3", "speed": 1.1}
+    status, sound = post(f"{BASE_URL}/audio/speech", body)
     expect(status == 200 and len(sound) == 24000, f"other answer: {status}")
 
 
 def web_ui_transcription() -> None:
     """A file without a media type before or after the fields."""
     sound = ("file", "a1b2.wav", "", b"RIFF" + bytes(40))
-    told = found(
+    seen = found(
         post(f"{BASE_URL}/audio/transcriptions", *form({"model": "whisper-1", "language": "en"}, [sound]))
     )
-    expect(told["text"], "no text")
+    expect(seen["text"], "no text")
 
 
 def web_ui_images() -> None:
     """By OpenAI's settings with and without a version, and edits of one and of several pictures."""
-    asked = {"model": "gpt-image-1.5", "prompt": "a cat", "n": 1, "size": "1024x1024"}
+    body = {"model": "gpt-image-1.5", "prompt": "a cat", "n": 1, "size": "1024x1024"}
     for query in ("", "?api-version=2025-04-01-preview"):
         expect(
-            found(post(f"{BASE_URL}/images/generations{query}", asked))["data"][0]["b64_json"], "no picture"
+            found(post(f"{BASE_URL}/images/generations{query}", body))["data"][0]["b64_json"], "no picture"
         )
     older = {"model": "dall-e-3", "prompt": "a cat", "n": 1, "size": "512x512", "response_format": "b64_json"}
     expect(found(post(f"{BASE_URL}/images/generations", older))["data"][0]["b64_json"], "no picture")
@@ -93,16 +93,16 @@ def web_ui_images_by_gemini() -> None:
     url = f"{GATEWAY}/v1beta/models/gemini-2.5-flash-image:generateContent"
     inline = {"inline_data": {"mime_type": "image/png", "data": base64.b64encode(PNG).decode()}}
     for more in ([], [inline]):
-        asked = {"contents": [{"parts": [{"text": "a cat"}, *more]}]}
-        parts = found(post(url, asked, key))["candidates"][0]["content"]["parts"]
+        body = {"contents": [{"parts": [{"text": "a cat"}, *more]}]}
+        parts = found(post(url, body, key))["candidates"][0]["content"]["parts"]
         expect(parts, "no parts")
     expect("iVBORw0KGgo" in json.dumps(calls()[-1]["body"]), "the picture did not arrive")
 
 
 def web_ui_retrieval() -> None:
     """An external reranker, and embeddings by OpenAI's and by Azure's settings."""
-    asked = {"model": "rerank-v3.5", "query": "a", "documents": ["x", "y"], "top_n": 2}
-    ranked = found(post(f"{BASE_URL}/rerank", asked))["results"]
+    body = {"model": "rerank-v3.5", "query": "a", "documents": ["x", "y"], "top_n": 2}
+    ranked = found(post(f"{BASE_URL}/rerank", body))["results"]
     scores = [one["relevance_score"] for one in sorted(ranked, key=lambda one: one["index"])]
     expect(scores == [0.8, 0.9], f"other scores: {scores}")
     texts = {"input": ["a", "b"], "model": "text-embedding-3-small"}
@@ -113,35 +113,35 @@ def web_ui_retrieval() -> None:
 
 def jina() -> None:
     """Jina's shape: documents come back unless they are not wanted."""
-    asked = {"model": "jina-reranker-v2-base-multilingual", "query": "a", "documents": ["x", "y"], "top_n": 1}
-    told = found(post(f"{BASE_URL}/rerank", asked))
-    expect(told["results"][0]["document"]["text"] == "y" and told["usage"]["total_tokens"], f"other: {told}")
-    plain = found(post(f"{BASE_URL}/rerank", {**asked, "return_documents": False}))
+    body = {"model": "jina-reranker-v2-base-multilingual", "query": "a", "documents": ["x", "y"], "top_n": 1}
+    seen = found(post(f"{BASE_URL}/rerank", body))
+    expect(seen["results"][0]["document"]["text"] == "y" and seen["usage"]["total_tokens"], f"other: {seen}")
+    plain = found(post(f"{BASE_URL}/rerank", {**body, "return_documents": False}))
     expect("document" not in plain["results"][0], "a document came back")
-    objects = {**asked, "documents": [{"text": "x"}, {"text": "y"}]}
+    objects = {**body, "documents": [{"text": "x"}, {"text": "y"}]}
     expect(found(post(f"{BASE_URL}/rerank", objects))["results"][0]["index"] == 1, "other order")
 
 
 def voyage() -> None:
     """Voyage's model by the same path."""
-    asked = {
+    body = {
         "model": "rerank-2.5",
         "query": "a",
         "documents": ["x", "y"],
         "top_n": 1,
         "return_documents": True,
     }
-    told = found(post(f"{BASE_URL}/rerank", asked))
+    seen = found(post(f"{BASE_URL}/rerank", body))
     expect(
-        told["results"][0]["index"] == 1 and told["results"][0]["document"]["text"] == "y", f"other: {told}"
+        seen["results"][0]["index"] == 1 and seen["results"][0]["document"]["text"] == "y", f"other: {seen}"
     )
 
 
 def promptfoo() -> None:
     """Moderations, images, and Azure's chat."""
-    asked = {"model": "omni-moderation-latest", "input": "kill"}
+    body = {"model": "omni-moderation-latest", "input": "kill"}
     expect(
-        found(post(f"{BASE_URL}/moderations", asked))["results"][0]["categories"]["violence"], "not flagged"
+        found(post(f"{BASE_URL}/moderations", body))["results"][0]["categories"]["violence"], "not flagged"
     )
     say = [{"role": "user", "content": "hello"}]
     azure = f"{GATEWAY}/openai/deployments/chat/chat/completions?api-version=2024-12-01-preview"
