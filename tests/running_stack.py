@@ -7,6 +7,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import openai
@@ -39,6 +40,16 @@ class RunningStack:
     def port(self) -> int:
         """The gateway's port."""
         return int(self.url.rpartition(":")[2])
+
+    async def new_key(self, **spec: object) -> str:
+        """Returns a new virtual key of a tenant of its own, for every model."""
+        body = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"], **spec}
+        headers = {"Authorization": f"Bearer {self.admin_key}"}
+        async with httpx.AsyncClient(verify=NO_TLS) as client:
+            made = await client.post(f"{self.url}/admin/keys", json=body, headers=headers)
+        assert made.status_code == 201, made.text
+        key: str = made.json()["key"]
+        return key
 
     async def calls(self) -> list[Json]:
         """Returns the calls the provider saw, oldest first."""

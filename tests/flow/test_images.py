@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-from uuid import uuid4
 
 import httpx
 import openai
@@ -266,16 +265,12 @@ async def test_a_caller_who_leaves_cancels_the_provider_s_call(stack: RunningSta
 
 async def test_limits_and_budgets_of_a_key_hold(stack: RunningStack) -> None:
     """The second call of a key whose budget the first one has used is refused; explain says so before."""
-    headers = {"Authorization": f"Bearer {stack.admin_key}"}
-    spec: Json = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"]}
-    spec |= {"budgets": [{"limit_usd": "0.13", "period": "day"}]}
-    async with httpx.AsyncClient(verify=NO_TLS) as client:
-        made = (await client.post(f"{stack.url}/admin/keys", json=spec, headers=headers)).json()
-    first = await post(stack, key=made["key"], prompt=script(do="ok", **USED))
+    key = await stack.new_key(budgets=[{"limit_usd": "0.13", "period": "day"}])
+    first = await post(stack, key=key, prompt=script(do="ok", **USED))
     assert first.status_code == 200, first.text
-    refused = await post(stack, key=made["key"])
+    refused = await post(stack, key=key)
     assert refused.status_code == 429
-    explained = await post(stack, f"/v1/explain?path={PATH}", made["key"])
+    explained = await post(stack, f"/v1/explain?path={PATH}", key)
     assert explained.status_code == 200, explained.text
     assert explained.json()["verdict"] == "refused"
 
@@ -283,12 +278,8 @@ async def test_limits_and_budgets_of_a_key_hold(stack: RunningStack) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_budget_may_be_one_of_images(stack: RunningStack, *, stream: bool) -> None:
     """What was made is taken of it; nothing is left after the call that passes its end."""
-    headers = {"Authorization": f"Bearer {stack.admin_key}"}
-    spec: Json = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"]}
-    spec |= {"budgets": [{"limit_images": 3, "period": "day"}]}
-    async with httpx.AsyncClient(verify=NO_TLS) as client:
-        made = (await client.post(f"{stack.url}/admin/keys", json=spec, headers=headers)).json()
-    answers = [await post(stack, key=made["key"], n=count, stream=stream) for count in (2, 2, 1)]
+    key = await stack.new_key(budgets=[{"limit_images": 3, "period": "day"}])
+    answers = [await post(stack, key=key, n=count, stream=stream) for count in (2, 2, 1)]
     assert [one.status_code for one in answers] == [200, 200, 429]
     assert len(await stack.calls()) == 2
 

@@ -147,29 +147,22 @@ async def test_a_caller_who_leaves_cancels_the_provider_s_call(stack: RunningSta
 
 async def test_limits_and_budgets_of_a_key_hold(stack: RunningStack) -> None:
     """The second call of a key whose budget the first one has used is refused; explain says so before."""
-    headers = {"Authorization": f"Bearer {stack.admin_key}"}
-    spec: Json = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"]}
-    spec |= {"budgets": [{"limit_usd": "0.002", "period": "day"}]}
-    async with httpx.AsyncClient(verify=NO_TLS) as client:
-        made = (await client.post(f"{stack.url}/admin/keys", json=spec, headers=headers)).json()
-    assert (await post(stack, RERANK, made["key"], **ranking())).status_code == 200
-    refused = await post(stack, RERANK, made["key"], **ranking())
+    key = await stack.new_key(budgets=[{"limit_usd": "0.002", "period": "day"}])
+    assert (await post(stack, RERANK, key, **ranking())).status_code == 200
+    refused = await post(stack, RERANK, key, **ranking())
     assert refused.status_code == 429
     assert refused.json()["message"] == refused.json()["error"]["message"]
-    explained = await post(stack, f"/v1/explain?path={RERANK}", made["key"], **ranking())
+    explained = await post(stack, f"/v1/explain?path={RERANK}", key, **ranking())
     assert explained.status_code == 200, explained.text
     assert explained.json()["verdict"] == "refused"
 
 
 async def test_a_limit_of_tokens_holds_for_what_states_none(stack: RunningStack) -> None:
     """Cohere counts search units: the prompt's size counts in their place; a rest admits one more."""
-    headers = {"Authorization": f"Bearer {stack.admin_key}"}
-    spec: Json = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"], "tpm": 300}
-    async with httpx.AsyncClient(verify=NO_TLS) as client:
-        made = (await client.post(f"{stack.url}/admin/keys", json=spec, headers=headers)).json()
+    key = await stack.new_key(tpm=300)
     documents = ["a" * 1000]
     statuses = [
-        (await post(stack, RERANK, made["key"], **ranking(documents=documents))).status_code for _ in range(3)
+        (await post(stack, RERANK, key, **ranking(documents=documents))).status_code for _ in range(3)
     ]
     assert statuses == [200, 200, 429]
 

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from uuid import uuid4
 
 import httpx
 import openai
@@ -205,13 +204,10 @@ async def test_azure_s_path_names_the_model(stack: RunningStack) -> None:
 
 async def test_a_key_s_limits_hold(stack: RunningStack) -> None:
     """The second call of a minute is refused, in JSON."""
-    spec: Json = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"], "rpm": 1}
-    headers = {"Authorization": f"Bearer {stack.admin_key}"}
-    async with httpx.AsyncClient(verify=NO_TLS) as client:
-        made = (await client.post(f"{stack.url}/admin/keys", json=spec, headers=headers)).json()
-    async with speak(stack, key=made["key"]) as first:
+    key = await stack.new_key(rpm=1)
+    async with speak(stack, key=key) as first:
         await first.aread()
-    async with speak(stack, key=made["key"]) as second:
+    async with speak(stack, key=key) as second:
         await second.aread()
     assert (first.status_code, second.status_code) == (200, 429)
 
