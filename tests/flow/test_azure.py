@@ -155,14 +155,14 @@ class TestTheSDKOfAzure:
         spoken = await azure.audio.speech.create(model="p/ok", input="Yes.", voice="alloy")
         assert await spoken.aread()
         recording = ("a.wav", WAV, "audio/wav")
-        heard = await azure.audio.transcriptions.create(model="p/ok", file=recording)
+        transcript = await azure.audio.transcriptions.create(model="p/ok", file=recording)
         with pytest.deprecated_call():  # the SDK's own word of it
             translated = await azure.audio.translations.create(model="p/ok", file=recording)  # pyright: ignore[reportDeprecated] -- clients still call it
-        assert heard.text
+        assert transcript.text
         assert translated.text
 
     async def test_responses(self, azure: openai.AsyncOpenAI) -> None:
-        """Created, streamed, counted; a stored one is asked for by its id."""
+        """Created, streamed, counted; a stored one is fetched by its id."""
         answer = await azure.responses.create(model="native-gpt", input="hello", store=False)
         assert answer.output_text
         stream = await azure.responses.create(model="plain", input="hello", stream=True)
@@ -207,13 +207,13 @@ async def test_the_sync_client_reads_the_same(stack: RunningStack) -> None:
 @pytest.mark.parametrize("version", ["2022-12-01", "2024-10-21", "preview", "v1", "", None])
 async def test_the_lists_are_azure_s_with_any_version(stack: RunningStack, version: str | None) -> None:
     """Deployments with their model and state; models with what they can do."""
-    asked = {} if version is None else {"api-version": version}
+    query = {} if version is None else {"api-version": version}
     async with client_of(stack) as client:
-        deployments = (await client.get("/openai/deployments", params=asked)).json()
-        models = (await client.get("/openai/models", params=asked)).json()
-        one = (await client.get("/openai/deployments/claude", params=asked)).json()
-        another = (await client.get("/openai/models/p%2Fok", params=asked)).json()
-        missing = await client.get("/openai/deployments/nobody-has-this", params=asked)
+        deployments = (await client.get("/openai/deployments", params=query)).json()
+        models = (await client.get("/openai/models", params=query)).json()
+        one = (await client.get("/openai/deployments/claude", params=query)).json()
+        another = (await client.get("/openai/models/p%2Fok", params=query)).json()
+        missing = await client.get("/openai/deployments/nobody-has-this", params=query)
     assert deployments["object"] == models["object"] == "list"
     listed = {found["id"]: found for found in deployments["data"]}
     assert listed["claude"] == one

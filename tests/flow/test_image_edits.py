@@ -116,8 +116,8 @@ async def test_a_wrong_part_is_named(
     """No provider hears of it."""
     answer = await send(stack, files=files, **fields)
     assert answer.status_code == 400, answer.text
-    told = answer.json()["error"]
-    assert (told["param"], told["code"]) == (param, code)
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (param, code)
     assert await stack.calls() == []
 
 
@@ -137,8 +137,8 @@ async def test_a_wrong_link_is_named(stack: RunningStack, change: Json, param: s
     """No provider hears of it."""
     answer = await link(stack, **change)
     assert answer.status_code == 400, answer.text
-    told = answer.json()["error"]
-    assert (told["param"], told["code"]) == (param, code)
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (param, code)
     assert await stack.calls() == []
 
 

@@ -181,14 +181,14 @@ async def test_a_picture_of_ten_megabytes_passes(stack: RunningStack) -> None:
     ],
 )
 async def test_a_wrong_field_is_named(stack: RunningStack, change: Json, param: str, code: str) -> None:
-    """No provider hears of it."""
-    asked: Json = {"model": "painter", "prompt": "x"} | change
-    sent = {name: value for name, value in asked.items() if value is not ...}
+    """No provider is called."""
+    fields: Json = {"model": "painter", "prompt": "x"} | change
+    sent = {name: value for name, value in fields.items() if value is not ...}
     async with httpx.AsyncClient(verify=NO_TLS) as client:
         answer = await client.post(stack.url + PATH, json=sent, headers=stack.auth)
     assert answer.status_code == 400, answer.text
-    told = answer.json()["error"]
-    assert (told["param"], told["code"]) == (param, code)
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (param, code)
     assert await stack.calls() == []
 
 
@@ -216,7 +216,7 @@ async def test_a_field_that_the_model_s_provider_lacks_is_named(stack: RunningSt
 async def test_a_failure_is_told_as_everywhere(
     stack: RunningStack, directive: Json, status: int, code: str | None, *, stream: bool
 ) -> None:
-    """Its status, who refused, no key and no address; asked once, and the record says the same."""
+    """Its status, who refused, no key and no address; called once, and the record has the same."""
     answer = await post(stack, prompt=script(**directive), stream=stream)
     assert len(await stack.calls()) == 1
     assert answer.status_code == status, answer.text
@@ -287,7 +287,7 @@ async def test_a_budget_may_be_one_of_images(stack: RunningStack, *, stream: boo
 @pytest.mark.parametrize(
     "path", ["/v1/images/variations", "/images/variations", "/openai/v1/images/variations"]
 )
-async def test_variations_are_not_there_and_said_so(stack: RunningStack, path: str) -> None:
+async def test_variations_are_named_as_not_served(stack: RunningStack, path: str) -> None:
     """Not as an unknown path."""
     async with httpx.AsyncClient(verify=NO_TLS) as client:
         answer = await client.post(stack.url + path, files={"image": b"x"}, headers=stack.auth)

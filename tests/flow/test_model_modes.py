@@ -77,7 +77,7 @@ def known(service_folder: Path) -> Generator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def mixed(service_folder: Path) -> Generator[httpx.Client]:
-    """The same and more, and one of which nobody states anything."""
+    """The same and more, and one of which nothing is stated."""
     yield from serve(service_folder / "mixed-modes", unknown=True)
 
 
@@ -99,8 +99,8 @@ def test_a_model_tells_its_mode_and_its_endpoints(
     """In the list and alone; none where the gateway serves it nowhere."""
     listed = {one["id"]: one for one in known.get("/v1/models").json()["data"]}
     assert known.get(f"/v1/models/{model}").json() == listed[model]
-    told = [path for path in listed[model].get("endpoints", []) if "/v1beta/" not in path]
-    assert (listed[model]["mode"], told) == (mode, endpoints or [])
+    paths = [path for path in listed[model].get("endpoints", []) if "/v1beta/" not in path]
+    assert (listed[model]["mode"], paths) == (mode, endpoints or [])
 
 
 def test_a_model_that_nobody_describes_is_listed_as_one_of_chats(mixed: httpx.Client) -> None:
@@ -166,7 +166,7 @@ def test_the_provider_judges_completions_of_chat_models(known: httpx.Client) -> 
 def test_an_endpoint_that_no_model_serves_is_404_for_everyone(
     known: httpx.Client, mixed: httpx.Client, path: str, body: Json
 ) -> None:
-    """With a known model, an unknown one or none; where one model may serve anything it is not said."""
+    """With a known model, an unknown one or none; where a model may serve anything it is no such error."""
     for sent in (body, body | {"model": "nobody-has-this"}):
         answer = known.post(path, json=sent)
         error = answer.json()["error"]

@@ -79,13 +79,13 @@ async def test_a_reranker_that_counts_tokens_costs_its_tokens(stack: RunningStac
     ],
 )
 async def test_a_wrong_field_is_named(stack: RunningStack, change: Json, param: str, code: str) -> None:
-    """In OpenAI's envelope, with Cohere's and Jina's spelling of the message; no provider hears of it."""
+    """In OpenAI's envelope, with Cohere's and Jina's spelling of the message; no provider is called."""
     body = {name: value for name, value in ranking(**change).items() if value != ...}
     answer = await post(stack, RERANK, **body)
     assert answer.status_code == 400
-    told = answer.json()
-    assert (told["error"]["param"], told["error"]["code"]) == (param, code)
-    assert told["message"] == told["detail"] == told["error"]["message"]
+    document = answer.json()
+    assert (document["error"]["param"], document["error"]["code"]) == (param, code)
+    assert document["message"] == document["detail"] == document["error"]["message"]
     assert await stack.calls() == []
 
 
@@ -223,8 +223,8 @@ async def test_a_wrong_input_is_named(stack: RunningStack, given: object, param:
     body: Json = {} if given is ... else {"input": given}
     answer = await post(stack, MODERATIONS, model="moderator", **body)
     assert answer.status_code == 400
-    told = answer.json()["error"]
-    assert (told["param"], told["code"]) == (param, code)
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (param, code)
 
 
 async def test_a_moderation_that_fails_has_the_provider_s_status_and_words(stack: RunningStack) -> None:

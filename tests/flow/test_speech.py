@@ -190,8 +190,8 @@ async def test_a_wrong_field_is_named(stack: RunningStack, change: Json, param: 
     """No provider hears of it."""
     async with speak(stack, **change) as answer:
         await answer.aread()
-    told = answer.json()["error"]
-    assert (answer.status_code, told["param"], told["code"]) == (400, param, code)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
     assert await stack.calls() == []
 
 

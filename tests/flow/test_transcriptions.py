@@ -23,7 +23,7 @@ TEXT = "Good day, all of you."
 PATHS = ("/v1/audio/transcriptions", "/audio/transcriptions", "/v1/audio/translations", "/audio/translations")
 
 
-def said(**directive: Any) -> str:
+def plan(**directive: Any) -> str:
     """A prompt that tells the provider what to answer."""
     return json.dumps({"do": "ok", "text": TEXT, **directive})
 
@@ -46,7 +46,7 @@ async def last_call(stack: RunningStack) -> dict[str, Any]:
 async def test_the_provider_gets_the_file_and_the_fields_as_they_were_sent(stack: RunningStack) -> None:
     """Fields that LiteLLM does not know, arrays and objects too; nothing of the gateway's or of LiteLLM's."""
     answer = await stack.openai.audio.transcriptions.create(
-        model=TOKENS, file=("../a b.mp3", SOUND, "audio/mpeg"), language="en", prompt=said(), temperature=0.2,
+        model=TOKENS, file=("../a b.mp3", SOUND, "audio/mpeg"), language="en", prompt=plan(), temperature=0.2,
         include=["logprobs"], chunking_strategy={"type": "server_vad", "threshold": 0.5},
         known_speaker_names=["ann", "bo"], extra_body={"keywords": ["Oslo"]},
     )  # fmt: skip
@@ -54,7 +54,7 @@ async def test_the_provider_gets_the_file_and_the_fields_as_they_were_sent(stack
     call = await last_call(stack)
     assert call["path"] == "/v1/audio/transcriptions"
     assert call["body"] == {
-        "model": "gpt-4o-mini-transcribe", "language": "en", "prompt": said(), "temperature": "0.2",
+        "model": "gpt-4o-mini-transcribe", "language": "en", "prompt": plan(), "temperature": "0.2",
         "include": ["logprobs"], "known_speaker_names": ["ann", "bo"], "keywords": ["Oslo"],
         "chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "0.5",
         "files": [{**FILE, "filename": "a_b.mp3"}],
@@ -79,7 +79,7 @@ async def test_each_format_arrives_as_it_was_asked_for(
 ) -> None:
     """With the provider's bytes and media type; the file may stand before the model."""
     fields = {"response_format": form} if form else {}
-    answer = await post(stack, path, prompt=said(), **fields)
+    answer = await post(stack, path, prompt=plan(), **fields)
     assert (answer.status_code, answer.headers["content-type"]) == (200, content_type), answer.text
     assert answer.text.startswith(begins)
     assert answer.headers["x-llm-proxy-model"] == WHISPER
@@ -89,7 +89,7 @@ async def test_each_format_arrives_as_it_was_asked_for(
     assert call["path"] == f"/v1/audio/{path.rpartition('/')[2]}"
     assert call["body"] == {
         "model": "whisper-1",
-        "prompt": said(),
+        "prompt": plan(),
         **fields,
         "files": [{**FILE, "filename": "a_b.mp3"}],
     }
@@ -102,7 +102,7 @@ async def test_the_sdk_s_own_types(stack: RunningStack) -> None:
         file=("a.wav", SOUND),
         response_format="verbose_json",
         timestamp_granularities=["word", "segment"],
-        prompt=said(),
+        prompt=plan(),
     )
     assert isinstance(verbose, TranscriptionVerbose)
     assert (verbose.text, verbose.duration) == (TEXT, 8.5)
@@ -111,7 +111,7 @@ async def test_the_sdk_s_own_types(stack: RunningStack) -> None:
     formats: tuple[Literal["text", "srt", "vtt"], ...] = ("text", "srt", "vtt")
     for form in formats:
         text = await stack.openai.audio.transcriptions.create(
-            model=WHISPER, file=("a.wav", SOUND), response_format=form, prompt=said()
+            model=WHISPER, file=("a.wav", SOUND), response_format=form, prompt=plan()
         )
         assert isinstance(text, str)
 
@@ -119,7 +119,7 @@ async def test_the_sdk_s_own_types(stack: RunningStack) -> None:
 async def test_a_stream_has_the_provider_s_events(stack: RunningStack) -> None:
     """Deltas as they come and a last event with the usage; what the sidecar adds stays behind."""
     stream = await stack.openai.audio.transcriptions.create(
-        model=TOKENS, file=("a.wav", SOUND), stream=True, prompt=said()
+        model=TOKENS, file=("a.wav", SOUND), stream=True, prompt=plan()
     )
     events = [event async for event in stream]
     assert [event.type for event in events] == ["transcript.text.delta"] * 5 + ["transcript.text.done"]
@@ -128,7 +128,7 @@ async def test_a_stream_has_the_provider_s_events(stack: RunningStack) -> None:
     assert done.text == TEXT
     assert done.usage is not None
     assert done.usage.total_tokens == 40
-    raw = await post(stack, model=TOKENS, stream="true", prompt=said())
+    raw = await post(stack, model=TOKENS, stream="true", prompt=plan())
     assert raw.headers["content-type"].startswith("text/event-stream")
     assert "llmp" not in raw.text
     assert (await last_call(stack))["body"]["stream"] == "true"
@@ -136,14 +136,14 @@ async def test_a_stream_has_the_provider_s_events(stack: RunningStack) -> None:
 
 async def test_a_model_that_does_not_stream_answers_whole(stack: RunningStack) -> None:
     """As OpenAI's whisper does."""
-    answer = await post(stack, stream="true", prompt=said())
+    answer = await post(stack, stream="true", prompt=plan())
     assert (answer.status_code, answer.json()["text"]) == (200, TEXT)
 
 
 @pytest.mark.parametrize("play", ["cut", "reset", "eof", "half-frame", "error-in-200"])
 async def test_a_broken_stream_ends_in_an_error(stack: RunningStack, play: str) -> None:
     """Named as OpenAI's SDK reads it, and never in a last event."""
-    answer = await post(stack, model=TOKENS, stream="true", prompt=said(do=play, after=2))
+    answer = await post(stack, model=TOKENS, stream="true", prompt=plan(do=play, after=2))
     assert "transcript.text.done" not in answer.text
     assert answer.text.rstrip().rpartition("\n\n")[2].startswith("event: error\ndata: {")
     story = await stack.story(answer.headers["x-request-id"])
@@ -155,8 +155,8 @@ async def test_a_broken_stream_ends_in_an_error(stack: RunningStack, play: str) 
     [("status-400", 400), ("status-500", 502), ("not-sse", 502), ("empty", 502), ("cut", 502), ("drop", 502)],
 )
 async def test_a_provider_s_failure_is_an_error(stack: RunningStack, play: str, status: int) -> None:
-    """Also one that came with status 200: a page of HTML where JSON was asked for, or nothing."""
-    answer = await post(stack, prompt=said(do=play))
+    """Also one that came with status 200: a page of HTML where JSON was requested, or nothing."""
+    answer = await post(stack, prompt=plan(do=play))
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["message"]
 
@@ -164,7 +164,7 @@ async def test_a_provider_s_failure_is_an_error(stack: RunningStack, play: str, 
 @pytest.mark.parametrize("kind", ["text", "srt", "vtt"])
 async def test_a_page_is_no_transcript(stack: RunningStack, kind: str) -> None:
     """A proxy's or a sign-in page that came with status 200, where any text would do."""
-    answer = await post(stack, response_format=kind, prompt=said(do="not-sse"))
+    answer = await post(stack, response_format=kind, prompt=plan(do="not-sse"))
     assert answer.status_code == 502, answer.text
     assert "Sign in" not in answer.text
 
@@ -172,7 +172,7 @@ async def test_a_page_is_no_transcript(stack: RunningStack, kind: str) -> None:
 async def test_a_failed_attempt_is_repeated_with_the_whole_file(stack: RunningStack) -> None:
     """The file is read from the disk again."""
     answer = await post(
-        stack, model="retried", prompt=said(do="flaky", key="transcript", status=500, fails=2)
+        stack, model="retried", prompt=plan(do="flaky", key="transcript", status=500, fails=2)
     )
     assert answer.status_code == 200
     assert answer.headers["x-llm-proxy-attempts"] == "3"
@@ -185,7 +185,7 @@ async def test_the_record_has_what_was_used(
     stack: RunningStack, model: str, used: tuple[int, int, int | None], stream: str
 ) -> None:
     """Milliseconds where the provider bills time, tokens where it bills tokens."""
-    answer = await post(stack, model=model, stream=stream, prompt=said())
+    answer = await post(stack, model=model, stream=stream, prompt=plan())
     story = await stack.story(answer.headers["x-request-id"])
     assert (story["outcome"], story["door"], story["cache"]) == ("ok", "audio.transcriptions", "off")
     assert (story["usage_source"], story["prompt_bytes"] < 1000) == ("provider", True)
@@ -232,7 +232,7 @@ async def test_json_is_told_to_be_a_form(stack: RunningStack) -> None:
 
 async def test_a_caller_who_leaves_ends_the_provider_s_call(stack: RunningStack) -> None:
     """Before an answer; the files of the call are gone with it."""
-    prompt = said(do="hang", key=f"leaves-{uuid4()}")
+    prompt = plan(do="hang", key=f"leaves-{uuid4()}")
     async with httpx.AsyncClient(verify=NO_TLS, headers=stack.auth, timeout=1) as client:
         with pytest.raises(httpx.ReadTimeout):
             await client.post(
@@ -263,7 +263,7 @@ async def test_uploads_do_not_lie_in_memory(
 
 
 async def test_an_upload_that_is_too_large_is_rejected_unread(stack: RunningStack) -> None:
-    """By its length alone: it is not asked for with `100 Continue`, as a good one is."""
+    """By its length alone: it gets no `100 Continue`, as a good one does."""
     good = HEAD + b"x" * 100 + TAIL % WHISPER.encode()
     for size, status in ((201 * 2**20, 413), (len(good), 100)):
         reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
@@ -312,7 +312,7 @@ async def test_an_answer_without_usage_is_estimated_by_the_file(stack: RunningSt
     head = b"RIFF%bWAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data%b"
     wav = head % (b"\0\0\0\0", len(samples).to_bytes(4, "little")) + samples
     answer = await stack.openai.audio.transcriptions.with_raw_response.create(
-        model=WHISPER, file=("a.wav", wav), response_format="text", prompt=said()
+        model=WHISPER, file=("a.wav", wav), response_format="text", prompt=plan()
     )
     story = await stack.story(answer.headers["x-request-id"])
     assert (story["usage_source"], story["audio_ms"]) == ("estimated", 2000)

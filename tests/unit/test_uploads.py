@@ -57,7 +57,7 @@ async def test_room_is_taken_before_bytes_come_and_given_back(tmp_path: Path) ->
 
 
 async def test_a_file_that_is_closed_while_it_is_written_goes_with_the_write(tmp_path: Path) -> None:
-    """The thread closes it; nobody writes to a descriptor that means another file by then."""
+    """The thread closes it; no thread writes to a descriptor that means another file by then."""
     before = os.listdir("/proc/self/fd")  # noqa: PTH208 -- not in a coroutine
     for _ in range(20):
         file = UnnamedFile(tmp_path)

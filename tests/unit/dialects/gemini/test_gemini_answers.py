@@ -124,12 +124,12 @@ class TestWhole:
     def test_thoughts_show_where_they_are_wanted(self) -> None:
         """Their signature goes with the first call, or alone, in any case."""
         blocks = [{"type": "thinking", "thinking": "hm", "signature": "s"}]
-        said = {"content": "ok", "thinking_blocks": blocks}
-        hidden = first(answer(choice(said)))["content"]["parts"]
+        message = {"content": "ok", "thinking_blocks": blocks}
+        hidden = first(answer(choice(message)))["content"]["parts"]
         assert hidden[0] == {"text": "ok"}
         assert open_blocks(hidden[1]["thoughtSignature"]) == blocks
-        assert first(answer(choice(said)), SHOWN)["content"]["parts"][0] == {"text": "hm", "thought": True}
-        called = first(answer(choice({**said, "tool_calls": CALLS})))["content"]["parts"]
+        assert first(answer(choice(message)), SHOWN)["content"]["parts"][0] == {"text": "hm", "thought": True}
+        called = first(answer(choice({**message, "tool_calls": CALLS})))["content"]["parts"]
         assert open_blocks(called[1]["thoughtSignature"]) == blocks
         assert called[2]["thoughtSignature"] == "QUI="
         text_alone = first(answer(choice({"content": "ok", "reasoning_content": "hm"})))["content"]["parts"]
@@ -178,7 +178,7 @@ class TestWhole:
         ("finish", "reason"), [("tool_calls", "MALFORMED_FUNCTION_CALL"), ("length", "MAX_TOKENS")]
     )
     def test_arguments_that_are_no_object(self, finish: str, reason: str) -> None:
-        """They are told, not called."""
+        """They are reported, not called."""
         broken = {"id": "c", "type": "function", "function": {"name": "write", "arguments": '{"a":'}}
         found = first(answer(choice({"content": None, "tool_calls": [broken]}, finish)))
         assert (found["finishReason"], found["content"]["parts"]) == (reason, [])
@@ -267,8 +267,8 @@ class TestStreamed:
             for at, text in ((1, "b"), (0, "a"), (1, "B"))
         )
         chunks = streamed(raw, GeminiContext(candidates=2))
-        said = ["".join(part["text"] for part in all_parts(chunks, index)) for index in (0, 1)]
-        assert said == ["a", "bB"]
+        texts = ["".join(part["text"] for part in all_parts(chunks, index)) for index in (0, 1)]
+        assert texts == ["a", "bB"]
         assert [one["index"] for one in chunks[-1]["candidates"]] == [0, 1]
 
     def test_a_blocked_prompt(self) -> None:
@@ -319,9 +319,9 @@ class TestUnwrapped:
         text = f'{spaces}{{{spaces}"value"{spaces}:{spaces}{orjson.dumps(value).decode()}{spaces}}}{spaces}'
         context = GeminiContext(unwraps="json")
         raw = frames(*({"content": text[at : at + step]} for at in range(0, len(text), step)))
-        said = "".join(part["text"] for part in all_parts(streamed(raw, context)))
-        assert orjson.loads(said) == value
-        assert first(answer(choice({"content": text})), context)["content"]["parts"] == [{"text": said}]
+        joined = "".join(part["text"] for part in all_parts(streamed(raw, context)))
+        assert orjson.loads(joined) == value
+        assert first(answer(choice({"content": text})), context)["content"]["parts"] == [{"text": joined}]
 
     @pytest.mark.parametrize(
         ("unwraps", "text", "shown"),

@@ -59,8 +59,8 @@ class TestTranslated:
         """A model that has no such field is called without it."""
         usual = self.parse(GENERATE_CONTENT, generationConfig={"temperature": 1, "topP": 0.95})
         assert {"temperature", "top_p"} <= set(usual.optional_fields)
-        asked = self.parse(GENERATE_CONTENT, generationConfig={"temperature": 0.2, "topP": 0.5})
-        assert not {"temperature", "top_p"} & set(asked.optional_fields)
+        call = self.parse(GENERATE_CONTENT, generationConfig={"temperature": 0.2, "topP": 0.5})
+        assert not {"temperature", "top_p"} & set(call.optional_fields)
 
 
 def _natively(_group: str, _wire: Wire) -> bool:
@@ -121,7 +121,7 @@ class TestNative:
         ],
     )
     def test_what_no_caller_may_send(self, fields: dict[str, Any]) -> None:
-        """The provider is not asked."""
+        """The provider is not called."""
         with pytest.raises(BadRequest):
             self.parse(**fields)
 
@@ -140,7 +140,7 @@ class TestNative:
 
     @pytest.mark.parametrize(("query", "is_array"), [("alt=sse", False), ("", True)])
     def test_a_stream(self, query: str, is_array: bool) -> None:  # noqa: FBT001 -- a parameter
-        """Its answers pass in the form that was asked for; candidates are reserved for."""
+        """Its answers pass in the form that was requested; candidates are reserved for."""
         call = self.parse(STREAM_GENERATE_CONTENT, query, generationConfig={"candidateCount": 3})
         assert (call.streaming, call.body["stream"], call.choices) == (True, True, 3)
         assert call.stream_type.startswith("application/json" if is_array else "text/event-stream")

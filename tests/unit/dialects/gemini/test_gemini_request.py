@@ -49,7 +49,7 @@ def configured(providers: tuple[str, ...] = COMPATIBLE, /, **config: Any) -> Jso
     return {name: value for name, value in body.items() if name != "messages"}
 
 
-def said(*contents: Json, providers: tuple[str, ...] = COMPATIBLE) -> list[Json]:
+def messages_of(*contents: Json, providers: tuple[str, ...] = COMPATIBLE) -> list[Json]:
     """The chat messages of contents."""
     found: list[Json] = translated(providers, contents=list(contents))[0]["messages"]
     return found
@@ -174,7 +174,7 @@ class TestContents:
             {"fileData": {"fileUri": "https://a.example/b.PNG?c"}},
             {"fileData": {"mimeType": "application/pdf", "fileUri": "https://a.example/c"}},
         ]
-        assert said(user(*parts))[0]["content"] == [
+        assert messages_of(user(*parts))[0]["content"] == [
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
             {"type": "input_audio", "input_audio": {"data": "AA==", "format": "mp3"}},
             {"type": "text", "text": "a,b"},
@@ -197,14 +197,14 @@ class TestContents:
 
     def test_chunks_of_one_answer_are_one_text(self) -> None:
         """As SDKs keep a streamed answer."""
-        found = said(
+        found = messages_of(
             user({"text": "a"}), model({"text": "b"}), model({"text": "c"}, {"text": ""}), user({"text": "d"})
         )
         assert [message["content"] for message in found] == ["a", "bc", "d"]
 
     def test_parallel_calls_without_ids(self) -> None:
-        """Outputs find their calls by name and order; what else was said follows."""
-        found = said(
+        """Outputs find their calls by name and order; what else was written follows."""
+        found = messages_of(
             user({"text": "a"}),
             model(call(), call(), call("write")),
             user(
@@ -223,14 +223,14 @@ class TestContents:
 
     def test_ids_count_before_names(self) -> None:
         """The outputs of one function may come in any order."""
-        asked = model(call(id="one"), call(id="two"))
-        found = said(user({"text": "a"}), asked, user(output({}, id="two"), output({}, id="one")))
+        calls = model(call(id="one"), call(id="two"))
+        found = messages_of(user({"text": "a"}), calls, user(output({}, id="two"), output({}, id="one")))
         assert [one["tool_call_id"] for one in found[2:]] == ["two", "one"]
 
     def test_a_repeated_output_counts_once(self) -> None:
         """Gemini CLI repeats them in a conversation that goes on; another output of that call is refused."""
         once = output({"x": 1}, id="one")
-        found = said(user({"text": "a"}), model(call(id="one")), user(once, {"text": "b"}, once))
+        found = messages_of(user({"text": "a"}), model(call(id="one")), user(once, {"text": "b"}, once))
         assert [message["role"] for message in found] == ["user", "assistant", "tool", "user"]
         other = user(once, output({"x": 2}, id="one"))
         path = "contents[1].parts[1].functionResponse"
@@ -240,11 +240,11 @@ class TestContents:
         """Inside for Google and Claude, else right behind."""
         image = {"inlineData": {"mimeType": "image/png", "data": "AA=="}}
         turns = (user({"text": "a"}), model(call(id="c")), user(output({"output": "seen"}, parts=[image])))
-        assert [part["type"] for part in said(*turns, providers=CLAUDE)[2]["content"]] == [
+        assert [part["type"] for part in messages_of(*turns, providers=CLAUDE)[2]["content"]] == [
             "text",
             "image_url",
         ]
-        assert [message["role"] for message in said(*turns)[2:]] == ["tool", "user"]
+        assert [message["role"] for message in messages_of(*turns)[2:]] == ["tool", "user"]
 
     def test_an_output_without_a_call_is_refused(self) -> None:
         """No provider takes it."""
@@ -306,9 +306,9 @@ class TestThoughts:
             model({**call(), "thoughtSignature": seal_blocks([*self.BLOCKS])}),
             user(output({})),
         )
-        answer = said(*turns, providers=CLAUDE)[1]
+        answer = messages_of(*turns, providers=CLAUDE)[1]
         assert answer["thinking_blocks"] == [*self.BLOCKS]
-        assert "thinking_blocks" not in said(*turns)[1]
+        assert "thinking_blocks" not in messages_of(*turns)[1]
         assert answer["tool_calls"][0]["id"] == "call00000"
 
     def test_text_of_thoughts_goes_where_it_is_read(self) -> None:
@@ -316,7 +316,9 @@ class TestThoughts:
         thought = {"text": "hm", "thought": True}
         block = {"type": "thinking", "thinking": "hm", "signature": ""}
         for parts in ([thought, {"text": "b"}], [{"text": "b", "thoughtSignature": seal_blocks([block])}]):
-            answer = said(user({"text": "a"}), model(*parts), user({"text": "c"}), providers=("deepseek",))[1]
+            answer = messages_of(
+                user({"text": "a"}), model(*parts), user({"text": "c"}), providers=("deepseek",)
+            )[1]
             assert answer == {"role": "assistant", "content": "b", "reasoning_content": "hm"}
 
     def test_googles_signatures_go_back_to_google(self) -> None:
@@ -326,9 +328,9 @@ class TestThoughts:
             model({**call(id="c"), "thoughtSignature": "_-8"}),
             user(output({}, id="c")),
         )
-        to_google = said(*turns, providers=GOOGLE)
+        to_google = messages_of(*turns, providers=GOOGLE)
         assert to_google[1]["tool_calls"][0]["id"] == to_google[2]["tool_call_id"] == "c__thought__/+8="
-        assert said(*turns)[1]["tool_calls"][0]["id"] == "c"
+        assert messages_of(*turns)[1]["tool_calls"][0]["id"] == "c"
 
     @given(st.lists(THINKING, max_size=4))
     def test_a_sealed_block_opens_unchanged(self, blocks: list[Json]) -> None:
@@ -341,7 +343,7 @@ class TestTools:
     """Functions, and which of them a model may call."""
 
     def test_a_function(self) -> None:
-        """Google's types in JSON schema's words, in the order that was asked; a JSON schema as it is."""
+        """Google's types in JSON schema's words, in the order that was requested; a JSON schema as it is."""
         schema = {
             "type": "OBJECT",
             "properties": {

@@ -169,22 +169,22 @@ SHOWN = GeminiContext(shows_thoughts=True)
     ids=["contents", "embeddings"],
 )
 def test_any_odd_value_at_any_place(dialect: Dialect, endpoint: Endpoint, body: Json, model: str) -> None:
-    """A call, which can be sent, or an error, which can be told."""
+    """A call, which can be sent, or an error, which can be rendered."""
     options = replace(NO_OPTIONS, model=model)
-    told, sent = list[bytes](), list[bytes]()
+    refused, sent = list[bytes](), list[bytes]()
     for place in places(body):
         for value in ODD:
             raw = orjson.dumps(changed(body, place, value))
             try:
                 call = dialect.parse(endpoint, raw, options, MODELS, BodyLimits(max_tokens_cap=50))
             except APIError as error:
-                told.append(orjson.dumps(dialect.error(error)))
+                refused.append(orjson.dumps(dialect.error(error)))
             else:
                 sent.append(orjson.dumps(call.body))
             if dialect is GENERATE_CONTENT:
                 counted(raw, model)
     assert len(sent) > 5
-    assert len(told) > 25
+    assert len(refused) > 25
 
 
 def counted(raw: bytes, model: str) -> None:
@@ -206,13 +206,13 @@ def test_any_odd_value_in_an_answer() -> None:
         BodyLimits(),
     )
     for context in (SHOWN, GeminiContext(candidates=2, is_array=True)):
-        asked = call._replace(context=context)
+        requested = call._replace(context=context)
         for place in places(ANSWER):
             for value in ODD:
                 odd = changed(ANSWER, place, value)
                 raw = orjson.dumps(odd)
                 with suppress(APIError):
-                    assert orjson.loads(GENERATE_CONTENT.render(asked, raw, ResponseMeta()))
+                    assert orjson.loads(GENERATE_CONTENT.render(requested, raw, ResponseMeta()))
                 frame = raw.replace(b'"message":', b'"delta":')
                 stream = GeminiStream("m", context)
                 assert stream.feed(b"data: " + frame + b"\n\n") + stream.end(ResponseMeta())

@@ -87,5 +87,5 @@ def test_an_image_counts_little_as_a_prompt() -> None:
 
 def test_cohere_s_errors_have_the_message_where_its_clients_read_it() -> None:
     """And Jina's, and OpenAI's."""
-    told = COHERE.error(BadRequest("No.", param="query"))
-    assert told["message"] == told["detail"] == told["error"]["message"] == "No."
+    document = COHERE.error(BadRequest("No.", param="query"))
+    assert document["message"] == document["detail"] == document["error"]["message"] == "No."
