@@ -25,7 +25,6 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -39,11 +38,10 @@ from pydantic_settings import (
 from llm_proxy.postgres_urls import parse_postgres_url
 from llm_proxy.redis_urls import parse_redis_url
 from llm_proxy.schema.connections import Pooler
-from llm_proxy.secret_files import FILE_SUFFIX, SecretFileUnreadable, read_secret_file
+from llm_proxy.secret_files import FILE_SUFFIX
 from llm_proxy.service_urls import InvalidURL, WebhookFormat, parse_http_url, parse_webhook_urls
-from llm_proxy.store_variables import SPLIT_VARIABLES, database_url_of, redis_url_of
+from llm_proxy.setting_sources import PREFIX, NamedFiles, SplitAddresses, names_of
 
-PREFIX = "LLM_PROXY__"
 MASTER_KEY = "LITELLM_MASTER_KEY"
 Mode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
@@ -322,83 +320,9 @@ class Settings(BaseSettings):
         return init_settings, *with_files, *last, split
 
 
-class NamedFiles(PydanticBaseSettingsSource):
-    """The settings that are not set yet, from the files that `NAME_FILE` of a source names."""
-
-    def __init__(self, settings_cls: type[BaseSettings], source: EnvSettingsSource) -> None:
-        super().__init__(settings_cls)
-        self._source = source
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 -- pydantic's
-        """No single field is read."""
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """The values; raises `ValidationError`."""
-        found: dict[str, Any] = {}
-        for field in Settings.model_fields:
-            names = _names_of(field)
-            if any(one in self.current_state for one in (field, *names)):
-                continue
-            texts = (read_named_file(name, self._source.env_vars) for name in names)
-            if text := next(filter(None, texts), None):
-                found[names[0] if Settings.model_fields[field].validation_alias else field] = text
-        return found
-
-
-def read_named_file(name: str, variables: Mapping[str, str | None]) -> str | None:
-    """The text of the file that `NAME_FILE` names; None without one; raises `ValidationError`."""
-    variable = f"{name}{FILE_SUFFIX}"
-    path = variables.get(variable.lower())
-    try:
-        return read_secret_file(variable, path) if path else None
-    except SecretFileUnreadable as fault:
-        told = PydanticCustomError("file", "{reason}", {"reason": str(fault).partition(": ")[2]})
-        raise ValidationError.from_exception_data(
-            "Settings", [{"type": told, "loc": (variable,), "input": None}]
-        ) from None
-
-
-class SplitAddresses(PydanticBaseSettingsSource):
-    """The addresses of stores that are set in several variables, such as `DATABASE_HOST`."""
-
-    def __init__(self, settings_cls: type[BaseSettings], *sources: EnvSettingsSource) -> None:
-        """Later sources win over earlier ones, and all over `.keys/`."""
-        super().__init__(settings_cls)
-        self._sources = sources
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 -- pydantic's
-        """No single field is read."""
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """The addresses; raises `ValidationError`."""
-        variables: dict[str, str] = {}
-        for name in SPLIT_VARIABLES:
-            file = Path(".keys", name)
-            if file.is_file():
-                variables[name] = file.read_text(encoding="utf-8").strip()
-        for source in self._sources:
-            given = {name.upper(): value for name, value in source.env_vars.items() if value}
-            files = {name: read_named_file(name, source.env_vars) for name in SPLIT_VARIABLES - given.keys()}
-            variables |= given | {name: text for name, text in files.items() if text}
-        found: dict[str, Any] = {}
-        for name, read in (("database_url", database_url_of), ("limits_redis_url", redis_url_of)):
-            if any(one in self.current_state for one in (name, *_names_of(name))):
-                continue
-            try:
-                found[_names_of(name)[0]] = read(variables)
-            except InvalidURL as fault:
-                told = PydanticCustomError("url", "{reason}", {"reason": str(fault)})
-                raise ValidationError.from_exception_data(
-                    "Settings", [{"type": told, "loc": (name,), "input": None}]
-                ) from None
-        return {name: value for name, value in found.items() if value is not None}
-
-
 def unknown_settings(variables: Mapping[str, str]) -> list[str]:
     """A line for each variable that looks like a setting and is none, with the nearest setting's name."""
-    known = {name for field in Settings.model_fields for name in _names_of(field)}
+    known = {name for field in Settings.model_fields for name in names_of(Settings, field)}
     known |= {f"{name}{FILE_SUFFIX}" for name in known}
     lines: list[str] = []
     for name in sorted(variables):
@@ -445,17 +369,11 @@ def _variable(location: tuple[int | str, ...]) -> str:
     """The variables that set a field, and the location of the error inside its value."""
     field, *inside = (str(part) for part in location)
     for name in Settings.model_fields:
-        names = _names_of(name)
+        names = names_of(Settings, name)
         if field in {name, *names}:
             also = f" (or {', '.join(names[1:])})" if names[1:] else ""
             return ".".join([names[0], *inside]) + also
     return ".".join([field, *inside])
-
-
-def _names_of(field: str) -> list[str]:
-    alias = Settings.model_fields[field].validation_alias
-    choices = alias.choices if isinstance(alias, AliasChoices) else []
-    return [str(one) for one in choices] or [f"{PREFIX}{field.upper()}"]
 
 
 NO_COUNTERPART = {"LLM_PROXY_CACHE_SIZE": "the Redis that CACHE_REDIS_URL names bounds its own memory"}
