@@ -5,7 +5,8 @@ from typing import cast
 from pydantic import AliasChoices, SecretStr
 from pydantic.fields import FieldInfo
 
-from llm_proxy.settings import PREFIX, Settings
+from llm_proxy.setting_sources import PREFIX
+from llm_proxy.settings import Settings
 
 HEAD = """\
 # Every setting, with its default. Copy the lines you change to `.env` (mode 0600); the environment overrides

@@ -15,7 +15,8 @@ from pydantic import SecretStr, ValidationError
 
 from llm_proxy.cli.printing import EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, fail, warn
 from llm_proxy.json_access import Json
-from llm_proxy.settings import PREFIX, Settings, load, setting_errors
+from llm_proxy.setting_sources import PREFIX
+from llm_proxy.settings import Settings, load, setting_errors
 from llm_proxy.stack import state_dir
 from llm_proxy.stack.probe import client_host
 from llm_proxy.wildcards import wildcard_matches

@@ -12,7 +12,8 @@ from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity.postgres_store import database_errors
 from llm_proxy.json_access import Json
 from llm_proxy.notify import Outbox, WebhookSender
-from llm_proxy.settings import PREFIX, Settings
+from llm_proxy.setting_sources import PREFIX
+from llm_proxy.settings import Settings
 
 
 def router(outbox: Outbox | None, *, require_actor: ActorDependency) -> APIRouter:
