@@ -1,6 +1,7 @@
 """Builds the routers of the management routes: a new route is one line here."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from fastapi import APIRouter, Depends
@@ -11,6 +12,7 @@ from llm_proxy.dialects.dialect import CountingDialect
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.edge.inference import RequestReader
 from llm_proxy.edge.model_probe import PROBE_UPLOAD_BYTES, ModelProbe
+from llm_proxy.edge.responses import database_result
 from llm_proxy.edge.routes import (
     audit,
     azure_models,
@@ -40,6 +42,7 @@ from llm_proxy.identity import (
     PostgresKeyStore,
     audited_external_change,
 )
+from llm_proxy.identity.key_search import list_tenants
 from llm_proxy.ledger import CallHistoryReader, Erasures, ErasureTargets, LangfuseClient, PostgresUsage
 from llm_proxy.notify import Outbox
 from llm_proxy.settings import Settings
@@ -110,7 +113,9 @@ def build_routers(
             publish=publish,
             require_actor=require_actor,
             status=status,
+            last_use=partial(_last_use, in_postgres) if in_postgres else None,
         ),
+        keys.tenants_router(partial(list_tenants, pool) if pool else None, require_actor=require_actor),
         keys.admin_keys_router(found.admin_keys if found else None, require_actor=require_actor),
         policies.router(policy_repository, publish=publish, require_actor=require_actor, catalog=catalog),
         simulation.router(_simulation_sources(stages, found), require_actor=require_actor),
@@ -120,6 +125,10 @@ def build_routers(
         stored_data.cache_router(partial(_purge, stages.client), record, Depends(require_actor)),
         notifications.router(Outbox(pool) if pool else None, require_actor=require_actor),
     ]
+
+
+async def _last_use(usage: PostgresUsage, key_ids: list[str]) -> dict[str, datetime]:
+    return await database_result(usage.last_use(key_ids))
 
 
 def _model_probe(stages: Stages) -> ModelProbe:

@@ -90,6 +90,7 @@ ROUTE_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("POST", "/admin/keys/{key}/rotate"): RouteAccess(_CHANGE, "keys.rotate").with_tenant_admins(),
     ("DELETE", "/admin/keys/{key}"): RouteAccess(_CHANGE, "keys.revoke").with_tenant_admins(),
     ("POST", "/admin/keys/{key}/revoke"): RouteAccess(_CHANGE, "keys.revoke").with_tenant_admins(),
+    ("GET", "/admin/tenants"): _READ_ACCESS.with_tenant_admins(),
     ("GET", "/admin/limits"): _READ_ACCESS,
     ("PUT", "/admin/limits"): RouteAccess(_CHANGE, "limits.set"),
     ("DELETE", "/admin/limits"): RouteAccess(_CHANGE, "limits.drop"),

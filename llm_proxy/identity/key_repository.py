@@ -33,6 +33,7 @@ from llm_proxy.identity.audit import (
     write_audit,
 )
 from llm_proxy.identity.caller import MAX_NAME_CHARS, Budget
+from llm_proxy.identity.key_search import KEY_CONDITIONS, KeyFilter
 from llm_proxy.identity.postgres_store import (
     RAISE_COLUMNS,
     RAISE_JOIN,
@@ -57,6 +58,7 @@ from llm_proxy.json_access import Json
 from llm_proxy.telemetry.privacy import redact
 
 AGENTS_INTERVAL_S = 30.0
+EVERY_KEY = KeyFilter()
 _LIST = f"""
 SELECT k.*, {RAISE_COLUMNS}, array(SELECT s.lookup FROM key_secrets s WHERE s.key_id = k.key_id
                   AND (s.expires_at IS NULL OR s.expires_at > now()) ORDER BY s.created_at DESC) AS lookups
@@ -126,17 +128,24 @@ class KeyRepository:
             return KeyMutation(await fetch_record(connection, key_id), secret)
 
     async def list_keys(
-        self, *, tenant: str | None = None, limit: int = 100, after: str = ""
+        self,
+        *,
+        tenant: str | None = None,
+        limit: int = 100,
+        after: str = "",
+        matching: KeyFilter = EVERY_KEY,
     ) -> list[KeyRecord]:
         """Returns keys ordered by name, with revoked ones; `after` is the last name of the page before.
 
         Raises:
             NotFound: The tenant has no key.
         """
+        tenant = tenant or matching.tenant
+        wanted = replace(matching, tenant=tenant)
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
-                _LIST + "WHERE k.name > $1 AND ($2::text IS NULL OR k.tenant = $2) ORDER BY k.name LIMIT $3",
-                after, tenant, limit,
+                f"{_LIST} WHERE {KEY_CONDITIONS} AND k.name > $7 ORDER BY k.name LIMIT $8",
+                *wanted.arguments(), after, limit,
             )  # fmt: skip
             if tenant is not None and not rows and not await connection.fetchval(_TENANT_HAS_KEYS, tenant):
                 message = f"No key is of a tenant called '{redact(tenant)[:60]}'."

@@ -50,6 +50,10 @@ from llm_proxy.telemetry import timestamp_of
 _DEADLINE_S = 10.0
 _JSON = ("hops", "cost_breakdown", "token_details", "reached")
 _CALLS = "SELECT * FROM {} WHERE call_id = $1 ORDER BY started_at"
+_LAST_USE = """
+SELECT k.key_id, (SELECT max(started_at) FROM requests r WHERE r.key_id = k.key_id) AS at
+FROM unnest($1::text[]) AS k(key_id)
+"""
 _MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
 """Whether a migration is still moving the log of model calls, the newest first."""
 
@@ -162,6 +166,12 @@ class PostgresUsage:
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection:
             span = minute_around(request_id)
             return await fetch_rejection_counts(connection, *span, scope)
+
+    async def last_use(self, key_ids: list[str]) -> dict[str, datetime]:
+        """Returns when the latest admitted call of each key began; keys without a call are left out."""
+        async with db_deadline(_DEADLINE_S):
+            rows = await self.pool.fetch(_LAST_USE, key_ids)
+        return {row["key_id"]: row["at"] for row in rows if row["at"] is not None}
 
     async def model_health(self, now: datetime) -> ModelHealth:
         """Returns how the models have fared up to now."""

@@ -42,6 +42,17 @@ async def ask(client: httpx.AsyncClient, stack: RunningStack, key: str, **fields
     )
 
 
+async def until_used(stack: RunningStack, client: httpx.AsyncClient, key_id: str) -> None:
+    """Waits until the key's latest call is on record: in the key, and in the list."""
+    end = time.monotonic() + 20
+    url = f"{stack.url}/admin/keys"
+    while not (at := (await client.get(f"{url}/{key_id}", headers=admin(stack))).json()["last_used_at"]):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.05)
+    [listed] = (await client.get(url, params={"text": key_id}, headers=admin(stack))).json()["data"]
+    assert listed["last_used_at"] == at
+
+
 async def test_a_key_works_is_shown_once_and_is_rejected_a_second_after_its_revocation(
     stack: RunningStack,
 ) -> None:
@@ -54,6 +65,7 @@ async def test_a_key_works_is_shown_once_and_is_rejected_a_second_after_its_revo
         assert key not in listed.text
         shown = await client.get(f"{stack.url}/admin/keys/{made['id']}", headers=admin(stack))
         assert key not in shown.text
+        await until_used(stack, client, made["id"])
         assert any(key.startswith(prefix.rstrip(".…")) for prefix in shown.json()["prefixes"])
         revoked = await client.delete(f"{stack.url}/admin/keys/{made['id']}", headers=admin(stack))
         assert revoked.status_code == 200

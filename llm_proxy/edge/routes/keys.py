@@ -5,8 +5,10 @@ alone; a key's text is returned once, on creation; every change is published to 
 response.
 """
 
-from datetime import timedelta
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +25,7 @@ from llm_proxy.edge.routes.admin_bodies import (
     UpdateKey,
     require_repository,
 )
+from llm_proxy.edge.routes.audit import Text
 from llm_proxy.edge.routes.limits import KeyStatus
 from llm_proxy.errors import Forbidden, NotFound, StoreUnavailable
 from llm_proxy.identity import (
@@ -41,7 +44,19 @@ from llm_proxy.identity.admin_documents import (
     parse_raise,
 )
 from llm_proxy.identity.admin_keys import Role
+from llm_proxy.identity.key_search import KeyFilter, KeyState, TenantSummary
 from llm_proxy.json_access import Json
+
+
+class ReadTenants(Protocol):
+    """Returns a page of tenants, ordered by name."""
+
+    async def __call__(self, *, tenant: str | None, after: str, limit: int) -> list[TenantSummary]:
+        """Returns at most `limit` tenants behind the name `after`; `tenant` selects one."""
+        ...
+
+
+ReadLastUse = Callable[[list[str]], Awaitable[dict[str, datetime]]]
 
 
 def router(
@@ -51,12 +66,58 @@ def router(
     publish: PublishEpochs,
     require_actor: ActorDependency,
     status: KeyStatus | None = None,
+    last_use: ReadLastUse | None = None,
 ) -> APIRouter:
-    """Returns the routes; each is 503 without a database."""
+    """Returns the routes; each is 503 without a database.
+
+    `last_use` returns when the latest call with each of these keys began; a key without a call is left out.
+    """
     routes = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS, route_class=ExactRoute)
-    _key_routes(routes, repository, publish, Depends(require_actor), status)
+    _reading_routes(routes, repository, Depends(require_actor), status, last_use)
+    _key_routes(routes, repository, publish, Depends(require_actor))
     _raise_routes(routes, raises, publish, Depends(require_actor))
     return routes
+
+
+def _reading_routes(
+    routes: APIRouter,
+    repository: KeyRepository | None,
+    require_actor: Any,  # noqa: ANN401 -- FastAPI's Depends
+    status: KeyStatus | None,
+    last_use: ReadLastUse | None,
+) -> None:
+    async def documents(found: list[KeyRecord]) -> list[Json]:
+        used = await last_use([one.key_id for one in found]) if last_use is not None and found else {}
+        return [
+            key_document(one) | ({"last_used_at": _time_text(used.get(one.key_id))} if last_use else {})
+            for one in found
+        ]
+
+    @routes.get("/keys", summary="List keys, revoked ones too.")
+    async def page(  # noqa: PLR0913 -- one argument a query parameter
+        *,
+        who: Annotated[Actor, require_actor],
+        tenant: Text = None,
+        agent: Text = None,
+        user: Text = None,
+        state: KeyState | None = None,
+        text: Annotated[Text, Query(description=_TEXT_PARAMETER)] = None,
+        after: str = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> Json:
+        matching = KeyFilter(tenant, agent, user, state, text)
+        found = await _list_keys(require_repository(repository), who, matching, after, limit)
+        return {"data": await documents(found), "has_more": len(found) == limit}
+
+    @routes.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=NOT_FOUND)
+    async def show(key: str, who: Annotated[Actor, require_actor]) -> Json:
+        record = await require_repository(repository).get(key, tenant=who.tenant)
+        limits = await status.document(record, shows_shared=who.tenant is None) if status else {}
+        [document] = await documents([record])
+        return document | limits
+
+
+_TEXT_PARAMETER = "Part of a name, tenant, agent or user; the beginning of a prefix; or an id."
 
 
 def _key_routes(
@@ -64,29 +125,12 @@ def _key_routes(
     repository: KeyRepository | None,
     publish: PublishEpochs,
     require_actor: Any,  # noqa: ANN401 -- FastAPI's Depends
-    status: KeyStatus | None,
 ) -> None:
     @routes.post("/keys", status_code=201, summary="Create a virtual key; its text is shown this once.")
     async def create(body: CreateKey, who: Annotated[Actor, require_actor]) -> Json:
         return _mutation_document(
             await require_repository(repository).create(parse_key_spec(body.set_fields()), who)
         )
-
-    @routes.get("/keys", summary="List keys, revoked ones too.")
-    async def page(
-        who: Annotated[Actor, require_actor],
-        tenant: str | None = None,
-        after: str = "",
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> Json:
-        found = await _list_keys(require_repository(repository), who, tenant, after, limit)
-        return {"data": [key_document(one) for one in found], "has_more": len(found) == limit}
-
-    @routes.get("/keys/{key}", summary="One key, by id, name or prefix.", responses=NOT_FOUND)
-    async def show(key: str, who: Annotated[Actor, require_actor]) -> Json:
-        record = await require_repository(repository).get(key, tenant=who.tenant)
-        limits = await status.document(record, shows_shared=who.tenant is None) if status else {}
-        return key_document(record) | limits
 
     @routes.patch("/keys/{key}", summary="Change a key.", responses=NOT_FOUND)
     async def change(key: str, body: UpdateKey, who: Annotated[Actor, require_actor]) -> Json:
@@ -131,21 +175,47 @@ def _raise_routes(
 
 
 async def _list_keys(
-    repository: KeyRepository, who: Actor, tenant: str | None, after: str, limit: int
+    repository: KeyRepository, who: Actor, matching: KeyFilter, after: str, limit: int
 ) -> list[KeyRecord]:
-    if who.tenant is not None and tenant not in {None, who.tenant}:
+    if who.tenant is not None and matching.tenant not in {None, who.tenant}:
         raise Forbidden("This admin key sees its own tenant only.", param="tenant")
+    wanted = replace(matching, tenant=who.tenant or matching.tenant)
     try:
-        return await repository.list_keys(tenant=who.tenant or tenant, after=after, limit=limit)
+        return await repository.list_keys(matching=wanted, after=after, limit=limit)
     except NotFound:
         if who.tenant is None:
             raise
         return []  # the tenant has no key yet
 
 
+def _time_text(moment: datetime | None) -> str | None:
+    return moment.astimezone(UTC).isoformat() if moment is not None else None
+
+
 def _mutation_document(mutation: KeyMutation) -> Json:
     secret = {"key": mutation.generated.text} if mutation.generated is not None else {}
     return key_document(mutation.record) | secret
+
+
+def tenants_router(read_tenants: ReadTenants | None, *, require_actor: ActorDependency) -> APIRouter:
+    """Returns `/admin/tenants`; it is 503 without a database."""
+    routes = APIRouter(prefix="/admin", tags=["admin"], responses=ADMIN_ERRORS)
+
+    @routes.get("/tenants", summary="The tenants that have keys or limits of their own.")
+    async def page(
+        who: Annotated[Actor, Depends(require_actor)],
+        tenant: Text = None,
+        after: str = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> Json:
+        if read_tenants is None:
+            raise StoreUnavailable("Tenants need a database (DATABASE_URL).")
+        if who.tenant is not None and tenant not in {None, who.tenant}:
+            raise Forbidden("This admin key sees its own tenant only.", param="tenant")
+        found = await read_tenants(tenant=who.tenant or tenant, after=after, limit=limit)
+        return {"data": [asdict(one) for one in found], "has_more": len(found) == limit}
+
+    return routes
 
 
 class AdminKeyBody(BaseModel):

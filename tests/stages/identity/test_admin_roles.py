@@ -38,6 +38,7 @@ MAY: dict[str, str] = {
     "POST /admin/keys/{key}/rotate": "owner operator tenant",
     "DELETE /admin/keys/{key}": "owner operator tenant",
     "POST /admin/keys/{key}/revoke": "owner operator tenant",
+    "GET /admin/tenants": "owner operator viewer tenant",
     "GET /admin/limits": "owner operator viewer",
     "PUT /admin/limits": "owner operator",
     "DELETE /admin/limits": "owner operator",
@@ -270,10 +271,13 @@ async def test_a_tenant_s_admin_sees_no_other_tenant(replicas: list[Gateway]) ->
         for tenant in ("other", "nothing"):
             assert (await tina.post("/admin/keys", json={"name": "x", "tenant": tenant})).status_code == 403
             assert (await tina.patch(f"/admin/keys/{own['id']}", json={"tenant": tenant})).status_code == 403
-            for path in ("/admin/keys", "/v1/usage"):
+            for path in ("/admin/keys", "/v1/usage", "/admin/tenants"):
                 assert (await tina.get(path, params={"tenant": tenant})).status_code == 403
         assert (await tina.patch("/admin/keys/given", json={"tenant": None})).status_code == 403
         assert (await tina.get("/v1/usage", params={"group_by": "tenant"})).json()["data"] == []
+        found = (await tina.get("/admin/keys", params={"text": "demo"})).json()["data"]
+        assert [(one["name"], one["last_used_at"]) for one in found] == [("acme/demo", None)]
+        assert [one["tenant"] for one in (await tina.get("/admin/tenants")).json()["data"]] == ["acme"]
         assert "parts" not in (await tina.get("/health")).json()
         assert (await tina.delete("/admin/keys/demo")).status_code == 200
         unknown = await owner.get("/admin/keys", params={"tenant": "nobody"})

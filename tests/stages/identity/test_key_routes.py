@@ -1,6 +1,7 @@
 """Admin routes of keys, limits and kill switches, and the routes of a caller's limits, on a real Postgres."""
 
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -24,6 +25,7 @@ from llm_proxy.identity import (
     Limits,
     PolicyRepository,
 )
+from llm_proxy.identity.key_search import list_tenants
 from llm_proxy.identity.virtual_keys import generate_key
 from llm_proxy.upstream import CurrentCatalog
 
@@ -60,7 +62,8 @@ async def client(
         PolicyRepository(pool), publish=announce, require_actor=by, catalog=CurrentCatalog()
     )
     records = audit.router(AuditLog(pool), AuthFailureLog(pool), require_actor=by)
-    transport = httpx.ASGITransport(app=_app(key_router, policy_router, records))
+    tenants = keys.tenants_router(partial(list_tenants, pool), require_actor=by)
+    transport = httpx.ASGITransport(app=_app(key_router, policy_router, records, tenants))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as made:
         made.headers["x-role"] = "write"
         yield made
@@ -106,6 +109,73 @@ async def test_a_key_is_managed_by_routes(
     assert revoked.json()["revoked_at"] is not None
     assert [sorted(epochs) for epochs in announced] == [["t"]] * 3
     assert text not in (await client.get("/admin/audit")).text
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ({}, ["acme/a", "b", "c_d", "cXd", "old"]),
+        ({"text": "ACME"}, ["acme/a", "b"]),
+        ({"text": "c_d"}, ["c_d"]),  # no pattern
+        ({"text": "%"}, []),
+        ({"text": "scout"}, ["b"]),
+        ({"text": "eve"}, ["cXd"]),
+        ({"agent": "scout"}, ["b"]),
+        ({"user": "eve"}, ["cXd"]),
+        ({"user": "ev"}, []),
+        ({"state": "active"}, ["acme/a", "b", "cXd"]),
+        ({"state": "revoked"}, ["c_d"]),
+        ({"state": "expired"}, ["old"]),
+        ({"tenant": "acme", "text": "b"}, ["b"]),
+        ({"tenant": "acme", "text": "nothing"}, []),
+        ({"text": "c", "after": "b", "limit": "1"}, ["cXd"]),
+    ],
+    ids=str,
+)
+async def test_keys_are_searched_and_filtered(
+    client: httpx.AsyncClient, query: dict[str, str], names: list[str]
+) -> None:
+    """By a part of a name in any case, by binding and by state; a search is no pattern."""
+    for spec in (
+        {"name": "acme/a", "tenant": "acme"},
+        {"name": "b", "tenant": "acme", "agent": "scout"},
+        {"name": "c_d"},
+        {"name": "cXd", "tenant": "other", "user": "eve"},
+        {"name": "old", "expires_at": "2020-01-01"},
+    ):
+        assert (await client.post("/admin/keys", json=spec)).status_code == 201
+    await client.delete("/admin/keys/c_d")
+    found = (await client.get("/admin/keys", params=query)).json()
+    assert sorted(one["name"] for one in found["data"]) == sorted(names)
+
+
+async def test_a_key_is_found_by_its_prefix_or_its_id(client: httpx.AsyncClient) -> None:
+    """By the beginning of a prefix too; never by its secret; a name with NUL is rejected."""
+    made = (await client.post("/admin/keys", json={"name": "n"})).json()
+    await client.post("/admin/keys", json={"name": "other"})
+    [prefix] = made["prefixes"]
+    for text in (prefix, prefix[:-2], made["id"]):
+        found = (await client.get("/admin/keys", params={"text": text})).json()["data"]
+        assert [one["name"] for one in found] == ["n"], text
+    assert (await client.get("/admin/keys", params={"text": made["key"]})).json()["data"] == []
+    for name in ("text", "tenant", "agent", "user"):
+        assert (await client.get("/admin/keys", params={name: "a\0b"})).status_code == 400
+
+
+async def test_tenants_are_those_with_keys_or_limits(client: httpx.AsyncClient) -> None:
+    """With their keys counted; in pages; one of them alone."""
+    for spec in ({"name": "a", "tenant": "acme"}, {"name": "b", "tenant": "acme"}, {"name": "c"}):
+        await client.post("/admin/keys", json=spec)
+    await client.delete("/admin/keys/b")
+    await client.put("/admin/limits", json={"scope": "tenant", "tenant": "beta", "rpm": 1})
+    await client.put("/admin/kill-switches", json={"kind": "tenant", "subject": "beta"})
+    acme = {"tenant": "acme", "keys": 2, "active_keys": 1, "switched_off": False}
+    beta = {"tenant": "beta", "keys": 0, "active_keys": 0, "switched_off": True}
+    for query, rows in (({}, [acme, beta]), ({"tenant": "beta"}, [beta]), ({"after": "acme"}, [beta])):
+        assert (await client.get("/admin/tenants", params=query)).json() == {"data": rows, "has_more": False}
+    first = (await client.get("/admin/tenants", params={"limit": 1})).json()
+    assert first == {"data": [acme], "has_more": True}
+    assert (await client.get("/admin/tenants", params={"tenant": "nobody"})).json()["data"] == []
 
 
 async def test_an_invalid_field_is_named(client: httpx.AsyncClient) -> None:
