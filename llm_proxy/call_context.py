@@ -42,6 +42,7 @@ class CallContext:
         would_refuse: Limits in shadow mode that would have rejected the call.
         unsent: No sidecar has seen anything of the call.
         interrupted: The call was cut short by a deadline, a disconnect or a drain.
+        queue_ms: How long it waited for a slot at a sidecar.
         sent_at: When the request to the sidecar began, on `time.perf_counter`; 0 before.
         answered_at: When the answer, or the first bytes of a stream, had come; 0 before.
         ttft_ms: Time to the first response byte.
@@ -67,6 +68,7 @@ class CallContext:
     would_refuse: str | None = None
     unsent: bool = False
     interrupted: bool = False
+    queue_ms: float = 0.0
     sent_at: float = 0.0
     answered_at: float = 0.0
     ttft_ms: float | None = None

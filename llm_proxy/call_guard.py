@@ -115,6 +115,7 @@ class CallGuard:
         activity: How often data came from the sidecar.
         phase: Which timeout a silence is: `body` (the caller's), `first_byte` or `idle` (the sidecar's).
         unsent: The call waits for a sidecar; none has received anything of it.
+        queue_s: How long the call has waited for slots at sidecars.
     """
 
     __slots__ = (
@@ -124,6 +125,7 @@ class CallGuard:
         "activity",
         "idle_deadline",
         "phase",
+        "queue_s",
         "reason",
         "total_deadline",
         "unsent",
@@ -135,6 +137,7 @@ class CallGuard:
         self._disconnect_task: asyncio.Task[None] | None = None
         self.activity = 0
         self.unsent = False
+        self.queue_s = 0.0
         self.reason: InterruptReason | None = None
         self.phase: InterruptReason = "body"
         self.idle_deadline = idle_deadline

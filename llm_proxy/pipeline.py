@@ -191,6 +191,7 @@ class AdmittedCall:
         elif isinstance(error, Exception):
             note_error(context, InternalError())
         note_end(context, guard.reason, unsent=guard.unsent)
+        context.queue_ms = guard.queue_s * 1000
         self._account(record_of(context))
         await self._lease.wait_settled()
 

@@ -62,6 +62,7 @@ def random_record(random: Random, now: datetime | None = None) -> UsageRecord:
         audio_ms=maybe([None, None, 61_500]),
         characters=maybe([None, None, 4096]),
         search_units=maybe([None, None, 3]),
+        queue_ms=maybe([None, 0.0, 812.5]),
     )
 
 

@@ -131,6 +131,8 @@ class Ledger:
             self._metrics.call_finished(record)
             if overhead_ms is not None:
                 self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
+            if record.queue_ms:
+                self._metrics.observe("llm_proxy_queue_seconds", record.queue_ms / 1000)
             self._report_provider_failures(record, routing)
             if self._memory_usage is not None:
                 self._memory_usage.add(record)

@@ -54,6 +54,7 @@ class UsageRecord(NamedTuple):
         service_tier: The tier that the answer states.
         prompt_bytes: Of the request; with `max_tokens` and `choices` the basis of its reservation.
         images: With the next three what was used beside tokens, as in `Quantities`; None of what was not.
+        queue_ms: How long the call waited for a slot at a sidecar.
     """
 
     request_id: UUID
@@ -103,6 +104,7 @@ class UsageRecord(NamedTuple):
     audio_ms: int | None = None
     characters: int | None = None
     search_units: int | None = None
+    queue_ms: float | None = None
 
     @property
     def total_tokens(self) -> int | None:
@@ -166,6 +168,7 @@ def record_of(context: CallContext) -> UsageRecord:
         prompt_bytes=call.prompt_bytes,
         max_tokens=None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED_TOKENS),
         choices=min(call.choices, UNBOUNDED_TOKENS - 1),
+        queue_ms=context.queue_ms,
         **_details(usage),
     )
 
@@ -405,8 +408,8 @@ _LOGGED_FIELDS = (
 _REDACTED_FIELDS = ("tenant", "agent", "group")
 """Names that callers or operators chose."""
 _logged_values = itemgetter(*(FIELDS.index(name) for name in _LOGGED_FIELDS))
-_LINE_COST, _LINE_LATENCY, _LINE_TTFT = (
-    FIELDS.index(name) for name in ("cost_nano_usd", "latency_ms", "ttft_ms")
+_LINE_COST, _LINE_LATENCY, _LINE_TTFT, _LINE_QUEUE = (
+    FIELDS.index(name) for name in ("cost_nano_usd", "latency_ms", "ttft_ms", "queue_ms")
 )
 
 _is_known = partial(is_not, None)
@@ -414,7 +417,7 @@ _redact_cached = lru_cache(maxsize=4096)(redact)
 
 
 def log_fields(row: LedgerRow) -> dict[str, Any]:
-    """Returns the fields of a call's log line, without unknown ones.
+    """Returns the fields of a call's log line, without unknown ones; `queue_ms` of a call that waited.
 
     Names that callers chose are redacted like any other text; user, session and the client's request id are
     left out, because they belong to people.
@@ -429,4 +432,6 @@ def log_fields(row: LedgerRow) -> dict[str, Any]:
     line["latency_ms"] = round(row[_LINE_LATENCY], 1)
     if row[_LINE_TTFT] is not None:
         line["ttft_ms"] = round(row[_LINE_TTFT], 1)
+    if row[_LINE_QUEUE]:
+        line["queue_ms"] = round(row[_LINE_QUEUE], 1)
     return line

@@ -145,6 +145,8 @@ def _end_line(request: Json) -> str:
     if request.get("refusal_code"):
         parts.append(request["refusal_code"])
     parts.append(f"after {request['latency_ms']:,.0f} ms")
+    if queue_ms := request.get("queue_ms"):
+        parts.append(f"of which {queue_ms:,.0f} ms in the queue for a slot")
     tokens = request.get("prompt_tokens"), request.get("completion_tokens")
     parts.append("tokens unknown" if None in tokens else f"{tokens[0]} + {tokens[1]} tokens")
     for unit, name in QUANTITY_OF_UNIT.items():

@@ -67,6 +67,7 @@ METRICS: dict[str, Metric] = {
     _P + "would_refuse_total": Metric("counter", "Admitted calls that a limit in shadow mode would have refused.", ("scope", "kind")),
     _P + "request_seconds": Metric("histogram", "From reading the request to its last byte.", ("door", "streamed"), SECONDS),
     _P + "ttft_seconds": Metric("histogram", "From reading the request to the first byte of the answer.", ("door", "streamed"), SECONDS),
+    _P + "queue_seconds": Metric("histogram", "Time in the queue for a slot at a sidecar, of calls that waited there.", (), SECONDS),
     _P + "overhead_seconds": Metric("histogram", "Time in the gateway itself, without the sidecar.", ("door",), OVERHEAD_SECONDS),
     _P + "tokens_total": Metric("counter", "Tokens, cached and reasoning ones counted within theirs too.", ("model", "kind")),
     _P + "quantities_total": Metric("counter", "What calls of images, audio and reranking used beside tokens.", ("model", "kind")),
@@ -153,6 +154,8 @@ class FinishedCall(Protocol):
     def latency_ms(self) -> float: ...
     @property
     def ttft_ms(self) -> float | None: ...
+    @property
+    def queue_ms(self) -> float | None: ...
     @property
     def request_id(self) -> UUID: ...
     @property

@@ -180,6 +180,7 @@ def span_attributes(call: FinishedCall) -> dict[str, str | int | float]:
         "llm_proxy.outcome": call.outcome,
         "llm_proxy.cost_usd": cost_usd,
         "llm_proxy.ttft_ms": call.ttft_ms,
+        "llm_proxy.queue_ms": call.queue_ms or None,
     }
     return {
         name: sanitize_text(value) if isinstance(value, str) else value

@@ -154,7 +154,7 @@ class SidecarClient:
         line = call.operation[:2] if call.operation else ("POST", ENDPOINTS[call.endpoint].path)
         tried: list[Sidecar] = []
         while len(tried) < len(self.pool.sidecars):
-            sidecar = await self.queue.acquire(monotonic(), tried)
+            sidecar = self.queue.take(monotonic(), tried) or await self._wait_for_slot(guard, tried)
             sidecar.calls.add(guard)
             guard.phase, guard.idle_deadline = "first_byte", monotonic() + first_byte_s
             connection: HTTPConnection | None = None
@@ -182,6 +182,13 @@ class SidecarClient:
             sent = _SentCall(call, caller, request_id, body, cached)
             return await self._reply(sent, sidecar, connection, guard, release)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+
+    async def _wait_for_slot(self, guard: CallGuard, tried: list[Sidecar]) -> Sidecar:
+        began = monotonic()
+        try:
+            return await self.queue.wait(began, tried)
+        finally:
+            guard.queue_s += monotonic() - began
 
     def _headers(self, call: Call, caller: Caller, request_id: str, traceparent: str | None) -> str:
         headers = f"x-litellm-call-id: {request_id}\r\n"

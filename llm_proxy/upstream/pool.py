@@ -251,12 +251,15 @@ class SlotQueue:
         if len(self._waiting) >= self._max_waiting and (self._waiting or self.pool.pick(now) is None):
             raise self._overloaded(now)
 
-    async def acquire(self, now: float, tried: Sequence[Sidecar] = ()) -> Sidecar:
-        """Takes a slot at a sidecar not tried yet, now or after a wait; raises `Overloaded` without one."""
+    def take(self, now: float, tried: Sequence[Sidecar] = ()) -> Sidecar | None:
+        """Takes a slot at a sidecar not tried yet; returns None when none is free, or others wait."""
         found = None if self._waiting else self.pool.pick(now, tried)
         if found is not None:
             found.begin_call(now)
-            return found
+        return found
+
+    async def wait(self, now: float, tried: Sequence[Sidecar] = ()) -> Sidecar:
+        """Returns a slot at a sidecar not tried yet once one is free; raises `Overloaded` without one."""
         self.check(now)
         return await self._wait(tried)
 

@@ -19,6 +19,8 @@ def test_a_line_has_the_call_and_no_person() -> None:
     assert line["agent"] == "agent sk-[redacted]"
     assert (line["request_id"], line["status"], line["cost_usd"]) == (one.request_id, 200, 0.000056789)
     assert "cached_tokens" not in line
+    assert "queue_ms" not in log_fields(row_of(record(queue_ms=0.0)))
+    assert log_fields(row_of(record(queue_ms=812.54)))["queue_ms"] == 812.5
 
 
 def test_a_batch_is_one_json_object_a_line() -> None:

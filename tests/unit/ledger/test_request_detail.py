@@ -53,6 +53,8 @@ def test_attempts_find_their_log_rows_in_any_order() -> None:
             "no hop is known: nothing was sent to a provider, or nobody says",
         ),
         ({"hops": None}, "hop 1: cheap at c-1: status 200"),
+        ({"queue_ms": 0.0}, "after 1,234 ms, 3 + 4 tokens"),
+        ({"queue_ms": 812.5}, "after 1,234 ms, of which 812 ms in the queue for a slot, 3 + 4 tokens"),
         ({"outcome": "lost", "status": 0}, "ended lost with its worker"),
         ({"outcome": "client_gone", "status": 0}, "ended client_gone, the caller was sent nothing"),
         ({"cost_usd": None, "prompt_tokens": None}, "tokens unknown, cost unknown"),

@@ -139,14 +139,19 @@ def queue_of_one(most_waiting: int = 10, queue_s: float = 5.0) -> tuple[SlotQueu
     return SlotQueue(pool, queue_s=queue_s, max_waiting=most_waiting), pool.sidecars[0]
 
 
+async def acquire(places: SlotQueue, now: float = 0.0) -> Sidecar:
+    """Takes a slot, now or after a wait."""
+    return places.take(now) or await places.wait(now)
+
+
 async def test_slots_go_to_waiting_calls_in_order_and_not_to_a_newcomer() -> None:
     """First come, first served, also against a call that comes when a slot is released."""
     places, sidecar = queue_of_one()
-    held = await places.acquire(0.0)
+    held = await acquire(places)
     got: list[str] = []
 
     async def wait(name: str) -> None:
-        await places.acquire(0.0)
+        await acquire(places)
         got.append(name)
 
     tasks = [asyncio.create_task(wait(name)) for name in ("first", "second")]
@@ -165,10 +170,10 @@ async def test_slots_go_to_waiting_calls_in_order_and_not_to_a_newcomer() -> Non
 async def test_no_call_waits_longer_than_the_queues_time() -> None:
     """Then it is rejected, with a retry-after."""
     places, sidecar = queue_of_one(queue_s=0.05)
-    await places.acquire(0.0)
+    await acquire(places)
     began = asyncio.get_running_loop().time()
     with pytest.raises(Overloaded) as rejected:
-        await places.acquire(began)
+        await acquire(places, began)
     assert asyncio.get_running_loop().time() - began < 1.0
     assert rejected.value.retry_after_s is not None
     assert places.waiting == 0
@@ -178,9 +183,9 @@ async def test_no_call_waits_longer_than_the_queues_time() -> None:
 async def test_a_full_queue_rejects_at_once() -> None:
     """Before anything was done for the call."""
     places, sidecar = queue_of_one(most_waiting=1)
-    held = await places.acquire(0.0)
+    held = await acquire(places)
     places.check(0.0)
-    waiting = asyncio.create_task(places.acquire(0.0))
+    waiting = asyncio.create_task(acquire(places))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         places.check(0.0)
@@ -192,9 +197,9 @@ async def test_a_full_queue_rejects_at_once() -> None:
 async def test_a_slot_given_to_a_cancelled_call_goes_to_the_next() -> None:
     """None is lost between a hand-over and a cancellation."""
     places, sidecar = queue_of_one()
-    held = await places.acquire(0.0)
-    leaver = asyncio.create_task(places.acquire(0.0))
-    heir = asyncio.create_task(places.acquire(0.0))
+    held = await acquire(places)
+    leaver = asyncio.create_task(acquire(places))
+    heir = asyncio.create_task(acquire(places))
     await asyncio.sleep(0)
     places.release(held, 0.0)
     leaver.cancel()
@@ -206,8 +211,8 @@ async def test_a_slot_given_to_a_cancelled_call_goes_to_the_next() -> None:
 async def test_a_cancelled_wait_leaves_the_queue() -> None:
     """And takes no slot."""
     places, sidecar = queue_of_one()
-    held = await places.acquire(0.0)
-    leaver = asyncio.create_task(places.acquire(0.0))
+    held = await acquire(places)
+    leaver = asyncio.create_task(acquire(places))
     await asyncio.sleep(0)
     leaver.cancel()
     with pytest.raises(asyncio.CancelledError):
