@@ -7,6 +7,7 @@ name ends in its unit. In production an insecure combination stops the start and
 import difflib
 import json
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from functools import cached_property
@@ -73,6 +74,15 @@ class GroupDeadlines(BaseModel):
 
 
 StringList = Annotated[tuple[str, ...], NoDecode]
+_HEADER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RUN_FIELDS = ("metadata.run_id", "metadata.session_id")
+_NO_RUN_NAMES = frozenset(
+    {
+        "authorization", "proxy-authorization", "cookie", "x-internal-secret", "x-internal-auth", "x-api-key",
+        "api-key", "x-goog-api-key", "x-litellm-api-key",
+    }
+)  # fmt: skip
+"""Headers that hold credentials: a run's name is written into records."""
 
 
 class Settings(BaseSettings):
@@ -124,6 +134,7 @@ class Settings(BaseSettings):
     limits_on_store_failure: OnStoreFailure = Field("local", description="While the limits store is unavailable: `deny`, this replica's share (`local`), or `allow`.")
     budgets_mode: Mode = Field("enforce", description="The same for budgets.")
     budgets_on_store_failure: OnStoreFailure = Field("deny", description="The same for budgets.")
+    run_sources: StringList = Field(("x-run-id", "x-session-id", "metadata.run_id", "metadata.session_id", "x-claude-code-session-id", "session-id"), min_length=1, description="What names a call's run, in order: headers, and `metadata.run_id` or `metadata.session_id` of a body (`docs/agents.md`).")
     keys_file: Path | None = Field(None, description="`keys.yaml`, applied at start and by `llm-proxy keys apply`.")
 
     max_body_bytes: int = Field(20 * 2**20, ge=1024, description="Largest body, both as sent and decompressed; a larger one is a 413.")
@@ -183,9 +194,22 @@ class Settings(BaseSettings):
         "log_payloads",
         "store_responses",
         "metrics_tags",
+        "run_sources",
         "notify_budget_shares",
         mode="before",
     )(_one_or_many)
+
+    @field_validator("run_sources")
+    @classmethod
+    def _check_run_sources(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if name not in _RUN_FIELDS and (not _HEADER.fullmatch(name) or name.lower() in _NO_RUN_NAMES):
+                raise PydanticCustomError(
+                    "source",
+                    "each is the name of a header that holds no credential, or one of {fields}",
+                    {"fields": " and ".join(_RUN_FIELDS)},
+                )
+        return given
 
     @field_validator("ca_file")
     @classmethod

@@ -31,7 +31,16 @@ from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
 from llm_proxy.edge.form import is_json, read_form
-from llm_proxy.edge.request import ClientDisconnected, Headers, Receive, Scope, Send, read_body, read_headers
+from llm_proxy.edge.request import (
+    READ_HEADERS,
+    ClientDisconnected,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    read_headers,
+)
 from llm_proxy.edge.stored_calls import Keeping, StoredCalls
 from llm_proxy.endpoints import ENDPOINTS, endpoint_paths
 from llm_proxy.errors import (
@@ -45,7 +54,7 @@ from llm_proxy.errors import (
     endpoint_not_served,
     with_request_id,
 )
-from llm_proxy.identity import Authenticator, Caller, attribution_from_headers, on_behalf_of
+from llm_proxy.identity import Authenticator, Caller, RunSources, attribution_from_headers, on_behalf_of
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import keep_answer
 from llm_proxy.pipeline import AdmittedCall, Services, process_call, reject_early
@@ -58,9 +67,11 @@ from llm_proxy.upstream import CallGuard, CurrentCatalog, interrupt_error, timeo
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What a route accepts: bytes, seconds, and the bounds of a body."""
+    """What a route accepts: the headers that are read, bytes, seconds, and the bounds of a body."""
 
     max_header_bytes: int
+    run_sources: RunSources
+    header_names: frozenset[bytes]
     max_body_bytes: int
     max_upload_bytes: int
     body_timeout_s: float
@@ -71,8 +82,11 @@ class RequestLimits:
 
 def request_limits(settings: Settings, stated: GroupTimeouts | None = None) -> RequestLimits:
     """Returns the limits from the settings; `stated` returns the timeouts of the sidecar's file."""
+    run_sources = RunSources.from_names(settings.run_sources)
     return RequestLimits(
         max_header_bytes=settings.max_header_bytes,
+        run_sources=run_sources,
+        header_names=READ_HEADERS | run_sources.headers,
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
         body_timeout_s=settings.body_timeout_s,
@@ -92,6 +106,11 @@ class RequestReader:
         self.limits = limits
         self._authenticator = authenticator
         self._catalog = catalog
+
+    def read_headers(self, scope: Scope) -> Headers:
+        """Returns the headers of a request that are read; raises as `edge.request.read_headers` does."""
+        limits = self.limits
+        return read_headers(scope, max_bytes=limits.max_header_bytes, names=limits.header_names)
 
     def authenticate(self, headers: Headers) -> Awaitable[Caller]:
         """Returns the caller of the credential; raises `Unauthorized` when awaited."""
@@ -121,7 +140,8 @@ class RequestReader:
         if route.model is not None:
             options = replace(options, model=decoded_model(route.model), query=route.query)
         call = route.dialect.parse(route.endpoint, body, options, models, limits)
-        caller = on_behalf_of(caller, attribution_from_headers(headers), call.attribution)
+        run_id = self.limits.run_sources.run_of(headers, call.attribution)
+        caller = on_behalf_of(caller, attribution_from_headers(headers), call.attribution, run_id)
         require_own(call, caller, models)
         return caller, call
 
@@ -132,7 +152,7 @@ class RequestReader:
 
         `model` is the name that stands in the path.
         """
-        headers = read_headers(request.scope, max_bytes=self.limits.max_header_bytes)
+        headers = self.read_headers(request.scope)
         caller = await self.authenticate(headers)
         body = await read_body(request.receive, headers, max_bytes=self.limits.max_body_bytes)
         options = replace(parse_request_options(headers.items()), model=model)
@@ -145,7 +165,7 @@ class RequestReader:
 
         `of_key` is the caller of the key that an admin named.
         """
-        headers = read_headers(request.scope, max_bytes=self.limits.max_header_bytes)
+        headers = self.read_headers(request.scope)
         caller = of_key or await self.authenticate(headers)
         path, _, query = request.query_params.get("path", "/v1/chat/completions").encode().partition(b"?")
         route = self.routes.find("POST", path, query)
@@ -241,7 +261,7 @@ class InferenceEndpoint:
         responder: "Responder",
     ) -> None:
         reader, limits = self._reader, self._reader.limits
-        headers = read_headers(scope, max_bytes=limits.max_header_bytes)
+        headers = reader.read_headers(scope)
         context.client_request_id = _client_id(headers.get(b"x-request-id"))
         context.traceparent = headers.get(b"traceparent")
         context.caller = caller = await reader.authenticate(headers)

@@ -1,9 +1,9 @@
 """An ASGI request's head and body, read safely: headers, the bounded body, the client's address.
 
-Invariants: only the headers in `READ_HEADERS` are looked at; a header that must be single and comes twice
-with different values is rejected; a body is read after authentication, within `max_bytes`, compressed or
-not; `X-Forwarded-For` counts from trusted peers only, right to left. Source: RFC 9110, 5.3 and 8.4;
-RFC 7239, 6; ASGI HTTP 2.3.
+Invariants: only the headers in `READ_HEADERS` and those that name a run are looked at; a header that must be
+single and comes twice with different values is rejected; a body is read after authentication, within
+`max_bytes`, compressed or not; `X-Forwarded-For` counts from trusted peers only, right to left. Source:
+RFC 9110, 5.3 and 8.4; RFC 7239, 6; ASGI HTTP 2.3.
 """
 
 import ipaddress
@@ -113,15 +113,15 @@ def _bad_head(message: str, code: str) -> BadRequest:
     return BadRequest(message, code=code, headers=_CLOSED)
 
 
-def read_headers(scope: Scope, *, max_bytes: int) -> Headers:
-    """Returns the headers of `READ_HEADERS`, by lower-case name.
+def read_headers(scope: Scope, *, max_bytes: int, names: frozenset[bytes] = READ_HEADERS) -> Headers:
+    """Returns the headers of `names`, by lower-case name.
 
     Raises:
         HeadersTooLarge: All headers together have more than `max_bytes`.
         BadRequest: Two different values of a header that is no list; what `validate_head` raises.
     """
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    pairs = [pair for pair in headers if pair[0] in READ_HEADERS]
+    pairs = [pair for pair in headers if pair[0] in names]
     found = dict(pairs)
     if sum(map(len, chain.from_iterable(headers))) > max_bytes:
         raise HeadersTooLarge("The request's headers are too large.")

@@ -47,6 +47,7 @@ from llm_proxy.identity.policies import (
 )
 from llm_proxy.identity.policy_repository import PolicyRepository
 from llm_proxy.identity.postgres_store import PostgresKeyStore
+from llm_proxy.identity.run_names import RunSources
 from llm_proxy.identity.virtual_keys import KeyRecord, KeySpec
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "PolicySource",
     "PolicyWatcher",
     "PostgresKeyStore",
+    "RunSources",
     "active_kill_switch",
     "admin_transaction",
     "agents_loop",

@@ -97,6 +97,8 @@ class Caller:
         cache: False when response caching is disabled for the key.
         revocation_epoch: The tenant's epoch at which the key was read; admission rejects an older one.
         tags: The key's tags and the call's.
+        run_id: The run that limits and affinity know the call by, below key and tenant; `run` and `session`
+            are what the record says. None: it names no run.
     """
 
     key_id: str
@@ -115,6 +117,7 @@ class Caller:
     revocation_epoch: int = 0
     run: str | None = None
     tags: Tags = ()
+    run_id: str | None = None
 
 
 def parse_tags(given: Any, path: str) -> Tags:  # noqa: ANN401 -- unchecked JSON
@@ -154,8 +157,10 @@ def _invalid_tags(path: str) -> BadRequest:
     )
 
 
-def on_behalf_of(caller: Caller, by_header: Attribution, by_body: Attribution) -> Caller:
-    """Returns the caller with what the headers and the body attribute the request to.
+def on_behalf_of(
+    caller: Caller, by_header: Attribution, by_body: Attribution, run_id: str | None = None
+) -> Caller:
+    """Returns the caller with what the headers and the body attribute the request to, in the run `run_id`.
 
     A key bound to the agent `ANY` acts for any agent of its tenant; a key bound to no user for any user.
 
@@ -163,7 +168,7 @@ def on_behalf_of(caller: Caller, by_header: Attribution, by_body: Attribution) -
         BadRequest: Headers and body disagree, or name more tags than a call may have.
         Forbidden: A virtual key names a tenant, agent or user outside its binding.
     """
-    if by_header is NO_ATTRIBUTION and by_body is NO_ATTRIBUTION and caller.agent != ANY:
+    if by_header is NO_ATTRIBUTION and by_body is NO_ATTRIBUTION and caller.agent != ANY and run_id is None:
         return caller
     tenant = _same_or_either("tenant", by_header.tenant, by_body.tenant)
     agent = _same_or_either("agent", by_header.agent, by_body.agent)
@@ -193,6 +198,7 @@ def on_behalf_of(caller: Caller, by_header: Attribution, by_body: Attribution) -
         caller.revocation_epoch,
         _same_or_either("run", by_header.run, by_body.run) or caller.run,
         _merged_tags(caller, by_header, by_body) if by_header.tags or by_body.tags else caller.tags,
+        run_id,
     )
 
 
@@ -213,12 +219,18 @@ def _tags_header(value: bytes) -> Tags:
     return parse_tags(text, "x-tags")
 
 
+def parse_name(value: bytes) -> str | None:
+    """Returns the name in a header; None unless it has 1 to `MAX_NAME_CHARS` printable characters."""
+    text = value.strip().decode("latin-1")
+    return text if text and len(text) <= MAX_NAME_CHARS and text.isprintable() else None
+
+
 def _name_header(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
     value = headers.get(name)
     if value is None:
         return None
-    text = value.strip().decode("latin-1")
-    if not text or len(text) > MAX_NAME_CHARS or not text.isprintable():
+    text = parse_name(value)
+    if text is None:
         raise BadRequest(
             f"Invalid '{name.decode()}' header: expected 1 to {MAX_NAME_CHARS} printable characters.",
             param=name.decode(),

@@ -116,7 +116,7 @@ class KeyCache:
         attribution = Attribution(
             caller.tenant, caller.agent, caller.user, caller.session, caller.channel, caller.run, caller.tags
         )
-        return on_behalf_of(self._caller_or_error(cached), attribution, NO_ATTRIBUTION)
+        return on_behalf_of(self._caller_or_error(cached), attribution, NO_ATTRIBUTION, caller.run_id)
 
     async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:
         """Returns the store's policies and notes their epochs, so that outdated keys are read again."""
