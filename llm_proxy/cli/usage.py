@@ -75,10 +75,17 @@ class UsageColumn:
     always: bool = True
 
 
+def _ms_text(ms: float | None) -> str:
+    return "" if ms is None else f"{ms:.0f}"
+
+
 _USAGE_COLUMNS = (
     UsageColumn("requests", lambda row: f"{row.requests:,}"),
     UsageColumn("ok %", lambda row: f"{row.success_rate * 100:.1f}"),
-    UsageColumn("avg ms", lambda row: f"{row.avg_latency_ms:.0f}" if row.avg_latency_ms is not None else "-"),
+    UsageColumn("avg ms", lambda row: _ms_text(row.avg_latency_ms)),
+    UsageColumn("p50 ms", lambda row: _ms_text(row.p50_latency_ms)),
+    UsageColumn("p95 ms", lambda row: _ms_text(row.p95_latency_ms)),
+    UsageColumn("p95 ttft ms", lambda row: _ms_text(row.p95_ttft_ms), always=False),
     UsageColumn("prompt", lambda row: f"{row.prompt_tokens:,}"),
     UsageColumn("completion", lambda row: f"{row.completion_tokens:,}"),
     UsageColumn("cached", lambda row: f"{row.cached_tokens:,}", always=False),

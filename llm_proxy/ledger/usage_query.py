@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 from zoneinfo import ZoneInfo
 
 from llm_proxy.errors import BadRequest
+from llm_proxy.ledger.latency_histogram import NO_LATENCIES, LatencyHistogram
 from llm_proxy.quantities import NOTHING, Quantities
 
 TimeUnit = Literal["hour", "day", "week", "month"]
@@ -247,6 +248,8 @@ class UsageRow:
         unpriced_requests: Requests that succeeded or used anything, and whose cost is unknown.
         avg_latency_ms: None if no request ended.
         quantities: What was used beside tokens.
+        latencies: Of the requests that ended.
+        first_token_times: Of the requests that streamed a token.
     """
 
     group: Mapping[str, Any]
@@ -262,6 +265,8 @@ class UsageRow:
     estimated_requests: int
     avg_latency_ms: float | None
     quantities: Quantities = NOTHING
+    latencies: LatencyHistogram = NO_LATENCIES
+    first_token_times: LatencyHistogram = NO_LATENCIES
 
     @property
     def images(self) -> int:
@@ -282,6 +287,36 @@ class UsageRow:
     def search_units(self) -> int:
         """Search units of reranking."""
         return self.quantities.search_units
+
+    @property
+    def p50_latency_ms(self) -> float | None:
+        """The median duration, within `MAX_RELATIVE_ERROR`; None if none is known."""
+        return self.latencies.percentile_ms(50)
+
+    @property
+    def p95_latency_ms(self) -> float | None:
+        """The 95th percentile of durations, the same."""
+        return self.latencies.percentile_ms(95)
+
+    @property
+    def p50_ttft_ms(self) -> float | None:
+        """The median time to the first token, the same."""
+        return self.first_token_times.percentile_ms(50)
+
+    @property
+    def p95_ttft_ms(self) -> float | None:
+        """The 95th percentile of times to the first token, the same."""
+        return self.first_token_times.percentile_ms(95)
+
+    @property
+    def latency_requests(self) -> int:
+        """The number of requests of which the percentiles of durations are."""
+        return self.latencies.calls
+
+    @property
+    def ttft_requests(self) -> int:
+        """The number of requests of which the percentiles of times to the first token are."""
+        return self.first_token_times.calls
 
     @property
     def total_tokens(self) -> int:

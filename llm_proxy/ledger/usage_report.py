@@ -21,7 +21,8 @@ from llm_proxy.quantities import QUANTITY_OF_UNIT
 SUM_COLUMNS = (
     "requests", "succeeded", "success_rate", "avg_latency_ms", "prompt_tokens", "completion_tokens",
     "total_tokens", "cached_tokens", "reasoning_tokens", "cache_hits", "cost_usd", "unpriced_requests",
-    "estimated_requests", *QUANTITY_OF_UNIT,
+    "estimated_requests", *QUANTITY_OF_UNIT, "p50_latency_ms", "p95_latency_ms", "latency_requests",
+    "p50_ttft_ms", "p95_ttft_ms", "ttft_requests",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

@@ -16,6 +16,7 @@ import asyncpg
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.postgres_store import Connection
+from llm_proxy.ledger.latency_histogram import LatencyHistogram
 from llm_proxy.ledger.usage_names import add_key_name, key_names, require_known_names, resolve_key_filter
 from llm_proxy.ledger.usage_query import (
     EMPTY_ROW,
@@ -50,6 +51,8 @@ SUMS = {
     "timed": "(outcome <> 'lost')::int",
     "latency_us": "CASE WHEN outcome <> 'lost' THEN round(latency_ms * 1000)::bigint END",
     **{name: name for name in Quantities._fields},
+    "latency_buckets": "latency_bucket(CASE WHEN outcome <> 'lost' THEN latency_ms END)",
+    "ttft_buckets": "latency_bucket(ttft_ms)",
 }
 """The sums of a usage row: the roll-ups' column, and the expression for one row of `requests`."""
 HOURS_RETENTION = timedelta(days=34)
@@ -403,6 +406,8 @@ def _usage_row(row: asyncpg.Record, query: UsageQuery, groups: Sequence[datetime
         estimated_requests=int(row["estimated"]),
         avg_latency_ms=round(float(row["latency_us"] / timed / 1000), 3) if timed else None,
         quantities=Quantities(*(int(row[name]) for name in Quantities._fields)),
+        latencies=LatencyHistogram.unpack(int(row["latency_buckets"])),
+        first_token_times=LatencyHistogram.unpack(int(row["ttft_buckets"])),
     )
 
 

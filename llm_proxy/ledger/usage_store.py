@@ -21,6 +21,7 @@ import asyncpg
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, write_audit
 from llm_proxy.json_access import Json
+from llm_proxy.ledger.latency_histogram import LatencyHistogram
 from llm_proxy.ledger.model_health import ModelHealth, fetch_health
 from llm_proxy.ledger.record import COLUMNS, MAX_NAME_CHARS, PARTITION_MARGIN, UsageRecord
 from llm_proxy.ledger.rejected_requests import (
@@ -350,6 +351,8 @@ def _usage_row(group: Json, records: list[UsageRecord]) -> UsageRow:
         estimated_requests=sum(one.usage_source == "estimated" for one in records),
         avg_latency_ms=round(sum(latencies_ms) / len(latencies_ms), 3) if latencies_ms else None,
         quantities=Quantities(*(_sum(getattr(one, name) for one in records) for name in Quantities._fields)),
+        latencies=LatencyHistogram.count(latencies_ms),
+        first_token_times=LatencyHistogram.count(one.ttft_ms for one in records if one.ttft_ms is not None),
     )
 
 

@@ -43,6 +43,8 @@ def test_every_route_and_command_returns_the_same_usage(gateway: Gateway) -> Non
         assert {(line["agent"], line["model"]): line["requests"] for line in lines} == {
             (SOFIA, "plain"): 6, (SOFIA, "p/status-500"): 1, (HUGO, "plain"): 1,
         }  # fmt: skip
+        assert all(0 < line["p50_latency_ms"] <= line["p95_latency_ms"] for line in lines)
+        assert all(line["latency_requests"] == line["requests"] for line in lines)
         sheet = gateway.asked("/v1/usage", ADMIN, group_by="agent", format="csv", model="plain")
         assert sheet.headers["content-type"] == "text/csv; charset=utf-8"
         rows = list(csv.DictReader(io.StringIO(sheet.text)))

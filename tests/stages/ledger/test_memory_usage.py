@@ -19,7 +19,8 @@ def by_group(lines: Sequence[UsageRow]) -> dict[tuple[str, ...], tuple[object, .
         tuple(str(value) for value in line.group.values()): (
             line.requests, line.succeeded, line.cache_hits, line.prompt_tokens, line.completion_tokens,
             line.cached_tokens, line.reasoning_tokens, line.cost_usd, line.unpriced_requests,
-            line.estimated_requests, *line.quantities,
+            line.estimated_requests, *line.quantities, line.p50_latency_ms, line.p95_latency_ms,
+            line.p95_ttft_ms, line.latency_requests, line.ttft_requests,
             None if line.avg_latency_ms is None else pytest.approx(line.avg_latency_ms, abs=0.1),
         )
         for line in lines

@@ -16,6 +16,7 @@ from llm_proxy import schema
 from llm_proxy.identity import Actor, AuditLog, record_action
 from llm_proxy.identity.audit_log import verify_audit_log
 from llm_proxy.ledger import PostgresUsage
+from llm_proxy.ledger.latency_histogram import MAX_RELATIVE_ERROR
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, Spool
 from llm_proxy.ledger.usage_query import UsageQuery
@@ -148,6 +149,26 @@ async def test_a_database_with_rows_is_migrated(
     assert (await usage.query(query, now)).total.requests == DAYS * A_DAY + 1
     async with pool.acquire() as connection:
         assert await connection.fetchval("SELECT enrich_requests($1, $2)", since, now) == 0
+
+
+async def test_histograms_of_earlier_days_are_filled_beside_the_calls(
+    pool: "Pool[asyncpg.Record]", database_url: str, older_calls: dict[UUID, datetime]
+) -> None:
+    """Each call once: also one that comes late into such a day, and one whose person is renamed meanwhile."""
+    since, now = min(older_calls.values()), datetime.now(UTC)
+    async with pool.acquire() as connection:
+        await schema.apply(connection)
+    at = since + timedelta(hours=1)
+    await pool.execute(_FILL_REQUESTS, [an_id(at, 1)], [at])
+    renamed = "UPDATE requests SET user_id = 'u2' WHERE started_at >= $1 AND started_at < $2"
+    await pool.execute(renamed, since, at)
+    await schema.migrate(database_url)
+    usage, until = PostgresUsage(pool), now + timedelta(days=1)
+    for by in ((), ("day",), ("user",), ("hour", "model"), ("user", "model")):
+        for row in (await usage.query(UsageQuery(since, until, by), now)).rows:
+            assert (row.latency_requests, row.ttft_requests) == (row.requests, 0), by
+            assert row.p95_latency_ms == pytest.approx(100, rel=MAX_RELATIVE_ERROR)
+            assert row.p95_ttft_ms is None
     assert await AuditLog(pool).list_entries() == []  # refused credentials are no admin's actions
     await pool.execute("INSERT INTO audit_log (actor, action) VALUES ('admin:write', 'keys.create')")
     await record_action(pool, Actor("test"), "cache.purge", "tenant=*")

@@ -32,11 +32,14 @@ COMPARED = """
                                 OR search_units > 0)) AS unpriced,
                coalesce(sum(images), 0) AS images, coalesce(sum(audio_ms), 0) AS audio_ms,
                coalesce(sum(characters), 0) AS characters, coalesce(sum(search_units), 0) AS search_units,
-               count(*) FILTER (WHERE outcome <> 'lost') AS timed
+               count(*) FILTER (WHERE outcome <> 'lost') AS timed,
+               sum(latency_bucket(CASE WHEN outcome <> 'lost' THEN latency_ms END)) AS latency_buckets,
+               sum(latency_bucket(ttft_ms)) AS ttft_buckets
         FROM requests GROUP BY 1, 2, 3, 4, 5, 6)
     SELECT * FROM raw FULL JOIN (SELECT * FROM usage_daily WHERE requests > 0) AS u
         USING (day, key_id, tenant, agent, model_group, provider, requests, succeeded, prompt_tokens,
-               cost_usd, unpriced, timed, images, audio_ms, characters, search_units)
+               cost_usd, unpriced, timed, images, audio_ms, characters, search_units, latency_buckets,
+               ttft_buckets)
     WHERE raw.day IS NULL OR u.day IS NULL"""
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from math import ceil
 from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,6 +17,7 @@ from usage_records import random_record
 from llm_proxy import schema
 from llm_proxy.errors import NotFound
 from llm_proxy.ledger import LedgerStore, MemoryUsage, PostgresUsage, UsageRecord
+from llm_proxy.ledger.latency_histogram import MAX_RELATIVE_ERROR
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.usage_query import NAME_COLUMNS, TIME_UNITS, UsageQuery, UsageResult
 
@@ -148,7 +150,8 @@ def reported(answer: UsageResult, query: UsageQuery) -> dict[tuple[Any, ...], tu
     return {
         tuple(text(line.group[name]) for name in query.group_by): (
             line.requests, line.prompt_tokens, line.cost_usd, line.unpriced_requests,
-            round(line.avg_latency_ms or 0, 1),
+            round(line.avg_latency_ms or 0, 1), line.p50_latency_ms, line.p95_latency_ms, line.p50_ttft_ms,
+            line.p95_ttft_ms,
         )
         for line in answer.rows
     }  # fmt: skip
@@ -174,7 +177,17 @@ def sums(records: list[UsageRecord]) -> tuple[Any, ...]:
         Decimal(sum(one.cost_nano_usd or 0 for one in records)).scaleb(-9),
         sum(one.cost_nano_usd is None and (one.outcome == "ok" or used(one)) for one in records),
         pytest.approx(sum(timed) / len(timed) if timed else 0, abs=0.2),
+        *(near_percentile(timed, percent) for percent in (50, 95)),
+        *(near_percentile([one.ttft_ms for one in records if one.ttft_ms], percent) for percent in (50, 95)),
     )
+
+
+def near_percentile(times_ms: list[float], percent: int) -> object:
+    """What equals the nearest-rank percentile but for a histogram's error."""
+    if not times_ms:
+        return None
+    exact = sorted(times_ms)[ceil(len(times_ms) * percent / 100) - 1]
+    return pytest.approx(exact, rel=MAX_RELATIVE_ERROR + 0.001)
 
 
 async def test_every_query_equals_the_plain_sum_over_the_rows(filled: Filled) -> None:

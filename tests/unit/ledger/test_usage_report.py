@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
+from llm_proxy.ledger.latency_histogram import LatencyHistogram
 from llm_proxy.ledger.rejected_requests import SAMPLE_PER_S, RejectionSampler
 from llm_proxy.ledger.usage_query import UsageQuery, UsageRow
 from llm_proxy.ledger.usage_report import row_as_json, rows_as_csv, rows_as_focus_csv
@@ -15,7 +16,10 @@ from llm_proxy.quantities import Quantities
 
 def line(**group: Any) -> UsageRow:
     """A line of this group."""
-    return UsageRow(group, 4, 3, 1, 100, 50, 10, 0, Decimal("0.000000123"), 1, 0, 812.1234567)
+    latencies = LatencyHistogram.count([600.0, 800.0, 900.0])
+    return UsageRow(
+        group, 4, 3, 1, 100, 50, 10, 0, Decimal("0.000000123"), 1, 0, 812.1234567, latencies=latencies
+    )
 
 
 def test_a_csv_has_a_column_for_every_json_field() -> None:
@@ -25,11 +29,12 @@ def test_a_csv_has_a_column_for_every_json_field() -> None:
         "agent", "requests", "succeeded", "success_rate", "avg_latency_ms", "prompt_tokens",
         "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "cache_hits", "cost_usd",
         "unpriced_requests", "estimated_requests", "images", "audio_seconds", "characters", "search_units",
+        "p50_latency_ms", "p95_latency_ms", "latency_requests", "p50_ttft_ms", "p95_ttft_ms", "ttft_requests",
     ]  # fmt: skip
     assert rows[0] == [*row_as_json(line(agent="a"))]
     assert rows[1] == [
         "a,b", "4", "3", "0.75", "812.123457", "100", "50", "150", "10", "0", "1", "0.000000123", "1", "0",
-        "0", "0.0", "0", "0",
+        "0", "0.0", "0", "0", "786.657", "935.499", "3", "", "", "0",
     ]  # fmt: skip
     assert rows[2][0] == ""
 
