@@ -27,6 +27,7 @@ from llm_proxy.edge.inference import InferenceEndpoint, RequestReader, request_l
 from llm_proxy.edge.management_app import create_management_app
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.routes.audit import RejectedActionLog
+from llm_proxy.edge.routes.configuration import ReloadControl
 from llm_proxy.edge.routes.health import HealthChecks, HealthReport
 from llm_proxy.edge.routes.notifications import webhook_delivery
 from llm_proxy.edge.stored_calls import StoredCalls
@@ -66,12 +67,24 @@ class Gateway:
         start_fault: Why it could not start; None while it can.
     """
 
-    def __init__(self, settings: Settings, files: WorkerMetricsFiles | None = None) -> None:
-        """Builds every object. `files`: this worker's of several, for their metrics."""
+    def __init__(
+        self,
+        settings: Settings,
+        files: WorkerMetricsFiles | None = None,
+        launcher: ReloadControl | None = None,
+    ) -> None:
+        """Builds every object.
+
+        Args:
+            settings: Of the gateway.
+            files: This worker's of several, for their metrics.
+            launcher: Of the stack it belongs to; None for a gateway that was started alone.
+        """
         self.settings = settings
         self.start_fault: str | None = None
         self.metrics = Metrics(settings.metrics_tags, files)
         self._failures: dict[str, int] = {}
+        self._launcher = launcher
         self._stages = stages = build_stages(settings, self.metrics)
         self._calls = stages.services.running_calls
         self._notifier = _notifier(stages)
@@ -111,7 +124,7 @@ class Gateway:
         record = partial(record_rejected_action, stages.database.pool) if stages.database else None
         return create_management_app(
             [
-                *build_routers(stages, reader, self._report, self._erasures),
+                *build_routers(stages, reader, self._report, self._erasures, self._launcher),
                 *build_counting_routers(stages, reader, responses),
             ],
             inference=routes,
@@ -214,7 +227,9 @@ class Gateway:
         self.metrics.set_gauge("llm_proxy_store_up", float(up), "limits")
 
 
-def create_app(settings: Settings, files: WorkerMetricsFiles | None = None) -> Gateway:
+def create_app(
+    settings: Settings, files: WorkerMetricsFiles | None = None, launcher: ReloadControl | None = None
+) -> Gateway:
     """Returns a gateway with these settings; its `asgi` is what a server runs."""
     secrets = (
         settings.admin_key,
@@ -230,7 +245,7 @@ def create_app(settings: Settings, files: WorkerMetricsFiles | None = None) -> G
         *(text for secret in secrets for text in secret_text(secret)),
     ]
     setup_logging(settings.log_level, secrets=hidden)
-    return Gateway(settings, files)
+    return Gateway(settings, files, launcher)
 
 
 def _health_report(stages: Stages) -> HealthReport:

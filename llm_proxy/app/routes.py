@@ -16,6 +16,7 @@ from llm_proxy.edge.responses import database_result
 from llm_proxy.edge.routes import (
     audit,
     azure_models,
+    configuration,
     gemini,
     health,
     keys,
@@ -30,8 +31,10 @@ from llm_proxy.edge.routes import (
     stored_data,
     usage,
 )
+from llm_proxy.edge.routes.configuration import ReloadControl
 from llm_proxy.edge.routes.health import HealthReport
 from llm_proxy.edge.routes.limits import KeyStatus
+from llm_proxy.edge.routes.stored_data import AuditedChange
 from llm_proxy.errors import NotFound
 from llm_proxy.identity import (
     AdminKeyRepository,
@@ -43,12 +46,14 @@ from llm_proxy.identity import (
     audited_external_change,
 )
 from llm_proxy.identity.key_search import list_tenants
+from llm_proxy.json_access import Json
 from llm_proxy.ledger import CallHistoryReader, Erasures, ErasureTargets, LangfuseClient, PostgresUsage
 from llm_proxy.notify import Outbox
 from llm_proxy.settings import Settings
 from llm_proxy.uploads import UploadSpace
 from llm_proxy.upstream import CachePurge, SidecarClient
 from llm_proxy.upstream.client import purge_cache
+from llm_proxy.upstream.sidecar_config import read_sidecar_config
 from llm_proxy.upstream.token_counter import TokenCounter
 
 
@@ -76,7 +81,11 @@ def build_erasures(stages: Stages) -> Erasures | None:
 
 
 def build_routers(
-    stages: Stages, reader: RequestReader, report: HealthReport, erasures: Erasures | None
+    stages: Stages,
+    reader: RequestReader,
+    report: HealthReport,
+    erasures: Erasures | None,
+    launcher: ReloadControl | None,
 ) -> list[APIRouter]:
     """Returns the router of every route that is no inference route and counts no tokens."""
     settings, catalog, admission = stages.settings, stages.catalog, stages.services.admission
@@ -93,12 +102,7 @@ def build_routers(
         usage.router(stored, auth, admission),
         health.router(report, auth),
         health.metrics_router(stages.metrics, auth),
-        models.router(catalog, auth, settings.default_models),
-        azure_models.router(catalog, auth, settings.default_models),
-        gemini.models_router(catalog, auth, settings.default_models),
-        models.admin_router(
-            catalog, in_postgres, _model_probe(stages), record=record, require_actor=require_actor
-        ),
+        *_model_routers(stages, launcher, in_postgres, record),
         litellm_clients.router(catalog, admission, auth, settings.default_models),
         limits.router(
             admission,
@@ -124,6 +128,24 @@ def build_routers(
         stored_data.erasures_router(erasures, require_actor=Depends(require_actor)),
         stored_data.cache_router(partial(_purge, stages.client), record, Depends(require_actor)),
         notifications.router(Outbox(pool) if pool else None, require_actor=require_actor),
+    ]
+
+
+def _model_routers(
+    stages: Stages,
+    launcher: ReloadControl | None,
+    usage: PostgresUsage | None,
+    record: AuditedChange | None,
+) -> list[APIRouter]:
+    catalog, auth, models_by_default = stages.catalog, stages.auth, stages.settings.default_models
+    by = auth.require_actor
+    read_config = partial(_sidecar_config, stages.client)
+    return [
+        models.router(catalog, auth, models_by_default),
+        azure_models.router(catalog, auth, models_by_default),
+        gemini.models_router(catalog, auth, models_by_default),
+        models.admin_router(catalog, usage, _model_probe(stages), record=record, require_actor=by),
+        configuration.router(read_config, launcher, record=record, require_actor=by),
     ]
 
 
@@ -170,6 +192,12 @@ def _simulation_sources(
         PolicyDefaults.from_settings(stages.settings),
         stages.settings.default_models,
     )
+
+
+async def _sidecar_config(client: SidecarClient | None) -> Json:
+    if client is None:
+        raise NotFound("There is no sidecar in mock mode.", code="no_config")
+    return await read_sidecar_config(client)
 
 
 async def _purge(client: SidecarClient | None, tenant: str | None, model: str | None) -> CachePurge:

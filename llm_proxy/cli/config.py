@@ -6,40 +6,19 @@ Invariants: no LiteLLM, no network; exit 1 when a fault was found, 0 with notes 
 import json
 import os
 import sys
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
-import yaml
 
 from llm_proxy.cli.context import stack_addresses
 from llm_proxy.cli.printing import EXIT_FAILED, EXIT_WRONG_INPUT, as_json_option, fail
-from llm_proxy.json_access import as_list, as_object
 from llm_proxy.secret_files import SecretFileUnreadable
 from llm_proxy.sidecar.config_check import LEFT_OUT_PREFIX, ConfigFinding, check_config
+from llm_proxy.sidecar.config_file import READ_FAULTS, read_config, unreadable
 from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, build_environment
 from llm_proxy.stack.operator_env import OperatorEnv, read_operator_env
 from llm_proxy.stack.plan import LOCAL_MODEL_VARIABLES
-
-
-class DuplicateKey(yaml.YAMLError):
-    """A key appears twice in one mapping; YAML would silently keep the last."""
-
-
-class StrictLoader(yaml.SafeLoader):
-    """A loader that rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 -- PyYAML's signature
-        """The mapping; raises `DuplicateKey` with the line of the second key."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-                raise DuplicateKey(
-                    f"line {key.start_mark.line + 1}: {key.value} appears twice in one mapping"
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
 
 
 def check_text(
@@ -56,44 +35,15 @@ def check_text(
         folder: Holds the files it includes and the modules it names; None: neither is looked for.
         accepted: Paths of protecting settings that the operator knows to have no effect.
     """
-    texts = [text]
     try:
-        raw = _merge_includes(_read(text), folder, texts)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as fault:
-        return [ConfigFinding("", " ".join(str(fault).split()), prevents_start=True)]
-    env = build_environment(variables, "\n".join(texts))
+        raw, texts = read_config(text, folder)
+    except READ_FAULTS as fault:
+        return [unreadable(fault)]
+    env = build_environment(variables, texts)
     env["LITELLM_MASTER_KEY"] = variables.get("LITELLM_MASTER_KEY", "")
     if OperatorEnv(variables).is_development:  # as `up` tells its sidecars
         env.setdefault(ACCEPT_VARIABLE, ACCEPT_ALL)
     return check_config(raw, env, folder, accepted)
-
-
-def _read(text: str) -> object:
-    document: object = yaml.load(text, StrictLoader)  # noqa: S506 -- it is a safe loader
-    return document
-
-
-def _merge_includes(raw: object, folder: Path | None, texts: list[str]) -> object:
-    """Adds the included files as LiteLLM does: lists are extended, other values replaced.
-
-    The text of each included file is appended to `texts`.
-    """
-    waiting = [str(one) for one in as_list(as_object(raw).get("include"))]
-    if folder is None or not waiting:
-        return raw
-    merged, seen = as_object(raw).copy(), set[Path]()
-    while waiting:
-        file = folder / waiting.pop(0)
-        if file in seen:
-            continue
-        seen.add(file)
-        texts.append(file.read_text(encoding="utf-8"))
-        included = as_object(_read(texts[-1])).copy()
-        waiting += [str(one) for one in as_list(included.pop("include", None))]
-        for key, value in included.items():
-            more, before = as_list(value), as_list(merged.get(key))
-            merged[key] = [*before, *more] if before and more else value
-    return merged
 
 
 def config_faults(file: Path, variables: Mapping[str, str]) -> list[str]:

@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -37,6 +39,7 @@ from llm_proxy.settings import (
     setting_errors,
     unknown_settings,
 )
+from llm_proxy.stack.state_dir import STATE_VARIABLE, Launcher
 from llm_proxy.telemetry import WorkerMetricsFiles
 from llm_proxy.telemetry.metrics import metrics_directory
 
@@ -96,18 +99,26 @@ class GatewayServer(uvicorn.Server):
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
 @click.option("--workers", type=int, help="Processes sharing the port.")
-def serve(host: str | None, port: int | None, workers: int | None) -> None:
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar=STATE_VARIABLE,
+    show_default=False,
+    help="The folder of the `llm-proxy up` that it belongs to, which admins may ask for a reload.",
+)
+def serve(host: str | None, port: int | None, workers: int | None, state: Path | None) -> None:
     """Run the gateway alone."""
     harden_process()
+    launcher = Launcher(state) if state is not None else None
     settings = start_settings(host=host, port=port, workers=workers)
     if settings.workers > 1 and settings.llm_mode == "mock":
         warn("mock mode counts in the memory of one process: one worker runs")
     elif settings.workers > 1:
-        end = run_workers(settings)
+        end = run_workers(settings, launcher)
         if end.reason is not None:
             fail(end.reason, end.exit_code)
         return
-    reason = run_worker(settings, bind_socket(settings))
+    reason = run_worker(settings, bind_socket(settings), launcher=launcher)
     if reason is not None:
         fail(f"the gateway cannot start: {reason}", EXIT_UNAVAILABLE)
 
@@ -144,6 +155,7 @@ def run_worker(
     bound: socket.socket,
     files: WorkerMetricsFiles | None = None,
     on_serving: Callable[[], object] = lambda: None,
+    launcher: Launcher | None = None,
 ) -> str | None:
     """Runs one gateway process on a bound socket until a signal stops it; returns why it could not start.
 
@@ -152,18 +164,20 @@ def run_worker(
         bound: The socket.
         files: This worker's of several, for their metrics.
         on_serving: Called once it accepts calls.
+        launcher: Of the stack it belongs to.
     """
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_run_gateway(settings, bound, files, on_serving))
+        gateway = partial(create_app, settings, files, launcher)
+        return runner.run(_run_gateway(gateway, settings, bound, on_serving))
 
 
 async def _run_gateway(
+    create: Callable[[], Gateway],
     settings: Settings,
     bound: socket.socket,
-    files: WorkerMetricsFiles | None,
     on_serving: Callable[[], object],
 ) -> str | None:
-    gateway = create_app(settings, files)
+    gateway = create()
     gc.freeze()  # scanning what lives as long as the process costs 4 % of a call
     gc.set_threshold(GC_THRESHOLD)
     config = uvicorn.Config(
@@ -211,9 +225,9 @@ def _report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
     loop.default_exception_handler(context)
 
 
-def run_workers(settings: Settings) -> WorkersEnd:
+def run_workers(settings: Settings, launcher: Launcher | None) -> WorkersEnd:
     """Runs the configured number of workers until a signal stops them, or none can start."""
     bound = bind_socket(settings)
     bound.listen(BACKLOG)
     with metrics_directory() as directory:
-        return Workers(settings, bound, directory, run_worker).run()
+        return Workers(settings, bound, directory, partial(run_worker, launcher=launcher)).run()

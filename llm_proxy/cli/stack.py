@@ -7,7 +7,6 @@ process by `LLM_PROXY_SIDECAR_PYTHON`, else the project's `.venv-sidecar`, else 
 
 import importlib.util
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +33,14 @@ from llm_proxy.stack import NotInstalled, ProcessFailed
 from llm_proxy.stack.launch import run
 from llm_proxy.stack.plan import StartRefused, UpOptions
 from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT, sidecar_python
-from llm_proxy.stack.state_dir import AlreadyRunning, ReloadStatus, read_reload_status, running_pid
+from llm_proxy.stack.state_dir import (
+    STATE_VARIABLE,
+    AlreadyRunning,
+    Launcher,
+    ReloadStatus,
+    read_reload_status,
+    running_pid,
+)
 
 STATUS_POLL_EVERY_S = 0.1
 GATEWAYS_FOLLOW_S = 2.0
@@ -47,7 +53,7 @@ def _state_option(text: str) -> Callable[[Callable[..., None]], Callable[..., No
         type=click.Path(file_okay=False, path_type=Path),
         default=Path(".local"),
         show_default=True,
-        envvar="LLM_PROXY_STATE",
+        envvar=STATE_VARIABLE,
         help=text,
     )
 
@@ -124,11 +130,9 @@ def reload(*, state: Path, timeout_s: float, as_json: bool) -> None:
     invalid configuration is rejected, and nothing changes. The stores' addresses, ports, the key between
     gateway and sidecars and the gateway's settings are read at the start only: those that changed are named.
     """
-    launcher = running_pid(state)
-    if launcher is None:
+    requested_ns = Launcher(state).request_reload()
+    if requested_ns is None:
         fail(f"no `llm-proxy up` runs on {state}/: start it, or name another --state")
-    requested_ns = time.monotonic_ns()
-    os.kill(launcher, signal.SIGHUP)
     status = _follow(state, requested_ns, time.monotonic() + timeout_s, to_stderr=as_json)
     if as_json:
         print_json({"done": status.done, "said": status.lines})

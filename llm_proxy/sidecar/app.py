@@ -4,6 +4,7 @@ Invariants: no route of LiteLLM's own application is reachable, so there is no a
 health checks needs the traffic key; LiteLLM's endpoint functions are called directly.
 """
 
+import asyncio
 import hmac
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from llm_proxy.sidecar import (
     transcripts,
 )
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
+from llm_proxy.sidecar.config_file import ConfigReport
 from llm_proxy.sidecar.disconnects import cancel_on_disconnect
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -49,6 +51,8 @@ INFERENCE_ENDPOINTS: dict[str, tuple[Endpoint, EndpointSpec]] = {
 JSON_CONTENT_TYPE = [(b"content-type", b"application/json")]
 UNREADABLE_RESPONSE = error_body("The model's answer could not be read.", "server_error", "provider_error")
 COUNT_PATH = "/llmp/count_tokens"
+CATALOG_PATH = "/llmp/catalog"
+DESCRIPTION_PATHS = frozenset({"/v1/models", CATALOG_PATH, "/llmp/config"})
 OPTIONAL_HEADER = b"x-llmp-optional-fields"
 HEALTH_PATHS = ("/health/liveliness", "/health/readiness")
 
@@ -66,6 +70,7 @@ class SidecarApp:
         states_timeouts: Whether the configuration states timeouts, which the gateway shall know.
         has_observers: Whether a callback other than ours receives the calls.
         cache: The response cache; None if the configuration has no cache in Redis.
+        config_report: What is said of the configuration file; None without a file.
     """
 
     key: str
@@ -76,6 +81,7 @@ class SidecarApp:
     states_timeouts: bool = False
     has_observers: bool = False
     cache: ResponseCache | None = None
+    config_report: ConfigReport | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one HTTP request; any other connection type is ignored."""
@@ -96,22 +102,29 @@ class SidecarApp:
             scope, response_state.GROUP_HEADER
         ):
             await self._count(_process_stored(scope, receive, send))
-        elif method == "GET" and path == "/v1/models":
-            await send_json(send, 200, catalog.list_models(litellm_internals.router()))
-        elif method == "GET" and path == "/llmp/catalog":
-            found = catalog.build_catalog(
-                litellm_internals.router(),
-                observed=self.has_observers,
-                guardrails=guardrails.list_guardrails(),
-                with_timeouts=self.states_timeouts,
-            )
-            await send_json(send, 200, found)
+        elif method == "GET" and path in DESCRIPTION_PATHS:
+            await self._send_description(path, send)
         elif method == "POST" and path == COUNT_PATH:
             await self._count_tokens(receive, send)
         elif method == "DELETE" and path == "/llmp/cache":
             await self._purge_cache(receive, send)
         else:
             await send_json(send, 404, error_body("No such route.", "invalid_request_error", "not_found"))
+
+    async def _send_description(self, path: str, send: Send) -> None:
+        router = litellm_internals.router()
+        if path == "/v1/models":
+            found = catalog.list_models(router)
+        elif path == CATALOG_PATH:
+            found = catalog.build_catalog(
+                router,
+                observed=self.has_observers,
+                guardrails=guardrails.list_guardrails(),
+                with_timeouts=self.states_timeouts,
+            )
+        else:
+            found = {} if self.config_report is None else await asyncio.to_thread(self.config_report.current)
+        await send_json(send, 200, found)
 
     async def _count(self, call: Awaitable[None]) -> None:
         self.in_flight += 1

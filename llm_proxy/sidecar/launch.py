@@ -28,6 +28,7 @@ from llm_proxy.sidecar import cache_events, guardrails, litellm_internals, respo
 from llm_proxy.sidecar.app import SidecarApp
 from llm_proxy.sidecar.call_log import WARM_UP_GROUP, CallLog
 from llm_proxy.sidecar.config import EffectiveConfig, InvalidConfig, build_effective_config, has_observers
+from llm_proxy.sidecar.config_file import ConfigReport
 from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, accepted_settings
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import attempts, redis_breaker, registry
@@ -88,7 +89,7 @@ def run(config: Path, listener: socket.socket, key: str) -> int:
 
 
 async def _serve(config: Path, listener: socket.socket, key: str) -> None:
-    app = SidecarApp(key)
+    app = SidecarApp(key, config_report=ConfigReport(config, os.environ))
     async with _start_litellm(config) as (loaded, callback):
         gc.freeze()
         gc.enable()

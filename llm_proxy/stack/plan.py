@@ -26,7 +26,7 @@ from llm_proxy.stack.operator_env import (
 from llm_proxy.stack.probe import client_host, free_port, is_port_free, list_models
 from llm_proxy.stack.process import ProcessSpec
 from llm_proxy.stack.process_specs import RecycleLimits, read_recycle_limits
-from llm_proxy.stack.state_dir import replace_file
+from llm_proxy.stack.state_dir import STATE_VARIABLE, replace_file
 
 INTERNAL_KEY_VARIABLES = (INTERNAL_KEY, "LLM_PROXY_SECRET")
 
@@ -224,6 +224,7 @@ class StackPlan:
             "LLM_PROXY__HOST": self.settings.host,
             "LLM_PROXY__LITELLM_PROXY_URL": f"@{self.state.absolute() / SIDECAR_LIST_FILE}",
             MASTER_KEY_VARIABLES[0]: self._master_key(),
+            STATE_VARIABLE: str(self.state.absolute()),
             **self.store_addresses(),
         }
         variables |= {name: value for name, value in fixed.items() if value}

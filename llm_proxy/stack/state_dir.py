@@ -9,12 +9,16 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dotenv import dotenv_values
 
+STATE_VARIABLE = "LLM_PROXY_STATE"
+"""Names the folder: to commands, and to the gateway that a launcher starts."""
 LOCK_FILE, PID_FILE, ADDRESSES_FILE = "lock", "up.pid", "running.env"
 
 
@@ -100,6 +104,33 @@ def read_reload_status(state: Path) -> ReloadStatus | None:
     except (OSError, ValueError):
         return None
     return ReloadStatus(found["began_ns"], found["done"], tuple(found["said"]))
+
+
+class Launcher:
+    """Asks the launcher of a state folder for a reload, and reads how that goes."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+
+    @property
+    def runs(self) -> bool:
+        """Whether a launcher holds the folder."""
+        return running_pid(self._state) is not None
+
+    def request_reload(self) -> int | None:
+        """Requests a reload; returns its earliest `began_ns`, or None when no launcher can be asked."""
+        pid, now_ns = running_pid(self._state), time.monotonic_ns()
+        if pid is None:
+            return None
+        try:
+            os.kill(pid, signal.SIGHUP)
+        except OSError:
+            return None
+        return now_ns
+
+    def reload_status(self) -> ReloadStatus | None:
+        """Returns how the last reload goes or ended; None before the first."""
+        return read_reload_status(self._state)
 
 
 def replace_file(file: Path, text: str) -> None:

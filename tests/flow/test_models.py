@@ -48,6 +48,20 @@ async def test_admins_see_deployments_and_prices_of_a_group(stack: RunningStack)
     assert (behind["unit_prices_usd"], ranking["unit_prices_usd"]) == ({}, {"query": "0.002"})
 
 
+async def test_a_gateway_that_was_started_alone_tells_its_configuration_and_how_to_reload(
+    stack: RunningStack,
+) -> None:
+    """The findings are the sidecar's own; without a launcher nothing is reloaded, and the answer says how."""
+    found = (await admin_request(stack, "GET", "/admin/config")).json()
+    assert [one["changed"] for one in found["sidecars"]] == [False]
+    assert not [one for one in found["findings"] if one["prevents_start"]]
+    status = (await admin_request(stack, "GET", "/admin/reload")).json()
+    assert (status["available"], status["last"]) == (False, None)
+    answer = await admin_request(stack, "POST", "/admin/reload")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_launcher")
+    assert answer.json()["error"]["message"] == status["instructions"]
+
+
 async def test_a_provider_with_another_s_api_has_its_own_name(stack: RunningStack) -> None:
     """The configured name, in lists and headers; it is called as before."""
     assert (await group(stack, "retried"))["providers"] == ["inhouse"]

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -185,6 +186,58 @@ async def test_sidecars_are_replaced_under_load_and_no_call_is_lost(
         ("general_settings: {completion_model: dear}\nmodel_list: []\n", "answers every such call with dear"),
     ],
 )
+def admin(stack: UpCommand) -> httpx.Client:
+    """A client with the admin key."""
+    key = dotenv_values(stack.folder / ".env")["LLM_PROXY__ADMIN_KEY"]
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=f"http://127.0.0.1:{stack.port}", headers=headers, timeout=20)
+
+
+def reload_by_admin(client: httpx.Client) -> Json:
+    """Requests a reload, waits until it has ended, and returns its status."""
+    answer = client.post("/admin/reload")
+    assert answer.status_code == 202, answer.text
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        status: Json = client.get("/admin/reload").json()
+        last = status["last"]
+        if last and last["began_ns"] >= answer.json()["requested_ns"] and last["done"] is not None:
+            return status
+        time.sleep(0.1)
+    raise AssertionError("the reload has not ended")
+
+
+def test_an_admin_sees_what_the_file_holds_reloads_it_and_follows_that(
+    stack: UpCommand, played: Provider
+) -> None:
+    """The findings of the file as it is, who has loaded it, and a rejected reload with its reason."""
+    with admin(stack) as client:
+        write(stack.folder, played, "steady", router_settings={"num_retrys": 1})
+        before = client.get("/admin/config").json()
+        assert before["file"] == "litellm.yaml"
+        assert [one["changed"] for one in before["sidecars"]] == [True, True]
+        [found] = [one for one in before["findings"] if one["fault"]]
+        assert (found["where"], found["prevents_start"]) == ("router_settings.num_retrys", False)
+        status = reload_by_admin(client)
+        assert (status["available"], status["instructions"], status["last"]["done"]) == (True, None, True)
+        assert "took over" in status["last"]["lines"][-1]
+        end = time.monotonic() + 20
+        while True:  # the gateways follow within a second
+            after = client.get("/admin/config").json()
+            if [one["changed"] for one in after["sidecars"]] == [False, False]:
+                break
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert after["findings"] == before["findings"]
+        (stack.folder / "litellm.yaml").write_text("model_list: [", encoding="utf-8")
+        [broken] = client.get("/admin/config").json()["findings"]
+        assert broken["prevents_start"]
+        status = reload_by_admin(client)
+        assert status["last"]["done"] is False
+        assert "while parsing" in "".join(status["last"]["lines"])
+        write(stack.folder, played, "steady")
+
+
 async def test_an_invalid_configuration_is_rejected_and_the_old_one_stays(
     stack: UpCommand, invalid: str, reason: str
 ) -> None:
