@@ -19,6 +19,7 @@ from llm_proxy.upstream import NO_ROUTING, Catalog, RoutingInfo, TokenUsage, cal
 
 if TYPE_CHECKING:
     from llm_proxy.telemetry.tracing import Span
+    from llm_proxy.upstream.reply import StreamFrames
 
 Outcome = Literal["ok", "error", "client_gone", "cut", "lost"]
 
@@ -48,6 +49,8 @@ class CallContext:
         ttft_ms: Time to the first response byte.
         trace: The call's span, where traces are exported.
         payload: The response bytes, where payloads are stored; None where they are not.
+        frames: The filter of a streamed answer, which estimates its tokens so far; None of any other.
+        sent_bytes: Bytes of a streamed answer that were sent to the caller so far.
     """
 
     request_id: UUID
@@ -74,6 +77,8 @@ class CallContext:
     ttft_ms: float | None = None
     trace: "Span | None" = None
     payload: list[bytes] | None = None
+    frames: "StreamFrames | None" = None
+    sent_bytes: int = 0
     _known_cost: tuple[TokenUsage | None, RoutingInfo, int | None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
-"""What may interrupt a running call: its caller disconnects, a timeout, a silent sidecar, a drain.
+"""What may interrupt a running call: its caller disconnects, a timeout, a silent sidecar, an operator.
 
-One ticker checks all running calls ten times a second; a call costs one set entry, and, once older than a
-tick, a task that waits for its disconnect. A group's timeouts are of the first pattern that matches it, else
-the settings', else longer if the sidecar's file says so; a caller may ask for less in total, never for more.
+`running_calls` looks at every guard ten times a second; once older than a tick, a call has a task that waits
+for its disconnect. A group's timeouts are of the first pattern that matches it, else the settings', else
+longer if the sidecar's file says so; a caller may ask for less in total, never for more.
 Invariant: a call is interrupted once, by cancelling its task; `reason` None: another did. Units: seconds.
 """
 
@@ -11,14 +11,20 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from llm_proxy.background import BackgroundLoop, spawn
-from llm_proxy.errors import APIError, Overloaded, RequestTimeout, UpstreamTimeout, UpstreamUnreachable
+from llm_proxy.background import spawn
+from llm_proxy.errors import (
+    APIError,
+    CallStopped,
+    Overloaded,
+    RequestTimeout,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from llm_proxy.settings import Settings
 from llm_proxy.wildcards import wildcard_matches
 
-TICK_S = 0.1
 NEVER = float("inf")
-InterruptReason = Literal["client_gone", "body", "first_byte", "idle", "total", "silent", "drain"]
+InterruptReason = Literal["client_gone", "body", "first_byte", "idle", "total", "silent", "drain", "stopped"]
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -116,6 +122,7 @@ class CallGuard:
         phase: Which timeout a silence is: `body` (the caller's), `first_byte` or `idle` (the sidecar's).
         unsent: The call waits for a sidecar; none has received anything of it.
         queue_s: How long the call has waited for slots at sidecars.
+        sidecar: The address of the sidecar that has the call; empty before.
     """
 
     __slots__ = (
@@ -127,6 +134,7 @@ class CallGuard:
         "phase",
         "queue_s",
         "reason",
+        "sidecar",
         "total_deadline",
         "unsent",
     )
@@ -138,6 +146,7 @@ class CallGuard:
         self.activity = 0
         self.unsent = False
         self.queue_s = 0.0
+        self.sidecar = ""
         self.reason: InterruptReason | None = None
         self.phase: InterruptReason = "body"
         self.idle_deadline = idle_deadline
@@ -184,56 +193,6 @@ class CallGuard:
                 return
 
 
-class RunningCalls:
-    """All running calls of this process.
-
-    Attributes:
-        draining: The process is to end: it reports not ready, and serves calls that still come.
-    """
-
-    def __init__(self) -> None:
-        self.draining = False
-        self._ended_by: InterruptReason | None = None
-        self._running: set[CallGuard] = set()
-        self._ticker = BackgroundLoop("call-timeouts", self._tick, every_s=TICK_S)
-
-    def start(self) -> None:
-        """Starts the ticker on the running event loop."""
-        self._ticker.start()
-
-    def stop(self) -> None:
-        """Stops the ticker."""
-        self._ticker.cancel()
-
-    def open(self, idle_deadline: float) -> CallGuard:
-        """Guards the current task until `close`; its body must be complete by `idle_deadline`."""
-        guard = CallGuard(idle_deadline)
-        self._running.add(guard)
-        if self._ended_by is not None:
-            guard.interrupt(self._ended_by)
-        return guard
-
-    def close(self, guard: CallGuard) -> None:
-        """Removes a call that has ended."""
-        self._running.discard(guard)
-        guard.close()
-
-    def interrupt_all(self, reason: InterruptReason) -> int:
-        """Ends every running call, and each that begins later; returns how many are running."""
-        self._ended_by = reason
-        for guard in list(self._running):
-            guard.interrupt(reason)
-        return len(self._running)
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    async def _tick(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for guard in list(self._running):
-            guard.tick(now)
-
-
 def interrupt_error(reason: InterruptReason | None) -> APIError | None:
     """Returns the error for the caller of an interrupted call; None for a caller that has disconnected."""
     if reason is None or reason == "client_gone":
@@ -243,6 +202,8 @@ def interrupt_error(reason: InterruptReason | None) -> APIError | None:
         return RequestTimeout(message, headers=(("connection", "close"),))
     if reason == "drain":
         return Overloaded("The server is shutting down; please try again.", retry_after_s=1)
+    if reason == "stopped":
+        return CallStopped("An operator of the gateway stopped this call.")
     if reason == "silent":
         return UpstreamUnreachable("The model backend stopped answering.")
     return UpstreamTimeout("The model did not answer in time.")

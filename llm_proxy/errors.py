@@ -63,7 +63,8 @@ class APIError(Exception):
         ├── UnsupportedMediaType 415                                        ├── UpstreamCoolingDown 503
         ├── ExpectationFailed 417                                           └── UpstreamTimeout 504
         ├── HeadersTooLarge 431            ├── GuardrailRejected 4xx
-        └── UnsupportedTransferEncoding 501 └── GuardrailFailed 503
+        ├── UnsupportedTransferEncoding 501 └── GuardrailFailed 503
+        └── CallStopped 403 (by an operator)
 
     Attributes:
         message: What the caller may read; never an internal name.
@@ -141,6 +142,16 @@ class Forbidden(APIError):
     status = 403
     default_type = "permission_error"
     default_code = "forbidden"
+
+
+class CallStopped(APIError):
+    """An operator stopped the call while it ran; sent again it would only run away again."""
+
+    status = 403
+    default_type = "permission_error"
+    default_code = "stopped_by_operator"
+    retryable = False
+    may_have_executed = True
 
 
 class NotFound(APIError):

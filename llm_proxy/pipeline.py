@@ -20,8 +20,9 @@ from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import CallObservers, Ledger, UsageRecord, billed, overhead_ms, record_of
+from llm_proxy.running_calls import RunningCalls
 from llm_proxy.telemetry.tracing import traceparent_of
-from llm_proxy.upstream import CallGuard, CurrentCatalog, RunningCalls
+from llm_proxy.upstream import CallGuard, CurrentCatalog
 from llm_proxy.upstream.byte_stream import ByteStream
 from llm_proxy.upstream.reply import Reply
 from llm_proxy.upstream.token_usage import estimate_answer_tokens
@@ -121,7 +122,7 @@ class AdmittedCall:
         except BaseException as error:
             await self._end(error)
             raise
-        context.routing = reply.routing
+        context.routing, context.frames = reply.routing, reply.stream_filter
         self.is_stream = reply.stream_filter is not None
         if isinstance(reply.stream_filter, ByteStream):
             self.byte_type = reply.stream_filter.content_type

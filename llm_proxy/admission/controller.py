@@ -47,6 +47,7 @@ from llm_proxy.admission.rate_limit_response import (
     rejecting_statuses,
 )
 from llm_proxy.admission.redis.backend import ObserveRequest, RedisBackend, raise_epochs
+from llm_proxy.admission.redis.call_exchange import CallExchange
 from llm_proxy.admission.renewal import BudgetRebuilder, Heartbeat, SpendSource
 from llm_proxy.admission.spending_watch import SpendingWatch
 from llm_proxy.background import LOOP_DONE, BackgroundLoop
@@ -173,6 +174,10 @@ class AdmissionController:
         await self._settlements.stop()
         await self._fallback.stop()
         await self._backend.stop()
+
+    def call_exchange(self) -> CallExchange | None:
+        """Returns where processes tell each other of their running calls; None without a shared store."""
+        return CallExchange(self._backend.cluster) if isinstance(self._backend, RedisBackend) else None
 
     def watch_spending(self) -> SpendingWatch:
         """Returns a watch that remembers from now on which budgets calls use."""

@@ -163,6 +163,8 @@ class Gateway:
         started.push_async_callback(services.ledger.stop)
         await services.admission.start()
         started.push_async_callback(services.admission.stop)
+        await stages.call_board.start()
+        started.push_async_callback(stages.call_board.stop)
         if stages.tracer is not None:
             started.push_async_callback(stages.tracer.stop)
         for loop in self._loops():

@@ -1,5 +1,6 @@
 """Builds the routers of the management routes: a new route is one line here."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -16,6 +17,7 @@ from llm_proxy.edge.responses import database_result
 from llm_proxy.edge.routes import (
     audit,
     azure_models,
+    calls,
     configuration,
     gemini,
     health,
@@ -49,6 +51,7 @@ from llm_proxy.identity.key_search import list_tenants
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import CallHistoryReader, Erasures, ErasureTargets, LangfuseClient, PostgresUsage
 from llm_proxy.notify import Outbox
+from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.settings import Settings
 from llm_proxy.uploads import UploadSpace
 from llm_proxy.upstream import CachePurge, SidecarClient
@@ -127,7 +130,7 @@ def build_routers(
         stored_data.payloads_router(in_postgres, auth),
         stored_data.erasures_router(erasures, require_actor=Depends(require_actor)),
         stored_data.cache_router(partial(_purge, stages.client), record, Depends(require_actor)),
-        notifications.router(Outbox(pool) if pool else None, require_actor=require_actor),
+        *_routers_of_now(stages, in_postgres, record),
     ]
 
 
@@ -151,6 +154,28 @@ def _model_routers(
 
 async def _last_use(usage: PostgresUsage, key_ids: list[str]) -> dict[str, datetime]:
     return await database_result(usage.last_use(key_ids))
+
+
+def _routers_of_now(
+    stages: Stages, usage: PostgresUsage | None, record: AuditedChange | None
+) -> list[APIRouter]:
+    """Returns the routers of what runs now, and of what operators were notified of."""
+    require_actor = stages.auth.require_actor
+    pool = stages.database.pool if stages.database else None
+    return [
+        calls.router(
+            stages.call_board, partial(_key_names, usage), record=record, require_actor=require_actor
+        ),
+        notifications.router(Outbox(pool) if pool else None, require_actor=require_actor),
+    ]
+
+
+async def _key_names(usage: PostgresUsage | None, ids: Iterable[str]) -> Mapping[str, str]:
+    """Returns the names of keys by id; none without a database or while it is unavailable."""
+    try:
+        return await usage.names_of_keys(ids) if usage is not None else {}
+    except DatabaseUnavailable:
+        return {}
 
 
 def _model_probe(stages: Stages) -> ModelProbe:

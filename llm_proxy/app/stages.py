@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from llm_proxy.admission import AdmissionController
+from llm_proxy.call_board import CallBoard
 from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
 from llm_proxy.edge.request import ClientAddress
@@ -38,13 +39,14 @@ from llm_proxy.ledger import (
 from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
 from llm_proxy.pipeline import Services
 from llm_proxy.postgres_urls import unused_parameters
+from llm_proxy.running_calls import RunningCalls
 from llm_proxy.schema.connections import Pool, gateway_pools
 from llm_proxy.sealing import MIN_SECRET_CHARS, Sealer, SealingKey, parse_sealing_keys
 from llm_proxy.settings import Settings, name_value_pairs
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.telemetry.tracing import Tracer, TraceTarget
-from llm_proxy.upstream import CurrentCatalog, RunningCalls, SidecarClient, timeout_policy
+from llm_proxy.upstream import CurrentCatalog, SidecarClient, timeout_policy
 from llm_proxy.upstream.litellm_protocol import LiteLLMControls
 from llm_proxy.upstream.mock.upstream import MockUpstream
 from llm_proxy.upstream.pool import SidecarPool, SlotQueue
@@ -90,6 +92,7 @@ class Stages:
     sealer: Sealer | None
     stored: StoredResponses | None
     services: Services
+    call_board: CallBoard
 
 
 def build_stages(settings: Settings, metrics: Metrics) -> Stages:
@@ -119,6 +122,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     tracer = Tracer(target, metrics) if (target := trace_target(settings)) else None
     observers = CallObservers(tracer, payloads, ledger.keep_payload) if tracer or payloads else None
     stored = _stored(settings, database)
+    running = RunningCalls()
     upstream = StoredFirst(client or MockUpstream(catalog, settings.default_model), stored)
     return Stages(
         settings=settings,
@@ -135,9 +139,8 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         tracer=tracer,
         sealer=sealer,
         stored=stored,
-        services=Services(
-            admission, StoredFirst(upstream, stored), catalog, ledger, RunningCalls(), observers
-        ),
+        services=Services(admission, StoredFirst(upstream, stored), catalog, ledger, running, observers),
+        call_board=CallBoard(running, admission.call_exchange()),
     )
 
 

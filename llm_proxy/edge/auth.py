@@ -105,6 +105,8 @@ ROUTE_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("GET", "/admin/audit"): _READ_ACCESS,
     ("GET", "/admin/refused-credentials"): _READ_ACCESS,
     ("GET", "/admin/notifications"): _READ_ACCESS,
+    ("GET", "/admin/calls"): _READ_ACCESS.with_tenant_admins(),
+    ("DELETE", "/admin/calls/{request_id}"): RouteAccess(_CHANGE, "calls.stop").with_tenant_admins(),
     ("GET", "/admin/models"): _READ_ACCESS,
     ("GET", "/admin/config"): _READ_ACCESS,
     ("GET", "/admin/reload"): _READ_ACCESS,

@@ -212,7 +212,7 @@ class InferenceEndpoint:
         """Serves one request."""
         calls, limits = self._services.running_calls, self._reader.limits
         context = CallContext(uuid7())
-        guard = calls.open(asyncio.get_running_loop().time() + limits.body_timeout_s)
+        guard = calls.open(context, asyncio.get_running_loop().time() + limits.body_timeout_s)
         responder = Responder(context, route.dialect, send)
         try:
             await self._respond(route, context, guard, scope, receive, responder)
@@ -456,6 +456,7 @@ class Responder:
             if payload is not None and not self._is_bytes:
                 keep_answer(payload, out)
             self._idle_checks = 0
+            context.sent_bytes += len(out)
             await send({"type": "http.response.body", "body": out, "more_body": True})
         await self.stop_pings()
         if not self.started:

@@ -113,7 +113,7 @@ class ModelProbe:
 
     async def _run(self, context: CallContext) -> APIError | None:
         services = self._services
-        guard = services.running_calls.open(float("inf"))
+        guard = services.running_calls.open(context, float("inf"))
         guard.total_deadline = asyncio.get_running_loop().time() + PROBE_TIMEOUT_S
         try:
             async with process_call(services, context, guard) as admitted:

@@ -32,7 +32,13 @@ from llm_proxy.ledger.rejected_requests import (
     minute_around,
     scope_from_filters,
 )
-from llm_proxy.ledger.usage_names import add_key_name, require_known_names, resolve_key, unknown_name_error
+from llm_proxy.ledger.usage_names import (
+    add_key_name,
+    key_names,
+    require_known_names,
+    resolve_key,
+    unknown_name_error,
+)
 from llm_proxy.ledger.usage_query import (
     NAME_COLUMNS,
     TimeUnit,
@@ -173,6 +179,11 @@ class PostgresUsage:
         async with db_deadline(_DEADLINE_S):
             rows = await self.pool.fetch(_LAST_USE, key_ids)
         return {row["key_id"]: row["at"] for row in rows if row["at"] is not None}
+
+    async def names_of_keys(self, ids: Iterable[str]) -> dict[str, str]:
+        """Returns the names of keys by id, without those of keys that are not stored."""
+        async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection:
+            return await key_names(connection, ids)
 
     async def model_health(self, now: datetime) -> ModelHealth:
         """Returns how the models have fared up to now."""

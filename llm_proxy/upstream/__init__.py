@@ -1,6 +1,6 @@
 """A `Call` in, a `Reply` out: the pool of sidecars, their catalog, timeouts, errors and frames."""
 
-from llm_proxy.call_guard import CallGuard, RunningCalls, interrupt_error, timeout_policy
+from llm_proxy.call_guard import CallGuard, interrupt_error, timeout_policy
 from llm_proxy.upstream.call_cost import call_cost
 from llm_proxy.upstream.catalog import Catalog, CurrentCatalog
 from llm_proxy.upstream.client import CachePurge, SidecarClient
@@ -14,7 +14,6 @@ __all__ = [
     "Catalog",
     "CurrentCatalog",
     "RoutingInfo",
-    "RunningCalls",
     "SidecarClient",
     "TokenUsage",
     "call_cost",

@@ -156,6 +156,7 @@ class SidecarClient:
         while len(tried) < len(self.pool.sidecars):
             sidecar = self.queue.take(monotonic(), tried) or await self._wait_for_slot(guard, tried)
             sidecar.calls.add(guard)
+            guard.sidecar = sidecar.url
             guard.phase, guard.idle_deadline = "first_byte", monotonic() + first_byte_s
             connection: HTTPConnection | None = None
             try:

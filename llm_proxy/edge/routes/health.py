@@ -20,9 +20,10 @@ from llm_proxy.admission import AdmissionController
 from llm_proxy.edge.auth import AuthDependencies
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import Ledger
+from llm_proxy.running_calls import RunningCalls
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.metrics import CONTENT_TYPE
-from llm_proxy.upstream import RunningCalls, SidecarClient
+from llm_proxy.upstream import SidecarClient
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ from llm_proxy.ledger import Ledger
 from llm_proxy.ledger.usage_query import UsageQuery
 from llm_proxy.ledger.usage_store import MemoryUsage
 from llm_proxy.pipeline import AdmittedCall, Services, process_call
+from llm_proxy.running_calls import RunningCalls
 from llm_proxy.telemetry import Metrics, uuid7
-from llm_proxy.upstream import CurrentCatalog, RunningCalls
+from llm_proxy.upstream import CurrentCatalog
 from llm_proxy.upstream.mock.upstream import MockUpstream
 
 ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
@@ -61,7 +62,7 @@ async def test_a_fault_of_ours_is_an_error_wherever_calls_are_counted(
     upstream = MockUpstream(catalog, "gpt-4o-mini")
     services = Services(admission, upstream, catalog, ledger, watches)
     context = CallContext(uuid7(), caller=CALLER, call=CALL)
-    watch = watches.open(time.monotonic() + 10)
+    watch = watches.open(context, time.monotonic() + 10)
     with pytest.raises((KeyError, asyncio.CancelledError)):
         async with process_call(services, context, watch) as admitted:
             await send(admitted)
@@ -118,7 +119,7 @@ async def test_however_the_block_ends_the_call_is_settled_once_and_recorded_once
     caller = replace(CALLER, limits=Limits(parallel=1))
     for _ in range(3):
         context = CallContext(uuid7(), caller=caller, call=call)
-        guard = calls.open(time.monotonic() + 10)
+        guard = calls.open(context, time.monotonic() + 10)
         with contextlib.suppress(KeyError, asyncio.CancelledError):
             async with process_call(services, context, guard) as admitted:
                 await send(admitted)

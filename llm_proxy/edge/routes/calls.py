@@ -1,0 +1,146 @@
+"""`GET /admin/calls`, `DELETE /admin/calls/{request_id}`: what runs now, in every process, and an end to it.
+
+Invariants: a tenant's admin sees and stops its tenant's calls alone, another's is unknown; a stop is in the
+audit log before it is made; what is not known (the store is away, a process is silent) is said.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query
+
+from llm_proxy.call_board import CallBoard, CallList
+from llm_proxy.edge.auth import ActorDependency
+from llm_proxy.edge.routes.audit import Text
+from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
+from llm_proxy.errors import NotFound
+from llm_proxy.identity import Actor
+from llm_proxy.json_access import Json
+
+KeyNames = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
+CallFilters = list[tuple[tuple[str, ...], str]]
+_NOT_RUNNING = "No running call has this id; it may have ended."
+_NOTES = {
+    "none": "Without a limits store this list is of the process that answered.",
+    "away": "The limits store is away: this list is of the process that answered.",
+}
+
+
+def call_filters(
+    tenant: Text = None,
+    key: Annotated[Text, Query(description="A key's name, id or prefix.")] = None,
+    agent: Text = None,
+    user: Text = None,
+    session: Text = None,
+    run: Text = None,
+    model: Text = None,
+) -> CallFilters:
+    """Returns the filters of a request: the fields of which one must have the value, and that value."""
+    filters = (
+        (("tenant",), tenant), (("agent",), agent), (("user",), user), (("session",), session),
+        (("run",), run), (("model", "model_group"), model), (("key_name", "key_id", "key_prefix"), key),
+    )  # fmt: skip
+    return [(names, value) for names, value in filters if value is not None]
+
+
+def router(
+    board: CallBoard,
+    key_names: KeyNames,
+    *,
+    record: AuditedChange | None,
+    require_actor: ActorDependency,
+) -> APIRouter:
+    """Returns the routes.
+
+    Args:
+        board: The running calls of the deployment.
+        key_names: Returns the names of keys by their ids, without those it does not know.
+        record: Puts a stop into the audit log; None without a database: it is only logged.
+        require_actor: Dependency that returns the admin, or raises.
+    """
+    routes = APIRouter(
+        prefix="/admin/calls",
+        tags=["admin"],
+        responses={401: {"description": "No admin key."}, 403: {"description": "This role may not."}},
+    )
+
+    @routes.get(
+        "", summary="The calls that run now, the oldest first: whose, at which model, how much so far."
+    )
+    async def running(
+        who: Annotated[Actor, Depends(require_actor)],
+        filters: Annotated[CallFilters, Depends(call_filters)],
+        limit: Annotated[int, Query(ge=1, le=5000)] = 200,
+    ) -> Json:
+        listed = await board.list_calls(who.tenant)
+        key_name_of = await key_names({one["key_id"] for one in listed.calls if one["key_id"]})
+        calls = [_shown(one, key_name_of, who) for one in listed.calls]
+        found = [
+            one for one in calls if all(value in {one[name] for name in names} for names, value in filters)
+        ]
+        return {"data": found[:limit], "has_more": len(found) > limit, **_completeness(listed)}
+
+    @routes.delete(
+        "/{request_id}",
+        summary="Stop a running call, wherever it runs.",
+        responses={404: {"description": "No such call runs (any more), or somebody else's."}},
+    )
+    async def stop(request_id: UUID, who: Annotated[Actor, Depends(require_actor)]) -> Json:
+        stopped = await _stop(board, request_id, who, record or log_change)
+        names = await key_names([stopped["key_id"]] if stopped["key_id"] else [])
+        return {"stopped": True, "call": _shown(stopped, names, who)}
+
+    return routes
+
+
+_AUDITED = (
+    "key_id", "key_prefix", "tenant", "agent", "model", "model_group", "endpoint", "state", "age_s",
+    "estimated_completion_tokens",
+)  # fmt: skip
+
+
+async def _stop(board: CallBoard, request_id: UUID, who: Actor, record: AuditedChange) -> Json:
+    """Stops a call, on record; returns it as it ran; raises `NotFound`."""
+    listed = await board.list_calls(who.tenant)
+    known = any(one["request_id"] == str(request_id) for one in listed.calls)
+    if not known and listed.is_complete:
+        raise NotFound(_NOT_RUNNING, code="call_not_running")
+    async with record(who, "calls.stop", str(request_id)) as detail:
+        stopped = await board.stop_call(request_id, who.tenant)
+        if stopped is None:
+            raise NotFound(_not_stopped(listed), code="call_not_running")
+        detail |= {name: stopped[name] for name in _AUDITED if stopped[name] is not None}
+    return stopped
+
+
+def _not_stopped(listed: CallList) -> str:
+    if listed.store != "up":
+        return f"{_NOT_RUNNING} {_NOTES[listed.store]}"
+    if listed.silent:
+        return f"{_NOT_RUNNING} {listed.silent} of {listed.workers} processes did not answer."
+    return _NOT_RUNNING
+
+
+def _shown(call: Json, names: Mapping[str, str], who: Actor) -> Json:
+    """Returns a call as an admin may see it: a tenant's sees none of the deployment's processes."""
+    shown = call | {"key_name": names.get(call["key_id"] or "")}
+    if who.tenant is not None:
+        for name in ("sidecar", "deployment", "worker"):
+            del shown[name]
+    return shown
+
+
+def _completeness(listed: CallList) -> dict[str, Any]:
+    notes = [_NOTES[listed.store]] if listed.store in _NOTES else []
+    if listed.silent:
+        notes.append(f"{listed.silent} of {listed.workers} processes did not answer in time.")
+    if listed.unlisted:
+        notes.append(f"{listed.unlisted} younger calls are not listed.")
+    return {
+        "complete": listed.is_complete,
+        "store": listed.store,
+        "workers": listed.workers,
+        "silent_workers": listed.silent,
+        "note": " ".join(notes) or None,
+    }

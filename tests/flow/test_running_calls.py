@@ -1,0 +1,306 @@
+"""Running calls, listed and stopped from any process: two workers of a gateway and another."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import commands
+import httpx
+import pytest
+from running_stack import ADMIN_KEY, KEY
+from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
+
+Json = dict[str, Any]
+ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
+CHAT = "/v1/chat/completions"
+STREAMS = 6
+NOWHERE = "redis://127.0.0.1:1"
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """A call that runs.
+
+    Attributes:
+        task: Returns the whole response.
+        client_id: The caller's own id of it.
+    """
+
+    task: "asyncio.Task[httpx.Response]"
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Two gateways, and the calls that a test has opened."""
+
+    wide: GatewayOverSidecars
+    narrow: GatewayOverSidecars
+    database_url: str
+    opened: list[OpenCall]
+
+    def open_call(
+        self, key: str = KEY, *, stream: bool = True, names: Mapping[str, str] | None = None
+    ) -> OpenCall:
+        """A slow call at the gateway of two workers, on a connection of its own."""
+        spec: Json = (
+            {"do": "slow", "gap_ms": 100, "frames": 600}
+            if stream
+            else {"do": "slow-first", "first_ms": 60000}
+        )
+        body = self.wide.body(stream=stream, **spec)
+        client_id = uuid4().hex
+        headers = {"Authorization": f"Bearer {key}", "x-request-id": client_id, **(names or {})}
+
+        async def send() -> httpx.Response:
+            async with httpx.AsyncClient(timeout=90) as client:
+                return await client.post(f"{self.wide.url}{CHAT}", json=body, headers=headers)
+
+        call = OpenCall(asyncio.create_task(send()), client_id)
+        self.opened.append(call)
+        return call
+
+    async def until(
+        self, holds: Callable[[Json], bool], headers: dict[str, str] = ADMIN, **filters: str
+    ) -> Json:
+        """Returns the list of the narrow gateway once something holds of it."""
+        end = time.monotonic() + 20
+        async with httpx.AsyncClient(timeout=20) as client:
+            while True:
+                answer = await client.get(f"{self.narrow.url}/admin/calls", headers=headers, params=filters)
+                assert answer.status_code == 200, answer.text
+                listed: Json = answer.json()
+                if holds(listed):
+                    return listed
+                assert time.monotonic() < end, listed
+                await asyncio.sleep(0.1)
+
+    async def stop(self, request_id: str, headers: dict[str, str] = ADMIN) -> httpx.Response:
+        """Stops a call, at the narrow gateway."""
+        async with httpx.AsyncClient(timeout=20) as client:
+            return await client.delete(f"{self.narrow.url}/admin/calls/{request_id}", headers=headers)
+
+    async def admin(self, method: str, path: str, body: Json | None = None) -> Json:
+        """The answer of a route of the admin API."""
+        async with httpx.AsyncClient(timeout=20, headers=ADMIN) as client:
+            answer = await client.request(method, f"{self.narrow.url}{path}", json=body)
+        assert answer.is_success, answer.text
+        found: Json = answer.json()
+        return found
+
+    async def story(self, request_id: str) -> Json:
+        """Returns the record of a call, once it is written."""
+        async with httpx.AsyncClient(headers=ADMIN) as client, asyncio.timeout(20):
+            while True:
+                answer = await client.get(f"{self.narrow.url}/v1/requests/{request_id}")
+                if answer.status_code == 200:
+                    found: Json = answer.json()
+                    return found
+                await asyncio.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def gateways(
+    tmp_path_factory: pytest.TempPathFactory,
+    two_sidecars: TwoSidecars,
+    postgres_url: str,
+    limits_redis_url: str,
+) -> Iterator[tuple[GatewayOverSidecars, GatewayOverSidecars]]:
+    """The gateway of two workers, and the other."""
+    names = {"DATABASE_URL": postgres_url, "LIMITS_REDIS_URL": limits_redis_url}
+    two = names | {"LLM_PROXY__WORKERS": "2"}
+    with (
+        run_gateway(tmp_path_factory.mktemp("wide"), two_sidecars, two) as wide,
+        run_gateway(tmp_path_factory.mktemp("narrow"), two_sidecars, names) as narrow,
+    ):
+        yield wide, narrow
+
+
+@pytest.fixture
+async def deployment(
+    gateways: tuple[GatewayOverSidecars, GatewayOverSidecars], postgres_url: str
+) -> AsyncIterator[Deployment]:
+    """Both; what a test leaves running is ended."""
+    made = Deployment(*gateways, postgres_url, [])
+    yield made
+    for one in made.opened:
+        one.task.cancel()
+    await asyncio.gather(*(one.task for one in made.opened), return_exceptions=True)
+
+
+def streaming(listed: Json, count: int) -> bool:
+    """Whether so many calls stream, and each has sent something."""
+    started = [one for one in listed["data"] if one["state"] == "streaming" and one["sent_bytes"] > 0]
+    return len(started) == count
+
+
+async def test_calls_of_all_workers_are_listed_at_another_gateway_and_one_is_stopped(
+    deployment: Deployment,
+) -> None:
+    """Its stream ends with an error event; its record and the audit log say so; the others go on."""
+    agent = uuid4().hex
+    names = {"X-Agent-Id": agent, "X-Tenant-Id": "runaways", "X-Session-Id": "s-1"}
+    calls = [deployment.open_call(names=names) for _ in range(STREAMS)]
+    listed = await deployment.until(lambda found: streaming(found, STREAMS), agent=agent)
+    assert (listed["complete"], listed["note"], listed["store"]) == (True, None, "up")
+    first = listed["data"][0]
+    assert {one["client_request_id"] for one in listed["data"]} == {one.client_id for one in calls}
+    assert len({one["worker"] for one in listed["data"]}) <= 2
+    assert (first["tenant"], first["agent"], first["session"]) == ("runaways", agent, "s-1")
+    assert (first["model"], first["endpoint"], first["streamed"]) == ("any", "chat.completions", True)
+    assert first["sidecar"].startswith("http://127.0.0.1:")
+    later = await deployment.until(
+        lambda found: all(one["estimated_completion_tokens"] > 3 for one in found["data"]), agent=agent
+    )
+    assert [one["age_s"] for one in later["data"]] == sorted(
+        (one["age_s"] for one in later["data"]), reverse=True
+    )
+
+    stopped = await deployment.stop(first["request_id"])
+    assert stopped.status_code == 200, stopped.text
+    assert stopped.json()["call"]["request_id"] == first["request_id"]
+    call = next(one for one in calls if one.client_id == first["client_request_id"])
+    answer = await call.task
+    assert answer.status_code == 200
+    *_, last = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert json.loads(last[6:])["error"]["code"] == "stopped_by_operator"
+    assert "[DONE]" not in answer.text
+    left = await deployment.until(lambda found: len(found["data"]) == STREAMS - 1, agent=agent)
+    assert first["request_id"] not in {one["request_id"] for one in left["data"]}
+
+    story = await deployment.story(first["request_id"])
+    assert (story["status"], story["outcome"], story["refusal_code"]) == (200, "cut", "stopped_by_operator")
+    assert story["usage_source"] == "estimated"
+    assert story["completion_tokens"] > 0
+    [entry] = (
+        await deployment.admin("GET", f"/admin/audit?action=calls.stop&subject={first['request_id']}")
+    )["data"]
+    assert (entry["actor"], entry["target"]) == ("admin_key", first["request_id"])
+    assert entry["detail"]["agent"] == agent
+    again = await deployment.stop(first["request_id"])
+    assert (again.status_code, again.json()["error"]["code"]) == (404, "call_not_running")
+
+
+async def test_a_call_that_waits_for_its_answer_is_stopped_and_its_slot_is_free(
+    deployment: Deployment,
+) -> None:
+    """The caller gets a 403 that no SDK repeats; the key's one parallel call can be made again."""
+    spec: Json = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"], "parallel": 1}
+    made = await deployment.admin("POST", "/admin/keys", spec)
+    call = deployment.open_call(made["key"], stream=False)
+    listed = await deployment.until(
+        lambda found: [one["state"] for one in found["data"]] == ["waiting"], key=spec["name"]
+    )
+    [running] = listed["data"]
+    assert (running["key_name"], running["tenant"]) == (spec["name"], spec["tenant"])
+    assert (running["sent_bytes"], running["estimated_completion_tokens"]) == (0, None)
+    assert (await deployment.stop(running["request_id"])).status_code == 200
+    answer = await call.task
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["type"]) == (
+        403,
+        "stopped_by_operator",
+        "permission_error",
+    )
+    assert answer.headers["x-should-retry"] == "false"
+    story = await deployment.story(running["request_id"])
+    assert (story["status"], story["outcome"], story["refusal_code"]) == (403, "error", "stopped_by_operator")
+    body = deployment.wide.body()
+    async with httpx.AsyncClient(timeout=20) as client:
+        headers = {"Authorization": f"Bearer {made['key']}"}
+        assert (
+            await client.post(f"{deployment.narrow.url}{CHAT}", json=body, headers=headers)
+        ).status_code == 200
+
+
+async def test_who_may_see_and_stop_which_calls(deployment: Deployment) -> None:
+    """A tenant's admin its own, without the deployment's insides; a viewer sees all and stops none."""
+    tenants, agent = (uuid4().hex, uuid4().hex), uuid4().hex
+    for tenant in tenants:
+        deployment.open_call(names={"X-Tenant-Id": tenant, "X-Agent-Id": agent})
+    keys: dict[str, dict[str, str]] = {}
+    for role, of_tenant in (("tenant", tenants[0]), ("viewer", None)):
+        spec = {"name": uuid4().hex, "role": role} | ({"tenant": of_tenant} if of_tenant else {})
+        keys[role] = {
+            "Authorization": f"Bearer {(await deployment.admin('POST', '/admin/admin-keys', spec))['key']}"
+        }
+    listed = await deployment.until(lambda found: streaming(found, 2), agent=agent)
+    of = {one["tenant"]: one["request_id"] for one in listed["data"]}
+    [own] = (await deployment.until(lambda found: len(found["data"]) == 1, keys["tenant"]))["data"]
+    assert own["request_id"] == of[tenants[0]]
+    assert not {"sidecar", "worker", "deployment"} & own.keys()
+    assert len((await deployment.until(lambda _: True, keys["viewer"], agent=agent))["data"]) == 2
+    assert (await deployment.stop(of[tenants[0]], keys["viewer"])).status_code == 403
+    assert (await deployment.stop(of[tenants[1]], keys["tenant"])).status_code == 404
+    assert (await deployment.stop(of[tenants[0]], keys["tenant"])).status_code == 200
+    left = await deployment.until(lambda found: len(found["data"]) == 1, agent=agent)
+    assert left["data"][0]["tenant"] == tenants[1]
+
+
+async def test_the_command_line_lists_and_stops(deployment: Deployment) -> None:
+    """With the admin key, at the gateway that `--url` names."""
+    agent = uuid4().hex
+    call = deployment.open_call(names={"X-Agent-Id": agent})
+    await deployment.until(lambda found: streaming(found, 1), agent=agent)
+    at = ("--url", deployment.narrow.url)
+    shown = await commands.run(
+        deployment.database_url,
+        "calls",
+        "list",
+        "--agent",
+        agent,
+        *at,
+        columns=200,
+        LLM_PROXY__ADMIN_KEY=ADMIN_KEY,
+    )
+    assert "streaming" in shown
+    assert agent in shown
+    request_id = (await deployment.until(lambda _: True, agent=agent))["data"][0]["request_id"]
+    assert request_id in shown
+    told = await commands.run(
+        deployment.database_url, "calls", "stop", request_id, "--yes", *at, LLM_PROXY__ADMIN_KEY=ADMIN_KEY
+    )
+    assert told.startswith("stopped after ")
+    assert "stopped_by_operator" in (await call.task).text
+    told = await commands.run(
+        deployment.database_url,
+        "calls",
+        "stop",
+        request_id,
+        "--yes",
+        *at,
+        code=1,
+        LLM_PROXY__ADMIN_KEY=ADMIN_KEY,
+    )
+    assert "No running call has this id" in told
+    assert (
+        await commands.run(
+            deployment.database_url, "calls", "list", "--agent", agent, *at, LLM_PROXY__ADMIN_KEY=ADMIN_KEY
+        )
+        == "no call runs\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "store"),
+    [({}, "none"), ({"LIMITS_REDIS_URL": NOWHERE, "LLM_PROXY__LIMITS_ON_STORE_FAILURE": "local"}, "away")],
+)
+async def test_without_the_limits_store_a_process_knows_its_own_calls_and_says_so(
+    tmp_path_factory: pytest.TempPathFactory, two_sidecars: TwoSidecars, names: dict[str, str], store: str
+) -> None:
+    """And stops them."""
+    with run_gateway(tmp_path_factory.mktemp("alone"), two_sidecars, names, ready=False) as alone:
+        made = Deployment(alone, alone, "", [])
+        call = made.open_call()
+        listed = await made.until(lambda found: streaming(found, 1))
+        assert (listed["store"], listed["complete"]) == (store, False)
+        assert "the process that answered" in listed["note"]
+        assert (await made.stop(listed["data"][0]["request_id"])).status_code == 200
+        assert "stopped_by_operator" in (await call.task).text
+        gone = await made.stop(listed["data"][0]["request_id"])
+        assert gone.status_code == 404
+        assert "the process that answered" in gone.json()["error"]["message"]
