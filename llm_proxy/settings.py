@@ -183,6 +183,13 @@ class Settings(BaseSettings):
     notify_budget_shares: Annotated[tuple[int, ...], NoDecode] = Field((50, 80, 100), description="Percentages of a budget at which a notification is sent, comma-separated; each once in a budget's period.")
     notify_sidecar_away_s: float = Field(60, gt=0, description="Seconds for which a sidecar is unavailable before a notification is sent.")
     notify_allow_private: bool = Field(default=False, description="Allow webhooks in private networks.")
+    console_host: str = Field("127.0.0.1", description="Address on which the console listens.")
+    console_port: int = Field(7070, ge=0, le=65_535, description="Port on which the console listens.")
+    console_enabled: bool | None = Field(None, description="Start the console with `llm-proxy up`; by default in development only.")
+    console_url: str | None = Field(None, description="Address by which browsers reach the console, such as `https://console.example.com`: the only host name that it answers to, beside this machine's own. In production it is required on a public address, and `https`.")
+    console_gateway_url: str | None = Field(None, description="The gateway that the console asks; by default the one of these settings.")
+    console_session_hours: float = Field(12, gt=0, le=24 * 30, description="Hours after which a session of the console ends.")
+    console_idle_minutes: float = Field(120, ge=1, description="Minutes without a request after which it ends.")
     # fmt: on
 
     split_lists = field_validator(
@@ -285,7 +292,14 @@ class Settings(BaseSettings):
         """The webhooks of notifications: format and address of each."""
         return parse_webhook_urls(self.notify_webhooks.get_secret_value()) if self.notify_webhooks else ()
 
-    @field_validator("litellm_proxy_url", "otlp_endpoint", "otlp_traces_endpoint", "langfuse_url")
+    @field_validator(
+        "litellm_proxy_url",
+        "otlp_endpoint",
+        "otlp_traces_endpoint",
+        "langfuse_url",
+        "console_url",
+        "console_gateway_url",
+    )
     @classmethod
     def _check_http_url(cls, given: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
         for one in (given,) if isinstance(given, str) else given or ():
@@ -437,4 +451,21 @@ def insecure_settings(settings: Settings) -> list[str]:
         faults.append(f"neither {PREFIX}INTERNAL_API_KEY nor DATABASE_URL is set: nobody could call")
     if not settings.public_bind_ok and not settings.host.startswith(_LOCAL):
         faults.append(f"{PREFIX}HOST is a public address; set {PREFIX}PUBLIC_BIND_OK=true to consent")
+    return faults
+
+
+def insecure_console_settings(settings: Settings) -> list[str]:
+    """A line for each setting that stops a start of the console, with its variable."""
+    faults: list[str] = []
+    if settings.database_url is None:
+        faults.append("DATABASE_URL is not set: the console keeps its sessions there")
+    if settings.environment != "production":
+        return faults
+    url = settings.console_url
+    if url is None and not settings.console_host.startswith(_LOCAL):
+        faults.append(
+            f"{PREFIX}CONSOLE_HOST is a public address; set {PREFIX}CONSOLE_URL to the address browsers use"
+        )
+    if url is not None and url.startswith("http:") and not url.removeprefix("http://").startswith(_LOCAL):
+        faults.append(f"{PREFIX}CONSOLE_URL is not https: passwords and cookies would be readable on the way")
     return faults

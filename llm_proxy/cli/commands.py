@@ -17,6 +17,7 @@ from llm_proxy import __version__
 COMMANDS = {
     "up": ("stack:up", "Start, supervise and stop the whole stack on this machine."),
     "serve": ("serve:serve", "Run the gateway alone."),
+    "console": ("console:console", "Run the console, web pages for people; print a link that signs in once."),
     "sidecar": ("stack:sidecar", "Run the LiteLLM sidecar alone."),
     "migrate": ("database:migrate", "Bring the database to this version's schema."),
     "keys": ("keys:keys", "Create, list, change, rotate and revoke virtual keys."),

@@ -28,7 +28,8 @@ RESERVED_NAMES = SYSTEM_ACTORS | {"admin_key", "admin_read_key"}
 _FIND = """
 SELECT *, expires_at <= clock_timestamp() AS expired FROM admin_keys WHERE lookup = $1
 """
-_ONE = "SELECT * FROM admin_keys WHERE key_id = $1 OR name = $1 OR $2 || lookup = $1"
+_ONE = """
+SELECT * FROM admin_keys WHERE key_id = $1 OR (name = $1 AND session_id IS NULL) OR $2 || lookup = $1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +99,23 @@ class AdminKeyRepository:
             raise Unauthorized("This admin key has expired.")
         return Admin(row["name"], row["role"], row["tenant"], is_person=True)
 
-    async def create(self, spec: AdminKeySpec, actor: Actor) -> tuple[AdminKeyRecord, GeneratedKey]:
-        """Creates a key and returns its record and its text, which is not stored."""
+    async def create(
+        self, spec: AdminKeySpec, actor: Actor, session_id: str | None = None
+    ) -> tuple[AdminKeyRecord, GeneratedKey]:
+        """Creates a key and returns its record and its text, which is not stored.
+
+        Args:
+            spec: Its specification; its name is unique, unless it is the key of a session.
+            actor: The author.
+            session_id: The session of the console that alone uses it.
+        """
         key, key_id = generate_key(ADMIN_KEY_TYPE_PREFIX), f"adm_{secrets.token_hex(8)}"
         async with admin_transaction(self._pool) as connection:
             await connection.execute(
-                "INSERT INTO admin_keys (key_id, name, role, tenant, lookup, digest, expires_at)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                "INSERT INTO admin_keys (key_id, name, role, tenant, lookup, digest, expires_at, session_id)"
+                " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
                 key_id, spec.name, spec.role, spec.tenant, key.lookup, key.digest, spec.expires_at,
+                session_id,
             )  # fmt: skip
             record = await _fetch_record(connection, key_id)
             name = {"name": Person(spec.name, kind="admin")}
@@ -114,10 +124,15 @@ class AdminKeyRepository:
         return record, key
 
     async def list_keys(self, *, after: str = "", limit: int = 100) -> list[AdminKeyRecord]:
-        """Returns keys ordered by name, with revoked ones; `after` is the last name of the page before."""
+        """Returns keys ordered by name, with revoked ones, without those of the console's sessions.
+
+        `after` is the last name of the page before.
+        """
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
-                "SELECT * FROM admin_keys WHERE name > $1 ORDER BY name LIMIT $2", after, limit
+                "SELECT * FROM admin_keys WHERE name > $1 AND session_id IS NULL ORDER BY name LIMIT $2",
+                after,
+                limit,
             )
         return [_record_from_row(row) for row in rows]
 

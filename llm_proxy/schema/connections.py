@@ -22,6 +22,7 @@ COMMAND_TIMEOUT_S = 30
 POOL_SIZE = 8
 REPORTS_POOL_SIZE = 2
 """Connections for questions about usage, which may take long: nothing else waits for them."""
+CONSOLE_POOL_SIZE = 4
 MIN_CONNECTIONS = 2
 """An erasure holds one connection and needs another."""
 _MAX_QUERIES, _MAX_IDLE_S = 50_000, 300.0  # asyncpg's own
@@ -127,6 +128,19 @@ def gateway_pools(url: str, tls: ssl.SSLContext | None, pooler: Pooler) -> tuple
     reports = min(REPORTS_POOL_SIZE, (most - 1) // MIN_CONNECTIONS)
     pool = _pool(url, connector, min(POOL_SIZE, most - reports))
     return pool, _pool(url, connector, reports) if reports else pool
+
+
+def console_pool(url: str, tls: ssl.SSLContext | None, pooler: Pooler) -> Pool:
+    """Returns the pool of the console's process, not connected; its address's `connection_limit` holds.
+
+    Args:
+        url: A normalized address.
+        tls: The trusted certificates; None: as the address says.
+        pooler: What stands before Postgres.
+    """
+    limit = _positive(client_parameters(url).get("connection_limit"))
+    size = min(CONSOLE_POOL_SIZE, max(int(limit), MIN_CONNECTIONS)) if limit else CONSOLE_POOL_SIZE
+    return _pool(url, Connector(url, tls, pooler), size)
 
 
 def _pool(url: str, connector: Connector, size: int) -> LimitedPool:

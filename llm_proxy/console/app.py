@@ -1,0 +1,159 @@
+"""The console's application: its pages behind sign-in, error pages, and what starts and stops with it.
+
+Invariants: every error is a page that says what happened, without a traceback or an internal name; nothing
+is redirected but on purpose; the gateway does not import this package.
+"""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import httpx
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Lifespan
+
+from llm_proxy import __version__
+from llm_proxy.console.access import EVERYBODY, ConsoleAccess, SignInNeeded, Viewer, require_role
+from llm_proxy.console.console import Console
+from llm_proxy.console.data import ConsoleData, open_data
+from llm_proxy.console.gateway_api import TIMEOUT_S
+from llm_proxy.console.hardening import HardenedApp
+from llm_proxy.console.pages import PAGES
+from llm_proxy.console.rendering import Templates
+from llm_proxy.console.static_files import StaticFiles
+from llm_proxy.errors import APIError, BadRequest, NotFound, StoreUnavailable
+from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected
+from llm_proxy.settings import Settings
+from llm_proxy.telemetry import uuid7
+
+log = logging.getLogger(__name__)
+
+GATEWAY_CONNECTIONS = 32
+_TITLES = {
+    400: "This request is wrong",
+    401: "Not signed in",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not found",
+    429: "A limit is reached",
+    502: "The gateway failed",
+    503: "Not available right now",
+    504: "No answer in time",
+}
+
+
+class PageFailed(APIError):  # noqa: N818 -- errors are named for the state they report
+    """A page failed, for a reason that nobody foresaw."""
+
+
+def create_console(settings: Settings, gateway_url: str) -> ASGIApp:
+    """Returns the console's application.
+
+    Args:
+        settings: With a database.
+        gateway_url: Where the gateway is, without `/v1`.
+    """
+    data = open_data(settings)
+    client = httpx.AsyncClient(
+        base_url=gateway_url,
+        timeout=TIMEOUT_S,
+        verify=settings.tls,
+        trust_env=False,
+        limits=httpx.Limits(max_connections=GATEWAY_CONNECTIONS),
+        headers={"user-agent": f"llm-proxy-console/{__version__}"},
+    )
+    access, static = ConsoleAccess(settings, data, client), StaticFiles()
+    templates = Templates({"static": static.address, "version": settings.version or __version__})
+    console = Console(settings, data, access, templates, PAGES)
+    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan(data, client))
+    app.state.access = access
+    app.add_route("/static/{name}", static.respond)
+    app.add_route("/health", _health)
+    for page in PAGES:
+        app.include_router(page.router(console))
+    app.include_router(_start_page(console))
+    _add_error_pages(app, console)
+    return HardenedApp(app, console_url=settings.console_url, max_body_bytes=settings.max_body_bytes)
+
+
+def _lifespan(data: ConsoleData, client: httpx.AsyncClient) -> Lifespan[FastAPI]:
+    @asynccontextmanager
+    async def run(_: FastAPI) -> AsyncGenerator[None]:
+        await data.pool
+        log.info("the console is up", extra={"version": __version__})
+        try:
+            yield
+        finally:
+            await client.aclose()
+            data.pool.terminate()
+
+    return run
+
+
+async def _health(_: Request) -> Response:
+    return Response('{"status":"ok"}', media_type="application/json")
+
+
+def _start_page(console: Console) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/")
+    async def show(viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]) -> Response:
+        first = next(one for one in console.pages if one.label and viewer.role in one.roles)
+        return RedirectResponse(first.path, 303)
+
+    return routes
+
+
+def _add_error_pages(app: FastAPI, console: Console) -> None:
+    """Registers the page of each kind of error."""
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        shown = _as_api_error(request, error)
+        viewer: Viewer | None = getattr(request.state, "viewer", None)
+        title = _TITLES.get(shown.status, "Something went wrong")
+        values = {"title": title, "message": shown.message}
+        page = console.render(request, viewer, "error.html", status=shown.status, **values)
+        page.headers["hx-retarget"], page.headers["hx-reswap"] = "body", "innerHTML"
+        return page
+
+    async def on_stranger(request: Request, error: Exception) -> Response:
+        assert isinstance(error, SignInNeeded)  # noqa: S101 -- registered for this class
+        if request.headers.get("hx-request"):
+            return Response(status_code=401, headers={"hx-redirect": error.location})
+        return RedirectResponse(error.location, 303)
+
+    app.add_exception_handler(SignInNeeded, on_stranger)
+    for kind in _KINDS:
+        app.add_exception_handler(kind, on_error)
+
+
+_KINDS = (Exception, APIError, DatabaseUnavailable, RowsRejected, HTTPException, RequestValidationError)
+
+
+def _as_api_error(request: Request, error: Exception) -> APIError:
+    """Returns the error that a page tells; what nobody foresaw is logged."""
+    match error:
+        case APIError():
+            return error
+        case DatabaseUnavailable():
+            log.warning("a page could not be read from the database", extra={"cause": error.reason})
+            return StoreUnavailable("The database does not answer. Try again in a moment.")
+        case RowsRejected():
+            return BadRequest("A value is out of its range.")
+        case HTTPException():
+            is_unknown = error.status_code in (404, 405)
+            unread = BadRequest("The request could not be read.")
+            return NotFound("The console has no such page.") if is_unknown else unread
+        case RequestValidationError():
+            where = ".".join(str(part) for part in error.errors()[0].get("loc", ())[1:]) or "form"
+            return BadRequest(f"'{where[:80]}' is not valid.", param=where)
+        case _:
+            number = str(uuid7())
+            log.error("a page failed", extra={"path": request.url.path, "error_id": number}, exc_info=error)
+            return PageFailed(f"This page failed; the console's log has the reason under {number}.")

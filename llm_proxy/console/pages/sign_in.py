@@ -1,0 +1,107 @@
+"""Signing in with a key or with a link that works once, and signing out.
+
+Invariants: every sign-in opens a new session and ends the one the browser had; a link does nothing until its
+button is pressed, so that no preview of it uses it up; after it, the browser goes to a page of the console.
+"""
+
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from llm_proxy.console.access import (
+    EVERYBODY,
+    Identity,
+    Viewer,
+    require_role,
+    require_same_site,
+)
+from llm_proxy.console.console import Console
+from llm_proxy.errors import NotFound, Unauthorized
+from llm_proxy.identity.console_sessions import SessionHolder, SignInMethod
+
+_SPENT_LINK = "This link was used, or its time is over. Sign in with a key, or make another link."
+
+
+def router(console: Console) -> APIRouter:
+    """Returns the routes."""
+    routes = APIRouter()
+
+    @routes.get("/sign-in")
+    async def show(request: Request, next: str = "/") -> Response:  # noqa: A002 -- the name in the address
+        if await console.access.viewer_of(request) is not None:
+            return RedirectResponse(local_path(next), 303)
+        return console.render(request, None, "sign_in.html", next=local_path(next), error="")
+
+    @routes.post("/sign-in")
+    async def with_key(request: Request) -> Response:
+        require_same_site(request)
+        form = await request.form()
+        target, key = local_path(str(form.get("next", "/"))), str(form.get("key", "")).strip()
+        try:
+            who = await console.access.identify(key)
+        except Unauthorized as error:
+            return console.render(request, None, "sign_in.html", status=401, next=target, error=error.message)
+        return await open_session(console, request, who, key, "key", target)
+
+    @routes.get("/sign-in/link/{secret}")
+    async def ask(request: Request, secret: str) -> Response:
+        return console.render(request, None, "sign_in_link.html", secret=secret)
+
+    @routes.post("/sign-in/link/{secret}")
+    async def with_link(request: Request, secret: str) -> Response:
+        require_same_site(request)
+        credential = await console.data.sessions.use_link(secret)
+        if credential is None:
+            return console.render(request, None, "sign_in.html", status=401, next="/", error=_SPENT_LINK)
+        who = await console.access.identify(credential)
+        return await open_session(console, request, who, credential, "link", "/")
+
+    @routes.post("/sign-out")
+    async def sign_out(viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]) -> Response:
+        await console.data.sessions.end(viewer.session_id, viewer.actor, action="console.sign_out")
+        answer = RedirectResponse("/sign-in", 303)
+        answer.delete_cookie(console.access.cookie, secure=console.access.is_secure, httponly=True)
+        answer.headers["clear-site-data"] = '"cache", "storage"'
+        return answer
+
+    return routes
+
+
+async def open_session(
+    console: Console,
+    request: Request,
+    who: Identity,
+    credential: str,
+    method: SignInMethod,
+    target: str,
+    session_id: str | None = None,
+) -> Response:
+    """Opens a session, ends the one that the browser had, and returns the redirect with the cookie."""
+    sessions, access = console.data.sessions, console.access
+    agent = request.headers.get("user-agent", "")
+    holder = SessionHolder(who.name, who.role, who.tenant, method, access.client_ip(request), agent)
+    old = await sessions.find(request.cookies.get(access.cookie, ""))
+    secret = await sessions.open(credential, holder, session_id)
+    if old is not None:
+        with suppress(NotFound):  # it ended meanwhile
+            await sessions.end(old.record.session_id, old.record.holder.as_actor(), action="console.sign_out")
+    answer = RedirectResponse(target, 303)
+    answer.set_cookie(
+        access.cookie,
+        secret,
+        max_age=sessions.lifetime_s,
+        path="/",
+        secure=access.is_secure,
+        httponly=True,
+        samesite="lax",
+    )
+    return answer
+
+
+def local_path(target: str) -> str:
+    """Returns a path of the console itself; the start page for any other address."""
+    is_local = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
+    return target if is_local and "\\" not in target else "/"
