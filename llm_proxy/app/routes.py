@@ -17,6 +17,7 @@ from llm_proxy.edge.responses import database_result
 from llm_proxy.edge.routes import (
     audit,
     azure_models,
+    budgets,
     calls,
     configuration,
     gemini,
@@ -50,6 +51,7 @@ from llm_proxy.identity import (
 from llm_proxy.identity.key_search import list_tenants
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import CallHistoryReader, Erasures, ErasureTargets, LangfuseClient, PostgresUsage
+from llm_proxy.ledger.budget_forecast import BudgetForecasts
 from llm_proxy.notify import Outbox
 from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.settings import Settings
@@ -126,6 +128,7 @@ def build_routers(
         keys.admin_keys_router(found.admin_keys if found else None, require_actor=require_actor),
         policies.router(policy_repository, publish=publish, require_actor=require_actor, catalog=catalog),
         simulation.router(_simulation_sources(stages, found), require_actor=require_actor),
+        budgets.router(_budget_sources(stages, found), require_actor=require_actor),
         audit.router(AuditLog(pool) if pool else None, stages.auth_failures, require_actor=require_actor),
         stored_data.payloads_router(in_postgres, auth),
         stored_data.erasures_router(erasures, require_actor=Depends(require_actor)),
@@ -200,6 +203,18 @@ def _repositories(database: Database | None) -> Repositories | None:
     pool = database.pool
     return Repositories(
         KeyRepository(pool), KeyRaiseRepository(pool), PolicyRepository(pool), AdminKeyRepository(pool)
+    )
+
+
+def _budget_sources(stages: Stages, repositories: Repositories | None) -> budgets.BudgetSources | None:
+    if stages.database is None or repositories is None:
+        return None
+    return budgets.BudgetSources(
+        BudgetForecasts(stages.database.reports),
+        PostgresKeyStore(stages.database.pool),
+        repositories.keys,
+        stages.catalog,
+        PolicyDefaults.from_settings(stages.settings),
     )
 
 

@@ -92,6 +92,7 @@ ROUTE_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("POST", "/admin/keys/{key}/revoke"): RouteAccess(_CHANGE, "keys.revoke").with_tenant_admins(),
     ("GET", "/admin/tenants"): _READ_ACCESS.with_tenant_admins(),
     ("GET", "/admin/limits"): _READ_ACCESS,
+    ("GET", "/admin/budgets"): _READ_ACCESS.with_tenant_admins(),
     ("PUT", "/admin/limits"): RouteAccess(_CHANGE, "limits.set"),
     ("DELETE", "/admin/limits"): RouteAccess(_CHANGE, "limits.drop"),
     ("POST", "/admin/simulate"): RouteAccess(_READ, "limits.simulate"),

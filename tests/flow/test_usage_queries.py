@@ -230,3 +230,33 @@ def test_hanging_queries_do_not_delay_key_look_ups(gateway: Gateway) -> None:
 
     asyncio.run(held())
     assert total(gateway)["requests"] == 6
+
+
+def test_budgets_are_forecast_for_admins(gateway: Gateway) -> None:
+    """A tenant's admin sees its tenant's alone; a caller's key is no admin key."""
+    keys, address = f"{gateway.url}/admin/keys", "/admin/budgets"
+    budgets = [
+        {"limit_usd": "5", "period": "month"},
+        {"limit_requests": 10, "period": "day"},
+    ]
+    for name in ("demo", "plain"):
+        changed = httpx.patch(f"{keys}/{name}", json={"budgets": budgets}, headers=ADMIN)
+        assert changed.status_code == 200, changed.text
+    every = gateway.asked(address, ADMIN).json()
+    assert len(every["data"]) == 4
+    calls = {(one["id"], one["unit"]): one for one in every["data"]}
+    demo = httpx.get(f"{keys}/demo", headers=ADMIN).json()["id"]
+    used = total(gateway, key="demo")
+    counted, money = calls[demo, "requests"], calls[demo, "usd"]
+    assert (counted["limit"], counted["spent"], counted["share"]) == (10, used["requests"], 0.3)
+    assert float(money["spent_usd"]) == pytest.approx(used["cost_usd"])
+    assert (money["limit_usd"], money["lasts"], money["runs_out_at"]) == ("5.000000000", True, None)
+    made = httpx.post(
+        f"{gateway.url}/admin/admin-keys",
+        json={"name": "of-team", "role": "tenant", "tenant": TEAM},
+        headers=ADMIN,
+    )
+    of_team = {"Authorization": f"Bearer {made.json()['key']}"}
+    assert {one["id"] for one in gateway.asked(address, of_team).json()["data"]} == {demo}
+    assert {one["id"] for one in gateway.asked(address, of_team, tenant=OTHER).json()["data"]} == {demo}
+    assert gateway.asked(address, INTERNAL).status_code == 401
