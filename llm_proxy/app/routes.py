@@ -29,6 +29,7 @@ from llm_proxy.edge.routes import (
     models,
     notifications,
     policies,
+    requests,
     response_tokens,
     simulation,
     stored_data,
@@ -52,6 +53,7 @@ from llm_proxy.identity.key_search import list_tenants
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import CallHistoryReader, Erasures, ErasureTargets, LangfuseClient, PostgresUsage
 from llm_proxy.ledger.budget_forecast import BudgetForecasts
+from llm_proxy.ledger.request_search import RequestSearcher
 from llm_proxy.notify import Outbox
 from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.settings import Settings
@@ -162,10 +164,11 @@ async def _last_use(usage: PostgresUsage, key_ids: list[str]) -> dict[str, datet
 def _routers_of_now(
     stages: Stages, usage: PostgresUsage | None, record: AuditedChange | None
 ) -> list[APIRouter]:
-    """Returns the routers of what runs now, and of what operators were notified of."""
+    """Returns the routers of what runs now, of single requests, and of what operators were notified of."""
     require_actor = stages.auth.require_actor
     pool = stages.database.pool if stages.database else None
     return [
+        requests.router(RequestSearcher(usage.pool) if usage else None, stages.auth),
         calls.router(
             stages.call_board, partial(_key_names, usage), record=record, require_actor=require_actor
         ),

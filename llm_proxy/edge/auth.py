@@ -124,6 +124,7 @@ ROUTE_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("GET", "/v1/limits"): _READ_ACCESS.with_tenant_admins(),
     ("POST", "/v1/explain"): _READ_ACCESS.with_tenant_admins(),
     ("GET", "/v1/usage"): _READ_ACCESS.with_tenant_admins(),
+    ("GET", "/v1/requests"): _READ_ACCESS.with_tenant_admins(),
     ("GET", "/v1/requests/{request_id}"): _READ_ACCESS.with_tenant_admins(),
 }
 

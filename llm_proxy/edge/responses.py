@@ -6,15 +6,20 @@ ours; an error says who rejected the request (`x-llm-proxy-refused-by`); a missi
 
 import math
 from collections.abc import Awaitable
+from datetime import date, datetime
+from decimal import Decimal
 from functools import lru_cache
 from typing import TypeVar
+from uuid import UUID
 
 import orjson
+from fastapi.responses import Response
 
 from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Dialect
 from llm_proxy.edge.request import Send
 from llm_proxy.errors import APIError, BadRequest, StoreUnavailable, Unauthorized
+from llm_proxy.json_access import Json
 from llm_proxy.money import NANO_PER_USD
 from llm_proxy.schema.database import STATEMENT_TIMEOUT, DatabaseUnavailable, RowsRejected
 from llm_proxy.upstream import RoutingInfo
@@ -135,3 +140,18 @@ async def database_result(result: Awaitable[Result]) -> Result:
             message = "The query takes too long; ask for a shorter range or fewer groups."
             raise StoreUnavailable(message, code="question_too_large") from None
         raise StoreUnavailable("The database is unavailable; please try again.", retry_after_s=2) from None
+
+
+def json_response(body: Json) -> Response:
+    """Returns a JSON response; money as a number of dollars, times in ISO 8601."""
+    return Response(orjson.dumps(body, default=_to_json_value), media_type="application/json")
+
+
+def _to_json_value(value: object) -> object:
+    if isinstance(value, Decimal):
+        return round(float(value), 9)
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    if isinstance(value, UUID):  # the driver's own subclass
+        return str(value)
+    raise TypeError(type(value).__name__)

@@ -67,7 +67,7 @@ async def resolve_key_filter(connection: Connection, query: UsageQuery) -> Usage
     name, only_key = query.filters.get("key"), query.only_key
     if name is None and only_key is None:
         return query
-    key_id = only_key if name is None else await _find_key(connection, name, query.only_tenant)
+    key_id = only_key if name is None else await find_key(connection, name, query.only_tenant)
     if key_id is None or (only_key is not None and key_id != only_key):
         raise unknown_name_error("key", name or "")
     return replace(query, filters={**query.filters, "key": key_id})
@@ -75,13 +75,13 @@ async def resolve_key_filter(connection: Connection, query: UsageQuery) -> Usage
 
 async def resolve_key(connection: Connection, name: str) -> str:
     """Returns the id of a key by its id, name or shown prefix; raises `NotFound`."""
-    key_id = await _find_key(connection, name)
+    key_id = await find_key(connection, name)
     if key_id is None:
         raise unknown_name_error("key", name)
     return key_id
 
 
-async def _find_key(connection: Connection, name: str, tenant: str | None = None) -> str | None:
+async def find_key(connection: Connection, name: str, tenant: str | None = None) -> str | None:
     """Returns the id of a stored key, or of a key that only the roll-up has; None if neither exists."""
     try:
         return await find_key_id(connection, name, tenant=tenant)

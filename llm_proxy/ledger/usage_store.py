@@ -121,11 +121,11 @@ class PostgresUsage:
             )  # fmt: skip
             if row is None:
                 rejected = await fetch_rejected(connection, request_id)
-                return None if rejected is None else _rejected_as_dict(rejected)
+                return None if rejected is None else rejected_as_dict(rejected)
             calls = await connection.fetch(_CALLS.format("llm_calls"), request_id)
             if not calls and await connection.fetchval(_MOVING):
                 calls = await connection.fetch(_CALLS.format("llm_calls_before"), request_id)
-        return {**_row_as_dict(row), "model_calls": [_row_as_dict(call) for call in calls]}
+        return {**row_as_dict(row), "model_calls": [row_as_dict(call) for call in calls]}
 
     async def recent_requests(self, recent: RecentQuery) -> list[Json]:
         """Returns the rows of the latest requests, newest first; raises `NotFound` for an unknown name."""
@@ -145,7 +145,7 @@ class PostgresUsage:
             rows = await connection.fetch(statement, *arguments)
             if not rows:
                 await require_known_names(connection, filters)
-        return [_row_as_dict(row) for row in rows]
+        return [row_as_dict(row) for row in rows]
 
     async def recent_rejected(self, recent: RecentQuery) -> tuple[list[Json], list[Json]]:
         """Returns the latest rejected requests of the sample, and the exact counts of rejections.
@@ -166,7 +166,7 @@ class PostgresUsage:
             counts = await fetch_rejection_counts(connection, *span, scope)
             if not rows and not counts:
                 await require_known_names(connection, filters)
-        return [_rejected_as_dict(row) for row in rows], counts
+        return [rejected_as_dict(row) for row in rows], counts
 
     async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[Json]:
         """Returns the counts of rejections in the minute of a request id."""
@@ -241,14 +241,15 @@ async def open_usage(dsn: str, tls: ssl.SSLContext | None = None) -> AsyncGenera
         yield PostgresUsage(pool)
 
 
-def _row_as_dict(row: asyncpg.Record) -> Json:
+def row_as_dict(row: asyncpg.Record) -> Json:
     """Returns the row with its JSON columns decoded."""
     values = dict(row)
     return values | {name: json.loads(values[name]) for name in _JSON if values.get(name) is not None}
 
 
-def _rejected_as_dict(row: asyncpg.Record) -> Json:
-    return {**_row_as_dict(row), "outcome": "refused"}
+def rejected_as_dict(row: asyncpg.Record) -> Json:
+    """Returns the row of a rejected request as that of a call, with its own outcome."""
+    return {**row_as_dict(row), "outcome": "refused"}
 
 
 MAX_MEMORY_CALLS = 10_000

@@ -5,19 +5,17 @@ request and another caller's get the same response; 503 while the database is un
 """
 
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from llm_proxy.admission import AdmissionController, current_limits
 from llm_proxy.edge.auth import AuthDependencies
-from llm_proxy.edge.responses import database_result, require_database
+from llm_proxy.edge.responses import database_result, json_response, require_database
 from llm_proxy.errors import BadRequest, Forbidden, NotFound, StoreUnavailable
 from llm_proxy.identity import NO_ATTRIBUTION, Admin, Attribution, Caller, on_behalf_of
 from llm_proxy.json_access import Json
@@ -98,7 +96,7 @@ def router(usage: UsageStore | None, auth: AuthDependencies, admission: Admissio
     ) -> Response:
         acting = on_behalf_of(caller, NO_ATTRIBUTION, Attribution(agent=agent_id))
         line = await _used_by_agent(require_database(usage), caller, agent_id)
-        return _json({**line, "limits": await _tightest_agent_limit(admission, acting)})
+        return json_response({**line, "limits": await _tightest_agent_limit(admission, acting)})
 
     @routes.get("/v1/usage", summary="What was used, by any dimension.", openapi_extra=_FILTERS)
     async def by_dimension(
@@ -129,7 +127,7 @@ def router(usage: UsageStore | None, auth: AuthDependencies, admission: Admissio
             raise await _request_not_found(require_database(usage), request_id, who)
         if _is_tenant_bound(who):
             found = redact_for_key(found, FORWARDED_STATUSES)
-        return _json({**found, "story": describe_request(found)})
+        return json_response({**found, "story": describe_request(found)})
 
     return routes
 
@@ -206,7 +204,7 @@ async def _report(usage: UsageStore, question: UsageQuery, form: str, tz: str, n
         "untold": spans_as_json(answer.unknown_spans),
         "total_untold": spans_as_json(answer.total_unknown_spans),
     }
-    return _json(body)
+    return json_response(body)
 
 
 def _csv_headers(answer: UsageResult) -> dict[str, str]:
@@ -246,17 +244,3 @@ async def _tightest_agent_limit(admission: AdmissionController, caller: Caller) 
     tightest = min(of_agent, key=lambda one: one.remaining)
     reset_s = tightest.reset_ms / 1000 if tightest.reset_ms is not None else 0.0
     return {"limit": tightest.check.limit, "remaining": tightest.remaining, "reset": reset_s}
-
-
-def _json(body: Json) -> Response:
-    return Response(orjson.dumps(body, default=_to_json_value), media_type="application/json")
-
-
-def _to_json_value(value: object) -> object:
-    if isinstance(value, Decimal):
-        return round(float(value), 9)
-    if isinstance(value, (date, datetime)):
-        return value.isoformat()
-    if isinstance(value, UUID):  # the driver's own subclass
-        return str(value)
-    raise TypeError(type(value).__name__)

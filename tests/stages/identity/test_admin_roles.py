@@ -40,6 +40,7 @@ MAY: dict[str, str] = {
     "POST /admin/keys/{key}/revoke": "owner operator tenant",
     "GET /admin/tenants": "owner operator viewer tenant",
     "GET /admin/limits": "owner operator viewer",
+    "GET /admin/budgets": "owner operator viewer tenant",
     "PUT /admin/limits": "owner operator",
     "DELETE /admin/limits": "owner operator",
     "POST /admin/simulate": "owner operator viewer",
@@ -60,6 +61,8 @@ MAY: dict[str, str] = {
     "GET /admin/reload": "owner operator viewer",
     "POST /admin/reload": "owner operator",
     "GET /admin/notifications": "owner operator viewer",
+    "GET /admin/calls": "owner operator viewer tenant",
+    "DELETE /admin/calls/{request_id}": "owner operator tenant",
     "POST /admin/models/{model:path}/test": "owner operator",
     "DELETE /admin/cache": "owner operator",
     "GET /admin/payloads/{request_id}": "owner operator viewer",
@@ -70,6 +73,7 @@ MAY: dict[str, str] = {
     "GET /metrics": "owner operator viewer",
     "GET /openapi.json": "owner operator viewer tenant",
     "GET /v1/usage": "owner operator viewer tenant",
+    "GET /v1/requests": "owner operator viewer tenant",
     "GET /v1/requests/{request_id}": "owner operator viewer tenant",
 }
 """Every route for admin keys, and who may use it; a new one needs a line here and in `ROUTE_ACCESS`."""

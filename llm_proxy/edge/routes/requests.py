@@ -1,0 +1,143 @@
+"""`GET /v1/requests`: single requests, searched, page by page, or all of them as CSV.
+
+Invariants: a key sees only what it paid for, a tenant's admin its tenant, other admins all; CSV is sent as
+it is read, and breaks off when it cannot be read to its end.
+"""
+
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, Field
+
+from llm_proxy.edge.auth import AuthDependencies
+from llm_proxy.edge.responses import database_result, json_response, require_database
+from llm_proxy.errors import BadRequest, Forbidden
+from llm_proxy.identity import Admin, Caller
+from llm_proxy.json_access import Json
+from llm_proxy.ledger.request_detail import redact_for_key
+from llm_proxy.ledger.request_filters import FILTERS, RequestFilters, parse_filters, parse_position
+from llm_proxy.ledger.request_rows import csv_header, csv_lines
+from llm_proxy.ledger.request_search import MAX_PAGE, RequestSearch, RequestSearcher
+from llm_proxy.ledger.usage_query import RANGE_WORDS, parse_range, parse_zone
+from llm_proxy.upstream.error_kinds import FORWARDED_STATUSES
+
+DEFAULT_SINCE = "24h"
+_FORMS = ("json", "csv")
+_PARAMETERS = frozenset({"since", "until", "tz", "after", "limit", "format"})
+_WHAT = {
+    "key": "A key's name, id or prefix.",
+    "model": "As asked, or the group that was asked or served.",
+    "endpoint": "Such as `chat.completions`.",
+    "status": "A number, or `2xx`, `4xx`, `5xx`; 0: nothing was sent.",
+    "outcome": "`ok`, `error`, `client_gone`, `cut`, `lost`, `refused`, or `failed`: all but `ok`.",
+    "cause": "The error's code, or `scope:kind` of the limit that rejected it.",
+    "min_cost": "In dollars, as `max_cost`.",
+    "min_ms": "How long it took, as `max_ms`.",
+}
+_FILTERS_DOCUMENT: Json = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": _WHAT.get(name, f"Only this {name}."),
+        }
+        for name in FILTERS
+    ]
+}
+
+
+class SearchParameters(BaseModel):
+    """The query parameters of `GET /v1/requests` that are no filters."""
+
+    since: str | None = Field(None, description=f"2026-11-01, 24h, 7d, {', '.join(RANGE_WORDS)}; else 24h.")
+    until: str | None = Field(None, description="The same; else the end of today, or of what `since` names.")
+    tz: str = Field("UTC", description="An IANA zone, or an offset such as +05:30: the zone of days.")
+    after: str | None = Field(None, description="`after` of the page before.")
+    limit: int = Field(50, ge=1, le=MAX_PAGE, description="Rows of a page.")
+    form: str = Field("json", alias="format", description="`json`, or `csv`: all matches.")
+
+
+def router(searcher: RequestSearcher | None, auth: AuthDependencies) -> APIRouter:
+    """Returns the route; it is 503 without a database (`searcher` is None)."""
+    routes = APIRouter(tags=["usage"])
+
+    @routes.get(
+        "/v1/requests",
+        summary="Single requests, newest first: calls, and the sample of rejected ones.",
+        openapi_extra=_FILTERS_DOCUMENT,
+        responses={
+            400: {"description": "An invalid range, filter or place."},
+            401: {"description": "No credential."},
+            404: {"description": "No key has this name."},
+            503: {"description": "The database is unavailable."},
+        },
+    )
+    async def search(
+        request: Request,
+        who: Annotated[Caller | Admin, Depends(auth.caller_or_admin)],
+        query: Annotated[SearchParameters, Query()],
+    ) -> Response:
+        if query.form not in _FORMS:
+            raise BadRequest(f"'format' is one of {', '.join(_FORMS)}.", param="format")
+        begin, end = parse_range(
+            query.since or DEFAULT_SINCE, query.until, datetime.now(UTC), parse_zone(query.tz)
+        )
+        if begin >= end:
+            raise BadRequest("The range is empty: 'since' is not before 'until'.", param="since")
+        given = [one for one in request.query_params.multi_items() if one[0] not in _PARAMETERS]
+        question = RequestSearch(
+            begin,
+            end,
+            _own_tenant(parse_filters(given), who),
+            only_key=who.key_id if isinstance(who, Caller) else None,
+            only_tenant=who.tenant if isinstance(who, Admin) else None,
+            after=parse_position(query.after) if query.after else None,
+            limit=query.limit,
+        )
+        store = require_database(searcher)
+        if query.form == "csv":
+            return await csv_response(store, question)
+        return json_response(await _page(store, question, who))
+
+    return routes
+
+
+def _own_tenant(filters: RequestFilters, who: Caller | Admin) -> RequestFilters:
+    """Returns the filters; raises `Forbidden` where a tenant's admin names another tenant."""
+    tenant = who.tenant if isinstance(who, Admin) else None
+    if tenant is not None and filters.values.get("tenant", tenant) != tenant:
+        raise Forbidden("This admin key sees its own tenant only.", param="tenant")
+    return filters
+
+
+async def _page(searcher: RequestSearcher, search: RequestSearch, who: Caller | Admin) -> Json:
+    page = await database_result(searcher.find_page(search))
+    bound = isinstance(who, Caller) or who.tenant is not None
+    return {
+        "object": "list",
+        "since": search.since,
+        "until": search.until,
+        "data": [redact_for_key(row, FORWARDED_STATUSES) if bound else row for row in page.rows],
+        "has_more": page.after is not None,
+        "after": None if page.after is None else str(page.after),
+        "searched_to": page.searched_to,
+    }
+
+
+async def csv_response(searcher: RequestSearcher, search: RequestSearch) -> Response:
+    """Returns all matches as CSV, sent as they are read; raises what the first page raises."""
+    pages = searcher.find_all(search)
+    first = await database_result(anext(pages, list[Json]()))
+
+    async def lines() -> AsyncGenerator[str]:
+        yield csv_header() + csv_lines(first)
+        async for rows in pages:
+            yield csv_lines(rows)
+
+    headers = {"content-disposition": 'attachment; filename="requests.csv"'}
+    return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers=headers)
