@@ -100,10 +100,10 @@ secrets: ## Create the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh
 
 clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ stay.
-	rm -rf .venv .venv-sidecar .uv .sbom .promtool .candidate .pythons
+	rm -rf .venv .venv-sidecar .browser .uv .sbom .promtool .candidate .pythons
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-setup-dev: .venv/.dev .venv-sidecar/.sidecar
+setup-dev: .venv/.dev .venv-sidecar/.sidecar .browser/.ready
 
 setup-sidecar: .venv-sidecar/.sidecar
 
@@ -122,6 +122,11 @@ setup-sidecar: .venv-sidecar/.sidecar
 .venv/.dev: locks/dev.txt .venv/.stack
 	@echo "→ what the tests and checks need (.venv)"
 	@$(INSTALL) .venv locks/dev.txt
+	@touch $@
+
+.browser/.ready: locks/browser/package-lock.json scripts/browser.sh .venv/.dev
+	@echo "→ the browser of the tests (.browser)"
+	@sh scripts/browser.sh
 	@touch $@
 
 # LiteLLM without bytecode compiles its failing imports anew on every request.
