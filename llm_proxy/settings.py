@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -421,6 +421,7 @@ KNOWN_SECRETS = frozenset(
 )
 MIN_SECRET_CHARS = 16
 _LOCAL = ("127.", "::1", "localhost")
+_LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def insecure_settings(settings: Settings) -> list[str]:
@@ -466,6 +467,6 @@ def insecure_console_settings(settings: Settings) -> list[str]:
         faults.append(
             f"{PREFIX}CONSOLE_HOST is a public address; set {PREFIX}CONSOLE_URL to the address browsers use"
         )
-    if url is not None and url.startswith("http:") and not url.removeprefix("http://").startswith(_LOCAL):
+    if url is not None and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK_NAMES:
         faults.append(f"{PREFIX}CONSOLE_URL is not https: passwords and cookies would be readable on the way")
     return faults
