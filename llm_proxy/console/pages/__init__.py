@@ -1,10 +1,24 @@
 """The pages of the console, in the order of the navigation; the first that a role sees is its start page."""
 
-from llm_proxy.console.access import EVERYBODY, GLOBAL
+from llm_proxy.console.access import EVERYBODY, GLOBAL, READERS
 from llm_proxy.console.navigation import Page
-from llm_proxy.console.pages import notifications, sessions, sign_in
+from llm_proxy.console.pages import (
+    key_changes,
+    keys,
+    limits,
+    models,
+    notifications,
+    sessions,
+    sign_in,
+    tenants,
+)
 
 PAGES = (
+    Page("", "/keys", (), key_changes.router),
+    Page("Keys", "/keys", EVERYBODY, keys.router),
+    Page("Tenants", "/tenants", READERS, tenants.router),
+    Page("Limits", "/limits", GLOBAL, limits.router),
+    Page("Models", "/models", GLOBAL, models.router),
     Page("Notifications", "/notifications", GLOBAL, notifications.router),
     Page("Sessions", "/sessions", EVERYBODY, sessions.router),
     Page("", "/sign-in", (), sign_in.router),
