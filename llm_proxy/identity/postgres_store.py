@@ -184,7 +184,6 @@ def policy_from_row(row: asyncpg.Record) -> LimitPolicy:
         budgets_from_json(row["budgets"]),
         row["mode"],
         row["on_store_failure"],
-        row["duration_s"],
     )
 
 

@@ -5,7 +5,8 @@ unknown. The sidecar's log (`llm_calls`) has the times of attempts, the record t
 """
 
 from collections.abc import Container
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from llm_proxy.identity.caller import PERIOD_SUFFIX, SHARED_SCOPES
@@ -28,8 +29,6 @@ def describe_limit(reached: Json) -> str:
     per = PERIOD_SUFFIX.get(
         reached.get("period", ""), " a minute" if unit in {"requests", "tokens"} else " at once"
     )
-    if scope == "run" and reached["kind"] in {"budget", "duration"}:
-        per = ""
     parts = [f"{reached['kind']} of {reached['subject']} (scope {scope})"]
     if "limit" in reached:
         used = _amount_without_unit(reached["used"], unit) if "used" in reached else "an unknown part"
@@ -80,7 +79,46 @@ def _rejection_line(request: Json) -> str:
     return f"{head}: {describe_limit(request['reached'])}" if request.get("reached") else head
 
 
-def _attempt_lines(request: Json) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class RequestAttempt:
+    """One attempt at a provider: of the record's order and status, with the times of the sidecar's log.
+
+    Attributes:
+        status: The provider's HTTP status; None where nobody says.
+        call: The row of the sidecar's log; None without one.
+        message: Why it failed, in the provider's words, cleaned; of the last attempt alone.
+    """
+
+    group: str
+    deployment: str
+    status: int | None
+    call: Json | None = None
+    message: str | None = None
+
+    @property
+    def took_ms(self) -> float | None:
+        """How long it took; None where that is not known."""
+        if self.call is None or not self.call["ended_at"]:
+            return None
+        took: timedelta = self.call["ended_at"] - self.call["started_at"]
+        return took.total_seconds() * 1000
+
+    def as_json(self) -> Json:
+        """Returns it as a JSON object."""
+        call = self.call or {}
+        return {
+            "model_group": self.group,
+            "deployment": self.deployment,
+            "status": self.status,
+            "started_at": call.get("started_at"),
+            "took_ms": self.took_ms,
+            "error_class": call.get("error_class"),
+            "message": self.message,
+        }
+
+
+def attempts_of(request: Json) -> list[RequestAttempt]:
+    """Returns the attempts at a provider, in order; empty where none is known."""
     calls: list[Json] = list(request.get("model_calls") or ())
     hops: list[list[Any]] = request.get("hops") or []
     if not hops:
@@ -88,17 +126,23 @@ def _attempt_lines(request: Json) -> list[str]:
     if not hops and request.get("deployment"):
         hops = [[request["model_group"], request["deployment"], _provider_status(request)]]
     message = request.get("provider_message")
-    lines: list[str] = []
+    found: list[RequestAttempt] = []
     for number, (group, deployment, status) in enumerate(hops, 1):
         call = _take_logged_call(calls, number, deployment, answered=status == _OK_STATUS)
         reason = message if number == len(hops) and status != _OK_STATUS else None
-        unknown = call is None and bool(request.get("model_calls"))
-        lines.append(
-            f"hop {number}: {group} at {deployment}: {_attempt_text(status, call, reason, unknown=unknown)}"
-        )
-    if hops and not request.get("model_calls"):
+        found.append(RequestAttempt(group, deployment, status, call, reason))
+    return found
+
+
+def _attempt_lines(request: Json) -> list[str]:
+    attempts, is_logged = attempts_of(request), bool(request.get("model_calls"))
+    lines = [
+        f"hop {number}: {one.group} at {one.deployment}: {_attempt_text(one, is_logged=is_logged)}"
+        for number, one in enumerate(attempts, 1)
+    ]
+    if attempts and not is_logged:
         lines.append("the sidecar's log has nothing of this call (yet): when each hop was is not known")
-    elif not hops:
+    elif not attempts:
         lines.append(
             "no hop: the response cache answered"
             if request.get("cache") == "hit"
@@ -125,18 +169,17 @@ def _take_logged_call(calls: list[Json], number: int, deployment: str, *, answer
     return call
 
 
-def _attempt_text(status: int | None, call: Json | None, message: str | None, *, unknown: bool) -> str:
-    parts = [f"status {status}" if status else "no status"]
-    if call is not None:
-        began, ended = call["started_at"], call["ended_at"]
-        took = f", {(ended - began).total_seconds() * 1000:,.0f} ms" if ended else ""
-        parts.append(f"{_time_text(began)}{took}")
-        if message is None and call.get("error_class"):
-            parts.append(str(call["error_class"]))
-    if unknown:
+def _attempt_text(attempt: RequestAttempt, *, is_logged: bool) -> str:
+    parts = [f"status {attempt.status}" if attempt.status else "no status"]
+    if attempt.call is not None:
+        took = "" if attempt.took_ms is None else f", {attempt.took_ms:,.0f} ms"
+        parts.append(f"{_time_text(attempt.call['started_at'])}{took}")
+        if attempt.message is None and attempt.call.get("error_class"):
+            parts.append(str(attempt.call["error_class"]))
+    elif is_logged:
         parts.append("time not known")
-    if message is not None:
-        parts.append(message)
+    if attempt.message is not None:
+        parts.append(attempt.message)
     return "; ".join(parts)
 
 

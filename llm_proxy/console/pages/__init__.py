@@ -2,23 +2,13 @@
 
 from llm_proxy.console.access import EVERYBODY, GLOBAL, READERS
 from llm_proxy.console.navigation import Page
-from llm_proxy.console.pages import (
-    key_changes,
-    keys,
-    limits,
-    models,
-    notifications,
-    sessions,
-    sign_in,
-    tenants,
-)
+from llm_proxy.console.pages import find, live, notifications, request, requests, sessions, sign_in
 
 PAGES = (
-    Page("", "/keys", (), key_changes.router),
-    Page("Keys", "/keys", EVERYBODY, keys.router),
-    Page("Tenants", "/tenants", READERS, tenants.router),
-    Page("Limits", "/limits", GLOBAL, limits.router),
-    Page("Models", "/models", GLOBAL, models.router),
+    Page("Live", "/live", READERS, live.router),
+    Page("Requests", "/requests", EVERYBODY, requests.router),
+    Page("", "/requests", (), request.router),
+    Page("", "/find", (), find.router),
     Page("Notifications", "/notifications", GLOBAL, notifications.router),
     Page("Sessions", "/sessions", EVERYBODY, sessions.router),
     Page("", "/sign-in", (), sign_in.router),

@@ -20,7 +20,7 @@ from llm_proxy.errors import BadRequest, Forbidden, NotFound, StoreUnavailable
 from llm_proxy.identity import NO_ATTRIBUTION, Admin, Attribution, Caller, on_behalf_of
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.rejected_requests import RejectionScope, not_recorded_message
-from llm_proxy.ledger.request_detail import describe_request, redact_for_key
+from llm_proxy.ledger.request_detail import attempts_of, describe_request, redact_for_key
 from llm_proxy.ledger.usage_query import (
     DIMENSIONS,
     EMPTY_ROW,
@@ -127,7 +127,8 @@ def router(usage: UsageStore | None, auth: AuthDependencies, admission: Admissio
             raise await _request_not_found(require_database(usage), request_id, who)
         if _is_tenant_bound(who):
             found = redact_for_key(found, FORWARDED_STATUSES)
-        return json_response({**found, "story": describe_request(found)})
+        attempts = [one.as_json() for one in attempts_of(found)]
+        return json_response({**found, "story": describe_request(found), "attempts": attempts})
 
     return routes
 
