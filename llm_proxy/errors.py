@@ -21,14 +21,14 @@ class ReachedLimit:
     """The limit that rejected a request: whose it is, its figures, and what the request wanted of it.
 
     Attributes:
-        kind: `requests`, `tokens`, `parallel` or `budget`.
+        kind: `requests`, `tokens`, `parallel`, `budget` or `duration`.
         subject: Whose it is, for people: `agent scout`.
-        limit: In its unit, as the others; nano-dollars of a budget of money, milliseconds of one of audio.
+        limit: In its unit, as the others; nano-dollars of money, milliseconds of audio and of time.
         used: None when unknown.
         held: What running calls hold of it.
         running: The number of those calls.
         kept: What is kept for a call that waits.
-        unit: `usd`, `requests`, `tokens`, `calls`, or a budget's.
+        unit: `usd`, `requests`, `tokens`, `calls`, `seconds`, or a budget's.
         wait_ms: None when waiting a moment does not help.
         resets_at: When a budget's next period starts, in its time zone.
     """
@@ -269,6 +269,16 @@ class BudgetExceeded(APIError):
     status = 429
     default_type = "insufficient_quota"
     default_code = "insufficient_quota"
+    origin = "budget"
+    retryable = False
+
+
+class RunBudgetExceeded(APIError):
+    """A run has used what it may: money, tokens, calls, turns or time; its key may go on in another run."""
+
+    status = 429
+    default_type = "insufficient_quota"
+    default_code = "run_budget_exceeded"
     origin = "budget"
     retryable = False
 

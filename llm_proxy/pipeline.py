@@ -175,7 +175,8 @@ class AdmittedCall:
 
     def _settle(self, provider: str | None) -> None:
         used = billed(self.context)
-        self._lease.settle(used.tokens, used.cost_nano_usd, provider, used.quantities)
+        hit = self.context.routing.cache == "hit"
+        self._lease.settle(used.tokens, used.cost_nano_usd, provider, used.quantities, from_cache=hit)
 
     def note_usage(self) -> None:
         """Notes what a stream has used so far; a body's usage is known once it was read."""

@@ -54,7 +54,16 @@ QUANTITY_OF_UNIT = {
     "search_units": "search_units",
 }
 """A budget's unit -> the quantity it counts."""
+TURNS = "turns"
+"""Answers of models that write: what a turn of an agent is."""
+UNITS_OF_ENDPOINTS = frozenset({TURNS, *QUANTITY_OF_UNIT})
+"""The units of budgets that only calls of some endpoints use."""
 _UNITS: dict[Endpoint, tuple[str, ...]] = {
+    "chat.completions": (TURNS,),
+    "completions": (TURNS,),
+    "responses": (TURNS,),
+    "messages": (TURNS,),
+    "generate_content": (TURNS,),
     "rerank": ("search_units",),
     "images.generations": ("images",),
     "images.edits": ("images",),
@@ -62,7 +71,7 @@ _UNITS: dict[Endpoint, tuple[str, ...]] = {
     "audio.transcriptions": ("audio_seconds",),
     "audio.translations": ("audio_seconds",),
 }
-_THOUSANDTHS = frozenset({"audio_seconds"})
+_THOUSANDTHS = frozenset({"audio_seconds", "seconds"})
 """Units that are counted in thousandths."""
 
 

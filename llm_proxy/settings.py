@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -135,6 +135,7 @@ class Settings(BaseSettings):
     budgets_mode: Mode = Field("enforce", description="The same for budgets.")
     budgets_on_store_failure: OnStoreFailure = Field("deny", description="The same for budgets.")
     run_sources: StringList = Field(("x-run-id", "x-session-id", "metadata.run_id", "metadata.session_id", "x-claude-code-session-id", "session-id"), min_length=1, description="What names a call's run, in order: headers, and `metadata.run_id` or `metadata.session_id` of a body (`docs/agents.md`).")
+    run_idle_s: int = Field(86_400, ge=60, le=31_536_000, description="Seconds without a call after which a run ends, and its limits count anew.")
     keys_file: Path | None = Field(None, description="`keys.yaml`, applied at start and by `llm-proxy keys apply`.")
 
     max_body_bytes: int = Field(20 * 2**20, ge=1024, description="Largest body, both as sent and decompressed; a larger one is a 413.")
@@ -421,6 +422,7 @@ KNOWN_SECRETS = frozenset(
 )
 MIN_SECRET_CHARS = 16
 _LOCAL = ("127.", "::1", "localhost")
+_LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def insecure_settings(settings: Settings) -> list[str]:
@@ -466,6 +468,6 @@ def insecure_console_settings(settings: Settings) -> list[str]:
         faults.append(
             f"{PREFIX}CONSOLE_HOST is a public address; set {PREFIX}CONSOLE_URL to the address browsers use"
         )
-    if url is not None and url.startswith("http:") and not url.removeprefix("http://").startswith(_LOCAL):
+    if url is not None and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK_NAMES:
         faults.append(f"{PREFIX}CONSOLE_URL is not https: passwords and cookies would be readable on the way")
     return faults

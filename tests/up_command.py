@@ -61,11 +61,20 @@ def bare_environment() -> dict[str, str]:
 
 @contextmanager
 def run_up(
-    folder: Path, *words: str, port: int | None = None, start: tuple[str, ...] = ("llm_proxy", "up")
+    folder: Path,
+    *words: str,
+    port: int | None = None,
+    console_port: int | None = None,
+    start: tuple[str, ...] = ("llm_proxy", "up"),
 ) -> Generator[UpCommand]:
-    """Runs `llm-proxy up`, or another module and words that start it, in `bare_environment`."""
+    """Runs `llm-proxy up`, or another module and words that start it, in `bare_environment`.
+
+    The console runs if it is given a port.
+    """
     port = port or free_port()
     env = bare_environment()
+    env["LLM_PROXY__CONSOLE_ENABLED"] = "true" if console_port else "false"
+    env["LLM_PROXY__CONSOLE_PORT"] = str(console_port or 0)
     command = [sys.executable, "-m", *start, "--port", str(port), *words]
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, umask=0)

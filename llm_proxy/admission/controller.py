@@ -352,7 +352,8 @@ class AdmissionController:
         error = rate_limit_error(request, result, state)
         if self._spending is not None and request.reserve and isinstance(error, BudgetExceeded):
             rejecting = rejecting_statuses(request, result)
-            self._spending.budgets_exhausted(one.check for one in rejecting if one.is_exhausted)
+            spent = (one.check for one in rejecting if one.is_exhausted and not one.check.is_run_budget)
+            self._spending.budgets_exhausted(spent)
         return Decision(request, result, state, error=error)
 
     async def _evaluate_without_store(self, request: LimiterRequest) -> Decision:
@@ -416,9 +417,14 @@ def _create_backend(settings: Settings, observed: ObserveRequest | None = None) 
     """The backend the settings name: Redis, or without one this process's memory."""
     url = settings.limits_redis_url
     if url is None:
-        return MemoryBackend()
+        return MemoryBackend(run_idle_ms=settings.run_idle_s * 1000)
     timeout_s = settings.store_timeout_ms / 1000
-    shared = RedisBackend(url.get_secret_value(), timeout_s=timeout_s, tls=settings.tls_for(url))
+    shared = RedisBackend(
+        url.get_secret_value(),
+        timeout_s=timeout_s,
+        tls=settings.tls_for(url),
+        run_idle_ms=settings.run_idle_s * 1000,
+    )
     if observed is not None:
         shared.observe = observed
     return shared

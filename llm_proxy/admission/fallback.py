@@ -3,7 +3,7 @@
 `deny` rejects, `local` counts in this process against this replica's share, `allow` lets the call pass.
 Invariants: a share is the limit divided by the replicas alive at the last heartbeat, at least 1, and what
 the store admitted here in the last minute counts; a budget's share is of what was left when last known, 0
-when never known; money spent meanwhile is settled when the store is back.
+when never known (of a run's: all of it); money spent meanwhile is settled when the store is back.
 """
 
 from dataclasses import replace
@@ -37,6 +37,7 @@ class FallbackLimiter:
         self._backend = MemoryBackend()
         self._settlements = SettlementQueue(self._backend, "local", timeout_s)
         self._spent: dict[str, int] = {}
+        self._run_spent: dict[str, int] = {}
 
     async def start(self) -> None:
         """Starts settling what is counted here."""
@@ -59,11 +60,12 @@ class FallbackLimiter:
 
     def record_result(self, plan: LimitPlan, result: LimiterResult) -> None:
         """Records the spend of budgets from a result of the store."""
-        if len(self._spent) > MAX_BUDGETS:
-            self._spent.clear()
+        for known in (self._spent, self._run_spent):
+            if len(known) > MAX_BUDGETS:
+                known.clear()
         for check, used, held in zip(plan.checks, result.used, result.extra, strict=True):
             if check.kind == "budget" and used != UNKNOWN:
-                self._spent[check.key] = used + held
+                (self._run_spent if check.is_run_budget else self._spent)[check.key] = used + held
 
     def reset(self) -> None:
         """Removes the budgets counted here: the store is reachable again, and its counters hold."""
@@ -110,8 +112,13 @@ class FallbackLimiter:
         return local, Reservation(in_store, unknown, backend, settlements)
 
     def _share(self, check: LimitCheck) -> LimitCheck:
+        if check.kind == "duration":  # of what is admitted here
+            return check
         if check.kind != "budget":
             return replace(check, limit=max(1, check.limit // self.replicas))
+        if check.is_run_budget:  # a run that is not known here has spent nothing
+            left = check.limit - self._run_spent.get(check.key, 0)
+            return replace(check, limit=max(1, left // self.replicas) if left > 0 else 0)
         spent = self._spent.get(check.key)
         left = 0 if spent is None else max(0, check.limit - spent) // self.replicas
         self._backend.limiter.seed(check.key, BudgetCounter(0, check.period_end_ms, self._backend.clock_ms()))

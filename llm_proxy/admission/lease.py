@@ -24,7 +24,7 @@ from llm_proxy.admission.limiter import (
 )
 from llm_proxy.admission.memory_limiter import check_verdict
 from llm_proxy.background import BackgroundLoop, spawn
-from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, Quantities
+from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, TURNS, Quantities
 
 log = logging.getLogger(__name__)
 
@@ -164,12 +164,14 @@ class SettledUsage(NamedTuple):
     Attributes:
         provider: The provider that served it; None also when none did.
         quantities: What it used beside tokens.
+        from_cache: Its answer came from the response cache: it used nothing, and is a turn of its run.
     """
 
     tokens: int | None
     cost_nano_usd: int | None
     provider: str | None = None
     quantities: Quantities | None = NOTHING
+    from_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,7 +207,9 @@ class Reservation:
                     yield SettlementEntry("tokens", check.key, second, more, self.request.lease_id)
             elif check.kind == "budget":
                 counted = _counted(check, amount, usage, everywhere=True)
-                yield SettlementEntry("budget", check.key, amount=counted, lease_id=self.request.lease_id)
+                yield SettlementEntry(
+                    check.settlement_kind, check.key, amount=counted, lease_id=self.request.lease_id
+                )
             elif check.kind == "parallel":
                 yield SettlementEntry("parallel", check.key, lease_id=self.request.lease_id)
         for check in self.request.plan.fallback_checks:  # of a provider that served the call as a fallback
@@ -218,7 +222,7 @@ class Reservation:
     def undo_entries(self) -> Iterator[SettlementEntry]:
         """The settlement of a call that never ran: no budget counts it, not even one of requests."""
         for entry in self.settlement_entries(SettledUsage(0, 0)):
-            yield replace(entry, amount=0) if entry.kind == "budget" else entry
+            yield replace(entry, amount=0) if entry.kind in {"budget", "run"} else entry
 
     def correction_entries(
         self, before: SettledUsage, after: SettledUsage, known_ms: int
@@ -238,7 +242,7 @@ class Reservation:
                         _counted(check, amount, one, everywhere=everywhere) for one in (before, after)
                     )
                     if was != now:
-                        yield SettlementEntry("budget", check.key, known_ms, now - was)
+                        yield SettlementEntry(check.settlement_kind, check.key, known_ms, now - was)
 
     def renewal_entries(self) -> Iterator[SettlementEntry]:
         """The slots and the money it holds, for renewal."""
@@ -248,7 +252,11 @@ class Reservation:
             if check.kind == "parallel" and used < check.limit:
                 yield SettlementEntry("parallel", check.key, lease_id=self.request.lease_id)
             elif check.kind == "budget" and used != UNKNOWN:
-                yield SettlementEntry("budget", check.key, amount=amount, lease_id=self.request.lease_id)
+                yield SettlementEntry(
+                    check.settlement_kind, check.key, amount=amount, lease_id=self.request.lease_id
+                )
+            elif check.kind == "duration":
+                yield SettlementEntry("duration", check.key)
 
 
 def _serves(check: LimitCheck, provider: str) -> bool:
@@ -263,7 +271,8 @@ def _counted(check: LimitCheck, amount: int, used: SettledUsage, *, everywhere: 
     if check.unit in QUANTITY_OF_UNIT:
         counted = used.quantities and used.quantities.of_unit(check.unit)
     else:
-        counted = {"usd": used.cost_nano_usd, "tokens": used.tokens, "requests": 1}[check.unit]
+        turns = 1 if used.from_cache else used.tokens and 1
+        counted = {"usd": used.cost_nano_usd, "tokens": used.tokens, "requests": 1, TURNS: turns}[check.unit]
     return amount if counted is None else counted
 
 
@@ -280,7 +289,7 @@ class ActiveLeases:
 
     def add(self, reservation: Reservation) -> None:
         """Adds what a call holds."""
-        if not reservation.request.plan.kinds.isdisjoint({"parallel", "budget"}):
+        if not reservation.request.plan.kinds.isdisjoint({"parallel", "budget", "duration"}):
             self.reservations[reservation.request.lease_id] = reservation
 
     def remove(self, reservation: Reservation) -> None:
@@ -348,6 +357,8 @@ class Lease:
         cost_nano_usd: int | None,
         provider: str | None = None,
         quantities: Quantities | None = NOTHING,
+        *,
+        from_cache: bool = False,
     ) -> None:
         """Replaces what was reserved by what was used, as far as known, and releases the slot; idempotent.
 
@@ -356,7 +367,7 @@ class Lease:
         if not self._open:
             return
         self._open = False
-        self.usage = SettledUsage(tokens, cost_nano_usd, provider, quantities)
+        self.usage = SettledUsage(tokens, cost_nano_usd, provider, quantities, from_cache)
         for reservation in self._reservations:
             self._leases.remove(reservation)
             entries = [*reservation.settlement_entries(self.usage)]
@@ -393,7 +404,9 @@ class Lease:
         tokens = before.tokens if after.tokens is None else after.tokens
         cost_nano_usd = before.cost_nano_usd if after.cost_nano_usd is None else after.cost_nano_usd
         quantities = after.quantities or before.quantities
-        self.usage = after = SettledUsage(tokens, cost_nano_usd, after.provider, quantities)
+        self.usage = after = SettledUsage(
+            tokens, cost_nano_usd, after.provider, quantities, before.from_cache
+        )
         for reservation in self._reservations:
             if entries := [*reservation.correction_entries(before, after, known_ms)]:
                 reservation.enqueue(entries)

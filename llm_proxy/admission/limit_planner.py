@@ -15,12 +15,13 @@ from typing import NamedTuple, Protocol
 from llm_proxy.admission.limiter import NO_EPOCH, CallEstimate, LimitCheck, LimiterRequest, LimitPlan
 from llm_proxy.admission.policy_resolver import PolicyDefaults, PolicyResolver
 from llm_proxy.admission.rate_limit_response import reached_limit
+from llm_proxy.admission.run_limits import run_digest, runs_key
 from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS, Call
 from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.errors import Forbidden
 from llm_proxy.identity import Caller, PolicyWatcher
 from llm_proxy.money import Price, cost_nano_usd
-from llm_proxy.quantities import Quantities, units_of
+from llm_proxy.quantities import TURNS, Quantities, units_of
 
 DEFAULT_ANSWER_TOKENS = 4096
 MAX_LENGTHS, MIN_LENGTHS = 200, 20
@@ -145,6 +146,7 @@ class LimitPlanner:
         self._clock_ms = clock_ms
         self.answer_lengths = AnswerLengths()
         self._plans: dict[tuple[str | int | tuple[str, ...] | None, ...], LimitPlan] = {}
+        self._run_plans: dict[tuple[int, str], tuple[LimitPlan, LimitPlan]] = {}
         self._planned_with = self._policies, single_slot()
 
     @property
@@ -160,7 +162,8 @@ class LimitPlanner:
     ) -> LimiterRequest:
         """The request for a call, now or `at_ms`; raises `Forbidden` when a budget needs an unknown price."""
         epoch = self._epoch(caller)
-        units = units_of(call.endpoint)
+        is_turn = call.operation is None or not call.operation.is_free
+        units = units_of(call.endpoint) if is_turn else ()
         if at_ms is None:
             plan = self._plan(caller, call.group, units)
         else:
@@ -201,19 +204,31 @@ class LimitPlanner:
         single_slot, (resolver, planned_single_slot) = self._single_slot(), self._planned_with
         if policies is not resolver or single_slot is not planned_single_slot or len(self._plans) > MAX_PLANS:
             self._plans.clear()
+            self._run_plans.clear()
             self._planned_with = policies, single_slot
         key = (caller.key_id, caller.revocation_epoch, caller.tenant, caller.agent, caller.user, group, units)
         plan = self._plans.get(key)
         if plan is None or plan.valid_until_ms <= now_ms:
             plan = policies.resolve(caller, group, now_ms, self._prices, single_slot=single_slot)
             plan = self._plans[key] = plan if units is None else plan.for_units(units)
-        return plan
+        return plan if caller.run_id is None or not plan.run_checks else self._plan_of_run(plan, caller)
+
+    def _plan_of_run(self, plan: LimitPlan, caller: Caller) -> LimitPlan:
+        """The plan of a caller's run; no name of a run is in a key of the store."""
+        name = caller.run_id or ""
+        found = self._run_plans.get((id(plan), name))
+        if found is None:
+            if len(self._run_plans) > MAX_PLANS:
+                self._run_plans.clear()
+            of_run = plan.of_run(name, run_digest(caller), runs_key(plan.hash_tag, caller))
+            found = self._run_plans[id(plan), name] = plan, of_run  # it keeps the plan, and so its id
+        return found[1]
 
 
 def _amount(check: LimitCheck, needs: CallNeeds) -> int:
     if check.kind == "tokens":
         return min(needs.tokens, check.limit)
-    if check.kind != "budget" or check.unit == "requests":
+    if check.kind != "budget" or check.unit in {"requests", TURNS}:
         return 1
     if check.unit == "tokens":
         return min(needs.tokens, MAX_BUDGET_AMOUNT)

@@ -7,16 +7,16 @@ milliseconds.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 from urllib.parse import quote
 
 from llm_proxy.identity.caller import ANY, SHARED_SCOPES, BudgetUnit, OnStoreFailure, Period, ScopeKind
-from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, Quantities
+from llm_proxy.quantities import NOTHING, UNITS_OF_ENDPOINTS, Quantities
 
-LimitKind = Literal["requests", "tokens", "parallel", "budget"]
+LimitKind = Literal["requests", "tokens", "parallel", "budget", "duration"]
 
 ADMITTED, STALE, EPOCH_UNKNOWN, SPEND_UNKNOWN, REJECTED = range(5)
 UNKNOWN = -1
@@ -30,6 +30,7 @@ class LimitCheck:
     """One limit or budget that covers a call.
 
     Attributes:
+        kind: `duration` is the time since a run's first call, in milliseconds.
         subject: Whose it is, for people: `agent scout`.
         key: The key the store counts it under.
         spender_id: The id the ledger knows the spender by; budgets only.
@@ -63,9 +64,20 @@ class LimitCheck:
         return self.scope in SHARED_SCOPES
 
     @property
+    def is_run_budget(self) -> bool:
+        """Whether it is a budget of a run: one without a counter has spent nothing."""
+        return self.scope == "run" and self.kind == "budget"
+
+    @property
+    def settlement_kind(self) -> str:
+        """The kind of its settlement entries."""
+        return "run" if self.is_run_budget else self.kind
+
+    @property
     def script_code(self) -> str:
-        """The kind in the script's encoding: its first letter, in upper case when it is enforced."""
-        return self.kind[0].upper() if self.enforced else self.kind[0]
+        """The kind in the script's encoding: a letter, in upper case when it is enforced."""
+        letter = "n" if self.is_run_budget else self.kind[0]
+        return letter.upper() if self.enforced else letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,9 @@ class LimitPlan:
         windows: Its enforced windows, which callers are shown, each with its index among the checks.
         fallback_checks: Tokens and money of providers that serve such a call only as a fallback: they reject
             nothing here, and count what they serve.
+        run_checks: What covers a call in a run beside `checks`; `of_run` completes their keys.
+        run: The digest that ends the keys of a run's checks; empty for a call in no run that is limited.
+        runs_key: The key under which the store has a key's latest runs; empty without `run`.
     """
 
     tenant: str
@@ -89,6 +104,9 @@ class LimitPlan:
     checks: tuple[LimitCheck, ...]
     valid_until_ms: int
     fallback_checks: tuple[LimitCheck, ...] = ()
+    run_checks: tuple[LimitCheck, ...] = ()
+    run: str = ""
+    runs_key: str = ""
     keys: tuple[str, ...] = field(init=False)
     counts_only_requests: bool = field(init=False)
     has_shadow: bool = field(init=False)
@@ -97,10 +115,9 @@ class LimitPlan:
 
     def __post_init__(self) -> None:
         """Computes once what every call needs."""
-        only_requests = all(check.kind in {"requests", "parallel"} for check in self.checks)
-        object.__setattr__(
-            self, "keys", (epoch_key(self.tenant, self.hash_tag), *(check.key for check in self.checks))
-        )
+        only_requests = all(check.kind in {"requests", "parallel", "duration"} for check in self.checks)
+        keys = (epoch_key(self.tenant, self.hash_tag), *(check.key for check in self.checks))
+        object.__setattr__(self, "keys", (*keys, self.runs_key) if self.run else keys)
         object.__setattr__(self, "counts_only_requests", only_requests)
         object.__setattr__(self, "kinds", frozenset(check.kind for check in self.checks))
         windows = [
@@ -113,14 +130,24 @@ class LimitPlan:
 
     def for_units(self, units: Collection[str]) -> "LimitPlan":
         """Returns the plan without budgets of units beside tokens that a call cannot use."""
-        others = QUANTITY_OF_UNIT.keys() - {*units}
+        others = UNITS_OF_ENDPOINTS - {*units}
         kept = [
             tuple(one for one in some if one.unit not in others)
-            for some in (self.checks, self.fallback_checks)
+            for some in (self.checks, self.fallback_checks, self.run_checks)
         ]
-        if kept == [self.checks, self.fallback_checks]:
+        if kept == [self.checks, self.fallback_checks, self.run_checks]:
             return self
-        return LimitPlan(self.tenant, self.hash_tag, kept[0], self.valid_until_ms, kept[1])
+        return LimitPlan(self.tenant, self.hash_tag, kept[0], self.valid_until_ms, kept[1], kept[2])
+
+    def of_run(self, name: str, run: str, runs_key: str) -> "LimitPlan":
+        """Returns the plan of a call in the run of this name and digest."""
+        own = (
+            replace(one, subject=f"run {name}", key=one.key + run, spender_id=name) for one in self.run_checks
+        )
+        checks = (*self.checks, *own)
+        return LimitPlan(
+            self.tenant, self.hash_tag, checks, self.valid_until_ms, self.fallback_checks, (), run, runs_key
+        )
 
     @property
     def epoch_key(self) -> str:
@@ -194,7 +221,7 @@ class SettlementEntry:
     """One line of a settlement.
 
     Attributes:
-        kind: The check's kind; `requests` never settle.
+        kind: The check's `settlement_kind`; `requests` never settle, `duration` is only renewed.
         at: The bucket's second (tokens); of a correction the time in ms at which the ledger did not have it
             yet: a counter seeded since then may have it from there (budget).
         amount: Tokens used beyond (or, below 0, short of) those reserved; what a call cost, or to renew its

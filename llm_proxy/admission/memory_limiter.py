@@ -22,6 +22,7 @@ from llm_proxy.admission.limiter import (
     LimitCheck,
     LimiterRequest,
     LimiterResult,
+    LimitPlan,
     SettlementEntry,
 )
 
@@ -35,6 +36,10 @@ CheckVerdict = Literal["fits", "full", "held", "unknown"]
 SWEEP_INTERVAL = 4096
 MAX_SMALL_ENTRIES = 100_000
 """Epochs and batch numbers kept: both are found again when they are missing."""
+RUN_IDLE_MS = 86_400_000
+"""A run ends when nothing of it was admitted or ran for so long, unless a setting says otherwise."""
+MAX_RUNS = 10_000
+"""The limited runs of one key that are known; one more ends the one that was idle for longest."""
 WAITER_TTL_MS = 5_000
 """How long after its last try a call that waits for held money is known; its error advises 2 s."""
 KEPT_AFTER_TRIES = 2
@@ -211,11 +216,14 @@ def check_verdict(check: LimitCheck, amount: int, state: CheckState) -> CheckVer
 class MemoryLimiter:
     """Everything a limits store holds."""
 
+    run_idle_ms: int = RUN_IDLE_MS
+    max_runs: int = MAX_RUNS
     request_windows: dict[str, deque[int]] = field(default_factory=dict[str, deque[int]])
     token_windows: dict[str, TokenWindow] = field(default_factory=dict[str, TokenWindow])
     slots: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     budgets: dict[str, BudgetCounter] = field(default_factory=dict[str, BudgetCounter])
     epochs: dict[str, int] = field(default_factory=dict[str, int])
+    runs: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     settled_batches: dict[str, int] = field(default_factory=dict[str, int])
     requests: int = 0
 
@@ -248,6 +256,8 @@ class MemoryLimiter:
         if status == ADMITTED and request.reserve:
             for check, amount, state in zip(checks, request.amounts, states, strict=True):
                 self._take(check, amount, state, request, now_ms)
+            if request.plan.run:
+                self._note_run(request.plan, now_ms)
         return LimiterResult(status, now_ms, epoch, *zip(*states, strict=True))
 
     def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...], now_ms: int) -> bool:
@@ -263,12 +273,18 @@ class MemoryLimiter:
                     buckets = self.token_windows.setdefault(entry.key, TokenWindow())
                     buckets.reservations.pop(entry.lease_id, None)
                     buckets.correct(entry.at, entry.amount, now_ms)
+            elif entry.kind == "run" and entry.amount > 0 and not entry.at:
+                self._settle_budget(self._touch(entry.key, now_ms), entry)
             elif (counter := self._counter(entry.key, now_ms)) is not None and (
                 not entry.at or counter.seeded_ms <= entry.at
             ):
-                counter.reservations.pop(entry.lease_id, None)
-                counter.spent = max(0, counter.spent + entry.amount)
+                self._settle_budget(counter, entry)
         return True
+
+    @staticmethod
+    def _settle_budget(counter: BudgetCounter, entry: SettlementEntry) -> None:
+        counter.reservations.pop(entry.lease_id, None)
+        counter.spent = max(0, counter.spent + entry.amount)
 
     def record_request(self, key: str, now_ms: int) -> None:
         """Counts a request that was admitted elsewhere."""
@@ -286,6 +302,10 @@ class MemoryLimiter:
         for entry in entries:
             if entry.kind == "parallel":
                 self.slots.setdefault(entry.key, {})[entry.lease_id] = now_ms + ttl_ms
+            elif entry.kind == "duration":
+                self._touch(entry.key, now_ms)
+            elif entry.kind == "run":
+                self._touch(entry.key, now_ms).reservations[entry.lease_id] = entry.amount, now_ms + ttl_ms
             elif (counter := self._counter(entry.key, now_ms)) is not None:
                 counter.reservations[entry.lease_id] = entry.amount, now_ms + ttl_ms
 
@@ -318,7 +338,9 @@ class MemoryLimiter:
             return len(held), 0, 0, 0
         counter = self._counter(check.key, now_ms)
         if counter is None:
-            return UNKNOWN, 0, 0, 0
+            return 0 if check.scope == "run" else UNKNOWN, 0, 0, 0
+        if check.kind == "duration":
+            return now_ms - counter.seeded_ms, 0, 0, 0
         counter.expire(now_ms)
         return (
             counter.spent,
@@ -345,10 +367,31 @@ class MemoryLimiter:
             buckets.reservations[request.lease_id] = amount, now_ms + TOKEN_WINDOW_MS
         elif check.kind == "parallel" and fits:
             self.slots.setdefault(check.key, {})[request.lease_id] = now_ms + request.ttl_ms
+        elif check.kind == "duration":
+            self._touch(check.key, now_ms)
         elif check.kind == "budget" and used != UNKNOWN:
-            counter = self.budgets[check.key]
+            counter = self._touch(check.key, now_ms) if check.is_run_budget else self.budgets[check.key]
             counter.reservations[request.lease_id] = amount, now_ms + request.ttl_ms
             counter.dequeue(request.retry_id, now_ms)
+
+    def _touch(self, key: str, now_ms: int) -> BudgetCounter:
+        """Returns a run's counter, which begins with its first call and ends when it was idle."""
+        counter = self._counter(key, now_ms)
+        if counter is None:
+            counter = self.budgets[key] = BudgetCounter(0, seeded_ms=now_ms)
+        counter.expires_ms = now_ms + self.run_idle_ms
+        return counter
+
+    def _note_run(self, plan: LimitPlan, now_ms: int) -> None:
+        """Notes that a run is in use; of too many of a key, forgets the one that was idle for longest."""
+        latest = self.runs.setdefault(plan.runs_key, {})
+        latest[plan.run] = now_ms
+        if len(latest) > self.max_runs:
+            oldest = min(latest, key=lambda run: (latest[run], run))
+            del latest[oldest]
+            for check in plan.checks:
+                if check.scope == "run":
+                    self.budgets.pop(check.key.removesuffix(plan.run) + oldest, None)
 
     def _counter(self, key: str, now_ms: int) -> BudgetCounter | None:
         counter = self.budgets.get(key)
@@ -375,6 +418,11 @@ class MemoryLimiter:
         }
         for key in list(self.budgets):
             self._counter(key, now_ms)
+        self.runs = {
+            key: latest
+            for key, latest in self.runs.items()
+            if any(at_ms + self.run_idle_ms > now_ms for at_ms in latest.values())
+        }
         for small in (self.settled_batches, self.epochs):
             if len(small) > MAX_SMALL_ENTRIES:
                 small.clear()
@@ -383,8 +431,13 @@ class MemoryLimiter:
 class MemoryBackend:
     """The limits of this process alone."""
 
-    def __init__(self, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
-        self.limiter = MemoryLimiter()
+    def __init__(
+        self,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        run_idle_ms: int = RUN_IDLE_MS,
+    ) -> None:
+        """`run_idle_ms` is how long a run may be idle before it ends."""
+        self.limiter = MemoryLimiter(run_idle_ms)
         self.clock_ms = clock_ms
 
     @property

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from llm_proxy.admission.limiter import SHARED_TAG, LimitCheck, LimitKind, LimitPlan, quote_name, tenant_tag
 from llm_proxy.identity import Budget, Caller, Limits
 from llm_proxy.identity.caller import ANY, SHARED_SCOPES, OnStoreFailure, Period, PolicyMode, ScopeKind
-from llm_proxy.identity.policies import LimitPolicy, PolicySnapshot
+from llm_proxy.identity.policies import OF_AGENT, OF_KEY, LimitPolicy, PolicySnapshot
 from llm_proxy.settings import Settings
 from llm_proxy.wildcards import wildcard_matches
 
@@ -27,10 +27,10 @@ _LIMITS: tuple[tuple[str, LimitKind], ...] = (
     ("tpm", "tokens"),
     ("parallel", "parallel"),
 )
-_KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m"}
+_KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m", "duration": "d"}
 """Budgets were counted under `b` by versions that kept reservations in what was spent."""
 _LAYERS: tuple[PolicyMode, ...] = ("enforce", "shadow")
-_BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group"})
+_BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group", "run"})
 CATALOG_PLAN_TTL_MS = 5_000
 """A plan that depends on the catalog is valid for so long: an alias may move to another group."""
 
@@ -128,6 +128,8 @@ class PolicyResolver:
     """What a policy covers depends on what the sidecar serves."""
     has_shared: bool = False
     """Some policy counts the calls of several tenants."""
+    has_runs: bool = False
+    """Some policy limits runs."""
     tokens_depend_on_body: bool = False
     """Which limits on tokens cover a call depends on what its body names."""
 
@@ -146,6 +148,7 @@ class PolicyResolver:
             by_scope,
             depends_on_catalog,
             has_shared=not scopes.isdisjoint(SHARED_SCOPES),
+            has_runs="run" in scopes,
             tokens_depend_on_body=any(
                 policy.limits.tpm and policy.scope in _BY_BODY for policy in snapshot.policies
             ),
@@ -188,6 +191,7 @@ class PolicyResolver:
             scopes += [_Scope("provider", name) for name in own]
             fallback_checks = [check for name in others for check in merge.checks(_Scope("provider", name))]
         checks = tuple(check for scope in scopes for check in merge.checks(scope))
+        run_checks = tuple(merge.checks(_Scope("run", ""))) if self.has_runs else ()
         ends = [one.period_end_ms for one in (*checks, *fallback_checks) if one.period_end_ms]
         until_ms = min([next_day_ms(now_ms), *ends])
         return LimitPlan(
@@ -196,6 +200,7 @@ class PolicyResolver:
             checks,
             min(until_ms, now_ms + CATALOG_PLAN_TTL_MS) if self.depends_on_catalog else until_ms,
             tuple(one for one in fallback_checks if one.kind in {"tokens", "budget"}),
+            run_checks,
         )
 
 
@@ -229,7 +234,10 @@ class _PolicyMerge:
         policies, defaults = self._policies_of(at), self.resolver.defaults
         for layer in _LAYERS:
             limits = (one for one in policies if (one.mode or defaults.limits_mode) == layer)
-            yield from self._limits(at, reduce(_override, limits, LimitPolicy(at.kind)), layer)
+            merged = reduce(_override, limits, LimitPolicy(at.kind))
+            yield from self._limits(at, merged, layer)
+            if at.kind == "run":
+                yield from self._duration(at, merged, layer)
             budgets = [one for one in policies if (one.mode or defaults.budgets_mode) == layer]
             yield from self._budgets(at, budgets, layer)
 
@@ -238,19 +246,37 @@ class _PolicyMerge:
         found = [
             policy
             for tenant in (self.caller.tenant or "", ANY)
-            for subject in ((ANY,) if at.subject == ANY else (at.subject, ANY))
+            for subject in self._subjects(at)
             for policy in self.resolver.policies.get((at.kind, tenant, subject), ())
             if wildcard_matches(policy.group, at.group)
             or (self.served and self.served.resolved(policy.group) == at.group)
         ]
-        found.sort(
-            key=lambda policy: (_specificity(policy.group), policy.subject != ANY, policy.tenant != ANY)
-        )
+        found.sort(key=lambda policy: (_specificity(policy.group), _narrowness(policy), policy.tenant != ANY))
         if at.kind == "agent":
             found.insert(0, LimitPolicy("agent", limits=Limits(rpm=self.resolver.defaults.agent_rpm)))
         elif at.kind == "key":
             found.append(LimitPolicy("key", limits=self.caller.limits, budgets=self.caller.budgets))
         return found
+
+    def _subjects(self, at: _Scope) -> tuple[str, ...]:
+        """Returns the subjects of policies that cover a scope."""
+        if at.kind == "run":
+            agent = (f"{OF_AGENT}{self.caller.agent}",) if self.caller.agent else ()
+            return (f"{OF_KEY}{self.caller.key_id}", *agent, ANY)
+        return (ANY,) if at.subject == ANY else (at.subject, ANY)
+
+    def _duration(self, at: _Scope, policy: LimitPolicy, layer: PolicyMode) -> Iterator[LimitCheck]:
+        """The longest time of a run; as for its budgets, an absent store means what it does for limits."""
+        if policy.duration_s:
+            yield LimitCheck(
+                "duration",
+                at.kind,
+                self._label(at),
+                self._key(at, "duration", layer),
+                policy.duration_s * 1000,
+                layer == "enforce",
+                policy.on_store_failure or self.resolver.defaults.limits_on_store_failure,
+            )
 
     def _limits(self, at: _Scope, policy: LimitPolicy, layer: PolicyMode) -> Iterator[LimitCheck]:
         on_store_failure = policy.on_store_failure or self.resolver.defaults.limits_on_store_failure
@@ -271,6 +297,9 @@ class _PolicyMerge:
 
     def _budgets(self, at: _Scope, policies: list[LimitPolicy], layer: PolicyMode) -> Iterator[LimitCheck]:
         policy = reduce(_override, policies, LimitPolicy(at.kind))
+        if at.kind == "run":
+            yield from self._run_budgets(at, policy, layer)
+            return
         for one in policy.budgets:
             key = self._key(at, "budget", layer) + ("" if one.unit == "usd" else f":{one.unit}")
             yield LimitCheck(
@@ -291,6 +320,19 @@ class _PolicyMerge:
                 one.unit,
             )
 
+    def _run_budgets(self, at: _Scope, policy: LimitPolicy, layer: PolicyMode) -> Iterator[LimitCheck]:
+        for one in policy.budgets:
+            yield LimitCheck(
+                "budget",
+                at.kind,
+                self._label(at),
+                f"{self._key(at, 'budget', layer)}{one.unit}:",
+                one.limit,
+                layer == "enforce",
+                policy.on_store_failure or self.resolver.defaults.limits_on_store_failure,
+                unit=one.unit,
+            )
+
     def _label(self, at: _Scope) -> str:
         """Whose a scope is, for people; a key by the prefix its owner sees."""
         own = at.kind == "key" and self.caller.key_prefix
@@ -307,6 +349,8 @@ class _PolicyMerge:
     def _key(self, at: _Scope, kind: LimitKind, layer: PolicyMode) -> str:
         letter = _KEY_LETTER[kind] if layer == "enforce" else f"s{_KEY_LETTER[kind]}"
         names = f"{letter}:{at.kind}:{quote_name(at.subject)}:{quote_name(at.group)}"
+        if at.kind == "run":  # the run's digest follows
+            names = f"{letter}:run:"
         if at.kind in SHARED_SCOPES:
             return f"lp:{SHARED_TAG}:{names}"
         own = tenant_tag(self.caller.tenant)
@@ -330,6 +374,11 @@ def _providers(group: str, served: ServedModels | None) -> tuple[tuple[str, ...]
     own = served.providers(group) if served is not None and group else ()
     others = served.fallback_providers(group) if served is not None and group else ()
     return own, tuple(name for name in others if name not in own)
+
+
+def _narrowness(policy: LimitPolicy) -> int:
+    """Returns the order of subjects in policies: none, a named one; of runs an agent's before a key's."""
+    return 0 if policy.subject == ANY else 2 if policy.key_id is not None else 1
 
 
 def _specificity(group: str) -> tuple[bool, int]:
@@ -360,4 +409,7 @@ def _override(base: LimitPolicy, override: LimitPolicy) -> LimitPolicy:
     replaced = {(one.unit, one.period) for one in override.budgets}
     budgets = (*override.budgets, *(one for one in base.budgets if (one.unit, one.period) not in replaced))
     on_store_failure = override.on_store_failure or base.on_store_failure
-    return replace(base, limits=limits, budgets=budgets, on_store_failure=on_store_failure)
+    duration_s = base.duration_s if override.duration_s is None else override.duration_s
+    return replace(
+        base, limits=limits, budgets=budgets, on_store_failure=on_store_failure, duration_s=duration_s
+    )

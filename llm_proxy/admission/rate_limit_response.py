@@ -6,9 +6,10 @@ Source: https://platform.openai.com/docs/guides/rate-limits (the header names an
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import repeat
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo
@@ -23,10 +24,17 @@ from llm_proxy.admission.limiter import (
     LimitKind,
 )
 from llm_proxy.admission.memory_limiter import check_verdict
-from llm_proxy.errors import APIError, BudgetExceeded, BudgetHeld, RateLimited, ReachedLimit
+from llm_proxy.errors import (
+    APIError,
+    BudgetExceeded,
+    BudgetHeld,
+    RateLimited,
+    ReachedLimit,
+    RunBudgetExceeded,
+)
 from llm_proxy.identity.caller import PERIOD_SUFFIX
-from llm_proxy.money import format_usd, format_usd_rounded_up
-from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, shown_amount, unit_text
+from llm_proxy.money import format_usd, format_usd_rounded_up, usd_text
+from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, TURNS, shown_amount, unit_text
 
 EnforcementState = Literal["enforced", "local", "allow", "shadow", "deny"]
 STATE_HEADER = "x-llm-proxy-limits"
@@ -38,8 +46,15 @@ PARALLEL_WAIT_MS = 1000
 HELD_WAIT_MS = 2000
 """The same for money that running calls hold."""
 RESET_HEADER = "x-llm-proxy-budget-reset"
+RUN_WARNING_HEADER = b"x-llm-proxy-run-warning"
+RUN_WARNING_PERCENT = 80
 _NEVER_MS = 2**62
-_UNITS: dict[LimitKind, str] = {"requests": "requests", "tokens": "tokens", "parallel": "calls"}
+_UNITS: dict[LimitKind, str] = {
+    "requests": "requests",
+    "tokens": "tokens",
+    "parallel": "calls",
+    "duration": "seconds",
+}
 _RESET_MS: dict[LimitKind, int] = {"requests": 60_000, "tokens": 61_000}
 _NAMES = {
     kind: tuple(f"x-ratelimit-{what}-{kind}".encode() for what in ("limit", "remaining", "reset"))
@@ -81,8 +96,9 @@ class LimitStatus:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether a budget is spent, so that waiting for running calls does not help."""
-        return self.check.kind == "budget" and self.used is not None and self.used >= self.check.limit
+        """Whether a budget is spent, or a run's time over: waiting for running calls does not help."""
+        counts_up = self.check.kind in {"budget", "duration"}
+        return counts_up and self.used is not None and self.used >= self.check.limit
 
     @property
     def remaining(self) -> int:
@@ -100,6 +116,8 @@ def limit_statuses(request: LimiterRequest, result: LimiterResult) -> Iterator[L
         rejecting = verdict == "full"
         if check.kind == "parallel":
             yield LimitStatus(check, used, amount, PARALLEL_WAIT_MS if rejecting else 0, None)
+        elif check.kind == "duration":
+            yield LimitStatus(check, used, amount, 0, None)
         elif check.kind == "budget":
             wait_ms = HELD_WAIT_MS if verdict == "held" else 0
             yield LimitStatus(
@@ -117,7 +135,7 @@ def rejecting_statuses(request: LimiterRequest, result: LimiterResult) -> list[L
 def rate_limit_headers(
     request: LimiterRequest, result: LimiterResult, state: EnforcementState
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """Returns the rate limit headers of a response, in OpenAI's names."""
+    """Returns the rate limit headers of a response, in OpenAI's names, and the warning of a run."""
     admitted = result.status == ADMITTED
     tightest: dict[LimitKind, tuple[int, int, int]] = {}
     for at, check in request.plan.windows:
@@ -134,7 +152,27 @@ def rate_limit_headers(
             (remaining_name, b"%d" % left),
             (reset_name, format_duration(reset_ms).encode()),
         )
+    if request.plan.run and state == "enforced" and (warning := run_warning(limit_statuses(request, result))):
+        headers.append((RUN_WARNING_HEADER, warning))
     return tuple(headers)
+
+
+def run_warning(statuses: Iterable[LimitStatus]) -> bytes:
+    """Returns the limits of a run that are used to 80 % or more, as `turns 85/100, usd 4.2/5`.
+
+    A call counts among calls and turns; money and tokens are what is spent and held before it.
+    """
+    near: list[str] = []
+    for one in statuses:
+        check = one.check
+        if check.scope != "run" or not check.enforced or check.kind not in {"budget", "duration"}:
+            continue
+        unit = check.unit if check.kind == "budget" else _UNITS["duration"]
+        used = (one.used or 0) + one.held + (unit in {"requests", TURNS})
+        if used * 100 >= check.limit * RUN_WARNING_PERCENT:
+            of = usd_text if unit == "usd" else partial(shown_amount, unit=unit)
+            near.append(f"{unit} {of(used)}/{of(check.limit)}")
+    return ", ".join(near).encode()
 
 
 def rate_limit_error(request: LimiterRequest, result: LimiterResult, state: EnforcementState) -> APIError:
@@ -143,14 +181,17 @@ def rate_limit_error(request: LimiterRequest, result: LimiterResult, state: Enfo
         (name.decode(), value.decode()) for name, value in rate_limit_headers(request, result, state)
     )
     rejecting = rejecting_statuses(request, result)
-    spent = [status for status in rejecting if status.is_exhausted]
+    exhausted = [status for status in rejecting if status.is_exhausted]
+    spent = [status for status in exhausted if status.check.scope != "run"]
+    if exhausted and not spent and state != "local":
+        return _with_limit(RunBudgetExceeded(_run_message(exhausted[0]), headers=headers), exhausted[0])
     if spent and state != "local":
         last = max(spent, key=lambda status: status.check.period_end_ms or _NEVER_MS)
         if at := reset_time(last.check):
             headers += ((RESET_HEADER, at.isoformat()),)
         return _with_limit(BudgetExceeded(_budget_message(last, request.estimate), headers=headers), last)
     worst = max(rejecting, key=lambda status: status.wait_ms)
-    if worst.check.kind == "budget":
+    if worst.check.kind in {"budget", "duration"}:
         wait_s = (worst.wait_ms or HELD_WAIT_MS) / 1000
         message = _budget_message(worst, request.estimate)
         if state == "local":
@@ -194,6 +235,16 @@ def _with_limit(error: APIError, status: LimitStatus) -> APIError:
     wait_ms = None if wait_s is None else math.ceil(wait_s * 1000)
     error.reached_limit = reached_limit(status.check, status, wait_ms)
     return error
+
+
+def _run_message(status: LimitStatus) -> str:
+    """What a run has used, and what it may."""
+    check, used = status.check, status.used or 0
+    if check.kind == "duration":
+        figures = f"it began {format_duration(used)} ago, {format_duration(check.limit)} are allowed"
+    else:
+        figures = f"it used {_amount(check, used)} of {_amount(check, check.limit)}"
+    return f"The {check.subject} has reached its limit: {figures}. It cannot go on under this name."
 
 
 def _window_message(worst: LimitStatus) -> str:
@@ -243,7 +294,7 @@ def _held_by(worst: LimitStatus) -> str:
 def _needed(worst: LimitStatus, estimate: CallEstimate) -> str:
     """What a call takes of a budget."""
     unit = worst.check.unit
-    if unit == "requests":
+    if unit in {"requests", TURNS}:
         return "1"
     if unit in QUANTITY_OF_UNIT:
         return f"about {_amount(worst.check, worst.amount)}"

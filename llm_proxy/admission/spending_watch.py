@@ -70,7 +70,9 @@ class SpendingWatch:
         try:
             for plan_id, plan in [*settling.items()][:MAX_READS]:
                 checks = tuple(
-                    check for check in (*plan.checks, *plan.fallback_checks) if check.kind == "budget"
+                    check
+                    for check in (*plan.checks, *plan.fallback_checks)
+                    if check.kind == "budget" and not check.is_run_budget
                 )
                 if checks and not read.issuperset(check.key for check in checks):
                     read.update(check.key for check in checks)

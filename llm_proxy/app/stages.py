@@ -25,6 +25,7 @@ from llm_proxy.identity import (
     KeyCache,
     PolicyWatcher,
     PostgresKeyStore,
+    RunSources,
 )
 from llm_proxy.ledger import (
     CallObservers,
@@ -276,6 +277,7 @@ def _auth(
         write_keys=secret_text(settings.admin_key),
         read_keys=secret_text(settings.admin_read_key),
         max_header_bytes=settings.max_header_bytes,
+        run_sources=RunSources.from_names(settings.run_sources),
         admin_keys=AdminKeyRepository(database.pool) if database else None,
         client_ip=address,
     )

@@ -18,7 +18,7 @@ from llm_proxy.json_access import Json
 BUDGET_FORM = "AMOUNT/PERIOD"
 BUDGET_EXAMPLES = (
     "5/day, 100/month or 1000/total (US dollars), 1000requests/day, 20images/day (also tokens, "
-    "audio_seconds, characters, search_units), 5/day@Europe/Berlin"
+    "audio_seconds, characters, search_units), 5/day@Europe/Berlin; of runs 5/total, 100turns/total"
 )
 _COUNTED_UNITS = "|".join(unit for unit in get_args(BudgetUnit) if unit != "usd")
 _BUDGET_PATTERN = re.compile(
@@ -86,7 +86,7 @@ def _status_row(one: Json) -> tuple[str, ...]:
     cells = ["?" if number is None else str(number) for number in numbers]
     if "held" not in one and "held_usd" not in one:
         cells[2:4] = ["", ""]
-    period = one.get("period") or "minute" if one["kind"] != "parallel" else ""
+    period = one.get("period") or ("minute" if one["kind"] in {"requests", "tokens"} else "")
     return (
         str(one["scope"]),
         f"{one['kind']} {one.get('unit', '')}".strip().replace("_", " "),
@@ -126,7 +126,7 @@ def _acts_for(one: Json) -> str:
 
 def format_limits(one: Json) -> str:
     """Limits and budgets of a key's or a limit policy's document, a line each."""
-    limits = [f"{one[name]} {name}" for name in _LIMIT_FIELDS if one[name] is not None]
+    limits = [f"{one[name]} {name}" for name in (*_LIMIT_FIELDS, "duration_s") if one.get(name) is not None]
     return "\n".join([*limits, *map(format_budget, one["budgets"])]) or "-"
 
 

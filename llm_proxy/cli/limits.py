@@ -56,7 +56,9 @@ _POLICY_COLUMNS = ("scope", "tenant", "subject", "model", Column("limits", unbro
 _POLICY_OPTIONS = [
     click.option("--scope", required=True, type=click.Choice(get_args(ScopeKind)), help="What it counts by."),
     click.option("--tenant", help="Of this tenant; of every tenant by default."),
-    click.option("--subject", help="The key, agent, user or provider; every one by default."),
+    click.option(
+        "--subject", help="The key, agent, user or provider, of runs key:NAME or agent:NAME; all by default."
+    ),
     click.option("--model", help="The model group, or a wildcard.", shell_complete=complete_models),
 ]
 
@@ -91,6 +93,7 @@ def limits(context: click.Context, /, *, as_json: bool) -> None:
 @click.option(
     "--budget", "budgets", multiple=True, metavar=BUDGET_FORM, help=f"{BUDGET_EXAMPLES}; repeatable."
 )
+@click.option("--duration-s", type=int, help="Of runs: seconds from the first call; 0 for no limit.")
 @click.option(
     "--mode", type=click.Choice(get_args(PolicyMode)), help="`shadow` only records what it would reject."
 )
@@ -177,6 +180,7 @@ _NOT_SERVED_THERE = frozenset({"model_not_supported", "endpoint_not_served"})
 @click.option("--tenant", help="Without --key: for this tenant, as a trusted service.")
 @click.option("--agent", help="For this agent.")
 @click.option("--user", help="For this end user.")
+@click.option("--run", help="In this run.")
 @click.option("--model", required=True, help="The model that is called.", shell_complete=complete_models)
 @click.option("--prompt", default="Hello", show_default=True, help="The prompt; its length counts.")
 @click.option("--max-tokens", type=click.IntRange(1), help="The `max_tokens` of a chat.")
@@ -191,7 +195,8 @@ def explain(*, key: str | None, as_json: bool, url: str | None, **options: Any) 
     .keys/.
     """
     with _explain_client(url, key) as client:
-        subject = {f"x-{name}-id": options[name] for name in ("tenant", "agent", "user") if options[name]}
+        named = ("tenant", "agent", "user", "run")
+        subject = {f"x-{name}-id": options[name] for name in named if options[name]}
         client.headers.update(subject)
         decision = _find_decision(client, {} if key is None else {"key": key}, options)
     print_result(decision, _print_decision, as_json=as_json)

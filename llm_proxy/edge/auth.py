@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fastapi.dependencies.models import Dependant
 from starlette.requests import Request
 
-from llm_proxy.edge.request import ClientAddress, Scope, read_headers
+from llm_proxy.edge.request import READ_HEADERS, ClientAddress, Scope, read_headers
 from llm_proxy.errors import APIError, BadRequest, Forbidden, Unauthorized
 from llm_proxy.identity import (
     Actor,
@@ -21,6 +21,7 @@ from llm_proxy.identity import (
     Authenticator,
     AuthFailureLog,
     Caller,
+    RunSources,
     attribution_from_headers,
     on_behalf_of,
 )
@@ -173,6 +174,7 @@ class AuthDependencies:
         write_keys: tuple[str, ...],
         read_keys: tuple[str, ...],
         max_header_bytes: int,
+        run_sources: RunSources,
         admin_keys: AdminKeyRepository | None = None,
         client_ip: ClientAddress | None = None,
     ) -> None:
@@ -182,14 +184,17 @@ class AuthDependencies:
             *((key_digest(key.encode()), Admin("admin_read_key", "viewer")) for key in read_keys),
         )
         self._max_header_bytes = max_header_bytes
+        self._run_sources = run_sources
         self._admin_keys = admin_keys
         self._client_ip = client_ip
 
     async def require_caller(self, request: Request) -> Caller:
         """Returns the caller, with the attribution of the headers; raises `Unauthorized` or `Forbidden`."""
-        headers = read_headers(request.scope, max_bytes=self._max_header_bytes)
+        names = READ_HEADERS | self._run_sources.headers
+        headers = read_headers(request.scope, max_bytes=self._max_header_bytes, names=names)
         caller = await self._authenticator.authenticate(headers)
-        return on_behalf_of(caller, attribution_from_headers(headers), NO_ATTRIBUTION)
+        run_id = self._run_sources.run_of(headers, NO_ATTRIBUTION)
+        return on_behalf_of(caller, attribution_from_headers(headers), NO_ATTRIBUTION, run_id)
 
     async def require_admin(self, request: Request) -> Admin:
         """Returns the admin; raises `Unauthorized`, `Forbidden`, `BadRequest` (unknown query parameter)."""

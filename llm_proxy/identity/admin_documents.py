@@ -28,14 +28,15 @@ from llm_proxy.identity.caller import (
     ScopeKind,
     parse_tags,
 )
-from llm_proxy.identity.policies import KillSwitch, KillSwitchKind, LimitPolicy
+from llm_proxy.identity.policies import OF_AGENT, OF_KEY, KillSwitch, KillSwitchKind, LimitPolicy
 from llm_proxy.identity.virtual_keys import KeyRaise, KeyRecord, KeySpec
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.money import nano_to_usd
-from llm_proxy.quantities import counted_amount, shown_amount
+from llm_proxy.quantities import TURNS, counted_amount, shown_amount
 
 MAX_NAMES = 1000
 MAX_NUMBER = 2**53
+MAX_DURATION_S = 366 * 86_400
 _AMOUNT = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _LIMIT_FIELDS = ("rpm", "tpm", "parallel")
@@ -60,6 +61,7 @@ _POLICY_FIELDS = {
     "budgets",
     "mode",
     "on_store_failure",
+    "duration_s",
     *_LIMIT_FIELDS,
 }
 _KILL_SWITCH_FIELDS = {"kind", "tenant", "subject", "reason"}
@@ -72,6 +74,7 @@ _TARGET_FIELDS_OF_SCOPE: dict[ScopeKind, tuple[str, ...]] = {
     "tenant_group": ("tenant", "model"),
     "global": (),
     "provider": ("subject",),
+    "run": ("tenant", "subject"),
 }
 """The fields that a policy of each scope may have to name its target."""
 _BUDGET_FIELDS = {"period", "zone", *(f"limit_{unit}" for unit in get_args(BudgetUnit))}
@@ -102,18 +105,23 @@ def parse_key_spec(document: Mapping[str, Any], before: KeySpec | None = None) -
 
 def parse_policy(document: Mapping[str, Any]) -> LimitPolicy:
     """Parses a limit policy; raises `BadRequest`."""
+    policy = parse_policy_target(document)
+    of_runs = policy.scope == "run"
+    if not of_runs and document.get("duration_s") is not None:
+        raise BadRequest(f"The scope '{policy.scope}' has no 'duration_s': only runs do.", param="duration_s")
     policy = replace(
-        parse_policy_target(document),
+        policy,
         limits=_parse_limits(document),
-        budgets=_parse_budgets(document),
+        budgets=_parse_budgets(document, of_runs=of_runs),
+        duration_s=_parse_count(document, "duration_s", most=MAX_DURATION_S),
         mode=_parse_choice(document, "mode", get_args(PolicyMode)),
         on_store_failure=_parse_choice(document, "on_store_failure", get_args(OnStoreFailure)),
     )
-    names = {"tenant": policy.tenant, "subject": policy.subject if policy.scope != "key" else ANY}
+    names = {"tenant": policy.tenant, "subject": policy.subject if policy.key_id is None else ANY}
     for field, name in names.items():
         if name != ANY and "*" in name:
             raise BadRequest(f"Invalid '{field}': only models are named by wildcards.", param=field)
-    if policy.limits == Limits() and not policy.budgets and policy.on_store_failure is None:
+    if policy.is_empty:
         raise BadRequest("A limit policy needs a limit or a budget.", param="mode" if policy.mode else "rpm")
     return policy
 
@@ -132,6 +140,10 @@ def parse_policy_target(document: Mapping[str, Any]) -> LimitPolicy:
         if name != ANY and field not in allowed:
             hint = f"it is narrowed by {', '.join(allowed)}" if allowed else "it covers every call"
             raise BadRequest(f"The scope '{scope}' has no '{field}': {hint}.", param=field)
+    if scope == "run" and subject != ANY:
+        owner = subject.partition(":")
+        if f"{owner[0]}:" not in {OF_KEY, OF_AGENT} or not owner[2].strip():
+            raise _invalid("subject", "`key:NAME` or `agent:NAME`, whose runs are limited")
     return LimitPolicy(scope, tenant, tenant if scope in {"tenant", "tenant_group"} else subject, model)
 
 
@@ -232,6 +244,7 @@ def policy_document(policy: LimitPolicy) -> Json:
         "budgets": budget_fields(policy.budgets),
         "mode": policy.mode,
         "on_store_failure": policy.on_store_failure,
+        **({"duration_s": policy.duration_s} if policy.scope == "run" else {}),
     }
 
 
@@ -338,18 +351,24 @@ def _parse_limits(document: Mapping[str, Any]) -> Limits:
     return Limits(rpm, tpm, parallel)
 
 
-def _parse_budgets(document: Mapping[str, Any]) -> tuple[Budget, ...]:
+def _parse_budgets(document: Mapping[str, Any], *, of_runs: bool = False) -> tuple[Budget, ...]:
+    """Parses budgets; a run's is for all of the run, and may count turns."""
     value = document.get("budgets") or ()
     if not isinstance(value, list | tuple):
         raise _invalid("budgets", "a list")
     budgets: list[Budget] = []
     for item in cast("list[Any]", value):
         entry = as_object(item)
+        entry = {"period": "total", **entry} if of_runs else entry
         units = [unit for unit in get_args(BudgetUnit) if f"limit_{unit}" in entry]
         if len(units) != 1 or not entry.keys() <= _BUDGET_FIELDS or "period" not in entry:
             limits = ", ".join(f"limit_{unit}" for unit in get_args(BudgetUnit))
             raise _invalid("budgets", f"entries of a period and one of {limits}")
         [unit], period = units, _parse_choice(entry, "period", get_args(Period))
+        if of_runs and period != "total":
+            raise BadRequest("A budget of a run is for all of it: its period is `total`.", param="period")
+        if unit == TURNS and not of_runs:
+            raise BadRequest("Only runs have turns: scope `run`.", param="limit_turns")
         if period is None or (unit, period) in {(budget.unit, budget.period) for budget in budgets}:
             raise _invalid("budgets", "each period once")
         limit = _parse_usd(entry["limit_usd"]) if unit == "usd" else _parse_count(entry, f"limit_{unit}")

@@ -20,14 +20,17 @@ MAX_TAG_CHARS = 50
 Tags = tuple[str, ...]
 CallerKind = Literal["internal", "virtual"]
 Period = Literal["day", "week", "month", "total"]
-ScopeKind = Literal["key", "agent", "tenant", "user_model", "tenant_group", "global", "provider"]
+ScopeKind = Literal["key", "agent", "tenant", "user_model", "tenant_group", "global", "provider", "run"]
 SHARED_SCOPES: frozenset[ScopeKind] = frozenset({"global", "provider"})
 """Scopes whose counters add up the calls of several tenants."""
 PERIOD_SUFFIX: dict[Period, str] = {"day": " a day", "week": " a week", "month": " a month", "total": ""}
 """The text that follows a budget's amount: `$5 a day`."""
 PolicyMode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
-BudgetUnit = Literal["usd", "requests", "tokens", "images", "audio_seconds", "characters", "search_units"]
+BudgetUnit = Literal[
+    "usd", "requests", "tokens", "images", "audio_seconds", "characters", "search_units", "turns"
+]
+"""What a budget counts; turns only a run's."""
 _NAME_HEADERS = (b"x-tenant-id", b"x-agent-id", b"x-user-id", b"x-session-id", b"x-run-id")
 _TAGS_HEADER = b"x-tags"
 _ATTRIBUTION_HEADERS = frozenset({*_NAME_HEADERS, _TAGS_HEADER})

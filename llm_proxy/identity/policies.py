@@ -58,6 +58,8 @@ def allowed_models(
 
 
 KillSwitchKind = Literal["key", "agent", "tenant", "model"]
+OF_KEY, OF_AGENT = "key:", "agent:"
+"""Whose runs a policy of the scope `run` limits; without either, everybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,12 @@ class LimitPolicy:
     """Limits and budgets of one scope, for one subject or (`ANY`) as the scope's default.
 
     Attributes:
-        subject: The key id, agent, user or provider; without meaning in the scopes of tenants.
+        subject: The key id, agent, user or provider; of runs `key:ID` or `agent:NAME`; without meaning in the
+            scopes of tenants.
         group: The model group, in scopes that have one.
         mode: `enforce`, `shadow` (count only) or `off`; None follows the setting.
         on_store_failure: The reaction to an unavailable limits store; None follows the setting.
+        duration_s: The longest time from a run's first call to its last one; 0 means no limit.
     """
 
     scope: ScopeKind
@@ -79,6 +83,20 @@ class LimitPolicy:
     budgets: tuple[Budget, ...] = ()
     mode: PolicyMode | None = None
     on_store_failure: OnStoreFailure | None = None
+    duration_s: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it limits nothing."""
+        nothing = self.limits == Limits() and not self.budgets and self.duration_s is None
+        return nothing and self.on_store_failure is None
+
+    @property
+    def key_id(self) -> str | None:
+        """The key that it names; None for another target, or all keys."""
+        if self.scope == "run" and self.subject.startswith(OF_KEY):
+            return self.subject.removeprefix(OF_KEY)
+        return self.subject if self.scope == "key" and self.subject != ANY else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +168,12 @@ def _wildcard_switches(switches: frozenset[KillSwitch]) -> tuple[KillSwitch, ...
 
 def policy_applies_to(policy: LimitPolicy, key_id: str, spec: KeySpec) -> bool:
     """Whether a policy can apply to a call of a key, whatever the call is attributed to."""
-    subjects = {"key": key_id, "agent": None if spec.agent == ANY else spec.agent, "user_model": spec.user}
+    agent = None if spec.agent == ANY else spec.agent
+    if policy.scope == "run":
+        owners = {ANY, f"{OF_KEY}{key_id}", policy.subject if agent is None else f"{OF_AGENT}{agent}"}
+        named = policy.key_id in {None, key_id} and policy.subject in owners
+        return named and policy.tenant in {ANY, spec.tenant}
+    subjects = {"key": key_id, "agent": agent, "user_model": spec.user}
     if policy.scope in {"tenant", "tenant_group"} and spec.tenant is None:
         return False
     bound = subjects.get(policy.scope)

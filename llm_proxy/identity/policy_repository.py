@@ -22,7 +22,7 @@ from llm_proxy.identity.audit import (
 from llm_proxy.identity.authenticator import INTERNAL_KEY_ID_PREFIX
 from llm_proxy.identity.caller import ANY
 from llm_proxy.identity.key_repository import find_key_id
-from llm_proxy.identity.policies import KillSwitch, LimitPolicy
+from llm_proxy.identity.policies import OF_KEY, KillSwitch, LimitPolicy
 from llm_proxy.identity.postgres_store import Connection, Pool, budgets_to_json, policy_from_row
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry.privacy import redact
@@ -31,10 +31,11 @@ Policy = TypeVar("Policy", LimitPolicy, KillSwitch)
 
 _UPSERT = """
 INSERT INTO limit_rules
-    (scope, tenant, subject, model_group, rpm, tpm, parallel, budgets, mode, on_store_failure)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    (scope, tenant, subject, model_group, rpm, tpm, parallel, budgets, mode, on_store_failure, duration_s)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT (scope, tenant, subject, model_group) DO UPDATE SET
-    rpm = $5, tpm = $6, parallel = $7, budgets = $8, mode = $9, on_store_failure = $10, changed_at = now()
+    rpm = $5, tpm = $6, parallel = $7, budgets = $8, mode = $9, on_store_failure = $10, duration_s = $11,
+    changed_at = now()
 """
 _DELETE = """
 DELETE FROM limit_rules WHERE scope = $1 AND tenant = $2 AND subject = $3 AND model_group = $4 RETURNING *
@@ -61,7 +62,7 @@ class PolicyRepository:
 
     async def tenants_of_keys(self, policies: list[LimitPolicy]) -> dict[str, str | None]:
         """Returns the tenant of each key that these policies name, by key id, without revoked keys."""
-        ids = [policy.subject for policy in policies if policy.scope == "key"]
+        ids = [policy.key_id for policy in policies if policy.key_id is not None]
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
                 "SELECT key_id, tenant FROM api_keys WHERE key_id = ANY($1) AND revoked_at IS NULL", ids
@@ -94,6 +95,7 @@ class PolicyRepository:
             await connection.execute(
                 _UPSERT, policy.scope, policy.tenant, policy.subject, policy.group, limits.rpm, limits.tpm,
                 limits.parallel, budgets_to_json(policy.budgets), policy.mode, policy.on_store_failure,
+                policy.duration_s,
             )  # fmt: skip
             before = _audit_document(policy_from_row(existing)) if existing is not None else None
             target = _audit_target(policy)
@@ -155,6 +157,9 @@ class PolicyRepository:
 
 
 async def _resolve_key(connection: Connection, target: Policy) -> Policy:
+    if isinstance(target, LimitPolicy) and target.scope == "run" and target.key_id is not None:
+        named = await _resolve_key(connection, LimitPolicy("key", subject=target.key_id))
+        return replace(target, subject=f"{OF_KEY}{named.subject}")
     kind = target.scope if isinstance(target, LimitPolicy) else target.kind
     if kind != "key" or target.subject == ANY or target.subject.startswith(INTERNAL_KEY_ID_PREFIX):
         return target

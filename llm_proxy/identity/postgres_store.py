@@ -184,6 +184,7 @@ def policy_from_row(row: asyncpg.Record) -> LimitPolicy:
         budgets_from_json(row["budgets"]),
         row["mode"],
         row["on_store_failure"],
+        row["duration_s"],
     )
 
 

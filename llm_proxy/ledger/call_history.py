@@ -25,7 +25,7 @@ _CALLS = """
     SELECT request_id, started_at, key_id, key_prefix, tenant, agent, user_id, door, dialect, model,
            coalesce(group_asked, model_group) AS model_group, provider, outcome, cache, prompt_tokens,
            completion_tokens, cost_usd, latency_ms, prompt_bytes, max_tokens, choices,
-           images, audio_ms, characters, search_units
+           images, audio_ms, characters, search_units, run_name
     FROM requests WHERE started_at >= $1 AND started_at < $2 ORDER BY started_at, request_id LIMIT $3"""
 _COUNT_REJECTED = "SELECT count(*) FROM refusals WHERE refused_at >= $1 AND refused_at < $2"
 
@@ -111,7 +111,12 @@ def _past_call(row: asyncpg.Record, spec: KeySpec | None) -> PastCall:
 
 def _caller(row: asyncpg.Record, spec: KeySpec | None) -> Caller:
     internal = row["key_id"].startswith(INTERNAL_KEY_ID_PREFIX)
-    attribution: dict[str, Any] = {"tenant": row["tenant"], "agent": row["agent"], "user": row["user_id"]}
+    attribution: dict[str, Any] = {
+        "tenant": row["tenant"],
+        "agent": row["agent"],
+        "user": row["user_id"],
+        "run_id": row["run_name"],
+    }
     caller = Caller(
         row["key_id"], "internal" if internal else "virtual", key_prefix=row["key_prefix"], **attribution
     )

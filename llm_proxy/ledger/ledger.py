@@ -106,7 +106,7 @@ class Ledger:
             context.request_id, context.started_at, caller.key_id, caller.key_prefix, caller.tenant,
             caller.agent, caller.user, caller.session, caller.channel, context.client_request_id,
             call.endpoint, call.dialect, call.model, call.group, call.streaming, caller.run,
-            ",".join(caller.tags) or None,
+            ",".join(caller.tags) or None, caller.run_id,
         )  # fmt: skip
         line = encode(started)
         if len(line) > STARTED_BYTES:

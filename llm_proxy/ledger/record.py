@@ -105,6 +105,7 @@ class UsageRecord(NamedTuple):
     characters: int | None = None
     search_units: int | None = None
     queue_ms: float | None = None
+    run_name: str | None = None
 
     @property
     def total_tokens(self) -> int | None:
@@ -169,6 +170,7 @@ def record_of(context: CallContext) -> UsageRecord:
         max_tokens=None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED_TOKENS),
         choices=min(call.choices, UNBOUNDED_TOKENS - 1),
         queue_ms=context.queue_ms,
+        run_name=caller.run_id,
         **_details(usage),
     )
 
@@ -270,7 +272,7 @@ _OWNER_FIELDS: tuple[str, ...] = ("tenant", "agent", "group", "model")
 _OTHER_TEXT_FIELDS: tuple[str, ...] = (
     "user", "session", "channel", "client_request_id", "group_asked", "model_resolved", "provider",
     "deployment", "refusal_code", "provider_message", "run", "tags", "would_refuse",
-    "service_tier",
+    "service_tier", "run_name",
 )  # fmt: skip
 _TEXT_LIMITS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
 """Maximum characters of the other texts and of the owners' names, tried in this order."""
@@ -369,6 +371,7 @@ def _repaired(name: str, value: object) -> object:
 STARTED_FIELDS = (
     "request_id", "started_at", "key_id", "key_prefix", "tenant", "agent", "user", "session", "channel",
     "client_request_id", "door", "dialect", "model", "group", "streamed", "run", "tags",
+    "run_name",
 )  # fmt: skip
 """The fields that the journal has of an admitted call; `started_at` in seconds since 1970."""
 _FIRST_STARTED_FIELDS = STARTED_FIELDS.index("streamed") + 1

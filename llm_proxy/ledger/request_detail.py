@@ -29,6 +29,8 @@ def describe_limit(reached: Json) -> str:
     per = PERIOD_SUFFIX.get(
         reached.get("period", ""), " a minute" if unit in {"requests", "tokens"} else " at once"
     )
+    if scope == "run" and reached["kind"] in {"budget", "duration"}:
+        per = ""
     parts = [f"{reached['kind']} of {reached['subject']} (scope {scope})"]
     if "limit" in reached:
         used = _amount_without_unit(reached["used"], unit) if "used" in reached else "an unknown part"

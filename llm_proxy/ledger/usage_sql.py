@@ -96,8 +96,15 @@ class QueryParts:
     unknown: list[TimeSpan]
 
 
-def split_query(query: UsageQuery, available: AvailableData) -> QueryParts | None:
+def split_query(
+    query: UsageQuery, available: AvailableData, since_groups: Sequence[datetime] = ()
+) -> QueryParts | None:
     """Splits a query's range; returns None if no data lies in it.
+
+    Args:
+        query: What is asked.
+        available: What there is.
+        since_groups: The beginnings of groups of time; none: those of the query's units of time.
 
     Raises:
         BadRequest: The range has more groups of time than an answer has rows.
@@ -105,7 +112,9 @@ def split_query(query: UsageQuery, available: AvailableData) -> QueryParts | Non
     span = _overlap(query.time_span(), available.span)
     if span is None:
         return None
-    groups = _groups(query, span)
+    groups = sorted({span[0], *(one for one in since_groups if span[0] < one < span[1])})
+    if not since_groups:
+        groups = _groups(query, span)
     parts = QueryParts(groups, [], [], [], [])
     by_day, by_hour = query.names <= _ROLLED_UP | _OF_USERS, query.names <= _ROLLED_UP
     by_day = by_day and not {"user", "provider"} <= query.names
@@ -169,6 +178,12 @@ def build_statement(query: UsageQuery, parts: QueryParts) -> SqlStatement | None
     It returns a row for each group: the group's number in `parts.groups`, its names and its sums.
     """
     arguments: list[Any] = []
+    used = used_source(query, parts, arguments)
+    return None if used is None else SqlStatement(_sum_sources(query, parts, used, arguments), arguments)
+
+
+def used_source(query: UsageQuery, parts: QueryParts, arguments: list[Any]) -> str | None:
+    """Returns the SELECT of a query's parts with `at`, its names and `SUMS`, or None; adds its arguments."""
     sources: list[str] = []
     if parts.days:
         users = "user" in query.names
@@ -181,9 +196,7 @@ def build_statement(query: UsageQuery, parts: QueryParts) -> SqlStatement | None
         sources.append(_rollup_source(query, "usage_hourly", hours, parts.hours, arguments))
     if parts.rows:
         sources.append(_rows_source(query, parts.rows, arguments))
-    if not sources:
-        return None
-    return SqlStatement(_sum_sources(query, parts, " UNION ALL ".join(sources), arguments), arguments)
+    return " UNION ALL ".join(sources) or None
 
 
 def _sum_sources(query: UsageQuery, parts: QueryParts, used: str, arguments: list[Any]) -> str:
@@ -343,7 +356,7 @@ async def read_snapshot(connection: Connection) -> AsyncGenerator[None]:
 async def run_query(connection: Connection, query: UsageQuery, now: datetime) -> UsageResult:
     """Answers a query; raises `BadRequest`, or `NotFound` for an unknown name."""
     query = await resolve_key_filter(connection, query)
-    available = await _fetch_available(connection, now)
+    available = await fetch_available(connection, now)
     usage_rows, unknown = await _fetch_rows(connection, query, available)
     total, total_unknown = usage_rows, unknown
     if query.group_by:
@@ -359,7 +372,8 @@ async def run_query(connection: Connection, query: UsageQuery, now: datetime) ->
     )
 
 
-async def _fetch_available(connection: Connection, now: datetime) -> AvailableData:
+async def fetch_available(connection: Connection, now: datetime) -> AvailableData:
+    """Returns what data there is."""
     row = await connection.fetchrow(_STORED)
     first, last, oldest = row if row is not None else (None, None, None)
     rows_since = datetime.strptime(oldest, "%Y%m%d").replace(tzinfo=UTC) if oldest else now
@@ -381,19 +395,24 @@ async def _fetch_rows(
         used = used_days_statement(query, parts.unknown)
         days = {row["day"] for row in await connection.fetch(used.text, *used.arguments)}
         unknown = clip_to_days(parts.unknown, days)
-    return [_usage_row(row, query, parts.groups) for row in rows], unknown
+    return [usage_row(row, _group_of(row, query, parts.groups)) for row in rows], unknown
 
 
-def _usage_row(row: asyncpg.Record, query: UsageQuery, groups: Sequence[datetime]) -> UsageRow:
+def _group_of(row: asyncpg.Record, query: UsageQuery, groups: Sequence[datetime]) -> dict[str, Any]:
     begin = groups[int(row["group"]) - 1]
+    return {
+        name: (row[name] or None)
+        if name in NAME_COLUMNS
+        else group_label(cast("TimeUnit", name), begin, query.zone)
+        for name in query.group_by
+    }
+
+
+def usage_row(row: asyncpg.Record, group: dict[str, Any]) -> UsageRow:
+    """Returns the sums of a row that has all of `SUMS`."""
     timed = int(row["timed"])
     return UsageRow(
-        group={
-            name: (row[name] or None)
-            if name in NAME_COLUMNS
-            else group_label(cast("TimeUnit", name), begin, query.zone)
-            for name in query.group_by
-        },
+        group=group,
         requests=int(row["requests"]),
         succeeded=int(row["succeeded"]),
         cache_hits=int(row["cache_hits"]),

@@ -39,8 +39,16 @@ from llm_proxy.ledger.usage_names import (
     resolve_key,
     unknown_name_error,
 )
+from llm_proxy.ledger.usage_overview import (
+    Measure,
+    UsageComparison,
+    UsageSeries,
+    compare_ranges,
+    usage_over_time,
+)
 from llm_proxy.ledger.usage_query import (
     NAME_COLUMNS,
+    TimeSpan,
     TimeUnit,
     UsageQuery,
     UsageResult,
@@ -110,6 +118,16 @@ class PostgresUsage:
         """Answers a usage query; raises `BadRequest`, or `NotFound` for an unknown name."""
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, read_snapshot(connection):
             return await run_query(connection, query, now)
+
+    async def compare(self, query: UsageQuery, before: TimeSpan, top: int, now: datetime) -> UsageComparison:
+        """Compares a query's range with one before; see `compare_ranges`."""
+        async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, read_snapshot(connection):
+            return await compare_ranges(connection, query, before, top, now)
+
+    async def over_time(self, query: UsageQuery, measure: Measure, top: int, now: datetime) -> UsageSeries:
+        """Returns a query's usage over time; see `usage_over_time`."""
+        async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, read_snapshot(connection):
+            return await usage_over_time(connection, query, measure, top, now)
 
     async def request_detail(self, request_id: UUID) -> Json | None:
         """Returns a request's row and model calls, or its rejection from the sample; None if unknown."""

@@ -19,9 +19,10 @@ from llm_proxy import __version__
 from llm_proxy.hardening import harden_process, restrict_to_owner
 from llm_proxy.settings import unknown_settings
 from llm_proxy.stack.operator_env import OperatorEnv, create_missing, read_operator_env
-from llm_proxy.stack.plan import StackPlan, UpOptions, banner, make_plan
+from llm_proxy.stack.plan import ReadyStack, StackPlan, UpOptions, banner, make_plan
 from llm_proxy.stack.probe import client_host, degraded_parts
 from llm_proxy.stack.process import ManagedProcess, die_with_parent
+from llm_proxy.stack.process_specs import sign_in_link
 from llm_proxy.stack.rolling_restart import CheckConfig, RollingRestart
 from llm_proxy.stack.state_dir import LOCK_FILE, exclusive, write_addresses
 from llm_proxy.stack.supervisor import PrintLine, Supervisor
@@ -158,12 +159,26 @@ def start_all(supervisor: Supervisor, plan: StackPlan, print_line: PrintLine) ->
     slow = [*sidecars.values(), *supervisor.start_all(plan.model_specs())]
     supervisor.wait_until_ready(quick + supervisor.start_all(plan.stores.postgres_specs(plan.state)))
     plan.migrate_database()
+    console = plan.console_spec()
+    started = supervisor.start(console) if console else None
     supervisor.wait_until_ready([*slow, supervisor.start(plan.gateway_spec())])
     settings = plan.settings
     for line in degraded_parts(client_host(settings.host), settings.port):
         print_line(f"warning: {line}")
-    print_line(banner(plan.base_url(), plan.example_model(), logs, plan.operator_env, supervisor.uptime_s()))
+    shown = _console_line(started, is_development=plan.is_development)
+    ready = ReadyStack(plan.base_url(), plan.example_model(), shown, logs, supervisor.uptime_s())
+    print_line(banner(ready, plan.operator_env))
     return sidecars
+
+
+def _console_line(console: ManagedProcess | None, *, is_development: bool) -> str:
+    """Where the console is: in development a link that signs in once; output that is kept shall hold none."""
+    if console is None:
+        return "off (LLM_PROXY__CONSOLE_ENABLED, LLM_PROXY__CONSOLE_PORT)"
+    link = sign_in_link(console.spec) if is_development else None
+    return (
+        f"{link}  (signs in once)" if link else "`llm-proxy console --link` prints a link that signs in once"
+    )
 
 
 def _with_secrets(env: OperatorEnv, print_line: PrintLine) -> OperatorEnv:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
+from pydantic import SecretStr
 
 from llm_proxy.json_access import as_object
-from llm_proxy.settings import Settings, load
+from llm_proxy.settings import Settings, insecure_console_settings, load
 from llm_proxy.stack import process_specs, stores
 from llm_proxy.stack.local_model import CHAT_MODEL
 from llm_proxy.stack.operator_env import (
@@ -36,6 +37,7 @@ llm-proxy is ready after {seconds:.1f} s.
   base_url   {base_url}
   key        {key.description}
   model      {model}
+  console    {console}
   logs       {logs}
 
 Paste into another terminal:
@@ -91,16 +93,41 @@ def locate_internal_key(env: OperatorEnv) -> KeyLocation:
     return KeyLocation(key, str(path), f"$(cut -d, -f1 {path})", in_python)
 
 
-def banner(base_url: str, model: str, logs: str, env: OperatorEnv, seconds: float) -> str:
+@dataclass(frozen=True, slots=True)
+class ReadyStack:
+    """What the banner tells.
+
+    Attributes:
+        model: A served model group.
+        console: The console's address, or why there is none.
+        logs: Where they are.
+        seconds: The duration of the start.
+    """
+
+    base_url: str
+    model: str
+    console: str
+    logs: str
+    seconds: float
+
+
+def banner(ready: ReadyStack, env: OperatorEnv) -> str:
     """The text printed when the stack is ready: addresses, the key's location, two examples to paste."""
     key = locate_internal_key(env)
-    return BANNER.format(base_url=base_url, key=key, model=model, logs=logs, seconds=seconds)
+    return BANNER.format(
+        base_url=ready.base_url,
+        key=key,
+        model=ready.model,
+        console=ready.console,
+        logs=ready.logs,
+        seconds=ready.seconds,
+    )
 
 
 LOCAL_MODEL_VARIABLES = ("LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE")
 DEFAULT_CONFIG = "litellm-config.yaml"
 SIDECAR_LIST_FILE = "sidecars"
-DRAIN_DELAY = "LLM_PROXY__DRAIN_DELAY_S"
+DRAIN_DELAY, CONSOLE_PORT = "LLM_PROXY__DRAIN_DELAY_S", "LLM_PROXY__CONSOLE_PORT"
 MASTER_KEY_VARIABLES = ("LLM_PROXY__LITELLM_MASTER_KEY", "LITELLM_MASTER_KEY")
 
 GATEWAY_PREFIXES = ("LLM_PROXY_", "OTEL_", "LANGFUSE_")
@@ -150,6 +177,7 @@ class StackPlan:
 
     Attributes:
         model_ports: None when no local model runs.
+        has_console: Whether the console runs.
         sidecar_ports: The port of each sidecar by its number.
         recycle_limits: Of each sidecar.
     """
@@ -160,6 +188,7 @@ class StackPlan:
     config: Path
     stores: stores.ResolvedStores
     model_ports: process_specs.ModelPorts | None
+    has_console: bool
     sidecar_ports: Mapping[int, int]
     recycle_limits: RecycleLimits
 
@@ -230,6 +259,17 @@ class StackPlan:
         variables |= {name: value for name, value in fixed.items() if value}
         return process_specs.gateway_spec(self.settings.port, variables, self.operator_env)
 
+    def console_spec(self) -> ProcessSpec | None:
+        """The console to start; None without one. It asks the gateway and the database of this stack."""
+        if not self.has_console:
+            return None
+        settings = self.settings
+        gateway = {"LLM_PROXY__CONSOLE_GATEWAY_URL": self.base_url().removesuffix("/v1")}
+        variables = {**self.gateway_spec().env, **gateway}
+        return process_specs.console_spec(
+            settings.console_port, settings.console_host, variables, self.operator_env
+        )
+
     def drain_limit_s(self) -> float:
         """Returns the longest time that the gateway's running calls have after a stop signal, in seconds."""
         no_delay = self.is_development and DRAIN_DELAY not in self.operator_env.variables
@@ -290,12 +330,14 @@ def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
     config = _config_file(options)
     config_text = config.read_text(encoding="utf-8")
     runs_models = options.local_model and any(name in config_text for name in LOCAL_MODEL_VARIABLES)
+    resolved = stores.resolve_stores(env, embedded=options.stores)
     plan = StackPlan(
         operator_env=env,
         settings=settings,
         state=options.state,
         config=config,
-        stores=stores.resolve_stores(env, embedded=options.stores),
+        stores=resolved,
+        has_console=_has_console(settings, resolved, env),
         model_ports=process_specs.ModelPorts(free_port(), free_port()) if runs_models else None,
         sidecar_ports={number: free_port() for number in range(1, options.sidecars + 1)},
         recycle_limits=_recycle_limits(env),
@@ -303,6 +345,21 @@ def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
     for _ in (*plan.sidecar_specs(), *plan.model_specs()):
         pass  # raises NotInstalled before anything starts
     return plan
+
+
+def _has_console(settings: Settings, resolved: stores.ResolvedStores, env: OperatorEnv) -> bool:
+    """Whether the console runs; raises `StartRefused` where it was asked for and cannot."""
+    if settings.console_enabled is False or (settings.console_enabled is None and not env.is_development):
+        return False
+    environment = "development" if env.is_development else settings.environment
+    url = SecretStr(resolved.database.url) if resolved.database.url else None
+    checked = settings.model_copy(update={"database_url": url, "environment": environment})
+    faults = insecure_console_settings(checked)
+    if not is_port_free(settings.console_port, settings.console_host):
+        faults.append(f"port {settings.console_port} is in use: choose another with {CONSOLE_PORT}")
+    if faults and settings.console_enabled:
+        raise StartRefused(f"the console: {faults[0]}")
+    return not faults
 
 
 def _master_key_in(config: Path, env: OperatorEnv) -> str:

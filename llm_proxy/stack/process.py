@@ -38,6 +38,7 @@ class ProcessSpec:
         stop_signal: Signal that requests an orderly end.
         user: Numeric user and group to run as; None keeps the launcher's.
         ready_timeout_s: Longest time from the start to readiness.
+        is_optional: Whether the stack goes on without it if it fails too often.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ProcessSpec:
     stop_signal: signal.Signals = signal.SIGTERM
     user: tuple[int, int] | None = None
     ready_timeout_s: float = 60.0
+    is_optional: bool = False
 
 
 @dataclass(slots=True)

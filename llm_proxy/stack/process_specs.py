@@ -188,6 +188,26 @@ def gateway_spec(port: int, variables: Mapping[str, str], env: OperatorEnv) -> P
     )
 
 
+def console_spec(port: int, host: str, variables: Mapping[str, str], env: OperatorEnv) -> ProcessSpec:
+    """The console, with its settings in `variables`; the stack goes on without it."""
+    return ProcessSpec(
+        name="console",
+        argv=(sys.executable, "-m", "llm_proxy", "console", "--no-link"),
+        env=_machine_variables(env) | dict(variables),
+        readiness_probe=lambda _: is_up(port, "/health", client_host(host)),
+        cwd=Path.cwd(),
+        is_optional=True,
+    )
+
+
+def sign_in_link(console: ProcessSpec) -> str | None:
+    """Returns a link that signs in once at this console; None if none can be made."""
+    made = subprocess.run(
+        [*console.argv[:-1], "--link"], env=console.env, capture_output=True, text=True, check=False
+    )
+    return made.stdout.strip() if made.returncode == 0 else None
+
+
 def migrate_database(url: str, sidecar_password: str, state: Path, env: OperatorEnv) -> None:
     """Migrates a database and grants the sidecars' role its login; raises `ProcessFailed`."""
     password_file = state.absolute() / "sidecar.password"

@@ -2,8 +2,8 @@
 
 Invariants: the orphan reaper knows a process from its start. A process that ends is named with its log
 file and restarted after a growing pause; one that does not become ready `MAX_FAILURES` times in a row
-ends the stack. The gateway stops first, after its running calls, which need all the others; the stores stop
-last, because every process writes to them until it ends.
+ends the stack, unless it is optional. The gateway stops first, after its running calls, which need all the
+others; the stores stop last, because every process writes to them until it ends.
 """
 
 import time
@@ -117,12 +117,19 @@ def _schedule_restart(state: RestartState, print_line: PrintLine, now_s: float) 
     state.failures = 1 if stable else state.failures + 1
     state.failed_starts = 0 if state.ready_reported else state.failed_starts + 1
     ended = f"{process.spec.name} ended with code {process.popen.returncode}"
+    if state.failed_starts > MAX_FAILURES and process.spec.is_optional:
+        state.restart_at_s = float("inf")
+        print_line(f"{ended}, for the {state.failed_starts}th time; it is left alone{_log_of(process)}")
+        return
     if state.failed_starts > MAX_FAILURES:
         raise ProcessFailed(f"{ended}, for the {state.failed_starts}th time; {process.log_end()}")
     pause_s = restart_pause_s(state.failures)
     state.restart_at_s = now_s + pause_s
-    log = f" (log: {process.log})" if process.log else ""
-    print_line(f"{ended}; restarting it in {pause_s:g} s{log}")
+    print_line(f"{ended}; restarting it in {pause_s:g} s{_log_of(process)}")
+
+
+def _log_of(process: ManagedProcess) -> str:
+    return f" (log: {process.log})" if process.log else ""
 
 
 RECORDS_S = 10.0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from dotenv import dotenv_values
 from processes import descendants, lives
@@ -36,7 +37,7 @@ def home() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def stack(home: Path) -> Iterator[UpCommand]:
     """A stack that is ready."""
-    with run_up(home) as up:
+    with run_up(home, console_port=free_port()) as up:
         up.wait_for("Ctrl-C stops everything")
         yield up
 
@@ -125,6 +126,17 @@ def test_commands_beside_the_stack_find_its_database(stack: UpCommand) -> None:
         argv = [sys.executable, "-m", "llm_proxy", *words]
         done = subprocess.run(argv, cwd=home, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_link_to_the_console_signs_in_once(stack: UpCommand) -> None:
+    """As owner, at the stack's own console."""
+    found = re.search(r"console +(http://127\.0\.0\.1:\d+)(/sign-in/link/\S+)", stack.output)
+    assert found is not None, stack.output
+    with httpx.Client(base_url=found[1]) as browser:
+        assert browser.post(found[2]).status_code == 303
+        assert "this session" in browser.get("/sessions").text
+        browser.cookies.clear()
+        assert browser.post(found[2]).status_code == 401
 
 
 def test_secrets_are_created_once_and_never_printed(stack: UpCommand) -> None:

@@ -24,6 +24,7 @@ from llm_proxy.admission.limiter import (
     epoch_key,
     hash_tag_of,
 )
+from llm_proxy.admission.memory_limiter import MAX_RUNS, RUN_IDLE_MS
 from llm_proxy.admission.redis.cluster import ClusterClient
 from llm_proxy.admission.redis.connection import Argument, RedisConnection
 from llm_proxy.identity import ANY
@@ -31,7 +32,7 @@ from llm_proxy.identity import ANY
 REPLICAS_KEY = "lp:replicas"
 REPLICA_TTL_MS = 15_000
 _SCRIPTS = ("admit", "settle", "renew", "seed")
-_LETTER = {"tokens": "t", "parallel": "p", "budget": "b"}
+_LETTER = {"tokens": "t", "parallel": "p", "budget": "b", "run": "n", "duration": "d"}
 ObserveRequest = Callable[[float, bool], None]
 """Called after every script call with its duration in seconds and whether the store answered."""
 
@@ -40,10 +41,18 @@ class RedisBackend:
     """Limits in a Redis or Valkey that all replicas share."""
 
     def __init__(
-        self, url: str, *, timeout_s: float, clock: str | None = None, tls: ssl.SSLContext | None = None
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        clock: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        run_idle_ms: int = RUN_IDLE_MS,
+        max_runs: int = MAX_RUNS,
     ) -> None:
-        """`clock` replaces the script's clock, so that tests can set the time."""
+        """`clock` replaces the script's clock, so that tests can set the time; runs: see `MemoryLimiter`."""
         head = clock if clock is not None else script_source("clock")
+        head = f"local RUN_IDLE, MAX_RUNS = {run_idle_ms}, {max_runs}  -- ms, runs of one key\n{head}"
         self._source = {
             name: f"{head}\n{script_source('reservations')}\n{script_source(name)}" for name in _SCRIPTS
         }
@@ -84,7 +93,7 @@ class RedisBackend:
         """Reserves a call's amounts if every check passes."""
         plan = request.plan
         args: list[Argument] = [len(plan.keys), *plan.keys, int(request.reserve), request.epoch]
-        args += (request.lease_id, request.ttl_ms, request.retry_id)
+        args += (request.lease_id, request.ttl_ms, request.retry_id, plan.run)
         for check, amount in zip(plan.checks, request.amounts, strict=True):
             args += (check.script_code, check.limit, amount)
 

@@ -2,13 +2,31 @@
 
 from llm_proxy.console.access import EVERYBODY, GLOBAL, READERS
 from llm_proxy.console.navigation import Page
-from llm_proxy.console.pages import find, live, notifications, request, requests, sessions, sign_in
+from llm_proxy.console.pages import (
+    find,
+    key_changes,
+    keys,
+    limits,
+    live,
+    models,
+    notifications,
+    request,
+    requests,
+    sessions,
+    sign_in,
+    tenants,
+)
 
 PAGES = (
     Page("Live", "/live", READERS, live.router),
     Page("Requests", "/requests", EVERYBODY, requests.router),
     Page("", "/requests", (), request.router),
     Page("", "/find", (), find.router),
+    Page("", "/keys", (), key_changes.router),
+    Page("Keys", "/keys", EVERYBODY, keys.router),
+    Page("Tenants", "/tenants", READERS, tenants.router),
+    Page("Limits", "/limits", GLOBAL, limits.router),
+    Page("Models", "/models", GLOBAL, models.router),
     Page("Notifications", "/notifications", GLOBAL, notifications.router),
     Page("Sessions", "/sessions", EVERYBODY, sessions.router),
     Page("", "/sign-in", (), sign_in.router),

@@ -8,7 +8,13 @@ import re
 import orjson
 
 from llm_proxy import sse
-from llm_proxy.errors import APIError, BudgetExceeded, ProviderOverloaded, ProviderQuotaExceeded
+from llm_proxy.errors import (
+    APIError,
+    BudgetExceeded,
+    ProviderOverloaded,
+    ProviderQuotaExceeded,
+    RunBudgetExceeded,
+)
 from llm_proxy.json_access import Json
 
 _TYPES = {
@@ -45,7 +51,7 @@ _COUNT = re.compile(_NUMBER)
 
 def error_type(error: APIError) -> str:
     """Returns Anthropic's type of an error."""
-    if isinstance(error, BudgetExceeded | ProviderQuotaExceeded):
+    if isinstance(error, BudgetExceeded | RunBudgetExceeded | ProviderQuotaExceeded):
         return "billing_error"
     if isinstance(error, ProviderOverloaded):
         return "overloaded_error"

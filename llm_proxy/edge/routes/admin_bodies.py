@@ -79,7 +79,7 @@ class AdminBody(BaseModel):
 
 
 class BudgetBody(AdminBody):
-    """Use allowed in a calendar period: one of the limits."""
+    """Use allowed in a calendar period, or in a run: one of the limits."""
 
     limit_usd: StrictInt | StrictStr | Annotated[Decimal, Strict()] | None = Field(
         None,
@@ -93,7 +93,8 @@ class BudgetBody(AdminBody):
     )
     limit_characters: StrictInt | None = Field(None, description="Of text that is spoken.")
     limit_search_units: StrictInt | None = Field(None, description="Of reranking.")
-    period: Period
+    limit_turns: StrictInt | None = Field(None, description="Of a run: answers of models that write.")
+    period: Period | None = Field(None, description="Required but for a run's budget, whose is `total`.")
     zone: str | None = Field(
         None, description="The calendar's time zone, such as Europe/Berlin; UTC by default."
     )
@@ -154,6 +155,9 @@ class LimitPolicyBody(LimitsBody):
     model: str | None = None
     mode: PolicyMode | None = None
     on_store_failure: OnStoreFailure | None = None
+    duration_s: StrictInt | None = Field(
+        None, description="Of a run: seconds from its first call; 0: no limit."
+    )
 
 
 class KillSwitchBody(AdminBody):

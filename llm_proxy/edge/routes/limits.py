@@ -137,6 +137,7 @@ def _caller_document(caller: Caller) -> Json:
         "tenant": caller.tenant,
         "agent": caller.agent,
         "user": caller.user,
+        "run": caller.run_id,
         "models": list(caller.models) if caller.models is not None else None,
     }
 
@@ -154,6 +155,10 @@ def limit_status_row(status: LimitStatus, *, shows_shared: bool) -> Json:
         return row | {"wait_ms": status.wait_ms, "would_refuse": status.rejects}
     if check.kind == "budget":
         return row | _budget_row(status)
+    if check.kind == "duration":
+        figures = {"limit": check.limit, "used": status.used or 0, "remaining": status.remaining}
+        shown = {name: shown_amount(figure, "seconds") for name, figure in figures.items()}
+        return row | {"unit": "seconds", **shown, "would_refuse": status.rejects}
     return row | {
         "limit": check.limit,
         "used": status.used,

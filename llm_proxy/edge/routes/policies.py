@@ -19,7 +19,7 @@ from llm_proxy.edge.routes.admin_bodies import (
     PublishEpochs,
     require_repository,
 )
-from llm_proxy.identity import Actor, LimitPolicy, Limits, PolicyRepository
+from llm_proxy.identity import Actor, LimitPolicy, PolicyRepository
 from llm_proxy.identity.admin_documents import (
     parse_kill_switch,
     parse_policy,
@@ -44,20 +44,16 @@ def idle_reason(
         tenants: The tenants of keys that are not revoked, by key id.
         catalog: What the sidecar serves; None until it is known.
     """
-    if policy.limits == Limits() and not policy.budgets and policy.on_store_failure is None:
+    if policy.is_empty:
         return "it states no limit and no budget"
     if policy.mode == "off":
         return "it is off"
     if any("*" in name for name in (policy.tenant, policy.subject) if name != ANY):
         return "only models are named by wildcards"
-    if (
-        policy.scope == "key"
-        and policy.subject != ANY
-        and not policy.subject.startswith(INTERNAL_KEY_ID_PREFIX)
-    ):
-        if policy.subject not in tenants:
+    if policy.key_id is not None and not policy.key_id.startswith(INTERNAL_KEY_ID_PREFIX):
+        if policy.key_id not in tenants:
             return "there is no such key, or it was revoked"
-        if policy.tenant not in {ANY, tenants[policy.subject]}:
+        if policy.tenant not in {ANY, tenants[policy.key_id]}:
             return "the key belongs to another tenant"
     return _unserved_reason(policy, catalog) if catalog is not None else None
 

@@ -31,7 +31,13 @@ KINDS = {
     "p": ("parallel", 1),
     "B": ("budget", 500),
     "b": ("budget", 90),
+    "N": ("budget", 300),
+    "n": ("budget", 70),
+    "D": ("duration", 70_000),
+    "d": ("duration", 900),
 }
+RUN_IDLE_MS, MAX_RUNS = 100_000, 2
+RUNS = ["run1", "run2", "run3"]
 letters = st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=5, unique=True)
 steps = st.lists(
     st.one_of(
@@ -44,7 +50,10 @@ steps = st.lists(
         st.tuples(st.just("correct"), st.integers(-400, 200), st.sampled_from([0, 1, 1_000, 61_000])),
         st.tuples(st.just("seed"), st.integers(0, 400)),
         st.tuples(st.just("lose")),
-        st.tuples(st.just("try"), st.sampled_from(["BT", "B", "Bb", "b", "BP"]), st.integers(0, 3)),
+        st.tuples(st.just("run"), st.sampled_from(RUNS)),
+        st.tuples(
+            st.just("try"), st.sampled_from(["BT", "B", "Bb", "b", "BP", "N", "BNn", "D"]), st.integers(0, 3)
+        ),
         st.tuples(st.just("epoch"), st.integers(0, 4)),
         st.tuples(st.just("ask epoch"), st.integers(0, 4)),
     ),
@@ -56,7 +65,8 @@ class Pair:
     """A store and the limiter in Python, given the same requests."""
 
     def __init__(self, store: RedisBackend, name: str) -> None:
-        self.store, self.model, self.name = store, MemoryLimiter(), name
+        self.store, self.model, self.name = store, MemoryLimiter(RUN_IDLE_MS, MAX_RUNS), name
+        self.run = RUNS[0]
         self.now_ms, self.number = START_MS, 0
         self.taken: list[tuple[LimiterRequest, LimiterResult]] = []
 
@@ -66,10 +76,17 @@ class Pair:
         await self.store.cluster.connection_for("").execute("SET", f"test-clock-{self.name}", self.now_ms)
 
     def check(self, letter: str) -> LimitCheck:
-        """The check of a letter."""
+        """The check of a letter; of the present run for a run's."""
         kind, limit = KINDS[letter]
         key = f"test:{{{self.name}}}:{letter}"
-        return LimitCheck(kind, "key", letter, key, limit, letter.isupper())  # type: ignore[arg-type]  # from the table
+        scope, key = ("run", f"{key}:{self.run}") if letter in "NnDd" else ("key", key)
+        return LimitCheck(kind, scope, letter, key, limit, letter.isupper())  # type: ignore[arg-type]  # from the table
+
+    def plan(self, checks: tuple[LimitCheck, ...]) -> LimitPlan:
+        """The plan of these checks, in the present run if one of them is a run's."""
+        tag = f"{{{self.name}}}"
+        run = self.run if any(check.scope == "run" for check in checks) else ""
+        return LimitPlan(self.name, tag, checks, 0, run=run, runs_key=f"test:{tag}:runs")
 
     async def admit(
         self, wanted: Iterable[str], size: int, *, take: bool, epoch: int = NO_EPOCH, name: str = ""
@@ -77,7 +94,7 @@ class Pair:
         """Both admit, or both reject, with the same figures."""
         checks = tuple(self.check(letter) for letter in wanted)
         wants = tuple(size if check.kind in {"tokens", "budget"} else 1 for check in checks)
-        plan = LimitPlan(self.name, f"{{{self.name}}}", checks, 0)
+        plan = self.plan(checks)
         ask = LimiterRequest(plan, wants, epoch, uuid4().hex, 30_000, take, name)
         answer = await self.store.reserve(ask)
         assert answer == self.model.reserve(ask, self.now_ms)
@@ -96,7 +113,8 @@ class Pair:
                     SettlementEntry("tokens", check.key, answer.now_ms // 1000, truth - want, ask.lease_id)
                 )
             elif check.kind == "budget":
-                entries.append(SettlementEntry("budget", check.key, amount=truth, lease_id=ask.lease_id))
+                kind = check.settlement_kind
+                entries.append(SettlementEntry(kind, check.key, amount=truth, lease_id=ask.lease_id))
             elif check.kind == "parallel":
                 entries.append(SettlementEntry("parallel", check.key, lease_id=ask.lease_id))
         self.number += 1
@@ -107,7 +125,8 @@ class Pair:
     async def correct(self, amount: int, ago_ms: int) -> None:
         """Both correct a budget by what the ledger did not know so long ago."""
         entries = tuple(
-            SettlementEntry("budget", self.check(letter).key, self.now_ms - ago_ms, amount) for letter in "Bb"
+            SettlementEntry(check.settlement_kind, check.key, self.now_ms - ago_ms, amount)
+            for check in map(self.check, "BbNn")
         )
         self.number += 1
         await self.store.settle(f"test:{{{self.name}}}:settled", self.number, entries)
@@ -120,10 +139,13 @@ class Pair:
         ask, _ = self.taken[index % len(self.taken)]
         return tuple(
             SettlementEntry(
-                check.kind, check.key, amount=want if check.kind == "budget" else 0, lease_id=ask.lease_id
+                check.settlement_kind,
+                check.key,
+                amount=want if check.kind == "budget" else 0,
+                lease_id=ask.lease_id,
             )
             for check, want in zip(ask.plan.checks, ask.amounts, strict=True)
-            if check.kind in {"parallel", "budget"}
+            if check.kind in {"parallel", "budget", "duration"}
         )
 
     async def keep(self, entries: tuple[SettlementEntry, ...]) -> None:
@@ -139,8 +161,8 @@ class Pair:
             self.model.seed(self.check(letter).key, BudgetCounter(spent, seeded_ms=self.now_ms))
 
     async def lose(self) -> None:
-        """Both lose their budget counters."""
-        for letter in "Bb":
+        """Both lose their budget counters, and the present run's."""
+        for letter in "BbNnDd":
             await self.store.cluster.connection_for("").execute("DEL", self.check(letter).key)
             self.model.budgets.pop(self.check(letter).key, None)
 
@@ -156,10 +178,19 @@ class Pair:
     async def play(self, step: tuple[object, ...]) -> None:
         """One step of a history."""
         match step:
-            case ("admit", wanted, int() as size, bool() as take):
-                await self.admit(cast("list[str]", wanted), size, take=take)
             case ("wait", int() as ms):
                 await self.turn_clock(ms)
+            case ("lose",):
+                await self.lose()
+            case ("run", str() as run):
+                self.run = run
+            case _:
+                await self._play_call(step)
+
+    async def _play_call(self, step: tuple[object, ...]) -> None:
+        match step:
+            case ("admit", wanted, int() as size, bool() as take):
+                await self.admit(cast("list[str]", wanted), size, take=take)
             case ("settle", int() as index, int() as truth, bool() as twice):
                 await self.settle(index, truth, twice=twice)
             case ("try", str() as wanted, int() as who):
@@ -168,8 +199,6 @@ class Pair:
                 await self.correct(amount, ago_ms)
             case ("keep", int() as index):
                 await self.keep(self.held(index))
-            case ("lose",):
-                await self.lose()
             case ("seed", int() as spent):
                 await self.seed(spent)
             case (("epoch" | "ask epoch") as what, int() as epoch):
@@ -180,9 +209,13 @@ class Pair:
     async def look(self) -> tuple[LimiterResult, LimiterResult]:
         """Everything the store and the limiter have."""
         checks = tuple(self.check(letter) for letter in sorted(KINDS))
-        plan = LimitPlan(self.name, f"{{{self.name}}}", checks, 0)
+        plan = self.plan(checks)
         ask = LimiterRequest(plan, (1,) * len(checks), NO_EPOCH, "look", 30_000, reserve=False)
         return await self.store.reserve(ask), self.model.reserve(ask, self.now_ms)
+
+
+def _store(url: str, name: str) -> RedisBackend:
+    return RedisBackend(url, timeout_s=5, clock=HANDS % name, run_idle_ms=RUN_IDLE_MS, max_runs=MAX_RUNS)
 
 
 @settings(
@@ -196,7 +229,7 @@ async def test_scripts_and_limiter_agree_on_any_history(
 ) -> None:
     """Whatever is reserved, settled, released, renewed, seeded or expired."""
     name = uuid4().hex
-    store = RedisBackend(limits_redis_url, timeout_s=5, clock=HANDS % name)
+    store = _store(limits_redis_url, name)
     await store.start()
     pair = Pair(store, name)
     try:
@@ -204,8 +237,9 @@ async def test_scripts_and_limiter_agree_on_any_history(
         await pair.play(("seed", 0))
         for step in history:
             await pair.play(step)
-        stored, modelled = await pair.look()
-        assert stored == modelled
+        for pair.run in RUNS:
+            stored, modelled = await pair.look()
+            assert stored == modelled
     finally:
         await store.stop()
 
@@ -214,7 +248,7 @@ async def test_scripts_and_limiter_agree_on_any_history(
 async def pair(limits_redis_url: str) -> AsyncIterator[Pair]:
     """A store and the limiter, both empty."""
     name = uuid4().hex
-    store = RedisBackend(limits_redis_url, timeout_s=5, clock=HANDS % name)
+    store = _store(limits_redis_url, name)
     await store.start()
     made = Pair(store, name)
     await made.turn_clock(0)
@@ -276,3 +310,32 @@ async def test_a_call_reserved_in_a_lost_counter_settles_in_full_in_the_new_one(
     entry = SettlementEntry("budget", budget.key, amount=50, lease_id="x")
     await pair.store.settle(f"test:{{{pair.name}}}:settled", 1, (entry,))
     assert (await pair.store.reserve(ask)).used == (150,)
+
+
+async def test_a_run_that_is_not_known_has_used_nothing_and_ends_when_it_was_idle(pair: Pair) -> None:
+    """Its time too; a settlement that comes after that begins it anew."""
+    await pair.admit("ND", 200, take=True)
+    await pair.turn_clock(60_000)
+    await pair.admit("ND", 200, take=True)
+    await pair.settle(0, 150, twice=True)
+    ask = LimiterRequest(
+        pair.plan((pair.check("N"), pair.check("D"))), (1, 1), NO_EPOCH, "x", 1, reserve=False
+    )
+    assert (await pair.store.reserve(ask)).used == (150, 60_000)
+    await pair.turn_clock(RUN_IDLE_MS)
+    assert (await pair.store.reserve(ask)).used == (0, 0)
+    late = SettlementEntry("run", pair.check("N").key, amount=40, lease_id="late")
+    await pair.store.settle(f"test:{{{pair.name}}}:settled", 9, (late,))
+    assert (await pair.store.reserve(ask)).used == (40, 0)
+
+
+async def test_one_run_too_many_of_a_key_ends_the_one_that_was_idle_for_longest(pair: Pair) -> None:
+    """Its counters leave the store."""
+    for run in RUNS:
+        pair.run = run
+        await pair.admit("Nd", 90, take=True)
+        await pair.turn_clock(1_000)
+    connection = pair.store.cluster.connection_for("")
+    kept = [await connection.execute("EXISTS", f"test:{{{pair.name}}}:N:{run}") for run in RUNS]
+    assert kept == [0, 1, 1]
+    assert await connection.execute("ZCARD", f"test:{{{pair.name}}}:runs") == MAX_RUNS

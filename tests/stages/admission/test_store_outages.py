@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -9,7 +10,7 @@ from stages.admission.limiter_outages import CALL, PATIENT_MS, OwnValkey, Replic
 
 from llm_proxy.admission.redis.connection import RedisConnection
 from llm_proxy.errors import RateLimited, StoreUnavailable
-from llm_proxy.identity import Limits
+from llm_proxy.identity import Budget, LimitPolicy, Limits
 
 
 @pytest.mark.parametrize("hurt", ["kill", "freeze"])
@@ -181,3 +182,39 @@ async def test_a_removed_user_is_told_although_its_connection_lives(own: OwnValk
 def ids(clients: bytes) -> set[bytes]:
     """The ids of its connections."""
     return {line.split(b" ", 1)[0] for line in clients.splitlines()}
+
+
+async def test_a_run_goes_on_within_its_share_during_an_outage_and_its_calls_count_after_it(
+    own: OwnValkey, replicas: Replicas
+) -> None:
+    """The default: `local`. What ran meanwhile is settled in the store, also of a run it did not know."""
+    rule = LimitPolicy("run", budgets=(Budget(4, "total", unit="requests"),), duration_s=3600)
+    admission = await replicas.start(None, rule, store_timeout_ms=PATIENT_MS)
+    known, unknown = (replace(new_caller(), run_id=name) for name in ("known", "unknown"))
+    for _ in range(2):
+        assert await outcome(admission, known) == "enforced"
+    own.kill()
+    assert await until("local", admission, known) < PATIENT_MS / 1000
+    fared = [await outcome(admission, known) for _ in range(3)]  # its last call was not known to be counted
+    assert fared == ["local", "local", "rate_limit_exceeded"]
+    assert await outcome(admission, unknown) == "local"
+    own.start()
+    await until("enforced", admission, replace(new_caller(), run_id="other"))
+    async with asyncio.timeout(5):
+        while admission.state().unsettled:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.02)
+    admitted = 0
+    while await outcome(admission, unknown) == "enforced":
+        admitted += 1
+    assert admitted == 3
+
+
+async def test_a_store_that_lost_its_data_begins_every_run_anew(own: OwnValkey, replicas: Replicas) -> None:
+    """A run's limits are a guard: nothing is read from the ledger for them."""
+    rule = LimitPolicy("run", budgets=(Budget(1, "total", unit="turns"),))
+    admission = await replicas.start(None, rule, store_timeout_ms=PATIENT_MS)
+    caller = replace(new_caller(), run_id="r")
+    assert await outcome(admission, caller) == "enforced"
+    await until("run_budget_exceeded", admission, caller)
+    await own.ask("FLUSHALL")
+    assert await outcome(admission, caller) == "enforced"

@@ -100,7 +100,7 @@ def test_a_call_is_planned_without_budgets_of_units_it_cannot_use() -> None:
     plan = LimitPlan("t", "{t}", (*checks, LimitCheck("requests", "key", "key k", "r", 9)), 7, checks)
     everywhere = ["usd", "requests", "tokens"]
     for endpoint, own in (
-        ("chat.completions", []),
+        ("chat.completions", ["turns"]),
         ("images.edits", ["images"]),
         ("audio.speech", ["characters"]),
         ("audio.translations", ["audio_seconds"]),

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.identity import Budget, KeySpec, KillSwitch, LimitPolicy, Limits
+from llm_proxy.identity import ANY, Budget, KeySpec, KillSwitch, LimitPolicy, Limits
 from llm_proxy.identity.admin_documents import (
     MAX_NUMBER,
     budget_fields,
@@ -164,7 +164,7 @@ def test_a_budget_has_one_unit_and_an_existing_calendar(budget: Json, param: str
 
 def test_a_period_may_have_one_budget_of_each_unit() -> None:
     """Once each."""
-    units = get_args(BudgetUnit)
+    units = get_args(BudgetUnit)[:-1]  # turns are of runs alone
     said: list[Json] = [{f"limit_{unit}": 1, "period": "day"} for unit in units]
     budgets = parse_policy({"scope": "global", "budgets": said}).budgets
     assert tuple(one.unit for one in budgets) == units
@@ -246,3 +246,54 @@ def test_a_time_out_of_the_calendar_is_rejected_by_name(moment: object) -> None:
     with pytest.raises(BadRequest) as refused:
         parse_key_spec({"name": "x", "expires_at": moment})
     assert refused.value.param == "expires_at"
+
+
+def test_a_policy_of_runs_limits_turns_and_time() -> None:
+    """Its budgets are for all of the run; what is read is what is written."""
+    said: Json = {
+        "scope": "run",
+        "tenant": "acme",
+        "subject": "agent:scout",
+        "parallel": 4,
+        "duration_s": 3600,
+        "budgets": [{"limit_usd": "5"}, {"limit_turns": 100}, {"limit_requests": 300, "period": "total"}],
+    }
+    policy = parse_policy(said)
+    assert (policy.subject, policy.duration_s, policy.limits.parallel) == ("agent:scout", 3600, 4)
+    assert [(one.unit, one.limit) for one in policy.budgets] == [
+        ("usd", 5 * 10**9),
+        ("turns", 100),
+        ("requests", 300),
+    ]
+    written = policy_document(policy)
+    assert written["duration_s"] == 3600
+    assert {one["period"] for one in written["budgets"]} == {"total"}
+    assert parse_policy({name: value for name, value in written.items() if value is not None}) == policy
+    assert parse_policy({"scope": "run", "subject": "key:demo", "duration_s": 60}).key_id == "demo"
+    assert parse_policy({"scope": "run", "duration_s": 60}).subject == ANY
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"subject": "scout", "parallel": 1}, "subject"),
+        ({"subject": "agent:", "parallel": 1}, "subject"),
+        ({"subject": "user:ann", "parallel": 1}, "subject"),
+        ({"subject": "agent:sc*t", "parallel": 1}, "subject"),
+        ({"model": "gpt-*", "parallel": 1}, "model"),
+        ({"duration_s": -1}, "duration_s"),
+        ({"duration_s": 1.5}, "duration_s"),
+        ({"duration_s": 10**9}, "duration_s"),
+        ({"budgets": [{"limit_usd": 1, "period": "day"}]}, "period"),
+        ({"budgets": [{"limit_turns": 1}, {"limit_turns": 2}]}, "budgets"),
+        ({"scope": "key", "duration_s": 60}, "duration_s"),
+        ({"scope": "key", "budgets": [{"limit_turns": 1, "period": "total"}]}, "limit_turns"),
+        ({"scope": "key", "budgets": [{"limit_usd": 1}]}, "budgets"),
+        ({}, "rpm"),
+    ],
+)
+def test_an_invalid_policy_of_runs_is_rejected_by_its_field(fields: Json, param: str) -> None:
+    """What runs do not have, and what only runs have."""
+    with pytest.raises(BadRequest) as refused:
+        parse_policy({"scope": "run"} | fields)
+    assert refused.value.param == param

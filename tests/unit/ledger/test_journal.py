@@ -92,13 +92,13 @@ def test_every_record_fits_into_its_slot(names: list[str | None], attempts: int)
             assert after == (None if name == "hops" else before)
 
 
-@given(st.lists(Names, min_size=10, max_size=10))
+@given(st.lists(Names, min_size=11, max_size=11))
 def test_every_admitted_call_fits_into_its_slot(names: list[str | None]) -> None:
     """So that a crash makes it a lost call."""
-    tenant, agent, user, session, channel, client_id, model, group, run, tags = names
+    tenant, agent, user, session, channel, client_id, model, group, run, tags, in_run = names
     key = ("key-1", "sk-one")
     who = (tenant, agent, user, session, channel, client_id)
-    opened = (uuid4(), 1.5e9, *key, *who, "chat.completions", "openai", model, group, True, run, tags)
+    opened = (uuid4(), 1.5e9, *key, *who, "chat.completions", "openai", model, group, True, run, tags, in_run)
     line = encode_started(opened, STARTED_BYTES)
     assert len(line) <= STARTED_BYTES
     assert lost_row(line)[FIELDS.index("key_id")] == "key-1"

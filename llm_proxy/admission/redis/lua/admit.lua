@@ -1,15 +1,16 @@
 -- Reserves a call's amounts if every check passes; checks all before it counts any. `MemoryLimiter` does the same.
--- KEYS: the tenant's epoch, then one key a check.
+-- KEYS: the tenant's epoch, then one key a check; for a call in a limited run last the key's latest runs.
 -- ARGV: reserve (1) or count nothing (0), known epoch (-1: none), lease id, its TTL in ms, retry id (identifies a call
---   that waits for money); then for each check its kind (requests, tokens, parallel, budget by first letter; in upper
---   case when it is enforced), limit, amount.
+--   that waits for money), the run's digest (empty: none); then for each check its kind (requests, tokens, parallel,
+--   budget, duration by first letter, n a run's budget; in upper case when it is enforced), limit, amount.
 -- Returns: status, now, epoch, then four numbers for each check: used, extra, how many running calls hold some of it
 --   (tokens, budget), and what is kept for a call that waits (budget); see `LimiterResult`.
 local REQUEST_WINDOW, TOKEN_WINDOW, GUESSED_WAIT, WAITER_TTL = 60000, 61000, 2000, 5000  -- ms
 local KEPT_AFTER_TRIES, MAX_WAITERS = 2, 16
 local QUEUED = '([^:;]+):(%d+):(%d+):(%d+);'
 local now, reserve, lease_id, ttl_ms, retry_id = clock(), ARGV[1] == '1', ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local sec = math.floor(now / 1000)
+local sec, run = math.floor(now / 1000), ARGV[6]
+local last = run == '' and #KEYS or #KEYS - 1
 
 local state = {}
 
@@ -42,6 +43,16 @@ function state.b(key, _, limit)
     if tonumber(tries) >= KEPT_AFTER_TRIES and tonumber(until_ms) > now then kept = kept + amount end
   end
   return spent, tonumber(counter[2] or 0), tonumber(counter[3] or 0), math.min(kept, math.max(0, limit - spent))
+end
+
+-- A run that is not known has used nothing.
+function state.n(key, _, limit)
+  if not is_run(key, now) then return 0, 0, 0, 0 end
+  return state.b(key, _, limit)
+end
+
+function state.d(key)
+  return is_run(key, now) and now - redis.call('HGET', key, 'seeded') or 0, 0
 end
 
 -- Adds a call to the waiters for money that is merely held, or (without an amount) removes it.
@@ -126,15 +137,15 @@ local function full(kind, limit, amount, used, running)
 end
 
 local reply, rejected, unknown, held_at = {0, now, epoch}, false, false, {}
-for i = 2, #KEYS do
-  local code, limit, amount = ARGV[3 * i], tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2])
+for i = 2, last do
+  local code, limit, amount = ARGV[3 * i + 1], tonumber(ARGV[3 * i + 2]), tonumber(ARGV[3 * i + 3])
   local kind, at = string.lower(code), 4 * i - 4
   local used, extra, running, kept = state[kind](KEYS[i], function(n) return n + amount - limit end, limit)
   reply[at], reply[at + 1], reply[at + 2], reply[at + 3] = used, extra, running or 0, kept or 0
   if code ~= kind then
     if used < 0 then
       unknown = true
-    elseif kind == 'b' then
+    elseif kind == 'b' or kind == 'n' then
       local verdict = budget_verdict(limit, amount, used, extra, kept)
       if verdict == 1 then rejected = true elseif verdict == 2 then held_at[#held_at + 1] = i end
     elseif full(kind, limit, amount, used, running) then
@@ -143,20 +154,21 @@ for i = 2, #KEYS do
   end
 end
 if reserve and retry_id ~= '' and not rejected and not unknown then
-  for _, i in ipairs(held_at) do queue(KEYS[i], tonumber(ARGV[3 * i + 2])) end
+  for _, i in ipairs(held_at) do queue(KEYS[i], tonumber(ARGV[3 * i + 3])) end
 end
 if rejected or #held_at > 0 then reply[1] = 4 elseif unknown then reply[1] = 3 end
 if reply[1] ~= 0 or not reserve then return reply end
 
-for i = 2, #KEYS do
-  local kind, limit, amount = string.lower(ARGV[3 * i]), tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2])
+for i = 2, last do
+  local kind, limit, amount = string.lower(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2]), tonumber(ARGV[3 * i + 3])
   local key, used = KEYS[i], reply[4 * i - 4]
-  if kind == 'b' then
+  if kind == 'n' or kind == 'd' then touch_run(key, now) end
+  if kind == 'b' or kind == 'n' then
     if used >= 0 then
       hold(key, lease_id, amount, now + ttl_ms)
       if retry_id ~= '' and redis.call('HSTRLEN', key, 'queue') > 0 then queue(key) end
     end
-  elseif full(kind, limit, amount, used, reply[4 * i - 2]) then
+  elseif kind == 'd' or full(kind, limit, amount, used, reply[4 * i - 2]) then
     -- a shadow check that would have rejected: an enforced one would not have counted the call
   elseif kind == 't' then
     local head = redis.call('HGET', key, 'head')
@@ -168,6 +180,18 @@ for i = 2, #KEYS do
   else
     redis.call('ZADD', key, kind == 'r' and now or now + ttl_ms, lease_id)
     redis.call('PEXPIRE', key, kind == 'r' and REQUEST_WINDOW or ttl_ms)
+  end
+end
+if run ~= '' then
+  local runs = KEYS[last + 1]
+  redis.call('ZADD', runs, now, run)
+  redis.call('PEXPIRE', runs, RUN_IDLE)
+  if redis.call('ZCARD', runs) > MAX_RUNS then  -- the run of this key that was idle for longest is forgotten
+    local oldest = redis.call('ZPOPMIN', runs)[1]
+    for i = 2, last do
+      local kind, key = string.lower(ARGV[3 * i + 1]), KEYS[i]
+      if kind == 'n' or kind == 'd' then redis.call('DEL', string.sub(key, 1, #key - #run) .. oldest) end
+    end
   end
 end
 return reply

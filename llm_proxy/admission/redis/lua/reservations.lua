@@ -18,6 +18,21 @@ local function hold(key, lease_id, amount, until_ms)
   if running == 1 then redis.call('HSET', key, 'first', until_ms) end
 end
 
+-- A counter of a run is a budget's hash with `until`: it is not there once the run was idle for so long.
+local function is_run(key, now)
+  local until_ms = redis.call('HGET', key, 'until')
+  return until_ms and tonumber(until_ms) > now
+end
+
+local function touch_run(key, now)
+  if not is_run(key, now) then
+    redis.call('DEL', key)
+    redis.call('HSET', key, 'spent', 0, 'seeded', now)
+  end
+  redis.call('HSET', key, 'until', now + RUN_IDLE)
+  redis.call('PEXPIRE', key, RUN_IDLE)
+end
+
 -- Drops the reservations that were not renewed in time.
 local function expire(key, now)
   local all, first = redis.call('HGETALL', key), 0

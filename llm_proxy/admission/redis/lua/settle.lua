@@ -6,6 +6,8 @@
 --   b lease cost known     money: the cost replaces the reservation, if it is still there; a missing counter is rebuilt
 --                          from the ledger, which has the cost too. With `known` it is a correction, which a counter
 --                          seeded after that (ms) may have from the ledger already
+--   n lease cost known     the same of a run: a missing counter is made, but for a correction
+--   d                      nothing
 -- Returns 1, or 0 when the batch was settled before.
 local TOKEN_WINDOW, now = 61000, clock()
 local last_number = redis.call('GET', KEYS[1])
@@ -25,13 +27,15 @@ for i = 2, #KEYS do
   local kind, lease_id, amount, from = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   if kind == 'p' then
     redis.call('ZREM', key, lease_id)
-  elseif kind == 'b' then
+  elseif kind == 'b' or kind == 'n' then
+    if kind == 'n' and from == '0' and tonumber(amount) > 0 then touch_run(key, now) end
     local counter = redis.call('HMGET', key, 'spent', 'seeded')
-    if counter[1] and (from == '0' or tonumber(counter[2] or 0) <= tonumber(from)) then
+    local there = counter[1] and (kind == 'b' or is_run(key, now))
+    if there and (from == '0' or tonumber(counter[2] or 0) <= tonumber(from)) then
       drop(key, lease_id)
       if redis.call('HINCRBY', key, 'spent', amount) < 0 then redis.call('HSET', key, 'spent', 0) end
     end
-  else
+  elseif kind == 't' then
     drop(key, lease_id)
     if tonumber(amount) > 0 then
       add(key, amount)

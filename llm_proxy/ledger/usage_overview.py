@@ -1,0 +1,323 @@
+"""Usage as pages show it, each in one reading of the roll-ups: two ranges compared, and a range over time.
+
+Invariants: figures are those of `GET /v1/usage` for the same range, filters and groups; names beyond the
+first are summed as the rest, so that what is shown adds up to the total. A range is read as `usage_sql` does.
+Raises: `BadRequest`, `NotFound` for an unknown name.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+import asyncpg
+
+from llm_proxy.errors import BadRequest
+from llm_proxy.identity.postgres_store import Connection
+from llm_proxy.ledger.usage_names import key_names, require_known_names, resolve_key_filter
+from llm_proxy.ledger.usage_query import EMPTY_ROW, NAME_COLUMNS, TimeSpan, UsageQuery, UsageRow
+from llm_proxy.ledger.usage_sql import (
+    SUMS,
+    fetch_available,
+    run_query,
+    split_query,
+    usage_row,
+    used_source,
+)
+
+Measure = Literal["cost", "requests", "tokens", "errors"]
+MEASURES: Mapping[Measure, str] = {
+    "cost": "cost_usd",
+    "requests": "requests",
+    "tokens": "prompt_tokens + completion_tokens",
+    "errors": "requests - succeeded",
+}
+"""What names are ranked by: an expression of the sums."""
+_BEFORE, _NOW = 1, 2
+_SUMMED = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in SUMS)
+
+_LISTED = ("requests", "succeeded", "prompt_tokens", "completion_tokens", "cost_usd")
+_LISTED_SUMS = ", ".join(f"sum({name}) AS {name}" for name in _LISTED)
+_ROOM = "SET LOCAL work_mem = '32MB'"
+"""For groups of many names: sorting them on the disk takes longer than everything else."""
+_TOTALS = f"""
+    SELECT CASE WHEN at >= {{since}} THEN {_NOW} ELSE {_BEFORE} END AS span, {_SUMMED} FROM ({{used}}) AS used
+    WHERE at >= {{since}} OR at < {{ended}} GROUP BY 1"""  # noqa: S608 -- names are this package's own
+_LISTS = """
+    WITH used AS (
+        SELECT CASE WHEN at >= {since} THEN 2 ELSE 1 END AS span, fine.* FROM ({used}) AS fine
+        WHERE at >= {since} OR at < {ended}
+    ), named AS (
+        SELECT {keys}, {sums} FROM used GROUP BY {keys}
+    ), listed AS (
+        SELECT {keys}, {place} AS list, {sums} FROM named WHERE requests > 0 GROUP BY GROUPING SETS ({lists})
+    ), ranked AS (
+        SELECT *, max(cost_usd) OVER name AS best, max(requests) OVER name AS most
+        FROM listed WINDOW name AS (PARTITION BY {name})
+    ), placed AS (
+        SELECT *, dense_rank() OVER (PARTITION BY list ORDER BY {order}) AS place FROM ranked
+    )
+    SELECT * FROM placed WHERE place <= {top} ORDER BY list, place, span"""
+_OVER_TIME = """
+    WITH named AS (
+        SELECT width_bucket(at, {times}) AS at, {name} AS name, {sums} FROM ({used}) AS used GROUP BY 1, 2
+    ), ranked AS (
+        SELECT *, sum({measure}) OVER name AS best, sum(requests) OVER name AS most
+        FROM named WHERE requests > 0 WINDOW name AS (PARTITION BY name)
+    ), placed AS (
+        SELECT *, dense_rank() OVER (ORDER BY best DESC, most DESC, name) AS place FROM ranked
+    ), shown AS (
+        SELECT *, least(place, {top} + 1) AS line, CASE WHEN place <= {top} THEN name END AS shown FROM placed
+    )
+    SELECT at, line, shown, {sums} FROM shown GROUP BY at, line, shown ORDER BY line, at"""
+
+
+@dataclass(frozen=True, slots=True)
+class NameSums:
+    """What one name used in a range."""
+
+    requests: int = 0
+    succeeded: int = 0
+    total_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+    def measure(self, measure: Measure) -> Decimal | int:
+        """Returns what a measure counts."""
+        values: dict[Measure, Decimal | int] = {
+            "cost": self.cost_usd,
+            "requests": self.requests,
+            "tokens": self.total_tokens,
+            "errors": self.requests - self.succeeded,
+        }
+        return values[measure]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedName:
+    """What one name used in a range, and in the range before.
+
+    Attributes:
+        name: An id, for keys; None for requests without one.
+        label: The name of a key.
+    """
+
+    name: str | None
+    label: str | None
+    now: NameSums
+    before: NameSums
+
+    @property
+    def change_usd(self) -> Decimal:
+        """How much more it cost than before."""
+        return self.now.cost_usd - self.before.cost_usd
+
+
+@dataclass(frozen=True, slots=True)
+class UsageComparison:
+    """A range and the one before.
+
+    Attributes:
+        lists: By dimension the names with the highest cost in either range.
+        unknown_spans: Parts of both ranges that no figure counts.
+    """
+
+    total: UsageRow
+    before: UsageRow
+    lists: Mapping[str, Sequence[ComparedName]]
+    unknown_spans: Sequence[TimeSpan]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSeries:
+    """The usage of one name, or of the rest, in each group of time and in all of them.
+
+    Attributes:
+        is_rest: Whether it is of all names that are not among the first.
+    """
+
+    name: str | None
+    label: str | None
+    is_rest: bool
+    total: NameSums
+    by_time: Sequence[NameSums]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSeries:
+    """Usage over time.
+
+    Attributes:
+        times: The beginnings of the groups of time.
+        series: The first names by the measure, then the rest, if there is any; one series without a name.
+        total: Of all names together, in the whole range.
+        unknown_spans: Parts of the range that no figure counts.
+    """
+
+    times: Sequence[datetime]
+    series: Sequence[NamedSeries]
+    total: UsageRow
+    unknown_spans: Sequence[TimeSpan]
+
+
+async def compare_ranges(
+    connection: Connection, query: UsageQuery, before: TimeSpan, top: int, now: datetime
+) -> UsageComparison:
+    """Returns the sums of a query's range and of a range before, with the first names of each dimension.
+
+    Args:
+        connection: In a snapshot.
+        query: Its `group_by` names the dimensions of the lists; no units of time.
+        before: The other range; it ends where the query's begins, or earlier.
+        top: At most so many names in each list, those with the highest cost in either range.
+        now: The time.
+    """
+    if query.time_units or before[1] > query.since or "tag" in query.group_by:
+        raise BadRequest("These ranges or groups cannot be compared.", param="group_by")
+    query = await resolve_key_filter(connection, query)
+    whole = replace(query, since=before[0])
+    parts = split_query(whole, await fetch_available(connection, now), (before[1], query.since))
+    arguments: list[Any] = []
+    used = used_source(whole, parts, arguments) if parts is not None else None
+    if parts is None or used is None:
+        await require_known_names(connection, query.filters, query.only_key, query.only_tenant)
+        return UsageComparison(
+            EMPTY_ROW, EMPTY_ROW, {name: [] for name in query.group_by}, parts.unknown if parts else []
+        )
+    await connection.execute(_ROOM)
+    arguments += [query.since, before[1]]
+    sums = await connection.fetch(_placed(_TOTALS, used, arguments), *arguments)
+    if not sums:
+        await require_known_names(connection, query.filters, query.only_key, query.only_tenant)
+    totals = {row["span"]: usage_row(row, {}) for row in sums}
+    lists: dict[str, list[ComparedName]] = {}
+    if query.group_by:
+        statement = _placed(_lists(query.group_by), used, [*arguments, top])
+        rows = await connection.fetch(statement, *arguments, top)
+        labels = await _labels(connection, query, rows)
+        for place, name in enumerate(query.group_by):
+            lists[name] = _compared([row for row in rows if row["list"] == place], name, labels)
+    unknown = [one for one in parts.unknown if one[1] > query.since or one[0] < before[1]]
+    return UsageComparison(totals.get(_NOW, EMPTY_ROW), totals.get(_BEFORE, EMPTY_ROW), lists, unknown)
+
+
+def _placed(statement: str, used: str, arguments: Sequence[Any]) -> str:
+    """Returns the statement with its source and the places of the last arguments."""
+    first = len(arguments) - (1 if "{top}" in statement else 0)
+    return statement.format(used=used, since=f"${first - 1}", ended=f"${first}", top=f"${len(arguments)}")
+
+
+def _lists(by: Sequence[str]) -> str:
+    names = [f'"{name}"' for name in by]
+    # GROUPING has a bit for each name, set unless the row is grouped by it.
+    bits = 2 ** len(by) - 1
+    places = (f"WHEN {bits - 2 ** (len(by) - 1 - place)} THEN {place}" for place in range(len(by)))
+    values = {
+        "sums": _LISTED_SUMS,
+        "keys": ", ".join(["span", *names]),
+        "lists": ", ".join(f"(span, {name})" for name in names),
+        "place": f"CASE GROUPING({', '.join(names)}) {' '.join(places)} END",
+        "name": ", ".join(["list", *names]),
+        "order": ", ".join(["best DESC", "most DESC", *names]),
+    }
+    return _LISTS.format(**values, **{name: f"{{{name}}}" for name in ("used", "since", "ended", "top")})
+
+
+def _compared(rows: Iterable[asyncpg.Record], name: str, labels: Mapping[str, str]) -> list[ComparedName]:
+    found: dict[str, dict[int, NameSums]] = {}
+    for row in rows:
+        found.setdefault(row[name], {})[row["span"]] = _name_sums(row)
+    label_of = labels if name == "key" else {}
+    return [
+        ComparedName(
+            value or None, label_of.get(value), sums.get(_NOW, NameSums()), sums.get(_BEFORE, NameSums())
+        )
+        for value, sums in found.items()
+    ]
+
+
+async def _labels(
+    connection: Connection, query: UsageQuery, rows: Iterable[asyncpg.Record]
+) -> dict[str, str]:
+    """Returns the names of the keys in these rows, by id."""
+    if "key" not in query.group_by:
+        return {}
+    return await key_names(connection, {row["key"] for row in rows if row["key"]})
+
+
+async def usage_over_time(
+    connection: Connection, query: UsageQuery, measure: Measure, top: int, now: datetime
+) -> UsageSeries:
+    """Returns a query's usage in each group of time: of the first names by a measure, the rest, and all.
+
+    Args:
+        connection: In a snapshot.
+        query: Its `group_by` is a unit of time, and at most one name before it.
+        measure: What names are ranked by, over the whole range.
+        top: At most so many names.
+        now: The time.
+    """
+    names = [name for name in query.group_by if name in NAME_COLUMNS]
+    if len(query.time_units) != 1 or len(names) > 1 or "tag" in names:
+        message = (
+            "Usage over time is of one unit of time and at most one name, but no tag: a call has several."
+        )
+        raise BadRequest(message, param="group_by")
+    query = await resolve_key_filter(connection, query)
+    total = await run_query(connection, replace(query, group_by=()), now)
+    parts = split_query(query, await fetch_available(connection, now))
+    arguments: list[Any] = []
+    used = used_source(query, parts, arguments) if parts is not None else None
+    if parts is None or used is None:
+        return UsageSeries([], [], total.total, parts.unknown if parts else [])
+    arguments += [parts.groups, top]
+    await connection.execute(_ROOM)
+    rows = await connection.fetch(_over_time(used, names, MEASURES[measure], len(arguments)), *arguments)
+    labels: Mapping[str, str] = {}
+    if names == ["key"]:
+        labels = await key_names(connection, {row["shown"] for row in rows if row["shown"]})
+    return UsageSeries(parts.groups, _series(rows, len(parts.groups), labels), total.total, parts.unknown)
+
+
+def _over_time(used: str, names: Sequence[str], measure: str, arguments: int) -> str:
+    """Returns the statement; its last two arguments are the beginnings of the groups and the top."""
+    return _OVER_TIME.format(
+        used=used,
+        sums=_LISTED_SUMS,
+        name=f'"{names[0]}"' if names else "''",
+        measure=measure,
+        times=f"${arguments - 1}::timestamptz[]",
+        top=f"${arguments}",
+    )
+
+
+def _series(rows: Iterable[asyncpg.Record], times: int, labels: Mapping[str, str]) -> list[NamedSeries]:
+    lines: dict[tuple[int, str | None], dict[int, NameSums]] = {}
+    for row in rows:
+        lines.setdefault((row["line"], row["shown"]), {})[row["at"]] = _name_sums(row)
+    return [
+        NamedSeries(
+            shown or None,
+            labels.get(shown or ""),
+            shown is None,
+            add_sums(found.values()),
+            [found.get(at, NameSums()) for at in range(1, times + 1)],
+        )
+        for (_, shown), found in lines.items()
+    ]
+
+
+def _name_sums(row: asyncpg.Record) -> NameSums:
+    tokens = int(row["prompt_tokens"] + row["completion_tokens"])
+    return NameSums(int(row["requests"]), int(row["succeeded"]), tokens, row["cost_usd"])
+
+
+def add_sums(sums: Iterable[NameSums]) -> NameSums:
+    """Returns the sums of all of these together."""
+    every = list(sums)
+    return NameSums(
+        sum(one.requests for one in every),
+        sum(one.succeeded for one in every),
+        sum(one.total_tokens for one in every),
+        sum((one.cost_usd for one in every), Decimal(0)),
+    )
