@@ -31,6 +31,7 @@ from llm_proxy.edge.routes import (
     policies,
     requests,
     response_tokens,
+    runs,
     simulation,
     stored_data,
     usage,
@@ -54,6 +55,7 @@ from llm_proxy.json_access import Json
 from llm_proxy.ledger import CallHistoryReader, Erasures, ErasureTargets, LangfuseClient, PostgresUsage
 from llm_proxy.ledger.budget_forecast import BudgetForecasts
 from llm_proxy.ledger.request_search import RequestSearcher
+from llm_proxy.ledger.run_calls import RunReader
 from llm_proxy.notify import Outbox
 from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.settings import Settings
@@ -169,6 +171,7 @@ def _routers_of_now(
     pool = stages.database.pool if stages.database else None
     return [
         requests.router(RequestSearcher(usage.pool) if usage else None, stages.auth),
+        runs.router(RunReader(usage.pool) if usage else None, stages.auth),
         calls.router(
             stages.call_board, partial(_key_names, usage), record=record, require_actor=require_actor
         ),

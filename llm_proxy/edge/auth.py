@@ -127,6 +127,8 @@ ROUTE_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("GET", "/v1/usage"): _READ_ACCESS.with_tenant_admins(),
     ("GET", "/v1/requests"): _READ_ACCESS.with_tenant_admins(),
     ("GET", "/v1/requests/{request_id}"): _READ_ACCESS.with_tenant_admins(),
+    ("GET", "/v1/runs"): _READ_ACCESS.with_tenant_admins(),
+    ("GET", "/v1/runs/{run:path}"): _READ_ACCESS.with_tenant_admins(),
 }
 
 

@@ -36,7 +36,7 @@ FILTERS = (*_CALLS, "status", "outcome")
 """The names of all filters."""
 _STATUSES = {"2xx": (200, 299), "4xx": (400, 499), "5xx": (500, 599), "0": (0, 0)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_ID, _LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
+FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
 
 
 class Position(NamedTuple):
@@ -52,7 +52,7 @@ class Position(NamedTuple):
 
 def before(at: datetime) -> Position:
     """Returns the place after which all rows are older than a time."""
-    return Position(at, _FIRST_ID)
+    return Position(at, FIRST_ID)
 
 
 def parse_position(text: str, param: str = "after") -> Position:

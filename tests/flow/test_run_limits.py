@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -181,3 +182,44 @@ async def test_the_command_line_sets_shows_and_drops_rules_of_runs(agent: Agent,
     listed = await run(postgres_url, "limits", columns=200)
     assert all(text in listed for text in ("7turns/total", "60 duration_s", "2 parallel"))
     assert "removed" in await run(postgres_url, "limits", "drop", *target, "--yes")
+
+
+async def test_runs_and_their_calls_are_listed_for_their_key_and_for_admins(
+    agent: Agent, stack_ports: dict[str, int], postgres_url: str
+) -> None:
+    """With what they cost; another key sees nothing of them; the name may be any."""
+    named = f"{uuid4().hex}/a b?é"
+    for path in (CHAT, "/v1/embeddings"):
+        body = {**IN_EVERY_DIALECT[path], "metadata": {"run_id": named}}
+        answer = await agent.call(None, path, body)
+        await agent.stack.story(answer.headers["x-request-id"])
+    mine, admin = ({"Authorization": f"Bearer {key}"} for key in (agent.key, agent.stack.admin_key))
+    listed = (await agent.client.get("/v1/runs", headers=mine)).json()
+    (run_of_mine,) = listed["data"]
+    assert (run_of_mine["run"], run_of_mine["calls"], run_of_mine["turns"]) == (named, 2, 1)
+    assert run_of_mine["cost_usd"] > 0
+    path = f"/v1/runs/{quote(named, safe='')}"
+    for headers, query in ((mine, {}), (admin, {"key": agent.name})):
+        shown = (await agent.client.get(path, headers=headers, params=query)).json()
+        assert [one["door"] for one in shown["data"]] == ["chat.completions", "embeddings"]
+        assert shown["run"] | {"key_name": agent.name, "calls": 2} == shown["run"]
+    other = await new_agent(agent.stack, agent.client)
+    theirs = {"Authorization": f"Bearer {other.key}"}
+    hidden = await agent.client.get(path, headers=theirs)
+    assert (hidden.status_code, hidden.json()["error"]["code"]) == (404, "run_not_found")
+    assert (await agent.client.get("/v1/runs", headers=theirs)).json()["data"] == []
+    wrong = await agent.client.get("/v1/runs", headers=theirs, params={"user": "x"})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "user")
+    for words, expected in (
+        (("list", "--key", agent.name), named),
+        (("show", named), "chat.completions"),
+    ):
+        shown_text = await run(
+            postgres_url,
+            "runs",
+            *words,
+            columns=250,
+            LLM_PROXY__ADMIN_KEY=agent.stack.admin_key,
+            PORT=str(stack_ports["gateway"]),
+        )
+        assert expected in shown_text

@@ -75,6 +75,8 @@ MAY: dict[str, str] = {
     "GET /v1/usage": "owner operator viewer tenant",
     "GET /v1/requests": "owner operator viewer tenant",
     "GET /v1/requests/{request_id}": "owner operator viewer tenant",
+    "GET /v1/runs": "owner operator viewer tenant",
+    "GET /v1/runs/{run:path}": "owner operator viewer tenant",
 }
 """Every route for admin keys, and who may use it; a new one needs a line here and in `ROUTE_ACCESS`."""
 ABOUT_A_KEY: dict[str, str] = {

@@ -1,0 +1,117 @@
+"""`llm-proxy runs list` and `runs show`: the runs of agents with their sums, and the calls of one.
+
+Invariants: both ask the running gateway; figures equal those of `GET /v1/runs`. What is not shown, because a
+page is full, is named on standard error.
+"""
+
+from datetime import datetime
+from urllib.parse import quote
+
+import click
+import httpx
+
+from llm_proxy.cli.context import admin_client, request_json, url_option
+from llm_proxy.cli.printing import Column, as_json_option, print_fields, print_result, print_table, warn
+from llm_proxy.json_access import Json
+
+TIMEOUT_S = 30
+_RUN_COLUMNS = (
+    "run", "key", "tenant", "agents", Column("last call", unbroken=True), Column("calls", number=True),
+    Column("turns", number=True), Column("failed", number=True), Column("tokens", number=True),
+    Column("cost USD", number=True),
+)  # fmt: skip
+_CALL_COLUMNS = (
+    Column("at", unbroken=True), Column("request id", unbroken=True), "endpoint", "model", "deployment",
+    "outcome", Column("prompt", number=True), Column("cached", number=True),
+    Column("completion", number=True), Column("cost USD", number=True), Column("ms", number=True),
+)  # fmt: skip
+
+
+@click.group
+def runs() -> None:
+    """Show the runs of agents, and what one has cost.
+
+    Reads LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY from the environment, .env or .keys/.
+    """
+
+
+@runs.command("list")
+@click.option("--since", default="24h", show_default=True, help="2026-11-01, 24h, 7d, today, last-week.")
+@click.option("--until", help="The same; the end of today by default.")
+@click.option("--key", help="Only this key's, by its name, prefix or id.")
+@click.option("--tenant", help="Only this tenant's.")
+@click.option("--agent", help="Only calls of this agent.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most this many."
+)
+@as_json_option
+@url_option
+def list_runs(*, as_json: bool, url: str | None, **query: object) -> None:
+    """List runs with their sums in a range, those with the latest calls first."""
+    found = _ask(url, "/v1/runs", query)
+    print_result(found, _print_runs, as_json=as_json)
+
+
+@runs.command("show")
+@click.argument("run")
+@click.option("--since", default="7d", show_default=True, help="2026-11-01, 24h, 7d, today, last-week.")
+@click.option("--until", help="The same; the end of today by default.")
+@click.option("--key", help="The key that named it, where several runs have the name.")
+@click.option("--tenant", help="Its tenant, for the same.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=200, show_default=True, help="At most this many calls."
+)
+@as_json_option
+@url_option
+def show_run(*, run: str, as_json: bool, url: str | None, **query: object) -> None:
+    """Show the calls of RUN, in the order they began."""
+    found = _ask(url, f"/v1/runs/{quote(run, safe='')}", query)
+    print_result(found, _print_run, as_json=as_json)
+
+
+def _ask(url: str | None, path: str, query: dict[str, object]) -> Json:
+    given = {name: str(value) for name, value in query.items() if value is not None}
+    with admin_client(url, timeout_s=TIMEOUT_S, read_only=True) as client:
+        return request_json(client, "GET", str(httpx.URL(path, params=given)))
+
+
+def _print_runs(found: Json) -> None:
+    if not found["data"]:
+        click.echo("no run")
+        return
+    print_table(_RUN_COLUMNS, [_run_row(one) for one in found["data"]])
+    if found["has_more"]:
+        warn(f"only the latest {len(found['data'])}; --limit shows more")
+
+
+def _run_row(run: Json) -> tuple[str, ...]:
+    tokens = run["prompt_tokens"] + run["completion_tokens"]
+    return (
+        run["run"], run["key_name"] or run["key_prefix"] or run["key_id"], run["tenant"] or "-",
+        ", ".join(run["agents"]) or "-", _time_text(run["last_at"]), f"{run['calls']:,}",
+        f"{run['turns']:,}", f"{run['failed']:,}", f"{tokens:,}", f"{run['cost_usd']:.6f}",
+    )  # fmt: skip
+
+
+def _print_run(found: Json) -> None:
+    run = found["run"]
+    lists = {name: ", ".join(run[name]) for name in ("agents", "models")}
+    print_fields({name: value for name, value in (run | lists).items() if name != "key_id"})
+    click.echo()
+    print_table(_CALL_COLUMNS, [_call_row(one) for one in found["data"]])
+    if found["has_more"]:
+        warn(f"only the first {len(found['data'])} calls; --limit shows more")
+
+
+def _call_row(call: Json) -> tuple[str, ...]:
+    cost, counts = call["cost_usd"], (call["prompt_tokens"], call["cached_tokens"], call["completion_tokens"])
+    return (
+        _time_text(call["started_at"]), call["request_id"], call["door"], call["model_group"],
+        call["deployment"] or "-", call["refusal_code"] or call["outcome"],
+        *("?" if one is None else f"{one:,}" for one in counts), "?" if cost is None else f"{cost:.6f}",
+        f"{call['latency_ms']:,.0f}",
+    )  # fmt: skip
+
+
+def _time_text(text: str) -> str:
+    return datetime.fromisoformat(text).isoformat(" ", "seconds")
