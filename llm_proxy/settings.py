@@ -73,6 +73,7 @@ class GroupDeadlines(BaseModel):
     total_s: float | None = Field(None, gt=0)
 
 
+ConsoleRole = Annotated[str, Field(pattern=r"^(owner|operator|viewer|tenant:.+)$")]
 StringList = Annotated[tuple[str, ...], NoDecode]
 _HEADER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RUN_FIELDS = ("metadata.run_id", "metadata.session_id")
@@ -191,6 +192,13 @@ class Settings(BaseSettings):
     console_gateway_url: str | None = Field(None, description="The gateway that the console asks; by default the one of these settings.")
     console_session_hours: float = Field(12, gt=0, le=24 * 30, description="Hours after which a session of the console ends.")
     console_idle_minutes: float = Field(120, ge=1, description="Minutes without a request after which it ends.")
+    console_oidc_issuer: str | None = Field(None, description="OpenID provider by which people sign in at the console: its issuer, `https://login.example.com/realm`. Needs the client's id, the roles, and `LLM_PROXY__CONSOLE_URL`.")
+    console_oidc_client_id: str | None = Field(None, description="The console's client id there; its redirect address is `/sign-in/oidc/callback` of the console.")
+    console_oidc_client_secret: SecretStr | None = Field(None, description="Its secret; none for a public client.")
+    console_oidc_scopes: str = Field("openid email profile", description="Scopes that the console asks for.")
+    console_oidc_groups_claim: str = Field("groups", description="Claim that holds a person's groups; dots lead into objects: `realm_access.roles`.")
+    console_oidc_name_claim: str = Field("email", description="Claim by which the audit log names a person; an address that is not verified, or a missing one, is replaced by `sub`.")
+    console_oidc_roles: Annotated[dict[str, ConsoleRole], NoDecode] = Field({}, description='Role of each group: `{"platform": "owner", "support": "viewer", "acme-leads": "tenant:acme"}`; of several, the most powerful.')
     # fmt: on
 
     split_lists = field_validator(
@@ -230,7 +238,7 @@ class Settings(BaseSettings):
             raise PydanticCustomError("file", "it cannot be read: {reason}", {"reason": reason}) from None
         return given
 
-    @field_validator("deadlines", mode="before")
+    @field_validator("deadlines", "console_oidc_roles", mode="before")
     @classmethod
     def _read_json(cls, given: object) -> object:
         """Parses JSON here, because an error of pydantic-settings is no `ValidationError`."""
@@ -300,6 +308,7 @@ class Settings(BaseSettings):
         "langfuse_url",
         "console_url",
         "console_gateway_url",
+        "console_oidc_issuer",
     )
     @classmethod
     def _check_http_url(cls, given: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
@@ -461,9 +470,13 @@ def insecure_console_settings(settings: Settings) -> list[str]:
     faults: list[str] = []
     if settings.database_url is None:
         faults.append("DATABASE_URL is not set: the console keeps its sessions there")
+    url, issuer = settings.console_url, settings.console_oidc_issuer
+    if issuer is not None and not (settings.console_oidc_client_id and settings.console_oidc_roles):
+        faults.append(f"{PREFIX}CONSOLE_OIDC_ISSUER needs {PREFIX}CONSOLE_OIDC_CLIENT_ID and …_ROLES")
+    if issuer is not None and issuer.startswith("http:") and urlsplit(issuer).hostname not in _LOOPBACK_NAMES:
+        faults.append(f"{PREFIX}CONSOLE_OIDC_ISSUER is not https: anyone on the way could sign in as anyone")
     if settings.environment != "production":
         return faults
-    url = settings.console_url
     if url is None and not settings.console_host.startswith(_LOCAL):
         faults.append(
             f"{PREFIX}CONSOLE_HOST is a public address; set {PREFIX}CONSOLE_URL to the address browsers use"

@@ -23,6 +23,7 @@ from llm_proxy.console.console import Console
 from llm_proxy.console.data import ConsoleData, open_data
 from llm_proxy.console.gateway_api import TIMEOUT_S
 from llm_proxy.console.hardening import HardenedApp
+from llm_proxy.console.oidc import CALLBACK, OpenIdProvider
 from llm_proxy.console.pages import PAGES
 from llm_proxy.console.rendering import Templates
 from llm_proxy.console.static_files import StaticFiles
@@ -69,7 +70,7 @@ def create_console(settings: Settings, gateway_url: str) -> ASGIApp:
     )
     access, static = ConsoleAccess(settings, data, client), StaticFiles()
     templates = Templates({"static": static.address, "version": settings.version or __version__})
-    console = Console(settings, data, access, templates, PAGES)
+    console = Console(settings, data, access, templates, _oidc(settings), PAGES)
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan(data, client))
     app.state.access = access
     app.add_route("/static/{name}", static.respond)
@@ -79,6 +80,13 @@ def create_console(settings: Settings, gateway_url: str) -> ASGIApp:
     app.include_router(_start_page(console))
     _add_error_pages(app, console)
     return HardenedApp(app, console_url=settings.console_url, max_body_bytes=settings.max_body_bytes)
+
+
+def _oidc(settings: Settings) -> OpenIdProvider | None:
+    if settings.console_oidc_issuer is None:
+        return None
+    at = (settings.console_url or f"http://localhost:{settings.console_port}").rstrip("/")
+    return OpenIdProvider(settings, at + CALLBACK)
 
 
 def _lifespan(data: ConsoleData, client: httpx.AsyncClient) -> Lifespan[FastAPI]:

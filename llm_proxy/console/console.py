@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from llm_proxy.console.access import CSRF_FIELD, ConsoleAccess, Viewer
 from llm_proxy.console.data import ConsoleData
+from llm_proxy.console.oidc import OpenIdProvider
 from llm_proxy.console.rendering import Templates
 from llm_proxy.settings import Settings
 
@@ -30,6 +31,7 @@ class Console:
     Attributes:
         settings: Of the gateway and the console.
         data: The stores.
+        oidc: The identity provider; None without one.
         pages: All pages, in the order of the navigation.
     """
 
@@ -37,6 +39,7 @@ class Console:
     data: ConsoleData
     access: ConsoleAccess
     templates: Templates
+    oidc: OpenIdProvider | None
     pages: tuple["Page", ...]
 
     def render(
@@ -57,6 +60,7 @@ class Console:
             "navigation": [one for one in self.pages if one.label and viewer and viewer.role in one.roles],
             "path": request.url.path,
             "notice": notice,
+            "provider": self.oidc.host if self.oidc else "",
             "csrf": lambda: _csrf_field(viewer),
         }
         page = HTMLResponse(self.templates.render(name, given | values), status)

@@ -56,6 +56,10 @@ _FORGET = """
 DELETE FROM console_sessions
 WHERE least(expires_at, coalesce(ended_at, expires_at)) < clock_timestamp() - make_interval(days => $1)"""
 
+_FORGET_KEYS = """
+DELETE FROM admin_keys
+WHERE session_id IS NOT NULL AND expires_at < clock_timestamp() - make_interval(days => $1)"""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionHolder:
@@ -134,6 +138,7 @@ class ConsoleSessions:
                 self._lifetime_s,
             )  # fmt: skip
             await connection.execute(_FORGET, _KEPT_DAYS)
+            await connection.execute(_FORGET_KEYS, _KEPT_DAYS)
             await write_audit(
                 connection, holder.as_actor(), "console.sign_in", named, {"method": holder.method}
             )

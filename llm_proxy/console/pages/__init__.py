@@ -30,4 +30,5 @@ PAGES = (
     Page("Notifications", "/notifications", GLOBAL, notifications.router),
     Page("Sessions", "/sessions", EVERYBODY, sessions.router),
     Page("", "/sign-in", (), sign_in.router),
+    Page("", "/sign-in/oidc", (), sign_in.oidc_router),
 )

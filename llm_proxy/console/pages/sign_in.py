@@ -1,11 +1,15 @@
-"""Signing in with a key or with a link that works once, and signing out.
+"""Signing in with a key, with a link that works once or by an identity provider, and signing out.
 
 Invariants: every sign-in opens a new session and ends the one the browser had; a link does nothing until its
 button is pressed, so that no preview of it uses it up; after it, the browser goes to a page of the console.
 """
 
+import secrets
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
+from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
@@ -19,9 +23,11 @@ from llm_proxy.console.access import (
     require_same_site,
 )
 from llm_proxy.console.console import Console
-from llm_proxy.errors import NotFound, Unauthorized
-from llm_proxy.identity.console_sessions import SessionHolder, SignInMethod
+from llm_proxy.console.oidc import CALLBACK, Flow, OpenIdProvider
+from llm_proxy.errors import Forbidden, NotFound, Unauthorized
+from llm_proxy.identity.console_sessions import SessionHolder, SignInMethod, new_session_id
 
+_FLOW_S = 600
 _SPENT_LINK = "This link was used, or its time is over. Sign in with a key, or make another link."
 
 
@@ -68,6 +74,54 @@ def router(console: Console) -> APIRouter:
         return answer
 
     return routes
+
+
+def oidc_router(console: Console) -> APIRouter:
+    """Returns the routes of a sign-in by the identity provider; 404 without one."""
+    routes = APIRouter()
+    cookie = "__Host-llmp_oidc" if console.access.is_secure else "llmp_oidc"
+
+    @routes.get("/sign-in/oidc")
+    async def begin(next: str = "/") -> Response:  # noqa: A002 -- the name in the address
+        secret = secrets.token_urlsafe(32)
+        answer = RedirectResponse(await _provider(console).authorization_url(Flow(secret)), 303)
+        answer.set_cookie(
+            cookie,
+            f"{secret}.{quote(local_path(next), safe='')}",
+            max_age=_FLOW_S,
+            path="/",
+            secure=console.access.is_secure,
+            httponly=True,
+            samesite="lax",
+        )
+        return answer
+
+    @routes.get(CALLBACK)
+    async def finish(request: Request) -> Response:
+        secret, _, target = request.cookies.get(cookie, "").partition(".")
+        provider = _provider(console)
+        if not secret:
+            raise Forbidden("This sign-in was not begun in this browser, or long ago. Try again.")
+        spec = await provider.person(Flow(secret), dict(request.query_params))
+        lifetime = timedelta(seconds=console.data.sessions.lifetime_s)
+        session_id = new_session_id()
+        who = Identity(spec.name, spec.role, spec.tenant)
+        actor = SessionHolder(*(who.name, who.role, who.tenant), "oidc", console.access.client_ip(request))
+        spec = replace(spec, expires_at=datetime.now(UTC) + lifetime)
+        _, key = await console.data.admin_keys.create(spec, actor.as_actor(), session_id)
+        answer = await open_session(
+            console, request, who, key.text, "oidc", local_path(unquote(target)), session_id
+        )
+        answer.delete_cookie(cookie, secure=console.access.is_secure, httponly=True)
+        return answer
+
+    return routes
+
+
+def _provider(console: Console) -> OpenIdProvider:
+    if console.oidc is None:
+        raise NotFound("This console has no identity provider.")
+    return console.oidc
 
 
 async def open_session(
