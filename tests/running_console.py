@@ -123,6 +123,6 @@ async def token_of(client: httpx.AsyncClient, path: str = "/sessions") -> str:
     return found[1]
 
 
-async def post(client: httpx.AsyncClient, path: str, **fields: str) -> httpx.Response:
+async def post(client: httpx.AsyncClient, path: str, /, **fields: str) -> httpx.Response:
     """Sends a form as its page would; returns the answer."""
     return await client.post(path, data={"csrf": await token_of(client), **fields})

@@ -6,6 +6,7 @@ rejects is raised with its status and message, as `GatewayRejected`.
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ TIMEOUT_S = 20.0
 STREAM_IDLE_S = 120.0
 _MAX_MESSAGE_CHARS = 500
 
+GatewayResponse = httpx.Response
 QueryValue = str | int | float | bool | None
 
 
@@ -31,6 +33,14 @@ class GatewayRejected(APIError):  # noqa: N818 -- errors are named for the state
         self.status = status
 
 
+@dataclass(frozen=True, slots=True)
+class MultipartForm:
+    """A form with files: by field their name, data and content type."""
+
+    fields: Mapping[str, str]
+    files: Mapping[str, tuple[str, bytes, str]] = field(repr=False)
+
+
 class GatewayAPI:
     """Requests to the gateway with one credential."""
 
@@ -38,6 +48,11 @@ class GatewayAPI:
         self._client = client
         self._credential = credential
         self._client_ip = client_ip
+
+    @property
+    def base_url(self) -> str:
+        """The gateway's address, without `/v1`."""
+        return str(self._client.base_url).rstrip("/")
 
     def __repr__(self) -> str:
         """Returns no credential."""
@@ -81,7 +96,13 @@ class GatewayAPI:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, path: str, body: object = None, *, key: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        key: str | None = None,
+        form: MultipartForm | None = None,
     ) -> AsyncGenerator[httpx.Response]:
         """Yields a response whose body is read as it arrives, whatever its status.
 
@@ -90,8 +111,9 @@ class GatewayAPI:
             path: The route.
             body: Sent as JSON.
             key: Another credential than the session's.
+            form: Sent instead of a JSON body.
         """
-        request = self._request(method, path, body, None, key)
+        request = self._request(method, path, body, None, key, form)
         request.extensions["timeout"] = httpx.Timeout(TIMEOUT_S, read=STREAM_IDLE_S).as_dict()
         try:
             response = await self._client.send(request, stream=True)
@@ -109,6 +131,7 @@ class GatewayAPI:
         body: object,
         parameters: Mapping[str, QueryValue] | None,
         key: str | None,
+        form: MultipartForm | None = None,
     ) -> httpx.Request:
         given = {name: value for name, value in (parameters or {}).items() if value is not None}
         headers = {"Authorization": f"Bearer {key or self._credential}"}
@@ -118,7 +141,10 @@ class GatewayAPI:
         if body is not None:
             content = orjson.dumps(body)
             headers["Content-Type"] = "application/json"
-        return self._client.build_request(method, path, params=given, headers=headers, content=content)
+        parts: Any = {} if form is None else {"data": form.fields, "files": form.files}
+        return self._client.build_request(
+            method, path, params=given or None, headers=headers, content=content, **parts
+        )
 
 
 def _unreachable(fault: httpx.HTTPError) -> GatewayRejected:

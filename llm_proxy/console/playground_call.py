@@ -1,0 +1,203 @@
+"""A form of the playground -> the request that it makes: its path, its JSON body or its file.
+
+Invariants: pure; every path is one of `PATHS`; what the field for more JSON says wins over the other fields.
+"""
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from llm_proxy.errors import BadRequest
+from llm_proxy.json_access import Json, as_object
+
+DEFAULT_MAX_TOKENS = 512
+MESSAGES_PATH = "/v1/messages"
+FILE_PATHS = {
+    "/v1/audio/transcriptions": "file",
+    "/v1/audio/translations": "file",
+    "/v1/images/edits": "image",
+}
+"""Paths that take a form with a file, and the file's field."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallFile:
+    """A file that a call sends."""
+
+    name: str
+    content_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaygroundCall:
+    """A request to the gateway.
+
+    Attributes:
+        file: The file of a multipart form; None for a JSON body.
+    """
+
+    path: str
+    body: Json
+    file: CallFile | None = None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether a stream is requested."""
+        return self.body.get("stream") is True
+
+    @property
+    def file_field(self) -> str:
+        """The form's field of the file."""
+        return FILE_PATHS[self.path]
+
+    def form_fields(self) -> dict[str, str]:
+        """Returns the body as fields of a multipart form."""
+        return {
+            name: value if isinstance(value, str) else orjson.dumps(value).decode()
+            for name, value in self.body.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PlaygroundForm:
+    """The fields of the form, as text."""
+
+    path: str
+    model: str
+    system: str = ""
+    prompt: str = ""
+    max_tokens: str = ""
+    temperature: str = ""
+    tools: str = ""
+    more: str = ""
+    stream: bool = False
+    file: CallFile | None = field(default=None, repr=False)
+
+    def call(self) -> PlaygroundCall:
+        """Returns the request; raises `BadRequest` with the field at fault."""
+        build = PATHS.get(self.path)
+        if build is None:
+            raise BadRequest("There is no such endpoint.", param="path")
+        body = {"model": self.model} | build(self) | self._stream() | self._more()
+        if self.path in FILE_PATHS and self.file is None:
+            raise BadRequest("This endpoint needs a file.", param="file")
+        return PlaygroundCall(self.path, body, self.file if self.path in FILE_PATHS else None)
+
+    def options(self, max_tokens: str = "max_tokens") -> Json:
+        """Returns what samples an answer; `max_tokens` is the endpoint's name of it."""
+        found: Json = {}
+        if self.max_tokens:
+            found[max_tokens] = _whole_number(self.max_tokens)
+        if self.temperature:
+            found["temperature"] = _number(self.temperature)
+        if self.tools:
+            found["tools"] = _json(self.tools, "tools")
+            if not isinstance(found["tools"], list):
+                raise BadRequest("Tools are a JSON array.", param="tools")
+        return found
+
+    def image_url(self) -> str | None:
+        """Returns the file as a data URL; None without a file."""
+        if self.file is None:
+            return None
+        return f"data:{self.file.content_type};base64,{base64.b64encode(self.file.data).decode()}"
+
+    def _stream(self) -> Json:
+        return {"stream": True} if self.stream and self.path in STREAMED else {}
+
+    def _more(self) -> Json:
+        if not self.more.strip():
+            return {}
+        found = _json(self.more, "more")
+        if not isinstance(found, dict):
+            raise BadRequest("More fields are a JSON object.", param="more")
+        return as_object(found)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _chat(form: PlaygroundForm) -> Json:
+    system = [{"role": "system", "content": form.system}] if form.system else []
+    url, text = form.image_url(), {"type": "text", "text": form.prompt}
+    content = form.prompt if url is None else [text, {"type": "image_url", "image_url": {"url": url}}]
+    return {"messages": [*system, {"role": "user", "content": content}], **form.options()}
+
+
+def _messages(form: PlaygroundForm) -> Json:
+    system = {"system": form.system} if form.system else {}
+    text, content = {"type": "text", "text": form.prompt}, form.prompt
+    if form.file is not None:
+        data = base64.b64encode(form.file.data).decode()
+        source = {"type": "base64", "media_type": form.file.content_type, "data": data}
+        return {
+            **system,
+            "messages": [{"role": "user", "content": [{"type": "image", "source": source}, text]}],
+            "max_tokens": DEFAULT_MAX_TOKENS,
+            **form.options(),
+        }
+    message = {"role": "user", "content": content}
+    return {**system, "messages": [message], "max_tokens": DEFAULT_MAX_TOKENS, **form.options()}
+
+
+def _responses(form: PlaygroundForm) -> Json:
+    system = {"instructions": form.system} if form.system else {}
+    url = form.image_url()
+    given: object = form.prompt
+    if url is not None:
+        parts = [{"type": "input_text", "text": form.prompt}, {"type": "input_image", "image_url": url}]
+        given = [{"role": "user", "content": parts}]
+    return {**system, "input": given, **form.options("max_output_tokens")}
+
+
+def _rerank(form: PlaygroundForm) -> Json:
+    query, *documents = [line for line in form.prompt.splitlines() if line.strip()] or [""]
+    return {"query": query, "documents": documents}
+
+
+def _speech(form: PlaygroundForm) -> Json:
+    return {"input": form.prompt, "voice": "alloy"}
+
+
+def _transcript(form: PlaygroundForm) -> Json:
+    return {"prompt": form.prompt} if form.prompt else {}
+
+
+PATHS: Mapping[str, Callable[[PlaygroundForm], Json]] = {
+    "/v1/chat/completions": _chat,
+    "/v1/responses": _responses,
+    MESSAGES_PATH: _messages,
+    "/v1/completions": lambda form: {"prompt": form.prompt, **form.options()},
+    "/v1/embeddings": lambda form: {"input": form.prompt},
+    "/v1/rerank": _rerank,
+    "/v1/moderations": lambda form: {"input": form.prompt},
+    "/v1/images/generations": lambda form: {"prompt": form.prompt},
+    "/v1/images/edits": lambda form: {"prompt": form.prompt},
+    "/v1/audio/speech": _speech,
+    "/v1/audio/transcriptions": _transcript,
+    "/v1/audio/translations": _transcript,
+}
+"""By path what makes the body of a form."""
+STREAMED = frozenset({*PATHS} - {"/v1/embeddings", "/v1/rerank", "/v1/moderations", "/v1/audio/speech"})
+"""Paths that take `stream`; speech is streamed anyway."""
+
+
+def _json(text: str, name: str) -> object:
+    try:
+        found: object = orjson.loads(text)
+    except orjson.JSONDecodeError as fault:
+        raise BadRequest(f"This is no JSON: {fault}.", param=name) from None
+    return found
+
+
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequest("This is no whole number.", param="max_tokens")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadRequest("This is no number.", param="temperature") from None
