@@ -51,6 +51,7 @@ class CallContext:
         payload: The response bytes, where payloads are stored; None where they are not.
         frames: The filter of a streamed answer, which estimates its tokens so far; None of any other.
         sent_bytes: Bytes of a streamed answer that were sent to the caller so far.
+        replay_of: The call whose answer this one gets; None for a call of its own.
     """
 
     request_id: UUID
@@ -79,6 +80,7 @@ class CallContext:
     payload: list[bytes] | None = None
     frames: "StreamFrames | None" = None
     sent_bytes: int = 0
+    replay_of: UUID | None = None
     _known_cost: tuple[TokenUsage | None, RoutingInfo, int | None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from llm_proxy.errors import (
     CallStopped,
     Overloaded,
     RequestTimeout,
+    StoreUnavailable,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
@@ -24,7 +25,9 @@ from llm_proxy.settings import Settings
 from llm_proxy.wildcards import wildcard_matches
 
 NEVER = float("inf")
-InterruptReason = Literal["client_gone", "body", "first_byte", "idle", "total", "silent", "drain", "stopped"]
+InterruptReason = Literal[
+    "client_gone", "body", "first_byte", "idle", "total", "silent", "drain", "stopped", "unclaimed"
+]  # fmt: skip
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -123,13 +126,16 @@ class CallGuard:
         unsent: The call waits for a sidecar; none has received anything of it.
         queue_s: How long the call has waited for slots at sidecars.
         sidecar: The address of the sidecar that has the call; empty before.
+        audience: Whether others wait for the answer of a call whose caller has disconnected; None: nobody.
     """
 
     __slots__ = (
         "_disconnect_task",
+        "_is_left",
         "_receive",
         "_task",
         "activity",
+        "audience",
         "idle_deadline",
         "phase",
         "queue_s",
@@ -147,6 +153,8 @@ class CallGuard:
         self.unsent = False
         self.queue_s = 0.0
         self.sidecar = ""
+        self.audience: Callable[[], bool] | None = None
+        self._is_left = False
         self.reason: InterruptReason | None = None
         self.phase: InterruptReason = "body"
         self.idle_deadline = idle_deadline
@@ -165,6 +173,8 @@ class CallGuard:
             self.interrupt(self.phase)
         elif now >= self.total_deadline:
             self.interrupt("total")
+        elif self._is_left and self.audience is not None and not self.audience():
+            self.interrupt("client_gone")
 
     def interrupt(self, reason: InterruptReason) -> None:
         """Cancels the call, once."""
@@ -189,21 +199,30 @@ class CallGuard:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                self.interrupt("client_gone")
+                self._is_left = True
+                if self.audience is None or not self.audience():
+                    self.interrupt("client_gone")
                 return
 
 
 def interrupt_error(reason: InterruptReason | None) -> APIError | None:
     """Returns the error for the caller of an interrupted call; None for a caller that has disconnected."""
-    if reason is None or reason == "client_gone":
-        return None
-    if reason == "body":
-        message = "The request's body did not arrive in time."
-        return RequestTimeout(message, headers=(("connection", "close"),))
-    if reason == "drain":
-        return Overloaded("The server is shutting down; please try again.", retry_after_s=1)
-    if reason == "stopped":
-        return CallStopped("An operator of the gateway stopped this call.")
-    if reason == "silent":
-        return UpstreamUnreachable("The model backend stopped answering.")
-    return UpstreamTimeout("The model did not answer in time.")
+    error: APIError | None = None
+    match reason:
+        case None | "client_gone":
+            pass
+        case "body":
+            message = "The request's body did not arrive in time."
+            error = RequestTimeout(message, headers=(("connection", "close"),))
+        case "drain":
+            error = Overloaded("The server is shutting down; please try again.", retry_after_s=1)
+        case "stopped":
+            error = CallStopped("An operator of the gateway stopped this call.")
+        case "unclaimed":
+            message = "It is no longer certain that this call is the only one with its 'Idempotency-Key'."
+            error = StoreUnavailable(f"{message} Please try again.", retry_after_s=1)
+        case "silent":
+            error = UpstreamUnreachable("The model backend stopped answering.")
+        case _:
+            error = UpstreamTimeout("The model did not answer in time.")
+    return error

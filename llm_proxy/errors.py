@@ -200,6 +200,50 @@ class RequestTimeout(APIError):
     default_code = "request_timeout"
 
 
+class IdempotencyKeyReused(APIError):
+    """The key of another request of the same caller; a request of its own needs a key of its own."""
+
+    status = 422
+    default_code = "idempotency_key_reused"
+    retryable = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This 'Idempotency-Key' was sent with another request before; send a new key with this one.",
+            param="Idempotency-Key",
+        )
+
+
+class ReplayGone(APIError):
+    """The call was made, and its answer is no longer kept; it is not made again."""
+
+    status = 409
+    default_code = "idempotency_replay_gone"
+    retryable = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The call with this 'Idempotency-Key' was made, and its answer is no longer kept. It is not made "
+            "again; to make it anew, send a new key.",
+            param="Idempotency-Key",
+        )
+
+
+class FirstCallLost(APIError):
+    """The call that had the key ended without an answer; after the wait it may be made anew."""
+
+    status = 409
+    default_code = "idempotency_call_lost"
+    retryable = True
+
+    def __init__(self, retry_after_s: float = 1.0) -> None:
+        super().__init__(
+            "The call with this 'Idempotency-Key' ended without an answer; please try again.",
+            param="Idempotency-Key",
+            retry_after_s=retry_after_s,
+        )
+
+
 class BodyTooLarge(APIError):
     """More bytes than the operator allows."""
 

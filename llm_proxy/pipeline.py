@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
+from uuid import UUID
 
 from llm_proxy.admission import AdmissionController
 from llm_proxy.admission.lease import Lease
@@ -22,10 +23,10 @@ from llm_proxy.identity import Caller
 from llm_proxy.ledger import CallObservers, Ledger, UsageRecord, billed, overhead_ms, record_of
 from llm_proxy.running_calls import RunningCalls
 from llm_proxy.telemetry.tracing import traceparent_of
-from llm_proxy.upstream import CallGuard, CurrentCatalog
+from llm_proxy.upstream import CallGuard, CurrentCatalog, RoutingInfo
 from llm_proxy.upstream.byte_stream import ByteStream
 from llm_proxy.upstream.reply import Reply
-from llm_proxy.upstream.token_usage import estimate_answer_tokens
+from llm_proxy.upstream.token_usage import NOTHING_USED, estimate_answer_tokens
 
 BACKGROUND_TOKENS = 4096
 """Billed for an answer that is made in the background, where the caller sets no maximum."""
@@ -208,5 +209,49 @@ class AdmittedCall:
             assert context.call is not None  # noqa: S101 -- it was admitted
             services.admission.record_answer_length(context.call, record.completion_tokens)
         services.ledger.call_finished(record, overhead_ms(context), context.routing)
+        if services.observers is not None:
+            services.observers.on_end(context, record)
+
+
+class ReplayedCall:
+    """A call that gets the answer of another one with its idempotency key: recorded, admitted by no limit.
+
+    Within the block its answer is sent. Entering raises `Forbidden`.
+    """
+
+    __slots__ = ("_context", "_guard", "_services")
+
+    def __init__(self, services: Services, context: CallContext, guard: CallGuard, first: UUID) -> None:
+        """`first` is the call that made the answer."""
+        self._services = services
+        self._context = context
+        self._guard = guard
+        context.replay_of = first
+
+    async def __aenter__(self) -> Self:
+        """Starts the record."""
+        services, context = self._services, self._context
+        assert context.caller is not None and context.call is not None  # noqa: S101, PT018 -- it was read
+        services.admission.check_access(context.caller, context.call)
+        context.routing = RoutingInfo(group=context.call.group, cost_nano_usd=0, cache="off", attempts=0)
+        context.usage = NOTHING_USED
+        services.ledger.call_started(context)
+        if services.observers is not None:
+            services.observers.on_start(context)
+            context.payload = None  # it is stored with the first
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Posts the record: nothing was used."""
+        services, context = self._services, self._context
+        if isinstance(error, APIError):
+            note_error(context, error)
+        elif isinstance(error, Exception):
+            note_error(context, InternalError())
+        note_end(context, self._guard.reason)
+        record = record_of(context)
+        services.ledger.call_finished(record)
         if services.observers is not None:
             services.observers.on_end(context, record)

@@ -76,6 +76,28 @@ class Sealer:
             return None
 
 
+class SegmentCipher:
+    """Seals the segments of one answer by a key that only a secret yields; each opens at its place alone."""
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, secret: bytes, answer: str) -> None:
+        """`answer` names the answer: no other one has its key."""
+        key = HKDF(SHA256(), _KEY_BYTES, salt=answer.encode(), info=b"llm-proxy answer").derive(secret)
+        self._cipher = AESGCMSIV(key)
+
+    def seal(self, number: int, segment: bytes) -> bytes:
+        """Returns a segment, sealed; the number is its nonce, the key is this answer's own."""
+        return self._cipher.encrypt(number.to_bytes(_NONCE_BYTES), segment, None)
+
+    def open(self, number: int, sealed: bytes) -> bytes | None:
+        """Returns a segment; None for one that was sealed with another secret, or for another place."""
+        try:
+            return self._cipher.decrypt(number.to_bytes(_NONCE_BYTES), sealed, None)
+        except InvalidTag:
+            return None
+
+
 def _derived(secret: str) -> bytes:
     """A key of the right length from a secret of any; the settings demand one that cannot be guessed."""
     return HKDF(SHA256(), _KEY_BYTES, salt=None, info=b"llm-proxy sealing").derive(secret.encode())

@@ -64,6 +64,13 @@ def read_named_file(name: str, variables: Mapping[str, str | None]) -> str | Non
         ) from None
 
 
+_SPLIT_ADDRESSES = (
+    ("database_url", database_url_of),
+    ("limits_redis_url", redis_url_of),
+    ("cache_redis_url", redis_url_of),
+)
+
+
 class SplitAddresses(PydanticBaseSettingsSource):
     """The addresses of stores that are set in several variables, such as `DATABASE_HOST`."""
 
@@ -88,7 +95,7 @@ class SplitAddresses(PydanticBaseSettingsSource):
             files = {name: read_named_file(name, source.env_vars) for name in SPLIT_VARIABLES - given.keys()}
             variables |= given | {name: text for name, text in files.items() if text}
         found: dict[str, Any] = {}
-        for name, read in (("database_url", database_url_of), ("limits_redis_url", redis_url_of)):
+        for name, read in _SPLIT_ADDRESSES:
             if any(one in self.current_state for one in (name, *names_of(self.settings_cls, name))):
                 continue
             try:

@@ -128,6 +128,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(None, validation_alias=_named("DATABASE_URL", own="DATABASE_URL"), description="Postgres for keys, requests and the audit log; without it only internal keys work and records stay in the spool. Also from `DATABASE_HOST`, … or `PGHOST`, … (`docs/deployment.md`). A password with `/ # ? @ :` or `%` must be percent-encoded if the address would be ambiguous.")
     database_pooler: Pooler = Field("auto", description="What stands between gateway and Postgres: `transaction`, a pooler such as PgBouncer in transaction mode; `session`, none, or one in session mode, or PgBouncer 1.21 and later with `max_prepared_statements`. `auto`: any pooler is found at the first connection and taken for one in transaction mode, which always works and costs a query one more round trip.")
     limits_redis_url: SecretStr | None = Field(None, validation_alias=_named("LIMITS_REDIS_URL", "REDIS_URL", own="LIMITS_REDIS_URL"), description="A `noeviction` Redis or Valkey for limits and budgets; without it limits hold per process. Also from `REDIS_HOST`, … (`docs/deployment.md`).")
+    cache_redis_url: SecretStr | None = Field(None, validation_alias=_named("CACHE_REDIS_URL", "REDIS_URL", own="CACHE_REDIS_URL"), description="The Redis or Valkey of the sidecars' response cache; here the sealed answers of calls with an `Idempotency-Key` are kept.")
     ca_file: Path | None = Field(None, description="CA certificates to trust besides the system's, for sidecars (`https`), Redis (`rediss`) and Postgres (`sslmode=verify-full`).")
     store_timeout_ms: int = Field(50, ge=1, description="Timeout of every call to the limits store.")
     agent_rpm: int = Field(10, ge=0, le=2**53, description="Requests a minute of each named agent; 0 means no limit.")
@@ -168,6 +169,11 @@ class Settings(BaseSettings):
     payloads_retention_days: int = Field(30, ge=1, description="Days for which a stored prompt and its response are kept.")
     refused_credentials_retention_days: int = Field(30, ge=1, description="Days for which counts of rejected credentials are kept.")
     audit_retention_days: int | None = Field(None, ge=31, description="Days for which the audit log is kept, in whole months; by default for ever.")
+    idempotency: Literal["on", "off"] = Field("on", description="Whether `Idempotency-Key` is read; it needs `LIMITS_REDIS_URL` and `CACHE_REDIS_URL`, else the header is ignored.")
+    idempotency_retention_s: int = Field(3600, ge=1, le=604_800, description="How long an answer is kept for its `Idempotency-Key`; after that the same key makes a call anew.")
+    idempotency_lease_s: float = Field(15, ge=1, le=300, description="How long a call that runs keeps its key when its gateway no longer renews it: the longest wait after a gateway was killed, and the longest outage of the limits store that such a call survives.")
+    idempotency_max_bytes: int = Field(16 * 2**20, ge=1024, description="Largest answer that is kept for a key; the key of a larger one is not free again, and a repetition gets a 409.")
+    idempotency_total_bytes: int = Field(128 * 2**20, ge=1024, description="Most bytes of all kept answers together; beyond, the oldest are dropped.")
     cache_mode: Literal["on", "off"] = Field("on", description="Response cache for every tenant unless a key sets another value.")
     cache_streams: bool = Field(default=True, description="Cache streamed responses, too; only with this project's sidecar, which caches no truncated one.")
     metrics_tags: StringList = Field((), description="Tags of calls with series of their own in `/metrics`, comma-separated; none by default.")
@@ -247,7 +253,7 @@ class Settings(BaseSettings):
         except ValueError:
             raise PydanticCustomError("json", "it is no JSON") from None
 
-    @field_validator("database_url", "limits_redis_url")
+    @field_validator("database_url", "limits_redis_url", "cache_redis_url")
     @classmethod
     def _check_store_url(cls, given: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         """The address with its password percent-encoded, so that every client parses it alike."""
@@ -257,6 +263,8 @@ class Settings(BaseSettings):
         try:
             return SecretStr(read(given.get_secret_value()))
         except InvalidURL as fault:
+            if info.field_name == "cache_redis_url" and "limits_redis_url" not in info.data:
+                return given  # `REDIS_URL` is reported once
             raise PydanticCustomError("url", "{reason}", {"reason": str(fault)}) from None
 
     @field_validator("notify_webhooks")

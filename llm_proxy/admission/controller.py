@@ -217,6 +217,10 @@ class AdmissionController:
             headers, decision.reservations, self._leases, decision.would_reject, count_in_new_budgets
         )
 
+    def check_access(self, caller: Caller, call: Call) -> None:
+        """Raises `Forbidden` where a kill switch or the key's models exclude a call; counts nothing."""
+        self._access_policy.check(caller, call.model, call.group)
+
     def record_answer_length(self, call: Call, completion_tokens: int) -> None:
         """Records the length of a complete answer, for estimates of its model group's next calls."""
         self._planner.answer_lengths.add(call, completion_tokens)

@@ -103,6 +103,7 @@ class Gateway:
             stages.failure_reporter,
             StoredCalls(stages.stored, responses.ids),
             _upload_space(settings),
+            stages.idempotent,
         )
         self.asgi = with_cors(Dispatcher(routes, inference, management, reader.limits), settings.cors_origins)
 
@@ -165,6 +166,9 @@ class Gateway:
         started.push_async_callback(services.admission.stop)
         await stages.call_board.start()
         started.push_async_callback(stages.call_board.stop)
+        if stages.idempotent is not None:
+            await stages.idempotent.start()
+            started.push_async_callback(stages.idempotent.stop)
         if stages.tracer is not None:
             started.push_async_callback(stages.tracer.stop)
         for loop in self._loops():
@@ -227,6 +231,8 @@ class Gateway:
         self.metrics.set_gauge("llm_proxy_draining", float(self._calls.draining))
         up = self._stages.services.admission.state().store != "away"
         self.metrics.set_gauge("llm_proxy_store_up", float(up), "limits")
+        if (answers := self._stages.answers) is not None:
+            self.metrics.set_gauge("llm_proxy_store_up", float(answers.store.is_available), "answers")
 
 
 def create_app(

@@ -8,6 +8,8 @@ from functools import partial
 from fastapi import APIRouter, Depends
 
 from llm_proxy.admission import PolicyDefaults
+from llm_proxy.admission.limiter import LimiterUnavailable
+from llm_proxy.admission.redis.claims import AnswerStore
 from llm_proxy.app.stages import Database, Stages
 from llm_proxy.dialects.dialect import CountingDialect
 from llm_proxy.dialects.messages.dialect import MESSAGES
@@ -40,7 +42,7 @@ from llm_proxy.edge.routes.configuration import ReloadControl
 from llm_proxy.edge.routes.health import HealthReport
 from llm_proxy.edge.routes.limits import KeyStatus
 from llm_proxy.edge.routes.stored_data import AuditedChange
-from llm_proxy.errors import NotFound
+from llm_proxy.errors import NotFound, StoreUnavailable
 from llm_proxy.identity import (
     AdminKeyRepository,
     AuditLog,
@@ -85,6 +87,7 @@ def build_erasures(stages: Stages) -> Erasures | None:
         langfuse=_langfuse(stages.settings),
         reports_to_callbacks=stages.catalog.has_langfuse,
         worker_directory=stages.settings.spool_dir if stages.worker_slot else None,
+        erase_answers=partial(_erase_answers, stages.answers) if stages.answers else None,
     )
     return Erasures(stages.database.pool, targets)
 
@@ -244,6 +247,13 @@ async def _sidecar_config(client: SidecarClient | None) -> Json:
     if client is None:
         raise NotFound("There is no sidecar in mock mode.", code="no_config")
     return await read_sidecar_config(client)
+
+
+async def _erase_answers(answers: AnswerStore, person: bytes) -> int:
+    try:
+        return await answers.erase(person.hex())
+    except LimiterUnavailable:
+        raise StoreUnavailable("The Redis of the kept answers does not answer.") from None
 
 
 async def _purge(client: SidecarClient | None, tenant: str | None, model: str | None) -> CachePurge:

@@ -11,9 +11,11 @@ from functools import partial
 from typing import Any
 
 from llm_proxy.admission import AdmissionController
+from llm_proxy.admission.redis.claims import AnswerStore, ClaimStore
 from llm_proxy.call_board import CallBoard
 from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
+from llm_proxy.edge.idempotency import IdempotentCalls
 from llm_proxy.edge.request import ClientAddress
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import (
@@ -76,6 +78,8 @@ class Stages:
         tracer: None when tracing is off.
         sealer: Seals what callers keep; None without a key.
         stored: The stored responses of translated calls; None where no tenant may store any.
+        answers: The kept answers of calls with an idempotency key; None without stores, or by the settings.
+        idempotent: Reads idempotency keys; None as `answers`.
     """
 
     settings: Settings
@@ -92,6 +96,8 @@ class Stages:
     tracer: Tracer | None
     sealer: Sealer | None
     stored: StoredResponses | None
+    answers: AnswerStore | None
+    idempotent: IdempotentCalls | None
     services: Services
     call_board: CallBoard
 
@@ -124,6 +130,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     observers = CallObservers(tracer, payloads, ledger.keep_payload) if tracer or payloads else None
     stored = _stored(settings, database)
     running = RunningCalls()
+    answers = _answers(settings)
     upstream = StoredFirst(client or MockUpstream(catalog, settings.default_model), stored)
     return Stages(
         settings=settings,
@@ -140,6 +147,8 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         tracer=tracer,
         sealer=sealer,
         stored=stored,
+        answers=answers,
+        idempotent=_idempotent(settings, answers, metrics),
         services=Services(admission, StoredFirst(upstream, stored), catalog, ledger, running, observers),
         call_board=CallBoard(running, admission.call_exchange()),
     )
@@ -237,6 +246,26 @@ def _stored(settings: Settings, database: Database | None) -> StoredResponses | 
     if database is None or not policy:
         return None
     return StoredResponses(database.pool, policy, settings.stored_responses_retention_days)
+
+
+def _answers(settings: Settings) -> AnswerStore | None:
+    url = settings.cache_redis_url
+    if settings.llm_mode == "mock" or settings.idempotency == "off" or url is None:
+        return None
+    if settings.limits_redis_url is None:
+        log.warning("without a limits store no `Idempotency-Key` is read")
+        return None
+    return AnswerStore(
+        url.get_secret_value(), max_total_bytes=settings.idempotency_total_bytes, tls=settings.tls_for(url)
+    )
+
+
+def _idempotent(settings: Settings, answers: AnswerStore | None, metrics: Metrics) -> IdempotentCalls | None:
+    url = settings.limits_redis_url
+    if answers is None or url is None:
+        return None
+    claims = ClaimStore(url.get_secret_value(), tls=settings.tls_for(url))
+    return IdempotentCalls(claims, answers, settings, metrics)
 
 
 def build_sealer(settings: Settings) -> Sealer | None:

@@ -142,6 +142,7 @@ CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 EXPOSED_HEADERS = (
     "x-request-id", "retry-after", "x-should-retry", "server-timing",
     "x-llm-proxy-model", "x-llm-proxy-provider", "x-llm-proxy-cost-usd", "x-llm-proxy-cache",
+    "idempotency-replayed", "x-llm-proxy-replay-of",
     "x-llm-proxy-attempts", "x-llm-proxy-fallback-from", "x-llm-proxy-refused-by", "x-llm-proxy-budget-reset",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
@@ -149,7 +150,7 @@ EXPOSED_HEADERS = (
 ALLOWED_HEADERS = (
     "authorization", "content-type", "cache-control", "x-api-key", "api-key", "x-goog-api-key",
     "x-litellm-api-key", "x-goog-api-client", "x-server-timeout",
-    "x-internal-secret", "x-internal-auth",
+    "x-internal-secret", "x-internal-auth", "idempotency-key",
     "x-request-id", "x-request-timeout", "x-provider", "x-agent-id", "x-tenant-id", "x-session-id",
     "x-run-id", "x-tags", "x-user-id", "traceparent", "tracestate",
     "x-stainless-arch", "x-stainless-lang", "x-stainless-os", "x-stainless-package-version",

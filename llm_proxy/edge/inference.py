@@ -7,30 +7,30 @@ broken stream ends in one error event and no `[DONE]`; a disconnected caller's c
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from uuid import UUID
 
 import orjson
 from starlette.requests import Request
 
-from llm_proxy.background import BackgroundLoop
 from llm_proxy.call_context import CallContext
 from llm_proxy.call_guard import GroupTimeouts, TimeoutPolicy
-from llm_proxy.dialects import Call, Dialect
+from llm_proxy.dialects import Call
 from llm_proxy.dialects.call import Count
-from llm_proxy.dialects.dialect import BodyLimits, CountingDialect, ResponseMeta, StreamRenderer
+from llm_proxy.dialects.dialect import BodyLimits, CountingDialect
 from llm_proxy.dialects.form import form_body
 from llm_proxy.dialects.model_paths import decoded_model
 from llm_proxy.dialects.request.validators import missing
 from llm_proxy.dialects.request_options import History, parse_request_options
 from llm_proxy.dialects.responses.native import require_own
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
-from llm_proxy.edge import responses
 from llm_proxy.edge.auth import AuthFailureReporter
 from llm_proxy.edge.form import is_json, read_form
+from llm_proxy.edge.idempotency import KEY, IdempotentCalls, OwnedCall, ReadRequest
+from llm_proxy.edge.live_answer import LiveAnswer
+from llm_proxy.edge.replay import replay
 from llm_proxy.edge.request import (
     READ_HEADERS,
     ClientDisconnected,
@@ -41,7 +41,8 @@ from llm_proxy.edge.request import (
     read_body,
     read_headers,
 )
-from llm_proxy.edge.stored_calls import Keeping, StoredCalls
+from llm_proxy.edge.responder import Responder
+from llm_proxy.edge.stored_calls import StoredCalls
 from llm_proxy.endpoints import ENDPOINTS, endpoint_paths
 from llm_proxy.errors import (
     APIError,
@@ -56,10 +57,8 @@ from llm_proxy.errors import (
 )
 from llm_proxy.identity import Authenticator, Caller, RunSources, attribution_from_headers, on_behalf_of
 from llm_proxy.json_access import Json
-from llm_proxy.ledger import keep_answer
-from llm_proxy.pipeline import AdmittedCall, Services, process_call, reject_early
+from llm_proxy.pipeline import ReplayedCall, Services, process_call, reject_early
 from llm_proxy.settings import Settings
-from llm_proxy.sse import DONE_EVENT, encode_event
 from llm_proxy.telemetry import uuid7
 from llm_proxy.uploads import UploadedFile, UploadSpace
 from llm_proxy.upstream import CallGuard, CurrentCatalog, interrupt_error, timeout_policy
@@ -188,7 +187,6 @@ log = logging.getLogger(__name__)
 _MAX_ID_BYTES = 200
 MIN_UPLOAD_BYTES_PER_S = 32 * 2**10
 """An upload must be faster on the whole, beside the time that every body gets."""
-_CHECKS_A_PING = 2
 
 
 class InferenceEndpoint:
@@ -201,7 +199,10 @@ class InferenceEndpoint:
         auth_failures: AuthFailureReporter,
         stored: StoredCalls,
         uploads: UploadSpace,
+        idempotent: IdempotentCalls | None = None,
     ) -> None:
+        """`idempotent`: None where idempotency keys are not read."""
+        self._idempotent = idempotent
         self._stored = stored
         self._uploads = uploads
         self._services = services
@@ -221,6 +222,8 @@ class InferenceEndpoint:
                 raise
         finally:
             calls.close(guard)
+            if responder.owned is not None and self._idempotent is not None:
+                await self._idempotent.end(responder.owned, responder.error)
 
     async def _respond(
         self,
@@ -229,7 +232,7 @@ class InferenceEndpoint:
         guard: CallGuard,
         scope: Scope,
         receive: Receive,
-        responder: "Responder",
+        responder: Responder,
     ) -> None:
         """Processes a request; sends the error that ends it, if one does."""
         try:
@@ -258,19 +261,21 @@ class InferenceEndpoint:
         guard: CallGuard,
         scope: Scope,
         receive: Receive,
-        responder: "Responder",
+        responder: Responder,
     ) -> None:
         reader, limits = self._reader, self._reader.limits
         headers = reader.read_headers(scope)
         context.client_request_id = _client_id(headers.get(b"x-request-id"))
         context.traceparent = headers.get(b"traceparent")
         context.caller = caller = await reader.authenticate(headers)
-        reject_early(self._services, caller)
+        if self._idempotent is None or KEY not in headers:  # an answer that is there takes no limit
+            reject_early(self._services, caller)
+        target = scope["raw_path"] + b"?" + scope["query_string"] if KEY in headers else b""
         spec = ENDPOINTS[route.endpoint]
         if not spec.files or (spec.linked_files and is_json(headers)):
             body = await read_body(receive, headers, max_bytes=limits.max_body_bytes)
             guard.body_received(receive)
-            await self._run(route, context, guard, responder, _Request(headers, body))
+            await self._run(route, context, guard, responder, ReadRequest(target, headers, body))
             return
         self._services.upstream.check_capacity()  # before an upload comes for nothing
         with self._uploads.open() as uploads:
@@ -283,7 +288,7 @@ class InferenceEndpoint:
                 on_progress=partial(_extend_deadline, guard, guard.idle_deadline),
             )
             guard.body_received(receive)
-            request = _Request(headers, orjson.dumps(form_body(form)), form.files)
+            request = ReadRequest(target, headers, orjson.dumps(form_body(form)), form.files)
             await self._run(route, context, guard, responder, request)
 
     async def _run(
@@ -291,8 +296,8 @@ class InferenceEndpoint:
         route: InferenceRoute,
         context: CallContext,
         guard: CallGuard,
-        responder: "Responder",
-        request: "_Request",
+        responder: Responder,
+        request: ReadRequest,
     ) -> None:
         """Processes a request that was read: parses it, runs the call, sends the response."""
         caller, limits = context.caller, self._reader.limits
@@ -308,6 +313,12 @@ class InferenceEndpoint:
         guard.total_deadline = asyncio.get_running_loop().time() + limits.deadlines.total_s(
             call.group, call.timeout_s
         )
+        if self._idempotent is not None and KEY in request.headers and call.operation is None:
+            found = await self._idempotent.begin(request, context, guard)
+            if not isinstance(found, OwnedCall):
+                await self._replay(found, context, guard, responder)
+                return
+            responder.record(found, self._idempotent)
         admitting = process_call(self._services, context, guard)
         responder.open_stream(admitting, limits.ping_after_s)
         try:
@@ -316,7 +327,16 @@ class InferenceEndpoint:
         finally:
             await responder.stop_pings()
 
-    async def _fail(self, responder: "Responder", context: CallContext, error: APIError) -> None:
+    async def _replay(
+        self, found: tuple[UUID, LiveAnswer], context: CallContext, guard: CallGuard, responder: Responder
+    ) -> None:
+        """Sends the answer of the first call with an idempotency key."""
+        first, answer = found
+        responder.open_renderer()
+        async with ReplayedCall(self._services, context, guard, first):
+            await replay(answer, responder, context, responder.dialect, first)
+
+    async def _fail(self, responder: Responder, context: CallContext, error: APIError) -> None:
         """Sends an error; logs it unless it is the caller's fault or the gateway's own overload."""
         is_own = isinstance(error, Overloaded | UnsupportedTransferEncoding)
         if (error.status >= 500 and not is_own) or isinstance(error, ProviderQuotaExceeded):
@@ -325,14 +345,6 @@ class InferenceEndpoint:
         if not responder.started:
             self._services.ledger.request_rejected(context, error)
         await responder.send_error(error)
-
-
-class _Request(NamedTuple):
-    """A request that was read; of a form, `body` has its fields."""
-
-    headers: Headers
-    body: bytes
-    files: tuple[UploadedFile, ...] = ()
 
 
 def _extend_deadline(guard: CallGuard, first_deadline: float, size: int) -> None:
@@ -351,146 +363,6 @@ def _report(context: CallContext, error: APIError) -> None:
     }
     level = logging.ERROR if isinstance(error, ProviderAuthError) else logging.WARNING
     log.log(level, "a call failed", extra=fields)
-
-
-class Responder:
-    """Sends the response of one request, in the caller's dialect.
-
-    Attributes:
-        started: Whether a response head was sent; an error is then an event of the stream, or its break.
-        keeping: Keeps the answer; None where it is not stored here.
-    """
-
-    __slots__ = (
-        "_context", "_dialect", "_head_lock", "_idle_checks", "_is_bytes", "_pings", "_renderer", "_send",
-        "keeping", "started",
-    )  # fmt: skip
-
-    def __init__(self, context: CallContext, dialect: Dialect, send: Send) -> None:
-        self._context = context
-        self._dialect = dialect
-        self._renderer: StreamRenderer | None = None
-        self._pings: BackgroundLoop | None = None
-        self._head_lock = asyncio.Lock()  # a ping and the first chunk may both want to send the head
-        self._idle_checks = 0
-        self._is_bytes = False
-        self._send = send
-        self.keeping: Keeping | None = None
-        self.started = False
-
-    def open_stream(self, call: AdmittedCall, ping_after_s: float) -> None:
-        """Opens the renderer of a streamed call; from now on a caller who waits gets its pings."""
-        assert self._context.call is not None  # noqa: S101 -- the request was read
-        if not self._context.call.streaming:
-            return
-        self._renderer = renderer = self._dialect.open_stream(self._context.call)
-        if renderer is not None and (ping := renderer.ping()):
-            step = partial(self._ping_if_idle, call, ping)
-            self._pings = BackgroundLoop("pings", step, every_s=ping_after_s / _CHECKS_A_PING)
-            self._pings.start()
-
-    async def stop_pings(self) -> None:
-        """Sends no further ping."""
-        if self._pings is not None:
-            await self._pings.stop()
-
-    async def _ping_if_idle(self, call: AdmittedCall, ping: bytes) -> None:
-        """Sends a ping if nothing was sent since the last checks, and the head before the first."""
-        self._idle_checks += 1
-        if self._idle_checks >= _CHECKS_A_PING and call.is_admitted:
-            self._idle_checks = 0
-            await self._start_stream(call)
-            await self._send({"type": "http.response.body", "body": ping, "more_body": True})
-
-    async def send(self, admitted: AdmittedCall) -> None:
-        """Sends the reply of a call; raises what the reply raises."""
-        if admitted.is_stream:
-            await self._send_stream(admitted)
-        else:
-            await self._send_body(admitted)
-
-    async def send_error(self, error: APIError) -> None:
-        """Sends an error: as a response, or as an event of the stream that has started; bytes break off."""
-        if self._is_bytes:
-            await self._send({"type": responses.BREAK_OFF})
-            return
-        if self.started:
-            event = (
-                self._renderer.fail(error)
-                if self._renderer
-                else encode_event(orjson.dumps(self._dialect.error(error, self._context.id_text)))
-            )
-            if self.keeping is not None:
-                event = await self.keeping.ending(event)
-            await self._send({"type": "http.response.body", "body": event})
-            return
-        self.started = True
-        await responses.send_error(self._send, error, self._context, self._dialect)
-
-    async def _send_body(self, admitted: AdmittedCall) -> None:
-        context = self._context
-        assert context.call is not None  # noqa: S101 -- it was admitted
-        body = await admitted.body()
-        out = self._dialect.render(context.call, body, _response_meta(context))
-        if self.keeping is not None:
-            out = await self.keeping.body(out)
-        headers = self._headers(admitted)
-        await admitted.settle()
-        context.ttft_ms = context.elapsed_ms()
-        if context.payload is not None:
-            keep_answer(context.payload, out)
-        await responses.send_body(self._send, 200, out, headers, admitted.content_type)
-        context.status, self.started = 200, True
-
-    async def _send_stream(self, admitted: AdmittedCall) -> None:
-        """Sends the head with the first event; a stream that ends before its closing event is truncated."""
-        send, context = self._send, self._context
-        renderer, payload = self._renderer, context.payload
-        async for chunk in admitted.chunks():
-            context.answered_at = context.answered_at or time.perf_counter()
-            out = chunk if renderer is None else renderer.feed(chunk)
-            if not out:
-                continue
-            if not self.started:
-                await self._start_stream(admitted)
-            if payload is not None and not self._is_bytes:
-                keep_answer(payload, out)
-            self._idle_checks = 0
-            context.sent_bytes += len(out)
-            await send({"type": "http.response.body", "body": out, "more_body": True})
-        await self.stop_pings()
-        if not self.started:
-            admitted.note_usage()
-            await self._start_stream(admitted)
-        await admitted.settle()
-        end = DONE_EVENT
-        if renderer is not None:
-            end = renderer.feed(admitted.last_event()) + renderer.end(_response_meta(context))
-        if self.keeping is not None:
-            end = await self.keeping.ending(end)
-        await send({"type": "http.response.body", "body": end})
-        context.outcome = "ok"
-
-    async def _start_stream(self, admitted: AdmittedCall) -> None:
-        """Sends the head, once; a call that is interrupted while it waits has no status yet."""
-        context = self._context
-        async with self._head_lock:
-            if self.started:
-                return
-            assert context.call is not None  # noqa: S101 -- it was admitted
-            self._is_bytes = admitted.byte_type is not None
-            content_type = admitted.byte_type or context.call.stream_type
-            await responses.start_stream(self._send, self._headers(admitted), content_type)
-            context.ttft_ms = context.elapsed_ms()
-            context.status, context.outcome, self.started = 200, "cut", True
-
-    def _headers(self, admitted: AdmittedCall) -> responses.RawHeaders:
-        headers = responses.response_headers(self._context, admitted.limit_headers)
-        return headers + responses.dialect_headers(self._dialect, self._context.id_text)
-
-
-def _response_meta(context: CallContext) -> ResponseMeta:
-    return ResponseMeta(context.routing.provider, context.routing.provider_model, context.elapsed_ms())
 
 
 def _client_id(value: bytes | None) -> str | None:

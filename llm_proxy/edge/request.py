@@ -36,7 +36,7 @@ READ_HEADERS = frozenset(
         b"content-type", b"content-encoding", b"content-length", b"transfer-encoding", b"cache-control",
         b"x-request-id", b"x-request-timeout", b"x-provider", b"traceparent", b"tracestate",
         b"x-agent-id", b"x-tenant-id", b"x-session-id", b"x-run-id", b"x-tags", b"x-user-id",
-        b"x-forwarded-for",
+        b"x-forwarded-for", b"idempotency-key",
     }
 )  # fmt: skip
 

@@ -9,7 +9,13 @@ from llm_proxy.ledger.model_health import ModelHealth, TrafficHealth
 from llm_proxy.ledger.observers import CallObservers, keep_answer
 from llm_proxy.ledger.record import UsageRecord, billed, overhead_ms, record_of
 from llm_proxy.ledger.store import LedgerStore
-from llm_proxy.ledger.stored_responses import MAX_STORED_BYTES, StoredFirst, StoredResponse, StoredResponses
+from llm_proxy.ledger.stored_responses import (
+    MAX_STORED_BYTES,
+    StoredFirst,
+    StoredResponse,
+    StoredResponses,
+    person_digest,
+)
 from llm_proxy.ledger.usage_store import MemoryUsage, PostgresUsage
 
 __all__ = [
@@ -33,5 +39,6 @@ __all__ = [
     "billed",
     "keep_answer",
     "overhead_ms",
+    "person_digest",
     "record_of",
 ]

@@ -56,7 +56,7 @@ _KNOWN = """
 _LATEST_ANSWERS = """
     SELECT coalesce(group_asked, model_group) AS asked, completion_tokens FROM requests
     WHERE started_at > now() - interval '1 day' AND outcome = 'ok' AND cache <> 'hit' AND door <> 'embeddings'
-    AND completion_tokens IS NOT NULL ORDER BY started_at DESC LIMIT 20000"""
+    AND completion_tokens IS NOT NULL AND replay_of IS NULL ORDER BY started_at DESC LIMIT 20000"""
 
 
 _OPENING_SPEND = """
@@ -168,7 +168,7 @@ def sum_spent_statement(
     since = since.astimezone(UTC)
     arguments: list[Any] = [*columns.values()]
 
-    def part(table: str, column: str, begin: Any, end: Any = None) -> str:  # noqa: ANN401 -- a date or a time
+    def part(table: str, column: str, begin: Any, end: Any = None, *, replays: bool = False) -> str:  # noqa: ANN401 -- a date or a time
         rows = table == "requests"
         names = [f"coalesce({name}, '')" if rows else name for name in columns]
         conditions = [f"{name} = ${at}" for at, name in enumerate(names, 1)]
@@ -177,6 +177,9 @@ def sum_spent_statement(
                 arguments.append(moment)
                 conditions.append(f"{column} {sign} ${len(arguments)}")
         summed = "count(*)" if rows and unit == "requests" else f"sum({_SUMMED_COLUMNS[unit]})"
+        if replays:
+            summed = f"-{summed}"
+            conditions.append("replay_of IS NOT NULL")
         return f"SELECT {summed} AS spent FROM {table} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- names are this file's own
 
     day, hour = _next_step(since, timedelta(days=1)), _next_step(since, timedelta(hours=1))
@@ -187,6 +190,8 @@ def sum_spent_statement(
         parts.append(part("usage_hourly", "hour", hour, day))
     if since < rows_until:
         parts.append(part("requests", "started_at", since, rows_until))
+    if unit == "requests":
+        parts.append(part("requests", "started_at", since, replays=True))  # which budgets do not count
     return f"SELECT coalesce(sum(spent), 0)::numeric FROM ({' UNION ALL '.join(parts)}) AS parts", arguments  # noqa: S608 -- the same
 
 

@@ -26,7 +26,8 @@ _CALLS = """
            coalesce(group_asked, model_group) AS model_group, provider, outcome, cache, prompt_tokens,
            completion_tokens, cost_usd, latency_ms, prompt_bytes, max_tokens, choices,
            images, audio_ms, characters, search_units, run_name
-    FROM requests WHERE started_at >= $1 AND started_at < $2 ORDER BY started_at, request_id LIMIT $3"""
+    FROM requests WHERE started_at >= $1 AND started_at < $2 AND replay_of IS NULL
+    ORDER BY started_at, request_id LIMIT $3"""
 _COUNT_REJECTED = "SELECT count(*) FROM refusals WHERE refused_at >= $1 AND refused_at < $2"
 
 

@@ -38,6 +38,7 @@ from llm_proxy.ledger.erasure_stores import (
     refresh_planner_statistics,
 )
 from llm_proxy.ledger.record import MAX_NAME_CHARS
+from llm_proxy.ledger.stored_responses import person_digest
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline, sanitize_text
 from llm_proxy.upstream import CachePurge
 
@@ -69,6 +70,7 @@ _ROLLUPS = """
     WHERE tenant = $1 AND user_id = $2 AND requests > 0"""
 _RENAMED_NOTIFICATIONS = "SELECT count(*) FROM notifications WHERE user_id = $1"
 _SELF = Actor("erasures")
+IDEMPOTENT_ANSWERS = "idempotent answers"
 _ROW_STORES = ("payloads", "requests", "roll-ups", "revoked keys", "refusals")
 """What the SQL functions count, in their order; names in the certificate."""
 
@@ -82,12 +84,15 @@ class ErasureTargets:
         langfuse: None if its URL and keys are not configured here.
         reports_to_callbacks: Whether a sidecar reports its calls to a callback such as Langfuse.
         worker_directory: The folder of the worker slots; None if records wait in memory only.
+        erase_answers: Deletes the answers kept for a person's idempotency keys, by the person's digest;
+            raises `StoreUnavailable`. None where none are kept.
     """
 
     purge_cache: Callable[[str | None, str | None], Awaitable[CachePurge]]
     langfuse: LangfuseClient | None
     reports_to_callbacks: Callable[[], bool]
     worker_directory: Path | None
+    erase_answers: Callable[[bytes], Awaitable[int]] | None = None
 
 
 class Erasures:
@@ -244,6 +249,7 @@ class Erasures:
             *await self._find_remaining(tenant, user),
             *on_disk,
             cached,
+            await self._erase_answers(tenant or None, user),
             traced,
             await self._refresh_statistics(user),
         ]
@@ -315,6 +321,16 @@ class Erasures:
         if not purged.complete:
             return ErasureFinding("response cache", "incomplete", purged.entries, "not all of it answered")
         return ErasureFinding("response cache", _finding_state(purged.entries), purged.entries, note)
+
+    async def _erase_answers(self, tenant: str | None, user: str) -> ErasureFinding:
+        erase, person = self._targets.erase_answers, person_digest(tenant, user)
+        if erase is None or person is None:
+            return ErasureFinding(IDEMPOTENT_ANSWERS, "nothing", 0, "none are kept")
+        try:
+            found = await erase(person)
+        except StoreUnavailable as fault:
+            return ErasureFinding(IDEMPOTENT_ANSWERS, "incomplete", 0, fault.message)
+        return ErasureFinding(IDEMPOTENT_ANSWERS, _finding_state(found), found)
 
     async def _erase_traces(self, tenant: str | None, user: str) -> ErasureFinding:
         known = self._targets.langfuse

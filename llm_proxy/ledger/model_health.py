@@ -30,7 +30,7 @@ _HEALTH = """
         SELECT model_group, deployment, started_at + latency_ms * interval '1 ms' AS at,
             CASE WHEN outcome <> 'ok' THEN coalesce(refusal_code, status::text) END AS failure
         FROM latest
-        WHERE cache <> 'hit' AND coalesce(refusal_code, '') <> ALL($5)
+        WHERE cache <> 'hit' AND replay_of IS NULL AND coalesce(refusal_code, '') <> ALL($5)
             AND (outcome IN ('ok', 'cut') OR outcome = 'error' AND (status >= 500 OR status = ANY($3)))
     )
     SELECT model_group, deployment,

@@ -18,7 +18,7 @@ from uuid import UUID
 import orjson
 
 from llm_proxy.call_context import CallContext, Outcome
-from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS
+from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS, Call
 from llm_proxy.quantities import NOTHING, Quantities
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import redact
@@ -55,6 +55,7 @@ class UsageRecord(NamedTuple):
         prompt_bytes: Of the request; with `max_tokens` and `choices` the basis of its reservation.
         images: With the next three what was used beside tokens, as in `Quantities`; None of what was not.
         queue_ms: How long the call waited for a slot at a sidecar.
+        replay_of: The id of the call whose answer this one got, by its idempotency key; None without.
     """
 
     request_id: UUID
@@ -106,6 +107,7 @@ class UsageRecord(NamedTuple):
     search_units: int | None = None
     queue_ms: float | None = None
     run_name: str | None = None
+    replay_of: str | None = None
 
     @property
     def total_tokens(self) -> int | None:
@@ -166,13 +168,21 @@ def record_of(context: CallContext) -> UsageRecord:
         run=caller.run,
         tags=",".join(caller.tags) or None,
         would_refuse=context.would_refuse,
-        prompt_bytes=call.prompt_bytes,
-        max_tokens=None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED_TOKENS),
-        choices=min(call.choices, UNBOUNDED_TOKENS - 1),
         queue_ms=context.queue_ms,
         run_name=caller.run_id,
+        replay_of=None if context.replay_of is None else str(context.replay_of),
+        **_requested(call),
         **_details(usage),
     )
+
+
+def _requested(call: Call) -> dict[str, Any]:
+    """Returns the basis of the call's reservation."""
+    return {
+        "prompt_bytes": call.prompt_bytes,
+        "max_tokens": None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED_TOKENS),
+        "choices": min(call.choices, UNBOUNDED_TOKENS - 1),
+    }
 
 
 def _details(usage: TokenUsage | None) -> dict[str, Any]:

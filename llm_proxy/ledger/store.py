@@ -139,7 +139,7 @@ _TYPES = {
     "cost_nano_usd": "int8", "attempts": "int4", "latency_ms": "float8", "ttft_ms": "float8",
     "hops": "jsonb", "cache_write_tokens": "int8", "token_details": "jsonb",
     "prompt_bytes": "int8", "max_tokens": "int8", "choices": "int4",
-    **dict.fromkeys(Quantities._fields, "int8"), "queue_ms": "float4",
+    **dict.fromkeys(Quantities._fields, "int8"), "queue_ms": "float4", "replay_of": "uuid",
 }  # fmt: skip
 
 

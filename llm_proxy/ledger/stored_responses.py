@@ -69,7 +69,9 @@ class StoredResponses:
         """Keeps a response under a secret; raises `StoreUnavailable`."""
         sealed = await asyncio.to_thread(_sealed, secret, stored)
         async with _database():
-            await self._pool.execute(_INSERT, _digest(secret), _person(caller), sealed)
+            await self._pool.execute(
+                _INSERT, _digest(secret), person_digest(caller.tenant, caller.user), sealed
+            )
 
     async def load(self, ref: ResponseRef, param: str) -> StoredResponse:
         """Returns a stored response; raises `NotFound` or `StoreUnavailable`."""
@@ -148,11 +150,11 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(f"llm-proxy stored response\n{secret}".encode()).digest()
 
 
-def _person(caller: Caller) -> bytes | None:
-    """A digest as the trigger of the migration makes it."""
-    if caller.user is None:
+def person_digest(tenant: str | None, user: str | None) -> bytes | None:
+    """Returns the digest that finds a person's data, as the migration's trigger makes it; None of nobody."""
+    if user is None:
         return None
-    tenant, user = (sanitize_text(one)[:MAX_NAME_CHARS] for one in (caller.tenant or "", caller.user))
+    tenant, user = (sanitize_text(one)[:MAX_NAME_CHARS] for one in (tenant or "", user))
     return hashlib.sha256(f"{tenant}\n{user}".encode()).digest()
 
 

@@ -280,6 +280,7 @@ class StackPlan:
         urls = {
             "LLM_PROXY__DATABASE_URL": self.stores.database.url,
             "LLM_PROXY__LIMITS_REDIS_URL": self.stores.limits.url,
+            "LLM_PROXY__CACHE_REDIS_URL": self.stores.cache.url,
         }
         return {name: url for name, url in urls.items() if url}
 

@@ -141,6 +141,7 @@ def started_stack(
         "LLM_PROXY__MESSAGES_PING_S": "0.6",
         "DATABASE_URL": postgres_url,
         "LIMITS_REDIS_URL": limits_redis_url,
+        "CACHE_REDIS_URL": cache_redis_url,
         "LLM_PROXY__SEALING_KEYS": f"k1={'s' * 32}",
         "LLM_PROXY__STORE_RESPONSES": "keeper,other-keeper",
     }

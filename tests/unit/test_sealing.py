@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llm_proxy.sealing import Sealer, SealingKey, parse_sealing_keys
+from llm_proxy.sealing import Sealer, SealingKey, SegmentCipher, parse_sealing_keys
 from llm_proxy.settings import Settings
 
 OLD, NEW = SealingKey("k1", "o" * 32), SealingKey("k2", "n" * 40)
@@ -69,3 +69,16 @@ def test_the_settings_take_keys_that_can_seal_and_show_no_secret() -> None:
     with pytest.raises(ValidationError) as raised:
         Settings.model_validate({"sealing_keys": "k1=too-short-a-secret"})
     assert "fewer than 32" in str(raised.value)
+
+
+def test_a_segment_opens_at_its_place_with_its_secret_and_in_its_answer_alone() -> None:
+    """Nothing that was moved, changed, or sealed for another call."""
+    cipher = SegmentCipher(b"key and request", "call-1")
+    sealed = cipher.seal(1, b"an answer")
+    assert b"answer" not in sealed
+    assert SegmentCipher(b"key and request", "call-1").open(1, sealed) == b"an answer"
+    assert cipher.open(0, sealed) is None
+    assert cipher.open(1, sealed[:-1]) is None
+    assert cipher.open(1, sealed[:-1] + bytes([sealed[-1] ^ 1])) is None
+    assert SegmentCipher(b"key and another request", "call-1").open(1, sealed) is None
+    assert SegmentCipher(b"key and request", "call-2").open(1, sealed) is None

@@ -10,7 +10,6 @@ import hashlib
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from time import perf_counter
 from typing import Any
 
@@ -27,6 +26,7 @@ from llm_proxy.admission.limiter import (
 from llm_proxy.admission.memory_limiter import MAX_RUNS, RUN_IDLE_MS
 from llm_proxy.admission.redis.cluster import ClusterClient
 from llm_proxy.admission.redis.connection import Argument, RedisConnection
+from llm_proxy.admission.redis.script import script_source
 from llm_proxy.identity import ANY
 
 REPLICAS_KEY = "lp:replicas"
@@ -184,11 +184,6 @@ class RedisBackend:
 
     def _load_commands(self) -> list[tuple[Argument, ...]]:
         return [("SCRIPT", "LOAD", text) for text in self._source.values()]
-
-
-def script_source(name: str) -> str:
-    """Returns the text of a script."""
-    return files("llm_proxy.admission.redis").joinpath("lua", f"{name}.lua").read_text()
 
 
 def _parse_result(reply: list[int]) -> LimiterResult:

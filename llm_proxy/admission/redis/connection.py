@@ -69,8 +69,11 @@ class RedisConnection(asyncio.Protocol):
         timeout_s: float,
         load_commands: Callable[[], list[tuple[Argument, ...]]],
         tls: ssl.SSLContext | None = None,
+        name: str = "limits",
     ) -> None:
+        """`name` is the store's in logs and in the list of loops."""
         self.fault = ""
+        self._name = name
         self._address = address = redis_address(url)
         finders: list[Callable[[], Awaitable[str]]] = [partial(_known, one) for one in address.servers]
         finders += [partial(self._ask_sentinel, one) for one in address.sentinels] if address.service else []
@@ -85,7 +88,7 @@ class RedisConnection(asyncio.Protocol):
         self._ready = False
         self._stalled = False
         self._timeout_timer: asyncio.TimerHandle | None = None
-        self._reconnect_loop = BackgroundLoop("limits-connection", self._reconnect)
+        self._reconnect_loop = BackgroundLoop(f"{name}-connection", self._reconnect)
         self._attempts = 0
         self._lost = asyncio.Event()
 
@@ -100,7 +103,7 @@ class RedisConnection(asyncio.Protocol):
             await self._connect()
         except _CONNECT_ERRORS as error:
             self.fault = _reason(error)
-            log.warning("limits store away at start", extra={"why": self.fault})
+            log.warning("%s store away at start", self._name, extra={"why": self.fault})
         self._reconnect_loop.start()
 
     async def stop(self) -> None:
@@ -187,7 +190,7 @@ class RedisConnection(asyncio.Protocol):
 
     def _stall(self, late_s: float) -> None:
         if not self._stalled:
-            log.warning("limits store does not answer")
+            log.warning("%s store does not answer", self._name)
         self._stalled, self.fault = True, "it does not answer in time"
         for command in self._pending:
             if not command.future.done():
@@ -214,14 +217,14 @@ class RedisConnection(asyncio.Protocol):
             self._attempts = 0
             self._lost.clear()
             await self._lost.wait()
-            log.warning("limits store lost")
+            log.warning("%s store lost", self._name)
         try:
             await self._connect()
-            log.warning("limits store back")
+            log.warning("%s store back", self._name)
         except _CONNECT_ERRORS as error:
             if self.fault != (reason := _reason(error)):
                 self.fault = reason
-                log.warning("limits store cannot be reached", extra={"why": reason})
+                log.warning("%s store cannot be reached", self._name, extra={"why": reason})
             await asyncio.sleep(_RETRY_S[min(self._attempts, len(_RETRY_S) - 1)])
             self._attempts += 1
 

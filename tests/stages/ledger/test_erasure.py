@@ -16,10 +16,10 @@ import asyncpg
 import pytest
 from usage_records import record, run_ledger, until_written
 
-from llm_proxy.errors import NotFound, UpstreamUnreachable
+from llm_proxy.errors import NotFound, StoreUnavailable, UpstreamUnreachable
 from llm_proxy.identity import Actor, Person, admin_transaction
 from llm_proxy.identity.audit import write_audit
-from llm_proxy.ledger import Erasures, ErasureTargets, LangfuseClient
+from llm_proxy.ledger import Erasures, ErasureTargets, LangfuseClient, person_digest
 from llm_proxy.ledger.observers import Payload
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import REJECTED_FILE
@@ -48,6 +48,7 @@ class Outside:
     watched: bool = False
     cache: str = "none"
     purged: list[str | None] = field(default_factory=list[str | None])
+    erased: list[bytes] = field(default_factory=list[bytes])
 
     async def purge(self, tenant: str | None, _model: str | None) -> CachePurge:
         """Delete nothing, as a cache would that is there, away, or not configured."""
@@ -58,10 +59,18 @@ class Outside:
         self.purged.append(tenant)
         return CachePurge(3, complete=True)
 
+    async def erase_answers(self, person: bytes) -> int:
+        """Delete two answers of a person's idempotency keys."""
+        if self.cache == "away":
+            raise StoreUnavailable("The Redis of the kept answers does not answer.")
+        self.erased.append(person)
+        return 2
+
     @property
     def places(self) -> ErasureTargets:
         """As the gateway has them."""
-        return ErasureTargets(self.purge, self.langfuse, lambda: self.watched, self.directory)
+        answers = self.erase_answers if self.cache != "none" else None
+        return ErasureTargets(self.purge, self.langfuse, lambda: self.watched, self.directory, answers)
 
 
 @pytest.fixture
@@ -143,9 +152,11 @@ async def test_a_person_is_erased_within_one_tenant(pool: "Pool[asyncpg.Record]"
         "planner statistics": ("nothing", 0),
         "spool and journal": ("nothing", 0),
         "response cache": ("erased", 3),
+        "idempotent answers": ("erased", 2),
         "langfuse": ("nothing", 0),
     }
     assert outside.purged == ["acme"]
+    assert outside.erased == [person_digest("acme", NAME)]
     assert await places_of(pool) == {
         "payloads": 4, "requests": 6, "usage_users": 4, "usage_user_days": 4, "refusals": 2,
     }  # fmt: skip
@@ -226,7 +237,8 @@ async def test_an_unavailable_store_makes_the_erasure_incomplete(
     first = await erasures.erase("acme", NAME, ANNA)
     assert not first["complete"]
     assert first["finished_at"] is None
-    assert first["stores"]["response cache"]["state"] == "incomplete"
+    for store in ("response cache", "idempotent answers"):
+        assert first["stores"][store]["state"] == "incomplete"
     again = await erasures.erase("acme", NAME, ANNA)
     assert (again["id"], again["complete"]) == (first["id"], False)
     outside.cache = "there"

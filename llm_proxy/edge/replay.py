@@ -1,0 +1,78 @@
+"""Sends the answer of another call: its status, its body and the headers that belong to them, byte for byte.
+
+Invariants: what tells calls apart is this request's own (`x-request-id`, its time, its cost of 0); figures of
+limits are not repeated, for they have changed.
+"""
+
+from typing import Protocol
+from uuid import UUID
+
+from llm_proxy.call_context import CallContext
+from llm_proxy.dialects import Dialect
+from llm_proxy.edge import responses
+from llm_proxy.edge.live_answer import BODY, BROKEN, HEAD, LEFT, Frame, Head, LiveAnswer, head_of
+from llm_proxy.edge.request import Send
+from llm_proxy.errors import FirstCallLost
+
+REPLAYED_HEADERS = frozenset({
+    b"content-type", b"content-length", b"cache-control", b"x-accel-buffering",
+    b"x-llm-proxy-model", b"x-llm-proxy-provider", b"x-llm-proxy-fallback-from", b"x-llm-proxy-refused-by",
+    b"retry-after", b"retry-after-ms", b"x-should-retry",
+})  # fmt: skip
+_EVENTS = b"text/event-stream"
+_JSON = b"application/json"
+
+
+class Outlet(Protocol):
+    """Where an answer goes; see `inference.Responder`."""
+
+    outlet: Send
+    started: bool
+    is_bytes: bool
+
+
+async def replay(
+    answer: LiveAnswer, outlet: Outlet, context: CallContext, dialect: Dialect, first: UUID
+) -> None:
+    """Sends the answer of the call `first`, from its first frame to its last, as it comes.
+
+    Raises what ends the answer; `FirstCallLost` where its call ended because nobody waited.
+    """
+    answer.listeners += 1
+    try:
+        async for frame in answer.follow():
+            if frame.kind == HEAD:
+                await _send_head(head_of(frame), outlet, context, dialect, first)
+            else:
+                await _send_part(frame, outlet, context)
+    finally:
+        answer.listeners -= 1
+
+
+async def _send_head(head: Head, outlet: Outlet, context: CallContext, dialect: Dialect, first: UUID) -> None:
+    headers = [(name, value) for name, value in head.headers if name in REPLAYED_HEADERS]
+    kind = dict(headers).get(b"content-type", b"")
+    headers += [
+        (b"x-request-id", context.id_text.encode()),
+        (b"idempotency-replayed", b"true"),
+        (b"x-llm-proxy-replay-of", str(first).encode()),
+        (b"x-llm-proxy-cost-usd", b"0.000000000"),
+        (b"server-timing", b"total;dur=%.1f" % context.elapsed_ms()),
+        *responses.dialect_headers(dialect, context.id_text),
+    ]
+    outlet.is_bytes = not kind.startswith((_EVENTS, _JSON))
+    context.ttft_ms = context.elapsed_ms()
+    await outlet.outlet({"type": "http.response.start", "status": head.status, "headers": headers})
+    context.status, context.outcome, outlet.started = head.status, "cut", True
+
+
+async def _send_part(frame: Frame, outlet: Outlet, context: CallContext) -> None:
+    if frame.kind == LEFT:
+        raise FirstCallLost
+    if frame.kind == BROKEN:
+        await outlet.outlet({"type": responses.BREAK_OFF})
+        return
+    more = frame.kind == BODY
+    await outlet.outlet({"type": "http.response.body", "body": frame.data, "more_body": more})
+    if not more:
+        context.outcome = "ok" if context.status < 400 else "error"
