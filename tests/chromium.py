@@ -129,6 +129,7 @@ async def watched_page(
     context = await browser.new_context(
         viewport=ViewportSize(width=size[0], height=size[1]),
         color_scheme=scheme,
+        locale="en-GB",  # a machine without one gives a tag that uPlot cannot read
         java_script_enabled=javascript,
     )
     try:

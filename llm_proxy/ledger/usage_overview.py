@@ -227,7 +227,7 @@ def _compared(rows: Iterable[asyncpg.Record], name: str, labels: Mapping[str, st
     found: dict[str, dict[int, NameSums]] = {}
     for row in rows:
         found.setdefault(row[name], {})[row["span"]] = _name_sums(row)
-    label_of = labels if name == "key" else {}
+    label_of: Mapping[str, str] = labels if name == "key" else {}
     return [
         ComparedName(
             value or None, label_of.get(value), sums.get(_NOW, NameSums()), sums.get(_BEFORE, NameSums())

@@ -10,19 +10,23 @@ from llm_proxy.console.pages import (
     live,
     models,
     notifications,
+    overview,
     playground,
     request,
     requests,
     sessions,
     sign_in,
     tenants,
+    usage,
 )
 
 PAGES = (
+    Page("Overview", "/overview", EVERYBODY, overview.router),
     Page("Live", "/live", READERS, live.router),
     Page("Requests", "/requests", EVERYBODY, requests.router),
     Page("", "/requests", (), request.router),
     Page("", "/find", (), find.router),
+    Page("Usage", "/usage", EVERYBODY, usage.router),
     Page("", "/keys", (), key_changes.router),
     Page("Keys", "/keys", EVERYBODY, keys.router),
     Page("Tenants", "/tenants", READERS, tenants.router),

@@ -1,0 +1,110 @@
+"""Usage over time by any group, as stacked plots and as a table; exports of the same rows.
+
+Invariants: the plots draw the table's numbers; exports are those of `GET /v1/usage` for the same parameters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llm_proxy.console.access import EVERYBODY, Viewer, require_role
+from llm_proxy.console.console import Console
+from llm_proxy.console.pages.overview import change
+from llm_proxy.console.result_cache import ResultCache
+from llm_proxy.console.usage_view import FILTERS, PRESETS, UsageView, read_view
+from llm_proxy.errors import BadRequest
+from llm_proxy.ledger.usage_overview import MEASURES, Measure, NameSums, UsageSeries
+from llm_proxy.ledger.usage_query import UsageResult, group_label
+from llm_proxy.ledger.usage_report import focus_groups, rows_as_csv, rows_as_focus_csv
+
+SERIES, NAMES = 7, 100
+_GROUPS = ("key", "agent", "tenant", "model", "provider", "user")
+_MEASURE_NAMES: Mapping[Measure, str] = {
+    "cost": "spend (USD)",
+    "requests": "calls",
+    "tokens": "tokens",
+    "errors": "calls without success",
+}
+ViewerOfAll = Annotated[Viewer, Depends(require_role(*EVERYBODY))]
+
+
+def router(console: Console) -> APIRouter:
+    """Returns the page's routes."""
+    routes = APIRouter()
+    store, cache = console.data.usage, ResultCache()
+
+    @routes.get("/usage")
+    async def show(request: Request, viewer: ViewerOfAll) -> Response:
+        now = datetime.now(UTC)
+        view = read_view(request.query_params, ("by", "measure"), viewer, now)
+        groups = view.dimensions(*_GROUPS)
+        by, measure = _choice(view, "by", groups), _measure(view)
+        query, names = view.query(by, view.unit), view.query(by)
+        series = await cache.get(view.key(by, measure), lambda: store.over_time(query, measure, SERIES, now))
+        found = await cache.get(view.key(by), lambda: store.compare(names, view.before, NAMES, now))
+        return console.render(
+            request, viewer, "usage.html", view=view, presets=PRESETS, groups=groups, by=by,
+            fields=view.dimensions(*FILTERS), measure=measure, measures=_MEASURE_NAMES, series=series,
+            times=_times(series, view), found=found, names=found.lists[by], limit=NAMES, change=change,
+            value=partial(_value, measure),
+        )  # fmt: skip
+
+    @routes.get("/usage/export")
+    async def export(request: Request, viewer: ViewerOfAll) -> Response:
+        now = datetime.now(UTC)
+        view = read_view(request.query_params, ("by", "measure", "format"), viewer, now)
+        by = _choice(view, "by", view.dimensions(*_GROUPS))
+        if view.given.get("format") == "focus":
+            query = replace(view.query(), group_by=focus_groups(view.query()))
+            found = await store.query(query, now)
+            return _csv(rows_as_focus_csv(found.rows, query), "focus", found)
+        query = view.query(by, view.unit)
+        found = await store.query(query, now)
+        return _csv(rows_as_csv(found.rows, query.group_by), "usage", found)
+
+    return routes
+
+
+def _choice(view: UsageView, name: str, options: tuple[str, ...]) -> str:
+    default = next((one for one in options if one not in view.filters), options[0])
+    chosen = view.given.get(name, default)
+    if chosen not in options:
+        raise BadRequest(f"'{name}' is one of {', '.join(options)}.", param=name)
+    return chosen
+
+
+def _measure(view: UsageView) -> Measure:
+    chosen = view.given.get("measure", "cost")
+    if chosen not in MEASURES:
+        raise BadRequest(f"'measure' is one of {', '.join(MEASURES)}.", param="measure")
+    return cast("Measure", chosen)
+
+
+def _value(measure: Measure, sums: NameSums) -> str:
+    """Returns a measure exactly, as plots read it."""
+    return f"{sums.measure(measure):f}" if measure == "cost" else str(sums.measure(measure))
+
+
+def _times(series: UsageSeries, view: UsageView) -> list[tuple[datetime, str]]:
+    """Returns the beginning of each group of time, and its label in the view's zone."""
+    found: list[tuple[datetime, str]] = []
+    for moment in series.times:
+        label = group_label(view.unit, moment, view.zone)
+        text = label if isinstance(label, str) else label.isoformat()
+        found.append((moment, text.replace("T", " ")))
+    return found
+
+
+def _csv(text: str, name: str, found: UsageResult) -> Response:
+    headers = {
+        "content-disposition": f'attachment; filename="{name}.csv"',
+        **({"x-llm-proxy-has-more": "true"} if found.has_more else {}),
+        **({"x-llm-proxy-exact": "false"} if found.unknown_spans else {}),
+    }
+    return Response(text, headers=headers, media_type="text/csv; charset=utf-8")
