@@ -2,14 +2,16 @@
 
     python -m bench.upstream --port 20001
 
-The model's name says what it does: `bench` answers at once, `bench-50ms` after 50 ms; a streamed call gets
-`FRAMES` frames, one every 5 ms, and with `bench-1hz` ten, one a second. `bench-native` has Responses and
-Messages beside chats, in as many frames. Nothing is parsed but the framing.
+The model's name says what it does: `bench` answers at once, `bench-50ms` after 50 ms, `bench-250ms` after
+250, `bench-varied` after 125 to 375; a streamed call gets `FRAMES` frames, one every 5 ms, and with
+`bench-1hz` ten, one a second. `bench-native` has Responses and Messages beside chats, in as many frames.
+Nothing is parsed but the framing.
 One ticker serves all streams and rests without them.
 """
 
 import argparse
 import asyncio
+import random
 from collections.abc import Iterator
 from typing import cast
 
@@ -20,10 +22,11 @@ from scripted.families import find
 from scripted.script import Script
 
 NATIVE = "bench-native"
-MODELS = ("bench", "bench-50ms", "bench-1hz", NATIVE)
+DELAYS_S = {b"bench-50ms": (0.05, 0.05), b"bench-250ms": (0.25, 0.25), b"bench-varied": (0.125, 0.375)}
+MODELS = ("bench", *(name.decode() for name in DELAYS_S), "bench-1hz", NATIVE)
 OTHER_APIS = ("/v1/responses", "/v1/messages")
 FRAMES, SLOW_FRAMES = 102, 10
-TICK_S, DELAY_S = 0.005, 0.05
+TICK_S = 0.005
 HEADERS = (
     b"x-litellm-model-id: bench\r\nx-litellm-model-group: bench\r\nx-litellm-response-cost: 0.000063\r\n"
     b"x-litellm-overhead-duration-ms: 4.2\r\nx-litellm-attempted-retries: 0\r\n"
@@ -159,8 +162,11 @@ class Connection(asyncio.Protocol):
         """Called by the parser: answer at once, after the model's delay, or by and by."""
         if self._parser.get_method() == b"GET":
             self.transport.write(CATALOG if self._url == b"/llmp/catalog" else ALIVE)
-        elif b"bench-50ms" in self._body:
-            asyncio.get_running_loop().call_later(DELAY_S, self._answer, self._body)
+            return
+        bounds = next((bounds for name, bounds in DELAYS_S.items() if name in self._body), None)
+        if bounds is not None:
+            delay_s = random.uniform(*bounds)
+            asyncio.get_running_loop().call_later(delay_s, self._answer, self._body)
         else:
             self._answer(self._body)
 

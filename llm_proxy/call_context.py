@@ -43,6 +43,7 @@ class CallContext:
         would_refuse: Limits in shadow mode that would have rejected the call.
         unsent: No sidecar has seen anything of the call.
         interrupted: The call was cut short by a deadline, a disconnect or a drain.
+        is_batch: It waited behind interactive calls.
         queue_ms: How long it waited for a slot at a sidecar.
         sent_at: When the request to the sidecar began, on `time.perf_counter`; 0 before.
         answered_at: When the answer, or the first bytes of a stream, had come; 0 before.
@@ -73,6 +74,7 @@ class CallContext:
     unsent: bool = False
     interrupted: bool = False
     queue_ms: float = 0.0
+    is_batch: bool = False
     sent_at: float = 0.0
     answered_at: float = 0.0
     ttft_ms: float | None = None

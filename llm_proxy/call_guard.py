@@ -124,6 +124,7 @@ class CallGuard:
         activity: How often data came from the sidecar.
         phase: Which timeout a silence is: `body` (the caller's), `first_byte` or `idle` (the sidecar's).
         unsent: The call waits for a sidecar; none has received anything of it.
+        is_batch: It waits for a slot behind interactive calls.
         queue_s: How long the call has waited for slots at sidecars.
         sidecar: The address of the sidecar that has the call; empty before.
         audience: Whether others wait for the answer of a call whose caller has disconnected; None: nobody.
@@ -137,6 +138,7 @@ class CallGuard:
         "activity",
         "audience",
         "idle_deadline",
+        "is_batch",
         "phase",
         "queue_s",
         "reason",
@@ -155,6 +157,7 @@ class CallGuard:
         self.sidecar = ""
         self.audience: Callable[[], bool] | None = None
         self._is_left = False
+        self.is_batch = False
         self.reason: InterruptReason | None = None
         self.phase: InterruptReason = "body"
         self.idle_deadline = idle_deadline

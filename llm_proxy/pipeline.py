@@ -41,8 +41,8 @@ class Upstream(Protocol):
         """Returns the reply to a call; raises an `APIError` for the sidecar's error."""
         ...
 
-    def check_capacity(self) -> None:
-        """Raises `Overloaded` when there is neither a free slot nor capacity left in the queue."""
+    def check_capacity(self, caller: Caller, call: Call | None) -> None:
+        """Raises `Overloaded` without a slot or a place in the queue for a call; None: it was not read."""
         ...
 
 
@@ -106,7 +106,7 @@ class AdmittedCall:
         services, context = self._services, self.context
         caller, call = context.caller, context.call
         assert caller is not None and call is not None  # noqa: S101, PT018 -- the request was read
-        services.upstream.check_capacity()
+        services.upstream.check_capacity(caller, call)
         self._lease = lease = await services.admission.admit(caller, call, context.request_id)
         self.limit_headers, self.is_admitted = lease.headers, True
         try:
@@ -194,7 +194,7 @@ class AdmittedCall:
         elif isinstance(error, Exception):
             note_error(context, InternalError())
         note_end(context, guard.reason, unsent=guard.unsent)
-        context.queue_ms = guard.queue_s * 1000
+        context.queue_ms, context.is_batch = guard.queue_s * 1000, guard.is_batch
         self._account(record_of(context))
         await self._lease.wait_settled()
 

@@ -151,6 +151,7 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(1000, ge=1, description="Most calls running at once in one worker and sidecar; more wait in a short queue.")
     max_waiting: int = Field(100, ge=0, description="Most calls waiting in one worker's queue; one more gets a 503 at once, without a record.")
     queue_timeout_ms: int = Field(1000, ge=0, description="Longest wait in the queue; then 503.")
+    batch_queue_timeout_ms: int = Field(10_000, ge=0, description="The same for batch calls, which wait behind interactive ones.")
     first_byte_timeout_s: float = Field(120, gt=0, description="Longest wait for a response to begin. Unless set, longer for model groups whose timeouts stand in `litellm-config.yaml`: every attempt and fallback fits.")
     idle_timeout_s: float = Field(60, gt=0, description="Longest time between two frames of a stream; unless set, longer where `stream_timeout` of `litellm-config.yaml` is.")
     total_timeout_s: float = Field(600, gt=0, description="Longest call; `X-Request-Timeout` can shorten it, never extend it. Unless set, longer by what the first byte may take longer.")

@@ -63,6 +63,7 @@ def random_record(random: Random, now: datetime | None = None) -> UsageRecord:
         characters=maybe([None, None, 4096]),
         search_units=maybe([None, None, 3]),
         queue_ms=maybe([None, 0.0, 812.5]),
+        priority=maybe([None, "interactive", "batch"]),
         ttft_ms=maybe([None, random.uniform(1, 3000)]),
     )
 

@@ -27,6 +27,7 @@ from llm_proxy.identity import (
     KeyCache,
     PolicyWatcher,
     PostgresKeyStore,
+    QueueShares,
     RunSources,
 )
 from llm_proxy.ledger import (
@@ -52,7 +53,8 @@ from llm_proxy.telemetry.tracing import Tracer, TraceTarget
 from llm_proxy.upstream import CurrentCatalog, SidecarClient, timeout_policy
 from llm_proxy.upstream.litellm_protocol import LiteLLMControls
 from llm_proxy.upstream.mock.upstream import MockUpstream
-from llm_proxy.upstream.pool import SidecarPool, SlotQueue
+from llm_proxy.upstream.pool import SidecarPool
+from llm_proxy.upstream.slot_queue import QueueTimes, SlotQueue
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +110,9 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     keys = KeyCache(PostgresKeyStore(database.pool)) if database else None
     watcher = PolicyWatcher(keys)
     access = AccessPolicy(watcher, catalog, settings.default_models)
-    payloads = PayloadPolicy(settings.log_payloads)
+    payloads, shares = PayloadPolicy(settings.log_payloads), QueueShares(watcher)
     mock, sealer = settings.llm_mode == "mock", build_sealer(settings)
-    client = None if mock else _client(settings, metrics, catalog, access, payloads, sealer)
+    client = None if mock else _client(settings, metrics, catalog, access, payloads, sealer, shares)
     memory_usage = MemoryUsage() if mock else None
     slot = None if mock else _worker_slot(settings)
     ledger = _ledger(settings, metrics, database, slot, memory_usage)
@@ -204,9 +206,11 @@ def _client(
     access: AccessPolicy,
     payloads: PayloadPolicy,
     sealer: Sealer | None,
+    shares: QueueShares,
 ) -> SidecarClient:
     pool = SidecarPool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
-    queue = SlotQueue(pool, queue_s=settings.queue_timeout_ms / 1000, max_waiting=settings.max_waiting)
+    times = QueueTimes(settings.queue_timeout_ms / 1000, settings.batch_queue_timeout_ms / 1000)
+    queue = SlotQueue(pool, times, max_waiting=settings.max_waiting, shares=shares)
     key = settings.sidecar_key.get_secret_value() if settings.sidecar_key else None
     caching, groups = settings.cache_mode == "on", settings.default_models
     return SidecarClient(

@@ -127,7 +127,8 @@ def _acts_for(one: Json) -> str:
 def format_limits(one: Json) -> str:
     """Limits and budgets of a key's or a limit policy's document, a line each."""
     limits = [f"{one[name]} {name}" for name in (*_LIMIT_FIELDS, "duration_s") if one.get(name) is not None]
-    return "\n".join([*limits, *map(format_budget, one["budgets"])]) or "-"
+    shares = [f"{name} {one[name]}" for name in ("weight", "priority") if one.get(name) is not None]
+    return "\n".join([*limits, *map(format_budget, one["budgets"]), *shares]) or "-"
 
 
 def _key_state(one: Json) -> str:

@@ -48,7 +48,7 @@ from llm_proxy.cli.printing import (
 )
 from llm_proxy.identity import KeyRepository, PolicyRepository
 from llm_proxy.identity.admin_documents import parse_policy, parse_policy_target, policy_document
-from llm_proxy.identity.caller import OnStoreFailure, PolicyMode, ScopeKind
+from llm_proxy.identity.caller import OnStoreFailure, PolicyMode, Priority, ScopeKind
 from llm_proxy.json_access import Json
 
 _POLICY_FIELDS = ("scope", "tenant", "subject", "model")
@@ -101,6 +101,12 @@ def limits(context: click.Context, /, *, as_json: bool) -> None:
     "--on-store-failure",
     type=click.Choice(get_args(OnStoreFailure)),
     help="While the limits store does not answer.",
+)
+@click.option(
+    "--weight", type=int, help="Of a tenant or key: its part of the slots in a queue; 100 is usual."
+)
+@click.option(
+    "--priority", type=click.Choice(get_args(Priority)), help="Of a tenant or key: its calls' highest class."
 )
 @as_json_option
 def set_policy(*, as_json: bool, budgets: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -- click's options

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from llm_proxy.dialects.response_ids import ResponseRef
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.identity import NO_ATTRIBUTION, Attribution
+from llm_proxy.identity.caller import Priority
 from llm_proxy.json_access import Json
 from llm_proxy.quantities import NOTHING, Quantities
 from llm_proxy.uploads import UploadedFile
@@ -75,6 +76,7 @@ class Call(NamedTuple):
         files: The files that go with the body, which is a form's then.
         quantities: What it requests beside tokens, estimated where it does not say; the basis of its
             reservation, and of its bill where the answer's usage is not stated.
+        priority: The class in which the caller wants it to wait; None where it does not say.
     """
 
     endpoint: Endpoint
@@ -99,6 +101,18 @@ class Call(NamedTuple):
     stream_type: str = EVENT_STREAM
     files: tuple[UploadedFile, ...] = ()
     quantities: Quantities = NOTHING
+    priority: Priority | None = None
+
+
+BATCH_TIER = "flex"
+"""OpenAI's `service_tier` of calls that may wait."""
+
+
+def wants_batch(call: Call) -> bool:
+    """Whether a call may wait behind interactive ones: `X-Priority` says so, or else its `service_tier`."""
+    if call.priority is not None:
+        return call.priority == "batch"
+    return call.body.get("service_tier") == BATCH_TIER
 
 
 class Count(NamedTuple):

@@ -1,4 +1,4 @@
-"""Request headers that shape a call: `X-Provider`, `Cache-Control`, `X-Request-Timeout`, Anthropic's.
+"""Request headers that shape a call: `X-Provider`, `Cache-Control`, `X-Priority`, Anthropic's, ...
 
 Invariants: an invalid value is rejected with the header's name; unknown cache directives are ignored (RFC
 9111, 5.2.3).
@@ -7,11 +7,12 @@ Invariants: an invalid value is rejected with the header's name; unknown cache d
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 from llm_proxy.dialects.call import DEFAULT_CACHE_CONTROL, CacheControl
 from llm_proxy.dialects.response_ids import ResponseRef
 from llm_proxy.errors import BadRequest
+from llm_proxy.identity.caller import Priority
 from llm_proxy.json_access import Json
 from llm_proxy.uploads import UploadedFile
 
@@ -23,7 +24,7 @@ MAX_BETAS = 64
 _HEADERS = frozenset(
     {
         b"x-provider", b"cache-control", b"x-request-timeout", b"x-internal-auth", b"anthropic-version",
-        b"anthropic-beta",
+        b"anthropic-beta", b"x-priority",
     }
 )  # fmt: skip
 
@@ -44,6 +45,7 @@ class RequestOptions:
         cache: The caller's `Cache-Control`.
         timeout_s: `X-Request-Timeout` in seconds, not clamped yet.
         may_omit_model: A body without `model` means the default model (callers of `x-internal-auth`).
+        priority: `X-Priority`: the class in which the call wants to wait; None where it does not say.
         anthropic_version: `anthropic-version` as it was sent; only Anthropic's dialect judges it.
         anthropic_betas: The words of `anthropic-beta`, each once; what is spelled like none is left out.
         files: The files of a form; no header says it.
@@ -56,6 +58,7 @@ class RequestOptions:
     cache: CacheControl = DEFAULT_CACHE_CONTROL
     timeout_s: float | None = None
     may_omit_model: bool = False
+    priority: Priority | None = None
     anthropic_version: str | None = None
     anthropic_betas: tuple[str, ...] = ()
     history: History | None = None
@@ -90,6 +93,7 @@ def parse_request_options(headers: Iterable[tuple[bytes, bytes]]) -> RequestOpti
         cache=parse_cache_control(directives),
         timeout_s=None if timeout is None else _timeout_s(timeout),
         may_omit_model=b"x-internal-auth" in found,
+        priority=_priority(found[b"x-priority"]) if b"x-priority" in found else None,
         anthropic_version=None if version is None else version.decode("latin-1"),
         anthropic_betas=tuple(betas)[:MAX_BETAS],
     )
@@ -125,6 +129,13 @@ def _timeout_s(value: bytes) -> float:
     if not _TIMEOUT.fullmatch(value) or float(value) <= 0:
         raise _invalid("X-Request-Timeout", "a positive number of seconds")
     return float(value)
+
+
+def _priority(value: bytes) -> Priority:
+    for one in get_args(Priority):
+        if value.lower() == one.encode():
+            return cast("Priority", one)
+    raise _invalid("X-Priority", " or ".join(get_args(Priority)))
 
 
 def _invalid(header: str, expected: str) -> BadRequest:

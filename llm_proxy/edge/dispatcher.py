@@ -151,8 +151,8 @@ ALLOWED_HEADERS = (
     "authorization", "content-type", "cache-control", "x-api-key", "api-key", "x-goog-api-key",
     "x-litellm-api-key", "x-goog-api-client", "x-server-timeout",
     "x-internal-secret", "x-internal-auth", "idempotency-key",
-    "x-request-id", "x-request-timeout", "x-provider", "x-agent-id", "x-tenant-id", "x-session-id",
-    "x-run-id", "x-tags", "x-user-id", "traceparent", "tracestate",
+    "x-request-id", "x-request-timeout", "x-priority", "x-provider", "x-agent-id", "x-tenant-id",
+    "x-session-id", "x-run-id", "x-tags", "x-user-id", "traceparent", "tracestate",
     "x-stainless-arch", "x-stainless-lang", "x-stainless-os", "x-stainless-package-version",
     "x-stainless-retry-count", "x-stainless-runtime", "x-stainless-runtime-version", "x-stainless-timeout",
 )  # fmt: skip

@@ -139,6 +139,8 @@ class RequestReader:
         if route.model is not None:
             options = replace(options, model=decoded_model(route.model), query=route.query)
         call = route.dialect.parse(route.endpoint, body, options, models, limits)
+        if options.priority is not None:
+            call = call._replace(priority=options.priority)
         run_id = self.limits.run_sources.run_of(headers, call.attribution)
         caller = on_behalf_of(caller, attribution_from_headers(headers), call.attribution, run_id)
         require_own(call, caller, models)
@@ -277,7 +279,7 @@ class InferenceEndpoint:
             guard.body_received(receive)
             await self._run(route, context, guard, responder, ReadRequest(target, headers, body))
             return
-        self._services.upstream.check_capacity()  # before an upload comes for nothing
+        self._services.upstream.check_capacity(caller, None)  # before an upload comes for nothing
         with self._uploads.open() as uploads:
             form = await read_form(
                 receive,

@@ -34,7 +34,7 @@ READ_HEADERS = frozenset(
         b"authorization", b"x-internal-secret", b"x-internal-auth", b"x-api-key", b"api-key",
         b"x-goog-api-key", b"x-litellm-api-key", b"anthropic-version", b"anthropic-beta",
         b"content-type", b"content-encoding", b"content-length", b"transfer-encoding", b"cache-control",
-        b"x-request-id", b"x-request-timeout", b"x-provider", b"traceparent", b"tracestate",
+        b"x-request-id", b"x-request-timeout", b"x-priority", b"x-provider", b"traceparent", b"tracestate",
         b"x-agent-id", b"x-tenant-id", b"x-session-id", b"x-run-id", b"x-tags", b"x-user-id",
         b"x-forwarded-for", b"idempotency-key",
     }

@@ -47,6 +47,7 @@ from llm_proxy.identity.policies import (
 )
 from llm_proxy.identity.policy_repository import PolicyRepository
 from llm_proxy.identity.postgres_store import PostgresKeyStore
+from llm_proxy.identity.queue_shares import QueueShare, QueueShares
 from llm_proxy.identity.run_names import RunSources
 from llm_proxy.identity.virtual_keys import KeyRecord, KeySpec
 
@@ -80,6 +81,8 @@ __all__ = [
     "PolicySource",
     "PolicyWatcher",
     "PostgresKeyStore",
+    "QueueShare",
+    "QueueShares",
     "RunSources",
     "active_kill_switch",
     "admin_transaction",

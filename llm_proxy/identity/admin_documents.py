@@ -25,10 +25,12 @@ from llm_proxy.identity.caller import (
     OnStoreFailure,
     Period,
     PolicyMode,
+    Priority,
     ScopeKind,
     parse_tags,
 )
 from llm_proxy.identity.policies import OF_AGENT, OF_KEY, KillSwitch, KillSwitchKind, LimitPolicy
+from llm_proxy.identity.queue_shares import MAX_WEIGHT
 from llm_proxy.identity.virtual_keys import KeyRaise, KeyRecord, KeySpec
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.money import nano_to_usd
@@ -40,6 +42,8 @@ MAX_DURATION_S = 366 * 86_400
 _AMOUNT = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _LIMIT_FIELDS = ("rpm", "tpm", "parallel")
+_SHARE_FIELDS = ("weight", "priority")
+"""What a policy of a tenant or key says of the queue."""
 _KEY_FIELDS = {
     "name",
     "tenant",
@@ -62,6 +66,7 @@ _POLICY_FIELDS = {
     "mode",
     "on_store_failure",
     "duration_s",
+    *_SHARE_FIELDS,
     *_LIMIT_FIELDS,
 }
 _KILL_SWITCH_FIELDS = {"kind", "tenant", "subject", "reason"}
@@ -116,11 +121,18 @@ def parse_policy(document: Mapping[str, Any]) -> LimitPolicy:
         duration_s=_parse_count(document, "duration_s", most=MAX_DURATION_S),
         mode=_parse_choice(document, "mode", get_args(PolicyMode)),
         on_store_failure=_parse_choice(document, "on_store_failure", get_args(OnStoreFailure)),
+        weight=_parse_count(document, "weight", least=1, most=MAX_WEIGHT),
+        priority=_parse_choice(document, "priority", get_args(Priority)),
     )
     names = {"tenant": policy.tenant, "subject": policy.subject if policy.key_id is None else ANY}
     for field, name in names.items():
         if name != ANY and "*" in name:
             raise BadRequest(f"Invalid '{field}': only models are named by wildcards.", param=field)
+    shares = next((name for name in _SHARE_FIELDS if getattr(policy, name) is not None), None)
+    if shares is not None and policy.scope not in {"tenant", "key"}:
+        raise BadRequest(
+            f"The scope '{policy.scope}' has no '{shares}': tenants and keys have.", param=shares
+        )
     if policy.is_empty:
         raise BadRequest("A limit policy needs a limit or a budget.", param="mode" if policy.mode else "rpm")
     return policy
@@ -245,6 +257,8 @@ def policy_document(policy: LimitPolicy) -> Json:
         "mode": policy.mode,
         "on_store_failure": policy.on_store_failure,
         **({"duration_s": policy.duration_s} if policy.scope == "run" else {}),
+        "weight": policy.weight,
+        "priority": policy.priority,
     }
 
 

@@ -25,6 +25,8 @@ SHARED_SCOPES: frozenset[ScopeKind] = frozenset({"global", "provider"})
 """Scopes whose counters add up the calls of several tenants."""
 PERIOD_SUFFIX: dict[Period, str] = {"day": " a day", "week": " a week", "month": " a month", "total": ""}
 """The text that follows a budget's amount: `$5 a day`."""
+Priority = Literal["interactive", "batch"]
+"""The class of a call in the queue; the first comes first."""
 PolicyMode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
 BudgetUnit = Literal[

@@ -17,7 +17,16 @@ from typing import Literal, Protocol
 
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.errors import Forbidden, StoreUnavailable, model_not_found
-from llm_proxy.identity.caller import ANY, Budget, Caller, Limits, OnStoreFailure, PolicyMode, ScopeKind
+from llm_proxy.identity.caller import (
+    ANY,
+    Budget,
+    Caller,
+    Limits,
+    OnStoreFailure,
+    PolicyMode,
+    Priority,
+    ScopeKind,
+)
 from llm_proxy.identity.virtual_keys import KeySpec
 from llm_proxy.wildcards import wildcard_matches
 
@@ -73,6 +82,8 @@ class LimitPolicy:
         mode: `enforce`, `shadow` (count only) or `off`; None follows the setting.
         on_store_failure: The reaction to an unavailable limits store; None follows the setting.
         duration_s: The longest time from a run's first call to its last one; 0 means no limit.
+        weight: Of a tenant or key: its part of the slots while calls wait for them, relative to 100.
+        priority: The highest class of its calls, and the class of those that ask for none.
     """
 
     scope: ScopeKind
@@ -84,12 +95,14 @@ class LimitPolicy:
     mode: PolicyMode | None = None
     on_store_failure: OnStoreFailure | None = None
     duration_s: int | None = None
+    weight: int | None = None
+    priority: Priority | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether it limits nothing."""
         nothing = self.limits == Limits() and not self.budgets and self.duration_s is None
-        return nothing and self.on_store_failure is None
+        return nothing and (self.on_store_failure, self.weight, self.priority) == (None, None, None)
 
     @property
     def key_id(self) -> str | None:

@@ -31,11 +31,12 @@ Policy = TypeVar("Policy", LimitPolicy, KillSwitch)
 
 _UPSERT = """
 INSERT INTO limit_rules
-    (scope, tenant, subject, model_group, rpm, tpm, parallel, budgets, mode, on_store_failure, duration_s)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    (scope, tenant, subject, model_group, rpm, tpm, parallel, budgets, mode, on_store_failure, duration_s,
+     weight, priority)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 ON CONFLICT (scope, tenant, subject, model_group) DO UPDATE SET
     rpm = $5, tpm = $6, parallel = $7, budgets = $8, mode = $9, on_store_failure = $10, duration_s = $11,
-    changed_at = now()
+    weight = $12, priority = $13, changed_at = now()
 """
 _DELETE = """
 DELETE FROM limit_rules WHERE scope = $1 AND tenant = $2 AND subject = $3 AND model_group = $4 RETURNING *
@@ -95,7 +96,7 @@ class PolicyRepository:
             await connection.execute(
                 _UPSERT, policy.scope, policy.tenant, policy.subject, policy.group, limits.rpm, limits.tpm,
                 limits.parallel, budgets_to_json(policy.budgets), policy.mode, policy.on_store_failure,
-                policy.duration_s,
+                policy.duration_s, policy.weight, policy.priority,
             )  # fmt: skip
             before = _audit_document(policy_from_row(existing)) if existing is not None else None
             target = _audit_target(policy)

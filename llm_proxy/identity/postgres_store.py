@@ -185,6 +185,8 @@ def policy_from_row(row: asyncpg.Record) -> LimitPolicy:
         row["mode"],
         row["on_store_failure"],
         row["duration_s"],
+        row["weight"],
+        row["priority"],
     )
 
 

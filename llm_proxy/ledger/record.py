@@ -19,6 +19,7 @@ import orjson
 
 from llm_proxy.call_context import CallContext, Outcome
 from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS, Call
+from llm_proxy.identity.caller import Priority
 from llm_proxy.quantities import NOTHING, Quantities
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import redact
@@ -54,8 +55,9 @@ class UsageRecord(NamedTuple):
         service_tier: The tier that the answer states.
         prompt_bytes: Of the request; with `max_tokens` and `choices` the basis of its reservation.
         images: With the next three what was used beside tokens, as in `Quantities`; None of what was not.
-        queue_ms: How long the call waited for a slot at a sidecar.
         replay_of: The id of the call whose answer this one got, by its idempotency key; None without.
+        queue_ms: How long the call waited for a slot at a sidecar; `priority` is the class in which it did.
+        key_ancestors: The ids of the keys above a child key, the root first, joined by commas.
     """
 
     request_id: UUID
@@ -108,6 +110,8 @@ class UsageRecord(NamedTuple):
     queue_ms: float | None = None
     run_name: str | None = None
     replay_of: str | None = None
+    priority: Priority | None = None
+    key_ancestors: str | None = None
 
     @property
     def total_tokens(self) -> int | None:
@@ -168,10 +172,10 @@ def record_of(context: CallContext) -> UsageRecord:
         run=caller.run,
         tags=",".join(caller.tags) or None,
         would_refuse=context.would_refuse,
-        queue_ms=context.queue_ms,
-        run_name=caller.run_id,
         replay_of=None if context.replay_of is None else str(context.replay_of),
+        run_name=caller.run_id,
         **_requested(call),
+        **_queue(context),
         **_details(usage),
     )
 
@@ -183,6 +187,10 @@ def _requested(call: Call) -> dict[str, Any]:
         "max_tokens": None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED_TOKENS),
         "choices": min(call.choices, UNBOUNDED_TOKENS - 1),
     }
+
+
+def _queue(context: CallContext) -> dict[str, Any]:
+    return {"queue_ms": context.queue_ms, "priority": "batch" if context.is_batch else "interactive"}
 
 
 def _details(usage: TokenUsage | None) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _value(at: int, name: str) -> str:
     text = f"row ->> {at}"
     if name == "cost_nano_usd":
         return f"({text})::int8 * 0.000000001"
-    if name == "tags":
+    if name in {"tags", "key_ancestors"}:
         return f"string_to_array({text}, ',')"
     if name in _TYPES:
         return f"({text})::{_TYPES[name]}"

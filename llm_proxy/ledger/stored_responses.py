@@ -167,8 +167,8 @@ class Sender(Protocol):
         """Returns the reply to a call."""
         ...
 
-    def check_capacity(self) -> None:
-        """Raises `Overloaded` when a call cannot be sent."""
+    def check_capacity(self, caller: Caller, call: Call | None) -> None:
+        """Raises `Overloaded` when a call cannot be sent; None: it was not read yet."""
         ...
 
 
@@ -179,9 +179,9 @@ class StoredFirst:
         self._sender = sender
         self._responses = responses
 
-    def check_capacity(self) -> None:
+    def check_capacity(self, caller: Caller, call: Call | None) -> None:
         """As of the sidecars."""
-        self._sender.check_capacity()
+        self._sender.check_capacity(caller, call)
 
     async def send(
         self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None

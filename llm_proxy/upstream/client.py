@@ -16,7 +16,7 @@ from urllib.parse import quote
 import orjson
 
 from llm_proxy.call_guard import CallGuard, TimeoutPolicy
-from llm_proxy.dialects import Call
+from llm_proxy.dialects import Call, wants_batch
 from llm_proxy.dialects.response_ids import (
     PREVIOUS,
     PREVIOUS_NOT_FOUND,
@@ -24,7 +24,7 @@ from llm_proxy.dialects.response_ids import (
 )
 from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.errors import APIError, NotFound, Overloaded, UpstreamUnreachable
-from llm_proxy.identity import Caller
+from llm_proxy.identity import Caller, QueueShare
 from llm_proxy.json_access import as_object
 from llm_proxy.upstream.catalog import CurrentCatalog
 from llm_proxy.upstream.error_mapping import map_error
@@ -37,9 +37,10 @@ from llm_proxy.upstream.litellm_protocol import (
     parse_failure_headers,
     parse_routing_headers,
 )
-from llm_proxy.upstream.pool import Sidecar, SlotQueue
+from llm_proxy.upstream.pool import Sidecar
 from llm_proxy.upstream.reply import SidecarReply, connection_lost_error
 from llm_proxy.upstream.sealed_ids import SealedIds
+from llm_proxy.upstream.slot_queue import Slot, SlotQueue
 
 MAX_ERROR_BYTES = 256 * 2**10
 _USER_AGENT = "llm-proxy"
@@ -152,11 +153,11 @@ class SidecarClient:
         rest = f"{headers}content-length: {size}\r\n\r\n".encode() + sent_at_once
         first_byte_s = self.timeouts.for_group(call.group).first_byte_s + size / UPLOAD_BYTES_PER_S
         line = call.operation[:2] if call.operation else ("POST", ENDPOINTS[call.endpoint].path)
-        tried: list[Sidecar] = []
+        share, tried = self.queue.shares.share_of(caller, wants_batch=wants_batch(call)), list[Sidecar]()
         while len(tried) < len(self.pool.sidecars):
-            sidecar = self.queue.take(monotonic(), tried) or await self._wait_for_slot(guard, tried)
-            sidecar.calls.add(guard)
-            guard.sidecar = sidecar.url
+            slot = self.queue.take(share, monotonic(), tried) or await self._wait(share, guard, tried)
+            (sidecar := slot.sidecar).calls.add(guard)
+            guard.sidecar, guard.is_batch = sidecar.url, share.is_batch
             guard.phase, guard.idle_deadline = "first_byte", monotonic() + first_byte_s
             connection: HTTPConnection | None = None
             try:
@@ -168,26 +169,26 @@ class SidecarClient:
                 await connection.send_request(head + rest, form.blocks() if form is not None else None)
             except ConnectError:
                 guard.unsent = True
-                self._release(sidecar, guard, connection)
+                self._release(slot, guard, connection)
                 self._record_failure(sidecar, "refused")
                 tried.append(sidecar)
                 continue
             except OSError as broken:
-                self._release(sidecar, guard, connection)
+                self._release(slot, guard, connection)
                 self._record_failure(sidecar, "broke")
                 raise connection_lost_error() from broken
             except BaseException:
-                self._release(sidecar, guard, connection)
+                self._release(slot, guard, connection)
                 raise
-            release = partial(self._release, sidecar, guard, connection)
+            release = partial(self._release, slot, guard, connection)
             sent = _SentCall(call, caller, request_id, body, cached)
             return await self._reply(sent, sidecar, connection, guard, release)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
-    async def _wait_for_slot(self, guard: CallGuard, tried: list[Sidecar]) -> Sidecar:
-        began = monotonic()
+    async def _wait(self, share: QueueShare, guard: CallGuard, tried: list[Sidecar]) -> Slot:
+        began, guard.is_batch = monotonic(), share.is_batch
         try:
-            return await self.queue.wait(began, tried)
+            return await self.queue.wait(share, began, tried)
         finally:
             guard.queue_s += monotonic() - began
 
@@ -197,9 +198,11 @@ class SidecarClient:
         headers += "".join(f"{name}: {value}\r\n" for name, value in _headers_of(call))
         return headers + (_SHOW_TEXT if self._controls.shows_text(caller, self.catalog.snapshot) else "")
 
-    def check_capacity(self) -> None:
-        """Raises `Overloaded` when there is neither a free slot nor capacity left in the queue."""
-        self.queue.check(monotonic())
+    def check_capacity(self, caller: Caller, call: Call | None) -> None:
+        """Raises `Overloaded` without a slot or a place in the queue for a call; None: it was not read."""
+        if self.queue.is_full:
+            share = self.queue.shares.share_of(caller, wants_batch=call is not None and wants_batch(call))
+            self.queue.check(share, monotonic())
 
     def interrupt_calls_at(self, sidecar: Sidecar) -> None:
         """Ends the calls at a sidecar that has been silent too long; they are not repeated."""
@@ -276,11 +279,11 @@ class SidecarClient:
             sidecar.record_failure(monotonic())
         self._on_failure(code)
 
-    def _release(self, sidecar: Sidecar, guard: CallGuard, connection: HTTPConnection | None) -> None:
+    def _release(self, slot: Slot, guard: CallGuard, connection: HTTPConnection | None) -> None:
         if connection is not None:
             self._connections.release(connection)
-        sidecar.calls.discard(guard)
-        self.queue.release(sidecar, monotonic())
+        slot.sidecar.calls.discard(guard)
+        self.queue.release(slot, monotonic())
 
     def _target(self, sidecar: Sidecar, method: str, path: str) -> tuple[SidecarAddress, bytes]:
         """Returns the address of a request, and the part of its head that every request has."""

@@ -1,18 +1,14 @@
-"""The sidecars: health, calls in flight, ejection; and the queue for slots at them.
+"""The sidecars: health, calls in flight, ejection.
 
 A sidecar is `away` after a refused connection, two missed checks or a notice that it drains, until its next
 good check. It is `ejected` after a burst of failed calls; one trial call brings it back. Invariants: the
-live sidecar with the fewest calls is chosen; with none live, the others are tried; waiting calls get slots
-first in, first out, and wait at most `queue_s`. Units: seconds of one monotonic clock.
+live sidecar with the fewest calls is chosen; with none live, the others are tried. Units: seconds of one
+monotonic clock.
 """
 
-import asyncio
 import re
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, get_args
-
-from llm_proxy.errors import Overloaded
 
 if TYPE_CHECKING:
     from llm_proxy.call_guard import CallGuard
@@ -25,8 +21,6 @@ EJECT_AFTER_FAILURES = 5
 DOWN_AFTER_MISSES = 2
 
 _RANGE = re.compile(r"^(https?://[^/]+:)(\d+)-(\d+)(/.*)?$")
-RATE_WINDOW_S = 10.0
-MAX_ESTIMATE_S = 30.0
 
 
 def expand_urls(urls: Iterable[str]) -> tuple[str, ...]:
@@ -165,18 +159,18 @@ class SidecarPool:
         left = [one for one in self.sidecars if one not in tried] if tried else self.sidecars
         if len(left) == 1:
             return left[0] if left[0].in_flight < self.max_in_flight else None
-        if left:
-            left = (
-                [one for one in left if one.accepts_call(now)]
-                or [one for one in left if not one.is_down]
-                or left
-            )
+        left = self._usable(left, now)
         if not left:
             return None
         self._next_start += 1
         start = self._next_start % len(left)
         chosen = min(left[start:] + left[:start], key=lambda one: one.in_flight)
         return chosen if chosen.in_flight < self.max_in_flight else None
+
+    def _usable(self, left: list[Sidecar], now: float) -> list[Sidecar]:
+        return (
+            [one for one in left if one.accepts_call(now)] or [one for one in left if not one.is_down] or left
+        )
 
     def replace(self, urls: Iterable[tuple[str, str | None]]) -> None:
         """Follows a changed list of addresses; sidecars that stay keep their state."""
@@ -188,121 +182,12 @@ class SidecarPool:
         """The number of sidecars that are neither down nor ejected."""
         return sum(one.is_live for one in self.sidecars)
 
+    def slots(self, now: float) -> tuple[int, int]:
+        """Returns how many slots are free at the sidecars that calls are sent to, and how many they have."""
+        used = [one.in_flight for one in self._usable(self.sidecars, now)]
+        return sum(max(0, self.max_in_flight - one) for one in used), self.max_in_flight * len(used)
+
     @property
     def in_flight(self) -> int:
         """The number of calls running at all of them."""
         return sum(one.in_flight for one in self.sidecars)
-
-
-class CompletionRate:
-    """How fast calls ended lately, to estimate waits."""
-
-    __slots__ = ("_before", "_last", "_now", "_since")
-
-    def __init__(self) -> None:
-        self._since, self._now, self._before = 0.0, 0, 0
-        self._last: float | None = None
-
-    def record(self, now: float) -> None:
-        """Counts a call that has ended."""
-        self._start_half(now)
-        self._now += 1
-        self._last = now
-
-    def seconds_until_free(self, slots: int, now: float) -> float:
-        """Returns the time until so many more slots are free, at the rate of the last seconds."""
-        self._start_half(now)
-        ended = self._now + self._before
-        half = RATE_WINDOW_S / 2
-        passed = now - self._since + (half if self._before else 0.0)
-        if not ended:
-            self._last = now if self._last is None else self._last
-            return MAX_ESTIMATE_S if now - self._last >= half else 1.0
-        return min(max(slots * max(passed, 0.1) / ended, 1.0), MAX_ESTIMATE_S)
-
-    def _start_half(self, now: float) -> None:
-        half = RATE_WINDOW_S / 2
-        if now - self._since >= half:
-            self._before = self._now if now - self._since < RATE_WINDOW_S else 0
-            self._now, self._since = 0, now
-
-
-class SlotQueue:
-    """The slots at all sidecars, and the queue for them.
-
-    Attributes:
-        pool: The sidecars.
-    """
-
-    def __init__(self, pool: SidecarPool, *, queue_s: float, max_waiting: int) -> None:
-        self.pool = pool
-        self._queue_s = queue_s
-        self._max_waiting = max_waiting
-        self._waiting: deque[tuple[asyncio.Future[Sidecar], Sequence[Sidecar]]] = deque()
-        self._rate = CompletionRate()
-
-    @property
-    def waiting(self) -> int:
-        """The number of calls that wait."""
-        return len(self._waiting)
-
-    def check(self, now: float) -> None:
-        """Raises `Overloaded` when a new call would find neither a slot nor a place in the queue."""
-        if len(self._waiting) >= self._max_waiting and (self._waiting or self.pool.pick(now) is None):
-            raise self._overloaded(now)
-
-    def take(self, now: float, tried: Sequence[Sidecar] = ()) -> Sidecar | None:
-        """Takes a slot at a sidecar not tried yet; returns None when none is free, or others wait."""
-        found = None if self._waiting else self.pool.pick(now, tried)
-        if found is not None:
-            found.begin_call(now)
-        return found
-
-    async def wait(self, now: float, tried: Sequence[Sidecar] = ()) -> Sidecar:
-        """Returns a slot at a sidecar not tried yet once one is free; raises `Overloaded` without one."""
-        self.check(now)
-        return await self._wait(tried)
-
-    def release(self, sidecar: Sidecar, now: float) -> None:
-        """Releases a call's slot to the next that waits."""
-        sidecar.end_call()
-        self._rate.record(now)
-        if self._waiting:
-            self.dispatch(now)
-
-    def dispatch(self, now: float) -> None:
-        """Gives all free slots to the calls that wait, in order."""
-        left: deque[tuple[asyncio.Future[Sidecar], Sequence[Sidecar]]] = deque()
-        while self._waiting:
-            future, tried = self._waiting.popleft()
-            found = None if future.done() else self.pool.pick(now, tried)
-            if found is not None:
-                found.begin_call(now)
-                future.set_result(found)
-            elif not future.done():
-                left.append((future, tried))
-        self._waiting = left
-
-    async def _wait(self, tried: Sequence[Sidecar]) -> Sidecar:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Sidecar] = loop.create_future()
-        entry = (future, tried)
-        self._waiting.append(entry)
-        timer = loop.call_later(self._queue_s, future.cancel)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self.release(future.result(), loop.time())
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise self._overloaded(loop.time()) from None
-        finally:
-            timer.cancel()
-            if entry in self._waiting:
-                self._waiting.remove(entry)
-
-    def _overloaded(self, now: float) -> Overloaded:
-        message = "Too many requests are running; please try again."
-        return Overloaded(message, retry_after_s=self._rate.seconds_until_free(len(self._waiting) + 1, now))

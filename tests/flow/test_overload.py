@@ -90,7 +90,7 @@ async def test_beyond_its_places_the_gateway_refuses_at_once_and_says_when_to_co
             assert recorded == 4
             assert await made.metric("llm_proxy_refusals_total", "overloaded") == 8
             assert await made.metric("llm_proxy_queue_seconds_count") == 2
-            assert 1.0 <= await made.metric("llm_proxy_queue_seconds_sum") < 3.0
+            assert 0.9 <= await made.metric("llm_proxy_queue_seconds_sum") < 3.0
 
 
 async def test_who_waits_in_time_gets_the_place_that_comes_free(

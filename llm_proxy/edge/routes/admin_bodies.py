@@ -14,7 +14,7 @@ from llm_proxy.edge.routes.audit import BODY_SCOPE_KEY
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import KeyRaiseRepository, KeyRepository, PolicyRepository
 from llm_proxy.identity.admin_documents import MAX_NUMBER
-from llm_proxy.identity.caller import OnStoreFailure, Period, PolicyMode, ScopeKind
+from llm_proxy.identity.caller import OnStoreFailure, Period, PolicyMode, Priority, ScopeKind
 from llm_proxy.identity.policies import KillSwitchKind
 from llm_proxy.json_access import Json
 
@@ -158,6 +158,11 @@ class LimitPolicyBody(LimitsBody):
     duration_s: StrictInt | None = Field(
         None, description="Of a run: seconds from its first call; 0: no limit."
     )
+    weight: StrictInt | None = Field(
+        None,
+        description="Of a tenant or key: its part of the slots while calls wait; 1 to 10000, usually 100.",
+    )
+    priority: Priority | None = Field(None, description="Of a tenant or key: the highest class of its calls.")
 
 
 class KillSwitchBody(AdminBody):

@@ -28,7 +28,7 @@ class MockUpstream:
     def __init__(self, catalog: CurrentCatalog, default_model: str) -> None:
         catalog.update(_catalog((default_model, *MODELS)))
 
-    def check_capacity(self) -> None:
+    def check_capacity(self, caller: Caller, call: Call | None) -> None:
         """Never raises: mock mode has no bound on running calls."""
 
     async def send(

@@ -24,7 +24,8 @@ from llm_proxy.stack import probe
 from llm_proxy.upstream import CachePurge, CurrentCatalog, SidecarClient
 from llm_proxy.upstream.client import purge_cache
 from llm_proxy.upstream.litellm_protocol import LiteLLMControls, cache_namespace
-from llm_proxy.upstream.pool import SidecarPool, SlotQueue
+from llm_proxy.upstream.pool import SidecarPool
+from llm_proxy.upstream.slot_queue import QueueTimes, SlotQueue
 
 OBSERVER = """
 import json, pathlib
@@ -308,9 +309,8 @@ async def test_the_gateway_s_purge_reaches_every_running_sidecar(sidecar: Sideca
     await twice(sidecar, "openai", prompt(mark()) | {"cache": {"namespace": space}})
 
     def client(*urls: str) -> SidecarClient:
-        pool = SidecarPool(urls, max_in_flight=8)
         timeouts = TimeoutPolicy(Timeouts(5, 5, 5))
-        queue = SlotQueue(pool, queue_s=1, max_waiting=8)
+        queue = SlotQueue(SidecarPool(urls, max_in_flight=8), QueueTimes(1, 1), max_waiting=8)
         return SidecarClient(queue, KEY, timeouts, LiteLLMControls(), CurrentCatalog())
 
     with ExitStack() as stack:

@@ -1,19 +1,10 @@
-"""Sidecars: health, ejection, round robin; the queue for slots and its estimated wait."""
+"""Sidecars: health, ejection, round robin."""
 
-import asyncio
-
-import pytest
-
-from llm_proxy.errors import Overloaded
 from llm_proxy.upstream.pool import (
     EJECT_AFTER_FAILURES,
     EJECT_MAX_S,
     EJECT_S,
-    MAX_ESTIMATE_S,
-    CompletionRate,
-    Sidecar,
     SidecarPool,
-    SlotQueue,
     expand_urls,
 )
 
@@ -131,112 +122,3 @@ def test_a_sidecar_already_tried_is_not_picked_again() -> None:
     first, second = both.sidecars
     assert all(both.pick(0.0, [first]) is second for _ in range(4))
     assert both.pick(0.0, [first, second]) is None
-
-
-def queue_of_one(most_waiting: int = 10, queue_s: float = 5.0) -> tuple[SlotQueue, Sidecar]:
-    """A queue with one slot, and its sidecar."""
-    pool = SidecarPool(["http://127.0.0.1:4101"], max_in_flight=1)
-    return SlotQueue(pool, queue_s=queue_s, max_waiting=most_waiting), pool.sidecars[0]
-
-
-async def acquire(places: SlotQueue, now: float = 0.0) -> Sidecar:
-    """Takes a slot, now or after a wait."""
-    return places.take(now) or await places.wait(now)
-
-
-async def test_slots_go_to_waiting_calls_in_order_and_not_to_a_newcomer() -> None:
-    """First come, first served, also against a call that comes when a slot is released."""
-    places, sidecar = queue_of_one()
-    held = await acquire(places)
-    got: list[str] = []
-
-    async def wait(name: str) -> None:
-        await acquire(places)
-        got.append(name)
-
-    tasks = [asyncio.create_task(wait(name)) for name in ("first", "second")]
-    await asyncio.sleep(0)
-    places.release(held, 0.0)
-    tasks.append(asyncio.create_task(wait("newcomer")))
-    await asyncio.sleep(0.01)
-    assert got == ["first"]
-    for _ in range(2):
-        places.release(sidecar, 0.0)
-        await asyncio.sleep(0.01)
-    assert got == ["first", "second", "newcomer"]
-    await asyncio.gather(*tasks)
-
-
-async def test_no_call_waits_longer_than_the_queues_time() -> None:
-    """Then it is rejected, with a retry-after."""
-    places, sidecar = queue_of_one(queue_s=0.05)
-    await acquire(places)
-    began = asyncio.get_running_loop().time()
-    with pytest.raises(Overloaded) as rejected:
-        await acquire(places, began)
-    assert asyncio.get_running_loop().time() - began < 1.0
-    assert rejected.value.retry_after_s is not None
-    assert places.waiting == 0
-    assert sidecar.in_flight == 1
-
-
-async def test_a_full_queue_rejects_at_once() -> None:
-    """Before anything was done for the call."""
-    places, sidecar = queue_of_one(most_waiting=1)
-    held = await acquire(places)
-    places.check(0.0)
-    waiting = asyncio.create_task(acquire(places))
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded):
-        places.check(0.0)
-    places.release(held, 0.0)
-    assert await waiting is sidecar
-    places.check(0.0)
-
-
-async def test_a_slot_given_to_a_cancelled_call_goes_to_the_next() -> None:
-    """None is lost between a hand-over and a cancellation."""
-    places, sidecar = queue_of_one()
-    held = await acquire(places)
-    leaver = asyncio.create_task(acquire(places))
-    heir = asyncio.create_task(acquire(places))
-    await asyncio.sleep(0)
-    places.release(held, 0.0)
-    leaver.cancel()
-    assert await heir is sidecar
-    assert leaver.cancelled()
-    assert sidecar.in_flight == 1
-
-
-async def test_a_cancelled_wait_leaves_the_queue() -> None:
-    """And takes no slot."""
-    places, sidecar = queue_of_one()
-    held = await acquire(places)
-    leaver = asyncio.create_task(acquire(places))
-    await asyncio.sleep(0)
-    leaver.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await leaver
-    assert places.waiting == 0
-    places.release(held, 0.0)
-    assert sidecar.in_flight == 0
-
-
-def test_retry_after_follows_the_rate_at_which_slots_are_released() -> None:
-    """Two a second: six slots ahead are three seconds."""
-    drained = CompletionRate()
-    for at in range(40):
-        drained.record(at / 2)
-    assert 2.5 < drained.seconds_until_free(6, 20.0) < 3.5
-    assert drained.seconds_until_free(1, 20.0) == 1.0
-    assert drained.seconds_until_free(10_000, 20.0) == MAX_ESTIMATE_S
-
-
-def test_without_released_slots_retry_after_is_the_longest() -> None:
-    """And a second while nothing is known yet."""
-    drained = CompletionRate()
-    assert drained.seconds_until_free(3, 100.0) == 1.0
-    assert drained.seconds_until_free(3, 140.0) == MAX_ESTIMATE_S
-    drained.record(141.0)
-    assert drained.seconds_until_free(1, 142.0) < 5.0
-    assert drained.seconds_until_free(1, 160.0) == MAX_ESTIMATE_S
