@@ -40,6 +40,13 @@ class Templates:
         return self._environment.get_template(name).render(values)
 
 
+class KnownFields(dict[str, Any]):
+    """A row for its template: a field that only another kind of row has is None."""
+
+    def __missing__(self, name: str) -> None:
+        """Returns nothing for a field that is not there."""
+
+
 def usd(value: object) -> str:
     """Returns an amount of dollars as the API has it, without an exponent; a dash for an unknown one."""
     if value is None:

@@ -7,7 +7,7 @@ audited.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from llm_proxy.console.access import CHANGERS, EVERYBODY, GLOBAL, READERS, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
+from llm_proxy.console.rendering import KnownFields
 from llm_proxy.errors import NotFound
 from llm_proxy.json_access import Json, as_object
 
@@ -43,13 +44,6 @@ _OUTCOMES = {
     "lost": "Lost with its worker process: nobody saw its end",
     "refused": "Rejected before any model was called",
 }
-
-
-class KnownFields(dict[str, Any]):
-    """A request for its template: a field that only another kind of request has is None."""
-
-    def __missing__(self, name: str) -> None:
-        """Returns nothing for a field that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +87,7 @@ def router(console: Console) -> APIRouter:
             "source": _SOURCES.get(row.get("usage_source", ""), ""),
             "cache": _CACHE.get(row.get("cache", ""), ""),
             "why": why_failed(row),
+            "run_since": _day_before(row.get("started_at")),
             "may_read": viewer.may(*GLOBAL),
         }
         return console.render(request, viewer, "request.html", **values)
@@ -216,6 +211,12 @@ def prices_of(row: Json) -> Iterator[tuple[str, Any, Decimal, Decimal | None]]:
             amount, count = Decimal(str(cost)), tokens.get(name)
             rate = amount * 1_000_000 / count if count else None
             yield name.replace("_", " "), count, amount, None if rate is None else round(rate, 6)
+
+
+def _day_before(value: str | None) -> str:
+    """Returns the time a day before a call, from which its run's page begins; empty without one."""
+    moment = _moment(value)
+    return "" if moment is None else (moment - timedelta(days=1)).isoformat(timespec="seconds")
 
 
 def _moment(value: str | None) -> datetime | None:

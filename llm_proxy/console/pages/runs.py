@@ -1,0 +1,134 @@
+"""Runs of agents, and one as a tree: its agents, their calls in order, each call's hops; cost and repeats.
+
+Invariants: everything is the API's (`/v1/runs`), so a viewer sees what its credential may.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llm_proxy.console.access import EVERYBODY, Viewer, require_role
+from llm_proxy.console.console import Console
+from llm_proxy.console.gateway_api import GatewayRejected
+from llm_proxy.console.rendering import KnownFields
+from llm_proxy.json_access import Json
+
+PAGE_RUNS, PAGE_CALLS = 50, 500
+_FILTERS = ("since", "until", "run", "key", "tenant", "agent")
+_TO_ONE = ("since", "until", "key", "tenant", "after")
+
+
+@dataclass(slots=True)
+class Branch:
+    """The calls of one agent of a run.
+
+    Attributes:
+        agent: Empty for calls without one.
+        calls: In the order they began.
+    """
+
+    agent: str
+    calls: list[Json] = field(default_factory=list[Json])
+
+    @property
+    def cost_usd(self) -> float:
+        """What its priced calls cost."""
+        return round(sum(one["cost_usd"] or 0 for one in self.calls), 9)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that are known."""
+        return sum((one["prompt_tokens"] or 0) + (one["completion_tokens"] or 0) for one in self.calls)
+
+
+def router(console: Console) -> APIRouter:
+    """Returns the pages' routes."""
+    routes = APIRouter()
+
+    @routes.get("/runs")
+    async def show(
+        request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]
+    ) -> Response:
+        given = {name: value for name, value in request.query_params.items() if value.strip()}
+        problem, found = "", Found()
+        try:
+            page = await viewer.api.get("/v1/runs", **(given | {"limit": PAGE_RUNS}))
+            found = Found(page["data"], _next("/runs", given, page))
+        except GatewayRejected as fault:
+            problem = fault.message
+        values: dict[str, Any] = {
+            "given": {name: given.get(name, "") for name in _FILTERS} | {"since": given.get("since", "24h")},
+            "rows": [one | {"address": run_address(one, given)} for one in found.rows],
+            "older": found.next,
+            "problem": problem,
+        }
+        return console.render(request, viewer, "runs.html", status=400 if problem else 200, **values)
+
+    @routes.get("/runs/{run:path}")
+    async def one(
+        run: str, request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]
+    ) -> Response:
+        given = {name: value for name, value in request.query_params.items() if name in _TO_ONE and value}
+        address = quote(run, safe="")
+        page = await viewer.api.get(f"/v1/runs/{address}", **(given | {"limit": PAGE_CALLS}))
+        values: dict[str, Any] = {
+            "run": page["run"],
+            "branches": tree_of(page["data"], page["run"]["first_at"]),
+            "later": _next(f"/runs/{address}", given, page),
+        }
+        return console.render(request, viewer, "run.html", **values)
+
+    return routes
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Runs that were found, and the address of those that come after."""
+
+    rows: list[Json] = field(default_factory=list[Json])
+    next: str = ""
+
+
+def run_address(run: Json, given: dict[str, str]) -> str:
+    """Returns the address of a run's page: its name, and whose it is."""
+    owner = {
+        "key": run["key_id"],
+        "tenant": run["tenant"],
+        "since": given.get("since"),
+        "until": given.get("until"),
+    }
+    query = urlencode({name: value for name, value in owner.items() if value})
+    return f"/runs/{quote(run['run'], safe='')}?{query}"
+
+
+def tree_of(calls: Iterable[Json], began: str) -> list[Branch]:
+    """Returns calls by agent, in the order in which the agents appear.
+
+    Each call gets `at_ms`, since the run began, and `alike`: how many calls of the page have its model and a
+    prompt of its size, itself included.
+    """
+    rows, start = list(calls), datetime.fromisoformat(began)
+    sizes = Counter((one["model"], one.get("prompt_bytes")) for one in rows)
+    branches: dict[str, Branch] = {}
+    for one in rows:
+        at = datetime.fromisoformat(one["started_at"])
+        alike = sizes[one["model"], one.get("prompt_bytes")] if one.get("prompt_bytes") else 1
+        shown: Json = {"at_ms": (at - start).total_seconds() * 1000, "alike": alike}
+        branches.setdefault(one["agent"] or "", Branch(one["agent"] or "")).calls.append(
+            KnownFields(one | shown)
+        )
+    return list(branches.values())
+
+
+def _next(path: str, given: dict[str, str], page: Json) -> str:
+    """Returns the address of the next page; it has the end of the range, so that later calls move nothing."""
+    if not page["after"]:
+        return ""
+    return f"{path}?{urlencode(given | {name: page[name] for name in ('after', 'until', 'since')})}"

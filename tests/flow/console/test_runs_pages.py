@@ -1,0 +1,66 @@
+"""Runs: found, followed call by call, and hidden from whom they are not."""
+
+import asyncio
+from uuid import uuid4
+
+import httpx
+from flow.console.test_requests_pages import chat
+from running_console import RunningConsole
+
+from llm_proxy.console.pages.runs import tree_of
+
+
+async def test_a_run_is_found_and_shown_as_a_tree(console: RunningConsole) -> None:
+    """Its agents in order, their calls, the hops of one that fell back; another tenant finds nothing."""
+    tenant, run = uuid4().hex, f"night/{uuid4().hex[:8]} <b>"
+    key = await console.stack.new_key(tenant=tenant, agent="*")
+    ids: list[str] = []
+    for agent, model in (("planner", "plain"), ("coder", "wrong-key"), ("planner", "plain")):
+        answer = await chat(console.stack, key, "same", model, **{"X-Run-Id": run, "X-Agent-Id": agent})
+        assert answer.status_code == 200, answer.text
+        ids.append(answer.headers["x-request-id"])
+    for request_id in ids:
+        await console.stack.story(request_id)
+    async with console.signed_in() as client, console.signed_in(key) as holder:
+        for one in (client, holder):
+            listed = (await one.get("/runs", params={"run": run})).text
+            assert "&lt;b&gt;" in listed
+            assert "coder, planner" in listed
+            address = (
+                listed.partition('<td class="text"><a href="')[2].partition('"')[0].replace("&amp;", "&")
+            )
+            shown = await one.get(address)
+            assert shown.status_code == 200
+            assert shown.text.index("planner: 2 calls") < shown.text.index("coder: 1 call<")
+            assert [shown.text.count(f"/requests/{request_id}") for request_id in ids] == [1, 1, 1]
+            assert "wrong-key at wrong-key: 401" in shown.text
+            assert "<b>" not in shown.text
+        request_page = (await client.get(f"/requests/{ids[0]}")).text
+        assert 'href="/runs/night/' in request_page
+    async with console.admin("tenant", uuid4().hex) as stranger:
+        assert run[:10] not in (await stranger.get("/runs")).text
+        assert (await stranger.get(address)).status_code in {403, 404}
+
+
+async def test_a_wrong_search_of_runs_is_said_on_the_page(console: RunningConsole) -> None:
+    async with console.signed_in() as client:
+        answers: list[httpx.Response] = await asyncio.gather(
+            *(client.get(f"/runs?{query}") for query in ("since=tomorrow", "key=nobody", "colour=red"))
+        )
+        assert [one.status_code for one in answers] == [400] * 3
+        assert all('role="alert"' in one.text for one in answers)
+        assert (await client.get("/runs/nobody-has-this")).status_code == 404
+
+
+def test_calls_of_the_same_size_are_alike() -> None:
+    """Of one model; a size that is not known is like no other."""
+    sizes = (10, 10, 11, None, None)
+    calls = [
+        {"model": "m", "prompt_bytes": size, "agent": None, "started_at": f"2026-11-27T08:00:0{at}+00:00",
+         "cost_usd": 0.1, "prompt_tokens": 1, "completion_tokens": None}
+        for at, size in enumerate(sizes)
+    ]  # fmt: skip
+    [branch] = tree_of(calls, "2026-11-27T08:00:00+00:00")
+    assert [one["alike"] for one in branch.calls] == [2, 2, 1, 1, 1]
+    assert [one["at_ms"] for one in branch.calls] == [0, 1000, 2000, 3000, 4000]
+    assert (branch.cost_usd, branch.tokens) == (0.5, 5)
