@@ -64,7 +64,7 @@ from llm_proxy.settings import Settings
 from llm_proxy.uploads import UploadSpace
 from llm_proxy.upstream import CachePurge, SidecarClient
 from llm_proxy.upstream.client import purge_cache
-from llm_proxy.upstream.sidecar_config import read_sidecar_config
+from llm_proxy.upstream.sidecar_config import read_cooldowns, read_sidecar_config
 from llm_proxy.upstream.token_counter import TokenCounter
 
 
@@ -157,7 +157,14 @@ def _model_routers(
         models.router(catalog, auth, models_by_default),
         azure_models.router(catalog, auth, models_by_default),
         gemini.models_router(catalog, auth, models_by_default),
-        models.admin_router(catalog, usage, _model_probe(stages), record=record, require_actor=by),
+        models.admin_router(
+            catalog,
+            usage,
+            _model_probe(stages),
+            record=record,
+            require_actor=by,
+            read_cooldowns=partial(_cooldowns, stages.client),
+        ),
         configuration.router(read_config, launcher, record=record, require_actor=by),
     ]
 
@@ -241,6 +248,10 @@ def _simulation_sources(
         PolicyDefaults.from_settings(stages.settings),
         stages.settings.default_models,
     )
+
+
+async def _cooldowns(client: SidecarClient | None) -> dict[str, Json]:
+    return {} if client is None else await read_cooldowns(client)
 
 
 async def _sidecar_config(client: SidecarClient | None) -> Json:

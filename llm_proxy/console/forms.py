@@ -18,7 +18,7 @@ from llm_proxy.json_access import Json, as_object, as_objects
 LIMITS = ("rpm", "tpm", "parallel")
 BUDGET_UNITS: tuple[BudgetUnit, ...] = get_args(BudgetUnit)
 BUDGET_PERIODS: tuple[Period, ...] = get_args(Period)
-_COUNTS = frozenset({*LIMITS, "max_tokens_cap", "overlap_s"})
+_COUNTS = frozenset({*LIMITS, "max_tokens_cap", "overlap_s", "duration_s"})
 _LISTS = frozenset({"models", "tags"})
 _BUDGET_PARTS = ("limit", "unit", "period", "zone")
 _BUDGET_FIELDS = frozenset({"budgets", "zone", "period", *(f"limit_{unit}" for unit in BUDGET_UNITS)})

@@ -59,7 +59,7 @@ def _headroom(row: Json) -> Headroom:
     )
     return Headroom(
         what=f"budget of a {row.get('period')}" if is_budget else _KINDS.get(row["kind"], str(row["kind"])),
-        whose=f"{row['scope']} {row['subject'] or ''}".strip(),
+        whose=str(row["subject"] or row["scope"]),
         unit=unit,
         limit=limit,
         used=used,

@@ -52,7 +52,8 @@ JSON_CONTENT_TYPE = [(b"content-type", b"application/json")]
 UNREADABLE_RESPONSE = error_body("The model's answer could not be read.", "server_error", "provider_error")
 COUNT_PATH = "/llmp/count_tokens"
 CATALOG_PATH = "/llmp/catalog"
-DESCRIPTION_PATHS = frozenset({"/v1/models", CATALOG_PATH, "/llmp/config"})
+COOLDOWNS_PATH = "/llmp/cooldowns"
+DESCRIPTION_PATHS = frozenset({"/v1/models", CATALOG_PATH, COOLDOWNS_PATH, "/llmp/config"})
 OPTIONAL_HEADER = b"x-llmp-optional-fields"
 HEALTH_PATHS = ("/health/liveliness", "/health/readiness")
 
@@ -122,6 +123,8 @@ class SidecarApp:
                 guardrails=guardrails.list_guardrails(),
                 with_timeouts=self.states_timeouts,
             )
+        elif path == COOLDOWNS_PATH:
+            found = await catalog.list_cooldowns(router)
         else:
             found = {} if self.config_report is None else await asyncio.to_thread(self.config_report.current)
         await send_json(send, 200, found)

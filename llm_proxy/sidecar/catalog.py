@@ -39,6 +39,20 @@ def list_models(router: Untyped) -> Json:
     return {"object": "list", "data": data}
 
 
+async def list_cooldowns(router: Untyped) -> Json:
+    """Return the deployments that get no calls for now, by id: until when (Unix seconds), and why."""
+    if router is None:
+        return {"cooldowns": {}}
+    ids = [str(one["model_info"]["id"]) for one in router.model_list or ()]
+    found = await router.cooldown_cache.async_get_active_cooldowns(model_ids=ids, parent_otel_span=None)
+    return {
+        "cooldowns": {
+            name: {"until": one["timestamp"] + one["cooldown_time"], "status": str(one["status_code"])}
+            for name, one in found
+        }
+    }
+
+
 def build_catalog(
     router: Untyped, *, observed: bool = False, guardrails: Iterable[Json] = (), with_timeouts: bool = False
 ) -> Json:

@@ -1,6 +1,7 @@
-"""What the sidecars say of their configuration file: who has loaded it as it is now, what is found in it."""
+"""What the sidecars say of themselves: their configuration file as it is now; deployments that cool down."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import orjson
 
@@ -9,8 +10,8 @@ from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.upstream.client import SidecarClient
 from llm_proxy.upstream.pool import Sidecar
 
-CONFIG_PATH = "/llmp/config"
-TIMEOUT_S = 10.0
+CONFIG_PATH, COOLDOWNS_PATH = "/llmp/config", "/llmp/cooldowns"
+TIMEOUT_S, COOLDOWNS_TIMEOUT_S = 10.0, 2.0
 
 
 async def read_sidecar_config(client: SidecarClient) -> Json:
@@ -22,7 +23,9 @@ async def read_sidecar_config(client: SidecarClient) -> Json:
         NotFound: The sidecars say nothing: they are an unmodified LiteLLM.
         UpstreamUnreachable: No sidecar answers.
     """
-    answers = await asyncio.gather(*(_read(client, one) for one in client.pool.sidecars))
+    answers = await asyncio.gather(
+        *(_read(client, one, CONFIG_PATH, TIMEOUT_S) for one in client.pool.sidecars)
+    )
     found = [one for one in answers if one is not None]
     if not found:
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
@@ -37,10 +40,33 @@ async def read_sidecar_config(client: SidecarClient) -> Json:
     }
 
 
-async def _read(client: SidecarClient, sidecar: Sidecar) -> Json | None:
+async def read_cooldowns(client: SidecarClient) -> dict[str, Json]:
+    """Returns the deployments that a sidecar leaves alone for now, by id: `until`, `status` and `sidecars`.
+
+    Sidecars with one Redis share their cooldowns; `sidecars` is how many have this one. A sidecar that does
+    not answer, or an unmodified LiteLLM, adds none.
+    """
+    answers = await asyncio.gather(
+        *(_read(client, one, COOLDOWNS_PATH, COOLDOWNS_TIMEOUT_S) for one in client.pool.sidecars)
+    )
+    found: dict[str, Json] = {}
+    for answer in answers:
+        for name, one in as_object((answer or {}).get("cooldowns")).items():
+            until, status = as_object(one).get("until"), as_object(one).get("status")
+            if isinstance(until, int | float) and isinstance(status, str):
+                before = found.setdefault(name, {"until": until, "status": status, "sidecars": 0})
+                before["until"] = max(before["until"], until)
+                before["sidecars"] += 1
+    return {
+        name: one | {"until": datetime.fromtimestamp(one["until"], UTC).isoformat(timespec="seconds")}
+        for name, one in found.items()
+    }
+
+
+async def _read(client: SidecarClient, sidecar: Sidecar, path: str, timeout_s: float) -> Json | None:
     """Returns what a sidecar says, nothing where it does not know the route; None when it does not answer."""
     try:
-        status, body = await client.get(sidecar, CONFIG_PATH, timeout_s=TIMEOUT_S)
+        status, body = await client.get(sidecar, path, timeout_s=timeout_s)
         return as_object(orjson.loads(body)) if status == 200 else {}
     except (OSError, TimeoutError):
         return None

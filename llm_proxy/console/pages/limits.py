@@ -30,12 +30,12 @@ from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.pages.key_changes import rejected_by_form
 from llm_proxy.console.simulation import RANGES, simulate
 from llm_proxy.errors import BadRequest
-from llm_proxy.identity.caller import OnStoreFailure, PolicyMode, ScopeKind
+from llm_proxy.identity.caller import ANY, OnStoreFailure, PolicyMode, ScopeKind
 from llm_proxy.identity.policies import KillSwitchKind
 from llm_proxy.json_access import Json
 
 TARGET = ("scope", "tenant", "subject", "model")
-RULE_FIELDS = (*TARGET, *LIMITS, "budgets", "mode", "on_store_failure")
+RULE_FIELDS = (*TARGET, *LIMITS, "duration_s", "budgets", "mode", "on_store_failure")
 SWITCH_FIELDS = ("kind", "subject", "tenant", "reason")
 SCOPES: dict[str, str] = {
     "key": "one key, or every key",
@@ -87,8 +87,10 @@ def _rule(routes: APIRouter, console: Console) -> None:
     async def edit(request: Request, viewer: Changer) -> Response:
         wanted = {name: request.query_params.get(name) or None for name in TARGET}
         found = await viewer.api.get("/admin/limits")
-        rule = next((one for one in found["data"] if {name: one[name] for name in TARGET} == wanted), None)
-        form = state_of(rule | {FURTHER: further_fields(rule, (*RULE_FIELDS, "idle"))} if rule else wanted)
+        rule = next((one for one in found["data"] if _target(one) == wanted), None)
+        form = state_of(
+            rule | _target(rule) | {FURTHER: further_fields(rule, (*RULE_FIELDS, "idle"))} if rule else wanted
+        )
         return _rule_page(console, request, viewer, form, exists=rule is not None)
 
     @routes.post("/limits/rule")
@@ -165,8 +167,13 @@ def _scopes() -> list[tuple[str, str]]:
     return [(one, f"{one}: {SCOPES.get(one, one)}") for one in get_args(ScopeKind)]
 
 
+def _target(rule: Json) -> dict[str, str | None]:
+    """Returns what names a rule; a name that holds for all is None."""
+    return {name: None if rule[name] == ANY else rule[name] for name in TARGET}
+
+
 def _rule_query(rule: Json) -> str:
-    return urlencode({name: rule[name] for name in TARGET if rule[name]})
+    return urlencode({name: value for name, value in _target(rule).items() if value})
 
 
 def _rule_page(

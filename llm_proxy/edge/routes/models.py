@@ -5,7 +5,8 @@ model it may not use is 404. Health comes from live traffic; a probe (`model_pro
 Source: https://platform.openai.com/docs/api-reference/models; Anthropic's for `anthropic-version`.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
@@ -38,6 +39,8 @@ from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.upstream import Catalog, CurrentCatalog
 from llm_proxy.upstream.catalog import Deployment, ModelGroup
 from llm_proxy.upstream.unit_prices import stated_prices
+
+ReadCooldowns = Callable[[], Awaitable[Mapping[str, Json]]]
 
 
 def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tuple[str, ...]) -> APIRouter:
@@ -162,6 +165,7 @@ def admin_router(
     *,
     record: AuditedChange | None,
     require_actor: ActorDependency,
+    read_cooldowns: ReadCooldowns,
 ) -> APIRouter:
     """Returns `/admin/models` and `/admin/models/{model}/test`."""
     routes = APIRouter(prefix="/admin", tags=["admin"], responses={401: {"description": "No admin key."}})
@@ -173,8 +177,8 @@ def admin_router(
     )
     async def listed() -> Json:
         known = require_catalog(catalog.snapshot)
-        health = await _model_health(usage)
-        groups = [_group_document(group, health) for group in known.groups.values()]
+        health, cooldowns = await asyncio.gather(_model_health(usage), read_cooldowns())
+        groups = [_group_document(group, health, cooldowns) for group in known.groups.values()]
         return {"data": groups, "window_s": int(WINDOW.total_seconds())}
 
     @routes.post(
@@ -205,7 +209,7 @@ async def _model_health(usage: PostgresUsage | None) -> ModelHealth | None:
         return None
 
 
-def _group_document(group: ModelGroup, health: ModelHealth | None) -> Json:
+def _group_document(group: ModelGroup, health: ModelHealth | None, cooldowns: Mapping[str, Json]) -> Json:
     return {
         "id": group.name,
         "mode": group.mode,
@@ -214,7 +218,10 @@ def _group_document(group: ModelGroup, health: ModelHealth | None) -> Json:
         "providers": sorted({one.provider for one in group.deployments}),
         "fallbacks": list(group.fallbacks),
         "health": _health_document(health.groups.get(group.name, TrafficHealth()) if health else None),
-        "deployments": [_deployment_document(one, health) for one in group.deployments],
+        "deployments": [
+            _deployment_document(one, health) | {"cooldown": cooldowns.get(one.id)}
+            for one in group.deployments
+        ],
     }
 
 

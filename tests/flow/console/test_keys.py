@@ -286,3 +286,19 @@ async def test_a_kill_switch_rejects_until_it_is_removed(console: RunningConsole
         lifted = await post(client, "/switches/remove", kind="key", subject=found[1], tenant="*")
         assert lifted.status_code == 303
         assert (await post(client, "/switches", kind="key", subject="nobody")).status_code == 404
+
+
+async def test_a_rule_of_runs_is_set_by_its_form(console: RunningConsole) -> None:
+    agent = new_name()
+    rule = {"scope": "run", "subject": f"agent:{agent}", "duration_s": "60", "budget_limit": "9"}
+    budget = {"budget_unit": "turns", "budget_period": "total", "budget_zone": ""}
+    async with console.signed_in() as client:
+        assert (await post(client, "/limits/rule", **rule, **budget)).status_code == 303
+        edited = (await client.get(f"/limits/rule?scope=run&subject=agent:{agent}")).text
+        assert 'name="duration_s" type="text" value="60"' in edited
+        assert 'value="9"' in edited
+        assert "<option selected>turns</option>" in edited
+        wrong = await post(client, "/limits/rule", **(rule | {"duration_s": "long"}), **budget)
+        assert re.search(r'<small id="error-duration_s" class="bad" role="alert">', wrong.text)
+        gone = await post(client, "/limits/rule/delete", scope="run", subject=f"agent:{agent}")
+        assert gone.status_code == 303

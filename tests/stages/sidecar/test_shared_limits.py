@@ -77,6 +77,11 @@ async def test_a_cooldown_applies_to_all_sidecars(two_sidecars: Pair) -> None:
     await one.chat("twins", mark, do="status-429")
     [cooled] = [call["model"] for call in await one.provider.calls(mark)]
     await asyncio.sleep(1.5)  # LiteLLM looks for others' cooldowns once a second
+    for sidecar in (one, other):
+        told = (await sidecar.get("/llmp/cooldowns")).json["cooldowns"]
+        [(name, cooldown)] = told.items()
+        assert (name[: len(cooled)], cooldown["status"]) == (cooled, "429")
+        assert 0 < cooldown["until"] - time.time() <= 21
     later = f"later-{uuid4()}"
     for at in range(8):
         assert (await other.chat("twins", f"{later}-{at}")).status == 200
