@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alerts attack help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
 .PHONY: clean conformance examples reckoning
-.PHONY: litellm sbom bench bench-quick profile work test-pythons billing-audit
+.PHONY: litellm loop-traces sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +72,9 @@ chaos: setup-dev ## Stop one component after the other under load; report in doc
 
 soak: setup-dev ## Load one gateway and one sidecar steadily for MINUTES; report in docs/soak.md.
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) $(ARGS)
+
+loop-traces: setup-dev ## Judge the loop guard on generated runs of agents; the figures of docs/agents.md: ARGS=--held-out.
+	PYTHONPATH=tests $(BIN)/python -m traces $(ARGS)
 
 billing-audit: setup-dev ## Compare CALLS calls token by token with what the provider stated; docs/billing_audit.md.
 	$(BIN)/python -m bench.billing_audit --calls $(or $(CALLS),5000) $(ARGS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
+from llm_proxy.admission.loop_guard import GuardVerdict
 from llm_proxy.call_guard import InterruptReason
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, InternalError
@@ -41,6 +42,7 @@ class CallContext:
         status: The HTTP status the caller saw; 0 while nothing was sent.
         error: What the call failed with.
         would_refuse: Limits in shadow mode that would have rejected the call.
+        guard_verdict: What the loop guard found of its run; None for nothing.
         unsent: No sidecar has seen anything of the call.
         interrupted: The call was cut short by a deadline, a disconnect or a drain.
         is_batch: It waited behind interactive calls.
@@ -71,6 +73,7 @@ class CallContext:
     outcome: Outcome = "ok"
     error: APIError | None = None
     would_refuse: str | None = None
+    guard_verdict: GuardVerdict | None = None
     unsent: bool = False
     interrupted: bool = False
     queue_ms: float = 0.0

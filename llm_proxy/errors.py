@@ -61,7 +61,7 @@ class APIError(Exception):
         ├── RequestTimeout 408                                              ├── UpstreamUnreachable 502
         ├── BodyTooLarge 413                                                ├── UpstreamConnectionLost 502
         ├── UnsupportedMediaType 415                                        ├── UpstreamCoolingDown 503
-        ├── ExpectationFailed 417                                           └── UpstreamTimeout 504
+        ├── ExpectationFailed 417          ├── AgentLoopDetected 429        └── UpstreamTimeout 504
         ├── HeadersTooLarge 431            ├── GuardrailRejected 4xx
         ├── UnsupportedTransferEncoding 501 └── GuardrailFailed 503
         └── CallStopped 403 (by an operator)
@@ -324,6 +324,16 @@ class RunBudgetExceeded(APIError):
     default_type = "insufficient_quota"
     default_code = "run_budget_exceeded"
     origin = "budget"
+    retryable = False
+
+
+class AgentLoopDetected(APIError):
+    """A run repeats itself, and a rule says to stop it; trying again cannot help until it is released."""
+
+    status = 429
+    default_type = "requests"
+    default_code = "agent_loop_detected"
+    origin = "limit"
     retryable = False
 
 

@@ -15,8 +15,10 @@ from uuid import UUID
 
 from llm_proxy.admission import AdmissionController
 from llm_proxy.admission.lease import Lease
+from llm_proxy.admission.loop_guard import describe
 from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.dialects import Call
+from llm_proxy.dialects.notice import with_notice
 from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Caller
@@ -112,6 +114,9 @@ class AdmittedCall:
         try:
             context.catalog = services.catalog.snapshot
             context.would_refuse = lease.would_reject
+            if lease.guarded is not None and (verdict := lease.guarded.verdict) is not None:
+                context.guard_verdict = verdict
+                call = with_notice(call, describe(verdict.finding)) if verdict.notice else call
             services.ledger.call_started(context)
             if services.observers is not None:
                 services.observers.on_start(context)
@@ -171,13 +176,15 @@ class AdmittedCall:
     async def settle(self) -> None:
         """Settles the lease and waits until the store has it: before the last byte leaves."""
         self.note_usage()
-        self._settle(self.context.routing.provider)
+        self._settle(self.context.routing.provider, answered=True)
         await self._lease.wait_settled()
 
-    def _settle(self, provider: str | None) -> None:
+    def _settle(self, provider: str | None, *, answered: bool = False) -> None:
         used = billed(self.context)
         hit = self.context.routing.cache == "hit"
-        self._lease.settle(used.tokens, used.cost_nano_usd, provider, used.quantities, from_cache=hit)
+        self._lease.settle(
+            used.tokens, used.cost_nano_usd, provider, used.quantities, from_cache=hit, answered=answered
+        )
 
     def note_usage(self) -> None:
         """Notes what a stream has used so far; a body's usage is known once it was read."""

@@ -131,6 +131,8 @@ class Settings(BaseSettings):
     cache_redis_url: SecretStr | None = Field(None, validation_alias=_named("CACHE_REDIS_URL", "REDIS_URL", own="CACHE_REDIS_URL"), description="The Redis or Valkey of the sidecars' response cache; here the sealed answers of calls with an `Idempotency-Key` are kept.")
     ca_file: Path | None = Field(None, description="CA certificates to trust besides the system's, for sidecars (`https`), Redis (`rediss`) and Postgres (`sslmode=verify-full`).")
     store_timeout_ms: int = Field(50, ge=1, description="Timeout of every call to the limits store.")
+    loop_guard: Literal["off", "observe", "warn", "stop"] = Field("observe", description="What the loop guard does for runs of virtual keys, where no limit policy says otherwise.")
+    loop_guard_internal: Literal["off", "observe", "warn", "stop"] = Field("off", description="The same for runs of internal keys.")
     agent_rpm: int = Field(10, ge=0, le=2**53, description="Requests a minute of each named agent; 0 means no limit.")
     limits_mode: Mode = Field("enforce", description="`shadow` only records what limits would reject, `off` ignores them.")
     limits_on_store_failure: OnStoreFailure = Field("local", description="While the limits store is unavailable: `deny`, this replica's share (`local`), or `allow`.")

@@ -89,6 +89,7 @@ AWAITED = {
     "ledger/store.py",
     "upstream/monitor.py",
     "admission/renewal.py",
+    "admission/run_guard.py",
     "sidecar/disconnects.py",
     "sidecar/event_channel.py",
 }

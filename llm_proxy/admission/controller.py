@@ -49,6 +49,7 @@ from llm_proxy.admission.rate_limit_response import (
 from llm_proxy.admission.redis.backend import ObserveRequest, RedisBackend, raise_epochs
 from llm_proxy.admission.redis.call_exchange import CallExchange
 from llm_proxy.admission.renewal import BudgetRebuilder, Heartbeat, SpendSource
+from llm_proxy.admission.run_guard import create_guard, decided
 from llm_proxy.admission.spending_watch import SpendingWatch
 from llm_proxy.background import LOOP_DONE, BackgroundLoop
 from llm_proxy.dialects import Call
@@ -135,6 +136,7 @@ class AdmissionController:
         )
         timeout_s = settings.store_timeout_ms / 1000
         self._settlements = SettlementQueue(self._backend, replica, timeout_s)
+        self.guard = create_guard(settings, self._backend, self._settlements, lambda: self._planner.policies)
         self._new_budgets = NewBudgets(
             self._watcher, self._planner, self._backend, self._settlements, refresh_caller, self._now_ms
         )
@@ -209,12 +211,15 @@ class AdmissionController:
     async def admit(self, caller: Caller, call: Call, request_id: UUID) -> Lease:
         """Admits a call or raises; `Lease.settle` must follow, whatever happens."""
         count_in_new_budgets = self._new_budgets.call_started(caller, call)
-        decision = await self.evaluate(caller, call, request_id.hex)
+        guarded = self.guard.begin(caller, call)
+        decision = await decided(guarded, self.evaluate(caller, call, request_id.hex))
         if decision.error is not None:
             raise decision.error
         headers = rate_limit_headers(decision.request, decision.result, decision.state)
+        if guarded is not None:
+            headers += await guarded.judge_admitted(decision.reservations)
         return Lease(
-            headers, decision.reservations, self._leases, decision.would_reject, count_in_new_budgets
+            headers, decision.reservations, self._leases, decision.would_reject, count_in_new_budgets, guarded
         )
 
     def check_access(self, caller: Caller, call: Call) -> None:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from llm_proxy.admission.limiter import (
     UNKNOWN,
@@ -22,6 +22,7 @@ from llm_proxy.admission.limiter import (
     LimiterUnavailable,
     SettlementEntry,
 )
+from llm_proxy.admission.loop_guard import GuardVerdict
 from llm_proxy.admission.memory_limiter import check_verdict
 from llm_proxy.background import BackgroundLoop, spawn
 from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, TURNS, Quantities
@@ -317,6 +318,21 @@ CountInNewBudgets = Callable[
 """What budgets created meanwhile count of a settled call, and when it ended; None: nothing changed."""
 
 
+class GuardedTurn(Protocol):
+    """A call under the loop guard (`run_guard`), as its lease ends it."""
+
+    @property
+    def verdict(self) -> GuardVerdict | None:
+        """What was found; None for nothing."""
+        ...
+
+    def end(
+        self, *, answered: bool, cost_nano_usd: int | None
+    ) -> tuple[SettlementQueue, SettledFuture] | None:
+        """Notes how the call ended; returns what tells when the store has it."""
+        ...
+
+
 class Lease:
     """What an admitted call holds: headers for its response, and its settlement.
 
@@ -324,11 +340,12 @@ class Lease:
         headers: The caller's rate limit headers.
         usage: What it was settled by; None until it is.
         would_reject: The checks in shadow mode that would have rejected it, as `scope:kind`; None for none.
+        guarded: The call as the loop guard sees it; None where that is off.
     """
 
     __slots__ = (
         "_count_in_new_budgets", "_counting", "_leases", "_open", "_pending_futures", "_reservations",
-        "headers", "usage", "would_reject",
+        "guarded", "headers", "usage", "would_reject",
     )  # fmt: skip
 
     def __init__(
@@ -338,8 +355,10 @@ class Lease:
         leases: ActiveLeases,
         would_reject: str | None = None,
         count_in_new_budgets: CountInNewBudgets | None = None,
+        guarded: GuardedTurn | None = None,
     ) -> None:
         self.headers = headers
+        self.guarded = guarded
         self.would_reject = would_reject
         self._reservations = reservations
         self._leases = leases
@@ -359,10 +378,12 @@ class Lease:
         quantities: Quantities | None = NOTHING,
         *,
         from_cache: bool = False,
+        answered: bool = False,
     ) -> None:
         """Replaces what was reserved by what was used, as far as known, and releases the slot; idempotent.
 
-        `provider` is the one that served; None when none did, or it is unknown.
+        `provider` is the one that served; None when none did, or it is unknown. `answered`: the caller has
+        the whole answer.
         """
         if not self._open:
             return
@@ -373,6 +394,9 @@ class Lease:
             entries = [*reservation.settlement_entries(self.usage)]
             if entries:
                 self._pending_futures.append((reservation.settlements, reservation.enqueue(entries)))
+        if self.guarded is not None:
+            ended = self.guarded.end(answered=answered, cost_nano_usd=cost_nano_usd)
+            self._pending_futures += () if ended is None else (ended,)
         if (
             self._count_in_new_budgets is not None
             and (counting := self._count_in_new_budgets(self._reservations)) is not None

@@ -25,6 +25,7 @@ from llm_proxy.admission.limiter import (
     LimitPlan,
     SettlementEntry,
 )
+from llm_proxy.admission.turns import MemoryTurns
 
 REQUEST_WINDOW_MS = 60_000
 TOKEN_WINDOW_MS = 61_000
@@ -275,8 +276,10 @@ class MemoryLimiter:
                     buckets.correct(entry.at, entry.amount, now_ms)
             elif entry.kind == "run" and entry.amount > 0 and not entry.at:
                 self._settle_budget(self._touch(entry.key, now_ms), entry)
-            elif (counter := self._counter(entry.key, now_ms)) is not None and (
-                not entry.at or counter.seeded_ms <= entry.at
+            elif (
+                entry.kind != "turn"
+                and (counter := self._counter(entry.key, now_ms)) is not None
+                and (not entry.at or counter.seeded_ms <= entry.at)
             ):
                 self._settle_budget(counter, entry)
         return True
@@ -439,6 +442,7 @@ class MemoryBackend:
         """`run_idle_ms` is how long a run may be idle before it ends."""
         self.limiter = MemoryLimiter(run_idle_ms)
         self.clock_ms = clock_ms
+        self.turns = MemoryTurns(clock_ms)
 
     @property
     def is_available(self) -> bool:
@@ -471,7 +475,10 @@ class MemoryBackend:
 
     async def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]) -> None:
         """Settles a batch of one tenant, once."""
-        self.limiter.settle(ledger_key, number, entries, self.clock_ms())
+        if self.limiter.settle(ledger_key, number, entries, self.clock_ms()):
+            for entry in entries:
+                if entry.kind == "turn":
+                    self.turns.end(entry.key, entry.at, entry.lease_id, entry.amount)
 
     async def renew(self, entries: tuple[SettlementEntry, ...], ttl_ms: int) -> None:
         """Renews what running calls hold."""

@@ -14,7 +14,12 @@ _DIGEST_BYTES = 16
 
 def run_digest(caller: Caller) -> str:
     """Returns the digest of a caller's run: of its tenant, its key and its name; 32 hexadecimal digits."""
-    return _digest(caller.tenant or "", caller.key_id, caller.run_id or "")
+    return digest_of(caller.tenant, caller.key_id, caller.run_id or "")
+
+
+def digest_of(tenant: str | None, key_id: str, name: str) -> str:
+    """Returns the digest of the run of this name, below its tenant and key."""
+    return _digest(tenant or "", key_id, name)
 
 
 def runs_key(hash_tag: str, caller: Caller) -> str:

@@ -31,6 +31,7 @@ from llm_proxy.edge.routes import (
     models,
     notifications,
     policies,
+    quarantine,
     requests,
     response_tokens,
     runs,
@@ -184,6 +185,12 @@ def _routers_of_now(
         runs.router(RunReader(usage.pool) if usage else None, stages.auth),
         calls.router(
             stages.call_board, partial(_key_names, usage), record=record, require_actor=require_actor
+        ),
+        quarantine.router(
+            stages.services.admission.guard,
+            partial(_key_names, usage),
+            record=record,
+            require_actor=require_actor,
         ),
         notifications.router(Outbox(pool) if pool else None, require_actor=require_actor),
     ]

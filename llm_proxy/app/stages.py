@@ -12,6 +12,7 @@ from typing import Any
 
 from llm_proxy.admission import AdmissionController
 from llm_proxy.admission.redis.claims import AnswerStore, ClaimStore
+from llm_proxy.admission.run_guard import ReportQuarantine
 from llm_proxy.call_board import CallBoard
 from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
@@ -30,6 +31,7 @@ from llm_proxy.identity import (
     QueueShares,
     RunSources,
 )
+from llm_proxy.identity.quarantine_audit import QuarantineAudit
 from llm_proxy.ledger import (
     CallObservers,
     Ledger,
@@ -125,13 +127,13 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         refresh_caller=keys.refresh if keys else None,
         observe=partial(_observe_store, metrics),
     )
+    admission.guard.report = _report_quarantine(database)
     authenticator = Authenticator(InternalKeys(settings.internal_keys), keys)
     address = ClientAddress(settings.trusted_proxies)
     failures = _auth_failures(settings, database)
     tracer = Tracer(target, metrics) if (target := trace_target(settings)) else None
     observers = CallObservers(tracer, payloads, ledger.keep_payload) if tracer or payloads else None
-    stored = _stored(settings, database)
-    running = RunningCalls()
+    stored, running = _stored(settings, database), RunningCalls()
     answers = _answers(settings)
     upstream = StoredFirst(client or MockUpstream(catalog, settings.default_model), stored)
     return Stages(
@@ -238,6 +240,10 @@ def _ledger(
         spool_max_bytes=settings.spool_max_bytes,
         memory_usage=memory_usage,
     )
+
+
+def _report_quarantine(database: Database | None) -> ReportQuarantine:
+    return QuarantineAudit(database.pool).report if database else lambda _evidence: None
 
 
 def _auth_failures(settings: Settings, database: Database | None) -> AuthFailureLog | None:

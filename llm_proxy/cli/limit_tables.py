@@ -50,6 +50,18 @@ def format_budget(budget: Json) -> str:
     return f"{amount}/{budget['period']}{zone}"
 
 
+def parse_guard_options(mode: str | None, options: Iterable[str]) -> Json:
+    """Returns the field `loop_guard` of a limit policy, from its mode and options; or nothing."""
+    given: Json = {} if mode is None else {"mode": mode}
+    for option in options:
+        name, found, value = option.partition("=")
+        if not found:
+            raise click.BadParameter(f"{option!r} is not NAME=VALUE.", param_hint="'--guard-option'")
+        known: Json = {"true": True, "false": False}
+        given[name] = int(value) if value.isdecimal() else known.get(value, value)
+    return {"loop_guard": given} if given else {}
+
+
 def limit_options(of: Callable[..., None]) -> Callable[..., None]:
     """Adds the options --rpm, --tpm and --parallel."""
     for name, counted in (
@@ -128,7 +140,14 @@ def format_limits(one: Json) -> str:
     """Limits and budgets of a key's or a limit policy's document, a line each."""
     limits = [f"{one[name]} {name}" for name in (*_LIMIT_FIELDS, "duration_s") if one.get(name) is not None]
     shares = [f"{name} {one[name]}" for name in ("weight", "priority") if one.get(name) is not None]
-    return "\n".join([*limits, *map(format_budget, one["budgets"]), *shares]) or "-"
+    guard: Json = one.get("loop_guard") or {}
+    guarded = [f"loop guard {' '.join(_guard_words(guard))}"] if guard else []
+    return "\n".join([*limits, *map(format_budget, one["budgets"]), *shares, *guarded]) or "-"
+
+
+def _guard_words(guard: Json) -> Iterable[str]:
+    for name, value in guard.items():
+        yield str(value) if name == "mode" else f"{name}={json.dumps(value)}"
 
 
 def _key_state(one: Json) -> str:

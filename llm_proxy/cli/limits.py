@@ -31,6 +31,7 @@ from llm_proxy.cli.limit_tables import (
     format_limits,
     limit_options,
     parse_budget,
+    parse_guard_options,
     print_limit_status,
 )
 from llm_proxy.cli.printing import (
@@ -49,6 +50,7 @@ from llm_proxy.cli.printing import (
 from llm_proxy.identity import KeyRepository, PolicyRepository
 from llm_proxy.identity.admin_documents import parse_policy, parse_policy_target, policy_document
 from llm_proxy.identity.caller import OnStoreFailure, PolicyMode, Priority, ScopeKind
+from llm_proxy.identity.guard_rules import GuardMode
 from llm_proxy.json_access import Json
 
 _POLICY_FIELDS = ("scope", "tenant", "subject", "model")
@@ -108,8 +110,22 @@ def limits(context: click.Context, /, *, as_json: bool) -> None:
 @click.option(
     "--priority", type=click.Choice(get_args(Priority)), help="Of a tenant or key: its calls' highest class."
 )
+@click.option("--loop-guard", type=click.Choice(get_args(GuardMode)), help="What it does for these runs.")
+@click.option(
+    "--guard-option",
+    "guard_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A threshold of it, such as repeats=8, quarantine_s=60 or notice=true; repeatable.",
+)
 @as_json_option
-def set_policy(*, as_json: bool, budgets: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 -- click's options
+def set_policy(
+    *,
+    as_json: bool,
+    budgets: tuple[str, ...],
+    guard_options: tuple[str, ...],
+    **options: Any,  # noqa: ANN401 -- click's options
+) -> None:
     """Set the limit policy of a scope and subject, in place of an earlier one."""
     documents = [parse_budget(text) for text in budgets]
     if None in documents:
@@ -118,8 +134,10 @@ def set_policy(*, as_json: bool, budgets: tuple[str, ...], **options: Any) -> No
             f"{wrong!r} is not {BUDGET_FORM}, such as {BUDGET_EXAMPLES}.", param_hint="'--budget'"
         )
 
+    guard = parse_guard_options(options.pop("loop_guard"), guard_options)
+
     async def upsert(_: KeyRepository, policies: PolicyRepository) -> Json:
-        policy = parse_policy(_set_fields(options) | {"budgets": documents})
+        policy = parse_policy(_set_fields(options) | {"budgets": documents} | guard)
         await publish_change(await policies.upsert(policy, current_actor()))
         return policy_document(policy)
 

@@ -1,7 +1,7 @@
-"""`llm-proxy runs list` and `runs show`: the runs of agents with their sums, and the calls of one.
+"""`llm-proxy runs list`, `show`, `stopped`, `release`: runs of agents, the calls of one, stopped ones.
 
-Invariants: both ask the running gateway; figures equal those of `GET /v1/runs`. What is not shown, because a
-page is full, is named on standard error.
+Invariants: all ask the running gateway; figures equal those of `GET /v1/runs`; a release has its audit entry.
+What is not shown, because a page is full, is named on standard error.
 """
 
 from datetime import datetime
@@ -11,7 +11,16 @@ import click
 import httpx
 
 from llm_proxy.cli.context import admin_client, request_json, url_option
-from llm_proxy.cli.printing import Column, as_json_option, print_fields, print_result, print_table, warn
+from llm_proxy.cli.printing import (
+    Column,
+    as_json_option,
+    confirm,
+    print_fields,
+    print_result,
+    print_table,
+    warn,
+    yes_option,
+)
 from llm_proxy.json_access import Json
 
 TIMEOUT_S = 30
@@ -29,9 +38,9 @@ _CALL_COLUMNS = (
 
 @click.group
 def runs() -> None:
-    """Show the runs of agents, and what one has cost.
+    """Show the runs of agents and what one has cost, and release one that the loop guard has stopped.
 
-    Reads LLM_PROXY__ADMIN_KEY or LLM_PROXY__ADMIN_READ_KEY from the environment, .env or .keys/.
+    Reads LLM_PROXY__ADMIN_KEY (to release) or LLM_PROXY__ADMIN_READ_KEY from the environment, .env or .keys/.
     """
 
 
@@ -115,3 +124,48 @@ def _call_row(call: Json) -> tuple[str, ...]:
 
 def _time_text(text: str) -> str:
     return datetime.fromisoformat(text).isoformat(" ", "seconds")
+
+
+_STOPPED_COLUMNS = ("run", "key", "tenant", "signal", Column("times", number=True), "tool", "until")
+
+
+@runs.command("stopped")
+@as_json_option
+@url_option
+def list_stopped(*, as_json: bool, url: str | None) -> None:
+    """List the runs that the loop guard has stopped, the latest first."""
+    with admin_client(url, timeout_s=TIMEOUT_S, read_only=True) as client:
+        listed = request_json(client, "GET", "/admin/runs/quarantined")
+    print_result(listed, _print_stopped, as_json=as_json)
+
+
+def _print_stopped(listed: Json) -> None:
+    if not listed["data"]:
+        click.echo("no run is stopped")
+        return
+    print_table(_STOPPED_COLUMNS, [_stopped_row(one) for one in listed["data"]])
+
+
+def _stopped_row(one: Json) -> tuple[str, ...]:
+    return (
+        one["run"], one["key_name"] or one["key"], one["tenant"] or "-", one["signal"], str(one["times"]),
+        one["tool"] or "-", one["until"],
+    )  # fmt: skip
+
+
+@runs.command("release")
+@click.argument("run")
+@click.option("--key", help="The key that named it, by name or id, where several runs have the name.")
+@click.option("--tenant", help="Its tenant, for the same.")
+@as_json_option
+@yes_option
+@url_option
+def release_run(
+    *, run: str, key: str | None, tenant: str | None, as_json: bool, yes: bool, url: str | None
+) -> None:
+    """Let the stopped RUN go on."""
+    confirm(f"Let the run {run} go on?", yes=yes)
+    with admin_client(url, timeout_s=TIMEOUT_S) as client:
+        body: Json = {"run": run, "key": key, "tenant": tenant}
+        released = request_json(client, "POST", "/admin/runs/release", body)
+    print_result(released, lambda _: click.echo(f"the run {run} may go on"), as_json=as_json)

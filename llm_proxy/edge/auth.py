@@ -109,6 +109,8 @@ ROUTE_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("GET", "/admin/notifications"): _READ_ACCESS,
     ("GET", "/admin/calls"): _READ_ACCESS.with_tenant_admins(),
     ("DELETE", "/admin/calls/{request_id}"): RouteAccess(_CHANGE, "calls.stop").with_tenant_admins(),
+    ("GET", "/admin/runs/quarantined"): _READ_ACCESS.with_tenant_admins(),
+    ("POST", "/admin/runs/release"): RouteAccess(_CHANGE, "runs.release").with_tenant_admins(),
     ("GET", "/admin/models"): _READ_ACCESS,
     ("GET", "/admin/config"): _READ_ACCESS,
     ("GET", "/admin/reload"): _READ_ACCESS,

@@ -29,6 +29,7 @@ from llm_proxy.identity.caller import (
     ScopeKind,
     parse_tags,
 )
+from llm_proxy.identity.guard_rules import guard_document, parse_guard_rule
 from llm_proxy.identity.policies import OF_AGENT, OF_KEY, KillSwitch, KillSwitchKind, LimitPolicy
 from llm_proxy.identity.queue_shares import MAX_WEIGHT
 from llm_proxy.identity.virtual_keys import KeyRaise, KeyRecord, KeySpec
@@ -67,8 +68,10 @@ _POLICY_FIELDS = {
     "on_store_failure",
     "duration_s",
     *_SHARE_FIELDS,
+    "loop_guard",
     *_LIMIT_FIELDS,
 }
+_GUARDED_SCOPES: frozenset[ScopeKind] = frozenset({"tenant", "agent", "key"})
 _KILL_SWITCH_FIELDS = {"kind", "tenant", "subject", "reason"}
 _TARGET_FIELDS = ("tenant", "subject", "model")
 _TARGET_FIELDS_OF_SCOPE: dict[ScopeKind, tuple[str, ...]] = {
@@ -123,7 +126,11 @@ def parse_policy(document: Mapping[str, Any]) -> LimitPolicy:
         on_store_failure=_parse_choice(document, "on_store_failure", get_args(OnStoreFailure)),
         weight=_parse_count(document, "weight", least=1, most=MAX_WEIGHT),
         priority=_parse_choice(document, "priority", get_args(Priority)),
+        loop_guard=parse_guard_rule(document.get("loop_guard")),
     )
+    if policy.loop_guard is not None and policy.scope not in _GUARDED_SCOPES:
+        message = f"The scope '{policy.scope}' has no 'loop_guard': it holds for a tenant, an agent or a key."
+        raise BadRequest(message, param="loop_guard")
     names = {"tenant": policy.tenant, "subject": policy.subject if policy.key_id is None else ANY}
     for field, name in names.items():
         if name != ANY and "*" in name:
@@ -259,6 +266,7 @@ def policy_document(policy: LimitPolicy) -> Json:
         **({"duration_s": policy.duration_s} if policy.scope == "run" else {}),
         "weight": policy.weight,
         "priority": policy.priority,
+        "loop_guard": guard_document(policy.loop_guard),
     }
 
 

@@ -37,7 +37,7 @@ DIGEST_COLUMNS = (
     "after", "detail",
 )  # fmt: skip
 """The columns that an entry's digest covers, in this order."""
-SYSTEM_ACTORS = frozenset({"audit log", "command line", "erasures", "keys file", "raise"})
+SYSTEM_ACTORS = frozenset({"audit log", "command line", "erasures", "keys file", "loop guard", "raise"})
 """Actors that are parts of the gateway; reserved as names of admin keys."""
 _COLUMNS = ", ".join((*DIGEST_COLUMNS, "digest"))
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('llm-proxy audit'))"

@@ -27,6 +27,7 @@ from llm_proxy.identity.caller import (
     Priority,
     ScopeKind,
 )
+from llm_proxy.identity.guard_rules import GuardRule
 from llm_proxy.identity.virtual_keys import KeySpec
 from llm_proxy.wildcards import wildcard_matches
 
@@ -84,6 +85,7 @@ class LimitPolicy:
         duration_s: The longest time from a run's first call to its last one; 0 means no limit.
         weight: Of a tenant or key: its part of the slots while calls wait for them, relative to 100.
         priority: The highest class of its calls, and the class of those that ask for none.
+        loop_guard: What the loop guard does, in the scopes of tenants, agents and keys.
     """
 
     scope: ScopeKind
@@ -97,12 +99,14 @@ class LimitPolicy:
     duration_s: int | None = None
     weight: int | None = None
     priority: Priority | None = None
+    loop_guard: GuardRule | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether it limits nothing."""
         nothing = self.limits == Limits() and not self.budgets and self.duration_s is None
-        return nothing and (self.on_store_failure, self.weight, self.priority) == (None, None, None)
+        others = self.on_store_failure, self.weight, self.priority, self.loop_guard
+        return nothing and others == (None, None, None, None)
 
     @property
     def key_id(self) -> str | None:

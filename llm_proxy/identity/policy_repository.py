@@ -23,7 +23,13 @@ from llm_proxy.identity.authenticator import INTERNAL_KEY_ID_PREFIX
 from llm_proxy.identity.caller import ANY
 from llm_proxy.identity.key_repository import find_key_id
 from llm_proxy.identity.policies import OF_KEY, KillSwitch, LimitPolicy
-from llm_proxy.identity.postgres_store import Connection, Pool, budgets_to_json, policy_from_row
+from llm_proxy.identity.postgres_store import (
+    Connection,
+    Pool,
+    budgets_to_json,
+    guard_to_json,
+    policy_from_row,
+)
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry.privacy import redact
 
@@ -32,11 +38,11 @@ Policy = TypeVar("Policy", LimitPolicy, KillSwitch)
 _UPSERT = """
 INSERT INTO limit_rules
     (scope, tenant, subject, model_group, rpm, tpm, parallel, budgets, mode, on_store_failure, duration_s,
-     weight, priority)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+     weight, priority, loop_guard)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 ON CONFLICT (scope, tenant, subject, model_group) DO UPDATE SET
     rpm = $5, tpm = $6, parallel = $7, budgets = $8, mode = $9, on_store_failure = $10, duration_s = $11,
-    weight = $12, priority = $13, changed_at = now()
+    weight = $12, priority = $13, loop_guard = $14, changed_at = now()
 """
 _DELETE = """
 DELETE FROM limit_rules WHERE scope = $1 AND tenant = $2 AND subject = $3 AND model_group = $4 RETURNING *
@@ -96,7 +102,7 @@ class PolicyRepository:
             await connection.execute(
                 _UPSERT, policy.scope, policy.tenant, policy.subject, policy.group, limits.rpm, limits.tpm,
                 limits.parallel, budgets_to_json(policy.budgets), policy.mode, policy.on_store_failure,
-                policy.duration_s, policy.weight, policy.priority,
+                policy.duration_s, policy.weight, policy.priority, guard_to_json(policy.loop_guard),
             )  # fmt: skip
             before = _audit_document(policy_from_row(existing)) if existing is not None else None
             target = _audit_target(policy)

@@ -16,6 +16,7 @@ import asyncpg
 
 from llm_proxy.errors import BadRequest, StoreUnavailable
 from llm_proxy.identity.caller import Budget, BudgetUnit, Limits
+from llm_proxy.identity.guard_rules import GuardRule, guard_document, parse_guard_rule
 from llm_proxy.identity.policies import KillSwitch, LimitPolicy, PolicySnapshot
 from llm_proxy.identity.virtual_keys import IMPORTED_LOOKUP_PREFIX, KeyRaise, KeySpec, StoredKey
 from llm_proxy.json_access import Json
@@ -187,6 +188,7 @@ def policy_from_row(row: asyncpg.Record) -> LimitPolicy:
         row["duration_s"],
         row["weight"],
         row["priority"],
+        guard_from_json(row["loop_guard"]),
     )
 
 
@@ -220,6 +222,16 @@ def budgets_to_json(budgets: tuple[Budget, ...]) -> str:
             for budget in budgets
         ]
     )
+
+
+def guard_from_json(text: str | None) -> GuardRule | None:
+    """Decodes the column `loop_guard`."""
+    return None if text is None else parse_guard_rule(json.loads(text))
+
+
+def guard_to_json(rule: GuardRule | None) -> str | None:
+    """Encodes a rule of the loop guard for its column."""
+    return None if rule is None else json.dumps(guard_document(rule))
 
 
 @asynccontextmanager

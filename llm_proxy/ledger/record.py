@@ -17,6 +17,7 @@ from uuid import UUID
 
 import orjson
 
+from llm_proxy.admission.loop_guard import GuardVerdict
 from llm_proxy.call_context import CallContext, Outcome
 from llm_proxy.dialects import BYTES_PER_TOKEN, UNBOUNDED_TOKENS, Call
 from llm_proxy.identity.caller import Priority
@@ -56,6 +57,7 @@ class UsageRecord(NamedTuple):
         prompt_bytes: Of the request; with `max_tokens` and `choices` the basis of its reservation.
         images: With the next three what was used beside tokens, as in `Quantities`; None of what was not.
         replay_of: The id of the call whose answer this one got, by its idempotency key; None without.
+        guard_action: What the loop guard did, `observe` or `warn`; then what it found, and how often.
         queue_ms: How long the call waited for a slot at a sidecar; `priority` is the class in which it did.
         key_ancestors: The ids of the keys above a child key, the root first, joined by commas.
     """
@@ -112,6 +114,9 @@ class UsageRecord(NamedTuple):
     replay_of: str | None = None
     priority: Priority | None = None
     key_ancestors: str | None = None
+    guard_action: str | None = None
+    guard_signal: str | None = None
+    guard_times: int | None = None
 
     @property
     def total_tokens(self) -> int | None:
@@ -176,7 +181,7 @@ def record_of(context: CallContext) -> UsageRecord:
         run_name=caller.run_id,
         **_requested(call),
         **_queue(context),
-        **_details(usage),
+        **_details(usage, context.guard_verdict),
     )
 
 
@@ -193,21 +198,29 @@ def _queue(context: CallContext) -> dict[str, Any]:
     return {"queue_ms": context.queue_ms, "priority": "batch" if context.is_batch else "interactive"}
 
 
-def _details(usage: TokenUsage | None) -> dict[str, Any]:
-    """Returns the parts of the tokens, and what was used beside tokens, without what was not."""
+def _details(usage: TokenUsage | None, verdict: GuardVerdict | None) -> dict[str, Any]:
+    """Returns what the loop guard found, the parts of the tokens, and what was used beside them; no more."""
+    found: dict[str, Any] = {}
+    if verdict is not None:
+        signal, times, *_ = verdict.finding
+        found = {"guard_action": verdict.action, "guard_signal": signal, "guard_times": times}
     if usage is None:
-        return {}
+        return found
     quantities = usage.quantities
     used = (
         {}
         if quantities is NOTHING
         else {name: value for name, value in quantities._asdict().items() if value}
     )
-    return used | {
-        "cache_write_tokens": usage.cache_write_tokens,
-        "token_details": usage.details,
-        "service_tier": usage.service_tier,
-    }
+    return (
+        found
+        | used
+        | {
+            "cache_write_tokens": usage.cache_write_tokens,
+            "token_details": usage.details,
+            "service_tier": usage.service_tier,
+        }
+    )
 
 
 class Billed(NamedTuple):
@@ -290,12 +303,12 @@ _OWNER_FIELDS: tuple[str, ...] = ("tenant", "agent", "group", "model")
 _OTHER_TEXT_FIELDS: tuple[str, ...] = (
     "user", "session", "channel", "client_request_id", "group_asked", "model_resolved", "provider",
     "deployment", "refusal_code", "provider_message", "run", "tags", "would_refuse",
-    "service_tier", "run_name",
+    "service_tier", "run_name", "guard_action", "guard_signal",
 )  # fmt: skip
-_TEXT_LIMITS = ((600, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
+_TEXT_LIMITS = ((600, 256), (400, 256), (128, 128), (32, 128), (8, 128), (4, 64), (2, 16), (0, 0))
 """Maximum characters of the other texts and of the owners' names, tried in this order."""
 _JSON_FIELDS = frozenset({"hops", "token_details"})
-_MAX_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1, "choices": 2**31 - 1}
+_MAX_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1, "choices": 2**31 - 1, "guard_times": 2**31 - 1}
 
 
 def row_of(record: UsageRecord) -> LedgerRow:
@@ -424,7 +437,7 @@ _LOGGED_FIELDS = (
     "request_id", "key_prefix", "tenant", "agent", "door", "dialect", "group", "model_resolved", "provider",
     "deployment", "streamed", "status", "outcome", "refusal_code", "prompt_tokens", "completion_tokens",
     "cached_tokens", "cache_write_tokens", "reasoning_tokens", "service_tier", "usage_source", "cache",
-    "attempts", "would_refuse", *Quantities._fields,
+    "attempts", "would_refuse", "guard_action", "guard_signal", "guard_times", *Quantities._fields,
 )  # fmt: skip
 _REDACTED_FIELDS = ("tenant", "agent", "group")
 """Names that callers or operators chose."""

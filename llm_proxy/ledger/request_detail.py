@@ -203,6 +203,8 @@ def _end_line(request: Json) -> str:
     parts.append("cost unknown" if cost is None else f"${cost:f}")
     if request.get("would_refuse"):
         parts.append(f"limits in shadow would have refused it: {request['would_refuse']}")
+    if request.get("guard_signal"):
+        parts.append(f"the loop guard found: {request['guard_signal']}, {request['guard_times']} times")
     return ", ".join(parts)
 
 

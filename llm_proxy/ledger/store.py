@@ -140,6 +140,7 @@ _TYPES = {
     "hops": "jsonb", "cache_write_tokens": "int8", "token_details": "jsonb",
     "prompt_bytes": "int8", "max_tokens": "int8", "choices": "int4",
     **dict.fromkeys(Quantities._fields, "int8"), "queue_ms": "float4", "replay_of": "uuid",
+    "guard_times": "int4",
 }  # fmt: skip
 
 

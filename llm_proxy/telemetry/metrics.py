@@ -65,6 +65,7 @@ METRICS: dict[str, Metric] = {
     _P + "requests_total": Metric("counter", "Admitted calls that ended.", ("door", "model", "provider", "outcome", "status")),
     _P + "refusals_total": Metric("counter", "Requests answered with an error of ours before a call.", ("code",)),
     _P + "would_refuse_total": Metric("counter", "Admitted calls that a limit in shadow mode would have refused.", ("scope", "kind")),
+    _P + "loops_total": Metric("counter", "Calls of runs that repeat themselves, by what the loop guard did and found.", ("action", "signal")),
     _P + "request_seconds": Metric("histogram", "From reading the request to its last byte.", ("door", "streamed"), SECONDS),
     _P + "ttft_seconds": Metric("histogram", "From reading the request to the first byte of the answer.", ("door", "streamed"), SECONDS),
     _P + "queue_seconds": Metric("histogram", "Time in the queue for a slot at a sidecar, of calls that waited there.", (), SECONDS),
@@ -171,6 +172,10 @@ class FinishedCall(Protocol):
     def refusal_code(self) -> str | None: ...
     @property
     def would_refuse(self) -> str | None: ...
+    @property
+    def guard_action(self) -> str | None: ...
+    @property
+    def guard_signal(self) -> str | None: ...
     # fmt: on
 
 
@@ -331,6 +336,8 @@ class Metrics:
         for call in finished:
             for which in call.would_refuse.split(",") if call.would_refuse else ():
                 self.increment("llm_proxy_would_refuse_total", *which.split(":"))
+            if call.guard_signal:
+                self.increment("llm_proxy_loops_total", call.guard_action or OTHER, call.guard_signal)
 
     def add_sampler(self, sampler: Callable[[], None]) -> None:
         """Adds a function that is called about once a second, to set gauges."""

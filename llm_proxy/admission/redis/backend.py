@@ -31,8 +31,8 @@ from llm_proxy.identity import ANY
 
 REPLICAS_KEY = "lp:replicas"
 REPLICA_TTL_MS = 15_000
-_SCRIPTS = ("admit", "settle", "renew", "seed")
-_LETTER = {"tokens": "t", "parallel": "p", "budget": "b", "run": "n", "duration": "d"}
+_SCRIPTS = ("admit", "settle", "renew", "seed", "turn", "quarantine")
+_LETTER = {"tokens": "t", "parallel": "p", "budget": "b", "run": "n", "duration": "d", "turn": "g"}
 ObserveRequest = Callable[[float, bool], None]
 """Called after every script call with its duration in seconds and whether the store answered."""
 
@@ -101,7 +101,7 @@ class RedisBackend:
             if on_late_result is not None:
                 on_late_result(_parse_result(reply))
 
-        return _parse_result(await self._run("admit", args, late))
+        return _parse_result(await self.run_script("admit", args, late))
 
     async def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]) -> None:
         """Settles a batch of one tenant, once."""
@@ -111,7 +111,7 @@ class RedisBackend:
             args: list[Argument] = [1 + len(batch), batch_key, *(entry.key for entry in batch), number]
             for entry in batch:
                 args += (_LETTER[entry.kind], entry.lease_id, entry.amount, entry.at)
-            await self._run("settle", args)
+            await self.run_script("settle", args)
 
     async def renew(self, entries: tuple[SettlementEntry, ...], ttl_ms: int) -> None:
         """Renews what running calls of one tenant hold."""
@@ -119,15 +119,15 @@ class RedisBackend:
             args: list[Argument] = [len(batch), *(entry.key for entry in batch), ttl_ms]
             for entry in batch:
                 args += (_LETTER[entry.kind], entry.lease_id, entry.amount)
-            await self._run("renew", args)
+            await self.run_script("renew", args)
 
     async def seed(self, key: str, spent: int, expires_ms: int = 0) -> None:
         """Gives a missing counter its value."""
-        await self._run("seed", [1, key, "spent", spent, expires_ms])
+        await self.run_script("seed", [1, key, "spent", spent, expires_ms])
 
     async def raise_epoch(self, key: str, epoch: int) -> None:
         """Raises a tenant's epoch; it never falls."""
-        await self._run("seed", [1, key, "epoch", epoch])
+        await self.run_script("seed", [1, key, "epoch", epoch])
 
     async def heartbeat(self, name: str) -> int:
         """Registers this replica as alive; returns how many are."""
@@ -162,7 +162,10 @@ class RedisBackend:
             found[hash_tag] = (*found.get(hash_tag, ()), entry)
         return found.items()
 
-    async def _run(self, name: str, args: list[Argument], orphan: Callable[[Any], None] | None = None) -> Any:  # noqa: ANN401 -- RESP
+    async def run_script(
+        self, name: str, args: list[Argument], orphan: Callable[[Any], None] | None = None
+    ) -> Any:  # noqa: ANN401 -- RESP
+        """Returns the reply of a script; `args` are the number of its keys, the keys, its arguments."""
         started, key = perf_counter(), str(args[1])
         try:
             reply = await self.cluster.execute(key, "EVALSHA", self._sha[name], *args, on_late_reply=orphan)

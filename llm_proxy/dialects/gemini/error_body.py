@@ -5,7 +5,7 @@ Source: https://cloud.google.com/apis/design/errors, https://ai.google.dev/gemin
 
 import math
 
-from llm_proxy.errors import APIError, BudgetExceeded, RunBudgetExceeded, Unauthorized
+from llm_proxy.errors import AgentLoopDetected, APIError, BudgetExceeded, RunBudgetExceeded, Unauthorized
 from llm_proxy.json_access import Json
 
 _STATES = {
@@ -83,7 +83,7 @@ def _details(error: APIError, field: str | None, message: str) -> list[Json]:
     if error.status == _BAD_REQUEST and field:
         violations = [{"field": field, "description": message}]
         details.append({"@type": f"{_TYPE}BadRequest", "fieldViolations": violations})
-    if isinstance(error, BudgetExceeded | RunBudgetExceeded):
+    if isinstance(error, BudgetExceeded | RunBudgetExceeded | AgentLoopDetected):
         violation = {
             "subject": error.reached_limit.subject if error.reached_limit else "",
             "description": message,

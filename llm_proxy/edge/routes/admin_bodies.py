@@ -15,6 +15,7 @@ from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import KeyRaiseRepository, KeyRepository, PolicyRepository
 from llm_proxy.identity.admin_documents import MAX_NUMBER
 from llm_proxy.identity.caller import OnStoreFailure, Period, PolicyMode, Priority, ScopeKind
+from llm_proxy.identity.guard_rules import GuardMode
 from llm_proxy.identity.policies import KillSwitchKind
 from llm_proxy.json_access import Json
 
@@ -146,6 +147,24 @@ class RotateKey(AdminBody):
     overlap_s: StrictInt = Field(default=86_400, ge=0, le=31_536_000)
 
 
+class LoopGuardBody(AdminBody):
+    """What the loop guard does for runs; null: as the wider policy says; 0: not looked for."""
+
+    mode: GuardMode | None = Field(None, description="`warn` tells the caller, `stop` rejects.")
+    notice: StrictBool | None = Field(
+        None, description="With `warn`: tell the model, too, in its system text."
+    )
+    quarantine_s: StrictInt | None = Field(None, description="For how long a stopped run stays so.")
+    repeats: StrictInt | None = Field(None, description="The same step, so often in a row.")
+    cycles: StrictInt | None = Field(None, description="The same order of steps, so often.")
+    max_period: StrictInt | None = Field(None, description="The most steps of such an order.")
+    stalled_turns: StrictInt | None = Field(None, description="Turns with hardly a new step.")
+    burst: StrictInt | None = Field(None, description="The same prompt, so often in five minutes.")
+    usd_per_minute: StrictInt | StrictStr | Annotated[Decimal, Strict()] | None = Field(
+        None, description="What a run may spend in a minute, over the last five."
+    )
+
+
 class LimitPolicyBody(LimitsBody):
     """A limit policy; without a subject it is the scope's default."""
 
@@ -163,6 +182,7 @@ class LimitPolicyBody(LimitsBody):
         description="Of a tenant or key: its part of the slots while calls wait; 1 to 10000, usually 100.",
     )
     priority: Priority | None = Field(None, description="Of a tenant or key: the highest class of its calls.")
+    loop_guard: LoopGuardBody | None = None
 
 
 class KillSwitchBody(AdminBody):

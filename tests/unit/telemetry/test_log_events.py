@@ -8,6 +8,8 @@ import llm_proxy
 
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception"})
 EVENTS = {
+    "a run is stopped: it repeats itself",
+    "a run's quarantine is not in the audit log",
     "a response could not be stored",
     "without LLM_PROXY__SEALING_KEYS no response is stored, and no reasoning comes back",
     "%s store away at start",

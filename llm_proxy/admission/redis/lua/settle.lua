@@ -8,6 +8,7 @@
 --                          seeded after that (ms) may have from the ledger already
 --   n lease cost known     the same of a run: a missing counter is made, but for a correction
 --   d                      nothing
+--   g outcome cost number  the end of a run's turn, as `MemoryTurns.end` notes it
 -- Returns 1, or 0 when the batch was settled before.
 local TOKEN_WINDOW, now = 61000, clock()
 local last_number = redis.call('GET', KEYS[1])
@@ -20,6 +21,25 @@ local function add(key, delta)
   redis.call('HINCRBY', key, sec, delta)
   redis.call('HINCRBY', key, 'sum', delta)
   redis.call('PEXPIRE', key, TOKEN_WINDOW + 1000)
+end
+
+local RECORD, MINUTE_SLOTS = 55, 6  -- bytes, as `loop_guard` packs them; minutes of spend, as `turn.lua` reads them
+local function end_turn(key, outcome, cost, number)
+  local run = redis.call('HMGET', key, 'count', 'turns')
+  if not run[1] then return end
+  local first = #run[2] - (tonumber(run[1]) - number + 1) * RECORD
+  if first >= 0 and first + RECORD <= #run[2] then
+    local ended = string.format('%013.0f', now) .. outcome
+    local turns = string.sub(run[2], 1, first + 13) .. ended .. string.sub(run[2], first + 28)
+    redis.call('HSET', key, 'turns', turns)
+  end
+  if cost > 0 then
+    local minute = math.floor(now / 60000)
+    local field = 'm' .. minute % MINUTE_SLOTS
+    local at, before = string.match(redis.call('HGET', key, field) or '', '(%d+):(%d+)')
+    if at and tonumber(at) == minute then cost = cost + tonumber(before) end
+    redis.call('HSET', key, field, string.format('%.0f:%.0f', minute, cost))
+  end
 end
 
 for i = 2, #KEYS do
@@ -35,6 +55,8 @@ for i = 2, #KEYS do
       drop(key, lease_id)
       if redis.call('HINCRBY', key, 'spent', amount) < 0 then redis.call('HSET', key, 'spent', 0) end
     end
+  elseif kind == 'g' then
+    end_turn(key, lease_id, tonumber(amount), tonumber(from))
   elseif kind == 't' then
     drop(key, lease_id)
     if tonumber(amount) > 0 then
