@@ -43,7 +43,7 @@ _BY_CLIENT_ID = (
 _OF_PROVIDER = (
     "SELECT DISTINCT call_id FROM llm_calls"  # noqa: S608 -- a number of ours
     " WHERE answer_id = ANY($1::text[]) OR provider_request_id = ANY($1::text[])"
-    f" LIMIT {MAX_FOUND}"
+    f" ORDER BY call_id DESC LIMIT {MAX_FOUND}"
 )
 
 
@@ -62,7 +62,7 @@ def ids_in(text: str) -> PastedIds:
     words = dict.fromkeys([text.strip()] if len(text.split()) == 1 else [])
     for found in _WORD.findall(text):
         word = found.rstrip(".:/=")
-        if any(sign.isdigit() for sign in word):
+        if "_" in word or any(sign.isdigit() for sign in word):
             words[word] = None
             words[word.removeprefix(_MESSAGE_PREFIX)] = None
     usable = [word for word in words if _MIN_CHARS <= len(word) <= _MAX_CHARS]

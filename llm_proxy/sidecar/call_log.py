@@ -59,8 +59,14 @@ COLUMNS: dict[str, str] = {
     "token_details": "jsonb",
     "service_tier": "text",
     **dict.fromkeys(Quantities._fields, "bigint"),
+    "answer_id": "text",
+    "provider_request_id": "text",
 }
 """Column -> Postgres type, in the order of a row."""
+PROVIDER_ID_HEADERS = (
+    "x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "x-amzn-requestid", "cf-ray",
+)  # fmt: skip
+"""By which providers know a request: most, Anthropic, Azure, Bedrock; the last where there is no other."""
 WARM_UP_GROUP = "llm-proxy-warm-up"
 """The model group of the warm-up's calls; they are not logged."""
 NANO_DOLLAR = Decimal("1e-9")
@@ -114,6 +120,8 @@ def row_of_event(
         _attempt_number(event),
         *_detail_columns(event, response, {} if unstated else usage),
         *_quantity_columns(endpoint, kwargs, response),
+        _text(event.get("id")) if status == "success" else None,
+        _request_id_in(kwargs.get("response_headers")),
     )
 
 
@@ -136,8 +144,17 @@ def row_of_failed_attempt(call_id: str, number: int, attempt: Attempt) -> CallRo
         "http_status": _status(failed, "failure"),
         "cache_hit": False,
         "attempts": number,
+        "provider_request_id": _request_id_in(getattr(attempt.error, "litellm_response_headers", None)),
     }
     return tuple(found.get(name) for name in COLUMNS)
+
+
+def _request_id_in(headers: Mapping[str, Any] | None) -> str | None:
+    """Return the id that a provider gave a request, of its answer's headers; None where there is none."""
+    if not isinstance(headers, Mapping):
+        return None
+    given = {str(name).lower(): value for name, value in headers.items()}
+    return next((_text(given[name]) for name in PROVIDER_ID_HEADERS if given.get(name)), None)
 
 
 def _configured_provider(kwargs: Mapping[str, Any]) -> object:

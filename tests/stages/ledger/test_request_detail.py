@@ -15,6 +15,7 @@ from llm_proxy.errors import RateLimited, ReachedLimit
 from llm_proxy.ledger import LedgerStore
 from llm_proxy.ledger.rejected_requests import CounterRow, RejectionCounts, RejectionScope
 from llm_proxy.ledger.request_detail import describe_request
+from llm_proxy.ledger.request_lookup import RequestLookup, ids_in
 from llm_proxy.ledger.usage_store import PostgresUsage, RecentQuery, open_usage
 from llm_proxy.telemetry import timestamp_of, uuid7
 
@@ -61,6 +62,27 @@ async def test_each_attempt_has_its_status_time_and_reason(
     assert "is not known" in without[3]
     assert "ended error with 502, provider_error" in without[-1]
     assert "cost unknown" in without[-1]
+
+
+async def test_a_request_is_found_by_its_answers_id_and_by_the_providers(
+    sidecar: Sidecar, call_log_dsn: str, tmp_path: Path
+) -> None:
+    """As the sidecar's log has them; another key finds nothing by them."""
+    request_id = uuid7()
+    body = {"model": "openai", "messages": [{"role": "user", "content": str(request_id)}]}
+    answer = await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(request_id)})
+    answer_id = answer.json["id"]
+    async with run_ledger(call_log_dsn, tmp_path) as ledger:
+        ledger.call_finished(record(request_id=request_id, started_at=timestamp_of(request_id)))
+    async with open_usage(call_log_dsn) as usage:
+        await _logged(usage, request_id, 1)
+        lookup = RequestLookup(usage.pool)
+        for pasted in (answer_id, f"msg_{answer_id}", "Error (request id: req_scripted)"):
+            found = await lookup.find(ids_in(pasted), None, None)
+            assert request_id in {one["request_id"] for one in found}, pasted
+        assert await lookup.find(ids_in(answer_id), "key-2", None) == []
+        assert await lookup.find(ids_in(answer_id), None, "zeta") == []
+        assert await lookup.find(ids_in(f"nothing like {answer_id}9"), None, None) == []
 
 
 async def test_counts_written_twice_and_by_several_workers_are_exact(

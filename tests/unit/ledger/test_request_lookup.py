@@ -34,7 +34,7 @@ def test_our_id_is_found_in_any_text(text: str) -> None:
     ],
 )
 def test_other_ids_are_words_with_a_digit_or_the_whole_text(text: str, word: str | None) -> None:
-    """A word without a digit in a sentence is none."""
+    """A word without a digit or an underscore in a sentence is none."""
     assert word in ids_in(text).words if word is not None else ids_in(text).words == ()
 
 
