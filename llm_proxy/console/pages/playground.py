@@ -26,14 +26,23 @@ from llm_proxy.console.playground_keys import PlaygroundKeys
 from llm_proxy.console.snippets import KEY_VARIABLE, Snippet, shown_body, snippets_of
 from llm_proxy.errors import APIError
 from llm_proxy.identity.console_sessions import ViewerRole
-from llm_proxy.json_access import Json, as_object, as_objects
+from llm_proxy.json_access import Json, as_list, as_object, as_objects
 
 ROLES: tuple[ViewerRole, ...] = ("owner", "operator", "tenant", "key")
 """Who may call: a viewer may not make a key."""
+CHAT_PATH = "/v1/chat/completions"
 MAX_SHOWN_BYTES = 2**20
 _PASSED_HEADERS = ("content-type", "x-request-id", "retry-after")
 _PASSED_PREFIX = "x-llm-proxy-"
 Caller = Annotated[Viewer, Depends(require_role(*ROLES))]
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedModel:
+    """A model to choose; `paths` serve it, or all of them where that is unknown."""
+
+    name: str
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,9 @@ def router(console: Console) -> APIRouter:
 
     @routes.get("/playground")
     async def blank(request: Request, viewer: Caller, model: str = "") -> Response:
-        form = PlaygroundForm("/v1/chat/completions", model, stream=True)
+        models = [] if model else await _models(viewer, keys)
+        chosen = model or next((one.name for one in models if CHAT_PATH in one.paths), "")
+        form = PlaygroundForm(CHAT_PATH, chosen, stream=True)
         return await page(request, viewer, form, PlaygroundResult())
 
     @routes.post("/playground")
@@ -181,18 +192,23 @@ async def _form_of(sent: FormData) -> PlaygroundForm:
     )
 
 
-async def _models(viewer: Viewer, keys: PlaygroundKeys) -> list[str]:
-    """Returns the models to choose from; nobody's key is made to list them."""
+async def _models(viewer: Viewer, keys: PlaygroundKeys) -> list[OfferedModel]:
+    """Returns the models to choose from, by name; nobody's key is made to list them."""
     if viewer.may(*GLOBAL):
-        found = await viewer.api.get("/admin/models")
-        return sorted(str(one["id"]) for one in found["data"] if not one["wildcard"])
-    if viewer.role == "key":
-        return sorted(str(one["id"]) for one in (await viewer.api.get("/v1/models"))["data"])
-    key = keys.find(viewer)
-    if key is None:
-        return []
-    async with viewer.api.stream("GET", "/v1/models", key=key.text) as response:
-        return sorted(str(one["id"]) for one in as_objects(orjson.loads(await response.aread()).get("data")))
+        found = as_objects((await viewer.api.get("/admin/models"))["data"])
+    elif viewer.role == "key":
+        found = as_objects((await viewer.api.get("/v1/models"))["data"])
+    elif key := keys.find(viewer):
+        async with viewer.api.stream("GET", "/v1/models", key=key.text) as response:
+            found = as_objects(as_object(orjson.loads(await response.aread())).get("data"))
+    else:
+        found = []
+    offered = (
+        OfferedModel(str(one["id"]), tuple(as_list(one.get("endpoints"))) or tuple(PATHS))
+        for one in found
+        if not one.get("wildcard")
+    )
+    return sorted(offered, key=lambda one: one.name)
 
 
 async def _result(response: GatewayResponse) -> PlaygroundResult:

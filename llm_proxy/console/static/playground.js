@@ -131,16 +131,40 @@
     raw.textContent = "";
     media.replaceChildren();
     status.textContent = "calling";
-    stop.hidden = false;
+    stop.disabled = false;
     try {
       const options = { method: "POST", body: new FormData(form), signal: running.signal };
       await show(await fetch("/playground/stream", options));
     } catch (fault) {
       status.append(fault.name === "AbortError" ? " stopped" : " the connection broke");
     } finally {
-      stop.hidden = true;
+      stop.disabled = true;
     }
   };
+
+  // The list of models is that of the endpoint; a model that does not serve it gives way to one that does.
+  const path = form.elements.path;
+  const model = form.elements.model;
+  const list = document.querySelector("#models");
+  const models = [...list.options].map((one) => ({ name: one.value, paths: one.dataset.paths.split(" ") }));
+  const offerModels = () => {
+    const serving = models.filter((one) => one.paths.includes(path.value)).map((one) => one.name);
+    list.replaceChildren(
+      ...serving.map((name) => Object.assign(document.createElement("option"), { value: name })),
+    );
+    if (models.some((one) => one.name === model.value) && !serving.includes(model.value)) {
+      model.value = serving[0] ?? "";
+    }
+  };
+  path.addEventListener("change", offerModels);
+  offerModels();
+
+  form.elements.prompt.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      form.requestSubmit(document.querySelector("#call"));
+    }
+  });
 
   stop.addEventListener("click", () => running?.abort());
   form.addEventListener("submit", (event) => {
