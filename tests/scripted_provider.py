@@ -23,6 +23,7 @@ from typing import TextIO
 from scripted import families, forms, responses_wire
 from scripted.failures import FAILURES, Failure
 from scripted.families import Door
+from scripted.prefix_cache import PrefixCache
 from scripted.responses_state import StoredResponses
 from scripted.script import Json, Script, at_call, failure, last_words, read
 
@@ -81,6 +82,7 @@ class CallLog:
         self.count = self.polls = 0
         self.record = record
         self.stored = StoredResponses()
+        self.prefixes = PrefixCache()
 
     def add(self, seen: Seen) -> None:
         """Note a call before it is answered: a provider that is killed has noted it."""
@@ -203,7 +205,7 @@ class Connection(asyncio.Protocol):
 
     async def _play(self, door: Door, path: str, headers: dict[str, str], body: Json) -> None:
         model = families.model_of(path, body)
-        script = read(model, body)
+        script = self.log.prefixes.bill(read(model, body), model, body)
         number = self.log.count + 1
         credential = headers.get("authorization") or headers.get("api-key") or ""
         self.seen = Seen(

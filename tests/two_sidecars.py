@@ -85,12 +85,14 @@ def provider_as_sidecar(port: int) -> process.ProcessSpec:
 
 
 @contextmanager
-def run_two_sidecars(provider: Provider, folder: Path) -> Generator[TwoSidecars]:
-    """Runs both sidecars until the block ends."""
+def run_two_sidecars(
+    provider: Provider, folder: Path, text: str = CONFIG, cache_redis_url: str | None = None
+) -> Generator[TwoSidecars]:
+    """Runs both sidecars until the block ends; `text` is their configuration."""
     config = folder / "two-sidecars.yaml"
-    config.write_text(CONFIG.format(base=provider.base("openai")), encoding="utf-8")
+    config.write_text(text.format(base=provider.base("openai")), encoding="utf-8")
     at = [ports.free_port() for _ in range(2)]
-    behind = SidecarBackends(MASTER_KEY, None, None, None)
+    behind = SidecarBackends(MASTER_KEY, cache_redis_url, None, None)
     parts = [sidecar_spec(number, port, config, behind, GIVEN) for number, port in enumerate(at)]
     logs = folder / "two-sidecars"
     two_sidecars = TwoSidecars(provider, at, [process.start(one, logs) for one in parts], logs)

@@ -4,12 +4,8 @@ Pure. Invariants: no name of a run is in a key of the store; another key's run o
 tenant's, has another digest; every key of a run's counters ends with its digest.
 """
 
-from functools import lru_cache
-from hashlib import blake2b
-
 from llm_proxy.identity import Caller
-
-_DIGEST_BYTES = 16
+from llm_proxy.identity.run_names import digest_of_names
 
 
 def run_digest(caller: Caller) -> str:
@@ -19,18 +15,9 @@ def run_digest(caller: Caller) -> str:
 
 def digest_of(tenant: str | None, key_id: str, name: str) -> str:
     """Returns the digest of the run of this name, below its tenant and key."""
-    return _digest(tenant or "", key_id, name)
+    return digest_of_names(tenant or "", key_id, name)
 
 
 def runs_key(hash_tag: str, caller: Caller) -> str:
     """Returns the key under which the store has the latest runs of a caller's key."""
-    return f"lp:{hash_tag}:runs:{_digest(caller.tenant or '', caller.key_id)}"
-
-
-@lru_cache(maxsize=4096)
-def _digest(*names: str) -> str:
-    state = blake2b(digest_size=_DIGEST_BYTES, person=b"llm-proxy run")
-    for name in names:
-        text = name.encode("utf-8", "surrogatepass")
-        state.update(b"%d:" % len(text) + text)
-    return state.hexdigest()
+    return f"lp:{hash_tag}:runs:{digest_of_names(caller.tenant or '', caller.key_id)}"

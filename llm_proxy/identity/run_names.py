@@ -7,10 +7,23 @@ are checked before. A name is a run of the key and the tenant that named it, of 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
 
 from llm_proxy.identity.caller import Attribution, parse_name
 
 IN_METADATA = "metadata."
+_DIGEST_BYTES = 16
+
+
+@lru_cache(maxsize=8192)
+def digest_of_names(*names: str) -> str:
+    """Returns what other processes know these names by, in this order: 32 hexadecimal digits."""
+    state = blake2b(digest_size=_DIGEST_BYTES, person=b"llm-proxy run")
+    for name in names:
+        text = name.encode("utf-8", "surrogatepass")
+        state.update(b"%d:" % len(text) + text)
+    return state.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

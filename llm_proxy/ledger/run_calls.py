@@ -40,7 +40,7 @@ _SUMS = f"""
            coalesce(sum(cost_usd), 0) AS cost_usd,
            count(*) FILTER (WHERE cost_usd IS NULL AND outcome = 'ok') AS unpriced_calls, {_ID} AS id
     FROM requests
-    WHERE started_at >= $1 AND started_at < $2 AND run_name IS NOT NULL{{conditions}}
+    WHERE started_at >= $1 AND started_at < $2 AND run_name IS NOT NULL AND replay_of IS NULL{{conditions}}
     GROUP BY run_name, key_id, tenant
 """  # noqa: S608 -- constants of this module
 _PAGE = " HAVING (max(started_at), {id}) < ($3, $4::uuid) ORDER BY last_at DESC, id DESC LIMIT $5"

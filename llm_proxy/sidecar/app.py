@@ -55,6 +55,7 @@ CATALOG_PATH = "/llmp/catalog"
 COOLDOWNS_PATH = "/llmp/cooldowns"
 DESCRIPTION_PATHS = frozenset({"/v1/models", CATALOG_PATH, COOLDOWNS_PATH, "/llmp/config"})
 OPTIONAL_HEADER = b"x-llmp-optional-fields"
+AFFINITY_HEADER = b"x-llmp-affinity"
 HEALTH_PATHS = ("/health/liveliness", "/health/readiness")
 
 
@@ -139,6 +140,7 @@ class SidecarApp:
 
     async def _process_call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         outcome, sending = CallOutcome(optional_fields=_optional_fields(scope)), StartedFlag(send)
+        outcome.affinity = _affinity(scope)
         outcome.account = _account(scope)
         if outcome.account == frozenset():
             await send_json(send, 404, response_state.GONE)
@@ -191,6 +193,11 @@ class SidecarApp:
 def _optional_fields(scope: Scope) -> tuple[str, ...]:
     stated = next((value for name, value in scope["headers"] if name == OPTIONAL_HEADER), b"")
     return tuple(stated.decode("latin-1").split(",")) if stated else ()
+
+
+def _affinity(scope: Scope) -> str | None:
+    stated = next((value for name, value in scope["headers"] if name == AFFINITY_HEADER), b"")
+    return stated.decode("latin-1") or None
 
 
 def _account(scope: Scope) -> frozenset[str] | None:

@@ -4,7 +4,7 @@ Invariant: callbacks may run in another task of the same request; all of them se
 """
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -104,6 +104,8 @@ class CallOutcome:
         provider_body: What the provider's request holds beside the model, whatever LiteLLM would send.
         images: What is kept of an image call; None of any other.
         speech: What is kept of a call that makes speech; None of any other.
+        affinity: The name whose calls stay at one deployment; None if it names none.
+        healthy: The deployments that could serve the attempt that runs.
     """
 
     endpoint: Endpoint | None = None
@@ -130,6 +132,8 @@ class CallOutcome:
     images: ImageCall | None = None
     speech: SpeechCall | None = None
     provider_body: Json | None = None
+    affinity: str | None = None
+    healthy: tuple[str, ...] = ()
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -207,6 +211,30 @@ def optional_fields() -> tuple[str, ...]:
     """Return the fields of the running call that are left out where the model lacks them."""
     outcome = _CURRENT.get()
     return outcome.optional_fields if outcome is not None else ()
+
+
+def affinity() -> str | None:
+    """Return the name whose deployment the running call shall get; None without one.
+
+    It is empty once an attempt has failed: the call may then go elsewhere.
+    """
+    outcome = _CURRENT.get()
+    if outcome is None or outcome.affinity is None:
+        return None
+    return "" if any(one.error is not None for one in outcome.attempts) else outcome.affinity
+
+
+def note_healthy(deployments: Iterable[str]) -> None:
+    """Note the deployments that may serve the attempt that begins."""
+    outcome = _CURRENT.get()
+    if outcome is not None and outcome.affinity is not None:
+        outcome.healthy = tuple(deployments)
+
+
+def healthy_deployments() -> tuple[str, ...]:
+    """Return what was noted last; nothing for a call that is pinned by no name of ours."""
+    outcome = _CURRENT.get()
+    return outcome.healthy if outcome is not None else ()
 
 
 def form() -> SentForm | None:

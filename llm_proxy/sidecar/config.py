@@ -53,6 +53,8 @@ REQUIRED: dict[str, Json] = {
     },
     "router_settings": {},
 }
+SESSION_AFFINITY = "session_affinity"
+"""A check that every sidecar has beside those of the file; calls that name no run pass it by."""
 ROUTING_STRATEGIES = {
     "ROUND_ROBIN": "simple-shuffle",
     "WEIGHTED": "simple-shuffle",
@@ -331,6 +333,8 @@ def _apply_required(config: Json, env: Mapping[str, str], notes: list[str]) -> N
         ]
         config[section] = {**defaults[section], **config[section], **REQUIRED[section]}
     litellm, router = config["litellm_settings"], config["router_settings"]
+    checks = [one for one in as_list(router["optional_pre_call_checks"]) if one != SESSION_AFFINITY]
+    router["optional_pre_call_checks"] = [*checks, SESSION_AFFINITY]
     litellm |= observer_settings(litellm, env)
     _choose_strategy(router, env.get("LLM_PROXY_LOAD_BALANCE", ""), notes)
     if (retries := env.get("LLM_PROXY_MAX_RETRIES", "")).isdecimal():

@@ -130,6 +130,8 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.types.router": ("Deployment", "GenericLiteLLMParams"),
     "starlette.responses": ("Response", "StreamingResponse"),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),
+    "litellm.router_utils.pre_call_checks.deployment_affinity_check": ("DeploymentAffinityCheck",),
+    "litellm.caching.affinity_cache": ("claim_affinity_pin",),
     "litellm.caching.redis_cache": ("RedisCache", "_run_under_circuit_breaker"),
     "litellm.caching.caching_handler": ("LLMCachingHandler", "in_memory_cache_obj"),
     "litellm.caching.redis_batch": ("_run_under_circuit_breaker",),
@@ -314,6 +316,13 @@ def text_stream_wrapper_class() -> Untyped:
 def router_class() -> Untyped:
     """The class that retries, falls back and cools down."""
     return import_module("litellm.router").Router
+
+
+def affinity_check_class() -> Untyped:
+    """The class that sends calls of one session to one deployment."""
+    return import_module(
+        "litellm.router_utils.pre_call_checks.deployment_affinity_check"
+    ).DeploymentAffinityCheck
 
 
 def router_module() -> Untyped:

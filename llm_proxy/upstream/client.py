@@ -26,6 +26,7 @@ from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.errors import APIError, NotFound, Overloaded, UpstreamUnreachable
 from llm_proxy.identity import Caller, QueueShare
 from llm_proxy.json_access import as_object
+from llm_proxy.upstream.affinity import Affinity, header_of
 from llm_proxy.upstream.catalog import CurrentCatalog
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.form_body import FormBody
@@ -96,6 +97,7 @@ class SidecarClient:
         self.timeouts = timeouts
         self._key = key
         self._connections = ConnectionPool(tls)
+        self._affinity = Affinity(controls.affinity)
         self._targets: dict[str, tuple[SidecarAddress, bytes]] = {}
 
     def stop(self) -> None:
@@ -148,16 +150,16 @@ class SidecarClient:
         body = self._body(call, caller)
         cached = call.operation is None and self._controls.uses_cache(call, caller, self.catalog.snapshot)
         form = FormBody(orjson.loads(body), call.files) if call.files else None
+        name = self._affinity.name_of(call, caller)
         headers = self._headers(call, caller, request_id, traceparent)
+        headers += header_of(name, call, self.catalog.snapshot) if name is not None else ""
         size, sent_at_once = (len(body), body) if form is None else (form.size_bytes, b"")
         rest = f"{headers}content-length: {size}\r\n\r\n".encode() + sent_at_once
         first_byte_s = self.timeouts.for_group(call.group).first_byte_s + size / UPLOAD_BYTES_PER_S
         line = call.operation[:2] if call.operation else ("POST", ENDPOINTS[call.endpoint].path)
         share, tried = self.queue.shares.share_of(caller, wants_batch=wants_batch(call)), list[Sidecar]()
         while len(tried) < len(self.pool.sidecars):
-            slot = self.queue.take(share, monotonic(), tried) or await self._wait(share, guard, tried)
-            (sidecar := slot.sidecar).calls.add(guard)
-            guard.sidecar, guard.is_batch = sidecar.url, share.is_batch
+            sidecar = (slot := await self._slot(name, share, guard, tried)).sidecar
             guard.phase, guard.idle_deadline = "first_byte", monotonic() + first_byte_s
             connection: HTTPConnection | None = None
             try:
@@ -184,6 +186,19 @@ class SidecarClient:
             sent = _SentCall(call, caller, request_id, body, cached)
             return await self._reply(sent, sidecar, connection, guard, release)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+
+    async def _slot(
+        self, name: str | None, share: QueueShare, guard: CallGuard, tried: list[Sidecar]
+    ) -> Slot:
+        """Returns a slot for a call, now or after a wait: at the sidecar of before, if it has one free."""
+        others = self._affinity.passed_over(name, self.pool.sidecars) if name and not tried else None
+        slot = self.queue.take(share, monotonic(), others) if others is not None else None
+        slot = slot or self.queue.take(share, monotonic(), tried) or await self._wait(share, guard, tried)
+        slot.sidecar.calls.add(guard)
+        guard.sidecar, guard.is_batch = slot.sidecar.url, share.is_batch
+        if name is not None:
+            self._affinity.began(name, guard, slot.sidecar)
+        return slot
 
     async def _wait(self, share: QueueShare, guard: CallGuard, tried: list[Sidecar]) -> Slot:
         began, guard.is_batch = monotonic(), share.is_batch
@@ -283,6 +298,7 @@ class SidecarClient:
         if connection is not None:
             self._connections.release(connection)
         slot.sidecar.calls.discard(guard)
+        self._affinity.ended(guard)
         self.queue.release(slot, monotonic())
 
     def _target(self, sidecar: Sidecar, method: str, path: str) -> tuple[SidecarAddress, bytes]:

@@ -68,6 +68,7 @@ class LiteLLMControls:
         access: The kill switches; None without any.
         payload_policy: Whose text may be shown to Langfuse.
         response_ids: Makes the callers' ids of responses.
+        affinity: What names calls that stay together, see `Affinity`.
     """
 
     caching: bool = True
@@ -76,6 +77,7 @@ class LiteLLMControls:
     access: AccessPolicy | None = None
     payload_policy: PayloadPolicy = field(default_factory=PayloadPolicy)
     response_ids: ResponseIds = field(default_factory=partial(ResponseIds, None))
+    affinity: tuple[str, ...] = ()
 
     def uses_cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache may answer this call."""

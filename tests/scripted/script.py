@@ -44,6 +44,7 @@ PLAYS = frozenset(
         "filtered",  # finish reason content_filter
         "raw",  # the bytes of `raw`: a stream's writes, or a whole body
         "raw-error",  # the same with `status`
+        "prefix",  # prompts that begin alike are billed as cached; see `scripted/prefix_cache.py`
         "echo",  # a `status` whose message repeats what the user said
     }
 )
