@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.types import ASGIApp, Lifespan
+from starlette.types import Lifespan
 
 from llm_proxy import __version__
 from llm_proxy.console.access import EVERYBODY, ConsoleAccess, SignInNeeded, Viewer, require_role
@@ -25,6 +25,7 @@ from llm_proxy.console.gateway_api import TIMEOUT_S
 from llm_proxy.console.hardening import HardenedApp
 from llm_proxy.console.oidc import CALLBACK, OpenIdProvider
 from llm_proxy.console.pages import PAGES
+from llm_proxy.console.pages.self_check import needs_first_steps
 from llm_proxy.console.rendering import Templates
 from llm_proxy.console.static_files import StaticFiles
 from llm_proxy.errors import APIError, BadRequest, NotFound, StoreUnavailable
@@ -52,7 +53,7 @@ class PageFailed(APIError):  # noqa: N818 -- errors are named for the state they
     """A page failed, for a reason that nobody foresaw."""
 
 
-def create_console(settings: Settings, gateway_url: str) -> ASGIApp:
+def create_console(settings: Settings, gateway_url: str) -> HardenedApp:
     """Returns the console's application.
 
     Args:
@@ -75,11 +76,16 @@ def create_console(settings: Settings, gateway_url: str) -> ASGIApp:
     app.state.access = access
     app.add_route("/static/{name}", static.respond)
     app.add_route("/health", _health)
-    for page in PAGES:
-        app.include_router(page.router(console))
-    app.include_router(_start_page(console))
+    routers = [*(page.router(console) for page in PAGES), _start_page(console)]
+    for router in routers:
+        app.include_router(router)
     _add_error_pages(app, console)
-    return HardenedApp(app, console_url=settings.console_url, max_body_bytes=settings.max_body_bytes)
+    return HardenedApp(
+        app,
+        (route for router in routers for route in router.routes),
+        console_url=settings.console_url,
+        max_body_bytes=settings.max_body_bytes,
+    )
 
 
 def _oidc(settings: Settings) -> OpenIdProvider | None:
@@ -112,6 +118,8 @@ def _start_page(console: Console) -> APIRouter:
 
     @routes.get("/")
     async def show(viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]) -> Response:
+        if await needs_first_steps(viewer):
+            return RedirectResponse("/self-check", 303)
         first = next(one for one in console.pages if one.label and viewer.role in one.roles)
         return RedirectResponse(first.path, 303)
 

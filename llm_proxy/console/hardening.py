@@ -4,12 +4,14 @@ Invariants: no script, style or frame but the console's own files; no other site
 are kept in no cache; a request under another host name is rejected (DNS rebinding), and so is a large body.
 """
 
+import re
 from collections.abc import Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_SECURITY_POLICY = (
@@ -27,15 +29,23 @@ _HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "x-robots-tag": "noindex, nofollow",
 }
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+)(?::[0-9]{1,5})?")
 _HSTS = "max-age=31536000"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class HardenedApp:
-    """An application behind the checks and headers that every answer has."""
+    """An application behind the checks and headers that every answer has.
 
-    def __init__(self, app: ASGIApp, *, console_url: str | None, max_body_bytes: int) -> None:
+    Attributes:
+        routes: The application's.
+    """
+
+    def __init__(
+        self, app: ASGIApp, routes: Iterable[BaseRoute], *, console_url: str | None, max_body_bytes: int
+    ) -> None:
         self._app = app
+        self.routes = tuple(routes)
         self._hosts = _LOOPBACK | {urlsplit(console_url or "").hostname or "localhost"}
         self._is_secure = (console_url or "").startswith("https:")
         self._max_body_bytes = max_body_bytes
@@ -71,13 +81,10 @@ class HardenedApp:
 
 
 def _host_of(given: Iterable[str]) -> str | None:
+    """Returns the host that the one `Host` header names, without its port; None for anything else."""
     hosts = list(given)
-    if len(hosts) != 1:
-        return None
-    try:
-        return urlsplit(f"//{hosts[0]}").hostname
-    except ValueError:
-        return None
+    match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    return match[1].strip("[]").lower() if match else None
 
 
 def _is_larger(headers: Headers, limit: int) -> bool:

@@ -4,6 +4,7 @@ Invariants: the only home of Jinja2; autoescape is always on, a name that a page
 and nothing but a template's own text is markup. Times are shown with their zone, money as the API has it.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -92,6 +93,11 @@ def short_id(value: object) -> Markup:
     return Markup('<abbr title="{}">{}</abbr>').format(text, escape(text[-_SHORT_ID_CHARS:]))
 
 
+def pretty_json(value: object) -> str:
+    """Returns a JSON value over several lines."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
 _FILTERS: dict[str, Callable[..., Any]] = {
     "usd": usd,
     "nano_usd": nano_usd,
@@ -99,4 +105,5 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "when": when,
     "duration_ms": duration_ms,
     "short_id": short_id,
+    "pretty_json": pretty_json,
 }

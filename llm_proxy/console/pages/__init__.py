@@ -3,6 +3,7 @@
 from llm_proxy.console.access import EVERYBODY, GLOBAL, READERS
 from llm_proxy.console.navigation import Page
 from llm_proxy.console.pages import (
+    audit,
     find,
     key_changes,
     keys,
@@ -15,7 +16,9 @@ from llm_proxy.console.pages import (
     request,
     requests,
     runs,
+    self_check,
     sessions,
+    settings_page,
     sign_in,
     tenants,
     usage,
@@ -35,8 +38,11 @@ PAGES = (
     Page("Limits", "/limits", GLOBAL, limits.router),
     Page("Models", "/models", GLOBAL, models.router),
     Page("Playground", "/playground", playground.ROLES, playground.router),
+    Page("Audit", "/audit", GLOBAL, audit.router),
     Page("Notifications", "/notifications", GLOBAL, notifications.router),
     Page("Sessions", "/sessions", EVERYBODY, sessions.router),
+    Page("Settings", "/settings", GLOBAL, settings_page.router),
+    Page("Self-check", "/self-check", GLOBAL, self_check.router),
     Page("", "/sign-in", (), sign_in.router),
     Page("", "/sign-in/oidc", (), sign_in.oidc_router),
 )

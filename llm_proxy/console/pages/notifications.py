@@ -1,6 +1,7 @@
-"""The notifications that were sent to operators."""
+"""The notifications to operators, and what became of their deliveries."""
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
@@ -9,14 +10,22 @@ from starlette.responses import Response
 from llm_proxy.console.access import GLOBAL, Viewer, require_role
 from llm_proxy.console.console import Console
 
+_PAGE_ROWS = 100
+
 
 def router(console: Console) -> APIRouter:
     """Returns the page's routes."""
     routes = APIRouter()
 
     @routes.get("/notifications")
-    async def show(request: Request, viewer: Annotated[Viewer, Depends(require_role(*GLOBAL))]) -> Response:
-        found = await viewer.api.get("/admin/notifications", limit=100)
-        return console.render(request, viewer, "notifications.html", rows=found["data"])
+    async def show(
+        request: Request,
+        viewer: Annotated[Viewer, Depends(require_role(*GLOBAL))],
+        before: str | None = None,
+    ) -> Response:
+        found = await viewer.api.get("/admin/notifications", limit=_PAGE_ROWS, before=before)
+        rows = found["data"]
+        older = f"?{urlencode({'before': rows[-1]['timestamp']})}" if found["has_more"] else ""
+        return console.render(request, viewer, "notifications.html", rows=rows, older=older)
 
     return routes
