@@ -86,13 +86,25 @@ class GatewayAPI:
         parameters: Mapping[str, QueryValue] | None = None,
     ) -> httpx.Response:
         """Returns a successful response with its headers; raises `GatewayRejected`."""
-        try:
-            response = await self._client.send(self._request(method, path, body, parameters, None))
-        except httpx.HTTPError as fault:
-            raise _unreachable(fault) from None
+        response = await self._ask(self._request(method, path, body, parameters, None))
         if not response.is_success:
             raise _rejection(response)
         return response
+
+    async def health(self) -> Json:
+        """Returns what the gateway says of itself, also when it serves nothing; raises `GatewayRejected`."""
+        response = await self._ask(self._request("GET", "/health", None, None, None))
+        try:
+            return as_object(orjson.loads(response.content))
+        except ValueError:
+            raise _rejection(response) from None
+
+    async def _ask(self, request: httpx.Request) -> httpx.Response:
+        """Returns the response to a request, whatever its status; raises `GatewayRejected` without one."""
+        try:
+            return await self._client.send(request)
+        except httpx.HTTPError as fault:
+            raise _unreachable(fault) from None
 
     @asynccontextmanager
     async def stream(

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote
 
-import httpx
-import orjson
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,7 +33,7 @@ _ADVICE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ChainPart:
     """A link of the chain.
 
     Attributes:
@@ -54,7 +52,7 @@ def router(console: Console) -> APIRouter:
     """Returns the page's routes."""
     routes = APIRouter()
 
-    async def page(request: Request, viewer: Viewer, tested: list[Step]) -> Response:
+    async def page(request: Request, viewer: Viewer, tested: list[ChainPart]) -> Response:
         parts, groups = await asyncio.gather(_parts(viewer), _groups(viewer))
         served = _serving(groups)
         model = _model_to_test(groups)
@@ -102,28 +100,29 @@ async def _groups(viewer: Viewer) -> list[Json]:
     return found
 
 
-async def _parts(viewer: Viewer) -> list[Step]:
+async def _parts(viewer: Viewer) -> list[ChainPart]:
     """What the gateway says of its parts."""
     try:
-        async with viewer.api.stream("GET", "/health") as response:
-            health = as_object(orjson.loads(await response.aread()))
-    except (GatewayRejected, httpx.HTTPError, ValueError):
+        health = await viewer.api.health()
+    except GatewayRejected:
         advice = "Start the gateway (`make run`), or check LLM_PROXY__CONSOLE_GATEWAY_URL."
-        return [Step("Gateway", is_ok=False, detail="It does not answer.", advice=advice)]
-    steps = [Step("Gateway", is_ok=True, detail=f"Version {health.get('version', 'unknown')}.")]
+        return [ChainPart("Gateway", is_ok=False, detail="It does not answer.", advice=advice)]
+    steps = [ChainPart("Gateway", is_ok=True, detail=f"Version {health.get('version', 'unknown')}.")]
     for part in health.get("parts", []):
         is_ok = part["state"] == "ok"
         advice = "" if is_ok else _ADVICE.get(part["part"], "See docs/operations.md.")
         name = f"{part['part']}".replace("_", " ").capitalize()
         steps.append(
-            Step(name, is_ok=is_ok, detail=f"{part['state']}; {part['detail']}".strip("; "), advice=advice)
+            ChainPart(
+                name, is_ok=is_ok, detail=f"{part['state']}; {part['detail']}".strip("; "), advice=advice
+            )
         )
     return steps
 
 
-def _serving(groups: list[Json]) -> Step:
+def _serving(groups: list[Json]) -> ChainPart:
     if not groups:
-        return Step(
+        return ChainPart(
             "Models",
             is_ok=False,
             detail="None is served.",
@@ -132,7 +131,7 @@ def _serving(groups: list[Json]) -> Step:
         )
     providers = sorted({one for group in groups for one in group["providers"]})
     detail = f"{len(groups)} groups of {', '.join(providers)}."
-    return Step("Models", is_ok=True, detail=detail, href="/models")
+    return ChainPart("Models", is_ok=True, detail=detail, href="/models")
 
 
 def _model_to_test(groups: list[Json]) -> str | None:
@@ -142,22 +141,22 @@ def _model_to_test(groups: list[Json]) -> str | None:
     return str(usable[0]["id"]) if usable else None
 
 
-async def _call(viewer: Viewer, model: str) -> list[Step]:
+async def _call(viewer: Viewer, model: str) -> list[ChainPart]:
     """One small call to a model, and its record."""
     try:
         result = await viewer.api.send("POST", f"/admin/models/{quote(model, safe='')}/test")
     except GatewayRejected as error:
-        return [Step(f"A call to {model}", is_ok=False, detail=error.message)]
+        return [ChainPart(f"A call to {model}", is_ok=False, detail=error.message)]
     if not result["ok"]:
         detail = str(as_object(result["error"]).get("message", ""))
-        return [Step(f"A call to {model}", is_ok=result["ok"], detail=detail, href="/configuration")]
+        return [ChainPart(f"A call to {model}", is_ok=result["ok"], detail=detail, href="/configuration")]
     detail = f"Answered in {result['latency_ms']:.0f} ms by {result['provider']} ({result['model']})."
-    call = Step(f"A call to {model}", is_ok=True, detail=detail)
+    call = ChainPart(f"A call to {model}", is_ok=True, detail=detail)
     for _ in range(_RECORD_TRIES):
         try:
             await viewer.api.get(f"/v1/requests/{result['request_id']}")
         except GatewayRejected:
             await asyncio.sleep(_RECORD_PAUSE_S)  # a record takes a moment
         else:
-            return [call, Step("Its record", is_ok=True, href=f"/requests/{result['request_id']}")]
-    return [call, Step("Its record", is_ok=False, detail="Not there yet.", advice=_ADVICE["database"])]
+            return [call, ChainPart("Its record", is_ok=True, href=f"/requests/{result['request_id']}")]
+    return [call, ChainPart("Its record", is_ok=False, detail="Not there yet.", advice=_ADVICE["database"])]
