@@ -19,8 +19,9 @@ from llm_proxy.ledger.usage_names import key_names, require_known_names, resolve
 from llm_proxy.ledger.usage_query import EMPTY_ROW, NAME_COLUMNS, TimeSpan, UsageQuery, UsageRow
 from llm_proxy.ledger.usage_sql import (
     SUMS,
+    AvailableData,
+    SqlStatement,
     fetch_available,
-    run_query,
     split_query,
     usage_row,
     used_source,
@@ -38,18 +39,13 @@ _BEFORE, _NOW = 1, 2
 _SUMMED = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in SUMS)
 
 _LISTED = ("requests", "succeeded", "prompt_tokens", "completion_tokens", "cost_usd")
-_LISTED_SUMS = ", ".join(f"sum({name}) AS {name}" for name in _LISTED)
-_ROOM = "SET LOCAL work_mem = '32MB'"
-"""For groups of many names: sorting them on the disk takes longer than everything else."""
-_TOTALS = f"""
-    SELECT CASE WHEN at >= {{since}} THEN {_NOW} ELSE {_BEFORE} END AS span, {_SUMMED} FROM ({{used}}) AS used
-    WHERE at >= {{since}} OR at < {{ended}} GROUP BY 1"""  # noqa: S608 -- names are this package's own
+_LISTED_SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _LISTED)
+_ROOM = "SET LOCAL work_mem = '32MB'; SET LOCAL jit = off"
+"""Sorting many names on the disk, or compiling their sums, takes longer than everything else."""
+_TOTALS = f"SELECT span, {_SUMMED} FROM ({{used}}) AS used GROUP BY span"  # noqa: S608 -- this package's names
 _LISTS = """
-    WITH used AS (
-        SELECT CASE WHEN at >= {since} THEN 2 ELSE 1 END AS span, fine.* FROM ({used}) AS fine
-        WHERE at >= {since} OR at < {ended}
-    ), named AS (
-        SELECT {keys}, {sums} FROM used GROUP BY {keys}
+    WITH named AS (
+        SELECT {keys}, {sums} FROM ({used}) AS used GROUP BY {keys}
     ), listed AS (
         SELECT {keys}, {place} AS list, {sums} FROM named WHERE requests > 0 GROUP BY GROUPING SETS ({lists})
     ), ranked AS (
@@ -150,13 +146,11 @@ class UsageSeries:
     Attributes:
         times: The beginnings of the groups of time.
         series: The first names by the measure, then the rest, if there is any; one series without a name.
-        total: Of all names together, in the whole range.
         unknown_spans: Parts of the range that no figure counts.
     """
 
     times: Sequence[datetime]
     series: Sequence[NamedSeries]
-    total: UsageRow
     unknown_spans: Sequence[TimeSpan]
 
 
@@ -175,52 +169,70 @@ async def compare_ranges(
     if query.time_units or before[1] > query.since or "tag" in query.group_by:
         raise BadRequest("These ranges or groups cannot be compared.", param="group_by")
     query = await resolve_key_filter(connection, query)
-    whole = replace(query, since=before[0])
-    parts = split_query(whole, await fetch_available(connection, now), (before[1], query.since))
-    arguments: list[Any] = []
-    used = used_source(whole, parts, arguments) if parts is not None else None
-    if parts is None or used is None:
-        await require_known_names(connection, query.filters, query.only_key, query.only_tenant)
-        return UsageComparison(
-            EMPTY_ROW, EMPTY_ROW, {name: [] for name in query.group_by}, parts.unknown if parts else []
-        )
+    available = await fetch_available(connection, now)
     await connection.execute(_ROOM)
-    arguments += [query.since, before[1]]
-    sums = await connection.fetch(_placed(_TOTALS, used, arguments), *arguments)
-    if not sums:
+    summed = _source(replace(query, group_by=()), before, available)
+    totals: dict[int, UsageRow] = {}
+    if summed.statement is not None:
+        text = _TOTALS.format(used=summed.statement.text)
+        rows = await connection.fetch(text, *summed.statement.arguments)
+        totals = {row["span"]: usage_row(row, {}) for row in rows}
+    if not totals:
         await require_known_names(connection, query.filters, query.only_key, query.only_tenant)
-    totals = {row["span"]: usage_row(row, {}) for row in sums}
-    lists: dict[str, list[ComparedName]] = {}
-    if query.group_by:
-        statement = _placed(_lists(query.group_by), used, [*arguments, top])
-        rows = await connection.fetch(statement, *arguments, top)
+    named = _source(query, before, available)
+    lists: dict[str, list[ComparedName]] = {name: [] for name in query.group_by}
+    if lists and named.statement is not None:
+        arguments = [*named.statement.arguments, top]
+        text = _lists(query.group_by, named.statement.text, len(arguments))
+        rows = await connection.fetch(text, *arguments)
         labels = await _labels(connection, query, rows)
         for place, name in enumerate(query.group_by):
             lists[name] = _compared([row for row in rows if row["list"] == place], name, labels)
-    unknown = [one for one in parts.unknown if one[1] > query.since or one[0] < before[1]]
-    return UsageComparison(totals.get(_NOW, EMPTY_ROW), totals.get(_BEFORE, EMPTY_ROW), lists, unknown)
+    return UsageComparison(
+        totals.get(_NOW, EMPTY_ROW), totals.get(_BEFORE, EMPTY_ROW), lists, named.unknown_spans
+    )
 
 
-def _placed(statement: str, used: str, arguments: Sequence[Any]) -> str:
-    """Returns the statement with its source and the places of the last arguments."""
-    first = len(arguments) - (1 if "{top}" in statement else 0)
-    return statement.format(used=used, since=f"${first - 1}", ended=f"${first}", top=f"${len(arguments)}")
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The SELECT of two ranges, told apart by `span`; None without data in either."""
+
+    statement: SqlStatement | None
+    unknown_spans: list[TimeSpan]
 
 
-def _lists(by: Sequence[str]) -> str:
+def _source(query: UsageQuery, before: TimeSpan, available: AvailableData) -> _Source:
+    arguments: list[Any] = []
+    selects: list[str] = []
+    unknown: list[TimeSpan] = []
+    for span, (since, until) in ((_NOW, (query.since, query.until)), (_BEFORE, before)):
+        one = replace(query, since=since, until=until) if since < until else None
+        parts = split_query(one, available) if one is not None else None
+        if one is None or parts is None:
+            continue
+        unknown += parts.unknown
+        used = used_source(one, parts, arguments)
+        if used is not None:
+            selects.append(f"SELECT {span} AS span, part.* FROM ({used}) AS part")  # noqa: S608 -- this package's
+    return _Source(SqlStatement(" UNION ALL ".join(selects), arguments) if selects else None, unknown)
+
+
+def _lists(by: Sequence[str], used: str, arguments: int) -> str:
+    """Returns the statement; its last argument is the top."""
     names = [f'"{name}"' for name in by]
     # GROUPING has a bit for each name, set unless the row is grouped by it.
     bits = 2 ** len(by) - 1
     places = (f"WHEN {bits - 2 ** (len(by) - 1 - place)} THEN {place}" for place in range(len(by)))
-    values = {
-        "sums": _LISTED_SUMS,
-        "keys": ", ".join(["span", *names]),
-        "lists": ", ".join(f"(span, {name})" for name in names),
-        "place": f"CASE GROUPING({', '.join(names)}) {' '.join(places)} END",
-        "name": ", ".join(["list", *names]),
-        "order": ", ".join(["best DESC", "most DESC", *names]),
-    }
-    return _LISTS.format(**values, **{name: f"{{{name}}}" for name in ("used", "since", "ended", "top")})
+    return _LISTS.format(
+        used=used,
+        sums=_LISTED_SUMS,
+        keys=", ".join(["span", *names]),
+        lists=", ".join(f"(span, {name})" for name in names),
+        place=f"CASE GROUPING({', '.join(names)}) {' '.join(places)} END",
+        name=", ".join(["list", *names]),
+        order=", ".join(["best DESC", "most DESC", *names]),
+        top=f"${arguments}",
+    )
 
 
 def _compared(rows: Iterable[asyncpg.Record], name: str, labels: Mapping[str, str]) -> list[ComparedName]:
@@ -264,19 +276,21 @@ async def usage_over_time(
         )
         raise BadRequest(message, param="group_by")
     query = await resolve_key_filter(connection, query)
-    total = await run_query(connection, replace(query, group_by=()), now)
     parts = split_query(query, await fetch_available(connection, now))
     arguments: list[Any] = []
     used = used_source(query, parts, arguments) if parts is not None else None
-    if parts is None or used is None:
-        return UsageSeries([], [], total.total, parts.unknown if parts else [])
-    arguments += [parts.groups, top]
-    await connection.execute(_ROOM)
-    rows = await connection.fetch(_over_time(used, names, MEASURES[measure], len(arguments)), *arguments)
+    rows: list[asyncpg.Record] = []
+    if parts is not None and used is not None:
+        arguments += [parts.groups, top]
+        await connection.execute(_ROOM)
+        rows = await connection.fetch(_over_time(used, names, MEASURES[measure], len(arguments)), *arguments)
+    if parts is None or not rows:
+        await require_known_names(connection, query.filters, query.only_key, query.only_tenant)
+        return UsageSeries([], [], parts.unknown if parts else [])
     labels: Mapping[str, str] = {}
     if names == ["key"]:
         labels = await key_names(connection, {row["shown"] for row in rows if row["shown"]})
-    return UsageSeries(parts.groups, _series(rows, len(parts.groups), labels), total.total, parts.unknown)
+    return UsageSeries(parts.groups, _series(rows, len(parts.groups), labels), parts.unknown)
 
 
 def _over_time(used: str, names: Sequence[str], measure: str, arguments: int) -> str:

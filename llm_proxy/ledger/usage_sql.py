@@ -96,15 +96,8 @@ class QueryParts:
     unknown: list[TimeSpan]
 
 
-def split_query(
-    query: UsageQuery, available: AvailableData, since_groups: Sequence[datetime] = ()
-) -> QueryParts | None:
+def split_query(query: UsageQuery, available: AvailableData) -> QueryParts | None:
     """Splits a query's range; returns None if no data lies in it.
-
-    Args:
-        query: What is asked.
-        available: What there is.
-        since_groups: The beginnings of groups of time; none: those of the query's units of time.
 
     Raises:
         BadRequest: The range has more groups of time than an answer has rows.
@@ -112,9 +105,7 @@ def split_query(
     span = _overlap(query.time_span(), available.span)
     if span is None:
         return None
-    groups = sorted({span[0], *(one for one in since_groups if span[0] < one < span[1])})
-    if not since_groups:
-        groups = _groups(query, span)
+    groups = _groups(query, span)
     parts = QueryParts(groups, [], [], [], [])
     by_day, by_hour = query.names <= _ROLLED_UP | _OF_USERS, query.names <= _ROLLED_UP
     by_day = by_day and not {"user", "provider"} <= query.names

@@ -100,17 +100,17 @@ async def test_usage_over_time_equals_the_query_by_the_same_groups(
             rows = (await usage.query(UsageQuery(query.since, NOW, (unit,), {}, query.zone), NOW)).rows
             of_times = [add_sums(one.by_time[at] for one in found.series) for at in range(len(found.times))]
             assert [one for one in of_times if one.requests] == [sums_of(row) for row in rows]
-            assert found.total.requests == sum(row.requests for row in rows)
 
 
 async def test_usage_over_time_without_a_name_is_one_series(usage: PostgresUsage) -> None:
     """And nothing is found in a range without calls."""
     found = await usage.over_time(UsageQuery(NOW - timedelta(days=2), NOW, ("day",)), "cost", 5, NOW)
     [only] = found.series
-    assert (only.name, only.is_rest, only.total) == (None, False, sums_of(found.total))
+    whole = (await usage.query(UsageQuery(NOW - timedelta(days=2), NOW), NOW)).total
+    assert (only.name, only.is_rest, only.total) == (None, False, sums_of(whole))
     long_ago = UsageQuery(NOW - timedelta(days=400), NOW - timedelta(days=390), ("agent", "day"))
     nothing = await usage.over_time(long_ago, "cost", 5, NOW)
-    assert (list(nothing.series), nothing.total.requests) == ([], 0)
+    assert list(nothing.series) == []
     compared = await usage.compare(
         UsageQuery(long_ago.since, long_ago.until, ("agent",)),
         (long_ago.since - timedelta(days=1), long_ago.since),
