@@ -1,6 +1,7 @@
 """The console's pages of keys, tenants and limits: what they show, what they change, and for whom."""
 
 import asyncio
+import html
 import re
 from uuid import uuid4
 
@@ -265,6 +266,20 @@ async def test_a_rule_is_simulated_saved_and_deleted_and_keeps_what_the_form_doe
         assert wrong.status_code in {400, 422}
         assert "colour" in wrong.text
         assert (await post(client, "/limits/rule", **rule, further="[")).status_code == 400
+        guard = {"mode": "observe"}
+        known = {name: value for name, value in rule.items() if name != "rpm"}
+        await admin_api(console, "PUT", "/admin/limits", **known, rpm=9, loop_guard=guard)
+        edited = (await client.get(f"/limits/rule?scope=tenant&tenant={tenant}")).text
+        further = re.search(r'<textarea id="field-further"[^>]*>([^<]+)</textarea>', edited)
+        assert further is not None
+        changed = rule | {"rpm": "8", "further": html.unescape(further[1])}
+        assert (await post(client, "/limits/rule", **changed)).status_code == 303
+        [kept] = [
+            one
+            for one in (await admin_api(console, "GET", "/admin/limits"))["data"]
+            if one["tenant"] == tenant
+        ]
+        assert (kept["rpm"], kept["loop_guard"]["mode"]) == (8, "observe")
         gone = await post(client, "/limits/rule/delete", scope="tenant", tenant=tenant)
         assert gone.status_code == 303
         assert "9 requests a minute" not in (await client.get(f"/limits?tenant={tenant}")).text

@@ -32,7 +32,7 @@ async def test_the_configuration_shows_findings_and_how_to_reload_without_a_laun
 ) -> None:
     async with console.signed_in() as client:
         page = (await client.get("/configuration")).text
-        assert "all 1 sidecars have loaded it as it is" in page
+        assert "1 of 1 sidecars have loaded it as it is now" in page
         assert "deploy/reload.sh" in page
         assert "<button>Reload</button>" not in page
         assert (await post(client, "/configuration/reload")).status_code == 404
