@@ -141,6 +141,7 @@ class Settings(BaseSettings):
     run_sources: StringList = Field(("x-run-id", "x-session-id", "metadata.run_id", "metadata.session_id", "x-claude-code-session-id", "session-id"), min_length=1, description="What names a call's run, in order: headers, and `metadata.run_id` or `metadata.session_id` of a body (`docs/agents.md`).")
     run_idle_s: int = Field(86_400, ge=60, le=31_536_000, description="Seconds without a call after which a run ends, and its limits count anew.")
     affinity: Annotated[tuple[Literal["run", "prompt_cache_key", "user", "off"], ...], NoDecode] = Field(("run", "prompt_cache_key", "user"), description="What names calls that go to the deployment and sidecar that served them before, in order: the run, `prompt_cache_key` and `user` of a body; or `off`.")
+    child_keys: bool = Field(default=True, description="Whether virtual keys may make keys below themselves, for sub-agents.")
     keys_file: Path | None = Field(None, description="`keys.yaml`, applied at start and by `llm-proxy keys apply`.")
 
     max_body_bytes: int = Field(20 * 2**20, ge=1024, description="Largest body, both as sent and decompressed; a larger one is a 413.")

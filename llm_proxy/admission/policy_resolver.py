@@ -14,7 +14,15 @@ from zoneinfo import ZoneInfo
 
 from llm_proxy.admission.limiter import SHARED_TAG, LimitCheck, LimitKind, LimitPlan, quote_name, tenant_tag
 from llm_proxy.identity import Budget, Caller, Limits
-from llm_proxy.identity.caller import ANY, SHARED_SCOPES, OnStoreFailure, Period, PolicyMode, ScopeKind
+from llm_proxy.identity.caller import (
+    ANY,
+    SHARED_SCOPES,
+    KeyAbove,
+    OnStoreFailure,
+    Period,
+    PolicyMode,
+    ScopeKind,
+)
 from llm_proxy.identity.policies import OF_AGENT, OF_KEY, LimitPolicy, PolicySnapshot
 from llm_proxy.settings import Settings
 from llm_proxy.wildcards import wildcard_matches
@@ -255,14 +263,15 @@ class _PolicyMerge:
         if at.kind == "agent":
             found.insert(0, LimitPolicy("agent", limits=Limits(rpm=self.resolver.defaults.agent_rpm)))
         elif at.kind == "key":
-            found.append(LimitPolicy("key", limits=self.caller.limits, budgets=self.caller.budgets))
+            own = self._key_of(at)
+            found.append(LimitPolicy("key", limits=own.limits, budgets=own.budgets))
         return found
 
     def _subjects(self, at: _Scope) -> tuple[str, ...]:
         """Returns the subjects of policies that cover a scope."""
         if at.kind == "run":
             agent = (f"{OF_AGENT}{self.caller.agent}",) if self.caller.agent else ()
-            return (f"{OF_KEY}{self.caller.key_id}", *agent, ANY)
+            return (f"{OF_KEY}{self.caller.root_key_id}", *agent, ANY)
         return (ANY,) if at.subject == ANY else (at.subject, ANY)
 
     def _duration(self, at: _Scope, policy: LimitPolicy, layer: PolicyMode) -> Iterator[LimitCheck]:
@@ -335,8 +344,12 @@ class _PolicyMerge:
 
     def _label(self, at: _Scope) -> str:
         """Whose a scope is, for people; a key by the prefix its owner sees."""
-        own = at.kind == "key" and self.caller.key_prefix
-        return f"key {self.caller.key_prefix}" if own else at.label
+        prefix = self._key_of(at).key_prefix if at.kind == "key" else ""
+        return f"key {prefix}" if prefix else at.label
+
+    def _key_of(self, at: _Scope) -> Caller | KeyAbove:
+        """Returns the caller's key, or the one above it, whose scope this is."""
+        return next((one for one in self.caller.above if one.key_id == at.subject), self.caller)
 
     def _spent_in(self, at: _Scope) -> str | None:
         """Returns the tenant whose calls count; None for all."""
@@ -359,6 +372,8 @@ class _PolicyMerge:
 
 def _scopes(caller: Caller, group: str) -> Iterator[_Scope]:
     yield _Scope("key", caller.key_id)
+    for one in caller.above:
+        yield _Scope("key", one.key_id)
     if caller.agent:
         yield _Scope("agent", caller.agent)
     if caller.tenant:

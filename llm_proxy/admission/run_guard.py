@@ -62,7 +62,7 @@ def digest_key(secret: str) -> bytes:
 def guard_rule(resolver: PolicyResolver, caller: Caller, default: GuardMode) -> GuardRule:
     """Returns the rule that covers a caller, every value set: by key over by agent over by tenant."""
     rule = GuardRule(mode=default).over(DEFAULT_RULE)
-    subjects = (caller.tenant, caller.agent, caller.key_id)
+    subjects = (caller.tenant, caller.agent, caller.root_key_id)
     for scope, subject in zip(_SCOPES, subjects, strict=True):
         names = (ANY,) if subject is None else (ANY, subject)
         for one in names if subject is not None or scope != "agent" else ():
@@ -197,7 +197,7 @@ class RunGuard:
         turn = fingerprint(call, self._key)
         if turn is None:
             return None
-        return GuardedCall(self, RunName(caller.tenant, caller.key_id, caller.run_id), rule, turn)
+        return GuardedCall(self, RunName(caller.tenant, caller.root_key_id, caller.run_id), rule, turn)
 
     async def release(self, run: RunName) -> bool:
         """Ends a run's quarantine; returns False if it was in none; raises `LimiterUnavailable`."""
@@ -216,7 +216,7 @@ class RunGuard:
         if policies is not self._resolved_with or len(self._rules) > _MAX_RULES:
             self._rules.clear()
             self._resolved_with = policies
-        key = caller.key_id, caller.kind, caller.tenant, caller.agent
+        key = caller.root_key_id, caller.kind, caller.tenant, caller.agent
         rule = self._rules.get(key)
         if rule is None:
             rule = self._rules[key] = guard_rule(policies, caller, self._defaults[caller.kind])

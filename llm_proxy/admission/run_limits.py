@@ -10,7 +10,7 @@ from llm_proxy.identity.run_names import digest_of_names
 
 def run_digest(caller: Caller) -> str:
     """Returns the digest of a caller's run: of its tenant, its key and its name; 32 hexadecimal digits."""
-    return digest_of(caller.tenant, caller.key_id, caller.run_id or "")
+    return digest_of(caller.tenant, caller.root_key_id, caller.run_id or "")
 
 
 def digest_of(tenant: str | None, key_id: str, name: str) -> str:
@@ -20,4 +20,4 @@ def digest_of(tenant: str | None, key_id: str, name: str) -> str:
 
 def runs_key(hash_tag: str, caller: Caller) -> str:
     """Returns the key under which the store has the latest runs of a caller's key."""
-    return f"lp:{hash_tag}:runs:{digest_of_names(caller.tenant or '', caller.key_id)}"
+    return f"lp:{hash_tag}:runs:{digest_of_names(caller.tenant or '', caller.root_key_id)}"

@@ -21,6 +21,7 @@ from llm_proxy.edge.routes import (
     azure_models,
     budgets,
     calls,
+    child_keys,
     configuration,
     gemini,
     health,
@@ -47,10 +48,12 @@ from llm_proxy.errors import NotFound, StoreUnavailable
 from llm_proxy.identity import (
     AdminKeyRepository,
     AuditLog,
+    ChildKeyRepository,
     KeyRaiseRepository,
     KeyRepository,
     PolicyRepository,
     PostgresKeyStore,
+    ServedNames,
     audited_external_change,
 )
 from llm_proxy.identity.key_search import list_tenants
@@ -183,6 +186,13 @@ def _routers_of_now(
     return [
         requests.router(RequestSearcher(usage.pool) if usage else None, stages.auth),
         runs.router(RunReader(usage.pool) if usage else None, stages.auth),
+        child_keys.router(
+            ChildKeyRepository(pool) if pool else None,
+            stages.auth,
+            ServedNames(stages.catalog, stages.settings.default_models),
+            publish=stages.services.admission.publish_epochs,
+            enabled=stages.settings.child_keys,
+        ),
         calls.router(
             stages.call_board, partial(_key_names, usage), record=record, require_actor=require_actor
         ),

@@ -25,6 +25,8 @@ from llm_proxy.identity.caller import (
     on_behalf_of,
     parse_tags,
 )
+from llm_proxy.identity.child_key_repository import ChildKeyRepository
+from llm_proxy.identity.child_keys import ServedNames
 from llm_proxy.identity.key_cache import KeyCache
 from llm_proxy.identity.key_repository import (
     KeyMutation,
@@ -44,6 +46,7 @@ from llm_proxy.identity.policies import (
     active_kill_switch,
     allowed_models,
     is_model_allowed,
+    may_use_model,
 )
 from llm_proxy.identity.policy_repository import PolicyRepository
 from llm_proxy.identity.postgres_store import PostgresKeyStore
@@ -65,6 +68,7 @@ __all__ = [
     "Authenticator",
     "Budget",
     "Caller",
+    "ChildKeyRepository",
     "InternalKeys",
     "KeyCache",
     "KeyMutation",
@@ -84,6 +88,7 @@ __all__ = [
     "QueueShare",
     "QueueShares",
     "RunSources",
+    "ServedNames",
     "active_kill_switch",
     "admin_transaction",
     "agents_loop",
@@ -94,6 +99,7 @@ __all__ = [
     "delete_person_name",
     "is_model_allowed",
     "keys_file_loop",
+    "may_use_model",
     "on_behalf_of",
     "parse_tags",
     "raise_expiry_loop",

@@ -230,6 +230,8 @@ def key_document(record: KeyRecord) -> Json:
         "changed_at": _time_text(record.changed_at),
         "revoked_at": _time_text(record.revoked_at),
         "raise": raise_document(record.running_raise) if record.running_raise is not None else None,
+        "ancestors": list(record.ancestors),
+        "run": record.run,
     }
 
 

@@ -88,6 +88,24 @@ NO_ATTRIBUTION = Attribution()
 
 
 @dataclass(frozen=True, slots=True)
+class KeyAbove:
+    """A key above a child key, and what it allows; its fields are those of a `Caller`."""
+
+    key_id: str
+    key_prefix: str
+    tenant: str | None = None
+    agent: str | None = None
+    user: str | None = None
+    models: tuple[str, ...] | None = None
+    limits: Limits = Limits()
+    budgets: tuple[Budget, ...] = ()
+    max_tokens_cap: int | None = None
+    cache: bool = True
+    tags: Tags = ()
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """The key, tenant, agent and user that a call is admitted for and billed to.
 
@@ -104,6 +122,10 @@ class Caller:
         tags: The key's tags and the call's.
         run_id: The run that limits and affinity know the call by, below key and tenant; `run` and `session`
             are what the record says. None: it names no run.
+        bound_run: The only run that a child key acts for; None for any.
+        outer_models: The lists of the keys above a child key, which a model must be in beside `models`; None
+            in it means the default list.
+        above: The keys above a child key, the root first; empty for a key that is no child.
     """
 
     key_id: str
@@ -123,6 +145,14 @@ class Caller:
     run: str | None = None
     tags: Tags = ()
     run_id: str | None = None
+    bound_run: str | None = None
+    outer_models: tuple[tuple[str, ...] | None, ...] = ()
+    above: tuple[KeyAbove, ...] = ()
+
+    @property
+    def root_key_id(self) -> str:
+        """The id of the key that a child key is below, or its own."""
+        return self.above[0].key_id if self.above else self.key_id
 
 
 def parse_tags(given: Any, path: str) -> Tags:  # noqa: ANN401 -- unchecked JSON
@@ -173,6 +203,7 @@ def on_behalf_of(
         BadRequest: Headers and body disagree, or name more tags than a call may have.
         Forbidden: A virtual key names a tenant, agent or user outside its binding.
     """
+    run_id = caller.bound_run if run_id is None else run_id
     if by_header is NO_ATTRIBUTION and by_body is NO_ATTRIBUTION and caller.agent != ANY and run_id is None:
         return caller
     tenant = _same_or_either("tenant", by_header.tenant, by_body.tenant)
@@ -184,6 +215,8 @@ def on_behalf_of(
             _require_bound("agent", caller.agent, agent)
         if caller.user is not None:
             _require_bound("user", caller.user, user)
+        if caller.bound_run is not None:
+            _require_bound("run", caller.bound_run, run_id)
     bound_agent = None if caller.agent == ANY else caller.agent
     # `dataclasses.replace` costs three times as much.
     return Caller(
@@ -204,6 +237,9 @@ def on_behalf_of(
         _same_or_either("run", by_header.run, by_body.run) or caller.run,
         _merged_tags(caller, by_header, by_body) if by_header.tags or by_body.tags else caller.tags,
         run_id,
+        caller.bound_run,
+        caller.outer_models,
+        caller.above,
     )
 
 

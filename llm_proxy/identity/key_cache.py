@@ -17,6 +17,7 @@ from typing import Protocol
 from llm_proxy.errors import StoreUnavailable, Unauthorized
 from llm_proxy.identity.authenticator import invalid_key_error
 from llm_proxy.identity.caller import NO_ATTRIBUTION, Attribution, Caller, on_behalf_of
+from llm_proxy.identity.key_chain import is_bound_within
 from llm_proxy.identity.policies import PolicySnapshot
 from llm_proxy.identity.virtual_keys import (
     KEY_TYPE_PREFIX,
@@ -186,7 +187,11 @@ class KeyCache:
         caller = caller_from_key(stored, lookup)
         # The read began after `epoch` was known, so it reflects it, whatever the table of epochs holds.
         caller = replace(caller, revocation_epoch=max(epoch, caller.revocation_epoch))
-        ends = [end for end in (stored.spec.expires_at, stored.secret_expires_at) if end is not None]
+        ends = [
+            end
+            for end in (stored.spec.expires_at, stored.secret_expires_at, stored.above_ends_at)
+            if end is not None
+        ]
         # Keys and raises end by the database's clock, at once on all replicas: converted to this clock.
         ahead = stored.read_at - self._now() if stored.read_at is not None else timedelta(0)
         expires_at = min(ends) - ahead if ends else None
@@ -201,6 +206,8 @@ class KeyCache:
     def _caller_or_error(self, cached: _CachedKey) -> Caller:
         if cached.stored.revoked_at is not None:
             raise Unauthorized("This API key was revoked.")
+        if cached.stored.above_ended or not is_bound_within(cached.caller, cached.stored.above):
+            raise Unauthorized("A key above this API key has ended.")
         if cached.expires_at is not None and cached.expires_at <= self._now():
             raise Unauthorized("This API key has expired.")
         if cached.raised_caller is not None and cached.raised_caller[0] > self._now():

@@ -59,13 +59,13 @@ from llm_proxy.telemetry.privacy import redact
 
 AGENTS_INTERVAL_S = 30.0
 EVERY_KEY = KeyFilter()
-_LIST = f"""
+LIST_KEYS = f"""
 SELECT k.*, {RAISE_COLUMNS}, array(SELECT s.lookup FROM key_secrets s WHERE s.key_id = k.key_id
                   AND (s.expires_at IS NULL OR s.expires_at > now()) ORDER BY s.created_at DESC) AS lookups
 FROM api_keys k {RAISE_JOIN}
 """  # noqa: S608 -- our own column names
 _ONE = (
-    _LIST + "WHERE k.key_id = $1 OR k.name = $1"  # noqa: S608 -- our own text
+    LIST_KEYS + "WHERE k.key_id = $1 OR k.name = $1"  # noqa: S608 -- our own text
     " OR k.key_id = (SELECT s.key_id FROM key_secrets s"
     " WHERE s.lookup = right($1, 12) AND $1 = $2 || s.lookup OR s.lookup = $1 AND starts_with($1, 'sha256:'))"
 )
@@ -120,8 +120,7 @@ class KeyRepository:
         secret, key_id = secret or generate_key(), new_key_id()
         spec = _restrict_to_actor(spec, actor)
         async with admin_transaction(self._pool) as connection:
-            await connection.execute(_CREATE, key_id, *_column_values(spec))
-            await _add_secret(connection, key_id, secret)
+            await insert_key(connection, key_id, spec, secret)
             await write_audit(
                 connection, actor, "keys.create", key_id, {"name": spec.name}, after=_audit_document(spec)
             )
@@ -144,13 +143,13 @@ class KeyRepository:
         wanted = replace(matching, tenant=tenant)
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
-                f"{_LIST} WHERE {KEY_CONDITIONS} AND k.name > $7 ORDER BY k.name LIMIT $8",
+                f"{LIST_KEYS} WHERE {KEY_CONDITIONS} AND k.name > $7 ORDER BY k.name LIMIT $8",
                 *wanted.arguments(), after, limit,
             )  # fmt: skip
             if tenant is not None and not rows and not await connection.fetchval(_TENANT_HAS_KEYS, tenant):
                 message = f"No key is of a tenant called '{redact(tenant)[:60]}'."
                 raise NotFound(message, param="tenant", code="unknown_name")
-        return [_record_from_row(row) for row in rows]
+        return [record_from_row(row) for row in rows]
 
     async def list_agents(self) -> list[str]:
         """Returns at most 1000 agents to which valid keys are bound."""
@@ -211,11 +210,12 @@ class KeyRepository:
             return KeyMutation(after, secret, epochs)
 
     async def revoke(self, name_or_id: str, actor: Actor) -> KeyMutation:
-        """Revokes a key for ever; revoking it again changes nothing."""
+        """Revokes a key for ever, and the keys below it; revoking it again changes nothing."""
         async with admin_transaction(self._pool) as connection:
             before = await lock_key(connection, name_or_id, actor)
             await connection.execute(
-                "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1",
+                "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now())"
+                " WHERE key_id = $1 OR ancestors @> ARRAY[$1::text]",
                 before.key_id,
             )
             epochs = await bump_epochs(connection, before.spec.tenant)
@@ -284,10 +284,17 @@ async def fetch_record(
         row = await connection.fetchrow(query, f"{tenant}/{name_or_id}", display_prefix(""))
     if row is None or (tenant is not None and row["tenant"] != tenant):
         raise NotFound("No such key.")
-    return _record_from_row(row)
+    return record_from_row(row)
 
 
-def _record_from_row(row: asyncpg.Record) -> KeyRecord:
+async def insert_key(connection: Connection, key_id: str, spec: KeySpec, secret: GeneratedKey) -> None:
+    """Writes a new key and its secret."""
+    await connection.execute(_CREATE, key_id, *_column_values(spec))
+    await _add_secret(connection, key_id, secret)
+
+
+def record_from_row(row: asyncpg.Record) -> KeyRecord:
+    """Decodes a key from a row of `LIST_KEYS`."""
     prefixes = tuple(display_prefix(lookup) for lookup in row["lookups"])
     return KeyRecord(
         row["key_id"],
@@ -297,6 +304,8 @@ def _record_from_row(row: asyncpg.Record) -> KeyRecord:
         row["revoked_at"],
         prefixes,
         raise_from_row(row),
+        tuple(row["ancestors"]),
+        row["run_id"],
     )
 
 

@@ -67,6 +67,22 @@ def allowed_models(
     return default or (ALL_MODELS if caller.kind == "internal" else configured)
 
 
+def may_use_model(
+    caller: Caller,
+    default: tuple[str, ...],
+    configured: tuple[str, ...] | None,
+    group: str,
+    resolve: Callable[[str], str] | None = None,
+) -> bool | None:
+    """Whether a caller, and each key above it, may use a model group; None while that is unknown."""
+    lists = [allowed_models(caller, default, configured)]
+    lists += [one if one is not None else default or configured for one in caller.outer_models]
+    known = [one for one in lists if one is not None]
+    if not all(is_model_allowed(one, group, resolve) for one in known):
+        return False
+    return True if len(known) == len(lists) else None
+
+
 KillSwitchKind = Literal["key", "agent", "tenant", "model"]
 OF_KEY, OF_AGENT = "key:", "agent:"
 """Whose runs a policy of the scope `run` limits; without either, everybody's."""
@@ -161,6 +177,7 @@ def active_kill_switch(switches: frozenset[KillSwitch], caller: Caller, group: s
     if not switches:
         return None
     subjects: tuple[tuple[KillSwitchKind, str | None], ...] = (
+        *(("key", one.key_id) for one in caller.above),
         ("key", caller.key_id),
         ("agent", caller.agent),
         ("tenant", caller.tenant),
@@ -322,11 +339,11 @@ class AccessPolicy:
         """
         kill = active_kill_switch(self._watcher.snapshot.kill_switches, caller, group)
         names = self._models
-        models = allowed_models(caller, self._default_models, names.names if names is not None else ())
-        known = models is not None and is_model_allowed(models, group, names.resolved if names else None)
-        if kill is not None and (known or models is None or kill.kind != "model"):
+        configured, resolve = (names.names, names.resolved) if names is not None else ((), None)
+        known = may_use_model(caller, self._default_models, configured, group, resolve)
+        if kill is not None and (known is not False or kill.kind != "model"):
             raise Forbidden(f"This {kill.kind} is switched off.", code=f"{kill.kind}_disabled")
-        if models is None:
+        if known is None:
             message = "The models are not known yet; please try again."
             raise StoreUnavailable(message, retry_after_s=CATALOG_RETRY_S)
         if not known:

@@ -10,15 +10,22 @@ import json
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
 import asyncpg
 
 from llm_proxy.errors import BadRequest, StoreUnavailable
-from llm_proxy.identity.caller import Budget, BudgetUnit, Limits
+from llm_proxy.identity.caller import Budget, BudgetUnit, KeyAbove, Limits
 from llm_proxy.identity.guard_rules import GuardRule, guard_document, parse_guard_rule
 from llm_proxy.identity.policies import KillSwitch, LimitPolicy, PolicySnapshot
-from llm_proxy.identity.virtual_keys import IMPORTED_LOOKUP_PREFIX, KeyRaise, KeySpec, StoredKey
+from llm_proxy.identity.virtual_keys import (
+    IMPORTED_LOOKUP_PREFIX,
+    KeyRaise,
+    KeySpec,
+    StoredKey,
+    display_prefix,
+)
 from llm_proxy.json_access import Json
 from llm_proxy.schema.connections import open_command_pool
 from llm_proxy.schema.database import DRIVER_ERRORS, RowsRejected, classify_error
@@ -52,6 +59,15 @@ WHERE s.lookup = $1
 """  # noqa: S608 -- our own column names
 
 
+_ABOVE = """
+SELECT k.*, s.lookup AS link, s.expires_at AS link_expires_at
+FROM api_keys k
+JOIN api_keys below ON below.ancestors[cardinality(below.ancestors)] = k.key_id
+    AND (below.key_id = $2 OR below.key_id = ANY($1))
+LEFT JOIN key_secrets s ON s.lookup = below.parent_lookup AND s.key_id = k.key_id
+WHERE k.key_id = ANY($1)
+"""
+"""The keys above a child key, each with its secret by which the next of them was made."""
 _HAS_IMPORTED_KEYS = "SELECT EXISTS (SELECT FROM key_secrets WHERE starts_with(lookup, $1))"
 
 
@@ -63,21 +79,7 @@ class PostgresKeyStore:
 
     async def fetch_key(self, lookup: str) -> StoredKey | None:
         """Returns the key with this public part; None if there is none; raises `StoreUnavailable`."""
-        row = await self._within_deadline(
-            lambda connection: connection.fetchrow(_READ, lookup), KEY_DEADLINE_S
-        )
-        if row is None:
-            return None
-        return StoredKey(
-            row["key_id"],
-            key_spec_from_row(row),
-            row["digest"],
-            row["revoked_at"],
-            row["secret_expires_at"],
-            row["epoch"],
-            row["read_at"],
-            raise_from_row(row),
-        )
+        return await self._within_deadline(lambda connection: read_key(connection, lookup), KEY_DEADLINE_S)
 
     async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:
         """Returns the policies; None if no epoch is newer than `known_epoch`; raises `StoreUnavailable`."""
@@ -113,6 +115,63 @@ class PostgresKeyStore:
             except asyncio.CancelledError:
                 connection.terminate()
                 raise
+
+
+async def read_key(connection: Connection, lookup: str) -> StoredKey | None:
+    """Returns the key with this public part, with the keys above it; None if there is none.
+
+    The epoch is read first: a change of a key above that is missed has a later one.
+    """
+    row = await connection.fetchrow(_READ, lookup)
+    if row is None:
+        return None
+    key = StoredKey(
+        row["key_id"],
+        key_spec_from_row(row),
+        row["digest"],
+        row["revoked_at"],
+        row["secret_expires_at"],
+        row["epoch"],
+        row["read_at"],
+        raise_from_row(row),
+        row["run_id"],
+    )
+    if not row["ancestors"]:
+        return key
+    links = await connection.fetch(_ABOVE, row["ancestors"], row["key_id"])
+    return _with_keys_above(key, row["ancestors"], links)
+
+
+def _with_keys_above(key: StoredKey, ancestors: list[str], links: list[asyncpg.Record]) -> StoredKey:
+    """Returns a child key with the keys above it, from rows of `_ABOVE`."""
+    by_id = {row["key_id"]: row for row in links}
+    rows = [by_id[key_id] for key_id in ancestors if key_id in by_id]
+    ends = [end for row in rows for end in (row["expires_at"], row["link_expires_at"]) if end is not None]
+    is_whole = len(rows) == len(ancestors) and all(row["link"] is not None for row in rows)
+    return replace(
+        key,
+        above=tuple(_key_above(row) for row in rows),
+        above_ends_at=min(ends, default=None),
+        above_ended=not is_whole or any(row["revoked_at"] is not None for row in rows),
+    )
+
+
+def _key_above(row: asyncpg.Record) -> KeyAbove:
+    spec = key_spec_from_row(row)
+    return KeyAbove(
+        row["key_id"],
+        display_prefix(row["link"] or ""),
+        spec.tenant,
+        spec.agent,
+        spec.user,
+        spec.models,
+        spec.limits,
+        spec.budgets,
+        spec.max_tokens_cap,
+        spec.cache,
+        spec.tags,
+        row["run_id"],
+    )
 
 
 async def _fetch_snapshot(connection: Connection) -> PolicySnapshot:

@@ -47,16 +47,16 @@ class QueueShares:
         if snapshot is not self._snapshot or len(self._known) > MAX_SHARES:
             self._known.clear()
             self._snapshot = snapshot
-        shares = self._known.get((caller.key_id, caller.tenant))
+        shares = self._known.get((caller.root_key_id, caller.tenant))
         if shares is None:
             share = resolve_share(snapshot.policies if snapshot is not None else (), caller)
-            shares = self._known[caller.key_id, caller.tenant] = share, replace(share, is_batch=True)
+            shares = self._known[caller.root_key_id, caller.tenant] = share, replace(share, is_batch=True)
         return shares[wants_batch]
 
 
 def resolve_share(policies: tuple[LimitPolicy, ...], caller: Caller) -> QueueShare:
     """Returns the share that these policies give a caller, in the highest class that they allow it."""
-    tenant, key_id = caller.tenant or "", caller.key_id
+    tenant, key_id = caller.tenant or "", caller.root_key_id
     of_tenant = [*_matching(policies, "tenant", tenant, tenant)] if tenant else []
     of_key = [*_matching(policies, "key", tenant, key_id)]
     return QueueShare(
@@ -84,5 +84,7 @@ def _last(values: list[int | None], default: int) -> int:
 
 
 def _highest_class(policies: list[LimitPolicy]) -> Priority:
-    found = [one.priority for one in reversed(policies) if one.priority is not None]
-    return found[0] if found else "interactive"
+    highest: Priority = "interactive"
+    for one in policies:
+        highest = one.priority or highest
+    return highest

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from llm_proxy.errors import Unauthorized
-from llm_proxy.identity.caller import Budget, Caller, Limits
+from llm_proxy.identity.caller import Budget, Caller, KeyAbove, Limits
+from llm_proxy.identity.key_chain import narrow
 
 KEY_TYPE_PREFIX = "sk-llmp-"
 IMPORTED_LOOKUP_PREFIX = "sha256:"
@@ -79,6 +80,8 @@ class KeyRecord:
     Attributes:
         spec: Without the running raise.
         prefixes: The public beginnings of its valid secrets, newest first.
+        ancestors: The ids of the keys above a child key, the root first.
+        run: The only run it acts for.
     """
 
     key_id: str
@@ -88,6 +91,8 @@ class KeyRecord:
     revoked_at: datetime | None
     prefixes: tuple[str, ...] = ()
     running_raise: KeyRaise | None = None
+    ancestors: tuple[str, ...] = ()
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,10 @@ class StoredKey:
         secret_expires_at: When this secret ends after a rotation; None for never.
         epoch: The tenant's epoch at which the key was read.
         read_at: The database's time of the read; None means the reader's clock is authoritative.
+        run: The only run it acts for.
+        above: The keys above it, the root first.
+        above_ends_at: When the first of them ends, or the secret of one with which the next was made.
+        above_ended: Whether one of them was revoked, or is not there.
     """
 
     key_id: str
@@ -110,6 +119,10 @@ class StoredKey:
     epoch: int
     read_at: datetime | None = None
     running_raise: KeyRaise | None = None
+    run: str | None = None
+    above: tuple[KeyAbove, ...] = ()
+    above_ends_at: datetime | None = None
+    above_ended: bool = False
 
 
 def generate_key(type_prefix: str = KEY_TYPE_PREFIX) -> GeneratedKey:
@@ -199,7 +212,7 @@ def apply_raise(spec: KeySpec, key_raise: KeyRaise) -> KeySpec:
 def caller_from_key(key: StoredKey, lookup: str) -> Caller:
     """Returns the caller of a call with this key, without its running raise."""
     spec = key.spec
-    return Caller(
+    caller = Caller(
         key_id=key.key_id,
         kind="virtual",
         tenant=spec.tenant,
@@ -213,7 +226,9 @@ def caller_from_key(key: StoredKey, lookup: str) -> Caller:
         cache=spec.cache,
         revocation_epoch=key.epoch,
         tags=spec.tags,
+        bound_run=key.run,
     )
+    return narrow(caller, key.above) if key.above else caller
 
 
 def caller_from_record(record: KeyRecord) -> Caller:

@@ -38,6 +38,11 @@ _SPENDER_COLUMNS: Mapping[str, str | None] = {
     "global": None,
 }
 """The column of a scope's spender; None if every call counts."""
+_OF_KEY = (
+    "IN (SELECT ${0}::text UNION ALL"
+    " SELECT k.key_id FROM api_keys AS k WHERE k.ancestors @> ARRAY[${0}::text])"
+)
+"""A key's own calls, and those of the keys below it."""
 _SUMMED_COLUMNS: Mapping[str, str] = {
     "usd": "cost_usd",
     "requests": "requests",
@@ -171,7 +176,10 @@ def sum_spent_statement(
     def part(table: str, column: str, begin: Any, end: Any = None, *, replays: bool = False) -> str:  # noqa: ANN401 -- a date or a time
         rows = table == "requests"
         names = [f"coalesce({name}, '')" if rows else name for name in columns]
-        conditions = [f"{name} = ${at}" for at, name in enumerate(names, 1)]
+        conditions = [
+            f"{name} {_OF_KEY.format(at)}" if "key_id" in name else f"{name} = ${at}"
+            for at, name in enumerate(names, 1)
+        ]
         for sign, moment in ((">=", begin), ("<", end)):
             if moment is not None:
                 arguments.append(moment)

@@ -126,6 +126,11 @@ class UsageRecord(NamedTuple):
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
 
     @property
+    def root_key(self) -> str:
+        """The id of the key that a child key is below, or the key's own."""
+        return self.key_ancestors.partition(",")[0] if self.key_ancestors else self.key_id
+
+    @property
     def is_unpriced(self) -> bool:
         """Whether it was answered, or used anything, and its cost is not known."""
         if self.cost_nano_usd is not None:
@@ -179,6 +184,7 @@ def record_of(context: CallContext) -> UsageRecord:
         would_refuse=context.would_refuse,
         replay_of=None if context.replay_of is None else str(context.replay_of),
         run_name=caller.run_id,
+        key_ancestors=",".join(one.key_id for one in caller.above) or None,
         **_requested(call),
         **_queue(context),
         **_details(usage, context.guard_verdict),

@@ -34,12 +34,15 @@ _MONTH = re.compile(r"(?P<year>[0-9]{4})-(?P<month>0[1-9]|1[0-2])", re.ASCII)
 _WEEK = re.compile(r"[0-9]{4}-W[0-5][0-9]", re.ASCII)
 
 
+_ROOT_KEY = """(SELECT coalesce((SELECT k.ancestors[1] FROM api_keys AS k WHERE k.key_id = own.id), own.id)
+FROM (SELECT key_id AS id) AS own)"""
+"""The key that a child key is below, or the key itself; `key_id` is that of the table that is read."""
 NAME_COLUMNS = {
     "agent": "agent", "tenant": "tenant", "key": "key_id", "model": "model_group", "provider": "provider",
     "user": "user_id", "session": "session_id", "run": "run_id", "tag": "tags",
-    "would_refuse": "would_refuse",
+    "would_refuse": "would_refuse", "root_key": _ROOT_KEY,
 }  # fmt: skip
-"""The dimensions that are names, and their columns in `requests`."""
+"""The dimensions that are names, and their columns in `requests`, or what makes them of these."""
 DIMENSIONS = (*NAME_COLUMNS, *TIME_UNITS)
 MAX_ROWS = 10_000
 """The maximum of rows in an answer over HTTP, and of groups of time in every answer."""

@@ -59,7 +59,7 @@ HOURS_RETENTION = timedelta(days=34)
 """One day less than the hourly roll-up is kept, because the database's clock may differ."""
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ROLLED_UP = frozenset({"agent", "tenant", "key", "model", "provider"})
+_ROLLED_UP = frozenset({"agent", "tenant", "key", "root_key", "model", "provider"})
 _OF_USERS = _ROLLED_UP - {"provider"} | {"user"}
 
 
@@ -282,7 +282,8 @@ def _users_source(query: UsageQuery) -> str:
     named = "usage_users" if "model" in query.names else "usage_user_days"
     keys = [
         "day",
-        *(NAME_COLUMNS[name] for name in ("key", "tenant", "agent", "model") if name in query.names),
+        *(["key_id"] if {"key", "root_key"} & query.names else []),
+        *(NAME_COLUMNS[name] for name in ("tenant", "agent", "model") if name in query.names),
     ]
     rows = f"SELECT {', '.join([*keys, 'user_id', *SUMS])} FROM {named}"  # noqa: S608 -- names are this file's own
     if query.filters.get("user"):

@@ -43,7 +43,7 @@ class Affinity:
         for source in self._sources:
             name = _name(source, call, caller)
             if name:
-                digest = digest_of_names(caller.tenant or "", caller.key_id, source, name)
+                digest = digest_of_names(caller.tenant or "", caller.root_key_id, source, name)
                 return digest if self._running[digest] < MAX_AT_ONCE else None
         return None
 

@@ -15,7 +15,7 @@ from llm_proxy.call_guard import StatedTimeouts
 from llm_proxy.dialects import GUARDRAILS_FIELD, Call
 from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.endpoints import Endpoint, Wire
-from llm_proxy.identity import Caller, allowed_models, is_model_allowed
+from llm_proxy.identity import Caller, may_use_model
 from llm_proxy.json_access import Json, as_list, as_object, as_objects
 from llm_proxy.money import Price, highest_known_nano, usd_to_pico
 from llm_proxy.telemetry import Metrics
@@ -346,11 +346,6 @@ MAX_CACHED_CALLERS = 1024
 """Lists of allowed models that are kept with their index."""
 
 
-def _allow_unknown(_group: str) -> bool:
-    """Nothing is known to judge by; admission rejects the call."""
-    return True
-
-
 class CurrentCatalog:
     """What is served now: the one owner of the catalog, read by dialects, admission, upstream and edge.
 
@@ -382,7 +377,7 @@ class CurrentCatalog:
         )
         self._default_models = default_models
         self._metrics = metrics
-        self._by_caller: dict[tuple[str, tuple[str, ...] | None], ModelIndex] = {}
+        self._by_caller: dict[tuple[object, ...], ModelIndex] = {}
 
     def update(self, catalog: Catalog) -> None:
         """Replaces the catalog."""
@@ -410,7 +405,7 @@ class CurrentCatalog:
 
     def models_for(self, caller: Caller) -> ModelIndex:
         """Returns the names as a caller may use them."""
-        key = caller.kind, caller.models
+        key = caller.kind, caller.models, caller.outer_models
         index = self._by_caller.get(key)
         if index is None:
             if len(self._by_caller) >= MAX_CACHED_CALLERS:
@@ -419,10 +414,13 @@ class CurrentCatalog:
         return index
 
     def _is_allowed_for(self, caller: Caller) -> Callable[[str], bool]:
-        patterns = allowed_models(caller, self._default_models, self.names)
-        if patterns is None:
-            return _allow_unknown
-        return lambda group: is_model_allowed(patterns, group, self.resolved)
+        default, names = self._default_models, self.names
+
+        def is_allowed(group: str) -> bool:
+            """What nothing is known to judge by is allowed: admission rejects the call."""
+            return may_use_model(caller, default, names, group, self.resolved) is not False
+
+        return is_allowed
 
     @property
     def names(self) -> tuple[str, ...] | None:

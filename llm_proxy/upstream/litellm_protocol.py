@@ -18,7 +18,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.dialects.response_ids import ResponseIds
 from llm_proxy.endpoints import NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS
 from llm_proxy.errors import Forbidden
-from llm_proxy.identity import AccessPolicy, Caller, allowed_models, is_model_allowed
+from llm_proxy.identity import AccessPolicy, Caller, allowed_models, may_use_model
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_to_nano
 from llm_proxy.telemetry.privacy import PayloadPolicy
@@ -110,14 +110,12 @@ class LiteLLMControls:
         return catalog is not None and catalog.has_langfuse and self.payload_policy.allows(caller.tenant)
 
     def _may_fall_back(self, name: str, caller: Caller, catalog: Catalog | None) -> bool:
-        models = allowed_models(caller, self.default_models, catalog.names if catalog else None)
         reached = catalog.fallbacks(name) if catalog else None
-        if models is None:
-            return False
         if catalog is None or reached is None:  # unknown where to: only for callers that may use everything
-            return "*" in models
+            models = allowed_models(caller, self.default_models, catalog.names if catalog else None)
+            return models is not None and all("*" in (one or ()) for one in (models, *caller.outer_models))
         return all(
-            is_model_allowed(models, one, catalog.resolved)
+            may_use_model(caller, self.default_models, catalog.names, one, catalog.resolved)
             and not (self.access is not None and self.access.is_disabled(caller, one))
             for one in reached
         )

@@ -51,18 +51,18 @@ class TokenCounter:
         """
         if self._client is None:
             return _estimate(size_bytes)
-        if self._of_caller[caller.key_id] >= MAX_OF_CALLER:
+        if self._of_caller[caller.root_key_id] >= MAX_OF_CALLER:
             raise RateLimited(f"At most {MAX_OF_CALLER} counts of tokens may run at once.", retry_after_s=1)
-        self._of_caller[caller.key_id] += 1
+        self._of_caller[caller.root_key_id] += 1
         try:
             async with self._running, asyncio.timeout(COUNT_TIMEOUT_S):
                 status, answer = await _ask(self._client, orjson.dumps(prompt))
         except TimeoutError:
             raise UpstreamTimeout("The tokens were not counted in time.") from None
         finally:
-            self._of_caller[caller.key_id] -= 1
-            if not self._of_caller[caller.key_id]:
-                del self._of_caller[caller.key_id]
+            self._of_caller[caller.root_key_id] -= 1
+            if not self._of_caller[caller.root_key_id]:
+                del self._of_caller[caller.root_key_id]
         return _tokens(status, answer, size_bytes)
 
 

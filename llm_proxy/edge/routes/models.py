@@ -30,7 +30,7 @@ from llm_proxy.edge.routes.messages import anthropic_response
 from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
 from llm_proxy.endpoints import CONVERSATIONS, served_paths
 from llm_proxy.errors import APIError, ModelNotFound, NotFound, StoreUnavailable
-from llm_proxy.identity import Actor, Caller, allowed_models, is_model_allowed
+from llm_proxy.identity import Actor, Caller, may_use_model
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import ModelHealth, PostgresUsage, TrafficHealth, billed
 from llm_proxy.ledger.model_health import WINDOW
@@ -100,8 +100,7 @@ def is_google(request: Request) -> bool:
 
 def may_use(caller: Caller, known: Catalog, name: str, default_models: tuple[str, ...]) -> bool:
     """Whether a caller may use a model; `default_models` hold for callers without a list."""
-    models = allowed_models(caller, default_models, known.names) or ()
-    return is_model_allowed(models, known.resolved(name), known.resolved)
+    return bool(may_use_model(caller, default_models, known.names, known.resolved(name), known.resolved))
 
 
 def usable_models(caller: Caller, known: Catalog, default_models: tuple[str, ...]) -> list[str]:
