@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 import httpx
 
-from llm_proxy.cli.context import admin_client, complete_models, request_json, url_option
+from llm_proxy.cli.context import admin_client, complete_models, request_json, show_in_console, url_option
 from llm_proxy.cli.printing import (
     Column,
     as_json_option,
@@ -63,6 +63,8 @@ def list_calls(*, limit: int, as_json: bool, url: str | None, **filters: str | N
     with admin_client(url, timeout_s=TIMEOUT_S, read_only=True) as client:
         listed = request_json(client, "GET", path)
     print_result(listed, _print_calls, as_json=as_json)
+    if not as_json:
+        show_in_console("/live")
     if listed["note"]:
         warn(listed["note"])
 

@@ -5,12 +5,12 @@ What is not shown, because a page is full, is named on standard error.
 """
 
 from datetime import datetime
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import click
 import httpx
 
-from llm_proxy.cli.context import admin_client, request_json, url_option
+from llm_proxy.cli.context import admin_client, request_json, show_in_console, url_option
 from llm_proxy.cli.printing import (
     Column,
     as_json_option,
@@ -110,6 +110,10 @@ def _print_run(found: Json) -> None:
     print_table(_CALL_COLUMNS, [_call_row(one) for one in found["data"]])
     if found["has_more"]:
         warn(f"only the first {len(found['data'])} calls; --limit shows more")
+    owner = urlencode({name: run[name] for name in ("key_id", "tenant") if run[name]}).replace(
+        "key_id", "key"
+    )
+    show_in_console(f"/runs/{quote(run['run'], safe='')}?{owner}")
 
 
 def _call_row(call: Json) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import click
 
-from llm_proxy.cli.context import complete_models
+from llm_proxy.cli.context import complete_models, show_in_console
 from llm_proxy.cli.database import complete_keys, database_url, run_or_fail, tls_for
 from llm_proxy.cli.printing import (
     Column,
@@ -400,6 +400,7 @@ def _print_detail(detail: Json, *, as_json: bool) -> None:
     click.echo()
     calls = detail.pop("model_calls", [])
     print_fields(detail)
+    show_in_console(f"/requests/{detail['request_id']}")
     for number, call in enumerate(calls, 1):
         fields = ", ".join(f"{name}={to_plain(value)}" for name, value in call.items() if value is not None)
         click.echo(f"model call {number}: {fields}")

@@ -18,6 +18,7 @@ Json = dict[str, Any]
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 CHAT = "/v1/chat/completions"
 STREAMS = 6
+CONSOLE = "https://console.example.com"
 NOWHERE = "redis://127.0.0.1:1"
 
 
@@ -242,47 +243,32 @@ async def test_who_may_see_and_stop_which_calls(deployment: Deployment) -> None:
 
 
 async def test_the_command_line_lists_and_stops(deployment: Deployment) -> None:
-    """With the admin key, at the gateway that `--url` names."""
+    """With the admin key, at the gateway that `--url` names; with links to the console."""
     agent = uuid4().hex
     call = deployment.open_call(names={"X-Agent-Id": agent})
-    await deployment.until(lambda found: streaming(found, 1), agent=agent)
-    at = ("--url", deployment.narrow.url)
-    shown = await commands.run(
-        deployment.database_url,
-        "calls",
-        "list",
-        "--agent",
-        agent,
-        *at,
-        columns=200,
-        LLM_PROXY__ADMIN_KEY=ADMIN_KEY,
-    )
-    assert "streaming" in shown
-    assert agent in shown
-    request_id = (await deployment.until(lambda _: True, agent=agent))["data"][0]["request_id"]
-    assert request_id in shown
-    told = await commands.run(
-        deployment.database_url, "calls", "stop", request_id, "--yes", *at, LLM_PROXY__ADMIN_KEY=ADMIN_KEY
-    )
+    listed = await deployment.until(lambda found: streaming(found, 1), agent=agent)
+    request_id = listed["data"][0]["request_id"]
+
+    async def command(*words: str, code: int = 0, console: str = "") -> str:
+        more = {"LLM_PROXY__CONSOLE_URL": console} if console else {}
+        url = ("--url", deployment.narrow.url) if words[0] == "calls" else ()
+        key = {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY}
+        return await commands.run(
+            deployment.database_url, *words, *url, code=code, columns=200, **more, **key
+        )
+
+    shown = await command("calls", "list", "--agent", agent)
+    assert all(part in shown for part in ("streaming", agent, request_id))
+    assert "console: " not in shown
+    assert (await command("calls", "list", console=CONSOLE)).endswith(f"console: {CONSOLE}/live\n")
+    told = await command("calls", "stop", request_id, "--yes")
     assert told.startswith("stopped after ")
     assert "stopped_by_operator" in (await call.task).text
-    told = await commands.run(
-        deployment.database_url,
-        "calls",
-        "stop",
-        request_id,
-        "--yes",
-        *at,
-        code=1,
-        LLM_PROXY__ADMIN_KEY=ADMIN_KEY,
-    )
-    assert "No running call has this id" in told
-    assert (
-        await commands.run(
-            deployment.database_url, "calls", "list", "--agent", agent, *at, LLM_PROXY__ADMIN_KEY=ADMIN_KEY
-        )
-        == "no call runs\n"
-    )
+    assert "No running call has this id" in await command("calls", "stop", request_id, "--yes", code=1)
+    assert await command("calls", "list", "--agent", agent) == "no call runs\n"
+    await deployment.story(request_id)
+    story = await command("requests", request_id, console=f"{CONSOLE}/")
+    assert f"console: {CONSOLE}/requests/{request_id}\n" in story
 
 
 @pytest.mark.parametrize(

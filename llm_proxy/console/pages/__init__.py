@@ -32,6 +32,7 @@ PAGES = (
     Page("", "/find", (), find.router),
     Page("Usage", "/usage", EVERYBODY, usage.router),
     Page("Runs", "/runs", EVERYBODY, runs.router),
+    Page("", "/runs/release", (), runs.release_router),
     Page("", "/keys", (), key_changes.router),
     Page("Keys", "/keys", EVERYBODY, keys.router),
     Page("Tenants", "/tenants", READERS, tenants.router),

@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Form
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import EVERYBODY, Viewer, require_role
+from llm_proxy.console.access import CHANGERS, EVERYBODY, READERS, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.rendering import KnownFields
@@ -64,6 +64,8 @@ def router(console: Console) -> APIRouter:
         except GatewayRejected as fault:
             problem = fault.message
         values: dict[str, Any] = {
+            "stopped": await _stopped(viewer),
+            "may_release": viewer.may(*CHANGERS),
             "given": {name: given.get(name, "") for name in _FILTERS} | {"since": given.get("since", "24h")},
             "rows": [one | {"address": run_address(one, given)} for one in found.rows],
             "older": found.next,
@@ -86,6 +88,38 @@ def router(console: Console) -> APIRouter:
         return console.render(request, viewer, "run.html", **values)
 
     return routes
+
+
+def release_router(console: Console) -> APIRouter:
+    """Returns the route that lets a stopped run go on."""
+    routes = APIRouter()
+
+    @routes.post("/runs/release")
+    async def release(
+        viewer: Annotated[Viewer, Depends(require_role(*CHANGERS))],
+        run: Annotated[str, Form()],
+        key: Annotated[str, Form()],
+        tenant: Annotated[str, Form()] = "",
+    ) -> Response:
+        body = {"run": run, "key": key} | ({"tenant": tenant} if tenant else {})
+        try:
+            await viewer.api.send("POST", "/admin/runs/release", body)
+        except GatewayRejected as fault:
+            return console.redirect("/runs", notice=fault.message)
+        return console.redirect("/runs", notice=f"The run {run} may go on.")
+
+    return routes
+
+
+async def _stopped(viewer: Viewer) -> list[Json]:
+    """Returns the runs that the loop guard has stopped; none for a viewer who may not see them."""
+    if not viewer.may(*READERS):
+        return []
+    try:
+        found: list[Json] = (await viewer.api.get("/admin/runs/quarantined"))["data"]
+    except GatewayRejected:  # the limits store is away: runs are shown all the same
+        return []
+    return found
 
 
 @dataclass(frozen=True, slots=True)

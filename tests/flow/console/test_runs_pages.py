@@ -4,8 +4,12 @@ import asyncio
 from uuid import uuid4
 
 import httpx
+import openai
+import pytest
 from flow.console.test_requests_pages import chat
-from running_console import RunningConsole
+from flow.test_loop_guard import guarded_agent
+from loopback import NO_TLS
+from running_console import RunningConsole, post
 
 from llm_proxy.console.pages.runs import tree_of
 
@@ -40,6 +44,33 @@ async def test_a_run_is_found_and_shown_as_a_tree(console: RunningConsole) -> No
     async with console.admin("tenant", uuid4().hex) as stranger:
         assert run[:10] not in (await stranger.get("/runs")).text
         assert (await stranger.get(address)).status_code in {403, 404}
+
+
+async def test_a_run_that_the_loop_guard_stopped_is_shown_and_released(console: RunningConsole) -> None:
+    """With the reason; a viewer sees it and releases nothing; the run goes on."""
+    headers = {"Authorization": f"Bearer {console.stack.admin_key}"}
+    async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as gateway:
+        agent = await guarded_agent(console.stack, gateway, mode="stop", quarantine_s=600)
+    for _ in range(5):
+        await agent.turn()
+    with pytest.raises(openai.RateLimitError):
+        await agent.turn()
+    async with console.admin("viewer") as viewer:
+        seen = (await viewer.get("/runs")).text
+        assert "called 5 times with the same arguments" in seen
+        assert "/runs/release" not in seen
+        assert (await post(viewer, "/runs/release", run=agent.run, key="x")).status_code == 403
+    async with console.signed_in() as client:
+        row = (await client.get("/runs")).text.partition(f'name="run" value="{agent.run}"')[2]
+        key, tenant = (
+            row.partition(f'name="{name}" value="')[2].partition('"')[0] for name in ("key", "tenant")
+        )
+        await post(client, "/runs/release", run=agent.run, key=key, tenant=tenant)
+        assert "may go on" in (await client.get("/runs")).text
+        assert f'name="run" value="{agent.run}"' not in (await client.get("/runs")).text
+        await agent.turn()
+        await post(client, "/runs/release", run=agent.run, key=key, tenant=tenant)
+        assert "No run of this name" in (await client.get("/runs")).text
 
 
 async def test_a_wrong_search_of_runs_is_said_on_the_page(console: RunningConsole) -> None:

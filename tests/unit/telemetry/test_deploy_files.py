@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from llm_proxy.console.pages import PAGES
+from llm_proxy.ledger.request_filters import FILTERS
 from llm_proxy.telemetry.metrics import METRICS
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -76,3 +78,19 @@ def test_every_alert_says_what_to_do() -> None:
     for rule in rules["groups"][0]["rules"]:
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert rule["annotations"].keys() == {"summary", "action"}
+
+
+def test_links_of_the_dashboard_lead_to_pages_of_the_console() -> None:
+    """To their paths, with filters that they have."""
+    board: Any = json.loads((DEPLOY / "grafana" / "llm-proxy.json").read_text())
+    links = [
+        one["url"] for panel in board["panels"] for one in panel["fieldConfig"]["defaults"].get("links", ())
+    ]
+    assert len(links) > 5
+    for link in links:
+        variable, _, rest = link.partition("/")
+        path, _, query = rest.partition("?")
+        assert variable == "${console}"
+        assert f"/{path}" in {page.path for page in PAGES}
+        names = [pair.partition("=")[0] for pair in query.split("&") if pair]
+        assert {*names} <= {*FILTERS, "since", "until"}
