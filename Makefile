@@ -16,7 +16,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alerts attack help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
-.PHONY: clean conformance examples reckoning
+.PHONY: clean conformance examples reckoning screenshots
 .PHONY: litellm loop-traces sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
@@ -41,6 +41,9 @@ conformance: setup-dev ## Run real clients of many kinds against the gateway; AR
 
 examples: setup-dev ## Run the programs of examples/clients, each with its client installed; ARGS names some of them.
 	@PYTHONPATH=tests $(BIN)/python -m conformance.examples $(ARGS)
+
+screenshots: setup-dev ## Take pictures of the console's pages, in a real browser; docs/console.md.
+	@PYTHONPATH=tests $(BIN)/python -m screenshots
 
 check: setup-dev ## Run linters, type checkers, import contracts, the alert rules' tests and every test.
 	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types

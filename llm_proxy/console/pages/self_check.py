@@ -108,7 +108,7 @@ async def _parts(viewer: Viewer) -> list[ChainPart]:
         advice = "Start the gateway (`make run`), or check LLM_PROXY__CONSOLE_GATEWAY_URL."
         return [ChainPart("Gateway", is_ok=False, detail="It does not answer.", advice=advice)]
     steps = [ChainPart("Gateway", is_ok=True, detail=f"Version {health.get('version', 'unknown')}.")]
-    for part in health.get("parts", []):
+    for part in (one for one in health.get("parts", []) if one["part"] != "gateway"):
         is_ok = part["state"] == "ok"
         advice = "" if is_ok else _ADVICE.get(part["part"], "See docs/operations.md.")
         name = f"{part['part']}".replace("_", " ").capitalize()
