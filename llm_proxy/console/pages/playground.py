@@ -6,7 +6,7 @@ page but on request.
 """
 
 import base64
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -17,6 +17,7 @@ from fastapi import APIRouter, Depends
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from llm_proxy.console.access import GLOBAL, Viewer, require_role
 from llm_proxy.console.console import Console
@@ -136,6 +137,20 @@ async def _act(viewer: Viewer, keys: PlaygroundKeys, form: PlaygroundForm, actio
         return await _result(response)
 
 
+class _PassedOnResponse(StreamingResponse):
+    """An answer of the gateway, passed on; it is closed also if the browser has left before its start."""
+
+    def __init__(
+        self, opened: AsyncExitStack, chunks: AsyncIterator[bytes], status: int, headers: dict[str, str]
+    ) -> None:
+        super().__init__(chunks, status, headers)
+        self._opened = opened
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._opened:
+            await super().__call__(scope, receive, send)
+
+
 async def _passed_on(viewer: Viewer, call: PlaygroundCall, key: str | None) -> Response:
     """Returns the gateway's answer as it arrives; the connection ends with the browser's."""
     stack = AsyncExitStack()
@@ -143,17 +158,13 @@ async def _passed_on(viewer: Viewer, call: PlaygroundCall, key: str | None) -> R
         viewer.api.stream(*_request(call), key=key, form=_multipart(call))
     )
 
-    async def chunks() -> AsyncGenerator[bytes]:
-        async with stack:
-            async for chunk in response.aiter_bytes():
-                yield chunk
-
     headers = {
         name: value
         for name, value in response.headers.items()
         if name in _PASSED_HEADERS or name.startswith(_PASSED_PREFIX)
     }
-    return StreamingResponse(chunks(), response.status_code, headers | {"cache-control": "no-store"})
+    headers["cache-control"] = "no-store"
+    return _PassedOnResponse(stack, response.aiter_bytes(), response.status_code, headers)
 
 
 async def _key(viewer: Viewer, keys: PlaygroundKeys) -> str | None:
