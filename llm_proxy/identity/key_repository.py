@@ -143,7 +143,7 @@ class KeyRepository:
         wanted = replace(matching, tenant=tenant)
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(
-                f"{LIST_KEYS} WHERE {KEY_CONDITIONS} AND k.name > $7 ORDER BY k.name LIMIT $8",
+                f"{LIST_KEYS} WHERE {KEY_CONDITIONS} AND k.name > $8 ORDER BY k.name LIMIT $9",
                 *wanted.arguments(), after, limit,
             )  # fmt: skip
             if tenant is not None and not rows and not await connection.fetchval(_TENANT_HAS_KEYS, tenant):

@@ -21,6 +21,7 @@ KEY_CONDITIONS = """
         OR strpos(lower(concat_ws(E'\\n', k.name, k.tenant, k.agent, k.user_id)), lower($5)) > 0
         OR EXISTS (SELECT FROM key_secrets s WHERE s.key_id = k.key_id
             AND starts_with(CASE WHEN starts_with(s.lookup, 'sha256:') THEN '' ELSE $6 END || s.lookup, $5)))
+    AND ($7::text IS NULL OR k.ancestors @> ARRAY[$7])
 """
 """Of a key `k`; takes the arguments of `KeyFilter.arguments`."""
 _TENANTS = """
@@ -41,6 +42,7 @@ class KeyFilter:
 
     Attributes:
         text: Part of a name, tenant, agent or user in any case, the beginning of a shown prefix, or an id.
+        above: The id of a key, of which the keys below it are selected.
     """
 
     tenant: str | None = None
@@ -48,10 +50,11 @@ class KeyFilter:
     user: str | None = None
     state: KeyState | None = None
     text: str | None = None
+    above: str | None = None
 
     def arguments(self) -> tuple[str | None, ...]:
         """Returns the arguments of `KEY_CONDITIONS`."""
-        return self.tenant, self.agent, self.user, self.state, self.text, display_prefix("")
+        return self.tenant, self.agent, self.user, self.state, self.text, display_prefix(""), self.above
 
 
 @dataclass(frozen=True, slots=True)

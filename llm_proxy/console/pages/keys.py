@@ -22,6 +22,8 @@ from llm_proxy.identity.virtual_keys import KEY_TYPE_PREFIX, display_prefix, unc
 from llm_proxy.json_access import Json, as_objects
 
 FILTERS = ("text", "tenant", "agent", "user", "state")
+CHILDREN = 50
+"""Shown on the page of the key above them."""
 STATES = ("active", "expired", "revoked")
 PAGE_ROWS = 50
 NOT_FOUND = 404
@@ -90,6 +92,7 @@ def _one(routes: APIRouter, console: Console) -> None:
             headroom=headroom_of(found.get("limits")),
             limits_known=found.get("limits") is not None,
             rules=found.get("rules") or [],
+            children=[(one, state_of_key(one)) for one in await _children(viewer, found)],
             may_change=viewer.may(*CHANGERS),
             is_global=viewer.may(*GLOBAL),
         )
@@ -133,12 +136,17 @@ async def _own_key(console: Console, request: Request, viewer: Viewer) -> Respon
     )
 
 
+async def _children(viewer: Viewer, key: Json) -> list[Json]:
+    """Returns the first keys below a key, by name."""
+    return as_objects((await viewer.api.get("/admin/keys", above=key["id"], limit=CHILDREN))["data"])
+
+
 async def _author(viewer: Viewer, key: Json) -> Json | None:
     """Returns the entry of the audit log that made a key, for those who may read it; None without one."""
     if not viewer.may(*GLOBAL):
         return None
     try:
-        found = await viewer.api.get("/admin/audit", action="keys.create", subject=key["id"], limit=1)
+        found = await viewer.api.get("/admin/audit", action="keys.create*", subject=key["id"], limit=1)
     except GatewayRejected as error:
         if error.status != NOT_FOUND:
             raise

@@ -102,10 +102,11 @@ def _reading_routes(
         user: Text = None,
         state: KeyState | None = None,
         text: Annotated[Text, Query(description=_TEXT_PARAMETER)] = None,
+        above: Annotated[Text, Query(description="A key's id: the keys below it.")] = None,
         after: str = "",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> Json:
-        matching = KeyFilter(tenant, agent, user, state, text)
+        matching = KeyFilter(tenant, agent, user, state, text, above)
         found = await _list_keys(require_repository(repository), who, matching, after, limit)
         return {"data": await documents(found), "has_more": len(found) == limit}
 

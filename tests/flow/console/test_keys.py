@@ -317,3 +317,22 @@ async def test_a_rule_of_runs_is_set_by_its_form(console: RunningConsole) -> Non
         assert re.search(r'<small id="error-duration_s" class="bad" role="alert">', wrong.text)
         gone = await post(client, "/limits/rule/delete", scope="run", subject=f"agent:{agent}")
         assert gone.status_code == 303
+
+
+async def test_a_keys_page_has_the_keys_below_it_and_theirs_the_key_above(console: RunningConsole) -> None:
+    made = await admin_api(console, "POST", "/admin/keys", name=new_name(), tenant=new_name())
+    other = await admin_api(console, "POST", "/admin/keys", name=new_name())
+    child_name = new_name()
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as holder:
+        answer = await holder.post("/v1/keys/children", json={"name": child_name, "run": "job-7"})
+    assert answer.is_success, answer.text
+    child = answer.json()["id"]
+    listed = await admin_api(console, "GET", f"/admin/keys?above={made['id']}")
+    assert [one["id"] for one in listed["data"]] == [child]
+    assert (await admin_api(console, "GET", f"/admin/keys?above={other['id']}"))["data"] == []
+    async with console.signed_in() as client:
+        assert f'href="/keys/{child}"' in (await client.get(f"/keys/{made['id']}")).text
+        below = (await client.get(f"/keys/{child}")).text
+        assert f'href="/keys/{made["id"]}"' in below
+        assert "job-7" in below
