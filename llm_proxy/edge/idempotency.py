@@ -11,7 +11,6 @@ import hashlib
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -28,7 +27,8 @@ from llm_proxy.admission.redis.claims import AnswerName, AnswerStore, ClaimStore
 from llm_proxy.background import BackgroundLoop, spawn
 from llm_proxy.call_context import CallContext
 from llm_proxy.call_guard import CallGuard
-from llm_proxy.edge.live_answer import LAST, LEFT, Frame, LiveAnswer, decode_frames, encode_frames
+from llm_proxy.edge.followed_answer import FollowedAnswer
+from llm_proxy.edge.live_answer import LAST, LEFT, Frame, LiveAnswer, encode_frames
 from llm_proxy.edge.request import Headers
 from llm_proxy.errors import APIError, FirstCallLost, IdempotencyKeyReused, ReplayGone, StoreUnavailable
 from llm_proxy.ledger import person_digest
@@ -42,7 +42,7 @@ LINGER_S = 5.0
 """A call whose caller has disconnected goes on for so long, for the caller's next try."""
 HEARD_S = 6.0
 """So long after it listened last, somebody elsewhere is still taken to listen."""
-FLUSH_S, POLL_S, LISTEN_S = 0.05, 0.1, 1.0
+FLUSH_S, RETRY_S = 0.05, 0.1
 END_TIMEOUT_S = 1.0
 _LONGEST_BEAT_S = 3.0
 _UNKEPT_MS = 10_000
@@ -239,7 +239,7 @@ class IdempotentCalls:
         answer = self._followed.get(name)
         if answer is None:
             answer = self._followed[name] = LiveAnswer(self._max_bytes)
-            self._spawn(self._follow(wanted, name, answer))
+            self._spawn(self._follow(wanted, reply, answer, name))
         return answer
 
     # A call of this process
@@ -277,7 +277,7 @@ class IdempotentCalls:
             except LimiterUnavailable:
                 if time.monotonic() > give_up_at:
                     return
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(RETRY_S)
             else:
                 return
 
@@ -319,44 +319,18 @@ class IdempotentCalls:
 
     # A call of another process
 
-    async def _follow(self, wanted: IdempotentRequest, name: AnswerName, answer: LiveAnswer) -> None:
+    async def _follow(
+        self, wanted: IdempotentRequest, claim: ClaimReply, answer: LiveAnswer, name: AnswerName
+    ) -> None:
         """Reads an answer from the store while somebody listens to it here."""
+        followed = FollowedAnswer((self._claims, self._answers), wanted, name, claim, answer)
         try:
-            await self._read(wanted, name, answer)
+            await followed.read(int(self._lease_s * 1000))
         except LimiterUnavailable:
             answer.fail(_stores_unavailable)
         finally:
             self._followed.pop(name, None)
             answer.fail(FirstCallLost)
-
-    async def _read(self, wanted: IdempotentRequest, name: AnswerName, answer: LiveAnswer) -> None:
-        cipher, number, listened_at = SegmentCipher(wanted.secret, name.call), 0, float("-inf")
-        ended: ClaimReply | None = None
-        while answer.listeners:
-            segments = await self._answers.read(name, number)
-            for sealed in segments:
-                opened = cipher.open(number, sealed)
-                if opened is None:
-                    answer.fail(ReplayGone)
-                    return
-                number += 1
-                for frame in decode_frames(opened):
-                    answer.add(frame)
-            if answer.ended:
-                return
-            if segments:
-                continue
-            if ended is not None:  # nothing more came after the call had ended
-                gone = ended.verdict in {"stored", "gone"}
-                answer.fail(ReplayGone if gone else partial(FirstCallLost, max(1, ended.left_ms / 1000)))
-                return
-            if time.monotonic() - listened_at > LISTEN_S:
-                listened_at = time.monotonic()
-                reply = await self._claims.listen(wanted, name.call)
-                if reply.verdict != "running" or is_abandoned(reply, int(self._lease_s * 1000)):
-                    ended = reply
-                    continue
-            await asyncio.sleep(POLL_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = spawn("idempotent-answers", work)

@@ -19,7 +19,7 @@ from llm_proxy.errors import APIError, ReplayGone
 HEAD, BODY, LAST, BROKEN, LEFT = b"hblxc"
 """Kinds of frames: the head; a part of the body; the last part; the end of a connection within the body; and
 the end of a call that nobody waited for."""
-_ENDS = frozenset({LAST, BROKEN, LEFT})
+ENDS = frozenset({LAST, BROKEN, LEFT})
 _FRAME = struct.Struct(">BI")
 
 
@@ -102,7 +102,7 @@ class LiveAnswer:
             self.fail(ReplayGone)
             return
         self.frames.append(frame)
-        self.ended = frame.kind in _ENDS
+        self.ended = frame.kind in ENDS
         self._wake()
 
     def fail(self, fault: Callable[[], APIError]) -> None:
@@ -148,6 +148,6 @@ class Recorder:
         """Sends one ASGI message."""
         frame = frame_of(message)
         self._answer.add(frame)
-        if frame.kind in _ENDS:
+        if frame.kind in ENDS:
             await self._on_end()
         await self._send(message)

@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from running_stack import ADMIN_KEY, KEY, script
-from stack_processes import PASSWORD, StackProcesses, run_stack
+from stack_processes import PASSWORD, StackProcesses, run_stack, serve_gateway
 
 from llm_proxy.admission.redis.script import open_store
 from llm_proxy.stack.stores import valkey_url
@@ -343,16 +343,22 @@ async def test_erasing_a_person_erases_its_answers(gateways: TwoGateways) -> Non
     assert (await gateways.ask(0, key, body, **bob)).headers["idempotency-replayed"] == "true"
 
 
+@pytest.mark.parametrize("stream", [False, True])
 async def test_after_a_gateway_was_killed_its_call_runs_anew_after_a_wait_and_never_twice_at_once(
-    gateways: TwoGateways,
+    gateways: TwoGateways, *, stream: bool
 ) -> None:
-    """Who asks meanwhile gets a 409 that says how long."""
-    key, body = uuid4().hex, chat(first_ms=1500)
-    broken = asyncio.create_task(gateways.ask(0, key, body))
-    await provider_has(gateways, 1)
-    await gateways.stack.kill("gateway-1")
-    with pytest.raises(httpx.HTTPError):
-        await broken
+    """Who asks meanwhile gets a 409 that says how long, and nothing of a stream that had begun."""
+    key, body = uuid4().hex, chat(stream=stream, gap_ms=300, first_ms=0 if stream else 1500)
+    async with AsyncExitStack() as opened:
+        if stream:
+            begun = gateways.clients[0].stream("POST", CHAT, json=body, headers=asked(key))
+            call = (await opened.enter_async_context(begun)).headers["x-request-id"].replace("-", "")
+            await until(lambda: valkey(gateways, "cache", "KEYS", f"*:{call}"))
+        else:
+            broken = asyncio.create_task(gateways.ask(0, key, body))
+            opened.callback(broken.cancel)
+            await provider_has(gateways, 1)
+        await gateways.stack.kill("gateway-1")
     try:
         lost = await gateways.ask(1, key, body)
         assert (lost.status_code, lost.json()["error"]["code"]) == (409, "idempotency_call_lost")
@@ -425,6 +431,56 @@ async def test_without_one_of_its_stores_a_call_with_a_key_is_rejected_and_other
         assert after.content == first.content
     else:
         assert after.json()["error"]["code"] == "idempotency_replay_gone"
+
+
+async def test_a_call_ends_when_the_limits_store_is_away_for_its_lease(gateways: TwoGateways) -> None:
+    """It can no longer know that it is the only one with its key."""
+    key, body = uuid4().hex, chat(stream=True, frames=400, gap_ms=100)
+    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=asked(key)) as running:
+        parts = running.aiter_raw()
+        await anext(parts)
+        await gateways.stack.kill("limits")
+        try:
+            rest = b"".join([part async for part in parts])
+        finally:
+            await gateways.stack.restart("limits")
+    assert b"store_unavailable" in rest
+    assert b"[DONE]" not in rest
+    assert "idempotency-replayed" not in (await until_free(gateways, 0, key, chat())).headers
+
+
+async def test_a_call_goes_on_without_the_store_of_answers_and_its_key_is_gone(gateways: TwoGateways) -> None:
+    """Its caller gets all of it; nobody pays for it again."""
+    key, body = uuid4().hex, chat(stream=True, frames=10, gap_ms=150)
+    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=asked(key)) as running:
+        parts = running.aiter_raw()
+        await anext(parts)
+        await gateways.stack.kill("cache")
+        try:
+            rest = b"".join([part async for part in parts])
+        finally:
+            await gateways.stack.restart("cache")
+    assert rest.endswith(b"data: [DONE]\n\n")
+    async with asyncio.timeout(20):
+        while (gone := await gateways.ask(0, key, body)).status_code == 503:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.1)
+    assert gone.json()["error"]["code"] == "idempotency_replay_gone"
+    assert len(await gateways.calls()) == 1
+
+
+async def test_a_gateway_where_it_is_off_ignores_the_header(gateways: TwoGateways) -> None:
+    """Each request is a call."""
+    stack = gateways.stack
+    settings = {
+        "CACHE_REDIS_URL": valkey_url(stack.ports["cache"], PASSWORD),
+        "LIMITS_REDIS_URL": valkey_url(stack.ports["limits"], PASSWORD),
+        "LLM_PROXY__IDEMPOTENCY": "off",
+    }
+    with serve_gateway(stack.folder / "off", [stack.url("provider")], settings) as off:
+        async with httpx.AsyncClient(base_url=off.url) as client:
+            answers = [await client.post(CHAT, json=chat(), headers=asked("a key")) for _ in range(2)]
+    assert [(one.status_code, "idempotency-replayed" in one.headers) for one in answers] == [(200, False)] * 2
+    assert len(await gateways.calls()) == 2
 
 
 async def test_a_repetition_takes_nothing_of_a_limit(gateways: TwoGateways) -> None:
