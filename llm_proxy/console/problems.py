@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
-from llm_proxy.console.access import GLOBAL, Viewer
+from llm_proxy.console.access import GLOBAL, READERS, Viewer
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.rendering import UNKNOWN
 from llm_proxy.console.usage_view import UsageView
@@ -55,6 +55,8 @@ class Problem:
 async def find_problems(viewer: Viewer, usage: PostgresUsage, now: datetime) -> list[Problem]:
     """Returns what is wrong for a viewer, the worst first."""
     asked = [_budgets(viewer), _failing_models(viewer, usage, now)]
+    if viewer.may(*READERS):
+        asked.append(_stopped_runs(viewer))
     if viewer.may(*GLOBAL):
         asked += [_components(viewer), _events(viewer, now)]
     found = [one for problems in await asyncio.gather(*asked) for one in problems]
@@ -89,6 +91,23 @@ async def _events(viewer: Viewer, now: datetime) -> list[Problem]:
         if kind in _EVENTS and now - datetime.fromisoformat(row["timestamp"]) < _RECENT:
             latest.setdefault(text, Problem("warn", text, _EVENTS[kind], "/notifications"))
     return [*latest.values()]
+
+
+async def _stopped_runs(viewer: Viewer) -> list[Problem]:
+    """Returns the runs that the loop guard has stopped."""
+    try:
+        rows = (await viewer.api.get("/admin/runs/quarantined"))["data"]
+    except GatewayRejected:
+        return []
+    return [
+        Problem(
+            "warn",
+            f"The run {row['run']} is stopped: {row['reason']}",
+            "Look at it, then release it.",
+            "/runs",
+        )
+        for row in rows
+    ]
 
 
 async def _budgets(viewer: Viewer) -> list[Problem]:

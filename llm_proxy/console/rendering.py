@@ -18,6 +18,7 @@ from llm_proxy.money import nano_to_usd
 UNKNOWN = "\N{EN DASH}"
 _SHORT_ID_CHARS = 8
 _MS_PER_S, _S_PER_MIN = 1000, 60
+_SMALL_USD = Decimal("0.0001")
 
 
 class Templates:
@@ -55,6 +56,22 @@ def usd(value: object) -> str:
     amount = Decimal(str(value))
     text = f"{amount:f}"
     return f"${text.rstrip('0').rstrip('.') if '.' in text else text}"
+
+
+def money(value: object) -> Markup:
+    """Returns an amount of dollars in few digits; the API's exact one is its value and title."""
+    if value is None:
+        return escape(UNKNOWN)
+    amount = Decimal(str(value))
+    shown = (
+        f"{amount:,.2f}"
+        if abs(amount) >= 1
+        else f"{amount:.4g}"
+        if abs(amount) >= _SMALL_USD
+        else f"{amount:f}"
+    )
+    exact = usd(amount)
+    return Markup('<data value="{}" title="{}">${}</data>').format(exact.removeprefix("$"), exact, shown)
 
 
 def nano_usd(value: int | None) -> str:
@@ -100,6 +117,7 @@ def pretty_json(value: object) -> str:
 
 _FILTERS: dict[str, Callable[..., Any]] = {
     "usd": usd,
+    "money": money,
     "nano_usd": nano_usd,
     "number": number,
     "when": when,

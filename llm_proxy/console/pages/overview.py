@@ -87,12 +87,15 @@ def change(now: Decimal | float | None, before: Decimal | float | None) -> str:
     if not before or now is None:
         return "" if not now else "none before"
     share = float((Decimal(str(now)) - Decimal(str(before))) / Decimal(str(before)))
-    return f"{abs(share):.0%} {'more' if share > 0 else 'less'}" if abs(share) >= 0.005 else "as before"
+    if round(abs(share), 2) == 0:
+        return "as before"
+    return f"{abs(share) * 100:,.0f} % {'more' if share > 0 else 'less'}"
 
 
 def _movers(found: UsageComparison) -> list[Mover]:
     """Returns the names that explain most of how the spend changed, in its direction."""
     rose = found.total.cost_usd >= found.before.cost_usd
-    every = [Mover(dimension, one) for dimension, names in found.lists.items() for one in names]
+    told_apart = {name: names for name, names in found.lists.items() if len(names) > 1}
+    every = [Mover(name, one) for name, names in (told_apart or found.lists).items() for one in names]
     moved = [one for one in every if one.name.change_usd and (one.name.change_usd > 0) is rose]
     return sorted(moved, key=lambda one: -abs(one.name.change_usd))[:_MOVERS]

@@ -26,10 +26,10 @@ from llm_proxy.ledger.usage_report import focus_groups, rows_as_csv, rows_as_foc
 SERIES, NAMES = 7, 100
 _GROUPS = ("key", "agent", "tenant", "model", "provider", "user")
 _MEASURE_NAMES: Mapping[Measure, str] = {
-    "cost": "spend (USD)",
-    "requests": "calls",
-    "tokens": "tokens",
-    "errors": "calls without success",
+    "cost": "Spend (USD)",
+    "requests": "Calls",
+    "tokens": "Tokens",
+    "errors": "Calls without success",
 }
 ViewerOfAll = Annotated[Viewer, Depends(require_role(*EVERYBODY))]
 

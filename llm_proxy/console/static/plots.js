@@ -10,7 +10,7 @@
     const times = rows.map((row) => Date.parse(row.querySelector("time").dateTime) / 1000);
     const names = [...table.querySelectorAll("th[data-series]")].map((cell) => cell.textContent);
     const values = names.map((_, at) => rows.map((row) => Number(row.cells[at + 1].dataset.value)));
-    return { times, names, values };
+    return { times, names, values, rows: rows.map((row) => row.cells[0].textContent) };
   };
 
   const stacked = (values, length) => {
@@ -19,7 +19,7 @@
   };
 
   const draw = (figure) => {
-    const { times, names, values } = readTable(document.querySelector(figure.dataset.plot));
+    const { times, names, values, rows } = readTable(document.querySelector(figure.dataset.plot));
     if (times.length < 2) {
       return;
     }
@@ -43,12 +43,20 @@
     // The highest sum comes first; each is filled down to the next one.
     figure.hidden = false;
     figure.replaceChildren();
+    const zone = figure.dataset.zone === "UTC" ? "Etc/UTC" : figure.dataset.zone;
     const options = {
+      tzDate: (at) => {
+        try {
+          return uPlot.tzDate(new Date(at * 1000), zone);
+        } catch {
+          return new Date(at * 1000); // an offset is no zone that browsers know
+        }
+      },
       width: figure.clientWidth - 32,
       height: HEIGHT,
       cursor: { drag: { x: false, y: false } },
       legend: { live: true },
-      series: [{ value: (_, at) => (at === null ? "" : new Date(at * 1000).toLocaleString()) }, ...series.reverse()],
+      series: [{ value: (_, at) => (at === null ? "" : rows[times.indexOf(at)] ?? "") }, ...series.reverse()],
       axes: [axis, { ...axis, size: 70 }],
       bands: names.slice(1).map((_, at) => ({ series: [at + 1, at + 2] })),
       scales: { y: { range: (_, low, high) => [0, high * 1.05 || 1] } },

@@ -74,7 +74,7 @@ async def test_why_a_team_spent_more_is_found_in_two_clicks(page: WatchedPage, t
     why = page.page.get_by_role("region", name="Why more than before")
     await why.wait_for()
     first = await why.get_by_role("listitem").first.text_content()
-    assert "+$" in (first or "")
+    assert "+$13.00" in (first or "")
     await (
         page.page.get_by_role("region", name="What is wrong now")
         .get_by_role("listitem")

@@ -16,12 +16,12 @@ from running_console import RunningConsole
 from running_stack import Json
 from usage_records import record
 
-from llm_proxy.console.rendering import duration_ms, usd
+from llm_proxy.console.rendering import duration_ms, money
 from llm_proxy.ledger import LedgerStore, UsageRecord
 from llm_proxy.ledger.record import encode, row_of
 
 SCRIPT = "<script>alert(1)</script>"
-FIGURE = re.compile(r'data-figure="(\w+)">([^<]*)<')
+FIGURE = re.compile(r'data-figure="(\w+)">(.*?)</span>')
 NAMES = re.compile(r'<tr data-name="([^"]*)">')
 
 
@@ -70,7 +70,7 @@ def shown(total: Json) -> dict[str, str]:
     """What a page shows of a usage row."""
     calls = total["requests"]
     return {
-        "cost_usd": usd(Decimal(str(total["cost_usd"]))),
+        "cost_usd": money(Decimal(str(total["cost_usd"]))),
         "requests": f"{calls:,}",
         "failed": f"{100 * (calls - total['succeeded']) / calls:.1f} %",
         "p50_latency_ms": duration_ms(total["p50_latency_ms"]),
@@ -88,10 +88,10 @@ async def test_the_overviews_numbers_are_the_apis(console: RunningConsole, tenan
     total = (await usage(console, tenant=tenant, since="6d")).json()["total"]
     assert total["requests"] == 3
     assert dict(FIGURE.findall(page)) == shown(total)
-    assert "200% more ($3 before)" in page
+    assert f"200 % more ({money(3)} before)" in page
     why = page[page.index("Why more") : page.index("By key")]
     assert why.index(f"{tenant}:rises") > 0
-    assert "+$4" in why
+    assert f"+{money(4)}" in why
     assert SCRIPT not in page
     assert "&lt;script&gt;" in page
     by_agent = page[page.index('id="top-agent"') :]

@@ -48,7 +48,7 @@ def test_a_month_is_that_of_the_zone() -> None:
 def test_a_change_is_told_in_words() -> None:
     """Without a sign that has to be guessed."""
     assert [change(3, 2), change(1, 2), change(1000, 1001), change(1, 0), change(0, 0), change(None, 1)] == [
-        "50% more", "50% less", "as before", "none before", "", "",
+        "50 % more", "50 % less", "as before", "none before", "", "",
     ]  # fmt: skip
 
 
