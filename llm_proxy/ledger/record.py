@@ -443,7 +443,8 @@ _LOGGED_FIELDS = (
     "request_id", "key_prefix", "tenant", "agent", "door", "dialect", "group", "model_resolved", "provider",
     "deployment", "streamed", "status", "outcome", "refusal_code", "prompt_tokens", "completion_tokens",
     "cached_tokens", "cache_write_tokens", "reasoning_tokens", "service_tier", "usage_source", "cache",
-    "attempts", "would_refuse", "guard_action", "guard_signal", "guard_times", *Quantities._fields,
+    "attempts", "would_refuse", "guard_action", "guard_signal", "guard_times", "replay_of",
+    *Quantities._fields,
 )  # fmt: skip
 _REDACTED_FIELDS = ("tenant", "agent", "group")
 """Names that callers or operators chose."""

@@ -144,6 +144,8 @@ def _attempt_lines(request: Json) -> list[str]:
     ]
     if attempts and not is_logged:
         lines.append("the sidecar's log has nothing of this call (yet): when each hop was is not known")
+    elif not attempts and request.get("replay_of"):
+        lines.append(f"no hop: the answer of {request['replay_of']} again, by its idempotency key")
     elif not attempts:
         lines.append(
             "no hop: the response cache answered"

@@ -49,6 +49,10 @@ def test_attempts_find_their_log_rows_in_any_order() -> None:
     [
         ({"hops": None, "deployment": None, "cache": "hit"}, "no hop: the response cache answered"),
         (
+            {"hops": None, "deployment": None, "replay_of": "call-1"},
+            "no hop: the answer of call-1 again, by its idempotency key",
+        ),
+        (
             {"hops": None, "deployment": None},
             "no hop is known: nothing was sent to a provider, or nobody says",
         ),
