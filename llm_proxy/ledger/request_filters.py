@@ -22,9 +22,10 @@ OUTCOMES = (*get_args(Outcome), "refused", "failed")
 _CAUSE = "concat_ws(':', reached ->> 'scope', reached ->> 'kind')"
 _CALLS = {
     "key": "key_id = {}", "tenant": "tenant = {}", "agent": "agent = {}", "user": "user_id = {}",
-    "session": "session_id = {}", "run": "run_id = {}", "tag": "tags @> ARRAY[{}::text]",
+    "session": "session_id = {}", "run": "(run_id = {0} OR run_name = {0})", "tag": "tags @> ARRAY[{}::text]",
     "model": "{} IN (model_group, group_asked, model)", "provider": "provider = {}", "endpoint": "door = {}",
-    "cause": "refusal_code = {}", "min_cost": "cost_usd >= {}", "max_cost": "cost_usd <= {}",
+    "cause": "refusal_code = {} AND outcome <> 'ok'",
+    "min_cost": "cost_usd >= {}", "max_cost": "cost_usd <= {}",
     "min_ms": "latency_ms >= {}", "max_ms": "latency_ms <= {}",
 }  # fmt: skip
 _REJECTIONS = {
@@ -35,6 +36,7 @@ _NUMBERS = frozenset({"min_cost", "max_cost", "min_ms", "max_ms"})
 FILTERS = (*_CALLS, "status", "outcome")
 """The names of all filters."""
 _STATUSES = {"2xx": (200, 299), "4xx": (400, 499), "5xx": (500, 599), "0": (0, 0)}
+_FAILED_STATUS = 400
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
 
@@ -91,6 +93,10 @@ class RequestFilters:
     def of_calls(self, argument: Callable[[Any], str]) -> list[str]:
         """Returns the conditions of `requests`; `argument` takes a value and returns its place."""
         conditions = self._conditions(_CALLS, argument)
+        if self.statuses is not None and self.statuses[0] >= _FAILED_STATUS:
+            conditions.append(
+                "outcome <> 'ok'"
+            )  # says nothing new, but an index of the failed ones serves it
         if self.outcome == "failed":
             conditions.append("outcome <> 'ok'")
         elif self.outcome is not None:

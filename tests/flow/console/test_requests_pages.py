@@ -6,8 +6,10 @@ import io
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from uuid import uuid4
+from datetime import datetime
+from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import pytest
 from loopback import NO_TLS
@@ -180,3 +182,33 @@ async def test_what_callers_write_is_shown_as_text(console: RunningConsole) -> N
             shown = (await client.get(path)).text
             assert XSS not in shown
             assert path.startswith("/find") or "&lt;img" in shown
+
+
+async def test_a_megabyte_of_text_is_shown_in_part_and_whole_on_demand(
+    console: RunningConsole, postgres_url: str
+) -> None:
+    """To those who may read it; the audit log notes each reading."""
+    request_id = await failed_call(console.stack, await console.stack.new_key())
+    started_at = datetime.fromisoformat((await console.stack.story(request_id))["started_at"])
+    prompt = f"{XSS} " + "long " * 2**18
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        insert = "INSERT INTO payloads (request_id, started_at, prompt) VALUES ($1, $2, $3)"
+        await connection.execute(insert, UUID(request_id), started_at, prompt)
+    finally:
+        await connection.close()
+    async with console.signed_in() as client, console.admin("tenant", "acme") as tenant:
+        shown = await client.get(f"/requests/{request_id}/text")
+        assert len(shown.text) < 40_000
+        assert XSS not in shown.text
+        assert f"of {len(prompt):,} characters" in shown.text
+        whole = await client.get(f"/requests/{request_id}/text/prompt")
+        assert whole.text == prompt
+        assert whole.headers["content-type"].startswith("text/plain")
+        assert (await client.get(f"/requests/{request_id}/text/secrets")).status_code == 404
+        assert (await client.get(f"/requests/{uuid4()}/text")).status_code == 404
+        assert (await tenant.get(f"/requests/{request_id}/text/prompt")).status_code == 403
+    headers = {"Authorization": f"Bearer {console.stack.admin_key}"}
+    async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as gateway:
+        query = {"action": "payloads.read", "subject": request_id}
+        assert len((await gateway.get("/admin/audit", params=query)).json()["data"]) == 3

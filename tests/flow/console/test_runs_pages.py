@@ -20,7 +20,7 @@ async def test_a_run_is_found_and_shown_as_a_tree(console: RunningConsole) -> No
     key = await console.stack.new_key(tenant=tenant, agent="*")
     ids: list[str] = []
     for agent, model in (("planner", "plain"), ("coder", "wrong-key"), ("planner", "plain")):
-        answer = await chat(console.stack, key, "same", model, **{"X-Run-Id": run, "X-Agent-Id": agent})
+        answer = await chat(console.stack, key, "same", model, **{"X-Session-Id": run, "X-Agent-Id": agent})
         assert answer.status_code == 200, answer.text
         ids.append(answer.headers["x-request-id"])
     for request_id in ids:
@@ -40,6 +40,8 @@ async def test_a_run_is_found_and_shown_as_a_tree(console: RunningConsole) -> No
             assert "wrong-key at wrong-key: 401" in shown.text
             assert "<b>" not in shown.text
         request_page = (await client.get(f"/requests/{ids[0]}")).text
+        of_run = (await client.get("/requests", params={"run": run})).text
+        assert all(f"/requests/{request_id}" in of_run for request_id in ids)
         assert 'href="/runs/night/' in request_page
     async with console.admin("tenant", uuid4().hex) as stranger:
         assert run[:10] not in (await stranger.get("/runs")).text
