@@ -18,7 +18,7 @@ from llm_proxy.admission.redis.connection import RedisConnection
 
 Json = dict[str, Any]
 RUNS, TURNS = 16, 6
-COOLDOWN_S = 3
+COOLDOWN_S = 30
 DEPLOYMENT = """
   - model_name: agent
     litellm_params: {{{{model: openai/{name}--prefix, api_base: "{{base}}", api_key: none}}}}
@@ -111,7 +111,7 @@ async def test_runs_stay_where_their_prompts_are_cached_and_are_spread_evenly(
 async def test_a_run_moves_when_its_deployment_cools_down_and_stays_there(
     client: httpx.AsyncClient, gateway: GatewayOverSidecars
 ) -> None:
-    """A turn is lost, the ones after it are cached again."""
+    """A turn is lost, the ones after it are cached again (that it stays later: `test_session_affinity`)."""
     one = agent(client, gateway)
     await one.turn()
     assert await one.turn()
@@ -121,8 +121,6 @@ async def test_a_run_moves_when_its_deployment_cools_down_and_stays_there(
     served = (await one.where())[-5:]
     assert len(set(served)) == 1
     assert served[0] != (await one.where())[0]
-    await asyncio.sleep(COOLDOWN_S)
-    assert await one.turn()
 
 
 async def test_a_run_stays_at_its_deployment_when_its_sidecar_ends(
