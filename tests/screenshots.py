@@ -13,9 +13,8 @@ from random import Random
 from typing import Any
 
 import httpx
-from chromium import run_chromium
+from chromium import WatchedPage, run_chromium, watched_page
 from loopback import NO_TLS
-from playwright.async_api import Page, ViewportSize
 from running_console import serve_console
 from running_stack import ADMIN_KEY, say, script
 from stack_processes import StackProcesses, run_stack
@@ -30,7 +29,7 @@ from llm_proxy.telemetry import uuid7
 ROOT = Path(__file__).parents[1]
 FOLDER, DOCUMENT = ROOT / "docs" / "console", ROOT / "docs" / "console.md"
 MARKS = re.compile(r"(?s)(<!-- pictures: make screenshots -->\n).*?(<!-- end of pictures -->)")
-SIZE = ViewportSize(width=1080, height=760)
+SIZE = (1080, 760)
 DAYS, CALLS_A_DAY = 14, 60
 TEAMS = {"checkout": ("cart-helper", 0.9), "support": ("triage", 2.2), "research": ("reader", 4.0)}
 MODELS = {"gpt-5-mini": ("openai", 40), "claude-sonnet-4-6": ("anthropic", 110), "llama-3.3": ("groq", 9)}
@@ -113,18 +112,16 @@ async def make_calls(url: str, keys: dict[str, dict[str, Any]]) -> str:
     return failed.headers["x-request-id"]
 
 
-async def take(page: Page, url: str, failed: str) -> list[tuple[str, str]]:
+async def take(watched: WatchedPage, failed: str) -> list[tuple[str, str]]:
     """Writes a picture of each page; returns their names and files."""
-    await page.goto(f"{url}/sign-in")
-    await page.get_by_label("Admin key or virtual key").fill(ADMIN_KEY)
-    await page.get_by_role("button", name="Sign in").click()
-    await page.wait_for_url(lambda at: "/sign-in" not in at)
+    page = watched.page
+    await watched.sign_in(ADMIN_KEY)
     shown = [(one.label, one.path) for one in PAGES if one.label]
     shown.insert(3, ("One request", f"/requests/{failed}"))
     taken: list[tuple[str, str]] = []
     for label, path in shown:
         file = FOLDER / f"{label.lower().replace(' ', '-')}.png"
-        await page.goto(url + path)
+        await page.goto(watched.origin + path)
         await page.wait_for_load_state("networkidle")
         await page.screenshot(path=file)
         taken.append((label, file.name))
@@ -137,9 +134,8 @@ async def main() -> None:
     with run_stack(configuration(), settings={"LLM_PROXY__AGENT_RPM": "0"}) as stack:
         failed = await fill(stack)
         with serve_console(stack.folder, stack.database_url, stack.url("gateway-1")) as console:
-            async with run_chromium() as browser:
-                page = await browser.new_page(viewport=SIZE)
-                taken = await take(page, console.url, failed)
+            async with run_chromium() as browser, watched_page(browser, console.url, size=SIZE) as watched:
+                taken = await take(watched, failed)
     lines = "".join(f"**{label}**\n\n![{label}](console/{file})\n\n" for label, file in taken)
     text = DOCUMENT.read_text(encoding="utf-8")
     DOCUMENT.write_text(MARKS.sub(lambda found: f"{found[1]}{lines}{found[2]}", text), encoding="utf-8")
