@@ -89,7 +89,6 @@ AWAITED = {
     "ledger/store.py",
     "upstream/monitor.py",
     "admission/renewal.py",
-    "admission/run_guard.py",
     "sidecar/disconnects.py",
     "sidecar/event_channel.py",
 }

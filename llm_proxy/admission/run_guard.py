@@ -8,11 +8,11 @@ and the response says so; what was found holds the name of a tool and no other t
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from secrets import token_hex
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
@@ -34,6 +34,7 @@ from llm_proxy.admission.policy_resolver import PolicyResolver
 from llm_proxy.admission.redis.backend import RedisBackend
 from llm_proxy.admission.redis.turns import RedisTurns
 from llm_proxy.admission.turns import RunName, RunTurns, TurnStore
+from llm_proxy.background import spawn
 from llm_proxy.dialects import Call
 from llm_proxy.errors import AgentLoopDetected, APIError
 from llm_proxy.identity import Caller
@@ -91,9 +92,7 @@ class GuardedCall:
         self.headers: RawHeaders = ()
         self._guard, self._run, self._rule, self._turn = guard, run, rule, turn
         self._number = 0
-        # A task of its own, so that the command leaves with that of the admission.
-        self._adding = asyncio.ensure_future(guard.store.add(run.key, encode_turn(turn)))
-        self._adding.add_done_callback(_retrieve)
+        self._adding = guard.store.add(run.key, encode_turn(turn))
 
     async def judge_admitted(self, reservations: Iterable[Reservation]) -> RawHeaders:
         """Returns the headers of an admitted call; one that is stopped releases what it holds and raises."""
@@ -157,13 +156,12 @@ class GuardedCall:
 
     def forget(self) -> None:
         """Takes back the turn of a call that was not admitted, once the store has answered."""
+        self._guard.spawn(self._take_back())
 
-        def take_back(adding: "asyncio.Future[RunTurns]") -> None:
-            if not adding.cancelled() and adding.exception() is None:
-                self._number = adding.result().number
-                self.end(answered=False, cost_nano_usd=0)
-
-        self._adding.add_done_callback(take_back)
+    async def _take_back(self) -> None:
+        with contextlib.suppress(LimiterUnavailable):
+            self._number = (await self._adding).number
+            self.end(answered=False, cost_nano_usd=0)
 
 
 class RunGuard:
@@ -186,6 +184,7 @@ class RunGuard:
         self._policies = policies
         self._rules: dict[tuple[str, str, str | None, str | None], GuardRule] = {}
         self._resolved_with: PolicyResolver | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, caller: Caller, call: Call) -> GuardedCall | None:
         """Returns the guarded call; None where the guard is off, or it is no conversation of a run."""
@@ -198,6 +197,12 @@ class RunGuard:
         if turn is None:
             return None
         return GuardedCall(self, RunName(caller.tenant, caller.root_key_id, caller.run_id), rule, turn)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does something that no call waits for."""
+        task = spawn("loop-guard", work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def release(self, run: RunName) -> bool:
         """Ends a run's quarantine; returns False if it was in none; raises `LimiterUnavailable`."""
@@ -293,9 +298,3 @@ def _header(action: str, evidence: Mapping[str, object]) -> bytes:
 
 def _time_text(moment_ms: int) -> str:
     return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="seconds")
-
-
-def _retrieve(task: "asyncio.Future[RunTurns]") -> None:
-    """Takes the error of a task that nobody may wait for any more."""
-    if not task.cancelled():
-        task.exception()

@@ -6,7 +6,7 @@ quarantine ends, starts anew; `MemoryTurns` does what `redis/lua/turn.lua` and `
 milliseconds, nano-dollars.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -65,8 +65,8 @@ class RunTurns(NamedTuple):
 class TurnStore(Protocol):
     """Where the turns of runs are kept; every method raises `LimiterUnavailable`."""
 
-    async def add(self, key: str, turn: bytes) -> RunTurns:
-        """Adds a turn that runs now; returns the turns before it."""
+    def add(self, key: str, turn: bytes) -> Awaitable[RunTurns]:
+        """Adds a turn that runs now; returns the turns before it, to be awaited once."""
         ...
 
     async def quarantine(self, run: RunName, evidence: bytes, duration_ms: int) -> int:

@@ -6,6 +6,7 @@ scripts in `lua/` do what `memory_limiter` does. Raises LimiterUnavailable. `req
 unreachable store.
 """
 
+import asyncio
 import hashlib
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -176,6 +177,13 @@ class RedisBackend:
             reply = await self._load_scripts_and_run(key, name, args, orphan)
         self.observe(perf_counter() - started, True)  # noqa: FBT003 -- the same
         return reply
+
+    def send_script(self, name: str, args: list[Argument]) -> "asyncio.Future[Any]":
+        """Sends a script now and returns its reply to come; the reply may say that the key is elsewhere.
+
+        Raises `LimiterUnavailable`, now or then; `run_script` follows the key.
+        """
+        return self.cluster.connection_for(str(args[1])).execute("EVALSHA", self._sha[name], *args)
 
     async def _load_scripts_and_run(
         self, key: str, name: str, args: list[Argument], orphan: Callable[[Any], None] | None

@@ -1,6 +1,10 @@
 """The last turns of each run in Redis, shared by all replicas; see `admission/turns.py`."""
 
-from llm_proxy.admission.limiter import SHARED_TAG
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from llm_proxy.admission.limiter import SHARED_TAG, LimiterUnavailable
 from llm_proxy.admission.loop_guard import MAX_TURNS_KEPT, RECORD_BYTES
 from llm_proxy.admission.redis.backend import RedisBackend
 from llm_proxy.admission.redis.connection import Argument
@@ -8,6 +12,8 @@ from llm_proxy.admission.turns import IDLE_TTL_MS, RunName, RunTurns
 
 _QUARANTINED = f"lp:{SHARED_TAG}:quarantined"
 """A hash of the runs in quarantine: by digest when it ends, and the evidence."""
+_ELSEWHERE = ("NOSCRIPT", "MOVED", "ASK", "TRYAGAIN")
+"""Replies of a node that has not the script, or not the key."""
 _MOST_BYTES = MAX_TURNS_KEPT * RECORD_BYTES
 
 
@@ -17,9 +23,24 @@ class RedisTurns:
     def __init__(self, backend: RedisBackend) -> None:
         self._backend = backend
 
-    async def add(self, key: str, turn: bytes) -> RunTurns:
-        """Adds a turn that runs now; returns the turns before it."""
-        return RunTurns(*await self._backend.run_script("turn", [1, key, turn, IDLE_TTL_MS, _MOST_BYTES]))
+    def add(self, key: str, turn: bytes) -> Awaitable[RunTurns]:
+        """Adds a turn that runs now, sent with what else is sent now; returns the turns before it."""
+        args: list[Argument] = [1, key, turn, IDLE_TTL_MS, _MOST_BYTES]
+        try:
+            sent = self._backend.send_script("turn", args)
+        except LimiterUnavailable:
+            sent = None
+        return self._added(sent, args)
+
+    async def _added(self, sent: "asyncio.Future[Any] | None", args: list[Argument]) -> RunTurns:
+        if sent is None:
+            raise LimiterUnavailable
+        try:
+            return RunTurns(*await sent)
+        except LimiterUnavailable as unavailable:
+            if not str(unavailable).startswith(_ELSEWHERE):
+                raise
+        return RunTurns(*await self._backend.run_script("turn", args))
 
     async def quarantine(self, run: RunName, evidence: bytes, duration_ms: int) -> int:
         """Puts a run into quarantine, if it is in none, and forgets its turns; returns when that ends."""

@@ -63,6 +63,8 @@ MAY: dict[str, str] = {
     "GET /admin/notifications": "owner operator viewer",
     "GET /admin/calls": "owner operator viewer tenant",
     "DELETE /admin/calls/{request_id}": "owner operator tenant",
+    "GET /admin/runs/quarantined": "owner operator viewer tenant",
+    "POST /admin/runs/release": "owner operator tenant",
     "POST /admin/models/{model:path}/test": "owner operator",
     "DELETE /admin/cache": "owner operator",
     "GET /admin/payloads/{request_id}": "owner operator viewer",
