@@ -232,6 +232,14 @@ async def test_a_tenants_admin_sees_and_changes_its_tenant_alone(console: Runnin
             assert (await client.get(path)).status_code == 403
         _, made = await create(client, name="fresh", rpm="3")
         assert f"{tenant}/fresh" in (await client.get(made)).text
+        edited = (await client.get(f"{made}/change")).text
+        changed_at = re.search(r'name="changed_at" value="([^"]+)"', edited)
+        assert changed_at is not None
+        form = {"name": f"{tenant}/fresh", "tenant": tenant, "rpm": "4", "changed_at": changed_at[1]}
+        tried = await post(client, f"{made}/change", **form, cache="on", action="simulate", range="24h")
+        assert "may not do this" in tried.text
+    key = await admin_api(console, "GET", f"/admin/keys/{made.rpartition('/')[2]}")
+    assert key["rpm"] == 3  # what is only tried is not saved
 
 
 async def test_a_holder_sees_its_own_key_alone(console: RunningConsole) -> None:
