@@ -75,7 +75,10 @@ def may_use_model(
     resolve: Callable[[str], str] | None = None,
 ) -> bool | None:
     """Whether a caller, and each key above it, may use a model group; None while that is unknown."""
-    lists = [allowed_models(caller, default, configured)]
+    own = allowed_models(caller, default, configured)
+    if not caller.outer_models:
+        return None if own is None else is_model_allowed(own, group, resolve)
+    lists = [own]
     lists += [one if one is not None else default or configured for one in caller.outer_models]
     known = [one for one in lists if one is not None]
     if not all(is_model_allowed(one, group, resolve) for one in known):

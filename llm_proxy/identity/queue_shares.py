@@ -47,10 +47,11 @@ class QueueShares:
         if snapshot is not self._snapshot or len(self._known) > MAX_SHARES:
             self._known.clear()
             self._snapshot = snapshot
-        shares = self._known.get((caller.root_key_id, caller.tenant))
+        key = caller.root_key_id, caller.tenant
+        shares = self._known.get(key)
         if shares is None:
             share = resolve_share(snapshot.policies if snapshot is not None else (), caller)
-            shares = self._known[caller.root_key_id, caller.tenant] = share, replace(share, is_batch=True)
+            shares = self._known[key] = share, replace(share, is_batch=True)
         return shares[wants_batch]
 
 

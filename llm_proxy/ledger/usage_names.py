@@ -63,7 +63,13 @@ def unknown_name_error(name: str, value: str) -> NotFound:
 
 
 async def resolve_key_filter(connection: Connection, query: UsageQuery) -> UsageQuery:
-    """Returns the query with the id of the key in its filters; raises `NotFound`."""
+    """Returns the query with the ids of the keys in its filters; raises `NotFound`."""
+    root = query.filters.get("root_key")
+    if root is not None:
+        root_id = await find_key(connection, root, query.only_tenant)
+        if root_id is None:
+            raise unknown_name_error("root_key", root)
+        query = replace(query, filters={**query.filters, "root_key": root_id})
     name, only_key = query.filters.get("key"), query.only_key
     if name is None and only_key is None:
         return query
