@@ -10,7 +10,7 @@ import time
 from functools import partial
 
 from llm_proxy.admission.idempotency import ClaimReply, IdempotentRequest, is_abandoned
-from llm_proxy.admission.redis.claims import AnswerName, AnswerStore, ClaimStore
+from llm_proxy.admission.redis.claims import BATCH_SEGMENTS, AnswerName, AnswerStore, ClaimStore
 from llm_proxy.edge.live_answer import ENDS, Frame, LiveAnswer, decode_frames
 from llm_proxy.errors import FirstCallLost, ReplayGone
 from llm_proxy.sealing import SegmentCipher
@@ -38,6 +38,7 @@ class FollowedAnswer:
         self._number = 0
         self._left_ms = claim.left_ms
         self._is_sure = claim.verdict != "running"
+        self._has_caught_up = False
         self._held: list[Frame] = []
 
     async def read(self, lease_ms: int) -> None:
@@ -73,7 +74,8 @@ class FollowedAnswer:
                 return True
             self._number += 1
             self._held += decode_frames(opened)
-        is_further = self._number > len(segments) > 0
+        is_further = self._has_caught_up and bool(segments)  # the first were there before
+        self._has_caught_up = self._has_caught_up or len(segments) < BATCH_SEGMENTS
         if is_further or (self._held and self._held[-1].kind in ENDS):
             self._is_sure = True
         self._pass_on()

@@ -17,7 +17,7 @@ from llm_proxy.admission.redis.script import Script, open_store
 
 TIMEOUT_S = 1.0
 """Of every command: a call that asked to be made once waits rather than fails when a store is slow."""
-_BATCH_SEGMENTS = 64
+BATCH_SEGMENTS = 64
 _SCAN_KEYS = 1000
 _ORDER, _SIZES = "lp:{answers}:order", "lp:{answers}:sizes"
 _NOBODY = "-"
@@ -107,9 +107,9 @@ class AnswerStore:
         return bool(await self._append.run((name.key, _ORDER, _SIZES, _erased_key(name.person)), args))
 
     async def read(self, name: AnswerName, start: int) -> Sequence[bytes]:
-        """Returns the next segments from one on, at most `_BATCH_SEGMENTS`."""
+        """Returns the next segments from one on, at most `BATCH_SEGMENTS`."""
         segments: list[bytes] = await self.store.execute(
-            name.key, "LRANGE", name.key, start, start + _BATCH_SEGMENTS - 1
+            name.key, "LRANGE", name.key, start, start + BATCH_SEGMENTS - 1
         )
         return segments
 
