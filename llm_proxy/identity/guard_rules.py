@@ -4,13 +4,12 @@ Pure. Invariants: a rule is frozen; a field that is None is not set, and keeps t
 threshold of 0 turns its signal off. Units: seconds, turns, calls, nano-dollars a minute.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, get_args
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.json_access import Json
+from llm_proxy.json_access import Json, is_object
 from llm_proxy.money import NANO_PER_USD, nano_to_usd
 
 GuardMode = Literal["off", "observe", "warn", "stop"]
@@ -68,20 +67,19 @@ def parse_guard_rule(given: object) -> GuardRule | None:
         return None
     if isinstance(given, str):
         given = {"mode": given}
-    if not isinstance(given, Mapping):
+    if not is_object(given):
         raise _invalid("", f"one of {', '.join(get_args(GuardMode))}, or an object")
-    document: Json = {str(name): value for name, value in given.items()}
-    for name in document:
+    for name in given:
         if name not in {"mode", "notice", "usd_per_minute", *_COUNTS}:
             raise BadRequest(f"Unknown field {name[:100]!r}.", param=f"loop_guard.{name[:100]}")
-    mode, notice = document.get("mode"), document.get("notice")
+    mode, notice = given.get("mode"), given.get("notice")
     if mode is not None and mode not in get_args(GuardMode):
         raise _invalid("mode", f"one of {', '.join(get_args(GuardMode))}")
     if notice is not None and not isinstance(notice, bool):
         raise _invalid("notice", "true or false")
-    counts = {name: _count(document.get(name), name, *bounds) for name, bounds in _COUNTS.items()}
+    counts = {name: _count(given.get(name), name, *bounds) for name, bounds in _COUNTS.items()}
     return GuardRule(
-        mode=mode, notice=notice, nano_usd_per_minute=_usd(document.get("usd_per_minute")), **counts
+        mode=mode, notice=notice, nano_usd_per_minute=_usd(given.get("usd_per_minute")), **counts
     )
 
 

@@ -67,7 +67,7 @@ class Conversation:
 
     def __post_init__(self) -> None:
         """Starts it with the task."""
-        self._ask(self.task)
+        self.ask(self.task)
 
     def add(self, step: Step) -> None:
         """Appends a step as the wire's clients do."""
@@ -85,7 +85,7 @@ class Conversation:
     def compact(self, summary: str) -> None:
         """Replaces all of it by a summary, as agents do when their context is full."""
         self.messages, self._starts = [], []
-        self._ask(f"{self.task}\n\nSummary of the work so far: {summary}")
+        self.ask(f"{self.task}\n\nSummary of the work so far: {summary}")
 
     def body(self) -> Json:
         """The request's body now."""
@@ -110,7 +110,7 @@ class Conversation:
         )
         return found
 
-    def _ask(self, text: str) -> None:
+    def ask(self, text: str) -> None:
         if self.wire == "gemini":
             self.messages.append({"role": "user", "parts": [{"text": text}]})
         elif self.wire == "messages":
@@ -136,12 +136,12 @@ def _add_chat(to: Conversation, step: Step, ids: list[str]) -> None:
         for one, text in zip(ids, step.results, strict=True)
     ]
     if step.asked:
-        to._ask(step.asked)  # noqa: SLF001 -- its own module
+        to.ask(step.asked)
 
 
 def _add_responses(to: Conversation, step: Step, ids: list[str]) -> None:
     if step.said:
-        part = {"type": "output_text", "text": step.said, "annotations": []}
+        part: Json = {"type": "output_text", "text": step.said, "annotations": []}
         to.messages.append({"type": "message", "role": "assistant", "content": [part]})
     for one, (name, args) in zip(ids, step.calls, strict=True):
         call = {"type": "function_call", "call_id": f"call_{one}", "name": name}
@@ -149,7 +149,7 @@ def _add_responses(to: Conversation, step: Step, ids: list[str]) -> None:
     for one, text in zip(ids, step.results, strict=True):
         to.messages.append({"type": "function_call_output", "call_id": f"call_{one}", "output": text})
     if step.asked:
-        to._ask(step.asked)  # noqa: SLF001 -- the same
+        to.ask(step.asked)
 
 
 def _add_messages(to: Conversation, step: Step, ids: list[str]) -> None:

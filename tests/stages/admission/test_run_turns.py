@@ -20,7 +20,6 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import AgentLoopDetected
 from llm_proxy.identity import Caller, LimitPolicy
 from llm_proxy.identity.guard_rules import GuardRule
-from llm_proxy.identity.policies import PolicySnapshot
 
 CLOCK = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
 SECRET = "the-secret-that-all-replicas-share"
@@ -144,12 +143,10 @@ def chat(steps: int, said: str = "") -> Call:
     return Call("chat.completions", "openai", "m", "m", {"messages": messages}, prompt_bytes=100 * steps + 9)
 
 
-def guarded(admission: AdmissionController, rule: GuardRule, name: str | None = None) -> Caller:
-    """A caller of a run that this rule covers."""
-    caller = Caller("key_1", "internal", tenant=f"t-{uuid4().hex}", run_id=name or uuid4().hex)
-    policy = LimitPolicy("tenant", caller.tenant or "", caller.tenant or "", loop_guard=rule)
-    admission._watcher.snapshot = PolicySnapshot((*admission._watcher.snapshot.policies, policy))  # noqa: SLF001 -- policies without a database
-    return caller
+def guarded(rule: GuardRule) -> tuple[Caller, LimitPolicy]:
+    """A caller of a run, and the policy of its tenant that has this rule."""
+    caller = Caller("key_1", "internal", tenant=f"t-{uuid4().hex}", run_id=uuid4().hex)
+    return caller, LimitPolicy("tenant", caller.tenant or "", caller.tenant or "", loop_guard=rule)
 
 
 async def until_stopped(replicas: list[AdmissionController], caller: Caller) -> tuple[int, AgentLoopDetected]:
@@ -166,10 +163,11 @@ async def until_stopped(replicas: list[AdmissionController], caller: Caller) -> 
 
 async def test_a_run_is_stopped_over_replicas_released_and_stopped_again(replicas: Replicas) -> None:
     """At the fifth repetition, wherever its calls went; every replica rejects it until it is released."""
-    two = [await replicas.start(store_timeout_ms=PATIENT_MS, internal_api_key=SECRET) for _ in range(2)]
-    rule = GuardRule(mode="stop", quarantine_s=60)
-    caller = guarded(two[0], rule)
-    two[1]._watcher.snapshot = two[0]._watcher.snapshot  # noqa: SLF001 -- the same
+    caller, policy = guarded(GuardRule(mode="stop", quarantine_s=60))
+    two = [
+        await replicas.start(None, policy, store_timeout_ms=PATIENT_MS, internal_api_key=SECRET)
+        for _ in range(2)
+    ]
     step, stopped = await until_stopped(two, caller)
     assert step == 5
     assert stopped.retryable is False
@@ -191,8 +189,8 @@ async def test_another_key_is_another_run_and_a_call_without_one_is_never_asked_
     replicas: Replicas,
 ) -> None:
     """Names are below the key."""
-    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
-    caller = guarded(admission, GuardRule(mode="stop", quarantine_s=60))
+    caller, policy = guarded(GuardRule(mode="stop", quarantine_s=60))
+    admission = await replicas.start(None, policy, store_timeout_ms=PATIENT_MS)
     await until_stopped([admission], caller)
     for other in (
         Caller("key_2", "internal", tenant=caller.tenant, run_id=caller.run_id),
@@ -208,9 +206,9 @@ async def test_another_key_is_another_run_and_a_call_without_one_is_never_asked_
 
 async def test_observing_and_warning_tell_and_admit(replicas: Replicas) -> None:
     """A header and a verdict; the rest of the run goes on."""
-    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
     for mode in ("observe", "warn"):
-        caller = guarded(admission, GuardRule(mode=mode, notice=True))
+        caller, policy = guarded(GuardRule(mode=mode, notice=True))
+        admission = await replicas.start(None, policy, store_timeout_ms=PATIENT_MS)
         for step in range(7):
             lease = await admission.admit(caller, chat(step), uuid4())
             told = dict(lease.headers).get(b"x-llm-proxy-loop")
@@ -226,8 +224,8 @@ async def test_observing_and_warning_tell_and_admit(replicas: Replicas) -> None:
 
 async def test_without_the_store_the_guard_is_silent_and_says_so(own: OwnValkey, replicas: Replicas) -> None:
     """No call is stopped, none waits; with the store back the run is judged by what it has of it."""
-    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
-    caller = guarded(admission, GuardRule(mode="stop", quarantine_s=60))
+    caller, policy = guarded(GuardRule(mode="stop", quarantine_s=60))
+    admission = await replicas.start(None, policy, store_timeout_ms=PATIENT_MS)
     own.kill()
     for step in range(12):
         lease = await admission.admit(caller, chat(step), uuid4())
@@ -243,8 +241,8 @@ async def test_without_the_store_the_guard_is_silent_and_says_so(own: OwnValkey,
 
 async def test_a_rejected_call_is_no_turn(replicas: Replicas) -> None:
     """An agent that its rate limit rejects sends the same request again: that is no repetition."""
-    admission = await replicas.start(store_timeout_ms=PATIENT_MS)
-    caller = guarded(admission, GuardRule(mode="stop", burst=3))
+    caller, policy = guarded(GuardRule(mode="stop", burst=3))
+    admission = await replicas.start(None, policy, store_timeout_ms=PATIENT_MS)
     lease = await admission.admit(caller, chat(1), uuid4())
     lease.settle(10, 1000, answered=False)
     await lease.wait_settled()
