@@ -1,8 +1,9 @@
 """Runs of agents in the records: their sums in a range, the last used first, and the calls of one, in order.
 
-Invariants: a run is a name below a key and a tenant; what may be seen is a key's or a tenant's own, if the
-query says so; nothing is written. A page of runs is stable for one end of the range: later calls move
-nothing. Raises: `DatabaseUnavailable`, `BadRequest` (several runs have the name), `NotFound`.
+Invariants: a run is a name below a tenant and a root key, whose child keys' calls are in it; what may be seen
+is a key's (with those below it) or a tenant's own, if the query says so; nothing is written. A page of runs
+is stable for one end of the range: later calls move nothing. Raises: `DatabaseUnavailable`, `NotFound`,
+`BadRequest` (several runs have the name).
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +23,8 @@ from llm_proxy.schema.database import db_deadline
 MAX_PAGE = 1000
 _DEADLINE_S = 10.0
 _MAX_NAMED = 5
-_ID = "md5(concat_ws(chr(31), key_id, coalesce(tenant, ''), run_name))::uuid"
+_ROOT = "coalesce(key_ancestors[1], key_id)"
+_ID = f"md5(concat_ws(chr(31), {_ROOT}, coalesce(tenant, ''), run_name))::uuid"
 """Orders runs whose last calls began at the same time; no name holds this character."""
 _TURN = (
     "door IN ('chat.completions', 'completions', 'responses', 'messages', 'generate_content')"
@@ -30,7 +32,8 @@ _TURN = (
 )
 """As limits of turns count; `quantities` has the endpoints."""
 _SUMS = f"""
-    SELECT run_name AS run, key_id, max(key_prefix) AS key_prefix, tenant,
+    SELECT run_name AS run, {_ROOT} AS key_id, tenant,
+           max(key_prefix) FILTER (WHERE key_ancestors IS NULL) AS key_prefix,
            array_remove(array_agg(DISTINCT agent), NULL) AS agents, array_agg(DISTINCT model_group) AS models,
            min(started_at) AS first_at, max(started_at) AS last_at, count(*) AS calls,
            count(*) FILTER (WHERE {_TURN}) AS turns, count(*) FILTER (WHERE outcome <> 'ok') AS failed,
@@ -41,15 +44,16 @@ _SUMS = f"""
            count(*) FILTER (WHERE cost_usd IS NULL AND outcome = 'ok') AS unpriced_calls, {_ID} AS id
     FROM requests
     WHERE started_at >= $1 AND started_at < $2 AND run_name IS NOT NULL AND replay_of IS NULL{{conditions}}
-    GROUP BY run_name, key_id, tenant
+    GROUP BY run_name, {_ROOT}, tenant
 """  # noqa: S608 -- constants of this module
 _PAGE = " HAVING (max(started_at), {id}) < ($3, $4::uuid) ORDER BY last_at DESC, id DESC LIMIT $5"
-_CALLS = """
+_CALLS = f"""
     SELECT * FROM requests
-    WHERE run_name = $1 AND key_id = $2 AND tenant IS NOT DISTINCT FROM $3 AND started_at >= $4
+    WHERE run_name = $1 AND {_ROOT} = $2 AND tenant IS NOT DISTINCT FROM $3 AND started_at >= $4
       AND started_at < $5 AND (started_at, request_id) > ($6, $7::uuid)
+      AND ($9::text IS NULL OR key_id = $9 OR $9 = ANY(key_ancestors))
     ORDER BY started_at, request_id LIMIT $8
-"""
+"""  # noqa: S608 -- the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class RunQuery:
         since: The beginning of the range.
         until: Its end, exclusive.
         filters: By `run` (its name), `key` (a key's name, id or prefix), `tenant`, `agent`.
-        only_key: The one key (its id) whose runs may be seen; None for any.
+        only_key: The one key (its id) whose calls, and whose child keys' calls, may be seen; None for any.
         only_tenant: The one tenant whose runs may be seen; None for any.
         after: The place after which the page begins; None for its beginning.
         limit: Rows of a page, at most `MAX_PAGE`.
@@ -123,9 +127,10 @@ class RunReader:
             after = query.after or Position(query.since, FIRST_ID)
             rows = await connection.fetch(
                 _CALLS, run["run"], run["key_id"], run["tenant"], query.since, query.until, after.at,
-                after.request_id, query.limit + 1,
+                after.request_id, query.limit + 1, query.only_key,
             )  # fmt: skip
-        calls = [row_as_dict(row) | {"key_name": run["key_name"]} for row in rows[: query.limit]]
+            names = await key_names(connection, {row["key_id"] for row in rows})
+        calls = [row_as_dict(row) | {"key_name": names.get(row["key_id"])} for row in rows[: query.limit]]
         more = len(rows) > query.limit
         last = Position(calls[-1]["started_at"], calls[-1]["request_id"]) if more else None
         return RunPage(calls, last, run)
@@ -135,13 +140,15 @@ async def _sums(connection: Connection, query: RunQuery, tail: str, *arguments: 
     """Returns runs with their sums; `tail` ends the statement, its arguments begin at `$3`."""
     values: list[Any] = [query.since, query.until, *arguments]
     conditions = ""
-    columns = {"run": "run_name", "key": "key_id", "tenant": "tenant", "agent": "agent"}
+    columns = {"run": "run_name", "key": "key", "tenant": "tenant", "agent": "agent"}
     wanted: list[tuple[str, str | None]] = [(columns[name], value) for name, value in query.filters.items()]
-    wanted += [("key_id", query.only_key), ("tenant", query.only_tenant)]
+    wanted += [("key", query.only_key), ("tenant", query.only_tenant)]
     for column, value in wanted:
         if value is not None:
             values.append(value)
-            conditions += f" AND {column} = ${len(values)}"
+            place = f"${len(values)}"
+            one_key = f"(key_id = {place} OR {place} = ANY(key_ancestors))"
+            conditions += f" AND {one_key}" if column == "key" else f" AND {column} = {place}"
     rows = await connection.fetch(_SUMS.format(conditions=conditions) + tail, *values)
     names = await key_names(connection, {row["key_id"] for row in rows})
     return [dict(row) | {"key_name": names.get(row["key_id"])} for row in rows]

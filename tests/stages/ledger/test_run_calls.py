@@ -39,7 +39,7 @@ class Filled:
         found = defaultdict[RunKey, list[UsageRecord]](list)
         for one in self.records:
             if one.run_name is not None and RANGE[0] <= one.started_at < RANGE[1]:
-                found[one.run_name, one.key_id, one.tenant].append(one)
+                found[one.run_name, one.root_key, one.tenant].append(one)
         return found
 
     async def pages(self, query: RunQuery) -> list[Json]:
@@ -64,6 +64,10 @@ async def filled(database_url: str) -> AsyncIterator[Filled]:
             run_name=random.choice(names), door=random.choice([*sorted(WRITES), "embeddings"])
         )
         for _ in range(300)
+    ]
+    records = [
+        one._replace(key_ancestors="k1") if one.key_id == "k3" and random.random() < 0.5 else one
+        for one in records
     ]
     at_once = NOW - timedelta(seconds=1)
     records += [
@@ -119,6 +123,24 @@ async def test_a_key_and_a_tenant_see_their_own_runs(filled: Filled) -> None:
         await filled.reader.runs(RunQuery(*RANGE, {"key": "one"}, only_key="k2"))
     with pytest.raises(NotFound):
         await filled.reader.calls(RunQuery(*RANGE, {"run": "night"}, only_key="k9"))
+
+
+async def test_a_child_key_sees_its_own_calls_of_a_family_s_run(filled: Filled) -> None:
+    """Not those of the keys above it, nor what they cost."""
+    (name, _, tenant), calls = next(
+        (key, calls)
+        for key, calls in filled.by_run().items()
+        if key[1] == "k1" and key[2] and any(one.key_id == "k3" for one in calls)
+    )
+    own = [one for one in calls if one.key_id == "k3"]
+    query = RunQuery(*RANGE, {"run": name, "key": "k1", "tenant": tenant or ""}, only_key="k3")
+    with pytest.raises(NotFound):
+        await filled.reader.calls(query)
+    query = RunQuery(*RANGE, {"run": name, "tenant": tenant or ""}, only_key="k3", limit=500)
+    rows = (await filled.reader.runs(query)).rows
+    of_root = next(row for row in rows if row["key_id"] == "k1")
+    assert of_root["calls"] == len(own)
+    assert of_root["cost_usd"] == sum(Decimal(one.cost_nano_usd or 0) for one in own) / 10**9
 
 
 async def test_the_calls_of_a_run_come_in_the_order_they_began(filled: Filled) -> None:
