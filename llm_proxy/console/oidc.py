@@ -10,13 +10,14 @@ import base64
 import hmac
 import logging
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import httpx
-from authlib.integrations.httpx_client import AsyncOAuth2Client
+from authlib.deprecate import AuthlibDeprecationWarning
 from authlib.oidc.core import CodeIDToken
 from joserfc import jwt
 from joserfc.errors import JoseError
@@ -26,6 +27,10 @@ from llm_proxy.errors import APIError, Forbidden
 from llm_proxy.identity.admin_keys import AdminKeySpec, Role, validate_admin_key
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.settings import Settings
+
+with warnings.catch_warnings():  # it would rather have httpx2, and says so in plain text on every start
+    warnings.simplefilter("ignore", AuthlibDeprecationWarning)
+    from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 log = logging.getLogger(__name__)
 
