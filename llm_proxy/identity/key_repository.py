@@ -86,7 +86,8 @@ WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id
 
 _TENANT_HAS_KEYS = "SELECT EXISTS (SELECT FROM api_keys WHERE tenant = $1)"
 _AGENTS = (
-    "SELECT DISTINCT agent FROM api_keys WHERE agent <> '*' AND revoked_at IS NULL ORDER BY agent LIMIT 1000"
+    "SELECT DISTINCT agent FROM api_keys WHERE agent <> '*' AND revoked_at IS NULL AND ancestors = '{}'"
+    " ORDER BY agent LIMIT 1000"
 )
 
 
@@ -152,7 +153,7 @@ class KeyRepository:
         return [record_from_row(row) for row in rows]
 
     async def list_agents(self) -> list[str]:
-        """Returns at most 1000 agents to which valid keys are bound."""
+        """Returns at most 1000 agents to which valid keys are bound, of keys that operators made."""
         async with admin_transaction(self._pool) as connection:
             rows = await connection.fetch(_AGENTS)
         return [row["agent"] for row in rows]
