@@ -28,6 +28,7 @@ from llm_proxy.identity import (
     PolicySource,
     PolicyWatcher,
 )
+from llm_proxy.json_access import Json
 from llm_proxy.money import Price
 from llm_proxy.settings import Settings
 from llm_proxy.stack import probe, process
@@ -35,6 +36,20 @@ from llm_proxy.stack.stores import valkey_spec, valkey_url
 
 CALL = Call("chat.completions", "openai", "gpt", "gpt", {}, prompt_bytes=400, max_tokens=100)
 COST_NANO_USD = 200
+
+
+def repeated_call(steps: int, said: str = "") -> Call:
+    """A conversation after so many equal steps."""
+    messages: list[Json] = [{"role": "user", "content": f"Do it. {said}"}]
+    for at in range(steps):
+        called = {"id": f"c{at}", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        messages += [
+            {"role": "assistant", "content": None, "tool_calls": [called]},
+            {"role": "tool", "tool_call_id": f"c{at}", "content": "nothing"},
+        ]
+    return Call("chat.completions", "openai", "m", "m", {"messages": messages}, prompt_bytes=100 * steps + 9)
+
+
 PASSWORD = "only-for-this-test"
 PATIENT_MS = 5_000
 """Where the deadline itself is not in question, a busy machine must not decide."""

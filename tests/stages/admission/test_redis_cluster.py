@@ -2,11 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 from redis.crc import key_slot
-from stages.admission.limiter_outages import CALL, PATIENT_MS, Ledger, Replicas, new_caller, outcome, until
+from stages.admission.limiter_outages import (
+    CALL,
+    PATIENT_MS,
+    Ledger,
+    Replicas,
+    new_caller,
+    outcome,
+    repeated_call,
+    until,
+)
 from stages.admission.valkey_cluster import PASSWORD, Cluster
 
 from llm_proxy.admission.fallback import FallbackLimiter
@@ -23,8 +33,10 @@ from llm_proxy.admission.limiter import (
 )
 from llm_proxy.admission.redis.backend import REPLICAS_KEY, EvictionEnabled, RedisBackend, require_noeviction
 from llm_proxy.admission.renewal import Heartbeat
-from llm_proxy.errors import BudgetExceeded, RateLimited
+from llm_proxy.admission.turns import RunName
+from llm_proxy.errors import AgentLoopDetected, BudgetExceeded, RateLimited
 from llm_proxy.identity import Budget, LimitPolicy, Limits
+from llm_proxy.identity.guard_rules import GuardRule
 
 TENANTS = 15
 
@@ -93,6 +105,29 @@ async def test_a_shared_policy_is_exact_across_nodes(
     for caller, most in zip(callers, [2] * 10 + [0] * 5, strict=True):
         fared = [await outcome(both[number % 2], caller) for number in range(3)]
         assert fared == ["enforced"] * most + ["rate_limit_exceeded"] * (3 - most)
+
+
+async def test_runs_are_stopped_and_listed_whichever_node_has_them(replicas: Replicas) -> None:
+    """Their turns are at their tenant's node, also while a shared policy counts elsewhere."""
+    rules = (
+        LimitPolicy("global", limits=Limits(rpm=1_000)),
+        LimitPolicy("tenant", loop_guard=GuardRule(mode="stop", repeats=2)),
+    )
+    admission = await replicas.start(
+        Ledger(), *rules, store_timeout_ms=PATIENT_MS, sealing_keys="a=a-secret-of-thirty-two-characters"
+    )
+    runs = [replace(new_caller(), run_id=f"run-{number}") for number in range(TENANTS)]
+    for caller in runs:
+        for step in range(2):
+            lease = await admission.admit(caller, repeated_call(step), uuid4())
+            lease.settle(10, 1_000, answered=True)
+            await lease.wait_settled()
+        with pytest.raises(AgentLoopDetected):
+            await admission.admit(caller, repeated_call(2), uuid4())
+    listed = {one["tenant"] for one in await admission.guard.quarantined()}
+    assert {one.tenant for one in runs} <= listed
+    for caller in runs:
+        assert await admission.guard.release(RunName(caller.tenant, caller.key_id, caller.run_id or ""))
 
 
 async def test_a_cluster_unreachable_at_start_is_recognised_later(

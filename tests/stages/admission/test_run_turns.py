@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stages.admission.limiter_outages import PATIENT_MS, OwnValkey, Replicas
+from stages.admission.limiter_outages import PATIENT_MS, OwnValkey, Replicas, repeated_call
 
 from llm_proxy.admission import AdmissionController
 from llm_proxy.admission.fingerprints import Turn
@@ -16,7 +16,6 @@ from llm_proxy.admission.loop_guard import decode_turns, encode_turn
 from llm_proxy.admission.redis.backend import RedisBackend
 from llm_proxy.admission.redis.turns import RedisTurns
 from llm_proxy.admission.turns import MemoryTurns, RunName
-from llm_proxy.dialects import Call
 from llm_proxy.errors import AgentLoopDetected
 from llm_proxy.identity import Caller, LimitPolicy
 from llm_proxy.identity.guard_rules import GuardRule
@@ -131,18 +130,6 @@ async def test_quarantined_runs_are_listed_until_they_end(turns: RedisTurns) -> 
     assert {run.name.encode() for run in runs} & listed == {runs[2].name.encode()}
 
 
-def chat(steps: int, said: str = "") -> Call:
-    """A conversation after so many equal steps."""
-    messages = [{"role": "user", "content": f"Do it. {said}"}]
-    for at in range(steps):
-        called = {"id": f"c{at}", "type": "function", "function": {"name": "look", "arguments": "{}"}}
-        messages += [
-            {"role": "assistant", "content": None, "tool_calls": [called]},  # type: ignore[dict-item]  # JSON
-            {"role": "tool", "tool_call_id": f"c{at}", "content": "nothing"},
-        ]
-    return Call("chat.completions", "openai", "m", "m", {"messages": messages}, prompt_bytes=100 * steps + 9)
-
-
 def guarded(rule: GuardRule) -> tuple[Caller, LimitPolicy]:
     """A caller of a run, and the policy of its tenant that has this rule."""
     caller = Caller("key_1", "internal", tenant=f"t-{uuid4().hex}", run_id=uuid4().hex)
@@ -153,7 +140,7 @@ async def until_stopped(replicas: list[AdmissionController], caller: Caller) -> 
     """Makes the calls of a run, each at the next replica, until it is stopped; at which step, and how."""
     for step in range(30):
         try:
-            lease = await replicas[step % len(replicas)].admit(caller, chat(step), uuid4())
+            lease = await replicas[step % len(replicas)].admit(caller, repeated_call(step), uuid4())
         except AgentLoopDetected as stopped:
             return step, stopped
         lease.settle(10, 1000, answered=True)
@@ -175,7 +162,7 @@ async def test_a_run_is_stopped_over_replicas_released_and_stopped_again(replica
     assert dict(stopped.headers)["x-llm-proxy-loop"] == "stop; signal=repeat; times=5; tool=look"
     for one in two:
         with pytest.raises(AgentLoopDetected, match="called 5 times"):
-            await one.admit(caller, chat(0, "something else"), uuid4())
+            await one.admit(caller, repeated_call(0, "something else"), uuid4())
     run = RunName(caller.tenant, caller.key_id, caller.run_id or "")
     [listed] = [one for one in await two[1].guard.quarantined() if one["run"] == run.name]
     assert (listed["tenant"], listed["key"], listed["signal"], listed["times"]) == (
@@ -196,10 +183,10 @@ async def test_another_key_is_another_run_and_a_call_without_one_is_never_asked_
         Caller("key_2", "internal", tenant=caller.tenant, run_id=caller.run_id),
         Caller("key_1", "internal", tenant=caller.tenant),
     ):
-        (await admission.admit(other, chat(9), uuid4())).settle(1, 1, answered=True)
-    assert admission.guard.begin(Caller("key_1", "internal", tenant=caller.tenant), chat(9)) is None
-    assert admission.guard.begin(Caller("key_1", "internal", run_id="r"), chat(9)) is None
-    observed = admission.guard.begin(Caller("key_1", "virtual", run_id="r"), chat(9))
+        (await admission.admit(other, repeated_call(9), uuid4())).settle(1, 1, answered=True)
+    assert admission.guard.begin(Caller("key_1", "internal", tenant=caller.tenant), repeated_call(9)) is None
+    assert admission.guard.begin(Caller("key_1", "internal", run_id="r"), repeated_call(9)) is None
+    observed = admission.guard.begin(Caller("key_1", "virtual", run_id="r"), repeated_call(9))
     assert observed is not None
     observed.forget()
 
@@ -210,7 +197,7 @@ async def test_observing_and_warning_tell_and_admit(replicas: Replicas) -> None:
         caller, policy = guarded(GuardRule(mode=mode, notice=True))
         admission = await replicas.start(None, policy, store_timeout_ms=PATIENT_MS)
         for step in range(7):
-            lease = await admission.admit(caller, chat(step), uuid4())
+            lease = await admission.admit(caller, repeated_call(step), uuid4())
             told = dict(lease.headers).get(b"x-llm-proxy-loop")
             assert lease.guarded is not None
             verdict = lease.guarded.verdict
@@ -228,7 +215,7 @@ async def test_without_the_store_the_guard_is_silent_and_says_so(own: OwnValkey,
     admission = await replicas.start(None, policy, store_timeout_ms=PATIENT_MS)
     own.kill()
     for step in range(12):
-        lease = await admission.admit(caller, chat(step), uuid4())
+        lease = await admission.admit(caller, repeated_call(step), uuid4())
         assert (b"x-llm-proxy-loop", b"unavailable") in lease.headers
         lease.settle(10, 1000, answered=True)
     own.start()
@@ -243,10 +230,10 @@ async def test_a_rejected_call_is_no_turn(replicas: Replicas) -> None:
     """An agent that its rate limit rejects sends the same request again: that is no repetition."""
     caller, policy = guarded(GuardRule(mode="stop", burst=3))
     admission = await replicas.start(None, policy, store_timeout_ms=PATIENT_MS)
-    lease = await admission.admit(caller, chat(1), uuid4())
+    lease = await admission.admit(caller, repeated_call(1), uuid4())
     lease.settle(10, 1000, answered=False)
     await lease.wait_settled()
     for _ in range(4):
-        lease = await admission.admit(caller, chat(1), uuid4())
+        lease = await admission.admit(caller, repeated_call(1), uuid4())
         lease.settle(0, 0, answered=False)
         await lease.wait_settled()
