@@ -193,6 +193,7 @@ def _routers_of_now(
             publish=stages.services.admission.publish_epochs,
             enabled=stages.settings.child_keys,
         ),
+        calls.callers_router(stages.call_board, partial(_key_names, usage), stages.auth.require_caller),
         calls.router(
             stages.call_board, partial(_key_names, usage), record=record, require_actor=require_actor
         ),

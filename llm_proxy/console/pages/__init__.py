@@ -26,7 +26,7 @@ from llm_proxy.console.pages import (
 
 PAGES = (
     Page("Overview", "/overview", EVERYBODY, overview.router),
-    Page("Live", "/live", READERS, live.router),
+    Page("Live", "/live", EVERYBODY, live.router),
     Page("Requests", "/requests", EVERYBODY, requests.router),
     Page("", "/requests", (), request.router),
     Page("", "/find", (), find.router),

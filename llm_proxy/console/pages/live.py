@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import CHANGERS, READERS, Viewer, require_role
+from llm_proxy.console.access import CHANGERS, EVERYBODY, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.json_access import Json
@@ -32,7 +32,7 @@ def router(console: Console) -> APIRouter:
         listed: Json = {"data": [], "has_more": False, "note": None}
         problem = ""
         try:
-            listed = await viewer.api.get("/admin/calls", limit=MAX_RUNNING)
+            listed = await viewer.api.get(running_path(viewer), limit=MAX_RUNNING)
         except GatewayRejected as fault:
             problem = fault.message
         now = datetime.now(UTC)
@@ -49,13 +49,13 @@ def router(console: Console) -> APIRouter:
 
     @routes.get("/live")
     async def show(
-        request: Request, viewer: Annotated[Viewer, Depends(require_role(*READERS))], refresh: str = "on"
+        request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))], refresh: str = "on"
     ) -> Response:
         return console.render(request, viewer, "live.html", refresh=refresh != "off", **await values(viewer))
 
     @routes.get("/live/now")
     async def refresh(
-        request: Request, viewer: Annotated[Viewer, Depends(require_role(*READERS))]
+        request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]
     ) -> Response:
         return console.render(request, viewer, "live_now.html", **await values(viewer))
 
@@ -69,3 +69,8 @@ def router(console: Console) -> APIRouter:
         return console.redirect("/live", notice=f"Stopped a call of {whose} after {call['age_s']:.0f} s.")
 
     return routes
+
+
+def running_path(viewer: Viewer) -> str:
+    """Returns the route that lists the running calls that a viewer may see."""
+    return "/v1/calls" if viewer.role == "key" else "/admin/calls"

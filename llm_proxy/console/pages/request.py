@@ -16,9 +16,10 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from llm_proxy.console.access import CHANGERS, EVERYBODY, GLOBAL, READERS, Viewer, require_role
+from llm_proxy.console.access import CHANGERS, EVERYBODY, GLOBAL, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
+from llm_proxy.console.pages.live import running_path
 from llm_proxy.console.rendering import KnownFields
 from llm_proxy.errors import NotFound
 from llm_proxy.json_access import Json, as_object
@@ -126,12 +127,11 @@ async def _without_record(
 ) -> Response:
     """Returns the page of a request that runs, or that nothing is known of."""
     running: list[Json] = []
-    if viewer.may(*READERS):
-        try:
-            listed = await viewer.api.get("/admin/calls", limit=5000)
-            running = [one for one in listed["data"] if one["request_id"] == str(number)]
-        except GatewayRejected:
-            pass
+    try:
+        listed = await viewer.api.get(running_path(viewer), limit=5000)
+        running = [one for one in listed["data"] if one["request_id"] == str(number)]
+    except GatewayRejected:
+        pass
     values: dict[str, Any] = {
         "id": number,
         "message": message,

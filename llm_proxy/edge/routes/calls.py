@@ -1,24 +1,26 @@
-"""`GET /admin/calls`, `DELETE /admin/calls/{request_id}`: what runs now, in every process, and an end to it.
+"""`/admin/calls`, `/v1/calls`: what runs now, in every process, and an end to it.
 
-Invariants: a tenant's admin sees and stops its tenant's calls alone, another's is unknown; a stop is in the
-audit log before it is made; what is not known (the store is away, a process is silent) is said.
+Invariants: a key sees its own calls, a tenant's admin sees and stops its tenant's, another's is unknown; a
+stop is in the audit log before it is made; what is not known (the store is away, a process silent) is said.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 
 from llm_proxy.call_board import CallBoard, CallList
 from llm_proxy.edge.auth import ActorDependency
 from llm_proxy.edge.routes.audit import Text
 from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
 from llm_proxy.errors import NotFound
-from llm_proxy.identity import Actor
+from llm_proxy.identity import Actor, Caller
 from llm_proxy.json_access import Json
 
 KeyNames = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
+_INSIDES = frozenset({"sidecar", "deployment", "worker"})
+CallerDependency = Callable[[Request], Awaitable[Caller]]
 CallFilters = list[tuple[tuple[str, ...], str]]
 _NOT_RUNNING = "No running call has this id; it may have ended."
 _NOTES = {
@@ -94,6 +96,24 @@ def router(
     return routes
 
 
+def callers_router(board: CallBoard, key_names: KeyNames, require_caller: CallerDependency) -> APIRouter:
+    """Returns the route by which callers see their own running calls; arguments as those of `router`."""
+    routes = APIRouter(tags=["usage"], responses={401: {"description": "No credential."}})
+
+    @routes.get("/v1/calls", summary="The calls of the key that run now, the oldest first.")
+    async def own(
+        caller: Annotated[Caller, Depends(require_caller)],
+        limit: Annotated[int, Query(ge=1, le=5000)] = 200,
+    ) -> Json:
+        listed = await board.list_calls()
+        found = [one for one in listed.calls if one["key_id"] == caller.key_id]
+        names = await key_names([caller.key_id])
+        calls = [_without_insides(one | {"key_name": names.get(caller.key_id)}) for one in found[:limit]]
+        return {"data": calls, "has_more": len(found) > limit, **_completeness(listed)}
+
+    return routes
+
+
 _AUDITED = (
     "key_id", "key_prefix", "tenant", "agent", "model", "model_group", "endpoint", "state", "age_s",
     "estimated_completion_tokens",
@@ -125,10 +145,12 @@ def _not_stopped(listed: CallList) -> str:
 def _shown(call: Json, names: Mapping[str, str], who: Actor) -> Json:
     """Returns a call as an admin may see it: a tenant's sees none of the deployment's processes."""
     shown = call | {"key_name": names.get(call["key_id"] or "")}
-    if who.tenant is not None:
-        for name in ("sidecar", "deployment", "worker"):
-            del shown[name]
-    return shown
+    return shown if who.tenant is None else _without_insides(shown)
+
+
+def _without_insides(call: Json) -> Json:
+    """Returns a call without the deployment's processes."""
+    return {name: value for name, value in call.items() if name not in _INSIDES}
 
 
 def _completeness(listed: CallList) -> dict[str, Any]:
