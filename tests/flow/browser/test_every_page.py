@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 from chromium import TELEPHONE, WIDE, Scheme, WatchedPage, watched_page
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 from running_console import RunningConsole
 from running_stack import ADMIN_KEY
 
@@ -55,7 +55,8 @@ async def test_pages_are_whole_without_javascript(browser: Browser, console: Run
 
 async def test_a_page_is_used_with_the_keyboard_alone(page: WatchedPage, console: RunningConsole) -> None:
     await page.page.goto(f"{console.url}/sign-in")
-    await page.page.keyboard.type(ADMIN_KEY)  # the field has the focus
+    await expect(page.page.get_by_label("Admin key or virtual key")).to_be_focused()
+    await page.page.keyboard.type(ADMIN_KEY)
     await page.page.keyboard.press("Enter")
     await page.page.wait_for_url(lambda url: "/sign-in" not in url)
     await page.page.keyboard.press("Tab")
