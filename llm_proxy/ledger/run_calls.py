@@ -151,7 +151,10 @@ async def _sums(connection: Connection, query: RunQuery, tail: str, *arguments: 
             conditions += f" AND {one_key}" if column == "key" else f" AND {column} = {place}"
     rows = await connection.fetch(_SUMS.format(conditions=conditions) + tail, *values)
     names = await key_names(connection, {row["key_id"] for row in rows})
-    return [dict(row) | {"key_name": names.get(row["key_id"])} for row in rows]
+    found: list[Json] = [dict(row) for row in rows]
+    for one in found:
+        one["key_name"] = names.get(one["key_id"])
+    return found
 
 
 def _only_run(found: list[Json]) -> Json:
