@@ -131,9 +131,9 @@ class RunReader:
             )  # fmt: skip
             names = await key_names(connection, {row["key_id"] for row in rows})
         calls = [row_as_dict(row) | {"key_name": names.get(row["key_id"])} for row in rows[: query.limit]]
-        more = len(rows) > query.limit
-        last = Position(calls[-1]["started_at"], calls[-1]["request_id"]) if more else None
-        return RunPage(calls, last, run)
+        last = rows[query.limit - 1] if len(rows) > query.limit else None
+        following = None if last is None else Position(last["started_at"], last["request_id"])
+        return RunPage(calls, following, run)
 
 
 async def _sums(connection: Connection, query: RunQuery, tail: str, *arguments: Any) -> list[Json]:  # noqa: ANN401 -- of columns' types
