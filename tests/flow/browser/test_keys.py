@@ -17,14 +17,18 @@ def new_name() -> str:
     return f"b{os.urandom(5).hex()}"
 
 
-async def create_key(watched: WatchedPage, name: str, **fields: str) -> str:
-    """Creates a key as a person does; returns its text and leaves the browser on its page."""
+async def create_key(watched: WatchedPage, name: str, *, unit: str = "usd", **fields: str) -> str:
+    """Creates a key as a person does; returns its text and leaves the browser on its page.
+
+    `unit` is that of its first budget.
+    """
     page = watched.page
     await watched.visit("/keys")
     await page.get_by_role("link", name="Create a key").click()
     await page.get_by_label("Name", exact=True).fill(name)
     for label, text in fields.items():
         await page.get_by_label(label, exact=True).fill(text)
+    await page.locator("#budget-unit-1").select_option(unit)
     await page.get_by_role("button", name="Create").click()
     text = await page.locator("#secret").inner_text()
     assert KEY_TEXT.fullmatch(text)
