@@ -17,7 +17,8 @@ import asyncpg
 from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.request_filters import NO_FILTERS, Position, RequestFilters, before
-from llm_proxy.ledger.usage_names import find_key, key_names, unknown_name_error
+from llm_proxy.ledger.usage_names import key_names, resolve_key
+from llm_proxy.ledger.usage_query import require_range
 from llm_proxy.ledger.usage_store import rejected_as_dict, row_as_dict
 from llm_proxy.schema.database import db_deadline
 
@@ -40,7 +41,7 @@ _NEWEST = (
 
 @dataclass(frozen=True, slots=True)
 class RequestSearch:
-    """A search.
+    """A search; an empty range raises `BadRequest`.
 
     Attributes:
         since: The beginning of the range.
@@ -58,6 +59,9 @@ class RequestSearch:
     only_tenant: str | None = None
     after: Position | None = None
     limit: int = 50
+
+    def __post_init__(self) -> None:
+        require_range(self.since, self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +112,7 @@ async def _with_key_id(connection: Connection, search: RequestSearch) -> Request
     name = search.filters.values.get("key")
     if name is None:
         return search
-    found = await find_key(connection, name, search.only_tenant)
-    key_id = name if name == search.only_key else found
-    if key_id is None or search.only_key not in {None, key_id}:
-        raise unknown_name_error("key", name)
+    key_id = await resolve_key(connection, name, search.only_key, search.only_tenant)
     values = {**search.filters.values, "key": key_id}
     return replace(search, filters=replace(search.filters, values=values))
 

@@ -16,7 +16,8 @@ from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.request_filters import FIRST_ID, LAST_ID, Position
-from llm_proxy.ledger.usage_names import find_key, key_names, unknown_name_error
+from llm_proxy.ledger.usage_names import key_names, resolve_key
+from llm_proxy.ledger.usage_query import require_range
 from llm_proxy.ledger.usage_store import row_as_dict
 from llm_proxy.schema.database import db_deadline
 
@@ -58,7 +59,7 @@ _CALLS = f"""
 
 @dataclass(frozen=True, slots=True)
 class RunQuery:
-    """Selects runs, or the calls of one.
+    """Selects runs, or the calls of one; an empty range raises `BadRequest`.
 
     Attributes:
         since: The beginning of the range.
@@ -77,6 +78,9 @@ class RunQuery:
     only_tenant: str | None = None
     after: Position | None = None
     limit: int = 50
+
+    def __post_init__(self) -> None:
+        require_range(self.since, self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +181,5 @@ async def _with_key_id(connection: Connection, query: RunQuery) -> RunQuery:
     name = query.filters.get("key")
     if name is None:
         return query
-    key_id = name if name == query.only_key else await find_key(connection, name, query.only_tenant)
-    if key_id is None or query.only_key not in {None, key_id}:
-        raise unknown_name_error("key", name)
+    key_id = await resolve_key(connection, name, query.only_key, query.only_tenant)
     return replace(query, filters={**query.filters, "key": key_id})

@@ -79,10 +79,15 @@ async def resolve_key_filter(connection: Connection, query: UsageQuery) -> Usage
     return replace(query, filters={**query.filters, "key": key_id})
 
 
-async def resolve_key(connection: Connection, name: str) -> str:
-    """Returns the id of a key by its id, name or shown prefix; raises `NotFound`."""
-    key_id = await find_key(connection, name)
-    if key_id is None:
+async def resolve_key(
+    connection: Connection, name: str, only_key: str | None = None, only_tenant: str | None = None
+) -> str:
+    """Returns the id of a key by its id, name or shown prefix; raises `NotFound`.
+
+    A key other than the only one, or of another tenant than the only one, is not found.
+    """
+    key_id = name if name == only_key else await find_key(connection, name, only_tenant)
+    if key_id is None or only_key not in {None, key_id}:
         raise unknown_name_error("key", name)
     return key_id
 

@@ -180,6 +180,12 @@ def consecutive_spans(moments: list[datetime]) -> list[TimeSpan]:
     return list(pairwise(moments))
 
 
+def require_range(since: datetime, until: datetime) -> None:
+    """Raises `BadRequest` for an empty range."""
+    if since >= until:
+        raise BadRequest("The range is empty: 'since' is not before 'until'.", param="since")
+
+
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
     """Selects requests of a range and groups their sums.
@@ -214,8 +220,7 @@ class UsageQuery:
                 raise BadRequest(message, param=param or unknown[:40])
         if len({*self.group_by}) < len(self.group_by):
             raise BadRequest("A dimension is named twice.", param="group_by")
-        if self.since >= self.until:
-            raise BadRequest("The range is empty: 'since' is not before 'until'.", param="since")
+        require_range(self.since, self.until)
         for name, value in self.filters.items():
             if name in NAME_COLUMNS and ("\0" in value or len(value) > _MAX_VALUE_CHARS):
                 raise BadRequest(f"'{name}' is too long for a name, or contains NUL.", param=name)

@@ -87,8 +87,6 @@ def router(searcher: RequestSearcher | None, auth: AuthDependencies) -> APIRoute
         begin, end = parse_range(
             query.since or DEFAULT_SINCE, query.until, datetime.now(UTC), parse_zone(query.tz)
         )
-        if begin >= end:
-            raise BadRequest("The range is empty: 'since' is not before 'until'.", param="since")
         given = [one for one in request.query_params.multi_items() if one[0] not in _PARAMETERS]
         question = RequestSearch(
             begin,
