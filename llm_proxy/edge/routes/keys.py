@@ -27,7 +27,8 @@ from llm_proxy.edge.routes.admin_bodies import (
 )
 from llm_proxy.edge.routes.audit import Text
 from llm_proxy.edge.routes.limits import KeyStatus
-from llm_proxy.errors import Forbidden, NotFound, StoreUnavailable
+from llm_proxy.edge.visible_rows import require_own_tenant
+from llm_proxy.errors import NotFound, StoreUnavailable
 from llm_proxy.identity import (
     Actor,
     AdminKeyRepository,
@@ -178,8 +179,7 @@ def _raise_routes(
 async def _list_keys(
     repository: KeyRepository, who: Actor, matching: KeyFilter, after: str, limit: int
 ) -> list[KeyRecord]:
-    if who.tenant is not None and matching.tenant not in {None, who.tenant}:
-        raise Forbidden("This admin key sees its own tenant only.", param="tenant")
+    require_own_tenant(who.tenant, matching.tenant)
     wanted = replace(matching, tenant=who.tenant or matching.tenant)
     try:
         return await repository.list_keys(matching=wanted, after=after, limit=limit)
@@ -211,8 +211,7 @@ def tenants_router(read_tenants: ReadTenants | None, *, require_actor: ActorDepe
     ) -> Json:
         if read_tenants is None:
             raise StoreUnavailable("Tenants need a database (DATABASE_URL).")
-        if who.tenant is not None and tenant not in {None, who.tenant}:
-            raise Forbidden("This admin key sees its own tenant only.", param="tenant")
+        require_own_tenant(who.tenant, tenant)
         found = await read_tenants(tenant=who.tenant or tenant, after=after, limit=limit)
         return {"data": [asdict(one) for one in found], "has_more": len(found) == limit}
 

@@ -14,15 +14,14 @@ from pydantic import BaseModel, Field
 
 from llm_proxy.edge.auth import AuthDependencies
 from llm_proxy.edge.responses import database_result, json_response, require_database
-from llm_proxy.errors import BadRequest, Forbidden
+from llm_proxy.edge.visible_rows import own_key, own_tenant, visible_request
+from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Admin, Caller
 from llm_proxy.json_access import Json
-from llm_proxy.ledger.request_detail import redact_for_key
-from llm_proxy.ledger.request_filters import FILTERS, RequestFilters, parse_filters, parse_position
+from llm_proxy.ledger.request_filters import FILTERS, parse_filters, parse_position
 from llm_proxy.ledger.request_rows import csv_header, csv_lines
 from llm_proxy.ledger.request_search import MAX_PAGE, RequestSearch, RequestSearcher
 from llm_proxy.ledger.usage_query import RANGE_WORDS, parse_range, parse_zone
-from llm_proxy.upstream.error_kinds import FORWARDED_STATUSES
 
 DEFAULT_SINCE = "24h"
 _FORMS = ("json", "csv")
@@ -88,12 +87,13 @@ def router(searcher: RequestSearcher | None, auth: AuthDependencies) -> APIRoute
             query.since or DEFAULT_SINCE, query.until, datetime.now(UTC), parse_zone(query.tz)
         )
         given = [one for one in request.query_params.multi_items() if one[0] not in _PARAMETERS]
+        filters = parse_filters(given)
         question = RequestSearch(
             begin,
             end,
-            _own_tenant(parse_filters(given), who),
-            only_key=who.key_id if isinstance(who, Caller) else None,
-            only_tenant=who.tenant if isinstance(who, Admin) else None,
+            filters,
+            only_key=own_key(who),
+            only_tenant=own_tenant(who, filters.values.get("tenant")),
             after=parse_position(query.after) if query.after else None,
             limit=query.limit,
         )
@@ -105,22 +105,13 @@ def router(searcher: RequestSearcher | None, auth: AuthDependencies) -> APIRoute
     return routes
 
 
-def _own_tenant(filters: RequestFilters, who: Caller | Admin) -> RequestFilters:
-    """Returns the filters; raises `Forbidden` where a tenant's admin names another tenant."""
-    tenant = who.tenant if isinstance(who, Admin) else None
-    if tenant is not None and filters.values.get("tenant", tenant) != tenant:
-        raise Forbidden("This admin key sees its own tenant only.", param="tenant")
-    return filters
-
-
 async def _page(searcher: RequestSearcher, search: RequestSearch, who: Caller | Admin) -> Json:
     page = await database_result(searcher.find_page(search))
-    bound = isinstance(who, Caller) or who.tenant is not None
     return {
         "object": "list",
         "since": search.since,
         "until": search.until,
-        "data": [redact_for_key(row, FORWARDED_STATUSES) if bound else row for row in page.rows],
+        "data": [visible_request(row, who) for row in page.rows],
         "has_more": page.after is not None,
         "after": None if page.after is None else str(page.after),
         "searched_to": page.searched_to,

@@ -13,15 +13,14 @@ from pydantic import BaseModel, Field
 
 from llm_proxy.edge.auth import AuthDependencies
 from llm_proxy.edge.responses import database_result, json_response, require_database
-from llm_proxy.errors import BadRequest, Forbidden
+from llm_proxy.edge.visible_rows import own_key, own_tenant, visible_request
+from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Admin, Caller
 from llm_proxy.identity.caller import MAX_NAME_CHARS
 from llm_proxy.json_access import Json
-from llm_proxy.ledger.request_detail import redact_for_key
 from llm_proxy.ledger.request_filters import parse_position
 from llm_proxy.ledger.run_calls import MAX_PAGE, RunPage, RunQuery, RunReader
 from llm_proxy.ledger.usage_query import RANGE_WORDS, parse_range, parse_zone
-from llm_proxy.upstream.error_kinds import FORWARDED_STATUSES
 
 _FILTERS = ("run", "key", "tenant", "agent")
 _Name = Annotated[str | None, Field(min_length=1, max_length=MAX_NAME_CHARS)]
@@ -72,8 +71,7 @@ def router(reader: RunReader | None, auth: AuthDependencies) -> APIRouter:
             raise BadRequest("The path names the run.", param="run")
         question = _parse(request, query.model_copy(update={"run": run[: MAX_NAME_CHARS + 1]}), who)
         page = await database_result(require_database(reader).calls(question))
-        bound = isinstance(who, Caller) or who.tenant is not None
-        rows = [redact_for_key(row, FORWARDED_STATUSES) for row in page.rows] if bound else page.rows
+        rows = [visible_request(row, who) for row in page.rows]
         return json_response({"run": page.run, **_document(question, page, rows)})
 
     return routes
@@ -85,16 +83,13 @@ def _parse(request: Request, query: RunParameters, who: Caller | Admin) -> RunQu
         if name not in RunParameters.model_fields or names.count(name) > 1:
             raise BadRequest(f"'{name[:40]}' is no parameter, or given twice.", param=name[:40])
     begin, end = parse_range(query.since or "24h", query.until, datetime.now(UTC), parse_zone(query.tz))
-    tenant = who.tenant if isinstance(who, Admin) else None
-    if tenant is not None and query.tenant not in {None, tenant}:
-        raise Forbidden("This admin key sees its own tenant only.", param="tenant")
     given = {name: getattr(query, name) for name in _FILTERS}
     return RunQuery(
         begin,
         end,
         {name: value for name, value in given.items() if value is not None},
-        only_key=who.key_id if isinstance(who, Caller) else None,
-        only_tenant=tenant,
+        only_key=own_key(who),
+        only_tenant=own_tenant(who, query.tenant),
         after=parse_position(query.after) if query.after else None,
         limit=query.limit,
     )

@@ -16,11 +16,12 @@ from pydantic import BaseModel, Field
 from llm_proxy.admission import AdmissionController, current_limits
 from llm_proxy.edge.auth import AuthDependencies
 from llm_proxy.edge.responses import database_result, json_response, require_database
-from llm_proxy.errors import BadRequest, Forbidden, NotFound, StoreUnavailable
+from llm_proxy.edge.visible_rows import own_key, own_tenant, visible_request
+from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
 from llm_proxy.identity import NO_ATTRIBUTION, Admin, Attribution, Caller, on_behalf_of
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.rejected_requests import RejectionScope, not_recorded_message
-from llm_proxy.ledger.request_detail import attempts_of, describe_request, redact_for_key
+from llm_proxy.ledger.request_detail import attempts_of, describe_request
 from llm_proxy.ledger.usage_query import (
     DIMENSIONS,
     EMPTY_ROW,
@@ -39,7 +40,6 @@ from llm_proxy.ledger.usage_report import (
     spans_as_json,
 )
 from llm_proxy.ledger.usage_store import UsageStore
-from llm_proxy.upstream.error_kinds import FORWARDED_STATUSES
 
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _FORMS = ("json", "csv", "focus")
@@ -107,9 +107,8 @@ def router(usage: UsageStore | None, auth: AuthDependencies, admission: Admissio
         now, zone = datetime.now(UTC), parse_zone(query.tz)
         begin, end = parse_range(query.since, query.until, now, zone)
         by = tuple(name for name in query.group_by.split(",") if name)
-        owner = who.key_id if isinstance(who, Caller) else None
         where, tenant = _restrict_to_tenant(_parse_filters(request), who)
-        question = UsageQuery(begin, end, by, where, zone, query.top, owner, tenant)
+        question = UsageQuery(begin, end, by, where, zone, query.top, own_key(who), tenant)
         return await _report(require_database(usage), question, query.form, query.tz.replace(" ", "+"), now)
 
     @routes.get(
@@ -125,8 +124,7 @@ def router(usage: UsageStore | None, auth: AuthDependencies, admission: Admissio
         found = await database_result(require_database(usage).request_detail(request_id))
         if found is None or not _may_see(who, found):
             raise await _request_not_found(require_database(usage), request_id, who)
-        if _is_tenant_bound(who):
-            found = redact_for_key(found, FORWARDED_STATUSES)
+        found = visible_request(found, who)
         attempts = [one.as_json() for one in attempts_of(found)]
         return json_response({**found, "story": describe_request(found), "attempts": attempts})
 
@@ -135,16 +133,8 @@ def router(usage: UsageStore | None, auth: AuthDependencies, admission: Admissio
 
 def _restrict_to_tenant(where: dict[str, str], who: Caller | Admin) -> tuple[dict[str, str], str | None]:
     """Returns the filters, and the one tenant an admin may see; raises `Forbidden` for another tenant."""
-    tenant = who.tenant if isinstance(who, Admin) else None
-    if tenant is None:
-        return where, None
-    if where.get("tenant", tenant) != tenant:
-        raise Forbidden("This admin key sees its own tenant only.", param="tenant")
-    return where | {"tenant": tenant}, tenant
-
-
-def _is_tenant_bound(who: Caller | Admin) -> bool:
-    return isinstance(who, Caller) or who.tenant is not None
+    tenant = own_tenant(who, where.get("tenant"))
+    return (where if tenant is None else where | {"tenant": tenant}), tenant
 
 
 async def _request_not_found(usage: UsageStore, request_id: UUID, who: Caller | Admin) -> NotFound:
