@@ -149,7 +149,7 @@ def why_failed(row: Json) -> str:
     story: list[str] = row.get("story") or []
     if row["outcome"] == "refused":
         return story[-1] if story else ""
-    failed = [one for one in row.get("attempts") or () if one["status"] != _OK and one["message"]]
+    failed = [one for one in row.get("attempt_details") or () if one["status"] != _OK and one["message"]]
     if failed:
         last = failed[-1]
         return f"{last['deployment']} answered {last['status'] or 'nothing'}: {last['message']}"
@@ -178,7 +178,7 @@ def steps_of(row: Json) -> Iterator[Step]:
         yield Step("Waited for a slot at a sidecar", None, row["queue_ms"])
     if row.get("cache") == "hit":
         yield Step("The response cache answered", None, state="good")
-    for number, one in enumerate(row.get("attempts") or (), 1):
+    for number, one in enumerate(row.get("attempt_details") or (), 1):
         at = _moment(one["started_at"])
         at_ms = (at - began).total_seconds() * 1000 if at is not None and began is not None else None
         parts = [

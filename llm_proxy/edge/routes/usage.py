@@ -126,7 +126,7 @@ def router(usage: UsageStore | None, auth: AuthDependencies, admission: Admissio
             raise await _request_not_found(require_database(usage), request_id, who)
         found = visible_request(found, who)
         attempts = [one.as_json() for one in attempts_of(found)]
-        return json_response({**found, "story": describe_request(found), "attempts": attempts})
+        return json_response({**found, "story": describe_request(found), "attempt_details": attempts})
 
     return routes
 
