@@ -108,13 +108,15 @@ class BackgroundLoop:
 
 
 def spawn(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    """Starts a task that runs once; an exception of it is reported under this name."""
+    """Starts a task that runs once, to its end; an exception of it is reported under this name."""
 
     def ended(task: asyncio.Task[None]) -> None:
+        _spawned.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             report_failure(name, error)
 
     task = asyncio.create_task(work, name=name)
+    _spawned.add(task)
     task.add_done_callback(ended)
     return task
 
@@ -143,4 +145,6 @@ def failure_counts() -> Mapping[str, int]:
 
 _guards: WeakSet[FailureGuard] = WeakSet()
 _failures: Counter[str] = Counter()
+_spawned: set[asyncio.Task[None]] = set()
+"""The event loop itself keeps no task alive."""
 _kinds: set[tuple[str, type[BaseException], str, int | None]] = set()

@@ -49,7 +49,7 @@ from llm_proxy.admission.rate_limit_response import (
 from llm_proxy.admission.redis.backend import ObserveRequest, RedisBackend, raise_epochs
 from llm_proxy.admission.redis.call_exchange import CallExchange
 from llm_proxy.admission.renewal import BudgetRebuilder, Heartbeat, SpendSource
-from llm_proxy.admission.run_guard import create_guard, decided
+from llm_proxy.admission.run_guard import create_guard
 from llm_proxy.admission.spending_watch import SpendingWatch
 from llm_proxy.background import LOOP_DONE, BackgroundLoop
 from llm_proxy.dialects import Call
@@ -211,8 +211,13 @@ class AdmissionController:
     async def admit(self, caller: Caller, call: Call, request_id: UUID) -> Lease:
         """Admits a call or raises; `Lease.settle` must follow, whatever happens."""
         count_in_new_budgets = self._new_budgets.call_started(caller, call)
-        guarded = self.guard.begin(caller, call)
-        decision = await decided(guarded, self.evaluate(caller, call, request_id.hex))
+        guarded, is_admitted = self.guard.begin(caller, call), False
+        try:
+            decision = await self.evaluate(caller, call, request_id.hex)
+            is_admitted = decision.error is None
+        finally:
+            if guarded is not None and not is_admitted:
+                guarded.forget()
         if decision.error is not None:
             raise decision.error
         headers = rate_limit_headers(decision.request, decision.result, decision.state)
@@ -424,16 +429,11 @@ def _unknown_budgets(request: LimiterRequest, result: LimiterResult) -> list[Lim
 
 def _create_backend(settings: Settings, observed: ObserveRequest | None = None) -> LimiterBackend:
     """The backend the settings name: Redis, or without one this process's memory."""
-    url = settings.limits_redis_url
+    url, run_idle_ms = settings.limits_redis_url, settings.run_idle_s * 1000
     if url is None:
-        return MemoryBackend(run_idle_ms=settings.run_idle_s * 1000)
-    timeout_s = settings.store_timeout_ms / 1000
-    shared = RedisBackend(
-        url.get_secret_value(),
-        timeout_s=timeout_s,
-        tls=settings.tls_for(url),
-        run_idle_ms=settings.run_idle_s * 1000,
-    )
+        return MemoryBackend(run_idle_ms=run_idle_ms)
+    timeout_s, tls = settings.store_timeout_ms / 1000, settings.tls_for(url)
+    shared = RedisBackend(url.get_secret_value(), timeout_s=timeout_s, tls=tls, run_idle_ms=run_idle_ms)
     if observed is not None:
         shared.observe = observed
     return shared

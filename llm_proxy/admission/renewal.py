@@ -79,7 +79,6 @@ class BudgetRebuilder:
         self._backend = backend
         self._spend_source = spend
         self._running: dict[str, asyncio.Task[bool]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def rebuild(self, check: LimitCheck, hash_tag: str) -> bool:
         """Gives a budget its counter; False when its spend is unknown. Raises `LimiterUnavailable`."""
@@ -91,9 +90,7 @@ class BudgetRebuilder:
 
     def rebuild_soon(self, check: LimitCheck, hash_tag: str) -> None:
         """Rebuilds, in the background, a budget that no call waits for."""
-        task = spawn("budget-watched", self._attempt(check, hash_tag))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        spawn("budget-watched", self._attempt(check, hash_tag))
 
     async def _attempt(self, check: LimitCheck, hash_tag: str) -> None:
         try:

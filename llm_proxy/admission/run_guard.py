@@ -5,14 +5,13 @@ call asks it once, in the same round trip as its admission; while the store is u
 and the response says so; what was found holds the name of a tool and no other text. Raises AgentLoopDetected.
 """
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from secrets import token_hex
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final
 
 import orjson
 
@@ -36,7 +35,7 @@ from llm_proxy.admission.redis.turns import RedisTurns
 from llm_proxy.admission.turns import RunName, RunTurns, TurnStore
 from llm_proxy.background import spawn
 from llm_proxy.dialects import Call
-from llm_proxy.errors import AgentLoopDetected, APIError
+from llm_proxy.errors import AgentLoopDetected
 from llm_proxy.identity import Caller
 from llm_proxy.identity.caller import ANY, CallerKind, ScopeKind
 from llm_proxy.identity.guard_rules import GuardMode, GuardRule
@@ -156,7 +155,7 @@ class GuardedCall:
 
     def forget(self) -> None:
         """Takes back the turn of a call that was not admitted, once the store has answered."""
-        self._guard.spawn(self._take_back())
+        spawn("loop-guard", self._take_back())
 
     async def _take_back(self) -> None:
         with contextlib.suppress(LimiterUnavailable):
@@ -184,7 +183,6 @@ class RunGuard:
         self._policies = policies
         self._rules: dict[tuple[str, str, str | None, str | None], GuardRule] = {}
         self._resolved_with: PolicyResolver | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, caller: Caller, call: Call) -> GuardedCall | None:
         """Returns the guarded call; None where the guard is off, or it is no conversation of a run."""
@@ -197,12 +195,6 @@ class RunGuard:
         if turn is None:
             return None
         return GuardedCall(self, RunName(caller.tenant, caller.root_key_id, caller.run_id), rule, turn)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Does something that no call waits for."""
-        task = spawn("loop-guard", work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def release(self, run: RunName) -> bool:
         """Ends a run's quarantine; returns False if it was in none; raises `LimiterUnavailable`."""
@@ -226,32 +218,6 @@ class RunGuard:
         if rule is None:
             rule = self._rules[key] = guard_rule(policies, caller, self._defaults[caller.kind])
         return rule
-
-
-class Decided(Protocol):
-    """A decision on a call."""
-
-    @property
-    def error(self) -> APIError | None:
-        """The error of a call that is not admitted."""
-        ...
-
-
-DecisionT = TypeVar("DecisionT", bound=Decided)
-
-
-async def decided(guarded: GuardedCall | None, deciding: Awaitable[DecisionT]) -> DecisionT:
-    """Returns the decision on a call; takes back the turn of one that is not admitted."""
-    if guarded is None:
-        return await deciding
-    try:
-        decision = await deciding
-    except BaseException:
-        guarded.forget()
-        raise
-    if decision.error is not None:
-        guarded.forget()
-    return decision
 
 
 def create_guard(

@@ -3,7 +3,6 @@
 Invariants: `report` never waits or raises; an entry that Postgres does not take is in the log of the process.
 """
 
-import asyncio
 import logging
 
 from llm_proxy.background import spawn
@@ -22,13 +21,10 @@ class QuarantineAudit:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def report(self, evidence: Json) -> None:
         """Writes an entry of a run that goes into quarantine, with the evidence."""
-        task = spawn("quarantine-audit", self._write(evidence))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        spawn("quarantine-audit", self._write(evidence))
 
     async def _write(self, evidence: Json) -> None:
         try:
