@@ -191,17 +191,18 @@ class SidecarClient:
         self, name: str | None, share: QueueShare, guard: CallGuard, tried: list[Sidecar]
     ) -> Slot:
         """Returns a slot for a call, now or after a wait: at the sidecar of before, if it has one free."""
+        guard.is_batch = share.is_batch
         others = self._affinity.passed_over(name, self.pool.sidecars) if name and not tried else None
         slot = self.queue.take(share, monotonic(), others) if others is not None else None
         slot = slot or self.queue.take(share, monotonic(), tried) or await self._wait(share, guard, tried)
         slot.sidecar.calls.add(guard)
-        guard.sidecar, guard.is_batch = slot.sidecar.url, share.is_batch
+        guard.sidecar = slot.sidecar.url
         if name is not None:
             self._affinity.began(name, guard, slot.sidecar)
         return slot
 
     async def _wait(self, share: QueueShare, guard: CallGuard, tried: list[Sidecar]) -> Slot:
-        began, guard.is_batch = monotonic(), share.is_batch
+        began = monotonic()
         try:
             return await self.queue.wait(share, began, tried)
         finally:

@@ -41,11 +41,11 @@ class Waiting(Generic[Item]):
     item: Item
     share: QueueShare
     since: float
+    tenant: "_Tenant[Item]"
+    key: "_Key[Item]"
     started: float = 0.0
     is_waiting: bool = True
     charged: float = 0.0
-    tenant: "_Tenant[Item] | None" = None
-    key: "_Key[Item] | None" = None
 
 
 @dataclass(slots=True, eq=False)
@@ -123,14 +123,14 @@ class FairQueue(Generic[Item]):
             tenant.virtual = max(tenant.virtual, _floor(group.tenants.values(), group.clock))
         if not key.waiting:
             key.virtual = max(key.virtual, _floor(tenant.keys.values(), tenant.clock))
-        entry = Waiting(item, share, now, tenant=tenant, key=key)
+        entry = Waiting(item, share, now, tenant, key)
         key.waiting.append(entry)
         self._count(entry, 1)
         return entry
 
     def remove(self, entry: Waiting[Item]) -> None:
         """Removes a call that waits no longer; one that does not wait changes nothing."""
-        if entry.key is not None and entry.is_waiting:
+        if entry.is_waiting:
             entry.key.waiting.remove(entry)
             self._count(entry, -1)
             self._forget(entry)
@@ -157,7 +157,6 @@ class FairQueue(Generic[Item]):
 
     def undo(self, entry: Waiting[Item]) -> None:
         """Undoes what `take_next` noted of a call that did not use the slot."""
-        assert entry.tenant is not None  # noqa: S101 -- it was in the queue
         self._charge(entry, -entry.charged)
         entry.tenant.running -= 1
         self.batch_running -= entry.share.is_batch
@@ -165,11 +164,9 @@ class FairQueue(Generic[Item]):
     def put_back(self, entry: Waiting[Item]) -> None:
         """Returns a call that could not use the slot which `take_next` gave it to its place in the queue."""
         self.undo(entry)
-        tenant, key = entry.tenant, entry.key
-        assert tenant is not None and key is not None  # noqa: S101, PT018 -- it was in the queue
-        self._class_of(entry.share).tenants[entry.share.tenant] = tenant
-        tenant.keys[entry.share.key_id] = key
-        key.waiting.appendleft(entry)
+        self._class_of(entry.share).tenants[entry.share.tenant] = entry.tenant
+        entry.tenant.keys[entry.share.key_id] = entry.key
+        entry.key.waiting.appendleft(entry)
         self._count(entry, 1)
 
     def may_start(self, share: QueueShare, free: int, slots: int, now: float) -> bool:
@@ -189,7 +186,7 @@ class FairQueue(Generic[Item]):
     def ended(self, share: QueueShare, entry: Waiting[Item] | None, slots: int, now: float) -> None:
         """Notes that a call returns its slot; `entry` of one that had waited for it."""
         group = self._class_of(share)
-        if entry is not None and entry.tenant is not None:
+        if entry is not None:
             used_s = now - entry.started
             self.mean_s += (used_s - self.mean_s) / MEAN_OVER
             self._charge(entry, used_s - entry.charged)
@@ -209,7 +206,7 @@ class FairQueue(Generic[Item]):
             self._forget(entry)
 
     def held_until(self, slots: int) -> float | None:
-        """Returns when the next slot that is kept for somebody may go to another; None when none is kept."""
+        """Returns when the next slot that is kept for a tenant may go to another; None when none is kept."""
         ends = [group.holds[0][0] for group in self._classes if group.holds and group.waiting]
         if self._class_holds and self._batch.waiting:
             ends += [self._class_holds[0], self._batch_due(slots)]
@@ -266,14 +263,12 @@ class FairQueue(Generic[Item]):
         return self._batch if share.is_batch else self._interactive
 
     def _count(self, entry: Waiting[Item], by: int) -> None:
-        assert entry.tenant is not None  # noqa: S101 -- it is in the queue
         entry.is_waiting = by > 0
         self.waiting += by
         self._class_of(entry.share).waiting += by
         entry.tenant.waiting += by
 
     def _charge(self, entry: Waiting[Item], slot_s: float) -> None:
-        assert entry.tenant is not None and entry.key is not None  # noqa: S101, PT018 -- it was in the queue
         entry.charged += slot_s
         entry.tenant.virtual += slot_s / entry.tenant.weight
         entry.key.virtual += slot_s / entry.key.weight
@@ -329,7 +324,7 @@ class FairQueue(Generic[Item]):
                 one.holds.clear()
                 one.clock = 0.0
             return
-        if tenant is None or tenant.waiting:
+        if tenant.waiting:
             return
         is_known = group.tenants.get(entry.share.tenant) is tenant
         if is_known and not tenant.running and tenant.virtual <= group.clock:
