@@ -189,13 +189,13 @@ class AuthDependencies:
         )
         self._max_header_bytes = max_header_bytes
         self._run_sources = run_sources
+        self._header_names = READ_HEADERS | run_sources.headers
         self._admin_keys = admin_keys
         self._client_ip = client_ip
 
     async def require_caller(self, request: Request) -> Caller:
         """Returns the caller, with the attribution of the headers; raises `Unauthorized` or `Forbidden`."""
-        names = READ_HEADERS | self._run_sources.headers
-        headers = read_headers(request.scope, max_bytes=self._max_header_bytes, names=names)
+        headers = read_headers(request.scope, max_bytes=self._max_header_bytes, names=self._header_names)
         caller = await self._authenticator.authenticate(headers)
         run_id = self._run_sources.run_of(headers, NO_ATTRIBUTION)
         return on_behalf_of(caller, attribution_from_headers(headers), NO_ATTRIBUTION, run_id)

@@ -93,14 +93,14 @@ def parse_key_spec(document: Mapping[str, Any], before: KeySpec | None = None) -
     """Parses a key's specification; a field that is missing stays as in `before`; raises `BadRequest`."""
     _reject_unknown_fields(document, _KEY_FIELDS)
     document = (key_fields(before) if before is not None else {}) | dict(document)
-    name = _parse_name(document, "name")
+    name = parse_name_field(document, "name")
     if name is None or name.startswith(("key_", "sk-")):
         raise BadRequest("A key needs a name, one that is no id or key.", param="name")
     return KeySpec(
         name=name,
-        tenant=_parse_name(document, "tenant"),
-        agent=_parse_name(document, "agent"),
-        user=_parse_name(document, "user"),
+        tenant=parse_name_field(document, "tenant"),
+        agent=parse_name_field(document, "agent"),
+        user=parse_name_field(document, "user"),
         models=_parse_names(document, "models"),
         limits=_parse_limits(document),
         budgets=_parse_budgets(document),
@@ -151,7 +151,7 @@ def parse_policy_target(document: Mapping[str, Any]) -> LimitPolicy:
     scope = _parse_choice(document, "scope", get_args(ScopeKind))
     if scope is None:
         raise BadRequest("A limit policy needs a scope.", param="scope")
-    tenant, subject, model = (_parse_name(document, field) or ANY for field in _TARGET_FIELDS)
+    tenant, subject, model = (parse_name_field(document, field) or ANY for field in _TARGET_FIELDS)
     if scope in {"tenant", "tenant_group"}:  # the subject is the tenant; a document may repeat it
         subject = ANY if subject == tenant else subject
     allowed = _TARGET_FIELDS_OF_SCOPE[scope]
@@ -170,22 +170,22 @@ def parse_kill_switch(document: Mapping[str, Any]) -> tuple[KillSwitch, str]:
     """Parses a kill switch and the reason for it, empty if none is given; raises `BadRequest`."""
     _reject_unknown_fields(document, _KILL_SWITCH_FIELDS)
     kind = _parse_choice(document, "kind", get_args(KillSwitchKind))
-    subject = _parse_name(document, "subject")
+    subject = parse_name_field(document, "subject")
     if kind is None or subject is None:
         raise BadRequest("A kill switch needs a kind and a subject.", param="subject" if kind else "kind")
-    switch = KillSwitch(kind, subject, _parse_name(document, "tenant") or ANY)
-    return switch, _parse_name(document, "reason") or ""
+    switch = KillSwitch(kind, subject, parse_name_field(document, "tenant") or ANY)
+    return switch, parse_name_field(document, "reason") or ""
 
 
 def parse_admin_key(document: Mapping[str, Any]) -> AdminKeySpec:
     """Parses an admin key's specification; raises `BadRequest`."""
     _reject_unknown_fields(document, {"name", "role", "tenant", "expires_at"})
-    name = _parse_name(document, "name")
+    name = parse_name_field(document, "name")
     role: Role | None = _parse_choice(document, "role", get_args(Role))
     if name is None or role is None:
         raise BadRequest("An admin key needs a name and a role.", param="role" if name else "name")
     return validate_admin_key(
-        AdminKeySpec(name, role, _parse_name(document, "tenant"), _parse_time(document, "expires_at"))
+        AdminKeySpec(name, role, parse_name_field(document, "tenant"), _parse_time(document, "expires_at"))
     )
 
 
@@ -301,7 +301,8 @@ def _invalid(field: str, expected: str) -> BadRequest:
     return BadRequest(f"Invalid '{field}': expected {expected}.", param=field)
 
 
-def _parse_name(document: Mapping[str, Any], field: str) -> str | None:
+def parse_name_field(document: Mapping[str, Any], field: str) -> str | None:
+    """Parses a name, None where there is none; raises `BadRequest`."""
     value = document.get(field)
     if value is None:
         return None
@@ -321,7 +322,7 @@ def _parse_names(document: Mapping[str, Any], field: str) -> tuple[str, ...] | N
         return None
     if not isinstance(value, list | tuple) or len(cast("list[Any]", value)) > MAX_NAMES:
         raise _invalid(field, f"a list of at most {MAX_NAMES} names")
-    names = [_parse_name({field: item}, field) for item in cast("list[Any]", value)]
+    names = [parse_name_field({field: item}, field) for item in cast("list[Any]", value)]
     return tuple(name for name in names if name is not None)
 
 

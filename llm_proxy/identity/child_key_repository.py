@@ -74,9 +74,7 @@ class ChildKeyRepository:
             )
             stored, parent = await _require_living(connection, lookup, now)
             await _require_room(connection, parent.root_key_id)
-            ends = [stored.spec.expires_at, stored.secret_expires_at, stored.above_ends_at]
-            ends_at = min((end for end in ends if end is not None), default=None)
-            spec, run = child_spec(parent, ends_at, asked, now, served)
+            spec, run = child_spec(parent, stored.ends_at, asked, now, served)
             key_id, secret = new_key_id(), generate_key()
             end = f"/{spec.name}-{key_id[-8:]}"
             spec = replace(spec, name=stored.spec.name[: MAX_NAME_CHARS - len(end)] + end[-MAX_NAME_CHARS:])
@@ -135,9 +133,9 @@ async def _require_living(connection: Connection, lookup: str, now: datetime) ->
     if stored is None:
         raise invalid_key_error()
     parent = caller_from_key(stored, lookup)
-    ends = (stored.spec.expires_at, stored.secret_expires_at, stored.above_ends_at)
     has_ended = stored.revoked_at is not None or stored.above_ended
-    if has_ended or not is_bound_within(parent, stored.above) or any(end and end <= now for end in ends):
+    has_ended = has_ended or (stored.ends_at is not None and stored.ends_at <= now)
+    if has_ended or not is_bound_within(parent, stored.above):
         raise invalid_key_error()
     return stored, parent
 

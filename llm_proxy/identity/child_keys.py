@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llm_proxy.errors import BadRequest, Forbidden, StoreUnavailable
-from llm_proxy.identity.admin_documents import parse_key_spec
-from llm_proxy.identity.caller import ANY, MAX_NAME_CHARS, Caller, KeyAbove, merge_tags
+from llm_proxy.identity.admin_documents import parse_key_spec, parse_name_field
+from llm_proxy.identity.caller import ANY, Caller, KeyAbove, merge_tags
 from llm_proxy.identity.key_chain import MAX_DEPTH
 from llm_proxy.identity.policies import ModelNames, may_use_model
 from llm_proxy.identity.virtual_keys import KeySpec
@@ -64,7 +64,7 @@ def child_spec(
     for above in parent.above:
         _reject_wider_limits(spec, above)
     _reject_wider_limits(spec, parent)
-    return spec, _bound("run", _run_name(asked.get("run")), parent.bound_run, free=None)
+    return spec, _bound("run", parse_name_field(asked, "run"), parent.bound_run, free=None)
 
 
 def _bound(field: str, wanted: str | None, own: str | None, *, free: str | None) -> str | None:
@@ -76,14 +76,6 @@ def _bound(field: str, wanted: str | None, own: str | None, *, free: str | None)
             f"This API key may not act for another {field}.", param=field, code=f"{field}_not_allowed"
         )
     return wanted
-
-
-def _run_name(value: Any) -> str | None:  # noqa: ANN401 -- unchecked JSON
-    if value is None:
-        return None
-    if isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value.strip() and value.isprintable():
-        return value
-    raise BadRequest(f"Invalid 'run': expected 1 to {MAX_NAME_CHARS} printable characters.", param="run")
 
 
 def _expires_at(wanted_s: Any, ends_at: datetime | None, now: datetime) -> datetime:  # noqa: ANN401 -- unchecked JSON

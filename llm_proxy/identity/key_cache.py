@@ -187,14 +187,9 @@ class KeyCache:
         caller = caller_from_key(stored, lookup)
         # The read began after `epoch` was known, so it reflects it, whatever the table of epochs holds.
         caller = replace(caller, revocation_epoch=max(epoch, caller.revocation_epoch))
-        ends = [
-            end
-            for end in (stored.spec.expires_at, stored.secret_expires_at, stored.above_ends_at)
-            if end is not None
-        ]
         # Keys and raises end by the database's clock, at once on all replicas: converted to this clock.
         ahead = stored.read_at - self._now() if stored.read_at is not None else timedelta(0)
-        expires_at = min(ends) - ahead if ends else None
+        expires_at = stored.ends_at - ahead if stored.ends_at is not None else None
         raised_caller: tuple[datetime, Caller] | None = None
         if stored.running_raise is not None:
             spec = apply_raise(stored.spec, stored.running_raise)

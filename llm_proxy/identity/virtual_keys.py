@@ -124,6 +124,12 @@ class StoredKey:
     above_ends_at: datetime | None = None
     above_ended: bool = False
 
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it ends by itself, or with a key above it; None for never."""
+        ends = (self.spec.expires_at, self.secret_expires_at, self.above_ends_at)
+        return min((end for end in ends if end is not None), default=None)
+
 
 def generate_key(type_prefix: str = KEY_TYPE_PREFIX) -> GeneratedKey:
     """Generates a random key of the type that begins with `type_prefix`."""
