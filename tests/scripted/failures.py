@@ -379,6 +379,13 @@ FAILURES: dict[str, Failure] = {
     "unknown-json": Failure(400, {"oops": {"why": "a body of no known shape", "secret": "hush"}}),
     "unknown-page": Failure(400, "<html><body>nginx at 10.0.0.7 says no</body></html>"),
     "unknown-503": Failure(503, "upstream connect error or disconnect/reset before headers"),
+    "markup": Failure(
+        400,
+        _openai(
+            "No <img src=x onerror=alert(1)> in \"'><script>alert(1)</script> {{7*7}} here.",
+            "<b>invalid_request_error</b>", "<i>messages</i>", "<u>markup</u>",
+        ),
+    ),
     "secrets": Failure(
         400,
         _openai(

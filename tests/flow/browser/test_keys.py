@@ -80,6 +80,28 @@ async def test_names_are_texts_on_every_page(page: WatchedPage) -> None:
         assert "49" not in await page.page.title()
 
 
+async def test_a_providers_message_with_markup_runs_nowhere(
+    page: WatchedPage, console: RunningConsole
+) -> None:
+    """In the playground's answer, whole and streamed, which a script writes; and on the request's page."""
+    await page.sign_in(await console.stack.new_key(tenant="t"))
+    for is_streamed in (True, False):
+        await page.visit("/playground?model=p/says-markup")
+        await page.page.get_by_label("Streamed").set_checked(is_streamed)
+        await page.page.get_by_label("Prompt, or input").fill("x")
+        with page.expecting(400):
+            await page.page.get_by_role("button", name="Call", exact=True).click()
+            await page.page.locator("#answer", has_text="<script>alert(1)</script>").wait_for()
+        await page.check()
+        assert await page.page.locator("img[src=x], #answer *").count() == 0
+    await page.page.get_by_role("link", name="its story").click()
+    await page.page.get_by_role("heading", name="Steps").wait_for()
+    told = await page.page.locator("p.problem").first.inner_text()
+    assert "<img src=x onerror=alert(1)>" in told
+    assert await page.page.locator("img[src=x]").count() == 0
+    await page.check()
+
+
 async def test_the_playground_streams_shows_its_story_and_stops(
     page: WatchedPage, console: RunningConsole
 ) -> None:

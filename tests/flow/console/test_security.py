@@ -180,6 +180,38 @@ async def test_markup_in_names_models_and_messages_stays_text(console: RunningCo
         assert not any(raw in text for raw in RAW), page.url
 
 
+async def test_markup_in_a_providers_own_message_stays_text(console: RunningConsole) -> None:
+    """On the pages of the request, of its run, of models and a test of one, of lists, of the playground."""
+    stack, model, agent = console.stack, "p/says-markup", uuid4().hex
+    headers = {"Authorization": f"Bearer {await stack.new_key(agent='*')}", "X-Run-Id": agent}
+    body = {"model": model, "messages": say("x"), "metadata": {"agent_id": agent}}
+    async with httpx.AsyncClient(base_url=stack.url, verify=NO_TLS, timeout=20) as gateway:
+        failed = await gateway.post("/v1/chat/completions", json=body, headers=headers)
+    assert failed.status_code == 400, failed.text
+    assert "<script>alert" in failed.json()["error"]["message"]
+    request_id = failed.headers["x-request-id"]
+    await stack.story(request_id)
+    async with console.signed_in() as client:
+        csrf = await token_of(client)
+        form = {"csrf": csrf, "path": "/v1/chat/completions", "model": model, "prompt": "x"}
+        shown = {
+            "request": await client.get(f"/requests/{request_id}"),
+            "test": await client.post("/models/test", data={"csrf": csrf, "model": model}),
+            "playground": await client.post("/playground", data=form),
+        }
+        pages = [*shown.values(), *await every_page(client)]
+        pages += [
+            await client.get(path, params={"agent": agent, "since": "1h"})
+            for path in ("/requests", "/live", f"/runs/{agent}", "/overview", "/usage")
+        ]
+    for name, page in shown.items():
+        assert "&lt;script&gt;alert(1)" in page.text, (name, page.text)
+    for page in pages:
+        if page.headers.get("content-type", "").startswith("text/html"):
+            assert not any(raw in page.text for raw in (*RAW, "<i>messages", "<u>markup")), page.url
+            assert not InlineCode.found_in(page.text), page.url
+
+
 @pytest.mark.parametrize("role", ["tenant", "key"])
 async def test_nobody_sees_rows_of_another_tenant(console: RunningConsole, role: str) -> None:
     """Over every page that is reached by links, and by the addresses of the other tenant's rows."""
