@@ -56,10 +56,14 @@ class HardenedApp:
             await self._app(scope, receive, send)
             return
 
+        is_answered = False
+
         async def send_hardened(message: Message) -> None:
+            nonlocal is_answered
             if message["type"] == "http.response.start":
                 self._add_headers(message)
             await send(message)
+            is_answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         headers = Headers(scope=scope)
         if _host_of(headers.getlist("host")) not in self._hosts:
@@ -68,7 +72,13 @@ class HardenedApp:
         elif _is_larger(headers, self._max_body_bytes):
             await PlainTextResponse("The body is too large.\n", 413)(scope, receive, send_hardened)
         else:
-            await self._app(scope, receive, send_hardened)
+            try:
+                await self._app(scope, receive, send_hardened)
+            except Exception:
+                if not is_answered:
+                    raise
+                # Starlette raises an error again that has its page and its line in the log; the server would
+                # write its traceback once more and close the connection.
 
     def _add_headers(self, message: MutableMapping[str, Any]) -> None:
         headers = MutableHeaders(raw=message["headers"])
