@@ -27,8 +27,10 @@ from llm_proxy.console.oidc import CALLBACK, OpenIdProvider
 from llm_proxy.console.pages import PAGES
 from llm_proxy.console.pages.self_check import needs_first_steps
 from llm_proxy.console.rendering import Templates
+from llm_proxy.console.sign_in_attempts import SignInAttempts
 from llm_proxy.console.static_files import StaticFiles
 from llm_proxy.errors import APIError, BadRequest, NotFound, StoreUnavailable
+from llm_proxy.identity import AuthFailureLog
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import uuid7
@@ -71,8 +73,10 @@ def create_console(settings: Settings, gateway_url: str) -> HardenedApp:
     )
     access, static = ConsoleAccess(settings, data, client), StaticFiles()
     templates = Templates({"static": static.address, "version": settings.version or __version__})
-    console = Console(settings, data, access, templates, _oidc(settings), PAGES)
-    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan(data, client))
+    failures = AuthFailureLog(data.pool, retention_days=settings.refused_credentials_retention_days)
+    attempts = SignInAttempts(failures)
+    console = Console(settings, data, access, templates, attempts, _oidc(settings), PAGES)
+    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan(data, client, failures))
     app.state.access = access
     app.add_route("/static/{name}", static.respond)
     app.add_route("/health", _health)
@@ -95,14 +99,16 @@ def _oidc(settings: Settings) -> OpenIdProvider | None:
     return OpenIdProvider(settings, at + CALLBACK)
 
 
-def _lifespan(data: ConsoleData, client: httpx.AsyncClient) -> Lifespan[FastAPI]:
+def _lifespan(data: ConsoleData, client: httpx.AsyncClient, failures: AuthFailureLog) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncGenerator[None]:
         await data.pool
+        await failures.start()
         log.info("the console is up", extra={"version": __version__})
         try:
             yield
         finally:
+            await failures.stop()
             await client.aclose()
             data.pool.terminate()
 

@@ -15,6 +15,7 @@ from llm_proxy.console.access import CSRF_FIELD, ConsoleAccess, Viewer
 from llm_proxy.console.data import ConsoleData
 from llm_proxy.console.oidc import OpenIdProvider
 from llm_proxy.console.rendering import Templates
+from llm_proxy.console.sign_in_attempts import SignInAttempts
 from llm_proxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Console:
     Attributes:
         settings: Of the gateway and the console.
         data: The stores.
+        attempts: What attempts to sign in pass.
         oidc: The identity provider; None without one.
         pages: All pages, in the order of the navigation.
     """
@@ -39,6 +41,7 @@ class Console:
     data: ConsoleData
     access: ConsoleAccess
     templates: Templates
+    attempts: SignInAttempts
     oidc: OpenIdProvider | None
     pages: tuple["Page", ...]
 

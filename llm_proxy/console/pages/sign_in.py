@@ -27,8 +27,11 @@ from llm_proxy.console.oidc import CALLBACK, Flow, OpenIdProvider
 from llm_proxy.errors import Forbidden, NotFound, Unauthorized
 from llm_proxy.identity.console_sessions import SessionHolder, SignInMethod, new_session_id
 
+_PATH = "/sign-in"
 _FLOW_S = 600
 _SPENT_LINK = "This link was used, or its time is over. Sign in with a key, or make another link."
+
+_BURST = "Too many sign-ins failed from this address. Try again in {} seconds, or with a link."
 
 
 def router(console: Console) -> APIRouter:
@@ -47,9 +50,15 @@ def router(console: Console) -> APIRouter:
         form = await request.form()
         target, key = local_path(str(form.get("next", "/"))), str(form.get("key", "")).strip()
         try:
-            who = await console.access.identify(key)
+            who = await _identify(console, request, key)
         except Unauthorized as error:
             return console.render(request, None, "sign_in.html", status=401, next=target, error=error.message)
+        if isinstance(who, int):
+            page = console.render(
+                request, None, "sign_in.html", status=429, next=target, error=_BURST.format(who)
+            )
+            page.headers["retry-after"] = str(who)
+            return page
         return await open_session(console, request, who, key, "key", target)
 
     @routes.get("/sign-in/link/{secret}")
@@ -61,6 +70,7 @@ def router(console: Console) -> APIRouter:
         require_same_site(request)
         credential = await console.data.sessions.use_link(secret)
         if credential is None:
+            console.attempts.failed(console.access.client_ip(request), "/sign-in/link")
             return console.render(request, None, "sign_in.html", status=401, next="/", error=_SPENT_LINK)
         who = await console.access.identify(credential)
         return await open_session(console, request, who, credential, "link", "/")
@@ -102,7 +112,11 @@ def oidc_router(console: Console) -> APIRouter:
         provider = _provider(console)
         if not secret:
             raise Forbidden("This sign-in was not begun in this browser, or long ago. Try again.")
-        spec = await provider.person(Flow(secret), dict(request.query_params))
+        try:
+            spec = await provider.person(Flow(secret), dict(request.query_params))
+        except Forbidden:
+            console.attempts.failed(console.access.client_ip(request), CALLBACK)
+            raise
         lifetime = timedelta(seconds=console.data.sessions.lifetime_s)
         session_id = new_session_id()
         who = Identity(spec.name, spec.role, spec.tenant)
@@ -116,6 +130,30 @@ def oidc_router(console: Console) -> APIRouter:
         return answer
 
     return routes
+
+
+async def _identify(console: Console, request: Request, key: str) -> Identity | int:
+    """Returns whose a key is, or the seconds to wait after a burst of wrong ones; raises as `identify`.
+
+    An empty field is no attempt.
+    """
+    address, attempts = console.access.client_ip(request), console.attempts
+    if not key:
+        return await console.access.identify(key)
+    wait_s = attempts.begin(address)
+    if wait_s:
+        attempts.failed(address, _PATH, key)
+        return wait_s
+    try:
+        who = await console.access.identify(key)
+    except Unauthorized:
+        attempts.failed(address, _PATH, key)
+        raise
+    except BaseException:
+        attempts.did_not_fail(address)
+        raise
+    attempts.did_not_fail(address)
+    return who
 
 
 def _provider(console: Console) -> OpenIdProvider:

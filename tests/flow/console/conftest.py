@@ -12,8 +12,12 @@ from running_stack import RunningStack
 def console_process(
     service_folder: Path, postgres_url: str, stack_ports: dict[str, int]
 ) -> Iterator[ConsoleProcess]:
-    """The console's process."""
-    with serve_console(service_folder, postgres_url, f"http://127.0.0.1:{stack_ports['gateway']}") as served:
+    """The console's process; a test may come from any address, by `X-Forwarded-For`."""
+    gateway, trusted = (
+        f"http://127.0.0.1:{stack_ports['gateway']}",
+        {"LLM_PROXY__TRUSTED_PROXIES": "127.0.0.1"},
+    )
+    with serve_console(service_folder, postgres_url, gateway, trusted) as served:
         yield served
 
 

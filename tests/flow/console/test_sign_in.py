@@ -7,10 +7,13 @@ import sys
 
 import httpx
 import pytest
+from loopback import NO_TLS
 from running_console import RunningConsole, post, token_of
 from running_stack import ADMIN_KEY
 
 from llm_proxy.console.pages.sign_in import local_path
+from llm_proxy.console.sign_in_attempts import BURST, SECONDS_PER_ATTEMPT
+from llm_proxy.identity.virtual_keys import display_prefix, generate_key
 
 
 async def test_a_stranger_is_sent_to_the_sign_in_and_back_to_the_page_asked_for(
@@ -49,6 +52,49 @@ async def test_a_wrong_key_signs_nobody_in(console: RunningConsole, key: str) ->
         assert answer.status_code == 401
         assert not client.cookies
         assert 'role="alert"' in answer.text
+
+
+async def test_failed_sign_ins_are_refused_after_a_burst_and_stand_with_the_refused_credentials(
+    console: RunningConsole,
+) -> None:
+    """With the address; other addresses and links still sign in, and an empty field is no attempt."""
+    burst, other = {"x-forwarded-for": "198.51.100.7"}, {"x-forwarded-for": "198.51.100.8"}
+    key = generate_key().text
+    async with console.stranger() as client:
+        tries = [client.post("/sign-in", data={"key": key}, headers=burst) for _ in range(BURST + 5)]
+        answers = await asyncio.gather(*tries)
+        assert sorted(one.status_code for one in answers) == [401] * BURST + [429] * 5
+        refused = await client.post("/sign-in", data={"key": ADMIN_KEY}, headers=burst)
+        assert refused.status_code == 429
+        assert 0 < int(refused.headers["retry-after"]) <= SECONDS_PER_ATTEMPT
+        assert "Too many sign-ins failed" in refused.text
+        for _ in range(BURST + 5):
+            assert (await client.post("/sign-in", data={"key": ""}, headers=other)).status_code == 401
+        assert (await client.post("/sign-in", data={"key": ADMIN_KEY}, headers=other)).status_code == 303
+    async with console.stranger() as client:
+        assert (await client.post("/sign-in/link/no-such-link", headers=burst)).status_code == 401
+        assert (await client.post(await console.link(), headers=burst)).status_code == 303
+        prefix, counted = display_prefix(key.split("-")[2]), dict[tuple[str, str], int]()
+        async with asyncio.timeout(30):
+            while counted.get(("/sign-in", prefix)) != BURST + 5 or ("/sign-in/link", "") not in counted:
+                await asyncio.sleep(0.2)  # counts are written every ten seconds
+                counted = await counted_of(console, "198.51.100.7")
+        shown = (await client.get("/audit/refused-credentials")).text
+    assert "198.51.100.7" in shown
+    assert not [text for text in (key, "no-such-link", ADMIN_KEY, "198.51.100.8") if text in shown]
+
+
+async def counted_of(console: RunningConsole, address: str) -> dict[tuple[str, str], int]:
+    """Returns how often credentials of an address were refused, by path and public part of the key."""
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as client:
+        rows = (await client.get("/admin/refused-credentials", params={"limit": 1000})).json()["data"]
+    counted: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row["client_ip"] == address:
+            which = row["path"], row["prefix"]
+            counted[which] = counted.get(which, 0) + row["times"]
+    return counted
 
 
 async def test_an_internal_key_is_no_persons(console: RunningConsole) -> None:
