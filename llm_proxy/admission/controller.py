@@ -458,7 +458,8 @@ async def explain_call(admission: AdmissionController, caller: Caller, call: Cal
     """Returns what would become of a call made now."""
     try:
         decision = await admission.evaluate(caller, call, "explained", reserve=False)
-        return await _of(admission, caller, call.group, decision)
+        explained = await _of(admission, caller, call.group, decision)
+        return replace(explained, error=explained.error or await admission.guard.foresee(caller, call))
     except APIError as error:
         return Explanation(error)
 
@@ -496,5 +497,4 @@ def _with_reset(status: LimitStatus, empty: LimitStatus | None) -> LimitStatus:
 
 
 def _statuses(decision: Decision) -> tuple[LimitStatus, ...]:
-    request, result = decision.request, decision.result
-    return tuple(limit_statuses(request, result)) if result.used else ()
+    return tuple(limit_statuses(decision.request, decision.result)) if decision.result.used else ()

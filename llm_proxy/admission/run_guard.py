@@ -200,6 +200,17 @@ class RunGuard:
         """Ends a run's quarantine; returns False if it was in none; raises `LimiterUnavailable`."""
         return await self.store.release(run)
 
+    async def foresee(self, caller: Caller, call: Call) -> AgentLoopDetected | None:
+        """Returns the error of a call whose run is in quarantine now; None for other calls."""
+        if caller.run_id is None or self._rule_of(caller).mode == "off" or not fingerprint(call, self._key):
+            return None
+        name = {"tenant": caller.tenant, "key": caller.root_key_id, "run": caller.run_id}
+        with contextlib.suppress(LimiterUnavailable):
+            for evidence, until_ms in await self.store.quarantined():
+                if name.items() <= (found := read_object(evidence)).items():
+                    return _stopped(found, until_ms)
+        return None
+
     async def quarantined(self) -> list[Json]:
         """Returns the runs in quarantine, the latest first, as documents; raises `LimiterUnavailable`."""
         found = [

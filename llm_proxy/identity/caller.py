@@ -195,20 +195,21 @@ def _invalid_tags(path: str) -> BadRequest:
 def on_behalf_of(
     caller: Caller, by_header: Attribution, by_body: Attribution, run_id: str | None = None
 ) -> Caller:
-    """Returns the caller with what the headers and the body attribute the request to, in the run `run_id`.
+    """Returns the caller with what headers and body attribute the request to, in its run or else `run_id`.
 
     A key bound to the agent `ANY` acts for any agent of its tenant; a key bound to no user for any user.
 
     Raises:
         BadRequest: Headers and body disagree, or name more tags than a call may have.
-        Forbidden: A virtual key names a tenant, agent or user outside its binding.
+        Forbidden: A virtual key names a tenant, agent, user or run outside its binding.
     """
-    run_id = caller.bound_run if run_id is None else run_id
+    run_id = caller.bound_run or run_id
     if by_header is NO_ATTRIBUTION and by_body is NO_ATTRIBUTION and caller.agent != ANY and run_id is None:
         return caller
     tenant = _same_or_either("tenant", by_header.tenant, by_body.tenant)
     agent = _same_or_either("agent", by_header.agent, by_body.agent)
     user = _same_or_either("user", by_header.user, by_body.user)
+    run = _same_or_either("run", by_header.run, by_body.run)
     if caller.kind == "virtual":
         _require_bound("tenant", caller.tenant, tenant)
         if caller.agent != ANY:
@@ -216,14 +217,13 @@ def on_behalf_of(
         if caller.user is not None:
             _require_bound("user", caller.user, user)
         if caller.bound_run is not None:
-            _require_bound("run", caller.bound_run, run_id)
-    bound_agent = None if caller.agent == ANY else caller.agent
+            _require_bound("run", caller.bound_run, run)
     # `dataclasses.replace` costs three times as much.
     return Caller(
         caller.key_id,
         caller.kind,
         tenant or caller.tenant,
-        agent or bound_agent,
+        agent or (None if caller.agent == ANY else caller.agent),
         user or caller.user or by_body.presumed_user,
         _same_or_either("session", by_header.session, by_body.session) or caller.session,
         _same_or_either("channel", by_header.channel, by_body.channel) or caller.channel,
@@ -234,7 +234,7 @@ def on_behalf_of(
         caller.max_tokens_cap,
         caller.cache,
         caller.revocation_epoch,
-        _same_or_either("run", by_header.run, by_body.run) or caller.run,
+        run or caller.run,
         _merged_tags(caller, by_header, by_body) if by_header.tags or by_body.tags else caller.tags,
         run_id,
         caller.bound_run,

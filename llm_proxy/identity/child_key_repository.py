@@ -37,7 +37,7 @@ from llm_proxy.identity.virtual_keys import (
 
 MAX_LIVING, MAX_A_MINUTE = 200, 60
 _COUNTS = """
-SELECT count(*) FILTER (WHERE revoked_at IS NULL AND expires_at > now()) AS living,
+SELECT count(*) FILTER (WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())) AS living,
        count(*) FILTER (WHERE created_at > now() - interval '1 minute') AS latest
 FROM api_keys WHERE ancestors @> ARRAY[$1::text]
 """
@@ -51,7 +51,8 @@ UPDATE api_keys SET revoked_at = coalesce(revoked_at, now())
 WHERE key_id = $1 OR ancestors @> ARRAY[$1::text]
 """
 _LIVING = """
-WHERE k.ancestors @> ARRAY[$1::text] AND k.revoked_at IS NULL AND k.expires_at > now()
+WHERE k.ancestors @> ARRAY[$1::text] AND k.revoked_at IS NULL
+  AND (k.expires_at IS NULL OR k.expires_at > now())
   AND NOT EXISTS (SELECT FROM api_keys AS a WHERE a.key_id = ANY(k.ancestors)
                   AND (a.revoked_at IS NOT NULL OR a.expires_at <= now()))
 ORDER BY k.created_at DESC, k.key_id LIMIT $2

@@ -104,6 +104,19 @@ async def test_a_child_works_within_its_parent_and_is_shown_below_it(keys: Keys)
     assert (await keys.client.get(CHILDREN, headers=key(root))).json()["data"] == []
 
 
+async def test_a_child_of_a_run_keeps_it_in_clients_that_name_a_session_of_their_own(keys: Keys) -> None:
+    """As Claude Code and Codex do; and it is listed after an operator took its end away."""
+    root = await keys.root()
+    child = await keys.child(root, run="job-7")
+    for named in ("x-claude-code-session-id", "session-id", "X-Session-Id"):
+        answer = await keys.call(child, **{named: "its-own"})
+        assert answer.status_code == 200, answer.text
+        assert (await keys.stack.story(answer.headers["x-request-id"]))["run_name"] == "job-7"
+    await keys.operate("PATCH", f"/admin/keys/{child['id']}", json={"expires_at": None})
+    listed = (await keys.client.get(CHILDREN, headers=key(root))).json()["data"]
+    assert [one["id"] for one in listed] == [child["id"]]
+
+
 @pytest.mark.parametrize("how", ["revoke", "rotate", "expire", "narrow", "move", "switch"])
 async def test_a_child_ends_with_its_parent_within_a_second(keys: Keys, how: str) -> None:
     """Revoked, rotated, expired, bound to less, moved to another tenant, switched off."""

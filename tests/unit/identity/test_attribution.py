@@ -49,6 +49,24 @@ def test_a_star_allows_every_agent_and_is_no_agent_itself() -> None:
         on_behalf_of(whole, Attribution(tenant="other"), NO_ATTRIBUTION)
 
 
+@pytest.mark.parametrize("where", ["header", "body"])
+def test_a_key_of_one_run_keeps_it_beside_a_session_and_may_name_no_other(where: str) -> None:
+    """Claude Code and Codex name a session with every call, which nobody told them to."""
+    bound = Caller("k", "virtual", tenant="t", bound_run="job")
+
+    def acting(named: Attribution, run_id: str | None) -> Caller:
+        both = (named, NO_ATTRIBUTION) if where == "header" else (NO_ATTRIBUTION, named)
+        return on_behalf_of(bound, *both, run_id)
+
+    found = acting(Attribution(session="s"), "s")
+    assert (found.run_id, found.session, found.run) == ("job", "s", None)
+    assert acting(NO_ATTRIBUTION, "from-another-header").run_id == "job"
+    assert acting(Attribution(run="job"), "job").run_id == "job"
+    with pytest.raises(Forbidden) as refused:
+        acting(Attribution(run="other"), "other")
+    assert refused.value.code == "run_not_allowed"
+
+
 def test_a_key_without_a_user_may_name_any_user() -> None:
     """OpenAI's `user` field keeps its meaning."""
     assert (
