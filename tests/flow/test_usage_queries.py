@@ -259,4 +259,5 @@ def test_budgets_are_forecast_for_admins(gateway: Gateway) -> None:
     of_team = {"Authorization": f"Bearer {made.json()['key']}"}
     assert {one["id"] for one in gateway.asked(address, of_team).json()["data"]} == {demo}
     assert {one["id"] for one in gateway.asked(address, of_team, tenant=OTHER).json()["data"]} == {demo}
+    assert gateway.asked(address, ADMIN, tenant="without-keys").json()["data"] == []
     assert gateway.asked(address, INTERNAL).status_code == 401

@@ -4,6 +4,7 @@ Invariants: a tenant's admin sees its tenant's budgets, and none that tenants sh
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -15,7 +16,7 @@ from llm_proxy.admission.policy_resolver import EPOCH_START, PolicyResolver
 from llm_proxy.edge.auth import ActorDependency
 from llm_proxy.edge.responses import database_result
 from llm_proxy.edge.routes.admin_bodies import ADMIN_ERRORS
-from llm_proxy.errors import StoreUnavailable
+from llm_proxy.errors import NotFound, StoreUnavailable
 from llm_proxy.identity import Actor, Caller, KeyRepository, PolicySnapshot, PolicySource
 from llm_proxy.identity.key_search import KeyFilter
 from llm_proxy.identity.virtual_keys import caller_from_record
@@ -72,15 +73,16 @@ async def _forecasts(sources: BudgetSources, tenant: str | None, now: datetime) 
 
 
 async def _callers(keys: KeyRepository, tenant: str | None) -> list[Caller]:
-    """Returns the callers of all valid keys, at most `_MAX_KEYS`."""
+    """Returns the callers of all valid keys, or of a tenant's, at most `_MAX_KEYS`."""
     callers: list[Caller] = []
-    after = ""
-    while len(callers) < _MAX_KEYS:
-        page = await keys.list_keys(limit=_KEYS_PAGE, after=after, matching=KeyFilter(state="active"))
-        callers += [caller_from_record(one) for one in page if tenant is None or one.spec.tenant == tenant]
-        if len(page) < _KEYS_PAGE:
-            break
-        after = page[-1].spec.name
+    wanted, after = KeyFilter(tenant, state="active"), ""
+    with suppress(NotFound):  # the tenant has no key
+        while len(callers) < _MAX_KEYS:
+            page = await keys.list_keys(limit=_KEYS_PAGE, after=after, matching=wanted)
+            callers += map(caller_from_record, page)
+            if len(page) < _KEYS_PAGE:
+                break
+            after = page[-1].spec.name
     return callers
 
 
