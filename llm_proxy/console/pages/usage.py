@@ -4,7 +4,6 @@ Invariants: the plots draw the table's numbers; exports are those of `GET /v1/us
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, cast
@@ -18,10 +17,10 @@ from llm_proxy.console.console import Console
 from llm_proxy.console.pages.overview import change
 from llm_proxy.console.result_cache import ResultCache
 from llm_proxy.console.usage_view import FILTERS, PRESETS, UsageView, read_view
+from llm_proxy.edge.routes.usage import csv_report
 from llm_proxy.errors import BadRequest
 from llm_proxy.ledger.usage_overview import MEASURES, Measure, NameSums, UsageSeries
-from llm_proxy.ledger.usage_query import UsageResult, group_label
-from llm_proxy.ledger.usage_report import focus_groups, rows_as_csv, rows_as_focus_csv
+from llm_proxy.ledger.usage_query import group_label
 
 SERIES, NAMES = 7, 100
 _GROUPS = ("key", "agent", "tenant", "model", "provider", "user")
@@ -60,13 +59,12 @@ def router(console: Console) -> APIRouter:
         now = datetime.now(UTC)
         view = read_view(request.query_params, ("by", "measure", "format"), viewer, now)
         by = _choice(view, "by", view.dimensions(*_GROUPS))
-        if view.given.get("format") == "focus":
-            query = replace(view.query(), group_by=focus_groups(view.query()))
-            found = await store.query(query, now)
-            return _csv(rows_as_focus_csv(found.rows, query), "focus", found)
-        query = view.query(by, view.unit)
-        found = await store.query(query, now)
-        return _csv(rows_as_csv(found.rows, query.group_by), "usage", found)
+        focus = view.given.get("format") == "focus"
+        query = view.query() if focus else view.query(by, view.unit)
+        report = await csv_report(store, query, now, focus=focus)
+        name = "focus" if focus else "usage"
+        report.headers["content-disposition"] = f'attachment; filename="{name}.csv"'
+        return report
 
     return routes
 
@@ -99,12 +97,3 @@ def _times(series: UsageSeries, view: UsageView) -> list[tuple[datetime, str]]:
         text = label if isinstance(label, str) else label.isoformat()
         found.append((moment, text.replace("T", " ")))
     return found
-
-
-def _csv(text: str, name: str, found: UsageResult) -> Response:
-    headers = {
-        "content-disposition": f'attachment; filename="{name}.csv"',
-        **({"x-llm-proxy-has-more": "true"} if found.has_more else {}),
-        **({"x-llm-proxy-exact": "false"} if found.unknown_spans else {}),
-    }
-    return Response(text, headers=headers, media_type="text/csv; charset=utf-8")

@@ -4,7 +4,6 @@ Invariants: a tenant's admin sees and releases its tenant's runs alone, another'
 the audit log before it is made; while the limits store is away both are 503.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -14,12 +13,11 @@ from llm_proxy.admission.run_guard import RunGuard
 from llm_proxy.admission.turns import RunName
 from llm_proxy.edge.auth import ActorDependency
 from llm_proxy.edge.routes.admin_bodies import AdminBody
+from llm_proxy.edge.routes.calls import KeyNames
 from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
 from llm_proxy.identity import Actor
 from llm_proxy.json_access import Json
-
-KeyNames = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
 
 
 class ReleaseRun(AdminBody):
