@@ -1,4 +1,4 @@
-"""`llm-proxy calls list` and `calls stop`: what runs now, asked of the running gateway, and an end to it.
+"""`llm-proxy calls list` and `calls stop`: what runs now, read from the running gateway, and an end to it.
 
 Invariants: what the gateway does not know (the limits store is away, a process is silent) is named on
 standard error; a stop is the gateway's, with its audit entry. Exit 1 when nothing was stopped.

@@ -53,7 +53,7 @@ def console(host: str | None, port: int | None, *, link: bool, no_link: bool) ->
 def sign_in_link(settings: Settings) -> str:
     """Returns the address of a link that signs in once as the first owner; ends the command without a key."""
     if settings.admin_key is None:
-        fail("LLM_PROXY__ADMIN_KEY is not set: the link would sign nobody in", EXIT_WRONG_INPUT)
+        fail("LLM_PROXY__ADMIN_KEY is not set: the link could not sign in", EXIT_WRONG_INPUT)
     try:
         secret = asyncio.run(_make_link(settings, settings.admin_key))
     except APIError as error:

@@ -73,7 +73,7 @@ class Viewer:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a credential belongs to."""
+    """The holder of a credential."""
 
     name: str
     role: ViewerRole
@@ -82,7 +82,7 @@ class Identity:
 
 
 class SignInNeeded(Exception):  # noqa: N818 -- named for the state
-    """Nobody is signed in; the page is asked for again after the sign-in.
+    """The request has no valid session; its page is opened again after the sign-in.
 
     Attributes:
         location: The page of the sign-in.
@@ -122,7 +122,7 @@ class ConsoleAccess:
         return self._address(request.scope)
 
     async def identify(self, credential: str) -> Identity:
-        """Returns whom a credential belongs to; raises `Unauthorized` or `StoreUnavailable`."""
+        """Returns the holder of a credential; raises `Unauthorized` or `StoreUnavailable`."""
         if not credential.isascii() or not credential.strip():
             raise Unauthorized("This key is not valid.")
         raw = credential.strip().encode()
@@ -133,12 +133,12 @@ class ConsoleAccess:
             return Identity(admin.name, admin.role, admin.tenant)
         cache = KeyCache(self._data.keys)  # of this request alone: nothing outdated
         if lookup_from_key(raw) is None:
-            await cache.fetch_policies(_EVERY_POLICY)  # it knows whether keys were imported
+            await cache.fetch_policies(_EVERY_POLICY)  # policies state whether keys were imported
         caller = await cache.find_caller(raw)
         return Identity(caller.key_prefix, "key", caller.tenant, caller.key_id)
 
     async def viewer_of(self, request: Request) -> Viewer | None:
-        """Returns who is signed in; None for nobody. Raises `StoreUnavailable`."""
+        """Returns who is signed in; None without a valid session. Raises `StoreUnavailable`."""
         secret = request.cookies.get(self.cookie, "")
         opened = await self._data.sessions.find(secret) if secret else None
         if opened is None:

@@ -52,7 +52,7 @@ _TITLES = {
 
 
 class PageFailed(APIError):  # noqa: N818 -- errors are named for the state they report
-    """A page failed, for a reason that nobody foresaw."""
+    """A page failed, for an unexpected reason."""
 
 
 def create_console(settings: Settings, gateway_url: str) -> HardenedApp:
@@ -159,7 +159,7 @@ _KINDS = (Exception, APIError, DatabaseUnavailable, RowsRejected, HTTPException,
 
 
 def _as_api_error(request: Request, error: Exception) -> APIError:
-    """Returns the error that a page tells; what nobody foresaw is logged."""
+    """Returns the error that a page shows; an unexpected one is logged."""
     match error:
         case APIError():
             return error

@@ -52,7 +52,7 @@ class Console:
 
         Args:
             request: The request.
-            viewer: Who is signed in; None for pages of strangers.
+            viewer: Who is signed in; None on a page without sign-in.
             name: The template.
             status: The HTTP status.
             **values: What the template needs.

@@ -92,7 +92,7 @@ class GatewayAPI:
         return response
 
     async def health(self) -> Json:
-        """Returns what the gateway says of itself, also when it serves nothing; raises `GatewayRejected`."""
+        """Returns the gateway's health report, also when it serves nothing; raises `GatewayRejected`."""
         response = await self._ask(self._request("GET", "/health", None, None, None))
         try:
             return as_object(orjson.loads(response.content))

@@ -1,4 +1,4 @@
-"""What a page of the console says of itself: its name, its address, who sees it."""
+"""A page of the console: its name, its address, the roles that see it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -28,7 +28,7 @@ from llm_proxy.identity.admin_keys import AdminKeySpec, Role, validate_admin_key
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.settings import Settings
 
-with warnings.catch_warnings():  # it would rather have httpx2, and says so in plain text on every start
+with warnings.catch_warnings():  # its advice of httpx2 is no line of our log
     warnings.simplefilter("ignore", AuthlibDeprecationWarning)
     from authlib.integrations.httpx_client import AsyncOAuth2Client
 
@@ -201,14 +201,14 @@ class OpenIdProvider:
         return dict(decoded.claims)
 
     async def _with_user_info(self, metadata: Json, access_token: str, claims: Json) -> Json:
-        """Returns the claims with those that the provider tells only when it is asked."""
+        """Returns the claims, completed by those of the provider's userinfo endpoint."""
         endpoint = metadata.get("userinfo_endpoint")
         if not endpoint:
             return claims
         headers = {"Authorization": f"Bearer {access_token}"}
         async with self._http() as client:
-            told = as_object((await client.get(str(endpoint), headers=headers)).raise_for_status().json())
-        return {**told, **claims} if told.get("sub") == claims["sub"] else claims
+            more = as_object((await client.get(str(endpoint), headers=headers)).raise_for_status().json())
+        return {**more, **claims} if more.get("sub") == claims["sub"] else claims
 
     async def _discovered(self) -> tuple[Json, Json]:
         """Returns the provider's metadata and keys, at most ten minutes old; raises `OidcFailed`."""

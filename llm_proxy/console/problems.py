@@ -1,6 +1,6 @@
 """What is wrong now, and what to do about it, from the gateway's own health and admin API and the usage.
 
-Invariants: what cannot be asked is a problem of its own, never an error page; a tenant's admin and the holder
+Invariants: what does not answer is a problem of its own, never an error page; a tenant's admin and the holder
 of a key learn of their own budgets and calls alone.
 """
 
@@ -32,7 +32,7 @@ _ADVICE = {
 _EVENTS = {
     "provider.credentials_refused": "Put a valid key of this provider into .keys/, then `llm-proxy reload`.",
     "sidecar.lost": "See the sidecars' logs for why it ended.",
-    "credentials.refused": "See the audit page for addresses: a client has an old key, or somebody guesses.",
+    "credentials.refused": "See the audit page for addresses: a client has an old key, or guesses keys.",
 }
 
 
@@ -54,12 +54,12 @@ class Problem:
 
 async def find_problems(viewer: Viewer, usage: PostgresUsage, now: datetime) -> list[Problem]:
     """Returns what is wrong for a viewer, the worst first."""
-    asked = [_budgets(viewer), _failing_models(viewer, usage, now)]
+    reads = [_budgets(viewer), _failing_models(viewer, usage, now)]
     if viewer.may(*READERS):
-        asked.append(_stopped_runs(viewer))
+        reads.append(_stopped_runs(viewer))
     if viewer.may(*GLOBAL):
-        asked += [_components(viewer), _events(viewer, now)]
-    found = [one for problems in await asyncio.gather(*asked) for one in problems]
+        reads += [_components(viewer), _events(viewer, now)]
+    found = [one for problems in await asyncio.gather(*reads) for one in problems]
     return sorted(found, key=lambda one: one.kind != "bad")
 
 

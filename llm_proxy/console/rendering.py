@@ -25,7 +25,7 @@ class Templates:
     """The templates of `console/templates`."""
 
     def __init__(self, names: Mapping[str, Any]) -> None:
-        """Takes what every template knows."""
+        """Takes the values that every template has."""
         self._environment = Environment(
             loader=PackageLoader("llm_proxy.console"),
             autoescape=True,

@@ -1,7 +1,7 @@
 """Keeps what a page read for a few seconds, so that a page that many reload is read once.
 
 Invariants: an entry ends with its time and by nothing else; its key holds the scope of the viewer, so that
-nobody is shown another's rows; of those who ask for the same at once one reads; a failure is not kept.
+no viewer sees another's rows; of several requests for the same at once one reads; a failure is not kept.
 """
 
 import asyncio

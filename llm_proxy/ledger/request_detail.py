@@ -86,7 +86,7 @@ class RequestAttempt:
     """One attempt at a provider: of the record's order and status, with the times of the sidecar's log.
 
     Attributes:
-        status: The provider's HTTP status; None where nobody says.
+        status: The provider's HTTP status; None where it is not known.
         call: The row of the sidecar's log; None without one.
         message: Why it failed, in the provider's words, cleaned; of the last attempt alone.
     """

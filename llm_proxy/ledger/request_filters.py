@@ -94,9 +94,7 @@ class RequestFilters:
         """Returns the conditions of `requests`; `argument` takes a value and returns its place."""
         conditions = self._conditions(_CALLS, argument)
         if self.statuses is not None and self.statuses[0] >= _FAILED_STATUS:
-            conditions.append(
-                "outcome <> 'ok'"
-            )  # says nothing new, but an index of the failed ones serves it
+            conditions.append("outcome <> 'ok'")  # selects no less, but lets an index of failed calls serve
         if self.outcome == "failed":
             conditions.append("outcome <> 'ok'")
         elif self.outcome is not None:

@@ -25,7 +25,7 @@ from llm_proxy.schema.database import db_deadline
 SEARCH_S = 0.7
 """So long a page is looked for; then it is returned as it is."""
 EXPORT_S = 5.0
-"""The same of a page of an export, where nobody looks at a screen."""
+"""The same of a page of an export, for which no person waits at a screen."""
 MAX_PAGE = 1000
 _FIRST_SLICE, _LONGEST_SLICE = timedelta(hours=1), timedelta(days=400)
 _QUICK_S = 0.1

@@ -195,7 +195,7 @@ async def compare_ranges(
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """The SELECT of two ranges, told apart by `span`; None without data in either."""
+    """The SELECT of two ranges, distinguished by `span`; None without data in either."""
 
     statement: SqlStatement | None
     unknown_spans: list[TimeSpan]

@@ -95,7 +95,7 @@ def locate_internal_key(env: OperatorEnv) -> KeyLocation:
 
 @dataclass(frozen=True, slots=True)
 class ReadyStack:
-    """What the banner tells.
+    """What the banner shows.
 
     Attributes:
         model: A served model group.
@@ -260,7 +260,7 @@ class StackPlan:
         return process_specs.gateway_spec(self.settings.port, variables, self.operator_env)
 
     def console_spec(self) -> ProcessSpec | None:
-        """The console to start; None without one. It asks the gateway and the database of this stack."""
+        """The console to start; None without one. It uses the gateway and the database of this stack."""
         if not self.has_console:
             return None
         settings = self.settings
@@ -349,7 +349,7 @@ def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
 
 
 def _has_console(settings: Settings, resolved: stores.ResolvedStores, env: OperatorEnv) -> bool:
-    """Whether the console runs; raises `StartRefused` where it was asked for and cannot."""
+    """Whether the console runs; raises `StartRefused` where it is switched on and cannot."""
     if settings.console_enabled is False or (settings.console_enabled is None and not env.is_development):
         return False
     environment = "development" if env.is_development else settings.environment

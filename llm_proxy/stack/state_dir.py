@@ -107,7 +107,7 @@ def read_reload_status(state: Path) -> ReloadStatus | None:
 
 
 class Launcher:
-    """Asks the launcher of a state folder for a reload, and reads how that goes."""
+    """Requests a reload from the launcher of a state folder, and reads how it goes."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
@@ -118,7 +118,7 @@ class Launcher:
         return running_pid(self._state) is not None
 
     def request_reload(self) -> int | None:
-        """Requests a reload; returns its earliest `began_ns`, or None when no launcher can be asked."""
+        """Requests a reload; returns its earliest `began_ns`, or None when no launcher takes the request."""
         pid, now_ns = running_pid(self._state), time.monotonic_ns()
         if pid is None:
             return None

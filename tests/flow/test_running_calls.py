@@ -261,8 +261,8 @@ async def test_the_command_line_lists_and_stops(deployment: Deployment) -> None:
     assert all(part in shown for part in ("streaming", agent, request_id))
     assert "console: " not in shown
     assert (await command("calls", "list", console=CONSOLE)).endswith(f"console: {CONSOLE}/live\n")
-    told = await command("calls", "stop", request_id, "--yes")
-    assert told.startswith("stopped after ")
+    stopped = await command("calls", "stop", request_id, "--yes")
+    assert stopped.startswith("stopped after ")
     assert "stopped_by_operator" in (await call.task).text
     assert "No running call has this id" in await command("calls", "stop", request_id, "--yes", code=1)
     assert await command("calls", "list", "--agent", agent) == "no call runs\n"

@@ -28,10 +28,10 @@ def router(console: Console) -> APIRouter:
     @routes.get("/audit")
     async def show(request: Request, viewer: Reader, before: int | None = None) -> Response:
         given = {name: request.query_params.get(name, "").strip() for name in _FILTERS}
-        asked = {name: value or None for name, value in given.items()}
+        wanted = {name: value or None for name, value in given.items()}
         problem, more, rows = "", False, list[Json]()
         try:
-            found = await viewer.api.get("/admin/audit", limit=_PAGE_ROWS, before=before, **asked)
+            found = await viewer.api.get("/admin/audit", limit=_PAGE_ROWS, before=before, **wanted)
             rows, more = found["data"], found["has_more"]
         except GatewayRejected as error:
             if error.status not in _UNKNOWN:

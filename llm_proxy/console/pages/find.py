@@ -35,7 +35,7 @@ def router(console: Console) -> APIRouter:
         running = [] if rows else await _running(viewer, {str(one) for one in pasted.uuids} | {*pasted.words})
         if len(running) == 1:
             return RedirectResponse(f"/requests/{running[0]['request_id']}", 303)
-        if not rows and len(pasted.uuids) == 1:  # its page says what is known of it
+        if not rows and len(pasted.uuids) == 1:  # its page shows what is known of it
             return RedirectResponse(f"/requests/{pasted.uuids[0]}", 303)
         return console.render(request, viewer, "find.html", status=200 if rows else 404, rows=rows, text=id)
 

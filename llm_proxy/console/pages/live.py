@@ -1,7 +1,7 @@
 """What runs now, with a way to stop it, and the last hundred requests; refreshed every few seconds.
 
 Invariants: running calls are the gateway's list, stopped through its API, so that the audit log names who did
-it; what the list may lack is said.
+it; a note names what the list may lack.
 """
 
 from datetime import UTC, datetime, timedelta

@@ -66,7 +66,7 @@ def _configuration(routes: APIRouter, console: Console) -> None:
         try:
             found: Json | None = await viewer.api.get("/admin/config")
         except GatewayRejected as error:
-            if error.status != NOT_FOUND:  # an unmodified LiteLLM says nothing of its file
+            if error.status != NOT_FOUND:  # an unmodified LiteLLM does not report its file
                 raise
             found = None
         return console.render(

@@ -95,7 +95,7 @@ def change(now: Decimal | float | None, before: Decimal | float | None) -> str:
 def _movers(found: UsageComparison) -> list[Mover]:
     """Returns the names that explain most of how the spend changed, in its direction."""
     rose = found.total.cost_usd >= found.before.cost_usd
-    told_apart = {name: names for name, names in found.lists.items() if len(names) > 1}
-    every = [Mover(name, one) for name, names in (told_apart or found.lists).items() for one in names]
+    compared = {name: names for name, names in found.lists.items() if len(names) > 1}
+    every = [Mover(name, one) for name, names in (compared or found.lists).items() for one in names]
     moved = [one for one in every if one.name.change_usd and (one.name.change_usd > 0) is rose]
     return sorted(moved, key=lambda one: -abs(one.name.change_usd))[:_MOVERS]

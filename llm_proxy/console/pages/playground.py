@@ -1,4 +1,4 @@
-"""The playground: any model and endpoint, streamed, beside what admission says of the same call and its code.
+"""The playground: any model and endpoint, streamed, with admission's explanation of the call and its code.
 
 Invariants: a call goes through the gateway's public port and is admitted, limited and recorded as any; it is
 made with the viewer's own virtual key, or with an admin's key of an hour (`playground_keys`); no key is in a
@@ -204,7 +204,7 @@ async def _form_of(sent: FormData) -> PlaygroundForm:
 
 
 async def _models(viewer: Viewer, keys: PlaygroundKeys) -> list[OfferedModel]:
-    """Returns the models to choose from, by name; nobody's key is made to list them."""
+    """Returns the models to choose from, by name; no key is made to list them."""
     if viewer.may(*GLOBAL):
         found = as_objects((await viewer.api.get("/admin/models"))["data"])
     elif viewer.role == "key":

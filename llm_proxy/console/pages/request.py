@@ -29,20 +29,20 @@ _OK, _NOT_FOUND = 200, 404
 _SOURCES = {
     "provider": "The provider stated them in its answer.",
     "sidecar": "The sidecar's log has them: the answer stated none.",
-    "estimated": "Nobody stated them: they are estimated, four bytes a token.",
+    "estimated": "Neither the provider nor the sidecar stated them: they are estimated, four bytes a token.",
     "unknown": "They are not known.",
 }
 _CACHE = {
     "hit": "The response cache answered: no provider was called.",
     "miss": "The response cache had no answer.",
-    "off": "The response cache was not asked.",
+    "off": "The response cache was not used.",
 }
 _OUTCOMES = {
     "ok": "Answered",
     "error": "Failed",
     "client_gone": "The caller disconnected before the end",
     "cut": "The stream broke off before its end",
-    "lost": "Lost with its worker process: nobody saw its end",
+    "lost": "Lost with its worker process: its end is not known",
     "refused": "Rejected before any model was called",
 }
 

@@ -101,7 +101,7 @@ async def _groups(viewer: Viewer) -> list[Json]:
 
 
 async def _parts(viewer: Viewer) -> list[ChainPart]:
-    """What the gateway says of its parts."""
+    """The parts of the gateway in its health report."""
     try:
         health = await viewer.api.health()
     except GatewayRejected:

@@ -1,5 +1,5 @@
-// What the console's pages do beside htmx: shows times in the reader's zone on request of the pointer, asks
-// before what cannot be undone, copies text. Every page works without it.
+// What the console's pages do beside htmx: shows times in the reader's zone under the pointer, wants a
+// confirmation of what cannot be undone, copies text. Every page works without it.
 "use strict";
 
 for (const time of document.querySelectorAll("time[datetime]")) {

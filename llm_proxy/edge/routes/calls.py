@@ -1,7 +1,7 @@
 """`/admin/calls`, `/v1/calls`: what runs now, in every process, and an end to it.
 
 Invariants: a key sees its own calls, a tenant's admin sees and stops its tenant's, another's is unknown; a
-stop is in the audit log before it is made; what is not known (the store is away, a process silent) is said.
+stop is in the audit log before it is made; what is not known (no store, a silent process) is in a note.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -86,7 +86,7 @@ def router(
     @routes.delete(
         "/{request_id}",
         summary="Stop a running call, wherever it runs.",
-        responses={404: {"description": "No such call runs (any more), or somebody else's."}},
+        responses={404: {"description": "No such call runs (any more), or it is another tenant's."}},
     )
     async def stop(request_id: UUID, who: Annotated[Actor, Depends(require_actor)]) -> Json:
         stopped = await _stop(board, request_id, who, record or log_change)

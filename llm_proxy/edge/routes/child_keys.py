@@ -62,7 +62,7 @@ def router(
 
     @routes.post("", status_code=201, summary="Create a key below the caller's; its text is shown this once.")
     async def create(body: CreateChildKey, who: Annotated[Caller, Depends(auth.require_caller)]) -> Json:
-        mutation = await require().create(who, _asked(body), served)
+        mutation = await require().create(who, _given_fields(body), served)
         assert mutation.generated is not None  # noqa: S101 -- it was created
         return key_document(mutation.record) | {"key": mutation.generated.text}
 
@@ -79,6 +79,6 @@ def router(
     return routes
 
 
-def _asked(body: CreateChildKey) -> Json:
+def _given_fields(body: CreateChildKey) -> Json:
     """Returns the fields that the body sets to something."""
     return {name: value for name, value in body.set_fields().items() if value is not None}

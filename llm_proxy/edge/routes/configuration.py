@@ -1,6 +1,6 @@
 """`/admin/config` and `/admin/reload`: findings in the sidecars' configuration; a reload and its progress.
 
-Invariants: who may do what is in `edge.auth`; a reload is asked of the launcher (`llm-proxy up`), which
+Invariants: who may do what is in `edge.auth`; a reload is requested from the launcher (`llm-proxy up`), which
 checks the file first; where no launcher runs, the response says so and how sidecars are replaced there.
 """
 
@@ -52,7 +52,7 @@ class ReloadControl(Protocol):
         ...
 
     def request_reload(self) -> int | None:
-        """Requests a reload; returns its earliest `began_ns`, or None when it cannot be asked."""
+        """Requests a reload; returns its earliest `began_ns`, or None when no launcher takes the request."""
         ...
 
     def reload_status(self) -> StatusOfReload | None:

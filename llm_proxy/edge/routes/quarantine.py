@@ -63,7 +63,7 @@ def router(
     @routes.post(
         "/release",
         summary="Let a stopped run go on.",
-        responses={404: {"description": "No such run is stopped, or it is somebody else's."}},
+        responses={404: {"description": "No such run is stopped, or it is another tenant's."}},
     )
     async def release(body: ReleaseRun, who: Annotated[Actor, Depends(require_actor)]) -> Json:
         one = _chosen(await listed(who), body)

@@ -28,7 +28,7 @@ _FORMS = ("json", "csv")
 _PARAMETERS = frozenset({"since", "until", "tz", "after", "limit", "format"})
 _WHAT = {
     "key": "A key's name, id or prefix.",
-    "model": "As asked, or the group that was asked or served.",
+    "model": "The requested model, or the group that was requested or that served.",
     "endpoint": "Such as `chat.completions`.",
     "status": "A number, or `2xx`, `4xx`, `5xx`; 0: nothing was sent.",
     "outcome": "`ok`, `error`, `client_gone`, `cut`, `lost`, `refused`, or `failed`: all but `ok`.",

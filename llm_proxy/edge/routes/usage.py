@@ -115,7 +115,7 @@ def router(usage: UsageStore | None, auth: AuthDependencies, admission: Admissio
         "/v1/requests/{request_id}",
         summary="One request and each of its hops.",
         responses={
-            404: {"description": "No such request, or somebody else's, or rejected and not recorded."}
+            404: {"description": "No such request, or another caller's, or rejected and not recorded."}
         },
     )
     async def story(

@@ -86,16 +86,16 @@ async def compare_the_plot(page: WatchedPage, stack: RunningStack, name: str) ->
     await page.visit(f"/usage?tenant={name}&by=key&measure=requests&since=24h")
     figure = page.page.locator("figure[data-plot]")
     headers = {"Authorization": f"Bearer {stack.admin_key}"}
-    asked = {"tenant": name, "since": "24h", "group_by": "key,hour"}
+    question = {"tenant": name, "since": "24h", "group_by": "key,hour"}
     async with httpx.AsyncClient(base_url=stack.url, headers=headers, verify=NO_TLS) as client:
-        rows = (await client.get("/v1/usage", params=asked)).json()["data"]
-    told = sorted(row["requests"] for row in rows)
+        rows = (await client.get("/v1/usage", params=question)).json()["data"]
+    calls = sorted(row["requests"] for row in rows)
     for _ in range(2):
         await figure.locator("canvas").wait_for()
         values = await figure.evaluate("one => one.values")
         assert len(values["names"]) == 1
-        assert sorted(value for value in values["values"][0] if value) == told
-        assert sum(told) == BUDGET
+        assert sorted(value for value in values["values"][0] if value) == calls
+        assert sum(calls) == BUDGET
         await page.page.reload()
     await page.check()
 

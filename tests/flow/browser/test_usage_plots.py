@@ -45,9 +45,9 @@ async def test_the_plot_draws_the_apis_numbers(
     await figure.locator("canvas").wait_for()
     values = await figure.evaluate("one => one.values")
     headers = {"Authorization": f"Bearer {console.stack.admin_key}"}
-    asked = {"tenant": tenant, "since": "5d", "group_by": "agent,day"}
+    question = {"tenant": tenant, "since": "5d", "group_by": "agent,day"}
     async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as client:
-        rows = (await client.get("/v1/usage", params=asked)).json()["data"]
+        rows = (await client.get("/v1/usage", params=question)).json()["data"]
     days = [datetime.fromtimestamp(at, UTC).date().isoformat() for at in values["times"]]
     drawn = {
         (name, day): value

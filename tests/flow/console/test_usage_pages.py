@@ -57,11 +57,11 @@ async def store(postgres_url: str, records: Sequence[UsageRecord]) -> None:
         await ledger.insert_records([(row_of(one), encode(row_of(one))) for one in records])
 
 
-async def usage(console: RunningConsole, **asked: str) -> httpx.Response:
+async def usage(console: RunningConsole, **parameters: str) -> httpx.Response:
     """The API's answer to an owner."""
     headers = {"Authorization": f"Bearer {console.stack.admin_key}"}
     async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as client:
-        answer = await client.get("/v1/usage", params=asked)
+        answer = await client.get("/v1/usage", params=parameters)
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -102,22 +102,22 @@ async def test_the_overviews_numbers_are_the_apis(console: RunningConsole, tenan
 
 async def test_usage_and_its_exports_are_the_apis(console: RunningConsole, tenant: str) -> None:
     """The table over time, a row for each name, CSV and FOCUS."""
-    asked = {"tenant": tenant, "since": "12d"}
+    question = {"tenant": tenant, "since": "12d"}
     async with console.signed_in() as client:
         for measure, column in (("cost", "cost_usd"), ("requests", "requests"), ("tokens", "total_tokens")):
-            page = (await client.get("/usage", params={**asked, "by": "agent", "measure": measure})).text
+            page = (await client.get("/usage", params={**question, "by": "agent", "measure": measure})).text
             values = [float(one) for one in re.findall(r'data-value="([^"]*)"', page)]
-            rows = (await usage(console, **asked, group_by="agent,day")).json()["data"]
+            rows = (await usage(console, **question, group_by="agent,day")).json()["data"]
             assert sorted(value for value in values if value) == sorted(row[column] for row in rows)
-        total = (await usage(console, **asked)).json()["total"]
+        total = (await usage(console, **question)).json()["total"]
         found = dict(FIGURE.findall(page))
         assert found == {name: text for name, text in shown(total).items() if name in found}
-        sheet = await client.get("/usage/export", params={**asked, "by": "agent"})
+        sheet = await client.get("/usage/export", params={**question, "by": "agent"})
         assert sheet.headers["content-type"] == "text/csv; charset=utf-8"
-        of_api = (await usage(console, **asked, group_by="agent,day", format="csv")).text
+        of_api = (await usage(console, **question, group_by="agent,day", format="csv")).text
         assert list(csv.DictReader(io.StringIO(sheet.text))) == list(csv.DictReader(io.StringIO(of_api)))
-        focus = await client.get("/usage/export", params={**asked, "format": "focus"})
-        assert focus.text == (await usage(console, **asked, format="focus")).text
+        focus = await client.get("/usage/export", params={**question, "format": "focus"})
+        assert focus.text == (await usage(console, **question, format="focus")).text
         wrong = await client.get("/usage", params={"by": "shoe-size"})
         assert wrong.status_code == 400
         assert (await client.get("/usage", params={"measure": "x"})).status_code == 400
