@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 from loopback import NO_TLS
-from running_stack import ADMIN_KEY, RunningStack
+from running_stack import ADMIN_KEY, Json, RunningStack
 from stack_processes import gateway_spec
 
 from llm_proxy.stack import process
@@ -102,6 +102,15 @@ class RunningConsole:
         assert made.status_code == 201, made.text
         key: str = made.json()["key"]
         return key
+
+    async def admin_api(self, method: str, path: str, **fields: object) -> Json:
+        """Returns the gateway's own answer to an owner."""
+        headers = {"Authorization": f"Bearer {self.stack.admin_key}"}
+        async with httpx.AsyncClient(base_url=self.stack.url, headers=headers, verify=NO_TLS) as client:
+            answer = await client.request(method, path, json=fields or None)
+        assert answer.is_success, answer.text
+        found: Json = answer.json()
+        return found
 
     async def link(self) -> str:
         """Returns the path of a new link that signs in once, as the command prints it."""

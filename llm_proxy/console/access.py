@@ -28,6 +28,8 @@ GLOBAL: tuple[ViewerRole, ...] = ("owner", "operator", "viewer")
 """Roles that see every tenant."""
 READERS: tuple[ViewerRole, ...] = (*GLOBAL, "tenant")
 CHANGERS: tuple[ViewerRole, ...] = ("owner", "operator", "tenant")
+OPERATORS: tuple[ViewerRole, ...] = ("owner", "operator")
+"""Roles that change what all tenants share."""
 EVERYBODY: tuple[ViewerRole, ...] = (*READERS, "key")
 CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 _SAFE_METHODS = frozenset({"GET", "HEAD"})

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import GLOBAL, Viewer, require_role
+from llm_proxy.console.access import GLOBAL, OPERATORS, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.forms import (
     BUDGET_PERIODS,
@@ -49,7 +49,7 @@ SCOPES: dict[str, str] = {
 }
 MODES: tuple[PolicyMode, ...] = get_args(PolicyMode)
 FAILURE_MODES: tuple[OnStoreFailure, ...] = get_args(OnStoreFailure)
-Changer = Annotated[Viewer, Depends(require_role("owner", "operator"))]
+Changer = Annotated[Viewer, Depends(require_role(*OPERATORS))]
 Reader = Annotated[Viewer, Depends(require_role(*GLOBAL))]
 
 
@@ -160,7 +160,7 @@ def _switches(routes: APIRouter, console: Console) -> None:
 
 
 def _may_change(viewer: Viewer) -> bool:
-    return viewer.may("owner", "operator")
+    return viewer.may(*OPERATORS)
 
 
 def _scopes() -> list[tuple[str, str]]:

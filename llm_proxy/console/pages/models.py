@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import GLOBAL, Viewer, require_role
+from llm_proxy.console.access import GLOBAL, OPERATORS, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.fallback_graph import BOX_HEIGHT, BOX_WIDTH, draw_fallbacks
 from llm_proxy.console.gateway_api import GatewayRejected
@@ -19,7 +19,7 @@ from llm_proxy.json_access import Json
 
 NOT_FOUND = 404
 Reader = Annotated[Viewer, Depends(require_role(*GLOBAL))]
-Changer = Annotated[Viewer, Depends(require_role("owner", "operator"))]
+Changer = Annotated[Viewer, Depends(require_role(*OPERATORS))]
 
 
 def router(console: Console) -> APIRouter:
@@ -43,7 +43,7 @@ def _models(routes: APIRouter, console: Console) -> None:
             graph=draw_fallbacks({one["id"]: one["fallbacks"] for one in groups}),
             box=(BOX_WIDTH, BOX_HEIGHT),
             tested=tested,
-            may_change=viewer.may("owner", "operator"),
+            may_change=viewer.may(*OPERATORS),
         )
 
     @routes.get("/models")
@@ -76,7 +76,7 @@ def _configuration(routes: APIRouter, console: Console) -> None:
             config=found,
             reload=await status(viewer),
             since=since,
-            may_change=viewer.may("owner", "operator"),
+            may_change=viewer.may(*OPERATORS),
         )
 
     @routes.get("/configuration/reload")

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import GLOBAL, Viewer, require_role
+from llm_proxy.console.access import GLOBAL, OPERATORS, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.errors import APIError
@@ -62,7 +62,7 @@ def router(console: Console) -> APIRouter:
             "self_check.html",
             steps=[*parts, served, *tested],
             has_provider=has_real_provider(groups),
-            model=model if viewer.may("owner", "operator") else None,
+            model=model if viewer.may(*OPERATORS) else None,
         )
 
     @routes.get("/self-check")
@@ -71,7 +71,7 @@ def router(console: Console) -> APIRouter:
 
     @routes.post("/self-check")
     async def check(
-        request: Request, viewer: Annotated[Viewer, Depends(require_role("owner", "operator"))]
+        request: Request, viewer: Annotated[Viewer, Depends(require_role(*OPERATORS))]
     ) -> Response:
         model = _model_to_test(await _groups(viewer))
         return await page(request, viewer, await _call(viewer, model) if model else [])

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import CHANGERS, GLOBAL, READERS, Viewer, require_role
+from llm_proxy.console.access import CHANGERS, GLOBAL, OPERATORS, READERS, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.headroom import Headroom, headroom_of
@@ -72,7 +72,7 @@ def router(console: Console) -> APIRouter:
             quoted=quote(tenant, safe=""),
             is_global=is_global,
             may_create=viewer.may(*CHANGERS),
-            may_change=viewer.may("owner", "operator"),
+            may_change=viewer.may(*OPERATORS),
         )
 
     return routes

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from loopback import NO_TLS
 from running_console import RunningConsole, post
-from running_stack import Json, say
+from running_stack import say
 
 KEY_TEXT = re.compile(r"sk-llmp-[0-9A-Za-z]{12}-[0-9A-Za-z]{38}")
 
@@ -17,16 +17,6 @@ KEY_TEXT = re.compile(r"sk-llmp-[0-9A-Za-z]{12}-[0-9A-Za-z]{38}")
 def new_name() -> str:
     """A name that no other test has."""
     return f"n{uuid4().hex[:10]}"
-
-
-async def admin_api(console: RunningConsole, method: str, path: str, **fields: object) -> Json:
-    """The gateway's own answer to an owner."""
-    headers = {"Authorization": f"Bearer {console.stack.admin_key}"}
-    async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as client:
-        answer = await client.request(method, path, json=fields or None)
-    assert answer.is_success, answer.text
-    found: Json = answer.json()
-    return found
 
 
 async def call(console: RunningConsole, key: str) -> httpx.Response:
@@ -67,7 +57,7 @@ async def test_a_key_is_created_shown_once_used_up_and_revoked(console: RunningC
         gone = await post(client, f"{path}/revoke", name=name)
         assert (gone.status_code, gone.headers["location"]) == (303, path)
         assert "revoked" in (await client.get(path)).text
-    found = await admin_api(console, "GET", f"/admin/audit?subject={path.rpartition('/')[2]}")
+    found = await console.admin_api("GET", f"/admin/audit?subject={path.rpartition('/')[2]}")
     assert {one["action"] for one in found["data"]} == {"keys.create", "keys.revoke"}
     async with asyncio.timeout(10):
         while (await call(console, text)).status_code != 401:  # noqa: ASYNC110 -- within a second
@@ -90,8 +80,8 @@ async def test_who_holds_a_key_is_found_by_its_text_which_goes_into_no_address(
 async def test_the_list_is_filtered_and_paged(console: RunningConsole) -> None:
     tenant = new_name()
     for number in range(3):
-        await admin_api(
-            console, "POST", "/admin/keys", name=f"{tenant}-{number}", tenant=tenant, agent=f"a{number}"
+        await console.admin_api(
+            "POST", "/admin/keys", name=f"{tenant}-{number}", tenant=tenant, agent=f"a{number}"
         )
     async with console.signed_in() as client:
         for query, names in (
@@ -157,7 +147,7 @@ async def test_a_change_is_simulated_then_saved_and_an_outdated_form_is_not(cons
         form = {"name": name, "rpm": "1", "tpm": "900", "changed_at": changed_at[1], "cache": "on"}
         tried = await post(client, f"{path}/change", **form, action="simulate", range="24h")
         assert "would have been rejected" in tried.text
-        key = await admin_api(console, "GET", f"/admin/keys/{path.rpartition('/')[2]}")
+        key = await console.admin_api("GET", f"/admin/keys/{path.rpartition('/')[2]}")
         assert key["rpm"] == 7
         form["tenant"] = key["tenant"]
         saved = await post(client, f"{path}/change", **form, action="save")
@@ -165,7 +155,7 @@ async def test_a_change_is_simulated_then_saved_and_an_outdated_form_is_not(cons
         again = await post(client, f"{path}/change", **form, action="save")
         assert again.status_code == 400
         assert "changed meanwhile" in again.text
-    key = await admin_api(console, "GET", f"/admin/keys/{key['id']}")
+    key = await console.admin_api("GET", f"/admin/keys/{key['id']}")
     assert (key["rpm"], key["tpm"], key["tenant"]) == (1, 900, form["tenant"])
 
 
@@ -188,7 +178,7 @@ async def test_a_key_is_raised_until_a_time_and_the_raise_is_ended(console: Runn
         wrong = await post(client, f"{path}/raise", rpm="3", until="2100-01-01")
         assert wrong.status_code == 400
         assert 'role="alert"' in wrong.text
-        until = (await admin_api(console, "GET", "/admin/keys?limit=1"))["data"][0]["created_at"]
+        until = (await console.admin_api("GET", "/admin/keys?limit=1"))["data"][0]["created_at"]
         late = f"{int(until[:4]) + 1}-01-01" if until[5:7] != "12" else f"{int(until[:4]) + 1}-11-01"
         assert (await post(client, f"{path}/raise", rpm="50", until=late)).status_code == 303
         assert "50 requests a minute" in (await client.get(path)).text
@@ -197,7 +187,7 @@ async def test_a_key_is_raised_until_a_time_and_the_raise_is_ended(console: Runn
 
 
 async def test_a_viewer_sees_no_change_and_is_refused_by_the_server(console: RunningConsole) -> None:
-    made = await admin_api(console, "POST", "/admin/keys", name=new_name())
+    made = await console.admin_api("POST", "/admin/keys", name=new_name())
     path = f"/keys/{made['id']}"
     async with console.admin("viewer") as viewer:
         shown = (await viewer.get(path)).text
@@ -210,13 +200,13 @@ async def test_a_viewer_sees_no_change_and_is_refused_by_the_server(console: Run
             assert (await post(viewer, page, name=made["name"], subject="x", kind="key")).status_code == 403
         for page in ("/limits", "/switches", "/models", "/configuration", "/tenants"):
             assert (await viewer.get(page)).status_code == 200
-    assert (await admin_api(console, "GET", f"/admin/keys/{made['id']}"))["revoked_at"] is None
+    assert (await console.admin_api("GET", f"/admin/keys/{made['id']}"))["revoked_at"] is None
 
 
 async def test_a_tenants_admin_sees_and_changes_its_tenant_alone(console: RunningConsole) -> None:
     tenant, other = new_name(), new_name()
-    own = await admin_api(console, "POST", "/admin/keys", name=new_name(), tenant=tenant)
-    foreign = await admin_api(console, "POST", "/admin/keys", name=new_name(), tenant=other)
+    own = await console.admin_api("POST", "/admin/keys", name=new_name(), tenant=tenant)
+    foreign = await console.admin_api("POST", "/admin/keys", name=new_name(), tenant=other)
     async with console.admin("tenant", tenant) as client:
         listed = (await client.get("/keys")).text
         assert own["id"] in listed
@@ -238,14 +228,14 @@ async def test_a_tenants_admin_sees_and_changes_its_tenant_alone(console: Runnin
         form = {"name": f"{tenant}/fresh", "tenant": tenant, "rpm": "4", "changed_at": changed_at[1]}
         tried = await post(client, f"{made}/change", **form, cache="on", action="simulate", range="24h")
         assert "may not do this" in tried.text
-    key = await admin_api(console, "GET", f"/admin/keys/{made.rpartition('/')[2]}")
+    key = await console.admin_api("GET", f"/admin/keys/{made.rpartition('/')[2]}")
     assert key["rpm"] == 3  # what is only tried is not saved
 
 
 async def test_a_holder_sees_its_own_key_alone(console: RunningConsole) -> None:
     tenant = new_name()
-    own = await admin_api(
-        console, "POST", "/admin/keys", name=new_name(), tenant=tenant, tpm=12345, user="holder"
+    own = await console.admin_api(
+        "POST", "/admin/keys", name=new_name(), tenant=tenant, tpm=12345, user="holder"
     )
     async with console.signed_in(own["key"]) as client:
         shown = (await client.get("/keys")).text
@@ -276,7 +266,7 @@ async def test_a_rule_is_simulated_saved_and_deleted_and_keeps_what_the_form_doe
         assert (await post(client, "/limits/rule", **rule, further="[")).status_code == 400
         guard = {"mode": "observe"}
         known = {name: value for name, value in rule.items() if name != "rpm"}
-        await admin_api(console, "PUT", "/admin/limits", **known, rpm=9, loop_guard=guard)
+        await console.admin_api("PUT", "/admin/limits", **known, rpm=9, loop_guard=guard)
         edited = (await client.get(f"/limits/rule?scope=tenant&tenant={tenant}")).text
         further = re.search(r'<textarea id="field-further"[^>]*>([^<]+)</textarea>', edited)
         assert further is not None
@@ -284,7 +274,7 @@ async def test_a_rule_is_simulated_saved_and_deleted_and_keeps_what_the_form_doe
         assert (await post(client, "/limits/rule", **changed)).status_code == 303
         [kept] = [
             one
-            for one in (await admin_api(console, "GET", "/admin/limits"))["data"]
+            for one in (await console.admin_api("GET", "/admin/limits"))["data"]
             if one["tenant"] == tenant
         ]
         assert (kept["rpm"], kept["loop_guard"]["mode"]) == (8, "observe")
@@ -328,17 +318,17 @@ async def test_a_rule_of_runs_is_set_by_its_form(console: RunningConsole) -> Non
 
 
 async def test_a_keys_page_has_the_keys_below_it_and_theirs_the_key_above(console: RunningConsole) -> None:
-    made = await admin_api(console, "POST", "/admin/keys", name=new_name(), tenant=new_name())
-    other = await admin_api(console, "POST", "/admin/keys", name=new_name())
+    made = await console.admin_api("POST", "/admin/keys", name=new_name(), tenant=new_name())
+    other = await console.admin_api("POST", "/admin/keys", name=new_name())
     child_name = new_name()
     headers = {"Authorization": f"Bearer {made['key']}"}
     async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as holder:
         answer = await holder.post("/v1/keys/children", json={"name": child_name, "run": "job-7"})
     assert answer.is_success, answer.text
     child = answer.json()["id"]
-    listed = await admin_api(console, "GET", f"/admin/keys?above={made['id']}")
+    listed = await console.admin_api("GET", f"/admin/keys?above={made['id']}")
     assert [one["id"] for one in listed["data"]] == [child]
-    assert (await admin_api(console, "GET", f"/admin/keys?above={other['id']}"))["data"] == []
+    assert (await console.admin_api("GET", f"/admin/keys?above={other['id']}"))["data"] == []
     async with console.signed_in() as client:
         assert f'href="/keys/{child}"' in (await client.get(f"/keys/{made['id']}")).text
         below = (await client.get(f"/keys/{child}")).text

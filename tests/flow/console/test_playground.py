@@ -8,27 +8,15 @@ import shutil
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 from anyio import run_process
-from loopback import NO_TLS
 from running_console import RunningConsole, post, token_of
-from running_stack import Json, script
+from running_stack import script
 
 KEY_TEXT = re.compile(r"sk-llmp-[0-9A-Za-z]{12}-[0-9A-Za-z]{38}")
 SNIPPET = re.compile(r'<pre id="snippet-(\w+)"[^>]*>(.*?)</pre>', re.DOTALL)
 PROMPT = "its `$HOME` and {${x}"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
-
-
-async def admin_api(console: RunningConsole, method: str, path: str, **fields: object) -> Json:
-    """The gateway's own answer to an owner."""
-    headers = {"Authorization": f"Bearer {console.stack.admin_key}"}
-    async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as client:
-        answer = await client.request(method, path, json=fields or None)
-    assert answer.is_success, answer.text
-    found: Json = answer.json()
-    return found
 
 
 def chat(prompt: str = "hello", **fields: str) -> dict[str, str]:
@@ -42,24 +30,24 @@ async def test_an_admin_calls_with_a_key_of_an_hour_which_no_page_shows(console:
         who = re.search(r'class="name" title="([^"]+)"', (await client.get("/playground")).text)
         assert who is not None
         name = f"playground-{who[1]}"
-        listed = (await admin_api(console, "GET", f"/admin/keys?text={name}"))["data"]
+        listed = (await console.admin_api("GET", f"/admin/keys?text={name}"))["data"]
         assert listed == []  # to look makes no key
         called = await post(client, "/playground", **chat(), action="call")
         assert "delta0 timber1" in called.text
-        [key] = (await admin_api(console, "GET", f"/admin/keys?text={name}"))["data"]
+        [key] = (await console.admin_api("GET", f"/admin/keys?text={name}"))["data"]
         assert key["budgets"] == [{"limit_usd": "1", "period": "day"}]
         assert key["expires_at"] is not None
         assert KEY_TEXT.findall(called.text) == []
         shown = await post(client, "/playground", path="", model="", action="key")
         [text] = KEY_TEXT.findall(shown.text)
         assert text.startswith(key["prefixes"][0])
-        audit = await admin_api(console, "GET", f"/admin/audit?subject={key['id']}")
+        audit = await console.admin_api("GET", f"/admin/audit?subject={key['id']}")
         assert {one["actor"] for one in audit["data"]} == {who[1]}
     async with console.signed_in(admin_key) as later:  # another session: the same key, another secret
         assert "delta0 timber1" in (await post(later, "/playground", **chat(), action="call")).text
-        [same] = (await admin_api(console, "GET", f"/admin/keys?text={name}"))["data"]
+        [same] = (await console.admin_api("GET", f"/admin/keys?text={name}"))["data"]
         assert (same["id"], len(same["prefixes"])) == (key["id"], 2)
-    await admin_api(console, "DELETE", f"/admin/keys/{key['id']}")
+    await console.admin_api("DELETE", f"/admin/keys/{key['id']}")
     async with console.signed_in(admin_key) as closed:
         answer = await post(closed, "/playground", **chat(), action="call")
         assert answer.status_code == 403
@@ -79,13 +67,13 @@ async def test_a_stream_arrives_as_it_comes_and_ends_with_the_browser(console: R
             assert first.startswith("data:")
             assert asyncio.get_running_loop().time() - begun < 9  # the whole stream takes ten seconds
         async with asyncio.timeout(20):
-            while (await admin_api(console, "GET", "/admin/calls"))["data"]:  # noqa: ASYNC110 -- another process
+            while (await console.admin_api("GET", "/admin/calls"))["data"]:  # noqa: ASYNC110 -- another process
                 await asyncio.sleep(0.1)
 
 
 async def test_a_holder_calls_with_its_own_key_within_its_limits(console: RunningConsole) -> None:
-    made = await admin_api(
-        console, "POST", "/admin/keys", name=os.urandom(6).hex(), tenant="t",
+    made = await console.admin_api(
+        "POST", "/admin/keys", name=os.urandom(6).hex(), tenant="t",
         budgets=[{"limit_requests": 1, "period": "total"}],
     )  # fmt: skip
     async with console.signed_in(made["key"]) as client:
@@ -164,6 +152,6 @@ async def test_roles(console: RunningConsole) -> None:
             assert (await post(viewer, path, **chat())).status_code == 403
     async with console.admin("tenant", "acme") as tenant:
         assert "delta0 timber1" in (await post(tenant, "/playground", **chat(), action="call")).text
-        found = (await admin_api(console, "GET", "/admin/keys?tenant=acme&text=acme/playground-"))["data"]
+        found = (await console.admin_api("GET", "/admin/keys?tenant=acme&text=acme/playground-"))["data"]
         assert all(one["tenant"] == "acme" for one in found)
         assert found
