@@ -1,12 +1,12 @@
 """Usage records for tests, plain and random, and a running ledger to record them."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from llm_proxy.dialects import Call
@@ -15,6 +15,9 @@ from llm_proxy.ledger import Ledger, LedgerStore, UsageRecord
 from llm_proxy.ledger.worker_slot import acquire_slot
 from llm_proxy.schema.connections import gateway_pools
 from llm_proxy.telemetry import Metrics, timestamp_of, uuid7
+
+if TYPE_CHECKING:
+    from llm_proxy.identity.postgres_store import Connection, Pool
 
 CALLER = Caller("key-1", "virtual", "acme", "agent:sofia", key_prefix="sk-one")
 CALL = Call("chat.completions", "openai", "gpt-4o-mini", "gpt-4o-mini", {})
@@ -97,3 +100,11 @@ async def until_written(ledger: Ledger) -> None:
     async with asyncio.timeout(20):
         while ledger.state().queued or ledger.state().spool_records:  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.05)
+
+
+async def add_child_keys(database: "Pool | Connection", ancestors: Mapping[str, Sequence[str]]) -> None:
+    """Writes rows of child keys, named as their ids, by the ids of the keys above each, the root first."""
+    for key_id, above in ancestors.items():
+        await database.execute(
+            "INSERT INTO api_keys (key_id, name, ancestors) VALUES ($1, $1, $2)", key_id, list(above)
+        )

@@ -1,9 +1,9 @@
 """How far each budget is spent, and whether it lasts to the end of its period at the present pace.
 
 Invariants: which budgets there are, and whose, is decided by the code of admission (`PolicyResolver`) for
-every key and for whoever spent; spend is that of the roll-ups, and what an import brought along. The pace is
-that of the last seven days, of a budget of a day that of the last 24 hours; who began later, since then.
-Raises: `DatabaseUnavailable`.
+every key and for whoever spent. Spend is that of the roll-ups, and what an import brought; a key's is also
+that of the keys below it. The pace is that of the last seven days, of a budget of a day that of the last 24
+hours; who began later, since then. Raises: `DatabaseUnavailable`.
 """
 
 import asyncio
@@ -50,6 +50,8 @@ _OPENING = """
         AND o.tenant IN (given.tenant, '*') AND o.model_group IN (given.model_group, '*')
         AND o.period_start >= given.since
     GROUP BY 1"""
+
+_KEYS_ABOVE = "SELECT key_id, ancestors FROM api_keys WHERE key_id = ANY($1) AND ancestors <> '{}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +235,22 @@ class _SpendSums:
         known = self._rows.get((since, time_unit, by))
         if known is None:
             known = self._rows[since, time_unit, by] = {}
-            for row in await self._query(since, (*by, time_unit) if time_unit else by):
-                known.setdefault(tuple(row.group[name] or "" for name in by), []).append(row)
+            rows = await self._query(since, (*by, time_unit) if time_unit else by)
+            above = await self._keys_above({row.group["key"] for row in rows}) if "key" in by else {}
+            for row in rows:
+                for key_id in (row.group.get("key"), *above.get(row.group.get("key"), ())):
+                    names = {**row.group, "key": key_id}
+                    known.setdefault(tuple(names[name] or "" for name in by), []).append(row)
         found: dict[datetime, int] = {}
         for row in known.get(tuple(spender[name] for name in by), ()):
             at = _begin(row.group[time_unit]) if time_unit else since
             found[at] = found.get(at, 0) + _amount(row, unit)
         return found
+
+    async def _keys_above(self, ids: set[str]) -> Mapping[str | None, Sequence[str]]:
+        """Returns the ids of the keys above each of these that is a child key."""
+        rows = await self._connection.fetch(_KEYS_ABOVE, list(ids))
+        return {row["key_id"]: row["ancestors"] for row in rows}
 
     async def opening_spend(self, checks: Sequence[LimitCheck]) -> list[int]:
         """Returns what each budget's spender had spent before the first call here; zeros for other units."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from usage_records import record, run_ledger, until_written
+from usage_records import add_child_keys, record, run_ledger, until_written
 
 from llm_proxy.admission import PolicyDefaults
 from llm_proxy.admission.limiter import LimitCheck
@@ -145,3 +145,26 @@ async def test_what_an_import_brought_along_is_spent(database_url: str, tmp_path
     async with asyncpg.create_pool(database_url, min_size=0, max_size=1) as pool:
         found = await BudgetForecasts(pool).fetch(keys, resolver, None, datetime.now(UTC))
     assert {one.check.unit: one.spent for one in found} == {"usd": usd(3), "tokens": 0}
+
+
+async def test_a_keys_budget_is_spent_by_the_keys_below_it_too(database_url: str, tmp_path: Path) -> None:
+    """As admission counts: each key has its own calls and those below it, at the pace of both."""
+    async with run_ledger(database_url, tmp_path) as ledger:
+        for one in (
+            spent(0, 1, key_id="root"),
+            spent(0, 2, key_id="child"),
+            spent(1.5, 4, key_id="grandchild"),
+            spent(0, 8, key_id="stranger"),
+        ):
+            ledger.call_finished(one)
+        await until_written(ledger)
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=1) as pool:
+        await add_child_keys(pool, {"child": ["root"], "grandchild": ["root", "child"]})
+    names = ("root", "child", "grandchild", "stranger")
+    keys = [Caller(name, "virtual", "acme", budgets=(Budget(usd(100), "total"),)) for name in names]
+    found = await forecasts(database_url, (), keys)
+    assert {name: one.spent for (_, name), one in found.items()} == {
+        "root": usd(7), "child": usd(6), "grandchild": usd(4), "stranger": usd(8),
+    }  # fmt: skip
+    assert found["key", "root"].per_day == pytest.approx(usd(7) / 2, rel=0.5)
+    assert found["key", "root"].per_day > found["key", "grandchild"].per_day
