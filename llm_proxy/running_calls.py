@@ -107,6 +107,7 @@ def describe_call(context: CallContext, guard: CallGuard) -> Json:
         "streamed": call.streaming if call else None,
         "key_id": caller.key_id if caller else None,
         "key_prefix": caller.key_prefix if caller else None,
+        "key_ancestors": [one.key_id for one in caller.above] if caller else [],
         "tenant": caller.tenant if caller else None,
         "agent": caller.agent if caller else None,
         "user": caller.user if caller else None,

@@ -15,6 +15,7 @@ import asyncpg
 from llm_proxy.admission.lease import SettledUsage
 from llm_proxy.identity.caller import BudgetUnit
 from llm_proxy.identity.postgres_store import Pool
+from llm_proxy.ledger.key_families import of_family
 from llm_proxy.ledger.ledger import Ledger
 from llm_proxy.ledger.record import PARTITION_MARGIN
 from llm_proxy.money import NANO_PER_USD
@@ -38,11 +39,6 @@ _SPENDER_COLUMNS: Mapping[str, str | None] = {
     "global": None,
 }
 """The column of a scope's spender; None if every call counts."""
-_OF_KEY = (
-    "IN (SELECT ${0}::text UNION ALL"
-    " SELECT k.key_id FROM api_keys AS k WHERE k.ancestors @> ARRAY[${0}::text])"
-)
-"""A key's own calls, and those of the keys below it."""
 _SUMMED_COLUMNS: Mapping[str, str] = {
     "usd": "cost_usd",
     "requests": "requests",
@@ -177,7 +173,7 @@ def sum_spent_statement(
         rows = table == "requests"
         names = [f"coalesce({name}, '')" if rows else name for name in columns]
         conditions = [
-            f"{name} {_OF_KEY.format(at)}" if "key_id" in name else f"{name} = ${at}"
+            of_family(name, f"${at}") if "key_id" in name else f"{name} = ${at}"
             for at, name in enumerate(names, 1)
         ]
         for sign, moment in ((">=", begin), ("<", end)):

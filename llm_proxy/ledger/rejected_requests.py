@@ -19,6 +19,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, BadRequest, ReachedLimit
 from llm_proxy.identity import Caller
 from llm_proxy.identity.postgres_store import Connection
+from llm_proxy.ledger.key_families import of_family
 from llm_proxy.ledger.record import MAX_NAME_CHARS, PARTITION_MARGIN
 from llm_proxy.money import usd_text
 from llm_proxy.quantities import shown_amount
@@ -222,25 +223,33 @@ FILTER_COLUMNS = {
 }  # fmt: skip
 """The filters of rejected requests, and their columns."""
 MAX_COUNT_ROWS = 10_000
-_COUNTED_BY = ("key", "tenant")
 _MINUTE = timedelta(minutes=1)
-_SAMPLE = "SELECT r.*, k.name AS key_name FROM refusals AS r LEFT JOIN api_keys AS k ON k.key_id = r.key_id"
+_SAMPLE = (
+    "SELECT r.*, k.name AS key_name, nullif(k.ancestors, '{}') AS key_ancestors"
+    " FROM refusals AS r LEFT JOIN api_keys AS k ON k.key_id = r.key_id"
+)
 _COUNTS = (
-    "SELECT minute, c.key_id, k.name AS key_name, c.tenant, code, limit_scope, limit_kind,"
+    "SELECT minute, c.key_id, k.name AS key_name, c.tenant, code, limit_scope, limit_kind,"  # noqa: S608 -- own text
     " sum(times)::int8 AS times"
     " FROM refusal_counts AS c LEFT JOIN api_keys AS k USING (key_id)"
     " WHERE minute >= date_trunc('minute', $1::timestamptz) AND minute < $2"
-    " AND ($3::text IS NULL OR c.key_id = $3) AND ($4::text IS NULL OR c.tenant = $4)"
+    f" AND ($3::text IS NULL OR c.key_id = $3 OR ($6 AND {of_family('c.key_id', '$3')}))"
+    " AND ($4::text IS NULL OR c.tenant = $4)"
     " GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1 DESC, times DESC, 2, 5, 6, 7 LIMIT $5"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class RejectionScope:
-    """Limits counts to a key (its id) and a tenant; None means any."""
+    """Limits counts to a key (its id) and a tenant; None means any.
+
+    Attributes:
+        with_below: Whether those of the keys below the key are counted too.
+    """
 
     key: str | None = None
     tenant: str | None = None
+    with_below: bool = False
 
 
 async def fetch_rejected(connection: Connection, request_id: UUID) -> Any:  # noqa: ANN401 -- a row of the driver's
@@ -270,13 +279,15 @@ async def fetch_rejection_counts(
     connection: Connection, since: datetime, until: datetime, scope: RejectionScope
 ) -> list[dict[str, Any]]:
     """Returns counts by minute, key, tenant, code and limit, newest first; at most `MAX_COUNT_ROWS`."""
-    rows = await connection.fetch(_COUNTS, since, until, scope.key, scope.tenant, MAX_COUNT_ROWS)
+    rows = await connection.fetch(
+        _COUNTS, since, until, scope.key, scope.tenant, MAX_COUNT_ROWS, scope.with_below
+    )
     return [dict(row) for row in rows]
 
 
 def scope_from_filters(filters: Mapping[str, str]) -> RejectionScope:
     """Returns the filters that counts can be limited to."""
-    return RejectionScope(*(filters.get(name) for name in _COUNTED_BY))
+    return RejectionScope(filters.get("key"), filters.get("tenant"))
 
 
 def minute_around(request_id: UUID) -> tuple[datetime, datetime]:

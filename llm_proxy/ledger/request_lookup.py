@@ -14,6 +14,7 @@ import asyncpg
 
 from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.json_access import Json
+from llm_proxy.ledger.key_families import OF_VIEWER
 from llm_proxy.ledger.record import PARTITION_MARGIN
 from llm_proxy.ledger.request_search import time_of
 from llm_proxy.ledger.usage_store import rejected_as_dict, row_as_dict
@@ -32,12 +33,11 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+=@-]*")
 _MESSAGE_PREFIX = "msg_"
 """Of an answer that was translated for Anthropic's clients; the provider's own id stands behind it."""
 _DEADLINE_S = 5.0
-_OWN = "{} AND ($2::text IS NULL OR key_id = $2) AND ($3::text IS NULL OR tenant = $3)"
-_BY_ID = _OWN.format("request_id = ANY($1::uuid[])")
+_BY_ID = f"request_id = ANY($1::uuid[]) AND {OF_VIEWER}"
 _CALLS_BY_ID = f"SELECT * FROM requests WHERE {_BY_ID} AND started_at BETWEEN $4 AND $5"  # noqa: S608 -- own text
 _REJECTED_BY_ID = f"SELECT * FROM refusals WHERE {_BY_ID} AND refused_at BETWEEN $4 AND $5"  # noqa: S608 -- the same
 _BY_CLIENT_ID = (
-    f"SELECT * FROM requests WHERE {_OWN.format('client_request_id = ANY($1::text[])')}"  # noqa: S608 -- the same
+    f"SELECT * FROM requests WHERE client_request_id = ANY($1::text[]) AND {OF_VIEWER}"  # noqa: S608 -- the same
     f" ORDER BY started_at DESC LIMIT {MAX_FOUND}"
 )
 _OF_PROVIDER = (
@@ -80,7 +80,7 @@ class RequestLookup:
 
         Args:
             pasted: The ids.
-            only_key: The one key (its id) whose requests may be seen; None for any.
+            only_key: The one key (its id) whose requests may be seen, and those of keys below it; or None.
             only_tenant: The one tenant whose requests may be seen; None for any.
         """
         scope = (only_key, only_tenant)

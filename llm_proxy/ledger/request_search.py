@@ -16,6 +16,7 @@ import asyncpg
 
 from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.json_access import Json
+from llm_proxy.ledger.key_families import of_family
 from llm_proxy.ledger.request_filters import NO_FILTERS, Position, RequestFilters, before
 from llm_proxy.ledger.usage_names import key_names, resolve_key
 from llm_proxy.ledger.usage_query import require_range
@@ -46,7 +47,7 @@ class RequestSearch:
     Attributes:
         since: The beginning of the range.
         until: Its end, exclusive.
-        only_key: The one key (its id) whose requests may be seen; None for any.
+        only_key: The one key (its id) whose requests, and those of keys below it, may be seen; None for any.
         only_tenant: The one tenant whose requests may be seen; None for any.
         after: The place after which the page begins; None for the newest.
         limit: Rows of a page, at most `MAX_PAGE`.
@@ -195,9 +196,10 @@ def _statement(table: str, at: str, search: RequestSearch, part: Slice) -> tuple
 
     filters = search.filters
     conditions = filters.of_calls(argument) if table == "requests" else filters.of_rejections(argument)
-    for column, value in (("key_id", search.only_key), ("tenant", search.only_tenant)):
-        if value is not None:
-            conditions.append(f"{column} = {argument(value)}")
+    if search.only_key is not None:
+        conditions.append(of_family("key_id", argument(search.only_key)))
+    if search.only_tenant is not None:
+        conditions.append(f"tenant = {argument(search.only_tenant)}")
     where = " AND ".join([f"{at} >= $1", f"{at} <= $2", f"({at}, request_id) < ($2, $3::uuid)", *conditions])
     text = f"SELECT * FROM {table} WHERE {where} ORDER BY {at} DESC, request_id DESC LIMIT $4"  # noqa: S608 -- names are this package's own
     return text, arguments

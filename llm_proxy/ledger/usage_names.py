@@ -11,6 +11,7 @@ from typing import Any
 from llm_proxy.errors import NotFound
 from llm_proxy.identity.key_repository import find_key_id
 from llm_proxy.identity.postgres_store import Connection
+from llm_proxy.ledger.key_families import OF_VIEWER, of_family
 from llm_proxy.ledger.usage_query import UsageQuery
 from llm_proxy.telemetry.privacy import redact
 
@@ -18,40 +19,41 @@ _MAX_SHOWN_CHARS = 60
 _KEYS = (
     "SELECT 1 FROM api_keys WHERE {column} = $1 AND $2::text IS NULL AND ($3::text IS NULL OR tenant = $3)"
 )
-_USED = (
-    "SELECT 1 FROM {table} WHERE {column} = $1 AND ($2::text IS NULL OR key_id = $2)"
-    " AND ($3::text IS NULL OR tenant = $3)"
-)
 _RULED = (
     "SELECT 1 FROM limit_rules WHERE scope = '{name}' AND subject = $1 AND $2::text IS NULL"
     " AND ($3::text IS NULL OR tenant = $3)"
 )
-_TAGGED = (
-    "SELECT 1 FROM requests WHERE tags @> ARRAY[$1::text] AND ($2::text IS NULL OR key_id = $2)"
-    " AND ($3::text IS NULL OR tenant = $3)"
-)
+_TAGGED = f"SELECT 1 FROM requests WHERE tags @> ARRAY[$1::text] AND {OF_VIEWER}"  # noqa: S608 -- own text
 _KEYS_TAGGED = (
     "SELECT 1 FROM api_keys WHERE tags @> ARRAY[$1::text] AND $2::text IS NULL"
     " AND ($3::text IS NULL OR tenant = $3)"
 )
+
+
+def _used(table: str, column: str) -> str:
+    return f"SELECT 1 FROM {table} WHERE {column} = $1 AND {OF_VIEWER}"  # noqa: S608 -- own text
+
+
 _SOURCES = {
-    "agent": (_USED.format(table="usage_daily", column="agent"), _KEYS.format(column="agent")),
+    "agent": (_used("usage_daily", "agent"), _KEYS.format(column="agent")),
     "tenant": (
-        _USED.format(table="usage_daily", column="tenant"),
+        _used("usage_daily", "tenant"),
         _KEYS.format(column="tenant"),
         _RULED.format(name="tenant"),
     ),
-    "model": (_USED.format(table="usage_daily", column="model_group"),),
-    "provider": (_USED.format(table="usage_daily", column="provider"),),
-    "user": (_USED.format(table="usage_user_days", column="user_id"), _KEYS.format(column="user_id")),
-    "session": (_USED.format(table="requests", column="session_id"),),
-    "run": (_USED.format(table="requests", column="run_id"),),
-    "would_refuse": (_USED.format(table="requests", column="would_refuse"),),
+    "model": (_used("usage_daily", "model_group"),),
+    "provider": (_used("usage_daily", "provider"),),
+    "user": (_used("usage_user_days", "user_id"), _KEYS.format(column="user_id")),
+    "session": (_used("requests", "session_id"),),
+    "run": (_used("requests", "run_id"),),
+    "would_refuse": (_used("requests", "would_refuse"),),
     "tag": (_TAGGED, _KEYS_TAGGED),
 }
 _KEY_IN_ROLLUP = (
     "SELECT key_id FROM usage_daily WHERE key_id = $1 AND ($2::text IS NULL OR tenant = $2) LIMIT 1"
 )
+_IN_FAMILY = f"SELECT {of_family('$1::text', '$2')}"
+_ROOT_OF = "SELECT ancestors[1] FROM api_keys WHERE key_id = $1"
 _NAMES_OF_KEYS = "SELECT key_id, name FROM api_keys WHERE key_id = ANY($1)"
 
 
@@ -64,19 +66,18 @@ def unknown_name_error(name: str, value: str) -> NotFound:
 
 async def resolve_key_filter(connection: Connection, query: UsageQuery) -> UsageQuery:
     """Returns the query with the ids of the keys in its filters; raises `NotFound`."""
-    root = query.filters.get("root_key")
+    root, name, only_key = query.filters.get("root_key"), query.filters.get("key"), query.only_key
+    filters = dict(query.filters)
     if root is not None:
         root_id = await find_key(connection, root, query.only_tenant)
-        if root_id is None:
+        if root_id is None or (
+            only_key is not None and root_id != (await connection.fetchval(_ROOT_OF, only_key) or only_key)
+        ):
             raise unknown_name_error("root_key", root)
-        query = replace(query, filters={**query.filters, "root_key": root_id})
-    name, only_key = query.filters.get("key"), query.only_key
-    if name is None and only_key is None:
-        return query
-    key_id = only_key if name is None else await find_key(connection, name, query.only_tenant)
-    if key_id is None or (only_key is not None and key_id != only_key):
-        raise unknown_name_error("key", name or "")
-    return replace(query, filters={**query.filters, "key": key_id})
+        filters["root_key"] = root_id
+    if name is not None:
+        filters["key"] = await resolve_key(connection, name, only_key, query.only_tenant)
+    return replace(query, filters=filters)
 
 
 async def resolve_key(
@@ -84,10 +85,16 @@ async def resolve_key(
 ) -> str:
     """Returns the id of a key by its id, name or shown prefix; raises `NotFound`.
 
-    A key other than the only one, or of another tenant than the only one, is not found.
+    Args:
+        connection: To the database.
+        name: The key's id, name or shown prefix.
+        only_key: The id of the one key that may be named, beside the keys below it; None for any.
+        only_tenant: The one tenant whose keys may be named; None for any.
     """
     key_id = name if name == only_key else await find_key(connection, name, only_tenant)
-    if key_id is None or only_key not in {None, key_id}:
+    if key_id is None or (
+        only_key is not None and not await connection.fetchval(_IN_FAMILY, key_id, only_key)
+    ):
         raise unknown_name_error("key", name)
     return key_id
 
@@ -107,7 +114,7 @@ async def require_known_names(
     only_key: str | None = None,
     only_tenant: str | None = None,
 ) -> None:
-    """Raises `NotFound` for the first filter whose name is recorded nowhere (of the only key or tenant)."""
+    """Raises `NotFound` for the first filter whose name is recorded nowhere that the viewer may see."""
     for name, value in filters.items():
         if not value or name not in _SOURCES or (name == "tenant" and value == only_tenant):
             continue

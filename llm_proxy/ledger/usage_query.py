@@ -197,7 +197,7 @@ class UsageQuery:
         filters: Dimension to value; an empty value selects requests without one.
         zone: The time zone of hours, days, weeks and months.
         top: At most so many rows for each group of time; None means all.
-        only_key: The id of the only key whose calls the caller may see; None means any.
+        only_key: The id of the only key whose calls the caller may see, with those of keys below it; or None.
         only_tenant: The only tenant whose names the caller may see, also in `filters`; None means any.
         max_rows: At most so many rows in the answer.
     """

@@ -16,6 +16,7 @@ import asyncpg
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.postgres_store import Connection
+from llm_proxy.ledger.key_families import of_family
 from llm_proxy.ledger.latency_histogram import LatencyHistogram
 from llm_proxy.ledger.usage_names import add_key_name, key_names, require_known_names, resolve_key_filter
 from llm_proxy.ledger.usage_query import (
@@ -232,6 +233,7 @@ def _rollup_source(
         if name in NAME_COLUMNS:
             arguments.append(value)
             conditions.append(f"{NAME_COLUMNS[name]} = ${len(arguments)}")
+    conditions += _of_only_key(query, arguments)
     columns = ", ".join([f"{at} AS at", *shown, *SUMS])
     return f"SELECT {columns} FROM {source} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- names are this file's own
 
@@ -254,9 +256,18 @@ def _rows_source(query: UsageQuery, spans: Sequence[TimeSpan], arguments: list[A
         arguments.append([value] if name == "tag" else value)
         sign = "@>" if name == "tag" else "="
         conditions.append(f"{NAME_COLUMNS[name]} {sign} ${len(arguments)}")
+    conditions += _of_only_key(query, arguments)
     sums = (f"{of_a_row} AS {name}" for name, of_a_row in SUMS.items())
     columns = ", ".join(["started_at AS at", *shown, *sums])
     return f"SELECT {columns} FROM {source} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- names are this file's own
+
+
+def _of_only_key(query: UsageQuery, arguments: list[Any]) -> list[str]:
+    """Returns the condition that limits a query to a key and those below it; none if it may see all."""
+    if query.only_key is None:
+        return []
+    arguments.append(query.only_key)
+    return [of_family("key_id", f"${len(arguments)}")]
 
 
 def _table_within(
@@ -282,7 +293,7 @@ def _users_source(query: UsageQuery) -> str:
     named = "usage_users" if "model" in query.names else "usage_user_days"
     keys = [
         "day",
-        *(["key_id"] if {"key", "root_key"} & query.names else []),
+        *(["key_id"] if {"key", "root_key"} & query.names or query.only_key else []),
         *(NAME_COLUMNS[name] for name in ("tenant", "agent", "model") if name in query.names),
     ]
     rows = f"SELECT {', '.join([*keys, 'user_id', *SUMS])} FROM {named}"  # noqa: S608 -- names are this file's own
@@ -302,6 +313,7 @@ def used_days_statement(query: UsageQuery, spans: Sequence[TimeSpan]) -> SqlStat
     for name in _ROLLED_UP.intersection(query.filters):
         arguments.append(query.filters[name])
         conditions.append(f"{NAME_COLUMNS[name]} = ${len(arguments)}")
+    conditions += _of_only_key(query, arguments)
     where = " AND ".join(conditions)
     text = f"SELECT day FROM {source} WHERE {where} GROUP BY day HAVING sum(requests) > 0"  # noqa: S608 -- names are this file's own
     return SqlStatement(text, arguments)

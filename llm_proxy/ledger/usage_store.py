@@ -21,6 +21,7 @@ import asyncpg
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, write_audit
 from llm_proxy.json_access import Json
+from llm_proxy.ledger.key_families import is_in_family
 from llm_proxy.ledger.latency_histogram import LatencyHistogram
 from llm_proxy.ledger.model_health import ModelHealth, fetch_health
 from llm_proxy.ledger.record import COLUMNS, MAX_NAME_CHARS, PARTITION_MARGIN, UsageRecord
@@ -295,6 +296,7 @@ class MemoryUsage:
             if span is not None
             and span[0] <= record.started_at < span[1]
             and all(value in (_names_in_record(record, name) or ("",)) for name, value in filters)
+            and (query.only_key is None or _is_of(record, query.only_key))
         ]
         if not selected:
             self._require_known(filters)
@@ -312,12 +314,16 @@ class MemoryUsage:
 
     def _with_key_id(self, query: UsageQuery) -> UsageQuery:
         name, only_key = query.filters.get("key"), query.only_key
-        if name is None and only_key is None:
+        if name is None:
             return query
-        keys = (record.key_id for record in self._records if name in {record.key_id, record.key_prefix})
-        key_id = only_key if name is None else next(keys, None)
-        if key_id is None or (only_key is not None and key_id != only_key):
-            raise unknown_name_error("key", name or "")
+        keys = (
+            record.key_id
+            for record in self._records
+            if name in {record.key_id, record.key_prefix} and (only_key is None or _is_of(record, only_key))
+        )
+        key_id = next(keys, None)
+        if key_id is None:
+            raise unknown_name_error("key", name)
         return replace(query, filters={**query.filters, "key": key_id})
 
     def _require_known(self, filters: Iterable[tuple[str, str]]) -> None:
@@ -334,12 +340,17 @@ class MemoryUsage:
         nano_usd = record.cost_nano_usd
         cost_usd = None if nano_usd is None else nano_to_usd(nano_usd)
         decoded = {name: json.loads(row[name]) if row[name] else None for name in ("hops", "token_details")}
-        tags = record.tags.split(",") if record.tags else None
-        return {**row, **decoded, "cost_usd": cost_usd, "tags": tags, "model_calls": []}
+        lists = {name: row[name].split(",") if row[name] else None for name in ("tags", "key_ancestors")}
+        return {**row, **decoded, **lists, "cost_usd": cost_usd, "model_calls": []}
 
     async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[Json]:  # noqa: ARG002 -- the protocol's
         """Returns nothing: mock mode counts no rejections."""
         return []
+
+
+def _is_of(record: UsageRecord, key_id: str) -> bool:
+    """Whether a call is a key's or of a key below it."""
+    return is_in_family(key_id, record.key_id, (record.key_ancestors or "").split(","))
 
 
 def _names_in_record(record: UsageRecord, name: str) -> tuple[str, ...]:

@@ -117,6 +117,44 @@ async def test_a_child_of_a_run_keeps_it_in_clients_that_name_a_session_of_their
     assert [one["id"] for one in listed] == [child["id"]]
 
 
+async def test_a_key_sees_the_calls_of_the_keys_below_it_alone(keys: Keys) -> None:
+    """Usage, requests, rejections, runs, what runs now; neither a sibling's nor those of a key above."""
+    root = await keys.root(agent="*")
+    first, second = [await keys.child(root) for _ in range(2)]
+    deep = await keys.child(first, run="family")
+    made: dict[str, str] = {}
+    for one in (root, first, second, deep):
+        answer = await keys.call(one, **{"X-Run-Id": "family"})
+        made[one["id"]] = answer.headers["x-request-id"]
+    rejected = await keys.call(deep, **{"X-Run-Id": "another"})
+    assert rejected.status_code == 403
+
+    async def listed(path: str, who: Json, **params: str) -> list[Json]:
+        answer = await keys.client.get(path, headers=key(who), params={"since": "1h", **params})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]  # type: ignore[no-any-return]
+
+    async with asyncio.timeout(20):
+        while len(await listed("/v1/requests", root)) < 5:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.05)
+    for who, seen in (
+        (root, (root, first, second, deep)), (first, (first, deep)), (second, (second,)), (deep, (deep,)),
+    ):  # fmt: skip
+        ids = {one["id"] for one in seen}
+        used = await listed("/v1/usage", who, group_by="key")
+        assert {(row["key"], row["requests"]) for row in used} == {(key_id, 1) for key_id in ids}
+        assert {row["key_id"] for row in await listed("/v1/requests", who)} == ids
+        [run] = await listed("/v1/runs", who)
+        assert run["calls"] == len(ids)
+        for key_id, request_id in made.items():
+            found = await keys.client.get(f"/v1/requests/{request_id}", headers=key(who))
+            assert found.status_code == (200 if key_id in ids else 404)
+        refused = await keys.client.get(f"/v1/requests/{rejected.headers['x-request-id']}", headers=key(who))
+        assert refused.status_code == (200 if deep["id"] in ids else 404)
+    [alone] = await listed("/v1/usage", root, group_by="key", key=deep["id"])
+    assert (alone["key"], alone["requests"]) == (deep["id"], 1)
+
+
 @pytest.mark.parametrize("how", ["revoke", "rotate", "expire", "narrow", "move", "switch"])
 async def test_a_child_ends_with_its_parent_within_a_second(keys: Keys, how: str) -> None:
     """Revoked, rotated, expired, bound to less, moved to another tenant, switched off."""

@@ -242,6 +242,26 @@ async def test_who_may_see_and_stop_which_calls(deployment: Deployment) -> None:
     assert left["data"][0]["tenant"] == tenants[1]
 
 
+async def test_a_key_sees_the_running_calls_of_its_child_keys(deployment: Deployment) -> None:
+    """Named by their keys; a child sees its own alone."""
+    spec: Json = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"]}
+    root = await deployment.admin("POST", "/admin/keys", spec)
+    headers = [{"Authorization": f"Bearer {root['key']}"}]
+    async with httpx.AsyncClient(base_url=deployment.wide.url, timeout=20) as client:
+        for _ in range(2):
+            made = (await client.post("/v1/keys/children", json={}, headers=headers[0])).json()
+            headers.append({"Authorization": f"Bearer {made['key']}"})
+            deployment.open_call(made["key"])
+        await deployment.until(lambda found: streaming(found, 2), tenant=spec["tenant"])
+        family, first, second = [
+            (await client.get("/v1/calls", headers=who)).json()["data"] for who in headers
+        ]
+    assert {one["key_ancestors"][0] for one in family} == {root["id"]}
+    assert (len(first), len(second)) == (1, 1)
+    assert {one["request_id"] for one in family} == {one["request_id"] for one in [*first, *second]}
+    assert len({one["key_name"] for one in family} - {None}) == 2
+
+
 async def test_the_command_line_lists_and_stops(deployment: Deployment) -> None:
     """With the admin key, at the gateway that `--url` names; with links to the console."""
     agent = uuid4().hex

@@ -1,7 +1,8 @@
 """`/admin/calls`, `/v1/calls`: what runs now, in every process, and an end to it.
 
-Invariants: a key sees its own calls, a tenant's admin sees and stops its tenant's, another's is unknown; a
-stop is in the audit log before it is made; what is not known (no store, a silent process) is in a note.
+Invariants: a key sees its own calls and its child keys', a tenant's admin sees and stops its tenant's,
+another's is unknown; a stop is in the audit log before it is made; what is not known (no store, a silent
+process) is in a note.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
 from llm_proxy.errors import NotFound
 from llm_proxy.identity import Actor, Caller
 from llm_proxy.json_access import Json
+from llm_proxy.ledger.key_families import is_in_family
 
 KeyNames = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
 _INSIDES = frozenset({"sidecar", "deployment", "worker"})
@@ -100,15 +102,21 @@ def callers_router(board: CallBoard, key_names: KeyNames, require_caller: Caller
     """Returns the route by which callers see their own running calls; arguments as those of `router`."""
     routes = APIRouter(tags=["usage"], responses={401: {"description": "No credential."}})
 
-    @routes.get("/v1/calls", summary="The calls of the key that run now, the oldest first.")
+    @routes.get(
+        "/v1/calls", summary="The calls of the key and its child keys that run now, the oldest first."
+    )
     async def own(
         caller: Annotated[Caller, Depends(require_caller)],
         limit: Annotated[int, Query(ge=1, le=5000)] = 200,
     ) -> Json:
         listed = await board.list_calls()
-        found = [one for one in listed.calls if one["key_id"] == caller.key_id]
-        names = await key_names([caller.key_id])
-        calls = [_without_insides(one | {"key_name": names.get(caller.key_id)}) for one in found[:limit]]
+        found = [
+            one
+            for one in listed.calls
+            if is_in_family(caller.key_id, one["key_id"], one.get("key_ancestors"))
+        ]
+        names = await key_names({one["key_id"] for one in found[:limit]})
+        calls = [_without_insides(one | {"key_name": names.get(one["key_id"])}) for one in found[:limit]]
         return {"data": calls, "has_more": len(found) > limit, **_completeness(listed)}
 
     return routes

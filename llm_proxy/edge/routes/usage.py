@@ -1,7 +1,8 @@
 """`/v1/usage`, `/v1/requests/{request_id}` and `/internal/llm/usage`: usage by any dimension, one request.
 
-Invariants: a key sees only what it paid for, a tenant's admin its tenant, other admins everything; an unknown
-request and another caller's get the same response; 503 while the database is unavailable.
+Invariants: a key sees only its own calls and those of its child keys, a tenant's admin its tenant, other
+admins everything; an unknown request and another caller's get the same response; 503 while the database is
+unavailable.
 """
 
 from dataclasses import replace
@@ -20,6 +21,7 @@ from llm_proxy.edge.visible_rows import own_key, own_tenant, visible_request
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
 from llm_proxy.identity import NO_ATTRIBUTION, Admin, Attribution, Caller, on_behalf_of
 from llm_proxy.json_access import Json
+from llm_proxy.ledger.key_families import is_in_family
 from llm_proxy.ledger.rejected_requests import RejectionScope, not_recorded_message
 from llm_proxy.ledger.request_detail import attempts_of, describe_request
 from llm_proxy.ledger.usage_query import (
@@ -139,7 +141,10 @@ def _restrict_to_tenant(where: dict[str, str], who: Caller | Admin) -> tuple[dic
 
 async def _request_not_found(usage: UsageStore, request_id: UUID, who: Caller | Admin) -> NotFound:
     """Returns the error for a request without a record: unknown, another caller's, or rejected."""
-    whose = RejectionScope(key=who.key_id) if isinstance(who, Caller) else RejectionScope(tenant=who.tenant)
+    if isinstance(who, Caller):
+        whose = RejectionScope(key=who.key_id, with_below=True)
+    else:
+        whose = RejectionScope(tenant=who.tenant)
     counted = await database_result(usage.rejected_in_minute(request_id, whose))
     if counted:
         return NotFound(not_recorded_message(request_id, counted), code="request_not_kept")
@@ -148,7 +153,7 @@ async def _request_not_found(usage: UsageStore, request_id: UUID, who: Caller | 
 
 def _may_see(who: Caller | Admin, found: Json) -> bool:
     if isinstance(who, Caller):
-        return bool(found["key_id"] == who.key_id)
+        return is_in_family(who.key_id, found["key_id"], found["key_ancestors"])
     return who.tenant is None or who.tenant == found["tenant"]
 
 

@@ -144,7 +144,9 @@ async def test_a_tenants_admin_and_a_keys_holder_see_their_own(console: RunningC
     async with console.signed_in(await console.stack.new_key(tenant=tenant)) as client:
         assert dict(FIGURE.findall((await client.get("/overview")).text))["requests"] == "0"
         assert (await client.get("/usage", params={"key": f"k-{tenant}"})).status_code == 404
-        assert "By key" not in (await client.get("/overview")).text
+        assert "By tenant" not in (await client.get("/overview")).text
+        assert (await client.get("/usage", params={"by": "tenant"})).status_code == 400
+        assert (await client.get("/usage", params={"by": "key"})).status_code == 200
         assert (await client.get("/overview/budgets")).status_code == 403
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from usage_records import random_record, record
+from usage_records import add_child_keys, random_record, record
 
 from llm_proxy import schema
 from llm_proxy.errors import BadRequest, NotFound, ReachedLimit
@@ -17,6 +17,7 @@ from llm_proxy.ledger import LedgerStore, UsageRecord
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.rejected_requests import RejectedRequest
 from llm_proxy.ledger.request_filters import RequestFilters, parse_filters, parse_position
+from llm_proxy.ledger.request_lookup import RequestLookup, ids_in
 from llm_proxy.ledger.request_search import RequestSearch, RequestSearcher, time_of
 from llm_proxy.schema.migrations import run_work_batch
 
@@ -151,6 +152,24 @@ async def test_a_key_and_a_tenant_see_their_own_alone(filled: Filled) -> None:
         await filled.find(parse_filters([("key", "one")]), only_tenant="zeta")
     with pytest.raises(NotFound):
         await filled.find(parse_filters([("key", "one")]), only_key="k2")
+
+
+async def test_a_key_sees_its_child_keys_requests_too(filled: Filled) -> None:
+    """Calls and rejections, also of one of them alone; none of a key above or beside."""
+    await add_child_keys(filled.pool, {"k2": ["k1"], "k3": ["k1"]})
+    every = ("k1", "k2", "k3")
+    family = await filled.find(parse_filters([]), only_key="k1")
+    assert family == expected(filled, lambda one: one.key_id in every, lambda one: one.key_id in every)
+    of_child = expected(filled, lambda one: one.key_id == "k2", lambda one: one.key_id == "k2")
+    assert await filled.find(parse_filters([("key", "k2")]), only_key="k1") == of_child
+    assert await filled.find(parse_filters([]), only_key="k2") == of_child
+    for other in ("one", "k1", "k3"):
+        with pytest.raises(NotFound):
+            await filled.find(parse_filters([("key", other)]), only_key="k2")
+    await filled.add([record(key_id="k2", client_request_id="mine-2", started_at=NOW)])
+    lookup, pasted = RequestLookup(filled.pool), ids_in("mine-2")
+    found = [await lookup.find(pasted, only, None) for only in ("k1", "k2", "k3")]
+    assert [[row["key_id"] for row in rows] for rows in found] == [["k2"], ["k2"], []]
 
 
 async def test_pages_do_not_move_when_rows_are_inserted(filled: Filled) -> None:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
-from usage_records import random_record
+from usage_records import add_child_keys, random_record, record
 
 from llm_proxy import schema
 from llm_proxy.errors import NotFound
@@ -275,6 +275,46 @@ async def test_an_unknown_name_is_404(filled: Filled) -> None:
             await keeper.query(UsageQuery(since, NOW, (), {"key": "k2"}, only_key="k1"), NOW)
         own = await keeper.query(UsageQuery(since, NOW, ("key",), only_key="k1"), NOW)
         assert [line.group for line in own.rows] == [{"key": "k1", "key_name": None}]
+
+
+async def test_a_key_sees_what_its_child_keys_used(filled: Filled) -> None:
+    """By every table that answers, told apart by key; never a key above or beside."""
+    await add_child_keys(filled.usage.pool, {"k2": ["k1"], "k3": ["k1"]})
+    ask = filled.usage.query
+    since = NOW - timedelta(days=60)
+    for by in (("key",), ("key", "day"), ("key", "user"), ("key", "hour"), ("key", "tag")):
+        whole = await ask(UsageQuery(since, NOW, by), NOW)
+        for only, seen in (("k1", {"k1", "k2", "k3"}), ("k2", {"k2"})):
+            own = await ask(UsageQuery(since, NOW, by, only_key=only), NOW)
+            assert own.rows == [row for row in whole.rows if row.group["key"] in seen]
+            keyed = await ask(UsageQuery(since, NOW, ("key",)), NOW)
+            of_seen = [row.requests for row in keyed.rows if row.group["key"] in seen]
+            assert own.total.requests == sum(of_seen)
+    for user in ("u1", ""):
+        whole = await ask(UsageQuery(since, NOW, ("key",), {"user": user}), NOW)
+        own = await ask(UsageQuery(since, NOW, (), {"user": user}, only_key="k2"), NOW)
+        [alone] = [row for row in whole.rows if row.group["key"] == "k2"]
+        assert own.total.requests == alone.requests
+    roots = await ask(UsageQuery(since, NOW, ("root_key",), only_key="k2"), NOW)
+    assert [row.group["root_key"] for row in roots.rows] == ["k1"]
+    one = await ask(UsageQuery(since, NOW, ("key",), {"key": "k3"}, only_key="k1"), NOW)
+    assert [row.group["key"] for row in one.rows] == ["k3"]
+    for filters in ({"key": "k1"}, {"key": "k3"}, {"root_key": "k3"}):
+        with pytest.raises(NotFound):
+            await ask(UsageQuery(since, NOW, (), filters, only_key="k2"), NOW)
+
+
+async def test_in_memory_a_key_sees_what_its_child_keys_used() -> None:
+    """As in Postgres."""
+    memory = MemoryUsage()
+    for key_id, above in (("root", None), ("child", "root"), ("deep", "root,child"), ("other", None)):
+        memory.add(record(key_id=key_id, key_ancestors=above, started_at=NOW - timedelta(hours=1)))
+    since = NOW - timedelta(days=1)
+    for only, seen in (("root", {"root", "child", "deep"}), ("child", {"child", "deep"}), ("deep", {"deep"})):
+        own = await memory.query(UsageQuery(since, NOW, ("key",), only_key=only), NOW)
+        assert {row.group["key"] for row in own.rows} == seen
+    with pytest.raises(NotFound):
+        await memory.query(UsageQuery(since, NOW, (), {"key": "root"}, only_key="child"), NOW)
 
 
 async def test_a_key_in_a_filter_is_not_repeated(filled: Filled) -> None:
