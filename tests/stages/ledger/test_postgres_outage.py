@@ -21,12 +21,14 @@ from llm_proxy.ledger import LedgerSpend
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, list_segments
 from llm_proxy.ledger.worker_slot import acquire_slot
+from llm_proxy.quantities import TURNS
 from llm_proxy.stack import ManagedProcess, ProcessSpec, start, stop, wait_until_ready
 from llm_proxy.stack.probe import free_port
 from llm_proxy.stack.stores import postgres_spec, postgres_url
 from llm_proxy.telemetry import uuid7
 
-UNITS: tuple[BudgetUnit, ...] = get_args(BudgetUnit)
+UNITS: tuple[BudgetUnit, ...] = tuple(unit for unit in get_args(BudgetUnit) if unit != TURNS)
+"""What rows can sum up; turns are counted for runs alone, by the limits store."""
 SPENDERS = (
     ("agent", "odd", "*"),
     ("tenant_group", "t", "m"),
