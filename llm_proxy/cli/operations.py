@@ -216,8 +216,8 @@ def purge_cache(*, tenant: str | None, model: str | None, as_json: bool, yes: bo
 ERASE_TIMEOUT_S = 600
 _ERASURE_COLUMNS = (Column("store"), Column("state"), Column("found", number=True), Column("note"))
 _PERSONAL_STORES = (
-    "payloads", "requests", "roll-ups", "revoked keys", "refusals", "notifications", "old audit log",
-    "rejected records", "langfuse",
+    "payloads", "requests", "roll-ups", "revoked keys", "refusals", "console sessions", "notifications",
+    "old audit log", "rejected records", "langfuse",
 )  # fmt: skip
 
 

@@ -75,12 +75,17 @@ class Viewer:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The holder of a credential."""
+    """The holder of a credential.
+
+    Attributes:
+        user: The user of a virtual key.
+    """
 
     name: str
     role: ViewerRole
     tenant: str | None
     key_id: str | None = None
+    user: str | None = None
 
 
 class SignInNeeded(Exception):  # noqa: N818 -- named for the state
@@ -137,7 +142,7 @@ class ConsoleAccess:
         if lookup_from_key(raw) is None:
             await cache.fetch_policies(_EVERY_POLICY)  # policies state whether keys were imported
         caller = await cache.find_caller(raw)
-        return Identity(caller.key_prefix, "key", caller.tenant, caller.key_id)
+        return Identity(caller.key_prefix, "key", caller.tenant, caller.key_id, caller.user)
 
     async def viewer_of(self, request: Request) -> Viewer | None:
         """Returns who is signed in; None without a valid session. Raises `StoreUnavailable`."""

@@ -16,7 +16,7 @@ import asyncpg
 
 from llm_proxy.errors import NotFound
 from llm_proxy.identity.admin_keys import RESERVED_NAMES
-from llm_proxy.identity.audit import Actor, admin_transaction, write_audit
+from llm_proxy.identity.audit import MAX_PERSON_CHARS, Actor, admin_transaction, write_audit
 from llm_proxy.identity.postgres_store import Pool, database_errors
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.sealing import Sealer, SealingKey
@@ -41,8 +41,8 @@ UPDATE console_sessions SET last_seen_at = clock_timestamp()
 WHERE session_id = $1 AND last_seen_at < clock_timestamp() - interval '30 seconds'"""
 _INSERT = """
 INSERT INTO console_sessions
-(session_id, digest, sealed, name, role, tenant, method, client_ip, user_agent, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp() + make_interval(secs => $10))"""
+(session_id, digest, sealed, name, role, tenant, method, client_ip, user_agent, user_id, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, clock_timestamp() + make_interval(secs => $11))"""
 _END = """
 UPDATE console_sessions SET ended_at = clock_timestamp()
 WHERE session_id = $1 AND ended_at IS NULL AND ($2::text IS NULL OR tenant = $2)
@@ -68,6 +68,7 @@ class SessionHolder:
     Attributes:
         name: The admin key's name, or the public part of a virtual key.
         tenant: Of a `tenant` admin or a virtual key.
+        user: Of a virtual key.
     """
 
     name: str
@@ -76,6 +77,15 @@ class SessionHolder:
     method: SignInMethod
     client_ip: str | None = None
     user_agent: str = ""
+    user: str | None = None
+
+    @property
+    def person(self) -> str | None:
+        """The person whom the session names, as an erasure knows people; None for nobody."""
+        named = self.user if self.role == "key" else self.name
+        if named is None or (self.role != "key" and named in RESERVED_NAMES):
+            return None
+        return sanitize_text(named)[:MAX_PERSON_CHARS]
 
     def as_actor(self) -> Actor:
         """Returns the author of the session's entries in the audit log."""
@@ -135,7 +145,7 @@ class ConsoleSessions:
             await connection.execute(
                 _INSERT, named, _digest(secret), sealed, holder.name, holder.role, holder.tenant,
                 holder.method, holder.client_ip, sanitize_text(holder.user_agent)[:_MAX_AGENT_CHARS],
-                self._lifetime_s,
+                holder.person, self._lifetime_s,
             )  # fmt: skip
             await connection.execute(_FORGET, _KEPT_DAYS)
             await connection.execute(_FORGET_KEYS, _KEPT_DAYS)
@@ -231,8 +241,9 @@ def _sealer(secret: str) -> Sealer:
 
 def _record(row: asyncpg.Record) -> SessionRecord:
     holder = SessionHolder(
-        row["name"], row["role"], row["tenant"], row["method"], row["client_ip"], row["user_agent"] or ""
-    )
+        row["name"], row["role"], row["tenant"], row["method"], row["client_ip"], row["user_agent"] or "",
+        row["user_id"] if row["role"] == "key" else None,
+    )  # fmt: skip
     return SessionRecord(
         row["session_id"],
         holder,

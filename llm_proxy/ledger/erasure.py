@@ -60,8 +60,8 @@ _REOPEN_NAMED = """
       AND sha256(e.salt || convert_to(left(a.name, 128), 'UTF8')) = e.digest"""
 _REMAINING = """
     SELECT * FROM person_left_in($1, $2)
-    WHERE found > 0 OR place NOT IN ('table refusals', 'table notifications')"""
-"""Tables that the SQL function does not know are returned by name; two tables have findings of their own."""
+    WHERE found > 0 OR place NOT IN ('table refusals', 'table notifications', 'table console_sessions')"""
+"""Tables that the SQL function does not know are returned by name; three have findings of their own."""
 _ROLLUPS = """
     SELECT 'usage_users' AS tab, day, key_id, agent, model_group, requests FROM usage_users
     WHERE tenant = $1 AND user_id = $2 AND requests > 0
@@ -71,7 +71,7 @@ _ROLLUPS = """
 _RENAMED_NOTIFICATIONS = "SELECT count(*) FROM notifications WHERE user_id = $1"
 _SELF = Actor("erasures")
 IDEMPOTENT_ANSWERS = "idempotent answers"
-_ROW_STORES = ("payloads", "requests", "roll-ups", "revoked keys", "refusals")
+_ROW_STORES = ("payloads", "requests", "roll-ups", "revoked keys", "refusals", "console sessions")
 """What the SQL functions count, in their order; names in the certificate."""
 
 
@@ -268,7 +268,10 @@ class Erasures:
                     "SELECT erase_refused_person($1, $2, $3, $4)",
                     row["tenant"], row["name"], row["pseudonym"], row["asked_at"],
                 )  # fmt: skip
-            step = dict(zip(_ROW_STORES, (*done, rejected), strict=True))
+                sessions = await connection.fetchval(
+                    "SELECT erase_person_in_sessions($1, $2)", row["tenant"], row["name"]
+                )
+            step = dict(zip(_ROW_STORES, (*done, rejected, sessions), strict=True))
             total.update(step)
             if not any(step.values()):
                 break

@@ -174,7 +174,8 @@ async def open_session(
     """Opens a session, ends the one that the browser had, and returns the redirect with the cookie."""
     sessions, access = console.data.sessions, console.access
     agent = request.headers.get("user-agent", "")
-    holder = SessionHolder(who.name, who.role, who.tenant, method, access.client_ip(request), agent)
+    named = (who.name, who.role, who.tenant)
+    holder = SessionHolder(*named, method, access.client_ip(request), agent, who.user)
     old = await sessions.find(request.cookies.get(access.cookie, ""))
     secret = await sessions.open(credential, holder, session_id)
     if old is not None:

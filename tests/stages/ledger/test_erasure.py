@@ -144,6 +144,7 @@ async def test_a_person_is_erased_within_one_tenant(pool: "Pool[asyncpg.Record]"
         "roll-ups": ("erased", 4),
         "revoked keys": ("erased", 1),
         "refusals": ("erased", 1),
+        "console sessions": ("nothing", 0),
         "audit log": ("erased", 1),
         "live keys": ("nothing", 0),
         "limit rules": ("nothing", 0),
