@@ -5,7 +5,7 @@ of a key learn of their own budgets and calls alone.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
@@ -15,13 +15,18 @@ from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.rendering import UNKNOWN
 from llm_proxy.console.usage_view import UsageView
 from llm_proxy.json_access import Json
+from llm_proxy.ledger.request_filters import parse_filters
+from llm_proxy.ledger.request_search import RequestSearch, RequestSearcher
 from llm_proxy.ledger.usage_store import PostgresUsage
 
 MAX_BUDGETS = 8
-_RECENT = timedelta(hours=24)
+_SERVING = ("healthy", "degraded")
+"""What `/health` says while calls are served."""
+_RECENT, _LATELY = timedelta(hours=24), timedelta(hours=1)
 _FAILING_SHARE, _FAILING_CALLS = 0.2, 5
 _ADVICE = {
     "gateway": "It finishes its calls and stops. Start it again, or wait for the new one.",
+    "unknown": "See whether the gateway and its stores run: what only they know, budgets too, is not known.",
     "sidecars": "See the sidecars' logs; `llm-proxy reload` starts new ones.",
     "limits": "Start the Valkey of LIMITS_REDIS_URL, or mend its address: until then limits are kept as the"
     " settings of a failed store say.",
@@ -52,22 +57,33 @@ class Problem:
     href: str = ""
 
 
-async def find_problems(viewer: Viewer, usage: PostgresUsage, now: datetime) -> list[Problem]:
+async def find_problems(
+    viewer: Viewer, usage: PostgresUsage, searcher: RequestSearcher, now: datetime
+) -> list[Problem]:
     """Returns what is wrong for a viewer, the worst first."""
-    reads = [_budgets(viewer), _failing_models(viewer, usage, now)]
+    reads = [_components(viewer), _budgets(viewer), _failing_models(viewer, usage, now)]
     if viewer.may(*READERS):
         reads.append(_stopped_runs(viewer))
     if viewer.may(*GLOBAL):
-        reads += [_components(viewer), _events(viewer, now)]
-    found = [one for problems in await asyncio.gather(*reads) for one in problems]
-    return sorted(found, key=lambda one: one.kind != "bad")
+        reads += [_events(viewer, now), _rejected_by_providers(searcher, now)]
+    found = [one for problems in await asyncio.gather(*map(_or_unknown, reads)) for one in problems]
+    return sorted(dict.fromkeys(found), key=lambda one: one.kind != "bad")
+
+
+async def _or_unknown(asked: Awaitable[Sequence[Problem]]) -> Sequence[Problem]:
+    """Returns what was asked for; that it is not known, where the gateway does not say it."""
+    try:
+        return await asked
+    except GatewayRejected as fault:
+        return [Problem("bad", f"Not everything is known now: {fault.message}", _ADVICE["unknown"])]
 
 
 async def _components(viewer: Viewer) -> list[Problem]:
-    try:
-        health = await viewer.api.get("/health")
-    except GatewayRejected as fault:
-        return [Problem("bad", f"The gateway cannot serve: {fault.message}", _ADVICE["sidecars"])]
+    """Returns the parts that fail; to a tenant's admin and a key's holder only that calls do."""
+    health = await viewer.api.health()
+    if not viewer.may(*GLOBAL):
+        serves = health.get("status") in _SERVING
+        return [] if serves else [Problem("bad", "The gateway cannot serve calls now.", "Try again later.")]
     return [
         Problem(
             "bad" if part["state"] == "down" else "warn",
@@ -81,10 +97,7 @@ async def _components(viewer: Viewer) -> list[Problem]:
 
 async def _events(viewer: Viewer, now: datetime) -> list[Problem]:
     """Returns what operators were notified of in the last day, each kind and subject once."""
-    try:
-        rows = (await viewer.api.get("/admin/notifications", limit=100))["data"]
-    except GatewayRejected:
-        return []
+    rows = (await viewer.api.get("/admin/notifications", limit=100))["data"]
     latest: dict[str, Problem] = {}
     for row in rows:
         kind, text = row["type"], row["data"]["message"]
@@ -93,12 +106,24 @@ async def _events(viewer: Viewer, now: datetime) -> list[Problem]:
     return [*latest.values()]
 
 
+async def _rejected_by_providers(searcher: RequestSearcher, now: datetime) -> list[Problem]:
+    """Returns deployments whose calls failed lately because their provider rejects its key."""
+    search = RequestSearch(now - _LATELY, now, parse_filters([("cause", "provider_auth")]))
+    deployments = sorted({str(row["deployment"]) for row in (await searcher.find_page(search)).rows})
+    return [
+        Problem(
+            "bad",
+            f"The provider of {deployment} rejects the gateway's key.",
+            _EVENTS["provider.credentials_refused"],
+            "/requests?" + urlencode({"cause": "provider_auth", "since": "1h"}),
+        )
+        for deployment in deployments
+    ]
+
+
 async def _stopped_runs(viewer: Viewer) -> list[Problem]:
     """Returns the runs that the loop guard has stopped."""
-    try:
-        rows = (await viewer.api.get("/admin/runs/quarantined"))["data"]
-    except GatewayRejected:
-        return []
+    rows = (await viewer.api.get("/admin/runs/quarantined"))["data"]
     return [
         Problem(
             "warn",
@@ -112,13 +137,10 @@ async def _stopped_runs(viewer: Viewer) -> list[Problem]:
 
 async def _budgets(viewer: Viewer) -> list[Problem]:
     """Returns budgets that do not last."""
-    try:
-        if viewer.role == "key":
-            rows = _own_budgets(await viewer.api.get("/v1/limits"))
-        else:
-            rows = (await viewer.api.get("/admin/budgets", limit=100))["data"]
-    except GatewayRejected:
-        return []
+    if viewer.role == "key":
+        rows = _own_budgets(await viewer.api.get("/v1/limits"))
+    else:
+        rows = (await viewer.api.get("/admin/budgets", limit=100))["data"]
     ending = [row for row in rows if row["runs_out_at"]]
     problems = [_budget_problem(row) for row in ending[:MAX_BUDGETS]]
     if len(ending) > MAX_BUDGETS:

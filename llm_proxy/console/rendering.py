@@ -68,7 +68,7 @@ def money(value: object) -> Markup:
         if abs(amount) >= 1
         else f"{amount:.4g}"
         if abs(amount) >= _SMALL_USD
-        else f"{amount:f}"
+        else usd(amount).removeprefix("$")
     )
     exact = usd(amount)
     return Markup('<data value="{}" title="{}">${}</data>').format(exact.removeprefix("$"), exact, shown)

@@ -15,6 +15,7 @@ from llm_proxy.console.console import Console
 from llm_proxy.console.problems import Problem, budget_amount, find_problems
 from llm_proxy.console.result_cache import ResultCache
 from llm_proxy.console.usage_view import PRESETS, read_view
+from llm_proxy.ledger.request_search import RequestSearcher
 from llm_proxy.ledger.usage_overview import ComparedName, UsageComparison
 
 TOP = 10
@@ -35,7 +36,7 @@ def router(console: Console) -> APIRouter:
     """Returns the page's routes."""
     routes = APIRouter()
     comparisons, problems = ResultCache(), ResultCache()
-    usage = console.data.usage
+    usage, searcher = console.data.usage, RequestSearcher(console.data.pool)
 
     @routes.get("/overview")
     async def show(request: Request, viewer: ViewerOfAll) -> Response:
@@ -61,7 +62,7 @@ def router(console: Console) -> APIRouter:
     @routes.get("/overview/problems")
     async def wrong_now(request: Request, viewer: ViewerOfAll) -> Response:
         async def read() -> Sequence[Problem]:
-            return await find_problems(viewer, usage, datetime.now(UTC))
+            return await find_problems(viewer, usage, searcher, datetime.now(UTC))
 
         found = await problems.get((viewer.scope, viewer.role), read)
         is_part = "hx-request" in request.headers

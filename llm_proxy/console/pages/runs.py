@@ -21,6 +21,7 @@ from llm_proxy.console.rendering import KnownFields
 from llm_proxy.json_access import Json
 
 PAGE_RUNS, PAGE_CALLS = 50, 500
+_NO_ANSWER = 500
 _FILTERS = ("since", "until", "run", "key", "tenant", "agent")
 _TO_ONE = ("since", "until", "key", "tenant", "after")
 
@@ -57,12 +58,12 @@ def router(console: Console) -> APIRouter:
         request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]
     ) -> Response:
         given = {name: value for name, value in request.query_params.items() if value.strip()}
-        problem, found = "", Found()
+        problem, status, found = "", 200, Found()
         try:
             page = await viewer.api.get("/v1/runs", **(given | {"limit": PAGE_RUNS}))
             found = Found(page["data"], _next("/runs", given, page))
         except GatewayRejected as fault:
-            problem = fault.message
+            problem, status = fault.message, fault.status if fault.status >= _NO_ANSWER else 400
         values: dict[str, Any] = {
             "stopped": await _stopped(viewer),
             "may_release": viewer.may(*CHANGERS),
@@ -71,7 +72,7 @@ def router(console: Console) -> APIRouter:
             "older": found.next,
             "problem": problem,
         }
-        return console.render(request, viewer, "runs.html", status=400 if problem else 200, **values)
+        return console.render(request, viewer, "runs.html", status=status, **values)
 
     @routes.get("/runs/{run:path}")
     async def one(
@@ -111,14 +112,14 @@ def release_router(console: Console) -> APIRouter:
     return routes
 
 
-async def _stopped(viewer: Viewer) -> list[Json]:
-    """Returns the runs that the loop guard has stopped; none for a viewer who may not see them."""
+async def _stopped(viewer: Viewer) -> list[Json] | None:
+    """Returns the runs that the loop guard has stopped, none to who may not see them; None: not known."""
     if not viewer.may(*READERS):
         return []
     try:
         found: list[Json] = (await viewer.api.get("/admin/runs/quarantined"))["data"]
     except GatewayRejected:  # the limits store is away: runs are shown all the same
-        return []
+        return None
     return found
 
 

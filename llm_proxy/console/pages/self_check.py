@@ -17,13 +17,14 @@ from starlette.responses import Response
 from llm_proxy.console.access import GLOBAL, OPERATORS, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
-from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json, as_object
 
 _LOCAL = "local"
 """The provider of the toy models that come along."""
 _CALLED_FIRST = ("chat", "completion", "responses", None)
 _RECORD_TRIES, _RECORD_PAUSE_S = 25, 0.2
+_START_S = 1.0
+"""The start page waits so long for the gateway."""
 _ADVICE = {
     "sidecars": "Look into the sidecar's log (.local/logs/, or `docker compose logs litellm`).",
     "limits": "Start the limits store, or check LIMITS_REDIS_URL.",
@@ -61,7 +62,8 @@ def router(console: Console) -> APIRouter:
             viewer,
             "self_check.html",
             steps=[*parts, served, *tested],
-            has_provider=has_real_provider(groups),
+            asks_for_key=groups is not None and not has_real_provider(groups),
+            has_models=bool(groups),
             model=model if viewer.may(*OPERATORS) else None,
         )
 
@@ -86,17 +88,22 @@ def has_real_provider(groups: Iterable[Json]) -> bool:
 
 async def needs_first_steps(viewer: Viewer) -> bool:
     """Whether the self-check is the viewer's start page; False while the gateway does not answer."""
-    try:
-        return viewer.may(*GLOBAL) and not has_real_provider((await viewer.api.get("/admin/models"))["data"])
-    except APIError:
+    if not viewer.may(*GLOBAL):
         return False
+    try:
+        async with asyncio.timeout(_START_S):
+            groups = await _groups(viewer)
+    except TimeoutError:
+        return False
+    return groups is not None and not has_real_provider(groups)
 
 
-async def _groups(viewer: Viewer) -> list[Json]:
+async def _groups(viewer: Viewer) -> list[Json] | None:
+    """Returns the served groups; None while the gateway does not say."""
     try:
         found: list[Json] = (await viewer.api.get("/admin/models"))["data"]
     except GatewayRejected:
-        return []
+        return None
     return found
 
 
@@ -120,7 +127,9 @@ async def _parts(viewer: Viewer) -> list[ChainPart]:
     return steps
 
 
-def _serving(groups: list[Json]) -> ChainPart:
+def _serving(groups: list[Json] | None) -> ChainPart:
+    if groups is None:
+        return ChainPart("Models", is_ok=None, detail="Not known: the gateway does not say.")
     if not groups:
         return ChainPart(
             "Models",
@@ -134,9 +143,9 @@ def _serving(groups: list[Json]) -> ChainPart:
     return ChainPart("Models", is_ok=True, detail=detail, href="/models")
 
 
-def _model_to_test(groups: list[Json]) -> str | None:
+def _model_to_test(groups: list[Json] | None) -> str | None:
     """A chat model with a name of its own, a real provider's first."""
-    usable = [one for one in groups if not one["wildcard"] and one["mode"] in _CALLED_FIRST]
+    usable = [one for one in groups or () if not one["wildcard"] and one["mode"] in _CALLED_FIRST]
     usable.sort(key=lambda one: (set(one["providers"]) <= {_LOCAL}, str(one["id"])))
     return str(usable[0]["id"]) if usable else None
 

@@ -84,13 +84,14 @@ async def _spent(viewer: Viewer, tenant: str, since: str) -> Json | None:
     return found[0] if found else None
 
 
-async def _headroom(viewer: Viewer, tenant: str) -> list[Headroom]:
-    """Returns the status of the tenant's own limits, as one of its valid keys meets them."""
+async def _headroom(viewer: Viewer, tenant: str) -> list[Headroom] | None:
+    """Returns the status of the tenant's own limits, as one of its valid keys meets them; None: not known."""
     keys = await _rows(viewer, "/admin/keys", tenant=tenant, state="active", limit=1)
     if not keys:
         return []
     found = await viewer.api.get(key_path(keys[0]["id"]))
-    return headroom_of([one for one in found.get("limits") or () if one["scope"] in TENANT_SCOPES])
+    limits = found.get("limits")
+    return None if limits is None else headroom_of(one for one in limits if one["scope"] in TENANT_SCOPES)
 
 
 async def _rows(viewer: Viewer, path: str, **parameters: str | int) -> list[Json]:

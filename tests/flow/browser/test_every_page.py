@@ -37,6 +37,16 @@ async def test_every_page_of_the_owner(
             await page.visit("/no-such-page")
 
 
+async def test_pages_of_one_thing_fit_a_telephone(browser: Browser, console: RunningConsole) -> None:
+    """A key's and its tenant's, with limits and budgets, and those that only other pages link to."""
+    budget = {"limit_usd": "40", "period": "month"}
+    await console.stack.new_key(name="on-a-telephone", tenant="telephones", rpm=200, budgets=[budget])
+    async with watched_page(browser, console.url, size=TELEPHONE) as page:
+        await page.sign_in(ADMIN_KEY)
+        for path in ("/keys/on-a-telephone", "/tenants/telephones", "/overview/budgets", "/configuration"):
+            await page.visit(path)
+
+
 async def test_every_page_of_a_keys_holder(page: WatchedPage, console: RunningConsole) -> None:
     await page.sign_in(await console.stack.new_key())
     for path in await paths(page):

@@ -4,9 +4,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
+from loopback import NO_TLS
 from pydantic import SecretStr
 from running_console import RunningConsole, post, serve_console
-from running_stack import ADMIN_KEY, MASTER_KEY
+from running_stack import ADMIN_KEY, MASTER_KEY, say
 
 from llm_proxy.console.pages.settings_page import shown_settings
 from llm_proxy.settings import load
@@ -86,7 +87,39 @@ async def test_without_a_gateway_every_page_says_so(
         async with alone.signed_in() as client:
             check = (await client.get("/self-check")).text
             assert "It does not answer." in check
+            assert "Only the toy model" not in check
+            assert "None is served" not in check
+            runs = await client.get("/runs")
+            assert runs.status_code == 503
+            assert "is not known right now" in runs.text
             page = await client.get("/notifications")
             assert page.status_code == 503
             assert "The gateway does not answer." in page.text
             assert (await client.get("/sessions")).status_code == 200
+
+
+async def test_what_is_not_known_is_not_called_fine(
+    console: RunningConsole, service_folder: Path, postgres_url: str
+) -> None:
+    """Without a gateway, to whatever role."""
+    key = await console.stack.new_key()
+    with serve_console(service_folder, postgres_url, "http://127.0.0.1:9") as served:
+        alone = RunningConsole(served, console.stack)
+        for browser in (alone.signed_in(), alone.admin("tenant", "acme"), alone.signed_in(key)):
+            async with browser as client:
+                page = (await client.get("/overview/problems")).text
+                assert page.count("Not everything is known now") == 1
+                assert "Nothing is wrong" not in page
+
+
+async def test_a_provider_that_rejects_its_key_is_wrong_now(console: RunningConsole) -> None:
+    body = {"model": "p/status-401", "messages": say("hello")}
+    headers = {"Authorization": f"Bearer {await console.stack.new_key()}"}
+    async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as caller:
+        answer = await caller.post("/v1/chat/completions", json=body)
+    assert answer.json()["error"]["code"] == "provider_auth"
+    await console.stack.story(answer.headers["x-request-id"])
+    async with console.admin("viewer") as client:
+        page = (await client.get("/overview/problems")).text
+    assert "rejects the gateway&#39;s key" in page
+    assert "/requests?cause=provider_auth" in page
