@@ -113,7 +113,6 @@ def build_routers(
     publish, stored = admission.publish_epochs, stages.usage
     in_postgres = stored if isinstance(stored, PostgresUsage) else None
     status = KeyStatus(admission, key_repository, policy_repository)
-    by_key = status.key_dependency(auth.require_admin)
     return [
         usage.router(stored, auth, admission),
         health.router(report, auth),
@@ -123,9 +122,10 @@ def build_routers(
         limits.router(
             admission,
             caller=auth.require_caller,
-            of_key=by_key,
+            of_key=status.key_dependency(auth.require_admin),
             read=reader.read_explain_request,
             describe=reader.describe,
+            shares=stages.shares,
         ),
         keys.router(
             key_repository,

@@ -77,6 +77,7 @@ class Stages:
         database: None without a database, and in mock mode.
         worker_slot: The worker's directory on disk; None in mock mode and when it cannot be used.
         client: None in mock mode.
+        shares: How callers count in the queue, by rule.
         usage: Where questions about usage are asked; None without a database.
         auth_failures: None without a database.
         tracer: None when tracing is off.
@@ -92,6 +93,7 @@ class Stages:
     worker_slot: WorkerSlot | None
     catalog: CurrentCatalog
     client: SidecarClient | None
+    shares: QueueShares
     usage: PostgresUsage | MemoryUsage | None
     authenticator: Authenticator
     auth_failures: AuthFailureLog | None
@@ -129,8 +131,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     )
     admission.guard.report = _report_quarantine(database)
     authenticator = Authenticator(InternalKeys(settings.internal_keys), keys)
-    address = ClientAddress(settings.trusted_proxies)
-    failures = _auth_failures(settings, database)
+    address, failures = ClientAddress(settings.trusted_proxies), _auth_failures(settings, database)
     tracer = Tracer(target, metrics) if (target := trace_target(settings)) else None
     observers = CallObservers(tracer, payloads, ledger.keep_payload) if tracer or payloads else None
     stored, running = _stored(settings, database), RunningCalls()
@@ -143,6 +144,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         worker_slot=slot,
         catalog=catalog,
         client=client,
+        shares=shares,
         usage=PostgresUsage(database.reports) if database else memory_usage,
         authenticator=authenticator,
         auth_failures=failures,

@@ -255,6 +255,12 @@ def _explain_client(url: str | None, key: str | None) -> httpx.Client:
     return gateway_client(settings, internal, url, timeout_s=EXPLAIN_TIMEOUT_S)
 
 
+def _queue_text(queue: Json | None) -> str | None:
+    if queue is None:
+        return None
+    return "{priority}, weight of the tenant {tenant_weight}, of the key {key_weight}".format(**queue)
+
+
 def _print_decision(decision: Json) -> None:
     error: Json = decision.get("refusal") or {}
     print_fields(
@@ -267,6 +273,7 @@ def _print_decision(decision: Json) -> None:
             "model": decision.get("model"),
             "group": decision.get("group"),
             "endpoint": decision.get("door"),
+            "queue": _queue_text(decision.get("queue")),
         }
     )
     if decision.get("limits"):

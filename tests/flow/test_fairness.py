@@ -80,3 +80,33 @@ async def test_a_rule_sets_the_class_and_no_caller_raises_it(stack: RunningStack
         assert await recorded(priority="interactive") == ("batch", 0)
         rows = (await client.get(f"{stack.url}/admin/limits", headers=admin)).json()["data"]
         assert [one["priority"] for one in rows if one["subject"] == made["id"]] == ["batch"]
+
+
+async def test_an_explanation_has_the_class_and_the_weights_of_the_call(stack: RunningStack) -> None:
+    """Of its tenant and key, of a child key those of its root; by header, service tier and rule."""
+    tenant = f"fair-{uuid4().hex[:8]}"
+    admin = {"Authorization": f"Bearer {stack.admin_key}"}
+    async with httpx.AsyncClient(base_url=stack.url, timeout=20) as client:
+        named = {"name": tenant, "tenant": tenant}
+        made = (await client.post("/admin/keys", json=named, headers=admin)).json()
+        key = {"Authorization": f"Bearer {made['key']}"}
+        child = (await client.post("/v1/keys/children", json={}, headers=key)).json()
+
+        async def rule(**fields: object) -> None:
+            put = await client.put("/admin/limits", json=fields, headers=admin)
+            assert put.is_success, put.text
+
+        async def explained(who: dict[str, str], **fields: str) -> object:
+            chat = {"model": "plain", "messages": say("hello"), "max_tokens": 16, **fields}
+            answer = await client.post("/v1/explain", json=chat, headers=who)
+            return answer.json()["queue"]
+
+        plain = {"priority": "interactive", "tenant_weight": 100, "key_weight": 100}
+        assert await explained(key) == plain
+        assert await explained(key | {"X-Priority": "batch"}) == plain | {"priority": "batch"}
+        assert await explained(key, service_tier="flex") == plain | {"priority": "batch"}
+        await rule(scope="tenant", tenant=tenant, weight=300)
+        await rule(scope="key", subject=made["id"], weight=10, priority="batch")
+        ruled = {"priority": "batch", "tenant_weight": 300, "key_weight": 10}
+        for who in (key, {"Authorization": f"Bearer {child['key']}"}):
+            assert await explained(who | {"X-Priority": "interactive"}) == ruled

@@ -13,12 +13,12 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from llm_proxy.admission import AdmissionController, LimitStatus, current_limits, reset_time
 from llm_proxy.admission.controller import Explanation, explain_call
-from llm_proxy.dialects import Call
+from llm_proxy.dialects import Call, wants_batch
 from llm_proxy.dialects.request.model_resolution import MAX_NAME_CHARS
 from llm_proxy.errors import APIError, StoreUnavailable
-from llm_proxy.identity import Admin, Caller, KeyRecord, KeyRepository, PolicyRepository
+from llm_proxy.identity import Admin, Caller, KeyRecord, KeyRepository, PolicyRepository, QueueShares
 from llm_proxy.identity.admin_documents import policy_document
-from llm_proxy.identity.caller import SHARED_SCOPES
+from llm_proxy.identity.caller import SHARED_SCOPES, Priority
 from llm_proxy.identity.policies import policy_applies_to
 from llm_proxy.identity.virtual_keys import caller_from_record, inactive_key_error
 from llm_proxy.json_access import Json
@@ -59,11 +59,13 @@ def router(
     of_key: KeyLookupDependency,
     read: ReadRequest,
     describe: DescribeCall,
+    shares: QueueShares,
 ) -> APIRouter:
     """Returns `/v1/limits` and `/v1/explain`.
 
     `caller` returns the caller of a request, `of_key` the subject an admin names by key; `read` reads caller
-    and call of a request, by the code of the inference endpoint; `describe` tells what awaits it upstream.
+    and call of a request, by the code of the inference endpoint; `describe` tells what awaits it upstream,
+    `shares` how it counts while calls wait.
     """
     routes = APIRouter(
         tags=["limits"],
@@ -94,9 +96,8 @@ def router(
             return _explanation_document(error)
         found = await explain_call(admission, who, call)
         shows_shared = subject is not None and subject.shows_shared
-        return _explanation_document(found.error, found, who, call, shows_shared=shows_shared) | describe(
-            call
-        )
+        document = _explanation_document(found.error, found, who, call, shows_shared=shows_shared)
+        return document | describe(call) | {"queue": _queue_document(shares, who, call)}
 
     return routes
 
@@ -128,6 +129,13 @@ def _explanation_document(
         rows = [limit_status_row(one, shows_shared=shows_shared) for one in found.limit_statuses]
         document |= {"state": found.state, "limits": rows}
     return document
+
+
+def _queue_document(shares: QueueShares, caller: Caller, call: Call) -> Json:
+    """Returns the class and the weights that a call would have while calls wait for a slot."""
+    share = shares.share_of(caller, wants_batch=wants_batch(call))
+    priority: Priority = "batch" if share.is_batch else "interactive"
+    return {"priority": priority, "tenant_weight": share.tenant_weight, "key_weight": share.key_weight}
 
 
 def _caller_document(caller: Caller) -> Json:

@@ -24,6 +24,7 @@ from llm_proxy.identity import (
     KeyRepository,
     Limits,
     PolicyRepository,
+    QueueShares,
 )
 from llm_proxy.identity.key_search import list_tenants
 from llm_proxy.identity.virtual_keys import generate_key
@@ -282,7 +283,9 @@ async def test_a_caller_sees_its_limits_and_what_would_reject_a_request(limits_r
         return who, Call("chat.completions", "openai", group, group, {}, prompt_bytes=400, max_tokens=100)
 
     key_router = _app(
-        limits.router(admission, caller=caller, of_key=of_key, read=read, describe=lambda _: {})
+        limits.router(
+            admission, caller=caller, of_key=of_key, read=read, describe=lambda _: {}, shares=QueueShares()
+        )
     )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=key_router), base_url="http://g"
