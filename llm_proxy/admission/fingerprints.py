@@ -179,10 +179,9 @@ _CHANGING = re.compile(
 )
 """What differs by itself between two equal texts; a moment on the full minute is what somebody asks for."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-_ID = re.compile(
-    r"(?:req|request|trace|call|toolu|msg|resp|run|corr)[_-](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{6,}"
-    r"|(?:Chunk|[Rr]equest|[Tt]race|[Cc]orrelation)[ -]?I[Dd]: [\w-]{4,}"  # a chunk's begins Codex's results
-)
+_ID = re.compile(r"(?:req|request|trace|call|toolu|msg|resp|run|corr)[_-](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{6,}")
+_NAMED_ID = re.compile(r"ID: (?<=Chunk ID: |quest ID: |Trace ID: |trace ID: )[\w-]{4,}")
+"""An id in prose; Codex's results begin with that of a chunk. By a literal first, which is searched fast."""
 _CHANGING_NAMES = frozenset({
     "attempt", "attempts", "retry", "retries", "retry_count", "try", "tries", "nonce", "seed", "random",
     "timestamp", "ts", "now", "time", "current_time", "request_id", "idempotency_key", "trace_id", "call_id",
@@ -199,8 +198,9 @@ def normalised(text: str) -> bytes:
         middle = blake2b(between.encode("utf-8", "replace"), digest_size=16).digest()
         text = f"{head} {tail}"
     text = _CHANGING.sub("~", _EPOCH.sub("~", text))
-    if "-" in text or "_" in text or "D: " in text or "d: " in text:
+    if "-" in text or "_" in text:
         text = _ID.sub("~", _UUID.sub("~", text))
+    text = _NAMED_ID.sub("~", text)
     return "".join(text.split()).encode("utf-8", "replace") + middle
 
 

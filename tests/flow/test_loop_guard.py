@@ -134,11 +134,12 @@ async def test_a_run_is_stopped_with_evidence_and_released(
     assert "door" not in error.message
     other = Agent(stack, agent.key)
     await other.turn()
-    for named, code in ((agent.run, "agent_loop_detected"), (other.run, None)):
+    for named, verdict in ((agent.run, "refused"), (other.run, "admitted")):
         sender = {"Authorization": f"Bearer {agent.key}", "X-Run-Id": named}
         asked = {"model": "plain", "messages": say(QUESTION)}
         explained = (await client.post("/v1/explain", json=asked, headers=sender)).json()
-        assert (explained.get("refusal") or {}).get("code") == code
+        assert explained["verdict"] == verdict, explained
+        assert ("agent_loop_detected" in str(explained)) == (verdict == "refused")
     listed = (await client.get("/admin/runs/quarantined")).json()["data"]
     [one] = [one for one in listed if one["run"] == agent.run]
     assert (one["signal"], one["times"], one["tool"]) == ("repeat", 5, "look_up")
