@@ -196,10 +196,7 @@ class AdmittedCall:
     async def _end(self, error: BaseException | None) -> None:
         """Accounts for the call, whatever ended it; waits until the store has its settlement."""
         context, guard = self.context, self._guard
-        if isinstance(error, APIError):
-            note_error(context, error)
-        elif isinstance(error, Exception):
-            note_error(context, InternalError())
+        _note_failure(context, error)
         note_end(context, guard.reason, unsent=guard.unsent)
         context.queue_ms, context.is_batch = guard.queue_s * 1000, guard.is_batch
         self._account(record_of(context))
@@ -253,12 +250,17 @@ class ReplayedCall:
     ) -> None:
         """Posts the record: nothing was used."""
         services, context = self._services, self._context
-        if isinstance(error, APIError):
-            note_error(context, error)
-        elif isinstance(error, Exception):
-            note_error(context, InternalError())
+        _note_failure(context, error)
         note_end(context, self._guard.reason)
         record = record_of(context)
         services.ledger.call_finished(record)
         if services.observers is not None:
             services.observers.on_end(context, record)
+
+
+def _note_failure(context: CallContext, error: BaseException | None) -> None:
+    """Notes the error that ended a call; one that is not the gateway's own is an internal one."""
+    if isinstance(error, APIError):
+        note_error(context, error)
+    elif isinstance(error, Exception):
+        note_error(context, InternalError())

@@ -336,7 +336,7 @@ class InferenceEndpoint:
         first, answer = found
         responder.open_renderer()
         async with ReplayedCall(self._services, context, guard, first):
-            await replay(answer, responder, context, responder.dialect, first)
+            await replay(answer, responder, context, first)
 
     async def _fail(self, responder: Responder, context: CallContext, error: APIError) -> None:
         """Sends an error; logs it unless it is the caller's fault or the gateway's own overload."""

@@ -4,14 +4,12 @@ Invariants: what tells calls apart is this request's own (`x-request-id`, its ti
 limits are not repeated, for they have changed.
 """
 
-from typing import Protocol
 from uuid import UUID
 
 from llm_proxy.call_context import CallContext
-from llm_proxy.dialects import Dialect
 from llm_proxy.edge import responses
 from llm_proxy.edge.live_answer import BODY, BROKEN, HEAD, LEFT, Frame, Head, LiveAnswer, head_of
-from llm_proxy.edge.request import Send
+from llm_proxy.edge.responder import Responder
 from llm_proxy.errors import FirstCallLost
 
 REPLAYED_HEADERS = frozenset({
@@ -23,33 +21,23 @@ _EVENTS = b"text/event-stream"
 _JSON = b"application/json"
 
 
-class Outlet(Protocol):
-    """Where an answer goes; see `inference.Responder`."""
-
-    outlet: Send
-    started: bool
-    is_bytes: bool
-
-
-async def replay(
-    answer: LiveAnswer, outlet: Outlet, context: CallContext, dialect: Dialect, first: UUID
-) -> None:
+async def replay(answer: LiveAnswer, responder: Responder, context: CallContext, first: UUID) -> None:
     """Sends the answer of the call `first`, from its first frame to its last, as it comes.
 
-    Raises what ends the answer; `FirstCallLost` where its call ended because nobody waited.
+    Raises what ends the answer; `FirstCallLost` where its call ended while no caller waited.
     """
     answer.listeners += 1
     try:
         async for frame in answer.follow():
             if frame.kind == HEAD:
-                await _send_head(head_of(frame), outlet, context, dialect, first)
+                await _send_head(head_of(frame), responder, context, first)
             else:
-                await _send_part(frame, outlet, context)
+                await _send_part(frame, responder, context)
     finally:
         answer.listeners -= 1
 
 
-async def _send_head(head: Head, outlet: Outlet, context: CallContext, dialect: Dialect, first: UUID) -> None:
+async def _send_head(head: Head, responder: Responder, context: CallContext, first: UUID) -> None:
     headers = [(name, value) for name, value in head.headers if name in REPLAYED_HEADERS]
     kind = dict(headers).get(b"content-type", b"")
     headers += [
@@ -58,21 +46,21 @@ async def _send_head(head: Head, outlet: Outlet, context: CallContext, dialect: 
         (b"x-llm-proxy-replay-of", str(first).encode()),
         (b"x-llm-proxy-cost-usd", b"0.000000000"),
         (b"server-timing", b"total;dur=%.1f" % context.elapsed_ms()),
-        *responses.dialect_headers(dialect, context.id_text),
+        *responses.dialect_headers(responder.dialect, context.id_text),
     ]
-    outlet.is_bytes = not kind.startswith((_EVENTS, _JSON))
+    responder.is_bytes = not kind.startswith((_EVENTS, _JSON))
     context.ttft_ms = context.elapsed_ms()
-    await outlet.outlet({"type": "http.response.start", "status": head.status, "headers": headers})
-    context.status, context.outcome, outlet.started = head.status, "cut", True
+    await responder.outlet({"type": "http.response.start", "status": head.status, "headers": headers})
+    context.status, context.outcome, responder.started = head.status, "cut", True
 
 
-async def _send_part(frame: Frame, outlet: Outlet, context: CallContext) -> None:
+async def _send_part(frame: Frame, responder: Responder, context: CallContext) -> None:
     if frame.kind == LEFT:
         raise FirstCallLost
     if frame.kind == BROKEN:
-        await outlet.outlet({"type": responses.BREAK_OFF})
+        await responder.outlet({"type": responses.BREAK_OFF})
         return
     more = frame.kind == BODY
-    await outlet.outlet({"type": "http.response.body", "body": frame.data, "more_body": more})
+    await responder.outlet({"type": "http.response.body", "body": frame.data, "more_body": more})
     if not more:
         context.outcome = "ok" if context.status < 400 else "error"

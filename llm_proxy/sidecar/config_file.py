@@ -1,4 +1,4 @@
-"""Reads a LiteLLM configuration strictly, with the files it includes; what a running sidecar says of its own.
+"""Reads a LiteLLM configuration strictly, with the files it includes; the report on a running sidecar's own.
 
 Invariants: a key that appears twice is rejected; nothing of the environment but its names is in a report; an
 unchanged file is checked once. Imports no LiteLLM.
@@ -86,21 +86,21 @@ def _merge_includes(raw: object, folder: Path | None, texts: list[str]) -> objec
 
 
 class ConfigReport:
-    """What a sidecar says of its configuration file: whether it has changed, and what is found in it."""
+    """The report on a sidecar's configuration file: whether it has changed, and what is found in it."""
 
     def __init__(self, file: Path, env: Mapping[str, str]) -> None:
         """Reads the file as it is now, at the start. `env` is the sidecar's own environment."""
         self._file, self._env = file, dict(env)
         self._loaded_at = datetime.now(UTC)
-        self._loaded = self._checked = _digest(self._texts())
+        self._loaded = self._checked = _digest(self._read()[1])
         self._findings: list[Json] | None = None
 
     def current(self) -> Json:
         """Returns the report; a check takes a tenth of a second and is made in the caller's thread."""
-        texts = self._texts()
+        raw, texts = self._read()
         digest = _digest(texts)
         if self._findings is None or digest != self._checked:
-            self._findings, self._checked = self._check(), digest
+            self._findings, self._checked = self._check(raw), digest
         return {
             "file": self._file.name,
             "loaded_at": self._loaded_at.isoformat(timespec="seconds"),
@@ -108,17 +108,16 @@ class ConfigReport:
             "findings": self._findings,
         }
 
-    def _texts(self) -> str:
+    def _read(self) -> tuple[object, str]:
+        """Returns the configuration and its text; of one that cannot be read the fault, and its message."""
         try:
-            return read_config(self._file.read_text(encoding="utf-8"), self._file.parent)[1]
+            return read_config(self._file.read_text(encoding="utf-8"), self._file.parent)
         except READ_FAULTS as fault:
-            return f"{type(fault).__name__}: {fault}"
+            return fault, f"{type(fault).__name__}: {fault}"
 
-    def _check(self) -> list[Json]:
-        try:
-            raw, _ = read_config(self._file.read_text(encoding="utf-8"), self._file.parent)
-        except READ_FAULTS as fault:
-            found = [unreadable(fault)]
+    def _check(self, raw: object) -> list[Json]:
+        if isinstance(raw, READ_FAULTS):
+            found = [unreadable(raw)]
         else:
             found = check_config(raw, self._env, self._file.parent, accepted_settings(self._env))
         return [

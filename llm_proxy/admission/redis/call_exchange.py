@@ -1,6 +1,6 @@
 """What the processes of a deployment tell each other of their running calls, through the limits store.
 
-Invariants: nothing is written for a call; a process asks every `REPORT_INTERVAL_S` whether somebody looks,
+Invariants: nothing is written for a call; a process asks every `REPORT_INTERVAL_S` whether they are watched,
 and publishes its calls only then; all keys expire within seconds and share one hash tag, so that a Redis
 Cluster has them at one node. Raises LimiterUnavailable. Units: milliseconds of the store's clock.
 """
@@ -9,24 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_proxy.admission.redis.cluster import ClusterClient
+from llm_proxy.admission.redis.script import Script
 
 REPORT_INTERVAL_S = 0.5
 WORKER_TTL_MS = 10_000
-"""A process that has said nothing for so long has ended."""
+"""A process that has not reported for so long has ended."""
 WATCH_TTL_MS = 10_000
 CALLS_TTL_MS = 2_000
 STOP_TTL_MS = 10_000
 
 _WORKERS, _WATCHED, _STOPS = "lp:{calls}:workers", "lp:{calls}:watched", "lp:{calls}:stops"
 _CALLS, _STOPPED = "lp:{calls}:of:", "lp:{calls}:stopped:"
-_REPORT = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return {redis.call('EXISTS', KEYS[2]), redis.call('HGETALL', KEYS[3])}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +27,7 @@ class WorkerOrders:
     """What a process is asked for.
 
     Attributes:
-        watched: Somebody looks at the running calls.
+        watched: The running calls are watched.
         stops: The calls to be stopped: the scope of each, as it was asked, by request id.
     """
 
@@ -47,11 +40,12 @@ class CallExchange:
 
     def __init__(self, cluster: ClusterClient) -> None:
         self._cluster = cluster
+        self._report = Script(cluster, "report")
 
     async def report(self, worker: str) -> WorkerOrders:
         """Registers this process as alive; returns what it is asked for."""
-        args = (3, _WORKERS, _WATCHED, _STOPS, worker, WORKER_TTL_MS)
-        watched, stops = await self._run("EVAL", _REPORT, *args)
+        keys = (_WORKERS, _WATCHED, _STOPS)
+        watched, stops = await self._report.run(keys, (worker, WORKER_TTL_MS))
         pairs = zip(stops[::2], stops[1::2], strict=True)
         return WorkerOrders(bool(watched), {name.decode(): scope for name, scope in pairs})
 
