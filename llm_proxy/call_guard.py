@@ -127,7 +127,7 @@ class CallGuard:
         is_batch: It waits for a slot behind interactive calls.
         queue_s: How long the call has waited for slots at sidecars.
         sidecar: The address of the sidecar that has the call; empty before.
-        audience: Whether others wait for the answer of a call whose caller has disconnected; None: nobody.
+        audience: Whether others wait for the answer of a call whose caller has disconnected; None: none do.
     """
 
     __slots__ = (

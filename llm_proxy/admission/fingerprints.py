@@ -18,7 +18,7 @@ from llm_proxy.json_access import Json, as_object, as_objects, is_array, is_obje
 
 DIGEST_BYTES = 8
 NO_STEP = bytes(DIGEST_BYTES)
-"""The step of a conversation in which the model has said nothing yet."""
+"""The step of a conversation in which the model has not answered yet."""
 MAX_ITEMS = 64
 """Calls, results and texts that are read of a conversation, from its end."""
 MAX_TOOL_CHARS = 64
@@ -38,7 +38,7 @@ class Turn(NamedTuple):
         step: What the model did last and what came of it: the calls of tools with their results, or its
             words and the reply to them; `NO_STEP` at the start of a conversation.
         before: The step before that one.
-        prompt: The whole request, as far as it can be told by its model, its size and its ends.
+        prompt: The whole request, as far as its model, its size and its ends tell it from others.
         size_bytes: The size of the prompt.
         tool: The name of the first tool of the step, for the evidence; empty without one.
     """
@@ -51,7 +51,7 @@ class Turn(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """One thing in a conversation; `text` is what was said, or the arguments of a call."""
+    """One thing in a conversation; `text` is its text or content, or the arguments of a call."""
 
     kind: Kind
     text: object
@@ -177,7 +177,7 @@ _CHANGING = re.compile(
     r"|(?:\.\d++)?\s?(?:[mun]?s|µs|secs?|seconds?)\b"  # a duration
     r")"
 )
-"""What differs by itself between two equal texts; a moment on the full minute is what somebody asks for."""
+"""What differs by itself between two equal texts; a moment on the full minute is a caller's question."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _ID = re.compile(r"(?:req|request|trace|call|toolu|msg|resp|run|corr)[_-](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{6,}")
 _NAMED_ID = re.compile(r"ID: (?<=Chunk ID: |quest ID: |Trace ID: |trace ID: )[\w-]{4,}")
@@ -236,7 +236,7 @@ _DATA_FIELDS = frozenset(
 
 
 def text_of(content: object) -> str:
-    """Returns what a content says: a text, or parts; of a file its ends and its size."""
+    """Returns the text of a content: a text, or parts; of a file its ends and its size."""
     if isinstance(content, str):
         return content
     if is_array(content):
@@ -246,8 +246,8 @@ def text_of(content: object) -> str:
 
 def _text_of_part(part: Json) -> str:
     for name in ("text", "thinking", "refusal", "output"):
-        if isinstance(said := part.get(name), str):
-            return said
+        if isinstance(text := part.get(name), str):
+            return text
     if not _DATA_FIELDS.isdisjoint(part):
         text = _json(part)
         return f"{len(text)} {text[:256]} {text[-2048:]}"
@@ -257,7 +257,7 @@ def _text_of_part(part: Json) -> str:
 
 
 def _start_of(body: Json) -> str:
-    """The beginning and the end of what is said before the conversation, or first in it."""
+    """The beginning and the end of the system text, or without one of the first message."""
     for name in ("system", "instructions", "systemInstruction"):
         if body.get(name):
             text = text_of(body[name])

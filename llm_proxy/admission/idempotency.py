@@ -95,7 +95,7 @@ class Claim(NamedTuple):
     Attributes:
         call: The id of the call that holds it.
         until_ms: When it ends: its lease while it runs, else the time for which its answer is kept.
-        heard_ms: When somebody last listened to its call from elsewhere; 0 for never.
+        heard_ms: When a caller last listened to its call from elsewhere; 0 for never.
     """
 
     fingerprint: str
@@ -111,7 +111,7 @@ class ClaimReply(NamedTuple):
     Attributes:
         call: The call that holds the claim.
         left_ms: The time until it ends.
-        heard_ago_ms: Since when nobody has listened from elsewhere; -1 for never.
+        heard_ago_ms: The time since a caller listened from elsewhere; -1 for never.
     """
 
     verdict: Verdict
@@ -124,7 +124,7 @@ Step = tuple[ClaimReply, Claim | None]
 
 
 def claim(found: Claim | None, fingerprint: str, call: str, now_ms: int, lease_ms: int) -> Step:
-    """A request comes: it gets the claim if nobody has it."""
+    """A request comes: it gets the claim if no call has it."""
     found = _living(found, now_ms)
     if found is None:
         made = Claim(fingerprint, call, "running", now_ms + lease_ms)
@@ -135,7 +135,7 @@ def claim(found: Claim | None, fingerprint: str, call: str, now_ms: int, lease_m
 
 
 def listen(found: Claim | None, call: str, now_ms: int) -> Step:
-    """Somebody waits for the answer of a call elsewhere, and wants it to go on."""
+    """A caller waits for the answer of a call elsewhere, which shall go on."""
     found = _living(found, now_ms)
     if found is None or found.call != call:
         return _lost(found, now_ms), found
@@ -143,7 +143,7 @@ def listen(found: Claim | None, call: str, now_ms: int) -> Step:
 
 
 def renew(found: Claim | None, fingerprint: str, call: str, now_ms: int, lease_ms: int) -> Step:
-    """The call goes on; a claim that nobody has taken since it ended is its own again."""
+    """The call goes on; a claim that no other call has taken since it ended is its own again."""
     found = _living(found, now_ms)
     if found is not None and (found.call != call or found.state != "running"):
         return _lost(found, now_ms), found

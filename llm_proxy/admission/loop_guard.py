@@ -1,8 +1,8 @@
-"""The loop guard's rules: whether a run repeats itself, told from the fingerprints of its last turns.
+"""The loop guard's rules: whether a run repeats itself, by the fingerprints of its last turns.
 
 Pure; the limits store keeps a run's turns (`redis/lua/turn.lua`, `memory_turns`), this file judges them.
 Invariants: nothing is found in a run whose steps differ; a call that failed is no turn, so a retry is none;
-turns of conversations that run side by side are told apart by the step before each; the same turns give the
+turns of conversations that run side by side are kept apart by the step before each; the same turns give the
 same finding. Units: milliseconds, nano-dollars.
 """
 
@@ -64,7 +64,7 @@ class Finding(NamedTuple):
 
 
 class GuardVerdict(NamedTuple):
-    """What the guard says to an admitted call: `observe` or `warn`, why, and whether to tell the model."""
+    """What the guard decides on an admitted call: `observe` or `warn`, why, and whether it adds a notice."""
 
     action: GuardMode
     finding: Finding

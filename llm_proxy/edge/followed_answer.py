@@ -29,7 +29,7 @@ class FollowedAnswer:
         claim: ClaimReply,
         live: LiveAnswer,
     ) -> None:
-        """`claim` is what the store said of the call that made the answer."""
+        """`claim` is the store's reply about the call that made the answer."""
         self._claims, self._answers = stores
         self._wanted = wanted
         self._name = name

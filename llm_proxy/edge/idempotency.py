@@ -41,7 +41,7 @@ KEY = b"idempotency-key"
 LINGER_S = 5.0
 """A call whose caller has disconnected goes on for so long, for the caller's next try."""
 HEARD_S = 6.0
-"""So long after it listened last, somebody elsewhere is still taken to listen."""
+"""So long after it listened last, a caller elsewhere is still taken to listen."""
 FLUSH_S, RETRY_S = 0.05, 0.1
 END_TIMEOUT_S = 1.0
 _LONGEST_BEAT_S = 3.0
@@ -72,7 +72,7 @@ class OwnedCall:
 
     Attributes:
         confirmed_at: When the store last had its claim.
-        heard_at: When somebody elsewhere listened last.
+        heard_at: When a caller elsewhere listened last.
         ending: What becomes of the claim; None while the call runs.
     """
 
@@ -322,7 +322,7 @@ class IdempotentCalls:
     async def _follow(
         self, wanted: IdempotentRequest, claim: ClaimReply, answer: LiveAnswer, name: AnswerName
     ) -> None:
-        """Reads an answer from the store while somebody listens to it here."""
+        """Reads an answer from the store while callers listen to it here."""
         followed = FollowedAnswer((self._claims, self._answers), wanted, name, claim, answer)
         try:
             await followed.read(int(self._lease_s * 1000))

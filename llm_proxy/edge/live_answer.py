@@ -18,7 +18,7 @@ from llm_proxy.errors import APIError, ReplayGone
 
 HEAD, BODY, LAST, BROKEN, LEFT = b"hblxc"
 """Kinds of frames: the head; a part of the body; the last part; the end of a connection within the body; and
-the end of a call that nobody waited for."""
+the end of a call whose callers have all disconnected."""
 ENDS = frozenset({LAST, BROKEN, LEFT})
 _FRAME = struct.Struct(">BI")
 

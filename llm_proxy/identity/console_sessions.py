@@ -63,7 +63,7 @@ WHERE session_id IS NOT NULL AND expires_at < clock_timestamp() - make_interval(
 
 @dataclass(frozen=True, slots=True)
 class SessionHolder:
-    """Whom a session belongs to, and from where it was opened.
+    """The person or key of a session, and from where it was opened.
 
     Attributes:
         name: The admin key's name, or the public part of a virtual key.

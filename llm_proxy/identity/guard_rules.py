@@ -1,4 +1,4 @@
-"""What the loop guard does for whom: its mode and its thresholds, as rules state them.
+"""What the loop guard does for a caller: its mode and its thresholds, as rules state them.
 
 Pure. Invariants: a rule is frozen; a field that is None is not set, and keeps the value of the rule below; a
 threshold of 0 turns its signal off. Units: seconds, turns, calls, nano-dollars a minute.
@@ -31,7 +31,7 @@ class GuardRule:
     """What the guard does for the calls that a rule covers.
 
     Attributes:
-        mode: `observe` only says what it found, `warn` may tell the model, `stop` rejects and quarantines.
+        mode: `observe` only reports what it found, `warn` may add a notice, `stop` rejects and quarantines.
         notice: `warn` adds a notice to the prompt's system text.
         quarantine_s: How long a stopped run stays so.
         repeats: The same step so often in a row.

@@ -88,7 +88,7 @@ def may_use_model(
 
 KillSwitchKind = Literal["key", "agent", "tenant", "model"]
 OF_KEY, OF_AGENT = "key:", "agent:"
-"""Whose runs a policy of the scope `run` limits; without either, everybody's."""
+"""The owner whose runs a policy of the scope `run` limits; without either, all runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """How a call names its run: the headers and fields of a body that are read for it, in order.
 
 Pure. Invariants: the first source that holds a name decides; a name has 1 to `MAX_NAME_CHARS` printable
-characters; a header of somebody else's client that holds anything else names no run, while our own headers
-are checked before. A name is a run of the key and the tenant that named it, of nobody else's.
+characters; a header of another vendor's client that holds anything else names no run, while our own headers
+are checked before. A name is a run of the key and the tenant that named it, and of no other.
 """
 
 from collections.abc import Iterable, Mapping

@@ -72,7 +72,7 @@ class SidecarApp:
         states_timeouts: Whether the configuration states timeouts, which the gateway shall know.
         has_observers: Whether a callback other than ours receives the calls.
         cache: The response cache; None if the configuration has no cache in Redis.
-        config_report: What is said of the configuration file; None without a file.
+        config_report: The report on the configuration file; None without a file.
     """
 
     key: str

@@ -1,8 +1,8 @@
 """Who gets the next slot: weighted fair queueing between tenants, then between the keys of one; two classes.
 
 Pure: no clock, no I/O. Virtual time of a tenant or key is the slot time it has used, divided by its weight;
-who has least is served. Interactive calls come before batch calls. Invariants: everybody who waits is served,
-batch calls too; who was idle has no credit, who used idle slots no debt; memory is bounded by the calls that
+the least is served. Interactive calls come before batch calls. Invariants: every call that waits is served,
+batch calls too; idle time gives no credit, the use of idle slots no debt; memory is bounded by the calls that
 wait or run, and `MAX_IDLE`. Units: seconds of one monotonic clock.
 """
 
@@ -70,7 +70,7 @@ class _Class(Generic[Item]):
     """The calls of one class.
 
     Attributes:
-        clock: The virtual time of whoever was served last: who comes while nobody waits starts there.
+        clock: The virtual time of the tenant served last: one that comes while none waits starts there.
         served_at: When it was served last, or when its first call came.
         holds: Until when a slot is kept, and for which tenant.
     """
@@ -319,7 +319,7 @@ class FairQueue(Generic[Item]):
         """Forgets a key and a tenant that neither wait nor run, and have used no more than their share."""
         group, tenant = self._class_of(entry.share), entry.tenant
         if not self.waiting:
-            for one in self._classes:  # no contention is left: everybody starts anew
+            for one in self._classes:  # no contention is left: all start anew
                 one.tenants.clear()
                 one.holds.clear()
                 one.clock = 0.0

@@ -1,4 +1,4 @@
-"""What the sidecars say of themselves: their configuration file as it is now; deployments that cool down."""
+"""The sidecars' reports: on their configuration file as it is now, and on deployments that cool down."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ async def read_sidecar_config(client: SidecarClient) -> Json:
     Findings are those of one sidecar: all run with the same file and variables.
 
     Raises:
-        NotFound: The sidecars say nothing: they are an unmodified LiteLLM.
+        NotFound: The sidecars have no such report: they are an unmodified LiteLLM.
         UpstreamUnreachable: No sidecar answers.
     """
     answers = await asyncio.gather(
@@ -29,13 +29,13 @@ async def read_sidecar_config(client: SidecarClient) -> Json:
     found = [one for one in answers if one is not None]
     if not found:
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
-    told = [one for one in found if "findings" in one]
-    if not told:
-        raise NotFound("The sidecars do not tell their configuration.", code="no_config")
-    latest = max(told, key=lambda one: str(one.get("loaded_at")))
+    reports = [one for one in found if "findings" in one]
+    if not reports:
+        raise NotFound("The sidecars do not report their configuration.", code="no_config")
+    latest = max(reports, key=lambda one: str(one.get("loaded_at")))
     return {
         "file": latest.get("file"),
-        "sidecars": [{"loaded_at": one.get("loaded_at"), "changed": one.get("changed")} for one in told],
+        "sidecars": [{"loaded_at": one.get("loaded_at"), "changed": one.get("changed")} for one in reports],
         "findings": as_list(latest.get("findings")),
     }
 
@@ -64,7 +64,7 @@ async def read_cooldowns(client: SidecarClient) -> dict[str, Json]:
 
 
 async def _read(client: SidecarClient, sidecar: Sidecar, path: str, timeout_s: float) -> Json | None:
-    """Returns what a sidecar says, nothing where it does not know the route; None when it does not answer."""
+    """Returns a sidecar's report, empty where it does not know the route; None when it does not answer."""
     try:
         status, body = await client.get(sidecar, path, timeout_s=timeout_s)
         return as_object(orjson.loads(body)) if status == 200 else {}

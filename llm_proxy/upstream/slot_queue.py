@@ -1,7 +1,7 @@
 """The slots at all sidecars: taken at once while calls may start, else in the order of the fair queue.
 
 Invariants: no slot is left free while a call waits for it, but for those that `fair_queue` keeps a moment; a
-call waits at most its class's time; from a full queue a call of whoever has most there leaves, or the new
+call waits at most its class's time; from a full queue a call of the key with most of them leaves, or the new
 one is rejected. Fairness is this process's own. Units: seconds of one monotonic clock.
 """
 
@@ -94,7 +94,7 @@ class SlotQueue:
 
     Attributes:
         pool: The sidecars.
-        shares: Whose a call is, and how it counts; the same for everybody by default.
+        shares: Whose a call is, and how it counts; the same for all by default.
     """
 
     def __init__(

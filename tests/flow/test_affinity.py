@@ -60,10 +60,10 @@ class Agent:
     messages: list[Json]
     cached: int = 0
 
-    async def turn(self, said: str = "go on") -> bool:
+    async def turn(self, question: str = "go on") -> bool:
         """Makes the next call; returns whether all of the prompt before it was cached."""
         before = len(self.messages)
-        self.messages.append({"role": "user", "content": said})
+        self.messages.append({"role": "user", "content": question})
         body = {"model": "agent", "messages": self.messages, **self.named}
         answer = await self.gateway.chat(self.client, body, **self.headers)
         if answer.status_code != 200:

@@ -33,9 +33,9 @@ class Keys:
         assert answer.is_success, answer.text
         return answer
 
-    async def child(self, parent: Json, status: int = 201, **asked: object) -> Json:
+    async def child(self, parent: Json, status: int = 201, **wanted: object) -> Json:
         """A key below another, or the error."""
-        answer = await self.client.post(CHILDREN, json=asked, headers=key(parent))
+        answer = await self.client.post(CHILDREN, json=wanted, headers=key(parent))
         assert answer.status_code == status, answer.text
         return answer.json()  # type: ignore[no-any-return]
 
@@ -205,11 +205,11 @@ async def test_the_parents_limits_count_the_calls_of_all_its_children(keys: Keys
 async def test_what_is_wider_or_not_a_keys_to_give_is_rejected(keys: Keys, stack: RunningStack) -> None:
     """By its name; an internal key makes none."""
     root = await keys.root(models=["plain"], rpm=60)
-    for asked, at_fault in (
+    for wanted, at_fault in (
         ({"models": ["*"]}, "models"), ({"models": ["openai"]}, "models"), ({"rpm": 0}, "rpm"),
         ({"agent": "x"}, "agent"), ({"expires_in_s": 700_000}, "expires_in_s"),
     ):  # fmt: skip
-        error = await keys.child(root, 400 if at_fault == "expires_in_s" else 403, **asked)
+        error = await keys.child(root, 400 if at_fault == "expires_in_s" else 403, **wanted)
         assert error["error"]["param"] == at_fault
     await keys.child(root, 400, tenant="zeta")
     await keys.child({"key": stack.key}, 403)

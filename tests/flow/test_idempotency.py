@@ -47,8 +47,8 @@ class TwoGateways:
         return [one for one in found if one["path"].startswith("/v1")]
 
     async def ask(self, at: int, key: str | None, body: Json, **headers: str) -> httpx.Response:
-        """One chat, heard to its end."""
-        return await self.clients[at].post(CHAT, json=body, headers=asked(key, **headers))
+        """One chat, read to its end."""
+        return await self.clients[at].post(CHAT, json=body, headers=key_headers(key, **headers))
 
     async def record(self, response: httpx.Response) -> Json:
         """What the ledger says of a call."""
@@ -69,7 +69,7 @@ async def until(found: Callable[[], Awaitable[Found | None]]) -> Found:
     return result
 
 
-def asked(key: str | None, **headers: str) -> dict[str, str]:
+def key_headers(key: str | None, **headers: str) -> dict[str, str]:
     """The headers of a call with an idempotency key."""
     named = {"Idempotency-Key": key} if key is not None else {}
     return {
@@ -81,8 +81,8 @@ def asked(key: str | None, **headers: str) -> dict[str, str]:
 
 def chat(*, stream: bool = False, do: str = "ok", **directive: Any) -> Json:
     """A chat that tells the provider what to do."""
-    said = script(do=do, **directive)
-    return {"model": "any", "stream": stream, "messages": [{"role": "user", "content": said}]}
+    prompt = script(do=do, **directive)
+    return {"model": "any", "stream": stream, "messages": [{"role": "user", "content": prompt}]}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ async def test_one_that_comes_late_gets_a_stream_from_its_first_frame_while_it_r
 
     running = asyncio.create_task(first())
     await asyncio.sleep(0.6)
-    async with gateways.clients[at].stream("POST", CHAT, json=body, headers=asked(key)) as late:
+    async with gateways.clients[at].stream("POST", CHAT, json=body, headers=key_headers(key)) as late:
         parts = [(time.monotonic(), part) async for part in late.aiter_raw()]
     assert b"".join(part for _, part in parts) == await running
     assert parts[0][0] < ended[0]
@@ -172,7 +172,7 @@ async def test_a_call_goes_on_without_its_first_caller_while_somebody_listens(
 ) -> None:
     """In the same gateway and in the other."""
     key, body = uuid4().hex, chat(stream=True, frames=30, gap_ms=250)
-    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=asked(key)) as first:
+    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=key_headers(key)) as first:
         await anext(first.aiter_raw())
         late = asyncio.create_task(gateways.ask(at, key, body))
         await asyncio.sleep(0.5)
@@ -183,9 +183,9 @@ async def test_a_call_goes_on_without_its_first_caller_while_somebody_listens(
 
 
 async def test_a_caller_who_comes_back_finds_its_call_still_running(gateways: TwoGateways) -> None:
-    """The connection breaks in the middle; nobody else listens."""
+    """The connection breaks in the middle; no other caller listens."""
     key, body = uuid4().hex, chat(stream=True, frames=20, gap_ms=200)
-    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=asked(key)) as first:
+    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=key_headers(key)) as first:
         start = await anext(first.aiter_raw())
     await asyncio.sleep(0.5)
     answer = await gateways.ask(1, key, body)
@@ -197,7 +197,7 @@ async def test_a_caller_who_comes_back_finds_its_call_still_running(gateways: Tw
 async def test_a_call_that_nobody_wants_ends_and_its_key_is_free(gateways: TwoGateways) -> None:
     """Some seconds after its caller has left."""
     key, body = uuid4().hex, chat(stream=True, frames=600, gap_ms=200)
-    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=asked(key)) as first:
+    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=key_headers(key)) as first:
         await anext(first.aiter_raw())
 
     async def hung_up() -> object:
@@ -234,7 +234,7 @@ async def test_another_request_with_the_key_is_rejected_and_another_caller_has_k
     first = await running
     assert (await gateways.ask(1, key, chat(frames=3))).status_code == 422
     elsewhere = await gateways.clients[0].post(
-        "/v1/completions", json={"model": "any", "prompt": "x"}, headers=asked(key)
+        "/v1/completions", json={"model": "any", "prompt": "x"}, headers=key_headers(key)
     )
     assert elsewhere.status_code == 422
     for headers in ({"X_Tenant_Id": "acme"}, {"X_Tenant_Id": "acme", "X_User_Id": "ada"}):
@@ -326,7 +326,7 @@ async def test_nothing_of_a_call_can_be_read_in_the_stores(gateways: TwoGateways
 
 
 async def test_erasing_a_person_erases_its_answers(gateways: TwoGateways) -> None:
-    """And nobody else's."""
+    """And no other caller's."""
     ada, bob = ({"X_Tenant_Id": f"t-{uuid4().hex}", "X_User_Id": user} for user in ("ada", "bob"))
     bob["X_Tenant_Id"] = ada["X_Tenant_Id"]
     key, body = uuid4().hex, chat()
@@ -351,7 +351,7 @@ async def test_after_a_gateway_was_killed_its_call_runs_anew_after_a_wait_and_ne
     key, body = uuid4().hex, chat(stream=stream, gap_ms=300, first_ms=0 if stream else 1500)
     async with AsyncExitStack() as opened:
         if stream:
-            begun = gateways.clients[0].stream("POST", CHAT, json=body, headers=asked(key))
+            begun = gateways.clients[0].stream("POST", CHAT, json=body, headers=key_headers(key))
             call = (await opened.enter_async_context(begun)).headers["x-request-id"].replace("-", "")
             await until(lambda: valkey(gateways, "cache", "KEYS", f"*:{call}"))
         else:
@@ -386,7 +386,7 @@ async def provider_has(gateways: TwoGateways, count: int) -> None:
 async def test_a_call_that_lost_its_claim_is_ended(gateways: TwoGateways) -> None:
     """Its gateway stood still for longer than its lease, and another call has the key now."""
     key, body = uuid4().hex, chat(stream=True, frames=400, gap_ms=100)
-    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=asked(key)) as first:
+    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=key_headers(key)) as first:
         parts = first.aiter_raw()
         await anext(parts)
         gateways.stack.signal("gateway-1", signal.SIGSTOP)
@@ -395,7 +395,7 @@ async def test_a_call_that_lost_its_claim_is_ended(gateways: TwoGateways) -> Non
             async with asyncio.timeout(20):
                 while True:
                     async with gateways.clients[1].stream(
-                        "POST", CHAT, json=short, headers=asked(key)
+                        "POST", CHAT, json=short, headers=key_headers(key)
                     ) as other:
                         if other.status_code == 200 and "idempotency-replayed" not in other.headers:
                             break
@@ -436,7 +436,7 @@ async def test_without_one_of_its_stores_a_call_with_a_key_is_rejected_and_other
 async def test_a_call_ends_when_the_limits_store_is_away_for_its_lease(gateways: TwoGateways) -> None:
     """It can no longer know that it is the only one with its key."""
     key, body = uuid4().hex, chat(stream=True, frames=400, gap_ms=100)
-    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=asked(key)) as running:
+    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=key_headers(key)) as running:
         parts = running.aiter_raw()
         await anext(parts)
         await gateways.stack.kill("limits")
@@ -450,9 +450,9 @@ async def test_a_call_ends_when_the_limits_store_is_away_for_its_lease(gateways:
 
 
 async def test_a_call_goes_on_without_the_store_of_answers_and_its_key_is_gone(gateways: TwoGateways) -> None:
-    """Its caller gets all of it; nobody pays for it again."""
+    """Its caller gets all of it; it is paid for once."""
     key, body = uuid4().hex, chat(stream=True, frames=10, gap_ms=150)
-    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=asked(key)) as running:
+    async with gateways.clients[0].stream("POST", CHAT, json=body, headers=key_headers(key)) as running:
         parts = running.aiter_raw()
         await anext(parts)
         await gateways.stack.kill("cache")
@@ -478,7 +478,7 @@ async def test_a_gateway_where_it_is_off_ignores_the_header(gateways: TwoGateway
     }
     with serve_gateway(stack.folder / "off", [stack.url("provider")], settings) as off:
         async with httpx.AsyncClient(base_url=off.url) as client:
-            answers = [await client.post(CHAT, json=chat(), headers=asked("a key")) for _ in range(2)]
+            answers = [await client.post(CHAT, json=chat(), headers=key_headers("a key")) for _ in range(2)]
     assert [(one.status_code, "idempotency-replayed" in one.headers) for one in answers] == [(200, False)] * 2
     assert len(await gateways.calls()) == 2
 
@@ -490,7 +490,7 @@ async def test_a_repetition_takes_nothing_of_a_limit(gateways: TwoGateways) -> N
         json={"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"], "rpm": 1},
         headers={"Authorization": f"Bearer {ADMIN_KEY}"},
     )
-    headers, body = asked(uuid4().hex) | {"Authorization": f"Bearer {made.json()['key']}"}, chat()
+    headers, body = key_headers(uuid4().hex) | {"Authorization": f"Bearer {made.json()['key']}"}, chat()
     first, *again = [await gateways.clients[at % 2].post(CHAT, json=body, headers=headers) for at in range(5)]
     assert {one.content for one in again} == {first.content}
     other = await gateways.clients[0].post(

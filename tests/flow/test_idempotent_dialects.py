@@ -78,7 +78,7 @@ async def ask_twice(stack: RunningStack, path: str, **request: Any) -> tuple[htt
 
 
 def is_replay(first: httpx.Response, again: httpx.Response) -> bool:
-    """Whether the second answer is the first one, told so."""
+    """Whether the second answer is the first one, and its header says so."""
     assert (again.status_code, again.content) == (first.status_code, first.content) == (200, first.content), (
         first.text
     )
@@ -162,11 +162,11 @@ async def test_anthropics_sdk_with_the_header_whole_and_streamed(stack: RunningS
         http_client=anthropic.DefaultAsyncHttpxClient(verify=NO_TLS, timeout=30),
     ) as sdk:
         for _ in range(2):
-            headers, said = {"Idempotency-Key": uuid4().hex}, say(uuid4().hex)
+            headers, messages = {"Idempotency-Key": uuid4().hex}, say(uuid4().hex)
             texts: list[list[str]] = []
             for _ in range(2):
                 async with sdk.messages.stream(
-                    model="claude", max_tokens=50, messages=said, extra_headers=headers
+                    model="claude", max_tokens=50, messages=messages, extra_headers=headers
                 ) as stream:
                     texts.append([one async for one in stream.text_stream])
             assert texts[0] == texts[1]

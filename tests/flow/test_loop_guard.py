@@ -89,8 +89,11 @@ async def test_a_virtual_keys_run_is_observed_unless_told_otherwise(
     """A header, a record, a metric; nothing is stopped; whole and streamed."""
     agent = await guarded_agent(stack, client)
     headers = [await agent.turn(stream=at % 2 == 1) for at in range(7)]
-    told = [one.get("x-llm-proxy-loop") for one in headers]
-    assert told == [*[None] * 5, *(f"observe; signal=repeat; times={n}; tool=look_up" for n in (5, 6))]
+    findings = [one.get("x-llm-proxy-loop") for one in headers]
+    assert findings == [
+        *[None] * 5,
+        *(f"observe; signal=repeat; times={n}; tool=look_up" for n in (5, 6)),
+    ]
     story = await stack.story(headers[5]["x-request-id"])
     assert (story["guard_action"], story["guard_signal"], story["guard_times"]) == ("observe", "repeat", 5)
     assert "the loop guard found: repeat, 5 times" in str(story)

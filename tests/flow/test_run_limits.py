@@ -137,7 +137,7 @@ async def test_every_limit_of_a_run_holds_and_is_told(agent: Agent) -> None:
 
 
 async def test_calls_of_a_run_at_once_are_limited_and_may_be_sent_again(agent: Agent) -> None:
-    """One runs, the second is told to wait."""
+    """One runs, the second gets a time to wait."""
     await agent.limit(parallel=1)
     slow = {**PROMPT, "messages": say(script(do="slow", gap_ms=300, frames=4)), "stream": True}
     headers = {"Authorization": f"Bearer {agent.key}", "X-Run-Id": "r"}

@@ -37,7 +37,7 @@ class ClaimStore:
         return await self._run(wanted, "claim", call, lease_ms)
 
     async def listen(self, wanted: IdempotentRequest, call: str) -> ClaimReply:
-        """Tells the call that holds the claim that somebody waits for its answer."""
+        """Notes for the call that holds the claim that a caller waits for its answer."""
         return await self._run(wanted, "listen", call)
 
     async def renew(self, wanted: IdempotentRequest, call: str, lease_ms: int) -> ClaimReply:
@@ -45,7 +45,7 @@ class ClaimStore:
         return await self._run(wanted, "renew", call, lease_ms)
 
     async def finish(self, wanted: IdempotentRequest, call: str, keep_ms: int, state: ClaimState) -> None:
-        """Says what became of the answer."""
+        """Notes what became of the answer."""
         await self._run(wanted, "finish", call, keep_ms, state)
 
     async def release(self, wanted: IdempotentRequest, call: str) -> None:
@@ -67,7 +67,7 @@ class AnswerName:
     """Names one answer.
 
     Attributes:
-        person: A digest of whose it is; None for a caller without a user.
+        person: A digest of the person whose answer it is; None for a caller without a user.
         call: The call that it answers.
     """
 

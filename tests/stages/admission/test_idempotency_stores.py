@@ -80,7 +80,7 @@ class Both:
 async def test_script_and_rules_agree_on_any_history(
     limits_redis_url: str, history: list[tuple[Any, ...]]
 ) -> None:
-    """Whatever is claimed, heard, renewed, finished, released or expired."""
+    """Whatever is claimed, listened to, renewed, finished, released or expired."""
     name = uuid4().hex
     store = ClaimStore(limits_redis_url, clock=HANDS % name)
     await store.store.start()
@@ -133,7 +133,7 @@ async def test_the_oldest_answers_make_room_and_one_too_large_is_dropped(answers
     names = [a_name() for _ in range(4)]
     for name in names[:3]:
         assert await answers.append(name, 0, b"x" * 40, KEEP_MS)
-        await asyncio.sleep(0.005)  # ages are told by the millisecond
+        await asyncio.sleep(0.005)  # ages are in whole milliseconds
     assert [len(await answers.read(name, 0)) for name in names] == [0, 1, 1, 0]
     assert not await answers.append(names[3], 0, b"x" * 101, KEEP_MS)
     assert [len(await answers.read(name, 0)) for name in names] == [0, 1, 1, 0]

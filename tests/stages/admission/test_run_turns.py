@@ -198,12 +198,12 @@ async def test_observing_and_warning_tell_and_admit(replicas: Replicas) -> None:
         admission = await replicas.start(None, policy, store_timeout_ms=PATIENT_MS)
         for step in range(7):
             lease = await admission.admit(caller, repeated_call(step), uuid4())
-            told = dict(lease.headers).get(b"x-llm-proxy-loop")
+            header = dict(lease.headers).get(b"x-llm-proxy-loop")
             assert lease.guarded is not None
             verdict = lease.guarded.verdict
-            assert (verdict is not None) is (told is not None) is (step >= 5)
+            assert (verdict is not None) is (header is not None) is (step >= 5)
             if verdict is not None:
-                assert told == f"{mode}; signal=repeat; times={step}; tool=look".encode()
+                assert header == f"{mode}; signal=repeat; times={step}; tool=look".encode()
                 assert (verdict.action, verdict.notice) == (mode, mode == "warn")
             lease.settle(10, 1000, answered=True)
             await lease.wait_settled()
@@ -235,5 +235,7 @@ async def test_a_rejected_call_is_no_turn(replicas: Replicas) -> None:
     await lease.wait_settled()
     for _ in range(4):
         lease = await admission.admit(caller, repeated_call(1), uuid4())
+        assert lease.guarded is not None
+        assert lease.guarded.verdict is None
         lease.settle(0, 0, answered=False)
         await lease.wait_settled()

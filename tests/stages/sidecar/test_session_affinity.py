@@ -27,11 +27,11 @@ def sidecar(provider: Provider, service_folder: Path) -> Iterator[Sidecar]:
         yield started
 
 
-async def served_by(sidecar: Sidecar, name: str | None, calls: int = 1, said: str = "hello") -> list[str]:
+async def served_by(sidecar: Sidecar, name: str | None, calls: int = 1, text: str = "hello") -> list[str]:
     """The deployments that served calls of a name, one after the other."""
     found: list[str] = []
     for _ in range(calls):
-        body: Json = {"model": "four", "messages": [{"role": "user", "content": said}]}
+        body: Json = {"model": "four", "messages": [{"role": "user", "content": text}]}
         answer = await sidecar.post("/v1/chat/completions", body, **({HEADER: name} if name else {}))
         found.append(answer.headers["x-llmp-deployment"])
     return found
@@ -50,7 +50,7 @@ async def test_a_pin_moves_when_its_deployment_cools_down(sidecar: Sidecar) -> N
     """To one that serves all of its calls from then on, also once the first is back."""
     name = uuid4().hex
     [first] = await served_by(sidecar, name)
-    await served_by(sidecar, name, said='{"do": "status-429"}')
+    await served_by(sidecar, name, text='{"do": "status-429"}')
     moved = await served_by(sidecar, name, 6)
     assert len(set(moved)) == 1
     assert moved[0] != first
@@ -65,7 +65,7 @@ async def test_a_retry_is_free_to_go_elsewhere(sidecar: Sidecar) -> None:
         name, key = uuid4().hex, uuid4().hex
         [pinned] = await served_by(sidecar, name)
         failing = f'{{"do": "flaky", "fails": 1, "status": 500, "key": "{key}"}}'
-        [served] = await served_by(sidecar, name, said=failing)
+        [served] = await served_by(sidecar, name, text=failing)
         retried[served == pinned] += 1
         assert await served_by(sidecar, name) == [pinned]
     assert retried[False] > 0

@@ -86,7 +86,7 @@ def test_times_durations_and_ids_are_left_out_and_other_numbers_are_not(
     other: str,
     same: bool,  # noqa: FBT001 -- pytest's
 ) -> None:
-    """A moment on the full minute is what somebody asked for."""
+    """A moment on the full minute is part of the question."""
     assert (normalised(one) == normalised(other)) is same
 
 

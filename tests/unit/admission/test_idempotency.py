@@ -114,7 +114,7 @@ class History:
     Attributes:
         leases: Until when each call believes that it is the only one.
         fingerprints: What each call sent.
-        final: Until when nobody may run, because the answer is stored or gone.
+        final: Until when no call may run, because the answer is stored or gone.
     """
 
     now_ms: int = 1_800_000_000_000
@@ -179,7 +179,7 @@ def test_in_any_history_at_most_one_call_runs_and_none_after_the_answer(
 
 
 def test_a_call_that_no_longer_renews_is_taken_for_dead_before_its_lease_ends() -> None:
-    """So that nobody waits for it longer than half a lease."""
+    """So that no caller waits for it longer than half a lease."""
     running = rules.ClaimReply("running", "c", LEASE_MS // 2 - 1)
     assert rules.is_abandoned(running, LEASE_MS)
     assert not rules.is_abandoned(running._replace(left_ms=LEASE_MS // 2), LEASE_MS)

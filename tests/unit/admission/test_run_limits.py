@@ -1,4 +1,4 @@
-"""Limits of runs: which rule holds, what is counted where, and what the caller is told."""
+"""Limits of runs: which rule holds, what is counted where, and what the caller gets."""
 
 from dataclasses import replace
 
@@ -120,13 +120,13 @@ class Store:
     def admit(self, caller: Caller = CALLER, call: Call = CHAT) -> tuple[LimiterRequest, LimiterResult]:
         """Admits a call, or rejects it."""
         self.number += 1
-        asked = request(self.by, caller, call, f"lease{self.number}")
-        return asked, self.backend.limiter.reserve(asked, self.now_ms)
+        wanted = request(self.by, caller, call, f"lease{self.number}")
+        return wanted, self.backend.limiter.reserve(wanted, self.now_ms)
 
-    def settle(self, asked: LimiterRequest, result: LimiterResult, used: SettledUsage) -> None:
+    def settle(self, wanted: LimiterRequest, result: LimiterResult, used: SettledUsage) -> None:
         """Settles a call."""
         queue = SettlementQueue(self.backend, "r", 0.0)
-        entries = tuple(Reservation(asked, result, self.backend, queue).settlement_entries(used))
+        entries = tuple(Reservation(wanted, result, self.backend, queue).settlement_entries(used))
         self.number += 1
         self.backend.limiter.settle("settled", self.number, entries, self.now_ms)
 
@@ -152,7 +152,7 @@ async def test_no_run_gets_more_than_its_limits(
     used: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
     for name, key, call, tokens, passes_ms in history:
         store.now_ms += passes_ms
-        asked, result = store.admit(replace(CALLER, run_id=name, key_id=key), call)
+        wanted, result = store.admit(replace(CALLER, run_id=name, key_id=key), call)
         before = used.setdefault((key, name), [])
         turns = sum(one[1] for one in before)
         spent, began_ms = sum(one[2] for one in before), before[0][0] if before else store.now_ms
@@ -164,17 +164,17 @@ async def test_no_run_gets_more_than_its_limits(
         )
         assert (result.status == REJECTED) == over
         if result.status == ADMITTED:
-            store.settle(asked, result, SettledUsage(tokens, 0))
+            store.settle(wanted, result, SettledUsage(tokens, 0))
             before.append((store.now_ms, int(call is CHAT and tokens > 0), tokens))
         else:
-            assert isinstance(rate_limit_error(asked, result, "enforced"), RunBudgetExceeded)
+            assert isinstance(rate_limit_error(wanted, result, "enforced"), RunBudgetExceeded)
 
 
 def test_an_exceeded_run_says_what_it_used_and_that_asking_again_is_vain() -> None:
     """By what was reached: turns, time, money."""
     store = Store(planner(rule(turns=1, duration_s=60)))
-    asked, result = store.admit()
-    store.settle(asked, result, SettledUsage(10, 0))
+    wanted, result = store.admit()
+    store.settle(wanted, result, SettledUsage(10, 0))
     error = rate_limit_error(*store.admit(), "enforced")
     assert (error.status, error.code, error.retryable, error.origin) == (
         429,
@@ -211,38 +211,38 @@ def test_from_80_percent_on_a_header_warns() -> None:
     store = Store(planner(rule(turns=5, requests=100, duration_s=100)))
     warnings: list[bytes | None] = []
     for _ in range(5):
-        asked, result = store.admit()
-        warnings.append(dict(rate_limit_headers(asked, result, "enforced")).get(RUN_WARNING_HEADER))
-        store.settle(asked, result, SettledUsage(10, 0))
+        wanted, result = store.admit()
+        warnings.append(dict(rate_limit_headers(wanted, result, "enforced")).get(RUN_WARNING_HEADER))
+        store.settle(wanted, result, SettledUsage(10, 0))
         store.now_ms += 20_000
     assert warnings == [None, None, None, b"turns 4/5", b"seconds 80/100, turns 5/5"]
     shadow = Store(planner(replace(rule(turns=1), mode="shadow")))
-    asked, result = shadow.admit()
-    assert RUN_WARNING_HEADER not in dict(rate_limit_headers(asked, result, "enforced"))
+    wanted, result = shadow.admit()
+    assert RUN_WARNING_HEADER not in dict(rate_limit_headers(wanted, result, "enforced"))
 
 
 def test_a_failed_call_is_no_turn_and_a_cached_answer_is_one() -> None:
     """Both used no tokens; as calls they count."""
     store = Store(planner(rule(turns=2, requests=9)))
     for from_cache in (False, True, False):
-        asked, result = store.admit()
-        store.settle(asked, result, SettledUsage(0, 0, from_cache=from_cache))
+        wanted, result = store.admit()
+        store.settle(wanted, result, SettledUsage(0, 0, from_cache=from_cache))
     assert store.admit()[1].used == (1, 3)
 
 
 async def test_without_the_store_a_replica_gives_a_run_its_share() -> None:
     """Of what was left when last known; all of it to a run that is not known here; time is not shared."""
     by = planner(rule(turns=9, duration_s=60))
-    asked = request(by)
+    wanted = request(by)
     fallback = FallbackLimiter(1.0)
     fallback.replicas = 3
-    local, _, state = await fallback.reserve(asked)
+    local, _, state = await fallback.reserve(wanted)
     assert ([one.limit for one in local.plan.checks], state) == ([60_000, 3], "local")
-    fallback.record_result(asked.plan, LimiterResult(ADMITTED, 0, 0, (1, 3), (0, 0)))
-    local, _, _ = await fallback.reserve(asked)
+    fallback.record_result(wanted.plan, LimiterResult(ADMITTED, 0, 0, (1, 3), (0, 0)))
+    local, _, _ = await fallback.reserve(wanted)
     assert [one.limit for one in local.plan.checks] == [60_000, 2]
-    fallback.record_result(asked.plan, LimiterResult(ADMITTED, 0, 0, (1, 9), (0, 0)))
-    local, result, _ = await fallback.reserve(asked)
+    fallback.record_result(wanted.plan, LimiterResult(ADMITTED, 0, 0, (1, 9), (0, 0)))
+    local, result, _ = await fallback.reserve(wanted)
     assert ([one.limit for one in local.plan.checks], result.status) == ([60_000, 0], REJECTED)
 
 

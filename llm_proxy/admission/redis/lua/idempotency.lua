@@ -1,7 +1,7 @@
 -- One claim of an idempotency key; does what `admission/idempotency.py` says.
 -- KEYS: the claim. ARGV: step (claim, listen, renew, finish, release), call, span_ms (lease, or how long an answer is
 -- kept), fingerprint, state (finish: stored or gone).
--- Returns the verdict, the call that holds the claim, the time that is left, the time since somebody listened (-1: never).
+-- Returns the verdict, the call that holds the claim, the time that is left, the time since a caller listened (-1: never).
 local step, call, span, fingerprint, state = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local now = clock()
 local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'call', 'state', 'until', 'heard')
