@@ -44,12 +44,14 @@ class QueueShares:
     def share_of(self, caller: Caller, *, wants_batch: bool = False) -> QueueShare:
         """Returns the share of a caller's calls; of batch calls if it wants that, or may have no others."""
         snapshot = self._watcher.snapshot if self._watcher is not None else None
-        if snapshot is not self._snapshot or len(self._known) > MAX_SHARES:
+        if snapshot is not self._snapshot:
             self._known.clear()
             self._snapshot = snapshot
-        key = caller.root_key_id, caller.tenant
+        key = caller.key_id, caller.tenant
         shares = self._known.get(key)
         if shares is None:
+            if len(self._known) >= MAX_SHARES:
+                self._known.clear()
             share = resolve_share(snapshot.policies if snapshot is not None else (), caller)
             shares = self._known[key] = share, replace(share, is_batch=True)
         return shares[wants_batch]

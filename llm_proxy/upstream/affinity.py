@@ -38,6 +38,8 @@ class Affinity:
 
     def name_of(self, call: Call, caller: Caller) -> str | None:
         """Returns the digest of the name whose calls a call belongs to; None for a call on its own."""
+        if caller.run_id is None and caller.user is None and "prompt_cache_key" not in call.body:
+            return None  # no source names one
         if call.response is not None or call.operation is not None:
             return None
         for source in self._sources:

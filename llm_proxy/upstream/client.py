@@ -158,8 +158,14 @@ class SidecarClient:
         first_byte_s = self.timeouts.for_group(call.group).first_byte_s + size / UPLOAD_BYTES_PER_S
         line = call.operation[:2] if call.operation else ("POST", ENDPOINTS[call.endpoint].path)
         share, tried = self.queue.shares.share_of(caller, wants_batch=wants_batch(call)), list[Sidecar]()
+        guard.is_batch = share.is_batch
         while len(tried) < len(self.pool.sidecars):
-            sidecar = (slot := await self._slot(name, share, guard, tried)).sidecar
+            slot = self._take(name, share, tried) or await self._wait(share, guard, tried)
+            sidecar = slot.sidecar
+            sidecar.calls.add(guard)
+            guard.sidecar = sidecar.url
+            if name is not None:
+                self._affinity.began(name, guard, sidecar)
             guard.phase, guard.idle_deadline = "first_byte", monotonic() + first_byte_s
             connection: HTTPConnection | None = None
             try:
@@ -187,19 +193,11 @@ class SidecarClient:
             return await self._reply(sent, sidecar, connection, guard, release)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
-    async def _slot(
-        self, name: str | None, share: QueueShare, guard: CallGuard, tried: list[Sidecar]
-    ) -> Slot:
-        """Returns a slot for a call, now or after a wait: at the sidecar of before, if it has one free."""
-        guard.is_batch = share.is_batch
+    def _take(self, name: str | None, share: QueueShare, tried: list[Sidecar]) -> Slot | None:
+        """Takes a slot, at the sidecar of before if it has one free; None where the call has to wait."""
         others = self._affinity.passed_over(name, self.pool.sidecars) if name and not tried else None
         slot = self.queue.take(share, monotonic(), others) if others is not None else None
-        slot = slot or self.queue.take(share, monotonic(), tried) or await self._wait(share, guard, tried)
-        slot.sidecar.calls.add(guard)
-        guard.sidecar = slot.sidecar.url
-        if name is not None:
-            self._affinity.began(name, guard, slot.sidecar)
-        return slot
+        return slot or self.queue.take(share, monotonic(), tried)
 
     async def _wait(self, share: QueueShare, guard: CallGuard, tried: list[Sidecar]) -> Slot:
         began = monotonic()
