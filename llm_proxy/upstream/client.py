@@ -151,21 +151,15 @@ class SidecarClient:
         cached = call.operation is None and self._controls.uses_cache(call, caller, self.catalog.snapshot)
         form = FormBody(orjson.loads(body), call.files) if call.files else None
         name = self._affinity.name_of(call, caller)
-        headers = self._headers(call, caller, request_id, traceparent)
-        headers += header_of(name, call, self.catalog.snapshot) if name is not None else ""
+        headers = self._headers(call, caller, request_id, traceparent, name)
         size, sent_at_once = (len(body), body) if form is None else (form.size_bytes, b"")
         rest = f"{headers}content-length: {size}\r\n\r\n".encode() + sent_at_once
         first_byte_s = self.timeouts.for_group(call.group).first_byte_s + size / UPLOAD_BYTES_PER_S
         line = call.operation[:2] if call.operation else ("POST", ENDPOINTS[call.endpoint].path)
         share, tried = self.queue.shares.share_of(caller, wants_batch=wants_batch(call)), list[Sidecar]()
-        guard.is_batch = share.is_batch
         while len(tried) < len(self.pool.sidecars):
-            slot = self._take(name, share, tried) or await self._wait(share, guard, tried)
-            sidecar = slot.sidecar
-            sidecar.calls.add(guard)
-            guard.sidecar = sidecar.url
-            if name is not None:
-                self._affinity.began(name, guard, sidecar)
+            slot = self._take(name, share, guard, tried) or await self._wait(share, guard, tried)
+            sidecar = self._begin(slot, name, guard)
             guard.phase, guard.idle_deadline = "first_byte", monotonic() + first_byte_s
             connection: HTTPConnection | None = None
             try:
@@ -193,11 +187,23 @@ class SidecarClient:
             return await self._reply(sent, sidecar, connection, guard, release)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
-    def _take(self, name: str | None, share: QueueShare, tried: list[Sidecar]) -> Slot | None:
+    def _take(
+        self, name: str | None, share: QueueShare, guard: CallGuard, tried: list[Sidecar]
+    ) -> Slot | None:
         """Takes a slot, at the sidecar of before if it has one free; None where the call has to wait."""
+        guard.is_batch = share.is_batch
         others = self._affinity.passed_over(name, self.pool.sidecars) if name and not tried else None
         slot = self.queue.take(share, monotonic(), others) if others is not None else None
         return slot or self.queue.take(share, monotonic(), tried)
+
+    def _begin(self, slot: Slot, name: str | None, guard: CallGuard) -> Sidecar:
+        """Notes that a call runs at the sidecar of its slot; returns that."""
+        sidecar = slot.sidecar
+        sidecar.calls.add(guard)
+        guard.sidecar = sidecar.url
+        if name is not None:
+            self._affinity.began(name, guard, sidecar)
+        return sidecar
 
     async def _wait(self, share: QueueShare, guard: CallGuard, tried: list[Sidecar]) -> Slot:
         began = monotonic()
@@ -206,8 +212,11 @@ class SidecarClient:
         finally:
             guard.queue_s += monotonic() - began
 
-    def _headers(self, call: Call, caller: Caller, request_id: str, traceparent: str | None) -> str:
+    def _headers(
+        self, call: Call, caller: Caller, request_id: str, traceparent: str | None, name: str | None
+    ) -> str:
         headers = f"x-litellm-call-id: {request_id}\r\n"
+        headers += header_of(name, call, self.catalog.snapshot) if name is not None else ""
         headers += f"traceparent: {traceparent}\r\n" if traceparent is not None else ""
         headers += "".join(f"{name}: {value}\r\n" for name, value in _headers_of(call))
         return headers + (_SHOW_TEXT if self._controls.shows_text(caller, self.catalog.snapshot) else "")
