@@ -8,7 +8,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from functools import partial
-from urllib.parse import quote
 
 import click
 import httpx
@@ -36,6 +35,7 @@ from llm_proxy.cli.printing import (
     yes_option,
 )
 from llm_proxy.json_access import Json
+from llm_proxy.path_names import api_segment
 
 STATUS_TIMEOUT_S = 10
 _COMPONENT_COLUMNS = ("part", "state", Column("for", number=True), "detail")
@@ -109,7 +109,7 @@ def models(*, check: bool, as_json: bool, url: str | None, names: tuple[str, ...
 
 def _probe_model(client: httpx.Client, name: str) -> Json:
     try:
-        return request_json(client, "POST", f"/admin/models/{quote(name)}/test")
+        return request_json(client, "POST", f"/admin/models/{api_segment(name)}/test")
     except click.ClickException as fault:
         return {"id": name, "ok": False, "error": {"message": fault.message}}
 

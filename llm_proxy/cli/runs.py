@@ -5,7 +5,7 @@ What is not shown, because a page is full, is named on standard error.
 """
 
 from datetime import datetime
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import click
 import httpx
@@ -22,6 +22,7 @@ from llm_proxy.cli.printing import (
     yes_option,
 )
 from llm_proxy.json_access import Json
+from llm_proxy.path_names import api_segment, page_segment
 
 TIMEOUT_S = 30
 _RUN_COLUMNS = (
@@ -74,7 +75,7 @@ def list_runs(*, as_json: bool, url: str | None, **query: object) -> None:
 @url_option
 def show_run(*, run: str, as_json: bool, url: str | None, **query: object) -> None:
     """Show the calls of RUN, in the order they began."""
-    found = _ask(url, f"/v1/runs/{quote(run, safe='')}", query)
+    found = _ask(url, f"/v1/runs/{api_segment(run)}", query)
     print_result(found, _print_run, as_json=as_json)
 
 
@@ -113,7 +114,7 @@ def _print_run(found: Json) -> None:
     owner = urlencode({name: run[name] for name in ("key_id", "tenant") if run[name]}).replace(
         "key_id", "key"
     )
-    show_in_console(f"/runs/{quote(run['run'], safe='')}?{owner}")
+    show_in_console(f"/runs/{page_segment(run['run'])}?{owner}")
 
 
 def _call_row(call: Json) -> tuple[str, ...]:

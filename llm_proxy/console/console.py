@@ -4,10 +4,11 @@ Invariants: a page answers with `render` or `redirect`; a notice is shown once, 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote, unquote
 
 from markupsafe import Markup
+from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -16,11 +17,14 @@ from llm_proxy.console.data import ConsoleData
 from llm_proxy.console.oidc import OpenIdProvider
 from llm_proxy.console.rendering import Templates
 from llm_proxy.console.sign_in_attempts import SignInAttempts
+from llm_proxy.path_names import name_in
 from llm_proxy.settings import Settings
 
 if TYPE_CHECKING:
     from llm_proxy.console.navigation import Page
 
+PathName = Annotated[str, AfterValidator(name_in)]
+"""A name in the path of a page, as `page_segment` wrote it."""
 NOTICE_COOKIE = "llmp_notice"
 _MAX_NOTICE_CHARS = 300
 

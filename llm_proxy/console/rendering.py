@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from llm_proxy.money import nano_to_usd
+from llm_proxy.path_names import page_segment
 
 UNKNOWN = "\N{EN DASH}"
 _SHORT_ID_CHARS = 8
@@ -116,6 +117,7 @@ def pretty_json(value: object) -> str:
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {
+    "page_segment": page_segment,
     "usd": usd,
     "money": money,
     "nano_usd": nano_usd,

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llm_proxy.console.access import CHANGERS, GLOBAL, Viewer, require_role
-from llm_proxy.console.console import Console
+from llm_proxy.console.console import Console, PathName
 from llm_proxy.console.forms import (
     BUDGET_PERIODS,
     BUDGET_UNITS,
@@ -93,12 +93,12 @@ def _show_once(console: Console, request: Request, viewer: Viewer, made: Json) -
 
 def _change(routes: APIRouter, console: Console) -> None:
     @routes.get("/keys/{key}/change")
-    async def edit(key: str, request: Request, viewer: Changer) -> Response:
+    async def edit(key: PathName, request: Request, viewer: Changer) -> Response:
         found = await viewer.api.get(key_path(key))
         return _spec_page(console, request, viewer, "key_change.html", state_of(found), key=found)
 
     @routes.post("/keys/{key}/change")
-    async def save(key: str, request: Request, viewer: Changer) -> Response:
+    async def save(key: PathName, request: Request, viewer: Changer) -> Response:
         form, found = await request.form(), await viewer.api.get(key_path(key))
         shown, result = state_of_sent(form), None
         try:
@@ -121,12 +121,12 @@ def _change(routes: APIRouter, console: Console) -> None:
 
 def _rotation(routes: APIRouter, console: Console) -> None:
     @routes.get("/keys/{key}/rotate")
-    async def confirm(key: str, request: Request, viewer: Changer) -> Response:
+    async def confirm(key: PathName, request: Request, viewer: Changer) -> Response:
         found = await viewer.api.get(key_path(key))
         return console.render(request, viewer, "key_rotate.html", key=found, overlaps=OVERLAPS, error="")
 
     @routes.post("/keys/{key}/rotate")
-    async def rotate(key: str, request: Request, viewer: Changer) -> Response:
+    async def rotate(key: PathName, request: Request, viewer: Changer) -> Response:
         form, found = await request.form(), await viewer.api.get(key_path(key))
         try:
             _require_current(form, found, "prefixes")
@@ -141,12 +141,12 @@ def _rotation(routes: APIRouter, console: Console) -> None:
 
 def _revocation(routes: APIRouter, console: Console) -> None:
     @routes.get("/keys/{key}/revoke")
-    async def confirm(key: str, request: Request, viewer: Changer) -> Response:
+    async def confirm(key: PathName, request: Request, viewer: Changer) -> Response:
         found = await viewer.api.get(key_path(key))
         return console.render(request, viewer, "key_revoke.html", key=found, error="")
 
     @routes.post("/keys/{key}/revoke")
-    async def revoke(key: str, request: Request, viewer: Changer) -> Response:
+    async def revoke(key: PathName, request: Request, viewer: Changer) -> Response:
         form, found = await request.form(), await viewer.api.get(key_path(key))
         if str(form.get("name") or "").strip() != found["name"]:
             error = "Type the key's name to revoke it."
@@ -162,12 +162,12 @@ def _raise(routes: APIRouter, console: Console) -> None:
         return _spec_page(console, request, viewer, "key_raise.html", form, key=key, status=status)
 
     @routes.get("/keys/{key}/raise")
-    async def blank(key: str, request: Request, viewer: Changer) -> Response:
+    async def blank(key: PathName, request: Request, viewer: Changer) -> Response:
         found = await viewer.api.get(key_path(key))
         return form_page(request, viewer, state_of({"budgets": found["budgets"]}), found)
 
     @routes.post("/keys/{key}/raise")
-    async def begin(key: str, request: Request, viewer: Changer) -> Response:
+    async def begin(key: PathName, request: Request, viewer: Changer) -> Response:
         form, found = await request.form(), await viewer.api.get(key_path(key))
         try:
             await viewer.api.send("PUT", key_path(key, "/raise"), set_fields(document_of(form, RAISE_FIELDS)))
@@ -177,7 +177,7 @@ def _raise(routes: APIRouter, console: Console) -> None:
         return console.redirect(f"/keys/{found['id']}", notice="The key's limits are raised.")
 
     @routes.post("/keys/{key}/raise/end")
-    async def end(key: str, viewer: Changer) -> Response:
+    async def end(key: PathName, viewer: Changer) -> Response:
         found = await viewer.api.send("DELETE", key_path(key, "/raise"))
         return console.redirect(f"/keys/{found['id']}", notice="The raise has ended.")
 

@@ -8,18 +8,19 @@ import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
 from llm_proxy.console.access import CHANGERS, EVERYBODY, GLOBAL, READERS, Viewer, require_role
-from llm_proxy.console.console import Console
+from llm_proxy.console.console import Console, PathName
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.headroom import headroom_of
 from llm_proxy.identity.virtual_keys import KEY_TYPE_PREFIX, display_prefix, unchecked_lookup
 from llm_proxy.json_access import Json, as_objects
+from llm_proxy.path_names import api_segment
 
 FILTERS = ("text", "tenant", "agent", "user", "state")
 CHILDREN = 50
@@ -79,7 +80,7 @@ def _list(routes: APIRouter, console: Console) -> None:
 def _one(routes: APIRouter, console: Console) -> None:
     @routes.get("/keys/{key}")
     async def show(
-        key: str, request: Request, viewer: Annotated[Viewer, Depends(require_role(*READERS))]
+        key: PathName, request: Request, viewer: Annotated[Viewer, Depends(require_role(*READERS))]
     ) -> Response:
         found = await viewer.api.get(key_path(key))
         return console.render(
@@ -100,7 +101,7 @@ def _one(routes: APIRouter, console: Console) -> None:
 
 def key_path(key: str, action: str = "") -> str:
     """Returns the admin API's path of a key."""
-    return f"/admin/keys/{quote(key, safe='')}{action}"
+    return f"/admin/keys/{api_segment(key)}{action}"
 
 
 def public_text(text: str) -> str:

@@ -5,7 +5,6 @@ API, which bounds what it may cost; a reload is the launcher's, and where none r
 """
 
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
@@ -16,6 +15,7 @@ from llm_proxy.console.console import Console
 from llm_proxy.console.fallback_graph import BOX_HEIGHT, BOX_WIDTH, draw_fallbacks
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.json_access import Json
+from llm_proxy.path_names import api_segment
 
 NOT_FOUND = 404
 Reader = Annotated[Viewer, Depends(require_role(*GLOBAL))]
@@ -53,7 +53,7 @@ def _models(routes: APIRouter, console: Console) -> None:
     @routes.post("/models/test")
     async def test(request: Request, viewer: Changer) -> Response:
         model = str((await request.form()).get("model") or "")
-        result = await viewer.api.send("POST", f"/admin/models/{quote(model, safe='')}/test")
+        result = await viewer.api.send("POST", f"/admin/models/{api_segment(model)}/test")
         return await page(request, viewer, result)
 
 

@@ -8,17 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form
 from starlette.requests import Request
 from starlette.responses import Response
 
 from llm_proxy.console.access import CHANGERS, EVERYBODY, READERS, Viewer, require_role
-from llm_proxy.console.console import Console
+from llm_proxy.console.console import Console, PathName
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.rendering import KnownFields
 from llm_proxy.json_access import Json
+from llm_proxy.path_names import api_segment, page_segment
 
 PAGE_RUNS, PAGE_CALLS = 50, 500
 _NO_ANSWER = 500
@@ -76,15 +77,14 @@ def router(console: Console) -> APIRouter:
 
     @routes.get("/runs/{run:path}")
     async def one(
-        run: str, request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]
+        run: PathName, request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]
     ) -> Response:
         given = {name: value for name, value in request.query_params.items() if name in _TO_ONE and value}
-        address = quote(run, safe="")
-        page = await viewer.api.get(f"/v1/runs/{address}", **(given | {"limit": PAGE_CALLS}))
+        page = await viewer.api.get(f"/v1/runs/{api_segment(run)}", **(given | {"limit": PAGE_CALLS}))
         values: dict[str, Any] = {
             "run": page["run"],
             "branches": tree_of(page["data"], page["run"]["first_at"]),
-            "later": _next(f"/runs/{address}", given, page),
+            "later": _next(f"/runs/{page_segment(run)}", given, page),
         }
         return console.render(request, viewer, "run.html", **values)
 
@@ -140,7 +140,7 @@ def run_address(run: Json, given: dict[str, str]) -> str:
         "until": given.get("until"),
     }
     query = urlencode({name: value for name, value in owner.items() if value})
-    return f"/runs/{quote(run['run'], safe='')}?{query}"
+    return f"/runs/{page_segment(run['run'])}?{query}"
 
 
 def tree_of(calls: Iterable[Json], began: str) -> list[Branch]:

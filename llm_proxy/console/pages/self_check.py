@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
@@ -18,6 +17,7 @@ from llm_proxy.console.access import GLOBAL, OPERATORS, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.json_access import Json, as_object
+from llm_proxy.path_names import api_segment
 
 _LOCAL = "local"
 """The provider of the toy models that come along."""
@@ -153,7 +153,7 @@ def _model_to_test(groups: list[Json] | None) -> str | None:
 async def _call(viewer: Viewer, model: str) -> list[ChainPart]:
     """One small call to a model, and its record."""
     try:
-        result = await viewer.api.send("POST", f"/admin/models/{quote(model, safe='')}/test")
+        result = await viewer.api.send("POST", f"/admin/models/{api_segment(model)}/test")
     except GatewayRejected as error:
         return [ChainPart(f"A call to {model}", is_ok=False, detail=error.message)]
     if not result["ok"]:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llm_proxy.console.access import CHANGERS, GLOBAL, OPERATORS, READERS, Viewer, require_role
-from llm_proxy.console.console import Console
+from llm_proxy.console.console import Console, PathName
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.headroom import Headroom, headroom_of
 from llm_proxy.console.pages.keys import key_path
@@ -51,7 +51,7 @@ def router(console: Console) -> APIRouter:
         )
 
     @routes.get("/tenants/{tenant:path}")
-    async def show(tenant: str, request: Request, viewer: Reader) -> Response:
+    async def show(tenant: PathName, request: Request, viewer: Reader) -> Response:
         if viewer.tenant is not None and tenant != viewer.tenant:
             raise NotFound("There is no such tenant.")
         found = await viewer.api.get("/admin/tenants", tenant=tenant)

@@ -42,7 +42,7 @@ async def test_a_run_is_found_and_shown_as_a_tree(console: RunningConsole) -> No
         request_page = (await client.get(f"/requests/{ids[0]}")).text
         of_run = (await client.get("/requests", params={"run": run})).text
         assert all(f"/requests/{request_id}" in of_run for request_id in ids)
-        assert 'href="/runs/night/' in request_page
+        assert 'href="/runs/night~2F' in request_page
     async with console.admin("tenant", uuid4().hex) as stranger:
         assert run[:10] not in (await stranger.get("/runs")).text
         assert (await stranger.get(address)).status_code in {403, 404}
