@@ -184,24 +184,21 @@ def record_of(context: CallContext) -> UsageRecord:
         would_refuse=context.would_refuse,
         replay_of=None if context.replay_of is None else str(context.replay_of),
         run_name=caller.run_id,
-        key_ancestors=",".join(one.key_id for one in caller.above) or None,
-        **_requested(call),
-        **_queue(context),
+        key_ancestors=",".join(one.key_id for one in caller.above) if caller.above else None,
+        **_requested(call, context),
         **_details(usage, context.guard_verdict),
     )
 
 
-def _requested(call: Call) -> dict[str, Any]:
-    """Returns the basis of the call's reservation."""
+def _requested(call: Call, context: CallContext) -> dict[str, Any]:
+    """Returns the basis of the call's reservation, and its time and class in the queue."""
     return {
         "prompt_bytes": call.prompt_bytes,
         "max_tokens": None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED_TOKENS),
         "choices": min(call.choices, UNBOUNDED_TOKENS - 1),
+        "queue_ms": context.queue_ms,
+        "priority": "batch" if context.is_batch else "interactive",
     }
-
-
-def _queue(context: CallContext) -> dict[str, Any]:
-    return {"queue_ms": context.queue_ms, "priority": "batch" if context.is_batch else "interactive"}
 
 
 def _details(usage: TokenUsage | None, verdict: GuardVerdict | None) -> dict[str, Any]:
