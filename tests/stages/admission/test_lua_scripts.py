@@ -5,7 +5,7 @@ from typing import cast
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llm_proxy.admission.limiter import (
@@ -18,7 +18,10 @@ from llm_proxy.admission.limiter import (
     SettlementEntry,
 )
 from llm_proxy.admission.memory_limiter import BudgetCounter, MemoryLimiter
+from llm_proxy.admission.policy_resolver import PolicyDefaults, PolicyResolver
 from llm_proxy.admission.redis.backend import RedisBackend
+from llm_proxy.identity import Budget, Caller, Limits, PolicySnapshot
+from llm_proxy.identity.caller import KeyAbove
 
 HANDS = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
 START_MS = 1_800_000_000_000
@@ -94,12 +97,15 @@ class Pair:
         """Both admit, or both reject, with the same figures."""
         checks = tuple(self.check(letter) for letter in wanted)
         wants = tuple(size if check.kind in {"tokens", "budget"} else 1 for check in checks)
-        plan = self.plan(checks)
-        ask = LimiterRequest(plan, wants, epoch, uuid4().hex, 30_000, take, name)
+        await self.ask(LimiterRequest(self.plan(checks), wants, epoch, uuid4().hex, 30_000, take, name))
+
+    async def ask(self, ask: LimiterRequest) -> LimiterResult:
+        """Both answer alike; what is admitted can be settled."""
         answer = await self.store.reserve(ask)
         assert answer == self.model.reserve(ask, self.now_ms)
-        if answer.status == 0 and take:
+        if answer.status == 0 and ask.reserve:
             self.taken.append((ask, answer))
+        return answer
 
     async def settle(self, index: int, truth: int, *, twice: bool) -> None:
         """Both settle a call, a repeated batch once."""
@@ -242,6 +248,92 @@ async def test_scripts_and_limiter_agree_on_any_history(
             assert stored == modelled
     finally:
         await store.stop()
+
+
+ABOVE = {"root": (), "first": ("root",), "second": ("root",), "deep": ("root", "first")}
+"""The keys of a family, and those above each, the root first."""
+
+
+def _amount(check: LimitCheck, size: int) -> int:
+    return size if check.kind == "tokens" or (check.kind == "budget" and check.unit == "usd") else 1
+
+
+def _family(tenant: str) -> dict[str, Caller]:
+    """A key, two keys below it, and one below the first of them; each with limits of its own."""
+    limits = {
+        "root": Limits(5, 400, 6),
+        "first": Limits(3, 250, 2),
+        "second": Limits(4),
+        "deep": Limits(2, 90),
+    }
+    budgets = (Budget(900, "total"), Budget(12, "total", unit="requests"))
+    keys = {name: KeyAbove(name, "", tenant, limits=limit, budgets=budgets) for name, limit in limits.items()}
+    return {
+        name: Caller(
+            name,
+            "virtual",
+            tenant,
+            limits=limits[name],
+            budgets=budgets,
+            above=tuple(keys[one] for one in ids),
+        )
+        for name, ids in ABOVE.items()
+    }
+
+
+calls_of_a_family = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["root", "first", "second", "deep"]), st.integers(1, 120), st.booleans()),
+        st.tuples(st.just("settle"), st.integers(0, 30), st.integers(0, 200)),
+        st.tuples(st.just("wait"), st.sampled_from([1, 999, 15_000, 59_999, 61_000])),
+    ),
+    max_size=40,
+)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(history=calls_of_a_family)
+@example(
+    history=[(name, 1, True) for name in ("root", "root", "first", "first", "second", "second", "second")]
+)
+async def test_scripts_and_limiter_agree_on_chains_of_child_keys(
+    limits_redis_url: str, history: list[tuple[str, int, int]]
+) -> None:
+    """Each call counts for its key and all above it, and none has more of them in a minute than it may."""
+    tenant = uuid4().hex
+    store, callers = _store(limits_redis_url, tenant), _family(tenant)
+    resolver = PolicyResolver.from_snapshot(PolicyDefaults(agent_rpm=0), PolicySnapshot())
+    plans = {name: resolver.resolve(caller, "", START_MS, None) for name, caller in callers.items()}
+    await store.start()
+    pair = Pair(store, tenant)
+    admitted: list[tuple[int, str]] = []
+    try:
+        await pair.turn_clock(0)
+        for key in {one.key for plan in plans.values() for one in plan.checks if one.kind == "budget"}:
+            await store.seed(key, 0)
+            pair.model.seed(key, BudgetCounter(0, seeded_ms=START_MS))
+        for what, *numbers in history:
+            if what == "wait":
+                await pair.turn_clock(numbers[0])
+            elif what == "settle":
+                await pair.settle(numbers[0], numbers[1], twice=False)
+            else:
+                plan, (size, take) = plans[what], numbers
+                amounts = tuple(_amount(one, size) for one in plan.checks)
+                ask = LimiterRequest(plan, amounts, NO_EPOCH, uuid4().hex, 30_000, bool(take))
+                if (await pair.ask(ask)).status == 0 and take:
+                    admitted.append((pair.now_ms, what))
+    finally:
+        await store.stop()
+    for name, caller in callers.items():
+        below = {name, *(one for one, of in ABOVE.items() if name in of)}
+        times = [at for at, by in admitted if by in below]
+        for begin in times:
+            assert sum(begin <= at < begin + 60_000 for at in times) <= (caller.limits.rpm or 0)
 
 
 @pytest.fixture
