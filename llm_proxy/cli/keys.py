@@ -42,6 +42,7 @@ from llm_proxy.cli.printing import (
 )
 from llm_proxy.identity import KeyMutation, KeyRaiseRepository, KeyRepository, PolicyRepository
 from llm_proxy.identity.admin_documents import key_document, parse_key_spec, parse_kill_switch, parse_raise
+from llm_proxy.identity.key_search import KeyFilter
 from llm_proxy.identity.keys_file import apply_keys_file as apply_file
 from llm_proxy.identity.keys_file import load_keys_file as read_file
 from llm_proxy.identity.policies import KillSwitchKind
@@ -144,13 +145,15 @@ def create_key(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 -- cli
 
 @keys.command("list")
 @click.option("--tenant", help="Only this tenant's.")
+@click.option("--above", metavar="KEY", help="Only child keys below this key.", shell_complete=complete_keys)
 @as_json_option
-def list_keys(*, tenant: str | None, as_json: bool) -> None:
+def list_keys(*, tenant: str | None, above: str | None, as_json: bool) -> None:
     """List keys, revoked ones too."""
 
     async def list_all(repository: KeyRepository, _: PolicyRepository) -> list[Json]:
         found: list[Json] = []
-        while page := await repository.list_keys(tenant=tenant, after=found[-1]["name"] if found else ""):
+        of = KeyFilter(tenant, above=(await repository.get(above)).key_id if above is not None else None)
+        while page := await repository.list_keys(matching=of, after=found[-1]["name"] if found else ""):
             found += [key_document(one) for one in page]
         return found
 

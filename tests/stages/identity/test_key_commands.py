@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import commands
 import pytest
+from usage_records import add_child_keys
 
 from llm_proxy.identity import KeyCache, Limits, PolicyRepository, PostgresKeyStore
 from llm_proxy.identity.virtual_keys import generate_key, lookup_from_key
@@ -39,6 +40,19 @@ async def test_a_key_is_managed_by_commands(pool: "asyncpg.Pool[asyncpg.Record]"
     table = await run(database_url, "list")
     assert "revoked" in table
     assert rotated["prefixes"][0] in table
+
+
+async def test_the_keys_below_a_key_are_listed(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str
+) -> None:
+    """Below the key of an id, name or prefix; none below one without any; an unknown one is an error."""
+    made: Json = json.loads(await run(database_url, "create", "--name", "n", "--json"))
+    await add_child_keys(pool, {"child": [made["id"]], "deep": [made["id"], "child"], "other": ["else"]})
+    for named in ("n", made["id"], made["prefixes"][0]):
+        listed = json.loads(await run(database_url, "list", "--above", named, "--json"))
+        assert [one["name"] for one in listed] == ["child", "deep"]
+    assert json.loads(await run(database_url, "list", "--above", "deep", "--json")) == []
+    assert "No such key" in await run(database_url, "list", "--above", "nobody", code=1)
 
 
 async def test_a_budget_without_a_period_is_rejected_with_its_format(database_url: str) -> None:
