@@ -61,16 +61,11 @@ def gateway_url(settings: Settings, url: str | None = None) -> str:
     return found.rstrip("/").removesuffix("/v1")
 
 
-def console_address(path: str) -> str | None:
-    """Returns a page's address at the console of `LLM_PROXY__CONSOLE_URL`; None where that is not set."""
-    url = load_settings().console_url
-    return None if url is None else url.rstrip("/") + path
-
-
 def show_in_console(path: str) -> None:
-    """Prints where the console shows the same, if its address is known."""
-    if (address := console_address(path)) is not None:
-        click.echo(f"console: {address}")
+    """Prints where the console of `LLM_PROXY__CONSOLE_URL`, if that is set, shows the same."""
+    url = load_settings().console_url
+    if url is not None:
+        click.echo(f"console: {url.rstrip('/')}{path}")
 
 
 def gateway_client(

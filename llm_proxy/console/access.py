@@ -21,6 +21,7 @@ from llm_proxy.errors import APIError, Forbidden, Unauthorized
 from llm_proxy.identity import Actor, KeyCache
 from llm_proxy.identity.admin_keys import Admin
 from llm_proxy.identity.console_sessions import OpenSession, SessionHolder, ViewerRole
+from llm_proxy.identity.policies import EVERY_EPOCH
 from llm_proxy.identity.virtual_keys import key_digest, lookup_from_key
 from llm_proxy.settings import Settings
 
@@ -33,7 +34,6 @@ OPERATORS: tuple[ViewerRole, ...] = ("owner", "operator")
 EVERYBODY: tuple[ViewerRole, ...] = (*READERS, "key")
 CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
-_EVERY_POLICY = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class ConsoleAccess:
             return Identity(admin.name, admin.role, admin.tenant)
         cache = KeyCache(self._data.keys)  # of this request alone: nothing outdated
         if lookup_from_key(raw) is None:
-            await cache.fetch_policies(_EVERY_POLICY)  # policies state whether keys were imported
+            await cache.fetch_policies(EVERY_EPOCH)  # policies state whether keys were imported
         caller = await cache.find_caller(raw)
         return Identity(caller.key_prefix, "key", caller.tenant, caller.key_id, caller.user)
 

@@ -167,6 +167,10 @@ class PolicySnapshot:
         return max(self.epochs.values(), default=0)
 
 
+EVERY_EPOCH = -1
+"""Older than any epoch: with it `fetch_policies` always returns the policies."""
+
+
 class PolicySource(Protocol):
     """Provides policies."""
 

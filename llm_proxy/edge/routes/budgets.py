@@ -19,6 +19,7 @@ from llm_proxy.edge.routes.admin_bodies import ADMIN_ERRORS
 from llm_proxy.errors import NotFound, StoreUnavailable
 from llm_proxy.identity import Actor, Caller, KeyRepository, PolicySnapshot, PolicySource
 from llm_proxy.identity.key_search import KeyFilter
+from llm_proxy.identity.policies import EVERY_EPOCH
 from llm_proxy.identity.virtual_keys import caller_from_record
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.budget_forecast import BudgetForecast, BudgetForecasts
@@ -27,7 +28,6 @@ from llm_proxy.quantities import shown_amount
 from llm_proxy.upstream import CurrentCatalog
 
 _KEYS_PAGE, _MAX_KEYS = 1000, 20_000
-_EVERY_EPOCH = -1
 TenantQuery = Annotated[str | None, Query(description="Only this tenant's, and none that tenants share.")]
 LimitQuery = Annotated[int, Query(ge=1, le=10_000, description="At most so many.")]
 
@@ -66,7 +66,7 @@ def router(sources: BudgetSources | None, *, require_actor: ActorDependency) -> 
 
 
 async def _forecasts(sources: BudgetSources, tenant: str | None, now: datetime) -> Sequence[BudgetForecast]:
-    snapshot = await sources.current.fetch_policies(_EVERY_EPOCH) or PolicySnapshot()
+    snapshot = await sources.current.fetch_policies(EVERY_EPOCH) or PolicySnapshot()
     resolver = PolicyResolver.from_snapshot(sources.defaults, snapshot)
     keys = await _callers(sources.keys, tenant)
     return await database_result(sources.forecasts.fetch(keys, resolver, sources.catalog, now, tenant))

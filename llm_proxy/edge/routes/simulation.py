@@ -30,6 +30,7 @@ from llm_proxy.identity import (
     PolicySource,
 )
 from llm_proxy.identity.admin_documents import parse_key_spec, parse_policy
+from llm_proxy.identity.policies import EVERY_EPOCH
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import CallHistoryReader
 from llm_proxy.ledger.call_history import CallHistory
@@ -162,7 +163,7 @@ async def _changed_keys(sources: SimulationSources, body: Simulation) -> dict[st
 
 
 async def _changed_policies(sources: SimulationSources, body: Simulation) -> PolicySnapshot:
-    snapshot = await sources.current.fetch_policies(-1) or PolicySnapshot()
+    snapshot = await sources.current.fetch_policies(EVERY_EPOCH) or PolicySnapshot()
     new = [await sources.policies.resolve_key(parse_policy(one)) for one in body.rules]
     scopes = {_policy_scope(policy) for policy in new}
     kept = () if body.only_these_rules else snapshot.policies
