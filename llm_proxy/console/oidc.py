@@ -181,15 +181,11 @@ class OpenIdProvider:
     async def _claims(self, token: str, flow: Flow, keys: Json) -> Json:
         """Returns an ID token's claims once they are known to be true; raises `JoseError` or `ValueError`."""
         try:
-            decoded = jwt.decode(
-                token, KeySet.import_key_set(cast("Any", keys)), algorithms=list(_ALGORITHMS)
-            )
+            decoded = _decode(token, keys)
         except (JoseError, ValueError):  # the provider may have new keys
             self._read_at_s = float("-inf")
             _, keys = await self._discovered()
-            decoded = jwt.decode(
-                token, KeySet.import_key_set(cast("Any", keys)), algorithms=list(_ALGORITHMS)
-            )
+            decoded = _decode(token, keys)
         client_id = self._settings.console_oidc_client_id
         options = {
             "iss": {"essential": True, "values": [self._issuer, f"{self._issuer}/"]},
@@ -246,6 +242,11 @@ class OpenIdProvider:
             verify=settings.tls,
         )
         return cast("_Client", made)
+
+
+def _decode(token: str, keys: Json) -> jwt.Token:
+    key_set = KeySet.import_key_set(cast("Any", keys))
+    return jwt.decode(token, key_set, algorithms=list(_ALGORITHMS))
 
 
 def _require_issuer(metadata: Json, issuer: str) -> None:

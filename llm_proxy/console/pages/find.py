@@ -11,9 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from llm_proxy.console.access import EVERYBODY, Viewer, require_role
 from llm_proxy.console.console import Console
-from llm_proxy.console.gateway_api import GatewayRejected
-from llm_proxy.console.pages.live import running_path
-from llm_proxy.json_access import Json
+from llm_proxy.console.pages.live import known_running
 from llm_proxy.ledger.request_lookup import RequestLookup, ids_in
 
 
@@ -32,7 +30,9 @@ def router(console: Console) -> APIRouter:
         rows = await lookup.find(pasted, scope.key_id, scope.tenant)
         if len(rows) == 1:
             return RedirectResponse(f"/requests/{rows[0]['request_id']}", 303)
-        running = [] if rows else await _running(viewer, {str(one) for one in pasted.uuids} | {*pasted.words})
+        ids = {*map(str, pasted.uuids), *pasted.words}
+        listed = [] if rows else await known_running(viewer)
+        running = [one for one in listed if {one["request_id"], one["client_request_id"]} & ids]
         if len(running) == 1:
             return RedirectResponse(f"/requests/{running[0]['request_id']}", 303)
         if not rows and len(pasted.uuids) == 1:  # its page shows what is known of it
@@ -40,12 +40,3 @@ def router(console: Console) -> APIRouter:
         return console.render(request, viewer, "find.html", status=200 if rows else 404, rows=rows, text=id)
 
     return routes
-
-
-async def _running(viewer: Viewer, ids: set[str]) -> list[Json]:
-    """Returns the running calls that have one of these ids."""
-    try:
-        listed: list[Json] = (await viewer.api.get(running_path(viewer), limit=5000))["data"]
-    except GatewayRejected:
-        return []
-    return [one for one in listed if {one["request_id"], one["client_request_id"]} & ids]

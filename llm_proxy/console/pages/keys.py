@@ -93,6 +93,7 @@ def _one(routes: APIRouter, console: Console) -> None:
             headroom=headroom_of(found.get("limits")),
             limits_known=found.get("limits") is not None,
             rules=found.get("rules") or [],
+            most_children=CHILDREN,
             children=[(one, state_of_key(one)) for one in await _children(viewer, found)],
             may_change=viewer.may(*CHANGERS),
             is_global=viewer.may(*GLOBAL),

@@ -18,7 +18,8 @@ from llm_proxy.json_access import Json
 from llm_proxy.ledger.request_search import RequestSearch, RequestSearcher
 
 LAST = 100
-MAX_RUNNING = 500
+MAX_RUNNING, MAX_LISTED = 500, 5000
+"""Running calls on the page, and the most that the API lists."""
 _RANGE = timedelta(hours=24)
 _CLOCKS = timedelta(minutes=5)
 
@@ -32,7 +33,7 @@ def router(console: Console) -> APIRouter:
         listed: Json = {"data": [], "has_more": False, "note": None}
         problem = ""
         try:
-            listed = await viewer.api.get(running_path(viewer), limit=MAX_RUNNING)
+            listed = await list_running(viewer, MAX_RUNNING)
         except GatewayRejected as fault:
             problem = fault.message
         now = datetime.now(UTC)
@@ -71,6 +72,15 @@ def router(console: Console) -> APIRouter:
     return routes
 
 
-def running_path(viewer: Viewer) -> str:
-    """Returns the route that lists the running calls that a viewer may see."""
-    return "/v1/calls" if viewer.role == "key" else "/admin/calls"
+async def list_running(viewer: Viewer, limit: int) -> Json:
+    """Returns the gateway's list of the running calls that a viewer may see; raises `GatewayRejected`."""
+    return await viewer.api.get("/v1/calls" if viewer.role == "key" else "/admin/calls", limit=limit)
+
+
+async def known_running(viewer: Viewer) -> list[Json]:
+    """Returns the running calls that a viewer may see; none while they are unknown."""
+    try:
+        found: list[Json] = (await list_running(viewer, MAX_LISTED))["data"]
+    except GatewayRejected:
+        return []
+    return found

@@ -52,7 +52,7 @@ class PlaygroundResult:
 
     Attributes:
         answer: The answer's text; None for no call.
-        image: A data URL of a picture in the answer; empty for none.
+        images: Data URLs of the pictures in the answer.
         audio: A data URL of the answer as audio; empty for none.
         key: The key of this hour, shown on request.
     """
@@ -74,8 +74,13 @@ def router(console: Console) -> APIRouter:
     """Returns the pages' routes."""
     routes, keys = APIRouter(), PlaygroundKeys()
 
-    async def page(
-        request: Request, viewer: Viewer, form: PlaygroundForm, result: PlaygroundResult, status: int = 200
+    def page(
+        request: Request,
+        viewer: Viewer,
+        models: list[OfferedModel],
+        form: PlaygroundForm,
+        result: PlaygroundResult,
+        status: int = 200,
     ) -> Response:
         return console.render(
             request,
@@ -84,7 +89,7 @@ def router(console: Console) -> APIRouter:
             status=status,
             form=form,
             result=result,
-            models=await _models(viewer, keys),
+            models=models,
             paths=[*PATHS],
             key_variable=KEY_VARIABLE,
             has_key=viewer.role != "key",
@@ -92,21 +97,21 @@ def router(console: Console) -> APIRouter:
 
     @routes.get("/playground")
     async def blank(request: Request, viewer: Caller, model: str = "") -> Response:
-        models = [] if model else await _models(viewer, keys)
+        models = await _models(viewer, keys)
         chosen = model or next((one.name for one in models if CHAT_PATH in one.paths), "")
         form = PlaygroundForm(CHAT_PATH, chosen, stream=True)
-        return await page(request, viewer, form, PlaygroundResult())
+        return page(request, viewer, models, form, PlaygroundResult())
 
     @routes.post("/playground")
     async def act(request: Request, viewer: Caller) -> Response:
         sent = await request.form()
-        form = await _form_of(sent)
+        form, status = await _form_of(sent), 200
         try:
             result = await _act(viewer, keys, form, str(sent.get("action") or "call"))
         except APIError as error:
             result = PlaygroundResult(error=error.message, error_field=error.param or "")
-            return await page(request, viewer, form, result, error.status)
-        return await page(request, viewer, form, result)
+            status = error.status
+        return page(request, viewer, await _models(viewer, keys), form, result, status)
 
     @routes.post("/playground/stream")
     async def stream(request: Request, viewer: Caller) -> Response:

@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from llm_proxy.console.access import CHANGERS, EVERYBODY, GLOBAL, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
-from llm_proxy.console.pages.live import running_path
+from llm_proxy.console.pages.live import known_running
 from llm_proxy.console.rendering import KnownFields
 from llm_proxy.errors import NotFound
 from llm_proxy.json_access import Json, as_object
@@ -126,12 +126,7 @@ async def _without_record(
     console: Console, request: Request, viewer: Viewer, number: UUID, message: str
 ) -> Response:
     """Returns the page of a request that runs, or that nothing is known of."""
-    running: list[Json] = []
-    try:
-        listed = await viewer.api.get(running_path(viewer), limit=5000)
-        running = [one for one in listed["data"] if one["request_id"] == str(number)]
-    except GatewayRejected:
-        pass
+    running = [one for one in await known_running(viewer) if one["request_id"] == str(number)]
     values: dict[str, Any] = {
         "id": number,
         "message": message,
