@@ -8,15 +8,20 @@ from playwright.async_api import Browser, expect
 from running_console import RunningConsole
 from running_stack import ADMIN_KEY
 
+from llm_proxy.console.pages import PAGES
+from llm_proxy.identity.console_sessions import ViewerRole
+
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 LOOKS = list(product((TELEPHONE, WIDE), SCHEMES))
 
 
-async def paths(watched: WatchedPage) -> list[str]:
-    """Returns the addresses in the navigation."""
+async def paths(watched: WatchedPage, role: ViewerRole) -> list[str]:
+    """Returns the addresses in the navigation, which are those of a role."""
     links = await watched.page.get_by_role("navigation", name="Pages").get_by_role("link").all()
     found = [await link.get_attribute("href") for link in links]
-    return [path for path in found if path is not None]
+    expected = [page.path for page in PAGES if page.label and role in page.roles]
+    assert found == expected
+    return expected
 
 
 @pytest.mark.parametrize(("size", "scheme"), LOOKS)
@@ -27,7 +32,7 @@ async def test_every_page_of_the_owner(
         await page.visit("/sign-in")
         await page.sign_in(ADMIN_KEY)
         barriers: list[str] = []
-        for path in await paths(page):
+        for path in await paths(page, "owner"):
             try:
                 await page.visit(path)
             except AssertionError as error:
@@ -49,14 +54,24 @@ async def test_pages_of_one_thing_fit_a_telephone(browser: Browser, console: Run
 
 async def test_every_page_of_a_keys_holder(page: WatchedPage, console: RunningConsole) -> None:
     await page.sign_in(await console.stack.new_key())
-    for path in await paths(page):
+    for path in await paths(page, "key"):
         await page.visit(path)
+        assert await page.page.get_by_role("heading", level=1).is_visible()
+
+
+async def test_a_long_name_widens_no_page(browser: Browser, console: RunningConsole) -> None:
+    name = "n" * 100
+    await console.stack.new_key(name=name)
+    async with watched_page(browser, console.url, size=TELEPHONE) as page:
+        await page.sign_in(ADMIN_KEY)
+        await page.visit(f"/keys/{name}")
+        assert name in await page.page.get_by_role("heading", level=1).inner_text()
 
 
 async def test_pages_are_whole_without_javascript(browser: Browser, console: RunningConsole) -> None:
     async with watched_page(browser, console.url, javascript=False) as page:
         await page.sign_in(ADMIN_KEY)
-        for path in await paths(page):
+        for path in await paths(page, "owner"):
             answer = await page.page.goto(console.url + path)
             assert answer is not None
             assert answer.status == 200
