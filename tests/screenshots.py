@@ -18,11 +18,10 @@ from loopback import NO_TLS
 from running_console import serve_console
 from running_stack import ADMIN_KEY, say, script
 from stack_processes import StackProcesses, run_stack
-from usage_records import record
+from usage_records import record, write_records
 
 from llm_proxy.console.pages import PAGES
-from llm_proxy.ledger import LedgerStore, UsageRecord
-from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger import UsageRecord
 from llm_proxy.schema.connections import open_command_pool
 from llm_proxy.telemetry import uuid7
 
@@ -160,10 +159,7 @@ async def fill(stack: StackProcesses) -> str:
 async def write(database_url: str, records: list[UsageRecord]) -> None:
     """Writes records as a ledger does."""
     async with open_command_pool(database_url, None) as pool:
-        for day in sorted({one.started_at.date() for one in records}):
-            await pool.execute("SELECT requests_partition($1)", day)
-        ledger = LedgerStore(pool, retention_days=90, payload_days=7)
-        await ledger.insert_records([(row_of(one), encode(row_of(one))) for one in records])
+        await write_records(pool, records)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from uuid import UUID
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Ledger, LedgerStore, UsageRecord
+from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.worker_slot import acquire_slot
 from llm_proxy.schema.connections import gateway_pools
 from llm_proxy.telemetry import Metrics, timestamp_of, uuid7
@@ -108,3 +109,12 @@ async def add_child_keys(database: "Pool | Connection", ancestors: Mapping[str, 
         await database.execute(
             "INSERT INTO api_keys (key_id, name, ancestors) VALUES ($1, $1, $2)", key_id, list(above)
         )
+
+
+async def write_records(pool: "Pool", records: Sequence[UsageRecord]) -> None:
+    """Writes records as a ledger does, into a database that has the schema."""
+    for day in sorted({one.started_at.date() for one in records}):
+        await pool.execute("SELECT requests_partition($1)", day)
+    store = LedgerStore(pool, retention_days=90, payload_days=7)
+    for at in range(0, len(records), 200):
+        await store.insert_records([(row_of(one), encode(row_of(one))) for one in records[at : at + 200]])

@@ -42,12 +42,16 @@ async def test_stop_that_runaway(page: WatchedPage, console: RunningConsole) -> 
         assert "stopped_by_operator" in await rest
 
 
-async def test_a_large_text_and_a_late_page_stay_usable(page: WatchedPage) -> None:
-    """The pages of this lane without rows, at their edges."""
+async def test_pages_without_rows_stay_usable(page: WatchedPage) -> None:
+    """A search without a match, a page that is held still, an unknown id, a wrong range."""
     await page.sign_in(ADMIN_KEY)
-    await page.visit("/requests?agent=nobody&since=7d&min_cost=1")
+    await page.visit("/requests?agent=unknown&since=7d&min_cost=1")
+    assert await page.page.locator("p.empty").inner_text() == "No request matches."
     await page.visit("/live?refresh=off")
+    assert await page.page.locator("[hx-trigger]").count() == 0
     with page.expecting(404):
         await page.visit("/find?id=nothing-1")
+        assert "No request has an id of this text." in await page.page.locator("p.empty").inner_text()
     with page.expecting(400):
         await page.visit("/requests?since=tomorrow")
+        assert "tomorrow" in await page.page.locator("p.problem").inner_text()

@@ -10,10 +10,7 @@ from chromium import WatchedPage
 from loopback import NO_TLS
 from running_console import RunningConsole
 from running_stack import ADMIN_KEY
-from usage_records import record
-
-from llm_proxy.ledger import LedgerStore
-from llm_proxy.ledger.record import encode, row_of
+from usage_records import record, write_records
 
 
 @pytest.fixture
@@ -28,10 +25,7 @@ async def tenant(postgres_url: str, console: RunningConsole) -> str:  # noqa: AR
         for agent, day, cost in (("a", 0, 9), ("a", 2, 4), ("b", 2, 1), ("b", 9, 1), ("c", 3, 2))
     ]  # fmt: skip
     async with asyncpg.create_pool(postgres_url, min_size=0, max_size=1) as pool:
-        for one in records:
-            await pool.execute("SELECT requests_partition($1)", one.started_at.date())
-        store = LedgerStore(pool, retention_days=90, payload_days=7)
-        await store.insert_records([(row_of(one), encode(row_of(one))) for one in records])
+        await write_records(pool, records)
     return name
 
 

@@ -14,11 +14,10 @@ import pytest
 from loopback import NO_TLS
 from running_console import RunningConsole
 from running_stack import Json
-from usage_records import record
+from usage_records import record, write_records
 
 from llm_proxy.console.rendering import duration_ms, money
-from llm_proxy.ledger import LedgerStore, UsageRecord
-from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger import UsageRecord
 
 SCRIPT = "<script>alert(1)</script>"
 FIGURE = re.compile(r'data-figure="(\w+)">(.*?)</span>')
@@ -51,10 +50,7 @@ async def tenant(postgres_url: str, console: RunningConsole) -> str:  # noqa: AR
 async def store(postgres_url: str, records: Sequence[UsageRecord]) -> None:
     """Writes them as a gateway does."""
     async with asyncpg.create_pool(postgres_url, min_size=0, max_size=1) as pool:
-        for day in {one.started_at.date() for one in records}:
-            await pool.execute("SELECT requests_partition($1)", day)
-        ledger = LedgerStore(pool, retention_days=90, payload_days=7)
-        await ledger.insert_records([(row_of(one), encode(row_of(one))) for one in records])
+        await write_records(pool, records)
 
 
 async def usage(console: RunningConsole, **parameters: str) -> httpx.Response:

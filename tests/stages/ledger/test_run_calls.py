@@ -11,12 +11,11 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from usage_records import random_record
+from usage_records import random_record, write_records
 
 from llm_proxy import schema
 from llm_proxy.errors import BadRequest, NotFound
-from llm_proxy.ledger import LedgerStore, UsageRecord
-from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger import UsageRecord
 from llm_proxy.ledger.request_filters import parse_position
 from llm_proxy.ledger.run_calls import RunQuery, RunReader
 
@@ -76,10 +75,7 @@ async def filled(database_url: str) -> AsyncIterator[Filled]:
     async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as pool:
         async with pool.acquire() as connection:
             await schema.apply(connection)
-            for day in {one.started_at.date() for one in records}:
-                await connection.execute("SELECT requests_partition($1)", day)
-        store = LedgerStore(pool, retention_days=90, payload_days=7)
-        await store.insert_records([(row_of(one), encode(row_of(one))) for one in records])
+        await write_records(pool, records)
         await pool.execute("INSERT INTO api_keys (key_id, name, tenant) VALUES ('k1', 'one', 'acme')")
         yield Filled(RunReader(pool), records)
 

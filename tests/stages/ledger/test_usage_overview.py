@@ -7,12 +7,11 @@ from random import Random
 
 import asyncpg
 import pytest
-from usage_records import random_record
+from usage_records import random_record, write_records
 
 from llm_proxy import schema
 from llm_proxy.errors import BadRequest, NotFound
-from llm_proxy.ledger import LedgerStore, PostgresUsage
-from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger import PostgresUsage
 from llm_proxy.ledger.usage_overview import ComparedName, Measure, NameSums, add_sums
 from llm_proxy.ledger.usage_query import UsageQuery, UsageRow, parse_zone
 
@@ -43,10 +42,7 @@ async def usage(database_url: str) -> AsyncIterator[PostgresUsage]:
     async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as pool:
         async with pool.acquire() as connection:
             await schema.apply(connection)
-            for day in {one.started_at.date() for one in records}:
-                await connection.execute("SELECT requests_partition($1)", day)
-        store = LedgerStore(pool, retention_days=90, payload_days=7)
-        await store.insert_records([(row_of(one), encode(row_of(one))) for one in records])
+        await write_records(pool, records)
         yield PostgresUsage(pool)
 
 

@@ -12,13 +12,12 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
-from usage_records import add_child_keys, random_record, record
+from usage_records import add_child_keys, random_record, record, write_records
 
 from llm_proxy import schema
 from llm_proxy.errors import NotFound
-from llm_proxy.ledger import LedgerStore, MemoryUsage, PostgresUsage, UsageRecord
+from llm_proxy.ledger import MemoryUsage, PostgresUsage, UsageRecord
 from llm_proxy.ledger.latency_histogram import MAX_RELATIVE_ERROR
-from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.usage_query import NAME_COLUMNS, TIME_UNITS, UsageQuery, UsageResult
 
 NOW = datetime(2026, 11, 26, 11, 12, tzinfo=UTC)
@@ -48,11 +47,7 @@ async def fill(pool: "asyncpg.Pool[asyncpg.Record]", records: list[UsageRecord])
     """Write them as the ledger does, with what it makes of them."""
     async with pool.acquire() as connection:
         await schema.apply(connection)
-        for day in {one.started_at.date() for one in records}:
-            await connection.execute("SELECT requests_partition($1)", day)
-    store = LedgerStore(pool, retention_days=90, payload_days=7)
-    for at in range(0, len(records), 200):
-        await store.insert_records([(row_of(one), encode(row_of(one))) for one in records[at : at + 200]])
+    await write_records(pool, records)
 
 
 @pytest.fixture
