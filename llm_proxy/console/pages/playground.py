@@ -83,17 +83,9 @@ def router(console: Console) -> APIRouter:
         status: int = 200,
     ) -> Response:
         return console.render(
-            request,
-            viewer,
-            "playground.html",
-            status=status,
-            form=form,
-            result=result,
-            models=models,
-            paths=[*PATHS],
-            key_variable=KEY_VARIABLE,
-            has_key=viewer.role != "key",
-        )
+            request, viewer, "playground.html", status=status, form=form, result=result, models=models,
+            paths=[*PATHS], key_variable=KEY_VARIABLE, has_key=viewer.role != "key",
+        )  # fmt: skip
 
     @routes.get("/playground")
     async def blank(request: Request, viewer: Caller, model: str = "") -> Response:
