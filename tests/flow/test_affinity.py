@@ -108,21 +108,6 @@ async def test_runs_stay_where_their_prompts_are_cached_and_are_spread_evenly(
     assert min(answered) > 0.25 * sum(answered)
 
 
-async def test_a_run_moves_when_its_deployment_cools_down_and_stays_there(
-    client: httpx.AsyncClient, gateway: GatewayOverSidecars
-) -> None:
-    """A turn is lost, the ones after it are cached again (that it stays later: `test_session_affinity`)."""
-    one = agent(client, gateway)
-    await one.turn()
-    assert await one.turn()
-    await one.turn('{"do": "status-429"}')
-    moved = [await one.turn() for _ in range(5)]
-    assert moved[1:] == [True] * 4
-    served = (await one.where())[-5:]
-    assert len(set(served)) == 1
-    assert served[0] != (await one.where())[0]
-
-
 async def test_a_run_stays_at_its_deployment_when_its_sidecar_ends(
     client: httpx.AsyncClient, gateway: GatewayOverSidecars
 ) -> None:
@@ -180,3 +165,19 @@ async def test_no_name_of_a_caller_reaches_a_provider_or_the_sidecars_redis(
         await store.stop()
     assert not [key for key in keys if named.encode() in key]
     assert [key for key in keys if b"deployment_affinity:v1:session:agent:" in key], keys[:20]
+
+
+async def test_a_run_moves_when_its_deployment_cools_down_and_stays_there(
+    client: httpx.AsyncClient, gateway: GatewayOverSidecars
+) -> None:
+    """A turn is lost, the ones after it are cached again (that it stays later: `test_session_affinity`)."""
+    # Last in this file: the deployment is left alone for `COOLDOWN_S`.
+    one = agent(client, gateway)
+    await one.turn()
+    assert await one.turn()
+    await one.turn('{"do": "status-429"}')
+    moved = [await one.turn() for _ in range(5)]
+    assert moved[1:] == [True] * 4
+    served = (await one.where())[-5:]
+    assert len(set(served)) == 1
+    assert served[0] != (await one.where())[0]
