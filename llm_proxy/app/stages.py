@@ -155,7 +155,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         stored=stored,
         answers=answers,
         idempotent=_idempotent(settings, answers, metrics),
-        services=Services(admission, StoredFirst(upstream, stored), catalog, ledger, running, observers),
+        services=Services(admission, upstream, catalog, ledger, running, observers),
         call_board=CallBoard(running, admission.call_exchange()),
     )
 
