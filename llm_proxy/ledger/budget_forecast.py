@@ -236,7 +236,7 @@ class _SpendSums:
         if known is None:
             known = self._rows[since, time_unit, by] = {}
             rows = await self._query(since, (*by, time_unit) if time_unit else by)
-            above = await self._keys_above({row.group["key"] for row in rows}) if "key" in by else {}
+            above = await self._keys_above({row.group["key"] or "" for row in rows} if "key" in by else set())
             for row in rows:
                 for key_id in (row.group.get("key"), *above.get(row.group.get("key"), ())):
                     names = {**row.group, "key": key_id}
@@ -249,6 +249,8 @@ class _SpendSums:
 
     async def _keys_above(self, ids: set[str]) -> Mapping[str | None, Sequence[str]]:
         """Returns the ids of the keys above each of these that is a child key."""
+        if not ids:
+            return {}
         rows = await self._connection.fetch(_KEYS_ABOVE, list(ids))
         return {row["key_id"]: row["ancestors"] for row in rows}
 
