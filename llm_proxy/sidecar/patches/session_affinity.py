@@ -15,8 +15,8 @@ from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 from llm_proxy.sidecar.patches.routing import RoundRobin
 
 SIMPLE_STRATEGY = "simple-shuffle"
-PREFERENCES = ("weight", "rpm", "tpm", "order")
-"""By these LiteLLM prefers some deployments to others."""
+PREFERENCES = ("weight", "rpm", "tpm", "order", "tags")
+"""By these LiteLLM prefers some deployments to others, or excludes some later."""
 
 
 def install() -> None:
