@@ -21,7 +21,7 @@ BODIES: dict[str, tuple[str, Json]] = {
     "azure": ("/openai/deployments/plain/chat/completions?api-version=1", {"messages": say("hello")}),
     "completion": ("/v1/completions", {"model": "plain", "prompt": "hello"}),
     "completion-stream": ("/v1/completions", {"model": "plain", "prompt": "hello", "stream": True}),
-    "embedding": ("/v1/embeddings", {"model": "all-minilm-l6-v2", "input": "a cat"}),
+    "embedding": ("/v1/embeddings", {"model": "all-minilm-l6-v2", "input": "hello"}),
     "response": ("/v1/responses", {"model": "plain", "input": "hello"}),
     "response-stream": ("/v1/responses", {"model": "plain", "input": "hello", "stream": True}),
     "native-response": ("/v1/responses", {"model": "native-gpt", "input": "hello"}),
@@ -39,7 +39,7 @@ BODIES: dict[str, tuple[str, Json]] = {
         "/v2/embed",
         {
             "model": "all-minilm-l6-v2",
-            "texts": ["a"],
+            "texts": ["hello"],
             "input_type": "search_query",
             "embedding_types": ["float"],
         },

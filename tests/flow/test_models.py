@@ -76,7 +76,7 @@ async def test_a_provider_with_another_s_api_has_its_own_name(stack: RunningStac
 async def test_health_comes_from_live_traffic(stack: RunningStack) -> None:
     """A success and a failure show; a caller's own fault does not; no model is called for it."""
     before = (await group(stack, "plain"))["health"]
-    await stack.openai.chat.completions.create(model="plain", messages=say("hello"))
+    await stack.openai.chat.completions.create(model="plain", messages=say(f"hello {uuid4().hex}"))
     for directive in ({"do": "status-500"}, {"do": "status-400"}):
         with pytest.raises(Exception, match=r"50\d|400"):
             await stack.openai.chat.completions.create(model="plain", messages=say(script(**directive)))

@@ -177,15 +177,6 @@ async def test_sidecars_are_replaced_under_load_and_no_call_is_lost(
     assert "127.0.0.1" not in counted
 
 
-@pytest.mark.parametrize(
-    ("invalid", "reason"),
-    [
-        ("model_list: [", "while parsing"),
-        ("model_list: 7\n", "model_list is not a list"),
-        ("model_lits: []\n", "LiteLLM ignores this key; did you mean model_list?"),
-        ("general_settings: {completion_model: dear}\nmodel_list: []\n", "answers every such call with dear"),
-    ],
-)
 def admin(stack: UpCommand) -> httpx.Client:
     """A client with the admin key."""
     key = dotenv_values(stack.folder / ".env")["LLM_PROXY__ADMIN_KEY"]
@@ -238,6 +229,15 @@ def test_an_admin_sees_what_the_file_holds_reloads_it_and_follows_that(
         write(stack.folder, played, "steady")
 
 
+@pytest.mark.parametrize(
+    ("invalid", "reason"),
+    [
+        ("model_list: [", "while parsing"),
+        ("model_list: 7\n", "model_list is not a list"),
+        ("model_lits: []\n", "LiteLLM ignores this key; did you mean model_list?"),
+        ("general_settings: {completion_model: dear}\nmodel_list: []\n", "answers every such call with dear"),
+    ],
+)
 async def test_an_invalid_configuration_is_rejected_and_the_old_one_stays(
     stack: UpCommand, invalid: str, reason: str
 ) -> None:

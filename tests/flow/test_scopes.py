@@ -5,10 +5,12 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from typing import Any
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -21,6 +23,8 @@ CHAT = "/v1/chat/completions"
 SCOPES = ("key", "agent", "tenant", "user_model", "tenant_group", "global", "provider")
 PLAIN = ("requests", "tokens", "parallel")
 PARTS = (*PLAIN, "budget", "requests a month", "tokens a month")
+INDIA = ZoneInfo("Asia/Kolkata")
+EVER = datetime(2020, 1, 1, tzinfo=INDIA)
 SOMETHING_USD = Decimal("0.00005")
 """Less than one of these calls costs: the first is alone with it and goes, the next finds nothing left."""
 
@@ -46,11 +50,13 @@ class Desk:
         request = self.client.build_request("POST", self.stack.url + CHAT, json=body, headers=headers)
         return await self.client.send(request, stream=slowly)
 
-    async def spent(self, scope: str) -> Json:
-        """What every call so far has used, of a provider or of all: a record is the last to be written."""
+    async def spent(self, scope: str, since: datetime) -> Json:
+        """What every call since then has used, of a provider or of all; its record is written last."""
         await self.stack.story((await self.ask()).headers["x-request-id"])
         whose = {"provider": "openai"} if scope == "provider" else {}
-        [line] = (await self.operate("GET", "/v1/usage", params={"since": "7d", **whose})).json()["data"]
+        [line] = (
+            await self.operate("GET", "/v1/usage", params={"since": since.isoformat(), **whose})
+        ).json()["data"]
         found: Json = line
         return found
 
@@ -71,11 +77,14 @@ class Desk:
     async def limits(self, scope: str, part: str) -> Json:
         """A rule that lets one call pass and not the next."""
         nothing: Json = {"requests": 0, "total_tokens": 0, "cost_usd": 0}
-        before = await self.spent(scope) if scope in {"global", "provider"} and part not in PLAIN else nothing
+        since = datetime.now(INDIA).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        since = since if part.endswith("month") else EVER
+        is_shared = scope in {"global", "provider"} and part not in PLAIN
+        before = await self.spent(scope, since) if is_shared else nothing
         if part.endswith("month"):
             unit = part.partition(" ")[0]
             used = before["requests" if unit == "requests" else "total_tokens"]
-            limit = {f"limit_{unit}": used + 1, "period": "month", "zone": "Asia/Kolkata"}
+            limit = {f"limit_{unit}": used + 1, "period": "month", "zone": INDIA.key}
             return {"budgets": [limit]}
         if part == "budget":
             limit_usd = round(Decimal(str(before["cost_usd"])), 9) + SOMETHING_USD

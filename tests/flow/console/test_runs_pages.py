@@ -1,6 +1,8 @@
 """Runs: found, followed call by call, and hidden from whom they are not."""
 
 import asyncio
+import html
+import re
 from uuid import uuid4
 
 import httpx
@@ -30,9 +32,8 @@ async def test_a_run_is_found_and_shown_as_a_tree(console: RunningConsole) -> No
             listed = (await one.get("/runs", params={"run": run})).text
             assert "&lt;b&gt;" in listed
             assert "coder, planner" in listed
-            address = (
-                listed.partition('<td class="text"><a href="')[2].partition('"')[0].replace("&amp;", "&")
-            )
+            [address] = re.findall(r'<a href="(/runs/night~2F[^"]*)"', listed)
+            address = html.unescape(address)
             shown = await one.get(address)
             assert shown.status_code == 200
             assert shown.text.index("planner: 2 calls") < shown.text.index("coder: 1 call<")

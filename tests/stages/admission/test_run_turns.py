@@ -95,6 +95,7 @@ async def test_both_stores_agree_on_any_history(
             await pair.play(step)
         await pair.play(("add", 1))
     finally:
+        await pair.stored.release(pair.run)  # the list of quarantined runs is one for all who use this store
         await backend.stop()
 
 
@@ -128,6 +129,7 @@ async def test_quarantined_runs_are_listed_until_they_end(turns: RedisTurns) -> 
     await asyncio.sleep(0.01)
     listed = {evidence for evidence, _ in await turns.quarantined()}
     assert {run.name.encode() for run in runs} & listed == {runs[2].name.encode()}
+    await turns.release(runs[2])
 
 
 def guarded(rule: GuardRule) -> tuple[Caller, LimitPolicy]:
