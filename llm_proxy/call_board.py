@@ -131,7 +131,7 @@ class CallBoard:
             await asyncio.sleep(POLL_S)
 
     async def _report(self) -> None:
-        """Tells the store that this process lives, stops what it is asked to, publishes if somebody looks."""
+        """Reports this process as alive, stops the calls it shall, publishes its calls if they are read."""
         exchange = self._exchange
         assert exchange is not None  # noqa: S101 -- else the loop was not started
         try:

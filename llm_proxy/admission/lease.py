@@ -329,7 +329,7 @@ class GuardedTurn(Protocol):
     def end(
         self, *, answered: bool, cost_nano_usd: int | None
     ) -> tuple[SettlementQueue, SettledFuture] | None:
-        """Notes how the call ended; returns what tells when the store has it."""
+        """Notes how the call ended; returns queue and future of its settlement, if the store gets one."""
         ...
 
 

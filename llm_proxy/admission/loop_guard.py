@@ -199,7 +199,7 @@ def _patience(steps: Sequence[_Step]) -> int:
 
 
 def describe(finding: Finding) -> str:
-    """Returns the sentence that tells a caller what was found."""
+    """Returns a sentence for callers: what was found."""
     tool = f"the tool `{finding.tool}`" if finding.tool else ""
     if finding.signal == "repeat" and tool:
         return f"{tool} was called {finding.times} times with the same arguments and the same result"

@@ -213,7 +213,7 @@ _NOT_SERVED_THERE = frozenset({"model_not_supported", "endpoint_not_served"})
 def explain(*, key: str | None, as_json: bool, url: str | None, **options: Any) -> None:  # noqa: ANN401 -- click's options
     """Show whether a call would be admitted, and its status at each limit and budget.
 
-    A model of images, speech, rerank, ... is asked for one picture, the prompt spoken, one document, ...
+    A model of images, speech, rerank, ... makes one picture, speaks the prompt, ranks one document, ...
 
     With --key it reads LLM_PROXY__ADMIN_KEY, else LLM_PROXY__INTERNAL_API_KEY, from the environment, .env or
     .keys/.

@@ -9,9 +9,11 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 from urllib.parse import quote
 
 import httpx
+from fastapi import Depends
 from starlette.requests import Request
 
 from llm_proxy.console.data import ConsoleData, RowScope
@@ -219,3 +221,10 @@ async def _require_token(request: Request, viewer: Viewer) -> None:
 
 def _forged() -> APIError:
     return Forbidden("This form was not sent by this session of the console. Open the page again.")
+
+
+AnyViewer = Annotated[Viewer, Depends(require_role(*EVERYBODY))]
+Reader = Annotated[Viewer, Depends(require_role(*READERS))]
+GlobalReader = Annotated[Viewer, Depends(require_role(*GLOBAL))]
+Changer = Annotated[Viewer, Depends(require_role(*CHANGERS))]
+Operator = Annotated[Viewer, Depends(require_role(*OPERATORS))]

@@ -7,10 +7,9 @@ is redirected but on purpose; the gateway does not import this package.
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Annotated
 
 import httpx
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,7 +17,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Lifespan
 
 from llm_proxy import __version__
-from llm_proxy.console.access import EVERYBODY, ConsoleAccess, SignInNeeded, Viewer, require_role
+from llm_proxy.console.access import AnyViewer, ConsoleAccess, SignInNeeded, Viewer
 from llm_proxy.console.console import Console
 from llm_proxy.console.data import ConsoleData, open_data
 from llm_proxy.console.gateway_api import TIMEOUT_S
@@ -123,7 +122,7 @@ def _start_page(console: Console) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/")
-    async def show(viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]) -> Response:
+    async def show(viewer: AnyViewer) -> Response:
         if await needs_first_steps(viewer):
             return RedirectResponse("/self-check", 303)
         first = next(one for one in console.pages if one.label and viewer.role in one.roles)

@@ -71,7 +71,7 @@ async def find_problems(
 
 
 async def _or_unknown(asked: Awaitable[Sequence[Problem]]) -> Sequence[Problem]:
-    """Returns what was asked for; that it is not known, where the gateway does not say it."""
+    """Returns the answer; that it is not known, where the gateway does not give one."""
     try:
         return await asked
     except GatewayRejected as fault:

@@ -70,7 +70,7 @@ class SignInAttempts:
         return math.ceil(self._throttle.begin(address))
 
     def did_not_fail(self, address: str | None) -> None:
-        """Takes the attempt back: it succeeded, or nobody could say."""
+        """Takes the attempt back: it succeeded, or its credential could not be checked."""
         self._throttle.forget(address)
 
     def failed(self, address: str | None, path: str, credential: str = "") -> None:

@@ -79,7 +79,7 @@ def _bound(field: str, wanted: str | None, own: str | None, *, free: str | None)
 
 
 def _expires_at(wanted_s: Any, ends_at: datetime | None, now: datetime) -> datetime:  # noqa: ANN401 -- unchecked JSON
-    """Returns when a child ends: as it is asked, or in an hour, if the parent lives so long."""
+    """Returns when a child ends: as the request says, or in an hour, and no later than its parent."""
     most_s = int(MAX_LIFE.total_seconds())
     if wanted_s is None:
         end = now + DEFAULT_LIFE

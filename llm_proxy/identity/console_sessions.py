@@ -81,7 +81,7 @@ class SessionHolder:
 
     @property
     def person(self) -> str | None:
-        """The person whom the session names, as an erasure knows people; None for nobody."""
+        """The person of the session, as an erasure knows people; None where it has none."""
         named = self.user if self.role == "key" else self.name
         if named is None or (self.role != "key" and named in RESERVED_NAMES):
             return None

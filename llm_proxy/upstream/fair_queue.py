@@ -274,7 +274,7 @@ class FairQueue(Generic[Item]):
         entry.key.virtual += slot_s / entry.key.weight
 
     def _best(self, group: _Class[Item], free: int) -> tuple[str, _Tenant[Item]] | None:
-        """Returns the tenant whose call is next; one for whom a slot is free that is kept for no other."""
+        """Returns the tenant whose call is next, among those for which an unreserved slot is free."""
         held = [name for _, name in group.holds]
         waiting = (
             (name, one)

@@ -91,7 +91,7 @@ async def test_a_search_is_filtered_paged_and_exported(made: Made, stack: Runnin
 
 
 async def test_a_key_finds_its_own_and_a_tenants_admin_its_tenants(made: Made, stack: RunningStack) -> None:
-    """Whatever they ask for; nobody else finds any."""
+    """Whatever they search for; other callers find none."""
     four = [made.refused, made.failed, *reversed(made.good)]
     assert await made.ids(made.key) == four
     other = await stack.new_key()

@@ -139,5 +139,5 @@ EVASIONS: dict[LoopKind, Callable[[Agent], Iterator[Step]]] = {
 
 
 def loop_length(rng: Random) -> int:
-    """Turns for which an agent loops before somebody looks."""
+    """Turns for which an agent loops before it ends."""
     return rng.randint(24, 40)

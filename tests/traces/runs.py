@@ -21,7 +21,7 @@ MIN_HEALTHY_TURNS = 50
 
 
 class Heard(NamedTuple):
-    """What the guard said to one call of a run; `looping` is what the agent did in truth."""
+    """What the guard found at one call of a run; `looping` is what the agent really did."""
 
     turn: int
     looping: bool

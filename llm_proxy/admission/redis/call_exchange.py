@@ -24,7 +24,7 @@ _CALLS, _STOPPED = "lp:{calls}:of:", "lp:{calls}:stopped:"
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrders:
-    """What a process is asked for.
+    """What a process shall do.
 
     Attributes:
         watched: The running calls are watched.
@@ -43,7 +43,7 @@ class CallExchange:
         self._report = Script(cluster, "report")
 
     async def report(self, worker: str) -> WorkerOrders:
-        """Registers this process as alive; returns what it is asked for."""
+        """Registers this process as alive; returns what it shall do."""
         keys = (_WORKERS, _WATCHED, _STOPS)
         watched, stops = await self._report.run(keys, (worker, WORKER_TTL_MS))
         pairs = zip(stops[::2], stops[1::2], strict=True)

@@ -16,7 +16,7 @@ from llm_proxy.admission.idempotency import ClaimReply, ClaimState, IdempotentRe
 from llm_proxy.admission.redis.script import Script, open_store
 
 TIMEOUT_S = 1.0
-"""Of every command: a call that asked to be made once waits rather than fails when a store is slow."""
+"""Of every command: a call with an idempotency key waits rather than fails when a store is slow."""
 BATCH_SEGMENTS = 64
 _SCAN_KEYS = 1000
 _ORDER, _SIZES = "lp:{answers}:order", "lp:{answers}:sizes"

@@ -3,14 +3,13 @@
 Invariants: read by the admin API, page by page from the newest; filters are in the address.
 """
 
-from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import GLOBAL, Viewer, require_role
+from llm_proxy.console.access import GlobalReader
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.json_access import Json
@@ -18,7 +17,6 @@ from llm_proxy.json_access import Json
 _FILTERS = ("action", "actor", "subject", "since", "until")
 _PAGE_ROWS = 100
 _UNKNOWN = (400, 404)
-Reader = Annotated[Viewer, Depends(require_role(*GLOBAL))]
 
 
 def router(console: Console) -> APIRouter:
@@ -26,7 +24,7 @@ def router(console: Console) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/audit")
-    async def show(request: Request, viewer: Reader, before: int | None = None) -> Response:
+    async def show(request: Request, viewer: GlobalReader, before: int | None = None) -> Response:
         given = {name: request.query_params.get(name, "").strip() for name in _FILTERS}
         wanted = {name: value or None for name, value in given.items()}
         problem, more, rows = "", False, list[Json]()
@@ -44,7 +42,7 @@ def router(console: Console) -> APIRouter:
         )
 
     @routes.get("/audit/refused-credentials")
-    async def refused(request: Request, viewer: Reader, before: str | None = None) -> Response:
+    async def refused(request: Request, viewer: GlobalReader, before: str | None = None) -> Response:
         found = await viewer.api.get("/admin/refused-credentials", limit=_PAGE_ROWS, before=before)
         rows = found["data"]
         older = f"?{urlencode({'before': rows[-1]['at']})}" if len(rows) == _PAGE_ROWS else ""

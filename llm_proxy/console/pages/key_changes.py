@@ -4,14 +4,12 @@ Invariants: the admin API decides, and its error stands at the field; a key's te
 cache keeps, and comes again by no reload; a form that shows an outdated key saves nothing.
 """
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import CHANGERS, GLOBAL, Viewer, require_role
+from llm_proxy.console.access import GLOBAL, Changer, Viewer
 from llm_proxy.console.console import Console, PathName
 from llm_proxy.console.forms import (
     BUDGET_PERIODS,
@@ -38,7 +36,6 @@ RAISE_FIELDS = (*LIMITS, "budgets", "until")
 OVERLAPS = ((0, "at once"), (3_600, "in an hour"), (86_400, "in a day"), (604_800, "in a week"))
 SHOWN_AT_FIELDS = frozenset({400, 403, 404, 409, 422})
 """Statuses of the API that a form can mend."""
-Changer = Annotated[Viewer, Depends(require_role(*CHANGERS))]
 
 
 def router(console: Console) -> APIRouter:

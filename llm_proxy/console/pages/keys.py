@@ -7,14 +7,13 @@ into the search goes no further than its public part, and into no address; a key
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import CHANGERS, EVERYBODY, GLOBAL, READERS, Viewer, require_role
+from llm_proxy.console.access import CHANGERS, GLOBAL, READERS, AnyViewer, Reader, Viewer, require_role
 from llm_proxy.console.console import Console, PathName
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.headroom import headroom_of
@@ -43,9 +42,7 @@ def router(console: Console) -> APIRouter:
 
 def _list(routes: APIRouter, console: Console) -> None:
     @routes.get("/keys")
-    async def page(
-        request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))], after: str = ""
-    ) -> Response:
+    async def page(request: Request, viewer: AnyViewer, after: str = "") -> Response:
         if viewer.role == "key":
             return await _own_key(console, request, viewer)
         chosen = _chosen(request)
@@ -79,9 +76,7 @@ def _list(routes: APIRouter, console: Console) -> None:
 
 def _one(routes: APIRouter, console: Console) -> None:
     @routes.get("/keys/{key}")
-    async def show(
-        key: PathName, request: Request, viewer: Annotated[Viewer, Depends(require_role(*READERS))]
-    ) -> Response:
+    async def show(key: PathName, request: Request, viewer: Reader) -> Response:
         found = await viewer.api.get(key_path(key))
         return console.render(
             request,

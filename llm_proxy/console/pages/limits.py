@@ -4,14 +4,14 @@ Invariants: the admin API decides, and its error stands at the field; a rule is 
 never by a place in the list; who may only read sees no form.
 """
 
-from typing import Annotated, get_args
+from typing import get_args
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import GLOBAL, OPERATORS, Viewer, require_role
+from llm_proxy.console.access import OPERATORS, GlobalReader, Operator, Viewer
 from llm_proxy.console.console import Console
 from llm_proxy.console.forms import (
     BUDGET_PERIODS,
@@ -49,8 +49,6 @@ SCOPES: dict[str, str] = {
 }
 MODES: tuple[PolicyMode, ...] = get_args(PolicyMode)
 FAILURE_MODES: tuple[OnStoreFailure, ...] = get_args(OnStoreFailure)
-Changer = Annotated[Viewer, Depends(require_role(*OPERATORS))]
-Reader = Annotated[Viewer, Depends(require_role(*GLOBAL))]
 
 
 def router(console: Console) -> APIRouter:
@@ -64,7 +62,7 @@ def router(console: Console) -> APIRouter:
 
 def _list(routes: APIRouter, console: Console) -> None:
     @routes.get("/limits")
-    async def show(request: Request, viewer: Reader, scope: str = "", tenant: str = "") -> Response:
+    async def show(request: Request, viewer: GlobalReader, scope: str = "", tenant: str = "") -> Response:
         found = await viewer.api.get("/admin/limits")
         rules = [
             (one, _rule_query(one))
@@ -84,7 +82,7 @@ def _list(routes: APIRouter, console: Console) -> None:
 
 def _rule(routes: APIRouter, console: Console) -> None:
     @routes.get("/limits/rule")
-    async def edit(request: Request, viewer: Changer) -> Response:
+    async def edit(request: Request, viewer: Operator) -> Response:
         wanted = {name: request.query_params.get(name) or None for name in TARGET}
         found = await viewer.api.get("/admin/limits")
         rule = next((one for one in found["data"] if _target(one) == wanted), None)
@@ -94,7 +92,7 @@ def _rule(routes: APIRouter, console: Console) -> None:
         return _rule_page(console, request, viewer, form, exists=rule is not None)
 
     @routes.post("/limits/rule")
-    async def save(request: Request, viewer: Changer) -> Response:
+    async def save(request: Request, viewer: Operator) -> Response:
         form = await request.form()
         exists = form.get("exists") == "yes"
         try:
@@ -112,7 +110,7 @@ def _rule(routes: APIRouter, console: Console) -> None:
         return console.redirect("/limits", notice="The rule holds from now on.")
 
     @routes.post("/limits/rule/delete")
-    async def delete(request: Request, viewer: Changer) -> Response:
+    async def delete(request: Request, viewer: Operator) -> Response:
         form = await request.form()
         target = {name: str(form.get(name) or "") or None for name in TARGET}
         await viewer.api.send("DELETE", "/admin/limits", parameters=target)
@@ -135,12 +133,12 @@ def _switches(routes: APIRouter, console: Console) -> None:
         )
 
     @routes.get("/switches")
-    async def show(request: Request, viewer: Reader) -> Response:
+    async def show(request: Request, viewer: GlobalReader) -> Response:
         given = {name: request.query_params.get(name, "") for name in SWITCH_FIELDS}
         return page(request, viewer, await viewer.api.get("/admin/kill-switches"), FormState(given))
 
     @routes.post("/switches")
-    async def switch_off(request: Request, viewer: Changer) -> Response:
+    async def switch_off(request: Request, viewer: Operator) -> Response:
         form = await request.form()
         try:
             await viewer.api.send("PUT", "/admin/kill-switches", set_fields(document_of(form, SWITCH_FIELDS)))
@@ -151,7 +149,7 @@ def _switches(routes: APIRouter, console: Console) -> None:
         return console.redirect("/switches", notice="Its calls are rejected from now on.")
 
     @routes.post("/switches/remove")
-    async def switch_on(request: Request, viewer: Changer) -> Response:
+    async def switch_on(request: Request, viewer: Operator) -> Response:
         form = await request.form()
         named = {name: str(form.get(name) or "") or None for name in ("kind", "subject", "tenant")}
         named["tenant"] = None if named["tenant"] == "*" else named["tenant"]

@@ -5,13 +5,12 @@ it; a note names what the list may lack.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import CHANGERS, EVERYBODY, Viewer, require_role
+from llm_proxy.console.access import CHANGERS, AnyViewer, Changer, Viewer
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.json_access import Json
@@ -49,19 +48,15 @@ def router(console: Console) -> APIRouter:
         return {"listed": listed, "problem": problem, "rows": last.rows, "may_stop": may_stop, "now": now}
 
     @routes.get("/live")
-    async def show(
-        request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))], refresh: str = "on"
-    ) -> Response:
+    async def show(request: Request, viewer: AnyViewer, refresh: str = "on") -> Response:
         return console.render(request, viewer, "live.html", refresh=refresh != "off", **await values(viewer))
 
     @routes.get("/live/now")
-    async def refresh(
-        request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]
-    ) -> Response:
+    async def refresh(request: Request, viewer: AnyViewer) -> Response:
         return console.render(request, viewer, "live_now.html", **await values(viewer))
 
     @routes.post("/live/{request_id}/stop")
-    async def stop(request_id: str, viewer: Annotated[Viewer, Depends(require_role(*CHANGERS))]) -> Response:
+    async def stop(request_id: str, viewer: Changer) -> Response:
         try:
             call = (await viewer.api.send("DELETE", f"/admin/calls/{request_id}"))["call"]
         except GatewayRejected as fault:

@@ -4,13 +4,11 @@ Invariants: health is that of live traffic, and nothing is called to draw a page
 API, which bounds what it may cost; a reload is the launcher's, and where none runs the page says so.
 """
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import GLOBAL, OPERATORS, Viewer, require_role
+from llm_proxy.console.access import OPERATORS, GlobalReader, Operator, Viewer
 from llm_proxy.console.console import Console
 from llm_proxy.console.fallback_graph import BOX_HEIGHT, BOX_WIDTH, draw_fallbacks
 from llm_proxy.console.gateway_api import GatewayRejected
@@ -18,8 +16,6 @@ from llm_proxy.json_access import Json
 from llm_proxy.path_names import api_segment
 
 NOT_FOUND = 404
-Reader = Annotated[Viewer, Depends(require_role(*GLOBAL))]
-Changer = Annotated[Viewer, Depends(require_role(*OPERATORS))]
 
 
 def router(console: Console) -> APIRouter:
@@ -47,11 +43,11 @@ def _models(routes: APIRouter, console: Console) -> None:
         )
 
     @routes.get("/models")
-    async def show(request: Request, viewer: Reader) -> Response:
+    async def show(request: Request, viewer: GlobalReader) -> Response:
         return await page(request, viewer)
 
     @routes.post("/models/test")
-    async def test(request: Request, viewer: Changer) -> Response:
+    async def test(request: Request, viewer: Operator) -> Response:
         model = str((await request.form()).get("model") or "")
         result = await viewer.api.send("POST", f"/admin/models/{api_segment(model)}/test")
         return await page(request, viewer, result)
@@ -62,7 +58,7 @@ def _configuration(routes: APIRouter, console: Console) -> None:
         return await viewer.api.get("/admin/reload")
 
     @routes.get("/configuration")
-    async def show(request: Request, viewer: Reader, since: int = 0) -> Response:
+    async def show(request: Request, viewer: GlobalReader, since: int = 0) -> Response:
         try:
             found: Json | None = await viewer.api.get("/admin/config")
         except GatewayRejected as error:
@@ -80,12 +76,12 @@ def _configuration(routes: APIRouter, console: Console) -> None:
         )
 
     @routes.get("/configuration/reload")
-    async def progress(request: Request, viewer: Reader, since: int = 0) -> Response:
+    async def progress(request: Request, viewer: GlobalReader, since: int = 0) -> Response:
         return console.render(
             request, viewer, "reload_progress.html", reload=await status(viewer), since=since
         )
 
     @routes.post("/configuration/reload")
-    async def reload(viewer: Changer) -> Response:
+    async def reload(viewer: Operator) -> Response:
         begun = await viewer.api.send("POST", "/admin/reload")
         return console.redirect(f"/configuration?since={begun['requested_ns']}")

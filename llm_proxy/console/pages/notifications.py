@@ -1,13 +1,12 @@
 """The notifications to operators, and what became of their deliveries."""
 
-from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import GLOBAL, Viewer, require_role
+from llm_proxy.console.access import GlobalReader
 from llm_proxy.console.console import Console
 
 _PAGE_ROWS = 100
@@ -20,7 +19,7 @@ def router(console: Console) -> APIRouter:
     @routes.get("/notifications")
     async def show(
         request: Request,
-        viewer: Annotated[Viewer, Depends(require_role(*GLOBAL))],
+        viewer: GlobalReader,
         before: str | None = None,
     ) -> Response:
         found = await viewer.api.get("/admin/notifications", limit=_PAGE_ROWS, before=before)

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import EVERYBODY, READERS, Viewer, require_role
+from llm_proxy.console.access import AnyViewer, Reader
 from llm_proxy.console.console import Console
 from llm_proxy.console.problems import Problem, budget_amount, find_problems
 from llm_proxy.console.result_cache import ResultCache
@@ -21,7 +20,6 @@ from llm_proxy.ledger.usage_overview import ComparedName, UsageComparison
 TOP = 10
 _MOVERS = 4
 LISTS = ("key", "agent", "tenant", "model")
-ViewerOfAll = Annotated[Viewer, Depends(require_role(*EVERYBODY))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ def router(console: Console) -> APIRouter:
     usage, searcher = console.data.usage, RequestSearcher(console.data.pool)
 
     @routes.get("/overview")
-    async def show(request: Request, viewer: ViewerOfAll) -> Response:
+    async def show(request: Request, viewer: AnyViewer) -> Response:
         now = datetime.now(UTC)
         view = read_view(request.query_params, (), viewer, now)
         fields = view.dimensions(*LISTS)
@@ -60,7 +58,7 @@ def router(console: Console) -> APIRouter:
         )
 
     @routes.get("/overview/problems")
-    async def wrong_now(request: Request, viewer: ViewerOfAll) -> Response:
+    async def wrong_now(request: Request, viewer: AnyViewer) -> Response:
         async def read() -> Sequence[Problem]:
             return await find_problems(viewer, usage, searcher, datetime.now(UTC))
 
@@ -71,9 +69,7 @@ def router(console: Console) -> APIRouter:
         )
 
     @routes.get("/overview/budgets")
-    async def budgets(
-        request: Request, viewer: Annotated[Viewer, Depends(require_role(*READERS))], tenant: str = ""
-    ) -> Response:
+    async def budgets(request: Request, viewer: Reader, tenant: str = "") -> Response:
         found = await viewer.api.get("/admin/budgets", limit=500, tenant=tenant or None)
         return console.render(
             request, viewer, "budgets.html", rows=found["data"], has_more=found["has_more"],

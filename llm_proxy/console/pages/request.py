@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from llm_proxy.console.access import CHANGERS, EVERYBODY, GLOBAL, Viewer, require_role
+from llm_proxy.console.access import CHANGERS, GLOBAL, AnyViewer, GlobalReader, Viewer
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.pages.live import known_running
@@ -69,9 +69,7 @@ def router(console: Console) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/requests/{request_id}")
-    async def show(
-        request: Request, request_id: str, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]
-    ) -> Response:
+    async def show(request: Request, request_id: str, viewer: AnyViewer) -> Response:
         number = _parsed(request_id)
         try:
             row = await viewer.api.get(f"/v1/requests/{number}")
@@ -94,18 +92,14 @@ def router(console: Console) -> APIRouter:
         return console.render(request, viewer, "request.html", **values)
 
     @routes.get("/requests/{request_id}/text")
-    async def text(
-        request: Request, request_id: str, viewer: Annotated[Viewer, Depends(require_role(*GLOBAL))]
-    ) -> Response:
+    async def text(request: Request, request_id: str, viewer: GlobalReader) -> Response:
         number = _parsed(request_id)
         payload = await viewer.api.get(f"/admin/payloads/{number}")
         parts = [(name, payload.get(name) or "") for name in ("prompt", "answer")]
         return console.render(request, viewer, "request_text.html", id=number, parts=parts, most=SHOWN_CHARS)
 
     @routes.get("/requests/{request_id}/text/{part}")
-    async def whole(
-        request_id: str, part: str, viewer: Annotated[Viewer, Depends(require_role(*GLOBAL))]
-    ) -> Response:
+    async def whole(request_id: str, part: str, viewer: GlobalReader) -> Response:
         payload = await viewer.api.get(f"/admin/payloads/{_parsed(request_id)}")
         if part not in payload:
             raise NotFound("The console has no such page.")

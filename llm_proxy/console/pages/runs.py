@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Form
+from fastapi import APIRouter, Form
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import CHANGERS, EVERYBODY, READERS, Viewer, require_role
+from llm_proxy.console.access import CHANGERS, READERS, AnyViewer, Changer, Viewer
 from llm_proxy.console.console import Console, PathName
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.rendering import KnownFields
@@ -55,9 +55,7 @@ def router(console: Console) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/runs")
-    async def show(
-        request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]
-    ) -> Response:
+    async def show(request: Request, viewer: AnyViewer) -> Response:
         given = {name: value for name, value in request.query_params.items() if value.strip()}
         problem, status, found = "", 200, Found()
         try:
@@ -76,9 +74,7 @@ def router(console: Console) -> APIRouter:
         return console.render(request, viewer, "runs.html", status=status, **values)
 
     @routes.get("/runs/{run:path}")
-    async def one(
-        run: PathName, request: Request, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]
-    ) -> Response:
+    async def one(run: PathName, request: Request, viewer: AnyViewer) -> Response:
         given = {name: value for name, value in request.query_params.items() if name in _TO_ONE and value}
         page = await viewer.api.get(f"/v1/runs/{api_segment(run)}", **(given | {"limit": PAGE_CALLS}))
         values: dict[str, Any] = {
@@ -97,7 +93,7 @@ def release_router(console: Console) -> APIRouter:
 
     @routes.post("/runs/release")
     async def release(
-        viewer: Annotated[Viewer, Depends(require_role(*CHANGERS))],
+        viewer: Changer,
         run: Annotated[str, Form()],
         key: Annotated[str, Form()],
         tenant: Annotated[str, Form()] = "",

@@ -7,13 +7,12 @@ with the viewer's own rights. It is the start page while no real provider serves
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import GLOBAL, OPERATORS, Viewer, require_role
+from llm_proxy.console.access import GLOBAL, OPERATORS, GlobalReader, Operator, Viewer
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.json_access import Json, as_object
@@ -68,13 +67,11 @@ def router(console: Console) -> APIRouter:
         )
 
     @routes.get("/self-check")
-    async def show(request: Request, viewer: Annotated[Viewer, Depends(require_role(*GLOBAL))]) -> Response:
+    async def show(request: Request, viewer: GlobalReader) -> Response:
         return await page(request, viewer, [])
 
     @routes.post("/self-check")
-    async def check(
-        request: Request, viewer: Annotated[Viewer, Depends(require_role(*OPERATORS))]
-    ) -> Response:
+    async def check(request: Request, viewer: Operator) -> Response:
         model = _model_to_test(await _groups(viewer))
         return await page(request, viewer, await _call(viewer, model) if model else [])
 

@@ -5,13 +5,12 @@ alone; only those who may change something end another's.
 """
 
 from datetime import datetime
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import CHANGERS, EVERYBODY, Viewer, require_role
+from llm_proxy.console.access import CHANGERS, AnyViewer, Viewer
 from llm_proxy.console.console import Console
 from llm_proxy.errors import BadRequest, Forbidden
 from llm_proxy.identity.console_sessions import SessionRecord
@@ -28,7 +27,7 @@ def router(console: Console) -> APIRouter:
     @routes.get("/sessions")
     async def show(
         request: Request,
-        viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))],
+        viewer: AnyViewer,
         before: str = _NEWEST,
     ) -> Response:
         name = viewer.name if viewer.role == "key" else None
@@ -38,7 +37,7 @@ def router(console: Console) -> APIRouter:
         return console.render(request, viewer, "sessions.html", rows=rows, last=last, ending=ending)
 
     @routes.post("/sessions/{session_id}/end")
-    async def end(session_id: str, viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]) -> Response:
+    async def end(session_id: str, viewer: AnyViewer) -> Response:
         if session_id != viewer.session_id and not viewer.may(*CHANGERS):
             raise Forbidden("Your role ends its own session only.")
         await sessions.end(session_id, viewer.actor)

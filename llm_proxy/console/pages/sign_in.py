@@ -8,20 +8,13 @@ import secrets
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
 from urllib.parse import quote, unquote
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from llm_proxy.console.access import (
-    EVERYBODY,
-    Identity,
-    Viewer,
-    require_role,
-    require_same_site,
-)
+from llm_proxy.console.access import AnyViewer, Identity, require_same_site
 from llm_proxy.console.console import Console
 from llm_proxy.console.oidc import CALLBACK, Flow, OpenIdProvider
 from llm_proxy.errors import Forbidden, NotFound, Unauthorized
@@ -76,7 +69,7 @@ def router(console: Console) -> APIRouter:
         return await open_session(console, request, who, credential, "link", "/")
 
     @routes.post("/sign-out")
-    async def sign_out(viewer: Annotated[Viewer, Depends(require_role(*EVERYBODY))]) -> Response:
+    async def sign_out(viewer: AnyViewer) -> Response:
         await console.data.sessions.end(viewer.session_id, viewer.actor, action="console.sign_out")
         answer = RedirectResponse("/sign-in", 303)
         answer.delete_cookie(console.access.cookie, secure=console.access.is_secure, httponly=True)

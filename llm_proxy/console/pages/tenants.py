@@ -4,14 +4,13 @@ Invariants: spend is `GET /v1/usage`'s, keys and tenants are the admin API's, wi
 tenant that only internal keys named has no row of its own but its spend.
 """
 
-from typing import Annotated
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import CHANGERS, GLOBAL, OPERATORS, READERS, Viewer, require_role
+from llm_proxy.console.access import CHANGERS, GLOBAL, OPERATORS, Reader, Viewer
 from llm_proxy.console.console import Console, PathName
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.headroom import Headroom, headroom_of
@@ -23,7 +22,6 @@ RANGES = {"24h": "the last day", "7d": "the last 7 days", "30d": "the last 30 da
 PAGE_ROWS = 100
 NOT_FOUND = 404
 TENANT_SCOPES = frozenset({"tenant", "tenant_group"})
-Reader = Annotated[Viewer, Depends(require_role(*READERS))]
 
 
 def router(console: Console) -> APIRouter:

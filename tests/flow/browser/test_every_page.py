@@ -48,8 +48,16 @@ async def test_pages_of_one_thing_fit_a_telephone(browser: Browser, console: Run
     await console.stack.new_key(name="on-a-telephone", tenant="telephones", rpm=200, budgets=[budget])
     async with watched_page(browser, console.url, size=TELEPHONE) as page:
         await page.sign_in(ADMIN_KEY)
+        headings: list[str] = []
         for path in ("/keys/on-a-telephone", "/tenants/telephones", "/overview/budgets", "/configuration"):
             await page.visit(path)
+            headings.append(await page.page.get_by_role("heading", level=1).inner_text())
+        assert headings == [
+            "Key on-a-telephone active",
+            "Tenant telephones",
+            "Will the budgets last?",
+            "Configuration",
+        ]
 
 
 async def test_every_page_of_a_keys_holder(page: WatchedPage, console: RunningConsole) -> None:

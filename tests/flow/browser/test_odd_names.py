@@ -1,6 +1,6 @@
 """Pages of names that a browser or a router would take for something else are opened by their links."""
 
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 from uuid import uuid4
 
 import pytest
@@ -30,3 +30,4 @@ async def test_tenant_key_and_run_of_an_odd_name(
     await page.page.goto(f"{console.url}/runs?{urlencode({'run': name, 'tenant': name})}")
     await page.page.get_by_role("main").get_by_role("link", name=name, exact=True).first.click()
     await page.page.get_by_role("heading", name=f"Run {name}", exact=True).wait_for()
+    assert urlsplit(page.page.url).path == f"/runs/{page_segment(name)}"

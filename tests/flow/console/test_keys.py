@@ -1,4 +1,4 @@
-"""The console's pages of keys, tenants and limits: what they show, what they change, and for whom."""
+"""The console's pages of keys, tenants and limits: what they show and change, and for which roles."""
 
 import asyncio
 import html

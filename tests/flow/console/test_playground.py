@@ -1,4 +1,4 @@
-"""The playground: calls, explanations and programs, with whose key, and for whom."""
+"""The playground: calls, explanations and programs, with which key, and for which roles."""
 
 import asyncio
 import html

@@ -1,4 +1,4 @@
-"""Runs: found, followed call by call, and hidden from whom they are not."""
+"""Runs: found, followed call by call, and hidden from other tenants."""
 
 import asyncio
 import html

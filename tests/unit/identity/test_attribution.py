@@ -51,7 +51,7 @@ def test_a_star_allows_every_agent_and_is_no_agent_itself() -> None:
 
 @pytest.mark.parametrize("where", ["header", "body"])
 def test_a_key_of_one_run_keeps_it_beside_a_session_and_may_name_no_other(where: str) -> None:
-    """Claude Code and Codex name a session with every call, which nobody told them to."""
+    """Claude Code and Codex name a session with every call, without any setting."""
     bound = Caller("k", "virtual", tenant="t", bound_run="job")
 
     def acting(named: Attribution, run_id: str | None) -> Caller:

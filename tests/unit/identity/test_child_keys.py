@@ -1,4 +1,4 @@
-"""A child key is never wider than any key above it, whatever was asked for, and was changed since."""
+"""A child key is never wider than any key above it, whatever was requested, and was changed since."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Ids are found in whatever somebody pastes."""
+"""Ids are found in any text that is pasted."""
 
 from uuid import UUID
 

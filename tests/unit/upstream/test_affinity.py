@@ -21,7 +21,7 @@ CALLER = Caller("k1", "virtual", tenant="t", user="ann", run_id="r")
 
 
 def guards(count: int) -> list[CallGuard]:
-    """Running calls, told apart by nothing but themselves."""
+    """Running calls, distinct only by identity."""
     return [Mock(spec=CallGuard) for _ in range(count)]
 
 

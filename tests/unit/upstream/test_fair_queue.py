@@ -1,4 +1,4 @@
-"""The order of the queue, on a simulated clock: shares by weight, classes, nobody starves, bounded memory."""
+"""The order of the queue, on a simulated clock: shares by weight, classes, no starvation, bounded memory."""
 
 import heapq
 from collections import defaultdict
@@ -18,7 +18,7 @@ from llm_proxy.upstream.fair_queue import MAX_HOLD_S, MAX_IDLE, FairQueue, Waiti
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCaller:
-    """Sends one call after another; `length_s` and `pause_s` are asked for each."""
+    """Sends one call after another; `length_s` and `pause_s` are called for each."""
 
     share: QueueShare
     length_s: Callable[[], float]
@@ -198,7 +198,7 @@ def test_batch_calls_do_not_starve_under_an_interactive_flood(mean_s: float) -> 
 
 
 def test_with_batch_calls_alone_every_slot_is_used() -> None:
-    """Nothing is kept for interactive calls that nobody sends."""
+    """Nothing is kept for interactive calls that do not come."""
     simulation = Simulation(5)
     simulation.run(flood("batch", 50, is_batch=True), 20)
     assert simulation.tenant_s("batch") > 0.97 * 5 * 20
@@ -267,7 +267,7 @@ def test_a_call_from_before_the_queue_was_empty_ends_and_takes_nobody_along() ->
 
 
 def test_tenants_and_keys_that_come_and_go_are_forgotten() -> None:
-    """However many names are used while somebody always waits."""
+    """However many names are used while a call always waits."""
     queue = FairQueue[int](max_waiting=10)
     queue.add(0, A, 0.0)
     for number in range(3 * MAX_IDLE):

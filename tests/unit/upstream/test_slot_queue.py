@@ -148,7 +148,7 @@ async def test_a_full_queue_sends_the_flooder_away_and_not_the_newcomer() -> Non
 
 
 async def test_batch_calls_wait_longer_and_make_way_for_interactive_ones() -> None:
-    """A class's own time; a batch call that leaves is told why."""
+    """A class's own time; a batch call that leaves gets the reason."""
     places, sidecar = queue_of_one(most_waiting=1, queue_s=0.02, batch_s=30)
     held = await acquire(places)
     batch = asyncio.create_task(acquire(places, share=BATCH))
