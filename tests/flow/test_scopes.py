@@ -5,12 +5,10 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from typing import Any
 from uuid import uuid4
-from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -23,8 +21,6 @@ CHAT = "/v1/chat/completions"
 SCOPES = ("key", "agent", "tenant", "user_model", "tenant_group", "global", "provider")
 PLAIN = ("requests", "tokens", "parallel")
 PARTS = (*PLAIN, "budget", "requests a month", "tokens a month")
-INDIA = ZoneInfo("Asia/Kolkata")
-EVER = datetime(2020, 1, 1, tzinfo=INDIA)
 SOMETHING_USD = Decimal("0.00005")
 """Less than one of these calls costs: the first is alone with it and goes, the next finds nothing left."""
 
@@ -50,15 +46,16 @@ class Desk:
         request = self.client.build_request("POST", self.stack.url + CHAT, json=body, headers=headers)
         return await self.client.send(request, stream=slowly)
 
-    async def spent(self, scope: str, since: datetime) -> Json:
-        """What every call since then has used, of a provider or of all; its record is written last."""
-        await self.stack.story((await self.ask()).headers["x-request-id"])
-        whose = {"provider": "openai"} if scope == "provider" else {}
-        [line] = (
-            await self.operate("GET", "/v1/usage", params={"since": since.isoformat(), **whose})
-        ).json()["data"]
-        found: Json = line
-        return found
+    async def spent(self, scope: str, **budget: Any) -> Json:
+        """Where a budget stands that all callers share: what the calls before have used of it."""
+        async with self.ruled(scope, budgets=[budget]):
+            status = await self.operate(
+                "GET", "/v1/limits", params={"key": self.made["id"], "model": "plain"}
+            )
+        assert status.status_code == 200, status.text
+        [found] = [one for one in status.json()["limits"] if (one["scope"], one["kind"]) == (scope, "budget")]
+        row: Json = found
+        return row
 
     def named(self, scope: str) -> Json:
         """A rule's subject in this scope, narrowed to this caller as far as the scope goes."""
@@ -76,18 +73,15 @@ class Desk:
 
     async def limits(self, scope: str, part: str) -> Json:
         """A rule that lets one call pass and not the next."""
-        nothing: Json = {"requests": 0, "total_tokens": 0, "cost_usd": 0}
-        since = datetime.now(INDIA).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        since = since if part.endswith("month") else EVER
-        is_shared = scope in {"global", "provider"} and part not in PLAIN
-        before = await self.spent(scope, since) if is_shared else nothing
+        is_shared = scope in {"global", "provider"}
         if part.endswith("month"):
-            unit = part.partition(" ")[0]
-            used = before["requests" if unit == "requests" else "total_tokens"]
-            limit = {f"limit_{unit}": used + 1, "period": "month", "zone": INDIA.key}
-            return {"budgets": [limit]}
+            name, period = f"limit_{part.partition(' ')[0]}", {"period": "month", "zone": "Asia/Kolkata"}
+            used = (await self.spent(scope, **period, **{name: 10**9}))["used"] if is_shared else 0
+            return {"budgets": [{name: used + 1, **period}]}
         if part == "budget":
-            limit_usd = round(Decimal(str(before["cost_usd"])), 9) + SOMETHING_USD
+            shared = {"limit_usd": "1000000", "period": "total"}
+            used_usd = (await self.spent(scope, **shared))["used_usd"] if is_shared else 0
+            limit_usd = round(Decimal(used_usd), 9) + SOMETHING_USD
             return {"budgets": [{"limit_usd": str(limit_usd), "period": "total"}]}
         return {"requests": {"rpm": 1}, "tokens": {"tpm": 20}, "parallel": {"parallel": 1}}[part]
 

@@ -212,8 +212,11 @@ def _exhausted_at(status: LimitStatus) -> str | None:
         return None
     if status.used >= check.limit:
         return now.astimezone(ends.tzinfo).isoformat(timespec="seconds")
+    share_of_period = (now - check.period_start) / (ends - check.period_start)
+    if share_of_period * check.limit >= status.used:
+        return None
     at = check.period_start + (now - check.period_start) * (check.limit / status.used)
-    return at.astimezone(ends.tzinfo).isoformat(timespec="seconds") if at < ends else None
+    return at.astimezone(ends.tzinfo).isoformat(timespec="seconds")
 
 
 class KeyStatus:
