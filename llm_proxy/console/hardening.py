@@ -14,6 +14,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llm_proxy.edge.answered_errors import run_application
+
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
     "connect-src 'self'; media-src 'self' data: blob:; form-action 'self'; base-uri 'none'; "
@@ -56,14 +58,10 @@ class HardenedApp:
             await self._app(scope, receive, send)
             return
 
-        is_answered = False
-
         async def send_hardened(message: Message) -> None:
-            nonlocal is_answered
             if message["type"] == "http.response.start":
                 self._add_headers(message)
             await send(message)
-            is_answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         headers = Headers(scope=scope)
         if _host_of(headers.getlist("host")) not in self._hosts:
@@ -72,13 +70,7 @@ class HardenedApp:
         elif _is_larger(headers, self._max_body_bytes):
             await PlainTextResponse("The body is too large.\n", 413)(scope, receive, send_hardened)
         else:
-            try:
-                await self._app(scope, receive, send_hardened)
-            except Exception:
-                if not is_answered:
-                    raise
-                # Starlette raises an error again that has its page and its line in the log; the server would
-                # write its traceback once more and close the connection.
+            await run_application(self._app, scope, receive, send_hardened)
 
     def _add_headers(self, message: MutableMapping[str, Any]) -> None:
         headers = MutableHeaders(raw=message["headers"])

@@ -6,14 +6,13 @@ bytes and time; a page of an origin that is not listed gets no `Access-Control-*
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable, canonical_path
+from llm_proxy.edge.answered_errors import run_application
 from llm_proxy.edge.inference import InferenceEndpoint, RequestLimits
 from llm_proxy.edge.request import Message, Receive, Scope, Send, validate_head
 from llm_proxy.edge.responses import send_error_of
@@ -29,8 +28,6 @@ from llm_proxy.errors import (
 )
 from llm_proxy.telemetry import uuid7
 
-ASGIApplication = Callable[[Any, Any, Any], Awaitable[None]]
-
 MAX_MANAGEMENT_BODY_BYTES = 2**20
 """Bound of a management route's body: FastAPI reads it before authentication."""
 HOLDING_CALLS = frozenset({"/v1/explain", *messages.COUNT_PATHS, *response_tokens.COUNT_PATHS})
@@ -44,7 +41,7 @@ class Dispatcher:
         self,
         routes: RouteTable,
         inference: InferenceEndpoint,
-        management: ASGIApplication,
+        management: ASGIApp,
         limits: RequestLimits,
     ) -> None:
         self._routes = routes
@@ -76,9 +73,8 @@ class Dispatcher:
         scope = {**scope, "path": canonical_path(scope["raw_path"].decode("ascii")), "method": method}
         limits, holds_call = self._limits, _holds_call(scope["path"])
         max_bytes = limits.max_body_bytes if holds_call else MAX_MANAGEMENT_BODY_BYTES
-        await self._management(
-            scope, _bounded_receive(receive, max_bytes, limits.body_timeout_s), _with_request_id(send)
-        )
+        bounded = _bounded_receive(receive, max_bytes, limits.body_timeout_s)
+        await run_application(self._management, scope, bounded, _with_request_id(send))
 
 
 def _holds_call(path: str) -> bool:
