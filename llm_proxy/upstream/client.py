@@ -154,13 +154,13 @@ class SidecarClient:
         headers = self._headers(call, caller, request_id, traceparent, name)
         size, sent_at_once = (len(body), body) if form is None else (form.size_bytes, b"")
         rest = f"{headers}content-length: {size}\r\n\r\n".encode() + sent_at_once
-        first_byte_s = self.timeouts.for_group(call.group).first_byte_s + size / UPLOAD_BYTES_PER_S
+        waits = self.timeouts.for_group(call.group)
         line = call.operation[:2] if call.operation else ("POST", ENDPOINTS[call.endpoint].path)
         share, tried = self.queue.shares.share_of(caller, wants_batch=wants_batch(call)), list[Sidecar]()
         while len(tried) < len(self.pool.sidecars):
             slot = self._take(name, share, guard, tried) or await self._wait(share, guard, tried)
             sidecar = self._begin(slot, name, guard)
-            guard.phase, guard.idle_deadline = "first_byte", monotonic() + first_byte_s
+            guard.idle_deadline = monotonic() + waits.first_byte_s + size / UPLOAD_BYTES_PER_S
             connection: HTTPConnection | None = None
             try:
                 address, head = self._target(sidecar, *line)
@@ -183,7 +183,7 @@ class SidecarClient:
                 self._release(slot, guard, connection)
                 raise
             release = partial(self._release, slot, guard, connection)
-            sent = _SentCall(call, caller, request_id, body, cached)
+            sent = _SentCall(call, caller, request_id, body, cached, waits.idle_s)
             return await self._reply(sent, sidecar, connection, guard, release)
         raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
 
@@ -200,7 +200,7 @@ class SidecarClient:
         """Notes that a call runs at the sidecar of its slot; returns that."""
         sidecar = slot.sidecar
         sidecar.calls.add(guard)
-        guard.sidecar = sidecar.url
+        guard.sidecar, guard.phase = sidecar.url, "first_byte"
         if name is not None:
             self._affinity.began(name, guard, sidecar)
         return sidecar
@@ -266,7 +266,7 @@ class SidecarClient:
             routing,
             guard,
             call,
-            idle_s=self.timeouts.for_group(call.group).idle_s,
+            idle_s=sent.idle_s,
             on_close=release,
             ids=self._sealed_ids(sent, routing),
         )
@@ -381,6 +381,7 @@ class _SentCall(NamedTuple):
 
     Attributes:
         cached: The response cache may answer it.
+        idle_s: The longest wait between two events of its answer.
     """
 
     call: Call
@@ -388,6 +389,7 @@ class _SentCall(NamedTuple):
     request_id: str
     body: bytes
     cached: bool
+    idle_s: float
 
 
 class CachePurge(NamedTuple):
