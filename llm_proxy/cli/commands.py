@@ -38,6 +38,7 @@ COMMANDS = {
     "erase": ("operations:erase", "Erase a person's text and name."),
     "import": ("imports:imports", "Take over a LiteLLM proxy's database, or an older configuration."),
     "config": ("config:config", "Check litellm-config.yaml."),
+    "backup": ("backup:backup", "Back up the database; list backups, and note those of other tools."),
     "reload": ("stack:reload", "Apply a changed litellm-config.yaml without losing a request."),
 }
 """Module and function of each command, and its line in `llm-proxy --help`, in this order."""
