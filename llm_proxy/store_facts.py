@@ -1,7 +1,8 @@
 """What a Postgres, a Redis or a Valkey says of itself: version, room, connections, copies, rights, clock.
 
-Invariants: one round of short reads on a given connection, within a deadline, which no lock outlasts; nothing is
-written. A fact that the server does not tell this role (managed ones deny much) is None, never 0. No address, user's name but our two roles', or value of a row is in a fact.
+Invariants: one round of short reads on a given connection within a deadline; nothing is written. A fact that
+the server does not tell this role (managed ones deny much) is None, never 0. No address, no value of a row
+and no name of a person's role is in a fact.
 Sources: https://www.postgresql.org/docs/18/monitoring-stats.html, https://valkey.io/commands/info/.
 """
 

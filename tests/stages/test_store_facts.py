@@ -91,8 +91,8 @@ async def test_what_is_open_missing_and_too_much_in_a_postgres(
         "GRANT SELECT (model), DELETE ON llm_calls TO llm_proxy_sidecar;"
         "REVOKE UPDATE ON llm_calls FROM llm_proxy_sidecar; DROP TABLE llm_calls_other"
     )
-    for row in await migrated.fetch("SELECT inhrelid::regclass::text FROM pg_inherits"):
-        if row[0].startswith(("llm_calls_20", "requests_20")):
+    for row in await migrated.fetch("SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'"):
+        if row[0].startswith(("llm_calls_2", "requests_2")):
             await migrated.execute(f"DROP TABLE {row[0]}")
     async with held_transaction(database_url):
         await asyncio.sleep(0.2)
