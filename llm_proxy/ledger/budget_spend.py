@@ -169,7 +169,7 @@ def sum_spent_statement(
     since = since.astimezone(UTC)
     arguments: list[Any] = [*columns.values()]
 
-    def part(table: str, column: str, begin: Any, end: Any = None, *, replays: bool = False) -> str:  # noqa: ANN401 -- a date or a time
+    def part(table: str, column: str, begin: Any, end: Any = None) -> str:  # noqa: ANN401 -- a date or a time
         rows = table == "requests"
         names = [f"coalesce({name}, '')" if rows else name for name in columns]
         conditions = [
@@ -181,9 +181,8 @@ def sum_spent_statement(
                 arguments.append(moment)
                 conditions.append(f"{column} {sign} ${len(arguments)}")
         summed = "count(*)" if rows and unit == "requests" else f"sum({_SUMMED_COLUMNS[unit]})"
-        if replays:
-            summed = f"-{summed}"
-            conditions.append("replay_of IS NOT NULL")
+        if rows:
+            conditions.append("replay_of IS NULL")
         return f"SELECT {summed} AS spent FROM {table} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- names are this file's own
 
     day, hour = _next_step(since, timedelta(days=1)), _next_step(since, timedelta(hours=1))
@@ -194,8 +193,6 @@ def sum_spent_statement(
         parts.append(part("usage_hourly", "hour", hour, day))
     if since < rows_until:
         parts.append(part("requests", "started_at", since, rows_until))
-    if unit == "requests":
-        parts.append(part("requests", "started_at", since, replays=True))  # which budgets do not count
     return f"SELECT coalesce(sum(spent), 0)::numeric FROM ({' UNION ALL '.join(parts)}) AS parts", arguments  # noqa: S608 -- the same
 
 

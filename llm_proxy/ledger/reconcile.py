@@ -1,8 +1,8 @@
 """Compares the gateway's records with the sidecar's log of model calls.
 
-Invariants: `find_discrepancies` changes nothing. A request without a model call (a cache hit, an error before
-the sidecar) and a figure that the sidecar does not know are no discrepancies; a cost that only the sidecar
-knows is one.
+Invariants: `find_discrepancies` changes nothing. A request without a model call (a cache hit, a replayed
+answer, an error before the sidecar) and a figure that the sidecar does not know are no discrepancies; a cost
+that only the sidecar knows is one.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ _DIFFERENCES = f"""
     FULL JOIN (SELECT * FROM llm_calls_total WHERE started_at >= $1 - $4 AND started_at < $2 + $4) AS t
            ON t.call_id = r.request_id
     WHERE coalesce(r.started_at, t.started_at) >= $1 AND coalesce(r.started_at, t.started_at) < $2
-      AND ((t.call_id IS NULL AND r.outcome = 'ok' AND r.cache <> 'hit')
+      AND ((t.call_id IS NULL AND r.outcome = 'ok' AND r.cache <> 'hit' AND r.replay_of IS NULL)
         OR (r.request_id IS NULL AND t.succeeded)
         OR r.prompt_tokens <> t.prompt_tokens OR r.completion_tokens <> t.completion_tokens
         OR {_OTHER_QUANTITIES}

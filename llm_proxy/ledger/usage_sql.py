@@ -2,7 +2,8 @@
 
 Invariants: an answer is one snapshot. Its parts are disjoint and cover the range, except for what is reported
 as unknown; a day or an hour of a roll-up counts only if it lies in the range and in one group as a whole.
-Only constants of this package reach the SQL text, values travel as arguments.
+Answers replayed for an idempotency key are no requests. Only constants of this package reach the SQL text,
+values travel as arguments.
 """
 
 import asyncio
@@ -240,6 +241,7 @@ def _rollup_source(
 
 def _rows_source(query: UsageQuery, spans: Sequence[TimeSpan], arguments: list[Any]) -> str:
     source, conditions = _table_within("requests", "started_at", "timestamptz", spans, arguments)
+    conditions.append("replay_of IS NULL")
     shown: list[str] = []
     for name in query.group_by:
         if name == "tag":

@@ -294,6 +294,7 @@ class MemoryUsage:
             record
             for record in self._records
             if span is not None
+            and record.replay_of is None
             and span[0] <= record.started_at < span[1]
             and all(value in (_names_in_record(record, name) or ("",)) for name, value in filters)
             and (query.only_key is None or _is_of(record, query.only_key))

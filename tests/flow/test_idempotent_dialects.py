@@ -1,5 +1,6 @@
 """`Idempotency-Key` on every path that costs, before a real sidecar, and as the SDKs send it."""
 
+import asyncio
 import json
 from typing import Any
 from uuid import uuid4
@@ -9,7 +10,7 @@ import httpx
 import openai
 import pytest
 from loopback import NO_TLS
-from running_stack import KEY, Json, RunningStack, say, script
+from running_stack import ADMIN_KEY, KEY, Json, RunningStack, say, script
 
 SOUND = {"file": ("a.mp3", b"ID3 not really music" * 500, "audio/mpeg")}
 PICTURE = {"image": ("a.png", b"\x89PNG\r\n\x1a\n" + b"x" * 5000, "image/png")}
@@ -131,6 +132,34 @@ async def test_a_reused_key_is_told_in_the_callers_dialect(
     assert reused.status_code == 422
     assert code in reused.text
     assert reused.headers["x-should-retry"] == "false"
+
+
+async def test_a_repetition_is_found_as_a_request_and_counted_as_none(stack: RunningStack) -> None:
+    """Usage, its groups and its run have one call; the search and the run's calls have both."""
+    tenant, run = uuid4().hex, uuid4().hex
+    headers = stack.auth | {"Idempotency-Key": uuid4().hex, "X-Tenant-Id": tenant, "X-Run-Id": run}
+    body = {"model": "plain", "messages": say(f"hello {run}")}
+    admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    async with httpx.AsyncClient(base_url=stack.url, verify=NO_TLS, timeout=30) as client:
+        answers = [await client.post("/v1/chat/completions", json=body, headers=headers) for _ in range(3)]
+        ids = [one.headers["x-request-id"] for one in answers]
+
+        async def read(path: str, **params: str) -> Json:
+            found: Json = (await client.get(path, params=params, headers=admin)).json()
+            return found
+
+        async with asyncio.timeout(20):
+            while len((searched := await read("/v1/requests", run=run))["data"]) < len(ids):  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.05)
+        assert [one["request_id"] for one in searched["data"]] == ids[::-1]
+        for by in ("", "key", "hour", "user,model", "tag"):
+            usage = await read("/v1/usage", tenant=tenant, group_by=by)
+            assert usage["total"]["requests"] == 1, by
+            assert [row["requests"] for row in usage["data"]] == [1], by
+        shown = await read(f"/v1/runs/{run}")
+    assert (shown["run"]["calls"], shown["run"]["turns"]) == (1, 1)
+    assert [one["request_id"] for one in shown["data"]] == ids
+    assert [one["replay_of"] for one in shown["data"]] == [None, ids[0], ids[0]]
 
 
 async def test_openais_sdk_with_the_header_and_with_its_own_keys(stack: RunningStack) -> None:

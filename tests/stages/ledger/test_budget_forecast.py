@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -90,6 +91,7 @@ async def test_budgets_of_every_scope_are_forecast_from_the_roll_ups(
         for one in (
             spent(0, 2, key_id="k1", tenant="acme", user="ann"),
             spent(1.2, 4, key_id="k1", tenant="acme"),
+            spent(0, 0, key_id="k1", tenant="acme", user="ann", replay_of=str(uuid4())),
             spent(0, 8, key_id="k2", tenant="zeta", agent="agent:z"),
             spent(20, 16, key_id="k2", tenant="zeta", agent="agent:z"),
         ):

@@ -347,6 +347,31 @@ async def test_late_records_are_erased_when_they_arrive(pool: "Pool[asyncpg.Reco
     assert await erasures.retry_unfinished() == []
 
 
+async def test_replayed_answers_are_erased_also_on_a_day_without_a_call(
+    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+) -> None:
+    """They keep their row of the roll-ups, which leads to them; late ones are found again."""
+    erasures = erasures_of(pool, Outside())
+    alone = record(
+        tenant="acme", user=NAME, replay_of=str(uuid4()), run_name=NAME, started_at=NOW - timedelta(days=2)
+    )
+    late = alone._replace(request_id=uuid4(), started_at=NOW - timedelta(days=3))
+    async with run_ledger(database_url, tmp_path / "second") as ledger:
+        ledger.call_finished(alone)
+        await until_written(ledger)
+        await erasures.erase("acme", NAME, ANNA)
+        rows = "SELECT count(*) FROM requests WHERE user_id = $1 AND tenant = 'acme'"
+        assert await pool.fetchval(rows, NAME) == 0
+        assert await pool.fetchval("SELECT count(*) FROM requests WHERE run_name = $1", NAME) == 0
+        ledger.call_finished(late)
+        await until_written(ledger)
+    [again] = await erasures.retry_unfinished()
+    assert again["complete"]
+    assert await pool.fetchval(rows, NAME) == 0
+    users = "SELECT count(*) FROM usage_user_days WHERE user_id = $1 AND tenant = 'acme'"
+    assert await pool.fetchval(users, NAME) == 0
+
+
 async def test_waiting_records_are_reported_and_rejected_records_rewritten(
     pool: "Pool[asyncpg.Record]", tmp_path: Path
 ) -> None:

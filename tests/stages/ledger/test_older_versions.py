@@ -1,31 +1,36 @@
 """What an older version left: rows in the database, lines on the disk, and rejected records."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from random import Random
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
 import pytest
-from usage_records import record, run_ledger, until_written
+from usage_records import random_record, record, run_ledger, until_written, write_records
 
 from llm_proxy import schema
 from llm_proxy.identity import Actor, AuditLog, record_action
 from llm_proxy.identity.audit_log import verify_audit_log
-from llm_proxy.ledger import PostgresUsage
+from llm_proxy.ledger import MemoryUsage, PostgresUsage
 from llm_proxy.ledger.latency_histogram import MAX_RELATIVE_ERROR
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, Spool
-from llm_proxy.ledger.usage_query import UsageQuery
+from llm_proxy.ledger.usage_query import UsageQuery, UsageResult
 from llm_proxy.ledger.worker_slot import acquire_slot
 from llm_proxy.quantities import NOTHING
+from llm_proxy.schema.migrations import Migration
 
 Pool = asyncpg.Pool
 STEPS = 8
 """The schema of the version that wrote the lines below."""
+REPLAYS_APART = 42
+"""The step from which roll-ups count no replayed answer as a request."""
 DAYS, A_DAY = 5, 800
 
 # As that version wrote them: two records, and a call that was admitted.
@@ -74,6 +79,20 @@ def an_id(at: datetime, number: int) -> UUID:
     return UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
 
 
+async def make_schema(pool: "Pool[asyncpg.Record]", steps: Sequence[Migration]) -> None:
+    """Applies these migrations, as their version did."""
+    await pool.execute(
+        "CREATE TABLE schema_steps (number integer PRIMARY KEY, name text NOT NULL, digest text NOT NULL,"
+        " applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    for step in steps:
+        await pool.execute(step.sql)
+    await pool.executemany(
+        "INSERT INTO schema_steps (number, name, digest) VALUES ($1, $2, $3)",
+        [(step.number, step.name, step.digest) for step in steps],
+    )
+
+
 @pytest.fixture
 def older_calls() -> dict[UUID, datetime]:
     """Requests of several days, today's among them."""
@@ -86,17 +105,7 @@ def older_calls() -> dict[UUID, datetime]:
 async def pool(database_url: str, older_calls: dict[UUID, datetime]) -> AsyncIterator["Pool[asyncpg.Record]"]:
     """A pool on a database of the older version, with thousands of rows in three tables."""
     async with asyncpg.create_pool(database_url, min_size=0, max_size=3) as made:
-        steps = schema.all_migrations()[:STEPS]
-        for step in steps:
-            await made.execute(step.sql)
-        await made.execute(
-            "CREATE TABLE schema_steps (number integer PRIMARY KEY, name text NOT NULL, digest text NOT NULL,"
-            " applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        await made.executemany(
-            "INSERT INTO schema_steps (number, name, digest) VALUES ($1, $2, $3)",
-            [(step.number, step.name, step.digest) for step in steps],
-        )
+        await make_schema(made, schema.all_migrations()[:STEPS])
         for day in sorted({at.date() for at in older_calls.values()}):
             await made.execute("SELECT requests_partition($1)", day)
         ids, moments = list(older_calls), list(older_calls.values())
@@ -149,6 +158,45 @@ async def test_a_database_with_rows_is_migrated(
     assert (await usage.query(query, now)).total.requests == DAYS * A_DAY + 1
     async with pool.acquire() as connection:
         assert await connection.fetchval("SELECT enrich_requests($1, $2)", since, now) == 0
+
+
+async def test_replays_that_were_counted_leave_the_roll_ups(database_url: str) -> None:
+    """Every sum is that of the calls, whatever table answers; what was replayed stays counted apart."""
+    chance, memory, now = Random(42), MemoryUsage(), datetime.now(UTC)  # noqa: S311 -- repeatable
+    unused: dict[str, Any] = {
+        "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": None, "cost_nano_usd": 0,
+        "images": None, "audio_ms": None, "characters": None, "search_units": None,
+        "cache": "off", "usage_source": "sidecar",
+    }  # fmt: skip
+    records = [random_record(chance, now) for _ in range(300)]
+    records[::3] = [one._replace(replay_of=str(one.request_id), **unused) for one in records[::3]]
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as pool:
+        await make_schema(pool, [step for step in schema.all_migrations() if step.number < REPLAYS_APART])
+        await pool.execute("UPDATE schema_steps SET applied_at = now() - interval '2 days'")
+        await write_records(pool, records)
+        assert await pool.fetchval("SELECT sum(requests) FROM usage_daily") == len(records)
+        await schema.migrate(database_url)
+        for one in records:
+            memory.add(one)
+        since, until = now - timedelta(days=4), now + timedelta(days=1)
+        for by in ((), ("day", "provider"), ("hour",), ("user",), ("user", "model"), ("key", "tag")):
+            query = UsageQuery(since, until, by)
+            kept, expected = [await keeper.query(query, now) for keeper in (PostgresUsage(pool), memory)]
+            assert figures(kept) == figures(expected), by
+        for table in ("usage_daily", "usage_hourly"):
+            assert await pool.fetchval(f"SELECT sum(replays) FROM {table}") == 100  # noqa: S608 -- ours
+
+
+def figures(result: UsageResult) -> dict[str, tuple[object, ...]]:
+    """The sums of each group, and of all."""
+    return {
+        str(row.group): (
+            row.requests, row.succeeded, row.cache_hits, row.total_tokens, row.cost_usd,
+            row.unpriced_requests, row.p95_latency_ms, row.latency_requests, row.p95_ttft_ms,
+            row.ttft_requests, row.quantities,
+        )
+        for row in (result.total, *result.rows)
+    }  # fmt: skip
 
 
 async def test_histograms_of_earlier_days_are_filled_beside_the_calls(

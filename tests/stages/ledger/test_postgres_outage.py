@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -191,6 +191,7 @@ async def test_spend_is_exact_since_any_moment_in_any_unit(server: Server, tmp_p
             cost = {"cost_nano_usd": 10**at, "prompt_tokens": 2, "completion_tokens": 3}
             cost |= {"images": 7, "audio_ms": 1_500, "characters": None, "search_units": 1}
             ledger.call_finished(record(started_at=moment, **named, **cost))
+            ledger.call_finished(record(started_at=moment, replay_of=str(uuid4()), **named, **cost))
         await until_written(ledger)
         for gap in (0, 30, 60, 330, 400, 1_439, 2_000, 3_000):
             since = midnight - timedelta(minutes=gap)

@@ -40,12 +40,13 @@ async def found(dsn: str) -> dict[UUID, tuple[str, ...]]:
 
 
 async def test_agreeing_records_are_no_discrepancies(database_url: str, tmp_path: Path) -> None:
-    """Equal figures, a nano-dollar of rounding, a cache hit, a failed attempt, an unknown price."""
+    """Equal figures, a nano-dollar of rounding, a cache hit, a replay, a failed attempt, an unknown price."""
     agreeing = [record(started_at=AGO) for _ in range(4)]
     hit = record(started_at=AGO, cache="hit", cost_nano_usd=0)
+    replay = record(started_at=AGO, replay_of=str(hit.request_id), cost_nano_usd=0)
     failed = record(started_at=AGO, outcome="error", status=502, prompt_tokens=None, completion_tokens=None)
     async with run_ledger(database_url, tmp_path) as ledger:
-        for one in (*agreeing, hit, failed):
+        for one in (*agreeing, hit, replay, failed):
             ledger.call_finished(one)
     plain, rounded, retried, unpriced = (one.request_id for one in agreeing)
     await log(database_url, plain)

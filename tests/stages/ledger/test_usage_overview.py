@@ -39,6 +39,7 @@ async def usage(database_url: str) -> AsyncIterator[PostgresUsage]:
         random_record(dice)._replace(started_at=NOW - timedelta(seconds=dice.uniform(0, 10 * 86_400)))
         for _ in range(400)
     ]
+    records[::8] = [one._replace(replay_of=str(one.request_id)) for one in records[::8]]
     async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as pool:
         async with pool.acquire() as connection:
             await schema.apply(connection)

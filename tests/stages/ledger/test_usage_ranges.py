@@ -41,6 +41,8 @@ class Filled:
 
     usage: PostgresUsage
     records: list[UsageRecord]
+    written: list[UsageRecord]
+    """Answers replayed for an idempotency key too, which are no calls."""
 
 
 async def fill(pool: "asyncpg.Pool[asyncpg.Record]", records: list[UsageRecord]) -> None:
@@ -55,9 +57,12 @@ async def filled(database_url: str) -> AsyncIterator[Filled]:
     """Two months of calls, many of them at the edges of hours."""
     chance = Random(5)  # noqa: S311 -- a test's dice
     records = [some_record(chance) for _ in range(700)]
+    replays = [some_record(chance)._replace(replay_of=str(records[0].request_id)) for _ in range(100)]
+    written = [*records, *replays]
+    chance.shuffle(written)
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as pool:
-        await fill(pool, records)
-        yield Filled(PostgresUsage(pool), records)
+        await fill(pool, written)
+        yield Filled(PostgresUsage(pool), records, written)
 
 
 def some_record(chance: Random) -> UsageRecord:
@@ -188,7 +193,7 @@ def near_percentile(times_ms: list[float], percent: int) -> object:
 async def test_every_query_equals_the_plain_sum_over_the_rows(filled: Filled) -> None:
     """A hundred queries, in Postgres and in memory; the total counts each call once."""
     chance, memory = Random(11), MemoryUsage()  # noqa: S311 -- repeatable
-    for one in filled.records:
+    for one in filled.written:
         memory.add(one)
     for _ in range(100):
         query = some_question(chance)
@@ -203,6 +208,23 @@ async def test_every_query_equals_the_plain_sum_over_the_rows(filled: Filled) ->
                 assert reported(answer, query) == expected, query
             assert answer.total.requests == len(whole), query
             assert answer.total.cost_usd == sums([*whole.values()])[2], query
+
+
+async def test_a_replay_that_is_written_again_or_renamed_counts_nowhere_still(filled: Filled) -> None:
+    """Estimates are made exact, people renamed: the sums follow the rows of calls alone."""
+    await filled.usage.pool.execute(
+        "UPDATE requests SET user_id = 'u9', prompt_tokens = 7 WHERE replay_of IS NOT NULL OR user_id = 'u2'"
+    )
+    since = FIRST - timedelta(days=1)
+    changed = [
+        one._replace(user="u9", prompt_tokens=7) if one.user == "u2" else one for one in filled.records
+    ]
+    for by in (("user",), ("user", "model"), ("day",), ("hour",)):
+        query = UsageQuery(since, NOW, by)
+        expected = {group: sums(calls) for group, calls in plain_sum(changed, query).items()}
+        assert reported(await filled.usage.query(query, NOW), query) == expected
+    left = "SELECT count(*) FROM usage_users WHERE replays < 0 OR user_id = 'u2' AND replays <> 0"
+    assert await filled.usage.pool.fetchval(left) == 0
 
 
 async def test_parts_of_days_without_rows_are_reported_as_unknown(filled: Filled) -> None:
@@ -231,7 +253,7 @@ async def test_parts_of_days_without_rows_are_reported_as_unknown(filled: Filled
 async def test_top_rows_are_those_of_each_time(filled: Filled) -> None:
     """As in memory; the total stays that of all."""
     memory = MemoryUsage()
-    for one in filled.records:
+    for one in filled.written:
         memory.add(one)
     since, until = NOW - timedelta(days=3), NOW
     for by in (("agent",), ("day", "agent"), ("key", "hour")):
@@ -253,7 +275,7 @@ async def test_top_rows_are_those_of_each_time(filled: Filled) -> None:
 async def test_an_unknown_name_is_404(filled: Filled) -> None:
     """In Postgres and in memory; a known one without use in the range has zeros."""
     memory = MemoryUsage()
-    for one in filled.records:
+    for one in filled.written:
         memory.add(one)
     since, long_ago = NOW - timedelta(days=60), NOW - timedelta(days=55)
     for keeper in (filled.usage, memory):
