@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline
-from llm_proxy.schema.migrations import PgConnection
+from llm_proxy.schema.steps import PgConnection
 
 SIDECAR_ROLE = "llm_proxy_sidecar"
 FACTS_TIMEOUT_S = 5.0

@@ -31,7 +31,7 @@ from llm_proxy.cli.printing import (
 from llm_proxy.errors import APIError, BadRequest, StoreUnavailable
 from llm_proxy.identity import Actor, KeyRepository, PolicyRepository
 from llm_proxy.identity.postgres_store import Pool, open_pool
-from llm_proxy.schema import SchemaChanged
+from llm_proxy.schema import GatewayTooOld, SchemaChanged
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline
 
 Result = TypeVar("Result")
@@ -64,7 +64,7 @@ def run_or_fail(work: Coroutine[Any, Any, Result]) -> Result:
         fail(f"DATABASE_URL: the database is unavailable: {error.reason}", EXIT_UNAVAILABLE)
     except RowsRejected as error:
         fail(f"DATABASE_URL: the database rejects a value: {error.reason}", EXIT_WRONG_INPUT)
-    except SchemaChanged as error:
+    except (SchemaChanged, GatewayTooOld) as error:
         fail(str(error), EXIT_FAILED)
 
 

@@ -36,11 +36,11 @@ _DRAIN_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class LedgerState:
-    """The ledger's state; no state is a reason to reject a call.
+    """The ledger's state; no state but `outdated` is a reason to reject a call.
 
     Attributes:
         postgres: `off` if none is configured, `refused` if it answers and rejects the records, `migrating`
-            while its schema is migrated.
+            while its schema is migrated, `outdated` if it belongs to newer releases.
         since_s: When `postgres` changed last, in seconds since 1970.
         queued: Records in memory and in the journal.
         spool_records: Records in the spool.
@@ -48,7 +48,7 @@ class LedgerState:
         why: Why Postgres is away or refuses, without addresses and passwords; may be empty.
     """
 
-    postgres: Literal["up", "away", "refused", "migrating", "off"]
+    postgres: Literal["up", "away", "refused", "migrating", "outdated", "off"]
     since_s: float
     queued: int
     spool_records: int
@@ -95,6 +95,7 @@ class Ledger:
             BackgroundLoop("ledger-replay", self._writer.replay_spool, every_s=REPLAY_EVERY_S),
             BackgroundLoop("ledger-upkeep", self._maintenance.step, every_s=TICK_S),
             BackgroundLoop("ledger-work", self._maintenance.run_backlog, every_s=TICK_S),
+            BackgroundLoop("ledger-indexes", self._maintenance.make_indexes, every_s=TICK_S),
         )
 
     def call_started(self, context: CallContext) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from llm_proxy.background import FailureGuard
+from llm_proxy.background import LOOP_DONE, FailureGuard
 from llm_proxy.errors import APIError
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.observers import PayloadQueue
@@ -23,6 +23,7 @@ from llm_proxy.ledger.spool import Recovered, Spool, recover_all
 from llm_proxy.ledger.store import LedgerStore
 from llm_proxy.ledger.worker_slot import WorkerSlot
 from llm_proxy.ledger.writer import Writer
+from llm_proxy.schema import GatewayTooOld
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, write_rows
 from llm_proxy.telemetry import Metrics
 
@@ -67,7 +68,11 @@ class Maintenance:
         self._guards: dict[str, FailureGuard] = {}
 
     async def start(self) -> None:
-        """Recovers dead workers' files, migrates the schema and makes partitions, before the first call."""
+        """Recovers dead workers' files, migrates the schema and makes partitions, before the first call.
+
+        Raises:
+            GatewayTooOld: The database belongs to newer releases.
+        """
         if self._store is None and self._slot is not None and self._slot.is_first:
             log.warning("no database is configured: internal secrets only, records stay in the spool")
         await self._attempt("take-over", self._recover)
@@ -97,6 +102,20 @@ class Maintenance:
         if self._is_ready() and not worked:
             another_works = self._require_store().migration.work is not None
             await asyncio.sleep(TICK_S if another_works else _IDLE_S)
+
+    async def make_indexes(self) -> object:
+        """Makes the indexes that migrations make outside a transaction; ends its loop when all are there."""
+        if self._store is None:
+            return LOOP_DONE
+        if not self._is_ready():
+            return None
+        try:
+            if await self._store.migration.make_indexes():
+                return LOOP_DONE
+        except (DatabaseUnavailable, RowsRejected) as error:
+            log.warning("postgres refuses a batch of background work", extra={"why": error.reason})
+        await asyncio.sleep(_IDLE_S)
+        return None
 
     async def stop(self) -> None:
         """Writes the remaining samples and counts and closes the spool; the caller releases the slot."""
@@ -133,6 +152,8 @@ class Maintenance:
                 log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
         except RowsRejected as error:
             log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
+        except GatewayTooOld as error:
+            self._writer.set_postgres_state(DatabaseUnavailable("outdated", str(error)))
 
     async def _batch(self) -> bool:
         store = self._require_store()

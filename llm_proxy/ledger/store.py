@@ -1,15 +1,10 @@
-"""Writes the ledger's rows to Postgres, maintains their partitions and migrates the schema.
+"""Writes the ledger's rows to Postgres and maintains their partitions.
 
-Invariants: writing a row twice stores it once; every call but a migration has a deadline; one process
-migrates at a time (the schema's lock), and a failed migration is retried after a growing pause.
+Invariants: writing a row twice stores it once; every call has a deadline.
 Raises: only `DatabaseUnavailable` (unreachable, slow, not migrated, statement rejected) and `RowsRejected`
 (a row that Postgres will never accept).
 """
 
-import asyncio
-import contextlib
-import logging
-import time
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -17,109 +12,10 @@ from typing import Any
 import asyncpg
 
 from llm_proxy import schema
+from llm_proxy.ledger.migration_runner import MigrationRunner
 from llm_proxy.ledger.record import COLUMNS, FIELDS, MAX_NAME_CHARS, EncodedRow, row_started_at
 from llm_proxy.quantities import Quantities
-from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline, is_missing_partition
-
-log = logging.getLogger(__name__)
-
-_MIGRATION_DEADLINE_S = 2.0
-_BATCH_DEADLINE_S = 120.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
-_REPORT_EVERY_S = 10.0
-
-
-class MigrationRunner:
-    """Migrates the database from this process, beside the calls.
-
-    Attributes:
-        done: Whether the schema is known to be of this version.
-        work: The unfinished background work of migrations, in whatever process; None if none is known.
-    """
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
-        self._applying: asyncio.Task[None] | None = None
-        self._pause_s, self._not_before = _FIRST_PAUSE_S, 0.0
-        self._failure: DatabaseUnavailable | None = None
-        self._reported_at = float("-inf")
-        self.done = False
-        self.work: schema.SchemaWork | None = None
-
-    async def advance(self, within_s: float) -> None:
-        """Checks the schema's version, and starts or awaits a migration.
-
-        Args:
-            within_s: The time to wait for a running migration.
-
-        Raises:
-            DatabaseUnavailable: The schema is not of this version yet; `kind` is the reason.
-        """
-        if self.done or not await self._pending():
-            self.done = True
-            await self.stop()
-            return
-        if self._applying is None:
-            if self._failure is not None and time.monotonic() < self._not_before:
-                raise self._failure
-            self._applying = asyncio.create_task(self._apply(), name="migration")
-        await asyncio.wait({self._applying}, timeout=within_s)
-        if not self._applying.done():
-            raise DatabaseUnavailable("migrating", "it is being migrated to this version")
-        applying, self._applying = self._applying, None
-        try:
-            applying.result()
-        except DatabaseUnavailable as fault:
-            if fault.kind == "refused":
-                self._failure, self._not_before = fault, time.monotonic() + self._pause_s
-                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-            raise
-        self.done = True
-
-    async def stop(self) -> None:
-        """Cancels a running migration; Postgres rolls it back."""
-        applying, self._applying = self._applying, None
-        if applying is not None:
-            applying.cancel()
-            with contextlib.suppress(asyncio.CancelledError, DatabaseUnavailable):
-                await applying
-
-    async def run_batch(self) -> bool:
-        """Runs one batch of the migrations' work; returns False if none is left for this process."""
-        async with (
-            db_deadline(_BATCH_DEADLINE_S),
-            self._pool.acquire(timeout=_MIGRATION_DEADLINE_S) as connection,
-        ):
-            work = await schema.run_work_batch(connection)
-            self.work = await schema.unfinished_work(connection)
-        if work is None:
-            return False
-        if work.finished or time.monotonic() - self._reported_at >= _REPORT_EVERY_S:
-            self._reported_at = time.monotonic()
-            log.info("work left by a migration", extra={"work": str(work)})
-        return not work.finished
-
-    async def _pending(self) -> bool:
-        try:
-            async with (
-                db_deadline(_MIGRATION_DEADLINE_S),
-                self._pool.acquire(timeout=_MIGRATION_DEADLINE_S) as connection,
-            ):
-                return bool(await schema.pending_migrations(connection))
-        except (schema.SchemaChanged, RowsRejected) as fault:
-            raise DatabaseUnavailable("refused", f"the schema: {fault}") from fault
-
-    async def _apply(self) -> None:
-        try:
-            async with db_deadline(None), self._pool.acquire(timeout=_MIGRATION_DEADLINE_S) as connection:
-                applied = await schema.apply(connection)
-        except schema.SchemaBusy as busy:
-            raise DatabaseUnavailable("migrating", str(busy)) from busy
-        except (schema.SchemaChanged, RowsRejected) as fault:
-            raise DatabaseUnavailable("refused", f"the schema: {fault}") from fault
-        if applied:
-            log.info("the database was brought to this version", extra={"applied": applied})
-
+from llm_proxy.schema.database import db_deadline, is_missing_partition
 
 _DEADLINE_S = 2.0
 _LONG_DEADLINE_S = 30.0

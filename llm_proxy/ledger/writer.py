@@ -59,7 +59,9 @@ class Writer:
         self.disk_lock = asyncio.Lock()
         self._retry_at = 0.0
         self._retry_s = _FIRST_RETRY_S
-        self.state: Literal["up", "away", "refused", "migrating"] = "up" if store is not None else "away"
+        self.state: Literal["up", "away", "refused", "migrating", "outdated"] = (
+            "up" if store is not None else "away"
+        )
         self.why = ""
         self.since_s = time.time()
 
@@ -161,7 +163,12 @@ class Writer:
             if fault is None:
                 log.info("postgres takes records again")
             else:
-                states = {"away": "is away", "refused": "refuses the records", "migrating": "is migrated"}
+                states = {
+                    "away": "is away",
+                    "refused": "refuses the records",
+                    "migrating": "is migrated",
+                    "outdated": "has a newer schema",
+                }
                 log.warning(
                     "postgres %s; records go to the spool", states[fault.kind], extra={"why": fault.reason}
                 )

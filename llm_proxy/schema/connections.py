@@ -171,9 +171,9 @@ async def open_command_pool(url: str, tls: ssl.SSLContext | None) -> AsyncGenera
         yield pool
 
 
-async def connect(url: str, tls: ssl.SSLContext | None) -> PooledConnection:
-    """Returns one connection for a process of its own, which a pooler may serve."""
-    return await Connector(url, tls, "transaction", is_patient=True)()
+async def connect(url: str, tls: ssl.SSLContext | None, pooler: Pooler = "transaction") -> PooledConnection:
+    """Returns one connection for a process of its own, by default as one which a pooler serves."""
+    return await Connector(url, tls, pooler, is_patient=True)()
 
 
 async def _is_behind_pooler(connection: PooledConnection) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import asyncpg
 
 Row = TypeVar("Row")
-FailureKind = Literal["away", "refused", "migrating"]
+FailureKind = Literal["away", "refused", "migrating", "outdated"]
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -73,7 +73,7 @@ class DatabaseUnavailable(Exception):  # noqa: N818 -- errors are named for the 
 
     Attributes:
         kind: `away`: Postgres does not answer. `refused`: it rejects the statement. `migrating`: migrations
-            are being applied.
+            are being applied. `outdated`: it belongs to newer releases than this one.
         reason: Holds no value and no address.
     """
 

@@ -1,50 +1,33 @@
 """Applies the numbered SQL files of this folder to a database.
 
 Invariants: every file not yet applied is applied once, in the order of the numbers, in a transaction of its
-own under an advisory lock, with no deadline. An applied file never changes (expand and contract: old code
-runs on the new schema). A database that is already at this version is only read. Long work is left in
-`schema_work` and done in batches beside the calls.
+own under an advisory lock, with no deadline; those that run outside a transaction come after the others.
+Old code runs on the new schema (expand and contract). A database that is already at this version is only
+read. Long work is left in `schema_work` and done in batches beside the calls.
 """
 
 import asyncio
-import hashlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import TYPE_CHECKING, Union
-
-import asyncpg
 
 from llm_proxy.schema.connections import connect
+from llm_proxy.schema.indexes import BUSY, NO_DEADLINE_S, TAKE_LOCK, apply_outside
+from llm_proxy.schema.steps import (
+    Migration,
+    PgConnection,
+    SchemaBusy,
+    pending_migrations,
+    raise_floor,
+    record_step,
+)
+from llm_proxy.schema.waits import describe_holder
 
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-_LOCK = 0x6C6C6D70726F7879  # "llmproxy"
 _SIDECAR_ROLE = "llm_proxy_sidecar"
-_BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
-_LOCK_TIMEOUT_MS = 1000
-"""A statement that waits for a table's lock holds up the writing of every record."""
-_NO_DEADLINE_S = 30 * 86_400.0
-_RETRY_S = 1.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
+"""Between two tries to get a table's lock: each holds up the writing of records for a second at most."""
+_WORK_PAUSE_S = 1.0
 _BATCH_ROWS = 5000
-
-PgConnection = Union["asyncpg.Connection[asyncpg.Record]", "PoolConnectionProxy[asyncpg.Record]"]
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One numbered SQL file."""
-
-    number: int
-    name: str
-    sql: str
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the SQL text."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,72 +50,44 @@ class SchemaWork:
         return f"{self.name}: {self.rows_done:,} of about {self.rows_total:,} rows"
 
 
-class SchemaBusy(Exception):  # noqa: N818 -- errors are named for the state they report
-    """A lock was not granted in time."""
+async def apply(connection: PgConnection, steps: Sequence[Migration] | None = None) -> list[str]:
+    """Applies the pending migrations that run in a transaction, without a deadline; returns their names.
 
-
-class SchemaChanged(Exception):  # noqa: N818 -- errors are named for the state they report
-    """A file changed after it had been applied."""
-
-
-def all_migrations() -> list[Migration]:
-    """Returns every migration, in order."""
-    found = [file for file in resources.files("llm_proxy.schema").iterdir() if file.name.endswith(".sql")]
-    numbered = [Migration(int(file.name[:3]), file.name, file.read_text(encoding="utf-8")) for file in found]
-    return sorted(numbered, key=lambda step: step.number)
-
-
-async def pending_migrations(connection: PgConnection) -> list[Migration]:
-    """Returns the migrations not applied yet; raises `SchemaChanged` if an applied file has changed."""
-    if await connection.fetchval("SELECT to_regclass('schema_steps')") is None:
-        return all_migrations()
-    applied = {
-        row["number"]: row["digest"]
-        for row in await connection.fetch("SELECT number, digest FROM schema_steps")
-    }
-    for step in all_migrations():
-        if applied.get(step.number, step.digest) != step.digest:
-            raise SchemaChanged(f"{step.name} was changed after it had been applied")
-    return [step for step in all_migrations() if step.number not in applied]
-
-
-async def apply(connection: PgConnection) -> list[str]:
-    """Applies all pending migrations, without a deadline; returns the names of the applied files.
+    Args:
+        connection: Not in a transaction.
+        steps: Instead of this version's.
 
     Raises:
         SchemaBusy: Another process applies a migration, or a table is in use; the caller may try again.
         SchemaChanged: A file changed after it had been applied.
+        GatewayTooOld: The database belongs to newer releases.
     """
     applied: list[str] = []
-    while await pending_migrations(connection):
+    while any(not step.is_outside for step in await pending_migrations(connection, steps)):
         try:
-            name = await _apply_next(connection)
-        except _BUSY as busy:
-            raise SchemaBusy("another process migrates, or a table is in use") from busy
+            name = await _apply_next(connection, steps)
+        except BUSY as busy:
+            raise SchemaBusy(await describe_holder(connection.fetchrow)) from busy
         applied += [name] if name is not None else []
     return applied
 
 
-async def _apply_next(connection: PgConnection) -> str | None:
+async def _apply_next(connection: PgConnection, steps: Sequence[Migration] | None) -> str | None:
     """Applies the first pending migration; returns None if another process has just applied the last."""
-    async with connection.transaction():
-        await connection.execute(
-            f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}"
-        )
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+    async with connection.transaction(isolation="read_committed"):
+        await connection.execute(TAKE_LOCK)
         await connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_steps (number integer PRIMARY KEY, name text NOT NULL,"
             " digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        todo = await pending_migrations(connection)
+        todo = [step for step in await pending_migrations(connection, steps) if not step.is_outside]
         if not todo:
             return None
         step = todo[0]
-        await connection.execute(step.sql, timeout=_NO_DEADLINE_S)
-        await connection.execute(
-            "INSERT INTO schema_steps (number, name, digest) VALUES ($1, $2, $3)",
-            step.number, step.name, step.digest,
-        )  # fmt: skip
+        await connection.execute(step.sql, timeout=NO_DEADLINE_S)
+        await record_step(connection, step)
+        if len(todo) == 1:
+            await raise_floor(connection)
     return step.name
 
 
@@ -162,7 +117,9 @@ async def migrate(
     tls: ssl.SSLContext | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
-    """Applies all migrations and jobs to a database, over a connection of its own, without a deadline.
+    """Applies all migrations and jobs to a database, over connections of its own, without a deadline.
+
+    Returns the names of the steps that the database lacked.
 
     Args:
         dsn: The address, with a role that may create tables.
@@ -172,33 +129,49 @@ async def migrate(
     """
     connection = await connect(dsn, tls)
     try:
-        applied = await _apply_with_retry(connection, report)
+        lacking = await pending_migrations(connection)
+        await _until_free(lambda: apply(connection), report)
         if sidecar_password is not None:
             await grant_sidecar_login(connection, sidecar_password)
         while await unfinished_work(connection):
             done = await run_work_batch(connection)
             if done is None:  # a gateway is at it
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(_WORK_PAUSE_S)
             elif done.finished or done.rows_done % (20 * _BATCH_ROWS) < _BATCH_ROWS:
                 report(str(done))
+        if any(step.is_outside for step in lacking):
+            await _migrate_outside(connection, dsn, tls, report)
     finally:
         await connection.close()
-    return applied
+    return [step.name for step in lacking]
 
 
-async def _apply_with_retry(connection: PgConnection, report: Callable[[str], None]) -> list[str]:
-    before = {step.name for step in await pending_migrations(connection)}
-    waits = False
+async def _migrate_outside(
+    watcher: PgConnection, dsn: str, tls: ssl.SSLContext | None, report: Callable[[str], None]
+) -> None:
+    lock = await connect(dsn, tls)
+    try:
+        worker = await connect(dsn, tls, "auto")
+        try:
+            await _until_free(lambda: apply_outside(lock, worker, watcher.fetchrow, report), report)
+        finally:
+            await worker.close()
+    finally:
+        await lock.close()
+
+
+async def _until_free(work: Callable[[], Awaitable[object]], report: Callable[[str], None]) -> None:
+    """Repeats the work until nothing is in its way; reports for whom it waits."""
+    pause_s = _FIRST_PAUSE_S
     while True:
         try:
-            await apply(connection)
+            await work()
         except SchemaBusy as busy:
-            if not waits:
-                report(f"waiting: {busy}")
-            waits = True
-            await asyncio.sleep(_RETRY_S)
+            report(f"waiting: {busy}")
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         else:
-            return sorted(before)
+            return
 
 
 async def grant_sidecar_login(connection: PgConnection, password: str) -> str:

@@ -164,7 +164,7 @@ class HealthChecks:
         state = without_store if limits.store == "away" else "ok"
         why = f"{limits.store}: {limits.fault}" if limits.fault else limits.store
         found.append(ComponentHealth("limits", state, why))
-        database = "ok" if ledger.postgres in {"up", "off"} else "degraded"
+        database = {"up": "ok", "off": "ok", "outdated": "down"}.get(ledger.postgres, "degraded")
         detail = f"{ledger.postgres}: {ledger.why}" if ledger.why else ledger.postgres
         detail += f"; {ledger.work}" if ledger.work else ""
         found.append(ComponentHealth("database", database, detail))

@@ -1,6 +1,7 @@
 """Migrations on a database with rows: once, without a deadline, beside the calls, and resumable."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from usage_records import record, run_ledger, until_written
 
 from llm_proxy import schema
 from llm_proxy.ledger import LedgerStore, PostgresUsage
+from llm_proxy.schema.steps import OLDEST_SCHEMA
 from llm_proxy.telemetry import timestamp_of, uuid7
 
 Pool = asyncpg.Pool
@@ -102,6 +104,50 @@ async def test_a_locked_table_does_not_prevent_the_start(
             await reaches(pool, "SELECT count(*) FROM requests", 1)
             assert ledger.state().postgres == "up"
     assert await pool.fetchval("SELECT request_id FROM requests") == one.request_id
+
+
+async def test_a_migration_that_waits_for_a_table_says_for_whom_and_holds_up_no_writer(
+    pool: "Pool[asyncpg.Record]", database_url: str
+) -> None:
+    """Its lock is asked for a second at a time; a row is written within the deadline of records."""
+    lines: list[str] = []
+    await pool.execute(_FILL, 10)
+    async with pool.acquire() as reader, reader.transaction():
+        pid = await reader.fetchval("SELECT pg_backend_pid() FROM (SELECT count(*) FROM llm_calls) AS c")
+        migrating = asyncio.create_task(schema.migrate(database_url, report=lines.append))
+        while len(lines) < 2:
+            async with asyncio.timeout(2):
+                await pool.execute(
+                    "INSERT INTO llm_calls (call_id, started_at, status)"
+                    " VALUES (gen_random_uuid(), now(), 'success')"
+                )
+            assert not migrating.done()
+    assert (await migrating)[-1] == schema.all_migrations()[-1].name
+    waited = rf"waiting: a table is in use: pid {pid} \(idle in transaction, transaction \d+ s, query \d+ s\)"
+    assert re.fullmatch(rf"{waited} has a lock on llm_calls", lines[0])
+
+
+async def test_a_version_older_than_the_release_before_is_kept_away(
+    database_url: str, tmp_path: Path
+) -> None:
+    """It neither migrates nor writes; the release before, and a newer one's schema, are no reason."""
+    await schema.migrate(database_url)
+    newest = schema.all_migrations()[-1].number
+    async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as made:
+        assert await made.fetchval("SELECT oldest FROM schema_floor") == OLDEST_SCHEMA < newest
+        await made.execute("INSERT INTO schema_steps (number, name, digest) VALUES (990, '990_x.sql', 'x')")
+        async with run_ledger(database_url, tmp_path) as ledger:
+            assert ledger.state().postgres == "up"
+        await made.execute("UPDATE schema_floor SET oldest = $1", newest + 1)
+        refused = (
+            rf"the database has schema 990, on which versions with schema {newest + 1:03} or newer run; this"
+            rf" version has schema {newest:03} and is too old"
+        )
+        with pytest.raises(schema.GatewayTooOld, match=refused):
+            await schema.migrate(database_url)
+        with pytest.raises(schema.GatewayTooOld, match=refused):
+            async with run_ledger(database_url, tmp_path / "b"):
+                pass
 
 
 async def test_many_workers_apply_every_file_once(

@@ -24,7 +24,7 @@ from llm_proxy.ledger.spool import Journal, Spool
 from llm_proxy.ledger.usage_query import UsageQuery, UsageResult
 from llm_proxy.ledger.worker_slot import acquire_slot
 from llm_proxy.quantities import NOTHING
-from llm_proxy.schema.migrations import Migration
+from llm_proxy.schema import Migration
 
 Pool = asyncpg.Pool
 STEPS = 8
