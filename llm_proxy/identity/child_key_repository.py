@@ -17,7 +17,6 @@ from llm_proxy.identity.audit import Actor, Person, admin_transaction, bump_epoc
 from llm_proxy.identity.authenticator import invalid_key_error
 from llm_proxy.identity.caller import MAX_NAME_CHARS, Caller
 from llm_proxy.identity.child_keys import ServedNames, child_spec
-from llm_proxy.identity.key_chain import is_bound_within
 from llm_proxy.identity.key_repository import (
     LIST_KEYS,
     KeyMutation,
@@ -31,6 +30,7 @@ from llm_proxy.identity.virtual_keys import (
     KeyRecord,
     StoredKey,
     caller_from_key,
+    ended_key_error,
     generate_key,
     new_key_id,
 )
@@ -134,9 +134,7 @@ async def _require_living(connection: Connection, lookup: str, now: datetime) ->
     if stored is None:
         raise invalid_key_error()
     parent = caller_from_key(stored, lookup)
-    has_ended = stored.revoked_at is not None or stored.above_ended
-    has_ended = has_ended or (stored.ends_at is not None and stored.ends_at <= now)
-    if has_ended or not is_bound_within(parent, stored.above):
+    if ended_key_error(stored, parent, stored.ends_at, now) is not None:
         raise invalid_key_error()
     return stored, parent
 

@@ -17,13 +17,13 @@ from typing import Protocol
 from llm_proxy.errors import StoreUnavailable, Unauthorized
 from llm_proxy.identity.authenticator import invalid_key_error
 from llm_proxy.identity.caller import NO_ATTRIBUTION, Attribution, Caller, on_behalf_of
-from llm_proxy.identity.key_chain import is_bound_within
 from llm_proxy.identity.policies import PolicySnapshot
 from llm_proxy.identity.virtual_keys import (
     KEY_TYPE_PREFIX,
     StoredKey,
     apply_raise,
     caller_from_key,
+    ended_key_error,
     imported_lookup,
     key_digest,
     lookup_from_key,
@@ -199,12 +199,9 @@ class KeyCache:
         return cached
 
     def _caller_or_error(self, cached: _CachedKey) -> Caller:
-        if cached.stored.revoked_at is not None:
-            raise Unauthorized("This API key was revoked.")
-        if cached.stored.above_ended or not is_bound_within(cached.caller, cached.stored.above):
-            raise Unauthorized("A key above this API key has ended.")
-        if cached.expires_at is not None and cached.expires_at <= self._now():
-            raise Unauthorized("This API key has expired.")
+        ended = ended_key_error(cached.stored, cached.caller, cached.expires_at, self._now())
+        if ended is not None:
+            raise Unauthorized(ended)
         if cached.raised_caller is not None and cached.raised_caller[0] > self._now():
             return cached.raised_caller[1]
         return cached.caller

@@ -32,7 +32,7 @@ from llm_proxy.identity.audit import (
     with_counting_start,
     write_audit,
 )
-from llm_proxy.identity.caller import MAX_NAME_CHARS, Budget
+from llm_proxy.identity.caller import MAX_NAME_CHARS, Budget, Caller
 from llm_proxy.identity.key_search import KEY_CONDITIONS, KeyFilter
 from llm_proxy.identity.postgres_store import (
     RAISE_COLUMNS,
@@ -42,6 +42,7 @@ from llm_proxy.identity.postgres_store import (
     budgets_to_json,
     key_spec_from_row,
     raise_from_row,
+    read_keys_above,
 )
 from llm_proxy.identity.virtual_keys import (
     GeneratedKey,
@@ -49,10 +50,13 @@ from llm_proxy.identity.virtual_keys import (
     KeyRecord,
     KeySpec,
     apply_raise,
+    caller_from_record,
     display_prefix,
+    ended_key_error,
     generate_key,
     higher_limit,
     new_key_id,
+    stored_from_record,
 )
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry.privacy import redact
@@ -162,6 +166,13 @@ class KeyRepository:
         """Returns one key; with `tenant`, only a key of that tenant; raises `NotFound`."""
         async with admin_transaction(self._pool) as connection:
             return await fetch_record(connection, name_or_id, tenant=tenant)
+
+    async def caller_of(self, record: KeyRecord) -> tuple[Caller, str | None]:
+        """Returns the caller of a call with a key, within the keys above it, and why its calls are 401."""
+        async with admin_transaction(self._pool) as connection:
+            key = await read_keys_above(connection, stored_from_record(record), record.ancestors)
+        caller = caller_from_record(record, key)
+        return caller, ended_key_error(key, caller, key.ends_at, datetime.now(UTC))
 
     async def update(self, name_or_id: str, change: KeySpec | Mapping[str, Any], actor: Actor) -> KeyMutation:
         """Changes a key.

@@ -8,7 +8,7 @@ its column's range.
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
@@ -136,13 +136,18 @@ async def read_key(connection: Connection, lookup: str) -> StoredKey | None:
         raise_from_row(row),
         row["run_id"],
     )
-    if not row["ancestors"]:
+    return await read_keys_above(connection, key, row["ancestors"])
+
+
+async def read_keys_above(connection: Connection, key: StoredKey, ancestors: Sequence[str]) -> StoredKey:
+    """Returns a key with the keys above it, whose ids these are, the root first."""
+    if not ancestors:
         return key
-    links = await connection.fetch(_ABOVE, row["ancestors"], row["key_id"])
-    return _with_keys_above(key, row["ancestors"], links)
+    links = await connection.fetch(_ABOVE, list(ancestors), key.key_id)
+    return _with_keys_above(key, ancestors, links)
 
 
-def _with_keys_above(key: StoredKey, ancestors: list[str], links: list[asyncpg.Record]) -> StoredKey:
+def _with_keys_above(key: StoredKey, ancestors: Sequence[str], links: Sequence[asyncpg.Record]) -> StoredKey:
     """Returns a child key with the keys above it, from rows of `_ABOVE`."""
     by_id = {row["key_id"]: row for row in links}
     rows = [by_id[key_id] for key_id in ancestors if key_id in by_id]

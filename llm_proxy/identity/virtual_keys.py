@@ -14,9 +14,8 @@ import zlib
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import Budget, Caller, KeyAbove, Limits
-from llm_proxy.identity.key_chain import narrow
+from llm_proxy.identity.key_chain import is_bound_within, narrow
 
 KEY_TYPE_PREFIX = "sk-llmp-"
 IMPORTED_LOOKUP_PREFIX = "sha256:"
@@ -237,21 +236,33 @@ def caller_from_key(key: StoredKey, lookup: str) -> Caller:
     return narrow(caller, key.above) if key.above else caller
 
 
-def caller_from_record(record: KeyRecord) -> Caller:
-    """Returns the caller of a call with this key that names no agent, with its running raise applied."""
+def stored_from_record(record: KeyRecord) -> StoredKey:
+    """Returns a key as a call finds it, without the keys above it, with its running raise applied."""
     spec = apply_raise(record.spec, record.running_raise) if record.running_raise is not None else record.spec
-    spec = replace(spec, agent=None) if spec.agent == "*" else spec
-    key = StoredKey(record.key_id, spec, b"", record.revoked_at, None, _NEWEST_EPOCH)
+    return StoredKey(record.key_id, spec, b"", record.revoked_at, None, _NEWEST_EPOCH, run=record.run)
+
+
+def caller_from_record(record: KeyRecord, key: StoredKey | None = None) -> Caller:
+    """Returns the caller of a call with this key that names no agent and no run of its own.
+
+    `key` is the key with those above it; without it, a child key is taken for a key of its own.
+    """
+    key = stored_from_record(record) if key is None else key
     lookup = record.prefixes[0].removeprefix(KEY_TYPE_PREFIX) if record.prefixes else ""
-    return caller_from_key(key, lookup)
+    caller = caller_from_key(key, lookup)
+    return replace(caller, agent=None if caller.agent == "*" else caller.agent, run_id=caller.bound_run)
 
 
-def inactive_key_error(record: KeyRecord, now: datetime) -> Unauthorized | None:
-    """Returns the 401 for calls with a revoked or expired key; None for a valid one."""
-    if record.revoked_at is not None:
-        return Unauthorized("This API key was revoked.")
-    expires_at = record.spec.expires_at
-    return Unauthorized("This API key has expired.") if expires_at and expires_at <= now else None
+def ended_key_error(key: StoredKey, caller: Caller, ends_at: datetime | None, now: datetime) -> str | None:
+    """Returns why calls with a key are 401, as a sentence; None for a valid one.
+
+    `ends_at` is `key.ends_at` by the clock of `now`.
+    """
+    if key.revoked_at is not None:
+        return "This API key was revoked."
+    if key.above_ended or not is_bound_within(caller, key.above):
+        return "A key above this API key has ended."
+    return "This API key has expired." if ends_at is not None and ends_at <= now else None
 
 
 def _checksum(text: bytes) -> str:

@@ -44,6 +44,11 @@ class Keys:
         chat = {"model": model, "messages": say(f"hello {uuid4().hex}"), "max_tokens": 16}
         return await self.client.post("/v1/chat/completions", json=chat, headers=key(of) | headers)
 
+    async def explain(self, of: Json, asked: Json) -> tuple[str, str]:
+        """What the operator is told would become of a call with a key, and why."""
+        answer = await self.operate("POST", "/v1/explain", params={"key": of["id"]}, json=asked)
+        return answer.json()["verdict"], answer.json()["refusal"]["code"]
+
     async def until_rejected(self, of: Json) -> None:
         """A key's calls are 401 within a second."""
         end = time.monotonic() + 1
@@ -200,6 +205,40 @@ async def test_the_parents_limits_count_the_calls_of_all_its_children(keys: Keys
     assert (spent.status_code, spent.json()["error"]["code"]) == (429, "insufficient_quota")
     await keys.operate("PATCH", f"/admin/keys/{root['id']}", json={"models": ["openai"], "budgets": []})
     assert (await keys.call(deep)).status_code == 404
+
+
+async def test_an_operator_sees_of_a_child_what_the_child_sees(keys: Keys) -> None:
+    """The limits of all keys of the chain and of its run, the explanation, and that it has ended."""
+    rule = {"scope": "run", "tenant": "acme", "budgets": [{"limit_turns": 1000}]}
+    await keys.operate("PUT", "/admin/limits", json=rule)
+    root = await keys.root(agent="*", rpm=5, models=["plain"], budgets=[{"limit_usd": 3, "period": "day"}])
+    child = await keys.child(root, rpm=4, run="job-8", parallel=2)
+    deep = await keys.child(child, budgets=[{"limit_requests": 9, "period": "total"}])
+    assert (await keys.call(deep)).status_code == 200
+    asked = {"model": "plain", "messages": say("hello")}
+    own = (await keys.client.get("/v1/limits", headers=key(deep))).json()
+    foretold = (await keys.client.post("/v1/explain", json=asked, headers=key(deep))).json()
+    params = {"key": deep["id"]}
+    shown = (await keys.operate("GET", "/v1/limits", params=params)).json()
+    explained = (await keys.operate("POST", "/v1/explain", params=params, json=asked)).json()
+    listed = (await keys.operate("GET", f"/admin/keys/{deep['id']}")).json()["limits"]
+    assert sum(one["scope"] == "key" for one in own["limits"]) == 5
+    assert any(one["scope"] == "run" for one in own["limits"])
+    for found, expected in (
+        (shown["limits"], own["limits"]), (listed, own["limits"]), (explained["limits"], foretold["limits"])
+    ):  # fmt: skip
+        assert [still(one) for one in found] == [still(one) for one in expected]
+    assert (shown["caller"], explained["caller"]) == (own["caller"], foretold["caller"])
+    assert await keys.explain(deep, asked | {"model": "openai"}) == ("refused", "model_not_found")
+    await keys.operate("PATCH", f"/admin/keys/{root['id']}", json={"models": ["openai"]})
+    assert await keys.explain(deep, asked) == ("refused", "model_not_found")
+    await keys.operate("DELETE", f"/admin/keys/{root['id']}")
+    assert await keys.explain(deep, asked) == ("refused", "invalid_api_key")
+
+
+def still(row: Json) -> Json:
+    """A limit's status without what changes while the clock runs."""
+    return {name: value for name, value in row.items() if name not in {"wait_ms", "reset_ms", "exhausted_at"}}
 
 
 async def test_what_is_wider_or_not_a_keys_to_give_is_rejected(keys: Keys, stack: RunningStack) -> None:

@@ -15,12 +15,12 @@ from llm_proxy.admission import AdmissionController, LimitStatus, current_limits
 from llm_proxy.admission.controller import Explanation, explain_call
 from llm_proxy.dialects import Call, wants_batch
 from llm_proxy.dialects.request.model_resolution import MAX_NAME_CHARS
-from llm_proxy.errors import APIError, StoreUnavailable
+from llm_proxy.edge.routes.admin_bodies import require_repository
+from llm_proxy.errors import APIError, StoreUnavailable, Unauthorized
 from llm_proxy.identity import Admin, Caller, KeyRecord, KeyRepository, PolicyRepository, QueueShares
 from llm_proxy.identity.admin_documents import policy_document
 from llm_proxy.identity.caller import SHARED_SCOPES, Priority
 from llm_proxy.identity.policies import policy_applies_to
-from llm_proxy.identity.virtual_keys import caller_from_record, inactive_key_error
 from llm_proxy.json_access import Json
 from llm_proxy.money import usd_text
 from llm_proxy.quantities import shown_amount
@@ -229,21 +229,14 @@ class KeyStatus:
         self._keys = keys
         self._policies = policies
 
-    async def _find_key(self, name: str, tenant: str | None) -> KeyRecord:
-        """Returns a key by id, name or prefix, within `tenant` if given; raises `NotFound`."""
-        if self._keys is None:
-            raise StoreUnavailable("Virtual keys need a database (DATABASE_URL).")
-        return await self._keys.get(name, tenant=tenant)
-
     def key_dependency(self, admin: Callable[[Request], Awaitable[Admin]]) -> KeyLookupDependency:
         """Returns the dependency that finds the key an admin names, within the admin's tenant."""
 
         async def of_key(request: Request, name: str) -> LimitSubject:
             who = await admin(request)
-            record = await self._find_key(name, who.tenant)
-            return LimitSubject(
-                caller_from_record(record), who.tenant is None, inactive_key_error(record, datetime.now(UTC))
-            )
+            keys = require_repository(self._keys)
+            caller, ended = await keys.caller_of(await keys.get(name, tenant=who.tenant))
+            return LimitSubject(caller, who.tenant is None, Unauthorized(ended) if ended else None)
 
         return of_key
 
@@ -257,10 +250,11 @@ class KeyStatus:
             policy_document(policy)
             for policy in policies
             if (shows_shared or policy.scope not in SHARED_SCOPES)
-            and policy_applies_to(policy, record.key_id, record.spec)
+            and (policy_applies_to(policy, record.key_id, record.spec) or policy.key_id in record.ancestors)
         ]
         try:
-            found = await current_limits(self._admission, caller_from_record(record))
+            caller, _ = await require_repository(self._keys).caller_of(record)
+            found = await current_limits(self._admission, caller)
         except StoreUnavailable:
             return {"limits": None, "rules": rules}
         rows = [limit_status_row(one, shows_shared=shows_shared) for one in found.limit_statuses]
