@@ -289,8 +289,9 @@ async def _resolve_key(
 ) -> Policy | None:
     try:
         return await policies.resolve_key(target)
-    except NotFound:
-        fault = f"no key is called {target.subject}: what the file says of it does not hold"
+    except (NotFound, BadRequest) as error:
+        missing = f"no key is called {target.subject}: what the file says of it does not hold"
+        fault = missing if isinstance(error, NotFound) else error.message
         result.missing.append(entry.describe_fault(fault, "subject"))
         return None
 

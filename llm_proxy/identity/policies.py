@@ -134,6 +134,12 @@ class LimitPolicy:
             return self.subject.removeprefix(OF_KEY)
         return self.subject if self.scope == "key" and self.subject != ANY else None
 
+    @property
+    def family_fields(self) -> tuple[str, ...]:
+        """What it limits that the child keys of a key share with it: runs, weight."""
+        shares_run = self.scope == "run" or self.loop_guard is not None
+        return (*(("runs",) if shares_run else ()), *(("weight",) if self.weight is not None else ()))
+
 
 @dataclass(frozen=True, slots=True)
 class KillSwitch:

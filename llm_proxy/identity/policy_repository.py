@@ -8,7 +8,7 @@ Raises: `NotFound`, `BadRequest`, `StoreUnavailable`.
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from llm_proxy.errors import NotFound
+from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity.admin_documents import policy_document
 from llm_proxy.identity.audit import (
     Actor,
@@ -50,6 +50,7 @@ DELETE FROM limit_rules WHERE scope = $1 AND tenant = $2 AND subject = $3 AND mo
 _POLICY = """
 SELECT * FROM limit_rules WHERE scope = $1 AND tenant = $2 AND subject = $3 AND model_group = $4 FOR UPDATE
 """
+_ROOT_ABOVE = "SELECT r.name FROM api_keys c JOIN api_keys r ON r.key_id = c.ancestors[1] WHERE c.key_id = $1"
 _SWITCH = "SELECT reason FROM kill_switches WHERE kind = $1 AND tenant = $2 AND subject = $3 FOR UPDATE"
 
 
@@ -81,14 +82,15 @@ class PolicyRepository:
 
         Raises:
             NotFound: The key does not exist.
+            BadRequest: The policy would have no effect: it limits what a child key shares with its root.
         """
         async with admin_transaction(self._pool) as connection:
-            return await _resolve_key(connection, target)
+            return await _require_effect(connection, await _resolve_key(connection, target))
 
     async def upsert(self, policy: LimitPolicy, actor: Actor) -> Epochs:
         """Sets a policy; it replaces the policy of the same scope, tenant, subject and model group."""
         async with admin_transaction(self._pool) as connection:
-            policy = await _resolve_key(connection, policy)
+            policy = await _require_effect(connection, await _resolve_key(connection, policy))
             limits = policy.limits
             existing = await connection.fetchrow(
                 _POLICY, policy.scope, policy.tenant, policy.subject, policy.group
@@ -171,6 +173,23 @@ async def _resolve_key(connection: Connection, target: Policy) -> Policy:
     if kind != "key" or target.subject == ANY or target.subject.startswith(INTERNAL_KEY_ID_PREFIX):
         return target
     return replace(target, subject=await find_key_id(connection, target.subject))
+
+
+async def _require_effect(connection: Connection, target: Policy) -> Policy:
+    """Returns a target; raises `BadRequest` for a policy of a child key that holds for whole families."""
+    if not isinstance(target, LimitPolicy) or target.key_id is None or not target.family_fields:
+        return target
+    root = await connection.fetchval(_ROOT_ABOVE, target.key_id)
+    if root is None:
+        return target
+    shared = " and ".join(target.family_fields)
+    message = (
+        f"This is a child key, which shares its {shared} with the keys above it: set this for the root key"
+        f" '{redact(root)}'."
+    )
+    if not target.weight:
+        message += " For one sub-agent alone, bind its key to an agent and set it for that agent."
+    raise BadRequest(message, param="subject", code="child_key_subject")
 
 
 def _audit_target(policy: LimitPolicy) -> str | Person:

@@ -1,8 +1,8 @@
 """A caller's share of the slots while calls wait for them: weights of its tenant and key, class of its calls.
 
-Pure but for the watcher's snapshot. Invariants: no call is in a higher class than the rules of its tenant and
-key allow; a rule in mode `shadow` or `off` changes no share; a rule that names a tenant or key replaces the
-scope's default, field by field. Weights are relative to `DEFAULT_WEIGHT`.
+Pure but for the watcher's snapshot. Invariants: no call is in a higher class than the rules of its tenant,
+its key and the keys above allow; a rule in mode `shadow` or `off` changes no share; a rule that names a
+tenant or key replaces the scope's default, field by field. Weights are relative to `DEFAULT_WEIGHT`.
 """
 
 from collections.abc import Iterator
@@ -59,15 +59,15 @@ class QueueShares:
 
 def resolve_share(policies: tuple[LimitPolicy, ...], caller: Caller) -> QueueShare:
     """Returns the share that these policies give a caller, in the highest class that they allow it."""
-    tenant, key_id = caller.tenant or "", caller.root_key_id
+    tenant, chain = caller.tenant or "", (*(one.key_id for one in caller.above), caller.key_id)
     of_tenant = [*_matching(policies, "tenant", tenant, tenant)] if tenant else []
-    of_key = [*_matching(policies, "key", tenant, key_id)]
+    of_keys = [[*_matching(policies, "key", tenant, key_id)] for key_id in chain]
     return QueueShare(
         tenant,
-        key_id,
+        caller.root_key_id,
         _last([one.weight for one in of_tenant], DEFAULT_WEIGHT),
-        _last([one.weight for one in of_key], DEFAULT_WEIGHT),
-        is_batch="batch" in {_highest_class(of_tenant), _highest_class(of_key)},
+        _last([one.weight for one in of_keys[0]], DEFAULT_WEIGHT),
+        is_batch="batch" in {_highest_class(of_tenant), *map(_highest_class, of_keys)},
     )
 
 

@@ -236,6 +236,39 @@ async def test_an_operator_sees_of_a_child_what_the_child_sees(keys: Keys) -> No
     assert await keys.explain(deep, asked) == ("refused", "invalid_api_key")
 
 
+@pytest.mark.parametrize(
+    ("limits", "shared"),
+    [
+        ({"budgets": [{"limit_turns": 5}]}, "runs"),
+        ({"loop_guard": {"mode": "stop"}}, "runs"),
+        ({"weight": 300}, "weight"),
+    ],
+)
+async def test_what_a_family_shares_is_not_limited_for_one_child(
+    keys: Keys, limits: Json, shared: str
+) -> None:
+    """The rejection names the root, for which it can be set; what each key has is set for a child too."""
+    root = await keys.root(agent="*")
+    child = await keys.child(root)
+    of_run = shared == "runs" and "loop_guard" not in limits
+    scope, prefix = ("run", "key:") if of_run else ("key", "")
+    for subject, status in ((child["id"], 400), (root["id"], 200)):
+        rule = {"scope": scope, "subject": prefix + subject, **limits}
+        answer = await keys.client.put("/admin/limits", json=rule, headers=keys.admin)
+        assert answer.status_code == status, answer.text
+        if status == 400:
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("child_key_subject", "subject")
+            assert shared in error["message"]
+            assert root["name"] in error["message"]
+        simulated = await keys.client.post("/admin/simulate", json={"rules": [rule]}, headers=keys.admin)
+        assert simulated.status_code == status, simulated.text
+    own = {"scope": "key", "subject": child["id"], "rpm": 1, "priority": "batch"}
+    await keys.operate("PUT", "/admin/limits", json=own)
+    assert [(await keys.call(child)).status_code for _ in range(2)] == [200, 429]
+    assert (await keys.call(root)).status_code == 200
+
+
 def still(row: Json) -> Json:
     """A limit's status without what changes while the clock runs."""
     return {name: value for name, value in row.items() if name not in {"wait_ms", "reset_ms", "exhausted_at"}}

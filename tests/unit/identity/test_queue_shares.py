@@ -1,10 +1,13 @@
 """A caller's share: the most specific rule's weight, the lowest class that a rule allows."""
 
+from dataclasses import replace
+
 import pytest
 
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Caller, LimitPolicy, PolicySnapshot, PolicySource, PolicyWatcher, QueueShare
 from llm_proxy.identity.admin_documents import parse_policy, policy_document
+from llm_proxy.identity.caller import KeyAbove
 from llm_proxy.identity.queue_shares import DEFAULT_WEIGHT, QueueShares, resolve_share
 
 CALLER = Caller("k-1", "virtual", "acme")
@@ -72,6 +75,19 @@ async def test_a_caller_lowers_its_class_and_a_changed_rule_holds_at_once() -> N
     assert shares.share_of(CALLER) == QueueShare("acme", "k-1", key_weight=5)
     assert shares.share_of(CALLER, wants_batch=True).is_batch
     assert shares.share_of(Caller("i", "internal")) == QueueShare("", "i", DEFAULT_WEIGHT)
+
+
+def test_a_child_is_in_no_higher_class_than_any_key_of_its_chain() -> None:
+    """It may be in a lower one alone; its weight is the root's."""
+    above = tuple(KeyAbove(one, "sk", "acme") for one in ("k-1", "c-1"))
+    child = replace(CALLER, key_id="c-2", above=above)
+    for batch in ((), ("k-1",), ("c-1",), ("c-2",)):
+        rules = tuple(rule("key", one, priority="batch") for one in batch)
+        share = resolve_share((*rules, rule("key", "k-1", weight=7), rule("key", "c-2", weight=9)), child)
+        assert (share.key_id, share.key_weight, share.is_batch) == ("k-1", 7, bool(batch))
+    lifted = (rule("key", "*", priority="batch"), rule("key", "c-2", priority="interactive"))
+    assert resolve_share(lifted, child).is_batch
+    assert not resolve_share((rule("key", "c-2", priority="batch"),), CALLER).is_batch
 
 
 @pytest.mark.parametrize(
