@@ -50,12 +50,14 @@ PAGES = (
     TimedPage("overview, 24 hours", "/overview?since=today"),
     TimedPage("overview, 7 days (the start page)", "/overview"),
     TimedPage("overview, 7 days, one tenant", "/overview?tenant=tenant-3"),
-    TimedPage("overview, 30 days", "/overview?since=30d", None),
+    TimedPage("overview, 30 days", "/overview?since=30d"),
     TimedPage("overview, 30 days, one tenant", "/overview?since=30d&tenant=tenant-3"),
     TimedPage("usage, 7 days by agent", "/usage?by=agent"),
-    TimedPage("usage, 30 days by model", "/usage?by=model&since=30d", None),
+    TimedPage("overview, 90 days", "/overview?since=90d"),
+    TimedPage("usage, 30 days by model", "/usage?by=model&since=30d"),
     TimedPage("usage, 30 days by agent, one tenant", "/usage?by=agent&since=30d&tenant=tenant-3"),
-    TimedPage("usage, 90 days by agent", "/usage?by=agent&since=90d", None),
+    TimedPage("usage, 90 days by agent", "/usage?by=agent&since=90d"),
+    TimedPage("usage, 30 days by agent, days of Berlin", "/usage?by=agent&since=30d&tz=Europe/Berlin", None),
     TimedPage("requests, the newest", "/requests", SEARCH_TARGET_MS),
     TimedPage(
         "requests, failed ones of a key", "/requests?key=key-3&outcome=failed&since=7d", SEARCH_TARGET_MS

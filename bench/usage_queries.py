@@ -45,7 +45,9 @@ async def fill(connection: schema.PgConnection, rows: int, today: datetime) -> N
         start = today - timedelta(days=DAYS - 1 - day)
         await connection.execute("SELECT requests_partition($1)", start.date())
         await connection.execute(ROWS_OF_A_DAY, start, each, day * each, timeout=600)
-    tables = "usage_daily, usage_hourly, usage_users, usage_user_days"
+    while await connection.fetchval("SELECT sum_usage_days(1)", timeout=600):
+        pass  # as a gateway does beside the calls
+    tables = "usage_daily, usage_hourly, usage_users, usage_user_days, usage_name_days, usage_name_hours"
     await connection.execute(f"VACUUM ANALYZE {tables}", timeout=600)
 
 

@@ -93,7 +93,7 @@ class Maintenance:
             self._counts.add(request_id, caller, error)
 
     async def run_backlog(self) -> None:
-        """Runs batches of long work (migrations, retention) for one second; pauses when none is left."""
+        """Runs batches of long work (migrations, retention, sums) for a second; pauses when none is left."""
         guard = self._guards.setdefault("work", FailureGuard("ledger-work"))
         until = time.monotonic() + TICK_S
         worked = self._is_ready()
@@ -159,7 +159,8 @@ class Maintenance:
         store = self._require_store()
         try:
             left = await store.migration.run_batch()
-            return await store.delete_expired() > 0 or left
+            left = await store.delete_expired() > 0 or left
+            return await store.sum_past_day() or left
         except (DatabaseUnavailable, RowsRejected) as error:
             log.warning("postgres refuses a batch of background work", extra={"why": error.reason})
             return False

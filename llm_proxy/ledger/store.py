@@ -186,3 +186,8 @@ class LedgerStore:
             )  # fmt: skip
             forgotten = await self._pool.execute(_DELETE_RESPONSES, self._response_retention, _DELETE_BATCH)
         return int(deleted or 0) + int(forgotten.rpartition(" ")[2])
+
+    async def sum_past_day(self) -> bool:
+        """Sums one day that is over by name, the newest that is not summed; returns False if none is left."""
+        async with db_deadline(_LONG_DEADLINE_S):
+            return bool(await self._pool.fetchval("SELECT sum_usage_days($1)", _DELETE_BATCH))

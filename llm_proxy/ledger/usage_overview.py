@@ -5,8 +5,8 @@ first are summed as the rest, so that what is shown adds up to the total. A rang
 Raises: `BadRequest`, `NotFound` for an unknown name.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -16,16 +16,9 @@ import asyncpg
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.ledger.usage_names import key_names, require_known_names, resolve_key_filter
+from llm_proxy.ledger.usage_parts import AvailableData, split_query
 from llm_proxy.ledger.usage_query import EMPTY_ROW, NAME_COLUMNS, TimeSpan, UsageQuery, UsageRow
-from llm_proxy.ledger.usage_sql import (
-    SUMS,
-    AvailableData,
-    SqlStatement,
-    fetch_available,
-    split_query,
-    usage_row,
-    used_source,
-)
+from llm_proxy.ledger.usage_sql import SUMS, fetch_available, sums_by_name, usage_row, used_source
 
 Measure = Literal["cost", "requests", "tokens", "errors"]
 MEASURES: Mapping[Measure, str] = {
@@ -44,29 +37,31 @@ _ROOM = "SET LOCAL work_mem = '32MB'; SET LOCAL jit = off"
 """Sorting many names on the disk, or compiling their sums, takes longer than everything else."""
 _TOTALS = f"SELECT span, {_SUMMED} FROM ({{used}}) AS used GROUP BY span"  # noqa: S608 -- this package's names
 _LISTS = """
-    WITH named AS (
-        SELECT {keys}, {sums} FROM ({used}) AS used GROUP BY {keys}
-    ), listed AS (
-        SELECT {keys}, {place} AS list, {sums} FROM named WHERE requests > 0 GROUP BY GROUPING SETS ({lists})
+    WITH {tables}listed AS (
+        SELECT span, list, name, {sums} FROM ({lists}) AS parts GROUP BY 1, 2, 3 HAVING sum(requests) > 0
     ), ranked AS (
-        SELECT *, max(cost_usd) OVER name AS best, max(requests) OVER name AS most
-        FROM listed WINDOW name AS (PARTITION BY {name})
+        SELECT *, max(cost_usd) OVER one AS best, max(requests) OVER one AS most
+        FROM listed WINDOW one AS (PARTITION BY list, name)
     ), placed AS (
-        SELECT *, dense_rank() OVER (PARTITION BY list ORDER BY {order}) AS place FROM ranked
+        SELECT *, dense_rank() OVER (PARTITION BY list ORDER BY best DESC, most DESC, name) AS place
+        FROM ranked
     )
     SELECT * FROM placed WHERE place <= {top} ORDER BY list, place, span"""
+_NAMED = "named AS (SELECT {keys}, {sums} FROM ({used}) AS used GROUP BY {keys})"
+_LISTED_NAMED = """
+    SELECT span, {place} AS list, coalesce({names}) AS name, {sums} FROM named
+    GROUP BY GROUPING SETS ({sets})"""
+_LISTED_SUMMED = "SELECT span, kind AS list, name, {sums} FROM ({used}) AS summed GROUP BY 1, 2, 3"
 _OVER_TIME = """
-    WITH named AS (
+    WITH named AS MATERIALIZED (
         SELECT width_bucket(at, {times}) AS at, {name} AS name, {sums} FROM ({used}) AS used GROUP BY 1, 2
+        HAVING sum(requests) > 0
     ), ranked AS (
-        SELECT *, sum({measure}) OVER name AS best, sum(requests) OVER name AS most
-        FROM named WHERE requests > 0 WINDOW name AS (PARTITION BY name)
-    ), placed AS (
-        SELECT *, dense_rank() OVER (ORDER BY best DESC, most DESC, name) AS place FROM ranked
-    ), shown AS (
-        SELECT *, least(place, {top} + 1) AS line, CASE WHEN place <= {top} THEN name END AS shown FROM placed
+        SELECT name, row_number() OVER (ORDER BY sum({measure}) DESC, sum(requests) DESC, name) AS line
+        FROM named GROUP BY name ORDER BY line LIMIT {top}
     )
-    SELECT at, line, shown, {sums} FROM shown GROUP BY at, line, shown ORDER BY line, at"""
+    SELECT at, coalesce(line, {top} + 1) AS line, ranked.name AS shown, {sums}
+    FROM named LEFT JOIN ranked USING (name) GROUP BY 1, 2, 3 ORDER BY line, at"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,90 +166,109 @@ async def compare_ranges(
     query = await resolve_key_filter(connection, query)
     available = await fetch_available(connection, now)
     await connection.execute(_ROOM)
-    summed = _source(replace(query, group_by=()), before, available)
+    summed = _read_parts(replace(query, group_by=()), before, available, SUMS)
     totals: dict[int, UsageRow] = {}
-    if summed.statement is not None:
-        text = _TOTALS.format(used=summed.statement.text)
-        rows = await connection.fetch(text, *summed.statement.arguments)
+    if summed.selects:
+        text = _TOTALS.format(used=" UNION ALL ".join(summed.selects))
+        rows = await connection.fetch(text, *summed.arguments)
         totals = {row["span"]: usage_row(row, {}) for row in rows}
     if not totals:
         await require_known_names(connection, query.filters, query.only_key, query.only_tenant)
-    named = _source(query, before, available)
+    named = _read_parts(query, before, available, _LISTED)
     lists: dict[str, list[ComparedName]] = {name: [] for name in query.group_by}
-    if lists and named.statement is not None:
-        arguments = [*named.statement.arguments, top]
-        text = _lists(query.group_by, named.statement.text, len(arguments))
-        rows = await connection.fetch(text, *arguments)
+    if lists and (named.selects or named.by_name):
+        rows = await connection.fetch(_lists(query.group_by, named), *named.arguments, top)
         labels = await _labels(connection, query, rows)
-        for place, name in enumerate(query.group_by):
-            lists[name] = _compared([row for row in rows if row["list"] == place], name, labels)
+        for name in query.group_by:
+            lists[name] = _compared([row for row in rows if row["list"] == name], labels)
     return UsageComparison(
         totals.get(_NOW, EMPTY_ROW), totals.get(_BEFORE, EMPTY_ROW), lists, named.unknown_spans
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """The SELECT of two ranges, distinguished by `span`; None without data in either."""
+class _ReadParts:
+    """The SELECTs of the parts of two ranges, distinguished by `span`.
 
-    statement: SqlStatement | None
-    unknown_spans: list[TimeSpan]
+    Attributes:
+        selects: With the query's names.
+        by_name: Of sums by name, with `kind` and `name`.
+    """
+
+    arguments: list[Any] = field(default_factory=list[Any])
+    selects: list[str] = field(default_factory=list[str])
+    by_name: list[str] = field(default_factory=list[str])
+    unknown_spans: list[TimeSpan] = field(default_factory=list[TimeSpan])
 
 
-def _source(query: UsageQuery, before: TimeSpan, available: AvailableData) -> _Source:
-    arguments: list[Any] = []
-    selects: list[str] = []
-    unknown: list[TimeSpan] = []
+def _read_parts(
+    query: UsageQuery, before: TimeSpan, available: AvailableData, sums: Collection[str]
+) -> _ReadParts:
+    read = _ReadParts()
+    most_names = len(query.group_by)
+    if query.names.intersection(query.filters):  # another name's sums do not know the filter
+        most_names = min(most_names, 1)
     for span, (since, until) in ((_NOW, (query.since, query.until)), (_BEFORE, before)):
         one = replace(query, since=since, until=until) if since < until else None
-        parts = split_query(one, available) if one is not None else None
+        parts = split_query(one, available, most_names) if one is not None else None
         if one is None or parts is None:
             continue
-        unknown += parts.unknown
-        used = used_source(one, parts, arguments)
-        if used is not None:
-            selects.append(f"SELECT {span} AS span, part.* FROM ({used}) AS part")  # noqa: S608 -- this package's
-    return _Source(SqlStatement(" UNION ALL ".join(selects), arguments) if selects else None, unknown)
+        read.unknown_spans.extend(parts.unknown)
+        of_span = f"SELECT {span} AS span, part.* FROM ({{}}) AS part"  # noqa: S608 -- this package's
+        kinds = query.group_by or None
+        if kinds:
+            by_name = sums_by_name(one, parts, read.arguments, sums, kinds)
+            read.by_name.extend(of_span.format(select) for select in by_name)
+            parts = replace(parts, summed_days=[], summed_hours=[])
+        used = used_source(one, parts, read.arguments, sums)
+        read.selects.extend([of_span.format(used)] if used is not None else [])
+    return read
 
 
-def _lists(by: Sequence[str], used: str, arguments: int) -> str:
+def _lists(by: Sequence[str], read: _ReadParts) -> str:
     """Returns the statement; its last argument is the top."""
     names = [f'"{name}"' for name in by]
     # GROUPING has a bit for each name, set unless the row is grouped by it.
     bits = 2 ** len(by) - 1
-    places = (f"WHEN {bits - 2 ** (len(by) - 1 - place)} THEN {place}" for place in range(len(by)))
+    places = (f"WHEN {bits - 2 ** (len(by) - 1 - place)} THEN '{name}'" for place, name in enumerate(by))
+    tables: list[str] = []
+    lists: list[str] = []
+    if read.selects:
+        keys, used = ", ".join(["span", *names]), " UNION ALL ".join(read.selects)
+        tables.append(_NAMED.format(keys=keys, sums=_LISTED_SUMS, used=used))
+        place = f"CASE GROUPING({', '.join(names)}) {' '.join(places)} END"
+        sets = ", ".join(f"(span, {name})" for name in names)
+        lists.append(_LISTED_NAMED.format(place=place, names=", ".join(names), sums=_LISTED_SUMS, sets=sets))
+    if read.by_name:
+        lists.append(_LISTED_SUMMED.format(sums=_LISTED_SUMS, used=" UNION ALL ".join(read.by_name)))
     return _LISTS.format(
-        used=used,
+        tables="".join(f"{one}, " for one in tables),
         sums=_LISTED_SUMS,
-        keys=", ".join(["span", *names]),
-        lists=", ".join(f"(span, {name})" for name in names),
-        place=f"CASE GROUPING({', '.join(names)}) {' '.join(places)} END",
-        name=", ".join(["list", *names]),
-        order=", ".join(["best DESC", "most DESC", *names]),
-        top=f"${arguments}",
+        lists=" UNION ALL ".join(lists),
+        top=f"${len(read.arguments) + 1}",
     )
 
 
-def _compared(rows: Iterable[asyncpg.Record], name: str, labels: Mapping[str, str]) -> list[ComparedName]:
-    found: dict[str, dict[int, NameSums]] = {}
+def _compared(rows: Iterable[asyncpg.Record], labels: Mapping[tuple[str, str], str]) -> list[ComparedName]:
+    found: dict[tuple[str, str], dict[int, NameSums]] = {}
     for row in rows:
-        found.setdefault(row[name], {})[row["span"]] = _name_sums(row)
-    label_of: Mapping[str, str] = labels if name == "key" else {}
+        found.setdefault((row["list"], row["name"]), {})[row["span"]] = _name_sums(row)
     return [
         ComparedName(
-            value or None, label_of.get(value), sums.get(_NOW, NameSums()), sums.get(_BEFORE, NameSums())
+            one[1] or None, labels.get(one), sums.get(_NOW, NameSums()), sums.get(_BEFORE, NameSums())
         )
-        for value, sums in found.items()
+        for one, sums in found.items()
     ]
 
 
 async def _labels(
     connection: Connection, query: UsageQuery, rows: Iterable[asyncpg.Record]
-) -> dict[str, str]:
-    """Returns the names of the keys in these rows, by id."""
+) -> dict[tuple[str, str], str]:
+    """Returns the names of the keys in these rows, by list and id."""
     if "key" not in query.group_by:
         return {}
-    return await key_names(connection, {row["key"] for row in rows if row["key"]})
+    names = await key_names(connection, {row["name"] for row in rows if row["list"] == "key" and row["name"]})
+    return {("key", key_id): name for key_id, name in names.items()}
 
 
 async def usage_over_time(
@@ -276,9 +290,9 @@ async def usage_over_time(
         )
         raise BadRequest(message, param="group_by")
     query = await resolve_key_filter(connection, query)
-    parts = split_query(query, await fetch_available(connection, now))
+    parts = split_query(query, await fetch_available(connection, now), most_names=1)
     arguments: list[Any] = []
-    used = used_source(query, parts, arguments) if parts is not None else None
+    used = used_source(query, parts, arguments, _LISTED) if parts is not None else None
     rows: list[asyncpg.Record] = []
     if parts is not None and used is not None:
         arguments += [parts.groups, top]

@@ -1,38 +1,32 @@
 """Runs a usage query on Postgres: whole days and hours from the roll-ups, the rest from rows.
 
-Invariants: an answer is one snapshot. Its parts are disjoint and cover the range, except for what is reported
-as unknown; a day or an hour of a roll-up counts only if it lies in the range and in one group as a whole.
-Answers replayed for an idempotency key are no requests. Only constants of this package reach the SQL text,
-values travel as arguments.
+Invariants: an answer is one snapshot, of the parts of `usage_parts`. Answers replayed for an idempotency key
+are no requests. Only constants of this package reach the SQL text, values travel as arguments.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import asyncpg
 
-from llm_proxy.errors import BadRequest
 from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.ledger.key_families import of_family
 from llm_proxy.ledger.latency_histogram import LatencyHistogram
 from llm_proxy.ledger.usage_names import add_key_name, key_names, require_known_names, resolve_key_filter
+from llm_proxy.ledger.usage_parts import ROLLED_UP, AvailableData, QueryParts, split_by_day, split_query
 from llm_proxy.ledger.usage_query import (
     EMPTY_ROW,
-    MAX_ROWS,
     NAME_COLUMNS,
     TimeSpan,
     TimeUnit,
     UsageQuery,
     UsageResult,
     UsageRow,
-    consecutive_spans,
     group_label,
-    group_starts,
-    merge_spans,
     midnight,
 )
 from llm_proxy.quantities import Quantities
@@ -59,102 +53,7 @@ SUMS = {
 """The sums of a usage row: the roll-ups' column, and the expression for one row of `requests`."""
 HOURS_RETENTION = timedelta(days=34)
 """One day less than the hourly roll-up is kept, because the database's clock may differ."""
-_DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ROLLED_UP = frozenset({"agent", "tenant", "key", "root_key", "model", "provider"})
-_OF_USERS = _ROLLED_UP - {"provider"} | {"user"}
-
-
-@dataclass(frozen=True, slots=True)
-class AvailableData:
-    """The data in the database: the roll-up's first and last day, the beginnings of hours and of rows."""
-
-    days: tuple[date, date] | None
-    hours_since: datetime
-    rows_since: datetime
-
-    @property
-    def span(self) -> TimeSpan | None:
-        """The time from the first day to the end of the last; None without any day."""
-        if self.days is None:
-            return None
-        first, last = (datetime.combine(day, time(), UTC) for day in self.days)
-        return first, last + _DAY
-
-
-@dataclass(frozen=True, slots=True)
-class QueryParts:
-    """The parts of a query's range, by the table that answers them.
-
-    Attributes:
-        groups: The beginnings of the groups of time, in order; one if the query has none.
-        unknown: The spans that no table answers exactly.
-    """
-
-    groups: list[datetime]
-    days: list[TimeSpan]
-    hours: list[TimeSpan]
-    rows: list[TimeSpan]
-    unknown: list[TimeSpan]
-
-
-def split_query(query: UsageQuery, available: AvailableData) -> QueryParts | None:
-    """Splits a query's range; returns None if no data lies in it.
-
-    Raises:
-        BadRequest: The range has more groups of time than an answer has rows.
-    """
-    span = _overlap(query.time_span(), available.span)
-    if span is None:
-        return None
-    groups = _groups(query, span)
-    parts = QueryParts(groups, [], [], [], [])
-    by_day, by_hour = query.names <= _ROLLED_UP | _OF_USERS, query.names <= _ROLLED_UP
-    by_day = by_day and not {"user", "provider"} <= query.names
-    for piece in consecutive_spans([*groups, span[1]]):
-        for since, until in _take_whole(piece, _DAY, parts.days) if by_day else [piece]:
-            rest = [(since, until)]
-            if by_hour and until > available.hours_since:
-                with_hours = max(since, available.hours_since)
-                early = [(since, with_hours)] if since < with_hours else []
-                rest = [*early, *_take_whole((with_hours, until), _HOUR, parts.hours)]
-            for begin, end in rest:
-                middle = min(max(begin, available.rows_since), end)
-                parts.unknown.extend([(begin, middle)] if begin < middle else [])
-                parts.rows.extend([(middle, end)] if middle < end else [])
-    return QueryParts(
-        groups,
-        *(merge_spans(sorted(spans)) for spans in (parts.days, parts.hours, parts.rows, parts.unknown)),
-    )
-
-
-def _groups(query: UsageQuery, span: TimeSpan) -> list[datetime]:
-    times: set[datetime] = {span[0]}
-    for unit in query.time_units:
-        for moment in group_starts(unit, span, query.zone):
-            times.add(moment)
-            if len(times) > MAX_ROWS:
-                message = f"The range has more than {MAX_ROWS:,} of these times; ask for a shorter one."
-                raise BadRequest(message, param="group_by")
-    return sorted(times)
-
-
-def _overlap(one: TimeSpan | None, other: TimeSpan | None) -> TimeSpan | None:
-    if one is None or other is None:
-        return None
-    since, until = max(one[0], other[0]), min(one[1], other[1])
-    return (since, until) if since < until else None
-
-
-def _take_whole(piece: TimeSpan, length: timedelta, taken: list[TimeSpan]) -> list[TimeSpan]:
-    """Moves the whole days or hours (UTC) of a span to `taken`; returns the rest of the span."""
-    since, until = -(-(piece[0] - _EPOCH) // length) * length, (piece[1] - _EPOCH) // length * length
-    if since >= until:
-        return [piece]
-    whole = (_EPOCH + since, _EPOCH + until)
-    taken.append(whole)
-    rest = ((piece[0], whole[0]), (whole[1], piece[1]))
-    return [(begin, end) for begin, end in rest if begin < end]
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,20 +74,30 @@ def build_statement(query: UsageQuery, parts: QueryParts) -> SqlStatement | None
     return None if used is None else SqlStatement(_sum_sources(query, parts, used, arguments), arguments)
 
 
-def used_source(query: UsageQuery, parts: QueryParts, arguments: list[Any]) -> str | None:
-    """Returns the SELECT of a query's parts with `at`, its names and `SUMS`, or None; adds its arguments."""
+def used_source(
+    query: UsageQuery, parts: QueryParts, arguments: list[Any], sums: Collection[str] = SUMS
+) -> str | None:
+    """Returns the SELECT of a query's parts with `at`, its names and these sums; None without parts.
+
+    Args:
+        query: The query.
+        parts: Its parts; days that are summed by name have histograms of all calls only.
+        arguments: Gets the statement's arguments.
+        sums: Names of `SUMS`.
+    """
     sources: list[str] = []
     if parts.days:
         users = "user" in query.names
         days = [(since.date(), until.date()) for since, until in parts.days]
         at = "day::timestamp AT TIME ZONE 'UTC'"
         table = _users_source(query) if users else "usage_daily"
-        sources.append(_rollup_source(query, table, ("day", at, "date"), days, arguments))
+        sources.append(_rollup_source(query, (table, "day", at, "date"), days, arguments, sums))
     if parts.hours:
-        hours = ("hour", "hour", "timestamptz")
-        sources.append(_rollup_source(query, "usage_hourly", hours, parts.hours, arguments))
+        hours = ("usage_hourly", "hour", "hour", "timestamptz")
+        sources.append(_rollup_source(query, hours, parts.hours, arguments, sums))
     if parts.rows:
-        sources.append(_rows_source(query, parts.rows, arguments))
+        sources.append(_rows_source(query, parts.rows, arguments, sums))
+    sources += sums_by_name(query, parts, arguments, sums)
     return " UNION ALL ".join(sources) or None
 
 
@@ -221,13 +130,13 @@ def _sum_sources(query: UsageQuery, parts: QueryParts, used: str, arguments: lis
 
 def _rollup_source(
     query: UsageQuery,
-    table: str,
-    moment: tuple[str, str, str],
+    rollup: tuple[str, str, str, str],
     spans: Sequence[tuple[Any, Any]],
     arguments: list[Any],
+    sums: Collection[str],
 ) -> str:
-    """Returns the SELECT of a roll-up; `moment` is its time column, that column as a time, and its type."""
-    column, at, kind = moment
+    """Returns the SELECT of a roll-up: its table, its time column, that column as a time, and its type."""
+    table, column, at, kind = rollup
     shown = [f'{NAME_COLUMNS[name]} AS "{name}"' for name in query.group_by if name in NAME_COLUMNS]
     source, conditions = _table_within(table, column, kind, spans, arguments)
     for name, value in query.filters.items():
@@ -235,11 +144,50 @@ def _rollup_source(
             arguments.append(value)
             conditions.append(f"{NAME_COLUMNS[name]} = ${len(arguments)}")
     conditions += _of_only_key(query, arguments)
-    columns = ", ".join([f"{at} AS at", *shown, *SUMS])
+    columns = ", ".join([f"{at} AS at", *shown, *sums])
     return f"SELECT {columns} FROM {source} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- names are this file's own
 
 
-def _rows_source(query: UsageQuery, spans: Sequence[TimeSpan], arguments: list[Any]) -> str:
+def sums_by_name(
+    query: UsageQuery,
+    parts: QueryParts,
+    arguments: list[Any],
+    sums: Collection[str],
+    kinds: Sequence[str] | None = None,
+) -> list[str]:
+    """Returns the SELECTs of a query's days and hours that are summed by name; as `used_source`.
+
+    Args:
+        query: The query.
+        parts: Its parts.
+        arguments: Gets the statements' arguments.
+        sums: Names of `SUMS`.
+        kinds: Instead of the query's own name, all names of these kinds: columns `kind` and `name`.
+    """
+    own = next(iter(query.names), "")
+    shown = ["kind", "name"] if kinds is not None else [f'name AS "{own}"'] if own in query.group_by else []
+    days = [(since.date(), until.date()) for since, until in parts.summed_days]
+    sources: list[str] = []
+    for table, column, at, kind, spans in (
+        ("usage_name_days", "day", "day::timestamp AT TIME ZONE 'UTC'", "date", days),
+        ("usage_name_hours", "hour", "hour", "timestamptz", parts.summed_hours),
+    ):
+        if not spans:
+            continue
+        arguments.append([own] if kinds is None else list(kinds))
+        named = f"kind = ANY(${len(arguments)})"
+        if own in query.filters:
+            arguments.append(query.filters[own])
+            named += f" AND name = ${len(arguments)}"
+        source, conditions = _table_within(table, column, kind, spans, arguments, named)
+        columns = ", ".join([f"{at} AS at", *shown, *sums])
+        sources.append(f"SELECT {columns} FROM {source} WHERE {' AND '.join(conditions)}")  # noqa: S608 -- names are this file's own
+    return sources
+
+
+def _rows_source(
+    query: UsageQuery, spans: Sequence[TimeSpan], arguments: list[Any], wanted: Collection[str]
+) -> str:
     source, conditions = _table_within("requests", "started_at", "timestamptz", spans, arguments)
     conditions.append("replay_of IS NULL")
     shown: list[str] = []
@@ -259,7 +207,7 @@ def _rows_source(query: UsageQuery, spans: Sequence[TimeSpan], arguments: list[A
         sign = "@>" if name == "tag" else "="
         conditions.append(f"{NAME_COLUMNS[name]} {sign} ${len(arguments)}")
     conditions += _of_only_key(query, arguments)
-    sums = (f"{of_a_row} AS {name}" for name, of_a_row in SUMS.items())
+    sums = (f"{SUMS[name]} AS {name}" for name in wanted)
     columns = ", ".join(["started_at AS at", *shown, *sums])
     return f"SELECT {columns} FROM {source} WHERE {' AND '.join(conditions)}"  # noqa: S608 -- names are this file's own
 
@@ -273,15 +221,20 @@ def _of_only_key(query: UsageQuery, arguments: list[Any]) -> list[str]:
 
 
 def _table_within(
-    table: str, column: str, kind: str, spans: Sequence[tuple[Any, Any]], arguments: list[Any]
+    table: str,
+    column: str,
+    kind: str,
+    spans: Sequence[tuple[Any, Any]],
+    arguments: list[Any],
+    also: str = "TRUE",
 ) -> tuple[str, list[str]]:
-    """Returns the FROM item and the conditions that limit a table to these spans."""
+    """Returns the FROM item and the conditions that limit a table to these spans, and to a condition."""
     if len(spans) == 1:
         arguments.extend(spans[0])
-        return table, [f"{column} >= ${len(arguments) - 1}", f"{column} < ${len(arguments)}"]
+        return table, [also, f"{column} >= ${len(arguments) - 1}", f"{column} < ${len(arguments)}"]
     arguments.extend([[since for since, _ in spans], [until for _, until in spans]])
     places = f"${len(arguments) - 1}::{kind}[], ${len(arguments)}::{kind}[]"
-    inside = f"{column} >= begins AND {column} < ends"
+    inside = f"{also} AND {column} >= begins AND {column} < ends"
     # OFFSET makes the planner look each span up instead of reading the whole table once.
     part = f"(SELECT * FROM {table} WHERE {inside} OFFSET 0) AS part"  # noqa: S608 -- names are this file's own
     return f"unnest({places}) AS span (begins, ends) CROSS JOIN LATERAL {part}", ["TRUE"]
@@ -312,7 +265,7 @@ def used_days_statement(query: UsageQuery, spans: Sequence[TimeSpan]) -> SqlStat
     days = [(since.date(), (until - timedelta(microseconds=1)).date() + _DAY) for since, until in spans]
     arguments: list[Any] = []
     source, conditions = _table_within("usage_daily", "day", "date", days, arguments)
-    for name in _ROLLED_UP.intersection(query.filters):
+    for name in ROLLED_UP.intersection(query.filters):
         arguments.append(query.filters[name])
         conditions.append(f"{NAME_COLUMNS[name]} = ${len(arguments)}")
     conditions += _of_only_key(query, arguments)
@@ -321,22 +274,10 @@ def used_days_statement(query: UsageQuery, spans: Sequence[TimeSpan]) -> SqlStat
     return SqlStatement(text, arguments)
 
 
-def clip_to_days(spans: Sequence[TimeSpan], days: Collection[date]) -> list[TimeSpan]:
-    """Returns the parts of the spans that lie in these days (UTC)."""
-    clipped: list[TimeSpan] = []
-    for since, until in spans:
-        begin = since
-        while begin < until:
-            end = min(datetime.combine(begin.date() + _DAY, time(), UTC), until)
-            if begin.date() in days:
-                clipped.append((begin, end))
-            begin = end
-    return merge_spans(clipped)
-
-
 _STATEMENT_S = 9
 _STORED = """
     SELECT (SELECT min(day) FROM usage_daily), (SELECT max(day) FROM usage_daily),
+           ARRAY(SELECT day FROM usage_summed_days),
            (SELECT min(right(c.relname, 8)) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
             WHERE i.inhparent = 'requests'::regclass AND c.relname ~ '^requests_[0-9]{8}$')"""
 
@@ -381,10 +322,14 @@ async def run_query(connection: Connection, query: UsageQuery, now: datetime) ->
 async def fetch_available(connection: Connection, now: datetime) -> AvailableData:
     """Returns what data there is."""
     row = await connection.fetchrow(_STORED)
-    first, last, oldest = row if row is not None else (None, None, None)
+    assert row is not None  # noqa: S101 -- of subqueries alone
+    first, last, summed, oldest = row
     rows_since = datetime.strptime(oldest, "%Y%m%d").replace(tzinfo=UTC) if oldest else now
     return AvailableData(
-        (first, last) if first and last else None, midnight(now.date(), UTC) - HOURS_RETENTION, rows_since
+        (first, last) if first and last else None,
+        midnight(now.date(), UTC) - HOURS_RETENTION,
+        rows_since,
+        frozenset(summed),
     )
 
 
@@ -400,7 +345,7 @@ async def _fetch_rows(
     if parts.unknown:
         used = used_days_statement(query, parts.unknown)
         days = {row["day"] for row in await connection.fetch(used.text, *used.arguments)}
-        unknown = clip_to_days(parts.unknown, days)
+        _, unknown = split_by_day(parts.unknown, days)
     return [usage_row(row, _group_of(row, query, parts.groups)) for row in rows], unknown
 
 

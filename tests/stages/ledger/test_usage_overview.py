@@ -33,7 +33,7 @@ def sums_of(row: UsageRow) -> NameSums:
 
 @pytest.fixture
 async def usage(database_url: str) -> AsyncIterator[PostgresUsage]:
-    """Ten days of calls."""
+    """Ten days of calls, of which every other is summed by name."""
     dice = Random(3)  # noqa: S311 -- repeatable
     records = [
         random_record(dice)._replace(started_at=NOW - timedelta(seconds=dice.uniform(0, 10 * 86_400)))
@@ -44,6 +44,10 @@ async def usage(database_url: str) -> AsyncIterator[PostgresUsage]:
         async with pool.acquire() as connection:
             await schema.apply(connection)
         await write_records(pool, records)
+        await pool.execute(
+            "SELECT sum_usage_day(day) FROM (SELECT DISTINCT day FROM usage_daily) AS d"
+            " WHERE extract(day FROM day)::int % 2 = 0"
+        )
         yield PostgresUsage(pool)
 
 

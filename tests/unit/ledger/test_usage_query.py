@@ -1,14 +1,16 @@
 """A usage query parses ranges, zones and filters, and rejects invalid ones by name."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from llm_proxy.errors import BadRequest
+from llm_proxy.ledger.usage_parts import AvailableData, split_query
 from llm_proxy.ledger.usage_query import UsageQuery, parse_range, parse_time, parse_zone
-from llm_proxy.ledger.usage_sql import AvailableData, build_statement, split_query
+from llm_proxy.ledger.usage_sql import build_statement, used_source
 
 NOW = datetime(2026, 11, 21, 15, 30, tzinfo=UTC)
 TODAY = datetime(2026, 11, 21, tzinfo=UTC)
@@ -17,6 +19,7 @@ BERLIN, KOLKATA = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kolkata")
 KEPT = AvailableData(
     (WEEK.date() - timedelta(days=90), TODAY.date()), TODAY - timedelta(days=34), TODAY - timedelta(60)
 )
+NAMED = ("usage_name_days", "usage_name_hours")
 TABLES = ("usage_daily", "usage_hourly", "usage_user_days", "usage_users", "requests")
 
 
@@ -48,6 +51,44 @@ def test_a_query_reads_the_smallest_tables_that_answer(
     assert statement is not None
     assert {table for table in TABLES if re.search(rf"FROM {table}\b", statement.text)} == tables
     assert not parts.unknown
+
+
+SUMMED = frozenset(TODAY.date() - timedelta(days=ago) for ago in range(1, 90))
+"""Every day but today."""
+
+
+@pytest.mark.parametrize(
+    ("since", "by", "where", "tables"),
+    [
+        (WEEK, (), {}, {"usage_name_days", "usage_daily"}),
+        (WEEK, ("agent",), {}, {"usage_name_days", "usage_daily"}),
+        (WEEK, ("agent", "day"), {}, {"usage_name_days", "usage_daily"}),
+        (WEEK, (), {"tenant": "acme"}, {"usage_name_days", "usage_daily"}),
+        (WEEK, ("hour",), {}, {"usage_name_hours", "usage_hourly"}),
+        (WEEK + timedelta(hours=5), ("model",), {}, {"usage_name_days", "usage_name_hours", "usage_daily"}),
+        (WEEK, ("agent", "model"), {}, {"usage_daily"}),
+        (WEEK, ("agent",), {"tenant": "acme"}, {"usage_daily"}),
+        (WEEK, ("root_key",), {}, {"usage_daily"}),
+        (WEEK, ("user",), {}, {"usage_user_days", "usage_daily"}),
+        (WEEK, ("tag",), {}, {"requests"}),
+    ],
+)
+def test_days_that_are_summed_by_name_answer_queries_of_one_name(
+    since: datetime, by: tuple[str, ...], where: dict[str, str], tables: set[str]
+) -> None:
+    """Without histograms; those of all calls with them; nothing of one key's holder."""
+    known = replace(KEPT, summed=SUMMED)
+    query = UsageQuery(since, TODAY + timedelta(days=1), by, where)
+    parts = split_query(query, known, most_names=1)
+    assert parts is not None
+    text = used_source(query, parts, [], ("requests",)) or ""
+    assert {table for table in (*TABLES, *NAMED) if re.search(rf"FROM {table}\b", text)} == tables
+    with_times = split_query(query, known)
+    assert with_times is not None
+    assert bool(with_times.summed_days or with_times.summed_hours) == (not query.names)
+    own = split_query(replace(query, only_key="k"), known, most_names=1)
+    assert own is not None
+    assert (own.summed_days, own.summed_hours) == ([], [])
 
 
 def test_values_are_sql_arguments() -> None:
