@@ -15,7 +15,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: alerts attack help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
+.PHONY: alerts attack chart help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
 .PHONY: clean conformance examples reckoning screenshots
 .PHONY: litellm loop-traces sbom bench bench-quick profile work test-pythons billing-audit
 
@@ -52,6 +52,9 @@ check: setup-dev ## Run linters, type checkers, import contracts, the alert rule
 alerts: ## Test the alert rules with Prometheus's promtool, if it is available.
 	@sh scripts/promtool.sh test rules deploy/alerts_test.yml
 	@sh scripts/promtool.sh check config --syntax-only deploy/prometheus.yml
+
+chart: setup-dev ## Test the Helm chart: rendered by the real Helm, checked against Kubernetes' schemas and our rules.
+	@$(BIN)/python -m pytest -q tests/stages/stack/test_chart.py tests/stages/stack/test_chart_refusals.py tests/stages/stack/test_chart_network.py $(ARGS)
 
 lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
 	$(BIN)/ruff check
@@ -106,10 +109,10 @@ secrets: ## Create the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh
 
 clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ stay.
-	rm -rf .venv .venv-sidecar .browser .uv .sbom .promtool .candidate .pythons
+	rm -rf .venv .venv-sidecar .browser .helm .uv .sbom .promtool .candidate .pythons
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-setup-dev: .venv/.dev .venv-sidecar/.sidecar .browser/.ready
+setup-dev: .venv/.dev .venv-sidecar/.sidecar .browser/.ready .helm/.ready
 
 setup-sidecar: .venv-sidecar/.sidecar
 
@@ -134,6 +137,11 @@ setup-sidecar: .venv-sidecar/.sidecar
 	@echo "→ the browser of the tests (.browser)"
 	@sh scripts/browser.sh
 	@touch $@
+
+# Without a registry it stays missing, and the chart's tests are skipped.
+.helm/.ready: locks/chart.txt scripts/chart_tools.sh .venv/.dev
+	@echo "→ what tests the Helm chart (.helm)"
+	@sh scripts/chart_tools.sh
 
 # LiteLLM without bytecode compiles its failing imports anew on every request.
 .venv-sidecar/.sidecar: locks/sidecar.txt pyproject.toml
