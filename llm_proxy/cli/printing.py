@@ -8,7 +8,8 @@ truncated or broken: a table that does not fit the terminal is printed as one bl
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -19,6 +20,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
 
 EXIT_FAILED = 1
 """Not done, or the answer is no: not found, not allowed, a check found faults."""
@@ -88,6 +90,32 @@ def confirm(question: str, *, yes: bool) -> None:
         fail(f"{question} There is no terminal to answer on: repeat the command with --yes", EXIT_WRONG_INPUT)
     if not click.confirm(f"llm-proxy: {question}", err=True):
         fail("nothing was done")
+
+
+@contextmanager
+def installation_progress() -> Generator[Callable[[str, int, int], None]]:
+    """Yields what shows how many of an environment's packages are there: a bar on a terminal, else a line."""
+    from rich.console import Console  # noqa: PLC0415 -- 2 MB, and `serve` prints no table
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    shown: dict[str, TaskID] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("packages"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+
+        def report(name: str, there: int, total: int) -> None:
+            if name not in shown:
+                shown[name] = progress.add_task(f"the {name}'s environment, once", total=total)
+                if progress.disable:
+                    click.echo(f"installing the {name}'s environment, once: {total} packages", err=True)
+            progress.update(shown[name], completed=there)
+
+        yield report
 
 
 def console() -> "Console":

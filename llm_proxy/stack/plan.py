@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from llm_proxy.json_access import as_object
 from llm_proxy.settings import Settings, insecure_console_settings, load
-from llm_proxy.stack import process_specs, stores
+from llm_proxy.stack import environments, process_specs, stores
 from llm_proxy.stack.local_model import CHAT_MODEL
 from llm_proxy.stack.operator_env import (
     CONFIG_REFERENCE,
@@ -384,7 +384,7 @@ def _recycle_limits(env: OperatorEnv) -> RecycleLimits:
 
 
 def _config_file(options: UpOptions) -> Path:
-    default = (Path(DEFAULT_CONFIG), process_specs.PROJECT_ROOT / DEFAULT_CONFIG)
+    default = (Path(DEFAULT_CONFIG), environments.shipped_file(DEFAULT_CONFIG))
     candidates = (options.config,) if options.config else default
     for path in candidates:
         if path.is_file():

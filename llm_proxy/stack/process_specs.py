@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm_proxy.stack import environments
 from llm_proxy.stack.operator_env import OperatorEnv
 from llm_proxy.stack.probe import client_host, is_up
 from llm_proxy.stack.process import NotInstalled, ProcessFailed, ProcessSpec, openmp_folder, wheel_file
@@ -77,7 +78,6 @@ def _read_limit(variables: Mapping[str, str], name: str, default: float) -> floa
         raise ValueError(f"{name} is not a number: {text}") from None
 
 
-PROJECT_ROOT = Path(__file__).parents[2]
 VERIFIED_ENTRY_POINT = Path(__file__).parents[1] / "sidecar" / "verify_environment.py"
 """Checks the sidecar's environment before any of its packages is imported, then becomes the sidecar."""
 
@@ -126,7 +126,7 @@ def local_model_spec(state: Path, ports: ModelPorts, env: OperatorEnv) -> Proces
         argv=(sys.executable, "-m", "llm_proxy.stack.local_model", *map(str, arguments)),
         env=_machine_variables(env) | _openmp_variables(),
         readiness_probe=lambda _: is_up(ports.chat, "/health") and is_up(ports.embed, "/health"),
-        cwd=PROJECT_ROOT,
+        cwd=state.absolute(),
     )
 
 
@@ -226,11 +226,11 @@ def migrate_database(url: str, sidecar_password: str, state: Path, env: Operator
         raise ProcessFailed(f"the database could not be migrated: {done.stderr.strip()[-500:]}")
 
 
-def sidecar_python(project: Path = PROJECT_ROOT) -> Path:
+def sidecar_python() -> Path:
     """Returns the Python of LiteLLM's own environment; raises `NotInstalled` without that environment."""
-    python = project / ".venv-sidecar" / "bin" / "python"
-    if not python.exists():
-        raise NotInstalled(f"LiteLLM's environment {python.parents[1]} is missing: run `make setup` first")
+    python = environments.SIDECAR.find()
+    if python is None:
+        raise NotInstalled("LiteLLM's environment is missing: run `make setup` first")
     return python
 
 

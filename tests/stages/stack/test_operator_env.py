@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from llm_proxy.stack import NotInstalled, stores
+from llm_proxy.stack import stores
 from llm_proxy.stack.operator_env import REQUIRED_SECRETS, OperatorEnv, create_missing, read_operator_env
 from llm_proxy.stack.plan import locate_internal_key
 from llm_proxy.stack.process_specs import (
     FORBIDDEN_IN_SIDECAR,
     ModelPorts,
     SidecarBackends,
-    sidecar_python,
     sidecar_spec,
 )
 
@@ -112,12 +111,6 @@ def test_outside_development_a_sidecar_refuses_a_changed_environment(tmp_path: P
         "LLM_PROXY_SIDECAR_ACCEPT"
         not in sidecar_spec(1, 20_000, config, backends, OperatorEnv(production)).env
     )
-
-
-def test_a_missing_sidecar_environment_names_the_command_that_creates_it(tmp_path: Path) -> None:
-    """In one line."""
-    with pytest.raises(NotInstalled, match=r"\.venv-sidecar is missing: run `make setup` first"):
-        sidecar_python(tmp_path)
 
 
 @pytest.mark.parametrize(
