@@ -20,7 +20,7 @@ import pytest
 from all_providers import AllProviders, run_all_providers
 from hypothesis import settings
 
-from llm_proxy.stack import NotInstalled, probe, process, process_specs
+from llm_proxy.stack import NotInstalled, environments, probe, process, process_specs
 from llm_proxy.stack.stores import ValkeyPurpose, postgres_spec, valkey_spec, valkey_url
 from llm_proxy.stack.stores import postgres_url as address_of_postgres
 
@@ -72,7 +72,7 @@ def make_sidecar_environment() -> None:
     try:
         process_specs.sidecar_python()
     except NotInstalled:
-        subprocess.run(["make", "setup-sidecar"], cwd=process_specs.PROJECT_ROOT, check=True)  # noqa: S607 -- any
+        subprocess.run(["make", "setup-sidecar"], cwd=environments.CHECKOUT, check=True)  # noqa: S607 -- any
 
 
 @pytest.fixture(scope="session")

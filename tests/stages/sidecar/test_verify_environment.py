@@ -17,9 +17,10 @@ from llm_proxy.sidecar.verify_environment import (
     read_pins,
     site_packages_of,
 )
-from llm_proxy.stack.process_specs import PROJECT_ROOT, VERIFIED_ENTRY_POINT, sidecar_python
+from llm_proxy.stack.environments import CHECKOUT
+from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT, sidecar_python
 
-LOCKS = sorted((PROJECT_ROOT / "locks").rglob("*.txt"))
+LOCKS = sorted((CHECKOUT / "locks").rglob("*.txt"))
 PACKAGES = ("certifi", "h11", "sniffio")
 PLANTED = "import pathlib; pathlib.Path({marker!r}).touch()\n"
 
@@ -90,7 +91,7 @@ def other_version(site_packages: Path, _: Path) -> str:
 
 def test_the_sidecar_s_own_environment_matches_its_lock() -> None:
     """The one that `make setup` creates."""
-    assert find_changes(site_packages_of(sidecar_python()), PROJECT_ROOT / "locks" / "sidecar.txt") == []
+    assert find_changes(site_packages_of(sidecar_python()), CHECKOUT / "locks" / "sidecar.txt") == []
 
 
 @pytest.mark.parametrize(
@@ -173,5 +174,5 @@ def test_an_unknown_value_of_the_check_is_an_error(environment: Path) -> None:
 def test_the_pinned_litellm_is_the_one_installed() -> None:
     """And it is not malicious."""
     found = dict(installed_versions(site_packages_of(sidecar_python())))
-    assert ("litellm", found["litellm"]) in read_pins((PROJECT_ROOT / "locks" / "sidecar.txt").read_text())
+    assert ("litellm", found["litellm"]) in read_pins((CHECKOUT / "locks" / "sidecar.txt").read_text())
     assert find_malicious_releases(site_packages_of(sidecar_python())) == []
