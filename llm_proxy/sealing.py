@@ -8,7 +8,7 @@ with any fault does not open. AES-256-GCM-SIV (RFC 8452): a nonce drawn twice be
 import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -50,10 +50,11 @@ def _split(pair: str) -> tuple[str, str]:
 class Sealer:
     """Seals with the first of its keys, opens with any."""
 
-    __slots__ = ("_ciphers", "_sealing_id")
+    __slots__ = ("_ciphers", "_on_old_key", "_sealing_id")
 
-    def __init__(self, keys: Sequence[SealingKey]) -> None:
-        """Takes one key or more, the newest first."""
+    def __init__(self, keys: Sequence[SealingKey], on_old_key: Callable[[], None] = lambda: None) -> None:
+        """Takes one key or more; `on_old_key` is called when another than the first has opened a token."""
+        self._on_old_key = on_old_key
         self._sealing_id = keys[0].key_id
         self._ciphers = {key.key_id: AESGCMSIV(_derived(key.secret)) for key in keys}
 
@@ -71,9 +72,12 @@ class Sealer:
             return None
         try:
             raw = urlsafe_b64decode(match[2] + "=" * (-len(match[2]) % 4))
-            return cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], purpose.encode())
+            payload = cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], purpose.encode())
         except (InvalidTag, ValueError):
             return None
+        if match[1] != self._sealing_id:
+            self._on_old_key()
+        return payload
 
 
 class SegmentCipher:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -38,6 +38,7 @@ from pydantic_settings import (
 
 from llm_proxy.postgres_urls import parse_postgres_url
 from llm_proxy.redis_urls import parse_redis_url
+from llm_proxy.rotation import split_secrets
 from llm_proxy.schema.connections import Pooler
 from llm_proxy.secret_files import FILE_SUFFIX
 from llm_proxy.service_urls import InvalidURL, WebhookFormat, parse_http_url, parse_webhook_urls
@@ -55,6 +56,11 @@ def _named(*plain: str, own: str) -> AliasChoices:
 
 def _one_or_many(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def several(given: SecretStr | None) -> tuple[str, ...]:
+    """The secrets of a setting that takes `new,old`, newest first; none for none."""
+    return split_secrets(given.get_secret_value()) if given is not None else ()
 
 
 def name_value_pairs(text: str) -> dict[str, str]:
@@ -103,13 +109,13 @@ class Settings(BaseSettings):
     # fmt: off
     environment: Literal["development", "production"] = Field("production", description="Production refuses insecure combinations at the start.")
     llm_mode: Literal["litellm", "mock"] = Field("litellm", description="`mock` answers deterministically without a sidecar and stores.")
-    internal_api_key: SecretStr | None = Field(None, validation_alias=_named("LLM_PROXY_SECRET", own="INTERNAL_API_KEY"), description="Keys of trusted services, comma-separated while they rotate.")
-    admin_key: SecretStr | None = Field(None, description="The first owner's admin key: may use the whole admin API and issue admin keys with names and roles; needs no database.")
-    admin_read_key: SecretStr | None = Field(None, description="May read the admin API and `/metrics`; needs no database.")
+    internal_api_key: SecretStr | None = Field(None, validation_alias=_named("LLM_PROXY_SECRET", own="INTERNAL_API_KEY"), description="Keys of trusted services: `new,old` while they rotate.")
+    admin_key: SecretStr | None = Field(None, description="The first owner's admin key: may use the whole admin API and issue admin keys with names and roles; needs no database. `new,old` while it rotates.")
+    admin_read_key: SecretStr | None = Field(None, description="May read the admin API and `/metrics`; needs no database. `new,old` while it rotates.")
     sealing_keys: SecretStr | None = Field(None, description="Keys that seal what callers keep for the gateway: the ids of stored responses, and a model's earlier reasoning: `id=secret`, comma-separated; an id of letters and digits, a secret of at least 32 characters. The first seals, all open: put a new one in front, remove the old one when nothing sealed with it is needed. Without any, native responses are not stored, and such reasoning does not go back to the model.")
     litellm_proxy_url: StringList = Field(("http://localhost:4000",), description="Sidecars: URLs separated by commas, a port range (`http://127.0.0.1:4101-4108`), a name with several addresses, or `@FILE` with one a line, polled for changes.")
-    litellm_api_key: SecretStr | None = Field(None, description="The gateway's own key at the sidecar; by default `LITELLM_MASTER_KEY`, as a LiteLLM of your own has it.")
-    litellm_master_key: SecretStr | None = Field(None, validation_alias=_named(MASTER_KEY, own="LITELLM_MASTER_KEY"), description="The key of LiteLLM's clients: a caller's credential like an internal key, an admin's nowhere.")
+    litellm_api_key: SecretStr | None = Field(None, description="The gateway's own key at the sidecar; by default `LITELLM_MASTER_KEY`, as a LiteLLM of your own has it. `new,old` while it rotates: a sidecar that refuses the first gets the second.")
+    litellm_master_key: SecretStr | None = Field(None, validation_alias=_named(MASTER_KEY, own="LITELLM_MASTER_KEY"), description="The key of LiteLLM's clients: a caller's credential like an internal key, an admin's nowhere. `new,old` while it rotates.")
     default_model: str = Field("gpt-3.5-turbo", description="Model group for a request that names none.")
     default_moderation_model: str | None = Field(None, description="Model group for a moderation that names none; by default the only one that serves them.")
     default_image_model: str | None = Field(None, description="Model group for a generation or an edit of images that names none; by default the only one that serves them.")
@@ -192,7 +198,7 @@ class Settings(BaseSettings):
     otel_sdk_disabled: bool = Field(default=False, validation_alias=_named("OTEL_SDK_DISABLED", own="OTEL_SDK_DISABLED"), description="Send no traces.")
     otel_resource_attributes: str = Field("", validation_alias=_named("OTEL_RESOURCE_ATTRIBUTES", own="OTEL_RESOURCE_ATTRIBUTES"), description="More attributes of traces: `name=value,name=value`, values percent-encoded.")
     notify_webhooks: SecretStr | None = Field(None, description="Webhooks for notifications of spent budgets, rejected credentials and lost sidecars: `json=https://…,slack=https://…,teams=https://…`; needs a database.")
-    notify_secret: SecretStr | None = Field(None, description="Key that signs notifications to `json` webhooks (Standard Webhooks: `whsec_` and base64, or any text); required for them in production.")
+    notify_secret: SecretStr | None = Field(None, description="Key that signs notifications to `json` webhooks (Standard Webhooks: `whsec_` and base64, or any text without a comma); required for them in production. `new,old` while it rotates: each body has both signatures.")
     notify_budget_shares: Annotated[tuple[int, ...], NoDecode] = Field((50, 80, 100), description="Percentages of a budget at which a notification is sent, comma-separated; each once in a budget's period.")
     notify_sidecar_away_s: float = Field(60, gt=0, description="Seconds for which a sidecar is unavailable before a notification is sent.")
     notify_allow_private: bool = Field(default=False, description="Allow webhooks in private networks.")
@@ -350,16 +356,34 @@ class Settings(BaseSettings):
 
     @cached_property
     def internal_keys(self) -> tuple[str, ...]:
-        """The internal keys, newest first; LiteLLM's master key is the last."""
-        keys = self.internal_api_key.get_secret_value().split(",") if self.internal_api_key else []
-        if self.litellm_master_key is not None:
-            keys.append(self.litellm_master_key.get_secret_value())
-        return tuple(key.strip() for key in keys if key.strip())
+        """The internal keys, newest first; LiteLLM's master keys are the last."""
+        return several(self.internal_api_key) + several(self.litellm_master_key)
 
-    @property
-    def sidecar_key(self) -> SecretStr | None:
-        """The gateway's key at the sidecar."""
-        return self.litellm_api_key or self.litellm_master_key
+    @cached_property
+    def admin_keys(self) -> tuple[str, ...]:
+        """The first owner's admin keys, newest first."""
+        return several(self.admin_key)
+
+    @cached_property
+    def admin_read_keys(self) -> tuple[str, ...]:
+        """The admin keys that may only read, newest first."""
+        return several(self.admin_read_key)
+
+    @cached_property
+    def sidecar_keys(self) -> tuple[str, ...]:
+        """The gateway's keys at the sidecar, newest first."""
+        return several(self.litellm_api_key or self.litellm_master_key)
+
+    @cached_property
+    def old_secrets(self) -> dict[str, str]:
+        """The secrets of callers and admins that another one stands in front of, with the setting of each."""
+        lists = (
+            ("INTERNAL_API_KEY", several(self.internal_api_key)),
+            ("LITELLM_MASTER_KEY", several(self.litellm_master_key)),
+            ("ADMIN_KEY", self.admin_keys),
+            ("ADMIN_READ_KEY", self.admin_read_keys),
+        )
+        return {secret: f"{PREFIX}{name}" for name, secrets in lists for secret in secrets[1:]}
 
     @classmethod
     def settings_customise_sources(
@@ -440,61 +464,3 @@ def _variable(location: tuple[int | str, ...]) -> str:
 
 NO_COUNTERPART = {"LLM_PROXY_CACHE_SIZE": "the Redis that CACHE_REDIS_URL names bounds its own memory"}
 """Variables of older gateways, and what is in their place."""
-KNOWN_SECRETS = frozenset(
-    {"change-me-internal-key", "dev-secret-token", "sk-1234", "sk-master", "secret", "password"}
-)
-MIN_SECRET_CHARS = 16
-_LOCAL = ("127.", "::1", "localhost")
-_LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
-def insecure_settings(settings: Settings) -> list[str]:
-    """A line for each setting that stops a start in production, with its variable; empty in development."""
-    if settings.environment != "production":
-        return []
-    faults: list[str] = []
-    master = settings.litellm_master_key and settings.litellm_master_key.get_secret_value().strip()
-    secrets = [
-        (MASTER_KEY if key == master else f"{PREFIX}INTERNAL_API_KEY", key) for key in settings.internal_keys
-    ]
-    for name, value in (
-        ("ADMIN_KEY", settings.admin_key),
-        ("ADMIN_READ_KEY", settings.admin_read_key),
-        ("NOTIFY_SECRET", settings.notify_secret),
-        ("LITELLM_API_KEY", settings.litellm_api_key if settings.llm_mode == "litellm" else None),
-    ):
-        if value is not None:
-            secrets.append((f"{PREFIX}{name}", value.get_secret_value()))
-    for name, text in secrets:
-        if text in KNOWN_SECRETS:
-            faults.append(f"{name} is a publicly known default")
-        elif len(text) < MIN_SECRET_CHARS:
-            faults.append(f"{name} is shorter than {MIN_SECRET_CHARS} characters")
-    if settings.keys_file is not None and settings.database_url is None and settings.llm_mode != "mock":
-        faults.append(f"{PREFIX}KEYS_FILE is set and DATABASE_URL is not: nothing in that file would hold")
-    if not settings.internal_keys and settings.database_url is None:
-        faults.append(f"neither {PREFIX}INTERNAL_API_KEY nor DATABASE_URL is set: nobody could call")
-    if not settings.public_bind_ok and not settings.host.startswith(_LOCAL):
-        faults.append(f"{PREFIX}HOST is a public address; set {PREFIX}PUBLIC_BIND_OK=true to consent")
-    return faults
-
-
-def insecure_console_settings(settings: Settings) -> list[str]:
-    """A line for each setting that stops a start of the console, with its variable."""
-    faults: list[str] = []
-    if settings.database_url is None:
-        faults.append("DATABASE_URL is not set: the console keeps its sessions there")
-    url, issuer = settings.console_url, settings.console_oidc_issuer
-    if issuer is not None and not (settings.console_oidc_client_id and settings.console_oidc_roles):
-        faults.append(f"{PREFIX}CONSOLE_OIDC_ISSUER needs {PREFIX}CONSOLE_OIDC_CLIENT_ID and …_ROLES")
-    if issuer is not None and issuer.startswith("http:") and urlsplit(issuer).hostname not in _LOOPBACK_NAMES:
-        faults.append(f"{PREFIX}CONSOLE_OIDC_ISSUER is not https: anyone on the way could sign in as anyone")
-    if settings.environment != "production":
-        return faults
-    if url is None and not settings.console_host.startswith(_LOCAL):
-        faults.append(
-            f"{PREFIX}CONSOLE_HOST is a public address; set {PREFIX}CONSOLE_URL to the address browsers use"
-        )
-    if url is not None and url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK_NAMES:
-        faults.append(f"{PREFIX}CONSOLE_URL is not https: passwords and cookies would be readable on the way")
-    return faults

@@ -40,7 +40,7 @@ from llm_proxy.identity import Caller
 from llm_proxy.identity.caller import ANY, CallerKind, ScopeKind
 from llm_proxy.identity.guard_rules import GuardMode, GuardRule
 from llm_proxy.json_access import Json, read_object
-from llm_proxy.settings import Settings
+from llm_proxy.settings import Settings, several
 
 log = logging.getLogger(__name__)
 
@@ -238,8 +238,8 @@ def create_guard(
     policies: Callable[[], PolicyResolver],
 ) -> RunGuard:
     """Returns the guard of the settings; its key comes from the secret that all replicas share."""
-    secrets_shared = (settings.sealing_keys, settings.sidecar_key, settings.internal_api_key)
-    secret = next((one.get_secret_value() for one in secrets_shared if one is not None), token_hex(32))
+    shared = (*several(settings.sealing_keys), *settings.sidecar_keys, *several(settings.internal_api_key))
+    secret = shared[0] if shared else token_hex(32)
     defaults: dict[CallerKind, GuardMode] = {
         "internal": settings.loop_guard_internal,
         "virtual": settings.loop_guard,

@@ -41,7 +41,7 @@ from llm_proxy.identity import (
 )
 from llm_proxy.notify import Notifier, NotifierSources, Outbox, webhooks_from_settings
 from llm_proxy.schema.connections import Pool
-from llm_proxy.settings import Settings
+from llm_proxy.settings import Settings, several
 from llm_proxy.telemetry import Metrics, WorkerMetricsFiles, setup_logging
 from llm_proxy.uploads import UploadSpace
 from llm_proxy.upstream.monitor import SidecarMonitor
@@ -84,6 +84,7 @@ class Gateway:
         self.start_fault: str | None = None
         self.metrics = Metrics(settings.metrics_tags, files)
         self._failures: dict[str, int] = {}
+        self._old_uses: dict[str, int] = {}
         self._launcher = launcher
         self._stages = stages = build_stages(settings, self.metrics)
         self._calls = stages.services.running_calls
@@ -227,6 +228,11 @@ class Gateway:
                 "llm_proxy_background_failures_total", name, by=failed - self._failures.get(name, 0)
             )
             self._failures[name] = failed
+        for setting, uses in self._stages.old_secrets.counts.items():
+            self.metrics.increment(
+                "llm_proxy_old_secret_uses_total", setting, by=uses - self._old_uses.get(setting, 0)
+            )
+            self._old_uses[setting] = uses
         self._report.observe()
         self.metrics.set_gauge("llm_proxy_draining", float(self._calls.draining))
         up = self._stages.services.admission.state().store != "away"
@@ -239,16 +245,14 @@ def create_app(
     settings: Settings, files: WorkerMetricsFiles | None = None, launcher: ReloadControl | None = None
 ) -> Gateway:
     """Returns a gateway with these settings; its `asgi` is what a server runs."""
-    secrets = (
-        settings.admin_key,
-        settings.admin_read_key,
-        settings.litellm_api_key,
-        settings.langfuse_secret_key,
-        settings.notify_secret,
-        settings.otlp_headers,
-    )
+    secrets = (settings.langfuse_secret_key, settings.otlp_headers)
     hidden = [
         *settings.internal_keys,
+        *settings.admin_keys,
+        *settings.admin_read_keys,
+        *settings.sidecar_keys,
+        *several(settings.notify_secret),
+        *(one.partition("=")[2] for one in several(settings.sealing_keys)),
         *(url for _, url in settings.webhooks),
         *(text for secret in secrets for text in secret_text(secret)),
     ]

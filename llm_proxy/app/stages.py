@@ -4,6 +4,7 @@ Invariants: what a stage needs of another is an object handed to it by name; not
 store is contacted.
 """
 
+import hashlib
 import logging
 import secrets
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from llm_proxy.admission.redis.claims import AnswerStore, ClaimStore
 from llm_proxy.admission.run_guard import ReportQuarantine
 from llm_proxy.call_board import CallBoard
 from llm_proxy.dialects.response_ids import ResponseIds
-from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter
+from llm_proxy.edge.auth import AuthDependencies, AuthFailureReporter, SettingsAdmins
 from llm_proxy.edge.idempotency import IdempotentCalls
 from llm_proxy.edge.request import ClientAddress
 from llm_proxy.endpoints import Endpoint
@@ -45,10 +46,12 @@ from llm_proxy.ledger import (
 from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
 from llm_proxy.pipeline import Services
 from llm_proxy.postgres_urls import unused_parameters
+from llm_proxy.rotation import OldSecretUses
 from llm_proxy.running_calls import RunningCalls
 from llm_proxy.schema.connections import Pool, gateway_pools
 from llm_proxy.sealing import MIN_SECRET_CHARS, Sealer, SealingKey, parse_sealing_keys
-from llm_proxy.settings import Settings, name_value_pairs
+from llm_proxy.setting_sources import PREFIX
+from llm_proxy.settings import Settings, name_value_pairs, several
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.telemetry.tracing import Tracer, TraceTarget
@@ -56,9 +59,14 @@ from llm_proxy.upstream import CurrentCatalog, SidecarClient, timeout_policy
 from llm_proxy.upstream.litellm_protocol import LiteLLMControls
 from llm_proxy.upstream.mock.upstream import MockUpstream
 from llm_proxy.upstream.pool import SidecarPool
+from llm_proxy.upstream.sidecar_keys import SidecarKeys
 from llm_proxy.upstream.slot_queue import QueueTimes, SlotQueue
 
 log = logging.getLogger(__name__)
+
+SIDECAR_KEY_SETTING, SEALING_SETTING = f"{PREFIX}LITELLM_API_KEY", f"{PREFIX}SEALING_KEYS"
+VIRTUAL_KEYS = "virtual keys"
+"""What stands for a setting where a virtual key was rotated and its old secret still has time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,7 @@ class Stages:
         stored: The stored responses of translated calls; None where no tenant may store any.
         answers: The kept answers of calls with an idempotency key; None without stores, or by the settings.
         idempotent: Reads idempotency keys; None as `answers`.
+        old_secrets: Who still uses a secret that is being replaced.
     """
 
     settings: Settings
@@ -106,19 +115,20 @@ class Stages:
     idempotent: IdempotentCalls | None
     services: Services
     call_board: CallBoard
+    old_secrets: OldSecretUses
 
 
 def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     """Returns the stages; nothing is started."""
-    database, catalog = _database(settings), _catalog(settings, metrics)
-    keys = KeyCache(PostgresKeyStore(database.pool)) if database else None
+    database, catalog, old_secrets = _database(settings), _catalog(settings, metrics), _old_secrets(settings)
+    keys = _key_cache(database, old_secrets)
     watcher = PolicyWatcher(keys)
     access = AccessPolicy(watcher, catalog, settings.default_models)
     payloads, shares = PayloadPolicy(settings.log_payloads), QueueShares(watcher)
-    mock, sealer = settings.llm_mode == "mock", build_sealer(settings)
-    client = None if mock else _client(settings, metrics, catalog, access, payloads, sealer, shares)
-    memory_usage = MemoryUsage() if mock else None
-    slot = None if mock else _worker_slot(settings)
+    mock, sealer = settings.llm_mode == "mock", build_sealer(settings, old_secrets)
+    controls = _controls(settings, access, payloads, sealer)
+    client = None if mock else _client(settings, metrics, catalog, controls, shares, old_secrets)
+    memory_usage, slot = (MemoryUsage(), None) if mock else (None, _worker_slot(settings))
     ledger = _ledger(settings, metrics, database, slot, memory_usage)
     admission = AdmissionController(
         settings,
@@ -130,12 +140,11 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         observe=partial(_observe_store, metrics),
     )
     admission.guard.report = _report_quarantine(database)
-    authenticator = Authenticator(InternalKeys(settings.internal_keys), keys)
+    authenticator = Authenticator(_internal_keys(settings, old_secrets), keys)
     address, failures = ClientAddress(settings.trusted_proxies), _auth_failures(settings, database)
     tracer = Tracer(target, metrics) if (target := trace_target(settings)) else None
     observers = CallObservers(tracer, payloads, ledger.keep_payload) if tracer or payloads else None
-    stored, running = _stored(settings, database), RunningCalls()
-    answers = _answers(settings)
+    stored, running, answers = _stored(settings, database), RunningCalls(), _answers(settings)
     upstream = StoredFirst(client or MockUpstream(catalog, settings.default_model), stored)
     return Stages(
         settings=settings,
@@ -148,7 +157,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         usage=PostgresUsage(database.reports) if database else memory_usage,
         authenticator=authenticator,
         auth_failures=failures,
-        auth=_auth(settings, authenticator, database, address),
+        auth=_auth(settings, authenticator, database, address, old_secrets),
         failure_reporter=AuthFailureReporter(failures, address),
         tracer=tracer,
         sealer=sealer,
@@ -157,6 +166,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         idempotent=_idempotent(settings, answers, metrics),
         services=Services(admission, upstream, catalog, ledger, running, observers),
         call_board=CallBoard(running, admission.call_exchange()),
+        old_secrets=old_secrets,
     )
 
 
@@ -203,33 +213,58 @@ def _catalog(settings: Settings, metrics: Metrics) -> CurrentCatalog:
     )
 
 
+def _key_cache(database: Database | None, old_secrets: OldSecretUses) -> KeyCache | None:
+    if database is None:
+        return None
+    return KeyCache(PostgresKeyStore(database.pool), on_old_secret=partial(old_secrets.note, VIRTUAL_KEYS))
+
+
+def _internal_keys(settings: Settings, old_secrets: OldSecretUses) -> InternalKeys:
+    return InternalKeys(settings.internal_keys, settings.old_secrets, old_secrets.note)
+
+
+def _old_secrets(settings: Settings) -> OldSecretUses:
+    uses = OldSecretUses(_report_old_secret)
+    uses.expect(settings.old_secrets.values())
+    uses.expect([SIDECAR_KEY_SETTING] if settings.sidecar_keys[1:] else [])
+    uses.expect([SEALING_SETTING] if several(settings.sealing_keys)[1:] else [])
+    return uses
+
+
+def _report_old_secret(setting: str, uses: int) -> None:
+    log.warning("an old secret is still used", extra={"setting": setting, "uses": uses})
+
+
+def _controls(
+    settings: Settings, access: AccessPolicy, payloads: PayloadPolicy, sealer: Sealer | None
+) -> LiteLLMControls:
+    return LiteLLMControls(
+        settings.cache_mode == "on",
+        settings.cache_streams,
+        settings.default_models,
+        access,
+        payloads,
+        ResponseIds(sealer),
+        affinity=settings.affinity,
+    )
+
+
 def _client(
     settings: Settings,
     metrics: Metrics,
     catalog: CurrentCatalog,
-    access: AccessPolicy,
-    payloads: PayloadPolicy,
-    sealer: Sealer | None,
+    controls: LiteLLMControls,
     shares: QueueShares,
+    old_secrets: OldSecretUses,
 ) -> SidecarClient:
     pool = SidecarPool(settings.litellm_proxy_url, max_in_flight=settings.max_in_flight)
     times = QueueTimes(settings.queue_timeout_ms / 1000, settings.batch_queue_timeout_ms / 1000)
     queue = SlotQueue(pool, times, max_waiting=settings.max_waiting, shares=shares)
-    key = settings.sidecar_key.get_secret_value() if settings.sidecar_key else None
-    caching, groups = settings.cache_mode == "on", settings.default_models
     return SidecarClient(
         queue,
-        key,
+        SidecarKeys(settings.sidecar_keys, partial(old_secrets.note, SIDECAR_KEY_SETTING)),
         timeout_policy(settings, catalog.stated_timeouts),
-        LiteLLMControls(
-            caching,
-            settings.cache_streams,
-            groups,
-            access,
-            payloads,
-            ResponseIds(sealer),
-            affinity=settings.affinity,
-        ),
+        controls,
         catalog,
         on_failure=partial(metrics.increment, "llm_proxy_upstream_failures_total"),
         tls=settings.tls_for(settings.litellm_proxy_url[0]),
@@ -288,16 +323,22 @@ def _idempotent(settings: Settings, answers: AnswerStore | None, metrics: Metric
     return IdempotentCalls(claims, answers, settings, metrics)
 
 
-def build_sealer(settings: Settings) -> Sealer | None:
+def build_sealer(settings: Settings, old_secrets: OldSecretUses) -> Sealer | None:
     """Returns what seals; in development with a key of its own, the same in every worker; None without."""
+    on_old_key = partial(old_secrets.note, SEALING_SETTING)
     keys = parse_sealing_keys("".join(secret_text(settings.sealing_keys)))
     if keys:
-        return Sealer(keys)
+        return Sealer(keys, on_old_key)
     if settings.environment == "development":
-        shared = "".join(secret_text(settings.sidecar_key)) or secrets.token_urlsafe(MIN_SECRET_CHARS)
-        return Sealer((SealingKey("development", f"llm-proxy development {shared}"),))
+        shared = settings.sidecar_keys or (secrets.token_urlsafe(MIN_SECRET_CHARS),)
+        return Sealer([_development_key(one) for one in shared], on_old_key)
     log.warning("without LLM_PROXY__SEALING_KEYS no response is stored, and no reasoning comes back")
     return None
+
+
+def _development_key(shared: str) -> SealingKey:
+    digest = hashlib.sha256(f"llm-proxy development id {shared}".encode()).hexdigest()
+    return SealingKey(f"dev{digest[:8]}", f"llm-proxy development {shared}")
 
 
 def _worker_slot(settings: Settings) -> WorkerSlot | None:
@@ -319,12 +360,17 @@ def _ledger_store(settings: Settings, database: Database | None) -> LedgerStore 
 
 
 def _auth(
-    settings: Settings, authenticator: Authenticator, database: Database | None, address: ClientAddress
+    settings: Settings,
+    authenticator: Authenticator,
+    database: Database | None,
+    address: ClientAddress,
+    old_secrets: OldSecretUses,
 ) -> AuthDependencies:
     return AuthDependencies(
         authenticator,
-        write_keys=secret_text(settings.admin_key),
-        read_keys=secret_text(settings.admin_read_key),
+        settings_admins=SettingsAdmins(
+            settings.admin_keys, settings.admin_read_keys, settings.old_secrets, old_secrets.note
+        ),
         max_header_bytes=settings.max_header_bytes,
         run_sources=RunSources.from_names(settings.run_sources),
         admin_keys=AdminKeyRepository(database.pool) if database else None,

@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import click
 import uvicorn
-from pydantic import SecretStr
 
 from llm_proxy.cli.context import gateway_url, load_settings
 from llm_proxy.cli.printing import EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, exit_with_lines, fail
@@ -19,8 +18,9 @@ from llm_proxy.console import create_console
 from llm_proxy.errors import APIError
 from llm_proxy.hardening import harden_process
 from llm_proxy.identity.console_sessions import ConsoleSessions
+from llm_proxy.insecure_settings import insecure_console_settings
 from llm_proxy.schema.connections import open_command_pool
-from llm_proxy.settings import Settings, insecure_console_settings
+from llm_proxy.settings import Settings
 from llm_proxy.stack.probe import client_host
 from llm_proxy.telemetry import setup_logging
 
@@ -45,17 +45,17 @@ def console(host: str | None, port: int | None, *, link: bool, no_link: bool) ->
         click.echo(sign_in_link(settings))
         return
     bound = _bind(settings)
-    if not no_link and settings.admin_key is not None:
+    if not no_link and settings.admin_keys:
         click.echo(f"sign in: {sign_in_link(settings)}")
     _serve(settings, bound)
 
 
 def sign_in_link(settings: Settings) -> str:
     """Returns the address of a link that signs in once as the first owner; ends the command without a key."""
-    if settings.admin_key is None:
+    if not settings.admin_keys:
         fail("LLM_PROXY__ADMIN_KEY is not set: the link could not sign in", EXIT_WRONG_INPUT)
     try:
-        secret = asyncio.run(_make_link(settings, settings.admin_key))
+        secret = asyncio.run(_make_link(settings, settings.admin_keys[0]))
     except APIError as error:
         fail(error.message, EXIT_UNAVAILABLE)
     return f"{console_address(settings)}/sign-in/link/{secret}"
@@ -69,12 +69,12 @@ def console_address(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.console_port}"
 
 
-async def _make_link(settings: Settings, key: SecretStr) -> str:
+async def _make_link(settings: Settings, key: str) -> str:
     assert settings.database_url is not None  # noqa: S101 -- `insecure_console_settings`
     url = settings.database_url.get_secret_value()
     async with open_command_pool(url, settings.tls_for(url)) as pool:
         sessions = ConsoleSessions(pool, lifetime=LINK_LIFETIME, idle=LINK_LIFETIME)
-        return await sessions.make_link(key.get_secret_value(), LINK_LIFETIME)
+        return await sessions.make_link(key, LINK_LIFETIME)
 
 
 def _bind(settings: Settings) -> socket.socket:
@@ -88,8 +88,7 @@ def _bind(settings: Settings) -> socket.socket:
 
 
 def _serve(settings: Settings, bound: socket.socket) -> None:
-    hidden = [one.get_secret_value() for one in (settings.admin_key, settings.admin_read_key) if one]
-    setup_logging(settings.log_level, secrets=hidden)
+    setup_logging(settings.log_level, secrets=(*settings.admin_keys, *settings.admin_read_keys))
     app = create_console(settings, settings.console_gateway_url or gateway_url(settings))
     config = uvicorn.Config(
         app,

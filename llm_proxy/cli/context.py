@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import httpx
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from llm_proxy.cli.printing import EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, fail, warn
 from llm_proxy.json_access import Json
@@ -69,17 +69,23 @@ def show_in_console(path: str) -> None:
 
 
 def gateway_client(
-    settings: Settings, key: SecretStr | None, url: str | None = None, *, timeout_s: float
+    settings: Settings, key: str | None, url: str | None = None, *, timeout_s: float
 ) -> httpx.Client:
     """Returns a client of the gateway at `gateway_url`, with this key."""
-    headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     return httpx.Client(base_url=gateway_url(settings, url), headers=headers, timeout=timeout_s)
+
+
+def admin_key_of(settings: Settings, *, read_only: bool = True) -> str | None:
+    """Returns the admin key that a command sends: the newest one that may read, where reading is enough."""
+    keys = (*(settings.admin_read_keys if read_only else ()), *settings.admin_keys)
+    return keys[0] if keys else None
 
 
 def admin_client(url: str | None, *, timeout_s: float, read_only: bool = False) -> httpx.Client:
     """Returns a client of the gateway with an admin key; ends the command if none is set."""
     settings = load_settings()
-    key = (settings.admin_read_key if read_only else None) or settings.admin_key
+    key = admin_key_of(settings, read_only=read_only)
     if key is None:
         fail("LLM_PROXY__ADMIN_KEY is not set", EXIT_WRONG_INPUT)
     return gateway_client(settings, key, url, timeout_s=timeout_s)
@@ -102,7 +108,7 @@ def request_json(client: httpx.Client, method: str, path: str, body: object = No
 def fetch_if_running(path: str, timeout_s: float = FETCH_TIMEOUT_S) -> Json | None:
     """The JSON response of an admin route; None if no gateway answers, it rejects, or no admin key is set."""
     settings = load_settings()
-    key = settings.admin_read_key or settings.admin_key
+    key = admin_key_of(settings)
     if key is None:
         return None
     try:

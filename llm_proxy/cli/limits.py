@@ -13,7 +13,6 @@ from typing import Any, cast, get_args
 import click
 import httpx
 import yaml
-from pydantic import SecretStr
 
 from llm_proxy.cli.context import (
     admin_client,
@@ -251,8 +250,7 @@ def _explain_client(url: str | None, key: str | None) -> httpx.Client:
             "LLM_PROXY__INTERNAL_API_KEY is not set; use --key NAME for a virtual key",
             EXIT_WRONG_INPUT,
         )
-    internal = SecretStr(settings.internal_keys[0])
-    return gateway_client(settings, internal, url, timeout_s=EXPLAIN_TIMEOUT_S)
+    return gateway_client(settings, settings.internal_keys[0], url, timeout_s=EXPLAIN_TIMEOUT_S)
 
 
 def _queue_text(queue: Json | None) -> str | None:

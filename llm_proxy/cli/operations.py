@@ -14,6 +14,7 @@ import httpx
 
 from llm_proxy.cli.context import (
     admin_client,
+    admin_key_of,
     complete_models,
     gateway_client,
     load_settings,
@@ -51,8 +52,7 @@ def status(*, as_json: bool, url: str | None) -> None:
     either only the verdict is shown.
     """
     settings = load_settings()
-    key = settings.admin_read_key or settings.admin_key
-    with gateway_client(settings, key, url, timeout_s=STATUS_TIMEOUT_S) as client:
+    with gateway_client(settings, admin_key_of(settings), url, timeout_s=STATUS_TIMEOUT_S) as client:
         base = str(client.base_url).rstrip("/")
         try:
             response = client.get("/health")

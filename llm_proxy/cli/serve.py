@@ -31,9 +31,9 @@ from llm_proxy.edge.http_protocol import (
 )
 from llm_proxy.edge.routes.notifications import webhook_errors
 from llm_proxy.hardening import harden_process
+from llm_proxy.insecure_settings import insecure_settings
 from llm_proxy.settings import (
     Settings,
-    insecure_settings,
     load,
     set_variables,
     setting_errors,

@@ -118,12 +118,12 @@ class ConsoleAccess:
         """Whether browsers come by https, so that cookies are sent on it alone."""
         self.cookie = "__Host-llmp_console" if self.is_secure else "llmp_console"
         self._settings_keys = tuple(
-            (key_digest(key.get_secret_value().encode()), admin)
-            for key, admin in (
-                (settings.admin_key, Admin("admin_key", "owner")),
-                (settings.admin_read_key, Admin("admin_read_key", "viewer")),
+            (key_digest(key.encode()), admin)
+            for keys, admin in (
+                (settings.admin_keys, Admin("admin_key", "owner")),
+                (settings.admin_read_keys, Admin("admin_read_key", "viewer")),
             )
-            if key is not None
+            for key in keys
         )
 
     def client_ip(self, request: Request) -> str | None:

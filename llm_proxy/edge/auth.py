@@ -6,7 +6,7 @@ its tenant alone; a credential's text is recorded no further than its public par
 """
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from fastapi.dependencies.models import Dependant
@@ -168,6 +168,34 @@ def declared_query_parameters(dependant: Dependant) -> frozenset[str]:
     return frozenset(own).union(*(declared_query_parameters(one) for one in dependant.dependencies))
 
 
+class SettingsAdmins:
+    """The admin keys of the settings; several of a kind are valid during a rotation."""
+
+    def __init__(
+        self,
+        write_keys: Iterable[str],
+        read_keys: Iterable[str],
+        old: Mapping[str, str],
+        on_old_use: Callable[[str], None],
+    ) -> None:
+        """`old` has the setting of each key that another one stands in front of; `on_old_use` gets it."""
+        kinds = ((write_keys, Admin("admin_key", "owner")), (read_keys, Admin("admin_read_key", "viewer")))
+        self._known = [
+            (key_digest(key.encode()), admin, old.get(key)) for keys, admin in kinds for key in keys
+        ]
+        self._on_old_use = on_old_use
+
+    def match(self, digest: bytes) -> Admin | None:
+        """Returns the admin whose key has this digest; compares all keys, whichever matches."""
+        found = [one for one in self._known if hmac.compare_digest(digest, one[0])]
+        if not found:
+            return None
+        _, admin, setting = found[0]
+        if setting is not None:
+            self._on_old_use(setting)
+        return admin
+
+
 class AuthDependencies:
     """Dependencies of FastAPI's routes: each returns who sent the request, or raises."""
 
@@ -175,18 +203,14 @@ class AuthDependencies:
         self,
         authenticator: Authenticator,
         *,
-        write_keys: tuple[str, ...],
-        read_keys: tuple[str, ...],
+        settings_admins: SettingsAdmins,
         max_header_bytes: int,
         run_sources: RunSources,
         admin_keys: AdminKeyRepository | None = None,
         client_ip: ClientAddress | None = None,
     ) -> None:
         self._authenticator = authenticator
-        self._settings_keys = (
-            *((key_digest(key.encode()), Admin("admin_key", "owner")) for key in write_keys),
-            *((key_digest(key.encode()), Admin("admin_read_key", "viewer")) for key in read_keys),
-        )
+        self._settings_admins = settings_admins
         self._max_header_bytes = max_header_bytes
         self._run_sources = run_sources
         self._header_names = READ_HEADERS | run_sources.headers
@@ -244,7 +268,7 @@ class AuthDependencies:
         """
         key = extract_credential(read_headers(request.scope, max_bytes=self._max_header_bytes))
         digest = key_digest(key)
-        found = [admin for known, admin in self._settings_keys if hmac.compare_digest(digest, known)]
-        if found or self._admin_keys is None:
-            return found[0] if found else None
+        admin = self._settings_admins.match(digest)
+        if admin is not None or self._admin_keys is None:
+            return admin
         return await self._admin_keys.find_admin(key)

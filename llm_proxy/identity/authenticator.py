@@ -6,7 +6,7 @@ Sources: RFC 6750 (Bearer) and the header names of OpenAI's, Anthropic's, Azure'
 """
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from llm_proxy.errors import Unauthorized
@@ -61,12 +61,22 @@ def _bearer(value: bytes) -> bytes:
 class InternalKeys:
     """The keys of trusted services (`LLM_PROXY__INTERNAL_API_KEY`); several are valid during a rotation."""
 
-    def __init__(self, secrets: Iterable[str]) -> None:
+    def __init__(
+        self,
+        secrets: Iterable[str],
+        old: Mapping[str, str] | None = None,
+        on_old_use: Callable[[str], None] = lambda _setting: None,
+    ) -> None:
+        """`old` has the setting of each key that another one stands in front of; `on_old_use` gets it."""
+        self._old: dict[str, str] = {}
+        self._on_old_use = on_old_use
         self._callers: list[tuple[bytes, Caller]] = []
         for secret in secrets:
             digest = key_digest(secret.encode())
             key_id = f"{INTERNAL_KEY_ID_PREFIX}{digest.hex()[:8]}"
             self._callers.append((digest, Caller(key_id=key_id, kind="internal", key_prefix=key_id)))
+            if old is not None and secret in old:
+                self._old[key_id] = old[secret]
 
     def match(self, digest: bytes) -> Caller | None:
         """Returns the caller whose key has this digest; compares all keys, whichever matches."""
@@ -74,6 +84,8 @@ class InternalKeys:
         for known, caller in self._callers:
             if hmac.compare_digest(known, digest):
                 match = caller
+        if match is not None and match.key_id in self._old:
+            self._on_old_use(self._old[match.key_id])
         return match
 
     def __len__(self) -> int:

@@ -75,8 +75,11 @@ class KeyCache:
         *,
         clock_s: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        on_old_secret: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_old_secret` is called for a secret that ends because its key was rotated."""
         self._store = store
+        self._on_old_secret = on_old_secret
         self._clock_s = clock_s
         self._now = now
         self._keys: dict[str, _CachedKey] = {}
@@ -202,6 +205,8 @@ class KeyCache:
         ended = ended_key_error(cached.stored, cached.caller, cached.expires_at, self._now())
         if ended is not None:
             raise Unauthorized(ended)
+        if cached.stored.secret_expires_at is not None:
+            self._on_old_secret()
         if cached.raised_caller is not None and cached.raised_caller[0] > self._now():
             return cached.raised_caller[1]
         return cached.caller

@@ -17,7 +17,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -92,20 +92,22 @@ def webhook_body(form: WebhookFormat, message: StoredNotification) -> bytes:
     return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def signature_headers(secret: str, event_id: UUID, timestamp_s: int, body: bytes) -> dict[str, str]:
-    """Returns the headers of Standard Webhooks: id, timestamp and signature.
+def signature_headers(
+    secrets: Sequence[str], event_id: UUID, timestamp_s: int, body: bytes
+) -> dict[str, str]:
+    """Returns the headers of Standard Webhooks: id, timestamp and a signature for each secret.
 
     Args:
-        secret: `whsec_` and base64, or any other text; empty for no signature.
+        secrets: `whsec_` and base64, or any other text, the newest first; none for no signature.
         event_id: The same in every attempt.
         timestamp_s: The time of the attempt, in seconds since 1970.
         body: The body as it is sent.
     """
     headers = {"webhook-id": str(event_id), "webhook-timestamp": str(timestamp_s)}
-    if secret:
+    if secrets:
         content = f"{event_id}.{timestamp_s}.".encode() + body
-        digest = hmac.digest(signing_key(secret), content, "sha256")
-        headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
+        digests = (hmac.digest(signing_key(secret), content, "sha256") for secret in secrets)
+        headers["webhook-signature"] = " ".join(f"v1,{base64.b64encode(one).decode()}" for one in digests)
     return headers
 
 
@@ -156,12 +158,12 @@ class WebhookSender:
     """Sends notifications to webhooks.
 
     Attributes:
-        secret: Signs `json` bodies; empty for no signature.
+        secrets: Each signs `json` bodies; none for no signature.
         rejects_address: Returns whether an address must not be connected to; None allows every address.
         tls: The trusted certificates for `https`.
     """
 
-    secret: str
+    secrets: Sequence[str]
     rejects_address: Callable[[str], bool] | None
     tls: ssl.SSLContext
     timeout_s: float = TIMEOUT_S
@@ -171,7 +173,7 @@ class WebhookSender:
         body = webhook_body(webhook.format, message)
         headers = {"content-type": "application/json", "user-agent": "llm-proxy"}
         if webhook.format == "json":
-            headers |= signature_headers(self.secret, message.event_id, int(time.time()), body)
+            headers |= signature_headers(self.secrets, message.event_id, int(time.time()), body)
         return await post(self, webhook.url, body, headers)
 
 

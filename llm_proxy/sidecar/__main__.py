@@ -18,6 +18,7 @@ from pathlib import Path
 from llm_proxy.hardening import harden_process
 from llm_proxy.postgres_urls import parse_postgres_url
 from llm_proxy.redis_urls import parse_redis_url
+from llm_proxy.rotation import split_secrets
 from llm_proxy.secret_files import SecretFileUnreadable, read_secret_files
 from llm_proxy.service_urls import InvalidURL, parse_setting
 from llm_proxy.sidecar.environment import ACCEPT_VARIABLE, accepted_settings, build_environment
@@ -64,8 +65,8 @@ def main(args: list[str] | None = None) -> int:
         stores = _store_addresses(os.environ)
     except (InvalidURL, SecretFileUnreadable) as error:
         return _fail(EXIT_CONFIG, str(error))
-    key = os.environ.get("LITELLM_MASTER_KEY", "")
-    if not key:
+    keys = split_secrets(os.environ.get("LITELLM_MASTER_KEY", ""))
+    if not keys:
         return _fail(EXIT_CONFIG, "LITELLM_MASTER_KEY is not set: the gateway's key at this sidecar")
     environment = build_environment(os.environ | stores, text) | {ACCEPT_VARIABLE: ",".join(accepted)}
     os.environ.clear()
@@ -75,7 +76,7 @@ def main(args: list[str] | None = None) -> int:
     # Imported only now: LiteLLM reads the environment while it is imported.
     from llm_proxy.sidecar.launch import run  # noqa: PLC0415
 
-    exit_now.code = run(options.config.absolute(), listener, key)
+    exit_now.code = run(options.config.absolute(), listener, keys)
     return exit_now.code
 
 

@@ -7,11 +7,12 @@ health checks needs the traffic key; LiteLLM's endpoint functions are called dir
 import asyncio
 import hmac
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from llm_proxy.endpoints import ENDPOINTS, IMAGES, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS, Endpoint, EndpointSpec
 from llm_proxy.json_access import as_list, read_object
+from llm_proxy.rotation import OldSecretUses
 from llm_proxy.sidecar import (
     catalog,
     cohere_embed,
@@ -56,6 +57,9 @@ COOLDOWNS_PATH = "/llmp/cooldowns"
 DESCRIPTION_PATHS = frozenset({"/v1/models", CATALOG_PATH, COOLDOWNS_PATH, "/llmp/config"})
 OPTIONAL_HEADER = b"x-llmp-optional-fields"
 AFFINITY_HEADER = b"x-llmp-affinity"
+KEY_VARIABLE = "LITELLM_MASTER_KEY"
+KEY_HEADER = b"x-llmp-key"
+"""Tells the gateway that this 401 is about its key: it may send the call again with another."""
 HEALTH_PATHS = ("/health/liveliness", "/health/readiness")
 
 
@@ -64,7 +68,8 @@ class SidecarApp:
     """The ASGI application.
 
     Attributes:
-        key: The traffic key: the gateway's bearer token.
+        keys: The traffic keys, newest first: each is a bearer token of the gateway's.
+        old_keys: Counts calls with another key than the first.
         ready: Whether the warm-up has ended; readiness is 503 before.
         draining: Whether the process is about to stop: it still accepts calls; gateways send it none.
         completed: The number of calls that have ended.
@@ -75,7 +80,8 @@ class SidecarApp:
         config_report: The report on the configuration file; None without a file.
     """
 
-    key: str
+    keys: tuple[str, ...]
+    old_keys: OldSecretUses = field(default_factory=lambda: OldSecretUses(_report_old_key))
     ready: bool = False
     draining: bool = False
     completed: int = 0
@@ -97,6 +103,7 @@ class SidecarApp:
                 send,
                 401,
                 error_body("The sidecar's key is wrong or missing.", "auth_error", "invalid_api_key"),
+                [(KEY_HEADER, b"refused")],
             )
         elif method == "POST" and path in INFERENCE_ENDPOINTS:
             await self._count(self._process_call(path, scope, receive, send))
@@ -187,7 +194,16 @@ class SidecarApp:
 
     def _is_authorized(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(given) == 1 and hmac.compare_digest(given[0], b"Bearer " + self.key.encode())
+        if len(given) != 1:
+            return False
+        found = [hmac.compare_digest(given[0], b"Bearer " + key.encode()) for key in self.keys]
+        if any(found[1:]):
+            self.old_keys.note(KEY_VARIABLE)
+        return any(found)
+
+
+def _report_old_key(setting: str, uses: int) -> None:
+    log_line(f"an old key of {setting} is still used: {uses} requests of gateways since the last such line")
 
 
 def _optional_fields(scope: Scope) -> tuple[str, ...]:

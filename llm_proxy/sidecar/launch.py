@@ -66,19 +66,19 @@ class StartFailed(Exception):  # noqa: N818 -- errors are named for the state th
     """LiteLLM did not start; the message is its reason."""
 
 
-def run(config: Path, listener: socket.socket, key: str) -> int:
+def run(config: Path, listener: socket.socket, keys: tuple[str, ...]) -> int:
     """Serve until SIGTERM; return the process's exit code.
 
     Args:
         config: The configuration file.
         listener: A bound socket that does not listen yet.
-        key: The traffic key.
+        keys: The traffic keys, newest first.
     """
     import uvloop  # noqa: PLC0415 -- not there on every platform LiteLLM runs on
 
     gc.disable()  # LiteLLM's modules are never garbage; to search them takes a quarter of the start
     try:
-        uvloop.run(_serve(config, listener, key))
+        uvloop.run(_serve(config, listener, keys))
     except InvalidConfig as error:
         log_line(f"{config}: {error}")
         return EXIT_CONFIG
@@ -88,14 +88,14 @@ def run(config: Path, listener: socket.socket, key: str) -> int:
     return 0
 
 
-async def _serve(config: Path, listener: socket.socket, key: str) -> None:
-    app = SidecarApp(key, config_report=ConfigReport(config, os.environ))
+async def _serve(config: Path, listener: socket.socket, keys: tuple[str, ...]) -> None:
+    app = SidecarApp(keys, config_report=ConfigReport(config, os.environ))
     async with _start_litellm(config) as (loaded, callback):
         gc.freeze()
         gc.enable()
         app.states_timeouts = loaded.states_timeouts
         app.has_observers = has_observers(loaded.config["litellm_settings"])
-        await warm_up(app, key)
+        await warm_up(app, keys[0])
         await redis_breaker.wait_for_redis()
         app.cache = _create_cache(loaded, cache_events.hit_reporter(callback, observed=app.has_observers))
         app.ready = True

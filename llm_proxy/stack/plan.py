@@ -13,8 +13,9 @@ from pathlib import Path
 import yaml
 from pydantic import SecretStr
 
+from llm_proxy.insecure_settings import insecure_console_settings
 from llm_proxy.json_access import as_object
-from llm_proxy.settings import Settings, insecure_console_settings, load
+from llm_proxy.settings import Settings, load
 from llm_proxy.stack import environments, process_specs, stores
 from llm_proxy.stack.local_model import CHAT_MODEL
 from llm_proxy.stack.operator_env import (

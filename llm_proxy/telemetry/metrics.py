@@ -105,6 +105,7 @@ METRICS: dict[str, Metric] = {
     _P + "spool_bytes": Metric("gauge", "Bytes of records waiting on disk."),
     _P + "spool_records": Metric("gauge", "Records waiting on disk."),
     _P + "background_failures_total": Metric("counter", "Steps of background work that failed unexpectedly; the work goes on.", ("loop",)),
+    _P + "old_secret_uses_total": Metric("counter", "Uses of secrets that another one stands in front of, by setting; 0 while nobody uses the old one.", ("setting",)),
     _P + "notifications_total": Metric("counter", "Notifications raised, and attempts to deliver them by result (delivered, failed, given_up).", ("result",)),
     _P + "traces_dropped_total": Metric("counter", "Spans not delivered."),
     _P + "build_info": Metric("gauge", "1, labelled with the version.", ("version",), mode="livemax"),

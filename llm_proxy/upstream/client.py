@@ -41,6 +41,7 @@ from llm_proxy.upstream.litellm_protocol import (
 from llm_proxy.upstream.pool import Sidecar
 from llm_proxy.upstream.reply import SidecarReply, connection_lost_error
 from llm_proxy.upstream.sealed_ids import SealedIds
+from llm_proxy.upstream.sidecar_keys import REFUSING_STATUSES, SidecarKeys, is_refusal_of_key
 from llm_proxy.upstream.slot_queue import Slot, SlotQueue
 
 MAX_ERROR_BYTES = 256 * 2**10
@@ -68,7 +69,7 @@ class SidecarClient:
     def __init__(
         self,
         queue: SlotQueue,
-        key: str | None,
+        keys: SidecarKeys,
         timeouts: TimeoutPolicy,
         controls: LiteLLMControls,
         catalog: CurrentCatalog,
@@ -80,7 +81,7 @@ class SidecarClient:
 
         Args:
             queue: The queue for slots at the sidecars.
-            key: Our key at every sidecar.
+            keys: Ours at the sidecars.
             timeouts: The longest waits of a call.
             controls: What is added to a call for LiteLLM.
             catalog: What the sidecars serve.
@@ -95,10 +96,10 @@ class SidecarClient:
         self.catalog_settled = False
         """A sidecar has sent its catalog, or has none."""
         self.timeouts = timeouts
-        self._key = key
+        self._keys = keys
         self._connections = ConnectionPool(tls)
         self._affinity = Affinity(controls.affinity)
-        self._targets: dict[str, tuple[SidecarAddress, bytes]] = {}
+        self._targets: dict[tuple[str, str | None], tuple[SidecarAddress, bytes]] = {}
 
     def stop(self) -> None:
         """Closes every connection."""
@@ -106,8 +107,7 @@ class SidecarClient:
 
     async def get(self, sidecar: Sidecar, path: str, *, timeout_s: float = 5) -> tuple[int, bytes]:
         """Sends a small GET for health and the catalog; raises `OSError`, of which `TimeoutError` is one."""
-        address, head = self._target(sidecar, "GET", path)
-        return await self._request(address, head + b"\r\n", timeout_s)
+        return await self._request(sidecar, ("GET", path), b"\r\n", timeout_s)
 
     async def delete(
         self, sidecar: Sidecar, path: str, body: bytes, *, timeout_s: float
@@ -122,19 +122,50 @@ class SidecarClient:
     async def _send_body(
         self, sidecar: Sidecar, line: tuple[str, str], body: bytes, timeout_s: float
     ) -> tuple[int, bytes]:
-        address, head = self._target(sidecar, *line)
-        return await self._request(
-            address, head + b"content-length: %d\r\n\r\n" % len(body) + body, timeout_s
-        )
+        return await self._request(sidecar, line, b"content-length: %d\r\n\r\n" % len(body) + body, timeout_s)
 
-    async def _request(self, address: SidecarAddress, request: bytes, timeout_s: float) -> tuple[int, bytes]:
+    async def _request(
+        self, sidecar: Sidecar, line: tuple[str, str], rest: bytes, timeout_s: float
+    ) -> tuple[int, bytes]:
         async with asyncio.timeout(timeout_s):
-            connection = await self._connections.acquire(address)
+            connection = await self._deliver(sidecar, line, rest)
             try:
-                await connection.send_request(request)
                 return connection.status, await connection.read_all()
             finally:
                 self._connections.release(connection)
+
+    async def _deliver(
+        self,
+        sidecar: Sidecar,
+        line: tuple[str, str],
+        rest: bytes,
+        guard: CallGuard | None = None,
+        form: FormBody | None = None,
+    ) -> HTTPConnection:
+        """Sends a request with a key that the sidecar takes; returns the connection, its status known.
+
+        Raises `ConnectError` if nothing was sent, else `OSError`; no connection is held then.
+        """
+        key, tried = self._keys.key_for(sidecar.url), list[str | None]()
+        while True:
+            address, head = self._target(sidecar, *line, key)
+            if form is not None:
+                head = head.replace(_JSON, form.content_type.encode())
+            connection = await self._connections.acquire(address)
+            try:
+                if guard is not None:
+                    guard.unsent = False
+                await connection.send_request(head + rest, form.blocks() if form is not None else None)
+                if connection.status not in REFUSING_STATUSES or not self._keys.may_change:
+                    return connection
+                refused = is_refusal_of_key(connection.headers, await connection.peek_all(MAX_ERROR_BYTES))
+            except BaseException:
+                self._connections.release(connection)
+                raise
+            tried.append(key)
+            if not refused or (key := self._keys.next_after(sidecar.url, tried)) is None:
+                return connection
+            self._connections.release(connection)
 
     async def send(
         self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None = None
@@ -161,27 +192,22 @@ class SidecarClient:
             slot = self._take(name, share, guard, tried) or await self._wait(share, guard, tried)
             sidecar = self._begin(slot, name, guard)
             guard.idle_deadline = monotonic() + waits.first_byte_s + size / UPLOAD_BYTES_PER_S
-            connection: HTTPConnection | None = None
             try:
-                address, head = self._target(sidecar, *line)
-                connection = await self._connections.acquire(address)
-                guard.unsent = False
-                if form is not None:
-                    head = head.replace(_JSON, form.content_type.encode())
-                await connection.send_request(head + rest, form.blocks() if form is not None else None)
+                connection = await self._deliver(sidecar, line, rest, guard, form)
             except ConnectError:
                 guard.unsent = True
-                self._release(slot, guard, connection)
+                self._release(slot, guard, None)
                 self._record_failure(sidecar, "refused")
                 tried.append(sidecar)
                 continue
             except OSError as broken:
-                self._release(slot, guard, connection)
+                self._release(slot, guard, None)
                 self._record_failure(sidecar, "broke")
                 raise connection_lost_error() from broken
             except BaseException:
-                self._release(slot, guard, connection)
+                self._release(slot, guard, None)
                 raise
+            self._keys.note_call(sidecar.url)
             release = partial(self._release, slot, guard, connection)
             sent = _SentCall(call, caller, request_id, body, cached, waits.idle_s)
             return await self._reply(sent, sidecar, connection, guard, release)
@@ -309,9 +335,11 @@ class SidecarClient:
         self._affinity.ended(guard)
         self.queue.release(slot, monotonic())
 
-    def _target(self, sidecar: Sidecar, method: str, path: str) -> tuple[SidecarAddress, bytes]:
+    def _target(
+        self, sidecar: Sidecar, method: str, path: str, key: str | None
+    ) -> tuple[SidecarAddress, bytes]:
         """Returns the address of a request, and the part of its head that every request has."""
-        target = self._targets.get(sidecar.url)
+        target = self._targets.get((sidecar.url, key))
         if target is None:
             address = SidecarAddress.of(sidecar.url)
             headers = {
@@ -320,10 +348,10 @@ class SidecarClient:
                 "user-agent": _USER_AGENT,
                 "content-type": _JSON.decode(),
             }
-            if self._key:
-                headers["authorization"] = f"Bearer {self._key}"
+            if key:
+                headers["authorization"] = f"Bearer {key}"
             head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            target = self._targets[sidecar.url] = address, head.encode("latin-1")
+            target = self._targets[sidecar.url, key] = address, head.encode("latin-1")
         address, lines = target
         return address, f"{method} {address.path}{path} HTTP/1.1\r\n".encode("latin-1") + lines
 

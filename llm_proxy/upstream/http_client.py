@@ -149,6 +149,12 @@ class HTTPConnection(asyncio.Protocol):
             size += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    async def peek_all(self, max_bytes: int) -> bytes:
+        """Returns what `read_all` does, and leaves it to be read again; raises `ConnectionBroken`."""
+        text = await self.read_all(max_bytes)
+        self.chunks.insert(0, text)
+        return text
+
     def abort(self) -> None:
         """Closes the connection at once; the server sees it and cancels its work."""
         if self._transport is not None:

@@ -269,5 +269,5 @@ async def test_a_webhook_needs_a_trusted_certificate(
         trusting = Settings.model_validate({"ca_file": certificate[0], "notify_allow_private": True})
         assert await webhook_delivery(trusting).send(webhook, message) == 204
         with pytest.raises(DeliveryFailed, match="TLS failed"):
-            await WebhookSender("", None, ssl.create_default_context()).send(webhook, message)
+            await WebhookSender((), None, ssl.create_default_context()).send(webhook, message)
         assert [one.headers["host"] for one in receiver.received] == [f"localhost:{port}"]

@@ -45,6 +45,16 @@ def test_a_token_outlives_the_exchange_of_its_key_and_not_its_removal() -> None:
     assert Sealer([SealingKey("k1", "another secret of that very length")]).open("ids", token) is None
 
 
+def test_a_token_of_an_older_key_is_noted_when_it_opens() -> None:
+    noted = list[str]()
+    sealer = Sealer([NEW, OLD], lambda: noted.append("old"))
+    assert sealer.open("ids", Sealer([OLD]).seal("others", b"payload")) is None
+    assert sealer.open("ids", sealer.seal("ids", b"payload")) == b"payload"
+    assert noted == []
+    assert sealer.open("ids", Sealer([OLD]).seal("ids", b"payload")) == b"payload"
+    assert noted == ["old"]
+
+
 def test_equal_payloads_have_different_tokens() -> None:
     assert SEALER.seal("ids", b"payload") != SEALER.seal("ids", b"payload")
 

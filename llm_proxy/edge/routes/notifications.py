@@ -13,7 +13,7 @@ from llm_proxy.identity.postgres_store import database_errors
 from llm_proxy.json_access import Json
 from llm_proxy.notify import Outbox, WebhookSender
 from llm_proxy.setting_sources import PREFIX
-from llm_proxy.settings import Settings
+from llm_proxy.settings import Settings, several
 
 
 def router(outbox: Outbox | None, *, require_actor: ActorDependency) -> APIRouter:
@@ -41,8 +41,8 @@ def router(outbox: Outbox | None, *, require_actor: ActorDependency) -> APIRoute
 
 def webhook_delivery(settings: Settings) -> WebhookSender:
     """Returns the sender for these settings."""
-    secret = settings.notify_secret.get_secret_value() if settings.notify_secret else ""
-    return WebhookSender(secret, None if settings.notify_allow_private else is_private_host, settings.tls)
+    rejects = None if settings.notify_allow_private else is_private_host
+    return WebhookSender(several(settings.notify_secret), rejects, settings.tls)
 
 
 def webhook_errors(settings: Settings, *, kept: bool = True) -> list[str]:

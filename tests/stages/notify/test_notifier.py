@@ -60,7 +60,9 @@ def receiver() -> Iterator[WebhookReceiver]:
 
 def delivery(*, within_s: float = 10.0, guarded: bool = False) -> WebhookSender:
     """Returns a sender."""
-    return WebhookSender(SECRET, is_private_host if guarded else None, ssl.create_default_context(), within_s)
+    return WebhookSender(
+        (SECRET,), is_private_host if guarded else None, ssl.create_default_context(), within_s
+    )
 
 
 @dataclass
@@ -314,6 +316,19 @@ async def test_slack_and_teams_bodies_escape_names(
     [run_of_text] = attachment["content"]["body"][0]["inlines"]
     assert (attachment["content"]["type"], run_of_text["type"]) == ("AdaptiveCard", "TextRun")
     assert "webhook-signature" not in slack.headers
+
+
+async def test_a_body_has_a_signature_of_each_secret_of_a_rotation(receiver: WebhookReceiver) -> None:
+    """So that a receiver with either secret takes it."""
+    sender = WebhookSender((SECRET, "the old one"), None, ssl.create_default_context())
+    await sender.send(
+        Webhook("json", receiver.url()), StoredNotification(uuid4(), "test", datetime.now(UTC), {})
+    )
+    [one] = receiver.received
+    content = f"{one.headers['webhook-id']}.{one.headers['webhook-timestamp']}.".encode() + one.body
+    keys = (base64.b64decode(SECRET.removeprefix("whsec_")), b"the old one")
+    owed = (base64.b64encode(hmac.digest(key, content, "sha256")).decode() for key in keys)
+    assert one.headers["webhook-signature"] == " ".join(f"v1,{each}" for each in owed)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f000001"])

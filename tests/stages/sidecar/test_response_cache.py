@@ -25,6 +25,7 @@ from llm_proxy.upstream import CachePurge, CurrentCatalog, SidecarClient
 from llm_proxy.upstream.client import purge_cache
 from llm_proxy.upstream.litellm_protocol import LiteLLMControls, cache_namespace
 from llm_proxy.upstream.pool import SidecarPool
+from llm_proxy.upstream.sidecar_keys import SidecarKeys
 from llm_proxy.upstream.slot_queue import QueueTimes, SlotQueue
 
 OBSERVER = """
@@ -303,15 +304,14 @@ async def test_a_purge_deletes_matching_entries_and_counts_them(sidecar: Sidecar
 
 async def test_the_gateway_s_purge_reaches_every_running_sidecar(sidecar: Sidecar) -> None:
     """A stopped sidecar has nothing in memory; without any sidecar there is no purge."""
-    gone = f"http://127.0.0.1:{probe.free_port()}"
-    tenant = mark()
+    gone, tenant = f"http://127.0.0.1:{probe.free_port()}", mark()
     space = cache_namespace(Caller("k", "virtual", tenant=tenant), "openai")
     await twice(sidecar, "openai", prompt(mark()) | {"cache": {"namespace": space}})
 
     def client(*urls: str) -> SidecarClient:
         timeouts = TimeoutPolicy(Timeouts(5, 5, 5))
         queue = SlotQueue(SidecarPool(urls, max_in_flight=8), QueueTimes(1, 1), max_waiting=8)
-        return SidecarClient(queue, KEY, timeouts, LiteLLMControls(), CurrentCatalog())
+        return SidecarClient(queue, SidecarKeys((KEY,)), timeouts, LiteLLMControls(), CurrentCatalog())
 
     with ExitStack() as stack:
         both, none = client(sidecar.url, gone), client(gone)

@@ -29,7 +29,8 @@ from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.responses.dialect import responses_dialect
 from llm_proxy.dialects.routes import inference_routes
 from llm_proxy.edge.auth import ROUTE_ACCESS
-from llm_proxy.settings import Settings, insecure_console_settings, insecure_settings, load
+from llm_proxy.insecure_settings import insecure_console_settings, insecure_settings
+from llm_proxy.settings import Settings, load
 
 pytestmark = needs_helm
 OWN_API_GROUPS = ("v1", "apps/", "batch/", "autoscaling/", "policy/", "networking.k8s.io/")

@@ -3,12 +3,14 @@
 from typing import Any
 
 from llm_proxy.app.stages import build_sealer
+from llm_proxy.rotation import OldSecretUses
 from llm_proxy.settings import Settings
 
 
 def sealer_of(**given: Any) -> Any:
     """What a gateway with these settings seals with."""
-    return build_sealer(Settings.model_validate({"llm_mode": "mock", **given}))
+    settings = Settings.model_validate({"llm_mode": "mock", **given})
+    return build_sealer(settings, OldSecretUses(lambda _setting, _uses: None))
 
 
 def test_workers_in_development_share_a_key() -> None:
@@ -18,6 +20,13 @@ def test_workers_in_development_share_a_key() -> None:
     assert other.open("responses.id", token) == b"x"
     stranger = sealer_of(environment="development", litellm_api_key="sk-else")
     assert stranger.open("responses.id", token) is None
+
+
+def test_a_development_token_outlives_the_exchange_of_the_sidecar_s_key() -> None:
+    """While both keys are set."""
+    token = sealer_of(environment="development", litellm_api_key="sk-old").seal("responses.id", b"x")
+    both = sealer_of(environment="development", litellm_api_key="sk-new,sk-old")
+    assert both.open("responses.id", token) == b"x"
 
 
 def test_stated_keys_count_first() -> None:

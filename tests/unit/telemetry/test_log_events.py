@@ -37,6 +37,7 @@ EVENTS = {
     "running calls are not published: the limits store is away",
     "the store forgets this process by itself",
     "an erasure was tried again",
+    "an old secret is still used",
     "an upload cannot be stored",
     "background work failed and goes on",
     "background work succeeds again",
