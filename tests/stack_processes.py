@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -203,6 +203,11 @@ class StackProcesses:
         process.stop([self.running[name] for name in stopping if name == "postgres"])
 
 
+def migrate_to_this_version(made: StackProcesses) -> None:
+    """The schema of this version."""
+    process_specs.migrate_database(made.database_url, PASSWORD, made.folder, machine())
+
+
 @contextmanager
 def run_stack(
     config: Json,
@@ -212,6 +217,7 @@ def run_stack(
     settings: Mapping[str, str] | None = None,
     sidecar_env: Mapping[str, str] | None = None,
     record: bool = False,
+    migrate: Callable[[StackProcesses], None] = migrate_to_this_version,
 ) -> Generator[StackProcesses]:
     """A running stack, until the block ends.
 
@@ -222,6 +228,7 @@ def run_stack(
         settings: Environment variables of the gateways; `{n}` is the gateway's number.
         sidecar_env: Environment variables of the sidecars.
         record: The provider writes its calls to `provider_record` instead of keeping them.
+        migrate: Makes the database's schema, with the sidecars' role, whose password is `PASSWORD`.
     """
     folder = Path(tempfile.mkdtemp(prefix="llm-proxy-stack-"))
     folder.chmod(0o711)  # Postgres may have to run as `nobody`
@@ -229,7 +236,7 @@ def run_stack(
     try:
         _add_stores(made, record=record)
         made.start("postgres", "limits", "cache", "provider")
-        process_specs.migrate_database(made.database_url, PASSWORD, folder, machine())
+        migrate(made)
         for number in range(1, sidecars + 1):
             _add_sidecar(made, number, config, sidecar_env or {})
         for _ in range(gateways):
