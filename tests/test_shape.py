@@ -92,6 +92,7 @@ AWAITED = {
     "admission/renewal.py",
     "sidecar/disconnects.py",
     "sidecar/event_channel.py",
+    "console/watched_gateway.py",
 }
 """Modules that await their tasks, or read their results: a failure there is not silent."""
 

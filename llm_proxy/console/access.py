@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Annotated
 from urllib.parse import quote
 
-import httpx
 from fastapi import Depends
 from starlette.requests import Request
 
 from llm_proxy.console.data import ConsoleData, RowScope
 from llm_proxy.console.gateway_api import GatewayAPI
+from llm_proxy.console.watched_gateway import WatchedGateway
 from llm_proxy.edge.request import ClientAddress
 from llm_proxy.errors import APIError, Forbidden, Unauthorized
 from llm_proxy.identity import Actor, KeyCache
@@ -110,9 +110,9 @@ class SignInNeeded(Exception):  # noqa: N818 -- named for the state
 class ConsoleAccess:
     """Finds the viewer of a request."""
 
-    def __init__(self, settings: Settings, data: ConsoleData, client: httpx.AsyncClient) -> None:
+    def __init__(self, settings: Settings, data: ConsoleData, gateway: WatchedGateway) -> None:
         self._data = data
-        self._client = client
+        self._gateway = gateway
         self._address = ClientAddress(settings.trusted_proxies)
         self.is_secure = (settings.console_url or "").startswith("https:")
         """Whether browsers come by https, so that cookies are sent on it alone."""
@@ -168,7 +168,7 @@ class ConsoleAccess:
             opened.record.session_id,
             address,
             csrf_token(secret),
-            GatewayAPI(self._client, opened.credential, address),
+            GatewayAPI(self._gateway, opened.credential, address),
         )
 
 

@@ -20,7 +20,7 @@ from llm_proxy import __version__
 from llm_proxy.console.access import AnyViewer, ConsoleAccess, SignInNeeded, Viewer
 from llm_proxy.console.console import Console
 from llm_proxy.console.data import ConsoleData, open_data
-from llm_proxy.console.gateway_api import TIMEOUT_S
+from llm_proxy.console.gateway_api import TIMEOUT_S, UNREACHABLE
 from llm_proxy.console.hardening import HardenedApp
 from llm_proxy.console.oidc import CALLBACK, OpenIdProvider
 from llm_proxy.console.pages import PAGES
@@ -28,6 +28,7 @@ from llm_proxy.console.pages.self_check import needs_first_steps
 from llm_proxy.console.rendering import Templates
 from llm_proxy.console.sign_in_attempts import SignInAttempts
 from llm_proxy.console.static_files import StaticFiles
+from llm_proxy.console.watched_gateway import WatchedGateway
 from llm_proxy.errors import APIError, BadRequest, NotFound, StoreUnavailable
 from llm_proxy.identity import AuthFailureLog
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected
@@ -36,7 +37,12 @@ from llm_proxy.telemetry import uuid7
 
 log = logging.getLogger(__name__)
 
-GATEWAY_CONNECTIONS = 32
+_CONNECTIONS = (32, 1)
+"""To the gateway: for requests, and for asking whether it lives."""
+_WITHOUT_GATEWAY = (
+    "See whether the gateway runs; this page is what it says. Overview, Usage, Live and Requests read the"
+    " database and show what it has."
+)
 _TITLES = {
     400: "This request is wrong",
     401: "Not signed in",
@@ -62,20 +68,13 @@ def create_console(settings: Settings, gateway_url: str) -> HardenedApp:
         gateway_url: Where the gateway is, without `/v1`.
     """
     data = open_data(settings)
-    client = httpx.AsyncClient(
-        base_url=gateway_url,
-        timeout=TIMEOUT_S,
-        verify=settings.tls,
-        trust_env=False,
-        limits=httpx.Limits(max_connections=GATEWAY_CONNECTIONS),
-        headers={"user-agent": f"llm-proxy-console/{__version__}"},
-    )
-    access, static = ConsoleAccess(settings, data, client), StaticFiles()
+    gateway = WatchedGateway(*(_http_client(settings, gateway_url, most) for most in _CONNECTIONS))
+    access, static = ConsoleAccess(settings, data, gateway), StaticFiles()
     templates = Templates({"static": static.address, "version": settings.version or __version__})
     failures = AuthFailureLog(data.pool, retention_days=settings.refused_credentials_retention_days)
     attempts = SignInAttempts(failures)
     console = Console(settings, data, access, templates, attempts, _oidc(settings), PAGES)
-    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan(data, client, failures))
+    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=_lifespan(data, gateway, failures))
     app.state.access = access
     app.add_route("/static/{name}", static.respond)
     app.add_route("/health", _health)
@@ -91,6 +90,17 @@ def create_console(settings: Settings, gateway_url: str) -> HardenedApp:
     )
 
 
+def _http_client(settings: Settings, gateway_url: str, connections: int) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=gateway_url,
+        timeout=TIMEOUT_S,
+        verify=settings.tls,
+        trust_env=False,
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections - 1),
+        headers={"user-agent": f"llm-proxy-console/{__version__}"},
+    )
+
+
 def _oidc(settings: Settings) -> OpenIdProvider | None:
     if settings.console_oidc_issuer is None:
         return None
@@ -98,7 +108,7 @@ def _oidc(settings: Settings) -> OpenIdProvider | None:
     return OpenIdProvider(settings, at + CALLBACK)
 
 
-def _lifespan(data: ConsoleData, client: httpx.AsyncClient, failures: AuthFailureLog) -> Lifespan[FastAPI]:
+def _lifespan(data: ConsoleData, gateway: WatchedGateway, failures: AuthFailureLog) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncGenerator[None]:
         await data.pool
@@ -108,7 +118,7 @@ def _lifespan(data: ConsoleData, client: httpx.AsyncClient, failures: AuthFailur
             yield
         finally:
             await failures.stop()
-            await client.aclose()
+            await gateway.close()
             data.pool.terminate()
 
     return run
@@ -138,7 +148,8 @@ def _add_error_pages(app: FastAPI, console: Console) -> None:
         shown = _as_api_error(request, error)
         viewer: Viewer | None = getattr(request.state, "viewer", None)
         title = _TITLES.get(shown.status, "Something went wrong")
-        values = {"title": title, "message": shown.message}
+        advice = _WITHOUT_GATEWAY if shown.code == UNREACHABLE else ""
+        values = {"title": title, "message": shown.message, "advice": advice}
         page = console.render(request, viewer, "error.html", status=shown.status, **values)
         page.headers["hx-retarget"], page.headers["hx-reswap"] = "body", "innerHTML"
         return page

@@ -12,11 +12,14 @@ from typing import Any
 import httpx
 import orjson
 
+from llm_proxy.console.watched_gateway import GatewaySilent, WatchedGateway
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json, as_object
 
 TIMEOUT_S = 20.0
 STREAM_IDLE_S = 120.0
+UNREACHABLE = "gateway_unreachable"
+"""The code of a `GatewayRejected` without an answer."""
 _MAX_MESSAGE_CHARS = 500
 
 GatewayResponse = httpx.Response
@@ -44,7 +47,7 @@ class MultipartForm:
 class GatewayAPI:
     """Requests to the gateway with one credential."""
 
-    def __init__(self, client: httpx.AsyncClient, credential: str, client_ip: str | None) -> None:
+    def __init__(self, client: WatchedGateway, credential: str, client_ip: str | None) -> None:
         self._client = client
         self._credential = credential
         self._client_ip = client_ip
@@ -52,7 +55,7 @@ class GatewayAPI:
     @property
     def base_url(self) -> str:
         """The gateway's address, without `/v1`."""
-        return str(self._client.base_url).rstrip("/")
+        return self._client.base_url
 
     def __repr__(self) -> str:
         """Returns no credential."""
@@ -104,7 +107,7 @@ class GatewayAPI:
         try:
             return await self._client.send(request)
         except httpx.HTTPError as fault:
-            raise _unreachable(fault) from None
+            raise _unreachable(fault, request.method) from None
 
     @asynccontextmanager
     async def stream(
@@ -130,7 +133,7 @@ class GatewayAPI:
         try:
             response = await self._client.send(request, stream=True)
         except httpx.HTTPError as fault:
-            raise _unreachable(fault) from None
+            raise _unreachable(fault, request.method) from None
         try:
             yield response
         finally:
@@ -159,11 +162,16 @@ class GatewayAPI:
         )
 
 
-def _unreachable(fault: httpx.HTTPError) -> GatewayRejected:
-    waited = isinstance(fault, httpx.TimeoutException)
-    return GatewayRejected(
-        503, "The gateway did not answer in time." if waited else "The gateway does not answer."
-    )
+def _unreachable(fault: httpx.HTTPError, method: str) -> GatewayRejected:
+    if isinstance(fault, GatewaySilent):
+        message = "The gateway does not answer: it is frozen, or its machine cannot be reached."
+    elif isinstance(fault, httpx.TimeoutException):
+        message = "The gateway did not answer in time."
+    else:
+        message = "The gateway does not answer."
+    if method != "GET" and not isinstance(fault, httpx.ConnectError):
+        message += " Whether it did what was asked is not known."
+    return GatewayRejected(503, message, code=UNREACHABLE)
 
 
 def _rejection(response: httpx.Response) -> GatewayRejected:

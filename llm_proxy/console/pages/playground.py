@@ -8,7 +8,7 @@ page but on request.
 import base64
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 from urllib.parse import quote
 
@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from llm_proxy.console.access import GLOBAL, Viewer, require_role
 from llm_proxy.console.console import Console
-from llm_proxy.console.gateway_api import GatewayResponse, MultipartForm
+from llm_proxy.console.gateway_api import GatewayRejected, GatewayResponse, MultipartForm
 from llm_proxy.console.playground_call import PATHS, CallFile, PlaygroundCall, PlaygroundForm
 from llm_proxy.console.playground_keys import PlaygroundKeys
 from llm_proxy.console.snippets import KEY_VARIABLE, Snippet, shown_body, snippets_of
@@ -89,10 +89,10 @@ def router(console: Console) -> APIRouter:
 
     @routes.get("/playground")
     async def blank(request: Request, viewer: Caller, model: str = "") -> Response:
-        models = await _models(viewer, keys)
+        models, problem = await _models(viewer, keys)
         chosen = model or next((one.name for one in models if CHAT_PATH in one.paths), "")
         form = PlaygroundForm(CHAT_PATH, chosen, stream=True)
-        return page(request, viewer, models, form, PlaygroundResult())
+        return page(request, viewer, models, form, PlaygroundResult(error=problem))
 
     @routes.post("/playground")
     async def act(request: Request, viewer: Caller) -> Response:
@@ -103,7 +103,9 @@ def router(console: Console) -> APIRouter:
         except APIError as error:
             result = PlaygroundResult(error=error.message, error_field=error.param or "")
             status = error.status
-        return page(request, viewer, await _models(viewer, keys), form, result, status)
+        models, problem = await _models(viewer, keys)
+        result = replace(result, error=result.error or problem)
+        return page(request, viewer, models, form, result, status)
 
     @routes.post("/playground/stream")
     async def stream(request: Request, viewer: Caller) -> Response:
@@ -200,23 +202,30 @@ async def _form_of(sent: FormData) -> PlaygroundForm:
     )
 
 
-async def _models(viewer: Viewer, keys: PlaygroundKeys) -> list[OfferedModel]:
-    """Returns the models to choose from, by name; no key is made to list them."""
-    if viewer.may(*GLOBAL):
-        found = as_objects((await viewer.api.get("/admin/models"))["data"])
-    elif viewer.role == "key":
-        found = as_objects((await viewer.api.get("/v1/models"))["data"])
-    elif key := keys.find(viewer):
-        async with viewer.api.stream("GET", "/v1/models", key=key.text) as response:
-            found = as_objects(as_object(orjson.loads(await response.aread())).get("data"))
-    else:
-        found = []
+async def _models(viewer: Viewer, keys: PlaygroundKeys) -> tuple[list[OfferedModel], str]:
+    """Returns the models to choose from, by name, and why there are none; no key is made to list them."""
+    try:
+        found = await _served(viewer, keys)
+    except GatewayRejected as fault:
+        return [], f"Which models are served is not known. {fault.message}"
     offered = (
         OfferedModel(str(one["id"]), tuple(as_list(one.get("endpoints"))) or tuple(PATHS))
         for one in found
         if not one.get("wildcard")
     )
-    return sorted(offered, key=lambda one: one.name)
+    return sorted(offered, key=lambda one: one.name), ""
+
+
+async def _served(viewer: Viewer, keys: PlaygroundKeys) -> list[Json]:
+    if viewer.may(*GLOBAL):
+        return as_objects((await viewer.api.get("/admin/models"))["data"])
+    if viewer.role == "key":
+        return as_objects((await viewer.api.get("/v1/models"))["data"])
+    key = keys.find(viewer)
+    if key is None:
+        return []
+    async with viewer.api.stream("GET", "/v1/models", key=key.text) as response:
+        return as_objects(as_object(orjson.loads(await response.aread())).get("data"))
 
 
 async def _result(response: GatewayResponse) -> PlaygroundResult:

@@ -3,6 +3,7 @@
 Invariants: everything is the API's (`/v1/runs`), so a viewer sees what its credential may.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -57,21 +58,16 @@ def router(console: Console) -> APIRouter:
     @routes.get("/runs")
     async def show(request: Request, viewer: AnyViewer) -> Response:
         given = {name: value for name, value in request.query_params.items() if value.strip()}
-        problem, status, found = "", 200, Found()
-        try:
-            page = await viewer.api.get("/v1/runs", **(given | {"limit": PAGE_RUNS}))
-            found = Found(page["data"], _next("/runs", given, page))
-        except GatewayRejected as fault:
-            problem, status = fault.message, fault.status if fault.status >= _NO_ANSWER else 400
+        found, stopped = await asyncio.gather(_find(viewer, given), _stopped(viewer))
         values: dict[str, Any] = {
-            "stopped": await _stopped(viewer),
+            "stopped": stopped,
             "may_release": viewer.may(*CHANGERS),
             "given": {name: given.get(name, "") for name in _FILTERS} | {"since": given.get("since", "24h")},
             "rows": [one | {"address": run_address(one, given)} for one in found.rows],
             "older": found.next,
-            "problem": problem,
+            "problem": found.problem,
         }
-        return console.render(request, viewer, "runs.html", status=status, **values)
+        return console.render(request, viewer, "runs.html", status=found.status, **values)
 
     @routes.get("/runs/{run:path}")
     async def one(run: PathName, request: Request, viewer: AnyViewer) -> Response:
@@ -121,10 +117,27 @@ async def _stopped(viewer: Viewer) -> list[Json] | None:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Runs that were found, and the address of those that come after."""
+    """Runs that were found.
+
+    Attributes:
+        next: The address of those that come after.
+        problem: Why none could be looked for.
+        status: Of the page.
+    """
 
     rows: list[Json] = field(default_factory=list[Json])
     next: str = ""
+    problem: str = ""
+    status: int = 200
+
+
+async def _find(viewer: Viewer, given: dict[str, str]) -> Found:
+    """Returns a page of runs."""
+    try:
+        page = await viewer.api.get("/v1/runs", **(given | {"limit": PAGE_RUNS}))
+    except GatewayRejected as fault:
+        return Found(problem=fault.message, status=fault.status if fault.status >= _NO_ANSWER else 400)
+    return Found(page["data"], _next("/runs", given, page))
 
 
 def run_address(run: Json, given: dict[str, str]) -> str:

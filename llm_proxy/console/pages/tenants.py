@@ -4,6 +4,7 @@ Invariants: spend is `GET /v1/usage`'s, keys and tenants are the admin API's, wi
 tenant that only internal keys named has no row of its own but its spend.
 """
 
+import asyncio
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter
@@ -31,8 +32,10 @@ def router(console: Console) -> APIRouter:
     @routes.get("/tenants")
     async def page(request: Request, viewer: Reader, after: str = "", since: str = "7d") -> Response:
         since = since if since in RANGES else "7d"
-        found = await viewer.api.get("/admin/tenants", after=after, limit=PAGE_ROWS)
-        usage = await viewer.api.get("/v1/usage", group_by="tenant", since=since)
+        found, usage = await asyncio.gather(
+            viewer.api.get("/admin/tenants", after=after, limit=PAGE_ROWS),
+            viewer.api.get("/v1/usage", group_by="tenant", since=since),
+        )
         spent = {one["tenant"]: one for one in usage["data"]}
         rows = [(one["tenant"], one, spent.pop(one["tenant"], None)) for one in found["data"]]
         if not after and not found["has_more"]:
@@ -48,12 +51,20 @@ def router(console: Console) -> APIRouter:
             next_page=f"/tenants?{urlencode(following)}" if following else "",
         )
 
+    _one(routes, console)
+    return routes
+
+
+def _one(routes: APIRouter, console: Console) -> None:
     @routes.get("/tenants/{tenant:path}")
     async def show(tenant: PathName, request: Request, viewer: Reader) -> Response:
         if viewer.tenant is not None and tenant != viewer.tenant:
             raise NotFound("There is no such tenant.")
-        found = await viewer.api.get("/admin/tenants", tenant=tenant)
-        spent = {since: await _spent(viewer, tenant, since) for since in RANGES}
+        found, sums = await asyncio.gather(
+            viewer.api.get("/admin/tenants", tenant=tenant),
+            asyncio.gather(*(_spent(viewer, tenant, since) for since in RANGES)),
+        )
+        spent = dict(zip(RANGES, sums, strict=True))
         if not found["data"] and not any(spent.values()):
             raise NotFound("There is no such tenant.")
         is_global = viewer.may(*GLOBAL)
@@ -72,8 +83,6 @@ def router(console: Console) -> APIRouter:
             may_create=viewer.may(*CHANGERS),
             may_change=viewer.may(*OPERATORS),
         )
-
-    return routes
 
 
 async def _spent(viewer: Viewer, tenant: str, since: str) -> Json | None:
