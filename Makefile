@@ -50,7 +50,7 @@ check: setup-dev ## Run linters, type checkers, import contracts, the alert rule
 	@$(MAKE) --no-print-directory alerts test
 
 alerts: ## Test the alert rules with Prometheus's promtool, if it is available.
-	@sh scripts/promtool.sh test rules deploy/alerts_test.yml
+	@sh scripts/promtool.sh test rules deploy/alerts_test.yml deploy/alerts_slow_test.yml
 	@sh scripts/promtool.sh check config --syntax-only deploy/prometheus.yml
 
 chart: setup-dev ## Test the Helm chart: rendered by the real Helm, checked against Kubernetes' schemas and our rules.

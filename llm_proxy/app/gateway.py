@@ -17,6 +17,7 @@ from llm_proxy import __version__, background
 from llm_proxy.admission.redis.backend import EvictionEnabled, require_noeviction
 from llm_proxy.app.routes import build_counting_routers, build_erasures, build_routers
 from llm_proxy.app.stages import Stages, build_stages, secret_text
+from llm_proxy.app.store_readings import store_readings_loop
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.dialects.dialect import CountingDialect
 from llm_proxy.dialects.messages.dialect import MessagesDialect
@@ -200,11 +201,13 @@ class Gateway:
             log.warning("the limits store may evict limits and budgets", extra={"cause": str(fault)})
 
     def _loops(self) -> list[BackgroundLoop]:
-        """What runs beside the calls while there is a database."""
+        """What runs beside the calls, most of it while there is a database."""
+        readings = store_readings_loop(self._stages)
+        loops = [] if readings is None else [readings]
         if self._stages.database is None:
-            return []
+            return loops
         settings, pool = self.settings, self._stages.database.pool
-        loops = [
+        loops += [
             agents_loop(pool, self.metrics.set_agents),
             raise_expiry_loop(pool, self._stages.services.admission.publish_epochs),
         ]

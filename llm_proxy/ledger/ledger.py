@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Literal
 
 from llm_proxy.background import BackgroundLoop
@@ -32,6 +33,8 @@ rejection_log = logging.getLogger("llm_proxy.refusals")
 """Logs one line for every rejected request of the sample; a level of WARNING turns it off."""
 
 _DRAIN_S = 5.0
+_OWN_FAULTS = frozenset({"internal_error", "upstream_unreachable"})
+"""Codes of a truncated answer that are the gateway's or a sidecar's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,8 @@ class Ledger:
                 self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
             if record.queue_ms:
                 self._metrics.observe("llm_proxy_queue_seconds", record.queue_ms / 1000)
+            if record.outcome == "cut" and record.refusal_code in _OWN_FAULTS:
+                self._metrics.increment("llm_proxy_failures_total", record.refusal_code, "yes")
             self._report_provider_failures(record, routing)
             if self._memory_usage is not None:
                 self._memory_usage.add(record)
@@ -144,6 +149,11 @@ class Ledger:
     def request_rejected(self, context: CallContext | None, error: APIError) -> None:
         """Counts a request that was answered with an error; samples and logs it if it was never admitted."""
         self._metrics.request_rejected(error.metric_code)
+        if error.origin == "gateway" and error.status >= 500 and error.status != HTTPStatus.NOT_IMPLEMENTED:
+            admitted = context is not None and context.error is not None
+            self._metrics.increment(
+                "llm_proxy_failures_total", error.metric_code or "", "yes" if admitted else "no"
+            )
         if context is None or context.error is not None:
             return
         caller = context.caller

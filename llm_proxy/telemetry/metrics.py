@@ -1,4 +1,4 @@
-"""All metrics, and this worker's counters, gauges and histograms, on `prometheus_client`.
+"""This worker's counters, gauges and histograms, on `prometheus_client`, and the page of all workers.
 
 Invariants: only the metrics of `METRICS` are exported. Label values come from bounded sets: a model outside
 the catalog counts as `other`, unregistered agents and tags outside `METRICS_TAGS` have no series, any other
@@ -6,7 +6,7 @@ label has at most `MAX_VALUES` values; no label holds an address. Finished calls
 collected on a call's way, and counted in batches (`record_calls`). Units: seconds, US dollars.
 """
 
-# ruff: noqa: E501, D102 -- one metric, one line; the fields of a call are explained where the record is made
+# ruff: noqa: D102 -- the fields of a call are explained where the record is made
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
@@ -28,89 +28,34 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from llm_proxy import __version__
 from llm_proxy.endpoints import OPAQUE_ENDPOINTS
+from llm_proxy.telemetry.metric_table import METRICS, Metric
+from llm_proxy.telemetry.readings import Reading, Readings
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"
 MAX_VALUES = 200
 MAX_COLLECTED = 1000
 """At this number, collected calls are counted without waiting for the ledger's writer."""
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _TOKEN_KINDS = ("prompt", "completion", "cached", "reasoning")
 _QUANTITY_KINDS = ("images", "audio_seconds", "characters", "search_units")
+_FROM_ZERO: dict[str, tuple[tuple[str, ...], ...]] = {
+    "llm_proxy_failures_total": tuple(
+        (code, admitted)
+        for code in ("internal_error", "overloaded", "store_unavailable", "upstream_unreachable")
+        for admitted in ("yes", "no")
+    ),
+    "llm_proxy_sidecar_exits_total": (("left",), ("lost",), ("replaced",)),
+    "llm_proxy_ledger_written_total": (("postgres",), ("spool",)),
+    "llm_proxy_ledger_dropped_total": tuple(
+        (cause,)
+        for cause in ("bug", "expired", "no_place", "queue_full", "rejected", "spool_full", "unreadable")
+    ),
+}
+"""Counters that alerts compare with their past: Prometheus sees no increase in a series' first value."""
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX = "llm-proxy-metrics-"
 ABANDONED_AFTER_S = 60.0
 """A folder without a lock is removed at this age: a new one is locked by then."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric.
-
-    Attributes:
-        mode: How the gauges of the living workers are combined.
-    """
-
-    kind: Literal["counter", "gauge", "histogram"]
-    help: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-    mode: Literal["livesum", "livemax", "livemin"] = "livesum"
-
-
-_P = "llm_proxy_"
-# fmt: off
-METRICS: dict[str, Metric] = {
-    _P + "requests_total": Metric("counter", "Admitted calls that ended.", ("door", "model", "provider", "outcome", "status")),
-    _P + "refusals_total": Metric("counter", "Requests answered with an error of ours before a call.", ("code",)),
-    _P + "would_refuse_total": Metric("counter", "Admitted calls that a limit in shadow mode would have refused.", ("scope", "kind")),
-    _P + "loops_total": Metric("counter", "Calls of runs that repeat themselves, by what the loop guard did and found.", ("action", "signal")),
-    _P + "request_seconds": Metric("histogram", "From reading the request to its last byte.", ("door", "streamed"), SECONDS),
-    _P + "ttft_seconds": Metric("histogram", "From reading the request to the first byte of the answer.", ("door", "streamed"), SECONDS),
-    _P + "queue_seconds": Metric("histogram", "Time in the queue for a slot at a sidecar, of calls that waited there.", (), SECONDS),
-    _P + "overhead_seconds": Metric("histogram", "Time in the gateway itself, without the sidecar.", ("door",), OVERHEAD_SECONDS),
-    _P + "tokens_total": Metric("counter", "Tokens, cached and reasoning ones counted within theirs too.", ("model", "kind")),
-    _P + "quantities_total": Metric("counter", "What calls of images, audio and reranking used beside tokens.", ("model", "kind")),
-    _P + "cost_usd_total": Metric("counter", "Cost of admitted calls, where known.", ("model", "provider")),
-    _P + "unpriced_total": Metric("counter", "Calls that were answered, or used anything, and whose cost is not known.", ("model",)),
-    _P + "idempotent_requests_total": Metric("counter", "Requests with an Idempotency-Key: `first`, `replayed`, or the code of the error.", ("result",)),
-    _P + "cache_total": Metric("counter", "Answers by what the response cache said.", ("state",)),
-    _P + "fallbacks_total": Metric("counter", "Calls answered by another model group than the one asked.", ("asked", "served")),
-    _P + "provider_auth_failures_total": Metric("counter", "Calls for which a provider refused the gateway's credentials, whatever answered in the end.", ("deployment",)),
-    _P + "agent_requests_total": Metric("counter", "Admitted calls of registered agents.", ("agent",)),
-    _P + "agent_tokens_total": Metric("counter", "Tokens of registered agents.", ("agent",)),
-    _P + "agent_cost_usd_total": Metric("counter", "Cost of registered agents, where known.", ("agent",)),
-    _P + "tag_requests_total": Metric("counter", "Admitted calls with a tag that METRICS_TAGS names; one with several counts for each.", ("tag",)),
-    _P + "tag_tokens_total": Metric("counter", "Tokens of these calls.", ("tag",)),
-    _P + "tag_cost_usd_total": Metric("counter", "Cost of these calls, where known.", ("tag",)),
-    _P + "in_flight": Metric("gauge", "Admitted calls running now."),
-    _P + "waiting": Metric("gauge", "Calls waiting for their turn."),
-    _P + "workers": Metric("gauge", "Gateway workers alive."),
-    _P + "draining": Metric("gauge", "1 while this gateway is shutting down.", mode="livemax"),
-    _P + "store_up": Metric("gauge", "1 while the store answers (postgres, limits, answers).", ("store",), mode="livemin"),
-    _P + "store_seconds": Metric("histogram", "Time of a call to a store.", ("store",), OVERHEAD_SECONDS),
-    _P + "store_failures_total": Metric("counter", "Calls to a store that failed or ran out of time.", ("store",)),
-    _P + "sidecars": Metric("gauge", "Sidecars by state (live, away, ejected, unknown), as the worker that counts most sees them.", ("state",), mode="livemax"),
-    _P + "upstream_in_flight": Metric("gauge", "Calls running at sidecars."),
-    _P + "upstream_failures_total": Metric("counter", "Calls that no sidecar could be given, or that broke there.", ("code",)),
-    _P + "ledger_queue_records": Metric("gauge", "Records on their way to Postgres or the spool."),
-    _P + "ledger_written_total": Metric("counter", "Records kept, by where they went first.", ("to",)),
-    _P + "ledger_replayed_total": Metric("counter", "Records taken from the spool into Postgres."),
-    _P + "ledger_recovered_total": Metric("counter", "Records of dead workers found on disk, by what they were.", ("what",)),
-    _P + "ledger_dropped_total": Metric("counter", "Records not kept, by cause.", ("cause",)),
-    _P + "ledger_write_seconds": Metric("histogram", "Time one batch took to commit.", (), OVERHEAD_SECONDS),
-    _P + "ledger_enriched_total": Metric("counter", "Estimates made exact by the sidecar's log."),
-    _P + "payloads_dropped_total": Metric("counter", "Prompts and answers to be stored that were not, by cause.", ("cause",)),
-    _P + "spool_bytes": Metric("gauge", "Bytes of records waiting on disk."),
-    _P + "spool_records": Metric("gauge", "Records waiting on disk."),
-    _P + "background_failures_total": Metric("counter", "Steps of background work that failed unexpectedly; the work goes on.", ("loop",)),
-    _P + "old_secret_uses_total": Metric("counter", "Uses of secrets that another one stands in front of, by setting; 0 while nobody uses the old one.", ("setting",)),
-    _P + "notifications_total": Metric("counter", "Notifications raised, and attempts to deliver them by result (delivered, failed, given_up).", ("result",)),
-    _P + "traces_dropped_total": Metric("counter", "Spans not delivered."),
-    _P + "build_info": Metric("gauge", "1, labelled with the version.", ("version",), mode="livemax"),
-}
-# fmt: on
 
 
 class FinishedCall(Protocol):
@@ -186,7 +131,7 @@ class WorkerMetricsFiles:
 
     Attributes:
         directory: Belongs to one gateway; in memory (tmpfs), since a full disk kills the writers (SIGBUS).
-        worker: The worker's number; the successor of a dead worker gets its number and continues its counters.
+        worker: The worker's number; the successor of a dead one gets its number and continues its counters.
     """
 
     directory: Path
@@ -261,8 +206,11 @@ class Metrics:
             else values.MutexValue
         )
         self._collectors = {
-            name: _collector(name, metric, self._registry) for name, metric in METRICS.items()
+            name: _collector(name, metric, self._registry)
+            for name, metric in METRICS.items()
+            if metric.kind != "reading"
         }
+        self._readings = Readings(None if files is None else files.directory)
         self._children: dict[tuple[str, ...], Any] = {}
         self._seen: dict[tuple[str, str], set[str]] = {}
         self._of_calls: dict[tuple[object, ...], _CallSeries] = {}
@@ -275,6 +223,9 @@ class Metrics:
         self._set_shares("tag", tags)
         self.set_gauge("llm_proxy_workers", 1)
         self.set_gauge("llm_proxy_build_info", 1, __version__)
+        for name, of_labels in _FROM_ZERO.items():
+            for labels in of_labels:
+                self.increment(name, *labels, by=0)
 
     def set_models(self, groups: Iterable[str]) -> None:
         """Sets the model groups that get series of their own."""
@@ -340,6 +291,15 @@ class Metrics:
             if call.guard_signal:
                 self.increment("llm_proxy_loops_total", call.guard_action or OTHER, call.guard_signal)
 
+    @property
+    def reads_for_all(self) -> bool:
+        """Whether this worker sets the readings of all workers of its gateway."""
+        return self._files is None or self._files.worker == 0
+
+    def set_readings(self, source: str, readings: Iterable[Reading]) -> None:
+        """Replaces the readings of a source; those it does not name are absent from the page."""
+        self._readings.replace(source, readings)
+
     def add_sampler(self, sampler: Callable[[], None]) -> None:
         """Adds a function that is called about once a second, to set gauges."""
         self._samplers.append(sampler)
@@ -358,10 +318,10 @@ class Metrics:
     def render(self) -> bytes:
         """Returns all workers' metrics as text; takes about 1 ms a worker; callable in any thread."""
         if self._files is None:
-            return generate_latest(self._registry)
+            return generate_latest(self._registry) + self._readings.render()
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone, str(self._files.directory))  # type: ignore[no-untyped-call]  # the same
-        return generate_latest(everyone)
+        return generate_latest(everyone) + self._readings.render()
 
     def _set_shares(self, label: str, names: Iterable[str]) -> None:
         self._shares[label] = frozenset(names)

@@ -118,6 +118,7 @@ class SidecarMonitor:
     async def _check(self, sidecar: Sidecar) -> None:
         sent_at = asyncio.get_running_loop().time()
         request = asyncio.create_task(self._client.get(sidecar, LIVENESS, timeout_s=CHECK_TIMEOUT_S))
+        is_leaving = False
         try:
             await self._wait_for_answer(request, sidecar, sent_at)
             status, body = request.result()
@@ -128,13 +129,14 @@ class SidecarMonitor:
         except OSError:
             sidecar.record_miss(sent_at)
         else:
-            if status >= 500 or DRAINING in body:
+            is_leaving = DRAINING in body
+            if status >= 500 or is_leaving:
                 sidecar.mark_down()
             else:
                 sidecar.mark_healthy()
         finally:
             request.cancel()
-        self._log_change(sidecar)
+        self._log_change(sidecar, is_leaving=is_leaving)
 
     async def _wait_for_answer(
         self, request: asyncio.Task[tuple[int, bytes]], sidecar: Sidecar, since: float
@@ -155,10 +157,13 @@ class SidecarMonitor:
                 self._give_up(sidecar)
             self._log_change(sidecar)
 
-    def _log_change(self, sidecar: Sidecar) -> None:
+    def _log_change(self, sidecar: Sidecar, *, is_leaving: bool = False) -> None:
+        """Logs, and counts where it is an end, that a sidecar is live or away."""
         is_well = not sidecar.is_down and sidecar.successes > 0
         if self._last_logged.get(sidecar.url, False) != is_well:
             self._last_logged[sidecar.url] = is_well
+            if not is_well and sidecar in self._client.pool.sidecars:
+                self._metrics.increment("llm_proxy_sidecar_exits_total", "left" if is_leaving else "lost")
             log.log(
                 logging.INFO if is_well else logging.WARNING,
                 "a sidecar is live" if is_well else "a sidecar is away",
@@ -203,7 +208,11 @@ class SidecarMonitor:
                 continue
             found.extend(await _addresses_of_name(url, host, parts.port or 80))
         if found:
+            before = self._client.pool.sidecars
             self._client.pool.replace(found)
+            gone = [one for one in before if one not in self._client.pool.sidecars]
+            replaced = sum(one.successes > 0 and not one.is_down for one in gone)  # others were counted
+            self._metrics.increment("llm_proxy_sidecar_exits_total", "replaced", by=replaced)
 
 
 async def _addresses_of_name(url: str, host: str, port: int) -> list[tuple[str, str | None]]:

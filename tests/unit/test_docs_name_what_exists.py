@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")))
+PAGES = (
+    "README.md",
+    *sorted(
+        str(page.relative_to(ROOT))
+        for pattern in ("*.md", "runbooks/*.md")
+        for page in (ROOT / "docs").glob(pattern)
+    ),
+)
 FOLDERS = ("bench", "clients", "deploy", "docs", "examples", "llm_proxy", "scripts", "tests")
 NOT_OURS = {"litellm-config.imported.yaml", "keys.yaml", "sitecustomize.py", "docs/pythons.md"}
 """Written by the operator, by an attacker, by `make test-pythons`."""

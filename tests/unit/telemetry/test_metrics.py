@@ -10,7 +10,8 @@ from prometheus_page import series, value
 from usage_records import record
 
 from llm_proxy.telemetry import Metrics, WorkerMetricsFiles
-from llm_proxy.telemetry.metrics import ABANDONED_AFTER_S, MAX_COLLECTED, METRICS, metrics_directory
+from llm_proxy.telemetry.metric_table import METRICS
+from llm_proxy.telemetry.metrics import ABANDONED_AFTER_S, MAX_COLLECTED, metrics_directory
 
 CALL = {"door": "chat.completions", "streamed": "no"}
 
