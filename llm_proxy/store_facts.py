@@ -197,7 +197,7 @@ ours AS (
       AND c.relowner = owner.id
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')),
 functions AS (
-    SELECT p.oid, p.proname, p.prosecdef AND p.prorettype <> 'trigger'::regtype AS as_owner
+    SELECT p.oid, p.proname, p.prosecdef AS as_owner
     FROM pg_proc p, owner
     WHERE p.pronamespace = current_schema()::regnamespace AND p.proowner = owner.id
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e'))

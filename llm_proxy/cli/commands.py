@@ -24,6 +24,7 @@ COMMANDS = {
     "limits": ("limits:limits", "List, set and drop limit policies."),
     "explain": ("limits:explain", "Show whether a call would be admitted, without making it."),
     "status": ("operations:status", "Show whether requests are served, and each component's state."),
+    "doctor": ("doctor:doctor", "Examine this installation: what is wrong, why it matters, how to mend it."),
     "admin-keys": ("admin:admin_keys", "Issue, list and revoke admin keys, with names and roles."),
     "audit": ("admin:audit", "Show the actions of admins; `audit verify` proves that the log is complete."),
     "usage": ("usage:usage", "Show usage and cost."),

@@ -9,6 +9,7 @@ import hmac
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 
 from llm_proxy.endpoints import ENDPOINTS, IMAGES, NATIVE_ENDPOINTS, OPAQUE_ENDPOINTS, Endpoint, EndpointSpec
 from llm_proxy.json_access import as_list, read_object
@@ -135,6 +136,7 @@ class SidecarApp:
             found = await catalog.list_cooldowns(router)
         else:
             found = {} if self.config_report is None else await asyncio.to_thread(self.config_report.current)
+            found = {"litellm": version("litellm"), **found}
         await send_json(send, 200, found)
 
     async def _count(self, call: Awaitable[None]) -> None:

@@ -206,7 +206,7 @@ class SidecarMonitor:
             if parts.scheme != "http" or host == "localhost" or _is_address(host):
                 found.append((url, None))
                 continue
-            found.extend(await _addresses_of_name(url, host, parts.port or 80))
+            found.extend(await addresses_of_name(url, host, parts.port or 80))
         if found:
             before = self._client.pool.sidecars
             self._client.pool.replace(found)
@@ -215,7 +215,8 @@ class SidecarMonitor:
             self._metrics.increment("llm_proxy_sidecar_exits_total", "replaced", by=replaced)
 
 
-async def _addresses_of_name(url: str, host: str, port: int) -> list[tuple[str, str | None]]:
+async def addresses_of_name(url: str, host: str, port: int) -> list[tuple[str, str | None]]:
+    """Returns the address of each sidecar behind a name, with the name where there are several."""
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:

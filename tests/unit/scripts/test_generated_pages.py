@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[3]
         ("litellm_settings", "docs/litellm/settings.md"),
         ("litellm_patches", "docs/litellm/patches.md"),
         ("chart_settings", "deploy/helm/llm-proxy/files/settings.json"),
+        ("doctor_page", "docs/doctor.md"),
     ],
 )
 def test_a_generated_page_is_what_the_settings_say(script: str, page: str) -> None:
