@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass
 
 from llm_proxy.admission.limiter import LimitCheck, LimiterRequest, LimiterResult
-from llm_proxy.admission.policy_resolver import PolicyResolver
+from llm_proxy.admission.policy_resolver import BY_BODY, PolicyResolver
+from llm_proxy.admission.rate_limit_response import rejecting_statuses
 from llm_proxy.identity import Caller
 
 MAX_CACHED = 10_000
@@ -68,6 +69,8 @@ class ExhaustedWindows:
         self._by_plan[id(request.plan)] = cached
         own = any(check.scope == "key" for check in exhausted)
         if own and caller.kind == "virtual" and not policies.tokens_depend_on_body:
+            if any(one.check.scope in BY_BODY for one in rejecting_statuses(request, result)):
+                return  # another call of the key may be of another agent or run
             self._by_key[caller.key_id, caller.revocation_epoch] = cached
 
     def find_for_key(

@@ -38,7 +38,8 @@ _LIMITS: tuple[tuple[str, LimitKind], ...] = (
 _KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m", "duration": "d"}
 """Budgets were counted under `b` by versions that kept reservations in what was spent."""
 _LAYERS: tuple[PolicyMode, ...] = ("enforce", "shadow")
-_BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group", "run"})
+BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group", "run"})
+"""The scopes of which calls of one key may be in different ones."""
 CATALOG_PLAN_TTL_MS = 5_000
 """A plan that depends on the catalog is valid for so long: an alias may move to another group."""
 
@@ -158,7 +159,7 @@ class PolicyResolver:
             has_shared=not scopes.isdisjoint(SHARED_SCOPES),
             has_runs="run" in scopes,
             tokens_depend_on_body=any(
-                policy.limits.tpm and policy.scope in _BY_BODY for policy in snapshot.policies
+                policy.limits.tpm and policy.scope in BY_BODY for policy in snapshot.policies
             ),
         )
 

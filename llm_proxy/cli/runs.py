@@ -27,8 +27,8 @@ from llm_proxy.path_names import api_segment, page_segment
 TIMEOUT_S = 30
 _RUN_COLUMNS = (
     "run", "key", "tenant", "agents", Column("last call", unbroken=True), Column("calls", number=True),
-    Column("turns", number=True), Column("failed", number=True), Column("tokens", number=True),
-    Column("cost USD", number=True),
+    Column("turns", number=True), Column("failed", number=True), Column("rejected", number=True),
+    Column("tokens", number=True), Column("cost USD", number=True),
 )  # fmt: skip
 _CALL_COLUMNS = (
     Column("at", unbroken=True), Column("request id", unbroken=True), "endpoint", "model", "deployment",
@@ -74,7 +74,7 @@ def list_runs(*, as_json: bool, url: str | None, **query: object) -> None:
 @as_json_option
 @url_option
 def show_run(*, run: str, as_json: bool, url: str | None, **query: object) -> None:
-    """Show the calls of RUN, in the order they began."""
+    """Show the calls of RUN, in the order they began, and those that were rejected."""
     found = _ask(url, f"/v1/runs/{api_segment(run)}", query)
     print_result(found, _print_run, as_json=as_json)
 
@@ -99,7 +99,8 @@ def _run_row(run: Json) -> tuple[str, ...]:
     return (
         run["run"], run["key_name"] or run["key_prefix"] or run["key_id"], run["tenant"] or "-",
         ", ".join(run["agents"]) or "-", _time_text(run["last_at"]), f"{run['calls']:,}",
-        f"{run['turns']:,}", f"{run['failed']:,}", f"{tokens:,}", f"{run['cost_usd']:.6f}",
+        f"{run['turns']:,}", f"{run['failed']:,}", f"{run['rejected']:,}", f"{tokens:,}",
+        f"{run['cost_usd']:.6f}",
     )  # fmt: skip
 
 
@@ -118,6 +119,9 @@ def _print_run(found: Json) -> None:
 
 
 def _call_row(call: Json) -> tuple[str, ...]:
+    if call["outcome"] == "refused":
+        named = (call["door"] or "-", call["model_group"] or "-", "-", f"rejected: {call['code']}")
+        return (_time_text(call["refused_at"]), call["request_id"], *named, *("-",) * 5)
     cost, counts = call["cost_usd"], (call["prompt_tokens"], call["cached_tokens"], call["completion_tokens"])
     return (
         _time_text(call["started_at"]), call["request_id"], call["door"], call["model_group"],

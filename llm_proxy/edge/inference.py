@@ -6,6 +6,7 @@ broken stream ends in one error event and no `[DONE]`; a disconnected caller's c
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
@@ -47,15 +48,18 @@ from llm_proxy.endpoints import ENDPOINTS, endpoint_paths
 from llm_proxy.errors import (
     APIError,
     BadRequest,
+    Forbidden,
     InternalError,
     Overloaded,
     ProviderAuthError,
     ProviderQuotaExceeded,
+    RateLimited,
     UnsupportedTransferEncoding,
     endpoint_not_served,
     with_request_id,
 )
 from llm_proxy.identity import Authenticator, Caller, RunSources, attribution_from_headers, on_behalf_of
+from llm_proxy.identity.caller import NO_ATTRIBUTION
 from llm_proxy.json_access import Json
 from llm_proxy.pipeline import ReplayedCall, Services, process_call, reject_early
 from llm_proxy.settings import Settings
@@ -114,6 +118,13 @@ class RequestReader:
     def authenticate(self, headers: Headers) -> Awaitable[Caller]:
         """Returns the caller of the credential; raises `Unauthorized` when awaited."""
         return self._authenticator.authenticate(headers)
+
+    def named_by_headers(self, caller: Caller, headers: Headers) -> Caller:
+        """Returns a caller as the headers name it, for the record of a request whose body is not read."""
+        with contextlib.suppress(BadRequest, Forbidden):
+            run_id = self.limits.run_sources.run_of(headers, NO_ATTRIBUTION)
+            return on_behalf_of(caller, attribution_from_headers(headers), NO_ATTRIBUTION, run_id)
+        return caller
 
     def parse(
         self,
@@ -271,7 +282,11 @@ class InferenceEndpoint:
         context.traceparent = headers.get(b"traceparent")
         context.caller = caller = await reader.authenticate(headers)
         if self._idempotent is None or KEY not in headers:  # an answer that is there takes no limit
-            reject_early(self._services, caller)
+            try:
+                reject_early(self._services, caller)
+            except RateLimited:
+                context.caller = reader.named_by_headers(caller, headers)
+                raise
         target = scope["raw_path"] + b"?" + scope["query_string"] if KEY in headers else b""
         spec = ENDPOINTS[route.endpoint]
         if not spec.files or (spec.linked_files and is_json(headers)):

@@ -3,7 +3,7 @@
 Invariants: counting never waits. A counter row holds all of its minute at this worker, so that writing it
 twice counts once; memory holds a bounded number of rows. The sample has at most `SAMPLE_PER_S` rows
 a second of one worker, for unknown and for known callers each. A row holds no text of the caller's but the
-names of its key, tenant, agent, user and model, and the limit it reached; users' names are not logged.
+names of its key, tenant, agent, user, model and run, and the limit it reached; users' names are not logged.
 """
 
 import secrets
@@ -52,6 +52,7 @@ class RejectedRequest:
     group: str | None
     user: str | None
     reached: ReachedLimit | None
+    run_name: str | None = None
 
     def as_row(self) -> tuple[Any, ...]:
         """Returns the values in the order of the table's columns, in texts that Postgres accepts."""
@@ -70,6 +71,7 @@ class RejectedRequest:
             "tenant": _redacted(self.tenant),
             "agent": _redacted(self.agent),
             "group": _redacted(self.group),
+            "run_name": _redacted(self.run_name),
         }
         line: dict[str, Any] = {name: value for name, value in fields_of_line.items() if value is not None}
         if self.reached is not None:
@@ -101,6 +103,7 @@ def rejected_request(
         group=call.group if call else None,
         user=caller.user if caller else None,
         reached=error.reached_limit,
+        run_name=caller.run_id if caller else None,
     )
 
 
@@ -220,6 +223,7 @@ def _counted_text(name: str) -> str:
 
 FILTER_COLUMNS = {
     "key": "key_id", "tenant": "tenant", "agent": "agent", "user": "user_id", "model": "model_group",
+    "run": "run_name",
 }  # fmt: skip
 """The filters of rejected requests, and their columns."""
 MAX_COUNT_ROWS = 10_000

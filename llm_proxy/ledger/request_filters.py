@@ -30,7 +30,8 @@ _CALLS = {
 }  # fmt: skip
 _REJECTIONS = {
     "key": "key_id = {}", "tenant": "tenant = {}", "agent": "agent = {}", "user": "user_id = {}",
-    "model": "model_group = {}", "endpoint": "door = {}", "cause": f"{{}} IN (code, {_CAUSE})",
+    "model": "model_group = {}", "endpoint": "door = {}", "run": "run_name = {}",
+    "cause": f"{{}} IN (code, {_CAUSE})",
 }  # fmt: skip
 _NUMBERS = frozenset({"min_cost", "max_cost", "min_ms", "max_ms"})
 FILTERS = (*_CALLS, "status", "outcome")

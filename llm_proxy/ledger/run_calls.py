@@ -1,9 +1,9 @@
-"""Runs of agents in the records: their sums in a range, the last used first, and the calls of one, in order.
+"""Runs of agents in the records: their sums in a range, the last used first, and one's requests in order.
 
-Invariants: a run is a name below a tenant and a root key, whose child keys' calls are in it; what may be seen
-is a key's (with those below it) or a tenant's own, if the query says so; nothing is written. A page of runs
-is stable for one end of the range: later calls move nothing. Raises: `DatabaseUnavailable`, `NotFound`,
-`BadRequest` (several runs have the name).
+Invariants: a run is a name below a tenant and a root key, with the calls of its child keys, the sample of
+those that were rejected, and replayed answers, which are in no sum; what may be seen is a key's (with those
+below it) or a tenant's own, if the query says so; nothing is written. A page of runs is stable for one end of
+the range. Raises: `DatabaseUnavailable`, `NotFound`, `BadRequest` (several runs have the name).
 """
 
 from dataclasses import dataclass, replace
@@ -16,15 +16,20 @@ from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.request_filters import FIRST_ID, LAST_ID, Position
+from llm_proxy.ledger.request_search import time_of
 from llm_proxy.ledger.usage_names import key_names, resolve_key
 from llm_proxy.ledger.usage_query import require_range
-from llm_proxy.ledger.usage_store import row_as_dict
+from llm_proxy.ledger.usage_store import rejected_as_dict, row_as_dict
 from llm_proxy.schema.database import db_deadline
 
 MAX_PAGE = 1000
 _DEADLINE_S = 10.0
 _MAX_NAMED = 5
 _ROOT = "coalesce(key_ancestors[1], key_id)"
+_REJECTED = """
+    SELECT r.*, k.name AS key_name, nullif(k.ancestors, ARRAY[]::text[]) AS key_ancestors
+    FROM refusals AS r LEFT JOIN api_keys AS k ON k.key_id = r.key_id
+    WHERE r.run_name IS NOT NULL AND r.key_id IS NOT NULL"""
 _ID = f"md5(concat_ws(chr(31), {_ROOT}, coalesce(tenant, ''), run_name))::uuid"
 """Orders runs whose last calls began at the same time; no name holds this character."""
 _TURN = (
@@ -35,16 +40,27 @@ _TURN = (
 _SUMS = f"""
     SELECT run_name AS run, {_ROOT} AS key_id, tenant,
            max(key_prefix) FILTER (WHERE key_ancestors IS NULL) AS key_prefix,
-           array_remove(array_agg(DISTINCT agent), NULL) AS agents, array_agg(DISTINCT model_group) AS models,
-           min(started_at) AS first_at, max(started_at) AS last_at, count(*) AS calls,
-           count(*) FILTER (WHERE {_TURN}) AS turns, count(*) FILTER (WHERE outcome <> 'ok') AS failed,
+           array_remove(array_agg(DISTINCT agent), NULL) AS agents,
+           array_remove(array_agg(DISTINCT model_group), NULL) AS models,
+           min(started_at) AS first_at, max(started_at) AS last_at,
+           count(*) FILTER (WHERE NOT rejected) AS calls, count(*) FILTER (WHERE {_TURN}) AS turns,
+           count(*) FILTER (WHERE outcome <> 'ok') AS failed, count(*) FILTER (WHERE rejected) AS rejected,
            coalesce(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
            coalesce(sum(completion_tokens), 0)::bigint AS completion_tokens,
            coalesce(sum(cached_tokens), 0)::bigint AS cached_tokens,
            coalesce(sum(cost_usd), 0) AS cost_usd,
            count(*) FILTER (WHERE cost_usd IS NULL AND outcome = 'ok') AS unpriced_calls, {_ID} AS id
-    FROM requests
-    WHERE started_at >= $1 AND started_at < $2 AND run_name IS NOT NULL AND replay_of IS NULL{{conditions}}
+    FROM (
+        SELECT run_name, key_id, key_ancestors, key_prefix, tenant, agent, model_group, started_at,
+               door, cache, outcome, prompt_tokens, completion_tokens, cached_tokens, cost_usd,
+               false AS rejected
+        FROM requests WHERE run_name IS NOT NULL AND replay_of IS NULL
+        UNION ALL
+        SELECT run_name, key_id, key_ancestors, key_prefix, tenant, agent, model_group, refused_at,
+               NULL, NULL, NULL, NULL, NULL, NULL, NULL, true
+        FROM ({_REJECTED}) AS r
+    ) AS of_runs
+    WHERE started_at >= $1 AND started_at < $2{{conditions}}
     GROUP BY run_name, {_ROOT}, tenant
 """  # noqa: S608 -- constants of this module
 _PAGE = " HAVING (max(started_at), {id}) < ($3, $4::uuid) ORDER BY last_at DESC, id DESC LIMIT $5"
@@ -54,6 +70,13 @@ _CALLS = f"""
       AND started_at < $5 AND (started_at, request_id) > ($6, $7::uuid)
       AND ($9::text IS NULL OR key_id = $9 OR $9 = ANY(key_ancestors))
     ORDER BY started_at, request_id LIMIT $8
+"""  # noqa: S608 -- the same
+_REJECTED_CALLS = f"""
+    SELECT * FROM ({_REJECTED}) AS r
+    WHERE run_name = $1 AND {_ROOT} = $2 AND tenant IS NOT DISTINCT FROM $3 AND refused_at >= $4
+      AND refused_at < $5 AND (refused_at, request_id) > ($6, $7::uuid)
+      AND ($9::text IS NULL OR key_id = $9 OR $9 = ANY(key_ancestors))
+    ORDER BY refused_at, request_id LIMIT $8
 """  # noqa: S608 -- the same
 
 
@@ -85,12 +108,12 @@ class RunQuery:
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
-    """A page of runs, or of the calls of one.
+    """A page of runs, or of the requests of one.
 
     Attributes:
-        rows: Runs with their sums in the range, or calls as `request_detail` returns them.
+        rows: Runs with their sums in the range, or calls and rejections as `request_detail` returns them.
         after: Where the next page begins; None at the end.
-        run: The run whose calls they are, with its sums; None in a page of runs.
+        run: The run whose requests they are, with its sums; None in a page of runs.
     """
 
     rows: list[Json]
@@ -118,26 +141,31 @@ class RunReader:
         return RunPage(page, places[-1] if more else None)
 
     async def calls(self, query: RunQuery) -> RunPage:
-        """Returns a page of the calls of the run that `query.filters` names, in the order they began.
+        """Returns a page of the requests of the run that `query.filters` names, in the order they began.
 
         Raises:
             BadRequest: Several keys or tenants have a run of this name; the message names some.
-            NotFound: No call of the range is in such a run.
+            NotFound: No request of the range is in such a run.
         """
         async with db_deadline(_DEADLINE_S), self._pool.acquire() as connection:
             query = await _with_key_id(connection, query)
             found = await _sums(connection, query, " ORDER BY last_at DESC LIMIT $3", _MAX_NAMED)
             run = _only_run(found)
             after = query.after or Position(query.since, FIRST_ID)
-            rows = await connection.fetch(
-                _CALLS, run["run"], run["key_id"], run["tenant"], query.since, query.until, after.at,
+            arguments = (
+                run["run"], run["key_id"], run["tenant"], query.since, query.until, after.at,
                 after.request_id, query.limit + 1, query.only_key,
             )  # fmt: skip
-            names = await key_names(connection, {row["key_id"] for row in rows})
-        calls = [row_as_dict(row) | {"key_name": names.get(row["key_id"])} for row in rows[: query.limit]]
-        last = rows[query.limit - 1] if len(rows) > query.limit else None
-        following = None if last is None else Position(last["started_at"], last["request_id"])
-        return RunPage(calls, following, run)
+            calls = await connection.fetch(_CALLS, *arguments)
+            rejected = await connection.fetch(_REJECTED_CALLS, *arguments)
+            names = await key_names(connection, {row["key_id"] for row in calls})
+        rows: list[Json] = [row_as_dict(row) | {"key_name": names.get(row["key_id"])} for row in calls]
+        rows += map(rejected_as_dict, rejected)
+        rows.sort(key=lambda row: (time_of(row), row["request_id"]))
+        page = rows[: query.limit]
+        last = page[-1] if len(rows) > query.limit else None
+        following = None if last is None else Position(time_of(last), last["request_id"])
+        return RunPage(page, following, run)
 
 
 async def _sums(connection: Connection, query: RunQuery, tail: str, *arguments: Any) -> list[Json]:  # noqa: ANN401 -- of columns' types

@@ -1,5 +1,7 @@
 """Limits of runs from outside: set, counted, warned of, exceeded in every dialect, explained, recorded."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -172,6 +174,49 @@ async def test_hostile_names_are_runs_like_others_or_rejected_by_their_field(age
     for no_name in no_names:
         wrong = await agent.call(None, CHAT, {**PROMPT, "metadata": {"run_id": no_name}})
         assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "metadata.run_id"), no_name
+
+
+async def test_what_a_run_was_rejected_is_found_by_the_run(
+    agent: Agent, stack_ports: dict[str, int], postgres_url: str
+) -> None:
+    """By its limit, and by one of its key, the second time before the body was read; by every reader."""
+    await asyncio.sleep(1 - time.time() % 1)  # ten rejections of a second are kept
+    await agent.limit(budgets=[{"limit_requests": 1}])
+    path, admin = f"/admin/keys/{agent.name}", {"Authorization": f"Bearer {agent.stack.admin_key}"}
+    one, other = uuid4().hex, uuid4().hex
+    answers = [await agent.call(one) for _ in range(2)]
+    assert (await agent.client.patch(path, json={"rpm": 1}, headers=admin)).status_code == 200
+    answers += [await agent.call(name) for name in (None, one, other, other)]
+    assert [code_of(answer) for answer in answers] == [
+        "None", "run_budget_exceeded", "None", "run_budget_exceeded", *2 * ["rate_limit_exceeded"]
+    ]  # fmt: skip
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    mine = {"Authorization": f"Bearer {agent.key}"}
+
+    async def found(path: str, **params: str) -> list[str]:
+        answer = await agent.client.get(path, params=params, headers=mine)
+        return [row["request_id"] for row in answer.json()["data"]]
+
+    async with asyncio.timeout(20):
+        while len(await found("/v1/requests")) < len(ids):  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.05)
+    assert await found("/v1/requests", run=one) == [ids[3], ids[1], ids[0]]
+    assert await found("/v1/requests", run=other) == [ids[5], ids[4]]
+    assert await found("/v1/requests", run=one, cause="run:budget") == [ids[3], ids[1]]
+    assert await found(f"/v1/runs/{one}") == [ids[0], ids[1], ids[3]]
+    assert await found(f"/v1/runs/{other}") == [ids[4], ids[5]]
+    shown = (await agent.client.get("/v1/runs", params={"run": one}, headers=mine)).json()["data"]
+    assert [(row["calls"], row["rejected"], row["failed"]) for row in shown] == [(1, 2, 0)]
+    printed = await run(
+        postgres_url,
+        "runs",
+        "show",
+        one,
+        columns=250,
+        LLM_PROXY__ADMIN_KEY=agent.stack.admin_key,
+        PORT=str(stack_ports["gateway"]),
+    )
+    assert "rejected: run_budget_exceeded" in printed
 
 
 async def test_the_command_line_sets_shows_and_drops_rules_of_runs(agent: Agent, postgres_url: str) -> None:

@@ -41,6 +41,11 @@ class Branch:
     calls: list[Json] = field(default_factory=list[Json])
 
     @property
+    def rejected(self) -> int:
+        """How many of them were not admitted."""
+        return sum(one["outcome"] == "refused" for one in self.calls)
+
+    @property
     def cost_usd(self) -> float:
         """What its priced calls cost."""
         return round(sum(one["cost_usd"] or 0 for one in self.calls), 9)
@@ -153,21 +158,19 @@ def run_address(run: Json, given: dict[str, str]) -> str:
 
 
 def tree_of(calls: Iterable[Json], began: str) -> list[Branch]:
-    """Returns calls by agent, in the order in which the agents appear.
+    """Returns calls and rejections by agent, in the order in which the agents appear.
 
     Each call gets `at_ms`, since the run began, and `alike`: how many calls of the page have its model and a
     prompt of its size, itself included.
     """
-    rows, start = list(calls), datetime.fromisoformat(began)
-    sizes = Counter((one["model"], one.get("prompt_bytes")) for one in rows)
+    rows, start = [KnownFields(one) for one in calls], datetime.fromisoformat(began)
+    sizes = Counter((one["model"], one["prompt_bytes"]) for one in rows)
     branches: dict[str, Branch] = {}
     for one in rows:
-        at = datetime.fromisoformat(one["started_at"])
-        alike = sizes[one["model"], one.get("prompt_bytes")] if one.get("prompt_bytes") else 1
-        shown: Json = {"at_ms": (at - start).total_seconds() * 1000, "alike": alike}
-        branches.setdefault(one["agent"] or "", Branch(one["agent"] or "")).calls.append(
-            KnownFields(one | shown)
-        )
+        at = datetime.fromisoformat(one["started_at"] or one["refused_at"])
+        alike = sizes[one["model"], one["prompt_bytes"]] if one["prompt_bytes"] else 1
+        one |= {"at_ms": (at - start).total_seconds() * 1000, "alike": alike}
+        branches.setdefault(one["agent"] or "", Branch(one["agent"] or "")).calls.append(one)
     return list(branches.values())
 
 

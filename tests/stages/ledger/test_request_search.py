@@ -251,6 +251,8 @@ async def test_days_before_the_migration_get_its_indexes_beside_the_calls(databa
         pool.acquire() as connection,
     ):
         for step in schema.all_migrations():
+            if step.number > NUMBER:
+                break
             if step.number == NUMBER:
                 for day in (past, ahead):
                     await connection.execute("SELECT requests_partition($1)", day)

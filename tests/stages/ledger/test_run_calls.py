@@ -11,15 +11,19 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from usage_records import random_record, write_records
+from usage_records import add_child_keys, random_record, write_records
 
 from llm_proxy import schema
-from llm_proxy.errors import BadRequest, NotFound
-from llm_proxy.ledger import UsageRecord
+from llm_proxy.errors import BadRequest, NotFound, RateLimited
+from llm_proxy.identity import Caller
+from llm_proxy.ledger import LedgerStore, UsageRecord
+from llm_proxy.ledger.rejected_requests import rejected_request
 from llm_proxy.ledger.request_filters import parse_position
 from llm_proxy.ledger.run_calls import RunQuery, RunReader
+from llm_proxy.telemetry import uuid7
 
 NOW = datetime(2026, 11, 26, 11, 12, tzinfo=UTC)
+REACHED = RateLimited("It was reached.")
 RANGE = (NOW - timedelta(days=2), NOW)
 WRITES = {"chat.completions", "messages"}
 Json = dict[str, Any]
@@ -32,6 +36,7 @@ class Filled:
 
     reader: RunReader
     records: list[UsageRecord]
+    pool: "asyncpg.Pool[asyncpg.Record]"
 
     def by_run(self) -> dict[RunKey, list[UsageRecord]]:
         """The calls of the range, by run."""
@@ -47,6 +52,18 @@ class Filled:
         while True:
             page = await self.reader.runs(query)
             assert len(page.rows) <= query.limit
+            rows += page.rows
+            if page.after is None:
+                return rows
+            query = replace(query, after=parse_position(str(page.after)))
+
+    async def requests_of_run(self, query: RunQuery, counts: tuple[int, int]) -> list[Json]:
+        """The rows of all pages of a run's requests, each of which has its calls and rejections counted."""
+        rows: list[Json] = []
+        while True:
+            page = await self.reader.calls(query)
+            assert page.run is not None
+            assert (page.run["key_id"], page.run["calls"], page.run["rejected"]) == ("k1", *counts)
             rows += page.rows
             if page.after is None:
                 return rows
@@ -77,7 +94,7 @@ async def filled(database_url: str) -> AsyncIterator[Filled]:
             await schema.apply(connection)
         await write_records(pool, records)
         await pool.execute("INSERT INTO api_keys (key_id, name, tenant) VALUES ('k1', 'one', 'acme')")
-        yield Filled(RunReader(pool), records)
+        yield Filled(RunReader(pool), records, pool)
 
 
 def is_turn(one: UsageRecord) -> bool:
@@ -141,22 +158,60 @@ async def test_a_child_key_sees_its_own_calls_of_a_family_s_run(filled: Filled) 
 
 async def test_the_calls_of_a_run_come_in_the_order_they_began(filled: Filled) -> None:
     """All of them, page by page, and its sums on every page."""
-    (name, key_id, tenant), calls = max(
+    (name, _, tenant), calls = max(
         ((key, calls) for key, calls in filled.by_run().items() if key[2] and key[1] == "k1"),
         key=lambda item: len(item[1]),
     )
     query = RunQuery(*RANGE, {"run": name, "key": "one", "tenant": tenant or ""}, limit=3)
-    found: list[Json] = []
-    while True:
-        page = await filled.reader.calls(query)
-        assert page.run is not None
-        assert (page.run["key_id"], page.run["calls"]) == (key_id, len(calls))
-        found += page.rows
-        if page.after is None:
-            break
-        query = replace(query, after=parse_position(str(page.after)))
+    found = await filled.requests_of_run(query, (len(calls), 0))
+    assert {one["run_name"] for one in found} == {name}
     order = sorted(calls, key=lambda one: (one.started_at, one.request_id))
     assert [one["request_id"] for one in found] == [one.request_id for one in order]
+
+
+async def test_rejected_calls_stand_in_their_run_and_in_no_sum(filled: Filled) -> None:
+    """Of the root key and its child keys, among the calls by time; a run may have nothing else."""
+    pool = filled.pool
+    await add_child_keys(pool, {"k8": ["k1"]})
+    (name, _, tenant), calls = max(
+        ((key, calls) for key, calls in filled.by_run().items() if key[2] and key[1] == "k1"),
+        key=lambda item: len(item[1]),
+    )
+    refused = [
+        rejected_request(
+            uuid7(), at.timestamp(), Caller(key_id, "virtual", tenant, run_id=run), None, REACHED
+        )
+        for key_id, run, at in (
+            ("k1", name, RANGE[0] + timedelta(hours=1)), ("k8", name, RANGE[0] + timedelta(hours=30)),
+            ("k8", "only", RANGE[1] - timedelta(minutes=1)), ("k2", name, RANGE[1] - timedelta(minutes=1)),
+        )
+    ]  # fmt: skip
+    await LedgerStore(pool, retention_days=90, payload_days=7).insert_rejected(
+        [one.as_row() for one in refused]
+    )
+    query = RunQuery(*RANGE, {"run": name, "key": "k1", "tenant": tenant or ""}, limit=3)
+    found = await filled.requests_of_run(query, (len(calls), 2))
+    order = [(one.started_at, one.request_id) for one in calls]
+    order += [(one.rejected_at, one.request_id) for one in refused[:2]]
+    assert [one["request_id"] for one in found] == [request_id for _, request_id in sorted(order)]
+    shown = next(one for one in found if one["request_id"] == refused[1].request_id)
+    assert (shown["outcome"], shown["code"], shown["key_ancestors"]) == (
+        "refused",
+        "rate_limit_exceeded",
+        ["k1"],
+    )
+    only = await filled.reader.calls(RunQuery(*RANGE, {"run": "only"}))
+    assert only.run is not None
+    assert (only.run["calls"], only.run["rejected"], only.run["key_id"], only.run["models"]) == (
+        0,
+        1,
+        "k1",
+        [],
+    )
+    own = await filled.reader.calls(RunQuery(*RANGE, {"run": "only"}, only_key="k8"))
+    assert [one["request_id"] for one in own.rows] == [refused[2].request_id]
+    with pytest.raises(NotFound):
+        await filled.reader.calls(RunQuery(*RANGE, {"run": "only"}, only_key="k2"))
 
 
 async def test_a_name_that_several_runs_have_is_asked_about(filled: Filled) -> None:
