@@ -220,7 +220,7 @@ def interrupt_error(reason: InterruptReason | None) -> APIError | None:
         case "drain":
             error = Overloaded("The server is shutting down; please try again.", retry_after_s=1)
         case "stopped":
-            error = CallStopped("An operator of the gateway stopped this call.")
+            error = CallStopped("An operator of the gateway, or the holder of its key, stopped this call.")
         case "unclaimed":
             message = "It is no longer certain that this call is the only one with its 'Idempotency-Key'."
             error = StoreUnavailable(f"{message} Please try again.", retry_after_s=1)

@@ -193,7 +193,9 @@ def _routers_of_now(
             publish=stages.services.admission.publish_epochs,
             enabled=stages.settings.child_keys,
         ),
-        calls.callers_router(stages.call_board, partial(_key_names, usage), stages.auth.require_caller),
+        calls.callers_router(
+            stages.call_board, partial(_key_names, usage), stages.auth.require_caller, record=record
+        ),
         calls.router(
             stages.call_board, partial(_key_names, usage), record=record, require_actor=require_actor
         ),

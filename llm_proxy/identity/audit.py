@@ -23,7 +23,7 @@ import asyncpg
 
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.errors import APIError, BadRequest, StoreUnavailable
-from llm_proxy.identity.caller import ANY, Budget
+from llm_proxy.identity.caller import ANY, Budget, Caller
 from llm_proxy.identity.postgres_store import Connection, Pool, database_errors
 from llm_proxy.json_access import Json
 from llm_proxy.schema.database import jsonb_text, sanitize_text
@@ -74,7 +74,8 @@ class Actor:
 
     Attributes:
         name: The admin key's name, or one of `SYSTEM_ACTORS`.
-        role: The admin key's role; `command line` for commands; empty for parts of the gateway.
+        role: The admin key's role; `key` for holders of keys, `command line` for commands; empty for parts of
+            the gateway.
         tenant: The only tenant whose keys the actor may see and change; None for all.
         is_person: Whether `name` may be a person's name and is written as a pseudonym.
     """
@@ -84,6 +85,11 @@ class Actor:
     role: str = ""
     tenant: str | None = None
     is_person: bool = False
+
+    @classmethod
+    def of_caller(cls, caller: Caller) -> "Actor":
+        """Returns the holder of a key, who changes what is the key's own."""
+        return cls(f"key {caller.key_prefix}", role="key")
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class ChildKeyRepository:
             above = {"ancestors": ancestors, "run": run}
             await write_audit(
                 connection,
-                _author(caller),
+                Actor.of_caller(caller),
                 "keys.create_child",
                 key_id,
                 {"name": spec.name},
@@ -113,7 +113,7 @@ class ChildKeyRepository:
             after = await fetch_record(connection, row["key_id"])
             await write_audit(
                 connection,
-                _author(caller),
+                Actor.of_caller(caller),
                 "keys.revoke",
                 row["key_id"],
                 {"name": row["name"]},
@@ -147,7 +147,3 @@ async def _require_room(connection: Connection, root: str) -> None:
     if counts is not None and counts["latest"] >= MAX_A_MINUTE:
         message = f"At most {MAX_A_MINUTE} keys below a key can be made in a minute."
         raise RateLimited(message, code="too_many_child_keys", retry_after_s=60)
-
-
-def _author(caller: Caller) -> Actor:
-    return Actor(f"key {caller.key_prefix}", role="key")

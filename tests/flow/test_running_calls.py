@@ -262,6 +262,41 @@ async def test_a_key_sees_the_running_calls_of_its_child_keys(deployment: Deploy
     assert len({one["key_name"] for one in family} - {None}) == 2
 
 
+async def test_a_key_stops_its_own_calls_and_those_of_its_child_keys(deployment: Deployment) -> None:
+    """Of a process of another gateway, on record by the key's public part; never another key's."""
+    spec: Json = {"name": uuid4().hex, "tenant": uuid4().hex, "models": ["*"]}
+    root = await deployment.admin("POST", "/admin/keys", spec)
+    other = await deployment.admin("POST", "/admin/keys", spec | {"name": uuid4().hex})
+    keys = {"root": root["key"], "other": other["key"]}
+    async with httpx.AsyncClient(base_url=deployment.narrow.url, timeout=20) as client:
+
+        async def stop(key: str, request_id: str) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {keys[key]}"}
+            return await client.delete(f"/v1/calls/{request_id}", headers=headers)
+
+        headers = {"Authorization": f"Bearer {keys['root']}"}
+        made = await client.post("/v1/keys/children", json={}, headers=headers)
+        keys["child"] = made.json()["key"]
+        calls = {key: deployment.open_call(keys[key]) for key in ("root", "child")}
+        listed = await deployment.until(lambda found: streaming(found, 2), tenant=spec["tenant"])
+        ids = {bool(one["key_ancestors"]): one["request_id"] for one in listed["data"]}
+        own, childs = ids[False], ids[True]
+        for key, request_id in (("other", own), ("other", childs), ("child", own), ("root", str(uuid4()))):
+            refused = await stop(key, request_id)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (404, "call_not_running")
+        assert (await client.delete(f"/v1/calls/{own}")).status_code == 401
+        stopped = await stop("root", childs)
+        assert stopped.status_code == 200, stopped.text
+        assert stopped.json()["call"]["request_id"] == childs
+        assert not {"sidecar", "worker", "deployment"} & stopped.json()["call"].keys()
+        assert "stopped_by_operator" in (await calls["child"].task).text
+        assert (await stop("root", own)).status_code == 200
+        assert "stopped_by_operator" in (await calls["root"].task).text
+    [entry] = (await deployment.admin("GET", f"/admin/audit?action=calls.stop&subject={childs}"))["data"]
+    assert entry["actor"] == f"key {root['prefixes'][0]}"
+    assert entry["detail"]["tenant"] == spec["tenant"]
+
+
 async def test_the_command_line_lists_and_stops(deployment: Deployment) -> None:
     """With the admin key, at the gateway that `--url` names; with links to the console."""
     agent = uuid4().hex

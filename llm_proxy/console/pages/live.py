@@ -5,20 +5,26 @@ it; a note names what the list may lack.
 """
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
+from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_proxy.console.access import CHANGERS, AnyViewer, Changer, Viewer
+from llm_proxy.console.access import CHANGERS, AnyViewer, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
+from llm_proxy.identity.console_sessions import ViewerRole
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.request_search import RequestSearch, RequestSearcher
 
 LAST = 100
 MAX_RUNNING, MAX_LISTED = 500, 5000
 """Running calls on the page, and the most that the API lists."""
+STOPPERS: tuple[ViewerRole, ...] = (*CHANGERS, "key")
+"""Roles that may stop the calls they see."""
+Stopper = Annotated[Viewer, Depends(require_role(*STOPPERS))]
 _RANGE = timedelta(hours=24)
 _CLOCKS = timedelta(minutes=5)
 
@@ -44,7 +50,7 @@ def router(console: Console) -> APIRouter:
             limit=LAST,
         )
         last = await searcher.find_page(search)
-        may_stop = viewer.may(*CHANGERS)
+        may_stop = viewer.may(*STOPPERS)
         return {"listed": listed, "problem": problem, "rows": last.rows, "may_stop": may_stop, "now": now}
 
     @routes.get("/live")
@@ -56,9 +62,9 @@ def router(console: Console) -> APIRouter:
         return console.render(request, viewer, "live_now.html", **await values(viewer))
 
     @routes.post("/live/{request_id}/stop")
-    async def stop(request_id: str, viewer: Changer) -> Response:
+    async def stop(request_id: UUID, viewer: Stopper) -> Response:
         try:
-            call = (await viewer.api.send("DELETE", f"/admin/calls/{request_id}"))["call"]
+            call = (await viewer.api.send("DELETE", f"{_calls_path(viewer)}/{request_id}"))["call"]
         except GatewayRejected as fault:
             return console.redirect("/live", notice=fault.message)
         whose = call["key_name"] or call["key_prefix"] or "a key"
@@ -69,7 +75,11 @@ def router(console: Console) -> APIRouter:
 
 async def list_running(viewer: Viewer, limit: int) -> Json:
     """Returns the gateway's list of the running calls that a viewer may see; raises `GatewayRejected`."""
-    return await viewer.api.get("/v1/calls" if viewer.role == "key" else "/admin/calls", limit=limit)
+    return await viewer.api.get(_calls_path(viewer), limit=limit)
+
+
+def _calls_path(viewer: Viewer) -> str:
+    return "/v1/calls" if viewer.role == "key" else "/admin/calls"
 
 
 async def known_running(viewer: Viewer) -> list[Json]:

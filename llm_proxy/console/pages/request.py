@@ -16,10 +16,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from llm_proxy.console.access import CHANGERS, GLOBAL, AnyViewer, GlobalReader, Viewer
+from llm_proxy.console.access import GLOBAL, AnyViewer, GlobalReader, Viewer
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
-from llm_proxy.console.pages.live import known_running
+from llm_proxy.console.pages.live import STOPPERS, known_running
 from llm_proxy.console.rendering import KnownFields
 from llm_proxy.errors import NotFound
 from llm_proxy.json_access import Json, as_object
@@ -125,7 +125,7 @@ async def _without_record(
         "id": number,
         "message": message,
         "call": running[0] if running else None,
-        "may_stop": viewer.may(*CHANGERS),
+        "may_stop": viewer.may(*STOPPERS),
     }
     status = _OK if running else _NOT_FOUND
     return console.render(request, viewer, "request_unrecorded.html", status=status, **values)
@@ -147,7 +147,7 @@ def why_failed(row: Json) -> str:
 
 
 _REASONS = {
-    "stopped_by_operator": "An operator stopped it while it ran; the audit log names who.",
+    "stopped_by_operator": "It was stopped while it ran; the audit log names who did it.",
     "overloaded": "No sidecar had a free slot in time, or the gateway was shutting down.",
     "upstream_timeout": "The model did not answer, or went silent, for longer than the timeouts allow.",
     "upstream_unreachable": "No sidecar could be reached, or its connection broke.",

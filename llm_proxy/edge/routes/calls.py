@@ -1,11 +1,12 @@
 """`/admin/calls`, `/v1/calls`: what runs now, in every process, and an end to it.
 
-Invariants: a key sees its own calls and its child keys', a tenant's admin sees and stops its tenant's,
-another's is unknown; a stop is in the audit log before it is made; what is not known (no store, a silent
+Invariants: a key sees and stops its own calls and its child keys', a tenant's admin its tenant's, another's
+is unknown; a stop is in the audit log before it is made; what is not known (no store, a silent
 process) is in a note.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -91,35 +92,54 @@ def router(
         responses={404: {"description": "No such call runs (any more), or it is another tenant's."}},
     )
     async def stop(request_id: UUID, who: Annotated[Actor, Depends(require_actor)]) -> Json:
-        stopped = await _stop(board, request_id, who, record or log_change)
+        stopped = await _stop(board, request_id, who, record or log_change, is_own=None)
         names = await key_names([stopped["key_id"]] if stopped["key_id"] else [])
         return {"stopped": True, "call": _shown(stopped, names, who)}
 
     return routes
 
 
-def callers_router(board: CallBoard, key_names: KeyNames, require_caller: CallerDependency) -> APIRouter:
-    """Returns the route by which callers see their own running calls; arguments as those of `router`."""
-    routes = APIRouter(tags=["usage"], responses={401: {"description": "No credential."}})
+def callers_router(
+    board: CallBoard,
+    key_names: KeyNames,
+    require_caller: CallerDependency,
+    *,
+    record: AuditedChange | None,
+) -> APIRouter:
+    """Returns the routes by which callers see and stop their own running calls; arguments as of `router`."""
+    routes = APIRouter(prefix="/v1/calls", tags=["usage"], responses={401: {"description": "No credential."}})
 
-    @routes.get(
-        "/v1/calls", summary="The calls of the key and its child keys that run now, the oldest first."
-    )
+    @routes.get("", summary="The calls of the key and its child keys that run now, the oldest first.")
     async def own(
         caller: Annotated[Caller, Depends(require_caller)],
         limit: Annotated[int, Query(ge=1, le=5000)] = 200,
     ) -> Json:
         listed = await board.list_calls()
-        found = [
-            one
-            for one in listed.calls
-            if is_in_family(caller.key_id, one["key_id"], one.get("key_ancestors"))
-        ]
+        found = [one for one in listed.calls if _is_of(caller, one)]
         names = await key_names({one["key_id"] for one in found[:limit]})
         calls = [_without_insides(one | {"key_name": names.get(one["key_id"])}) for one in found[:limit]]
         return {"data": calls, "has_more": len(found) > limit, **_completeness(listed)}
 
+    @routes.delete(
+        "/{request_id}",
+        summary="Stop a running call of the key or of a child key, wherever it runs.",
+        responses={404: {"description": "No such call runs (any more), or it is another key's."}},
+    )
+    async def stop(request_id: UUID, caller: Annotated[Caller, Depends(require_caller)]) -> Json:
+        who = Actor.of_caller(caller)
+        stopped = await _stop(board, request_id, who, record or log_change, partial(_is_of, caller))
+        names = await key_names([stopped["key_id"]])
+        return {
+            "stopped": True,
+            "call": _without_insides(stopped | {"key_name": names.get(stopped["key_id"])}),
+        }
+
     return routes
+
+
+def _is_of(caller: Caller, call: Json) -> bool:
+    """Whether a call is one of the key or of a key below it."""
+    return is_in_family(caller.key_id, call["key_id"], call.get("key_ancestors"))
 
 
 _AUDITED = (
@@ -128,10 +148,28 @@ _AUDITED = (
 )  # fmt: skip
 
 
-async def _stop(board: CallBoard, request_id: UUID, who: Actor, record: AuditedChange) -> Json:
-    """Stops a call, on record; returns it as it ran; raises `NotFound`."""
+async def _stop(
+    board: CallBoard,
+    request_id: UUID,
+    who: Actor,
+    record: AuditedChange,
+    is_own: Callable[[Json], bool] | None,
+) -> Json:
+    """Stops a call, on record; returns it as it ran; raises `NotFound`.
+
+    Args:
+        board: The running calls.
+        request_id: The call.
+        who: Who stops it.
+        record: Puts it into the audit log.
+        is_own: Whether a listed call may be stopped; None: any of the actor's tenant, listed or not.
+    """
     listed = await board.list_calls(who.tenant)
-    known = any(one["request_id"] == str(request_id) for one in listed.calls)
+    known = any(
+        one["request_id"] == str(request_id) and (is_own is None or is_own(one)) for one in listed.calls
+    )
+    if not known and is_own is not None:
+        raise NotFound(_not_stopped(listed), code="call_not_running")
     if not known and listed.is_complete:
         raise NotFound(_NOT_RUNNING, code="call_not_running")
     async with record(who, "calls.stop", str(request_id)) as detail:
