@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alerts attack chart help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
 .PHONY: clean conformance examples reckoning screenshots
-.PHONY: litellm loop-traces sbom bench bench-quick profile work test-pythons billing-audit
+.PHONY: litellm loop-traces release sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -104,6 +104,9 @@ litellm: setup-dev ## Try LiteLLM VERSION in a copy of this project; docs/litell
 
 sbom: setup ## Write both environments' packages to dist/sbom/ (CycloneDX); licences, known vulnerabilities.
 	@sh scripts/sbom.sh
+
+release: setup-dev ## Build a release of this commit into dist/ and tag it; pushes nothing; docs/release.md.
+	@$(BIN)/python scripts/release.py $(ARGS)
 
 secrets: ## Create the secrets docker compose needs, in .env.
 	@sh scripts/secrets.sh

@@ -67,9 +67,9 @@ def _environment(tree: Path, lock: str, ours: Path) -> Path:
     folder = ENVIRONMENTS / f"{lock}-{hashlib.sha256(theirs).hexdigest()[:12]}"
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
-        uv = _run("sh", "scripts/uv.sh").strip()
-        _run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
-        _run(
+        uv = run("sh", "scripts/uv.sh").strip()
+        run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
+        run(
             *(uv, "pip", "install", "--quiet", "--python", str(python), "--no-deps", "--require-hashes"),
             *("--compile-bytecode", "--requirement", str(tree / "locks" / f"{lock}.txt")),
         )
@@ -77,7 +77,8 @@ def _environment(tree: Path, lock: str, ours: Path) -> Path:
     return python
 
 
-def _run(*command: str) -> str:
+def run(*command: str) -> str:
+    """Runs a program in this checkout; returns what it printed."""
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     return subprocess.run(
         command, cwd=PROJECT_ROOT, env=environment, check=True, capture_output=True, text=True

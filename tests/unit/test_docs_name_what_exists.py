@@ -18,8 +18,8 @@ PAGES = (
     ),
 )
 FOLDERS = ("bench", "clients", "deploy", "docs", "examples", "llm_proxy", "scripts", "tests")
-NOT_OURS = {"litellm-config.imported.yaml", "keys.yaml", "sitecustomize.py", "docs/pythons.md"}
-"""Written by the operator, by an attacker, by `make test-pythons`."""
+NOT_OURS = {"litellm-config.imported.yaml", "keys.yaml", "sitecustomize.py", "docs/pythons.md", "notes.md"}
+"""Written by the operator, by an attacker, by `make test-pythons`, by `make release`."""
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r"`([^`\n]+)`")
 _FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:py|md|lua|sql|toml|svg|yaml)")

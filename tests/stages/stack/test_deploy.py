@@ -157,6 +157,20 @@ def test_images_of_others_have_full_names_and_a_version(env_file: Path) -> None:
     assert compose(env_file, POSTGRES_IMAGE=pinned)["postgres"]["image"] == pinned
 
 
+def test_images_of_a_registry_are_pulled_where_they_are_named(env_file: Path) -> None:
+    """Each of ours by one variable, with its digest; without them Compose builds."""
+    digest = "@sha256:" + "0" * 64
+    named = {
+        "LLM_PROXY_IMAGE": f"registry.example/llm-proxy-gateway{digest}",
+        "LLM_PROXY_SIDECAR_IMAGE": f"registry.example/llm-proxy-sidecar{digest}",
+    }
+    own = {name for name, one in compose(env_file, *PROFILES).items() if "build" in one}
+    services = compose(env_file, *PROFILES, **named)
+    images = {name: services[name]["image"] for name in own}
+    assert images.pop("litellm") == named["LLM_PROXY_SIDECAR_IMAGE"]
+    assert set(images.values()) == {named["LLM_PROXY_IMAGE"]}
+
+
 def test_sidecars_become_unprivileged_before_litellm_runs(env_file: Path) -> None:
     """They begin with what blocking the metadata service and changing the user need."""
     sidecar = compose(env_file, LLM_PROXY_UID="1234")["litellm"]
