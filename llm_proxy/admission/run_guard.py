@@ -1,8 +1,9 @@
 """Puts calls of a run under the loop guard: which rule covers them, what is found, and what follows.
 
 Invariants: a call without a run, without a conversation, or whose rule is `off` asks no store; every other
-call asks it once, in the same round trip as its admission; while the store is unreachable nothing is found,
-and the response says so; what was found holds the name of a tool and no other text. Raises AgentLoopDetected.
+call asks it once, in the same round trip as its admission, and ends its turn however it ends itself; while
+the store is unreachable nothing is found, and the response says so; what was found holds the name of a tool
+and no other text. Raises AgentLoopDetected.
 """
 
 import contextlib
@@ -91,15 +92,16 @@ class GuardedCall:
         self.headers: RawHeaders = ()
         self._guard, self._run, self._rule, self._turn = guard, run, rule, turn
         self._number = 0
-        self._adding = guard.store.add(run.key, encode_turn(turn))
+        self._adding = guard.store.add(run.key, encode_turn(turn), self._end_late)
 
     async def judge_admitted(self, reservations: Iterable[Reservation]) -> RawHeaders:
-        """Returns the headers of an admitted call; one that is stopped releases what it holds and raises."""
+        """Returns the headers of an admitted call; one that is stopped or cancelled keeps nothing."""
         try:
             await self.judge()
         except BaseException:
             for one in reservations:
                 one.enqueue(one.undo_entries())
+            self.end(answered=False, cost_nano_usd=0)
             raise
         return self.headers
 
@@ -156,6 +158,11 @@ class GuardedCall:
     def forget(self) -> None:
         """Takes back the turn of a call that was not admitted, once the store has answered."""
         spawn("loop-guard", self._take_back())
+
+    def _end_late(self, number: int) -> None:
+        """Ends a turn that the store has added, while nobody waited for that any more."""
+        self._number = number
+        self.end(answered=False, cost_nano_usd=0)
 
     async def _take_back(self) -> None:
         with contextlib.suppress(LimiterUnavailable):

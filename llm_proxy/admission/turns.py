@@ -62,11 +62,17 @@ class RunTurns(NamedTuple):
     until_ms: int = 0
 
 
+OnLateTurn = Callable[[int], None]
+
+
 class TurnStore(Protocol):
     """Where the turns of runs are kept; every method raises `LimiterUnavailable`."""
 
-    def add(self, key: str, turn: bytes) -> Awaitable[RunTurns]:
-        """Adds a turn that runs now; returns the turns before it, to be awaited once."""
+    def add(self, key: str, turn: bytes, on_late: OnLateTurn | None = None) -> Awaitable[RunTurns]:
+        """Adds a turn that runs now; returns the turns before it, to be awaited once.
+
+        `on_late` is called with the number of a turn that was added, but whose caller no longer waits.
+        """
         ...
 
     async def quarantine(self, run: RunName, evidence: bytes, duration_ms: int) -> int:
@@ -102,7 +108,7 @@ class MemoryTurns:
         self._runs: dict[str, _Run] = {}
         self._added = 0
 
-    async def add(self, key: str, turn: bytes) -> RunTurns:
+    async def add(self, key: str, turn: bytes, on_late: OnLateTurn | None = None) -> RunTurns:  # noqa: ARG002 -- the protocol's; nothing is late here
         """Adds a turn that runs now; returns the turns before it."""
         now_ms = self._clock_ms()
         self._sweep(now_ms)

@@ -178,12 +178,15 @@ class RedisBackend:
         self.observe(perf_counter() - started, True)  # noqa: FBT003 -- the same
         return reply
 
-    def send_script(self, name: str, args: list[Argument]) -> "asyncio.Future[Any]":
+    def send_script(
+        self, name: str, args: list[Argument], orphan: Callable[[Any], None] | None = None
+    ) -> "asyncio.Future[Any]":
         """Sends a script now and returns its reply to come; the reply may say that the key is elsewhere.
 
         Raises `LimiterUnavailable`, now or then; `run_script` follows the key.
         """
-        return self.cluster.connection_for(str(args[1])).execute("EVALSHA", self._sha[name], *args)
+        connection = self.cluster.connection_for(str(args[1]))
+        return connection.execute("EVALSHA", self._sha[name], *args, on_late_reply=orphan)
 
     async def _load_scripts_and_run(
         self, key: str, name: str, args: list[Argument], orphan: Callable[[Any], None] | None

@@ -1,14 +1,15 @@
 """The last turns of each run in Redis, shared by all replicas; see `admission/turns.py`."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from llm_proxy.admission.limiter import SHARED_TAG, LimiterUnavailable
 from llm_proxy.admission.loop_guard import MAX_TURNS_KEPT, RECORD_BYTES
 from llm_proxy.admission.redis.backend import RedisBackend
 from llm_proxy.admission.redis.connection import Argument
-from llm_proxy.admission.turns import IDLE_TTL_MS, RunName, RunTurns
+from llm_proxy.admission.turns import IDLE_TTL_MS, OnLateTurn, RunName, RunTurns
 
 _QUARANTINED = f"lp:{SHARED_TAG}:quarantined"
 """A hash of the runs in quarantine: by digest when it ends, and the evidence."""
@@ -23,24 +24,31 @@ class RedisTurns:
     def __init__(self, backend: RedisBackend) -> None:
         self._backend = backend
 
-    def add(self, key: str, turn: bytes) -> Awaitable[RunTurns]:
+    def add(self, key: str, turn: bytes, on_late: OnLateTurn | None = None) -> Awaitable[RunTurns]:
         """Adds a turn that runs now, sent with what else is sent now; returns the turns before it."""
         args: list[Argument] = [1, key, turn, IDLE_TTL_MS, _MOST_BYTES]
+        late = partial(_tell_late, on_late)
         try:
-            sent = self._backend.send_script("turn", args)
+            sent = self._backend.send_script("turn", args, late)
         except LimiterUnavailable:
             sent = None
-        return self._added(sent, args)
+        return self._added(sent, args, late)
 
-    async def _added(self, sent: "asyncio.Future[Any] | None", args: list[Argument]) -> RunTurns:
+    async def _added(
+        self, sent: "asyncio.Future[Any] | None", args: list[Argument], late: Callable[[list[Any]], None]
+    ) -> RunTurns:
         if sent is None:
             raise LimiterUnavailable
         try:
             return RunTurns(*await sent)
+        except asyncio.CancelledError:
+            if sent.done() and not sent.cancelled() and not sent.exception():
+                late(sent.result())  # it came in the same cycle of the event loop
+            raise
         except LimiterUnavailable as unavailable:
             if not str(unavailable).startswith(_ELSEWHERE):
                 raise
-        return RunTurns(*await self._backend.run_script("turn", args))
+        return RunTurns(*await self._backend.run_script("turn", args, late))
 
     async def quarantine(self, run: RunName, evidence: bytes, duration_ms: int) -> int:
         """Puts a run into quarantine, if it is in none, and forgets its turns; returns when that ends."""
@@ -70,3 +78,9 @@ class RedisTurns:
             else:
                 await execute(_QUARANTINED, "HDEL", _QUARANTINED, digest)
         return found
+
+
+def _tell_late(on_late: OnLateTurn | None, reply: list[Any]) -> None:
+    number = RunTurns(*reply).number
+    if on_late is not None and number:
+        on_late(number)

@@ -1,7 +1,9 @@
 """The turns of runs: the store in Redis and the one in memory agree, and replicas share them exactly."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -17,8 +19,8 @@ from llm_proxy.admission.redis.backend import RedisBackend
 from llm_proxy.admission.redis.turns import RedisTurns
 from llm_proxy.admission.turns import MemoryTurns, RunName
 from llm_proxy.errors import AgentLoopDetected
-from llm_proxy.identity import Caller, LimitPolicy
-from llm_proxy.identity.guard_rules import GuardRule
+from llm_proxy.identity import Caller, LimitPolicy, Limits
+from llm_proxy.identity.guard_rules import GuardMode, GuardRule
 
 CLOCK = "local function clock() return tonumber(redis.call('GET', 'test-clock-%s')) end"
 SECRET = "the-secret-that-all-replicas-share"
@@ -226,6 +228,67 @@ async def test_without_the_store_the_guard_is_silent_and_says_so(own: OwnValkey,
             await asyncio.sleep(0.05)
     step, _ = await until_stopped([admission], caller)
     assert step == 5
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    calls=st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, 0, 0.0002, 0.001])), max_size=8),
+    mode=st.sampled_from(["observe", "stop"]),
+)
+async def test_a_call_that_is_cancelled_anywhere_leaves_no_turn_that_runs(
+    limits_redis_url: str, calls: list[tuple[int, float]], mode: GuardMode
+) -> None:
+    """At any await of its admission: also while its run is judged, or put into quarantine."""
+    replicas = Replicas(limits_redis_url)
+    caller, policy = guarded(GuardRule(mode=mode, quarantine_s=60, repeats=2))
+    caller = replace(caller, limits=Limits(rpm=1000))
+    run = RunName(caller.tenant, caller.key_id, caller.run_id or "")
+    backend = RedisBackend(limits_redis_url, timeout_s=5)
+    await backend.start()
+    try:
+        admission = await replicas.start(None, policy, store_timeout_ms=PATIENT_MS)
+        for at, (cycles, pause_s) in enumerate(calls):
+            admitting = asyncio.create_task(admission.admit(caller, repeated_call(at), uuid4()))
+            for _ in range(cycles):
+                await asyncio.sleep(pause_s)
+            admitting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, AgentLoopDetected):
+                (await admitting).settle(0, 0, answered=False)
+        async with asyncio.timeout(5):
+            while b"r" in await outcomes(backend, run):  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.01)
+        await admission.guard.release(run)
+    finally:
+        await replicas.stop()
+        await backend.stop()
+
+
+async def outcomes(backend: RedisBackend, run: RunName) -> list[bytes]:
+    """How the turns of a run have ended, as the store has them."""
+    kept = await backend.cluster.execute(run.key, "HGET", run.key, "turns")
+    return [one.outcome for one in decode_turns(kept or b"")]
+
+
+async def test_a_late_turn_is_ended_when_the_store_answers(own: OwnValkey, replicas: Replicas) -> None:
+    """The call went on without the guard, which had waited as long as it may."""
+    caller, policy = guarded(GuardRule(mode="observe"))
+    admission = await replicas.start(None, policy, store_timeout_ms=100)
+    own.freeze()
+    lease = await admission.admit(caller, repeated_call(1), uuid4())
+    assert (b"x-llm-proxy-loop", b"unavailable") in lease.headers
+    lease.settle(0, 0, answered=True)
+    own.thaw()
+    run = RunName(caller.tenant, caller.key_id, caller.run_id or "")
+    backend = RedisBackend(own.url, timeout_s=5)
+    await backend.start()
+    async with asyncio.timeout(10):
+        while await outcomes(backend, run) != [b"f"]:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.02)
+    await backend.stop()
 
 
 async def test_a_rejected_call_is_no_turn(replicas: Replicas) -> None:
