@@ -47,7 +47,7 @@ from llm_proxy.admission.rate_limit_response import (
     rejecting_statuses,
 )
 from llm_proxy.admission.redis.backend import ObserveRequest, RedisBackend, raise_epochs
-from llm_proxy.admission.redis.call_exchange import CallExchange
+from llm_proxy.admission.redis.cluster import ClusterClient
 from llm_proxy.admission.renewal import BudgetRebuilder, Heartbeat, SpendSource
 from llm_proxy.admission.run_guard import create_guard
 from llm_proxy.admission.spending_watch import SpendingWatch
@@ -123,8 +123,7 @@ class AdmissionController:
         self._shared = settings.limits_redis_url is not None
         self._backend: LimiterBackend = _create_backend(settings, observe)
         self._refresh_caller = refresh_caller
-        replica = secrets.token_hex(6)
-        self._clock_skew_ms = 0
+        replica, self._clock_skew_ms = secrets.token_hex(6), 0
         self._watcher = watcher
         self._access_policy = access_policy
         self._planner = LimitPlanner(
@@ -177,9 +176,10 @@ class AdmissionController:
         await self._fallback.stop()
         await self._backend.stop()
 
-    def call_exchange(self) -> CallExchange | None:
-        """Returns where processes tell each other of their running calls; None without a shared store."""
-        return CallExchange(self._backend.cluster) if isinstance(self._backend, RedisBackend) else None
+    @property
+    def shared_store(self) -> ClusterClient | None:
+        """The limits store that all processes share; None where limits hold per process."""
+        return self._backend.cluster if isinstance(self._backend, RedisBackend) else None
 
     def watch_spending(self) -> SpendingWatch:
         """Returns a watch that remembers from now on which budgets calls use."""

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from llm_proxy import __version__, background
 from llm_proxy.admission.redis.backend import EvictionEnabled, require_noeviction
+from llm_proxy.admission.redis.sightings import StoredSightings
 from llm_proxy.app.routes import build_counting_routers, build_erasures, build_routers
 from llm_proxy.app.stages import Stages, build_stages, secret_text
 from llm_proxy.app.store_readings import store_readings_loop
@@ -166,6 +167,7 @@ class Gateway:
         started.push_async_callback(services.ledger.stop)
         await services.admission.start()
         started.push_async_callback(services.admission.stop)
+        await self._watch_database(started)
         await stages.call_board.start()
         started.push_async_callback(stages.call_board.stop)
         if stages.idempotent is not None:
@@ -187,6 +189,16 @@ class Gateway:
         if self._notifier is not None:
             await self._notifier.start()
             started.push_async_callback(self._notifier.stop)
+
+    async def _watch_database(self, started: AsyncExitStack) -> None:
+        """Looks whether the database was restored, before the first call and then beside the calls."""
+        database = self._stages.database
+        if database is None:
+            return
+        shared = self._stages.services.admission.shared_store
+        on_change = self._erasures.step if self._erasures is not None else None
+        await database.watch.start(database.pool, StoredSightings(shared) if shared else None, on_change)
+        started.push_async_callback(database.watch.stop)
 
     async def _check_eviction(self) -> None:
         """Refuses a limits store that evicts, in development with a warning only."""
@@ -270,6 +282,7 @@ def _health_report(stages: Stages) -> HealthReport:
         stages.services.ledger,
         stages.services.running_calls,
         spools=stages.worker_slot is not None or stages.client is None,
+        gate=stages.database.watch.gate if stages.database else None,
     )
     return HealthReport(checks, stages.settings.version or __version__, stages.settings.llm_mode)
 

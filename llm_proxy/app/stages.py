@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from llm_proxy.admission import AdmissionController
+from llm_proxy.admission.redis.call_exchange import CallExchange
 from llm_proxy.admission.redis.claims import AnswerStore, ClaimStore
 from llm_proxy.admission.run_guard import ReportQuarantine
 from llm_proxy.call_board import CallBoard
@@ -33,6 +34,7 @@ from llm_proxy.identity import (
     RunSources,
 )
 from llm_proxy.identity.quarantine_audit import QuarantineAudit
+from llm_proxy.identity.restore_gate import RestoreGate
 from llm_proxy.ledger import (
     CallObservers,
     Ledger,
@@ -43,6 +45,7 @@ from llm_proxy.ledger import (
     StoredFirst,
     StoredResponses,
 )
+from llm_proxy.ledger.restore_watch import RestoreWatch
 from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
 from llm_proxy.pipeline import Services
 from llm_proxy.postgres_urls import unused_parameters
@@ -75,6 +78,7 @@ class Database:
 
     pool: Pool
     reports: Pool
+    watch: RestoreWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +126,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
     """Returns the stages; nothing is started."""
     database, catalog, old_secrets = _database(settings), _catalog(settings, metrics), _old_secrets(settings)
     keys = _key_cache(database, old_secrets)
-    watcher = PolicyWatcher(keys)
-    access = AccessPolicy(watcher, catalog, settings.default_models)
+    access = AccessPolicy(watcher := PolicyWatcher(keys), catalog, settings.default_models)
     payloads, shares = PayloadPolicy(settings.log_payloads), QueueShares(watcher)
     mock, sealer = settings.llm_mode == "mock", build_sealer(settings, old_secrets)
     controls = _controls(settings, access, payloads, sealer)
@@ -140,7 +143,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         observe=partial(_observe_store, metrics),
     )
     admission.guard.report = _report_quarantine(database)
-    authenticator = Authenticator(_internal_keys(settings, old_secrets), keys)
+    authenticator = Authenticator(_internal_keys(settings, old_secrets), keys, _gate(database))
     address, failures = ClientAddress(settings.trusted_proxies), _auth_failures(settings, database)
     tracer = Tracer(target, metrics) if (target := trace_target(settings)) else None
     observers = CallObservers(tracer, payloads, ledger.keep_payload) if tracer or payloads else None
@@ -165,9 +168,18 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         answers=answers,
         idempotent=_idempotent(settings, answers, metrics),
         services=Services(admission, upstream, catalog, ledger, running, observers),
-        call_board=CallBoard(running, admission.call_exchange()),
+        call_board=CallBoard(running, _exchange(admission)),
         old_secrets=old_secrets,
     )
+
+
+def _gate(database: Database | None) -> RestoreGate | None:
+    return database.watch.gate if database is not None else None
+
+
+def _exchange(admission: AdmissionController) -> CallExchange | None:
+    store = admission.shared_store
+    return CallExchange(store) if store is not None else None
 
 
 def trace_target(settings: Settings) -> TraceTarget | None:
@@ -195,7 +207,9 @@ def _database(settings: Settings) -> Database | None:
     url = settings.database_url.get_secret_value()
     for line in unused_parameters(url):
         log.warning(line)
-    return Database(*gateway_pools(url, settings.tls_for(url), settings.database_pooler))
+    watch = RestoreWatch(RestoreGate(), settings.spool_dir)
+    pools = gateway_pools(url, settings.tls_for(url), settings.database_pooler, watch.verify)
+    return Database(*pools, watch)
 
 
 def _catalog(settings: Settings, metrics: Metrics) -> CurrentCatalog:

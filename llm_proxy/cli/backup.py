@@ -1,15 +1,22 @@
-"""`llm-proxy backup`: the list of backups, with those of the operator's own tools.
+"""`llm-proxy backup`: backs the database up, exports revocations, lists backups with those of other tools.
 
-Invariants: a backup counts only where it succeeded; nothing here reads a row of the gateway's own tables.
+Invariants: a backup counts only where it succeeded; a file is there as a whole or not at all, for its owner
+alone; an export holds no secret (see `identity/revocation_export.py`).
 """
 
+import os
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 
 import click
 
-from llm_proxy.cli.database import run_with_pool
+from llm_proxy.cli.context import load_settings
+from llm_proxy.cli.database import database_url, run_with_pool
+from llm_proxy.cli.postgres_tools import SERVICE, open_tools, tools_option
 from llm_proxy.cli.printing import (
+    EXIT_FAILED,
     EXIT_WRONG_INPUT,
     Column,
     as_json_option,
@@ -18,11 +25,15 @@ from llm_proxy.cli.printing import (
     print_result,
     print_table,
 )
+from llm_proxy.identity.postgres_store import Pool, database_errors
+from llm_proxy.identity.revocation_export import mac_keys, read_export, seal_export, write_whole
 from llm_proxy.json_access import Json
 from llm_proxy.schema.backups import Backup, Backups
+from llm_proxy.sealing import SealingKey, parse_sealing_keys
 
+_STANDARD_OUTPUT = Path("-")
 _CLOCKS_DIFFER = timedelta(minutes=5)
-_MAX_NAME_CHARS = 64
+_MAX_NAME_CHARS, _MAX_NOTE_CHARS = 64, 500
 
 
 def _parse_time(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
@@ -38,9 +49,107 @@ def _parse_time(_: click.Context, __: click.Parameter, text: str | None) -> date
     return at
 
 
-@click.group
-def backup() -> None:
-    """List backups of the database, and note those of other tools."""
+@click.group(invoke_without_command=True)
+@click.option("--to", "file", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@tools_option
+@as_json_option
+@click.pass_context
+def backup(ctx: click.Context, *, file: Path | None, tools: Path | None, as_json: bool) -> None:
+    """Back the database up into a file with pg_dump, as a custom archive that `llm-proxy restore` reads.
+
+    Keep the exports of `backup revocations` apart from it. Reads DATABASE_URL.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if file is None:
+        fail("--to names the file to write; see `llm-proxy backup --help`", EXIT_WRONG_INPUT)
+    if not file.absolute().parent.is_dir():
+        fail(f"{file.absolute().parent} is no folder", EXIT_WRONG_INPUT)
+    number = run_with_pool(lambda pool: Backups(pool).begin("pg_dump"))
+    try:
+        size_bytes = _dump(file, tools)
+    except BaseException as fault:
+        note = fault.message[:_MAX_NOTE_CHARS] if isinstance(fault, click.ClickException) else "interrupted"
+        run_with_pool(partial(_finish, number, None, note))
+        raise
+    run_with_pool(partial(_finish, number, size_bytes, None))
+    document = {"file": str(file), "bytes": size_bytes}
+    print_result(document, print_fields, as_json=as_json)
+
+
+async def _finish(number: int, size_bytes: int | None, note: str | None, pool: Pool) -> None:
+    await Backups(pool).finish(number, size_bytes, ok=note is None, note=note)
+
+
+def _dump(file: Path, tools: Path | None) -> int:
+    url, major = database_url(), run_with_pool(server_major)
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        part.touch(mode=0o600)
+        with open_tools(url, major, tools) as programs:
+            arguments = ("--format=custom", "--no-password", f"--file={part}", f"--dbname=service={SERVICE}")
+            programs.run("pg_dump", *arguments)
+        size_bytes = part.stat().st_size
+        part.replace(file)
+    except OSError as fault:
+        fail(f"{file} cannot be written: {fault.strerror}", EXIT_FAILED)
+    finally:
+        part.unlink(missing_ok=True)
+    return size_bytes
+
+
+async def server_major(pool: Pool) -> int:
+    """Returns the server's major version."""
+    number: int = await pool.fetchval("SELECT current_setting('server_version_num')::int")
+    return number // 10_000
+
+
+def export_keys() -> tuple[SealingKey, ...]:
+    """Returns the keys by which exports of revocations are known; ends the command without any."""
+    settings = load_settings()
+    sealing, admin = settings.sealing_keys, settings.admin_key
+    keys = mac_keys(
+        parse_sealing_keys(sealing.get_secret_value()) if sealing is not None else (),
+        admin.get_secret_value() if admin is not None else None,
+    )
+    if not keys:
+        fail(
+            "an export needs LLM_PROXY__SEALING_KEYS or LLM_PROXY__ADMIN_KEY, of which its seal is made",
+            EXIT_WRONG_INPUT,
+        )
+    return keys
+
+
+@backup.command("revocations")
+@click.option(
+    "--to",
+    "file",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to replace; `-` for standard output.",
+)
+@as_json_option
+def export_revocations(*, file: Path, as_json: bool) -> None:
+    """Export what a restored backup would forget: revocations, changed limits, erasures, what was spent.
+
+    Run it every minute and keep the file apart from the backups; `restore-check` reads it. It holds digests,
+    no secret and no person's name, and a seal by LLM_PROXY__SEALING_KEYS, or by LLM_PROXY__ADMIN_KEY.
+    """
+    keys = export_keys()
+
+    async def read(pool: Pool) -> str:
+        async with database_errors(), pool.acquire() as connection:
+            return await read_export(connection)
+
+    content = seal_export(run_with_pool(read), keys)
+    if file == _STANDARD_OUTPUT:
+        click.echo(content, nl=False)
+        return
+    try:
+        write_whole(file, content)
+    except OSError as fault:
+        fail(f"{file} cannot be written: {fault.strerror}", EXIT_FAILED)
+    print_result({"file": str(file), "bytes": len(content)}, print_fields, as_json=as_json)
 
 
 @backup.command("record")

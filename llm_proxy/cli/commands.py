@@ -39,7 +39,12 @@ COMMANDS = {
     "erase": ("operations:erase", "Erase a person's text and name."),
     "import": ("imports:imports", "Take over a LiteLLM proxy's database, or an older configuration."),
     "config": ("config:config", "Check litellm-config.yaml."),
-    "backup": ("backup:backup", "Back up the database; list backups, and note those of other tools."),
+    "backup": ("backup:backup", "Back the database up; export revocations; list and note backups."),
+    "restore": ("restore:restore", "Restore a backup; nothing is admitted until `restore-check`."),
+    "restore-check": (
+        "restore:restore_check",
+        "Compare a restored database with what was known; acknowledge it.",
+    ),
     "reload": ("stack:reload", "Apply a changed litellm-config.yaml without losing a request."),
 }
 """Module and function of each command, and its line in `llm-proxy --help`, in this order."""

@@ -271,4 +271,7 @@ class AuthDependencies:
         admin = self._settings_admins.match(digest)
         if admin is not None or self._admin_keys is None:
             return admin
-        return await self._admin_keys.find_admin(key)
+        admin = await self._admin_keys.find_admin(key)
+        if admin is not None:  # it may have been revoked since the backup
+            self._authenticator.gate.require_open()
+        return admin

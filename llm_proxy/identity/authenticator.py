@@ -11,6 +11,7 @@ from typing import Protocol
 
 from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import Caller
+from llm_proxy.identity.restore_gate import RestoreGate
 from llm_proxy.identity.virtual_keys import key_digest
 
 MAX_KEY_BYTES = 512
@@ -101,26 +102,42 @@ class KeyLookup(Protocol):
 
 
 class Authenticator:
-    """Finds the caller of a request: internal keys first, then virtual keys."""
+    """Finds the caller of a request: internal keys first, then virtual keys.
 
-    def __init__(self, internal_keys: InternalKeys, virtual_keys: KeyLookup | None = None) -> None:
+    Attributes:
+        gate: Nobody is authenticated while it is closed.
+    """
+
+    def __init__(
+        self,
+        internal_keys: InternalKeys,
+        virtual_keys: KeyLookup | None = None,
+        gate: RestoreGate | None = None,
+    ) -> None:
         self._internal_keys = internal_keys
         self._virtual_keys = virtual_keys
+        self.gate = gate or RestoreGate()
 
     async def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
         """Returns the caller of a request with these headers (lower-case names).
 
         Raises:
             Unauthorized: The headers hold no credential, different ones, or one that is not valid.
-            StoreUnavailable: A virtual key cannot be checked: its store is unavailable.
+            StoreUnavailable: A virtual key cannot be checked: its store is unavailable, or was restored.
         """
-        key = extract_credential(headers)
+        key, gate = extract_credential(headers), self.gate
+        if gate.reason is not None:
+            gate.require_open()
         caller = self._internal_keys.match(key_digest(key))
         if caller is not None:
             return caller
         if self._virtual_keys is None:
             raise invalid_key_error()
-        return await self._virtual_keys.find_caller(key)
+        try:
+            return await self._virtual_keys.find_caller(key)
+        finally:
+            if gate.reason is not None:  # found out when the key was read
+                gate.require_open()
 
     def is_internal(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether the credential is an internal key; raises `Unauthorized` when there is none."""

@@ -189,6 +189,8 @@ def sum_spent_statement(
     by_user = "user_id" in columns
     parts = [part("usage_users" if by_user else "usage_daily", "day", day.date())]
     rows_until = day if by_user else hour
+    if not by_user:  # of people nothing is known of the calls that a restore has lost
+        parts.append(part("lost_usage", "day", since.date()))
     if hour < day and not by_user:
         parts.append(part("usage_hourly", "hour", hour, day))
     if since < rows_until:

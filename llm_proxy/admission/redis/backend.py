@@ -210,7 +210,7 @@ class EvictionEnabled(Exception):  # noqa: N818 -- errors are named for the stat
 
 async def require_noeviction(url: str, *, timeout_s: float = 1.0, tls: ssl.SSLContext | None = None) -> None:
     """Raises `EvictionEnabled` where Redis may evict; accepts one that is unreachable."""
-    async with _open_backend(url, timeout_s, tls) as backend:
+    async with open_backend(url, timeout_s, tls) as backend:
         try:
             policy = await backend.maxmemory_policy()
         except LimiterUnavailable:
@@ -227,7 +227,7 @@ async def publish_epochs(
     url: str, epochs: Mapping[str, int], *, timeout_s: float = 1.0, tls: ssl.SSLContext | None = None
 ) -> bool:
     """Publishes new epochs to every replica; returns False when Redis is unreachable."""
-    async with _open_backend(url, timeout_s, tls) as backend:
+    async with open_backend(url, timeout_s, tls) as backend:
         try:
             await raise_epochs(backend, epochs)
         except LimiterUnavailable:
@@ -244,9 +244,10 @@ async def raise_epochs(backend: LimiterBackend, epochs: Mapping[str, int]) -> No
 
 
 @asynccontextmanager
-async def _open_backend(
+async def open_backend(
     url: str, timeout_s: float, tls: ssl.SSLContext | None
 ) -> AsyncGenerator[RedisBackend]:
+    """Opens a limits store for a command; one that is unreachable raises when it is asked."""
     backend = RedisBackend(url, timeout_s=timeout_s, tls=tls)
     await backend.start()
     try:

@@ -18,8 +18,10 @@ from fastapi.responses import PlainTextResponse, Response
 from llm_proxy import background
 from llm_proxy.admission import AdmissionController
 from llm_proxy.edge.auth import AuthDependencies
+from llm_proxy.identity.restore_gate import RestoreGate
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import Ledger
+from llm_proxy.ledger.restore_watch import ACKNOWLEDGE
 from llm_proxy.running_calls import RunningCalls
 from llm_proxy.telemetry import Metrics
 from llm_proxy.telemetry.metrics import CONTENT_TYPE
@@ -145,8 +147,13 @@ class HealthChecks:
         calls: RunningCalls,
         *,
         spools: bool,
+        gate: RestoreGate | None = None,
     ) -> None:
-        """`client` is None in mock mode; `spools` is False when records wait in memory."""
+        """`client` is None in mock mode; `spools` is False when records wait in memory.
+
+        While `gate` is closed nothing is served.
+        """
+        self._gate = gate or RestoreGate()
         self._client = client
         self._admission = admission
         self._ledger = ledger
@@ -157,6 +164,8 @@ class HealthChecks:
         """Returns the health of every component."""
         draining = self._calls.draining
         found = [ComponentHealth("gateway", "down" if draining else "ok", "draining" if draining else "")]
+        if self._gate.reason is not None:
+            found.append(ComponentHealth("restored", "down", f"{ACKNOWLEDGE}: {self._gate.reason}"))
         if self._client is not None:
             found.append(self._sidecars(self._client))
         limits, ledger = self._admission.state(), self._ledger.state()

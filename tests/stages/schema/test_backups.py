@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import asyncpg
 import commands
@@ -52,3 +53,48 @@ async def test_wrong_facts_of_a_backup_are_rejected(pool: "Pool[asyncpg.Record]"
         said = await commands.run(database_url, "backup", "record", *wrong, code=2)
         assert said.startswith("llm-proxy: ")
     assert await Backups(pool).latest(1) == []
+
+
+async def test_a_backup_is_a_whole_file_of_its_owner_and_shows_no_password(
+    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "llm-proxy.dump"
+    said = json.loads(await commands.run(database_url, "backup", "--to", str(file), "--json"))
+    (made,) = await Backups(pool).latest(5)
+    assert (made.ok, made.kind, made.size_bytes) == (True, "pg_dump", said["bytes"])
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_bytes().startswith(b"PGDMP")
+
+
+async def test_programs_older_than_the_server_are_not_run_and_the_attempt_is_on_record(
+    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+) -> None:
+    for name in ("pg_dump", "pg_restore"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 12.1'\n")
+        (tmp_path / name).chmod(0o700)
+    file = tmp_path / "dump"
+    said = await commands.run(database_url, "backup", "--to", str(file), "--tools", str(tmp_path), code=2)
+    assert "has version 12" in said
+    assert [(one.ok, one.finished_at is None) for one in await Backups(pool).latest(5)] == [(False, False)]
+    assert not file.exists()
+
+
+async def test_a_program_gets_the_address_in_a_file_and_no_password_in_words(
+    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+) -> None:
+    """A program in pg_dump's place notes what every process can see of it."""
+    seen = tmp_path / "seen"
+    (tmp_path / "pg_restore").touch(mode=0o700)
+    (tmp_path / "pg_dump").write_text(
+        "#!/bin/sh\n"
+        'if [ "$1" = --version ]; then echo "pg_dump (PostgreSQL) 99.0"; exit; fi\n'
+        f'echo "$@" > {seen}; env >> {seen}; stat -c %a "$PGSERVICEFILE" >> {seen}; exit 1\n'
+    )
+    (tmp_path / "pg_dump").chmod(0o700)
+    await commands.run(database_url, "backup", "--to", str(tmp_path / "d"), "--tools", str(tmp_path), code=1)
+    told = seen.read_text()
+    password = database_url.partition("://")[2].partition("@")[0].partition(":")[2]
+    assert password not in told
+    assert "service=llm-proxy" in told
+    assert told.rstrip().endswith("600")
+    assert await Backups(pool).last_backup_at() is None

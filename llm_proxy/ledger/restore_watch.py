@@ -1,0 +1,218 @@
+"""Watches whether the database is the one the gateway knows; closes the gate if it came out of a backup.
+
+Invariants: nothing is asked on a call's way: a loop looks twice a second, and every new connection is looked
+at before anything is read through it. Limits store and disk are asked when this process does not know the
+database, or something is not as before. A store that does not answer confirms nothing, and locks nothing.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from llm_proxy.admission.limiter import LimiterUnavailable
+from llm_proxy.admission.redis.sightings import StoredSightings
+from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.identity.restore_gate import RestoreGate
+from llm_proxy.schema import PgConnection
+from llm_proxy.schema.connections import Pool
+from llm_proxy.schema.database import DRIVER_ERRORS, DatabaseUnavailable, RowsRejected, db_deadline
+from llm_proxy.schema.database_marker import (
+    BEAT_MS,
+    RESTORED,
+    DatabasePlace,
+    Marker,
+    Sighting,
+    beat,
+    has_keys,
+    lock_database,
+    make_marker,
+    read_marker,
+    read_place,
+    why_restored,
+)
+from llm_proxy.schema.sightings_file import read_sightings, write_sighting
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.5
+FULL_EVERY_S = BEAT_MS / 1000
+_DEADLINE_S, _AT_START_S = 2.0, 3.0
+_UNCHECKED = "the database is being looked at"
+_UNCONFIRMED = "the database is not as it was, and the limits store, which would confirm it, does not answer"
+_OLDER = f"{RESTORED} of an older version"
+ACKNOWLEDGE = "run `llm-proxy restore-check`"
+
+
+class RestoreWatch:
+    """Opens and closes a gate.
+
+    Attributes:
+        gate: Closed while the database is not trusted.
+    """
+
+    def __init__(self, gate: RestoreGate, folder: Path | None) -> None:
+        """`folder` is where this host notes what it saw; None where it cannot."""
+        self.gate = gate
+        self._folder = folder
+        self._pool: Pool | None = None
+        self._stored: StoredSightings | None = None
+        self._on_change: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._seen: dict[str, Sighting] = {}
+        self._full_at = float("-inf")
+        self._noted: dict[str, Sighting] = {}
+        self._loop = BackgroundLoop("database-marker", self._step, every_s=LOOK_EVERY_S)
+        self._one_at_a_time = asyncio.Lock()
+
+    async def start(
+        self,
+        pool: Pool,
+        stored: StoredSightings | None,
+        on_change: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        """Looks once, as far as the stores answer, then twice a second.
+
+        `on_change` is called when a restore is found, and when it is acknowledged.
+        """
+        self._pool, self._stored, self._on_change = pool, stored, on_change
+        try:
+            async with asyncio.timeout(_AT_START_S):
+                await self._loop.run_once(self._step)
+        except TimeoutError:
+            log.debug("the database does not answer yet")
+        self._loop.start()
+
+    async def stop(self) -> None:
+        """Stops looking."""
+        await self._loop.stop()
+
+    async def verify(self, connection: PgConnection) -> None:
+        """Looks at the database of a new connection before it is used; closes the gate unless it is known."""
+        try:
+            marker = await read_marker(connection)
+        except DRIVER_ERRORS:
+            return  # whoever uses the connection finds out
+        if marker is not None and marker.seen is not None and marker.seen.lineage in self._seen:
+            reason = marker.lock_reason or why_restored(marker, None, self._seen.values())
+            if reason is None:
+                return
+        self._full_at = float("-inf")
+        if self.gate.reason is None:
+            self.gate.reason = _UNCHECKED
+
+    async def _step(self) -> None:
+        assert self._pool is not None  # noqa: S101 -- it was started
+        try:
+            async with (
+                self._one_at_a_time,
+                db_deadline(_DEADLINE_S),
+                self._pool.acquire(timeout=_DEADLINE_S) as connection,
+            ):
+                await self._look(connection)
+        except (DatabaseUnavailable, RowsRejected):
+            log.debug("the database's marker cannot be read now")
+
+    async def _look(self, connection: PgConnection) -> None:
+        marker = await read_marker(connection)
+        if marker is None or marker.seen is None:
+            await self._look_at_unmarked(connection, marker)
+        elif marker.lock_reason is not None:
+            self._found(marker.lock_reason)
+        elif self._needs_no_closer_look(marker):
+            self._seen[marker.seen.lineage] = marker.seen
+        else:
+            await self._look_closely(connection, marker, marker.seen)
+
+    def _needs_no_closer_look(self, marker: Marker) -> bool:
+        """Whether this process knows the database, has looked closely not long ago, and sees nothing odd."""
+        if self.gate.reason is not None or time.monotonic() - self._full_at >= FULL_EVERY_S:
+            return False
+        return why_restored(marker, None, self._seen.values()) is None
+
+    async def _look_closely(self, connection: PgConnection, marker: Marker, seen: Sighting) -> None:
+        """Judges by everything that was seen; goes on with the marker if nothing speaks against it."""
+        place = await read_place(connection)
+        sightings, store_answers = [*self._seen.values(), *self._on_disk().values()], True
+        if self._stored is not None:
+            try:
+                found = await self._stored.of_lineage(seen.lineage)
+                sightings += [found] if found is not None else []
+            except LimiterUnavailable:
+                store_answers = False
+        reason = why_restored(marker, place, sightings)
+        if reason is None:
+            await self._trust(connection, marker, seen, place)
+        elif not store_answers and why_restored(marker, None, sightings) is None:
+            self.gate.reason = _UNCONFIRMED
+        else:
+            self._found(reason)
+            await lock_database(connection, reason)
+
+    async def _trust(
+        self, connection: PgConnection, marker: Marker, seen: Sighting, place: DatabasePlace
+    ) -> None:
+        self._seen[seen.lineage] = seen
+        self._full_at = time.monotonic()
+        was, self.gate.reason = self.gate.reason, None
+        if was not in {None, _UNCHECKED, _UNCONFIRMED}:
+            log.warning("the database is trusted again: calls are admitted")
+            self._changed()
+        if marker.now_ms - seen.beat_ms >= BEAT_MS or place.differs_from(marker.place):
+            seen = await beat(connection, marker, place) or seen
+        await self._note(marker.name, seen)
+
+    async def _look_at_unmarked(self, connection: PgConnection, marker: Marker | None) -> None:
+        """A database without a marker is new, or of before this version, or out of a backup of then."""
+        name = marker.name if marker is not None else await connection.fetchval("SELECT current_database()")
+        former = self._on_disk().get(name)
+        if former is None and self._stored is not None:
+            try:
+                former = await self._stored.of_name(name)
+            except LimiterUnavailable:
+                log.debug("the limits store does not tell of the database")
+        if marker is None:
+            self.gate.reason = None if former is None else _UNCHECKED  # until it is migrated
+            return
+        if former is not None and await has_keys(connection):
+            self._found(_OLDER)
+            await make_marker(connection, former)
+            await lock_database(connection, _OLDER)
+            return
+        self.gate.reason = None
+        await make_marker(connection)
+        made = await read_marker(connection)
+        if made is not None and made.seen is not None:
+            await self._look_closely(connection, made, made.seen)
+
+    def _on_disk(self) -> dict[str, Sighting]:
+        return {} if self._folder is None else read_sightings(self._folder)
+
+    async def _note(self, name: str, seen: Sighting) -> None:
+        """Tells the limits store and the disk what was seen, if that is new."""
+        if self._noted.get(name) == seen:
+            return
+        if self._folder is not None:
+            await asyncio.to_thread(write_sighting, self._folder, name, seen)
+        if self._stored is not None:
+            try:
+                await self._stored.write(name, seen)
+            except LimiterUnavailable:
+                return
+        self._noted[name] = seen
+
+    def _found(self, reason: str) -> None:
+        """Closes the gate of a database that was restored."""
+        was, self.gate.reason = self.gate.reason, reason
+        if was != reason:
+            fields = {"why": reason, "do": ACKNOWLEDGE}
+            log.error(
+                "the database came out of a backup: nothing is admitted until that is acknowledged",
+                extra=fields,
+            )
+            self._changed()
+
+    def _changed(self) -> None:
+        if self._on_change is not None:
+            spawn("after-restore", self._on_change())
