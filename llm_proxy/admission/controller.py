@@ -330,7 +330,7 @@ class AdmissionController:
 
     def _decision_of(self, caller: Caller, request: LimiterRequest, result: LimiterResult) -> Decision:
         self._clock_skew_ms = result.now_ms - time.time_ns() // 1_000_000
-        self._fallback.record_result(request.plan, result)
+        self._fallback.record_result(request, result)
         if result.status == REJECTED:
             if request.reserve:
                 self._exhausted.add(caller, self._planner.policies, request, result)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from llm_proxy.admission.lease import Reservation, SettlementQueue
 from llm_proxy.admission.limiter import (
+    ADMITTED,
     NO_EPOCH,
     UNKNOWN,
     LimitCheck,
@@ -58,18 +59,27 @@ class FallbackLimiter:
             ):
                 self._backend.limiter.record_request(check.key, now_ms)
 
-    def record_result(self, plan: LimitPlan, result: LimiterResult) -> None:
-        """Records the spend of budgets from a result of the store."""
+    def record_result(self, request: LimiterRequest, result: LimiterResult) -> None:
+        """Records the spend of budgets from a result of the store, with what the call reserves."""
         for known in (self._spent, self._run_spent):
             if len(known) > MAX_BUDGETS:
                 known.clear()
-        for check, used, held in zip(plan.checks, result.used, result.extra, strict=True):
+        counts, counted_here = request.reserve and result.status == ADMITTED, self._backend.limiter.budgets
+        facts = zip(request.plan.checks, result.used, result.extra, request.amounts, strict=True)
+        for check, used, held, amount in facts:
             if check.kind == "budget" and used != UNKNOWN:
-                (self._run_spent if check.is_run_budget else self._spent)[check.key] = used + held
+                known = self._run_spent if check.is_run_budget else self._spent
+                known[check.key] = used + held + amount if counts else used + held
+                if counted_here:
+                    counted_here.pop(check.key, None)
 
     def reset(self) -> None:
-        """Removes the budgets counted here: the store is reachable again, and its counters hold."""
-        self._backend.limiter.budgets.clear()
+        """Counts what was counted here as spent: the store is reachable again, and its counters hold."""
+        budgets = self._backend.limiter.budgets
+        for key, counter in budgets.items():
+            known = self._spent if key in self._spent else self._run_spent
+            known[key] = known.get(key, 0) + counter.spent + counter.held
+        budgets.clear()
 
     async def reserve(
         self, request: LimiterRequest

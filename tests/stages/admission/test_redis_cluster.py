@@ -243,7 +243,8 @@ async def test_a_share_of_a_budget_is_given_once_while_its_node_is_dead(
         LimitPlan(tenant, tenant_tag(tenant), (check,), 0), (100,), NO_EPOCH, "lease", 30_000
     )
     await store.seed(key, 0)
-    fallback.record_result(ask.plan, await store.reserve(ask._replace(reserve=False)))
+    looked = ask._replace(reserve=False)
+    fallback.record_result(looked, await store.reserve(looked))
     cluster.kill(dead)
     try:
         while store.is_available:  # noqa: ASYNC110 -- nothing tells

@@ -238,10 +238,10 @@ async def test_without_the_store_a_replica_gives_a_run_its_share() -> None:
     fallback.replicas = 3
     local, _, state = await fallback.reserve(wanted)
     assert ([one.limit for one in local.plan.checks], state) == ([60_000, 3], "local")
-    fallback.record_result(wanted.plan, LimiterResult(ADMITTED, 0, 0, (1, 3), (0, 0)))
+    fallback.record_result(wanted, LimiterResult(ADMITTED, 0, 0, (1, 2), (0, 0)))
     local, _, _ = await fallback.reserve(wanted)
     assert [one.limit for one in local.plan.checks] == [60_000, 2]
-    fallback.record_result(wanted.plan, LimiterResult(ADMITTED, 0, 0, (1, 9), (0, 0)))
+    fallback.record_result(wanted, LimiterResult(ADMITTED, 0, 0, (1, 7), (0, 1)))
     local, result, _ = await fallback.reserve(wanted)
     assert ([one.limit for one in local.plan.checks], result.status) == ([60_000, 0], REJECTED)
 
