@@ -45,6 +45,8 @@ from llm_proxy.service_urls import InvalidURL, WebhookFormat, parse_http_url, pa
 from llm_proxy.setting_sources import PREFIX, NamedFiles, SplitAddresses, names_of
 
 MASTER_KEY = "LITELLM_MASTER_KEY"
+TEST_PROVIDER = "local"
+"""The provider of the test models that come along, in litellm-config.yaml."""
 Mode = Literal["enforce", "shadow", "off"]
 OnStoreFailure = Literal["deny", "local", "allow"]
 

@@ -3,7 +3,7 @@ import { embed, generateText, streamText } from "ai";
 
 const { BASE_URL: baseURL, KEY: apiKey } = process.env;
 const gateway = createOpenAICompatible({ name: "gateway", baseURL, apiKey });
-const question = { model: gateway("smollm2"), prompt: "What is the capital of France?", maxRetries: 0 };
+const question = { model: gateway("smollm2"), prompt: "What is the capital of Japan?", maxRetries: 0 };
 
 console.log((await generateText(question)).text);
 for await (const text of streamText(question).textStream) process.stdout.write(text);

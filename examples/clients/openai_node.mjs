@@ -1,7 +1,7 @@
 import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: process.env.BASE_URL, apiKey: process.env.KEY });
-const messages = [{ role: "user", content: "What is the capital of France?" }];
+const messages = [{ role: "user", content: "What is the capital of Japan?" }];
 
 const answer = await client.chat.completions.create({ model: "smollm2", messages });
 console.log(answer.choices[0].message.content);

@@ -3,7 +3,7 @@ import os
 from openai import OpenAI
 
 client = OpenAI(base_url=os.environ["BASE_URL"], api_key=os.environ["KEY"])
-question = {"role": "user", "content": "What is the capital of France?"}
+question = {"role": "user", "content": "What is the capital of Japan?"}
 
 answer = client.chat.completions.create(model="smollm2", messages=[question])
 print(answer.choices[0].message.content)

@@ -18,12 +18,17 @@ from types import FrameType
 from llm_proxy import __version__
 from llm_proxy.hardening import harden_process, restrict_to_owner
 from llm_proxy.settings import unknown_settings
-from llm_proxy.stack.operator_env import OperatorEnv, create_missing, read_operator_env
+from llm_proxy.stack.operator_env import (
+    OperatorEnv,
+    append_to_dotenv,
+    new_secrets,
+    read_operator_env,
+)
 from llm_proxy.stack.plan import ReadyStack, StackPlan, UpOptions, banner, make_plan
-from llm_proxy.stack.probe import client_host, degraded_parts
 from llm_proxy.stack.process import ManagedProcess, die_with_parent
 from llm_proxy.stack.process_specs import sign_in_link
 from llm_proxy.stack.rolling_restart import CheckConfig, RollingRestart
+from llm_proxy.stack.self_check import check_chain, served_models
 from llm_proxy.stack.state_dir import LOCK_FILE, exclusive, write_addresses
 from llm_proxy.stack.supervisor import PrintLine, Supervisor
 
@@ -98,11 +103,15 @@ def run(
     if options.with_parent:
         die_with_parent(os.getppid(), signal.SIGTERM)
     harden_process()
+    if not options.state.exists():  # a start that cannot work leaves nothing behind
+        make_plan(options, _completed(read_operator_env(environment, Path.cwd())))
     options.state.mkdir(parents=True, exist_ok=True)
     if (options.state / LOCK_FILE).exists():  # never a folder that existed before the first `up`
         restrict_to_owner(options.state)
     with exclusive(options.state, os.getpid()):
-        plan = make_plan(options, _with_secrets(read_operator_env(environment, Path.cwd()), print_line))
+        given = read_operator_env(environment, Path.cwd())
+        plan = make_plan(options, _completed(given))
+        _keep_new_secrets(given, plan.operator_env, print_line)
         supervisor = Supervisor(None if options.logs_to_stdout else options.state / "logs", print_line)
         stops = StopSignals()
         try:
@@ -162,11 +171,11 @@ def start_all(supervisor: Supervisor, plan: StackPlan, print_line: PrintLine) ->
     console = plan.console_spec()
     started = supervisor.start(console) if console else None
     supervisor.wait_until_ready([*slow, supervisor.start(plan.gateway_spec())])
-    settings = plan.settings
-    for line in degraded_parts(client_host(settings.host), settings.port):
-        print_line(f"warning: {line}")
     shown = _console_line(started, is_development=plan.is_development)
-    ready = ReadyStack(plan.base_url(), plan.example_model(), shown, logs, supervisor.uptime_s())
+    seconds, gateway = supervisor.uptime_s(), plan.running_gateway()
+    models = served_models(gateway)
+    checked = list(check_chain(gateway, models))
+    ready = ReadyStack(plan.base_url(), checked, models, plan.default_model(), shown, logs, seconds)
     print_line(banner(ready, plan.operator_env))
     return sidecars
 
@@ -181,16 +190,24 @@ def _console_line(console: ManagedProcess | None, *, is_development: bool) -> st
     )
 
 
-def _with_secrets(env: OperatorEnv, print_line: PrintLine) -> OperatorEnv:
-    """Creates the missing secrets, prints the warnings, and returns the completed environment."""
-    file = Path.cwd() / ".env"
-    created = create_missing(env, file)
-    if created:
-        print_line(f"created {len(created)} secrets in {file}")
-    for warning in (*env.warnings, *unknown_settings(env.variables)):
-        print_line(f"warning: {warning}")
-    files = {**env.files, **dict.fromkeys(created, file)}
+def _completed(env: OperatorEnv) -> OperatorEnv:
+    """Returns the environment with a new value for each missing secret, as if it stood in `.env`."""
+    created = new_secrets(env)
+    files = {**env.files, **dict.fromkeys(created, Path.cwd() / ".env")}
     return replace(env, variables={**env.variables, **created}, files=files)
+
+
+def _keep_new_secrets(given: OperatorEnv, completed: OperatorEnv, print_line: PrintLine) -> None:
+    """Writes the new secrets into `.env`, and prints the warnings."""
+    file = Path.cwd() / ".env"
+    created = {
+        name: completed.variables[name] for name in completed.variables.keys() - given.variables.keys()
+    }
+    if created:
+        append_to_dotenv(file, created)
+        print_line(f"created {len(created)} secrets in {file}")
+    for warning in (*given.warnings, *unknown_settings(given.variables)):
+        print_line(f"warning: {warning}")
 
 
 def _has_terminal() -> bool:

@@ -119,18 +119,16 @@ REQUIRED_SECRETS: dict[tuple[str, ...], Callable[[], str]] = {
     (SIDECAR_KEY,): _random_litellm_key,
     (POSTGRES_PASSWORD,): _random_hex,
 }
-"""The variables that may hold each secret, and how it is created, under the first of them."""
+"""The variables that may hold each secret, and how it is made, under the first of them."""
 
 
-def create_missing(env: OperatorEnv, file: Path) -> dict[str, str]:
-    """Creates the required secrets that are not set, appends them to `file`, and returns them by name."""
-    created = {names[0]: make() for names, make in REQUIRED_SECRETS.items() if env.first(*names) is None}
-    if created:
-        _append_to_dotenv(file, created)
-    return created
+def new_secrets(env: OperatorEnv) -> dict[str, str]:
+    """Returns a new value for each required secret that is not set, by name."""
+    return {names[0]: make() for names, make in REQUIRED_SECRETS.items() if env.first(*names) is None}
 
 
-def _append_to_dotenv(file: Path, created: dict[str, str]) -> None:
+def append_to_dotenv(file: Path, created: Mapping[str, str]) -> None:
+    """Appends variables to `file`, which only its owner can read from then on."""
     descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+", encoding="utf-8") as stream:
         os.fchmod(descriptor, 0o600)

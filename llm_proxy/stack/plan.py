@@ -6,7 +6,7 @@ Python's example starts at the left margin, because an interactive prompt accept
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,15 +19,23 @@ from llm_proxy.settings import Settings, load
 from llm_proxy.stack import environments, process_specs, stores
 from llm_proxy.stack.local_model import CHAT_MODEL
 from llm_proxy.stack.operator_env import (
+    ADMIN_KEY,
     CONFIG_REFERENCE,
     INTERNAL_KEY,
     SHELL_REFERENCE,
     SIDECAR_KEY,
     OperatorEnv,
 )
-from llm_proxy.stack.probe import client_host, free_port, is_port_free, list_models
+from llm_proxy.stack.probe import client_host, free_port, is_port_free
 from llm_proxy.stack.process import ProcessSpec
 from llm_proxy.stack.process_specs import RecycleLimits, read_recycle_limits
+from llm_proxy.stack.self_check import (
+    EXAMPLE_QUESTION,
+    CheckedPart,
+    RunningGateway,
+    ServedModel,
+    describe_models,
+)
 from llm_proxy.stack.state_dir import STATE_VARIABLE, replace_file
 
 INTERNAL_KEY_VARIABLES = (INTERNAL_KEY, "LLM_PROXY_SECRET")
@@ -35,9 +43,11 @@ INTERNAL_KEY_VARIABLES = (INTERNAL_KEY, "LLM_PROXY_SECRET")
 BANNER = """
 llm-proxy is ready after {seconds:.1f} s.
 
+{checked}
+
   base_url   {base_url}
   key        {key.description}
-  model      {model}
+  models     {models}
   console    {console}
   logs       {logs}
 
@@ -45,17 +55,21 @@ Paste into another terminal:
 
   curl -s {base_url}/chat/completions \\
     -H "Authorization: Bearer {key.in_shell}" -H 'Content-Type: application/json' \\
-    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "{question}"}}]}}'
 
 Or into Python, after `pip install openai`:
 
 {key.in_python}
 from openai import OpenAI
 client = OpenAI(base_url="{base_url}", api_key=key)
-question = [{{"role": "user", "content": "What is the capital of France?"}}]
+question = [{{"role": "user", "content": "{question}"}}]
 print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)
-
+{note}
 Ctrl-C stops everything.
+"""
+TEST_MODEL_NOTE = """
+{model} is a test model of 135 million parameters: its answers are real, and many are wrong.
+For other models put a provider's key into a file, .keys/OPENAI_API_KEY or the like: README.md.
 """
 
 
@@ -99,29 +113,43 @@ class ReadyStack:
     """What the banner shows.
 
     Attributes:
-        model: A served model group.
+        checked: The self-check's parts.
+        models: The served model groups.
+        default_model: The gateway's.
         console: The console's address, or why there is none.
         logs: Where they are.
         seconds: The duration of the start.
     """
 
     base_url: str
-    model: str
+    checked: Sequence[CheckedPart]
+    models: Sequence[ServedModel]
+    default_model: str
     console: str
     logs: str
     seconds: float
 
+    def example_model(self) -> tuple[str, bool]:
+        """Returns the model of the examples, a real one if there is one; and whether it is the test model."""
+        chats = [one for one in self.models if one.mode in {"chat", None}]
+        chats.sort(key=lambda one: (one.is_test_model, one.name != self.default_model))
+        return (chats[0].name, chats[0].is_test_model) if chats else (self.default_model, False)
+
 
 def banner(ready: ReadyStack, env: OperatorEnv) -> str:
-    """The text printed when the stack is ready: addresses, the key's location, two examples to paste."""
-    key = locate_internal_key(env)
+    """The text printed when the stack is ready: its self-check, its addresses, two examples to paste."""
+    model, is_test_model = ready.example_model()
     return BANNER.format(
         base_url=ready.base_url,
-        key=key,
-        model=ready.model,
+        key=locate_internal_key(env),
+        checked="\n".join(f"  {part}" for part in ready.checked),
+        models="\n             ".join(describe_models(ready.models)),
+        model=model,
+        question=EXAMPLE_QUESTION,
         console=ready.console,
         logs=ready.logs,
         seconds=ready.seconds,
+        note=TEST_MODEL_NOTE.format(model=model) if is_test_model else "",
     )
 
 
@@ -297,13 +325,17 @@ class StackPlan:
                 self.stores.database.url, self.stores.call_log.password, self.state, self.operator_env
             )
 
-    def example_model(self) -> str:
-        """Returns a served model group for the examples: the default model if possible."""
-        default = self.gateway_spec().env.get("LLM_PROXY__DEFAULT_MODEL", self.settings.default_model)
-        served = list_models(
-            client_host(self.settings.host), self.settings.port, locate_internal_key(self.operator_env).key
+    def running_gateway(self) -> RunningGateway:
+        """Returns the gateway as the self-check reaches it."""
+        keys = (
+            locate_internal_key(self.operator_env).key,
+            (self.operator_env.first(ADMIN_KEY) or "").partition(",")[0].strip(),
         )
-        return default if default in served or not served else served[0]
+        return RunningGateway(client_host(self.settings.host), self.settings.port, *keys)
+
+    def default_model(self) -> str:
+        """Returns the model group that a call without one gets."""
+        return self.gateway_spec().env.get("LLM_PROXY__DEFAULT_MODEL", self.settings.default_model)
 
     def base_url(self) -> str:
         """Returns the `base_url` for clients on this machine."""

@@ -6,7 +6,6 @@ outgoing connections, so no connection takes one before its process binds it.
 """
 
 import http.client
-import json
 import random
 import re
 import socket
@@ -46,19 +45,6 @@ def free_port() -> int:
 def is_up(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:
     """Whether `GET path` answers 200 within `timeout_s`."""
     return _get(host, port, path, {}, timeout_s) is not None
-
-
-def list_models(host: str, port: int, key: str) -> list[str]:
-    """Returns the model groups a gateway lists for this key; empty when it does not answer within 5 s."""
-    body = _get(host, port, "/v1/models", {"Authorization": f"Bearer {key}"}, 5.0)
-    return [str(model["id"]) for model in json.loads(body)["data"]] if body else []
-
-
-def degraded_parts(host: str, port: int) -> list[str]:
-    """Returns a line for each part of a ready gateway that is degraded; none without an answer within 1 s."""
-    body = _get(host, port, "/health/ready", {}, 1.0)
-    parts: list[dict[str, str]] = json.loads(body).get("parts", []) if body else []
-    return [f"{part['part']} degraded: {part['detail']}" for part in parts]
 
 
 def in_flight(port: int) -> int | None:

@@ -18,6 +18,7 @@ from llm_proxy.endpoints import Endpoint, Wire
 from llm_proxy.identity import Caller, may_use_model
 from llm_proxy.json_access import Json, as_list, as_object, as_objects
 from llm_proxy.money import Price, highest_known_nano, usd_to_pico
+from llm_proxy.settings import TEST_PROVIDER
 from llm_proxy.telemetry import Metrics
 from llm_proxy.token_details import token_count
 from llm_proxy.upstream.group_facts import (
@@ -104,6 +105,12 @@ class ModelGroup:
     guardrails: tuple[str, ...] = ()
     endpoints: frozenset[Endpoint] | None = None
 
+    @property
+    def is_test_chat(self) -> bool:
+        """Whether only the test model that comes along answers its chats."""
+        providers = {one.provider for one in self.deployments}
+        return self.mode == "chat" and providers == {TEST_PROVIDER}
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -113,6 +120,7 @@ class Catalog:
         is_ours: It comes from a sidecar of ours, not an unmodified LiteLLM.
         has_langfuse: Calls are reported to Langfuse, with their caller.
         names: The groups to list: configured names, no wildcards.
+        test_chats: The groups of chats that only the test model answers.
         fallback_rules: Fallbacks by the name they are written for, which may be no group's.
     """
 
@@ -124,6 +132,7 @@ class Catalog:
     fallback_rules: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     guardrails: dict[str, Guardrail] = field(default_factory=dict[str, Guardrail])
     names: tuple[str, ...] = field(init=False, compare=False)
+    test_chats: frozenset[str] = field(init=False, compare=False)
     _reached: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]], compare=False)
     _waits: dict[str, StatedTimeouts | None] = field(
         default_factory=dict[str, StatedTimeouts | None], compare=False
@@ -134,6 +143,8 @@ class Catalog:
         """Computes once what every call needs."""
         names = tuple(name for name, group in self.groups.items() if not group.wildcard and not group.hidden)
         object.__setattr__(self, "names", names)
+        tests = frozenset(name for name, group in self.groups.items() if group.is_test_chat)
+        object.__setattr__(self, "test_chats", tests)
 
     def find_group(self, name: str) -> ModelGroup | None:
         """Returns the group that serves a name, by itself or through a wildcard."""

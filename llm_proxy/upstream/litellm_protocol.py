@@ -83,6 +83,8 @@ class LiteLLMControls:
         """Whether the response cache may answer this call."""
         if call.endpoint in OPAQUE_ENDPOINTS or not (self.caching and caller.cache):
             return False  # LiteLLM has no picture of an answer that passed it by
+        if catalog is not None and call.group in catalog.test_chats:
+            return False  # its answers are often wrong, and another may be right
         if call.endpoint == "responses" and call.body.get("store") is not False:
             return False  # the provider keeps it, under an id that two callers must not share
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.is_ours)

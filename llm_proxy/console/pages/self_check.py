@@ -17,9 +17,8 @@ from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.path_names import api_segment
+from llm_proxy.settings import TEST_PROVIDER
 
-_LOCAL = "local"
-"""The provider of the toy models that come along."""
 _CALLED_FIRST = ("chat", "completion", "responses", None)
 _RECORD_TRIES, _RECORD_PAUSE_S = 25, 0.2
 _START_S = 1.0
@@ -80,7 +79,7 @@ def router(console: Console) -> APIRouter:
 
 def has_real_provider(groups: Iterable[Json]) -> bool:
     """Whether any model is served by more than the toy that comes along."""
-    return any(set(group["providers"]) - {_LOCAL} for group in groups)
+    return any(set(group["providers"]) - {TEST_PROVIDER} for group in groups)
 
 
 async def needs_first_steps(viewer: Viewer) -> bool:
@@ -143,7 +142,7 @@ def _serving(groups: list[Json] | None) -> ChainPart:
 def _model_to_test(groups: list[Json] | None) -> str | None:
     """A chat model with a name of its own, a real provider's first."""
     usable = [one for one in groups or () if not one["wildcard"] and one["mode"] in _CALLED_FIRST]
-    usable.sort(key=lambda one: (set(one["providers"]) <= {_LOCAL}, str(one["id"])))
+    usable.sort(key=lambda one: (set(one["providers"]) <= {TEST_PROVIDER}, str(one["id"])))
     return str(usable[0]["id"]) if usable else None
 
 

@@ -8,7 +8,13 @@ import pytest
 from dotenv import dotenv_values
 
 from llm_proxy.stack import stores
-from llm_proxy.stack.operator_env import REQUIRED_SECRETS, OperatorEnv, create_missing, read_operator_env
+from llm_proxy.stack.operator_env import (
+    REQUIRED_SECRETS,
+    OperatorEnv,
+    append_to_dotenv,
+    new_secrets,
+    read_operator_env,
+)
 from llm_proxy.stack.plan import locate_internal_key
 from llm_proxy.stack.process_specs import (
     FORBIDDEN_IN_SIDECAR,
@@ -20,10 +26,11 @@ from llm_proxy.stack.process_specs import (
 
 def test_secrets_are_created_once_in_a_file_that_only_its_owner_can_read(tmp_path: Path) -> None:
     """The second start creates none."""
-    created = create_missing(OperatorEnv({}), tmp_path / ".env")
+    created = new_secrets(OperatorEnv({}))
+    append_to_dotenv(tmp_path / ".env", created)
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
     assert list(created) == [names[0] for names in REQUIRED_SECRETS]
-    assert create_missing(read_operator_env({}, tmp_path), tmp_path / ".env") == {}
+    assert new_secrets(read_operator_env({}, tmp_path)) == {}
     assert dotenv_values(tmp_path / ".env") == created
 
 
@@ -32,17 +39,18 @@ def test_an_existing_line_is_never_changed(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("# mine\nLLM_PROXY__ADMIN_KEY=my-own")
     file.chmod(0o644)
-    created = create_missing(read_operator_env({}, tmp_path), file)
+    created = new_secrets(read_operator_env({}, tmp_path))
+    append_to_dotenv(file, created)
     assert file.read_text().startswith("# mine\nLLM_PROXY__ADMIN_KEY=my-own\n")
     assert dotenv_values(file) == {"LLM_PROXY__ADMIN_KEY": "my-own"} | created
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("names", REQUIRED_SECRETS)
-def test_a_secret_set_under_any_of_its_names_is_not_created(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_secret_set_under_any_of_its_names_is_not_created(names: tuple[str, ...]) -> None:
     """Neither written nor overridden."""
     for name in names:
-        assert names[0] not in create_missing(OperatorEnv({name: "set"}), tmp_path / name)
+        assert names[0] not in new_secrets(OperatorEnv({name: "set"}))
 
 
 def test_environment_wins_over_dotenv_and_dotenv_over_key_files(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.dialects import Call
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.errors import Forbidden
 from llm_proxy.identity import AccessPolicy, Caller, KillSwitch, PolicySnapshot, PolicyWatcher
 from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.uploads import UnnamedFile, UploadedFile
-from llm_proxy.upstream.catalog import Catalog, Deployment, parse_sidecar_catalog
+from llm_proxy.upstream.catalog import Catalog, Deployment, ModelGroup, parse_sidecar_catalog
 from llm_proxy.upstream.litellm_protocol import (
     LiteLLMControls,
     ProviderAttempt,
@@ -143,6 +144,26 @@ WHO = Caller(
     tags=("nightly",),
 )
 CALL = Call("chat.completions", "openai", "a", "a", {"model": "a"})
+
+
+@pytest.mark.parametrize(
+    ("mode", "providers", "cached"),
+    [
+        ("chat", ["local"], False),
+        ("chat", ["local", "openai"], True),
+        ("chat", ["ollama"], True),
+        ("embedding", ["local"], True),
+    ],
+)
+def test_a_wrong_answer_of_the_test_model_is_not_repeated(
+    mode: str, providers: list[str], *, cached: bool
+) -> None:
+    """Another model's is; the test model's embeddings are the same each time."""
+    deployments = tuple(Deployment(f"d{number}", one, "m") for number, one in enumerate(providers))
+    catalog = Catalog(groups={"m": ModelGroup("m", mode, deployments=deployments)}, is_ours=True)
+    endpoint: Endpoint = "chat.completions" if mode == "chat" else "embeddings"
+    call = Call(endpoint, "openai", "m", "m", {"model": "m"})
+    assert LiteLLMControls().uses_cache(call, Caller("k", "virtual"), catalog) is cached
 
 
 def test_the_caller_is_named_only_to_langfuse() -> None:
