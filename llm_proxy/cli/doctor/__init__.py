@@ -61,12 +61,14 @@ def doctor(
     env = _operator_env()
     try:
         subject = _subject(env, url, public_url, config_file, checks_providers=check_providers)
-        results = asyncio.run(examine(subject))
+        results = asyncio.Runner().run(examine(subject))
     except ValidationError as fault:
         results = _unreadable_settings(fault)
     print_result(_document(results), _print_report, as_json=as_json)
     states = {one.state for one in results}
-    sys.exit(EXIT_FAILED if "findings" in states else EXIT_UNAVAILABLE if "unknown" in states else 0)
+    code = EXIT_FAILED if "findings" in states else EXIT_UNAVAILABLE if "unknown" in states else 0
+    sys.stdout.flush()
+    os._exit(code)  # not held up by a look-up of a name, or a file, that hangs in a thread
 
 
 def _operator_env() -> OperatorEnv:

@@ -27,7 +27,7 @@ from llm_proxy.sidecar.verify_environment import find_malicious_releases, site_p
 from llm_proxy.stack import NotInstalled
 from llm_proxy.stack.process_specs import sidecar_python
 
-EXAMINATION_S = 8.0
+EXAMINATION_S = 7.0
 PROVIDERS_S = 300.0
 Examine = Callable[[Subject], Outcome | Awaitable[Outcome]]
 
@@ -76,7 +76,9 @@ def check_config(subject: Subject) -> Outcome:
     file = subject.config
     if not file.is_file():
         return [
-            NotChecked("config", f"there is no {file} here; `GET /admin/config` has what the sidecars say")
+            NotChecked(
+                "config", f"there is no {file} here; what sidecars report of theirs is under `sidecars`"
+            )
         ]
     found: Outcome = []
     for one in check_text(file.read_text(encoding="utf-8"), subject.variables, file.parent):

@@ -40,21 +40,14 @@ LITELLM_ROUTES = (
     "/llmp/catalog",
 )
 """Routes of LiteLLM or of a sidecar that the gateway has not."""
-SIDECAR_ROUTES = (
-    "/ui/",
-    "/mcp",
-    "/key/list",
-    "/config/list",
-    "/get/config/callbacks",
-    "/docs",
-    "/redoc",
-    "/openapi.json",
-)
+SIDECAR_ROUTES = ("/ui/", "/mcp", "/docs", "/redoc", "/key/list", "/config/list", "/get/config/callbacks")
 """Routes of LiteLLM that this project's sidecar has not."""
 _NO_SUCH_PATH = "/llm-proxy-doctor-no-such-path"
 _CLOCK_STEP_S = 1.0
 """The resolution of an HTTP date."""
 _MAX_SIDECARS = 64
+_NOT_THERE = frozenset({0, 401, 403, 404})
+"""Statuses of a route that is not served; any other, a fault of the route too, says that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +85,10 @@ async def _client(subject: Subject) -> AsyncGenerator[httpx.AsyncClient]:
 
 
 async def _status(client: httpx.AsyncClient, url: str, key: str | None = None) -> int:
-    """Returns the status; 0 without an answer."""
+    """Returns the status; 0 without an answer. What follows the head is not read: it may never end."""
     try:
-        return (await client.get(url, headers=_bearer(key))).status_code
+        async with client.stream("GET", url, headers=_bearer(key)) as response:
+            return response.status_code
     except httpx.HTTPError:
         return 0
 
@@ -129,6 +123,8 @@ def _judge_health(status: int, health: Json) -> Iterator[DoctorFinding]:
         yield finding("gateway-down", parts or f"/health/ready answers {status}")
     elif health.get("status") == "degraded":
         yield finding("gateway-degraded", parts)
+    elif health.get("status") != "ready":
+        yield finding("gateway-away", "what answers at its address is no gateway")
 
 
 async def _open_routes(client: httpx.AsyncClient, url: str) -> Outcome:
@@ -196,23 +192,25 @@ async def _examine(client: httpx.AsyncClient, url: str, host: str | None, key: s
         ready = await client.get(f"{url}/health/readiness", headers=more)
     except httpx.HTTPError as fault:
         return SidecarFacts(place_of(url), 0, _reason(fault))
-    with_key, config = await asyncio.gather(
-        _status(client, f"{url}/v1/models", key), _read(client, f"{url}/llmp/config", key)
+    offset_s = clock_offset_s(ready.headers, time.time())
+    with_key, config, details = await asyncio.gather(
+        _status(client, f"{url}/v1/models", key),
+        _read(client, f"{url}/llmp/config", key),
+        _read(client, f"{url}/health/readiness/details", key),
     )
     without = {"no key": None, "a wrong key": WRONG_KEY}
     opened = await asyncio.gather(*(_status(client, f"{url}/v1/models", one) for one in without.values()))
-    routes = await asyncio.gather(*(_status(client, url + path, key) for path in SIDECAR_ROUTES))
-    release = (config or {}).get("litellm") or (read_object(ready.content) or {}).get("litellm_version")
+    # One after the other: LiteLLM's own application is slow at them, and a late answer would count as none.
+    routes = [path for path in SIDECAR_ROUTES if await _status(client, url + path, key) not in _NOT_THERE]
+    release = (config or {}).get("litellm") or (details or {}).get("litellm_version")
     return SidecarFacts(
         where=place_of(url),
         status=ready.status_code,
         open_with=tuple(name for name, status in zip(without, opened, strict=True) if status == 200),
         accepts_key=with_key not in {401, 403},
-        served_routes=tuple(
-            path for path, status in zip(SIDECAR_ROUTES, routes, strict=True) if 200 <= status < 400
-        ),
+        served_routes=tuple(routes),
         release=str(release) if release else None,
-        clock_offset_s=clock_offset_s(ready.headers, time.time()),
+        clock_offset_s=offset_s,
         config=config,
     )
 

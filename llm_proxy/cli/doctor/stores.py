@@ -6,8 +6,10 @@ the operator asked for it, by the gateway's own capped test.
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,6 +21,7 @@ from llm_proxy.cli.doctor.findings import NotChecked, Outcome, finding
 from llm_proxy.cli.doctor.store_rules import (
     ConnectionNeed,
     is_public_host,
+    is_this_machine,
     judge_cache_store,
     judge_clock,
     judge_limits_store,
@@ -36,7 +39,8 @@ from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_dead
 from llm_proxy.store_facts import RedisFacts, read_postgres_facts
 
 STORE_TIMEOUT_S = 2.0
-POSTGRES_TIMEOUT_S = 6.0
+CONNECT_TIMEOUT_S, POSTGRES_TIMEOUT_S = 4.0, 5.0
+MIN_DISK_BYTES, MIN_DISK_SHARE = 2**30, 0.05
 BACKUP_MAX_AGE = timedelta(hours=26)
 PROVIDER_TIMEOUT_S = 75
 _AT_ONCE = 4
@@ -46,7 +50,7 @@ _TLS_MODES = ("sslmode=verify", "sslmode=require")
 
 @contextlib.asynccontextmanager
 async def _connected(url: str, subject: Subject) -> AsyncGenerator[PgConnection]:
-    async with db_deadline(POSTGRES_TIMEOUT_S):
+    async with db_deadline(CONNECT_TIMEOUT_S):
         connection = await connect(url, subject.settings.tls_for(url))
     try:
         yield connection
@@ -75,7 +79,22 @@ async def check_postgres(subject: Subject) -> Outcome:
     ]
     if is_public_host(urlsplit(url).hostname or "") and not any(mode in url for mode in _TLS_MODES):
         found.append(finding("postgres-not-tls", "DATABASE_URL names a public host and demands no TLS"))
-    return [*found, NotChecked("the disk of Postgres", "a server does not tell; watch it where it runs")]
+    return [*found, *_disk(url, facts.data_directory)]
+
+
+def _disk(url: str, folder: str | None) -> Outcome:
+    if folder is None or not is_this_machine(url) or not Path(folder).is_dir():
+        return [NotChecked("the disk of Postgres", "a server does not tell; watch it where it runs")]
+    usage = shutil.disk_usage(folder)
+    return judge_disk(usage.free, usage.total)
+
+
+def judge_disk(free_bytes: int, total_bytes: int) -> Outcome:
+    """Returns a finding for a disk of Postgres that is nearly full."""
+    if free_bytes >= max(MIN_DISK_BYTES, total_bytes * MIN_DISK_SHARE):
+        return []
+    free, total = (number / 2**30 for number in (free_bytes, total_bytes))
+    return [finding("disk-full", f"{free:.1f} of {total:.1f} GiB are free")]
 
 
 async def _pending(connection: PgConnection) -> int | None:

@@ -1,0 +1,203 @@
+"""What `llm-proxy doctor` finds at servers that answer whom they should not: a real one in their place."""
+
+import json
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from llm_proxy.cli.doctor.findings import DoctorFinding, NotChecked, Outcome
+from llm_proxy.cli.doctor.reach import (
+    WRONG_KEY,
+    check_certificates,
+    check_gateway,
+    check_sidecars,
+    listeners,
+)
+from llm_proxy.cli.doctor.subject import Subject
+from llm_proxy.settings import load
+from llm_proxy.stack.operator_env import OperatorEnv
+
+KEY = "sk-the-gateways-own-0123456789"
+READY = {"/health/ready": '{"status": "ready", "parts": []}'}
+SIDECAR = {"/health/readiness": "{}", "/v1/models": "{}", "/llmp/config": '{"litellm": "1.108.6"}'}
+
+
+@contextmanager
+def server(
+    served: Mapping[str, str], *, keys: frozenset[str] | None = None, date: str | None = None
+) -> Generator[str]:
+    """A server that answers 200 at these paths, 404 elsewhere; with `keys` 401 to whom has none of them."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+            is_free = self.path.startswith("/health/") or keys is None or given in keys
+            status = 401 if not is_free else 200 if self.path in served or "*" in served else 404
+            body = served.get(self.path, "{}").encode()
+            self.send_response_only(status)
+            self.send_header("Date", date or self.date_time_string())
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            """Says nothing."""
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+    finally:
+        running.shutdown()
+        running.server_close()
+        thread.join()
+
+
+def subject_of(url: str, tmp_path: Path, **more: object) -> Subject:
+    """An installation whose gateway and only sidecar are at this address."""
+    settings = load(litellm_proxy_url=url, litellm_api_key=KEY, internal_api_key="k" * 32)
+    made = Subject(settings, OperatorEnv({}), tmp_path / "none.yaml", url, folder=tmp_path)
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def codes(found: Outcome) -> list[str]:
+    """The codes of what is found."""
+    return [one.code for one in found if isinstance(one, DoctorFinding)]
+
+
+@pytest.mark.parametrize(
+    ("served", "expected"),
+    [
+        ({}, []),
+        ({"/admin/keys": "{}"}, ["admin-open", "admin-open"]),  # without a key, and with a wrong one
+        ({"/metrics": "x"}, ["admin-open", "admin-open"]),
+        ({"/openapi.json": "{}"}, ["admin-open"]),
+        ({"/ui/": "<html>"}, ["sidecar-through-gateway"]),
+        ({"/mcp": "x", "/llmp/catalog": "{}"}, ["sidecar-through-gateway"] * 2),
+    ],
+)
+async def test_what_a_gateway_serves_without_a_key(
+    served: dict[str, str], expected: list[str], tmp_path: Path
+) -> None:
+    """Each route that answers is named."""
+    with server({**READY, **served}) as url:
+        assert codes(await check_gateway(subject_of(url, tmp_path))) == expected
+
+
+async def test_only_a_wrong_key_opens(tmp_path: Path) -> None:
+    """As behind a proxy that replaces credentials."""
+    with server({**READY, "/admin/keys": "{}"}, keys=frozenset({WRONG_KEY})) as url:
+        (found, *_) = await check_gateway(subject_of(url, tmp_path))
+    assert isinstance(found, DoctorFinding)
+    assert found.what.endswith("/admin/keys answers 200 with a wrong key")
+
+
+async def test_a_server_that_answers_everything_is_not_judged(tmp_path: Path) -> None:
+    """As a page's own server does."""
+    with server({"*": "", **READY}) as url:
+        found = await check_gateway(subject_of(url, tmp_path))
+    assert codes(found) == []
+    assert [one.reason for one in found if isinstance(one, NotChecked) and one.is_unknown] == [
+        "it answers 200 to every path"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ('{"status": "degraded", "parts": [{"part": "limits", "detail": "away"}]}', ["gateway-degraded"]),
+        ("no JSON", ["gateway-away"]),
+    ],
+)
+async def test_what_a_gateway_says_of_itself(body: str, expected: list[str], tmp_path: Path) -> None:
+    """A degraded component is a finding."""
+    with server({"/health/ready": body}) as url:
+        assert codes(await check_gateway(subject_of(url, tmp_path))) == expected
+
+
+SIDECARS: dict[str, tuple[dict[str, str], frozenset[str] | None]] = {
+    "": (SIDECAR, frozenset({KEY})),
+    "sidecar-open": (SIDECAR, None),
+    "sidecar-key-rejected": (SIDECAR, frozenset({"another"})),
+    "sidecar-admin-reachable": ({**SIDECAR, "/ui/": "x"}, frozenset({KEY})),
+    "release-malicious": ({**SIDECAR, "/llmp/config": '{"litellm": "1.82.8"}'}, frozenset({KEY})),
+    "release-vulnerable": ({**SIDECAR, "/llmp/config": '{"litellm": "1.83.6"}'}, frozenset({KEY})),
+    "config-not-loaded": (
+        {**SIDECAR, "/llmp/config": json.dumps({"litellm": "1.108.6", "changed": True})},
+        frozenset({KEY}),
+    ),
+    "config-fault": (
+        {**SIDECAR, "/llmp/config": json.dumps({"litellm": "1.108.6", "findings": [{"fault": True}]})},
+        frozenset({KEY}),
+    ),
+}
+
+
+@pytest.mark.parametrize("code", SIDECARS)
+async def test_what_a_sidecar_answers(code: str, tmp_path: Path) -> None:
+    """Each fault is found alone, and none where there is none."""
+    served, keys = SIDECARS[code]
+    with server(served, keys=keys) as url:
+        found = await check_sidecars(subject_of(url, tmp_path))
+    assert codes(found) == ([code] if code else [])
+    assert KEY not in str(found)
+
+
+async def test_a_sidecar_whose_clock_is_wrong(tmp_path: Path) -> None:
+    """A minute is found, a second is not."""
+    for seconds, expected in ((60, ["clock-wrong"]), (-60, ["clock-wrong"]), (0, [])):
+        date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+        with server(SIDECAR, keys=frozenset({KEY}), date=date) as url:
+            assert codes(await check_sidecars(subject_of(url, tmp_path))) == expected
+
+
+async def test_a_sidecar_of_unknown_release_is_not_in_order(tmp_path: Path) -> None:
+    """It is said that nobody knows."""
+    with server({"/health/readiness": "{}", "/v1/models": "{}"}, keys=frozenset({KEY})) as url:
+        found = await check_sidecars(subject_of(url, tmp_path))
+    assert codes(found) == []
+    assert [one.is_unknown for one in found if isinstance(one, NotChecked) and "LiteLLM" in one.what] == [
+        True
+    ]
+
+
+async def test_an_address_of_tls_that_does_not_speak_it_is_unknown(tmp_path: Path) -> None:
+    """Its certificate cannot be read."""
+    with server(READY) as url:
+        found = await check_certificates(subject_of(url, tmp_path, public_url=url.replace("http:", "https:")))
+    assert [one.what for one in found if isinstance(one, NotChecked)] == [
+        "the certificate of the public address"
+    ]
+
+
+def test_listeners_of_a_table_of_sockets() -> None:
+    """Only those that listen, with their addresses (proc_net_tcp(5))."""
+    four = (
+        "  sl  local_address rem_address   st tx_queue\n"
+        "   0: 0100007F:1B5F 00000000:0000 0A 00000000\n"
+        "   1: 00000000:0FA0 00000000:0000 0A 00000000\n"
+        "   2: 0100007F:1B5F 0100007F:C001 01 00000000\n"
+    )
+    six = (
+        "  sl  local_address rem_address   st\n"
+        "   0: 00000000000000000000000000000000:0FA0 00000000000000000000000000000000:0000 0A\n"
+        "   1: 00000000000000000000000001000000:0FA0 00000000000000000000000000000000:0000 0A\n"
+    )
+    assert list(listeners(four)) == [("127.0.0.1", 7007), ("0.0.0.0", 4000)]  # noqa: S104 -- read, not bound
+    assert list(listeners(six)) == [("::", 4000), ("::1", 4000)]
+
+
+async def test_a_sidecar_that_listens_elsewhere_on_this_machine(tmp_path: Path) -> None:
+    """The machine's table of sockets is read; a server of the loopback interface alone is in order."""
+    with server(SIDECAR, keys=frozenset({KEY})) as url:
+        found = await check_sidecars(subject_of(url, tmp_path))
+    assert "sidecar-exposed" not in codes(found)
+    assert not [one for one in found if isinstance(one, NotChecked) and "listen" in one.what]
