@@ -5,15 +5,20 @@ Invariants: pure; every path is one of `PATHS`; what the field for more JSON say
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
+from llm_proxy.console.playground_turns import ConversationTurn
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json, as_object
+from llm_proxy.path_names import api_segment
 
 DEFAULT_MAX_TOKENS = 512
 MESSAGES_PATH = "/v1/messages"
+GEMINI_PATH = "/v1beta/models/{model}:generateContent"
+GEMINI_PREFIX = "/v1beta/models/"
+"""Of the path of a call: the model stands in it."""
 FILE_PATHS = {
     "/v1/audio/transcriptions": "file",
     "/v1/audio/translations": "file",
@@ -46,7 +51,7 @@ class PlaygroundCall:
     @property
     def is_streamed(self) -> bool:
         """Whether a stream is requested."""
-        return self.body.get("stream") is True
+        return self.body.get("stream") is True or self.path.endswith("?alt=sse")
 
     @property
     def file_field(self) -> str:
@@ -75,12 +80,32 @@ class PlaygroundForm:
     more: str = ""
     stream: bool = False
     file: CallFile | None = field(default=None, repr=False)
+    turns: tuple[ConversationTurn, ...] = ()
+
+    @property
+    def converses(self) -> bool:
+        """Whether the endpoint takes a conversation."""
+        return self.path in CONVERSATIONS
+
+    def with_answer(self, answer: str) -> "PlaygroundForm":
+        """Returns the form for the next message, after an answer; the same where none has come."""
+        if not self.converses or not answer:
+            return self
+        turns = (*self.turns, ConversationTurn("user", self.prompt), ConversationTurn("assistant", answer))
+        return replace(self, turns=turns, prompt="", file=None)
+
+    def earlier(self, assistant: str = "assistant", content: str = "content") -> list[Json]:
+        """Returns the messages so far, with the dialect's names of the model's role and of the text."""
+        roles = {"user": "user", "assistant": assistant}
+        return [{"role": roles[one.role], content: one.text} for one in self.turns]
 
     def call(self) -> PlaygroundCall:
         """Returns the request; raises `BadRequest` with the field at fault."""
         build = PATHS.get(self.path)
         if build is None:
             raise BadRequest("There is no such endpoint.", param="path")
+        if self.path == GEMINI_PATH:
+            return PlaygroundCall(self._gemini_path(), build(self) | self._more())
         body = {"model": self.model} | build(self) | self._stream() | self._more()
         if self.path in FILE_PATHS and self.file is None:
             raise BadRequest("This endpoint needs a file.", param="file")
@@ -105,6 +130,10 @@ class PlaygroundForm:
             return None
         return f"data:{self.file.content_type};base64,{base64.b64encode(self.file.data).decode()}"
 
+    def _gemini_path(self) -> str:
+        operation = "streamGenerateContent?alt=sse" if self.stream else "generateContent"
+        return f"{GEMINI_PREFIX}{api_segment(self.model)}:{operation}"
+
     def _stream(self) -> Json:
         return {"stream": True} if self.stream and self.path in STREAMED else {}
 
@@ -121,23 +150,18 @@ def _chat(form: PlaygroundForm) -> Json:
     system = [{"role": "system", "content": form.system}] if form.system else []
     url, text = form.image_url(), {"type": "text", "text": form.prompt}
     content = form.prompt if url is None else [text, {"type": "image_url", "image_url": {"url": url}}]
-    return {"messages": [*system, {"role": "user", "content": content}], **form.options()}
+    return {"messages": [*system, *form.earlier(), {"role": "user", "content": content}], **form.options()}
 
 
 def _messages(form: PlaygroundForm) -> Json:
     system = {"system": form.system} if form.system else {}
-    text, content = {"type": "text", "text": form.prompt}, form.prompt
+    content: object = form.prompt
     if form.file is not None:
         data = base64.b64encode(form.file.data).decode()
         source = {"type": "base64", "media_type": form.file.content_type, "data": data}
-        return {
-            **system,
-            "messages": [{"role": "user", "content": [{"type": "image", "source": source}, text]}],
-            "max_tokens": DEFAULT_MAX_TOKENS,
-            **form.options(),
-        }
-    message = {"role": "user", "content": content}
-    return {**system, "messages": [message], "max_tokens": DEFAULT_MAX_TOKENS, **form.options()}
+        content = [{"type": "image", "source": source}, {"type": "text", "text": form.prompt}]
+    messages = [*form.earlier(), {"role": "user", "content": content}]
+    return {**system, "messages": messages, "max_tokens": DEFAULT_MAX_TOKENS, **form.options()}
 
 
 def _responses(form: PlaygroundForm) -> Json:
@@ -146,8 +170,28 @@ def _responses(form: PlaygroundForm) -> Json:
     given: object = form.prompt
     if url is not None:
         parts = [{"type": "input_text", "text": form.prompt}, {"type": "input_image", "image_url": url}]
-        given = [{"role": "user", "content": parts}]
+        given = [*form.earlier(), {"role": "user", "content": parts}]
+    elif form.turns:
+        given = [*form.earlier(), {"role": "user", "content": form.prompt}]
     return {**system, "input": given, **form.options("max_output_tokens")}
+
+
+def _gemini(form: PlaygroundForm) -> Json:
+    options = form.options("maxOutputTokens")
+    tools = options.pop("tools", None)
+    parts: list[Json] = [{"text": form.prompt}]
+    if form.file is not None:
+        data = base64.b64encode(form.file.data).decode()
+        parts.insert(0, {"inlineData": {"mimeType": form.file.content_type, "data": data}})
+    earlier = [
+        {"role": one["role"], "parts": [{"text": one["text"]}]} for one in form.earlier("model", "text")
+    ]
+    body: Json = {"contents": [*earlier, {"role": "user", "parts": parts}]}
+    if form.system:
+        body["systemInstruction"] = {"parts": [{"text": form.system}]}
+    if options:
+        body["generationConfig"] = options
+    return body if tools is None else body | {"tools": tools}
 
 
 def _rerank(form: PlaygroundForm) -> Json:
@@ -167,6 +211,7 @@ PATHS: Mapping[str, Callable[[PlaygroundForm], Json]] = {
     "/v1/chat/completions": _chat,
     "/v1/responses": _responses,
     MESSAGES_PATH: _messages,
+    GEMINI_PATH: _gemini,
     "/v1/completions": lambda form: {"prompt": form.prompt, **form.options()},
     "/v1/embeddings": lambda form: {"input": form.prompt},
     "/v1/rerank": _rerank,
@@ -178,6 +223,8 @@ PATHS: Mapping[str, Callable[[PlaygroundForm], Json]] = {
     "/v1/audio/translations": _transcript,
 }
 """By path what makes the body of a form."""
+CONVERSATIONS = frozenset({"/v1/chat/completions", "/v1/responses", MESSAGES_PATH, GEMINI_PATH})
+"""Paths that take the messages so far."""
 STREAMED = frozenset({*PATHS} - {"/v1/embeddings", "/v1/rerank", "/v1/moderations", "/v1/audio/speech"})
 """Paths that take `stream`; speech is streamed anyway."""
 

@@ -8,10 +8,11 @@ import pprint
 import shlex
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
-from llm_proxy.console.playground_call import MESSAGES_PATH, PlaygroundCall
+from llm_proxy.console.playground_call import GEMINI_PREFIX, MESSAGES_PATH, PlaygroundCall
 from llm_proxy.json_access import Json, as_list, as_object
 
 KEY_VARIABLE = "LLM_PROXY_KEY"
@@ -75,10 +76,14 @@ def _curl(call: PlaygroundCall, base_url: str) -> str:
 
 
 def _python_sdk(call: PlaygroundCall) -> str:
+    if call.path.startswith(GEMINI_PREFIX):
+        return "google-genai"
     return "anthropic" if call.path == MESSAGES_PATH else "openai"
 
 
 def _python(call: PlaygroundCall, base_url: str) -> str:
+    if call.path.startswith(GEMINI_PREFIX):
+        return _python_gemini(call, base_url)
     if call.path == MESSAGES_PATH:
         head = ["import os", "", "from anthropic import Anthropic", ""]
         client = f'client = Anthropic(base_url={base_url!r}, api_key=os.environ["{KEY_VARIABLE}"])'
@@ -89,6 +94,28 @@ def _python(call: PlaygroundCall, base_url: str) -> str:
         method, known = _OPENAI_METHODS.get(call.path, ""), _ARGUMENTS
     made = _python_method(call, method, known) if method else _python_post(call)
     return "\n".join([*head, client, made, *_python_print(call)]) + "\n"
+
+
+def _python_gemini(call: PlaygroundCall, base_url: str) -> str:
+    model = unquote(call.path.removeprefix(GEMINI_PREFIX).rpartition(":")[0])
+    more = {name: value for name, value in call.body.items() if name not in ("contents", "generationConfig")}
+    config = {**as_object(call.body.get("generationConfig")), **more}
+    options = f'http_options={{"base_url": {base_url!r}}}'
+    method = "generate_content_stream" if call.is_streamed else "generate_content"
+    lines = [
+        "import os",
+        "",
+        "from google import genai",
+        "",
+        f'client = genai.Client(api_key=os.environ["{KEY_VARIABLE}"], {options})',
+        f"answer = client.models.{method}(",
+        f"    model={model!r},",
+        f"    contents={_python_value(call.body.get('contents'))},",
+        *([f"    config={_python_value(config)},"] if config else []),
+        ")",
+        *_python_print(call),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _python_method(call: PlaygroundCall, method: str, known: frozenset[str]) -> str:

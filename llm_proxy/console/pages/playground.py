@@ -9,6 +9,7 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated
 from urllib.parse import quote
 
@@ -19,18 +20,23 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from llm_proxy.console.access import GLOBAL, Viewer, require_role
+from llm_proxy.console.access import GLOBAL, AnyViewer, Viewer, require_role
 from llm_proxy.console.console import Console
 from llm_proxy.console.gateway_api import GatewayRejected, GatewayResponse, MultipartForm
-from llm_proxy.console.playground_call import PATHS, CallFile, PlaygroundCall, PlaygroundForm
+from llm_proxy.console.playground_call import CONVERSATIONS, PATHS, CallFile, PlaygroundCall, PlaygroundForm
 from llm_proxy.console.playground_keys import PlaygroundKeys
+from llm_proxy.console.playground_turns import parse_turns, text_of_answer, turns_text
 from llm_proxy.console.snippets import KEY_VARIABLE, Snippet, shown_body, snippets_of
-from llm_proxy.errors import APIError
+from llm_proxy.errors import APIError, Forbidden
 from llm_proxy.identity.console_sessions import ViewerRole
 from llm_proxy.json_access import Json, as_list, as_object, as_objects
 
 ROLES: tuple[ViewerRole, ...] = ("owner", "operator", "tenant", "key")
 """Who may call: a viewer may not make a key."""
+_NO_KEY = (
+    "A call from the playground is made with a key of an hour, and a viewer may make no key. Sign in with a"
+    " virtual key of your own to call: within its limits, and on its bill."
+)
 CHAT_PATH = "/v1/chat/completions"
 MAX_SHOWN_BYTES = 2**20
 _PASSED_HEADERS = ("content-type", "x-request-id", "retry-after")
@@ -51,7 +57,8 @@ class PlaygroundResult:
     """What a page shows below the form.
 
     Attributes:
-        answer: The answer's text; None for no call.
+        answer: The answer as it came, cut; None for no call.
+        text: Its text in a conversation.
         images: Data URLs of the pictures in the answer.
         audio: A data URL of the answer as audio; empty for none.
         key: The key of this hour, shown on request.
@@ -60,6 +67,7 @@ class PlaygroundResult:
     status: int = 0
     request_id: str = ""
     answer: str | None = None
+    text: str = ""
     images: tuple[str, ...] = ()
     audio: str = ""
     explanation: Json | None = None
@@ -74,21 +82,12 @@ def router(console: Console) -> APIRouter:
     """Returns the pages' routes."""
     routes, keys = APIRouter(), PlaygroundKeys()
 
-    def page(
-        request: Request,
-        viewer: Viewer,
-        models: list[OfferedModel],
-        form: PlaygroundForm,
-        result: PlaygroundResult,
-        status: int = 200,
-    ) -> Response:
-        return console.render(
-            request, viewer, "playground.html", status=status, form=form, result=result, models=models,
-            paths=[*PATHS], key_variable=KEY_VARIABLE, has_key=viewer.role != "key",
-        )  # fmt: skip
+    page = partial(_page, console)
 
     @routes.get("/playground")
-    async def blank(request: Request, viewer: Caller, model: str = "") -> Response:
+    async def blank(request: Request, viewer: AnyViewer, model: str = "") -> Response:
+        if not viewer.may(*ROLES):
+            raise Forbidden(_NO_KEY)
         models, problem = await _models(viewer, keys)
         chosen = model or next((one.name for one in models if CHAT_PATH in one.paths), "")
         form = PlaygroundForm(CHAT_PATH, chosen, stream=True)
@@ -97,9 +96,11 @@ def router(console: Console) -> APIRouter:
     @routes.post("/playground")
     async def act(request: Request, viewer: Caller) -> Response:
         sent = await request.form()
-        form, status = await _form_of(sent), 200
+        form, status, action = await _form_of(sent), 200, str(sent.get("action") or "call")
         try:
-            result = await _act(viewer, keys, form, str(sent.get("action") or "call"))
+            form = replace(form, turns=parse_turns(str(sent.get("turns") or "")))
+            result = await _act(viewer, keys, form, action)
+            form = replace(form, turns=()) if action == "fresh" else form.with_answer(result.text)
         except APIError as error:
             result = PlaygroundResult(error=error.message, error_field=error.param or "")
             status = error.status
@@ -110,7 +111,9 @@ def router(console: Console) -> APIRouter:
     @routes.post("/playground/stream")
     async def stream(request: Request, viewer: Caller) -> Response:
         try:
-            call = (await _form_of(await request.form())).call()
+            sent = await request.form()
+            turns = parse_turns(str(sent.get("turns") or ""))
+            call = replace(await _form_of(sent), turns=turns).call()
             key = await _key(viewer, keys)
             return await _passed_on(viewer, call, key)
         except APIError as error:
@@ -119,7 +122,25 @@ def router(console: Console) -> APIRouter:
     return routes
 
 
+def _page(
+    console: Console,
+    request: Request,
+    viewer: Viewer,
+    models: list[OfferedModel],
+    form: PlaygroundForm,
+    result: PlaygroundResult,
+    status: int = 200,
+) -> Response:
+    return console.render(
+        request, viewer, "playground.html", status=status, form=form, result=result, models=models,
+        paths=[*PATHS], key_variable=KEY_VARIABLE, has_key=viewer.role != "key",
+        turns=turns_text(form.turns), conversations=" ".join(sorted(CONVERSATIONS)),
+    )  # fmt: skip
+
+
 async def _act(viewer: Viewer, keys: PlaygroundKeys, form: PlaygroundForm, action: str) -> PlaygroundResult:
+    if action == "fresh":
+        return PlaygroundResult()
     if action == "key" and viewer.role != "key":
         return PlaygroundResult(key=(await keys.get(viewer)).text)
     call = form.call()
@@ -239,9 +260,10 @@ async def _result(response: GatewayResponse) -> PlaygroundResult:
     if kind.startswith("audio/"):
         audio = f"data:{kind.partition(';')[0]};base64,{base64.b64encode(data).decode()}"
         return PlaygroundResult(status, request_id, "", audio=audio)
+    text = text_of_answer(kind, bytes(data)) if response.is_success else ""
     if kind.startswith("application/json"):
         body = as_object(orjson.loads(data))
         pictures = (one.get("b64_json") for one in as_objects(body.get("data")))
         images = tuple(f"data:image/png;base64,{one}" for one in pictures if isinstance(one, str))
-        return PlaygroundResult(status, request_id, shown_body(body), images)
-    return PlaygroundResult(status, request_id, data[:MAX_SHOWN_BYTES].decode(errors="replace"))
+        return PlaygroundResult(status, request_id, shown_body(body), text, images)
+    return PlaygroundResult(status, request_id, data[:MAX_SHOWN_BYTES].decode(errors="replace"), text)

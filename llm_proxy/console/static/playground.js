@@ -23,6 +23,10 @@
     if (event.type === "response.function_call_arguments.delta") {
       return event.delta;
     }
+    if (event.candidates) {
+      const parts = event.candidates[0]?.content?.parts ?? [];
+      return parts.map((one) => (one.functionCall ? `\n${one.functionCall.name} ${JSON.stringify(one.functionCall.args ?? {})}` : one.thought ? "" : one.text ?? "")).join("");
+    }
     const choice = event.choices && event.choices[0];
     if (!choice) {
       return event.error ? `\n${event.error.message}` : "";
@@ -32,6 +36,46 @@
       (one) => (one.function?.name ? `\n${one.function.name} ` : "") + (one.function?.arguments ?? ""),
     );
     return (choice.text ?? "") + (delta.content ?? "") + tools.join("");
+  };
+
+  // Whether what an event adds is a message's text: no call of a tool, no error.
+  const isSpoken = (event) => {
+    const called = event.choices?.[0]?.delta?.tool_calls ?? event.candidates?.[0]?.content?.parts?.some((one) => one.functionCall);
+    return !called && !event.error && !event.delta?.partial_json && event.type !== "response.function_call_arguments.delta";
+  };
+
+  // The text of a whole answer, in each dialect; undefined without one.
+  const wholeText = (body) => {
+    const parts = body.candidates?.[0]?.content?.parts ?? body.output?.flatMap((one) => one.content ?? []) ?? body.content;
+    const texts = (Array.isArray(parts) ? parts : []).filter((one) => typeof one.text === "string" && !one.thought);
+    const chat = body.choices?.[0]?.message?.content ?? body.choices?.[0]?.text;
+    return chat ?? (texts.length ? texts.map((one) => one.text).join("") : undefined);
+  };
+
+  // An answer that came whole joins the conversation; the field is what the form sends, with or without scripts.
+  const turns = document.querySelector("#turns");
+  const shown = document.querySelector("#turns-shown");
+  const conversation = document.querySelector("#conversation");
+  const addTurns = (prompt, text) => {
+    if (!text || !turns.dataset.paths.split(" ").includes(form.elements.path.value)) {
+      return;
+    }
+    const added = [{ role: "user", text: prompt }, { role: "assistant", text }];
+    turns.value = JSON.stringify([...JSON.parse(turns.value || "[]"), ...added]);
+    for (const one of added) {
+      const line = document.createElement("li");
+      line.className = "text";
+      const who = document.createElement("strong");
+      who.textContent = one.role === "user" ? "You" : "Model";
+      const said = document.createElement("span");
+      said.className = "pre";
+      said.textContent = one.text;
+      line.append(who, " ", said);
+      shown.append(line);
+    }
+    conversation.hidden = false;
+    form.elements.prompt.value = "";
+    form.elements.file.value = "";
   };
 
   const showPictures = (body) => {
@@ -76,10 +120,11 @@
   const readEvents = async (response) => {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let unread = "";
+    let spoken = "";
     for (;;) {
       const { done, value } = await reader.read();
       if (done) {
-        return;
+        return spoken;
       }
       addRaw(value);
       const lines = (unread + value).split("\n");
@@ -88,7 +133,9 @@
         if (line.startsWith("data:") && !line.includes("[DONE]")) {
           try {
             const event = JSON.parse(line.slice(5));
-            answer.append(addedText(event));
+            const added = addedText(event);
+            answer.append(added);
+            spoken += isSpoken(event) ? added : "";
             if (event.b64_json) {
               showPictures({ data: [event] });
             }
@@ -104,22 +151,24 @@
     showHead(response);
     const kind = response.headers.get("content-type") ?? "";
     if (kind.startsWith("text/event-stream")) {
-      await readEvents(response);
-    } else if (kind.startsWith("audio/")) {
+      return readEvents(response);
+    }
+    if (kind.startsWith("audio/")) {
       const audio = new Audio(URL.createObjectURL(await response.blob()));
       audio.controls = true;
       audio.setAttribute("aria-label", "The answer as audio");
       media.append(audio);
     } else {
-      const text = await response.text();
+      const whole = await response.text();
       try {
-        const body = JSON.parse(text);
+        const body = JSON.parse(whole);
         showPictures(body);
-        const chat = body.choices && (body.choices[0].message?.content ?? body.choices[0].text);
-        answer.textContent = chat ?? JSON.stringify(body, null, 2);
+        const text = wholeText(body);
+        answer.textContent = text ?? JSON.stringify(body, null, 2);
         addRaw(JSON.stringify(body, null, 2));
+        return text;
       } catch {
-        answer.textContent = text;
+        answer.textContent = whole;
       }
     }
   };
@@ -134,7 +183,12 @@
     stop.disabled = false;
     try {
       const options = { method: "POST", body: new FormData(form), signal: running.signal };
-      await show(await fetch("/playground/stream", options));
+      const prompt = form.elements.prompt.value;
+      const response = await fetch("/playground/stream", options);
+      const text = await show(response);
+      if (response.ok) {
+        addTurns(prompt, text);
+      }
     } catch (fault) {
       status.append(fault.name === "AbortError" ? " stopped" : " the connection broke");
     } finally {

@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from running_stack import script
 
 KEY_TEXT = re.compile(r"sk-llmp-[0-9A-Za-z]{12}-[0-9A-Za-z]{38}")
 SNIPPET = re.compile(r'<pre id="snippet-(\w+)"[^>]*>(.*?)</pre>', re.DOTALL)
+TURNS = re.compile(r'name="turns" id="turns" value="([^"]*)"')
 PROMPT = "its `$HOME` and {${x}"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
 
@@ -155,3 +157,39 @@ async def test_roles(console: RunningConsole) -> None:
         found = (await console.admin_api("GET", "/admin/keys?tenant=acme&text=acme/playground-"))["data"]
         assert all(one["tenant"] == "acme" for one in found)
         assert found
+
+
+@pytest.mark.parametrize("stream", [{}, {"stream": "on"}])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1beta/models/{model}:generateContent"],
+)
+async def test_a_conversation_goes_on_without_scripts(
+    console: RunningConsole, path: str, stream: dict[str, str]
+) -> None:
+    """The second call sends what was said before; a button begins anew."""
+    async with console.signed_in(await console.stack.new_key(tenant="t")) as client:
+        fields = chat("how are you?", path=path) | stream
+        first = await post(client, "/playground", **fields, action="call")
+        assert first.status_code == 200, first.text
+        turns = html.unescape(TURNS.findall(first.text)[0])
+        assert [one["role"] for one in json.loads(turns)] == ["user", "assistant"]
+        assert json.loads(turns)[1]["text"].startswith("delta0 timber1")
+        second = await post(
+            client, "/playground", **(fields | {"prompt": "and now?", "turns": turns}), action="call"
+        )
+        assert len(json.loads(html.unescape(TURNS.findall(second.text)[0]))) == 4
+        explained = await post(client, "/playground", **(fields | {"turns": turns}), action="explain")
+        assert "admitted" in explained.text
+        fresh = await post(client, "/playground", **(fields | {"turns": turns}), action="fresh")
+        assert TURNS.findall(fresh.text) == ["[]"]
+        wrong = await post(client, "/playground", **(fields | {"turns": "{"}), action="call")
+        assert (wrong.status_code, "This is no conversation." in wrong.text) == (400, True)
+
+
+async def test_a_viewer_is_told_why_there_is_no_playground(console: RunningConsole) -> None:
+    async with console.admin("viewer") as viewer:
+        page = await viewer.get("/playground")
+        assert page.status_code == 403
+        assert "a viewer may make no key" in page.text
+        assert (await post(viewer, "/playground", **chat(), action="call")).status_code == 403

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.console.playground_call import FILE_PATHS, PATHS, CallFile, PlaygroundForm
+from llm_proxy.console.playground_call import FILE_PATHS, GEMINI_PATH, PATHS, CallFile, PlaygroundForm
 from llm_proxy.console.playground_keys import key_name
+from llm_proxy.console.playground_turns import ConversationTurn, parse_turns, text_of_answer, turns_text
 from llm_proxy.console.snippets import shown_body, snippets_of
 from llm_proxy.errors import BadRequest
 
+TURNS = (ConversationTurn("user", "hi"), ConversationTurn("assistant", "hello"))
+SAID = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 PNG = CallFile("a b.png", "image/png", b"\x89PNG")
 
 
@@ -41,6 +44,26 @@ PNG = CallFile("a b.png", "image/png", b"\x89PNG")
             PlaygroundForm("/v1/messages", "m", "", "hi"),
             {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 512},
         ),
+        (
+            PlaygroundForm("/v1/responses", "m", prompt="and?", turns=TURNS),
+            {"model": "m", "input": [*SAID, {"role": "user", "content": "and?"}]},
+        ),
+        (
+            PlaygroundForm("/v1/messages", "m", prompt="and?", turns=TURNS),
+            {"model": "m", "messages": [*SAID, {"role": "user", "content": "and?"}], "max_tokens": 512},
+        ),
+        (
+            PlaygroundForm(GEMINI_PATH, "m", "be kind", "and?", "5", "0.5", stream=True, turns=TURNS),
+            {
+                "contents": [
+                    {"role": "user", "parts": [{"text": "hi"}]},
+                    {"role": "model", "parts": [{"text": "hello"}]},
+                    {"role": "user", "parts": [{"text": "and?"}]},
+                ],
+                "systemInstruction": {"parts": [{"text": "be kind"}]},
+                "generationConfig": {"maxOutputTokens": 5, "temperature": 0.5},
+            },
+        ),
         (PlaygroundForm("/v1/embeddings", "m", prompt="hi", stream=True), {"model": "m", "input": "hi"}),
         (
             PlaygroundForm("/v1/rerank", "m", prompt="q\n\nd1\nd2"),
@@ -61,7 +84,7 @@ def test_a_form_is_a_body_of_its_endpoint(form: PlaygroundForm, body: object) ->
     assert form.call().body == body
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", GEMINI_PATH])
 def test_a_picture_is_sent_in_the_words_of_each_dialect(path: str) -> None:
     text = json.dumps(PlaygroundForm(path, "m", prompt="what?", file=PNG).call().body)
     assert base64.b64encode(PNG.data).decode() in text
@@ -118,3 +141,65 @@ def test_a_persons_key_has_one_name() -> None:
 
 def test_a_long_text_is_cut() -> None:
     assert "(10000 characters)" in shown_body({"a": [{"b": "x" * 10_000}]})
+
+
+def test_googles_path_names_the_model_and_whether_the_answer_is_streamed() -> None:
+    """A name with a slash is one segment."""
+    form = PlaygroundForm(GEMINI_PATH, "a/b", prompt="hi")
+    assert form.call().path == "/v1beta/models/a%2Fb:generateContent"
+    streamed = PlaygroundForm(GEMINI_PATH, "a/b", prompt="hi", stream=True).call()
+    assert (streamed.path, streamed.is_streamed) == (
+        "/v1beta/models/a%2Fb:streamGenerateContent?alt=sse",
+        True,
+    )
+    _, python, _ = snippets_of(streamed, "http://gateway")
+    assert python.needs == "pip install google-genai"
+    assert "models.generate_content_stream(\n    model='a/b'," in python.text
+    ast.parse(python.text)
+
+
+def test_a_conversation_goes_on_with_the_answers_text() -> None:
+    """It is the form's field; an endpoint without conversations has none, what is none is rejected."""
+    form = PlaygroundForm("/v1/messages", "m", prompt="hi", file=PNG).with_answer("hello")
+    assert (form.turns, form.prompt, form.file) == (TURNS, "", None)
+    assert parse_turns(turns_text(TURNS)) == TURNS
+    assert parse_turns(" ") == ()
+    assert PlaygroundForm("/v1/embeddings", "m", prompt="hi").with_answer("hello").turns == ()
+    assert PlaygroundForm("/v1/messages", "m", prompt="hi").with_answer("").prompt == "hi"
+    for wrong in ("{", "{}", "[1]", '[{"role": "system", "text": "x"}]', '[{"role": "user"}]', "1", '"a"'):
+        with pytest.raises(BadRequest, match="no conversation"):
+            parse_turns(wrong)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [
+            {"choices": [{"delta": {"content": "hel"}}]},
+            {"choices": [{"delta": {"content": "lo"}}]},
+            {"choices": []},
+        ],
+        [
+            {"type": "response.output_text.delta", "delta": "hel"},
+            {"type": "response.output_text.delta", "delta": "lo"},
+        ],
+        [{"type": "content_block_delta", "delta": {"text": "hello"}}, {"type": "ping"}],
+        [{"candidates": [{"content": {"parts": [{"text": "x", "thought": True}, {"text": "hello"}]}}]}],
+    ],
+)
+def test_the_text_of_a_streamed_answer(events: list[object]) -> None:
+    body = "".join(f"data: {json.dumps(one)}\n\n" for one in events) + "data: [DONE]\n\n"
+    assert text_of_answer("text/event-stream; charset=utf-8", body.encode()) == "hello"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [{"message": {"content": "hello"}}]},
+        {"content": [{"type": "thinking", "thinking": "x"}, {"type": "text", "text": "hello"}]},
+        {"output": [{"type": "reasoning"}, {"content": [{"type": "output_text", "text": "hello"}]}]},
+        {"candidates": [{"content": {"parts": [{"text": "hello"}]}}]},
+    ],
+)
+def test_the_text_of_a_whole_answer(body: object) -> None:
+    assert text_of_answer("application/json", json.dumps(body).encode()) == "hello"
