@@ -16,7 +16,8 @@ whatever is down.
 ```
 llm-proxy doctor                                      # beside `llm-proxy up`, in its folder
 docker compose exec llm-proxy /app/.venv/bin/python -m llm_proxy doctor
-kubectl exec deploy/llm-proxy -- /app/.venv/bin/python -m llm_proxy doctor
+kubectl exec deployment/NAME-gateway -- /app/.venv/bin/python -m llm_proxy doctor
+llm-proxy doctor --only secrets --only config         # on compose's host: files that no container sees
 llm-proxy doctor --public-url https://llm.example.com # also what the proxy in front passes on
 llm-proxy doctor --json                               # one document: checks, findings, not_checked
 llm-proxy doctor --check-providers                    # one small call of each model group: it can cost money

@@ -105,7 +105,7 @@ class Connector:
         if self._is_shared is None:
             first = await self._connect(is_shared=True)
             try:
-                self._is_shared = await _is_behind_pooler(first)
+                self._is_shared = await is_behind_pooler(first)
             except BaseException:
                 first.terminate()
                 raise
@@ -195,8 +195,8 @@ async def connect(url: str, tls: ssl.SSLContext | None, pooler: Pooler = "transa
     return await Connector(url, tls, pooler, is_patient=True)()
 
 
-async def _is_behind_pooler(connection: PooledConnection) -> bool:
-    """Whether the process that answers is not the one that the login named: poolers name one they invent."""
+async def is_behind_pooler(connection: PooledConnection) -> bool:
+    """Returns whether another process answers than the login named: poolers name one they invent."""
     answering: int = await connection.fetchval("SELECT pg_backend_pid()")
     return answering != connection.get_server_pid()
 

@@ -50,8 +50,20 @@ _STORES = ("database_url", "limits_redis_url", "cache_redis_url")
     help=f"The sidecars' configuration [default: {DEFAULT_CONFIG}].",
 )
 @click.option("--check-providers", is_flag=True, help="Call each model group once; this can cost money.")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice([one.name for one in CHECKS]),
+    help="Only this check; repeatable.",
+)
 def doctor(
-    *, as_json: bool, url: str | None, public_url: str | None, config_file: Path, check_providers: bool
+    *,
+    as_json: bool,
+    url: str | None,
+    public_url: str | None,
+    config_file: Path,
+    check_providers: bool,
+    only: tuple[str, ...],
 ) -> None:
     """Examine this installation: print what is wrong, why it matters and how to mend it.
 
@@ -61,7 +73,7 @@ def doctor(
     env = _operator_env()
     try:
         subject = _subject(env, url, public_url, config_file, checks_providers=check_providers)
-        results = asyncio.Runner().run(examine(subject))
+        results = asyncio.Runner().run(examine(subject, only))
     except ValidationError as fault:
         results = _unreadable_settings(fault)
     print_result(_document(results), _print_report, as_json=as_json)

@@ -42,7 +42,8 @@ _MAX_VALUES = 2
 _MORE_THAN_A_SECRET = ("_URL", "_HEADERS", "_WEBHOOKS")
 _STORE_SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "SIDECAR_DB_PASSWORD")
 """Variables of compose."""
-_MEMORY_FOLDERS = ("/run", "/var/run", "/dev/shm")  # noqa: S108 -- where containers mount secrets for one user
+_MOUNTED_FOLDERS = ("/run/secrets", "/run/keys")
+"""Where containers have secrets that the engine mounted for their user."""
 _KNOWN_PASSWORDS = (
     KNOWN_SECRETS | WEAK_KEYS | {"postgres", "redis", "valkey", "admin", "llm_proxy", "changeme"}
 )
@@ -102,12 +103,20 @@ def judge_secrets(named: Mapping[str, tuple[str, ...]]) -> Iterator[DoctorFindin
         for value in values:
             places.setdefault(value, []).append(name)
             if (why := _weakness(value)) is not None:
-                yield finding("secret-weak", f"{name} {why}", name=name)
+                yield finding("secret-weak", f"{name} {why}", name=name, command=_command(name))
         if len(values) > _MAX_VALUES:
             yield finding("secret-list-long", f"{name} has {len(values)} values", name=name)
     for names in places.values():
         if len(set(names)) > 1:
-            yield finding("secret-shared", f"{' and '.join(names)} are equal", name=names[-1])
+            equal = f"{' and '.join(names)} are equal"
+            yield finding("secret-shared", equal, name=names[-1], command=_command(names[-1]))
+
+
+def _command(name: str) -> str:
+    """Makes a secret of the form that its setting needs."""
+    if name.endswith("SEALING_KEYS"):
+        return "echo k2=$(openssl rand -hex 32)"
+    return "echo sk-$(openssl rand -hex 24)" if "LITELLM" in name else "openssl rand -hex 24"
 
 
 def _weakness(value: str) -> str | None:
@@ -134,7 +143,8 @@ def _store_password(name: str, password: str, url: str) -> Iterator[DoctorFindin
         if not any(word in url for word in ("passfile=", "sslcert=", "ssl_certfile=", "password=")):
             yield finding("store-without-password", f"{name} has no password", name=name)
     elif password.lower() in _KNOWN_PASSWORDS or len(password) < _MIN_PASSWORD_CHARS:
-        yield finding("secret-weak", f"the password in {name} is a known default, or short", name=name)
+        what = f"the password in {name} is a known default, or short"
+        yield finding("secret-weak", what, name=name, command=_command(name))
 
 
 def _readable_files(subject: Subject) -> Iterator[DoctorFinding]:
@@ -152,15 +162,28 @@ def _readable_files(subject: Subject) -> Iterator[DoctorFinding]:
 
 
 def is_readable_by_others(path: Path) -> bool:
-    """Whether another user of this machine can read a file; not below folders that containers mount."""
+    """Returns whether another user of this machine can read a file; not of one that an engine mounted."""
     try:
-        if not path.is_file() or str(path.resolve()).startswith(_MEMORY_FOLDERS):
+        if not path.is_file() or _is_mounted_secret(path.resolve()):
             return False
         mode = path.stat().st_mode
         passed = all(parent.stat().st_mode & _PASS_THROUGH for parent in path.resolve().parents)
     except OSError:
         return False
     return bool(mode & _OTHERS) and passed
+
+
+def _is_mounted_secret(path: Path) -> bool:
+    """Whether a container's engine mounted the file: Kubernetes' secrets are read-only and in memory."""
+    if str(path).startswith(_MOUNTED_FOLDERS):
+        return True
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return False
+    above = [mount for mount in mounts if path.is_relative_to(mount[1])]
+    _, _, kind, options, *_ = max(above, key=lambda mount: len(mount[1]), default=["", "", "", ""])
+    return kind == "tmpfs" and "ro" in options.split(",")
 
 
 def _call_log(subject: Subject) -> Iterator[DoctorFinding]:

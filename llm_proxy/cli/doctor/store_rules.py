@@ -34,12 +34,14 @@ class ConnectionNeed:
     each: int
 
 
-def judge_postgres(facts: PostgresFacts, need: ConnectionNeed, today: date, pending: int | None) -> Outcome:
+def judge_postgres(
+    facts: PostgresFacts, need: ConnectionNeed | None, today: date, pending: int | None
+) -> Outcome:
     """Returns what is wrong with a Postgres.
 
     Args:
         facts: What it says.
-        need: Of all gateways.
+        need: Of all gateways; None: a pooler stands before it.
         today: For ends of support.
         pending: How many migrations are not applied; None: not known.
     """
@@ -83,9 +85,7 @@ def _roles(facts: PostgresFacts) -> Iterator[DoctorFinding | NotChecked]:
     if gateway is None:
         yield NotChecked("rights of the gateway's role", "the catalogue cannot be read", is_unknown=True)
     elif gateway.missing:
-        yield finding(
-            "gateway-role-lacks", f"it lacks {_listed(gateway.missing)}", owner="OWNER", role="ROLE"
-        )
+        yield finding("gateway-role-lacks", f"it lacks {_listed(gateway.missing)}")
     if sidecar is None:
         yield finding("sidecar-role-missing", "there is no role llm_proxy_sidecar")
     else:
@@ -104,8 +104,11 @@ def _listed(rights: tuple[str, ...]) -> str:
     return ", ".join(rights[:_SHOWN_RIGHTS]) + more
 
 
-def _connections(facts: PostgresFacts, need: ConnectionNeed) -> Iterator[DoctorFinding | NotChecked]:
+def _connections(facts: PostgresFacts, need: ConnectionNeed | None) -> Iterator[DoctorFinding | NotChecked]:
     most = facts.max_connections
+    if need is None:
+        yield NotChecked("connections for all gateways", "a pooler shares them out; it knows its own")
+        return
     if most is None or facts.used_connections is None:
         yield NotChecked("connections of Postgres", "it does not tell this role")
         return

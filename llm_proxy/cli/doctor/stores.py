@@ -34,7 +34,14 @@ from llm_proxy.postgres_urls import client_parameters
 from llm_proxy.redis_urls import redis_address
 from llm_proxy.schema import PgConnection, SchemaChanged, pending_migrations
 from llm_proxy.schema.backups import Backups
-from llm_proxy.schema.connections import POOL_SIZE, REPORTS_POOL_SIZE, connect, open_command_pool
+from llm_proxy.schema.connections import (
+    POOL_SIZE,
+    REPORTS_POOL_SIZE,
+    PooledConnection,
+    connect,
+    is_behind_pooler,
+    open_command_pool,
+)
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline
 from llm_proxy.store_facts import RedisFacts, read_postgres_facts
 
@@ -49,7 +56,7 @@ _TLS_MODES = ("sslmode=verify", "sslmode=require")
 
 
 @contextlib.asynccontextmanager
-async def _connected(url: str, subject: Subject) -> AsyncGenerator[PgConnection]:
+async def _connected(url: str, subject: Subject) -> AsyncGenerator[PooledConnection]:
     async with db_deadline(CONNECT_TIMEOUT_S):
         connection = await connect(url, subject.settings.tls_for(url))
     try:
@@ -68,11 +75,12 @@ async def check_postgres(subject: Subject) -> Outcome:
         async with _connected(url, subject) as connection:
             facts = await read_postgres_facts(connection, timeout_s=POSTGRES_TIMEOUT_S)
             pending = await _pending(connection)
+            is_pooled = await is_behind_pooler(connection)
     except (DatabaseUnavailable, RowsRejected) as away:
         return [finding("postgres-away", f"DATABASE_URL: {away.reason}")]
     limit = client_parameters(url).get("connection_limit", "")
     each = int(limit) if limit.isdecimal() and int(limit) > 1 else POOL_SIZE + REPORTS_POOL_SIZE
-    need = ConnectionNeed(processes + _CONSOLE_AND_COMMANDS, each)
+    need = None if is_pooled else ConnectionNeed(processes + _CONSOLE_AND_COMMANDS, each)
     found = [
         *judge_postgres(facts, need, subject.today, pending),
         *judge_clock(facts.clock_offset_s, "Postgres"),

@@ -69,6 +69,7 @@ def variables_of(stack: StackProcesses) -> dict[str, str]:
         "LITELLM_MASTER_KEY": MASTER_KEY,
         "LLM_PROXY__LITELLM_PROXY_URL": stack.url("sidecar-1"),
         "LLM_PROXY__SPOOL_DIR": str(stack.folder / f"spool-{stack.ports['gateway-1']}"),
+        "LLM_PROXY__STORE_TIMEOUT_MS": "2000",
         "LLM_PROXY__PORT": str(stack.ports["gateway-1"]),
     }
 
@@ -338,6 +339,13 @@ async def test_files_that_others_can_read(subject: Subject, roomy_path: Path) ->
     assert await codes(replace(subject, folder=roomy_path)) == set()
 
 
+async def test_only_some_checks(stack: StackProcesses, tmp_path: Path) -> None:
+    """As on a host that reaches no store."""
+    code, printed, _ = await doctor(stack, "--json", "--only", "secrets", "--only", "spool", folder=tmp_path)
+    assert [one["check"] for one in json.loads(printed)["checks"]] == ["secrets", "spool"]
+    assert code == 0
+
+
 async def test_a_configuration_with_faults(subject: Subject, tmp_path: Path) -> None:
     """A fault, and one that prevents the start."""
     file = tmp_path / "litellm.yaml"
@@ -385,6 +393,7 @@ async def test_with_the_whole_stack_away_it_still_says_what_it_can(tmp_path: Pat
         "LIMITS_REDIS_URL": f"redis://:S3cretPart@127.0.0.1:{at[1]}",
         "CACHE_REDIS_URL": f"redis://:S3cretPart@127.0.0.1:{at[2]}",
         "LLM_PROXY__LITELLM_PROXY_URL": f"http://127.0.0.1:{at[3]}",
+        "LLM_PROXY__STORE_TIMEOUT_MS": "2000",
         "LLM_PROXY__PORT": str(at[4]),
         "LLM_PROXY__INTERNAL_API_KEY": KEY,
     }
