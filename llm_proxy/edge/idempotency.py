@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -199,7 +199,10 @@ class IdempotentCalls:
         if owned is None:
             reply, claimed_at = await self._claim(wanted, context.request_id.hex), time.monotonic()
             if reply.verdict == "yours":
-                return self._own(wanted, context, guard, claimed_at)
+                made = await self._made_before(wanted, context)
+                if made is None:
+                    return self._own(wanted, context, guard, claimed_at)
+                reply = made
             owned = self._owned.get(wanted.claim)
             if owned is None or owned.name.call != reply.call:
                 return UUID(reply.call), self._elsewhere(wanted, context, reply)
@@ -214,6 +217,23 @@ class IdempotentCalls:
             return await self._claims.claim(wanted, call, int(self._lease_s * 1000))
         except LimiterUnavailable:
             raise _stores_unavailable() from None
+
+    async def _made_before(self, wanted: IdempotentRequest, context: CallContext) -> ClaimReply | None:
+        """Returns the claim of a call that was made, restored, where the limits store has lost it."""
+        own = context.request_id.hex
+        try:
+            made = await self._answers.find_made(_answer_name(wanted, context, own))
+            if made is None:
+                return None
+            await self._claims.release(wanted, own)
+            restored = replace(wanted, fingerprint=made.fingerprint)
+            await self._claims.finish(restored, made.call, made.left_ms, "stored")
+        except LimiterUnavailable:
+            with contextlib.suppress(LimiterUnavailable):
+                await self._claims.release(wanted, own)
+            raise _stores_unavailable() from None
+        is_same = made.fingerprint == wanted.fingerprint
+        return ClaimReply("stored" if is_same else "reused", made.call, made.left_ms)
 
     def _own(
         self, wanted: IdempotentRequest, context: CallContext, guard: CallGuard, claimed_at: float
@@ -288,6 +308,8 @@ class IdempotentCalls:
             if owned.ending == "released":
                 await self._claims.release(owned.request, call)
             elif owned.ending is not None:
+                with contextlib.suppress(LimiterUnavailable):
+                    await self._answers.note_made(owned.name, owned.request.fingerprint, self._keep_ms)
                 await self._claims.finish(owned.request, call, self._keep_ms, owned.ending)
         except LimiterUnavailable:
             return

@@ -1,6 +1,7 @@
 """The claims of idempotency keys in the limits store, and the sealed answers in the cache's Redis.
 
-Invariants: a claim holds digests and ids, no text; an answer is only ever added to in the order of its
+Invariants: a claim holds digests and ids, no text; which call was made is noted beside its answer too, for a
+limits store that loses its claims; an answer is only ever added to in the order of its
 segments, so that a part of it is never taken for the whole; every answer ends by itself. A claim that was
 given too late, to a caller who no longer waits, ends with its lease. Raises LimiterUnavailable.
 """
@@ -9,7 +10,7 @@ import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 from uuid import UUID
 
 from llm_proxy.admission.idempotency import ClaimReply, ClaimState, IdempotentRequest, Verdict
@@ -21,6 +22,7 @@ BATCH_SEGMENTS = 64
 _SCAN_KEYS = 1000
 _ORDER, _SIZES = "lp:{answers}:order", "lp:{answers}:sizes"
 _NOBODY = "-"
+_MADE = b":made"
 _ERASED_MS = 86_400_000
 """So long no answer is kept of a call that began before its person was erased."""
 
@@ -81,9 +83,27 @@ class AnswerName:
         return UUID(self.call).int >> 80
 
     @property
+    def made_key(self) -> str:
+        """The key that says which call was made for the claim; erased with its person's answers."""
+        return f"lp:{{answers}}:{self.person or _NOBODY}:{self.claim}{_MADE.decode()}"
+
+    @property
     def key(self) -> str:
         """Its key; all answers lie in one slot of a cluster, for their common bound."""
         return f"lp:{{answers}}:{self.person or _NOBODY}:{self.claim}:{self.call}"
+
+
+class MadeCall(NamedTuple):
+    """A call that was made for a claim, as the answers' store remembers it.
+
+    Attributes:
+        fingerprint: Of its request.
+        left_ms: The time until it is forgotten.
+    """
+
+    call: str
+    fingerprint: str
+    left_ms: int
 
 
 class AnswerStore:
@@ -113,6 +133,20 @@ class AnswerStore:
         )
         return segments
 
+    async def note_made(self, name: AnswerName, fingerprint: str, keep_ms: int) -> None:
+        """Notes that a claim's call was made, and not to be made again, if the claim is lost."""
+        key = name.made_key
+        await self.store.execute(key, "SET", key, f"{name.call}:{fingerprint}", "PX", keep_ms)
+
+    async def find_made(self, name: AnswerName) -> MadeCall | None:
+        """Returns the call that was made for the claim of a name; None if none is noted."""
+        key = name.made_key
+        noted: bytes | None = await self.store.execute(key, "GET", key)
+        if noted is None:
+            return None
+        call, _, fingerprint = noted.decode().partition(":")
+        return MadeCall(call, fingerprint, max(1, int(await self.store.execute(key, "PTTL", key))))
+
     async def erase(self, person: str) -> int:
         """Deletes a person's answers, and keeps none of calls that run now; returns how many there were."""
         erased, key = 0, _erased_key(person)
@@ -122,7 +156,8 @@ class AnswerStore:
             while True:
                 cursor, keys = await connection.execute("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_KEYS)
                 for key in keys:
-                    erased += int(await connection.execute("UNLINK", key))
+                    is_answer = not key.endswith(_MADE)
+                    erased += int(await connection.execute("UNLINK", key)) * is_answer
                 if cursor == b"0":
                     break
         return erased
