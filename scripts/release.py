@@ -192,13 +192,14 @@ def build_images(release: Release, tree: Path, registry: str | None) -> None:
         print("release: neither docker nor podman runs here: no images", file=sys.stderr)
         return
     base = ("--build-arg", f"BASE={os.environ['PYTHON_IMAGE']}") if "PYTHON_IMAGE" in os.environ else ()
-    times = ("--timestamp", str(release.commit_s)) if engine == "podman" else ()
+    # Podman's own format has no health check, for which compose and deploy/upgrade.sh wait.
+    podman_only = ("--format", "docker", "--timestamp", str(release.commit_s)) if engine == "podman" else ()
     lines: list[str] = []
     for target, variable in IMAGES.items():
         name = f"{registry}/llm-proxy-{target}" if registry else f"llm-proxy-{target}"
         tagged = f"{name}:{release.version}"
         print(f"release: the image {tagged}")
-        build = (engine, "build", "--target", target, "--tag", tagged, *base, *times, ".")
+        build = (engine, "build", "--target", target, "--tag", tagged, *base, *podman_only, ".")
         run(*build, cwd=tree, SOURCE_DATE_EPOCH=str(release.commit_s))
         if registry:
             run(engine, "push", tagged, cwd=tree)
