@@ -56,7 +56,15 @@ def _read_file(file: Path) -> list[str]:
 class SidecarMonitor:
     """Checks sidecars, reads their catalog, follows their names."""
 
-    def __init__(self, client: SidecarClient, urls: tuple[str, ...], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        client: SidecarClient,
+        urls: tuple[str, ...],
+        metrics: Metrics,
+        *,
+        resolve_every_s: float = RESOLVE_S,
+    ) -> None:
+        self._resolve_every_s = resolve_every_s
         self._client = client
         self._metrics = metrics
         self._configured, self._urls = urls, read_addresses(urls)
@@ -64,6 +72,7 @@ class SidecarMonitor:
         self._tasks: dict[object, asyncio.Task[None]] = {}
         self._last_logged: dict[str, bool] = {}
         self._resolved_at = self._read_at = float("-inf")
+        self._resolved: dict[str, list[tuple[str, str | None]]] = {}
 
     async def start(self) -> None:
         """Starts checking; the first check is made in the background."""
@@ -81,9 +90,10 @@ class SidecarMonitor:
 
     async def _check_all(self, now: float) -> None:
         self._follow_address_file()
-        if now - self._resolved_at >= RESOLVE_S:
+        if now - self._resolved_at >= self._resolve_every_s:
             self._resolved_at = now
-            await self._resolve()
+            self._start_task("names", self._resolve())
+            await asyncio.sleep(0)  # addresses need no look-up; names that take long delay no check
         for sidecar in self._client.pool.sidecars:
             self._start_task(sidecar, self._check(sidecar))
         if self._client.catalog.snapshot is None or now - self._read_at >= CATALOG_S:
@@ -198,7 +208,10 @@ class SidecarMonitor:
         return parse_model_info(orjson.loads(body)) if status == 200 else None
 
     async def _resolve(self) -> None:
-        """Resolves names: several addresses behind one name are several sidecars."""
+        """Resolves names: several addresses behind one name are several sidecars.
+
+        A name that does not resolve now keeps the addresses it had: their own checks say who is there.
+        """
         found: list[tuple[str, str | None]] = []
         for url in self._urls:
             parts = urlsplit(url)
@@ -206,7 +219,10 @@ class SidecarMonitor:
             if parts.scheme != "http" or host == "localhost" or _is_address(host):
                 found.append((url, None))
                 continue
-            found.extend(await addresses_of_name(url, host, parts.port or 80))
+            addresses = await addresses_of_name(url, host, parts.port or 80)
+            if addresses:
+                self._resolved[url] = addresses
+            found.extend(addresses or self._resolved.get(url, [(url, None)]))
         if found:
             before = self._client.pool.sidecars
             self._client.pool.replace(found)
@@ -216,11 +232,11 @@ class SidecarMonitor:
 
 
 async def addresses_of_name(url: str, host: str, port: int) -> list[tuple[str, str | None]]:
-    """Returns the address of each sidecar behind a name, with the name where there are several."""
+    """Returns each sidecar behind a name, with the name if there are several; none if it does not resolve."""
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
-        return [(url, None)]
+        return []
     addresses = sorted({str(info[4][0]) for info in infos})
     if len(addresses) == 1:
         return [(url, None)]

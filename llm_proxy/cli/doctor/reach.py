@@ -183,7 +183,7 @@ async def _addresses(url: str) -> list[tuple[str, str | None]]:
     parts = urlsplit(url)
     if parts.scheme != "http" or is_this_machine(url):
         return [(url, None)]
-    return await addresses_of_name(url, parts.hostname or "", parts.port or 80)
+    return await addresses_of_name(url, parts.hostname or "", parts.port or 80) or [(url, None)]
 
 
 async def _examine(client: httpx.AsyncClient, url: str, host: str | None, key: str) -> SidecarFacts:
