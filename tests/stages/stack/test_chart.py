@@ -299,6 +299,29 @@ def test_alerts_and_dashboards_are_those_of_the_repository() -> None:
     assert boards == {path.name: path.read_text() for path in (ROOT / "deploy" / "grafana").glob("*.json")}
 
 
+def test_runbooks_objectives_and_the_databases_room_are_the_operators() -> None:
+    """What differs between installations is a value; the rest of the rules stays."""
+    url = "https://git.example.com/llm-proxy/"
+    wanted = {"enabled": True, "runbooksUrl": url, "objectives": {"latency": 0.95}, "databaseGB": 500}
+    [rendered] = of_kind(objects_of({"prometheusRule": wanted}), "PrometheusRule")
+    source = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())
+    changed: dict[str, str] = {}
+    for old, new in zip(_rules(source), _rules(rendered["spec"]), strict=True):
+        if "alert" in old:
+            page = old["annotations"]["runbook_url"]
+            assert new == old | {"annotations": old["annotations"] | {"runbook_url": url + page}}
+        elif old != new:
+            changed["/".join([new["record"], *new["labels"].values()])] = new["expr"]
+    assert changed == {
+        "llm_proxy:objective:ratio/latency": "vector(0.95)",
+        "llm_proxy:capacity:bytes/database": "vector(500e9)",
+    }
+
+
+def _rules(spec: Object) -> list[Object]:
+    return [rule for group in spec["groups"] for rule in group["rules"]]
+
+
 def test_the_public_paths_hold_every_callers_route_and_no_operators() -> None:
     """What is below /internal, /admin and /metrics stays inside."""
     published: list[str] = yaml.safe_load((CHART / "values.yaml").read_text())["publicPaths"]
