@@ -3,6 +3,7 @@
 Pure. In production a known or short secret and a public address that nobody consented to stop the start.
 """
 
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from llm_proxy.setting_sources import PREFIX
@@ -20,7 +21,18 @@ def insecure_settings(settings: Settings) -> list[str]:
     """A line for each setting that stops a start in production, with its variable; empty in development."""
     if settings.environment != "production":
         return []
-    faults: list[str] = []
+    faults = list(insecure_secrets(settings))
+    if settings.keys_file is not None and settings.database_url is None and settings.llm_mode != "mock":
+        faults.append(f"{PREFIX}KEYS_FILE is set and DATABASE_URL is not: nothing in that file would hold")
+    if not settings.internal_keys and settings.database_url is None:
+        faults.append(f"neither {PREFIX}INTERNAL_API_KEY nor DATABASE_URL is set: nobody could call")
+    if not settings.public_bind_ok and not settings.host.startswith(_LOCAL):
+        faults.append(f"{PREFIX}HOST is a public address; set {PREFIX}PUBLIC_BIND_OK=true to consent")
+    return faults
+
+
+def insecure_secrets(settings: Settings) -> Iterator[str]:
+    """A line for each secret that is known or short, with its variable."""
     secrets = [
         (name, text)
         for name, given in (
@@ -38,16 +50,9 @@ def insecure_settings(settings: Settings) -> list[str]:
     ]
     for name, text in secrets:
         if text in KNOWN_SECRETS:
-            faults.append(f"{name} is a publicly known default")
+            yield f"{name} is a publicly known default"
         elif len(text) < MIN_SECRET_CHARS:
-            faults.append(f"{name} is shorter than {MIN_SECRET_CHARS} characters")
-    if settings.keys_file is not None and settings.database_url is None and settings.llm_mode != "mock":
-        faults.append(f"{PREFIX}KEYS_FILE is set and DATABASE_URL is not: nothing in that file would hold")
-    if not settings.internal_keys and settings.database_url is None:
-        faults.append(f"neither {PREFIX}INTERNAL_API_KEY nor DATABASE_URL is set: nobody could call")
-    if not settings.public_bind_ok and not settings.host.startswith(_LOCAL):
-        faults.append(f"{PREFIX}HOST is a public address; set {PREFIX}PUBLIC_BIND_OK=true to consent")
-    return faults
+            yield f"{name} is shorter than {MIN_SECRET_CHARS} characters"
 
 
 def insecure_console_settings(settings: Settings) -> list[str]:

@@ -1,8 +1,9 @@
 """`llm-proxy serve`: the gateway alone, in one process or in several that share a socket.
 
 Invariants: SIGTERM turns readiness off, accepts for the drain delay, closes the listener, lets running calls
-finish within the drain timeout, then ends them with an error event. A gateway that cannot start says why on
-its last line and ends with `EXIT_UNAVAILABLE`; `workers.py` runs several processes.
+finish within the drain timeout, then ends them with an error event. SIGUSR1 says that another process accepts
+on the same socket: connections here end with their calls. A gateway that cannot start says why on its last
+line and ends with `EXIT_UNAVAILABLE`; `workers.py` runs several processes.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import click
 import uvicorn
@@ -47,6 +48,8 @@ KEEP_ALIVE_S = 75
 HEADER_TIMEOUT_S = 10
 SLOW_CHECK_EVERY_S = 1
 BACKLOG = 2048
+HANDOVER_S = 5.0
+"""For so long idle connections wait for a request, whose response tells their client to open another."""
 GC_THRESHOLD = 20_000
 """Allocated objects before a collection: reference cycles are rare here."""
 
@@ -66,6 +69,7 @@ class GatewayServer(uvicorn.Server):
         self._gateway = gateway
         self._delay_s = settings.drain_delay_s
         self._limit_s = settings.drain_timeout_s
+        self._longest_call_s = settings.total_timeout_s
         self._drain: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -86,12 +90,22 @@ class GatewayServer(uvicorn.Server):
             self._gateway.interrupt_all()
             return
         self._gateway.drain()
-        self._drain = spawn("drain", self._stop_later())
+        self._drain = spawn("drain", self._stop_later(self._delay_s, self._limit_s))
 
-    async def _stop_later(self) -> None:
-        await asyncio.sleep(self._delay_s)
+    def hand_over(self) -> None:
+        """Accepts no connection any more, and ends when the calls of those it has are over."""
+        if self._drain is not None:
+            return
+        for server in self.servers:
+            server.close()
+        for connection in self.server_state.connections:
+            cast("BoundedHttpProtocol", connection).end_with_next_response()
+        self._drain = spawn("drain", self._stop_later(HANDOVER_S, self._longest_call_s))
+
+    async def _stop_later(self, delay_s: float, limit_s: float) -> None:
+        await asyncio.sleep(delay_s)
         self.should_exit = True
-        await asyncio.sleep(self._limit_s)
+        await asyncio.sleep(limit_s)
         self._gateway.interrupt_all()
 
 
@@ -106,19 +120,24 @@ class GatewayServer(uvicorn.Server):
     show_default=False,
     help="The folder of the `llm-proxy up` that it belongs to, which admins may ask for a reload.",
 )
-def serve(host: str | None, port: int | None, workers: int | None, state: Path | None) -> None:
+@click.option("--listener", type=int, hidden=True, help="The socket of the launcher, which it hands on.")
+def serve(
+    host: str | None, port: int | None, workers: int | None, state: Path | None, listener: int | None
+) -> None:
     """Run the gateway alone."""
     harden_process()
     launcher = Launcher(state) if state is not None else None
     settings = start_settings(host=host, port=port, workers=workers)
     if settings.workers > 1 and settings.llm_mode == "mock":
         warn("mock mode counts in the memory of one process: one worker runs")
-    elif settings.workers > 1:
-        end = run_workers(settings, launcher)
+    bound = bind_socket(settings, listener)
+    if settings.workers > 1 and settings.llm_mode != "mock":
+        end = run_workers(settings, bound, launcher)
         if end.reason is not None:
             fail(end.reason, end.exit_code)
         return
-    reason = run_worker(settings, bind_socket(settings), launcher=launcher)
+    serves = launcher.note_gateway if launcher is not None else lambda: None
+    reason = run_worker(settings, bound, on_serving=serves, launcher=launcher)
     if reason is not None:
         fail(f"the gateway cannot start: {reason}", EXIT_UNAVAILABLE)
 
@@ -136,8 +155,12 @@ def start_settings(**flags: str | int | None) -> Settings:
     return settings
 
 
-def bind_socket(settings: Settings) -> socket.socket:
-    """Returns a socket bound to the gateway's address; ends the command if that is impossible."""
+def bind_socket(settings: Settings, listener: int | None = None) -> socket.socket:
+    """Returns a socket bound to the gateway's address, or the one handed on; ends the command without."""
+    if listener is not None:
+        bound = socket.socket(fileno=listener)
+        set_socket_timeouts(bound, settings.unread_timeout_s)
+        return bound
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -198,6 +221,8 @@ async def _run_gateway(
     # Not a task of the app: connections are closed while the server stops, too.
     slow = BackgroundLoop("slow-connections", server.close_slow_connections, every_s=SLOW_CHECK_EVERY_S)
     slow.start()
+    if sys.platform != "win32":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, server.hand_over)
     try:
         await server.serve(sockets=[bound])
     except SystemExit:  # how uvicorn reports that the application did not start
@@ -225,9 +250,9 @@ def _report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
     loop.default_exception_handler(context)
 
 
-def run_workers(settings: Settings, launcher: Launcher | None) -> WorkersEnd:
+def run_workers(settings: Settings, bound: socket.socket, launcher: Launcher | None) -> WorkersEnd:
     """Runs the configured number of workers until a signal stops them, or none can start."""
-    bound = bind_socket(settings)
     bound.listen(BACKLOG)
+    serves = launcher.note_gateway if launcher is not None else lambda: None
     with metrics_directory() as directory:
-        return Workers(settings, bound, directory, partial(run_worker, launcher=launcher)).run()
+        return Workers(settings, bound, directory, partial(run_worker, launcher=launcher)).run(serves)

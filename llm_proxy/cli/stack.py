@@ -127,11 +127,11 @@ def up(  # noqa: PLR0913 -- one argument an option
     "--timeout", "timeout_s", type=float, default=180, show_default=True, help="Longest wait in seconds."
 )
 def reload(*, state: Path, timeout_s: float, as_json: bool) -> None:
-    """Apply a changed litellm-config.yaml, or changed keys, without losing a request.
+    """Apply a changed litellm-config.yaml, or changed settings and keys, without losing a request.
 
-    New sidecars start beside the old ones, warm up and take over; the old ones finish their running calls. An
-    invalid configuration is rejected, and nothing changes. The stores' addresses, ports, the key between
-    gateway and sidecars and the gateway's settings are read at the start only: those that changed are named.
+    New sidecars start beside the old ones, warm up and take over; the old ones finish their running calls. So
+    does a new gateway, if its settings changed. What is invalid is rejected, and nothing changes. Ports and
+    what would replace an embedded store are read at the start only: those that changed are named.
     """
     requested_ns = Launcher(state).request_reload()
     if requested_ns is None:

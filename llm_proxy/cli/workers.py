@@ -31,7 +31,7 @@ MAX_FAILED_STARTS = 5
 STOP_POLL_S = 0.2
 """How often a pause between two starts looks for a signal."""
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _SERVES = b"+"
 _MAX_REASON_BYTES = 2000
 
@@ -84,8 +84,11 @@ class Workers:
         self._pause_s = MIN_RESTART_PAUSE_S
         self._fault: str | None = None
 
-    def run(self) -> WorkersEnd:
-        """Keeps the number of workers until a signal has ended them all, or none can start."""
+    def run(self, on_serving: Callable[[], object] = lambda: None) -> WorkersEnd:
+        """Keeps the number of workers until a signal has ended them all, or none can start.
+
+        `on_serving` is called each time a worker serves.
+        """
         for one in _SIGNALS:
             signal.signal(one, self._forward_signal)
         while self._running or not self._stopping:
@@ -93,7 +96,7 @@ class Workers:
                 reason = f"the gateway cannot start, tried {self._failed_starts} times: {self._fault}"
                 return WorkersEnd(EXIT_UNAVAILABLE, reason)
             self._fork_missing()
-            self._read_statuses()
+            self._read_statuses(on_serving)
         return WorkersEnd(EXIT_FAILED, self._fault) if self._fault else WorkersEnd(0)
 
     def _fork_missing(self) -> None:
@@ -152,13 +155,14 @@ class Workers:
         finally:
             os._exit(code)
 
-    def _read_statuses(self) -> None:
+    def _read_statuses(self, on_serving: Callable[[], object]) -> None:
         """Waits until a worker serves or ends, or a missing one is due."""
         timeout_s = None if self._running and not self._missing else STOP_POLL_S
         for status in select.select(list(self._running), [], [], timeout_s)[0]:
             worker, said = self._running[status], os.read(status, _MAX_REASON_BYTES)
             if said == _SERVES:
                 worker.serves, self._failed_starts = True, 0
+                on_serving()
             elif said:
                 worker.reason = said.decode(errors="replace")
             else:

@@ -189,6 +189,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._boundaries = MessageBoundaries()
         self._running: BoundedRequestCycle | None = None
         self._receiving = self._is_last = self._ignores = self._lingers = self._stops = False
+        self._ends_next = False
         self._unused_bytes = 0
         self.head_since: float | None = None
         self.drained_since: float | None = None
@@ -271,7 +272,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=version != "1.0" and self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self._ends_next,
             on_response=self.on_response_complete,
         )
         self.cycle, self._receiving = cycle, True
@@ -309,6 +310,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._receiving and not self.pipeline:
             self.drained_since, self._unused_bytes = self.loop.time(), 0
         super().on_response_complete()
+
+    def end_with_next_response(self) -> None:
+        """Has the next response say `connection: close`, so that its client opens another connection."""
+        self._ends_next = True
 
     def shutdown(self) -> None:
         """Makes the running response the last; closes a connection without one."""

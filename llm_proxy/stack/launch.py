@@ -155,6 +155,7 @@ def _serve(
         stops.interrupts = False
         print_line("\nstopping")
         restart.stop()
+        plan.listener.close()  # the gateway has its own
         supervisor.drain_gateway(plan.drain_limit_s(), restart.tick, lambda: stops.count > 1)
 
 

@@ -6,6 +6,7 @@ Python's example starts at the left margin, because an interactive prompt accept
 """
 
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 import yaml
 from pydantic import SecretStr
 
-from llm_proxy.insecure_settings import insecure_console_settings
+from llm_proxy.insecure_settings import insecure_console_settings, insecure_secrets
 from llm_proxy.json_access import as_object
+from llm_proxy.rotation import Reader, secret_settings, split_secrets
 from llm_proxy.settings import Settings, load
 from llm_proxy.stack import environments, process_specs, stores
 from llm_proxy.stack.local_model import CHAT_MODEL
@@ -26,7 +28,7 @@ from llm_proxy.stack.operator_env import (
     SIDECAR_KEY,
     OperatorEnv,
 )
-from llm_proxy.stack.probe import client_host, free_port, is_port_free
+from llm_proxy.stack.probe import bind, client_host, free_port, is_port_free
 from llm_proxy.stack.process import ProcessSpec
 from llm_proxy.stack.process_specs import RecycleLimits, read_recycle_limits
 from llm_proxy.stack.self_check import (
@@ -36,7 +38,7 @@ from llm_proxy.stack.self_check import (
     ServedModel,
     describe_models,
 )
-from llm_proxy.stack.state_dir import STATE_VARIABLE, replace_file
+from llm_proxy.stack.state_dir import STATE_VARIABLE, Launcher, replace_file
 
 INTERNAL_KEY_VARIABLES = (INTERNAL_KEY, "LLM_PROXY_SECRET")
 
@@ -162,11 +164,16 @@ MASTER_KEY_VARIABLES = ("LLM_PROXY__LITELLM_MASTER_KEY", "LITELLM_MASTER_KEY")
 GATEWAY_PREFIXES = ("LLM_PROXY_", "OTEL_", "LANGFUSE_")
 """Variables of the gateway; its stores' addresses, host and port are given by their own names."""
 
+OF_OTHERS = ("LLM_PROXY_SIDECAR_", "LLM_PROXY_STACK_")
+"""Variables that begin like the gateway's and are none."""
 READ_AT_START_ONLY = re.compile(
-    r"(DATABASE|REDIS|LIMITS_REDIS|CACHE_REDIS|LLM_CALLS_DATABASE)_URL|LITELLM_MASTER_KEY|LOCAL_MODEL_GGUF|"
-    r"LLM_PROXY_(?!SIDECAR_|LOAD_BALANCE|CACHE_TTL|MAX_RETRIES)\w+"
+    r"LOCAL_MODEL_GGUF|(LLM_PROXY__)?(HOST|PORT)|LLM_PROXY__CONSOLE_(HOST|PORT|ENABLED)|LLM_PROXY__ENVIRONMENT"
 )
-"""Read at a start only: stores, ports, the key between gateway and sidecars, the gateway's settings."""
+"""Read at a start only, beside what would replace an embedded store: where it listens, what runs."""
+KEY_NEEDS_BOTH = (
+    f"{SIDECAR_KEY}: the gateway and its sidecars are not replaced at one moment: "
+    "write new,old and reload, then new and reload"
+)
 
 
 class StartRefused(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -205,6 +212,7 @@ class StackPlan:
     """What runs, where it listens and what it is configured with.
 
     Attributes:
+        listener: Where the gateway listens: the launcher holds it, so that one gateway can follow another.
         model_ports: None when no local model runs.
         has_console: Whether the console runs.
         sidecar_ports: The port of each sidecar by its number.
@@ -216,6 +224,7 @@ class StackPlan:
     state: Path
     config: Path
     stores: stores.ResolvedStores
+    listener: socket.socket
     model_ports: process_specs.ModelPorts | None
     has_console: bool
     sidecar_ports: Mapping[int, int]
@@ -243,16 +252,44 @@ class StackPlan:
         replace_file(self.state / SIDECAR_LIST_FILE, "".join(lines))
 
     def with_operator_env(self, env: OperatorEnv, sidecar_ports: Mapping[int, int]) -> "StackPlan":
-        """This plan with another operator environment; the key between gateway and sidecars stays."""
-        running = self.operator_env.variables
-        variables = {**env.variables, SIDECAR_KEY: running[SIDECAR_KEY]}
-        return replace(self, operator_env=replace(env, variables=variables), sidecar_ports=sidecar_ports)
+        """This plan with another operator environment; where it listens stays.
+
+        Raises:
+            StartRefused: Gateway and sidecars would not share a key meanwhile, or a secret is known or short.
+            InvalidURL: A store's address is wrong.
+            pydantic.ValidationError: A setting is wrong.
+        """
+        key, now = self.operator_env.variables[SIDECAR_KEY], self.settings
+        kept = {
+            name: one for name, one in self.operator_env.variables.items() if self._is_read_at_start(name)
+        }
+        given = {name: one for name, one in env.variables.items() if not self._is_read_at_start(name)}
+        env = replace(env, variables={SIDECAR_KEY: key, **given, **kept})
+        if not set(split_secrets(key)) & set(split_secrets(env.variables[SIDECAR_KEY])):
+            raise StartRefused(KEY_NEEDS_BOTH)
+        settings = load(
+            host=now.host, port=now.port, console_host=now.console_host, console_port=now.console_port
+        )
+        faults = [] if env.is_development else list(insecure_secrets(settings))
+        if faults:
+            raise StartRefused("; ".join(faults))
+        return replace(
+            self,
+            operator_env=env,
+            settings=settings,
+            stores=self.stores.follow(env),
+            sidecar_ports=sidecar_ports,
+        )
 
     def changed_start_settings(self, env: OperatorEnv) -> list[str]:
         """Returns the changed variables that a running stack ignores."""
         before, after = self.operator_env.variables, env.variables
         changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-        return sorted(name for name in changed if READ_AT_START_ONLY.fullmatch(name))
+        return sorted(name for name in changed if self._is_read_at_start(name))
+
+    def _is_read_at_start(self, variable: str) -> bool:
+        of_embedded = variable in self.stores.embedded_variables()
+        return of_embedded or READ_AT_START_ONLY.fullmatch(variable) is not None
 
     def watched_files(self) -> Iterator[Path]:
         """The files a sidecar reads at its start: its configuration, modules named there, keys."""
@@ -276,8 +313,11 @@ class StackPlan:
         }
         if self.model_ports and self.operator_env.first("OPENAI_API_KEY") is None:
             variables["LLM_PROXY__DEFAULT_MODEL"] = CHAT_MODEL
-        given = self.operator_env.variables
-        variables |= {name: value for name, value in given.items() if name.startswith(GATEWAY_PREFIXES)}
+        variables |= {
+            name: value
+            for name, value in self.operator_env.variables.items()
+            if name.startswith(GATEWAY_PREFIXES) and not name.startswith(OF_OTHERS)
+        }
         fixed = {
             "LLM_PROXY__HOST": self.settings.host,
             "LLM_PROXY__LITELLM_PROXY_URL": f"@{self.state.absolute() / SIDECAR_LIST_FILE}",
@@ -286,7 +326,14 @@ class StackPlan:
             **self.store_addresses(),
         }
         variables |= {name: value for name, value in fixed.items() if value}
-        return process_specs.gateway_spec(self.settings.port, variables, self.operator_env)
+        spec = process_specs.gateway_spec(self.settings.port, variables, self.operator_env)
+        launcher, listener = Launcher(self.state), self.listener.fileno()
+
+        def serves(pid: int) -> bool:
+            return launcher.is_gateway(pid) and spec.readiness_probe(pid)
+
+        argv = (*spec.argv, "--listener", str(listener))
+        return replace(spec, argv=argv, inherited=(listener,), readiness_probe=serves)
 
     def console_spec(self) -> ProcessSpec | None:
         """The console to start; None without one. It uses the gateway and the database of this stack."""
@@ -294,7 +341,7 @@ class StackPlan:
             return None
         settings = self.settings
         gateway = {"LLM_PROXY__CONSOLE_GATEWAY_URL": self.base_url().removesuffix("/v1")}
-        variables = {**self.gateway_spec().env, **gateway}
+        variables = {**_without_others_secrets(self.gateway_spec().env, "console"), **gateway}
         return process_specs.console_spec(
             settings.console_port, settings.console_host, variables, self.operator_env
         )
@@ -359,18 +406,20 @@ def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
         pydantic.ValidationError: A setting is wrong.
     """
     settings = load(host=options.host, port=options.port)
-    if not is_port_free(settings.port, settings.host):
-        raise StartRefused(f"port {settings.port} on {settings.host} is in use: choose another with --port")
     config = _config_file(options)
     config_text = config.read_text(encoding="utf-8")
     runs_models = options.local_model and any(name in config_text for name in LOCAL_MODEL_VARIABLES)
     resolved = stores.resolve_stores(env, embedded=options.stores)
+    listener = bind(settings.port, settings.host)
+    if listener is None:
+        raise StartRefused(f"port {settings.port} on {settings.host} is in use: choose another with --port")
     plan = StackPlan(
         operator_env=env,
         settings=settings,
         state=options.state,
         config=config,
         stores=resolved,
+        listener=listener,
         has_console=_has_console(settings, resolved, env),
         model_ports=process_specs.ModelPorts(free_port(), free_port()) if runs_models else None,
         sidecar_ports={number: free_port() for number in range(1, options.sidecars + 1)},
@@ -379,6 +428,12 @@ def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
     for _ in (*plan.sidecar_specs(), *plan.model_specs()):
         pass  # raises NotInstalled before anything starts
     return plan
+
+
+def _without_others_secrets(variables: Mapping[str, str], reader: Reader) -> dict[str, str]:
+    """These variables without the secrets that a process does not read."""
+    others = {one.variable for one in secret_settings() if reader not in one.readers}
+    return {name: value for name, value in variables.items() if name not in others}
 
 
 def _has_console(settings: Settings, resolved: stores.ResolvedStores, env: OperatorEnv) -> bool:

@@ -28,6 +28,18 @@ def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+def bind(port: int, host: str) -> socket.socket | None:
+    """Returns a socket for a server that shall listen there; None where that is impossible."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        return None
+    return bound
+
+
 def client_host(host: str) -> str:
     """Returns the host at which a client on this machine reaches a server that listens on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- translated, not bound

@@ -39,6 +39,7 @@ class ProcessSpec:
         user: Numeric user and group to run as; None keeps the launcher's.
         ready_timeout_s: Longest time from the start to readiness.
         is_optional: Whether the stack goes on without it if it fails too often.
+        inherited: Descriptors that it gets from the launcher.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ProcessSpec:
     user: tuple[int, int] | None = None
     ready_timeout_s: float = 60.0
     is_optional: bool = False
+    inherited: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ def start(spec: ProcessSpec, logs: Path | None) -> ManagedProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=spec.inherited,
                 preexec_fn=lambda: die_with_parent(launcher, spec.stop_signal),  # noqa: PLW1509 -- one thread
                 user=user,
                 group=group,

@@ -1,24 +1,29 @@
-"""Replaces sidecars: new ones start, take over, and the old ones drain and stop.
+"""Replaces sidecars and the gateway: new ones start, take over, and the old ones drain and stop.
 
-All sidecars are replaced on request or when a watched file changes; one alone when it is over its recycle
-limits. Invariants: old sidecars serve until every new one is ready; a configuration that is invalid or
-does not start changes nothing and its reason is reported; one replacement at a time; `tick` never blocks.
-A file change is reported once, after the file stayed the same for one poll: editors write in steps.
+All sidecars are replaced on request or when a watched file changes, then the gateway if its settings changed;
+one sidecar alone when it is over its recycle limits. Invariants: old ones serve until new ones do; what is
+invalid or does not start changes nothing and is reported; one replacement at a time; `tick` never blocks. A
+file change is reported once, after the file stayed the same for one poll: editors write in steps.
 """
 
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from llm_proxy.secret_files import SecretFileUnreadable
+from llm_proxy.service_urls import InvalidURL
+from llm_proxy.settings import setting_errors
 from llm_proxy.stack.operator_env import OperatorEnv
-from llm_proxy.stack.plan import StackPlan
+from llm_proxy.stack.plan import StackPlan, StartRefused
 from llm_proxy.stack.probe import completed_calls, free_port, in_flight
 from llm_proxy.stack.process import ManagedProcess, ProcessFailed, raise_if_failed
 from llm_proxy.stack.process_specs import HARD_MIB_VARIABLE, UNLIMITED, resident_mib
-from llm_proxy.stack.state_dir import ReloadStatus
-from llm_proxy.stack.supervisor import PrintLine, Supervisor
+from llm_proxy.stack.state_dir import ReloadStatus, write_addresses
+from llm_proxy.stack.supervisor import GATEWAY, PrintLine, Supervisor
 
 FILE_POLL_EVERY_S = 1.0
 LIST_READ_AFTER_S = 3.0
@@ -30,7 +35,9 @@ RETRY_AFTER_S = 60.0
 """Pause after the replacement of a sidecar over its limits did not start."""
 
 STACK_STOPS = "the stack is stopping"
-_START_FAILURES = (OSError, UnicodeDecodeError, ProcessFailed, SecretFileUnreadable)
+_START_FAILURES = (
+    *(OSError, UnicodeDecodeError, ProcessFailed, SecretFileUnreadable, InvalidURL, StartRefused),
+)
 
 FileSignature = tuple[tuple[str, int, int], ...]
 ReadOperatorEnv = Callable[[], OperatorEnv]
@@ -135,6 +142,7 @@ class RollingRestart:
         self._requested = self._stopping = False
         self._replacement: _Replacement | None = None
         self._draining: list[_DrainingSidecar] = []
+        self._gateway: tuple[ManagedProcess, _Replacement] | None = None
         self._watcher = FileWatcher(time.monotonic(), plan.watched_files()) if plan.is_development else None
 
     def adopt(self, sidecars: dict[int, ManagedProcess]) -> None:
@@ -163,7 +171,9 @@ class RollingRestart:
             self._print_line(f"{self._plan.config} or a key has changed")
             self._requested = True
         self._kill_over_hard_limit()
-        if self._requested and self._replacement is None:
+        if self._gateway is not None:
+            self._advance_gateway(*self._gateway)
+        elif self._requested and self._replacement is None:
             self._requested = False
             self._begin()
         elif self._replacement is None and now_s >= self._not_before_s:
@@ -171,10 +181,14 @@ class RollingRestart:
         if self._replacement is not None:
             self._advance(self._replacement, now_s)
         self._draining = [one for one in self._draining if not self._has_drained(one, now_s)]
+        for process in self._supervisor.forget_ended():
+            self._print_line(f"the {process.spec.name} before has drained and stopped")
 
     def _reject_all(self) -> None:
         """Rejects what runs and what is requested."""
         running, self._replacement = self._replacement, None
+        if self._gateway is not None:
+            running, self._gateway = self._gateway[1], None
         if running is not None and running.reason is None:
             self._reject(running.began_ns, [STACK_STOPS], running.lines)
         if self._requested:
@@ -193,6 +207,9 @@ class RollingRestart:
                 self._reject(began_ns, new_faults)
                 return
             started = self._start_sidecars(plan)
+        except ValidationError as fault:
+            self._reject(began_ns, setting_errors(fault))
+            return
         except _START_FAILURES as fault:
             self._reject(began_ns, [str(fault)])
             return
@@ -300,7 +317,37 @@ class RollingRestart:
         self._draining += [
             _DrainingSidecar(process, ports[number], now_s, now_s) for number, process in old.items()
         ]
-        self._report(replacement, f"{_names(replacement.sidecars)} took over from {_names(old)}", done=True)
+        taken_over = f"{_names(replacement.sidecars)} took over from {_names(old)}"
+        gateway = self._plan.gateway_spec()
+        if replacement.reason is not None or gateway.env == self._supervisor.current(GATEWAY).spec.env:
+            self._report(replacement, taken_over, done=True)
+            return
+        self._report(replacement, taken_over)
+        try:
+            self._gateway = self._supervisor.start_beside(gateway), replacement
+        except ProcessFailed as fault:
+            self._reject(replacement.began_ns, [str(fault)], replacement.lines)
+        else:
+            self._report(replacement, "starting a gateway with the new settings")
+
+    def _advance_gateway(self, new: ManagedProcess, replacement: _Replacement) -> None:
+        """Lets a new gateway take over once it serves; the old one keeps its calls until they end."""
+        try:
+            if not new.is_ready():
+                raise_if_failed(new)
+                return
+        except ProcessFailed as fault:
+            self._gateway = None
+            self._supervisor.discard(new)
+            self._reject(replacement.began_ns, [f"the old gateway stays: {fault}"], replacement.lines)
+            return
+        self._gateway = None
+        self._supervisor.exchange(new, signal.SIGUSR1)
+        console = self._plan.console_spec()
+        if console is not None and console.env != self._supervisor.current(console.name).spec.env:
+            self._supervisor.change(console)
+        write_addresses(self._plan.state, self._plan.published_addresses())
+        self._report(replacement, "the new gateway took over", done=True)
 
     def _keep_old(self, reason: str, fault: str, now_s: float) -> None:
         self._not_before_s = now_s + RETRY_AFTER_S

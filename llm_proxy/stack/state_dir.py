@@ -19,7 +19,7 @@ from dotenv import dotenv_values
 
 STATE_VARIABLE = "LLM_PROXY_STATE"
 """Names the folder: to commands, and to the gateway that a launcher starts."""
-LOCK_FILE, PID_FILE, ADDRESSES_FILE = "lock", "up.pid", "running.env"
+LOCK_FILE, PID_FILE, ADDRESSES_FILE, GATEWAY_FILE = "lock", "up.pid", "running.env", "gateway.pid"
 
 
 class AlreadyRunning(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -127,6 +127,17 @@ class Launcher:
         except OSError:
             return None
         return now_ns
+
+    def note_gateway(self) -> None:
+        """Notes that the gateway of this process serves."""
+        replace_file(self._state / GATEWAY_FILE, str(os.getpid()))
+
+    def is_gateway(self, pid: int) -> bool:
+        """Whether the gateway that began to serve last is this process."""
+        try:
+            return (self._state / GATEWAY_FILE).read_text(encoding="ascii") == str(pid)
+        except OSError:
+            return False
 
     def reload_status(self) -> ReloadStatus | None:
         """Returns how the last reload goes or ended; None before the first."""

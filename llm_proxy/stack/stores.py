@@ -292,6 +292,29 @@ class ResolvedStores:
             if store.port:
                 yield valkey_spec(purpose, state, store.port, store.password)
 
+    def follow(self, env: OperatorEnv) -> "ResolvedStores":
+        """These stores, the operator's own at the addresses that are set now; raises `InvalidURL`."""
+        named = resolve_stores(env, embedded=False)
+
+        def now(running: StoreEndpoint, given: StoreEndpoint) -> StoreEndpoint:
+            return running if running.port or given.url is None else given
+
+        return ResolvedStores(
+            now(self.database, named.database),
+            now(self.limits, named.limits),
+            now(self.cache, named.cache),
+            now(self.call_log, named.call_log),
+        )
+
+    def embedded_variables(self) -> frozenset[str]:
+        """The variables that would name a store in place of an embedded one, at the next start."""
+        named = (
+            (self.database, (*DATABASE_URL_NAMES, *CALL_LOG_URL_NAMES, POSTGRES_PASSWORD)),
+            (self.limits, LIMITS_URL_NAMES),
+            (self.cache, CACHE_URL_NAMES),
+        )
+        return frozenset(name for store, names in named if store.port for name in names)
+
     def postgres_specs(self, state: Path) -> Iterator[ProcessSpec]:
         """The embedded Postgres to start, its data prepared: that takes half a second the first time."""
         if self.database.port:

@@ -6,6 +6,7 @@ ends the stack, unless it is optional. The gateway stops first, after its runnin
 others; the stores stop last, because every process writes to them until it ends.
 """
 
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -152,6 +153,7 @@ class Supervisor:
         self._reaper = OrphanReaper()
         self._processes: dict[str, ManagedProcess] = {}
         self._supervised: dict[str, RestartState] = {}
+        self._beside: list[ManagedProcess] = []
         self._began_s = time.monotonic()
 
     def start(self, spec: ProcessSpec) -> ManagedProcess:
@@ -216,6 +218,41 @@ class Supervisor:
             del self._supervised[process.spec.name]
         self._supervised |= {process.spec.name: RestartState(process) for process in new}
 
+    def start_beside(self, spec: ProcessSpec) -> ManagedProcess:
+        """Starts a process beside the one of its name, which goes on; raises `ProcessFailed`."""
+        process = start(spec, self.logs)
+        self._reaper.guard(process.popen.pid)
+        self._beside.append(process)
+        return process
+
+    def exchange(self, new: ManagedProcess, handover: signal.Signals) -> None:
+        """Supervises a process that was started beside another, which gets a signal and ends by itself."""
+        old = self._processes[new.spec.name]
+        self._beside.remove(new)
+        self._beside.append(old)
+        self._processes[new.spec.name] = new
+        self._supervised[new.spec.name] = RestartState(new)
+        old.popen.send_signal(handover)
+
+    def discard(self, process: ManagedProcess) -> None:
+        """Stops a process that was started beside another and did not become ready."""
+        stop([process])
+
+    def forget_ended(self) -> list[ManagedProcess]:
+        """Returns the processes beside others that have ended since the last call."""
+        ended = [one for one in self._beside if not one.is_alive()]
+        for process in ended:
+            self._beside.remove(process)
+            self._reaper.forget(process.popen.pid)
+        return ended
+
+    def change(self, spec: ProcessSpec) -> None:
+        """Ends a process, which is restarted by its new specification after the shortest pause."""
+        process = self._processes[spec.name]
+        process.spec = spec
+        if process.is_alive():
+            process.popen.send_signal(spec.stop_signal)
+
     def retire(self, processes: Iterable[ManagedProcess]) -> None:
         """Stops processes that are not supervised."""
         retired = list(processes)
@@ -231,10 +268,11 @@ class Supervisor:
     def stop_all(self) -> None:
         """Stops every process in order and prints which had to be killed."""
         for position in range(3):
-            stopping = [one for one in self._processes.values() if _stop_order(one) == position]
+            running = (*self._processes.values(), *self._beside)
+            stopping = [one for one in running if _stop_order(one) == position]
             for name in stop(stopping):
                 self._print_line(f"  {name} did not end by itself and was killed")
-        for process in self._processes.values():
+        for process in (*self._processes.values(), *self._beside):
             self._reaper.forget(process.popen.pid)
         self._reaper.close()
 

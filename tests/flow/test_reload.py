@@ -4,9 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -16,11 +14,11 @@ import yaml
 from dotenv import dotenv_values
 from processes import descendants
 from prometheus_page import series
-from running_stack import Json, say, script
+from reloaded_stack import reload, steady_load, write
+from running_stack import Json
 from sidecars import Provider, deployment, run_provider
 from up_command import UpCommand, bare_environment, run_up
 
-EVERY_S = 0.05
 WORDS = ("--no-local-model", "--no-stores", "--config", "litellm.yaml")
 pytestmark = [
     pytest.mark.timeout(300),
@@ -35,12 +33,6 @@ def played(service_folder: Path) -> Iterator[Provider]:
         yield provider
 
 
-def write(folder: Path, provider: Provider, *groups: str, **more: Json) -> None:
-    """A configuration with these groups."""
-    models = [deployment(group, f"openai/{group}", provider, api_key="none") for group in groups]
-    (folder / "litellm.yaml").write_text(yaml.safe_dump({"model_list": models, **more}), encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, played: Provider) -> Iterator[UpCommand]:
     """A stack with two sidecars and the scripted provider; its files are not watched."""
@@ -53,18 +45,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory, played: Provider) -> Iterato
         yield up
 
 
-def reload(stack: UpCommand) -> "subprocess.CompletedProcess[str]":
-    """Runs `llm-proxy reload`."""
-    argv = [sys.executable, "-m", "llm_proxy", "reload"]
-    return subprocess.run(
-        argv, cwd=stack.folder, env=bare_environment(), capture_output=True, text=True, check=False
-    )
-
-
 def sidecars(stack: UpCommand) -> list[int]:
     """The process ids of the sidecars."""
     running = descendants(stack.process.pid)
     return sorted(pid for pid, args in running.items() if "llm_proxy.sidecar" in args)
+
+
+def settled(stack: UpCommand) -> list[int]:
+    """The sidecars' process ids, when those that an earlier reload replaced have ended."""
+    end = time.monotonic() + 30
+    while len(found := sidecars(stack)) > 2:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
 
 
 def metrics(stack: UpCommand) -> str:
@@ -72,52 +65,6 @@ def metrics(stack: UpCommand) -> str:
     key = dotenv_values(stack.folder / ".env")["LLM_PROXY__ADMIN_KEY"]
     url = f"http://127.0.0.1:{stack.port}/metrics"
     return httpx.get(url, headers={"authorization": f"Bearer {key}"}).text
-
-
-@dataclass(slots=True)
-class Load:
-    """The results of a steady load."""
-
-    answered: int = 0
-    streamed: int = 0
-    failed: list[str] = field(default_factory=list[str])
-
-
-@asynccontextmanager
-async def steady_load(stack: UpCommand) -> AsyncGenerator[Load]:
-    """Twenty calls a second, every third a stream that takes a second, until the block ends."""
-    load, over = Load(), asyncio.Event()
-    running: list[asyncio.Task[None]] = []
-    async with openai.AsyncOpenAI(
-        base_url=f"http://127.0.0.1:{stack.port}/v1", api_key=stack.client().api_key, max_retries=0
-    ) as sdk:
-
-        async def send() -> None:
-            while not over.is_set():
-                running.append(asyncio.create_task(_one(sdk, load, streamed=len(running) % 3 == 0)))
-                await asyncio.sleep(EVERY_S)
-
-        sending = asyncio.create_task(send())
-        try:
-            yield load
-        finally:
-            over.set()
-            await asyncio.gather(sending, *running)
-
-
-async def _one(sdk: openai.AsyncOpenAI, load: Load, *, streamed: bool) -> None:
-    try:
-        if streamed:
-            said = say(script(do="ok", frames=20, gap_ms=50))
-            stream = await sdk.chat.completions.create(model="steady", messages=said, stream=True)
-            ends = [chunk.choices[0].finish_reason async for chunk in stream if chunk.choices]
-            assert ends[-1] == "stop"
-            load.streamed += 1
-        else:
-            await sdk.chat.completions.create(model="steady", messages=say("hello"))
-            load.answered += 1
-    except (openai.OpenAIError, httpx.HTTPError, AssertionError) as fault:
-        load.failed.append(repr(fault))
 
 
 async def served(stack: UpCommand) -> set[str]:
@@ -147,13 +94,11 @@ async def test_sidecars_are_replaced_under_load_and_no_call_is_lost(
         await asyncio.sleep(1)
         write(stack.folder, played, "steady", "added")
         with (stack.folder / ".env").open("a", encoding="utf-8") as given:
-            given.write(
-                "DATABASE_URL=postgresql://u:password-never-printed@h/d\nLLM_PROXY__MAX_IN_FLIGHT=7\n"
-            )
+            given.write("LOCAL_MODEL_GGUF=password-never-printed\nLLM_PROXY__PORT=7\n")
         done = await asyncio.to_thread(reload, stack)
         assert done.returncode == 0, done.stderr
         ignored, started, *ready, taken_over = done.stdout.splitlines()
-        assert ignored == "changed, but read at the start only: DATABASE_URL, LLM_PROXY__MAX_IN_FLIGHT"
+        assert ignored == "changed, but read at the start only: LLM_PROXY__PORT, LOCAL_MODEL_GGUF"
         assert started == "starting sidecar-3, sidecar-4 with the new configuration"
         assert sorted(line.partition(" is ready after ")[0] for line in ready) == ["sidecar-3", "sidecar-4"]
         assert taken_over == "sidecar-3, sidecar-4 took over from sidecar-1, sidecar-2"
@@ -242,7 +187,7 @@ async def test_an_invalid_configuration_is_rejected_and_the_old_one_stays(
     stack: UpCommand, invalid: str, reason: str
 ) -> None:
     """With the reason, exit code 1, and the same processes."""
-    before, groups = sidecars(stack), await served(stack)
+    before, groups = settled(stack), await served(stack)
     (stack.folder / "litellm.yaml").write_text(invalid, encoding="utf-8")
     done = await asyncio.to_thread(reload, stack)
     assert done.returncode == 1
@@ -264,7 +209,7 @@ async def test_a_configuration_litellm_does_not_start_with_is_rejected_with_its_
     stack: UpCommand, played: Provider
 ) -> None:
     """What only LiteLLM can check is checked before an old sidecar drains."""
-    before = sidecars(stack)
+    before = settled(stack)
     write(stack.folder, played, "steady", litellm_settings={"callbacks": ["no_such_module.thing"]})
     done = await asyncio.to_thread(reload, stack)
     assert done.returncode == 1
@@ -276,6 +221,7 @@ async def test_if_one_new_sidecar_cannot_start_the_others_are_stopped(
     stack: UpCommand, played: Provider
 ) -> None:
     """Here the log of one of two cannot be opened; nothing is left of the other."""
+    settled(stack)
     before = set(descendants(stack.process.pid))
     write(stack.folder, played, "steady")
     logs = stack.folder / ".local" / "logs"
