@@ -155,7 +155,7 @@ SELECT count(*)::int AS standbys,
        max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn))::bigint AS replication_lag_bytes,
        CASE WHEN bool_and(replay_lsn IS NOT NULL) THEN
            max(CASE WHEN replay_lsn = pg_current_wal_lsn() THEN 0
-               ELSE extract(epoch FROM replay_lag) END)::float8
+               ELSE extract(epoch FROM greatest(replay_lag, clock_timestamp() - reply_time)) END)::float8
        END AS replication_lag_s
 FROM pg_stat_replication
 WHERE NOT pg_is_in_recovery()

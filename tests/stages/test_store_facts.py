@@ -2,14 +2,19 @@
 
 import asyncio
 import contextlib
+import os
+import shutil
+import signal
+import subprocess
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from processes import descendants
 
 from llm_proxy.admission.limiter import LimiterUnavailable
 from llm_proxy.admission.redis.connection import RedisConnection
@@ -18,7 +23,8 @@ from llm_proxy.schema import PgConnection, migrate
 from llm_proxy.schema.connections import connect
 from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.stores import valkey_spec, valkey_url
+from llm_proxy.stack.stores import POSTGRES_MAJOR, postgres_spec, valkey_spec, valkey_url
+from llm_proxy.stack.stores import postgres_url as address_of_postgres
 from llm_proxy.store_facts import PostgresFacts, RedisFacts, parse_redis_info, read_postgres_facts
 
 PASSWORD = "only-for-the-facts"
@@ -172,6 +178,75 @@ async def test_a_closed_connection_is_a_database_that_is_away(database_url: str)
     await connection.close()
     with pytest.raises(DatabaseUnavailable):
         await read_postgres_facts(connection)
+
+
+@pytest.fixture(scope="module")
+def standby(service_folder: Path, postgres_url: str) -> Iterator[tuple[str, int]]:
+    """A standby of the run's Postgres, with a replication slot: its address and process id."""
+    port, password = probe.free_port(), postgres_url.partition("://llm_proxy:")[2].partition("@")[0]
+    made = copy_of_postgres(service_folder, postgres_url, port, password)
+    running = process.start(made, service_folder / "logs")
+    try:
+        process.wait_until_ready([running])
+        yield address_of_postgres(port, password), running.popen.pid
+    finally:
+        process.stop([running])
+
+
+def copy_of_postgres(folder: Path, url: str, port: int, password: str) -> process.ProcessSpec:
+    """Copies the data of a Postgres and returns the standby to start."""
+    own = folder / "standby"
+    own.mkdir(mode=0o711)
+    plain = postgres_spec(own, port, password, durable=False)
+    data = own / f"postgres-{POSTGRES_MAJOR}"
+    kept = data.stat()
+    shutil.rmtree(data)
+    data.mkdir(mode=0o700)
+    os.chown(data, kept.st_uid, kept.st_gid)
+    at = plain.argv.index(next(word for word in plain.argv if word.endswith("/postgres")))
+    program = plain.argv[at].removesuffix("postgres") + "pg_basebackup"
+    words = ["-d", url, "-D", str(data), "-R", "-C", "-S", "standby", "-c", "fast"]
+    user, group = plain.user or (None, None)
+    subprocess.run(
+        [*plain.argv[:at], program, *words], env=plain.env, cwd="/", user=user, group=group, check=True
+    )
+    return replace(plain, name="standby")
+
+
+async def until(url: str, holds: Callable[[PostgresFacts], bool]) -> PostgresFacts:
+    """The facts of a Postgres once this holds of them; fails after 20 s."""
+    async with asyncio.timeout(20):
+        while not holds(found := await facts_of(url)):  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.1)
+    return found
+
+
+async def test_a_primary_its_standby_and_a_standby_that_is_frozen(
+    postgres_url: str, standby: tuple[str, int]
+) -> None:
+    """How far it is behind grows; what the slot keeps for it, too."""
+    url, server = standby
+    primary = await until(postgres_url, lambda found: found.replication_lag_s == 0)
+    copy = await until(url, lambda found: found.replication_lag_s == 0)
+    assert (primary.is_standby, primary.standbys) == (False, 1)
+    assert (copy.is_standby, copy.is_read_only, copy.standbys) == (True, True, 0)
+    assert copy.system_identifier == primary.system_identifier
+    processes = [server, *descendants(server)]
+    for one in processes:
+        os.kill(one, signal.SIGSTOP)
+    try:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute(
+            "CREATE TABLE written AS SELECT repeat('x', 900) FROM generate_series(1, 9000)"
+        )
+        await connection.execute("DROP TABLE written")
+        await connection.close()
+        behind = await until(postgres_url, lambda found: (found.replication_lag_s or 0) > 0.5)
+    finally:
+        for one in processes:
+            os.kill(one, signal.SIGCONT)
+    assert (behind.replication_lag_bytes or 0) > 5_000_000
+    assert (behind.retained_wal_bytes or 0) > 5_000_000
 
 
 async def redis_facts_of(url: str) -> tuple[RedisFacts, ...]:
