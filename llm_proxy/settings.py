@@ -81,6 +81,27 @@ class GroupDeadlines(BaseModel):
     total_s: float | None = Field(None, gt=0)
 
 
+class RetentionDays(BaseModel):
+    """Days for which rows of the named tables are kept; None: for ever."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    refusals: int = Field(14, ge=1)
+    refusal_counts: int = Field(14, ge=1)
+    usage_daily: int | None = Field(None, ge=400)
+    usage_users: int | None = Field(None, ge=35)
+    usage_user_days: int | None = Field(None, ge=35)
+    lost_usage: int | None = Field(None, ge=400)
+    api_keys: int | None = Field(None, ge=35)
+    key_secrets: int | None = Field(400, ge=35)
+    key_raises: int | None = Field(400, ge=1)
+    backups: int | None = Field(400, ge=35)
+
+    def __str__(self) -> str:
+        """Returns what is set, as JSON."""
+        return self.model_dump_json(exclude_unset=True)
+
+
 ConsoleRole = Annotated[str, Field(pattern=r"^(owner|operator|viewer|tenant:.+)$")]
 StringList = Annotated[tuple[str, ...], NoDecode]
 _HEADER = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -182,6 +203,7 @@ class Settings(BaseSettings):
     payloads_retention_days: int = Field(30, ge=1, description="Days for which a stored prompt and its response are kept.")
     refused_credentials_retention_days: int = Field(30, ge=1, description="Days for which counts of rejected credentials are kept.")
     audit_retention_days: int | None = Field(None, ge=31, description="Days for which the audit log is kept, in whole months; by default for ever.")
+    retention_days: Annotated[RetentionDays, NoDecode] = Field(RetentionDays.model_validate({}), description='Days for which rows of other tables are kept: `{"refusals": 30, "usage_users": 400}`; the tables and their defaults are in `docs/retention.md`.')
     idempotency: Literal["on", "off"] = Field("on", description="Whether `Idempotency-Key` is read; it needs `LIMITS_REDIS_URL` and `CACHE_REDIS_URL`, else the header is ignored.")
     idempotency_retention_s: int = Field(3600, ge=1, le=604_800, description="How long an answer is kept for its `Idempotency-Key`; after that the same key makes a call anew.")
     idempotency_lease_s: float = Field(15, ge=1, le=300, description="How long a call that runs keeps its key when its gateway no longer renews it: the longest wait after a gateway was killed, and the longest outage of the limits store that such a call survives.")
@@ -258,7 +280,7 @@ class Settings(BaseSettings):
             raise PydanticCustomError("file", "it cannot be read: {reason}", {"reason": reason}) from None
         return given
 
-    @field_validator("deadlines", "console_oidc_roles", mode="before")
+    @field_validator("deadlines", "retention_days", "console_oidc_roles", mode="before")
     @classmethod
     def _read_json(cls, given: object) -> object:
         """Parses JSON here, because an error of pydantic-settings is no `ValidationError`."""

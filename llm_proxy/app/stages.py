@@ -46,6 +46,7 @@ from llm_proxy.ledger import (
     StoredResponses,
 )
 from llm_proxy.ledger.restore_watch import RestoreWatch
+from llm_proxy.ledger.retention import days_kept
 from llm_proxy.ledger.worker_slot import WorkerSlot, acquire_slot
 from llm_proxy.pipeline import Services
 from llm_proxy.postgres_urls import unused_parameters
@@ -369,8 +370,8 @@ def _ledger_store(settings: Settings, database: Database | None) -> LedgerStore 
     if database is None:
         return None
     days, payload_days = settings.requests_retention_days, settings.payloads_retention_days
-    kept = settings.stored_responses_retention_days
-    return LedgerStore(database.pool, retention_days=days, payload_days=payload_days, response_days=kept)
+    kept = days_kept(settings)
+    return LedgerStore(database.pool, retention_days=days, payload_days=payload_days, kept=kept)
 
 
 def _auth(

@@ -40,6 +40,7 @@ COMMANDS = {
     "import": ("imports:imports", "Take over a LiteLLM proxy's database, or an older configuration."),
     "config": ("config:config", "Check litellm-config.yaml."),
     "backup": ("backup:backup", "Back the database up; export revocations; list and note backups."),
+    "purge": ("purge:purge", "Delete what is past its retention, or show it."),
     "restore": ("restore:restore", "Restore a backup; nothing is admitted until `restore-check`."),
     "restore-check": (
         "restore:restore_check",

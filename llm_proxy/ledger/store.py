@@ -5,7 +5,7 @@ Raises: only `DatabaseUnavailable` (unreachable, slow, not migrated, statement r
 (a row that Postgres will never accept).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -14,16 +14,13 @@ import asyncpg
 from llm_proxy import schema
 from llm_proxy.ledger.migration_runner import MigrationRunner
 from llm_proxy.ledger.record import COLUMNS, FIELDS, MAX_NAME_CHARS, EncodedRow, row_started_at
+from llm_proxy.ledger.retention import BATCH_ROWS, RETENTION, delete_expired, delete_seldom
 from llm_proxy.quantities import Quantities
 from llm_proxy.schema.database import db_deadline, is_missing_partition
 
 _DEADLINE_S = 2.0
 _LONG_DEADLINE_S = 30.0
 _DAYS_AHEAD = 7
-_DELETE_BATCH = 5000
-_DELETE_RESPONSES = """
-    DELETE FROM stored_responses WHERE digest IN (
-        SELECT digest FROM stored_responses WHERE created_at < now() - $1::interval LIMIT $2)"""
 _ENRICH_OFTEN = timedelta(minutes=15)
 _ENRICH_SELDOM = timedelta(days=2)
 _ENRICH_UNTIL = timedelta(seconds=30)
@@ -90,12 +87,18 @@ class LedgerStore:
     """
 
     def __init__(
-        self, pool: asyncpg.Pool, *, retention_days: int, payload_days: int, response_days: int = 30
+        self,
+        pool: asyncpg.Pool,
+        *,
+        retention_days: int,
+        payload_days: int,
+        kept: Mapping[str, int] | None = None,
     ) -> None:
+        """Takes for how many days requests and payloads are kept, and rows of other tables."""
         self._pool = pool
         self._retention = timedelta(days=retention_days)
-        self._payload_retention = timedelta(days=payload_days)
-        self._response_retention = timedelta(days=response_days)
+        defaults = {one.name: one.days for one in RETENTION if one.days is not None}
+        self._kept = {**defaults, **(kept or {}), "payloads": payload_days}
         self._days: set[date] = set()
         self._ahead = timedelta(0)  # of the database's clock before ours
         self.migration = MigrationRunner(pool)
@@ -175,19 +178,15 @@ class LedgerStore:
             self._days = {day for day in self._days if day >= oldest}
             await connection.execute("SELECT requests_retire($1)", oldest)
             await connection.execute("SELECT llm_calls_retire($1)", oldest)
+            await delete_seldom(connection, self._kept)
 
     async def delete_expired(self) -> int:
-        """Deletes a batch of expired rows of tables without partitions; returns the number of rows."""
-        today = (datetime.now(UTC) + self._ahead).date()
-        async with db_deadline(_LONG_DEADLINE_S):
-            deleted = await self._pool.fetchval(
-                "SELECT retire_batch($1, $2, $3, $4)",
-                today, today - self._retention, today - self._payload_retention, _DELETE_BATCH,
-            )  # fmt: skip
-            forgotten = await self._pool.execute(_DELETE_RESPONSES, self._response_retention, _DELETE_BATCH)
-        return int(deleted or 0) + int(forgotten.rpartition(" ")[2])
+        """Deletes a batch of expired rows of tables that grow with calls; returns the number of rows."""
+        oldest = (datetime.now(UTC) + self._ahead).date() - self._retention
+        async with db_deadline(_LONG_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
+            return await delete_expired(connection, self._kept, oldest)
 
     async def sum_past_day(self) -> bool:
         """Sums one day that is over by name, the newest that is not summed; returns False if none is left."""
         async with db_deadline(_LONG_DEADLINE_S):
-            return bool(await self._pool.fetchval("SELECT sum_usage_days($1)", _DELETE_BATCH))
+            return bool(await self._pool.fetchval("SELECT sum_usage_days($1)", BATCH_ROWS))

@@ -336,7 +336,7 @@ async def test_old_stored_responses_are_deleted(database_url: str, tmp_path: Pat
     insert = "INSERT INTO stored_responses (digest, created_at, sealed) VALUES ($1, now() - $2::interval, '')"
     for days in (3, 5):
         await pool.execute(insert, b"%d" % days, timedelta(days=days))
-    store = LedgerStore(pool, retention_days=30, payload_days=7, response_days=4)
+    store = LedgerStore(pool, retention_days=30, payload_days=7, kept={"stored_responses": 4})
     assert await store.delete_expired() == 1
     await pool.close()
     left = await fetch(database_url, "SELECT digest FROM stored_responses")
