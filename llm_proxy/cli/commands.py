@@ -28,7 +28,7 @@ COMMANDS = {
     "admin-keys": ("admin:admin_keys", "Issue, list and revoke admin keys, with names and roles."),
     "audit": ("admin:audit", "Show the actions of admins; `audit verify` proves that the log is complete."),
     "usage": ("usage:usage", "Show usage and cost."),
-    "requests": ("usage:requests", "Show single requests."),
+    "requests": ("requests:requests", "Show single requests."),
     "runs": ("runs:runs", "Show the runs of agents, what one has cost, and which were stopped."),
     "calls": ("calls:calls", "Show what runs now, and stop a call."),
     "reconcile": ("usage:reconcile", "Compare the gateway's records with the sidecar's."),

@@ -1,7 +1,7 @@
-"""`llm-proxy usage`, `requests`, `reconcile`: sums, single requests, differences to the sidecar's log.
+"""`llm-proxy usage`, `reconcile`: sums, and differences to the sidecar's log.
 
 Invariants: figures equal those of `GET /v1/usage`; CSV and JSON print nothing else, what is missing is
-named on standard error. No prompt and no answer is shown: records hold none. `reconcile` changes only
+named on standard error. `reconcile` changes only
 estimates and only with `--apply`; it exits 1 when figures stated by the provider differ.
 """
 
@@ -11,34 +11,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import click
 
-from llm_proxy.cli.context import complete_models, show_in_console
-from llm_proxy.cli.database import complete_keys, database_url, run_or_fail, tls_for
+from llm_proxy.cli.database import database_url, run_or_fail, tls_for
 from llm_proxy.cli.printing import (
     Column,
     as_json_option,
     console,
-    fail,
-    print_fields,
     print_json,
-    print_result,
     print_table,
-    to_plain,
     warn,
 )
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.reconcile import Discrepancy, enrich_estimates, find_discrepancies
-from llm_proxy.ledger.rejected_requests import (
-    MAX_COUNT_ROWS,
-    SAMPLE_PER_S,
-    RejectionScope,
-    not_recorded_message,
-    summarize_counts,
-)
-from llm_proxy.ledger.request_detail import describe_limit, describe_request
 from llm_proxy.ledger.usage_query import (
     DIMENSIONS,
     RANGE_WORDS,
@@ -56,8 +42,7 @@ from llm_proxy.ledger.usage_report import (
     rows_as_focus_csv,
     spans_as_json,
 )
-from llm_proxy.ledger.usage_store import PostgresUsage, RecentQuery, open_usage
-from llm_proxy.quantities import QUANTITY_OF_UNIT, shown_amount, unit_text
+from llm_proxy.ledger.usage_store import PostgresUsage, open_usage
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MAX_ROWS = 50
@@ -140,7 +125,8 @@ def usage(
 
 
 @asynccontextmanager
-async def _usage_store() -> AsyncGenerator[PostgresUsage]:
+async def usage_store() -> AsyncGenerator[PostgresUsage]:
+    """Opens the usage of the database that the command is to read."""
     url = database_url()
     async with open_usage(url, tls_for(url)) as store:
         yield store
@@ -164,7 +150,7 @@ async def _query(
     query = UsageQuery(begin, end, names, _filters(where), zone, top, max_rows=_MAX_LINES)
     if form == "focus":
         query = replace(query, group_by=focus_groups(query))
-    async with _usage_store() as store:
+    async with usage_store() as store:
         result = await store.query(query, now)
         if form != "table":
             return result, (), query
@@ -242,170 +228,6 @@ def _group_text(name: str, row: UsageRow) -> str:
     return f'"{value}"' if value == _UNNAMED else str(value)
 
 
-_REQUEST_COLUMNS: tuple[Column | str, ...] = (
-    Column("started", unbroken=True),
-    Column("request id", unbroken=True),
-    *("agent", "model", "provider"),
-    Column("status", number=True),
-    "outcome",
-    *(Column(title, number=True) for title in ("tokens", "cost USD", "ms")),
-)
-
-
-@click.command(context_settings={"show_default": True})
-@click.argument("request_id", type=click.UUID, required=False)
-@click.option(
-    "--since", default="24h", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(RANGE_WORDS)}."
-)
-@click.option("--until", help="The same; by default the end of today, or of the period --since names.")
-@click.option("--tz", default="UTC", help="The time zone of days: Europe/Berlin, +05:30.")
-@click.option("--agent", help="Only this agent's.")
-@click.option("--key", help="Only this key's, by its name, prefix or id.", shell_complete=complete_keys)
-@click.option("--model", help="Only this model group's.", shell_complete=complete_models)
-@click.option("--provider", help="Only this provider's.")
-@click.option("--tenant", help="Only this tenant's.")
-@click.option("--user", help="Only this end user's.")
-@click.option("--session", help="Only this session's.")
-@click.option("--run", help="Only this run's.")
-@click.option("--tag", help="Only those with this tag.")
-@click.option(
-    "--outcome",
-    type=click.Choice(["ok", "error", "client_gone", "cut", "lost", "refused"]),
-    help="Only these. `refused`: rejected before a model call; a sample, and exact counts.",
-)
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="At most this many, the latest.")
-@as_json_option
-def requests(
-    *,
-    request_id: UUID | None,
-    since: str,
-    until: str | None,
-    tz: str,
-    limit: int,
-    as_json: bool,
-    **filters: str | None,
-) -> None:
-    """Show single requests.
-
-    Reads DATABASE_URL from the environment, .env or .keys/.
-    """
-    if request_id is not None:
-        detail = run_or_fail(_fetch_detail(request_id))
-        if isinstance(detail, str):
-            fail(detail)
-        _print_detail(detail, as_json=as_json)
-        return
-    where = {name: value for name, value in filters.items() if value is not None}
-    if where.get("outcome") == "refused":
-        rejected, counts = run_or_fail(_fetch_rejected((since, until, tz), where, limit))
-        if as_json:
-            print_json({"requests": rejected, "refusal_counts": counts})
-        else:
-            _print_rejected(rejected, counts, limit)
-        return
-    rows = run_or_fail(_fetch_recent((since, until, tz), where, limit))
-    print_result(rows, _print_rows, as_json=as_json)
-
-
-async def _fetch_detail(request_id: UUID) -> Json | str:
-    """One request, or a message if it has no record."""
-    async with _usage_store() as store:
-        found = await store.request_detail(request_id)
-        if found is not None:
-            return found
-        counts = await store.rejected_in_minute(request_id, RejectionScope())
-        if counts:
-            return not_recorded_message(request_id, counts)
-        return "no request has this id; a new record can take a second"
-
-
-async def _fetch_recent(times: RangeOptions, where: dict[str, str], limit: int) -> list[Json]:
-    async with _usage_store() as store:
-        return await store.recent_requests(_request_query(times, where, limit))
-
-
-async def _fetch_rejected(
-    times: RangeOptions, where: dict[str, str], limit: int
-) -> tuple[list[Json], list[Json]]:
-    async with _usage_store() as store:
-        return await store.recent_rejected(_request_query(times, where, limit))
-
-
-def _request_query(times: RangeOptions, where: dict[str, str], limit: int) -> RecentQuery:
-    since, until, tz = times
-    begin, end = parse_range(since, until, datetime.now(UTC), parse_zone(tz))
-    return RecentQuery(begin, end, where, limit)
-
-
-def _print_rejected(rows: list[Json], counts: list[Json], limit: int) -> None:
-    """Prints the sampled requests, then the counts: their sum, and the newest rows."""
-    columns = (Column("refused", unbroken=True), Column("request id", unbroken=True), "agent", "model", "why")
-    print_table(
-        columns,
-        (
-            (
-                row["refused_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
-                row["model_group"] or "-",
-                describe_limit(row["reached"]) if row["reached"] else row["code"] or str(row["status"]),
-            )
-            for row in rows
-        ),
-    )  # fmt: skip
-    of = f" in the newest {MAX_COUNT_ROWS:,} lines" if len(counts) == MAX_COUNT_ROWS else ""
-    click.echo(
-        f"\nA sample: {SAMPLE_PER_S} a second of each worker."
-        f" Rejected requests in total{of}: {summarize_counts(counts)}\n"
-    )
-    print_table(
-        (Column("minute", unbroken=True), "key", "tenant", "limit", "code", Column("times", number=True)),
-        (
-            (
-                row["minute"].strftime("%m-%d %H:%M"), row["key_name"] or row["key_id"] or "-",
-                row["tenant"] or "-", f"{row['limit_scope']}:{row['limit_kind']}".strip(":") or "-",
-                row["code"], f"{row['times']:,}",
-            )
-            for row in counts[:limit]
-        ),
-    )  # fmt: skip
-
-
-def _print_rows(rows: list[Json]) -> None:
-    lines: list[tuple[str, ...]] = []
-    for row in rows:
-        known = row["prompt_tokens"] is not None
-        tokens = str(row["prompt_tokens"] + (row["completion_tokens"] or 0)) if known else "?"
-        if not row["completion_tokens"]:
-            tokens = _quantities_text(row) or tokens
-        cost = f"{row['cost_usd']:.6f}" if row["cost_usd"] is not None else "?"
-        lines.append((
-            row["started_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
-            row["model_group"], row["provider"] or "-", str(row["status"] or "-"), row["outcome"], tokens,
-            cost, f"{row['latency_ms']:.0f}",
-        ))  # fmt: skip
-    print_table(_REQUEST_COLUMNS, lines)
-
-
-def _quantities_text(row: Json) -> str:
-    """Returns what a request used beside tokens; empty for nothing."""
-    used = ((unit, row[name]) for unit, name in QUANTITY_OF_UNIT.items())
-    return ", ".join(unit_text(shown_amount(amount, unit), unit) for unit, amount in used if amount)
-
-
-def _print_detail(detail: Json, *, as_json: bool) -> None:
-    if as_json:
-        print_json({**detail, "story": describe_request(detail)})
-        return
-    for line in describe_request(detail):
-        click.echo(line)
-    click.echo()
-    calls = detail.pop("model_calls", [])
-    print_fields(detail)
-    show_in_console(f"/requests/{detail['request_id']}")
-    for number, call in enumerate(calls, 1):
-        fields = ", ".join(f"{name}={to_plain(value)}" for name, value in call.items() if value is not None)
-        click.echo(f"model call {number}: {fields}")
-
-
 @click.command(context_settings={"show_default": True})
 @click.option("--since", default="24h", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
 @click.option(
@@ -437,7 +259,7 @@ async def _reconcile(
 ) -> tuple[Sequence[Discrepancy], int]:
     now = datetime.now(UTC)
     start, end = parse_time(since, now), parse_time(until, now, param="until")
-    async with _usage_store() as store:
+    async with usage_store() as store:
         enriched = await enrich_estimates(store.pool, start, end) if applies else 0
         return await find_discrepancies(store.pool, start, end, limit), enriched
 

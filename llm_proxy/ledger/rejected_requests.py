@@ -16,7 +16,7 @@ from uuid import UUID
 import orjson
 
 from llm_proxy.dialects import Call
-from llm_proxy.errors import APIError, BadRequest, ReachedLimit
+from llm_proxy.errors import APIError, ReachedLimit
 from llm_proxy.identity import Caller
 from llm_proxy.identity.postgres_store import Connection
 from llm_proxy.ledger.key_families import of_family
@@ -221,11 +221,6 @@ def _counted_text(name: str) -> str:
     return sanitize_text(name)[:MAX_NAME_CHARS]
 
 
-FILTER_COLUMNS = {
-    "key": "key_id", "tenant": "tenant", "agent": "agent", "user": "user_id", "model": "model_group",
-    "run": "run_name",
-}  # fmt: skip
-"""The filters of rejected requests, and their columns."""
 MAX_COUNT_ROWS = 10_000
 _MINUTE = timedelta(minutes=1)
 _SAMPLE = (
@@ -265,20 +260,6 @@ async def fetch_rejected(connection: Connection, request_id: UUID) -> Any:  # no
     )  # fmt: skip
 
 
-async def fetch_latest_rejected(
-    connection: Connection, since: datetime, until: datetime, filters: Mapping[str, str], limit: int
-) -> list[Any]:
-    """Returns the latest rows of the sample, newest first; raises `BadRequest` for an unknown filter."""
-    unknown = next((name for name in filters if name not in FILTER_COLUMNS), None)
-    if unknown is not None:
-        raise BadRequest(f"Rejected requests cannot be filtered by '{unknown[:40]}'.", param=unknown[:40])
-    conditions = [f"r.{FILTER_COLUMNS[name]} = ${at}" for at, name in enumerate(filters, 4)]
-    found = " AND ".join(["r.refused_at >= $1", "r.refused_at < $2", *conditions])
-    statement = f"{_SAMPLE} WHERE {found} ORDER BY r.refused_at DESC LIMIT $3"
-    rows: list[Any] = await connection.fetch(statement, since, until, limit, *filters.values())
-    return rows
-
-
 async def fetch_rejection_counts(
     connection: Connection, since: datetime, until: datetime, scope: RejectionScope
 ) -> list[dict[str, Any]]:
@@ -287,11 +268,6 @@ async def fetch_rejection_counts(
         _COUNTS, since, until, scope.key, scope.tenant, MAX_COUNT_ROWS, scope.with_below
     )
     return [dict(row) for row in rows]
-
-
-def scope_from_filters(filters: Mapping[str, str]) -> RejectionScope:
-    """Returns the filters that counts can be limited to."""
-    return RejectionScope(filters.get("key"), filters.get("tenant"))
 
 
 def minute_around(request_id: UUID) -> tuple[datetime, datetime]:

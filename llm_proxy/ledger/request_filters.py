@@ -36,6 +36,18 @@ _REJECTIONS = {
 _NUMBERS = frozenset({"min_cost", "max_cost", "min_ms", "max_ms"})
 FILTERS = (*_CALLS, "status", "outcome")
 """The names of all filters."""
+_HELP = {
+    "key": "A key's name, id or prefix.",
+    "model": "The requested model, or the group that was requested or that served.",
+    "endpoint": "Such as `chat.completions`.",
+    "status": "A number, or `2xx`, `4xx`, `5xx`; 0: nothing was sent.",
+    "outcome": "`ok`, `error`, `client_gone`, `cut`, `lost`, `refused`, or `failed`: all but `ok`.",
+    "cause": "The error's code, or `scope:kind` of the limit that rejected it.",
+    "min_cost": "In dollars, as `max_cost`.",
+    "min_ms": "How long it took, as `max_ms`.",
+}
+FILTER_HELP: Mapping[str, str] = {name: _HELP.get(name, f"Only this {name}.") for name in FILTERS}
+"""By name what a filter selects, for readers of the API and of the command."""
 _STATUSES = {"2xx": (200, 299), "4xx": (400, 499), "5xx": (500, 599), "0": (0, 0)}
 _FAILED_STATUS = 400
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -90,6 +102,12 @@ class RequestFilters:
     def with_rejections(self) -> bool:
         """Whether rejected requests can be selected."""
         return self.outcome in {None, "refused", "failed"} and self.values.keys() <= _REJECTIONS.keys()
+
+    def require_rejections(self) -> None:
+        """Raises `BadRequest` for a filter that rejected requests do not have."""
+        unknown = next((name for name in self.values if name not in _REJECTIONS), None)
+        if unknown is not None:
+            raise BadRequest(f"Rejected requests cannot be filtered by '{unknown}'.", param=unknown)
 
     def of_calls(self, argument: Callable[[Any], str]) -> list[str]:
         """Returns the conditions of `requests`; `argument` takes a value and returns its place."""

@@ -8,9 +8,9 @@ Raises: `DatabaseUnavailable`, `BadRequest`, `NotFound`.
 import json
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, tzinfo
 from itertools import groupby, islice, product
 from typing import Any, Protocol, cast
@@ -18,7 +18,6 @@ from uuid import UUID
 
 import asyncpg
 
-from llm_proxy.errors import BadRequest
 from llm_proxy.identity.audit import Actor, Person, write_audit
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.key_families import is_in_family
@@ -27,16 +26,13 @@ from llm_proxy.ledger.model_health import ModelHealth, fetch_health
 from llm_proxy.ledger.record import COLUMNS, MAX_NAME_CHARS, PARTITION_MARGIN, UsageRecord
 from llm_proxy.ledger.rejected_requests import (
     RejectionScope,
-    fetch_latest_rejected,
     fetch_rejected,
     fetch_rejection_counts,
     minute_around,
-    scope_from_filters,
 )
 from llm_proxy.ledger.usage_names import (
     add_key_name,
     key_names,
-    require_known_names,
     resolve_key,
     unknown_name_error,
 )
@@ -72,25 +68,6 @@ FROM unnest($1::text[]) AS k(key_id)
 """
 _MOVING = "SELECT to_regclass('llm_calls_before') IS NOT NULL"
 """Whether a migration is still moving the log of model calls, the newest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecentQuery:
-    """Selects the latest requests of a range.
-
-    Attributes:
-        filters: Values by dimension (a name of `NAME_COLUMNS`) or `outcome`.
-    """
-
-    since: datetime
-    until: datetime
-    filters: Mapping[str, str]
-    limit: int
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.filters if name not in NAME_COLUMNS and name != "outcome"]
-        if unknown:
-            raise BadRequest(f"There is no '{unknown[0][:40]}' to filter by.", param=unknown[0][:40])
 
 
 class UsageStore(Protocol):
@@ -146,46 +123,20 @@ class PostgresUsage:
                 calls = await connection.fetch(_CALLS.format("llm_calls_before"), request_id)
         return {**row_as_dict(row), "model_calls": [row_as_dict(call) for call in calls]}
 
-    async def recent_requests(self, recent: RecentQuery) -> list[Json]:
-        """Returns the rows of the latest requests, newest first; raises `NotFound` for an unknown name."""
-        async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, read_snapshot(connection):
-            filters = dict(recent.filters)
-            if "key" in filters:
-                filters["key"] = await resolve_key(connection, filters["key"])
-            conditions = ["started_at >= $1", "started_at < $2"]
-            arguments: list[Any] = [recent.since, recent.until, recent.limit]
-            for name, value in filters.items():
-                arguments.append([value] if name == "tag" else value)
-                column = NAME_COLUMNS.get(name, name)
-                conditions.append(f"{column} {'@>' if name == 'tag' else '='} ${len(arguments)}")
-            statement = (
-                f"SELECT * FROM requests WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT $3"  # noqa: S608 -- names are names of NAME_COLUMNS
-            )
-            rows = await connection.fetch(statement, *arguments)
-            if not rows:
-                await require_known_names(connection, filters)
-        return [row_as_dict(row) for row in rows]
+    async def rejection_counts(
+        self, since: datetime, until: datetime, key: str | None = None, tenant: str | None = None
+    ) -> list[Json]:
+        """Returns the exact counts of rejections; raises `NotFound` for an unknown key.
 
-    async def recent_rejected(self, recent: RecentQuery) -> tuple[list[Json], list[Json]]:
-        """Returns the latest rejected requests of the sample, and the exact counts of rejections.
-
-        The counts are of all agents, users and models: they are not counted by these.
-
-        Raises:
-            BadRequest: Rejected requests have no such filter.
-            NotFound: A filter's name is unknown.
+        Args:
+            since: The beginning of the range.
+            until: Its end, exclusive.
+            key: Only those of this key, by its name, id or prefix.
+            tenant: Only those of this tenant.
         """
         async with db_deadline(_DEADLINE_S), self.pool.acquire() as connection, read_snapshot(connection):
-            filters = {name: value for name, value in recent.filters.items() if name != "outcome"}
-            if "key" in filters:
-                filters["key"] = await resolve_key(connection, filters["key"])
-            span = recent.since, recent.until
-            rows = await fetch_latest_rejected(connection, *span, filters, recent.limit)
-            scope = scope_from_filters(filters)
-            counts = await fetch_rejection_counts(connection, *span, scope)
-            if not rows and not counts:
-                await require_known_names(connection, filters)
-        return [rejected_as_dict(row) for row in rows], counts
+            key_id = None if key is None else await resolve_key(connection, key)
+            return await fetch_rejection_counts(connection, since, until, RejectionScope(key_id, tenant))
 
     async def rejected_in_minute(self, request_id: UUID, scope: RejectionScope) -> list[Json]:
         """Returns the counts of rejections in the minute of a request id."""

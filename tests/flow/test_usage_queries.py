@@ -119,6 +119,30 @@ def test_tags_sessions_and_runs_are_groups_and_filters(gateway: Gateway) -> None
     assert "counts it once" in gateway.command("usage", "--by", "tag").stdout
 
 
+def test_the_command_has_the_filters_of_the_search_and_writes_all_matches_as_csv(gateway: Gateway) -> None:
+    """Each filter of `GET /v1/requests`, with the same rows; a wrong value is said by its name."""
+
+    def asked(*words: str) -> set[str]:
+        done = gateway.command("requests", "--json", *words)
+        assert done.returncode == 0, done.stderr
+        return {row["request_id"] for row in json.loads(done.stdout)}
+
+    for filters in (
+        {"min_ms": "0", "status": "2xx"}, {"status": "5xx"}, {"outcome": "failed"}, {"max_cost": "0"},
+        {"endpoint": "chat.completions", "outcome": "ok"}, {"cause": "nothing"}, {"session": "s-1"},
+    ):  # fmt: skip
+        answer = gateway.asked("/v1/requests", ADMIN, limit="1000", **filters).json()
+        words = [part for name, value in filters.items() for part in ("--" + name.replace("_", "-"), value)]
+        assert asked("--limit", "1000", *words) == {row["request_id"] for row in answer["data"]}, filters
+    every = httpx.get(f"{gateway.url}/v1/requests?format=csv&outcome=ok", headers=ADMIN).text
+    printed = gateway.command("requests", "--csv", "--outcome", "ok", "--limit", "1").stdout
+    assert sorted(printed.splitlines()) == sorted(every.splitlines())
+    assert len(printed.splitlines()) > 2
+    wrong = gateway.command("requests", "--status", "good")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "2xx, 4xx, 5xx" in wrong.stderr
+
+
 def test_a_key_s_tags_are_changed_by_route_and_command(gateway: Gateway) -> None:
     """And bounded there, as on a call."""
     assert json.loads(gateway.command("keys", "show", "demo", "--json").stdout)["tags"] == ["prod", "search"]

@@ -18,7 +18,7 @@ from llm_proxy.edge.visible_rows import own_key, own_tenant, visible_request
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Admin, Caller
 from llm_proxy.json_access import Json
-from llm_proxy.ledger.request_filters import FILTERS, parse_filters, parse_position
+from llm_proxy.ledger.request_filters import FILTER_HELP, parse_filters, parse_position
 from llm_proxy.ledger.request_rows import csv_header, csv_lines
 from llm_proxy.ledger.request_search import MAX_PAGE, RequestSearch, RequestSearcher
 from llm_proxy.ledger.usage_query import RANGE_WORDS, parse_range, parse_zone
@@ -26,16 +26,6 @@ from llm_proxy.ledger.usage_query import RANGE_WORDS, parse_range, parse_zone
 DEFAULT_SINCE = "24h"
 _FORMS = ("json", "csv")
 _PARAMETERS = frozenset({"since", "until", "tz", "after", "limit", "format"})
-_WHAT = {
-    "key": "A key's name, id or prefix.",
-    "model": "The requested model, or the group that was requested or that served.",
-    "endpoint": "Such as `chat.completions`.",
-    "status": "A number, or `2xx`, `4xx`, `5xx`; 0: nothing was sent.",
-    "outcome": "`ok`, `error`, `client_gone`, `cut`, `lost`, `refused`, or `failed`: all but `ok`.",
-    "cause": "The error's code, or `scope:kind` of the limit that rejected it.",
-    "min_cost": "In dollars, as `max_cost`.",
-    "min_ms": "How long it took, as `max_ms`.",
-}
 _FILTERS_DOCUMENT: Json = {
     "parameters": [
         {
@@ -43,9 +33,9 @@ _FILTERS_DOCUMENT: Json = {
             "in": "query",
             "required": False,
             "schema": {"type": "string"},
-            "description": _WHAT.get(name, f"Only this {name}."),
+            "description": text,
         }
-        for name in FILTERS
+        for name, text in FILTER_HELP.items()
     ]
 }
 

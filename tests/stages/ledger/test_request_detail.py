@@ -16,7 +16,7 @@ from llm_proxy.ledger import LedgerStore
 from llm_proxy.ledger.rejected_requests import CounterRow, RejectionCounts, RejectionScope
 from llm_proxy.ledger.request_detail import describe_request
 from llm_proxy.ledger.request_lookup import RequestLookup, ids_in
-from llm_proxy.ledger.usage_store import PostgresUsage, RecentQuery, open_usage
+from llm_proxy.ledger.usage_store import PostgresUsage, open_usage
 from llm_proxy.telemetry import timestamp_of, uuid7
 
 
@@ -113,7 +113,7 @@ async def test_counts_written_twice_and_by_several_workers_are_exact(
     assert await usage.rejected_in_minute(request_id, RejectionScope(tenant="zeta")) == []
     now = datetime.now(UTC)
     span = now - timedelta(hours=1), now + timedelta(hours=1)
-    _, counted = await usage.recent_rejected(RecentQuery(*span, {"tenant": "acme"}, 10))
+    counted = await usage.rejection_counts(*span, tenant="acme")
     assert [one["times"] for one in counted] == [6]
     await pool.execute("UPDATE refusal_counts SET minute = minute - interval '15 days'")
     assert await store.delete_expired() == 3
