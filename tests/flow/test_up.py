@@ -1,5 +1,6 @@
 """`llm-proxy up` from an empty folder: one command, then responses of real models through the OpenAI SDK."""
 
+import json
 import os
 import re
 import signal
@@ -127,6 +128,28 @@ def test_the_self_check_shows_each_part_with_its_time(stack: UpCommand) -> None:
     argv = [sys.executable, "-m", "llm_proxy", "usage", "--by", "agent", "--json"]
     used = subprocess.run(argv, cwd=stack.folder, env=bare_environment(), capture_output=True, check=True)
     assert b"self-check" in used.stdout
+
+
+def test_the_doctor_finds_nothing_and_then_what_is_wrong(stack: UpCommand) -> None:
+    """Stores, sidecar, spool and limits of this stack are found in its folder."""
+    env = bare_environment() | {"LLM_PROXY__MAX_CONNECTIONS": "100", "LLM_PROXY__STORE_TIMEOUT_MS": "2000"}
+    argv = [sys.executable, "-m", "llm_proxy", "doctor", "--json"]
+    done = subprocess.run(argv, cwd=stack.folder, env=env, capture_output=True, check=False)
+    report = json.loads(done.stdout)
+    assert (report["findings"], done.returncode) == ([], 0)
+    assert {one["check"]: one["state"] for one in report["checks"]}.items() >= {
+        *(("sidecars", "ok"), ("limits-store", "ok"), ("cache-store", "ok"), ("process-limits", "ok")),
+    }
+    env_file = stack.folder / ".env"
+    env_file.chmod(0o644)
+    stack.folder.chmod(0o755)
+    try:
+        done = subprocess.run(argv, cwd=stack.folder, env=env, capture_output=True, check=False)
+    finally:
+        env_file.chmod(0o600)
+        stack.folder.chmod(0o711)
+    assert [one["code"] for one in json.loads(done.stdout)["findings"]] == ["secret-file-readable"]
+    assert done.returncode == 1
 
 
 def test_commands_beside_the_stack_find_its_database(stack: UpCommand) -> None:
