@@ -3,6 +3,7 @@
 Invariants: the plots draw the table's numbers; exports are those of `GET /v1/usage` for the same parameters.
 """
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -44,8 +45,10 @@ def router(console: Console) -> APIRouter:
         groups = view.dimensions(*_GROUPS)
         by, measure = _choice(view, "by", groups), _measure(view)
         query, names = view.query(by, view.unit), view.query(by)
-        series = await cache.get(view.key(by, measure), lambda: store.over_time(query, measure, SERIES, now))
-        found = await cache.get(view.key(by), lambda: store.compare(names, view.before, NAMES, now))
+        series, found = await asyncio.gather(
+            cache.get(view.key(by, measure), lambda: store.over_time(query, measure, SERIES, now)),
+            cache.get(view.key(by), lambda: store.compare(names, view.before, NAMES, now)),
+        )
         return console.render(
             request, viewer, "usage.html", view=view, presets=PRESETS, groups=groups, by=by,
             fields=view.dimensions(*FILTERS), measure=measure, measures=_MEASURE_NAMES, series=series,
