@@ -50,7 +50,7 @@ async def test_a_run_is_found_and_shown_as_a_tree(console: RunningConsole) -> No
 
 
 async def test_a_run_that_the_loop_guard_stopped_is_shown_and_released(console: RunningConsole) -> None:
-    """With the reason; a viewer sees it and releases nothing; the run goes on."""
+    """With the reason, the rejection in the run; a viewer sees it and releases nothing; the run goes on."""
     headers = {"Authorization": f"Bearer {console.stack.admin_key}"}
     async with httpx.AsyncClient(base_url=console.stack.url, headers=headers, verify=NO_TLS) as gateway:
         agent = await guarded_agent(console.stack, gateway, mode="stop", quarantine_s=600)
@@ -62,6 +62,14 @@ async def test_a_run_that_the_loop_guard_stopped_is_shown_and_released(console: 
         seen = (await viewer.get("/runs")).text
         assert "called 5 times with the same arguments" in seen
         assert "/runs/release" not in seen
+        path = f"/runs/{agent.run}"
+        async with asyncio.timeout(20):
+            while "agent_loop_detected" not in (shown := await viewer.get(path)).text:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.05)
+        assert "1 rejected" in shown.text
+        assert ">no agent: 5 calls, 1 rejected<" in shown.text
+        listed = (await viewer.get("/runs", params={"run": agent.run})).text
+        assert "<small>1 rejected</small>" in listed
         assert (await post(viewer, "/runs/release", run=agent.run, key="x")).status_code == 403
     async with console.signed_in() as client:
         row = (await client.get("/runs")).text.partition(f'name="run" value="{agent.run}"')[2]
