@@ -79,7 +79,7 @@ class ServedModel:
 def served_models(gateway: RunningGateway) -> list[ServedModel]:
     """Returns the model groups that have a name of their own; none while the gateway does not say."""
     answer = _ask(gateway, "GET", "/admin/models")
-    groups = json.loads(answer.text)["data"] if answer and answer.is_ok else []
+    groups: list[dict[str, Any]] = json.loads(answer.text)["data"] if answer and answer.is_ok else []
     return [
         ServedModel(one["id"], one["mode"], tuple(one["providers"])) for one in groups if not one["wildcard"]
     ]
@@ -103,7 +103,7 @@ def describe_models(models: Sequence[ServedModel]) -> list[str]:
 def check_chain(gateway: RunningGateway, models: Sequence[ServedModel]) -> Iterator[CheckedPart]:
     """Yields the parts in the order in which a call meets them."""
     health = _ask(gateway, "GET", "/health")
-    parts = json.loads(health.text).get("parts", []) if health else []
+    parts: list[dict[str, str]] = json.loads(health.text).get("parts", []) if health else []
     if not parts:
         yield CheckedPart("gateway", "failed", detail="it does not answer; its log says why")
         return
