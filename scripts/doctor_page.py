@@ -39,6 +39,8 @@ A check is `ok` when everything it looks at was seen and is in order; `partly` w
 took too long, or a right is missing. Each has its reason beside it. Not seen from here, and to be watched
 elsewhere: the disk of a Postgres, published ports of other containers, firewalls.
 
+A remedy that begins with SQL is for `psql`, one with CONFIG for `valkey-cli` or `redis-cli` of that store.
+
 Its probes with a wrong key are counted as rejected credentials, two for each gateway.
 
 ## Checks

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from llm_proxy.cli.doctor.findings import DoctorFinding, NotChecked, Outcome, finding
 from llm_proxy.cli.doctor.releases import judge_release
-from llm_proxy.store_facts import PostgresFacts, RedisFacts, RoleRights
+from llm_proxy.store_facts import SIDECAR_ROLE, PostgresFacts, RedisFacts, RoleRights
 
 OLD_TRANSACTION_S = 600
 MAX_LAG_S, MAX_LAG_BYTES, MAX_RETAINED_BYTES = 60, 2**30, 5 * 2**30
@@ -19,6 +19,7 @@ MAX_TRANSACTION_IDS = 1_500_000_000
 MAX_CLOCK_OFFSET_S = 2.0
 MAX_REDIS_LAG_S = 10
 _SHOWN_RIGHTS = 6
+_GRANT_CALL_LOG = f"GRANT INSERT, UPDATE, SELECT (call_id, attempt, status) ON llm_calls TO {SIDECAR_ROLE};"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,29 @@ def _roles(facts: PostgresFacts) -> Iterator[DoctorFinding | NotChecked]:
 
 def _sidecar_role(role: RoleRights) -> Iterator[DoctorFinding]:
     if excess := (*role.powers, *role.excess):
-        yield finding("sidecar-role-exceeds", f"llm_proxy_sidecar has {_listed(excess)}")
+        what = f"llm_proxy_sidecar has {_listed(excess)}"
+        yield finding("sidecar-role-exceeds", what, statements=" ".join(revocations(role)))
     if role.missing:
         yield finding("sidecar-role-missing", f"llm_proxy_sidecar lacks {_listed(role.missing)}")
+
+
+def revocations(role: RoleRights) -> list[str]:
+    """Returns the statements that take from the sidecars' role what it does not need."""
+    found: list[str] = []
+    for power in role.powers:
+        above = power.removeprefix("member of ")
+        is_member = above != power
+        found.append(
+            f"REVOKE {above} FROM {SIDECAR_ROLE};" if is_member else f"ALTER ROLE {SIDECAR_ROLE} NO{power};"
+        )
+    for right in role.excess:
+        held, _, name = right.partition(" on ")
+        if name != "llm_calls":
+            of = f"FUNCTION {name}" if held == "EXECUTE" else name
+            found.append(f"REVOKE {held} ON {of} FROM {SIDECAR_ROLE}, PUBLIC;")
+    if any(right.endswith(" on llm_calls") for right in role.excess):
+        found += [f"REVOKE ALL ON llm_calls FROM {SIDECAR_ROLE}, PUBLIC;", _GRANT_CALL_LOG]
+    return list(dict.fromkeys(found))
 
 
 def _listed(rights: tuple[str, ...]) -> str:

@@ -298,6 +298,25 @@ async def test_what_is_broken_in_the_running_stack_is_named_alone(
     assert found - {code} <= {"gateway-degraded", "redis-link-down"}
 
 
+async def test_the_remedy_for_a_role_that_may_too_much_works_as_it_stands(
+    stack: StackProcesses, subject: Subject
+) -> None:
+    """Whatever it was given, and by whom."""
+    connection = await asyncpg.connect(stack.database_url)
+    await connection.execute(
+        "GRANT SELECT ON requests, llm_calls TO llm_proxy_sidecar; GRANT SELECT (name) ON api_keys TO PUBLIC;"
+        "GRANT DELETE ON llm_calls TO llm_proxy_sidecar; GRANT pg_read_all_data TO llm_proxy_sidecar;"
+        "GRANT EXECUTE ON FUNCTION requests_partition(date) TO PUBLIC; ALTER ROLE llm_proxy_sidecar CREATEDB"
+    )
+    (result,) = await examine(subject, ["postgres"])
+    (found,) = result.findings
+    assert found.code == "sidecar-role-exceeds"
+    await connection.execute(found.mend.partition(": ")[2])
+    await connection.close()
+    (result,) = await examine(subject, ["postgres"])
+    assert result.findings == ()
+
+
 async def test_settings_that_name_something_else(stack: StackProcesses) -> None:
     """Each is found on a stack that runs in order; nothing else is."""
     limits, elsewhere = valkey_url(stack.ports["limits"], PASSWORD), f"redis://127.0.0.1:{free_port()}"
