@@ -31,6 +31,8 @@ from llm_proxy.json_access import Json
 from llm_proxy.schema.backups import Backup, Backups
 from llm_proxy.sealing import SealingKey, parse_sealing_keys
 
+MOVED_ASIDE = "before_restore_"
+"""The beginning of the names of schemas that a restore moved aside."""
 _STANDARD_OUTPUT = Path("-")
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _MAX_NAME_CHARS, _MAX_NOTE_CHARS = 64, 500
@@ -87,8 +89,8 @@ def _dump(file: Path, tools: Path | None) -> int:
     try:
         part.touch(mode=0o600)
         with open_tools(url, major, tools) as programs:
-            arguments = ("--format=custom", "--no-password", f"--file={part}", f"--dbname=service={SERVICE}")
-            programs.run("pg_dump", *arguments)
+            what = ("--format=custom", f"--exclude-schema={MOVED_ASIDE}*")
+            programs.run("pg_dump", *what, "--no-password", f"--file={part}", f"--dbname=service={SERVICE}")
         size_bytes = part.stat().st_size
         part.replace(file)
     except OSError as fault:

@@ -19,7 +19,7 @@ import click
 from llm_proxy.admission.limiter import LimiterUnavailable, epoch_key
 from llm_proxy.admission.redis.backend import open_backend
 from llm_proxy.admission.redis.sightings import StoredSightings
-from llm_proxy.cli.backup import export_keys, server_major
+from llm_proxy.cli.backup import MOVED_ASIDE, export_keys, server_major
 from llm_proxy.cli.context import load_settings
 from llm_proxy.cli.database import current_actor, database_url, run_with_pool
 from llm_proxy.cli.postgres_tools import SERVICE, PostgresTools, open_tools, require_archive, tools_option
@@ -43,6 +43,7 @@ from llm_proxy.json_access import Json
 from llm_proxy.ledger.restore_check import RestoreReport, acknowledge, compare
 from llm_proxy.ledger.spool import list_segments, read_lines
 from llm_proxy.ledger.worker_slot import slot_folders
+from llm_proxy.schema import PgConnection
 from llm_proxy.schema.database_marker import (
     RESTORED,
     Marker,
@@ -81,21 +82,22 @@ def restore(*, file: Path, replace: bool, tools: Path | None, yes: bool) -> None
         if has_tables and not replace:
             fail(f"the database {name} has tables: name an empty one, or add --replace", EXIT_WRONG_INPUT)
         confirm(f"Restore {file} into the database {name}?", yes=yes)
-        before = run_with_pool(_make_room) if has_tables else None
+        before, was_locked = run_with_pool(_make_room) if has_tables else (None, False)
         run_with_pool(_make_role)
         try:
             _restore(programs, file)
         except BaseException:
             if before is not None:
-                run_with_pool(partial(_put_back, before))
+                run_with_pool(partial(_put_back, before, was_locked=was_locked))
                 warn("what was in the database is there again")
             raise
-        run_with_pool(_lock_restored)
+        is_locked = run_with_pool(_lock_restored)
+    undetected = "" if is_locked else " --lock"  # the dump is of a version that marks no database
     print_fields({
         "restored": name,
         "seconds": f"{time.monotonic() - began:.1f}",
         "former tables": f"in the schema {before}: drop it when nothing is missed" if before else None,
-        "next": "llm-proxy migrate; llm-proxy restore-check --revocations FILE",
+        "next": f"llm-proxy migrate; llm-proxy restore-check --revocations FILE{undetected}",
     })  # fmt: skip
 
 
@@ -114,26 +116,34 @@ async def _look_at_target(pool: Pool) -> tuple[str, bool]:
     return row[0], row[1]
 
 
-async def _make_room(pool: Pool) -> str:
-    """Closes every gateway, and moves the schema aside; returns its new name."""
+async def _make_room(pool: Pool) -> tuple[str, bool]:
+    """Closes every gateway and moves the schema aside; returns its new name, and whether it was locked."""
     async with admin_transaction(pool) as connection:
-        if (marker := await read_marker(connection)) is not None and marker.seen is not None:
+        marker = await read_marker(connection) if await _has_marker(connection) else None
+        if marker is not None and marker.seen is not None:
             await lock_database(connection, f"{RESTORED}, which is running")
     await asyncio.sleep(_GATEWAYS_NOTICE_S)
-    before = f"before_restore_{int(time.time())}"
+    before = f"{MOVED_ASIDE}{int(time.time())}"
     async with admin_transaction(pool) as connection:
         schema = await connection.fetchval("SELECT quote_ident(current_schema())")
         await connection.execute(f"ALTER SCHEMA {schema} RENAME TO {before}")
         await connection.execute(f"CREATE SCHEMA {schema}")
-    return before
+        if schema == "public":  # what a new database's has, and a dump therefore does not say
+            await connection.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
+    return before, marker is not None and marker.lock_reason is not None
 
 
-async def _put_back(before: str, pool: Pool) -> None:
+async def _has_marker(connection: PgConnection) -> bool:
+    return await connection.fetchval("SELECT to_regclass('database_marker')") is not None
+
+
+async def _put_back(before: str, pool: Pool, *, was_locked: bool) -> None:
     async with admin_transaction(pool) as connection:
         schema = await connection.fetchval("SELECT quote_ident(current_schema())")
         await connection.execute(f"DROP SCHEMA {schema} CASCADE")
         await connection.execute(f"ALTER SCHEMA {before} RENAME TO {schema}")
-        await connection.execute("UPDATE database_marker SET locked_at = NULL, lock_reason = NULL")
+        if not was_locked and await _has_marker(connection):
+            await connection.execute("UPDATE database_marker SET locked_at = NULL, lock_reason = NULL")
 
 
 async def _make_role(pool: Pool) -> None:
@@ -143,10 +153,14 @@ async def _make_role(pool: Pool) -> None:
             await connection.execute(f"CREATE ROLE {_ROLE} NOLOGIN")
 
 
-async def _lock_restored(pool: Pool) -> None:
+async def _lock_restored(pool: Pool) -> bool:
+    """Locks the database; returns False for one of a version without the marker."""
     async with admin_transaction(pool) as connection:
-        if await read_marker(connection) is not None:
-            await lock_database(connection, f"{RESTORED} by `llm-proxy restore`")
+        if not await _has_marker(connection):
+            return False
+        await make_marker(connection)
+        await lock_database(connection, f"{RESTORED} by `llm-proxy restore`")
+    return True
 
 
 @click.command("restore-check")
@@ -199,6 +213,8 @@ async def _check(
     folder = load_settings().spool_dir
     on_disk = read_sightings(folder)
     async with _open_store() as store:
+        if export is not None:
+            on_disk["the export"] = export.seen
         marker, sightings, reason = await _judge(pool, store, on_disk, lock=lock)
         if export is not None and marker.seen is not None and export.seen.lineage != marker.seen.lineage:
             fail("the export is of another database", EXIT_WRONG_INPUT)
@@ -253,6 +269,8 @@ async def _judge(
         sightings = [*on_disk.values(), *([stored] if stored is not None else [])]
         sightings = [one for one in sightings if one.lineage == marker.seen.lineage]
         reason = marker.lock_reason or why_restored(marker, await read_place(connection), sightings)
+        if reason is not None:
+            await lock_database(connection, reason)
     return marker, sightings, reason
 
 

@@ -295,3 +295,23 @@ async def test_the_drill_with_postgres_own_tools_and_the_limits_store_lost(
         await installation.stop()
         await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await server.close()
+
+
+async def test_a_restore_that_fails_leaves_the_database_as_it_was(installation: Installation) -> None:
+    """The end of the dump is missing."""
+    key = await installation.make("kept")
+    whole = installation.folder / "whole.dump"
+    await installation.run("backup", "--to", str(whole))
+    broken = installation.folder / "broken.dump"
+    broken.write_bytes(whole.read_bytes()[:-20])
+    said = await installation.run("restore", "--from", str(broken), "--replace", "--yes", code=1)
+    assert "what was in the database is there again" in said
+    await installation.until_ready()
+    assert (await installation.ask(key)).status_code == 200
+    assert (
+        await installation.count("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'before_restore%'")
+        == 0
+    )
+    text = installation.folder / "text"
+    text.write_text("no archive")
+    assert "no archive" in await installation.run("restore", "--from", str(text), "--yes", code=2)
