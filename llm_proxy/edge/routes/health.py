@@ -57,8 +57,11 @@ class HealthReport:
 
     def observe(self) -> None:
         """Notes the state of each component; called once a second, so that `since_s` is exact to a second."""
-        for component in self._read_health():
+        components = self._read_health()
+        for component in components:
             self._since_s(component)
+        present = {one.name for one in components}
+        self._states = {name: state for name, state in self._states.items() if name in present}
 
     def report(self) -> tuple[bool, Json]:
         """Returns whether requests can be served, and the body of `/health/ready`."""

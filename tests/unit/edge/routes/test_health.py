@@ -23,3 +23,16 @@ async def test_since_s_counts_from_the_change_though_no_request_saw_it() -> None
     health = HealthReport(lambda: [ComponentHealth("sidecars", state[0])], "1", "litellm")
     assert 0.25 < await aged(health, state, ("ok", 1.5), ("down", 0.3)) < 1.2
     assert 0.25 < await aged(health, state, ("ok", 1.5), ("down", 0.3)) < 1.2
+
+
+async def test_since_s_of_a_component_that_comes_again_counts_from_then() -> None:
+    """As `restored` does, which is listed only while it is down."""
+    listed = [ComponentHealth("restored", "down")]
+    health = HealthReport(lambda: list(listed), "1", "litellm")
+    health.observe()
+    away = listed.pop()
+    await asyncio.sleep(1.2)
+    health.observe()
+    listed.append(away)
+    [part] = health.report()[1]["parts"]
+    assert part["since_s"] < 1
