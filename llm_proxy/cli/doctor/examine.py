@@ -1,7 +1,7 @@
 """The table of checks, and one examination: every check at once, each with its own deadline.
 
 Invariants: a check that fails or takes too long says so and holds no other up; without `--check-providers` an
-examination ends within `EXAMINATION_S`.
+examination ends within `GATEWAY_S`.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from llm_proxy.sidecar.verify_environment import find_malicious_releases, site_p
 from llm_proxy.stack import NotInstalled
 from llm_proxy.stack.process_specs import sidecar_python
 
-EXAMINATION_S = 7.0
+EXAMINATION_S, GATEWAY_S = 7.0, 9.0
 PROVIDERS_S = 300.0
 Examine = Callable[[Subject], Outcome | Awaitable[Outcome]]
 
@@ -63,6 +63,10 @@ def check_versions(subject: Subject) -> Outcome:
             continue
     try:
         packages = site_packages_of(sidecar_python())
+        if not packages.is_dir():
+            found.append(
+                NotChecked("LiteLLM's environment", "it is of another Python; its sidecars are asked")
+            )
         found += [
             finding("release-malicious", f"{packages}: {line}") for line in find_malicious_releases(packages)
         ]
@@ -102,6 +106,7 @@ CHECKS = (
         "gateway",
         "whether it serves; routes that answer without a key, at the public address too",
         check_gateway,
+        GATEWAY_S,
     ),
     DoctorCheck(
         "sidecars",

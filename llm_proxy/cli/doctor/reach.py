@@ -25,7 +25,7 @@ from llm_proxy.cli.doctor.subject import Subject
 from llm_proxy.json_access import Json, as_list, as_object, read_object
 from llm_proxy.upstream.monitor import addresses_of_name
 
-REQUEST_TIMEOUT_S = 3.0
+REQUEST_TIMEOUT_S, SIDECAR_TIMEOUT_S = 3.0, 6.0
 WRONG_KEY = "sk-llm-proxy-doctor-wrong-key"
 GUARDED = ("/admin/keys", "/metrics", "/v1/requests", "/openapi.json")
 """Routes of the gateway that need a key."""
@@ -187,6 +187,15 @@ async def _addresses(url: str) -> list[tuple[str, str | None]]:
 
 
 async def _examine(client: httpx.AsyncClient, url: str, host: str | None, key: str) -> SidecarFacts:
+    """Returns what a sidecar answers; one that answers too slowly holds the others' facts not up."""
+    try:
+        async with asyncio.timeout(SIDECAR_TIMEOUT_S):
+            return await _read_sidecar(client, url, host, key)
+    except TimeoutError:
+        return SidecarFacts(place_of(url), 0, "it answers too slowly")
+
+
+async def _read_sidecar(client: httpx.AsyncClient, url: str, host: str | None, key: str) -> SidecarFacts:
     more = {"Host": host} if host is not None else {}
     try:
         ready = await client.get(f"{url}/health/readiness", headers=more)

@@ -31,12 +31,19 @@ SIDECAR = {"/health/readiness": "{}", "/v1/models": "{}", "/llmp/config": '{"lit
 
 @contextmanager
 def server(
-    served: Mapping[str, str], *, keys: frozenset[str] | None = None, date: str | None = None
+    served: Mapping[str, str],
+    *,
+    keys: frozenset[str] | None = None,
+    date: str | None = None,
+    slow: frozenset[str] = frozenset(),
 ) -> Generator[str]:
     """A server that answers 200 at these paths, 404 elsewhere; with `keys` 401 to whom has none of them."""
+    gone = threading.Event()
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.path in slow:
+                gone.wait(20)
             given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
             is_free = self.path.startswith("/health/") or keys is None or given in keys
             status = 401 if not is_free else 200 if self.path in served or "*" in served else 404
@@ -56,6 +63,7 @@ def server(
     try:
         yield f"http://127.0.0.1:{running.server_address[1]}"
     finally:
+        gone.set()
         running.shutdown()
         running.server_close()
         thread.join()
@@ -167,6 +175,16 @@ async def test_a_sidecar_of_unknown_release_is_not_in_order(tmp_path: Path) -> N
     assert [one.is_unknown for one in found if isinstance(one, NotChecked) and "LiteLLM" in one.what] == [
         True
     ]
+
+
+async def test_a_slow_sidecar_does_not_hide_another(tmp_path: Path) -> None:
+    """Each has a deadline of its own."""
+    slow = frozenset({"/ui/", "/mcp", "/docs", "/redoc"})
+    with server(SIDECAR, keys=frozenset({KEY}), slow=slow) as late, server(SIDECAR) as opened:
+        both = subject_of(late, tmp_path)
+        settings = both.settings.model_copy(update={"litellm_proxy_url": (late, opened)})
+        found = await check_sidecars(replace(both, settings=settings))
+    assert codes(found) == ["sidecar-away", "sidecar-open"]
 
 
 async def test_an_address_of_tls_that_does_not_speak_it_is_unknown(tmp_path: Path) -> None:
