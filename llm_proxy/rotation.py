@@ -29,7 +29,7 @@ class SecretSetting(NamedTuple):
 
 
 _SETTINGS = (
-    SecretSetting("LLM_PROXY__INTERNAL_API_KEY", ("gateway", "console"), takes_several=True),
+    SecretSetting("LLM_PROXY__INTERNAL_API_KEY", ("gateway",), takes_several=True),
     SecretSetting("LLM_PROXY__LITELLM_MASTER_KEY", ("gateway",), takes_several=True),
     SecretSetting("LLM_PROXY__ADMIN_KEY", ("gateway", "console"), takes_several=True),
     SecretSetting("LLM_PROXY__ADMIN_READ_KEY", ("gateway", "console"), takes_several=True),

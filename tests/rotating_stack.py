@@ -167,14 +167,17 @@ class RotatingStack:
                 (self.ready.add if is_ready else self.ready.discard)(name)
             await asyncio.sleep(POLL_EVERY_S)
 
-    async def records(self, ids: Sequence[str], url: str | None = None) -> Counter[str]:
+    async def records(
+        self, ids: Sequence[str], table: str = "requests", column: str = "request_id"
+    ) -> Counter[str]:
         """Returns how many rows each call has, when every call has one or 20 s have passed."""
-        connection, found = await asyncpg.connect(url or self.stack.database_url), Counter[str]()
+        connection, found = await asyncpg.connect(self.stack.database_url), Counter[str]()
         try:
             async with asyncio.timeout(20):
                 while True:
                     rows = await connection.fetch(
-                        "SELECT request_id::text AS id FROM requests WHERE request_id::text = ANY($1)", ids
+                        f"SELECT {column}::text AS id FROM {table} WHERE {column}::text = ANY($1)",  # noqa: S608 -- the test's own names
+                        ids,
                     )
                     found = Counter(str(row["id"]) for row in rows)
                     if len(found) == len(ids):

@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
+import redis.asyncio as redis
 from loopback import NO_TLS
 from rotating_stack import CONFIG, SETTINGS, SIDECAR, RotatingStack, rotating
 from running_stack import MASTER_KEY, Json
-from stack_processes import StackProcesses, run_stack
+from stack_processes import PASSWORD, StackProcesses, run_stack
+
+from llm_proxy.stack.stores import DATABASE_ROLE, SIDECAR_ROLE, postgres_url, valkey_url
 
 pytestmark = pytest.mark.timeout(400)
 GATEWAYS, SIDECARS = ("gateway-1", "gateway-2"), ("sidecar-1", "sidecar-2")
@@ -20,7 +25,7 @@ def secret(name: str) -> tuple[str, str]:
     return f"sk-{name}-new-{uuid4().hex}", f"sk-{name}-old-{uuid4().hex}"
 
 
-INTERNAL, ADMIN, READ = (secret(one) for one in ("internal", "admin", "read"))
+INTERNAL, ADMIN, READ, PROVIDER = (secret(one) for one in ("internal", "admin", "read", "provider"))
 TRAFFIC = (secret("traffic")[0], MASTER_KEY)
 SEALING = ("k2=" + "n" * 40, "k1=" + "o" * 40)
 
@@ -43,7 +48,7 @@ OLD, BOTH, NEW = slice(1, 2), slice(0, 2), slice(0, 1)
 def running() -> Iterator[StackProcesses]:
     """The stack with the old secrets."""
     settings = SETTINGS | {"LITELLM_MASTER_KEY": ""} | gateway_settings(OLD, SEALING[1])
-    sidecar = SIDECAR | {"STEADY_API_KEY": "sk-of-the-provider"}
+    sidecar = SIDECAR | {"STEADY_API_KEY": PROVIDER[1]}
     with run_stack(CONFIG, gateways=2, sidecars=2, settings=settings, sidecar_env=sidecar) as stack:
         yield stack
 
@@ -55,16 +60,19 @@ async def stack(running: StackProcesses) -> AsyncIterator[RotatingStack]:
         yield made
 
 
-async def test_keys_are_exchanged_under_load_in_both_orders(stack: RotatingStack) -> None:
+async def test_secrets_are_exchanged_under_load_in_both_orders(stack: RotatingStack) -> None:
     """Gateways before sidecars, then the reverse; every call is answered and has one record."""
     virtual = (await made(stack, "/admin/keys", {"name": "rotated", "tenant": "acme"}))["key"]
     body = {"model": "steady", "input": "keep this"}
     kept = f"/v1/responses/{(await made(stack, '/v1/responses', body, virtual))['id']}"
     async with stack.load(INTERNAL[1], virtual) as load:
-        both = gateway_settings(BOTH, f"{SEALING[1]},{SEALING[0]}")
+        gateway, sidecar = await add_passwords(stack)
+        both = gateway | gateway_settings(BOTH, f"{SEALING[1]},{SEALING[0]}")
         await stack.roll(*GATEWAYS, settings=both)  # sends the sidecars a key that they do not know yet
         load.credentials = (*INTERNAL, virtual)
-        await stack.roll(*SIDECARS, settings={"LITELLM_MASTER_KEY": ",".join(TRAFFIC)})
+        keys = {"LITELLM_MASTER_KEY": ",".join(TRAFFIC), "STEADY_API_KEY": PROVIDER[0]}
+        await stack.roll(*SIDECARS, settings=sidecar | keys)
+        await remove_passwords(stack)
         assert await stack.statuses("/admin/keys", ADMIN[0]) == await stack.statuses("/admin/keys", ADMIN[1])
         await asyncio.sleep(1.5)  # the counters are sampled once a second
         uses = await stack.old_uses(READ[0])
@@ -83,10 +91,14 @@ async def test_keys_are_exchanged_under_load_in_both_orders(stack: RotatingStack
         await asyncio.sleep(0.5)
     assert load.lost == []
     assert load.streams > 0
-    assert set((await stack.records(load.ids)).values()) == {1}
-    assert len(await stack.records(load.ids)) == len(load.ids) == len(set(load.ids))
+    assert dict(await stack.records(load.ids)) == dict.fromkeys(load.ids, 1)
+    assert dict(await stack.records(load.ids, "llm_calls", "call_id")) == dict.fromkeys(load.ids, 1)
     assert await stack.statuses("/v1/models", virtual) == {401}
     assert await stack.statuses(kept, rotated["key"]) == {404}
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
+        calls = (await client.get(f"{stack.stack.url('provider')}/_calls")).json()["calls"]
+    assert calls[0]["headers"]["authorization"] == f"Bearer {PROVIDER[1]}"
+    assert {one["headers"]["authorization"] for one in calls[-20:]} == {f"Bearer {PROVIDER[0]}"}
     await expect_refusals(stack)
 
 
@@ -109,3 +121,56 @@ async def expect_refusals(stack: RotatingStack) -> None:
             given = [{"authorization": f"Bearer {key}"} for key in reversed(TRAFFIC)]
             statuses = [(await client.get(f"{url}/v1/models", headers=one)).status_code for one in given]
             assert statuses == [401, 200]
+
+
+NEW_PASSWORD = "another-of-this-run"
+LOGINS = {DATABASE_ROLE: "llm_proxy_b", SIDECAR_ROLE: "llm_proxy_sidecar_b"}
+"""Each role with the login that takes turns with it."""
+
+
+async def sql(stack: RotatingStack, *statements: str) -> None:
+    """Runs statements as an operator does."""
+    connection = await asyncpg.connect(stack.stack.database_url)
+    try:
+        for one in statements:
+            await connection.execute(one)
+    finally:
+        await connection.close()
+
+
+async def valkey(stack: RotatingStack, name: str, *words: str, password: str = PASSWORD) -> None:
+    """Runs a command at a Valkey."""
+    client: Any = redis.Redis(port=stack.stack.ports[name], password=password)
+    async with client:
+        await client.execute_command(*words)
+
+
+async def add_passwords(stack: RotatingStack) -> tuple[dict[str, str], dict[str, str]]:
+    """Makes the new ones valid beside the old; returns the addresses with them, of gateways and sidecars."""
+    ports = stack.stack.ports
+    for name in ("limits", "cache"):
+        await valkey(stack, name, "ACL", "SETUSER", "default", f">{NEW_PASSWORD}")
+    for role, login in LOGINS.items():
+        create = f"CREATE ROLE {login} LOGIN PASSWORD '{NEW_PASSWORD}' IN ROLE {role}"
+        await sql(stack, create, f"ALTER ROLE {login} SET role TO {role}")
+    gateway = {
+        "DATABASE_URL": postgres_url(ports["postgres"], NEW_PASSWORD, LOGINS[DATABASE_ROLE]),
+        "LIMITS_REDIS_URL": valkey_url(ports["limits"], NEW_PASSWORD),
+    }
+    sidecar = {
+        "CACHE_REDIS_URL": valkey_url(ports["cache"], NEW_PASSWORD),
+        "LLM_CALLS_DATABASE_URL": postgres_url(ports["postgres"], NEW_PASSWORD, LOGINS[SIDECAR_ROLE]),
+    }
+    return gateway, sidecar
+
+
+async def remove_passwords(stack: RotatingStack) -> None:
+    """Makes the old ones invalid, and ends what is connected with them; they are refused."""
+    for name in ("limits", "cache"):
+        await valkey(stack, name, "ACL", "SETUSER", "default", f"<{PASSWORD}", password=NEW_PASSWORD)
+        await valkey(stack, name, "CLIENT", "KILL", "TYPE", "normal", password=NEW_PASSWORD)
+        with pytest.raises(redis.AuthenticationError):
+            await valkey(stack, name, "PING")
+    await sql(stack, f"ALTER ROLE {SIDECAR_ROLE} PASSWORD 'never-used'")
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(postgres_url(stack.stack.ports["postgres"], PASSWORD, SIDECAR_ROLE))
