@@ -55,7 +55,7 @@ from llm_proxy.schema.database_marker import (
     read_place,
     why_restored,
 )
-from llm_proxy.schema.sightings_file import read_sightings, write_sighting
+from llm_proxy.schema.sightings_file import read_sightings
 
 _GATEWAYS_NOTICE_S = 1.5
 _ROLE = "llm_proxy_sidecar"
@@ -225,10 +225,7 @@ async def _check(
         if not confirmed or reason is None:
             return document, reason is not None
         confirm("Acknowledge the restore, and admit calls?", yes=yes)
-        seen = await acknowledge(pool, current_actor(), report, export, sightings)
-        write_sighting(folder, marker.name, seen)
-        if store is not None:
-            await store.write(marker.name, seen)
+        await acknowledge(pool, current_actor(), report, export, sightings)
     warn("acknowledged: gateways admit calls within a second, and erase people again who were erased")
     return document | {"acknowledged": True}, False
 

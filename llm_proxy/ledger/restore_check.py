@@ -287,8 +287,10 @@ async def acknowledge(
     report: RestoreReport,
     export: RevocationExport | None,
     sightings: Sequence[Sighting],
-) -> Sighting:
-    """Does again what was undone by the restore, and unlocks the database; returns how far it is then.
+) -> None:
+    """Does again what was undone by the restore, and unlocks the database.
+
+    Nothing outside it is told: the gateways that use it do that, and a rehearsal on a copy disturbs nobody.
 
     Args:
         pool: Of the database.
@@ -310,13 +312,12 @@ async def acknowledge(
         known = [*sightings, *([export.seen] if export is not None else [])]
         await unlock_database(connection, known)
         marker = await read_marker(connection)
-        assert marker is not None and marker.seen is not None  # noqa: S101, PT018 -- it was unlocked
+        assert marker is not None  # noqa: S101 -- it was unlocked
         found = {
             f"{one.area}: {one.what}": {"count": one.count, "names": one.names} for one in report.findings
         }
         times = {"backup_at": report.backup_at, "export_at": report.export_at, "reason": report.locked}
         await write_audit(connection, actor, "restore.acknowledge", marker.name, times | {"found": found})
-    return marker.seen
 
 
 def _joined(tables: str, statement: str) -> str:

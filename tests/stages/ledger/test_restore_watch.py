@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import commands
 import pytest
 from stages.admission.limiter_outages import OwnValkey
 
@@ -76,6 +77,14 @@ async def execute(url: str, statement: str, *values: Any) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute(statement, *values)
     await connection.close()
+
+
+async def count(url: str, statement: str) -> int:
+    """A number that the database tells."""
+    connection = await asyncpg.connect(url)
+    found: int = await connection.fetchval(statement)
+    await connection.close()
+    return found
 
 
 @pytest.fixture
@@ -189,6 +198,22 @@ async def test_a_database_of_last_week_is_a_restore_even_where_the_limits_store_
     seen.write_text("any\t{} {} {} 0\n".format(*row))
     async with watched(copy_url, tmp_path / "disk") as one:
         await one.until(is_open=False)
+
+
+async def test_a_rehearsal_on_a_copy_by_commands_leaves_the_running_database_alone(
+    postgres_url: str, database_url: str, copy_url: str, tmp_path: Path, own: OwnValkey
+) -> None:
+    given: dict[str, Any] = {"LIMITS_REDIS_URL": own.url, "LLM_PROXY__SPOOL_DIR": str(tmp_path / "disk")}
+    async with watched(database_url, tmp_path / "disk", own.url) as one:
+        await one.until(is_open=True)
+    await copy_database(postgres_url, database_url, copy_url)
+    await execute(copy_url, OLD, 90_000)
+    words = ("restore-check", "--without-revocations", "--acknowledge", "--yes")
+    await commands.run(copy_url, *words, **given)
+    assert await count(copy_url, "SELECT generation FROM database_marker") == 1
+    async with watched(database_url, tmp_path / "disk", own.url) as one:
+        await one.stays_open()
+        assert await one.pool.fetchval("SELECT generation FROM database_marker") == 0
 
 
 async def test_a_store_that_does_not_answer_confirms_nothing_and_locks_nothing(
