@@ -15,7 +15,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: alerts attack chart help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
+.PHONY: alarms alerts attack chart help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
 .PHONY: clean conformance examples reckoning screenshots
 .PHONY: litellm loop-traces release sbom bench bench-quick profile work test-pythons billing-audit
 
@@ -55,6 +55,9 @@ alerts: ## Test the alert rules with Prometheus's promtool, if it is available.
 
 chart: setup-dev ## Test the Helm chart: rendered by the real Helm, checked against Kubernetes' schemas and our rules.
 	@$(BIN)/python -m pytest -q tests/stages/stack/test_chart.py tests/stages/stack/test_chart_refusals.py tests/stages/stack/test_chart_network.py $(ARGS)
+
+alarms: setup-dev ## Fire every alert on purpose at a real stack, and mend it by its page; ten minutes.
+	@$(BIN)/python -m pytest -n 0 tests/alarms/fired_at_calls.py tests/alarms/fired_at_stores.py $(ARGS)
 
 lint: setup-dev ## Check style, imports, shape, Dockerfile and compose file.
 	$(BIN)/ruff check

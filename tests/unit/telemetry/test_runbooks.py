@@ -36,6 +36,14 @@ def test_every_alert_has_its_page_and_every_page_its_alert() -> None:
     assert sorted(path.name for path in RUNBOOKS.iterdir()) == sorted([*PAGES, "README.md"])
 
 
+def test_every_alert_is_fired_on_purpose() -> None:
+    """By `make alarms`; but the one on a disk, of which only an exporter knows."""
+    fired = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "alarms").glob("*.py"))
+    assert {page.removesuffix(".md") for page in PAGES} - {*re.findall(r'"(LlmProxy\w+)"', fired)} == {
+        "LlmProxyDatabaseDisk"
+    }
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_short_and_has_its_parts(page: str) -> None:
     """What it means, who notices, where to look with commands, what to do, when it is over."""
