@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
@@ -23,6 +24,7 @@ NOT_OURS = {"litellm-config.imported.yaml", "keys.yaml", "sitecustomize.py", "do
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r"`([^`\n]+)`")
 _FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:py|md|lua|sql|toml|svg|yaml)")
+_IN_CONTAINER = re.compile(r"docker compose (?:exec|run)(?: -T| --rm)* ([\w-]+)(?: (\S+)|$)", re.MULTILINE)
 _MEMBER = re.compile(r"([A-Z]\w+)\.([a-z_]\w+)")
 
 
@@ -65,6 +67,14 @@ def test_named_members_of_classes_exist(page: str) -> None:
     found = [match for text in _quoted(page) if (match := _MEMBER.match(text))]
     named = {(match[1], match[2]) for match in found if match[1] in _classes()}
     assert sorted(pair for pair in named if pair[1] not in _classes()[pair[0]]) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_containers_name_a_service_and_a_program_that_it_has(page: str) -> None:
+    """The images have no `llm-proxy` on their PATH."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    commands = _IN_CONTAINER.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert [name for name, program in commands if name not in services or program == "llm-proxy"] == []
 
 
 def test_classes_of_the_architecture_exist() -> None:
