@@ -20,6 +20,8 @@ from llm_proxy.service_urls import (
     without_quotes,
 )
 
+SIDECAR_ROLE = "llm_proxy_sidecar"
+"""The role by which sidecars write `llm_calls`, and nothing else."""
 _SSLMODES = frozenset({"disable", "allow", "prefer", "require", "no-verify", "verify-ca", "verify-full"})
 _VALUES = {
     "channel_binding": ("prefer", "require", "disable"),

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from llm_proxy.postgres_urls import SIDECAR_ROLE
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_deadline
 from llm_proxy.schema.steps import PgConnection
 
-SIDECAR_ROLE = "llm_proxy_sidecar"
 FACTS_TIMEOUT_S = 5.0
 _CLOCK_READS = 3
 

@@ -20,10 +20,11 @@ from pathlib import Path
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json
 from sidecars import provider_spec
 
+from llm_proxy.postgres_urls import SIDECAR_ROLE
 from llm_proxy.stack import process, process_specs
 from llm_proxy.stack.operator_env import OperatorEnv
 from llm_proxy.stack.probe import free_port, is_up
-from llm_proxy.stack.stores import SIDECAR_ROLE, postgres_spec, postgres_url, valkey_spec, valkey_url
+from llm_proxy.stack.stores import postgres_spec, postgres_url, valkey_spec, valkey_url
 
 PASSWORD = "only-for-this-run"
 START_TRIES = 10

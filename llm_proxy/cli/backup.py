@@ -109,10 +109,9 @@ async def server_major(pool: Pool) -> int:
 def export_keys() -> tuple[SealingKey, ...]:
     """Returns the keys by which exports of revocations are known; ends the command without any."""
     settings = load_settings()
-    sealing, admin = settings.sealing_keys, settings.admin_key
+    sealing = settings.sealing_keys
     keys = mac_keys(
-        parse_sealing_keys(sealing.get_secret_value()) if sealing is not None else (),
-        admin.get_secret_value() if admin is not None else None,
+        parse_sealing_keys(sealing.get_secret_value()) if sealing is not None else (), settings.admin_keys
     )
     if not keys:
         fail(

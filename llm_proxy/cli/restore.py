@@ -43,6 +43,7 @@ from llm_proxy.json_access import Json
 from llm_proxy.ledger.restore_check import RestoreReport, acknowledge, compare
 from llm_proxy.ledger.spool import list_segments, read_lines
 from llm_proxy.ledger.worker_slot import slot_folders
+from llm_proxy.postgres_urls import SIDECAR_ROLE
 from llm_proxy.schema import PgConnection
 from llm_proxy.schema.database_marker import (
     RESTORED,
@@ -58,7 +59,6 @@ from llm_proxy.schema.database_marker import (
 from llm_proxy.schema.sightings_file import read_sightings
 
 _GATEWAYS_NOTICE_S = 1.5
-_ROLE = "llm_proxy_sidecar"
 _MAX_LISTED_TENANTS = 20
 
 
@@ -149,8 +149,10 @@ async def _put_back(before: str, pool: Pool, *, was_locked: bool) -> None:
 async def _make_role(pool: Pool) -> None:
     """Makes the sidecars' role, which is in no backup and to which one grants rights."""
     async with admin_transaction(pool) as connection:
-        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", _ROLE):
-            await connection.execute(f"CREATE ROLE {_ROLE} NOLOGIN")
+        if not await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", SIDECAR_ROLE
+        ):
+            await connection.execute(f"CREATE ROLE {SIDECAR_ROLE} NOLOGIN")
 
 
 async def _lock_restored(pool: Pool) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, get_args
+from typing import Literal
 
 import asyncpg
 
@@ -23,7 +23,6 @@ from llm_proxy.sealing import Sealer, SealingKey
 
 ViewerRole = Literal["owner", "operator", "viewer", "tenant", "key"]
 """The roles of admin keys, and `key`: the holder of a virtual key."""
-VIEWER_ROLES: tuple[ViewerRole, ...] = get_args(ViewerRole)
 SignInMethod = Literal["key", "link", "oidc"]
 READ_DEADLINE_S = 2.0
 _SECRET_BYTES = 32

@@ -116,11 +116,10 @@ async def read_export(connection: Connection) -> str:
     return text.replace("\n", " ")
 
 
-def mac_keys(sealing: Sequence[SealingKey], admin: str | None) -> tuple[SealingKey, ...]:
+def mac_keys(sealing: Sequence[SealingKey], admin: Sequence[str]) -> tuple[SealingKey, ...]:
     """Returns the keys of exports: the sealing keys, then the settings' admin keys, the newest first."""
-    others = [one.strip() for one in (admin or "").split(",") if one.strip()]
-    named = [SealingKey(f"admin-{hashlib.sha256(one.encode()).hexdigest()[:8]}", one) for one in others]
-    return (*sealing, *named)
+    others = [SealingKey(f"admin-{hashlib.sha256(one.encode()).hexdigest()[:8]}", one) for one in admin]
+    return (*sealing, *others)
 
 
 def seal_export(text: str, keys: Sequence[SealingKey]) -> bytes:

@@ -264,7 +264,7 @@ async def compare(pool: Pool, marker: Marker, export: RevocationExport | None) -
     is_older = export is not None and _is_older(export, marker)
     async with admin_transaction(pool) as connection:
         if export is not None and not is_older:
-            text = document_text(export)
+            text = _as_argument(export)
             for area, what, tables, statement in _WHAT:
                 found = await connection.fetch(_joined(tables, statement), text, timeout=_LONG_DEADLINE_S)
                 findings += _finding(area, what, found)
@@ -301,7 +301,7 @@ async def acknowledge(
     """
     async with admin_transaction(pool) as connection:
         if export is not None and not report.export_is_older:
-            text = document_text(export)
+            text = _as_argument(export)
             for tables, statement in _AGAIN:
                 await connection.execute(_joined(tables, statement), text, timeout=_LONG_DEADLINE_S)
         elif export is None:
@@ -324,7 +324,7 @@ def _joined(tables: str, statement: str) -> str:
     return f"WITH {tables} {statement}"  # our own text
 
 
-def document_text(export: RevocationExport) -> str:
+def _as_argument(export: RevocationExport) -> str:
     """Returns an export as a statement's argument."""
     return jsonb_text(export.document)
 

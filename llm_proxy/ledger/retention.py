@@ -137,14 +137,12 @@ def days_kept(settings: Settings) -> dict[str, int]:
     return {name: days for name, days in found.items() if days is not None}
 
 
-async def delete_due(
-    connection: PgConnection, table: RetainedTable, days: int, most: int = BATCH_ROWS
-) -> int:
+async def delete_due(connection: PgConnection, table: RetainedTable, days: int) -> int:
     """Deletes a batch of rows past their retention of a table whose rows are deleted; returns how many."""
     status = await connection.execute(
         f"DELETE FROM {table.name} WHERE ctid = ANY(ARRAY("  # noqa: S608 -- our own names
         f"SELECT ctid FROM {table.name} WHERE {_is_due(table)} LIMIT $2))",
-        days, most, timeout=_LONG_DEADLINE_S,
+        days, BATCH_ROWS, timeout=_LONG_DEADLINE_S,
     )  # fmt: skip
     return int(status.rpartition(" ")[2])
 
@@ -152,9 +150,7 @@ async def delete_due(
 async def delete_expired(connection: PgConnection, kept: Mapping[str, int], oldest_call: date) -> int:
     """Deletes a batch of each table that grows with calls, unless another worker does; returns the rows."""
     async with connection.transaction():
-        if not await connection.fetchval(
-            "SELECT pg_try_advisory_xact_lock(hashtext('llm-proxy retirement'))"
-        ):
+        if not await connection.fetchval(_LOCK):
             return 0
         total = sum(
             [await delete_due(connection, one, kept[one.name]) for one in RETENTION if one.name in OFTEN]

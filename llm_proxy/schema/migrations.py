@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from llm_proxy.postgres_urls import SIDECAR_ROLE
 from llm_proxy.schema.connections import connect
 from llm_proxy.schema.indexes import BUSY, NO_DEADLINE_S, TAKE_LOCK, apply_outside
 from llm_proxy.schema.steps import (
@@ -23,7 +24,6 @@ from llm_proxy.schema.steps import (
 )
 from llm_proxy.schema.waits import describe_holder
 
-_SIDECAR_ROLE = "llm_proxy_sidecar"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
 """Between two tries to get a table's lock: each holds up the writing of records for a second at most."""
 _WORK_PAUSE_S = 1.0
@@ -180,7 +180,7 @@ async def grant_sidecar_login(connection: PgConnection, password: str) -> str:
     The role may insert and update `llm_calls` and nothing else.
     """
     statement: str = await connection.fetchval(
-        "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)", _SIDECAR_ROLE, password
+        "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)", SIDECAR_ROLE, password
     )
     await connection.execute(statement)
-    return _SIDECAR_ROLE
+    return SIDECAR_ROLE

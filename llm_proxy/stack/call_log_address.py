@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from llm_proxy.postgres_urls import parse_postgres_url
+from llm_proxy.postgres_urls import SIDECAR_ROLE, parse_postgres_url
 from llm_proxy.service_urls import InvalidURL, parse_setting
-from llm_proxy.stack.stores import SIDECAR_ROLE
 
 _OF_THE_OWNER = re.compile(r"(user|password|passfile|sslcert|sslkey|sslpassword)=")
 _POOLER = re.compile(r"\.pooler\.supabase\.com(?::|/|$)")

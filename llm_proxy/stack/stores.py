@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llm_proxy.postgres_urls import parse_postgres_url
+from llm_proxy.postgres_urls import SIDECAR_ROLE, parse_postgres_url
 from llm_proxy.redis_urls import parse_redis_url
 from llm_proxy.service_urls import parse_setting
 from llm_proxy.stack.operator_env import POSTGRES_PASSWORD, OperatorEnv
@@ -252,7 +252,6 @@ def _answers_ping(port: int, password: str) -> bool:
 
 DATABASE_URL_NAMES = ("LLM_PROXY__DATABASE_URL", "DATABASE_URL")
 LIMITS_URL_NAMES = ("LLM_PROXY__LIMITS_REDIS_URL", "LIMITS_REDIS_URL", "REDIS_URL")
-SIDECAR_ROLE = "llm_proxy_sidecar"
 CACHE_URL_NAMES = ("CACHE_REDIS_URL", "REDIS_URL")
 CALL_LOG_URL_NAMES = ("LLM_CALLS_DATABASE_URL",)
 

@@ -88,7 +88,7 @@ METRICS: dict[str, Metric] = {
     _P + "postgres_partition_days_ahead": Metric("reading", "Days after today that have partitions, of `requests` or `llm_calls`, whichever has fewer; -1: not even today."),
     _P + "postgres_oldest_transaction_seconds": Metric("reading", "Age of the oldest transaction."),
     _P + "last_backup_timestamp_seconds": Metric("reading", "When the last good backup ended."),
-    _P + "certificate_not_after_timestamp_seconds": Metric("reading", "When the TLS certificate of a peer ends (postgres, limits, cache, sidecar, console, public).", ("peer",)),
+    _P + "certificate_not_after_timestamp_seconds": Metric("reading", "When the TLS certificate of a peer ends (postgres, limits, cache, sidecar, console).", ("peer",)),
     _P + "tenant_spend_usd": Metric("reading", "Known cost of the dearest tenants in this hour (UTC) so far, and in the last.", ("tenant", "hour")),
     _P + "tenant_usual_spend_usd": Metric("reading", "The most that such a tenant spent in the same hour of the seven days before.", ("tenant", "hour")),
 }

@@ -14,7 +14,8 @@ from rotating_stack import CONFIG, SETTINGS, SIDECAR, RotatingStack, rotating
 from running_stack import MASTER_KEY, Json
 from stack_processes import PASSWORD, StackProcesses, run_stack
 
-from llm_proxy.stack.stores import DATABASE_ROLE, SIDECAR_ROLE, postgres_url, valkey_url
+from llm_proxy.postgres_urls import SIDECAR_ROLE
+from llm_proxy.stack.stores import DATABASE_ROLE, postgres_url, valkey_url
 
 pytestmark = pytest.mark.timeout(400)
 GATEWAYS, SIDECARS = ("gateway-1", "gateway-2"), ("sidecar-1", "sidecar-2")

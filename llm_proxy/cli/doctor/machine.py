@@ -28,12 +28,12 @@ from llm_proxy.insecure_settings import (
 )
 from llm_proxy.ledger.spool import REJECTED_FILE, list_segments
 from llm_proxy.ledger.worker_slot import slot_folders
+from llm_proxy.postgres_urls import SIDECAR_ROLE
 from llm_proxy.redis_urls import redis_address
 from llm_proxy.rotation import secret_settings, split_secrets
 from llm_proxy.setting_sources import names_of
 from llm_proxy.settings import Settings, unknown_settings
 from llm_proxy.sidecar.config_check import WEAK_KEYS
-from llm_proxy.stack.stores import SIDECAR_ROLE
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _PASS_THROUGH = stat.S_IXGRP | stat.S_IXOTH

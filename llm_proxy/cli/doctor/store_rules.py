@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from llm_proxy.cli.doctor.findings import DoctorFinding, NotChecked, Outcome, finding
 from llm_proxy.cli.doctor.releases import judge_release
-from llm_proxy.store_facts import SIDECAR_ROLE, PostgresFacts, RedisFacts, RoleRights
+from llm_proxy.postgres_urls import SIDECAR_ROLE
+from llm_proxy.store_facts import PostgresFacts, RedisFacts, RoleRights
 
 OLD_TRANSACTION_S = 600
 MAX_LAG_S, MAX_LAG_BYTES, MAX_RETAINED_BYTES = 60, 2**30, 5 * 2**30
@@ -88,17 +89,17 @@ def _roles(facts: PostgresFacts) -> Iterator[DoctorFinding | NotChecked]:
     elif gateway.missing:
         yield finding("gateway-role-lacks", f"it lacks {_listed(gateway.missing)}")
     if sidecar is None:
-        yield finding("sidecar-role-missing", "there is no role llm_proxy_sidecar")
+        yield finding("sidecar-role-missing", f"there is no role {SIDECAR_ROLE}")
     else:
         yield from _sidecar_role(sidecar)
 
 
 def _sidecar_role(role: RoleRights) -> Iterator[DoctorFinding]:
     if excess := (*role.powers, *role.excess):
-        what = f"llm_proxy_sidecar has {_listed(excess)}"
+        what = f"{SIDECAR_ROLE} has {_listed(excess)}"
         yield finding("sidecar-role-exceeds", what, statements=" ".join(revocations(role)))
     if role.missing:
-        yield finding("sidecar-role-missing", f"llm_proxy_sidecar lacks {_listed(role.missing)}")
+        yield finding("sidecar-role-missing", f"{SIDECAR_ROLE} lacks {_listed(role.missing)}")
 
 
 def revocations(role: RoleRights) -> list[str]:

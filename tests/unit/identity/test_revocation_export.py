@@ -50,7 +50,7 @@ def test_one_that_was_changed_or_is_none_is_not_read(changed: bytes) -> None:
 
 
 def test_sealing_keys_come_before_the_admin_keys_of_the_settings() -> None:
-    found = mac_keys((NEW,), "first, second")
+    found = mac_keys((NEW,), ("first", "second"))
     assert [one.secret for one in found] == [NEW.secret, "first", "second"]
     assert len({one.key_id for one in found}) == 3
-    assert mac_keys((), None) == ()
+    assert mac_keys((), ()) == ()
