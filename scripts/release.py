@@ -202,11 +202,26 @@ def build_images(release: Release, tree: Path, registry: str | None) -> None:
         build = (engine, "build", "--target", target, "--tag", tagged, *base, *podman_only, ".")
         run(*build, cwd=tree, SOURCE_DATE_EPOCH=str(release.commit_s))
         if registry:
-            run(engine, "push", tagged, cwd=tree)
-        [image] = json.loads(run(engine, "image", "inspect", tagged, cwd=tree))
-        pushed = [one for one in image.get("RepoDigests") or [] if one.startswith(f"{name}@")]
-        lines.append(f"{variable}={pushed[0]}" if registry else f"# {tagged}: {image['Id']}, not pushed")
+            lines.append(f"{variable}={push_image(engine, tagged, tree)}")
+        else:
+            [image] = json.loads(run(engine, "image", "inspect", tagged, cwd=tree))
+            lines.append(f"# {tagged}: {image['Id']}, not pushed")
     (release.folder / "images.env").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def push_image(engine: str, tagged: str, folder: Path) -> str:
+    """Pushes an image; returns its name with the digest by which the registry gives it out again."""
+    name = tagged.rpartition(":")[0]
+    if engine == "podman":  # of an image that it built itself it knows another digest, too
+        written = folder.parent / "pushed-digest"
+        run(engine, "push", "--digestfile", written, tagged, cwd=folder)
+        pinned = f"{name}@{written.read_text(encoding='utf-8').strip()}"
+    else:
+        run(engine, "push", tagged, cwd=folder)
+        [image] = json.loads(run(engine, "image", "inspect", tagged, cwd=folder))
+        pinned = next(one for one in image["RepoDigests"] if one.startswith(f"{name}@"))
+    run(engine, "pull", "--quiet", pinned, cwd=folder)
+    return pinned
 
 
 def write_notes(release: Release, tree: Path) -> None:
