@@ -75,8 +75,9 @@ async def test_secrets_are_exchanged_under_load_in_both_orders(stack: RotatingSt
         await stack.roll(*SIDECARS, settings=sidecar | keys)
         await remove_passwords(stack)
         assert await stack.statuses("/admin/keys", ADMIN[0]) == await stack.statuses("/admin/keys", ADMIN[1])
-        await asyncio.sleep(1.5)  # the counters are sampled once a second
-        uses = await stack.old_uses(READ[0])
+        async with asyncio.timeout(30):  # the counters are sampled once a second
+            while (uses := await stack.old_uses(READ[0]))["LLM_PROXY__ADMIN_KEY"] < len(GATEWAYS):  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.2)
         assert uses["LLM_PROXY__INTERNAL_API_KEY"] > 0
         assert uses["LLM_PROXY__ADMIN_KEY"] == 2
         assert uses["LLM_PROXY__ADMIN_READ_KEY"] == 0

@@ -67,9 +67,11 @@ async def connections(url: str) -> AsyncGenerator[list["PooledConnection"]]:
             await one.close()
 
 
-async def apply_step(url: str, step: Migration = STEP) -> tuple[list[str], list[str]]:
+async def apply_step(
+    url: str, step: Migration = STEP, lines: list[str] | None = None
+) -> tuple[list[str], list[str]]:
     """Applies a step; returns the names of what was applied and the lines that were reported."""
-    lines: list[str] = []
+    lines = [] if lines is None else lines
     async with connections(url) as (lock, worker, watcher):
         steps = [*schema.all_migrations(), step]
         applied = await schema.apply_outside(lock, worker, watcher.fetchrow, lines.append, steps)
@@ -115,8 +117,9 @@ async def test_an_index_is_made_beside_writers_and_says_for_whom_it_waits(
     filled: "Pool[asyncpg.Record]", database_url: str
 ) -> None:
     """A long transaction delays the index, and no row that is written."""
+    lines: list[str] = []
     async with old_snapshot(database_url) as pid:
-        making = asyncio.create_task(apply_step(database_url))
+        making = asyncio.create_task(apply_step(database_url, lines=lines))
         await until(filled, UNDERWAY)
         async with asyncio.timeout(1):
             await filled.execute(WRITE, uuid4())
@@ -124,10 +127,11 @@ async def test_an_index_is_made_beside_writers_and_says_for_whom_it_waits(
             steps = [*schema.all_migrations(), STEP]
             with pytest.raises(SchemaBusy, match=r"^another process migrates: pid \d+ \("):
                 await schema.apply_outside(lock, worker, watcher.fetchrow, print, steps)
-        await asyncio.sleep(1.5)  # the first line is due after two seconds
+        async with asyncio.timeout(30):
+            while not lines:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.05)
         assert not making.done()
-    applied, lines = await making
-    assert applied == [STEP.name]
+    assert (await making)[0] == [STEP.name]
     assert re.fullmatch(
         rf"CREATE INDEX CONCURRENTLY {INDEX} ON: waits for pid {pid}"
         r" \(idle in transaction, transaction \d+ s, query \d+ s\)",
