@@ -366,23 +366,6 @@ class Play:
         await asyncio.to_thread(self.gateways[1].wait_until_ready)
         await self.records("the Pod of the same number writes them")
 
-    async def crash(self) -> None:
-        """A gateway's process is killed; its container starts again in its Pod."""
-        print("a gateway is killed with calls running", flush=True)
-        pod = self.gateways[0]
-        async with httpx.AsyncClient(headers=HEADERS, timeout=60) as client:
-            streams = [asyncio.create_task(call(client, pod, streamed=True)) for _ in range(5)]
-            await asyncio.sleep(1.5)
-            podman("kill", "--signal", "KILL", pod.container_name)
-            ends = await asyncio.gather(*streams, return_exceptions=True)
-        require(all(isinstance(one, httpx.HTTPError) for one in ends), "their callers see the connection end")
-        await asyncio.to_thread(podman, "start", pod.container_name)
-        await asyncio.to_thread(pod.wait_until_ready)
-        self.calls += 5
-        await self.records("its next container records them")
-        lost = await query(self.chart, self.postgres, "select count(*) from requests where outcome = 'lost'")
-        require(lost == 5, "as lost")
-
 
 async def play() -> None:
     """The whole play."""
@@ -394,7 +377,6 @@ async def play() -> None:
         await stack.first_calls()
         await stack.under_calls("gateways exchanged while calls run", stack.exchange_gateways)
         await stack.database_away()
-        await stack.crash()
         await stack.change_configuration()
     finally:
         stack.chart.remove_all()
