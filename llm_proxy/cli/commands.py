@@ -24,7 +24,7 @@ COMMANDS = {
     "limits": ("limits:limits", "List, set and drop limit policies."),
     "explain": ("limits:explain", "Show whether a call would be admitted, without making it."),
     "status": ("operations:status", "Show whether requests are served, and each component's state."),
-    "doctor": ("doctor:doctor", "Examine this installation: what is wrong, why it matters, how to mend it."),
+    "doctor": ("doctor.command:doctor", "Examine this installation: what is wrong, why, how to mend it."),
     "admin-keys": ("admin:admin_keys", "Issue, list and revoke admin keys, with names and roles."),
     "audit": ("admin:audit", "Show the actions of admins; `audit verify` proves that the log is complete."),
     "usage": ("usage:usage", "Show usage and cost."),
@@ -46,7 +46,7 @@ COMMANDS = {
         "restore:restore_check",
         "Compare a restored database with what was known; acknowledge it.",
     ),
-    "reload": ("stack:reload", "Apply a changed litellm-config.yaml without losing a request."),
+    "reload": ("stack:reload", "Apply changed models, settings or keys without losing a request."),
 }
 """Module and function of each command, and its line in `llm-proxy --help`, in this order."""
 

@@ -24,7 +24,7 @@ NOT_OURS = {"litellm-config.imported.yaml", "keys.yaml", "sitecustomize.py", "do
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r"`([^`\n]+)`")
 _FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:py|md|lua|sql|toml|svg|yaml)")
-_IN_CONTAINER = re.compile(r"docker compose (?:exec|run)(?: -T| --rm)* ([\w-]+)(?: (\S+)|$)", re.MULTILINE)
+_IN_CONTAINER = re.compile(r"docker compose (?:exec|run)(?: --?[A-Za-z-]+)* ([a-z][\w-]*)(?: ([^\s`]+))?")
 _MEMBER = re.compile(r"([A-Z]\w+)\.([a-z_]\w+)")
 
 
