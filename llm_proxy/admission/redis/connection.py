@@ -7,6 +7,7 @@ timeout, so that what a script has reserved is lost. Raises LimiterUnavailable.
 """
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections import deque
@@ -38,6 +39,7 @@ _ERROR_REASONS = {
 _LOST_RIGHTS = ("READONLY", "NOAUTH", "WRONGPASS")
 """Errors of a server that is no longer the primary, or no longer knows this user: the next login tells."""
 _CONNECT_ERRORS = (OSError, LimiterUnavailable, TimeoutError)
+_NO_REDIS = "what answers there is no Redis"
 _SENTINEL_TIMEOUT_S = 0.5
 _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -150,7 +152,7 @@ class RedisConnection(asyncio.Protocol):
         self._reader.feed(data)
         if self._stalled:
             self._stalled, self.fault = False, ""
-        while (reply := self._reader.gets()) is not False:
+        while (reply := self._next_reply()) is not False:
             command = self._pending.popleft()
             if command.future.done():
                 if command.on_late_reply is not None and not isinstance(reply, hiredis.ReplyError):
@@ -162,6 +164,19 @@ class RedisConnection(asyncio.Protocol):
                     self._transport.abort()
             else:
                 command.future.set_result(reply)
+
+    def _next_reply(self) -> Any:  # noqa: ANN401 -- RESP
+        """Returns the next whole reply, or False. What is no Redis, or answers unasked, is left."""
+        with contextlib.suppress(hiredis.ProtocolError):
+            reply = self._reader.gets()
+            if reply is False or self._pending:
+                return reply
+        for command in self._pending:
+            if not command.future.done():
+                command.future.set_exception(LimiterUnavailable(_NO_REDIS))
+        if self._transport is not None:
+            self._transport.abort()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Fails every command, and wakes the reconnect loop."""

@@ -1,6 +1,7 @@
 """Limits while the store is killed or frozen, and after it is back."""
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 from uuid import uuid4
@@ -239,3 +240,31 @@ async def test_a_store_that_lost_its_data_begins_every_run_anew(own: OwnValkey, 
     await until("run_budget_exceeded", admission, caller)
     await own.ask("FLUSHALL")
     assert await outcome(admission, caller) == "enforced"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "what answers there is no Redis"), (b"+OK\r\n" * 9, "")],
+)
+async def test_what_is_no_redis_is_left(said: bytes, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A web server, or what answers more than it was asked; asyncio has nothing to report."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read(1)
+            writer.write(said)
+            await reader.read()
+        writer.close()
+        ended.set()
+
+    ended = asyncio.Event()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        wire = RedisConnection(f"redis://:a-password@127.0.0.1:{port}/0", timeout_s=1, load_commands=list)
+        await wire.start()
+        fault = wire.fault
+        await wire.stop()
+        await ended.wait()
+        await asyncio.sleep(0)
+    assert (wire.is_available, fault) == (False, why)
+    assert not [one for one in caplog.records if one.name == "asyncio"]
