@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-import asyncpg
 import httpx
 from loopback import NO_TLS
 from running_stack import Json, script
@@ -166,27 +165,6 @@ class RotatingStack:
                     is_ready = False
                 (self.ready.add if is_ready else self.ready.discard)(name)
             await asyncio.sleep(POLL_EVERY_S)
-
-    async def records(
-        self, ids: Sequence[str], table: str = "requests", column: str = "request_id"
-    ) -> Counter[str]:
-        """Returns how many rows each call has, when every call has one or 20 s have passed."""
-        connection, found = await asyncpg.connect(self.stack.database_url), Counter[str]()
-        try:
-            async with asyncio.timeout(20):
-                while True:
-                    rows = await connection.fetch(
-                        f"SELECT {column}::text AS id FROM {table} WHERE {column}::text = ANY($1)",  # noqa: S608 -- the test's own names
-                        ids,
-                    )
-                    found = Counter(str(row["id"]) for row in rows)
-                    if len(found) == len(ids):
-                        return found
-                    await asyncio.sleep(0.2)
-        except TimeoutError:
-            return found
-        finally:
-            await connection.close()
 
 
 @asynccontextmanager

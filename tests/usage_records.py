@@ -1,6 +1,8 @@
 """Usage records for tests, plain and random, and a running ledger to record them."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -8,6 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+import asyncpg
 
 from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
@@ -118,3 +122,19 @@ async def write_records(pool: "Pool", records: Sequence[UsageRecord]) -> None:
     store = LedgerStore(pool, retention_days=90, payload_days=7)
     for at in range(0, len(records), 200):
         await store.insert_records([(row_of(one), encode(row_of(one))) for one in records[at : at + 200]])
+
+
+async def rows_of_calls(
+    database_url: str, ids: Sequence[str], table: str = "requests", column: str = "request_id"
+) -> dict[str, int]:
+    """How many rows each call has, when every call has one or 20 s have passed."""
+    connection, found = await asyncpg.connect(database_url), Counter[str]()
+    statement = f"SELECT {column}::text AS id FROM {table} WHERE {column}::text = ANY($1)"  # noqa: S608 -- the test's own names
+    try:
+        end = time.monotonic() + 20
+        while len(found) < len(ids) and time.monotonic() < end:
+            found = Counter(str(row["id"]) for row in await connection.fetch(statement, ids))
+            await asyncio.sleep(0.1)
+    finally:
+        await connection.close()
+    return dict(found)

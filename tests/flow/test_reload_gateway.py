@@ -4,19 +4,18 @@ import asyncio
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import asyncpg
 import httpx
 import pytest
 from dotenv import dotenv_values
 from processes import descendants
-from reloaded_stack import Load, reload, steady_load, write
+from reloaded_stack import reload, steady_load, write
 from sidecars import Provider, run_provider
 from up_command import UpCommand, run_up
+from usage_records import rows_of_calls
 
 INTERNAL, ADMIN = "LLM_PROXY__INTERNAL_API_KEY", "LLM_PROXY__ADMIN_KEY"
 SIDECAR = "LLM_PROXY__LITELLM_API_KEY"
@@ -99,7 +98,7 @@ async def test_secrets_are_exchanged_by_two_reloads_under_load(stack: UpCommand)
     assert load.failed == []
     assert load.answered > 50
     assert load.streamed > 20
-    assert await records(stack, load) == dict.fromkeys(load.ids, 1)
+    assert await rows_of_calls(given_address(stack), load.ids) == dict.fromkeys(load.ids, 1)
     assert status(stack, "/v1/models", old[INTERNAL]) == 401
     assert status(stack, "/v1/models", new[INTERNAL]) == 200
     assert status(stack, "/admin/keys", old[ADMIN]) == 401
@@ -113,23 +112,6 @@ async def until_alone(stack: UpCommand) -> None:
     while len(gateways(stack)) > 1:
         assert time.monotonic() < end
         await asyncio.sleep(0.2)
-
-
-async def records(stack: UpCommand, load: Load) -> dict[str, int]:
-    """How many rows each call has, when all are written."""
-    url = given_address(stack)
-    connection, found = await asyncpg.connect(url), Counter[str]()
-    try:
-        end = time.monotonic() + 20
-        while len(found) < len(load.ids) and time.monotonic() < end:
-            rows = await connection.fetch(
-                "SELECT request_id::text AS id FROM requests WHERE request_id::text = ANY($1)", load.ids
-            )
-            found = Counter(str(row["id"]) for row in rows)
-            await asyncio.sleep(0.2)
-    finally:
-        await connection.close()
-    return dict(found)
 
 
 def given_address(stack: UpCommand) -> str:

@@ -13,6 +13,7 @@ from loopback import NO_TLS
 from rotating_stack import CONFIG, SETTINGS, SIDECAR, RotatingStack, rotating
 from running_stack import MASTER_KEY, Json
 from stack_processes import PASSWORD, StackProcesses, run_stack
+from usage_records import rows_of_calls
 
 from llm_proxy.postgres_urls import SIDECAR_ROLE
 from llm_proxy.stack.stores import DATABASE_ROLE, postgres_url, valkey_url
@@ -93,8 +94,9 @@ async def test_secrets_are_exchanged_under_load_in_both_orders(stack: RotatingSt
         await asyncio.sleep(0.5)
     assert load.lost == []
     assert load.streams > 0
-    assert dict(await stack.records(load.ids)) == dict.fromkeys(load.ids, 1)
-    assert dict(await stack.records(load.ids, "llm_calls", "call_id")) == dict.fromkeys(load.ids, 1)
+    url, once = stack.stack.database_url, dict.fromkeys(load.ids, 1)
+    assert await rows_of_calls(url, load.ids) == once
+    assert await rows_of_calls(url, load.ids, "llm_calls", "call_id") == once
     assert await stack.statuses("/v1/models", virtual) == {401}
     assert await stack.statuses(kept, rotated["key"]) == {404}
     async with httpx.AsyncClient(verify=NO_TLS) as client:
