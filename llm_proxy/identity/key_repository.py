@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 
 from llm_proxy.background import BackgroundLoop
-from llm_proxy.errors import APIError, BadRequest, Forbidden, NotFound
+from llm_proxy.errors import APIError, BadRequest, Forbidden, NotFound, StoreUnavailable
 from llm_proxy.identity.admin_documents import (
     key_fields,
     limits_document,
@@ -434,9 +434,9 @@ def raise_expiry_loop(pool: Pool, publish: Callable[[Epochs], Awaitable[None]]) 
     raises = KeyRaiseRepository(pool)
 
     async def step() -> None:
-        epochs = await raises.end_due(Actor("raise"))
-        if epochs:
-            await publish(epochs)
+        with contextlib.suppress(StoreUnavailable):  # the state of the database says so
+            if epochs := await raises.end_due(Actor("raise")):
+                await publish(epochs)
 
     return BackgroundLoop("raises", step, every_s=DUE_INTERVAL_S, at_once=True)
 

@@ -4,11 +4,13 @@ import asyncio
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import asyncpg
 import commands
 import pytest
 
+from llm_proxy import background
 from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity import (
     Actor,
@@ -25,9 +27,6 @@ from llm_proxy.identity import (
     raise_expiry_loop,
 )
 from llm_proxy.identity.virtual_keys import KeyRaise
-
-if TYPE_CHECKING:
-    import asyncpg
 
 ME = Actor("ann", "192.0.2.1", "owner")
 BERLIN = Budget(5, "day", "Europe/Berlin")
@@ -118,6 +117,33 @@ async def test_the_end_is_audited_once_and_published(
     assert (await KeyRepository(pool).get("n")).running_raise is None
     assert await pool.fetchval("SELECT count(*) FROM key_raises WHERE ended_at IS NOT NULL") == 1
     assert made.record.running_raise is None
+
+
+async def test_a_database_that_is_away_is_no_failure_of_the_loop() -> None:
+    """Its own health says so: the alert on loops is for faults of ours."""
+    failed = background.failure_counts().get("raises", 0)
+    announced: list[list[str]] = []
+
+    async def announce(epochs: Mapping[str, int]) -> None:
+        announced.append(list(epochs))
+
+    asked = asyncio.Event()
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        asked.set()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        url = f"postgresql://u@127.0.0.1:{server.sockets[0].getsockname()[1]}/d?sslmode=disable"
+        async with asyncpg.create_pool(url, min_size=0, max_size=1) as away:
+            loop = raise_expiry_loop(away, announce)
+            loop.start()
+            await asked.wait()
+            await asyncio.sleep(0.1)
+            await loop.stop()
+    assert announced == []
+    assert "raises" not in background.failing_loops()
+    assert background.failure_counts().get("raises", 0) == failed
 
 
 async def test_a_second_raise_replaces_the_first(
