@@ -30,6 +30,7 @@ async def test_a_frozen_sidecar_and_failing_calls_raise_their_alarms(
                 assert {one.status_code for one in await asyncio.gather(*calls)} == {502}
 
             assert (await made.chat(client)).status_code == 200
+            await trial.scrape_until(lambda page: 'llm_proxy_sidecars{state="live"} 2.0' in page)
             await trial.scrape(20)
             calm = trial.minute - 1
             two_sidecars.freeze(0)
