@@ -43,6 +43,7 @@ class RestartState:
         failed_starts: Ends in a row, each before the process was ready.
         restart_at_s: When the process is restarted; None while it runs.
         ready_reported: Whether readiness since the last start was printed.
+        end_is_wanted: Whether its next end is ours: no failure, and restarted at once.
     """
 
     process: ManagedProcess
@@ -50,6 +51,7 @@ class RestartState:
     failed_starts: int = 0
     restart_at_s: float | None = None
     ready_reported: bool = True
+    end_is_wanted: bool = False
 
 
 def restart_pause_s(failures: int) -> float:
@@ -114,6 +116,10 @@ def check_process(state: RestartState, start: StartProcess, print_line: PrintLin
 
 def _schedule_restart(state: RestartState, print_line: PrintLine, now_s: float) -> None:
     process = state.process
+    if state.end_is_wanted:
+        state.end_is_wanted, state.restart_at_s = False, now_s
+        print_line(f"{process.spec.name} restarts with its new settings")
+        return
     stable = now_s - process.started_s > STABLE_AFTER_S
     state.failures = 1 if stable else state.failures + 1
     state.failed_starts = 0 if state.ready_reported else state.failed_starts + 1
@@ -247,10 +253,12 @@ class Supervisor:
         return ended
 
     def change(self, spec: ProcessSpec) -> None:
-        """Ends a process, which is restarted by its new specification after the shortest pause."""
+        """Ends a process, which is restarted by its new specification at once."""
         process = self._processes[spec.name]
         process.spec = spec
         if process.is_alive():
+            if (state := self._supervised.get(spec.name)) is not None:
+                state.end_is_wanted = True
             process.popen.send_signal(spec.stop_signal)
 
     def retire(self, processes: Iterable[ManagedProcess]) -> None:

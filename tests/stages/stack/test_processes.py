@@ -141,3 +141,17 @@ def test_a_process_inherits_no_variable_of_the_launcher(tmp_path: Path) -> None:
     process.popen.wait()
     assert (tmp_path / "child.log").read_text().strip() == "['LC_ALL', 'ONLY']"
     assert process.popen.returncode != -signal.SIGKILL
+
+
+def test_a_process_whose_end_is_wanted_has_not_failed(tmp_path: Path) -> None:
+    """It is restarted at once, whatever was before, and the line does not look like a crash."""
+    printed: list[str] = []
+    state = RestartState(
+        start(spec(""), tmp_path), failures=3, failed_starts=MAX_FAILURES, end_is_wanted=True
+    )
+    state.process.popen.wait()
+    check_process(state, lambda _: state.process, printed.append, 5.0)
+    assert printed == ["child restarts with its new settings"]
+    assert (state.failures, state.restart_at_s, state.end_is_wanted) == (3, 5.0, False)
+    check_process(state, lambda _: state.process, printed.append, 5.0)
+    assert state.restart_at_s is None
