@@ -18,7 +18,7 @@ from llm_proxy.schema.database import db_deadline
 from llm_proxy.settings import Settings
 
 How = Literal["rows", "days", "months", "old audit", "follows", "stays"]
-_LONG_DEADLINE_S = 300.0
+_CONNECT_S, _LONG_DEADLINE_S = 10.0, 300.0
 BATCH_ROWS = 5000
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('llm-proxy retirement'))"
 _NO_TOTAL_BUDGET = """
@@ -169,7 +169,7 @@ async def delete_seldom(connection: PgConnection, kept: Mapping[str, int]) -> No
 async def find_due(pool: Pool, kept: Mapping[str, int]) -> list[DueRows]:
     """Returns what a purge would delete, table by table; tables without any are left out."""
     found: list[DueRows] = []
-    async with db_deadline(None), pool.acquire() as connection:
+    async with db_deadline(None), pool.acquire(timeout=_CONNECT_S) as connection:
         for table in RETENTION:
             if table.name in kept:
                 due = await _due_of(connection, table, kept[table.name])
@@ -199,7 +199,7 @@ async def _purge_table(pool: Pool, actor: Actor, table: RetainedTable, days: int
             await drop_months(connection, actor, before=before.date())
         return 0
     total = 0
-    async with db_deadline(None), pool.acquire() as connection:
+    async with db_deadline(None), pool.acquire(timeout=_CONNECT_S) as connection:
         if table.how == "days":
             await connection.execute(
                 f"SELECT {_DROPS[table.name]}($1)", before.date(), timeout=_LONG_DEADLINE_S

@@ -97,7 +97,7 @@ def describe_models(models: Sequence[ServedModel]) -> list[str]:
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         source = "test models on this machine" if provider == TEST_PROVIDER else provider
         lines.append(f"{shown}{more} ({source})")
-    return lines or ["none: put a provider's key into .keys/, see README.md"]
+    return lines or ["none by a name of its own: put a provider's key into .keys/, see README.md"]
 
 
 def check_chain(gateway: RunningGateway, models: Sequence[ServedModel]) -> Iterator[CheckedPart]:
@@ -116,7 +116,8 @@ def check_chain(gateway: RunningGateway, models: Sequence[ServedModel]) -> Itera
             detail = "" if part["detail"] == "up" else part["detail"]
             yield CheckedPart(name, "ok" if is_ok else "failed", times.get(name), detail)
     if model is None:
-        yield CheckedPart("model", "not tried", detail="a call to any of these costs money")
+        why = "a call to any of these costs money" if models else "no model is served by its own name"
+        yield CheckedPart("model", "not tried", detail=why)
     elif answer is None or not answer.is_ok:
         said = _error_message(answer.text) if answer else "no answer"
         yield CheckedPart("model", "failed", detail=f"{model}: {said}")
