@@ -24,7 +24,7 @@ from llm_proxy.ledger.usage_overview import MEASURES, Measure, NameSums, UsageSe
 from llm_proxy.ledger.usage_query import group_label
 
 SERIES, NAMES = 7, 100
-_GROUPS = ("key", "agent", "tenant", "model", "provider", "user")
+_GROUPS = ("key", "agent", "tenant", "model", "provider", "user", "root_key", "session", "run")
 _MEASURE_NAMES: Mapping[Measure, str] = {
     "cost": "Spend (USD)",
     "requests": "Calls",

@@ -32,7 +32,7 @@ def calls_of(tenant: str) -> list[UsageRecord]:
         record(
             started_at=now - timedelta(days=days), tenant=tenant, agent=f"{tenant}:{agent}",
             key_id=f"k-{tenant}", cost_nano_usd=dollars * 10**9, latency_ms=dollars * 100.0, ttft_ms=50.0,
-            user=f"{tenant}-ann", outcome="error" if days == 1 else "ok",
+            user=f"{tenant}-ann", session=f"s{days}" if days < 8 else None, run=f"r{days}", outcome="error" if days == 1 else "ok",
             cache="hit" if dollars == 3 else "miss",
         )
         for agent, days, dollars in spent
@@ -119,6 +119,21 @@ async def test_usage_and_its_exports_are_the_apis(console: RunningConsole, tenan
         assert (await client.get("/usage", params={"measure": "x"})).status_code == 400
         assert (await client.get("/overview", params={"since": "never"})).status_code == 400
         assert (await client.get("/overview", params={"agent": "nobody-at-all"})).status_code == 404
+
+
+@pytest.mark.parametrize("by", ["root_key", "session", "run"])
+async def test_usage_by_names_that_sums_do_not_keep(console: RunningConsole, tenant: str, by: str) -> None:
+    """From rows: the same numbers as the API's; a session or run leads to its requests."""
+    question = {"tenant": tenant, "since": "12d"}
+    async with console.signed_in() as client:
+        page = (await client.get("/usage", params={**question, "by": by})).text
+    values = [float(one) for one in re.findall(r'data-value="([^"]*)"', page)]
+    rows = (await usage(console, **question, group_by=f"{by},day")).json()["data"]
+    assert sorted(value for value in values if value) == sorted(row["cost_usd"] for row in rows)
+    named = {str(row[by]) for row in rows if row[by]}
+    linked = re.findall(r'href="/requests\?(?:session|run)=([^"]*)"', page)
+    assert len(named) >= 1
+    assert len(linked) == (0 if by == "root_key" else len(named))
 
 
 async def test_a_tenants_admin_and_a_keys_holder_see_their_own(console: RunningConsole, tenant: str) -> None:
