@@ -169,7 +169,7 @@ def _model_routers(
             require_actor=by,
             read_cooldowns=partial(_cooldowns, stages.client),
         ),
-        configuration.router(read_config, launcher, record=record, require_actor=by),
+        configuration.router(read_config, launcher, stages.settings, record=record, require_actor=by),
     ]
 
 

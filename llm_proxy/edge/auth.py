@@ -113,6 +113,7 @@ ROUTE_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("POST", "/admin/runs/release"): RouteAccess(_CHANGE, "runs.release").with_tenant_admins(),
     ("GET", "/admin/models"): _READ_ACCESS,
     ("GET", "/admin/config"): _READ_ACCESS,
+    ("GET", "/admin/settings"): _READ_ACCESS,
     ("GET", "/admin/reload"): _READ_ACCESS,
     ("POST", "/admin/reload"): RouteAccess(_CHANGE, "stack.reload"),
     ("POST", "/admin/models/{model:path}/test"): RouteAccess(_CHANGE, "models.test"),

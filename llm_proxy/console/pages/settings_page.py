@@ -1,35 +1,19 @@
-"""The settings as the console's process reads them; of secrets only whether they are set.
+"""The gateway's settings, as the gateway tells them; the console's own where it does not.
 
 Invariants: no secret, no password of an address and no digest of one is on the page.
 """
 
-import re
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import asdict
 
 from fastapi import APIRouter
-from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
 from llm_proxy.console.access import GlobalReader
 from llm_proxy.console.console import Console
-from llm_proxy.setting_sources import PREFIX
-from llm_proxy.settings import Settings
-from llm_proxy.telemetry.privacy import redact
-
-_USER_INFO = re.compile(r"(?<=://)[^/?#@\s]*@")
-_QUERY = re.compile(r"\?\S*")
-
-
-@dataclass(frozen=True, slots=True)
-class ShownSetting:
-    """One setting."""
-
-    variable: str
-    value: str
-    is_default: bool
-    description: str
+from llm_proxy.console.gateway_api import GatewayRejected
+from llm_proxy.json_access import Json
+from llm_proxy.shown_settings import shown_settings
 
 
 def router(console: Console) -> APIRouter:
@@ -38,34 +22,11 @@ def router(console: Console) -> APIRouter:
 
     @routes.get("/settings")
     async def show(request: Request, viewer: GlobalReader) -> Response:
-        rows = shown_settings(console.settings)
-        return console.render(request, viewer, "settings.html", rows=rows)
+        missing: str | None = None
+        try:
+            rows: list[Json] = (await viewer.api.get("/admin/settings"))["data"]
+        except GatewayRejected as error:
+            missing, rows = error.message, [asdict(row) for row in shown_settings(console.settings)]
+        return console.render(request, viewer, "settings.html", rows=rows, missing=missing)
 
     return routes
-
-
-def shown_settings(settings: Settings) -> list[ShownSetting]:
-    """Returns every setting, those that were set first."""
-    rows = [
-        ShownSetting(
-            f"{PREFIX}{name.upper()}",
-            _shown(getattr(settings, name), is_secret="SecretStr" in str(field.annotation)),
-            name not in settings.model_fields_set,
-            field.description or "",
-        )
-        for name, field in Settings.model_fields.items()
-    ]
-    return sorted(rows, key=lambda row: row.is_default)
-
-
-def _shown(value: object, *, is_secret: bool) -> str:
-    if value is None or value == ():
-        return "not set"
-    if is_secret or isinstance(value, SecretStr):
-        return "set; not shown"
-    if isinstance(value, tuple):
-        return ", ".join(_shown(one, is_secret=False) for one in cast("tuple[object, ...]", value))
-    text = str(value)
-    if "://" in text:
-        text = _QUERY.sub("?…", _USER_INFO.sub("…@", text))
-    return redact(text)

@@ -1,10 +1,11 @@
-"""`/admin/config` and `/admin/reload`: findings in the sidecars' configuration; a reload and its progress.
+"""`/admin/config`, `/admin/reload` and `/admin/settings`: the sidecars' file, a reload, the settings.
 
 Invariants: who may do what is in `edge.auth`; a reload is requested from the launcher (`llm-proxy up`), which
 checks the file first; where no launcher runs, the response says so and how sidecars are replaced there.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends
@@ -15,6 +16,8 @@ from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
 from llm_proxy.errors import NotFound
 from llm_proxy.identity import Actor
 from llm_proxy.json_access import Json
+from llm_proxy.settings import Settings
+from llm_proxy.shown_settings import shown_settings
 from llm_proxy.telemetry.privacy import redact
 
 ELSEWHERE = (
@@ -63,6 +66,7 @@ class ReloadControl(Protocol):
 def router(
     read_config: ReadConfig,
     launcher: ReloadControl | None,
+    settings: Settings,
     *,
     record: AuditedChange | None,
     require_actor: ActorDependency,
@@ -79,6 +83,14 @@ def router(
         found = await read_config()
         findings = [one | {"message": redact(one["message"])} for one in found["findings"]]
         return found | {"findings": findings}
+
+    @routes.get(
+        "/settings",
+        summary="The settings of this gateway's process; of secrets only whether they are set.",
+        dependencies=[Depends(require_actor)],
+    )
+    async def settings_of_this_process() -> Json:
+        return {"data": [asdict(one) for one in shown_settings(settings)]}
 
     @routes.get("/reload", summary="How the last reload went.", dependencies=[Depends(require_actor)])
     async def status() -> Json:

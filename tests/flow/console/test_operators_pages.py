@@ -9,8 +9,8 @@ from pydantic import SecretStr
 from running_console import RunningConsole, post, serve_console
 from running_stack import ADMIN_KEY, MASTER_KEY, say
 
-from llm_proxy.console.pages.settings_page import shown_settings
 from llm_proxy.settings import load
+from llm_proxy.shown_settings import shown_settings
 
 
 async def test_the_audit_log_has_who_what_and_the_difference(console: RunningConsole) -> None:
@@ -49,6 +49,10 @@ async def test_settings_hold_no_secret(console: RunningConsole, postgres_url: st
     async with console.signed_in() as client:
         page = (await client.get("/settings")).text
     assert "LLM_PROXY__ADMIN_KEY" in page
+    assert "Of the gateway that this console asks" in page
+    told = (await console.admin_api("GET", "/admin/settings"))["data"]
+    for row in told:
+        assert row["variable"] in page
     for secret in (ADMIN_KEY, MASTER_KEY, console.stack.key, postgres_url):
         assert secret not in page
 

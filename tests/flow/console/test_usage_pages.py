@@ -32,7 +32,8 @@ def calls_of(tenant: str) -> list[UsageRecord]:
         record(
             started_at=now - timedelta(days=days), tenant=tenant, agent=f"{tenant}:{agent}",
             key_id=f"k-{tenant}", cost_nano_usd=dollars * 10**9, latency_ms=dollars * 100.0, ttft_ms=50.0,
-            user=f"{tenant}-ann", session=f"s{days}" if days < 8 else None, run=f"r{days}", outcome="error" if days == 1 else "ok",
+            user=f"{tenant}-ann", outcome="error" if days == 1 else "ok",
+            session=f"s{days}" if days < 8 else None, run=f"r{days}",
             cache="hit" if dollars == 3 else "miss",
         )
         for agent, days, dollars in spent

@@ -57,6 +57,7 @@ MAY: dict[str, str] = {
     "GET /admin/audit": "owner operator viewer",
     "GET /admin/refused-credentials": "owner operator viewer",
     "GET /admin/models": "owner operator viewer",
+    "GET /admin/settings": "owner operator viewer",
     "GET /admin/config": "owner operator viewer",
     "GET /admin/reload": "owner operator viewer",
     "POST /admin/reload": "owner operator",
