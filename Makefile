@@ -15,7 +15,7 @@ export UV_SYSTEM_CERTS ?= true
 endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
-.PHONY: alarms alerts attack chart play-chart help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
+.PHONY: alarms alerts attack chart play-chart rotation help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
 .PHONY: clean conformance examples reckoning screenshots
 .PHONY: litellm loop-traces release sbom bench bench-quick profile work test-pythons billing-audit
 
@@ -58,6 +58,9 @@ chart: setup-dev ## Test the Helm chart: rendered by the real Helm, checked agai
 
 alarms: setup-dev ## Fire every alert on purpose at a real stack, and mend it by its page; ten minutes.
 	@$(BIN)/python -m pytest -n 0 tests/alarms/fired_at_calls.py tests/alarms/fired_at_stores.py $(ARGS)
+
+rotation: setup-dev ## Exchange every secret under load, in both orders; docs/rotation.md.
+	@$(BIN)/python -m pytest -n 0 tests/flow/secrets_exchanged.py $(ARGS)
 
 play-chart: setup-dev ## Play the rendered chart with podman, as root; docs/kubernetes.md. ARGS=--as-is builds no images.
 	@$(BIN)/python scripts/play_chart.py $(ARGS)

@@ -62,7 +62,7 @@ async def stop_a_stream(page: WatchedPage, stack: RunningStack, key: str, name: 
         assert "stopped_by_operator" in await rest
     await stack.story(request_id)
     await page.visit(f"/requests/{request_id}")
-    await expect(page.page.locator("p.problem").first).to_contain_text("operator")
+    await expect(page.page.locator("p.problem").first).to_contain_text("It was stopped while it ran")
 
 
 async def see_the_budget(page: WatchedPage, key_path: str, name: str, rejected: str) -> None:
