@@ -72,6 +72,8 @@ def refuses(stack: UpCommand) -> bool:
         httpx.get(f"http://127.0.0.1:{stack.port}/health/live")
     except httpx.ConnectError:
         return True
+    except httpx.TransportError:  # it stopped while this connection waited to be taken
+        return False
     return False
 
 
