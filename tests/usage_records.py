@@ -17,6 +17,7 @@ from llm_proxy.dialects import Call
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import Ledger, LedgerStore, UsageRecord
 from llm_proxy.ledger.record import encode, row_of
+from llm_proxy.ledger.retention import DEFAULT_DAYS
 from llm_proxy.ledger.worker_slot import acquire_slot
 from llm_proxy.schema.connections import gateway_pools
 from llm_proxy.telemetry import Metrics, timestamp_of, uuid7
@@ -88,7 +89,8 @@ async def run_ledger(
     """A started ledger with a slot under `spool`; stopped in order at the end."""
     slot = acquire_slot(spool)
     pool = await gateway_pools(dsn, None, "auto")[0] if dsn else None
-    store = LedgerStore(pool, retention_days=retention_days, payload_days=7) if pool else None
+    kept = DEFAULT_DAYS | dict.fromkeys(("requests", "llm_calls"), retention_days)
+    store = LedgerStore(pool, kept) if pool else None
     ledger = Ledger(store, metrics or Metrics(), slot=slot, spool_max_bytes=spool_max_bytes)
     try:
         await ledger.start()
@@ -119,7 +121,7 @@ async def write_records(pool: "Pool", records: Sequence[UsageRecord]) -> None:
     """Writes records as a ledger does, into a database that has the schema."""
     for day in sorted({one.started_at.date() for one in records}):
         await pool.execute("SELECT requests_partition($1)", day)
-    store = LedgerStore(pool, retention_days=90, payload_days=7)
+    store = LedgerStore(pool, DEFAULT_DAYS)
     for at in range(0, len(records), 200):
         await store.insert_records([(row_of(one), encode(row_of(one))) for one in records[at : at + 200]])
 

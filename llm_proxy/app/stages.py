@@ -369,9 +369,7 @@ def _worker_slot(settings: Settings) -> WorkerSlot | None:
 def _ledger_store(settings: Settings, database: Database | None) -> LedgerStore | None:
     if database is None:
         return None
-    days, payload_days = settings.requests_retention_days, settings.payloads_retention_days
-    kept = days_kept(settings)
-    return LedgerStore(database.pool, retention_days=days, payload_days=payload_days, kept=kept)
+    return LedgerStore(database.pool, days_kept(settings))
 
 
 def _auth(

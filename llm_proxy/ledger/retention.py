@@ -7,7 +7,7 @@ works in batches beside the calls, and leaves an entry in the audit log. Raises 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from llm_proxy.identity import Actor, admin_transaction
@@ -108,6 +108,8 @@ RETENTION: tuple[RetainedTable, ...] = (
     _stays("schema_floor", "one row"),
     _stays("schema_work", "a row for each long work of a migration"),
 )  # fmt: skip
+DEFAULT_DAYS = {one.name: one.days for one in RETENTION if one.days is not None}
+"""The days for which rows are kept where no setting says otherwise; other tables' are kept for ever."""
 OFTEN = frozenset({"payloads", "stored_responses", "refusals", "refusal_counts", "usage_hourly"})
 """Tables that grow with every call: a batch of each at a time."""
 
@@ -130,7 +132,7 @@ class DueRows:
 
 def days_kept(settings: Settings) -> dict[str, int]:
     """Returns the days for which each table's rows are kept; tables that are kept for ever are left out."""
-    found = {one.name: one.days for one in RETENTION} | settings.retention_days.model_dump()
+    found = DEFAULT_DAYS | settings.retention_days.model_dump()
     found |= {one.name: getattr(settings, one.setting) for one in RETENTION if one.setting is not None}
     if (kept := found["usage_user_days"]) is not None:  # an erasure finds a person's requests by it
         found["usage_user_days"] = max(kept, settings.requests_retention_days)
@@ -147,7 +149,7 @@ async def delete_due(connection: PgConnection, table: RetainedTable, days: int) 
     return int(status.rpartition(" ")[2])
 
 
-async def delete_expired(connection: PgConnection, kept: Mapping[str, int], oldest_call: date) -> int:
+async def delete_expired(connection: PgConnection, kept: Mapping[str, int]) -> int:
     """Deletes a batch of each table that grows with calls, unless another worker does; returns the rows."""
     async with connection.transaction():
         if not await connection.fetchval(_LOCK):
@@ -155,8 +157,7 @@ async def delete_expired(connection: PgConnection, kept: Mapping[str, int], olde
         total = sum(
             [await delete_due(connection, one, kept[one.name]) for one in RETENTION if one.name in OFTEN]
         )
-        days = (datetime.now(UTC).date() - oldest_call).days
-        return total + await delete_due(connection, _CALLS_WITHOUT_A_DAY, days)
+        return total + await delete_due(connection, _CALLS_WITHOUT_A_DAY, kept["llm_calls"])
 
 
 async def delete_seldom(connection: PgConnection, kept: Mapping[str, int]) -> None:

@@ -14,7 +14,7 @@ import asyncpg
 from llm_proxy import schema
 from llm_proxy.ledger.migration_runner import MigrationRunner
 from llm_proxy.ledger.record import COLUMNS, FIELDS, MAX_NAME_CHARS, EncodedRow, row_started_at
-from llm_proxy.ledger.retention import BATCH_ROWS, RETENTION, delete_expired, delete_seldom
+from llm_proxy.ledger.retention import BATCH_ROWS, delete_expired, delete_seldom
 from llm_proxy.quantities import Quantities
 from llm_proxy.schema.database import db_deadline, is_missing_partition
 
@@ -86,19 +86,10 @@ class LedgerStore:
         migration: Migrates the schema; nothing is written before it is done.
     """
 
-    def __init__(
-        self,
-        pool: asyncpg.Pool,
-        *,
-        retention_days: int,
-        payload_days: int,
-        kept: Mapping[str, int] | None = None,
-    ) -> None:
-        """Takes for how many days requests and payloads are kept, and rows of other tables."""
+    def __init__(self, pool: asyncpg.Pool, kept: Mapping[str, int]) -> None:
+        """`kept` has the days for which each table's rows are kept, as `retention.days_kept` returns them."""
         self._pool = pool
-        self._retention = timedelta(days=retention_days)
-        defaults = {one.name: one.days for one in RETENTION if one.days is not None}
-        self._kept = {**defaults, **(kept or {}), "payloads": payload_days}
+        self._kept = kept
         self._days: set[date] = set()
         self._ahead = timedelta(0)  # of the database's clock before ours
         self.migration = MigrationRunner(pool)
@@ -159,7 +150,7 @@ class LedgerStore:
 
     def within_retention(self, rows: Sequence[EncodedRow], now: datetime) -> list[EncodedRow]:
         """Returns the rows that are not past their retention: others would be dropped at once."""
-        oldest = now + self._ahead - self._retention
+        oldest = now + self._ahead - timedelta(days=self._kept["requests"])
         return [one for one in rows if row_started_at(one[0]) >= oldest]
 
     async def maintain_partitions(self) -> None:
@@ -171,20 +162,19 @@ class LedgerStore:
             now: datetime = await connection.fetchval("SELECT clock_timestamp()")
             self._ahead = now - datetime.now(UTC)
             today = now.astimezone(UTC).date()
-            oldest = today - self._retention
+            oldest = {name: today - timedelta(days=self._kept[name]) for name in ("requests", "llm_calls")}
             for ahead in range(_DAYS_AHEAD + 1):
                 day = today + timedelta(days=ahead)
                 await connection.execute("SELECT requests_partition($1), llm_calls_partition($1)", day)
-            self._days = {day for day in self._days if day >= oldest}
-            await connection.execute("SELECT requests_retire($1)", oldest)
-            await connection.execute("SELECT llm_calls_retire($1)", oldest)
+            self._days = {day for day in self._days if day >= oldest["requests"]}
+            await connection.execute("SELECT requests_retire($1)", oldest["requests"])
+            await connection.execute("SELECT llm_calls_retire($1)", oldest["llm_calls"])
             await delete_seldom(connection, self._kept)
 
     async def delete_expired(self) -> int:
         """Deletes a batch of expired rows of tables that grow with calls; returns the number of rows."""
-        oldest = (datetime.now(UTC) + self._ahead).date() - self._retention
         async with db_deadline(_LONG_DEADLINE_S), self._pool.acquire(timeout=_DEADLINE_S) as connection:
-            return await delete_expired(connection, self._kept, oldest)
+            return await delete_expired(connection, self._kept)
 
     async def sum_past_day(self) -> bool:
         """Sums one day that is over by name, the newest that is not summed; returns False if none is left."""

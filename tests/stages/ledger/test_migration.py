@@ -14,6 +14,7 @@ from usage_records import record, run_ledger, until_written
 
 from llm_proxy import schema
 from llm_proxy.ledger import LedgerStore, PostgresUsage
+from llm_proxy.ledger.retention import DEFAULT_DAYS
 from llm_proxy.schema.steps import OLDEST_SCHEMA
 from llm_proxy.telemetry import timestamp_of, uuid7
 
@@ -179,7 +180,7 @@ async def test_model_calls_are_dropped_by_day(database_url: str, tmp_path: Path)
             " FROM unnest(ARRAY[gen_random_uuid(), first_id_of(current_date - 40)]) AS id"
         )
         assert await pool.fetchval("SELECT count(*) FROM llm_calls_other") == 1
-        store = LedgerStore(pool, retention_days=30, payload_days=7)
+        store = LedgerStore(pool, DEFAULT_DAYS | {"requests": 30, "llm_calls": 30})
         await store.maintain_partitions()
         assert await pool.fetchval(_PARTITIONS) == whole
         assert await pool.fetchval("SELECT count(*) FROM llm_calls") == 1

@@ -8,7 +8,8 @@ import asyncpg
 import commands
 
 from llm_proxy.ledger import LedgerStore
-from llm_proxy.ledger.retention import RETENTION
+from llm_proxy.ledger.retention import DEFAULT_DAYS, RETENTION, days_kept
+from llm_proxy.settings import load
 
 Pool = asyncpg.Pool
 TABLES = """
@@ -109,8 +110,18 @@ async def test_days_that_a_budget_for_ever_counts_are_kept(
 
 async def test_the_gateway_deletes_by_the_settings(pool: "Pool[asyncpg.Record]") -> None:
     await fill(pool)
-    store = LedgerStore(pool, retention_days=600, payload_days=7, kept={"usage_users": 400, "backups": 600})
+    store = LedgerStore(
+        pool, DEFAULT_DAYS | {"requests": 600, "llm_calls": 600, "usage_users": 400, "backups": 600}
+    )
     assert await store.delete_expired() == 2
     await store.maintain_partitions()
     left = dict.fromkeys(DUE, 2) | {"refusal_counts": 1, "usage_users": 1, "usage_hourly": 1}
     assert await count(pool) == left
+
+
+async def test_the_gateway_deletes_nothing_of_a_table_that_is_kept_for_ever(
+    pool: "Pool[asyncpg.Record]",
+) -> None:
+    await fill(pool)
+    await LedgerStore(pool, days_kept(load(retention_days={"backups": None}))).maintain_partitions()
+    assert (await count(pool))["backups"] == 2

@@ -16,6 +16,7 @@ from llm_proxy.ledger import LedgerStore
 from llm_proxy.ledger.rejected_requests import CounterRow, RejectionCounts, RejectionScope
 from llm_proxy.ledger.request_detail import describe_request
 from llm_proxy.ledger.request_lookup import RequestLookup, ids_in
+from llm_proxy.ledger.retention import DEFAULT_DAYS
 from llm_proxy.ledger.usage_store import PostgresUsage, open_usage
 from llm_proxy.telemetry import timestamp_of, uuid7
 
@@ -96,7 +97,7 @@ async def test_counts_written_twice_and_by_several_workers_are_exact(
     async with run_ledger(database_url, tmp_path):
         pass  # brings the schema
     pool = await asyncpg.create_pool(database_url, min_size=1, max_size=2)
-    store = LedgerStore(pool, retention_days=90, payload_days=7)
+    store = LedgerStore(pool, DEFAULT_DAYS)
     for number, worker in enumerate(workers, 1):
         batches: list[list[CounterRow]] = []
         for _ in range(number):

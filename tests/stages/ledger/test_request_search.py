@@ -19,6 +19,7 @@ from llm_proxy.ledger.rejected_requests import RejectedRequest
 from llm_proxy.ledger.request_filters import RequestFilters, parse_filters, parse_position
 from llm_proxy.ledger.request_lookup import RequestLookup, ids_in
 from llm_proxy.ledger.request_search import RequestSearch, RequestSearcher, time_of
+from llm_proxy.ledger.retention import DEFAULT_DAYS
 from llm_proxy.schema.migrations import run_work_batch
 
 NOW = datetime(2026, 11, 26, 11, 12, tzinfo=UTC)
@@ -39,7 +40,7 @@ class Filled:
 
     async def add(self, records: list[UsageRecord]) -> None:
         """Writes calls as the ledger does."""
-        store = LedgerStore(self.pool, retention_days=90, payload_days=7)
+        store = LedgerStore(self.pool, DEFAULT_DAYS)
         for at in range(0, len(records), 200):
             await store.insert_records([(row_of(one), encode(row_of(one))) for one in records[at : at + 200]])
 
@@ -95,9 +96,7 @@ async def filled(database_url: str) -> AsyncIterator[Filled]:
                 await connection.execute("SELECT requests_partition($1)", day)
         made = Filled(pool, records, rejected)
         await made.add(records)
-        await LedgerStore(pool, retention_days=90, payload_days=7).insert_rejected(
-            [one.as_row() for one in rejected]
-        )
+        await LedgerStore(pool, DEFAULT_DAYS).insert_rejected([one.as_row() for one in rejected])
         await pool.execute("INSERT INTO api_keys (key_id, name, tenant) VALUES ('k1', 'one', 'acme')")
         yield made
 

@@ -19,6 +19,7 @@ from llm_proxy.identity import Caller
 from llm_proxy.ledger import LedgerStore, UsageRecord
 from llm_proxy.ledger.rejected_requests import rejected_request
 from llm_proxy.ledger.request_filters import parse_position
+from llm_proxy.ledger.retention import DEFAULT_DAYS
 from llm_proxy.ledger.run_calls import RunQuery, RunReader
 from llm_proxy.telemetry import uuid7
 
@@ -186,9 +187,7 @@ async def test_rejected_calls_stand_in_their_run_and_in_no_sum(filled: Filled) -
             ("k8", "only", RANGE[1] - timedelta(minutes=1)), ("k2", name, RANGE[1] - timedelta(minutes=1)),
         )
     ]  # fmt: skip
-    await LedgerStore(pool, retention_days=90, payload_days=7).insert_rejected(
-        [one.as_row() for one in refused]
-    )
+    await LedgerStore(pool, DEFAULT_DAYS).insert_rejected([one.as_row() for one in refused])
     query = RunQuery(*RANGE, {"run": name, "key": "k1", "tenant": tenant or ""}, limit=3)
     found = await filled.requests_of_run(query, (len(calls), 2))
     order = [(one.started_at, one.request_id) for one in calls]

@@ -17,6 +17,7 @@ from llm_proxy.errors import RateLimited
 from llm_proxy.identity import Actor
 from llm_proxy.ledger import LedgerStore, UsageRecord
 from llm_proxy.ledger.observers import Payload
+from llm_proxy.ledger.retention import DEFAULT_DAYS
 from llm_proxy.ledger.usage_store import open_usage
 from llm_proxy.quantities import Quantities
 from llm_proxy.telemetry import Metrics, uuid7
@@ -126,7 +127,7 @@ async def test_an_enriched_estimate_changes_the_sums_by_the_difference(
             ledger.call_finished(one)
     await logged(database_url, [estimated, lost, stated], ago)
     pool = await asyncpg.create_pool(database_url, min_size=0)
-    assert await LedgerStore(pool, retention_days=9, payload_days=9).enrich(datetime.now(UTC)) == 2
+    assert await LedgerStore(pool, DEFAULT_DAYS).enrich(datetime.now(UTC)) == 2
     await pool.close()
     rows = {row["request_id"]: row for row in await fetch(database_url, "SELECT * FROM requests")}
     for one in (estimated, lost):
@@ -164,7 +165,7 @@ async def test_partitions_are_made_ahead_and_dropped_when_expired(database_url: 
     [found] = await fetch(database_url, indexes, made)
     assert all(f"{column} IS NOT NULL" in found["defs"] for column in ("session_id", "run_id", "tags"))
     pool = await asyncpg.create_pool(database_url, min_size=0)
-    await LedgerStore(pool, retention_days=30, payload_days=7).maintain_partitions()
+    await LedgerStore(pool, DEFAULT_DAYS | {"requests": 30}).maintain_partitions()
     await pool.close()
     assert (now - timedelta(days=50)).strftime("requests_%Y%m%d") not in await partitions(database_url)
     assert len(await fetch(database_url, "SELECT 1 FROM requests")) == 0
@@ -336,7 +337,7 @@ async def test_old_stored_responses_are_deleted(database_url: str, tmp_path: Pat
     insert = "INSERT INTO stored_responses (digest, created_at, sealed) VALUES ($1, now() - $2::interval, '')"
     for days in (3, 5):
         await pool.execute(insert, b"%d" % days, timedelta(days=days))
-    store = LedgerStore(pool, retention_days=30, payload_days=7, kept={"stored_responses": 4})
+    store = LedgerStore(pool, DEFAULT_DAYS | {"stored_responses": 4})
     assert await store.delete_expired() == 1
     await pool.close()
     left = await fetch(database_url, "SELECT digest FROM stored_responses")
