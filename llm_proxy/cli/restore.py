@@ -258,8 +258,6 @@ async def _judge(
         if marker.seen is None:
             was_known = former is not None and await has_keys(connection)
             await make_marker(connection, former if was_known else None)
-            if was_known:
-                await lock_database(connection, f"{RESTORED} of an older version")
         if lock:
             await lock_database(connection, f"{RESTORED}, as an operator says")
         marker = await read_marker(connection)

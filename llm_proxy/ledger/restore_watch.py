@@ -21,7 +21,7 @@ from llm_proxy.schema.connections import Pool
 from llm_proxy.schema.database import DRIVER_ERRORS, DatabaseUnavailable, RowsRejected, db_deadline
 from llm_proxy.schema.database_marker import (
     BEAT_MS,
-    RESTORED,
+    RESTORED_OLDER,
     DatabasePlace,
     Marker,
     Sighting,
@@ -42,7 +42,6 @@ FULL_EVERY_S = BEAT_MS / 1000
 _DEADLINE_S, _AT_START_S = 2.0, 3.0
 _UNCHECKED = "the database is being looked at"
 _UNCONFIRMED = "the database is not as it was, and the limits store, which would confirm it, does not answer"
-_OLDER = f"{RESTORED} of an older version"
 ACKNOWLEDGE = "run `llm-proxy restore-check`"
 
 
@@ -176,9 +175,8 @@ class RestoreWatch:
             self.gate.reason = None if former is None else _UNCHECKED  # until it is migrated
             return
         if former is not None and await has_keys(connection):
-            self._found(_OLDER)
+            self._found(RESTORED_OLDER)
             await make_marker(connection, former)
-            await lock_database(connection, _OLDER)
             return
         self.gate.reason = None
         await make_marker(connection)

@@ -21,6 +21,7 @@ BEHIND_MS = 60_000
 MOVED_WITHIN_MS = 2 * 3_600_000
 """A database that lay idle for longer and turns up elsewhere is not believed to have been moved."""
 RESTORED = "it was restored from a backup"
+RESTORED_OLDER = f"{RESTORED} of an older version"
 _READ = """
     SELECT m.*, coalesce((SELECT max(epoch) FROM tenant_epochs), 0) AS epoch, current_database() AS name,
            floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
@@ -28,9 +29,11 @@ _READ = """
 _IDENTITY = "SELECT * FROM database_identity()"
 _HAS_KEYS = "SELECT EXISTS (SELECT FROM api_keys) OR EXISTS (SELECT FROM requests)"
 _MARK = """
-    INSERT INTO database_marker (lineage, generation, beat_ms, server_id, database_oid, timeline)
+    INSERT INTO database_marker (lineage, generation, beat_ms, server_id, database_oid, timeline,
+                                 locked_at, lock_reason)
     SELECT coalesce($1, gen_random_uuid()), $2, floor(extract(epoch FROM clock_timestamp()) * 1000),
-           i.server_id, i.database_oid, i.timeline
+           i.server_id, i.database_oid, i.timeline,
+           CASE WHEN $3::text IS NOT NULL THEN clock_timestamp() END, $3
     FROM database_identity() AS i ON CONFLICT DO NOTHING"""
 _BEAT = """
     UPDATE database_marker SET beat_ms = greatest(beat_ms + 1, $2),
@@ -130,9 +133,15 @@ async def has_keys(connection: PgConnection) -> bool:
 
 
 async def make_marker(connection: PgConnection, former: Sighting | None = None) -> None:
-    """Gives a database without a marker one, by default of a new lineage."""
-    lineage, generation = (UUID(former.lineage), former.generation) if former else (None, 0)
-    await connection.execute(_MARK, lineage, generation)
+    """Gives a database without a marker one, of a new lineage.
+
+    With `former`, of that lineage, and locked: it was seen with a marker, and came out of an older backup.
+    """
+    if former is None:
+        await connection.execute(_MARK, None, 0, None)
+        return
+    await connection.execute(_MARK, UUID(former.lineage), former.generation, RESTORED_OLDER)
+    await lock_database(connection, RESTORED_OLDER)  # one that another process has just made
 
 
 async def beat(connection: PgConnection, marker: Marker, place: DatabasePlace) -> Sighting | None:
