@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,6 +11,7 @@ from uuid import uuid4
 import asyncpg
 import commands
 import pytest
+from asyncpg.connection import LoggedQuery
 from stages.admission.limiter_outages import OwnValkey
 
 from llm_proxy import schema
@@ -18,22 +20,34 @@ from llm_proxy.admission.redis.sightings import StoredSightings
 from llm_proxy.identity import Actor, KeyRepository, KeySpec
 from llm_proxy.identity.restore_gate import RestoreGate
 from llm_proxy.ledger.restore_watch import RestoreWatch
-from llm_proxy.schema.connections import gateway_pools
+from llm_proxy.schema.connections import PooledConnection, gateway_pools
 from llm_proxy.schema.database_marker import MOVED_WITHIN_MS
 
 ME = Actor("test")
 OLD = "UPDATE database_marker SET beat_ms = beat_ms - $1"
 ELSEWHERE = "UPDATE database_marker SET database_oid = '1'"
 PROMOTED = "UPDATE database_marker SET timeline = '00000000'"
+KNOWS_ITS_PLACE = """
+    SELECT count(*) FROM database_marker AS m, database_identity() AS i
+    WHERE (m.database_oid, m.timeline) IS NOT DISTINCT FROM (i.database_oid, i.timeline)"""
 COPIED = "CREATE DATABASE {} TEMPLATE {}"
 
 
+@dataclass(slots=True)
 class Watched:
-    """One gateway's watch."""
+    """One gateway's watch.
 
-    def __init__(self, gate: RestoreGate, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-        self.gate = gate
-        self.pool = pool
+    Attributes:
+        looks: How many times the marker was read.
+    """
+
+    gate: RestoreGate
+    pool: "asyncpg.Pool[asyncpg.Record]"
+    looks: int = 0
+
+    def count_looks(self, asked: LoggedQuery) -> None:
+        """Counts a statement that reads the marker."""
+        self.looks += "database_marker" in asked.query
 
     async def until(self, *, is_open: bool) -> None:
         """Wait until the gate is open, or closed for a restore."""
@@ -41,13 +55,17 @@ class Watched:
             while (self.gate.reason is None) != is_open:  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0.05)
 
-    async def stays_open(self) -> None:
-        """A closer look later the gate is open, and the database knows where it lies."""
+    async def until_seen(self) -> None:
+        """Wait until the database was seen as it is now: the first of two looks may have begun before."""
+        wanted = self.looks + 2
+        async with asyncio.timeout(20):
+            while self.looks < wanted:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.05)
+
+    async def assert_stays_open(self) -> None:
+        """The gate is open until a closer look has left a marker with the place of the database."""
         async with asyncio.timeout(30):
-            while await self.pool.fetchval(
-                "SELECT (m.database_oid, m.timeline) IS DISTINCT FROM (i.database_oid, i.timeline)"
-                " FROM database_marker AS m, database_identity() AS i"
-            ):
+            while not await self.pool.fetchval(KNOWS_ITS_PLACE):
                 assert self.gate.reason is None
                 await asyncio.sleep(0.1)
         assert self.gate.reason is None
@@ -61,26 +79,32 @@ async def watched(url: str, folder: Path, store: str | None = None) -> AsyncGene
     backend = RedisBackend(store, timeout_s=1) if store is not None else None
     if backend is not None:
         await backend.start()
-    pool, _ = gateway_pools(url, None, "auto", watch.verify)
+
+    async def verify(connection: PooledConnection) -> None:
+        await watch.verify(connection)
+        connection.add_query_logger(made.count_looks)
+
+    pool, _ = gateway_pools(url, None, "auto", verify)
+    made = Watched(watch.gate, pool)
     async with pool:
         async with pool.acquire() as connection:
             await schema.apply(connection)
         await watch.start(pool, StoredSightings(backend.cluster) if backend is not None else None)
-        yield Watched(watch.gate, pool)
+        yield made
         await watch.stop()
     if backend is not None:
         await backend.stop()
 
 
 async def execute(url: str, statement: str, *values: Any) -> None:
-    """A deed on the database, while no gateway looks."""
+    """A statement on the database, while no gateway looks."""
     connection = await asyncpg.connect(url)
     await connection.execute(statement, *values)
     await connection.close()
 
 
 async def count(url: str, statement: str) -> int:
-    """A number that the database tells."""
+    """The number that a statement returns."""
     connection = await asyncpg.connect(url)
     found: int = await connection.fetchval(statement)
     await connection.close()
@@ -102,8 +126,8 @@ async def copy_database(postgres_url: str, of: str, to: str) -> None:
 
 async def test_a_new_database_is_trusted_by_every_gateway(database_url: str, tmp_path: Path) -> None:
     async with watched(database_url, tmp_path / "a") as one, watched(database_url, tmp_path / "b") as other:
-        await one.until(is_open=True)
-        await other.until(is_open=True)
+        await one.assert_stays_open()
+        await other.assert_stays_open()
 
 
 async def test_a_copy_elsewhere_is_locked_for_every_gateway_until_it_is_unlocked(
@@ -136,9 +160,10 @@ async def test_a_snapshot_in_its_old_place_is_found_by_whoever_knows_more(
         epoch = await one.pool.fetchval(before)
         await keys.revoke(made.record.key_id, ME)
         if known_by == "this process":
-            await asyncio.sleep(1.2)  # two looks
+            await one.until_seen()
             await one.pool.execute(rewind, epoch)
             await one.until(is_open=False)
+            assert "changes of keys or limits" in str(one.gate.reason)
             return
     async with watched(database_url, tmp_path / "disk", store):
         pass  # notes the newest epoch
@@ -168,7 +193,7 @@ async def test_a_promoted_standby_that_lacks_a_few_seconds_is_no_restore(
     await execute(database_url, OLD, 20_000)
     await execute(database_url, PROMOTED)
     async with watched(database_url, tmp_path / "disk") as one:
-        await one.stays_open()
+        await one.assert_stays_open()
 
 
 async def test_a_database_that_is_moved_whole_in_a_maintenance_window_is_no_restore(
@@ -178,8 +203,7 @@ async def test_a_database_that_is_moved_whole_in_a_maintenance_window_is_no_rest
         await one.until(is_open=True)
     await copy_database(postgres_url, database_url, copy_url)
     async with watched(copy_url, tmp_path / "after", own.url) as one:
-        await one.until(is_open=True)
-        await one.stays_open()
+        await one.assert_stays_open()
 
 
 async def test_a_database_of_last_week_is_a_restore_even_where_the_limits_store_is_as_old(
@@ -198,6 +222,7 @@ async def test_a_database_of_last_week_is_a_restore_even_where_the_limits_store_
     seen.write_text("any\t{} {} {} 0\n".format(*row))
     async with watched(copy_url, tmp_path / "disk") as one:
         await one.until(is_open=False)
+        assert "nothing confirms that it is whole" in str(one.gate.reason)
 
 
 async def test_a_rehearsal_on_a_copy_by_commands_leaves_the_running_database_alone(
@@ -212,7 +237,7 @@ async def test_a_rehearsal_on_a_copy_by_commands_leaves_the_running_database_alo
     await commands.run(copy_url, *words, **given)
     assert await count(copy_url, "SELECT generation FROM database_marker") == 1
     async with watched(database_url, tmp_path / "disk", own.url) as one:
-        await one.stays_open()
+        await one.assert_stays_open()
         assert await one.pool.fetchval("SELECT generation FROM database_marker") == 0
 
 
@@ -240,6 +265,7 @@ async def test_a_backup_of_a_version_without_markers_is_found_where_the_database
     async with watched(database_url, tmp_path / "disk") as one:
         await one.until(is_open=False)
         assert "older version" in str(one.gate.reason)
+        assert await one.pool.fetchval("SELECT locked_at IS NOT NULL FROM database_marker")
 
 
 async def test_the_first_gateway_of_this_version_trusts_the_database_it_finds(
@@ -250,15 +276,15 @@ async def test_the_first_gateway_of_this_version_trusts_the_database_it_finds(
     await connection.execute("INSERT INTO api_keys (key_id, name) VALUES ('k', 'k')")
     await connection.close()
     async with watched(database_url, tmp_path / "disk") as one:
-        await one.until(is_open=True)
+        await one.assert_stays_open()
 
 
 async def test_a_database_made_anew_under_an_old_name_has_nothing_to_revive(
     database_url: str, tmp_path: Path
 ) -> None:
-    """As when somebody throws the data of `make run` away."""
+    """As when the data of `make run` is deleted."""
     async with watched(database_url, tmp_path / "disk") as one:
         await one.until(is_open=True)
     await execute(database_url, "DELETE FROM database_marker")
     async with watched(database_url, tmp_path / "disk") as one:
-        await one.until(is_open=True)
+        await one.assert_stays_open()
