@@ -28,56 +28,60 @@ from llm_proxy.schema.database_marker import Marker, Sighting, read_marker, unlo
 
 _LISTED = 20
 _LONG_DEADLINE_S = 300.0
-_KEYS = """
-said AS (
+_KEY_LIMITS = ("expires_at", "models", "rpm", "tpm", "parallel", "budgets", "max_tokens_cap", "cache")
+_RULE_LIMITS = (
+    *("rpm", "tpm", "parallel", "budgets", "mode", "on_store_failure", "duration_s"),
+    *("weight", "priority", "loop_guard", "changed_at"),
+)
+_RULE_OWNER = "scope, tenant, model_group, named"
+
+
+def _columns(of: str, names: Sequence[str]) -> str:
+    return ", ".join(f"{of}.{one}" for one in names)
+
+
+_KEYS = f"""
+exported AS (
     SELECT * FROM jsonb_to_recordset($1::jsonb -> 'keys') AS x(
         key_id text, revoked_at timestamptz, changed_at timestamptz, expires_at timestamptz, ancestors text[],
         models text[], rpm bigint, tpm bigint, parallel bigint, budgets jsonb, max_tokens_cap integer,
-            cache boolean,
-        bound text, secrets jsonb)),
+        cache boolean, bound text, secrets jsonb)),
 living AS (SELECT k.* FROM api_keys AS k WHERE k.revoked_at IS NULL),
-revoked AS (SELECT k.key_id, k.name, said.revoked_at FROM living AS k JOIN said USING (key_id)
-            WHERE said.revoked_at IS NOT NULL),
-changed AS (SELECT k.key_id, k.name, said.changed_at AS at FROM living AS k JOIN said USING (key_id)
-            WHERE said.revoked_at IS NULL AND said.changed_at > k.changed_at
-              AND (k.expires_at, k.models, k.rpm, k.tpm, k.parallel, k.budgets, k.max_tokens_cap, k.cache)
-                  IS DISTINCT FROM (said.expires_at, said.models, said.rpm, said.tpm, said.parallel,
-                                    coalesce(said.budgets, '[]'), said.max_tokens_cap, said.cache)),
-rebound AS (SELECT k.key_id, k.name FROM living AS k JOIN said USING (key_id)
-            WHERE said.revoked_at IS NULL AND said.bound <> BOUND),
-secrets AS (SELECT said.key_id, x.* FROM said, jsonb_to_recordset(said.secrets)
-            AS x(lookup text, digest text, expires_at timestamptz) WHERE said.revoked_at IS NULL),
+revoked AS (SELECT k.key_id, k.name, exported.revoked_at FROM living AS k JOIN exported USING (key_id)
+            WHERE exported.revoked_at IS NOT NULL),
+changed AS (SELECT k.key_id, k.name FROM living AS k JOIN exported USING (key_id)
+            WHERE exported.revoked_at IS NULL AND exported.changed_at > k.changed_at
+              AND ({_columns("k", _KEY_LIMITS)}) IS DISTINCT FROM ({_columns("exported", _KEY_LIMITS)})),
+rebound AS (SELECT k.key_id, k.name FROM living AS k JOIN exported USING (key_id)
+            WHERE exported.revoked_at IS NULL AND exported.bound <> {KEY_BINDING}),
+secrets AS (SELECT exported.key_id, x.* FROM exported, jsonb_to_recordset(exported.secrets)
+            AS x(lookup text, digest text, expires_at timestamptz) WHERE exported.revoked_at IS NULL),
 ended AS (SELECT k.key_id, k.name, s.lookup, coalesce(n.expires_at, now()) AS at
-          FROM key_secrets AS s JOIN living AS k USING (key_id) JOIN said USING (key_id)
+          FROM key_secrets AS s JOIN living AS k USING (key_id) JOIN exported USING (key_id)
           LEFT JOIN secrets AS n USING (lookup)
-          WHERE said.revoked_at IS NULL AND (s.expires_at IS NULL OR s.expires_at > now())
+          WHERE exported.revoked_at IS NULL AND (s.expires_at IS NULL OR s.expires_at > now())
             AND (n.lookup IS NULL OR n.expires_at < coalesce(s.expires_at, 'infinity'))),
-added AS (SELECT k.key_id, k.name, n.lookup, n.digest, n.expires_at FROM secrets AS n
-    JOIN living AS k USING (key_id)
+added AS (SELECT k.key_id, k.name, n.lookup, n.digest, n.expires_at
+          FROM secrets AS n JOIN living AS k USING (key_id)
           WHERE NOT EXISTS (SELECT FROM key_secrets AS s WHERE s.lookup = n.lookup)),
-lost AS (SELECT said.key_id FROM said WHERE said.revoked_at IS NULL
-           AND (said.expires_at IS NULL OR said.expires_at > now())
-           AND NOT EXISTS (SELECT FROM api_keys AS k WHERE k.key_id = said.key_id))
-""".replace("BOUND", KEY_BINDING)
+lost AS (SELECT exported.key_id FROM exported WHERE exported.revoked_at IS NULL
+           AND (exported.expires_at IS NULL OR exported.expires_at > now())
+           AND NOT EXISTS (SELECT FROM api_keys AS k WHERE k.key_id = exported.key_id))
+"""  # noqa: S608 -- our own text
 _RULES = f"""
 rules AS (
     SELECT r.*, r.subject AS named FROM jsonb_array_elements($1::jsonb -> 'rules') AS d (row),
            jsonb_populate_record(NULL::limit_rules, d.row) AS r),
 here AS (SELECT r.*, {RULE_SUBJECT} AS named FROM limit_rules AS r),
 changed_rules AS (
-    SELECT h.scope, h.tenant, h.subject, h.model_group, n.named FROM here AS h
-    JOIN rules AS n ON (n.scope, n.tenant, n.model_group, n.named) = (h.scope, h.tenant, h.model_group,
-        h.named)
+    SELECT scope, tenant, h.subject, model_group, named FROM here AS h JOIN rules AS n USING ({_RULE_OWNER})
     WHERE n.changed_at > h.changed_at
       AND to_jsonb(n) - 'changed_at' - 'subject' <> to_jsonb(h) - 'changed_at' - 'subject'),
 new_rules AS (
-    SELECT n.* FROM rules AS n WHERE NOT EXISTS (
-        SELECT FROM here AS h
-        WHERE (n.scope, n.tenant, n.model_group, n.named) = (h.scope, h.tenant, h.model_group, h.named))),
+    SELECT n.* FROM rules AS n LEFT JOIN here AS h USING ({_RULE_OWNER}) WHERE h.subject IS NULL),
 dropped_rules AS (
-    SELECT h.scope, h.tenant, h.named FROM here AS h WHERE NOT EXISTS (
-        SELECT FROM rules AS n
-        WHERE (n.scope, n.tenant, n.model_group, n.named) = (h.scope, h.tenant, h.model_group, h.named))),
+    SELECT scope, tenant, named FROM here AS h LEFT JOIN rules AS n USING ({_RULE_OWNER})
+    WHERE n.subject IS NULL),
 switches AS (SELECT * FROM jsonb_to_recordset($1::jsonb -> 'switches')
              AS x(kind text, tenant text, subject text, thrown_at timestamptz)),
 thrown AS (SELECT s.* FROM switches AS s WHERE NOT EXISTS (
@@ -143,26 +147,18 @@ _WHAT = (
 )
 """Area, what differs and what is done about it, and the statement that finds it in two parts."""
 _SESSIONS = "SELECT session_id FROM console_sessions WHERE ended_at IS NULL AND expires_at > now()"
-_CHANGE_RULES = """
-UPDATE limit_rules AS r SET
-    (rpm, tpm, parallel, budgets, mode, on_store_failure, changed_at, duration_s, weight, priority,
-        loop_guard) =
-    (n.rpm, n.tpm, n.parallel, n.budgets, n.mode, n.on_store_failure, n.changed_at, n.duration_s, n.weight,
-     n.priority, n.loop_guard)
-FROM changed_rules AS c
-JOIN rules AS n ON (n.scope, n.tenant, n.model_group, n.named) = (c.scope, c.tenant, c.model_group, c.named)
-WHERE (r.scope, r.tenant, r.subject, r.model_group) = (c.scope, c.tenant, c.subject, c.model_group)"""
-_MAKE_RULES = """
-INSERT INTO limit_rules (scope, tenant, subject, model_group, rpm, tpm, parallel, budgets, mode,
-                         on_store_failure, changed_at, duration_s, weight, priority, loop_guard)
-SELECT scope, tenant, subject, model_group, rpm, tpm, parallel, budgets, mode, on_store_failure, changed_at,
-       duration_s, weight, priority, loop_guard
-FROM new_rules WHERE named NOT LIKE 'sha256:%'"""
-_CHANGE_KEYS = """
-UPDATE api_keys AS k SET expires_at = said.expires_at, models = said.models, rpm = said.rpm, tpm = said.tpm,
-    parallel = said.parallel, budgets = coalesce(said.budgets, '[]'), max_tokens_cap = said.max_tokens_cap,
-    cache = said.cache, changed_at = said.changed_at
-FROM changed JOIN said USING (key_id) WHERE k.key_id = changed.key_id"""
+_CHANGE_RULES = f"""
+UPDATE limit_rules AS r SET ({", ".join(_RULE_LIMITS)}) = ({_columns("n", _RULE_LIMITS)})
+FROM changed_rules AS c JOIN rules AS n USING ({_RULE_OWNER})
+WHERE (r.scope, r.tenant, r.subject, r.model_group) = (c.scope, c.tenant, c.subject, c.model_group)"""  # noqa: S608 -- our own text
+_MAKE_RULES = f"""
+INSERT INTO limit_rules (scope, tenant, subject, model_group, {", ".join(_RULE_LIMITS)})
+SELECT scope, tenant, subject, model_group, {", ".join(_RULE_LIMITS)}
+FROM new_rules WHERE named NOT LIKE 'sha256:%'"""  # noqa: S608 -- our own text
+_CHANGE_KEYS = f"""
+UPDATE api_keys AS k SET ({", ".join(_KEY_LIMITS)}, changed_at) =
+    ({_columns("exported", _KEY_LIMITS)}, exported.changed_at)
+FROM changed JOIN exported USING (key_id) WHERE k.key_id = changed.key_id"""  # noqa: S608 -- our own text
 _COUNT_LOST = """
 INSERT INTO lost_usage AS l (day, key_id, tenant, agent, model_group, provider, {columns})
 SELECT * FROM missing ON CONFLICT (day, key_id, tenant, agent, model_group, provider)
@@ -248,7 +244,7 @@ class RestoreReport:
         locked: Why nothing is admitted; None where the database is not locked.
         backup_at: About when the backup was made: when a gateway used this state last.
         export_at: When the export was made; None without one.
-        export_is_older: It says nothing that the database does not know.
+        export_is_older: It has nothing that the database lacks.
     """
 
     locked: str | None
@@ -290,7 +286,7 @@ async def acknowledge(
 ) -> None:
     """Does again what was undone by the restore, and unlocks the database.
 
-    Nothing outside it is told: the gateways that use it do that, and a rehearsal on a copy disturbs nobody.
+    Nothing outside it is written: the gateways that use it do that, and a rehearsal on a copy disturbs none.
 
     Args:
         pool: Of the database.
