@@ -35,9 +35,7 @@ RETRY_AFTER_S = 60.0
 """Pause after the replacement of a sidecar over its limits did not start."""
 
 STACK_STOPS = "the stack is stopping"
-_START_FAILURES = (
-    *(OSError, UnicodeDecodeError, ProcessFailed, SecretFileUnreadable, InvalidURL, StartRefused),
-)
+_START_FAILURES = (OSError, UnicodeDecodeError, ProcessFailed, SecretFileUnreadable, InvalidURL, StartRefused)
 
 FileSignature = tuple[tuple[str, int, int], ...]
 ReadOperatorEnv = Callable[[], OperatorEnv]

@@ -243,6 +243,8 @@ class Supervisor:
     def discard(self, process: ManagedProcess) -> None:
         """Stops a process that was started beside another and did not become ready."""
         stop([process])
+        self._beside.remove(process)
+        self._reaper.forget(process.popen.pid)
 
     def forget_ended(self) -> list[ManagedProcess]:
         """Returns the processes beside others that have ended since the last call."""

@@ -11,7 +11,7 @@ import pytest
 from processes import lives
 
 from llm_proxy.stack import ManagedProcess, ProcessFailed, ProcessSpec, start, stop
-from llm_proxy.stack.supervisor import MAX_FAILURES, RestartState, check_process, restart_pause_s
+from llm_proxy.stack.supervisor import MAX_FAILURES, RestartState, Supervisor, check_process, restart_pause_s
 
 STUBBORN = """
 import signal, time
@@ -155,3 +155,20 @@ def test_a_process_whose_end_is_wanted_has_not_failed(tmp_path: Path) -> None:
     assert (state.failures, state.restart_at_s, state.end_is_wanted) == (3, 5.0, False)
     check_process(state, lambda _: state.process, printed.append, 5.0)
     assert state.restart_at_s is None
+
+
+def test_a_new_process_that_is_discarded_is_not_reported_as_the_one_before(tmp_path: Path) -> None:
+    """It is stopped and forgotten; one that was exchanged is reported when it has ended."""
+    supervisor = Supervisor(tmp_path, print)
+    waits = spec("import time; time.sleep(60)")
+    try:
+        old = supervisor.start(waits)
+        failed = supervisor.start_beside(waits)
+        supervisor.discard(failed)
+        assert not failed.is_alive()
+        assert supervisor.forget_ended() == []
+        supervisor.exchange(supervisor.start_beside(waits), signal.SIGKILL)
+        old.popen.wait()
+        assert supervisor.forget_ended() == [old]
+    finally:
+        supervisor.stop_all()
