@@ -1,11 +1,11 @@
 """`llm-proxy up` with the scripted provider, reloaded under a steady load."""
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ import openai
 import yaml
 from running_stack import Json, say, script
 from sidecars import Provider, deployment
+from steady_calls import steady_calls
 from up_command import UpCommand, bare_environment
 
 EVERY_S = 0.05
@@ -46,23 +47,14 @@ class Load:
 @asynccontextmanager
 async def steady_load(stack: UpCommand) -> AsyncGenerator[Load]:
     """Twenty calls a second, every third a stream that takes a second, until the block ends."""
-    load, over = Load([stack.client().api_key]), asyncio.Event()
-    running: list[asyncio.Task[None]] = []
-    async with openai.AsyncOpenAI(
-        base_url=f"http://127.0.0.1:{stack.port}/v1", api_key="each call has its own", max_retries=0
-    ) as sdk:
-
-        async def send() -> None:
-            while not over.is_set():
-                running.append(asyncio.create_task(_one(sdk, load, len(running))))
-                await asyncio.sleep(EVERY_S)
-
-        sending = asyncio.create_task(send())
-        try:
-            yield load
-        finally:
-            over.set()
-            await asyncio.gather(sending, *running)
+    load = Load([stack.client().api_key])
+    async with (
+        openai.AsyncOpenAI(
+            base_url=f"http://127.0.0.1:{stack.port}/v1", api_key="each call has its own", max_retries=0
+        ) as sdk,
+        steady_calls(EVERY_S, partial(_one, sdk, load)),
+    ):
+        yield load
 
 
 async def _one(sdk: openai.AsyncOpenAI, load: Load, turn: int) -> None:

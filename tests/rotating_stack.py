@@ -1,20 +1,21 @@
 """Two gateways and two sidecars under a steady load while their processes are exchanged one after the other.
 
-The load goes as a load balancer sends it: to gateways that said a moment ago that they are ready. The id of
+The load goes as a load balancer sends it: to gateways that reported a moment ago to be ready. The id of
 every call is kept, so that a test can count its records.
 """
 
 import asyncio
-import itertools
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import httpx
 from loopback import NO_TLS
 from running_stack import Json, script
 from stack_processes import StackProcesses
+from steady_calls import steady_calls
 
 EVERY_S = 0.1
 POLL_EVERY_S = 0.05
@@ -119,21 +120,9 @@ class RotatingStack:
     @asynccontextmanager
     async def load(self, *credentials: str) -> AsyncGenerator[Load]:
         """Ten calls a second, every third a stream that takes a second, until the block ends."""
-        seen, over, turns = Load(credentials), asyncio.Event(), itertools.count()
-        calls: list[asyncio.Task[None]] = []
-
-        async def send() -> None:
-            while not over.is_set():
-                calls.append(asyncio.create_task(self._call(seen, next(turns))))
-                await asyncio.sleep(EVERY_S)
-
-        sending = asyncio.create_task(send())
-        try:
+        seen = Load(credentials)
+        async with steady_calls(EVERY_S, partial(self._call, seen)):
             yield seen
-        finally:
-            over.set()
-            await sending
-            await asyncio.gather(*calls)
 
     async def _call(self, seen: Load, turn: int) -> None:
         ready = sorted(self.ready)

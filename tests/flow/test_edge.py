@@ -18,6 +18,7 @@ import httpx
 import pytest
 from running_stack import KEY, say, script
 from stack_processes import gateway_spec
+from steady_calls import steady_calls
 
 from llm_proxy.stack import process
 from llm_proxy.stack.probe import free_port, is_up
@@ -126,19 +127,9 @@ async def _call(url: str, load: Load, *, streamed: bool) -> None:
 @contextlib.asynccontextmanager
 async def steady_load(url: str) -> AsyncGenerator[Load]:
     """Twenty callers a second, every fourth with a stream of two seconds, until the block ends."""
-    load, over, running = Load(), asyncio.Event(), list[asyncio.Task[None]]()
-
-    async def send() -> None:
-        while not over.is_set():
-            running.append(asyncio.create_task(_call(url, load, streamed=len(running) % 4 == 0)))
-            await asyncio.sleep(0.05)
-
-    sending = asyncio.create_task(send())
-    try:
+    load = Load()
+    async with steady_calls(0.05, lambda number: _call(url, load, streamed=number % 4 == 0)):
         yield load
-    finally:
-        over.set()
-        await asyncio.gather(sending, *running)
 
 
 async def test_gateways_are_replaced_one_after_the_other_under_load_and_no_call_is_lost(
