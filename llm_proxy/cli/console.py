@@ -21,7 +21,7 @@ from llm_proxy.identity.console_sessions import ConsoleSessions
 from llm_proxy.insecure_settings import insecure_console_settings
 from llm_proxy.schema.connections import open_command_pool
 from llm_proxy.settings import Settings
-from llm_proxy.stack.probe import client_host
+from llm_proxy.stack.probe import bind, client_host
 from llm_proxy.telemetry import setup_logging
 
 LINK_LIFETIME = timedelta(minutes=15)
@@ -78,13 +78,10 @@ async def _make_link(settings: Settings, key: str) -> str:
 
 
 def _bind(settings: Settings) -> socket.socket:
-    bound = socket.socket(socket.AF_INET6 if ":" in settings.console_host else socket.AF_INET)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((settings.console_host, settings.console_port))
+        return bind(settings.console_host, settings.console_port)
     except OSError as error:
         fail(f"cannot listen on {settings.console_host}:{settings.console_port}: {error.strerror}")
-    return bound
 
 
 def _serve(settings: Settings, bound: socket.socket) -> None:

@@ -40,6 +40,7 @@ from llm_proxy.settings import (
     setting_errors,
     unknown_settings,
 )
+from llm_proxy.stack.probe import bind
 from llm_proxy.stack.state_dir import STATE_VARIABLE, Launcher
 from llm_proxy.telemetry import WorkerMetricsFiles
 from llm_proxy.telemetry.metrics import metrics_directory
@@ -131,12 +132,12 @@ def serve(
     if settings.workers > 1 and settings.llm_mode == "mock":
         warn("mock mode counts in the memory of one process: one worker runs")
     bound = bind_socket(settings, listener)
+    serves = launcher.note_gateway if launcher is not None else lambda: None
     if settings.workers > 1 and settings.llm_mode != "mock":
-        end = run_workers(settings, bound, launcher)
+        end = run_workers(settings, bound, serves, launcher)
         if end.reason is not None:
             fail(end.reason, end.exit_code)
         return
-    serves = launcher.note_gateway if launcher is not None else lambda: None
     reason = run_worker(settings, bound, on_serving=serves, launcher=launcher)
     if reason is not None:
         fail(f"the gateway cannot start: {reason}", EXIT_UNAVAILABLE)
@@ -157,15 +158,8 @@ def start_settings(**flags: str | int | None) -> Settings:
 
 def bind_socket(settings: Settings, listener: int | None = None) -> socket.socket:
     """Returns a socket bound to the gateway's address, or the one handed on; ends the command without."""
-    if listener is not None:
-        bound = socket.socket(fileno=listener)
-        set_socket_timeouts(bound, settings.unread_timeout_s)
-        return bound
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    bound = socket.socket(family)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((settings.host, settings.port))
+        bound = bind(settings.host, settings.port) if listener is None else socket.socket(fileno=listener)
     except OSError as error:
         fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     bound.set_inheritable(True)
@@ -250,9 +244,10 @@ def _report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
     loop.default_exception_handler(context)
 
 
-def run_workers(settings: Settings, bound: socket.socket, launcher: Launcher | None) -> WorkersEnd:
+def run_workers(
+    settings: Settings, bound: socket.socket, on_serving: Callable[[], object], launcher: Launcher | None
+) -> WorkersEnd:
     """Runs the configured number of workers until a signal stops them, or none can start."""
     bound.listen(BACKLOG)
-    serves = launcher.note_gateway if launcher is not None else lambda: None
     with metrics_directory() as directory:
-        return Workers(settings, bound, directory, partial(run_worker, launcher=launcher)).run(serves)
+        return Workers(settings, bound, directory, partial(run_worker, launcher=launcher)).run(on_serving)

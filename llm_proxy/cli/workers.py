@@ -84,7 +84,7 @@ class Workers:
         self._pause_s = MIN_RESTART_PAUSE_S
         self._fault: str | None = None
 
-    def run(self, on_serving: Callable[[], object] = lambda: None) -> WorkersEnd:
+    def run(self, on_serving: Callable[[], object]) -> WorkersEnd:
         """Keeps the number of workers until a signal has ended them all, or none can start.
 
         `on_serving` is called each time a worker serves.

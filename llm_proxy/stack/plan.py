@@ -410,9 +410,12 @@ def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
     config_text = config.read_text(encoding="utf-8")
     runs_models = options.local_model and any(name in config_text for name in LOCAL_MODEL_VARIABLES)
     resolved = stores.resolve_stores(env, embedded=options.stores)
-    listener = bind(settings.port, settings.host)
-    if listener is None:
-        raise StartRefused(f"port {settings.port} on {settings.host} is in use: choose another with --port")
+    try:
+        listener = bind(settings.host, settings.port)
+    except OSError:
+        raise StartRefused(
+            f"port {settings.port} on {settings.host} is in use: choose another with --port"
+        ) from None
     plan = StackPlan(
         operator_env=env,
         settings=settings,

@@ -18,25 +18,22 @@ MIN_PORT, MAX_PORT = 20_000, 32_000
 
 def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a server could listen on this port now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
+    try:
+        bind(host, port).close()
+    except OSError:
+        return False
     return True
 
 
-def bind(port: int, host: str) -> socket.socket | None:
-    """Returns a socket for a server that shall listen there; None where that is impossible."""
+def bind(host: str, port: int) -> socket.socket:
+    """Returns a socket for a server that shall listen there; raises `OSError`."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except OSError:
         bound.close()
-        return None
+        raise
     return bound
 
 
