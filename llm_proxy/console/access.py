@@ -18,10 +18,10 @@ from starlette.requests import Request
 from llm_proxy.console.data import ConsoleData, RowScope
 from llm_proxy.console.gateway_api import GatewayAPI
 from llm_proxy.console.watched_gateway import WatchedGateway
+from llm_proxy.edge.auth import SettingsAdmins
 from llm_proxy.edge.request import ClientAddress
 from llm_proxy.errors import APIError, Forbidden, Unauthorized
 from llm_proxy.identity import Actor, KeyCache
-from llm_proxy.identity.admin_keys import Admin
 from llm_proxy.identity.console_sessions import OpenSession, SessionHolder, ViewerRole
 from llm_proxy.identity.policies import EVERY_EPOCH
 from llm_proxy.identity.virtual_keys import key_digest, lookup_from_key
@@ -117,14 +117,7 @@ class ConsoleAccess:
         self.is_secure = (settings.console_url or "").startswith("https:")
         """Whether browsers come by https, so that cookies are sent on it alone."""
         self.cookie = "__Host-llmp_console" if self.is_secure else "llmp_console"
-        self._settings_keys = tuple(
-            (key_digest(key.encode()), admin)
-            for keys, admin in (
-                (settings.admin_keys, Admin("admin_key", "owner")),
-                (settings.admin_read_keys, Admin("admin_read_key", "viewer")),
-            )
-            for key in keys
-        )
+        self._settings_admins = SettingsAdmins(settings.admin_keys, settings.admin_read_keys)
 
     def client_ip(self, request: Request) -> str | None:
         """Returns the client's address."""
@@ -135,9 +128,7 @@ class ConsoleAccess:
         if not credential.isascii() or not credential.strip():
             raise Unauthorized("This key is not valid.")
         raw = credential.strip().encode()
-        digest = key_digest(raw)
-        admins = [admin for known, admin in self._settings_keys if hmac.compare_digest(known, digest)]
-        admin = admins[0] if admins else await self._data.admin_keys.find_admin(raw)
+        admin = self._settings_admins.match(key_digest(raw)) or await self._data.admin_keys.find_admin(raw)
         if admin is not None:
             return Identity(admin.name, admin.role, admin.tenant)
         cache = KeyCache(self._data.keys)  # of this request alone: nothing outdated

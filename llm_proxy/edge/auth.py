@@ -176,13 +176,13 @@ class SettingsAdmins:
         self,
         write_keys: Iterable[str],
         read_keys: Iterable[str],
-        old: Mapping[str, str],
-        on_old_use: Callable[[str], None],
+        old: Mapping[str, str] | None = None,
+        on_old_use: Callable[[str], None] = lambda _setting: None,
     ) -> None:
         """`old` has the setting of each key that another one stands in front of; `on_old_use` gets it."""
         kinds = ((write_keys, Admin("admin_key", "owner")), (read_keys, Admin("admin_read_key", "viewer")))
         self._known = [
-            (key_digest(key.encode()), admin, old.get(key)) for keys, admin in kinds for key in keys
+            (key_digest(key.encode()), admin, (old or {}).get(key)) for keys, admin in kinds for key in keys
         ]
         self._on_old_use = on_old_use
 
