@@ -65,32 +65,33 @@ class InternalKeys:
     def __init__(
         self,
         secrets: Iterable[str],
-        old: Mapping[str, str] | None = None,
-        on_old_use: Callable[[str], None] = lambda _setting: None,
+        old: Mapping[str, str],
+        on_old_use: Callable[[str], None],
     ) -> None:
         """`old` has the setting of each key that another one stands in front of; `on_old_use` gets it."""
-        self._old: dict[str, str] = {}
         self._on_old_use = on_old_use
-        self._callers: list[tuple[bytes, Caller]] = []
+        self._known: list[tuple[bytes, Caller, str | None]] = []
         for secret in secrets:
             digest = key_digest(secret.encode())
             key_id = f"{INTERNAL_KEY_ID_PREFIX}{digest.hex()[:8]}"
-            self._callers.append((digest, Caller(key_id=key_id, kind="internal", key_prefix=key_id)))
-            if old is not None and secret in old:
-                self._old[key_id] = old[secret]
+            caller = Caller(key_id=key_id, kind="internal", key_prefix=key_id)
+            self._known.append((digest, caller, old.get(secret)))
 
     def match(self, digest: bytes) -> Caller | None:
         """Returns the caller whose key has this digest; compares all keys, whichever matches."""
-        match: Caller | None = None
-        for known, caller in self._callers:
-            if hmac.compare_digest(known, digest):
-                match = caller
-        if match is not None and match.key_id in self._old:
-            self._on_old_use(self._old[match.key_id])
-        return match
+        match: tuple[bytes, Caller, str | None] | None = None
+        for one in self._known:
+            if hmac.compare_digest(one[0], digest):
+                match = one
+        if match is None:
+            return None
+        _, caller, setting = match
+        if setting is not None:
+            self._on_old_use(setting)
+        return caller
 
     def __len__(self) -> int:
-        return len(self._callers)
+        return len(self._known)
 
 
 class KeyLookup(Protocol):
@@ -105,7 +106,7 @@ class Authenticator:
     """Finds the caller of a request: internal keys first, then virtual keys.
 
     Attributes:
-        gate: Nobody is authenticated while it is closed.
+        gate: No caller is authenticated while it is closed.
     """
 
     def __init__(
