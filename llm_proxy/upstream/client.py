@@ -146,7 +146,8 @@ class SidecarClient:
 
         Raises `ConnectError` if nothing was sent, else `OSError`; no connection is held then.
         """
-        key, tried = self._keys.key_for(sidecar.url), list[str | None]()
+        key = self._keys.key_for(sidecar.url)
+        tried: list[str | None] = []
         while True:
             address, head = self._target(sidecar, *line, key)
             if form is not None:
