@@ -1,6 +1,6 @@
 """Settings with which nothing starts, each named by its variable and never shown.
 
-Pure. In production a known or short secret and a public address that nobody consented to stop the start.
+Pure. In production a known or short secret stops the start, and so does a public address without consent.
 """
 
 from collections.abc import Iterator

@@ -64,7 +64,7 @@ class OldSecretUses:
     """Counts uses of secrets that another one stands in front of; reports a setting once an hour at most.
 
     Attributes:
-        counts: Uses by setting, with a 0 for each that holds an old secret which nobody has used.
+        counts: Uses by setting, with a 0 for each whose old secret has not been used.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """`llm-proxy serve`: the gateway alone, in one process or in several that share a socket.
 
 Invariants: SIGTERM turns readiness off, accepts for the drain delay, closes the listener, lets running calls
-finish within the drain timeout, then ends them with an error event. SIGUSR1 says that another process accepts
-on the same socket: connections here end with their calls. A gateway that cannot start says why on its last
-line and ends with `EXIT_UNAVAILABLE`; `workers.py` runs several processes.
+finish within the drain timeout, then ends them with an error event. SIGUSR1 means that another process
+accepts on the same socket: connections here end with their calls. A gateway that cannot start prints the
+reason on its last line and ends with `EXIT_UNAVAILABLE`; `workers.py` runs several processes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Requests to the gateway, given up as soon as it is known to be silent: a page says so within two seconds.
+"""Requests to the gateway, given up as soon as it is known to be silent: a page shows it within two seconds.
 
 Invariants: a slow answer is awaited as long as the gateway answers anything; whether it does is asked on a
 connection of its own, once for all requests that wait; after a silence, reads fail at once for a moment, so
@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 
 PATIENCE_S = 1.0
-"""So long an answer is awaited before the gateway is asked whether it lives."""
+"""So long an answer is awaited before the gateway is probed."""
 BEAT_S = 0.9
-"""So long it may take to say so."""
+"""So long the answer to a probe may take."""
 _SILENT_FOR_S = 2.0
 
 
@@ -25,7 +25,7 @@ class WatchedGateway:
     """An HTTP client of the gateway."""
 
     def __init__(self, client: httpx.AsyncClient, beats: httpx.AsyncClient) -> None:
-        """`beats` asks whether the gateway lives: no other request may take its connections."""
+        """`beats` probes whether the gateway lives: no other request may take its connections."""
         self._client = client
         self._beats = beats
         self._beat: asyncio.Task[bool] | None = None
@@ -69,7 +69,7 @@ class WatchedGateway:
         return True
 
     async def _lives(self, asked: "asyncio.Future[httpx.Response]") -> bool:
-        """Returns whether the gateway says that it lives, or has answered meanwhile."""
+        """Returns whether the gateway answers a probe, or has answered the request meanwhile."""
         if self._beat is None or self._beat.done():
             self._beat = asyncio.create_task(self._ask_beat(), name="gateway-beat")
         beat = self._beat
@@ -88,7 +88,7 @@ class WatchedGateway:
 
 
 async def _give_up(asked: "asyncio.Future[httpx.Response]") -> None:
-    """Ends a request that nobody waits for, and its connection."""
+    """Ends a request whose answer is not wanted any more, and its connection."""
     if asked.cancel():
         await asyncio.wait({asked})
     elif not asked.cancelled() and asked.exception() is None:

@@ -312,7 +312,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def end_with_next_response(self) -> None:
-        """Has the next response say `connection: close`, so that its client opens another connection."""
+        """Sends `connection: close` with the next response, so that its client opens another connection."""
         self._ends_next = True
 
     def shutdown(self) -> None:

@@ -48,7 +48,7 @@ class CheckedPart:
     Attributes:
         state: `ok`, `failed` or `not tried`.
         ms: Its own time; None where it has none.
-        detail: What it said.
+        detail: Its state or its error, in words.
     """
 
     name: str
@@ -77,7 +77,7 @@ class ServedModel:
 
 
 def served_models(gateway: RunningGateway) -> list[ServedModel]:
-    """Returns the model groups that have a name of their own; none while the gateway does not say."""
+    """Returns the model groups that have a name of their own; none while the gateway does not answer."""
     answer = _ask(gateway, "GET", "/admin/models")
     groups: list[dict[str, Any]] = json.loads(answer.text)["data"] if answer and answer.is_ok else []
     return [
@@ -146,7 +146,7 @@ def _record_part(gateway: RunningGateway, request_id: str) -> CheckedPart:
 
 
 def _times(gateway: RunningGateway, answer: "_GatewayAnswer | None") -> dict[str, float]:
-    """Returns the time that each part took of the test call, as far as it is told."""
+    """Returns the time that each part took of the test call, as far as it is known."""
     metrics = _ask(gateway, "GET", "/metrics")
     text = metrics.text if metrics else ""
     times = {

@@ -1,4 +1,4 @@
-"""The gateway's settings, as the gateway tells them; the console's own where it does not.
+"""The gateway's settings, by its API; the console's own where that does not answer.
 
 Invariants: no secret, no password of an address and no digest of one is on the page.
 """

@@ -167,7 +167,7 @@ async def test_roles(console: RunningConsole) -> None:
 async def test_a_conversation_goes_on_without_scripts(
     console: RunningConsole, path: str, stream: dict[str, str]
 ) -> None:
-    """The second call sends what was said before; a button begins anew."""
+    """The second call sends the messages before; a button begins anew."""
     async with console.signed_in(await console.stack.new_key(tenant="t")) as client:
         fields = chat("how are you?", path=path) | stream
         first = await post(client, "/playground", **fields, action="call")

@@ -111,7 +111,7 @@ def test_another_version_has_an_environment_of_its_own(installed: InstalledWheel
 
 
 def test_a_package_of_another_hash_is_not_installed(installed: InstalledWheel) -> None:
-    """The installer's own reason is told, and nothing is left that would count as complete."""
+    """The installer's own reason is in the message, and nothing is left that would count as complete."""
     lock = installed.lock()
     lock.write_text(re.sub(r"sha256:[0-9a-f]{64}", "sha256:" + "0" * 64, lock.read_text()))
     failed = installed.make()

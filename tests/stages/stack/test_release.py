@@ -114,7 +114,7 @@ def test_a_release_is_built_tried_tagged_and_not_made_twice(released: Checkout) 
 
 
 def test_a_later_release_names_the_one_before(released: Checkout) -> None:
-    """The tests of an upgrade would else run a release that nobody comes from."""
+    """The tests of an upgrade would else run a release from which no installation comes."""
     package = released.folder / "llm_proxy" / "__init__.py"
     text = package.read_text()
     try:

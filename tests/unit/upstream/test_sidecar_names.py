@@ -51,7 +51,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 async def _until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110 -- states of a pool, which nobody announces
+        while not holds():  # noqa: ASYNC110 -- no event announces the states of a pool
             await asyncio.sleep(0.02)
 
 
