@@ -37,6 +37,7 @@ from llm_proxy.ledger.request_filters import FILTER_HELP, OUTCOMES, parse_filter
 from llm_proxy.ledger.request_rows import csv_header, csv_lines
 from llm_proxy.ledger.request_search import RequestSearch, RequestSearcher
 from llm_proxy.ledger.usage_query import RANGE_WORDS, parse_range, parse_zone
+from llm_proxy.ledger.usage_store import PostgresUsage
 from llm_proxy.quantities import QUANTITY_OF_UNIT, shown_amount, unit_text
 
 _REQUEST_COLUMNS: tuple[Column | str, ...] = (
@@ -94,16 +95,13 @@ def requests(
             fail(detail)
         _print_detail(detail, as_json=as_json)
         return
-    search = run_or_fail(_search_of((since, until, tz), filters))
     if as_csv:
-        run_or_fail(_write_csv(search))
+        run_or_fail(_write_csv((since, until, tz), filters))
         return
-    rows = run_or_fail(_fetch_rows(search, limit))
-    if search.filters.outcome != "refused":
+    rows, counts = run_or_fail(_fetch_rows((since, until, tz), filters, limit))
+    if counts is None:
         print_result(rows, _print_rows, as_json=as_json)
-        return
-    counts = run_or_fail(_fetch_counts(search))
-    if as_json:
+    elif as_json:
         print_json({"requests": rows, "refusal_counts": counts})
     else:
         _print_rejected(rows, counts, limit)
@@ -121,7 +119,7 @@ async def _fetch_detail(request_id: UUID) -> Json | str:
         return "no request has this id; a new record can take a second"
 
 
-async def _search_of(times: RangeOptions, filters: Mapping[str, str | None]) -> RequestSearch:
+def _search_of(times: RangeOptions, filters: Mapping[str, str | None]) -> RequestSearch:
     since, until, tz = times
     begin, end = parse_range(since, until, datetime.now(UTC), parse_zone(tz))
     given = parse_filters((name, value) for name, value in filters.items() if value is not None)
@@ -130,32 +128,36 @@ async def _search_of(times: RangeOptions, filters: Mapping[str, str | None]) -> 
     return RequestSearch(begin, end, given)
 
 
-async def _fetch_rows(search: RequestSearch, limit: int) -> list[Json]:
-    """Returns the latest matches, at most so many."""
+async def _fetch_rows(
+    times: RangeOptions, filters: Mapping[str, str | None], limit: int
+) -> tuple[list[Json], list[Json] | None]:
+    """Returns the latest matches, at most so many; and, where they are rejections, the counts of all."""
+    search = _search_of(times, filters)
     rows: list[Json] = []
-    async with usage_store() as store, aclosing(RequestSearcher(store.pool).find_all(search)) as pages:
-        async for page in pages:
-            rows += page
-            if len(rows) >= limit:
-                break
-    return rows[:limit]
+    async with usage_store() as store:
+        async with aclosing(RequestSearcher(store.pool).find_all(search)) as pages:
+            async for page in pages:
+                rows += page
+                if len(rows) >= limit:
+                    break
+        return rows[:limit], await _fetch_counts(store, search)
 
 
-async def _write_csv(search: RequestSearch) -> None:
+async def _fetch_counts(store: PostgresUsage, search: RequestSearch) -> list[Json] | None:
+    if search.filters.outcome != "refused":
+        return None
+    values = search.filters.values
+    return await store.rejection_counts(search.since, search.until, values.get("key"), values.get("tenant"))
+
+
+async def _write_csv(times: RangeOptions, filters: Mapping[str, str | None]) -> None:
     """Writes all matches to standard output as they are read."""
+    search = _search_of(times, filters)
     async with usage_store() as store, aclosing(RequestSearcher(store.pool).find_all(search)) as pages:
         first = await anext(pages, list[Json]())
         click.echo(csv_header() + csv_lines(first), nl=False)
         async for page in pages:
             click.echo(csv_lines(page), nl=False)
-
-
-async def _fetch_counts(search: RequestSearch) -> list[Json]:
-    values = search.filters.values
-    async with usage_store() as store:
-        return await store.rejection_counts(
-            search.since, search.until, values.get("key"), values.get("tenant")
-        )
 
 
 def _print_rejected(rows: list[Json], counts: list[Json], limit: int) -> None:
