@@ -1,4 +1,4 @@
-"""What `llm-proxy doctor` finds at servers that answer whom they should not: a real one in their place."""
+"""What `llm-proxy doctor` finds at servers that answer more than they should: a real one in their place."""
 
 import json
 import threading
@@ -37,10 +37,12 @@ def server(
     date: str | None = None,
     slow: frozenset[str] = frozenset(),
 ) -> Generator[str]:
-    """A server that answers 200 at these paths, 404 elsewhere; with `keys` 401 to whom has none of them."""
+    """A server that answers 200 at these paths, 404 elsewhere; with `keys` 401 without one of them."""
     gone = threading.Event()
 
     class Answer(BaseHTTPRequestHandler):
+        wbufsize = -1  # head and body go out at once: a client that only reads the head closes then
+
         def do_GET(self) -> None:
             if self.path in slow:
                 gone.wait(20)
@@ -54,8 +56,8 @@ def server(
             self.end_headers()
             self.wfile.write(body)
 
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """Says nothing."""
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the parent's name
+            """Prints nothing."""
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
@@ -168,7 +170,7 @@ async def test_a_sidecar_whose_clock_is_wrong(tmp_path: Path) -> None:
 
 
 async def test_a_sidecar_of_unknown_release_is_not_in_order(tmp_path: Path) -> None:
-    """It is said that nobody knows."""
+    """The report says that it is unknown."""
     with server({"/health/readiness": "{}", "/v1/models": "{}"}, keys=frozenset({KEY})) as url:
         found = await check_sidecars(subject_of(url, tmp_path))
     assert codes(found) == []
