@@ -1,7 +1,6 @@
 """`make release`: what it rejects; a release that is built, installed into an empty environment and run."""
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -11,10 +10,10 @@ import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from anyio import run_process
+from loaded_script import load_script
 from release_before import PROJECT_ROOT, git, run
 
 import llm_proxy
@@ -131,7 +130,7 @@ def test_a_later_release_names_the_one_before(released: Checkout) -> None:
 
 def test_the_same_commit_gives_the_same_bytes(released: Checkout, tmp_path: Path) -> None:
     """At another time, in another folder, with another umask; and of the sdist the same wheel is made."""
-    script = loaded()
+    script = load_script("release")
     commit_s = int(released.git("log", "-1", "--format=%ct"))
     again = script.Release(released.folder, VERSION, commit_s, tmp_path / "built")
     former = os.umask(0o077)
@@ -157,22 +156,11 @@ def test_a_chart_s_archive_has_no_time_of_its_own(tmp_path: Path) -> None:
         os.utime(source, (time.time() + number, time.time() + number))
         with tarfile.open(archive, "w:gz") as packed:
             packed.add(source, "llm-proxy/Chart.yaml")
-        loaded().make_reproducible(archive, 1_700_000_000)
+        load_script("release").make_reproducible(archive, 1_700_000_000)
         made.append(archive.read_bytes())
         with tarfile.open(archive) as packed:
             assert [(one.name, one.mtime) for one in packed] == [("llm-proxy/Chart.yaml", 1_700_000_000)]
     assert made[0] == made[1]
-
-
-def loaded() -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("release", PROJECT_ROOT / "scripts" / "release.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look for it there
-    spec.loader.exec_module(module)
-    return module
 
 
 async def test_an_installed_wheel_migrates_a_database(released: Checkout, database_url: str) -> None:

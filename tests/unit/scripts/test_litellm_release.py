@@ -1,15 +1,14 @@
 """The test of a LiteLLM release: what it rejects, its page, and which files it moves."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from loaded_script import load_script
 
 from llm_proxy.sidecar.patches.registry import PATCHES
 
@@ -17,18 +16,7 @@ ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "litellm_release.py"
 
 
-def loaded() -> Any:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("litellm_release", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look for it there
-    spec.loader.exec_module(module)
-    return module
-
-
-RELEASE = loaded()
+RELEASE = load_script("litellm_release")
 NAMES = [*(suite.name for suite in RELEASE.SUITES), RELEASE.CPU_NAME]
 RESULTS = [RELEASE.Result(name, passed=True, seconds=1.0, tail=f"the end of {name}") for name in NAMES]
 TRIALS = [{"name": patch.name, "works": True, "needed": True} for patch in PATCHES]
