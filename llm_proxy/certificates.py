@@ -11,12 +11,13 @@ import ssl
 from datetime import datetime
 from urllib.parse import unquote, urlsplit
 
+from llm_proxy.redis_urls import redis_address
+
 CERTIFICATE_TIMEOUT_S = 5.0
 _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 _POSTGRES_TLS = re.compile(r"[?&]sslmode=(?:require|verify-ca|verify-full)\b")
 _HOST = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<name>[^:]+))(?::(?P<port>\d+))?")
-_PORTS = {"postgres": 5432, "postgresql": 5432, "https": 443}
-_REDIS_PORT, _SENTINEL_PORT = 6379, 26379
+_POSTGRES_PORT, _HTTPS_PORT = 5432, 443
 
 
 async def not_after(url: str, *, timeout_s: float = CERTIFICATE_TIMEOUT_S) -> datetime | None:
@@ -46,10 +47,14 @@ async def not_after(url: str, *, timeout_s: float = CERTIFICATE_TIMEOUT_S) -> da
 def _tls_places(url: str) -> list[tuple[str, int]]:
     """Returns host and port of each server that the address names and TLS is spoken to."""
     scheme, _, rest = url.partition("://")
-    is_postgres = scheme.startswith("postgres")
-    if not (scheme == "https" or scheme.startswith("rediss") or (is_postgres and _POSTGRES_TLS.search(url))):
+    if scheme.startswith("rediss"):
+        return list(redis_address(url).hosts)
+    if scheme == "https":
+        usual = _HTTPS_PORT
+    elif scheme.startswith("postgres") and _POSTGRES_TLS.search(url):
+        usual = _POSTGRES_PORT
+    else:
         return []
-    usual = _SENTINEL_PORT if "sentinel" in scheme else _PORTS.get(scheme, _REDIS_PORT)
     location = urlsplit(f"//{rest}").netloc.rpartition("@")[2]
     hosts = (_HOST.fullmatch(unquote(one)) for one in location.split(","))
     return [
