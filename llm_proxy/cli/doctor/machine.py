@@ -40,8 +40,13 @@ _PASS_THROUGH = stat.S_IXGRP | stat.S_IXOTH
 _MIN_DIFFERENT_CHARS, _MIN_PASSWORD_CHARS = 6, 8
 _MAX_VALUES = 2
 _MORE_THAN_A_SECRET = ("_URL", "_HEADERS", "_WEBHOOKS")
-_STORE_SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "SIDECAR_DB_PASSWORD")
-"""Variables of compose."""
+_STORE_SECRETS = (
+    "POSTGRES_PASSWORD",
+    "REDIS_PASSWORD",
+    "SIDECAR_DB_PASSWORD",
+    "LLM_PROXY_STACK_POSTGRES_PASSWORD",
+)
+"""Variables of compose and of `llm-proxy up`, which are no settings of a gateway."""
 _MOUNTED_FOLDERS = ("/run/secrets", "/run/keys")
 """Where containers have secrets that the engine mounted for their user."""
 _KNOWN_PASSWORDS = (
@@ -78,12 +83,10 @@ def named_secrets(settings: Settings, variables: Mapping[str, str]) -> dict[str,
         name: (variables[name],) for name in _STORE_SECRETS if variables.get(name)
     }
     for one in secret_settings():
-        if one.variable.endswith(_MORE_THAN_A_SECRET):
+        if one.variable not in fields or one.variable.endswith(_MORE_THAN_A_SECRET):
             continue
-        given = getattr(settings, fields[one.variable]) if one.variable in fields else None
-        text = given.get_secret_value() if isinstance(given, SecretStr) else ""
-        if one.variable == "LLM_PROXY_STACK_POSTGRES_PASSWORD":
-            text = variables.get(one.variable, "")
+        given: SecretStr | None = getattr(settings, fields[one.variable])
+        text = "" if given is None else given.get_secret_value()
         values = split_secrets(text) if one.takes_several else (text,)
         if one.variable.endswith("SEALING_KEYS"):
             values = tuple(value.partition("=")[2] for value in values)

@@ -29,19 +29,10 @@ REQUEST_TIMEOUT_S, SIDECAR_TIMEOUT_S = 3.0, 6.0
 WRONG_KEY = "sk-llm-proxy-doctor-wrong-key"
 GUARDED = ("/admin/keys", "/metrics", "/v1/requests", "/openapi.json")
 """Routes of the gateway that need a key."""
-LITELLM_ROUTES = (
-    "/ui/",
-    "/mcp",
-    "/key/list",
-    "/config/list",
-    "/get/config/callbacks",
-    "/docs",
-    "/redoc",
-    "/llmp/catalog",
-)
-"""Routes of LiteLLM or of a sidecar that the gateway has not."""
 SIDECAR_ROUTES = ("/ui/", "/mcp", "/docs", "/redoc", "/key/list", "/config/list", "/get/config/callbacks")
 """Routes of LiteLLM that this project's sidecar has not."""
+LITELLM_ROUTES = (*SIDECAR_ROUTES, "/llmp/catalog")
+"""Routes of LiteLLM or of a sidecar that the gateway has not."""
 _NO_SUCH_PATH = "/llm-proxy-doctor-no-such-path"
 _CLOCK_STEP_S = 1.0
 """The resolution of an HTTP date."""
