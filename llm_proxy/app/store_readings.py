@@ -6,7 +6,8 @@ address.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
 from functools import partial
 
 from pydantic import SecretStr
@@ -131,18 +132,18 @@ def _share_used(node: RedisFacts) -> float:
 
 async def _certificates(settings: Settings) -> list[Reading]:
     """Returns the first end of each kind of peer; of one that does not answer none."""
-    urls: dict[str, list[SecretStr | None]] = {
+    peers: dict[str, Sequence[SecretStr | str | None]] = {
         "postgres": [settings.database_url],
         "limits": [settings.limits_redis_url],
         "cache": [settings.cache_redis_url],
-        "sidecar": [SecretStr(url) for url in read_addresses(settings.litellm_proxy_url)],
-        "console": [SecretStr(settings.console_url) if settings.console_url else None],
+        "sidecar": read_addresses(settings.litellm_proxy_url),
+        "console": [settings.console_url],
     }
     readings: list[Reading] = []
-    for peer, addresses in urls.items():
-        known = [one.get_secret_value() for one in addresses if one is not None]
-        found = await asyncio.gather(*(not_after(url) for url in known), return_exceptions=True)
-        ends = [one.timestamp() for one in found if one is not None and not isinstance(one, BaseException)]
+    for peer, addresses in peers.items():
+        urls = (one.get_secret_value() if isinstance(one, SecretStr) else one for one in addresses)
+        found = await asyncio.gather(*(not_after(url) for url in urls if url), return_exceptions=True)
+        ends = [one.timestamp() for one in found if isinstance(one, datetime)]
         if ends:
             name = f"{_P}certificate_not_after_timestamp_seconds"
             readings.append(Reading(name, (peer,), min(ends)))
