@@ -96,13 +96,12 @@ def find_faults(root: Path, version: str) -> list[str]:
         faults.append(f"v{version} is tagged already: raise the version in llm_proxy/__init__.py")
     if release_notes(root, version) is None:
         faults.append(f"CHANGELOG.md has no section `## {version}`: give `## Unreleased` this name")
-    if (root / CHART).exists():
-        stated = (root / CHART / "Chart.yaml").read_text(encoding="utf-8")
-        faults += [
-            f"{CHART}/Chart.yaml has another `{name}` than {version}"
-            for name in ("version", "appVersion")
-            if not re.search(rf'^{name}: "?{re.escape(version)}"?$', stated, re.MULTILINE)
-        ]
+    chart = (root / CHART / "Chart.yaml").read_text(encoding="utf-8")
+    faults += [
+        f"{CHART}/Chart.yaml has another `{name}` than {version}"
+        for name in ("version", "appVersion")
+        if not re.search(rf'^{name}: "?{re.escape(version)}"?$', chart, re.MULTILINE)
+    ]
     return faults + _release_before_fault(root)
 
 
@@ -137,9 +136,7 @@ def build_distributions(release: Release, tree: Path) -> Path:
 
 
 def pack_chart(release: Release, tree: Path) -> None:
-    """Packs the Helm chart, if there is one."""
-    if not (tree / CHART).exists():
-        return
+    """Packs the Helm chart, if Helm can be had here."""
     run("sh", "scripts/chart_tools.sh", cwd=release.root)
     helm = release.root / ".helm" / "helm"
     if not helm.exists():
