@@ -21,8 +21,10 @@ import pytest
 from loopback import NO_TLS
 from prometheus_client.parser import text_string_to_metric_families
 from running_stack import ADMIN_KEY
+from stack_processes import PASSWORD, StackProcesses
 
 from llm_proxy.stack.process import wheel_folder
+from llm_proxy.stack.stores import valkey_url
 
 ROOT = Path(__file__).parents[1]
 RUNBOOKS = ROOT / "docs" / "runbooks"
@@ -167,6 +169,22 @@ class AlarmTrial:
         )
         output, _ = await run.communicate()
         return run.returncode or 0, output.decode()
+
+
+def trial_of(stack: StackProcesses, folder: Path, gateway: str = "gateway-1", **settings: str) -> AlarmTrial:
+    """Returns a trial at one of a stack's gateways.
+
+    Args:
+        stack: With its stores.
+        folder: For files of this trial.
+        gateway: The gateway's name.
+        settings: More variables for the commands of pages.
+    """
+    stores = {
+        "DATABASE_URL": stack.database_url,
+        "LIMITS_REDIS_URL": valkey_url(stack.ports["limits"], PASSWORD),
+    }
+    return AlarmTrial(stack.url(gateway), stores | settings, folder)
 
 
 def page_commands(alert: str) -> list[tuple[str, str]]:

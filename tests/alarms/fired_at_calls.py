@@ -6,7 +6,7 @@ engine say that the alert fired meanwhile and is over.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
-from alarm_trial import AlarmTrial, require_promtool
-from loopback import NO_TLS
+from alarm_trial import AlarmTrial, require_promtool, trial_of
 from raw_http import send_raw
 from running_stack import KEY
-from stack_processes import PASSWORD, StackProcesses, run_stack
+from stack_processes import StackProcesses, run_stack
 from webhook_receiver import WebhookReceiver, run_receiver
-
-from llm_proxy.stack.stores import valkey_url
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.timeout(400)
@@ -67,22 +64,6 @@ def stack(receiver: WebhookReceiver) -> Iterator[StackProcesses]:
     }
     with run_stack(config(), sidecars=2, settings=settings) as made:
         yield made
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """Calls the gateway."""
-    async with httpx.AsyncClient(verify=NO_TLS, timeout=60) as made:
-        yield made
-
-
-def trial_of(stack: StackProcesses, folder: Path, gateway: str = "gateway-1", **settings: str) -> AlarmTrial:
-    """A trial at one of the gateways."""
-    stores = {
-        "DATABASE_URL": stack.database_url,
-        "LIMITS_REDIS_URL": valkey_url(stack.ports["limits"], PASSWORD),
-    }
-    return AlarmTrial(stack.url(gateway), stores | settings, folder)
 
 
 async def chat(

@@ -8,7 +8,7 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +17,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from alarm_trial import RUNBOOKS, AlarmTrial, require_promtool
-from loopback import NO_TLS
+from alarm_trial import RUNBOOKS, AlarmTrial, require_promtool, trial_of
 from prometheus_page import series
 from redis.asyncio import Redis
 from running_stack import KEY
@@ -102,21 +101,6 @@ def stack(front: ConsoleFront) -> Iterator[StackProcesses]:
         settings["CACHE_REDIS_URL"] = valkey_url(made.ports["cache"], PASSWORD)
         made.start(made.add_gateway(settings))
         yield made
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """Calls the gateway."""
-    async with httpx.AsyncClient(verify=NO_TLS, timeout=60) as made:
-        yield made
-
-
-def trial_of(stack: StackProcesses, folder: Path, gateway: str = "gateway-1") -> AlarmTrial:
-    """A trial at one of the gateways."""
-    limits = valkey_url(stack.ports["limits"], PASSWORD)
-    return AlarmTrial(
-        stack.url(gateway), {"DATABASE_URL": stack.database_url, "LIMITS_REDIS_URL": limits}, folder
-    )
 
 
 async def chat(client: httpx.AsyncClient, trial: AlarmTrial) -> int:
