@@ -55,10 +55,22 @@ class PostgresTools:
         """Shows and runs a program on the database; ends the command with its first complaint if it fails."""
         words = [str(self.folder / program), *arguments]
         click.echo(f"llm-proxy: running {shlex.join(words)}", err=True)
+        if (complaint := self._complaint(words)) is not None:
+            fail(f"{program} failed: {complaint}", EXIT_FAILED)
+
+    def require_archive(self, file: Path) -> None:
+        """Ends the command unless the file is an archive that pg_restore reads."""
+        complaint = self._complaint([str(self.folder / "pg_restore"), "--list", str(file)])
+        if complaint is not None:
+            fail(f"{file} is no archive of pg_dump: {complaint}", EXIT_WRONG_INPUT)
+
+    def _complaint(self, words: Sequence[str]) -> str | None:
+        """Runs a program; returns what it complains of if it fails."""
         done = subprocess.run(words, env=self.environment, capture_output=True, check=False)
-        if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
-            fail(f"{program} failed: {' '.join(said.split())[:_MAX_COMPLAINT_CHARS]}", EXIT_FAILED)
+        if not done.returncode:
+            return None
+        complaint = " ".join(done.stderr.decode("utf-8", "replace").split())
+        return complaint[:_MAX_COMPLAINT_CHARS] or f"exit code {done.returncode}"
 
 
 @contextmanager
@@ -157,12 +169,3 @@ def _host_and_port(text: str) -> tuple[str, str]:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
-
-
-def require_archive(tools: PostgresTools, file: Path) -> None:
-    """Ends the command unless the file is an archive that pg_restore reads."""
-    words: Sequence[str] = [str(tools.folder / "pg_restore"), "--list", str(file)]
-    done = subprocess.run(words, env=tools.environment, capture_output=True, check=False)
-    if done.returncode:
-        said = " ".join(done.stderr.decode("utf-8", "replace").split())[:_MAX_COMPLAINT_CHARS]
-        fail(f"{file} is no archive of pg_dump: {said}", EXIT_WRONG_INPUT)

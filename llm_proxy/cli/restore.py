@@ -22,7 +22,7 @@ from llm_proxy.admission.redis.sightings import StoredSightings
 from llm_proxy.cli.backup import MOVED_ASIDE, export_keys, server_major
 from llm_proxy.cli.context import load_settings
 from llm_proxy.cli.database import current_actor, database_url, run_with_pool
-from llm_proxy.cli.postgres_tools import SERVICE, PostgresTools, open_tools, require_archive, tools_option
+from llm_proxy.cli.postgres_tools import SERVICE, PostgresTools, open_tools, tools_option
 from llm_proxy.cli.printing import (
     EXIT_FAILED,
     EXIT_WRONG_INPUT,
@@ -77,7 +77,7 @@ def restore(*, file: Path, replace: bool, tools: Path | None, yes: bool) -> None
     """
     url, major, began = database_url(), run_with_pool(server_major), time.monotonic()
     with open_tools(url, major, tools) as programs:
-        require_archive(programs, file)
+        programs.require_archive(file)
         name, has_tables = run_with_pool(_look_at_target)
         if has_tables and not replace:
             fail(f"the database {name} has tables: name an empty one, or add --replace", EXIT_WRONG_INPUT)

@@ -126,9 +126,8 @@ class Authenticator:
             Unauthorized: The headers hold no credential, different ones, or one that is not valid.
             StoreUnavailable: A virtual key cannot be checked: its store is unavailable, or was restored.
         """
-        key, gate = extract_credential(headers), self.gate
-        if gate.reason is not None:
-            gate.require_open()
+        key = extract_credential(headers)
+        self.gate.require_open()
         caller = self._internal_keys.match(key_digest(key))
         if caller is not None:
             return caller
@@ -137,8 +136,7 @@ class Authenticator:
         try:
             return await self._virtual_keys.find_caller(key)
         finally:
-            if gate.reason is not None:  # found out when the key was read
-                gate.require_open()
+            self.gate.require_open()  # it may have been closed when the key was read
 
     def is_internal(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether the credential is an internal key; raises `Unauthorized` when there is none."""
