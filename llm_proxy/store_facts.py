@@ -1,7 +1,7 @@
-"""What a Postgres, a Redis or a Valkey says of itself: version, room, connections, copies, rights, clock.
+"""What a Postgres, a Redis or a Valkey reports of itself: version, room, connections, copies, rights, clock.
 
 Invariants: one round of short reads on a given connection within a deadline; nothing is written. A fact that
-the server does not tell this role (managed ones deny much) is None, never 0. No address, no value of a row
+the server denies this role (managed ones deny much) is None, never 0. No address, no value of a row
 and no name of a person's role is in a fact.
 Sources: https://www.postgresql.org/docs/18/monitoring-stats.html, https://valkey.io/commands/info/.
 """
@@ -47,7 +47,7 @@ class RoleRights:
 
 @dataclass(frozen=True, slots=True)
 class PostgresFacts:
-    """What a Postgres says; None: it does not tell this role, or has no such thing.
+    """What a Postgres reports; None: it denies this role the fact, or has no such thing.
 
     Attributes:
         version: Such as `18.1`.
@@ -72,10 +72,10 @@ class PostgresFacts:
         standbys: How many copy it now.
         replication_lag_s: How far the slowest standby is behind; of a standby: itself.
         replication_lag_bytes: The same in bytes of its log.
-        retained_wal_bytes: What replication slots keep on the disk that nobody has fetched; 0 without slots.
+        retained_wal_bytes: What replication slots keep on the disk until it is fetched; 0 without slots.
         transaction_ids_used: Of about two thousand million, until old rows have to be frozen.
         data_directory: Its folder, on its own machine.
-        gateway_role: Of the role that asks.
+        gateway_role: Of the connection's role.
         sidecar_role: Of `llm_proxy_sidecar`; None also where there is no such role.
     """
 
@@ -238,13 +238,13 @@ _FACTS = (
     *(_SERVER, _IDENTITY, _CONNECTIONS, _OWN_LIMIT, _SIZE, _PARTITIONS, _TRANSACTIONS),
     *(_STANDBYS, _STANDBY, _SLOTS, _AGE, _FOLDER),
 )
-"""Statements whose columns are names of facts; one without a row tells nothing."""
+"""Statements whose columns are names of facts; one without a row adds none."""
 
 
 async def read_postgres_facts(
     connection: PgConnection, *, timeout_s: float = FACTS_TIMEOUT_S
 ) -> PostgresFacts:
-    """Returns what a Postgres says of itself; raises `DatabaseUnavailable` if it does not answer in time."""
+    """Returns what a Postgres reports; raises `DatabaseUnavailable` if it does not answer in time."""
     async with db_deadline(timeout_s):
         facts = await _read_clock(connection)
         for sql in _FACTS:
@@ -294,7 +294,7 @@ async def _row(connection: PgConnection, sql: str, timeout_s: float, *arguments:
 async def _role(
     connection: PgConnection, rights: str, name: str | None, timeout_s: float
 ) -> RoleRights | None:
-    """Returns the rights of a role, by default of the one that asks; None where they cannot be read."""
+    """Returns the rights of a role, by default of the connection's; None where they cannot be read."""
     role = name
     if role is None:
         role = str((await _row(connection, "SELECT current_user::text AS name", timeout_s)).get("name", ""))
@@ -308,14 +308,14 @@ async def _role(
 
 @dataclass(frozen=True, slots=True)
 class RedisFacts:
-    """What one server of a Redis or Valkey says; None: it does not tell this user, or has no such thing.
+    """What one server of a Redis or Valkey reports; None: it denies this user the fact, or has no such thing.
 
     Attributes:
         product: `valkey`, `redis`, or what the server calls itself.
         version: Its own, such as `9.1.2`.
         is_cluster: Whether it is a node of a cluster.
         is_primary: Whether it takes writes.
-        round_trip_ms: Of the fastest of three commands.
+        round_trip_ms: Of the fastest of ten commands.
         clock_offset_s: How far its clock is ahead of this machine's, to half a round trip.
         uptime_s: Since its start.
         maxmemory_bytes: 0: no limit.
@@ -331,7 +331,7 @@ class RedisFacts:
         clients: Connections now.
         max_clients: Those it accepts.
         replicas: How many copy it now.
-        replication_lag_s: Since the slowest replica was heard of; of a replica: since its primary was.
+        replication_lag_s: Since the slowest replica's last message; of a replica: since its primary's.
         is_link_up: Of a replica, whether it is connected to its primary.
     """
 
@@ -409,8 +409,8 @@ def _flag(info: Mapping[str, str], name: str) -> bool | None:
 
 
 def _is_persistence_ok(info: Mapping[str, str]) -> bool | None:
-    told = [info[name] for name in ("rdb_last_bgsave_status", "aof_last_write_status") if name in info]
-    return all(one == "ok" for one in told) if told else None
+    statuses = [info[name] for name in ("rdb_last_bgsave_status", "aof_last_write_status") if name in info]
+    return all(one == "ok" for one in statuses) if statuses else None
 
 
 def _redis_lag_s(info: Mapping[str, str], *, is_primary: bool | None) -> int | None:

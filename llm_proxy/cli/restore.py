@@ -171,10 +171,12 @@ async def _lock_restored(pool: Pool) -> bool:
     help="The latest file of `llm-proxy backup revocations`.",
 )  # fmt: skip
 @click.option(
-    "--without-revocations", is_flag=True, help="No export is left: what it would tell stays unknown."
+    "--without-revocations", is_flag=True, help="No export is left: what it would restore stays lost."
 )
 @click.option("--acknowledge", "confirmed", is_flag=True, help="Do again what was undone, and admit calls.")
-@click.option("--lock", is_flag=True, help="Say that the database was restored, where nobody noticed.")
+@click.option(
+    "--lock", is_flag=True, help="Lock a database that was restored, and that no gateway has found."
+)
 @as_json_option
 @yes_option
 def restore_check(

@@ -1,4 +1,4 @@
-"""What a restored database must be told: an export of keys, rules, epochs, erased people and use.
+"""What a restored database may lack: an export of keys, rules, epochs, erased people and use.
 
 Made often, kept apart from the backups. Invariants: it holds digests, no secret and no person's name; one
 that was changed, or sealed with another key, is not read; it is written as a whole or not at all.
@@ -100,7 +100,7 @@ class RevocationExport(NamedTuple):
 
     Attributes:
         seen: How far the database was then.
-        document: What it says.
+        document: Its content.
     """
 
     made_at: datetime
@@ -123,14 +123,14 @@ def mac_keys(sealing: Sequence[SealingKey], admin: Sequence[str]) -> tuple[Seali
 
 
 def seal_export(text: str, keys: Sequence[SealingKey]) -> bytes:
-    """Returns the file of an export: its seal by the first key, then what it says."""
+    """Returns the file of an export: its seal by the first key, then its text."""
     key = keys[0]
     seal = json.dumps({"llm-proxy revocations": FORMAT, "key": key.key_id, "mac": _mac(key, text.encode())})
     return f"{seal}\n{text}\n".encode()
 
 
 def open_export(file: bytes, keys: Sequence[SealingKey]) -> RevocationExport:
-    """Returns what a file says; raises `ExportRejected`."""
+    """Returns the export in a file; raises `ExportRejected`."""
     head, _, rest = file.partition(b"\n")
     text = rest.removesuffix(b"\n")
     try:
@@ -154,7 +154,7 @@ def open_export(file: bytes, keys: Sequence[SealingKey]) -> RevocationExport:
 
 
 def load_export(path: Path, keys: Sequence[SealingKey]) -> RevocationExport:
-    """Returns what the file at a path says; raises `ExportRejected`, `OSError`."""
+    """Returns the export in the file at a path; raises `ExportRejected`, `OSError`."""
     if path.stat().st_size > _MOST_BYTES:
         raise ExportRejected("it is too large for one")
     return open_export(path.read_bytes(), keys)

@@ -1,7 +1,7 @@
 """Watches whether the database is the one the gateway knows; closes the gate if it came out of a backup.
 
-Invariants: nothing is asked on a call's way: a loop looks twice a second, and every new connection is looked
-at before anything is read through it. Limits store and disk are asked when this process does not know the
+Invariants: nothing is read on a call's way: a loop looks twice a second, and every new connection is looked
+at before anything is read through it. Limits store and disk are read when this process does not know the
 database, or something is not as before. A store that does not answer confirms nothing, and locks nothing.
 """
 
@@ -170,7 +170,7 @@ class RestoreWatch:
             try:
                 former = await self._stored.of_name(name)
             except LimiterUnavailable:
-                log.debug("the limits store does not tell of the database")
+                log.debug("the limits store does not answer: what it saw of the database is left out")
         if marker is None:
             self.gate.reason = None if former is None else _UNCHECKED  # until it is migrated
             return
@@ -188,7 +188,7 @@ class RestoreWatch:
         return {} if self._folder is None else read_sightings(self._folder)
 
     async def _note(self, name: str, seen: Sighting) -> None:
-        """Tells the limits store and the disk what was seen, if that is new."""
+        """Writes what was seen into the limits store and on the disk, if that is new."""
         if self._noted.get(name) == seen:
             return
         if self._folder is not None:

@@ -179,7 +179,7 @@ async def find_due(pool: Pool, kept: Mapping[str, int]) -> list[DueRows]:
 
 
 async def purge(pool: Pool, actor: Actor, kept: Mapping[str, int], due: list[DueRows]) -> dict[str, int]:
-    """Deletes what is past its retention and returns the rows by table; an audit entry says so."""
+    """Deletes what is past its retention and returns the rows by table; leaves an audit entry."""
     by_name = {one.name: one for one in RETENTION}
     deleted: dict[str, int] = {}
     for one in due:

@@ -32,7 +32,7 @@ class Backup:
     Attributes:
         kind: `pg_dump`, or the name of the operator's tool.
         finished_at: None while it runs, and for one that was cut off.
-        size_bytes: None where it was not told.
+        size_bytes: None where it is not known.
     """
 
     kind: str

@@ -89,12 +89,12 @@ class Connector:
         `is_patient`: no caller waits for it; `verify` looks at each connection before it is used.
         """
         self._verify = verify
-        said = client_parameters(url)
-        is_named = any(said.get(name) == value for name, value in _POOLER_PARAMETERS.items())
+        parameters = client_parameters(url)
+        is_named = any(parameters.get(name) == value for name, value in _POOLER_PARAMETERS.items())
         self._url = url
         self._tls = tls
         default_s = PATIENT_CONNECT_TIMEOUT_S if is_patient else CONNECT_TIMEOUT_S
-        self._timeout_s = _positive(said.get("connect_timeout")) or default_s
+        self._timeout_s = _positive(parameters.get("connect_timeout")) or default_s
         self._command_timeout_s = None if is_patient else COMMAND_TIMEOUT_S
         self._is_shared = True if is_named else None
         if pooler != "auto":

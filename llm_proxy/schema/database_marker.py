@@ -1,6 +1,6 @@
 """The database's marker: by which it is known again, and one that came out of a backup is found.
 
-It lies in the database, so that a backup has it as it was; a `Sighting` is what somebody outside saw of it.
+It lies in the database, so that a backup has it as it was; a `Sighting` is how far it was seen from outside.
 Invariants: a database that is behind a sighting, or lies elsewhere while none confirms it, came out of a
 backup; the epoch grows with every change that takes something away, the beat with time, the generation with
 every restore that was acknowledged. Raises the driver's errors.
@@ -169,7 +169,7 @@ def why_restored(marker: Marker, place: DatabasePlace | None, sightings: Iterabl
 
     Args:
         marker: As it was read.
-        place: Where it lies; None where that is not asked.
+        place: Where it lies; None leaves that out of the judgement.
         sightings: What was seen of databases, of this one and of others.
     """
     now = marker.seen
@@ -189,6 +189,6 @@ def why_restored(marker: Marker, place: DatabasePlace | None, sightings: Iterabl
 
 
 def _is_confirmed(marker: Marker, now: Sighting, of_it: list[Sighting]) -> bool:
-    """Whether somebody saw the database as far as it is, so lately that it may have been moved since."""
+    """Whether it was seen as far as it is, and used so lately that it may have been moved since."""
     seen = any(one.generation == now.generation and one.beat_ms >= now.beat_ms - BEHIND_MS for one in of_it)
     return seen and marker.now_ms - now.beat_ms < MOVED_WITHIN_MS

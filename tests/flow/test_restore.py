@@ -1,4 +1,4 @@
-"""A restored backup: nothing is admitted until somebody has acknowledged it; nothing revoked lives again."""
+"""A restored backup: nothing is admitted until it is acknowledged; nothing revoked is valid again."""
 
 import asyncio
 import json
@@ -93,7 +93,7 @@ class Installation:
         return await commands.run(self.database_url, *words, code=code, **given)
 
     async def count(self, statement: str, *values: Any) -> int:
-        """A number that the database tells."""
+        """The number that a statement returns."""
         connection = await asyncpg.connect(self.database_url)
         try:
             found: int = await connection.fetchval(statement, *values)
@@ -102,7 +102,7 @@ class Installation:
         return found
 
     async def until(self, wanted: int, statement: str, *values: Any) -> None:
-        """Wait until the database tells this number."""
+        """Wait until a statement returns this number."""
         async with asyncio.timeout(30):
             while await self.count(statement, *values) != wanted:  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0.1)

@@ -1,7 +1,7 @@
-"""Reads what the servers of a Redis or Valkey say of themselves.
+"""Reads what the servers of a Redis or Valkey report of themselves.
 
-Invariants: nothing is written; each server is asked once, in one round of pipelined commands, within the
-connection's timeout. Raises `LimiterUnavailable`, whose message holds no address.
+Invariants: nothing is written; the servers are read side by side, each command within the connection's
+timeout. Raises `LimiterUnavailable`, whose message holds no address.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ async def _read(connection: RedisConnection) -> RedisFacts:
 
 
 async def _ask(connection: RedisConnection, *words: Argument) -> Any:  # noqa: ANN401 -- RESP
-    """Returns the reply; None where this user may not ask, or the server does not know the command."""
+    """Returns the reply; None where this user may not read it, or the server does not know the command."""
     try:
         return await connection.execute(*words)
     except LimiterUnavailable as unavailable:

@@ -1,7 +1,7 @@
 """Sightings of databases in the limits store, which lives when a database is restored.
 
-Invariants: a sighting is read before it is replaced, by whoever has judged the database by it. Raises
-`LimiterUnavailable`.
+Invariants: a sighting is read before it is replaced, by the process that has judged the database by
+it. Raises `LimiterUnavailable`.
 """
 
 from llm_proxy.admission.redis.cluster import ClusterClient

@@ -1,4 +1,4 @@
-"""What an export tells a restored database: limits and what was spent; it names nobody, and opens nothing."""
+"""What an export gives a restored database: limits and what was spent; no person's name, no secret."""
 
 import json
 from collections.abc import AsyncIterator

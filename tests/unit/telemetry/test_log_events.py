@@ -82,7 +82,7 @@ EVENTS = {
     "the database does not answer yet",
     "the database is trusted again: calls are admitted",
     "the database's marker cannot be read now",
-    "the limits store does not tell of the database",
+    "the limits store does not answer: what it saw of the database is left out",
     "the console is up",
     "the gateway is up",
     "the identity provider cannot be read",
