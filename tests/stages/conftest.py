@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -227,6 +227,16 @@ async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]
         async with made.acquire() as connection:
             await schema.apply(connection)
         yield made
+
+
+@pytest.fixture
+async def copy_url(database_url: str) -> AsyncIterator[str]:
+    """The address of a database that `copy_database` makes."""
+    server, name = database_url.rpartition("/")[0], f"copy_{uuid4().hex}"
+    yield f"{server}/{name}"
+    connection = await asyncpg.connect(f"{server}/postgres")
+    await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await connection.close()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from database_copies import copy_database
 from usage_records import record, run_ledger, until_written
 
 from llm_proxy.errors import NotFound, StoreUnavailable, UpstreamUnreachable
@@ -304,39 +305,21 @@ async def test_a_valid_key_that_names_the_person_keeps_the_erasure_incomplete(
 
 
 async def test_a_person_restored_from_a_backup_is_erased_again(
-    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+    pool: "Pool[asyncpg.Record]", database_url: str, copy_url: str, tmp_path: Path
 ) -> None:
     """By the list beside the spool: the backup's own list is older."""
     outside = Outside(directory=tmp_path, cache="there")
-    copy = f"backup_{uuid4().hex}"
     await pool.expire_connections()
-    await pool.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                       " WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
-    url = await copied(database_url, copy)
-    try:
-        certificate = await erasures_of(pool, outside).erase("acme", NAME, ANNA)
-        assert certificate["complete"]
-        assert NAME not in (tmp_path / "erased-people.jsonl").read_text()
-        async with asyncpg.create_pool(url, min_size=0) as restored:
-            assert (await places_of(restored))["requests"] == 9
-            [again] = await erasures_of(restored, outside).retry_unfinished()
-            assert (again["complete"], again["pseudonym"]) == (True, certificate["pseudonym"])
-            assert (await places_of(restored))["requests"] == 6
-            assert await erasures_of(restored, outside).retry_unfinished() == []
-    finally:
-        await pool.execute(f"DROP DATABASE {copy} WITH (FORCE)")
-
-
-async def copied(database_url: str, name: str) -> str:
-    """A copy of this database, as a backup that was restored; its address."""
-    server, _, source = database_url.rpartition("/")
-    connection = await asyncpg.connect(f"{server}/postgres")
-    await connection.execute(
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{source}'"  # noqa: S608 -- ours
-    )
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {source}")
-    await connection.close()
-    return f"{server}/{name}"
+    await copy_database(database_url, copy_url)
+    certificate = await erasures_of(pool, outside).erase("acme", NAME, ANNA)
+    assert certificate["complete"]
+    assert NAME not in (tmp_path / "erased-people.jsonl").read_text()
+    async with asyncpg.create_pool(copy_url, min_size=0) as restored:
+        assert (await places_of(restored))["requests"] == 9
+        [again] = await erasures_of(restored, outside).retry_unfinished()
+        assert (again["complete"], again["pseudonym"]) == (True, certificate["pseudonym"])
+        assert (await places_of(restored))["requests"] == 6
+        assert await erasures_of(restored, outside).retry_unfinished() == []
 
 
 async def test_late_records_are_erased_when_they_arrive(pool: "Pool[asyncpg.Record]") -> None:

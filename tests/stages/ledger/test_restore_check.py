@@ -4,10 +4,10 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from uuid import uuid4
 
 import asyncpg
 import pytest
+from database_copies import copy_database
 from usage_records import record, write_records
 
 from llm_proxy.identity import Actor, KeyRepository, KeySpec, LimitPolicy, Limits, PolicyRepository
@@ -26,42 +26,10 @@ MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @pytest.fixture
-async def backup_pool(postgres_url: str) -> "AsyncIterator[BackupPool]":
-    """Makes a backup, and opens it."""
-    made = BackupPool(postgres_url)
-    yield made
-    await made.drop()
-
-
-class BackupPool:
-    """A copy of a database, as pg_restore would make it."""
-
-    def __init__(self, postgres_url: str) -> None:
-        self._server = postgres_url
-        self._name = f"backup_{uuid4().hex}"
-        self.pool: Pool[asyncpg.Record] | None = None
-
-    async def copy(self, database_url: str, pool: "Pool[asyncpg.Record]") -> None:
-        """Back up."""
-        await pool.expire_connections()
-        server = await asyncpg.connect(self._server)
-        name = database_url.rpartition("/")[2]
-        await server.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
-        )
-        await server.execute(f"CREATE DATABASE {self._name} TEMPLATE {name}")
-        await server.close()
-        self.pool = await asyncpg.create_pool(
-            f"{self._server.rpartition('/')[0]}/{self._name}", min_size=0, max_size=2
-        )
-
-    async def drop(self) -> None:
-        """Throw it away."""
-        if self.pool is not None:
-            await self.pool.close()
-        server = await asyncpg.connect(self._server)
-        await server.execute(f"DROP DATABASE IF EXISTS {self._name} WITH (FORCE)")
-        await server.close()
+async def restored(copy_url: str) -> "AsyncIterator[Pool[asyncpg.Record]]":
+    """A pool on a copy of the database, once it is made."""
+    async with asyncpg.create_pool(copy_url, min_size=0, max_size=2) as made:
+        yield made
 
 
 def call(key_id: str, usd: int) -> UsageRecord:
@@ -86,15 +54,14 @@ async def locked(pool: "Pool[asyncpg.Record]") -> Marker:
 
 
 async def test_budgets_count_what_was_spent_after_the_backup_once(
-    pool: "Pool[asyncpg.Record]", database_url: str, backup_pool: BackupPool
+    pool: "Pool[asyncpg.Record]", restored: "Pool[asyncpg.Record]", database_url: str, copy_url: str
 ) -> None:
     async with pool.acquire() as connection:
         await make_marker(connection)
     key = (await KeyRepository(pool).create(KeySpec("k", tenant="acme"), ME)).record.key_id
     await write_records(pool, [call(key, 1)])
-    await backup_pool.copy(database_url, pool)
-    restored = backup_pool.pool
-    assert restored is not None
+    await pool.expire_connections()
+    await copy_database(database_url, copy_url)
     await pool.execute(
         "INSERT INTO api_keys (key_id, name, tenant, ancestors) VALUES ('child', 'child', 'acme', $1)", [key]
     )
@@ -116,7 +83,7 @@ async def test_budgets_count_what_was_spent_after_the_backup_once(
     assert (again.export_is_older, again.findings) == (True, [])
 
 
-async def test_an_export_names_nobody_and_opens_nothing(pool: "Pool[asyncpg.Record]") -> None:
+async def test_an_export_has_no_persons_name_and_no_secret(pool: "Pool[asyncpg.Record]") -> None:
     async with pool.acquire() as connection:
         await make_marker(connection)
     made = await KeyRepository(pool).create(KeySpec("k", tenant="acme", user=ADA), ME)
@@ -131,7 +98,7 @@ async def test_an_export_names_nobody_and_opens_nothing(pool: "Pool[asyncpg.Reco
 
 
 async def test_limits_are_changed_again_a_persons_too_and_an_older_export_changes_nothing(
-    pool: "Pool[asyncpg.Record]", database_url: str, backup_pool: BackupPool
+    pool: "Pool[asyncpg.Record]", restored: "Pool[asyncpg.Record]", database_url: str, copy_url: str
 ) -> None:
     async with pool.acquire() as connection:
         await make_marker(connection)
@@ -141,9 +108,8 @@ async def test_limits_are_changed_again_a_persons_too_and_an_older_export_change
     await policies.upsert(LimitPolicy("tenant", "acme", limits=wide), ME)
     _, older = await export_of(pool)
     await pool.execute("UPDATE database_marker SET beat_ms = beat_ms + 1")
-    await backup_pool.copy(database_url, pool)
-    restored = backup_pool.pool
-    assert restored is not None
+    await pool.expire_connections()
+    await copy_database(database_url, copy_url)
     await policies.upsert(replace(of_ada, limits=narrow), ME)
     await policies.upsert(LimitPolicy("tenant", "acme", limits=narrow), ME)
     budget = (Budget(5, "day"),)

@@ -1,17 +1,17 @@
 """A database that came out of a backup is found; one that was moved or promoted is not taken for one."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import commands
 import pytest
 from asyncpg.connection import LoggedQuery
+from database_copies import copy_database
 from stages.admission.limiter_outages import OwnValkey
 
 from llm_proxy import schema
@@ -30,7 +30,6 @@ PROMOTED = "UPDATE database_marker SET timeline = '00000000'"
 KNOWS_ITS_PLACE = """
     SELECT count(*) FROM database_marker AS m, database_identity() AS i
     WHERE (m.database_oid, m.timeline) IS NOT DISTINCT FROM (i.database_oid, i.timeline)"""
-COPIED = "CREATE DATABASE {} TEMPLATE {}"
 
 
 @dataclass(slots=True)
@@ -111,19 +110,6 @@ async def count(url: str, statement: str) -> int:
     return found
 
 
-@pytest.fixture
-async def copy_url(postgres_url: str) -> AsyncIterator[str]:
-    """The address of a database that `COPIED` makes."""
-    name = f"copy_{uuid4().hex}"
-    yield f"{postgres_url.rpartition('/')[0]}/{name}"
-    await execute(postgres_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
-async def copy_database(postgres_url: str, of: str, to: str) -> None:
-    """What pg_dump and pg_restore do into another database."""
-    await execute(postgres_url, COPIED.format(to.rpartition("/")[2], of.rpartition("/")[2]))
-
-
 async def test_a_new_database_is_trusted_by_every_gateway(database_url: str, tmp_path: Path) -> None:
     async with watched(database_url, tmp_path / "a") as one, watched(database_url, tmp_path / "b") as other:
         await one.assert_stays_open()
@@ -131,12 +117,12 @@ async def test_a_new_database_is_trusted_by_every_gateway(database_url: str, tmp
 
 
 async def test_a_copy_elsewhere_is_locked_for_every_gateway_until_it_is_unlocked(
-    postgres_url: str, database_url: str, copy_url: str, tmp_path: Path
+    database_url: str, copy_url: str, tmp_path: Path
 ) -> None:
     """Nothing is left of before: no limits store, no disk."""
     async with watched(database_url, tmp_path / "before") as one:
         await one.until(is_open=True)
-    await copy_database(postgres_url, database_url, copy_url)
+    await copy_database(database_url, copy_url)
     async with watched(copy_url, tmp_path / "a") as one, watched(copy_url, tmp_path / "b") as other:
         await one.until(is_open=False)
         await other.until(is_open=False)
@@ -197,24 +183,24 @@ async def test_a_promoted_standby_that_lacks_a_few_seconds_is_no_restore(
 
 
 async def test_a_database_that_is_moved_whole_in_a_maintenance_window_is_no_restore(
-    postgres_url: str, database_url: str, copy_url: str, tmp_path: Path, own: OwnValkey
+    database_url: str, copy_url: str, tmp_path: Path, own: OwnValkey
 ) -> None:
     async with watched(database_url, tmp_path / "before", own.url) as one:
         await one.until(is_open=True)
-    await copy_database(postgres_url, database_url, copy_url)
+    await copy_database(database_url, copy_url)
     async with watched(copy_url, tmp_path / "after", own.url) as one:
         await one.assert_stays_open()
 
 
 async def test_a_database_of_last_week_is_a_restore_even_where_the_limits_store_is_as_old(
-    postgres_url: str, database_url: str, copy_url: str, tmp_path: Path
+    database_url: str, copy_url: str, tmp_path: Path
 ) -> None:
     async with watched(database_url, tmp_path / "disk") as one:
         await one.until(is_open=True)
     await execute(database_url, OLD, MOVED_WITHIN_MS)
     (seen,) = (tmp_path / "disk").iterdir()
     seen.unlink()
-    await copy_database(postgres_url, database_url, copy_url)
+    await copy_database(database_url, copy_url)
     connection = await asyncpg.connect(copy_url)
     row = await connection.fetchrow("SELECT lineage, generation, beat_ms FROM database_marker")
     await connection.close()
@@ -226,12 +212,12 @@ async def test_a_database_of_last_week_is_a_restore_even_where_the_limits_store_
 
 
 async def test_a_rehearsal_on_a_copy_by_commands_leaves_the_running_database_alone(
-    postgres_url: str, database_url: str, copy_url: str, tmp_path: Path, own: OwnValkey
+    database_url: str, copy_url: str, tmp_path: Path, own: OwnValkey
 ) -> None:
     given: dict[str, Any] = {"LIMITS_REDIS_URL": own.url, "LLM_PROXY__SPOOL_DIR": str(tmp_path / "disk")}
     async with watched(database_url, tmp_path / "disk", own.url) as one:
         await one.until(is_open=True)
-    await copy_database(postgres_url, database_url, copy_url)
+    await copy_database(database_url, copy_url)
     await execute(copy_url, OLD, 90_000)
     words = ("restore-check", "--without-revocations", "--acknowledge", "--yes")
     await commands.run(copy_url, *words, **given)
