@@ -64,20 +64,21 @@ _SUMS = f"""
     GROUP BY run_name, {_ROOT}, tenant
 """  # noqa: S608 -- constants of this module
 _PAGE = " HAVING (max(started_at), {id}) < ($3, $4::uuid) ORDER BY last_at DESC, id DESC LIMIT $5"
-_CALLS = f"""
-    SELECT * FROM requests
-    WHERE run_name = $1 AND {_ROOT} = $2 AND tenant IS NOT DISTINCT FROM $3 AND started_at >= $4
-      AND started_at < $5 AND (started_at, request_id) > ($6, $7::uuid)
-      AND ($9::text IS NULL OR key_id = $9 OR $9 = ANY(key_ancestors))
-    ORDER BY started_at, request_id LIMIT $8
-"""  # noqa: S608 -- the same
-_REJECTED_CALLS = f"""
-    SELECT * FROM ({_REJECTED}) AS r
-    WHERE run_name = $1 AND {_ROOT} = $2 AND tenant IS NOT DISTINCT FROM $3 AND refused_at >= $4
-      AND refused_at < $5 AND (refused_at, request_id) > ($6, $7::uuid)
-      AND ($9::text IS NULL OR key_id = $9 OR $9 = ANY(key_ancestors))
-    ORDER BY refused_at, request_id LIMIT $8
-"""  # noqa: S608 -- the same
+_BELOW_KEY = "({0} = key_id OR {0} = ANY(key_ancestors))"
+
+
+def _calls_of_run(table: str, at: str) -> str:
+    """Returns the statement that reads a run's rows in a table whose time column is `at`."""
+    return f"""
+    SELECT * FROM {table}
+    WHERE run_name = $1 AND {_ROOT} = $2 AND tenant IS NOT DISTINCT FROM $3 AND {at} >= $4 AND {at} < $5
+      AND ({at}, request_id) > ($6, $7::uuid) AND ($9::text IS NULL OR {_BELOW_KEY.format("$9")})
+    ORDER BY {at}, request_id LIMIT $8
+    """  # noqa: S608 -- constants of this module
+
+
+_CALLS = _calls_of_run("requests", "started_at")
+_REJECTED_CALLS = _calls_of_run(f"({_REJECTED}) AS r", "refused_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +180,8 @@ async def _sums(connection: Connection, query: RunQuery, tail: str, *arguments: 
         if value is not None:
             values.append(value)
             place = f"${len(values)}"
-            one_key = f"(key_id = {place} OR {place} = ANY(key_ancestors))"
-            conditions += f" AND {one_key}" if column == "key" else f" AND {column} = {place}"
+            condition = _BELOW_KEY.format(place) if column == "key" else f"{column} = {place}"
+            conditions += f" AND {condition}"
     rows = await connection.fetch(_SUMS.format(conditions=conditions) + tail, *values)
     names = await key_names(connection, {row["key_id"] for row in rows})
     found: list[Json] = [dict(row) for row in rows]

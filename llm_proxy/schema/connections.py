@@ -82,7 +82,7 @@ class Connector:
         pooler: Pooler,
         *,
         is_patient: bool = False,
-        verify: "Verify | None" = None,
+        verify: Verify | None = None,
     ) -> None:
         """`auto` finds out by the address and the first connection.
 
