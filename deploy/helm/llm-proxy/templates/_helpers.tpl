@@ -113,13 +113,13 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{- /* What every Pod has: (list $ "gateway" uid). */ -}}
+{{- /* What every Pod has: (list $ uid). */ -}}
 {{- define "llm-proxy.podBase" -}}
 {{- $ := index . 0 -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
-  {{- include "llm-proxy.podSecurity" (index . 2) | nindent 2 }}
+  {{- include "llm-proxy.podSecurity" (index . 1) | nindent 2 }}
 {{- with $.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}

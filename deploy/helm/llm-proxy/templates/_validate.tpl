@@ -38,6 +38,11 @@
 {{- if and $.Values.secrets.external.enabled (not (index $.Values.secrets.external $one).key) -}}
 {{- $faults = append $faults (printf "secrets.external.%s.key is empty: it names the remote secret." $one) -}}
 {{- end -}}
+{{- with (index $.Values $one).autoscaling -}}
+{{- if and .enabled (lt (int .maxReplicas) (int .minReplicas)) -}}
+{{- $faults = append $faults (printf "%s.autoscaling.maxReplicas is below minReplicas." $one) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- with .Values.secrets.external -}}
 {{- if and .enabled (not .store.name) -}}
@@ -71,16 +76,6 @@
 {{- if and .Values.httpRoute.enabled (or (not .Values.httpRoute.parentRefs) (not .Values.httpRoute.hostnames)) -}}
 {{- $faults = append $faults "httpRoute needs parentRefs, the Gateway, and hostnames." -}}
 {{- end -}}
-{{- with .Values.gateway.autoscaling -}}
-{{- if and .enabled (lt (int .maxReplicas) (int .minReplicas)) -}}
-{{- $faults = append $faults "gateway.autoscaling.maxReplicas is below minReplicas." -}}
-{{- end -}}
-{{- end -}}
-{{- with .Values.sidecar.autoscaling -}}
-{{- if and .enabled (lt (int .maxReplicas) (int .minReplicas)) -}}
-{{- $faults = append $faults "sidecar.autoscaling.maxReplicas is below minReplicas." -}}
-{{- end -}}
-{{- end -}}
 {{- toJson (concat $faults (include "llm-proxy.consoleFaults" . | fromJsonArray)) -}}
 {{- end -}}
 
@@ -88,7 +83,8 @@
 {{- $faults := list -}}
 {{- $settings := .Values.settings -}}
 {{- $console := .Values.console -}}
-{{- $isLocal := regexMatch "^http://(localhost|127\\.0\\.0\\.1|\\[::1\\])(:|/|$)" $console.url -}}
+{{- $local := "^http://(localhost|127\\.0\\.0\\.1|\\[::1\\])(:|/|$)" -}}
+{{- $isLocal := regexMatch $local $console.url -}}
 {{- if $console.enabled -}}
 {{- if not $console.url -}}
 {{- $faults = append $faults "console.url is empty: the console answers to no other host name than that of the address browsers use." -}}
@@ -99,7 +95,7 @@
 {{- if and $issuer (or (not (get $settings "LLM_PROXY__CONSOLE_OIDC_CLIENT_ID")) (not (get $settings "LLM_PROXY__CONSOLE_OIDC_ROLES"))) -}}
 {{- $faults = append $faults "settings.LLM_PROXY__CONSOLE_OIDC_ISSUER needs LLM_PROXY__CONSOLE_OIDC_CLIENT_ID and LLM_PROXY__CONSOLE_OIDC_ROLES." -}}
 {{- end -}}
-{{- if and (hasPrefix "http:" $issuer) (not (regexMatch "^http://(localhost|127\\.0\\.0\\.1|\\[::1\\])(:|/|$)" $issuer)) -}}
+{{- if and (hasPrefix "http:" $issuer) (not (regexMatch $local $issuer)) -}}
 {{- $faults = append $faults "settings.LLM_PROXY__CONSOLE_OIDC_ISSUER is not https: anyone on the way could sign in as anyone." -}}
 {{- end -}}
 {{- if and $console.ingress.enabled $isLocal -}}
