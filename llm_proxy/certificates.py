@@ -65,7 +65,7 @@ def _tls_places(url: str) -> list[tuple[str, int]]:
 
 
 async def _read(host: str, port: int, *, is_postgres: bool) -> datetime:
-    from cryptography.x509 import load_der_x509_certificate  # noqa: PLC0415 -- 8 MB, for whoever has TLS
+    from cryptography.x509 import load_der_x509_certificate  # noqa: PLC0415 -- 8 MB, only where there is TLS
 
     reader, writer = await asyncio.open_connection(host, port)
     try:

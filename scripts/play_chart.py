@@ -106,7 +106,7 @@ class Callers:
     _turn: Iterator[int] = field(default_factory=itertools.count)
 
     async def run(self, until: asyncio.Event) -> None:
-        """Calls until told to stop, then waits for the calls that run."""
+        """Calls until the event is set, then waits for the calls that run."""
         probing = asyncio.create_task(self._probe(until))
         calls: set[asyncio.Task[None]] = set()
         async with httpx.AsyncClient(headers=HEADERS, timeout=60, limits=FRESH) as client:
@@ -119,7 +119,7 @@ class Callers:
         await probing
 
     async def leave(self, pod: PlayedPod) -> None:
-        """Takes a Pod that begins to end out of the Service, as late as a cluster's nodes hear of it."""
+        """Takes a Pod that begins to end out of the Service, as late as a cluster's nodes learn of it."""
         await asyncio.sleep(NOTICE_S)
         self.gateways = [one for one in self.gateways if one is not pod]
 
@@ -147,8 +147,8 @@ class Callers:
 
 async def call(client: httpx.AsyncClient, gateway: PlayedPod, *, streamed: bool) -> str:
     """A chat, or a stream of four seconds; returns the answer, raises when it is not whole."""
-    asked = {"do": "slow", "frames": 20, "gap_ms": 200} if streamed else {"do": "ok"}
-    body = {"model": "play", "stream": streamed, "messages": [{"role": "user", "content": json.dumps(asked)}]}
+    part = {"do": "slow", "frames": 20, "gap_ms": 200} if streamed else {"do": "ok"}
+    body = {"model": "play", "stream": streamed, "messages": [{"role": "user", "content": json.dumps(part)}]}
     answer = await client.post(f"http://{gateway.address}:7007/v1/chat/completions", json=body)
     if answer.status_code != 200:
         raise PlayFailed(f"{answer.status_code} {answer.text[:300]}")
@@ -296,10 +296,10 @@ class Play:
         until.set()
         await running
         self.calls += callers.chats + callers.streams
-        told = (
+        result = (
             f"{callers.chats} chats and {callers.streams} streams of four seconds, {len(callers.lost)} lost"
         )
-        require(not callers.lost, f"{told} {callers.lost[:3] or ''}")
+        require(not callers.lost, f"{result} {callers.lost[:3] or ''}")
         await self.records("each has its record")
 
     async def exchange_sidecars(self, _: Callers) -> None:

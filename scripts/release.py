@@ -62,7 +62,7 @@ def fail(*lines: str) -> NoReturn:
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:
-    """Runs a program; returns its output without blanks around it, or ends this one with what it said."""
+    """Runs a program; returns its output without blanks around it, or ends this one with its last errors."""
     ran = subprocess.run(
         [str(word) for word in command], cwd=cwd, env={**os.environ, **variables},
         capture_output=True, text=True, check=False,

@@ -1,6 +1,6 @@
 """A gateway's `/metrics`, scraped in a series, in Prometheus's engine; and the commands of an alert's page.
 
-Invariants: every value is what a real gateway showed; a scrape stands for the minutes that it is said to, so
+Invariants: every value is what a real gateway showed; a scrape stands for as many minutes as a test says, so
 that a rule's `for:` costs no waiting. Times since 1970 are moved with the series, whose clock begins at 0.
 """
 
@@ -37,9 +37,9 @@ _LOOK = re.compile(r"^## Look here\n\n```sh\n(.*?)^```", re.MULTILINE | re.DOTAL
 
 def require_promtool() -> None:
     """Skips the test where Prometheus's promtool is not to be had."""
-    asked = subprocess.run([*PROMTOOL, "--version"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if "promtool" not in asked.stdout:
-        pytest.skip(asked.stderr.strip())
+    shown = subprocess.run([*PROMTOOL, "--version"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if "promtool" not in shown.stdout:
+        pytest.skip(shown.stderr.strip())
 
 
 @dataclass(slots=True)
@@ -81,11 +81,11 @@ class AlarmTrial:
     async def scrape_until(self, condition: Callable[[str], bool], timeout_s: float = 45) -> None:
         """Waits until the page fulfils a condition; fails after `timeout_s`."""
         async with asyncio.timeout(timeout_s):
-            while not condition(await self.page() or ""):  # noqa: ASYNC110 -- nothing tells
+            while not condition(await self.page() or ""):  # noqa: ASYNC110 -- nothing signals it
                 await asyncio.sleep(0.1)
 
     async def page(self) -> str | None:
-        """Returns the text of `/metrics`; None where nobody answers."""
+        """Returns the text of `/metrics`; None without an answer."""
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
         try:
             async with httpx.AsyncClient(verify=NO_TLS, timeout=20) as client:

@@ -1,4 +1,4 @@
-"""The chart, rendered by the real Helm: cases of values, their objects, and who may reach whom in them.
+"""The chart, rendered by the real Helm: cases of values, their objects, and which Pods may reach which.
 
 `scripts/chart_tools.sh` installs Helm and Kubernetes' schemas into `.helm/`; without them tests are skipped.
 `may_reach` reads NetworkPolicies as Kubernetes does (its page "Network Policies"): a Pod that no policy of a

@@ -28,7 +28,7 @@ PRICED = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
 
 
 def group(name: str, plays: str, **priced: float) -> Json:
-    """A model group that plays its part, whatever it is asked."""
+    """A model group that plays its part, whatever the prompt."""
     server = {"api_base": "PROVIDER/v1", "api_key": "none"}
     return {
         "model_name": name,
@@ -76,8 +76,8 @@ async def chat(
     **directive: Any,
 ) -> int:
     """Makes a call; returns its status, 0 without an answer."""
-    said = f"please {json.dumps(directive)}" if directive else "please"
-    body = {"model": model, "messages": [{"role": "user", "content": said}], "stream": stream}
+    prompt = f"please {json.dumps(directive)}" if directive else "please"
+    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": stream}
     headers = {"Authorization": f"Bearer {key}"}
     try:
         answer = await client.post(f"{trial.url}/v1/chat/completions", json=body, headers=headers)
@@ -382,7 +382,7 @@ def _with_env(spec: Any, more: dict[str, str]) -> Any:
 
 
 async def test_a_killed_gateway(stack: StackProcesses, client: httpx.AsyncClient, tmp_path: Path) -> None:
-    """Nobody answers; started again, it knows of the calls that were lost."""
+    """It does not answer; started again, it knows of the calls that were lost."""
     trial = trial_of(stack, tmp_path)
     assert await chat(client, trial) == 200
     await trial.scrape(8)

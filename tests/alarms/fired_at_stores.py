@@ -254,7 +254,7 @@ async def _break_everything(
     await limits.config_set("maxmemory", "8mb")
     await limits.config_set("maxmemory-policy", "allkeys-lru")
     for number in range(400):
-        await limits.set(f"somebody-elses-{number}", b"x" * 40_000)
+        await limits.set(f"foreign-{number}", b"x" * 40_000)
     await cache.execute_command("ACL", "SETUSER", "default", "-info")
     await database.execute(
         "CREATE TABLE junk AS SELECT n, repeat(md5(n::text), 8) FROM generate_series(1, 60000) n"

@@ -125,7 +125,7 @@ def _settings(env: OperatorEnv, addresses: dict[str, str], *, is_stack: bool) ->
 
 
 def _unreadable_settings(fault: ValidationError) -> list[CheckResult]:
-    """Returns what can be said where no gateway could start: nothing else is looked at."""
+    """Returns the results where no gateway could start: only the settings are judged."""
     wrong = tuple(
         finding("setting-wrong", line, name=line.partition(":")[0]) for line in setting_errors(fault)
     )

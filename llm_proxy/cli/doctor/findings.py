@@ -38,8 +38,8 @@ class NotChecked:
     Attributes:
         what: Such as `free disk of Postgres`.
         reason: Why not.
-        is_unknown: Whether it should have been: nobody knows whether it is in order. Else nothing is set up
-            or asked for that could be looked at.
+        is_unknown: Whether it should have been: it may be out of order. Else it is not set up, or the
+            operator did not choose it.
     """
 
     what: str
@@ -52,7 +52,7 @@ Outcome = list[DoctorFinding | NotChecked]
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check of the table said."""
+    """The result of one check of the table."""
 
     check: str
     findings: tuple[DoctorFinding, ...]

@@ -326,8 +326,8 @@ def judge_certificate(name: str, end: datetime, now: datetime) -> list[DoctorFin
     """Returns a finding for a certificate that has ended or ends soon."""
     if end - now > timedelta(days=CERTIFICATE_DAYS):
         return []
-    told = f"ends on {end:%Y-%m-%d}" if end > now else f"ended on {end:%Y-%m-%d}"
-    return [finding("certificate-ends", f"the certificate of {name} {told}", where=name)]
+    when = f"ends on {end:%Y-%m-%d}" if end > now else f"ended on {end:%Y-%m-%d}"
+    return [finding("certificate-ends", f"the certificate of {name} {when}", where=name)]
 
 
 _LISTENING = "0A"

@@ -17,7 +17,7 @@ from llm_proxy.sidecar.verify_environment import MALICIOUS_RELEASES, is_maliciou
 
 _NUMBERS = re.compile(r"\d+(?:\.\d+)*")
 _LINE_PARTS = {"postgres": 1}
-"""How many numbers name a line of releases; two where it is not said."""
+"""How many numbers name a line of releases; two for products that are not named here."""
 
 
 def judge_release(product: str, version: str, where: str, today: date) -> list[DoctorFinding]:
@@ -70,8 +70,8 @@ def _ended(product: str, version: str, where: str, today: date) -> Iterator[Doct
         ended = lines.get(mine)
         if is_older or (ended is not None and date.fromisoformat(ended) < today):
             newest = max(lines, key=_numbers)
-            told = f"ended on {ended}" if ended else "ended long ago"
-            what = f"{where}: support of {product} {mine} {told} ({entry['source']})"
+            when = f"ended on {ended}" if ended else "ended long ago"
+            what = f"{where}: support of {product} {mine} {when} ({entry['source']})"
             yield finding("release-unsupported", what, fixed=f"{product} {newest}")
 
 

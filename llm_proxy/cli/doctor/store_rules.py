@@ -1,6 +1,6 @@
 """What is wrong with a Postgres, a Redis or a Valkey, judged by its facts.
 
-Invariants: pure; a fact that is None is no finding: it is said that it could not be checked.
+Invariants: pure; a fact that is None is no finding: it is reported as not checked.
 """
 
 import ipaddress

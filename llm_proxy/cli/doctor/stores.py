@@ -1,7 +1,7 @@
 """Asks the stores and the gateway's admin API: Postgres, both Redis stores, backups, models.
 
-Invariants: nothing is written; each store is asked on a connection of its own; a model is called only where
-the operator asked for it, by the gateway's own capped test.
+Invariants: nothing is written; each store is read on a connection of its own; a model is called only with
+`--check-providers`, by the gateway's own capped test.
 """
 
 import asyncio
@@ -204,7 +204,7 @@ def judge_backups(last: datetime | None, database_since: datetime | None, now: d
 
 
 async def check_providers(subject: Subject) -> Outcome:
-    """Calls each model group once, with a few tokens, if asked."""
+    """Calls each model group once, with a few tokens, with `--check-providers`."""
     if not subject.checks_providers:
         return [NotChecked("providers", "it calls each model group and may cost money: --check-providers")]
     if subject.settings.admin_key is None:
@@ -240,5 +240,5 @@ async def _probe(client: httpx.AsyncClient, name: str, slots: asyncio.Semaphore)
     if result["ok"]:
         return []
     error: Json = result.get("error") or {}
-    said = " ".join(str(error[part]) for part in ("status", "code", "message") if error.get(part))
-    return [finding("provider-fails", f"{name}: {said}", name=name)]
+    reason = " ".join(str(error[part]) for part in ("status", "code", "message") if error.get(part))
+    return [finding("provider-fails", f"{name}: {reason}", name=name)]

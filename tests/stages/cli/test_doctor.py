@@ -118,7 +118,7 @@ async def doctor(stack: StackProcesses, *words: str, folder: Path, **more: str) 
 
 
 async def test_a_stack_in_order_has_no_finding(stack: StackProcesses, tmp_path: Path) -> None:
-    """And what was not looked at is said."""
+    """And what was not looked at is listed."""
     code, printed, _ = await doctor(
         stack, "--json", "--config", str(stack.folder / "litellm.yaml"), folder=tmp_path
     )
@@ -301,7 +301,7 @@ async def test_what_is_broken_in_the_running_stack_is_named_alone(
 async def test_the_remedy_for_a_role_that_may_too_much_works_as_it_stands(
     stack: StackProcesses, subject: Subject
 ) -> None:
-    """Whatever it was given, and by whom."""
+    """Whatever right it was given, and by whichever role."""
     connection = await asyncpg.connect(stack.database_url)
     await connection.execute(
         "GRANT SELECT ON requests, llm_calls TO llm_proxy_sidecar; GRANT SELECT (name) ON api_keys TO PUBLIC;"

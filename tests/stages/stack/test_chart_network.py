@@ -1,4 +1,4 @@
-"""Who may reach whom, by the chart's NetworkPolicies."""
+"""Which Pods may reach which, by the chart's NetworkPolicies."""
 
 import ipaddress
 
@@ -22,7 +22,7 @@ from llm_proxy.sidecar.without_metadata import METADATA
 
 pytestmark = needs_helm
 DNS = Peer({"k8s-app": "kube-dns"}, "kube-system")
-STRANGER = Peer({"app": "somebody"})
+STRANGER = Peer({"app": "stranger"})
 OTHER_NAMESPACE = Peer({"app.kubernetes.io/component": "gateway"}, "other")
 INTERNET = Peer(address="104.18.6.192")
 INTERNET_V6 = Peer(address="2606:4700::6812:6c0")

@@ -77,8 +77,8 @@ def test_gateway_and_edge_are_published_on_the_loopback_interface_unless_said(en
         "edge": {"127.0.0.1:8080"},
         "llm-proxy-dev": developers,
     }
-    said = {"LLM_PROXY_BIND": "0.0.0.0", "EDGE_PORT": "7007", "LLM_PROXY_PORT": "7017"}  # noqa: S104
-    assert published(compose(env_file, *PROFILES, **said)) == {
+    given = {"LLM_PROXY_BIND": "0.0.0.0", "EDGE_PORT": "7007", "LLM_PROXY_PORT": "7017"}  # noqa: S104
+    assert published(compose(env_file, *PROFILES, **given)) == {
         "llm-proxy": {"0.0.0.0:7017", "0.0.0.0:4000"},
         "edge": {"0.0.0.0:7007"},
         "llm-proxy-dev": developers,
@@ -133,15 +133,17 @@ def test_a_managed_database_and_redis_are_all_that_managed_db_needs(profile: str
             assert host is None or host[1] in services, (name, value)
 
 
-@pytest.mark.parametrize(("given", "told"), [(None, ""), ("", "given"), ("postgresql://other/log", "given")])
+@pytest.mark.parametrize(
+    ("given", "passed"), [(None, ""), ("", "given"), ("postgresql://other/log", "given")]
+)
 def test_the_call_log_s_address_can_be_given_or_the_log_turned_off(
-    given: str | None, told: str, env_file: Path
+    given: str | None, passed: str, env_file: Path
 ) -> None:
-    """By an empty address; the container that makes one is told not to."""
+    """By an empty address; the container that makes one then makes none."""
     names = {} if given is None else {"LLM_CALLS_DATABASE_URL": given}
     services = compose(env_file, **names)
     assert services["litellm"]["environment"]["LLM_CALLS_DATABASE_URL"] == (given or "")
-    assert services["call-log"]["environment"]["LLM_CALLS"] == told
+    assert services["call-log"]["environment"]["LLM_CALLS"] == passed
 
 
 def test_images_of_others_have_full_names_and_a_version(env_file: Path) -> None:

@@ -66,7 +66,7 @@ def test_releases(product: str, version: str, expected: list[str]) -> None:
 
 
 def test_every_release_of_the_table_has_a_source_and_a_date() -> None:
-    """Nobody has to believe it."""
+    """Each can be checked."""
     for entry in known_releases()["vulnerable"]:
         assert entry["source"].startswith("https://")
         assert date.fromisoformat(entry["date"]) <= date.fromisoformat(known_releases()["as_of"])
@@ -111,7 +111,7 @@ def test_a_postgres_that_tells_nothing_has_no_finding() -> None:
     silent = PostgresFacts("18.6", 180006, 1.0, 0.0)
     found = judge_postgres(silent, ConnectionNeed(2, 10), TODAY, None)
     assert codes(found) == []
-    assert len(found) == 3  # migrations, connections, sessions of others: each is said
+    assert len(found) == 3  # migrations, connections, sessions of others: each is listed
 
 
 REDIS = RedisFacts(
@@ -148,7 +148,7 @@ def test_the_limits_store(changed: dict[str, Any], expected: list[str]) -> None:
 
 
 def test_a_node_of_a_cluster_is_named() -> None:
-    """By its number: addresses are nobody's business."""
+    """By its number: addresses are not shown."""
     found = judge_limits_store((REDIS, replace(REDIS, eviction_policy="allkeys-lru")), 50, TODAY)
     assert [one.what for one in found if isinstance(one, DoctorFinding)] == [
         "node 2 of the limits store: maxmemory-policy is allkeys-lru"
@@ -251,12 +251,12 @@ def test_disks_certificates_and_clocks() -> None:
     ],
 )
 def test_public_hosts(host: str, *, is_public: bool) -> None:
-    """A name with a dot that is nobody's private one may be public."""
+    """A name with a dot that is not of a private network may be public."""
     assert is_public_host(host) is is_public
 
 
 def test_every_kind_says_why_and_how_in_sentences() -> None:
-    """The page is read by somebody in a hurry."""
+    """The page is read in a hurry."""
     for code, kind in KINDS.items():
         assert kind.when.endswith("."), code
         assert kind.why.endswith("."), code

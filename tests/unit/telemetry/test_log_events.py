@@ -114,6 +114,6 @@ def _events(path: Path) -> Iterator[str]:
 
 
 def test_log_events_keep_their_texts() -> None:
-    """A new event is added here; a changed one breaks somebody's alert."""
+    """A new event is added here; a changed one breaks an operator's alert."""
     modules = Path(llm_proxy.__file__).parent.rglob("*.py")
     assert {event for module in modules for event in _events(module)} == EVENTS

@@ -28,7 +28,7 @@ def test_a_source_replaces_all_its_readings(tmp_path: Path, *, is_shared: bool) 
 
 @pytest.mark.parametrize("is_shared", [False, True])
 def test_readings_that_are_not_renewed_are_absent(tmp_path: Path, *, is_shared: bool) -> None:
-    """Nobody reads any more: the last value is no present one."""
+    """No worker reads any more: the last value is no present one."""
     now_s = [1000.0]
     readings = Readings(tmp_path if is_shared else None, lambda: now_s[0])
     readings.replace("limits", [Reading(MAX_BYTES, ("limits",), 5)])

@@ -1,4 +1,4 @@
-"""The pages in `docs/runbooks/`: one for each alert, and what they tell people to run exists."""
+"""The pages in `docs/runbooks/`: one for each alert, and the commands in them exist."""
 
 import re
 from pathlib import Path
