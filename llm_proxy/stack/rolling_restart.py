@@ -88,6 +88,7 @@ class _Replacement:
         reason: Why one sidecar is replaced; None for a rolling restart, whose status a command waits for.
         lines: What was printed so far.
         ready: The numbers of those that are ready.
+        gateway: The new gateway, started when they have taken over; None before, and where none is needed.
     """
 
     plan: StackPlan
@@ -97,6 +98,7 @@ class _Replacement:
     reason: str | None = None
     lines: list[str] = field(default_factory=list[str])
     ready: set[int] = field(default_factory=set[int])
+    gateway: ManagedProcess | None = None
 
 
 @dataclass(slots=True)
@@ -140,7 +142,6 @@ class RollingRestart:
         self._requested = self._stopping = False
         self._replacement: _Replacement | None = None
         self._draining: list[_DrainingSidecar] = []
-        self._gateway: tuple[ManagedProcess, _Replacement] | None = None
         self._watcher = FileWatcher(time.monotonic(), plan.watched_files()) if plan.is_development else None
 
     def adopt(self, sidecars: dict[int, ManagedProcess]) -> None:
@@ -169,9 +170,7 @@ class RollingRestart:
             self._print_line(f"{self._plan.config} or a key has changed")
             self._requested = True
         self._kill_over_hard_limit()
-        if self._gateway is not None:
-            self._advance_gateway(*self._gateway)
-        elif self._requested and self._replacement is None:
+        if self._requested and self._replacement is None:
             self._requested = False
             self._begin()
         elif self._replacement is None and now_s >= self._not_before_s:
@@ -185,8 +184,6 @@ class RollingRestart:
     def _reject_all(self) -> None:
         """Rejects what runs and what is requested."""
         running, self._replacement = self._replacement, None
-        if self._gateway is not None:
-            running, self._gateway = self._gateway[1], None
         if running is not None and running.reason is None:
             self._reject(running.began_ns, [STACK_STOPS], running.lines)
         if self._requested:
@@ -281,6 +278,9 @@ class RollingRestart:
         return {next(free): free_port() for _ in range(count)}
 
     def _advance(self, replacement: _Replacement, now_s: float) -> None:
+        if replacement.gateway is not None:
+            self._advance_gateway(replacement.gateway, replacement)
+            return
         try:
             for number, process in replacement.sidecars.items():
                 if number in replacement.ready:
@@ -322,10 +322,11 @@ class RollingRestart:
             return
         self._report(replacement, taken_over)
         try:
-            self._gateway = self._supervisor.start_beside(gateway), replacement
+            replacement.gateway = self._supervisor.start_beside(gateway)
         except ProcessFailed as fault:
             self._reject(replacement.began_ns, [str(fault)], replacement.lines)
         else:
+            self._replacement = replacement
             self._report(replacement, "starting a gateway with the new settings")
 
     def _advance_gateway(self, new: ManagedProcess, replacement: _Replacement) -> None:
@@ -335,11 +336,11 @@ class RollingRestart:
                 raise_if_failed(new)
                 return
         except ProcessFailed as fault:
-            self._gateway = None
+            self._replacement = None
             self._supervisor.discard(new)
             self._reject(replacement.began_ns, [f"the old gateway stays: {fault}"], replacement.lines)
             return
-        self._gateway = None
+        self._replacement = None
         self._supervisor.exchange(new, signal.SIGUSR1)
         console = self._plan.console_spec()
         if console is not None and console.env != self._supervisor.current(console.name).spec.env:
