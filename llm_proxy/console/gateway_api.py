@@ -102,10 +102,10 @@ class GatewayAPI:
         except ValueError:
             raise _rejection(response) from None
 
-    async def _ask(self, request: httpx.Request) -> httpx.Response:
+    async def _ask(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         """Returns the response to a request, whatever its status; raises `GatewayRejected` without one."""
         try:
-            return await self._client.send(request)
+            return await self._client.send(request, stream=stream)
         except httpx.HTTPError as fault:
             raise _unreachable(fault, request.method) from None
 
@@ -130,10 +130,7 @@ class GatewayAPI:
         """
         request = self._request(method, path, body, None, key, form)
         request.extensions["timeout"] = httpx.Timeout(TIMEOUT_S, read=STREAM_IDLE_S).as_dict()
-        try:
-            response = await self._client.send(request, stream=True)
-        except httpx.HTTPError as fault:
-            raise _unreachable(fault, request.method) from None
+        response = await self._ask(request, stream=True)
         try:
             yield response
         finally:
