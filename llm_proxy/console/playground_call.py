@@ -82,22 +82,16 @@ class PlaygroundForm:
     file: CallFile | None = field(default=None, repr=False)
     turns: tuple[ConversationTurn, ...] = ()
 
-    @property
-    def converses(self) -> bool:
-        """Whether the endpoint takes a conversation."""
-        return self.path in CONVERSATIONS
-
     def with_answer(self, answer: str) -> "PlaygroundForm":
         """Returns the form for the next message, after an answer; the same where none has come."""
-        if not self.converses or not answer:
+        if self.path not in CONVERSATIONS or not answer:
             return self
         turns = (*self.turns, ConversationTurn("user", self.prompt), ConversationTurn("assistant", answer))
         return replace(self, turns=turns, prompt="", file=None)
 
-    def earlier(self, assistant: str = "assistant", content: str = "content") -> list[Json]:
-        """Returns the messages so far, with the dialect's names of the model's role and of the text."""
-        roles = {"user": "user", "assistant": assistant}
-        return [{"role": roles[one.role], content: one.text} for one in self.turns]
+    def earlier(self) -> list[Json]:
+        """Returns the messages so far, as all dialects but Google's have them."""
+        return [{"role": one.role, "content": one.text} for one in self.turns]
 
     def call(self) -> PlaygroundCall:
         """Returns the request; raises `BadRequest` with the field at fault."""
@@ -183,9 +177,8 @@ def _gemini(form: PlaygroundForm) -> Json:
     if form.file is not None:
         data = base64.b64encode(form.file.data).decode()
         parts.insert(0, {"inlineData": {"mimeType": form.file.content_type, "data": data}})
-    earlier = [
-        {"role": one["role"], "parts": [{"text": one["text"]}]} for one in form.earlier("model", "text")
-    ]
+    roles = {"user": "user", "assistant": "model"}
+    earlier = [{"role": roles[one.role], "parts": [{"text": one.text}]} for one in form.turns]
     body: Json = {"contents": [*earlier, {"role": "user", "parts": parts}]}
     if form.system:
         body["systemInstruction"] = {"parts": [{"text": form.system}]}
