@@ -168,10 +168,8 @@ async def _stop(
     known = any(
         one["request_id"] == str(request_id) and (is_own is None or is_own(one)) for one in listed.calls
     )
-    if not known and is_own is not None:
+    if not known and (is_own is not None or listed.is_complete):
         raise NotFound(_not_stopped(listed), code="call_not_running")
-    if not known and listed.is_complete:
-        raise NotFound(_NOT_RUNNING, code="call_not_running")
     async with record(who, "calls.stop", str(request_id)) as detail:
         stopped = await board.stop_call(request_id, who.tenant)
         if stopped is None:
