@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 
 import asyncpg
 
@@ -33,8 +34,10 @@ class MigrationRunner:
         work: The unfinished background work of migrations, in whatever process; None if none is known.
     """
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, steps: Sequence[schema.Migration] | None = None) -> None:
+        """`steps` are applied instead of this version's."""
         self._pool = pool
+        self._steps = steps
         self._applying: asyncio.Task[None] | None = None
         self._pauses_s, self._not_before = dict(_FIRST_PAUSE_S), 0.0
         self._failure: DatabaseUnavailable | None = None
@@ -110,7 +113,9 @@ class MigrationRunner:
                 acquire(timeout=timeout_s) as lock,
                 acquire(timeout=timeout_s) as worker,
             ):
-                applied = await schema.apply_outside(lock, worker, self._pool.fetchrow, _report_work)
+                applied = await schema.apply_outside(
+                    lock, worker, self._pool.fetchrow, _report_work, self._steps
+                )
         except schema.SchemaBusy as busy:
             _report_work(str(busy))
             return False
@@ -124,14 +129,14 @@ class MigrationRunner:
                 db_deadline(_MIGRATION_DEADLINE_S),
                 self._pool.acquire(timeout=_MIGRATION_DEADLINE_S) as connection,
             ):
-                return await schema.pending_migrations(connection)
+                return await schema.pending_migrations(connection, self._steps)
         except (schema.SchemaChanged, RowsRejected) as fault:
             raise DatabaseUnavailable("refused", f"the schema: {fault}") from fault
 
     async def _apply(self) -> None:
         try:
             async with db_deadline(None), self._pool.acquire(timeout=_MIGRATION_DEADLINE_S) as connection:
-                applied = await schema.apply(connection)
+                applied = await schema.apply(connection, self._steps)
         except schema.SchemaBusy as busy:
             raise DatabaseUnavailable("migrating", str(busy)) from busy
         except (schema.SchemaChanged, RowsRejected) as fault:

@@ -230,9 +230,12 @@ async def test_a_gateway_serves_records_before_its_indexes_are_made(
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
         async with run_ledger(database_url, tmp_path) as ledger:
             assert ledger.state().postgres == "up"
-        runner = MigrationRunner(made)
+        runner = MigrationRunner(made, [*schema.all_migrations(), STEP])
         await runner.advance(0)
-        assert (runner.done, await runner.make_indexes()) == (True, True)
+        assert (runner.done, await made.fetchval(READY)) == (True, None)
+        assert await runner.make_indexes()
+        assert (await made.fetchval(READY), await made.fetchval(RECORDED)) == (True, 1)
+        assert await runner.make_indexes()
 
 
 def test_other_statements_are_no_steps_outside_a_transaction() -> None:
