@@ -359,8 +359,11 @@ async def test_back_to_the_release_before_and_forward_again(releases: Releases) 
             assert (await roll.ask(release, key)).status_code == 200
         calls += 3
         if release == OLD:  # killed with a call in the air, which the newer one has to record
-            flying = asyncio.create_task(roll.ask(release, key, messages=say(script(do="hang"))))
-            await asyncio.sleep(0.5)
+            async with roll.stack(release) as stack, asyncio.timeout(20):
+                before = len(await stack.calls())
+                flying = asyncio.create_task(roll.ask(release, key, messages=say(script(do="hang"))))
+                while len(await stack.calls()) == before:  # noqa: ASYNC110 -- nothing tells
+                    await asyncio.sleep(0.05)
             await made.kill(roll.names[release])
             with pytest.raises(httpx.HTTPError):
                 await flying
