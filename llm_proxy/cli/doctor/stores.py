@@ -17,6 +17,7 @@ import httpx
 from llm_proxy.admission.limiter import LimiterUnavailable
 from llm_proxy.admission.redis.backend import REPLICAS_KEY
 from llm_proxy.admission.redis.redis_facts import open_redis, read_redis_facts
+from llm_proxy.cli.context import admin_key_of
 from llm_proxy.cli.doctor.findings import NotChecked, Outcome, finding
 from llm_proxy.cli.doctor.store_rules import (
     ConnectionNeed,
@@ -207,9 +208,10 @@ async def check_providers(subject: Subject) -> Outcome:
     """Calls each model group once, with a few tokens, with `--check-providers`."""
     if not subject.checks_providers:
         return [NotChecked("providers", "it calls each model group and may cost money: --check-providers")]
-    if subject.settings.admin_key is None:
+    key = admin_key_of(subject.settings, read_only=False)
+    if key is None:
         return [NotChecked("providers", "LLM_PROXY__ADMIN_KEY is not set", is_unknown=True)]
-    headers = {"Authorization": f"Bearer {subject.admin_key}"}
+    headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(
         base_url=subject.gateway_url,
         headers=headers,

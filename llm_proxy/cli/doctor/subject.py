@@ -71,11 +71,6 @@ class Subject:
         return next(iter(self.settings.sidecar_keys), "")
 
     @property
-    def admin_key(self) -> str | None:
-        """A key that may read the admin API."""
-        return next(iter(self.settings.admin_keys or self.settings.admin_read_keys), None)
-
-    @property
     def spool(self) -> Path:
         """The folder of records that wait."""
         return self.state / "spool" if self.state is not None else self.settings.spool_dir
