@@ -6,9 +6,9 @@ variable and never its value.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import AliasChoices, ValidationError
+from pydantic import AliasChoices, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
@@ -25,6 +25,11 @@ def names_of(settings: type[BaseSettings], field: str) -> list[str]:
     alias = settings.model_fields[field].validation_alias
     choices = alias.choices if isinstance(alias, AliasChoices) else []
     return [str(one) for one in choices] or [f"{PREFIX}{field.upper()}"]
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether a field's value is kept out of sight."""
+    return SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 class NamedFiles(PydanticBaseSettingsSource):

@@ -9,7 +9,7 @@ from typing import cast
 
 from pydantic import SecretStr
 
-from llm_proxy.setting_sources import PREFIX
+from llm_proxy.setting_sources import PREFIX, is_secret
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry.privacy import redact
 
@@ -32,7 +32,7 @@ def shown_settings(settings: Settings) -> list[ShownSetting]:
     rows = [
         ShownSetting(
             f"{PREFIX}{name.upper()}",
-            _shown(getattr(settings, name), is_secret="SecretStr" in str(field.annotation)),
+            _shown(getattr(settings, name), is_secret=is_secret(field)),
             name not in settings.model_fields_set,
             field.description or "",
         )

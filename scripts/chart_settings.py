@@ -1,17 +1,12 @@
 """Prints every setting and whether it is a secret, for the chart; into its `files/settings.json`."""
 
 import json
-from typing import get_args
 
-from pydantic import SecretStr
-
-from llm_proxy.setting_sources import PREFIX
+from llm_proxy.setting_sources import PREFIX, is_secret
 from llm_proxy.settings import Settings
 
 KINDS = {
-    f"{PREFIX}{name}".upper(): "secret"
-    if SecretStr in (field.annotation, *get_args(field.annotation))
-    else "plain"
+    f"{PREFIX}{name}".upper(): "secret" if is_secret(field) else "plain"
     for name, field in Settings.model_fields.items()
 }
 

@@ -1,11 +1,9 @@
 """Prints `docs/configuration.md`, made from the settings; run it with its output there."""
 
-from typing import get_args
-
 from env_example import names_of, shown
-from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from llm_proxy.setting_sources import is_secret
 from llm_proxy.settings import Settings
 from llm_proxy.sidecar.config import DEFAULTS, REQUIRED, redis_cache_params
 from llm_proxy.sidecar.environment import DEFAULTS as DEFAULT_VARIABLES
@@ -47,11 +45,6 @@ USUAL = """
 `num_retries`. Variables that the sidecar has unless they are set: """
 VARIABLES = """
 Variables forced on the sidecar: """
-
-
-def is_secret(field: FieldInfo) -> bool:
-    """Whether the value is kept out of sight."""
-    return SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 def row(name: str, field: FieldInfo) -> str:

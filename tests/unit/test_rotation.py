@@ -1,11 +1,9 @@
 """Settings that hold secrets, `new,old` in one of them, and uses of the old one."""
 
-from typing import get_args
-
 from pydantic import SecretStr
 
 from llm_proxy.rotation import REPORT_EVERY_S, OldSecretUses, secret_settings, split_secrets
-from llm_proxy.setting_sources import names_of
+from llm_proxy.setting_sources import is_secret, names_of
 from llm_proxy.settings import Settings
 
 NEW, OLD = "n" * 20, "o" * 20
@@ -14,9 +12,7 @@ NEW, OLD = "n" * 20, "o" * 20
 def test_every_secret_setting_is_in_the_table_and_no_other() -> None:
     """Each field that is kept out of sight, by its own name."""
     secret = {
-        names_of(Settings, name)[0]
-        for name, field in Settings.model_fields.items()
-        if SecretStr in (field.annotation, *get_args(field.annotation))
+        names_of(Settings, name)[0] for name, field in Settings.model_fields.items() if is_secret(field)
     }
     table = {one.variable for one in secret_settings() if one.variable.startswith("LLM_PROXY__")}
     assert table == secret
