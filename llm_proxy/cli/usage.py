@@ -1,8 +1,8 @@
 """`llm-proxy usage`, `reconcile`: sums, and differences to the sidecar's log.
 
 Invariants: figures equal those of `GET /v1/usage`; CSV and JSON print nothing else, what is missing is
-named on standard error. `reconcile` changes only
-estimates and only with `--apply`; it exits 1 when figures stated by the provider differ.
+named on standard error. `reconcile` changes only estimates and only with `--apply`; it exits 1 when figures
+stated by the provider differ.
 """
 
 import json

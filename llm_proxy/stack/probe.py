@@ -10,7 +10,6 @@ import random
 import re
 import socket
 import sys
-from collections.abc import Mapping
 
 MIN_PORT, MAX_PORT = 20_000, 32_000
 """Below Linux's `ip_local_port_range`, which starts at 32768; 4000, LiteLLM's default, is outside."""
@@ -53,7 +52,7 @@ def free_port() -> int:
 
 def is_up(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:
     """Whether `GET path` answers 200 within `timeout_s`."""
-    return _get(host, port, path, {}, timeout_s) is not None
+    return _get(host, port, path, timeout_s) is not None
 
 
 def in_flight(port: int) -> int | None:
@@ -67,15 +66,15 @@ def completed_calls(port: int) -> int:
 
 
 def _health_number(port: int, name: bytes, timeout_s: float) -> int | None:
-    body = _get("127.0.0.1", port, "/health/liveliness", {}, timeout_s)
+    body = _get("127.0.0.1", port, "/health/liveliness", timeout_s)
     found = re.search(rb'"' + name + rb'": ?(\d+)', body or b"")
     return int(found[1]) if found else None
 
 
-def _get(host: str, port: int, path: str, headers: Mapping[str, str], timeout_s: float) -> bytes | None:
+def _get(host: str, port: int, path: str, timeout_s: float) -> bytes | None:
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
-        connection.request("GET", path, headers=dict(headers))
+        connection.request("GET", path)
         response = connection.getresponse()
         return response.read() if response.status == 200 else None
     except (OSError, http.client.HTTPException):
