@@ -33,13 +33,11 @@ class RoleRights:
     """What a role may do in the gateway's schema.
 
     Attributes:
-        can_login: Whether it may log in.
         powers: Rights in the whole server: `superuser`, `createrole`, roles it is a member of, ...
         missing: Rights that it needs and lacks, such as `INSERT on llm_calls`.
         excess: Rights that it has and does not need; None of a role for which every right is one.
     """
 
-    can_login: bool
     powers: tuple[str, ...]
     missing: tuple[str, ...]
     excess: tuple[str, ...]
@@ -51,25 +49,20 @@ class PostgresFacts:
 
     Attributes:
         version: Such as `18.1`.
-        version_number: Such as 180001.
         round_trip_ms: Of the fastest of three reads.
         clock_offset_s: How far its clock is ahead of this machine's, to half a round trip.
-        system_identifier: Of the cluster (`initdb`); a copy and a standby have the same.
-        database_oid: Of the database in its cluster.
         is_standby: Whether it replays another server.
         is_read_only: Whether it takes no writes.
         is_durable: Whether `fsync` and `full_page_writes` are on.
         max_connections: Those that roles without special rights may have.
         used_connections: To all databases of the server, of all roles.
         role_connection_limit: The lower one of this role's and this database's limit; None: no limit.
-        role_connections: Used of that limit.
         database_bytes: The size of the database.
         largest_tables: The five largest, the largest first.
         partition_days_ahead: Days after today (UTC) for which `requests` and `llm_calls` have partitions, the
             lower number; -1: not even today's. None where the schema is not there.
         oldest_transaction_s: Age of the oldest open or prepared transaction in this database.
         sees_all_sessions: Whether transactions of other roles are among them.
-        standbys: How many copy it now.
         replication_lag_s: How far the slowest standby is behind; of a standby: itself.
         replication_lag_bytes: The same in bytes of its log.
         retained_wal_bytes: What replication slots keep on the disk until it is fetched; 0 without slots.
@@ -80,24 +73,19 @@ class PostgresFacts:
     """
 
     version: str
-    version_number: int
     round_trip_ms: float
     clock_offset_s: float
-    system_identifier: int | None = None
-    database_oid: int | None = None
     is_standby: bool | None = None
     is_read_only: bool | None = None
     is_durable: bool | None = None
     max_connections: int | None = None
     used_connections: int | None = None
     role_connection_limit: int | None = None
-    role_connections: int | None = None
     database_bytes: int | None = None
     largest_tables: tuple[TableSize, ...] | None = None
     partition_days_ahead: int | None = None
     oldest_transaction_s: float | None = None
     sees_all_sessions: bool | None = None
-    standbys: int | None = None
     replication_lag_s: float | None = None
     replication_lag_bytes: int | None = None
     retained_wal_bytes: int | None = None
@@ -111,18 +99,13 @@ _SERVER = """
 SELECT pg_is_in_recovery() AS is_standby, current_setting('transaction_read_only')::bool AS is_read_only,
        current_setting('fsync')::bool AND current_setting('full_page_writes')::bool AS is_durable
 """
-_IDENTITY = """
-SELECT (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
-       (SELECT oid::bigint FROM pg_database WHERE datname = current_database()) AS database_oid
-"""
 _CONNECTIONS = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
          - coalesce(current_setting('reserved_connections', true), '0')::int AS max_connections,
        (SELECT sum(numbackends)::int FROM pg_stat_database) AS used_connections
 """
 _OWN_LIMIT = """
-SELECT least(nullif(r.rolconnlimit, -1), nullif(d.datconnlimit, -1)) AS role_connection_limit,
-       (SELECT count(*)::int FROM pg_stat_activity a WHERE a.usesysid = r.oid) AS role_connections
+SELECT least(nullif(r.rolconnlimit, -1), nullif(d.datconnlimit, -1)) AS role_connection_limit
 FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = current_database()
 """
 _SIZE = "SELECT pg_database_size(current_database()) AS database_bytes"
@@ -151,8 +134,7 @@ SELECT greatest(0, extract(epoch FROM clock_timestamp() - least(
        pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_all_sessions
 """
 _STANDBYS = """
-SELECT count(*)::int AS standbys,
-       max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn))::bigint AS replication_lag_bytes,
+SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn))::bigint AS replication_lag_bytes,
        CASE WHEN bool_and(replay_lsn IS NOT NULL) THEN
            max(CASE WHEN replay_lsn = pg_current_wal_lsn() THEN 0
                ELSE extract(epoch FROM greatest(replay_lag, clock_timestamp() - reply_time)) END)::float8
@@ -180,8 +162,7 @@ FROM pg_database WHERE datname = current_database()
 """
 _FOLDER = "SELECT current_setting('data_directory') AS data_directory"
 _POWERS = """
-SELECT rolcanlogin AS can_login,
-       array_remove(ARRAY[CASE WHEN rolsuper THEN 'superuser' END,
+SELECT array_remove(ARRAY[CASE WHEN rolsuper THEN 'superuser' END,
            CASE WHEN rolcreaterole THEN 'createrole' END,
            CASE WHEN rolcreatedb THEN 'createdb' END, CASE WHEN rolreplication THEN 'replication' END,
            CASE WHEN rolbypassrls THEN 'bypassrls' END], NULL)
@@ -235,7 +216,7 @@ SELECT ARRAY(
     ORDER BY 1) AS excess
 """  # noqa: S608 -- our own text
 _FACTS = (
-    *(_SERVER, _IDENTITY, _CONNECTIONS, _OWN_LIMIT, _SIZE, _PARTITIONS, _TRANSACTIONS),
+    *(_SERVER, _CONNECTIONS, _OWN_LIMIT, _SIZE, _PARTITIONS, _TRANSACTIONS),
     *(_STANDBYS, _STANDBY, _SLOTS, _AGE, _FOLDER),
 )
 """Statements whose columns are names of facts; one without a row adds none."""
@@ -270,7 +251,6 @@ async def _read_clock(connection: PgConnection) -> dict[str, Any]:
             best_s, number = took_s, row["number"]
             facts = {
                 "version": f"{number // 10_000}.{number % 10_000}",
-                "version_number": number,
                 "round_trip_ms": took_s * 1000,
                 "clock_offset_s": (row["now"] - sent).total_seconds() - took_s / 2,
             }
@@ -303,7 +283,7 @@ async def _role(
     if not held:
         return None
     named = {one: tuple(held.get(one) or ()) for one in ("missing", "excess")}
-    return RoleRights(powers["can_login"], tuple(powers["powers"]), named["missing"], named["excess"])
+    return RoleRights(tuple(powers["powers"]), named["missing"], named["excess"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,14 +300,11 @@ class RedisFacts:
         uptime_s: Since its start.
         maxmemory_bytes: 0: no limit.
         used_memory_bytes: What counts against that limit.
-        machine_memory_bytes: Of its machine.
         eviction_policy: `maxmemory-policy`.
         evicted_keys: Since its start.
         has_append_only_file: Whether each write goes into a file.
         has_snapshots: Whether it saves itself by the clock (`save`).
         is_persistence_ok: Whether the last write of each kind that is on succeeded.
-        last_snapshot_at: When the last snapshot was written, or the server started; seconds since 1970.
-        changes_since_snapshot: Writes since then.
         clients: Connections now.
         max_clients: Those it accepts.
         replicas: How many copy it now.
@@ -344,14 +321,11 @@ class RedisFacts:
     uptime_s: int | None = None
     maxmemory_bytes: int | None = None
     used_memory_bytes: int | None = None
-    machine_memory_bytes: int | None = None
     eviction_policy: str | None = None
     evicted_keys: int | None = None
     has_append_only_file: bool | None = None
     has_snapshots: bool | None = None
     is_persistence_ok: bool | None = None
-    last_snapshot_at: int | None = None
-    changes_since_snapshot: int | None = None
     clients: int | None = None
     max_clients: int | None = None
     replicas: int | None = None
@@ -383,14 +357,11 @@ def parse_redis_info(
         uptime_s=_number(info, "uptime_in_seconds"),
         maxmemory_bytes=_number(info, "maxmemory"),
         used_memory_bytes=_number(info, "used_memory"),
-        machine_memory_bytes=_number(info, "total_system_memory"),
         eviction_policy=info.get("maxmemory_policy"),
         evicted_keys=_number(info, "evicted_keys"),
         has_append_only_file=_flag(info, "aof_enabled"),
         has_snapshots=None if save is None else bool(save),
         is_persistence_ok=_is_persistence_ok(info),
-        last_snapshot_at=_number(info, "rdb_last_save_time"),
-        changes_since_snapshot=_number(info, "rdb_changes_since_last_save"),
         clients=_number(info, "connected_clients"),
         max_clients=_number(info, "maxclients"),
         replicas=_number(info, "connected_slaves"),

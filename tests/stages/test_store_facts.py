@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -54,16 +53,10 @@ async def test_a_postgres_in_order(migrated: PgConnection, database_url: str) ->
     await migrated.execute(ahead.format("requests"))
     await migrated.execute(ahead.format("llm_calls"))
     found = await facts_of(database_url)
-    assert str(found.version_number) == await migrated.fetchval("SHOW server_version_num")
-    assert found.version.partition(".")[0] == str(found.version_number // 10_000)
+    number = int(await migrated.fetchval("SHOW server_version_num"))
+    assert found.version == f"{number // 10_000}.{number % 10_000}"
     assert 0 < found.round_trip_ms < 5000
     assert abs(found.clock_offset_s) < 1
-    assert found.system_identifier == await migrated.fetchval(
-        "SELECT system_identifier FROM pg_control_system()"
-    )
-    assert found.database_oid == await migrated.fetchval(
-        "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
-    )
     assert (found.is_standby, found.is_read_only, found.is_durable) == (
         False,
         False,
@@ -79,7 +72,7 @@ async def test_a_postgres_in_order(migrated: PgConnection, database_url: str) ->
     assert found.partition_days_ahead in {2, 3}  # midnight may pass
     assert 0 <= (found.oldest_transaction_s or 0) < 60
     assert found.sees_all_sessions is True
-    assert (found.standbys, found.replication_lag_bytes, found.retained_wal_bytes) == (0, None, 0)
+    assert (found.replication_lag_s, found.replication_lag_bytes, found.retained_wal_bytes) == (None, None, 0)
     assert (found.transaction_ids_used or 0) > 0
     assert found.data_directory
     assert found.gateway_role is not None
@@ -141,7 +134,6 @@ async def test_a_role_without_rights_is_told_little_and_nothing_wrong(
     assert found.data_directory is None
     assert found.sees_all_sessions is False
     assert found.role_connection_limit == 5
-    assert found.role_connections == 1
     assert found.gateway_role is not None
     assert {
         "ownership of the tables",
@@ -156,7 +148,7 @@ async def test_an_empty_database_has_no_facts_of_the_schema(database_url: str) -
     """Nothing of it is taken for zero."""
     found = await facts_of(database_url)
     assert (found.partition_days_ahead, found.largest_tables) == (None, None)
-    assert found.version_number > 0
+    assert int(found.version.partition(".")[0]) > 0
 
 
 async def test_a_locked_table_does_not_hold_up_the_facts(migrated: PgConnection, database_url: str) -> None:
@@ -235,9 +227,8 @@ async def test_a_primary_its_standby_and_a_standby_that_is_frozen(
     url, server = standby
     primary = await until(postgres_url, lambda found: found.replication_lag_s == 0)
     copy = await until(url, lambda found: found.replication_lag_s == 0)
-    assert (primary.is_standby, primary.standbys) == (False, 1)
-    assert (copy.is_standby, copy.is_read_only, copy.standbys) == (True, True, 0)
-    assert copy.system_identifier == primary.system_identifier
+    assert primary.is_standby is False
+    assert (copy.is_standby, copy.is_read_only) == (True, True)
     processes = [server, *descendants(server)]
     signal_all(processes, signal.SIGSTOP)
     try:
@@ -273,7 +264,6 @@ async def test_both_valkeys_in_order(limits_redis_url: str, cache_redis_url: str
     assert (limits.eviction_policy, cache.eviction_policy) == ("noeviction", "allkeys-lru")
     assert (limits.has_append_only_file, cache.has_append_only_file) == (True, False)
     assert (limits.has_snapshots, limits.is_persistence_ok) == (False, True)
-    assert abs((limits.last_snapshot_at or 0) - time.time()) < 24 * 3600
     assert (limits.clients or 0) >= 1
     assert (limits.max_clients or 0) > 100
 

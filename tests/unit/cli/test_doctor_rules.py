@@ -72,11 +72,11 @@ def test_every_release_of_the_table_has_a_source_and_a_date() -> None:
         assert date.fromisoformat(entry["date"]) <= date.fromisoformat(known_releases()["as_of"])
 
 
-RIGHTS = RoleRights(can_login=True, powers=(), missing=(), excess=())
+RIGHTS = RoleRights(powers=(), missing=(), excess=())
 POSTGRES = PostgresFacts(
-    "18.6", 180006, 1.0, 0.0,
+    "18.6", 1.0, 0.0,
     is_standby=False, is_read_only=False, is_durable=True, max_connections=97, used_connections=10,
-    partition_days_ahead=3, oldest_transaction_s=1.0, sees_all_sessions=True, standbys=0,
+    partition_days_ahead=3, oldest_transaction_s=1.0, sees_all_sessions=True,
     retained_wal_bytes=0, transaction_ids_used=1000, gateway_role=RIGHTS, sidecar_role=RIGHTS,
 )  # fmt: skip
 BROKEN_POSTGRES: list[tuple[dict[str, Any], list[str]]] = [
@@ -108,7 +108,7 @@ def test_postgres(changed: dict[str, Any], expected: list[str]) -> None:
 
 def test_a_postgres_that_tells_nothing_has_no_finding() -> None:
     """What is not known is not wrong."""
-    silent = PostgresFacts("18.6", 180006, 1.0, 0.0)
+    silent = PostgresFacts("18.6", 1.0, 0.0)
     found = judge_postgres(silent, ConnectionNeed(2, 10), TODAY, None)
     assert codes(found) == []
     assert len(found) == 3  # migrations, connections, sessions of others: each is listed
