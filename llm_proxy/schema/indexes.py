@@ -54,7 +54,7 @@ async def apply_outside(
     Args:
         lock: A connection that holds the lock meanwhile.
         worker: A connection that runs the statements.
-        look: Finds out for whom they wait.
+        look: Finds the session that they wait for.
         report: Gets a line now and then while a statement waits.
         steps: Instead of this version's.
 
@@ -111,7 +111,7 @@ def _drop(index: str) -> str:
 
 
 async def _execute(worker: PgConnection, sql: str, look: Look, report: Callable[[str], None]) -> None:
-    """Runs one statement without a deadline, and says meanwhile for whom it waits."""
+    """Runs one statement without a deadline; reports meanwhile which session it waits for."""
     watch = asyncio.create_task(_watch(sql, look, report), name="index-watch")
     try:
         await worker.execute(sql, timeout=NO_DEADLINE_S)

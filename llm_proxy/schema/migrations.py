@@ -161,7 +161,7 @@ async def _migrate_outside(
 
 
 async def _until_free(work: Callable[[], Awaitable[object]], report: Callable[[str], None]) -> None:
-    """Repeats the work until nothing is in its way; reports for whom it waits."""
+    """Repeats the work until nothing is in its way; reports which session it waits for."""
     pause_s = _FIRST_PAUSE_S
     while True:
         try:

@@ -1,4 +1,4 @@
-"""For whom a migration waits: the sessions that hold what it needs.
+"""What a migration waits for: the sessions that hold what it needs.
 
 Invariants: only reads; no text of a query leaves the server, which may hold values. Another role's session is
 named by its pid alone where this role may not see more (`pg_read_all_stats` lets it).
@@ -41,7 +41,7 @@ _MAX_TABLES_CHARS = 80
 
 
 async def describe_holder(look: Look) -> str:
-    """Returns who migrates, or whose transaction has held one of our tables for longest."""
+    """Describes the session that migrates, or whose transaction has held one of our tables for longest."""
     if (migrator := await look(_MIGRATOR)) is not None:
         return f"another process migrates: {_session(migrator)}"
     if (holder := await look(_HOLDER)) is None:
@@ -52,7 +52,7 @@ async def describe_holder(look: Look) -> str:
 
 
 async def describe_blocker(look: Look, statement: str) -> str | None:
-    """Returns for whom the session that runs this statement waits; None if it waits for nobody."""
+    """Describes the session that blocks the one that runs this statement; None without any."""
     blocker = await look(_BLOCKER, statement)
     return _session(blocker) if blocker is not None else None
 
