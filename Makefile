@@ -16,7 +16,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alarms alerts attack chart play-chart rotation help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
-.PHONY: clean conformance examples reckoning screenshots
+.PHONY: clean conformance docs examples reckoning screenshots
 .PHONY: litellm loop-traces release sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
@@ -45,9 +45,14 @@ examples: setup-dev ## Run the programs of examples/clients, each with its clien
 screenshots: setup-dev ## Take pictures of the console's pages, in a real browser; docs/console.md.
 	@PYTHONPATH=tests $(BIN)/python -m screenshots
 
-check: setup-dev ## Run linters, type checkers, import contracts, the alert rules' tests and every test.
+check: setup-dev ## Run linters, type checkers, import contracts, the docs' build, the alert rules' tests and every test.
 	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types
+	@sh scripts/docs.sh
 	@$(MAKE) --no-print-directory alerts test
+
+docs: setup-dev ## Build the site of the documentation into site/, strictly; check pages, links and snippets. zensical.toml has its pages.
+	@sh scripts/docs.sh
+	@$(BIN)/python -m pytest -q -n 2 tests/unit/docs $(ARGS)
 
 alerts: ## Test the alert rules with Prometheus's promtool, if it is available.
 	@sh scripts/promtool.sh test rules deploy/alerts_test.yml deploy/alerts_slow_test.yml
@@ -122,7 +127,7 @@ secrets: ## Create the secrets docker compose needs, in .env.
 
 clean: ## Remove environments and caches; .env, .keys/ and the data in .local/ stay.
 	rm -rf .venv .venv-sidecar .browser .helm .play .uv .sbom .promtool .candidate .pythons
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf site .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 setup-dev: .venv/.dev .venv-sidecar/.sidecar .browser/.ready .helm/.ready
 

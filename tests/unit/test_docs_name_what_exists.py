@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from doc_pages import pages
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (
-    "README.md",
-    *sorted(
-        str(page.relative_to(ROOT))
-        for pattern in ("*.md", "runbooks/*.md")
-        for page in (ROOT / "docs").glob(pattern)
-    ),
-)
+PAGES = [page for page in pages() if not page.startswith(("docs/litellm/", "clients/", "deploy/"))]
 FOLDERS = ("bench", "clients", "deploy", "docs", "examples", "llm_proxy", "scripts", "tests")
 NOT_OURS = {"litellm-config.imported.yaml", "keys.yaml", "sitecustomize.py", "docs/pythons.md", "notes.md"}
 """Written by the operator, by an attacker, by `make test-pythons`, by `make release`."""
