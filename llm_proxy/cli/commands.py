@@ -15,6 +15,10 @@ import click
 from llm_proxy import __version__
 
 COMMANDS = {
+    "init": (
+        "init.command:init",
+        "Write the configuration, settings, secrets and Compose files of an installation.",
+    ),
     "up": ("stack:up", "Start, supervise and stop the whole stack on this machine."),
     "serve": ("serve:serve", "Run the gateway alone."),
     "console": ("console:console", "Run the console, web pages for people; print a link that signs in once."),

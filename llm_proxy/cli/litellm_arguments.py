@@ -21,7 +21,7 @@ _REFUSED: Mapping[str, str] = {
     "limit_concurrency": "set a limit: llm-proxy limits set --scope global --parallel NUMBER",
     "model": "name the models in a file, and the file with --config",
     "validate_config": "llm-proxy config check FILE does it",
-    "setup": "see README.md",
+    "setup": "llm-proxy init writes the configuration",
     "health": "GET /health tells it",
     "test": "llm-proxy models --check does it",
     "test_async": "llm-proxy models --check does it",

@@ -71,7 +71,7 @@ Ctrl-C stops everything.
 """
 TEST_MODEL_NOTE = """
 {model} is a test model of 135 million parameters: its answers are real, and many are wrong.
-For other models put a provider's key into a file, .keys/OPENAI_API_KEY or the like: README.md.
+For other models put a provider's key into a file such as .keys/OPENAI_API_KEY.
 """
 
 

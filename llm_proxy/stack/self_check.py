@@ -97,7 +97,7 @@ def describe_models(models: Sequence[ServedModel]) -> list[str]:
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         source = "test models on this machine" if provider == TEST_PROVIDER else provider
         lines.append(f"{shown}{more} ({source})")
-    return lines or ["none by a name of its own: put a provider's key into .keys/, see README.md"]
+    return lines or ["none yet: put a provider's key into a file such as .keys/OPENAI_API_KEY"]
 
 
 def check_chain(gateway: RunningGateway, models: Sequence[ServedModel]) -> Iterator[CheckedPart]:

@@ -245,12 +245,18 @@ def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: UpC
 
 
 def test_stores_that_refuse_are_told_with_the_reason(tmp_path: Path) -> None:
-    """The stack starts without them, and says why; no password is shown."""
-    given = {
-        "DATABASE_URL": f"postgresql://u:S3cretPart@127.0.0.1:{free_port()}/d",
-        "REDIS_URL": f"redis://:S3cretPart@127.0.0.1:{free_port()}",
-    }
-    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+    """The stack starts from what `init` wrote without them, and says why; no password is shown."""
+    given = (
+        *("--database-url", f"postgresql://u:S3cretPart@127.0.0.1:{free_port()}/d"),
+        *("--redis-url", f"redis://:S3cretPart@127.0.0.1:{free_port()}"),
+    )
+    made = subprocess.run(
+        [sys.executable, "-m", "llm_proxy", "init", tmp_path, "--no-compose", *given],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "S3cretPart" not in made.stdout + made.stderr
     with run_up(tmp_path, "--no-local-model") as up:
         up.wait_for("Ctrl-C stops everything")
         for part in ("limits", "database"):
