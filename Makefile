@@ -16,7 +16,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alarms alerts attack chart play-chart rotation help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
-.PHONY: clean conformance docs examples reckoning screenshots
+.PHONY: clean conformance docs examples reckoning screenshots snippets
 .PHONY: litellm loop-traces release sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
@@ -53,6 +53,9 @@ check: setup-dev ## Run linters, type checkers, import contracts, the docs' buil
 docs: setup-dev ## Build the site of the documentation into site/, strictly; check pages, links and snippets. zensical.toml has its pages.
 	@sh scripts/docs.sh
 	@$(BIN)/python -m pytest -q -n 2 tests/unit/docs $(ARGS)
+
+snippets: setup-dev ## Run the commands and programs that the documentation shows, page by page; CONTRIBUTING.md has the marks.
+	@$(BIN)/python -m pytest -q -n 0 tests/snippets/run_pages.py $(ARGS)
 
 alerts: ## Test the alert rules with Prometheus's promtool, if it is available.
 	@sh scripts/promtool.sh test rules deploy/alerts_test.yml deploy/alerts_slow_test.yml

@@ -27,7 +27,7 @@ BESIDE = (
 )
 """Pages that GitHub shows and the site does not."""
 KINDS = ("run", "output", "file", "same as", "tested", "not run")
-PARSED = ("json", "yaml", "toml")
+PARSED = ("json", "yaml", "toml", "ini")
 """Languages whose fences need no mark: `test_snippets` parses them."""
 PLAIN = ("text",)
 """Pictures, outputs and event streams: no commands."""

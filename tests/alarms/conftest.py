@@ -1,4 +1,4 @@
-"""What the alarms at calls and at stores have in common."""
+"""What the alarms at calls and at stores have in common, and the shell of docs/runbooks/README.md."""
 
 from collections.abc import AsyncIterator
 

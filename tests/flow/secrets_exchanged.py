@@ -1,4 +1,7 @@
-"""Secrets are exchanged under load in both orders: no call is lost; at the end the old ones are refused."""
+"""Secrets are exchanged under load in both orders: no call is lost; at the end the old ones are refused.
+
+The commands are those of docs/rotation.md.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""A restored backup: nothing is admitted until it is acknowledged; nothing revoked is valid again."""
+"""A restored backup (docs/restore.md): nothing is admitted before it is acknowledged, nothing revoked is valid."""
 
 import asyncio
 import json

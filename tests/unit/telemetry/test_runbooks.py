@@ -3,11 +3,10 @@
 import re
 from pathlib import Path
 
-import click
 import pytest
 import yaml
+from command_words import unknown_words
 
-from llm_proxy.cli.commands import commands
 from llm_proxy.edge.auth import ROUTE_ACCESS
 from llm_proxy.setting_sources import names_of
 from llm_proxy.settings import Settings
@@ -58,22 +57,8 @@ def test_a_page_is_short_and_has_its_parts(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_a_page_exist(page: str) -> None:
     """With these options; words in capitals stand for names."""
-    unknown = {words: _unknown_words(words.split()) for words in COMMAND.findall(text_of(page))}
+    unknown = {words: unknown_words(words.split()) for words in COMMAND.findall(text_of(page))}
     assert not any(unknown.values()), unknown
-
-
-def _unknown_words(words: list[str]) -> set[str]:
-    """Returns the command, or the options, that `llm-proxy` does not have."""
-    command: click.Command = commands
-    context = click.Context(command, info_name="llm-proxy")
-    while isinstance(command, click.Group) and words:
-        found = command.get_command(context, words[0])
-        if found is None:
-            return {words[0]}
-        command, words = found, words[1:]
-        context = click.Context(command, parent=context, info_name=command.name)
-    names = {name for option in command.params for name in option.opts}
-    return {word for word in words if word.startswith("--")} - names
 
 
 @pytest.mark.parametrize("page", PAGES)
