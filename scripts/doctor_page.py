@@ -13,7 +13,7 @@ HEAD = """\
 nothing, calls no model unless `--check-providers` is given, prints no secret, and ends within ten seconds,
 whatever is down.
 
-<!-- not run: exit code and findings depend on the machine; tests/stages/cli/test_doctor.py runs its checks -->
+<!-- not run: findings depend on the machine; tests/stages/cli/test_doctor.py runs its checks -->
 ```sh
 llm-proxy doctor                                      # beside `llm-proxy up`, in its folder
 docker compose exec llm-proxy /app/.venv/bin/python -m llm_proxy doctor

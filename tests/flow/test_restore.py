@@ -1,4 +1,4 @@
-"""A restored backup (docs/restore.md): nothing is admitted before it is acknowledged, nothing revoked is valid."""
+"""A restored backup (docs/restore.md): nothing is admitted until acknowledged, nothing revoked is valid."""
 
 import asyncio
 import json
