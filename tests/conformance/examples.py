@@ -21,7 +21,7 @@ from scripted.script import WORDS
 from stack_processes import run_stack
 
 EXAMPLES = ROOT / "examples" / "clients"
-PAGE = ROOT / "docs" / "clients.md"
+PAGES = ROOT / "docs" / "connect"
 SCRIPTED = {"model": "openai/*", "api_base": "PROVIDER/v1", "api_key": "sk-examples"}
 CONFIG: Json = {"model_list": [{"model_name": "*", "litellm_params": SCRIPTED}]}
 SETTINGS = {"LLM_PROXY__CACHE_MODE": "off"}

@@ -22,10 +22,10 @@ async def test_an_example_runs_as_it_stands(stack: RunningStack, program: str) -
 
 
 def test_every_example_is_run_and_shown() -> None:
-    """`docs/clients.md` has the text of each program that is run."""
-    page = examples.PAGE.read_text(encoding="utf-8")
+    """The pages of `docs/connect` have the text of each program that is run."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in examples.PAGES.glob("*.md"))
     programs = sorted(path for path in examples.EXAMPLES.iterdir() if path.is_file())
     assert [path.name for path in programs] == sorted(examples.PROGRAMS)
     for program in programs:
         block = f"```{LANGUAGES[program.suffix]}\n{program.read_text(encoding='utf-8')}```\n"
-        assert block in page, program.name
+        assert block in pages, program.name
