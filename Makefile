@@ -96,7 +96,7 @@ chaos: setup-dev ## Stop one component after the other under load; report in doc
 soak: setup-dev ## Load one gateway and one sidecar steadily for MINUTES; report in docs/soak.md.
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) $(ARGS)
 
-loop-traces: setup-dev ## Judge the loop guard on generated runs of agents; the figures of docs/agents.md: ARGS=--held-out.
+loop-traces: setup-dev ## Judge the loop guard on generated runs of agents; the figures of docs/agents/loop_guard.md: ARGS=--held-out.
 	PYTHONPATH=tests $(BIN)/python -m traces $(ARGS)
 
 billing-audit: setup-dev ## Compare CALLS calls token by token with what the provider stated; docs/billing_audit.md.

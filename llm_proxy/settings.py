@@ -167,7 +167,7 @@ class Settings(BaseSettings):
     limits_on_store_failure: OnStoreFailure = Field("local", description="While the limits store is unavailable: `deny`, this replica's share (`local`), or `allow`.")
     budgets_mode: Mode = Field("enforce", description="The same for budgets.")
     budgets_on_store_failure: OnStoreFailure = Field("deny", description="The same for budgets.")
-    run_sources: StringList = Field(("x-run-id", "x-session-id", "metadata.run_id", "metadata.session_id", "x-claude-code-session-id", "session-id"), min_length=1, description="What names a call's run, in order: headers, and `metadata.run_id` or `metadata.session_id` of a body (`docs/agents.md`).")
+    run_sources: StringList = Field(("x-run-id", "x-session-id", "metadata.run_id", "metadata.session_id", "x-claude-code-session-id", "session-id"), min_length=1, description="What names a call's run, in order: headers, and `metadata.run_id` or `metadata.session_id` of a body (`docs/agents/runs.md`).")
     run_idle_s: int = Field(86_400, ge=60, le=31_536_000, description="Seconds without a call after which a run ends, and its limits count anew.")
     affinity: Annotated[tuple[Literal["run", "prompt_cache_key", "user", "off"], ...], NoDecode] = Field(("run", "prompt_cache_key", "user"), description="What names calls that go to the deployment and sidecar that served them before, in order: the run, `prompt_cache_key` and `user` of a body; or `off`.")
     child_keys: bool = Field(default=True, description="Whether virtual keys may make keys below themselves, for sub-agents.")

@@ -2,7 +2,7 @@
 
 What differs from the internal dialect is here; the list of models is the same.
 Invariants: OpenAI's own spelling is accepted too, never both of one field; an error names the field as it was
-spelled. Source: docs/dialects.md, "generate".
+spelled. Source: docs/dialects/internal_and_generate.md.
 """
 
 from dataclasses import dataclass, replace

@@ -1,6 +1,6 @@
 """The dialect of `/internal/llm`: ids in `metadata`; `content`, `provider`, `model_resolved` in the answer.
 
-Source: docs/dialects.md, "internal".
+Source: docs/dialects/internal_and_generate.md.
 """
 
 from collections.abc import Callable, Iterable

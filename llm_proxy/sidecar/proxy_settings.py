@@ -242,7 +242,7 @@ PROXY_SETTINGS = (
         LITELLM,
         "block_requests_for_models_without_pricing",
         UNAVAILABLE,
-        "unpriced calls are counted (docs/usage.md)",
+        "unpriced calls are counted (docs/records.md)",
         protects=True,
     ),
     SettingRule(

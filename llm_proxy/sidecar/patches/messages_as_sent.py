@@ -2,7 +2,7 @@
 
 LiteLLM writes placeholders for empty texts, notes before system messages, sentences before tools' images, and
 a dummy tool. Invariants: no text is added; what a provider has no field for is left out or moved as
-`docs/dialects.md` lists it; what is merely wrong there is for the provider to reject.
+`docs/dialects/fields.md` lists it; what is merely wrong there is for the provider to reject.
 """
 
 from collections.abc import Callable, Collection, Iterator

@@ -1,4 +1,4 @@
-"""What becomes of each published field behind a real LiteLLM: the table in `docs/dialects.md`, tested.
+"""What becomes of each published field behind a real LiteLLM: the table in `docs/dialects/fields.md`, tested.
 
 A scripted provider behind a real sidecar shows what arrives. An upgrade of LiteLLM that changes a cell fails
 here until the table is changed.
@@ -18,7 +18,7 @@ from llm_proxy.dialects.request.openai_schema import FIELDS
 from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.endpoints import Endpoint
 
-PAGE = TESTS.parent / "docs" / "dialects.md"
+PAGE = TESTS.parent / "docs" / "dialects" / "fields.md"
 FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
 TOOLS = [{"type": "function", "function": FUNCTION}]
 SCHEMA = {
@@ -107,8 +107,8 @@ def _table(heading: str) -> list[list[str]]:
     return rows[2:end]
 
 
-CHAT = _table("### Chat fields behind LiteLLM")
-OTHERS = _table("### Fields of the other endpoints")
+CHAT = _table("## Chat fields behind LiteLLM")
+OTHERS = _table("## Fields of the other endpoints")
 
 
 def test_the_tables_have_every_published_field() -> None:

@@ -1,4 +1,4 @@
-"""The camelCase dialect: pairs from its document, see `docs/dialects.md`."""
+"""The camelCase dialect: pairs from its document, see `docs/dialects/internal_and_generate.md`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The internal dialect: pairs from its document, see `docs/dialects.md`."""
+"""The internal dialect: pairs from its document, see `docs/dialects/internal_and_generate.md`."""
 
 from typing import Any
 

@@ -17,7 +17,7 @@ GENERATED = {
     "docs/doctor.md",
 }
 """Reference pages that a script of `scripts/` writes: as long as what they list."""
-TOO_LONG = {"docs/agents.md", "docs/dialects.md"}
+TOO_LONG: set[str] = set()
 """Still to be split; nothing is added here."""
 INSIDE = [page for page in pages() if page.startswith("docs/")]
 _ELSEWHERE = re.compile(r"[a-z]+:")
