@@ -51,7 +51,7 @@ COMPOSE_PROFILES=self-hosted-db
 # VERTEX_AI_PROJECT_ID=
 # VERTEX_AI_LOCATION=us-central1
 
-# ---- Langfuse: read by the sidecar only; docs/observe.md -----------------------------------------------------
+# ---- Langfuse: read by the sidecar only; docs/observe.md ---------------------------------------------------
 # LANGFUSE_PUBLIC_KEY=
 # LANGFUSE_SECRET_KEY=
 # LANGFUSE_BASE_URL=https://cloud.langfuse.com
