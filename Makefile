@@ -104,10 +104,10 @@ billing-audit: setup-dev ## Compare CALLS calls token by token with what the pro
 
 reckoning: billing-audit # its old name
 
-bench-quick: setup-dev .bench/.others ## Measure what a call costs, beside bare relays, ferrogw and LiteLLM: the targets, in three minutes.
+bench-quick: setup-dev .bench/.others ## Measure every target in four minutes, beside bare relays, ferrogw and LiteLLM; ARGS="--only chain": a part.
 	@$(BIN)/python -m bench.compare --quick $(ARGS)
 
-bench: setup-dev .bench/.others ## Measure everything side by side, several runs; docs/benchmarks.md.
+bench: setup-dev .bench/.others ## Measure every target in several rounds; docs/benchmarks.md.
 	@$(BIN)/python -m bench.compare $(ARGS)
 
 profile: setup-dev ## Draw a flame graph of the gateway under load; ARGS=sidecar: of the sidecar.

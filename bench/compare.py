@@ -1,7 +1,7 @@
 """The gateway beside bare relays, ferrogw and LiteLLM, before one static upstream.
 
-    make bench-quick        the targets, in about three minutes; ARGS="--json FILE" for machines
-    make bench              everything, in about fifteen; writes docs/benchmarks.md, .svg and .json
+    make bench-quick        every target, in four minutes; ARGS="--only chain" measures a part
+    make bench              the same with more rounds; writes docs/benchmarks.md, .svg and .json
 
 CPU is user and system time of the process tree divided by what it served. Every subject is measured in turn
 in each round, so that a busy moment hits all alike. Figures are medians of the rounds; ratios are medians of
@@ -12,19 +12,25 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from bench import ROOT, process_stats, report
+from bench.chain import chain, eight_sidecars
 from bench.report import Json
+from bench.rounds import Runs, in_turn, median, medians, ratio
+from bench.targets import targets
 from bench.testbed import (
     BOTH,
+    CACHED_BOTH,
+    CACHED_LITELLM,
+    CACHED_SIDECAR,
+    CONSTANT,
     DIRECT,
     FERROGW,
     GATEWAY,
@@ -32,67 +38,42 @@ from bench.testbed import (
     RELAY,
     SCRIPTED,
     SIDECAR,
+    WITHOUT_STORES,
     Run,
     Subject,
     Testbed,
     body,
     measure,
     other_body,
+    put_burst,
     run_testbed,
 )
-from bench.upstream import NATIVE, OTHER_APIS
+from bench.upstream import BUSY, BUSY_S, NATIVE, OTHER_APIS
 
 CALL, STREAM = body(), body(stream=True)
 SLOW_CALL, SLOW_STREAM = body("bench-50ms"), body("bench-50ms", stream=True)
-WITH_LITELLM = {LITELLM, SIDECAR, BOTH}
 STREAMS, FEW_STREAMS, THOUSAND = 50, 8, 1000
+RATE, CHAIN_RATE = 200, 20
 CHAT = "chat"
 LIBRARIES = ("uvicorn", "uvloop", "httptools", "hiredis", "asyncpg", "orjson", "aiohttp", "redis")
-FIGURES = [one.name for one in fields(Run)]
-Runs = dict[str, list[Run]]
-Row = tuple[str, str, str, str]
+CACHED = (CACHED_LITELLM, CACHED_SIDECAR, CACHED_BOTH)
 
 
-def in_turn(of: Sequence[Subject], rounds: int, run: Callable[[Subject], Run]) -> Runs:
-    """Each subject in turn; the first round only warms up."""
-    found: Runs = {one.name: [] for one in of}
-    for _ in range(rounds + 1):
-        for one in of:
-            found[one.name].append(run(one))
-    return {name: runs[1:] for name, runs in found.items()}
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured: rounds of the gateway beside the relays, and rounds of everything else."""
+
+    relays: int
+    rounds: int
+    whole: bool
 
 
-def median(runs: Sequence[Run], figure: str) -> float:
-    """The median of the rounds."""
-    values: list[float] = [getattr(run, figure) for run in runs]
-    return round(statistics.median(values), 3)
+QUICK = Effort(relays=3, rounds=1, whole=False)
 
 
-def medians(found: Runs) -> Json:
-    """Subject -> figure -> median."""
-    return {name: {one: median(runs, one) for one in FIGURES} for name, runs in found.items()}
-
-
-def ratio(found: Runs, upper: str, lower: str, figure: str) -> float:
-    """The median of the rounds' ratios."""
-    runs = zip(found[upper], found[lower], strict=True)
-    ratios: list[float] = [getattr(a, figure) / getattr(b, figure) for a, b in runs]
-    return round(statistics.median(ratios), 3)
-
-
-def calls(of: Sequence[Subject], rounds: int, connections: int = 16) -> Runs:
-    """JSON calls on so many connections."""
-    return in_turn(of, rounds, partial(measure, sent=CALL, connections=connections, seconds=1.0))
-
-
-def streams(of: Sequence[Subject], rounds: int) -> Runs:
-    """Streams of 102 frames, one every 5 ms; LiteLLM gets fewer at once, or it would measure a queue."""
-
-    def run(one: Subject) -> Run:
-        at_once = FEW_STREAMS if one.name in WITH_LITELLM else STREAMS
-        return measure(one, STREAM, connections=at_once, seconds=1.5)
-
-    return in_turn(of, rounds, run)
+def calls(of: Sequence[Subject], rounds: int) -> Runs:
+    """JSON calls on 16 connections."""
+    return in_turn(of, rounds, partial(measure, sent=CALL, seconds=1.0))
 
 
 def slow_upstream(of: Sequence[Subject], rounds: int, callers: int) -> Json:
@@ -101,10 +82,10 @@ def slow_upstream(of: Sequence[Subject], rounds: int, callers: int) -> Json:
     Without the wait their calls leave together, are answered together, and what is measured is how long the
     last of them stands in line.
     """
-    slow = partial(measure, connections=callers, pause_ms=20)
+    slow = partial(measure, connections=callers, pause_ms=20, seconds=1.5)
     return {
         "json": medians(in_turn(of, rounds, partial(slow, sent=SLOW_CALL))),
-        "stream": medians(in_turn(of, rounds, partial(slow, sent=SLOW_STREAM, seconds=3.0))),
+        "stream": medians(in_turn(of, rounds, partial(slow, sent=SLOW_STREAM))),
     }
 
 
@@ -121,7 +102,7 @@ def other_apis(subject: Subject, rounds: int) -> Json:
     def run(one: Subject, *, stream: bool) -> Run:
         other = asked.get(one.name)
         sent = other_body(*other, stream=stream) if other else body(NATIVE, stream=stream)
-        return measure(one, sent, connections=FEW_STREAMS, seconds=1.0)
+        return measure(one, sent, connections=FEW_STREAMS, seconds=0.8)
 
     whole, streamed = (in_turn(of, rounds, partial(run, stream=stream)) for stream in (False, True))
     return {
@@ -142,61 +123,100 @@ def rejections(bed: Testbed, rounds: int) -> Json:
     }
 
 
-def thousand(bed: Testbed) -> Json:
-    """A thousand streams at once through one worker, a frame a second each."""
-    sent, subject = body("bench-1hz", stream=True), bed.subjects[GATEWAY]
+def thousand(subject: Subject) -> Json:
+    """A thousand streams at once through one worker, twenty frames a second each."""
+    sent = body(BUSY, stream=True)
     run = measure(subject, sent, connections=THOUSAND, requests=THOUSAND, seconds=20)
     peak_mb = process_stats.peak_rss_bytes(subject.pids[0]) / 2**20
-    return {"served": run.served - run.spoilt, "peak_rss_mb": round(peak_mb, 1)}
-
-
-def quick(bed: Testbed) -> Json:
-    """What the targets need."""
-    of = [one for name, one in bed.subjects.items() if name in (RELAY, SCRIPTED, GATEWAY, FERROGW)]
-    behind = [one for name, one in bed.subjects.items() if name in (LITELLM, BOTH)]
-    light, light_streams = calls(of, 3), streams(of, 2)
-    beside = [bed.subjects[name] for name in (DIRECT, SCRIPTED, GATEWAY)]
     return {
-        "calls": {"16": medians(light | calls(behind, 1))},
-        "streams": medians(light_streams | streams(behind, 1)),
+        "not_served": THOUSAND - run.served + run.spoilt,
+        "peak_rss_mb": round(peak_mb, 1),
+        "cpu_us_frame": run.cpu_us_frame,
+        "late_p99_ms": round(run.p99_ms - BUSY_S * 1000, 1),
+    }
+
+
+def of_gateway(bed: Testbed, effort: Effort) -> Json:
+    """The gateway beside the relays and ferrogw."""
+    of = [bed.subjects[name] for name in (RELAY, SCRIPTED, GATEWAY)]
+    light = calls([*of, *(one for name, one in bed.subjects.items() if name == FERROGW)], effort.relays)
+    streams = in_turn(of, effort.relays, partial(measure, sent=STREAM, connections=STREAMS, seconds=1.5))
+    found: Json = {
+        "calls": medians(light),
         "ratios": {
             "json": ratio(light, GATEWAY, SCRIPTED, "cpu_us"),
-            "frame": ratio(light_streams, GATEWAY, RELAY, "cpu_us_frame"),
+            "frame": ratio(streams, GATEWAY, RELAY, "cpu_us_frame"),
         },
-        "added": {"4": slow_upstream(beside, 1, 4)},
-        "other_apis": {one.name: other_apis(one, 2) for one in behind if one.name == BOTH},
-        "rejections": rejections(bed, 2),
+        "rejections": rejections(bed, max(effort.rounds, 2)),
         "starts": bed.starts,
+        "thousand": thousand(bed.subjects[GATEWAY]),
     }
+    if FERROGW in light:
+        found["ratios"]["ferrogw"] = ratio(light, GATEWAY, FERROGW, "cpu_us")
+    return found
 
 
-def everything(bed: Testbed, rounds: int) -> Json:
-    """All of the page."""
-    of = [*bed.subjects.values()]
-    light = [one for one in of if one.name not in WITH_LITELLM]
-    relays = [bed.subjects[name] for name in (RELAY, SCRIPTED, GATEWAY)]
-    nine_calls, nine_streams = calls(relays, 9), streams(relays, 9)
-    facts: Json = {
-        "calls": {
-            "1": medians(calls(of, 1, 1)),
-            "16": medians(calls(of, max(rounds, 5))),
-            "128": medians(calls(of, 1, 128)),
-        },
-        "streams": medians(streams(of, rounds)),
-        "ratios": {
-            "json": ratio(nine_calls, GATEWAY, SCRIPTED, "cpu_us"),
-            "frame": ratio(nine_streams, GATEWAY, RELAY, "cpu_us_frame"),
-        },
-        "added": {"4": slow_upstream(of, rounds, 4), "16": slow_upstream(light, rounds, 16)},
-        "other_apis": {name: other_apis(bed.subjects[name], rounds) for name in (BOTH, GATEWAY)},
-        "rejections": rejections(bed, rounds),
-        "starts": bed.starts,
-        "thousand": thousand(bed),
+def of_latency(bed: Testbed, effort: Effort) -> Json:
+    """What is added to an upstream that takes 50 ms, and ten times as many calls for one second."""
+    beside = [
+        bed.subjects[name] for name in (DIRECT, SCRIPTED, GATEWAY, SIDECAR, BOTH) if name in bed.subjects
+    ]
+    few = [one for one in beside if one.name not in (SIDECAR, BOTH)]
+    rates = {SCRIPTED: RATE, GATEWAY: RATE} | ({BOTH: CHAIN_RATE} if effort.whole else {})
+    added = {"4": slow_upstream(beside, effort.rounds, 4)}
+    if effort.whole:
+        added["16"] = slow_upstream(few, effort.rounds, 16)
+    bursts = {
+        name: put_burst(bed.subjects[name], SLOW_CALL, rate) | {"rate": rate} for name, rate in rates.items()
     }
-    return facts | {"conditions": conditions(rounds)}  # while the machine is as it was
+    return {"added": added, "bursts": bursts}
 
 
-def conditions(rounds: int) -> Json:
+def of_chain(bed: Testbed, effort: Effort) -> Json:
+    """The chain beside LiteLLM as it comes."""
+    return {"chain": chain(bed, effort.rounds)}
+
+
+def of_other_apis(bed: Testbed, effort: Effort) -> Json:
+    """Responses and Messages beside chats."""
+    of = (BOTH, GATEWAY) if effort.whole else (BOTH,)
+    return {"other_apis": {name: other_apis(bed.subjects[name], effort.rounds) for name in of}}
+
+
+def of_eight(bed: Testbed, _: Effort) -> Json:
+    """Eight sidecars."""
+    return {"eight": eight_sidecars(bed)}
+
+
+Part = tuple[Callable[[Testbed, Effort], Json], tuple[str, ...]]
+PARTS: dict[str, Part] = {
+    "chain": (of_chain, (LITELLM, SIDECAR, BOTH, *CACHED)),
+    "eight": (of_eight, ()),
+    "apis": (of_other_apis, (SIDECAR, BOTH)),
+    "gateway": (of_gateway, (RELAY, SCRIPTED, CONSTANT, GATEWAY, FERROGW)),
+    "latency": (of_latency, (SCRIPTED, GATEWAY, SIDECAR, BOTH)),
+}
+"""What is measured, and the subjects it needs."""
+ON_THE_PLOT = (RELAY, SCRIPTED, GATEWAY, WITHOUT_STORES, FERROGW, LITELLM, SIDECAR, BOTH)
+
+
+def run(parts: Sequence[str], effort: Effort) -> Json:
+    """The facts."""
+    facts: Json = {}
+    wanted = {name for part in parts for name in PARTS[part][1]} | ({*ON_THE_PLOT} if effort.whole else set())
+    with run_testbed(wanted, starts=3 if "gateway" in parts else 0) as bed:
+        for part in parts:
+            facts |= PARTS[part][0](bed, effort)
+        if effort.whole:
+            shown = [bed.subjects[name] for name in ON_THE_PLOT if name in bed.subjects]
+            facts["shown"] = {
+                name: median(runs, "cpu_us") for name, runs in calls(shown, effort.rounds).items()
+            }
+            facts["conditions"] = conditions(effort)  # while the machine is as it was
+    return facts
+
+
+def conditions(effort: Effort) -> Json:
     """What the figures depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((one.partition(":")[2].strip() for one in lines if one.startswith("model name")), "?")
@@ -207,119 +227,44 @@ def conditions(rounds: int) -> Json:
         "machine": f"{os.cpu_count()} cores, {model}",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "load average at the end": round(os.getloadavg()[0], 1),
-        "rounds": rounds,
+        "rounds": f"{effort.relays} of the gateway beside the relays, {effort.rounds} of everything else",
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         "LiteLLM": litellm.stdout.strip(),
+        "ferrogw": _ferrogw_version(),
     }
 
 
-def beyond(of: Json, name: str, figure: str) -> float:
-    """How much more than the upstream itself a subject took."""
-    return float(of[name][figure] - of[DIRECT][figure])
-
-
-def targets(facts: Json) -> Iterator[Row]:
-    """What was measured, what it should be, and whether it is."""
-
-    def row(what: str, value: float, unit: str, most: float | None = None) -> Row:
-        verdict = "" if most is None else "ok" if value <= most else "missed"
-        return what, f"{value:.2f} {unit}", "" if most is None else f"<= {most:g} {unit}", verdict
-
-    calls, streams = facts["calls"]["16"], facts["streams"]
-    yield row(f"CPU a JSON call / {SCRIPTED}", facts["ratios"]["json"], "x", 1.3)
-    yield row(f"CPU a stream frame / {RELAY}", facts["ratios"]["frame"], "x", 1.15)
-    for callers, by in facts["added"].items():
-        behind = f"50 ms upstream, {callers} callers"
-        yield row(f"added latency p50, {behind}", beyond(by["json"], GATEWAY, "p50_ms"), "ms", 0.5)
-        first_ms = beyond(by["stream"], GATEWAY, "first_p50_ms")
-        yield row(f"added time to first frame p50, {behind}", first_ms, "ms", 1.0)
-    for what, of in (("JSON call", calls), ("stream", streams)):
-        if LITELLM in of:
-            value = of[BOTH]["cpu_us"] / of[LITELLM]["cpu_us"]
-            yield row(f"gateway + our sidecar / LiteLLM: CPU a {what}", value, "x", 1.0)
-    for name, by in facts["other_apis"].get(BOTH, {}).items():
-        for what, value in by.items():
-            yield row(f"{name} / chat: CPU a {what}", value, "x", 1.5)
-    for name, most_us in (("uvicorn", None), ("401", 60), ("429", 120)):
-        yield row(f"a rejection, {name}", facts["rejections"][name], "us", most_us)
-    start_s, cpu_s, rss_mb = facts["starts"]
-    yield row("start to live, wall", start_s, "s", 1.0)
-    yield row("start to live, CPU", cpu_s, "s")
-    yield row("memory at rest", rss_mb, "MB", 80)
-    if "thousand" in facts:
-        many = facts["thousand"]
-        yield row("1,000 streams at 1 frame/s: memory at most", many["peak_rss_mb"], "MB", 250)
-        yield row("1,000 streams at 1 frame/s: not served", THOUSAND - many["served"], "", 0)
-    if FERROGW in calls:
-        yield row("CPU a JSON call / ferrogw", calls[GATEWAY]["cpu_us"] / calls[FERROGW]["cpu_us"], "x")
-
-
-def parts(facts: Json) -> dict[str, str]:
-    """The measured parts of the page."""
-    calls, rows = facts["calls"], [*targets(facts)]
-    others = [("1", one) for one in ("cpu_us", "p50_ms", "p99_ms")]
-    others += [("128", one) for one in ("cpu_us", "per_second", "p50_ms", "p99_ms")]
-    missed = (f"{what}: {value}" for what, value, _, verdict in rows if verdict == "missed")
-    return {
-        "targets": report.table(("what", "measured", "target", ""), rows),
-        "missed": report.bullets(missed),
-        "calls": _figures(calls["16"], "cpu_us", "per_second", "p50_ms", "p99_ms", "rss_mb"),
-        "connections": report.table(
-            ("subject", *(f"{many}: {figure}" for many, figure in others)),
-            ((name, *(f"{calls[many][name][one]:,.1f}" for many, one in others)) for name in calls["16"]),
-        ),
-        "streams": _figures(facts["streams"], "cpu_us_frame", "cpu_us", "first_p50_ms", "first_p99_ms"),
-        "other apis": report.table(
-            ("API", *(f"{one}: {what}" for one in facts["other_apis"] for what in ("call", "frame"))),
-            (
-                (name, *(f"{by[name][what]:.2f}" for by in facts["other_apis"].values() for what in by[name]))
-                for name in facts["other_apis"][BOTH]
-            ),
-        ),
-        **{f"added {callers}": _added(by["json"], by["stream"]) for callers, by in facts["added"].items()},
-        "conditions": report.bullets(f"{name}: {value}" for name, value in facts["conditions"].items()),
-    }
-
-
-def _figures(of: Json, *figures: str) -> str:
-    rows = ((name, *(f"{one[figure]:,.1f}" for figure in figures)) for name, one in of.items())
-    return report.table(("subject", *figures), rows)
-
-
-def _added(whole: Json, stream: Json) -> str:
-    columns = [(whole, "p50_ms"), (whole, "p99_ms"), (stream, "first_p50_ms"), (stream, "first_p99_ms")]
-    rows = (
-        (name, *(f"{beyond(of, name, figure):.2f}" for of, figure in columns))
-        for name in whole
-        if name != DIRECT
-    )
-    return report.table(("subject", *(figure for _, figure in columns)), rows)
+def _ferrogw_version() -> str:
+    found = [path.name.split("-")[1] for path in (ROOT / ".bench").glob("venv/lib/*/*/ferrogw-*.dist-info")]
+    return found[0] if found else "not installed"
 
 
 def main() -> int:
     """Measures and writes."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    flags.add_argument("--quick", action="store_true", help="only the targets")
-    flags.add_argument("--no-litellm", action="store_true", help="quick: only the gateway")
-    flags.add_argument("--json", type=Path, help="quick: a file for the targets")
+    flags.add_argument("--quick", action="store_true", help="few rounds, no page")
+    flags.add_argument("--only", choices=PARTS, action="append", help="quick: a part, or several")
+    flags.add_argument("--json", type=Path, help="a file for the targets")
     flags.add_argument("--rounds", type=int, default=3, choices=range(1, 10))
     flags.add_argument("--out", type=Path, default=ROOT / "docs")
     given = flags.parse_args()
-    with run_testbed(litellm=not (given.quick and given.no_litellm)) as bed:
-        facts = quick(bed) if given.quick else everything(bed, given.rounds)
-    for row in targets(facts):
-        print("{:<60} {:>10}  {:<10} {}".format(*row))
+    if given.only and not given.quick:
+        flags.error("--only is for --quick")
+    effort = QUICK if given.quick else Effort(relays=9, rounds=given.rounds, whole=True)
+    facts = run(given.only or list(PARTS), effort)
+    rows = [*targets(facts)]
+    for row in rows:
+        print("{:<72} {:>10}  {:<10} {}".format(*row))
     print(f"load average {os.getloadavg()[0]:.1f}")
-    if FERROGW not in facts["calls"]["16"]:
-        print("ferrogw is not installed: sh scripts/bench_environment.sh")
     if given.json:
-        given.json.write_text(json.dumps([*targets(facts)], indent=1) + "\n", encoding="utf-8")
-    if not given.quick:
-        cpu = {name: one["cpu_us"] for name, one in facts["calls"]["16"].items()}
-        plot = report.bars("CPU a JSON call, microseconds, 16 connections (logarithmic)", cpu)
-        kept = ("ratios", "other_apis", "rejections", "starts", "thousand", "conditions")
-        small = {key: facts[key] for key in kept}
-        report.write("benchmarks", small | {"cpu_us_a_call": cpu}, parts(facts), given.out, plot)
+        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if effort.whole:
+        plot = report.bars("CPU a JSON call, microseconds, 16 connections (logarithmic)", facts["shown"])
+        page = {
+            "targets": report.table(("what", "measured", "target", ""), rows),
+            "conditions": report.bullets(f"{name}: {value}" for name, value in facts["conditions"].items()),
+        }
+        report.write("benchmarks", facts, page, given.out, plot)
     return 0
 
 

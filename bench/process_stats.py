@@ -23,6 +23,19 @@ def peak_rss_bytes(pid: int) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
+def pss_bytes(pid: int) -> int:
+    """Resident memory of the tree; a page that several processes share counts once among them."""
+    return sum(_pss_bytes(one) for one in tree(pid))
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return int(lines.partition("Pss:")[2].split()[0]) * 1024
+
+
 def tree(pid: int) -> set[int]:
     """The process and its descendants."""
     parents = {int(path.name): int(_stat(int(path.name))[1]) for path in Path("/proc").glob("[0-9]*")}

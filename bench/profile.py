@@ -22,7 +22,7 @@ def main() -> int:
     given = flags.parse_args()
     out: Path = given.out or Path(f"profile-{given.what}.svg")
     name, sent = {"gateway": GATEWAY, "sidecar": SIDECAR}[given.what], body(stream=given.stream)
-    with run_testbed(only=name) as bed:
+    with run_testbed((name,)) as bed:
         subject = bed.subjects[name]
         measure(subject, sent, seconds=1)
         words = ["record", "--rate", str(RATE_HZ), "--duration", str(SECONDS), "--pid", str(subject.pids[0])]

@@ -92,7 +92,7 @@ def main() -> None:
 
 def measure_costs(calls: int) -> Costs:
     """Measures a gateway before a static upstream, and the same gateway before our sidecar."""
-    with run_testbed(litellm=False, only=GATEWAY) as bed:
+    with run_testbed((GATEWAY,)) as bed:
         subject, stack = bed.subjects[GATEWAY], bed.stack
         measure(subject, body(), seconds=LONGEST_S, requests=500)
         _await_records(stack, 500)
@@ -179,7 +179,7 @@ def _key_us(bed: Testbed, postgres_us: float) -> float:
 
 def _sidecar(calls: int) -> tuple[float, float, float, float]:
     """CPU of a call, of a frame and of a reading of the models in our sidecar, and its memory in MB."""
-    with run_testbed(only=BOTH) as bed:
+    with run_testbed((BOTH,)) as bed:
         both = bed.subjects[BOTH]
         alone = Subject(SIDECAR, both.port, (bed.stack.pid(SIDECAR),), both.key)
         few = max(100, calls // 10)

@@ -1,6 +1,6 @@
 """The subjects of a comparison, each before the same static upstream, and how one is measured.
 
-Invariants: every subject has one worker and every setting that makes it faster and keeps its job; is_up
+Invariants: every subject has one worker and every setting that makes it faster and keeps its job; answers
 that are not as they should be are counted apart; CPU is that of the subject's whole process tree, divided by
 what it served; the other subjects stand still meanwhile (SIGSTOP): their timers are in nobody's figures.
 """
@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from sidecars import sidecar_spec
 from stack_processes import PASSWORD, StackProcesses, gateway_spec
 
 from bench import ROOT, process_stats
-from bench.upstream import MODELS, NATIVE, OTHER_APIS
+from bench.upstream import EMBEDDINGS, INPUTS, MODELS, NATIVE, OTHER_APIS
 from llm_proxy.stack.probe import free_port, is_up
 from llm_proxy.stack.process import ProcessSpec
 from llm_proxy.stack.stores import postgres_spec, valkey_spec, valkey_url
@@ -36,7 +36,13 @@ from llm_proxy.stack.stores import postgres_spec, valkey_spec, valkey_url
 DIRECT, RELAY, SCRIPTED = "direct", "bare relay", "bare relay + one Redis script"
 GATEWAY, WITHOUT_STORES = "llm-proxy", "llm-proxy, no stores"
 LITELLM, SIDECAR, BOTH = "LiteLLM", "our sidecar alone", "llm-proxy + our sidecar"
+CACHED_LITELLM, CACHED_SIDECAR = "LiteLLM, cache on", "our sidecar alone, cache on"
+CACHED_BOTH = "llm-proxy + our sidecar, cache on"
 FERROGW, CONSTANT = "ferrogw", "a constant answer"
+BEHIND = {BOTH: SIDECAR, CACHED_BOTH: CACHED_SIDECAR}
+"""Gateway -> the sidecar behind it; the CPU of both is the gateway's."""
+TRANSLATED = {"Anthropic": ("anthropic", ""), "Gemini": ("gemini", "/v1beta")}
+"""Wire -> LiteLLM's name of the provider, and the path that its base address ends in."""
 OTHERS = ROOT / ".bench"
 PATH = "/v1/chat/completions"
 UNLIMITED = 1_000_000_000
@@ -97,6 +103,7 @@ class Testbed:
     Attributes:
         rejected: The gateway asked with an unknown key (401), and with a key whose limit is used up (429).
         constant: uvicorn, answering every request with the same 401.
+        groups: The process groups of all subjects but the upstream.
         starts: Medians of a few starts of the gateway: seconds to live, CPU seconds, MB at rest.
     """
 
@@ -105,37 +112,37 @@ class Testbed:
     rejected: dict[int, Subject]
     constant: Subject
     starts: tuple[float, float, float]
+    groups: tuple[int, ...]
 
 
 @contextmanager
-def run_testbed(*, litellm: bool = True, only: str | None = None) -> Iterator[Testbed]:
-    """The subjects, until the block ends; `only` names the one that is wanted."""
+def run_testbed(wanted: Collection[str], *, starts: int = 0) -> Iterator[Testbed]:
+    """These subjects and what stands behind them, until the block ends, after `starts` measured starts."""
     with tempfile.TemporaryDirectory(prefix="llm-proxy-bench-") as name:
         stack = StackProcesses(Path(name))
         stack.folder.chmod(0o711)
         try:
             _start_stores(stack)
-            starts = _starts(stack) if only is None else (0.0, 0.0, 0.0)
-            programs = _programs(stack, litellm=litellm)
-            wanted = [
-                one for one in programs if only is None or one == only or (only, one) == (BOTH, SIDECAR)
-            ]
-            for one in wanted:
-                stack.add(one, replace(programs[one], ready_timeout_s=120), stack.ports[one])
-            stack.start(*wanted)
-            yield _testbed(stack, wanted, starts)
+            seen = _starts(stack, starts) if starts else (0.0, 0.0, 0.0)
+            needed = {*wanted, *(BEHIND[one] for one in wanted if one in BEHIND)}
+            programs = {one: spec for one, spec in _programs(stack).items() if one in needed}
+            for one, spec in programs.items():
+                stack.add(one, replace(spec, ready_timeout_s=120), stack.ports[one])
+            stack.start(*programs)
+            yield _testbed(stack, [*programs], seen)
         finally:
             stack.stop()
 
 
 def _start_stores(stack: StackProcesses) -> None:
-    at = {name: free_port() for name in ("upstream", "postgres", "limits")}
+    at = {name: free_port() for name in ("upstream", "postgres", "limits", "cache")}
     stack.add(
         "postgres", postgres_spec(stack.folder, at["postgres"], PASSWORD, durable=False), at["postgres"]
     )
     stack.add("limits", valkey_spec("limits", stack.folder, at["limits"], PASSWORD), at["limits"])
+    stack.add("cache", valkey_spec("cache", stack.folder, at["cache"], PASSWORD), at["cache"])
     stack.add("upstream", upstream_spec(at["upstream"]), at["upstream"])
-    stack.start("postgres", "limits", "upstream")
+    stack.start("postgres", "limits", "cache", "upstream")
 
 
 def upstream_spec(port: int) -> ProcessSpec:
@@ -143,9 +150,10 @@ def upstream_spec(port: int) -> ProcessSpec:
     return _python("bench.upstream", port, "/health/liveliness")
 
 
-def _programs(stack: StackProcesses, *, litellm: bool) -> dict[str, ProcessSpec]:
+def _programs(stack: StackProcesses) -> dict[str, ProcessSpec]:
     names = (RELAY, SCRIPTED, CONSTANT, GATEWAY, WITHOUT_STORES, LITELLM, SIDECAR, BOTH, FERROGW)
-    stack.ports |= {name: free_port() for name in names}
+    cached = (CACHED_LITELLM, CACHED_SIDECAR, CACHED_BOTH)
+    stack.ports |= {name: free_port() for name in (*names, *cached)}
     at, upstream = stack.ports, stack.url("upstream")
     redis = valkey_url(at["limits"], PASSWORD)
     found = {
@@ -155,8 +163,8 @@ def _programs(stack: StackProcesses, *, litellm: bool) -> dict[str, ProcessSpec]
         GATEWAY: _gateway(stack, at[GATEWAY], upstream),
         WITHOUT_STORES: _gateway(stack, at[WITHOUT_STORES], upstream, stores=False),
     }
-    if litellm:
-        found |= _litellm(stack) | {BOTH: _gateway(stack, at[BOTH], stack.url(SIDECAR))}
+    found |= _litellm(stack)
+    found |= {both: _gateway(stack, at[both], stack.url(sidecar)) for both, sidecar in BEHIND.items()}
     if (OTHERS / "venv" / "bin" / "ferrogw").exists():
         found[FERROGW] = _ferrogw(stack)
     return found
@@ -171,19 +179,40 @@ def _gateway(stack: StackProcesses, port: int, sidecar: str, *, stores: bool = T
 
 
 def _litellm(stack: StackProcesses) -> dict[str, ProcessSpec]:
-    """LiteLLM as its own command starts it, and as our sidecar: same configuration, one worker, bytecode."""
-    base = {"api_base": f"{stack.url('upstream')}/v1", "api_key": "none"}
-    models: list[dict[str, object]] = [
-        {"model_name": one, "litellm_params": {"model": f"openai/{one}", **base}} for one in MODELS
-    ]
-    models[MODELS.index(NATIVE)]["model_info"] = {"supported_endpoints": OTHER_APIS}
-    general = {"general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"}}
-    file = stack.folder / "litellm.yaml"
-    file.write_text(json.dumps({"model_list": models, **general, "litellm_settings": {"telemetry": False}}))
+    """LiteLLM as its own command starts it, and as our sidecar: same configuration, one worker, bytecode.
+
+    Each once without and once with a cache of answers in the same Valkey.
+    """
+    file, at = litellm_config(stack.folder, stack.url("upstream")), stack.ports
+    redis = valkey_url(at["cache"], PASSWORD)
+    cached = stack.folder / "litellm-cached.yaml"
+    config = json.loads(file.read_text())
+    config["litellm_settings"] |= {"cache": True, "cache_params": {"type": "redis", "url": redis}}
+    cached.write_text(json.dumps(config))
+    key = {"LITELLM_MASTER_KEY": MASTER_KEY}
     return {
-        LITELLM: litellm_spec(stack.ports[LITELLM], file, MASTER_KEY),
-        SIDECAR: sidecar_spec(file, stack.ports[SIDECAR], {"LITELLM_MASTER_KEY": MASTER_KEY}),
+        LITELLM: litellm_spec(at[LITELLM], file, MASTER_KEY),
+        SIDECAR: sidecar_spec(file, at[SIDECAR], key),
+        CACHED_LITELLM: litellm_spec(at[CACHED_LITELLM], cached, MASTER_KEY),
+        CACHED_SIDECAR: sidecar_spec(file, at[CACHED_SIDECAR], key | {"CACHE_REDIS_URL": redis}),
     }
+
+
+def litellm_config(folder: Path, upstream: str) -> Path:
+    """The file of the models, all served by `upstream`: on OpenAI's wire, Anthropic's and Gemini's."""
+
+    def model(name: str, provider: str = "openai", base: str = "/v1", **info: object) -> dict[str, Any]:
+        params = {"model": f"{provider}/{name}", "api_base": upstream + base, "api_key": "none"}
+        return {"model_name": name, "litellm_params": params, "model_info": info}
+
+    models = [model(one) for one in MODELS if one != NATIVE]
+    models.append(model(NATIVE, supported_endpoints=OTHER_APIS))
+    models.append(model(EMBEDDINGS, mode="embedding"))
+    models += [model(f"bench-{provider}", provider, base) for provider, base in TRANSLATED.values()]
+    general = {"general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"}}
+    file = folder / "litellm.yaml"
+    file.write_text(json.dumps({"model_list": models, **general, "litellm_settings": {"telemetry": False}}))
+    return file
 
 
 def litellm_spec(port: int, config: Path, key: str, more: dict[str, str] | None = None) -> ProcessSpec:
@@ -227,22 +256,24 @@ def _testbed(stack: StackProcesses, names: list[str], starts: tuple[float, float
     groups = {stack.pid(name) for name in names}
     found = {DIRECT: Subject(DIRECT, stack.ports["upstream"], (stack.pid("upstream"),))}
     for name in names:
-        pids = tuple(stack.pid(one) for one in ((name, SIDECAR) if name == BOTH else (name,)))
+        pids = tuple(stack.pid(one) for one in (name, BEHIND.get(name)) if one)
         key = KEY if name == WITHOUT_STORES else MASTER_KEY
-        if name in (GATEWAY, WITHOUT_STORES, BOTH):
+        if name in (GATEWAY, WITHOUT_STORES, *BEHIND):
             _await_model(stack.ports[name])
-        if name in (GATEWAY, BOTH):
-            key = virtual_key(stack.ports[name], name=name.replace(" ", "-"), agent="scout", rpm=UNLIMITED)
+        if name in (GATEWAY, *BEHIND):
+            plain = "".join(letter if letter.isalnum() else "-" for letter in name)
+            key = virtual_key(stack.ports[name], name=plain, agent="scout", rpm=UNLIMITED)
         found[name] = Subject(name, stack.ports[name], pids, key, tuple(groups.difference(pids)))
     rejected: dict[int, Subject] = {}
     if GATEWAY in names:
         tight = virtual_key(stack.ports[GATEWAY], name="tight", agent="busy", rpm=1)
         rejected[401] = replace(found[GATEWAY], key="sk-somebody-elses-0123456789")
         rejected[429] = replace(found[GATEWAY], key=tight)
-    return Testbed(stack, found, rejected, found.pop(CONSTANT, found[DIRECT]), starts)
+    constant = found.pop(CONSTANT, found[DIRECT])
+    return Testbed(stack, found, rejected, constant, starts, tuple(groups))
 
 
-def _starts(stack: StackProcesses, times: int = 3) -> tuple[float, float, float]:
+def _starts(stack: StackProcesses, times: int) -> tuple[float, float, float]:
     """Starts the gateway with its stores a few times, lets it rest, stops it."""
     seen: list[tuple[float, float, float]] = []
     for _ in range(times):
@@ -280,6 +311,12 @@ def other_body(path: str, model: str, *, stream: bool = False) -> str:
     return _written(chat | {"store": False}, stream=stream)
 
 
+def embeddings_body(**more: object) -> str:
+    """A call for the vectors of `INPUTS` short texts."""
+    texts = [f"Sentence {at} of a page that is to be found by what it means." for at in range(INPUTS)]
+    return _written({"model": EMBEDDINGS, "input": texts, **more}, stream=False)
+
+
 def _written(call: dict[str, Any], *, stream: bool) -> str:
     return json.dumps(call | ({"stream": True} if stream else {}), separators=(",", ":"))
 
@@ -299,7 +336,7 @@ def measure(
     words = [sys.executable, "-m", "bench.load", url, "--body", sent, "--seconds", str(seconds)]
     words += ["--header", f"authorization: Bearer {subject.key}", "--pause-ms", str(pause_ms)]
     words += ["--connections", str(connections), *(("--requests", str(requests)) if requests else ())]
-    with _still(subject.others):
+    with still(subject.others):
         before_s = subject.cpu_s()
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         used_s = subject.cpu_s() - before_s
@@ -323,8 +360,22 @@ def measure(
     )
 
 
+def put_burst(subject: Subject, sent: str, rate: int) -> dict[str, float]:
+    """Puts a burst on a subject; what its callers saw."""
+    url = f"http://127.0.0.1:{subject.port}{subject.path}"
+    words = [sys.executable, "-m", "bench.burst", url, "--body", sent, "--rate", str(rate)]
+    words += ["--header", f"authorization: Bearer {subject.key}"]
+    with still(subject.others):
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{subject.name}: {done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
 @contextmanager
-def _still(groups: tuple[int, ...]) -> Iterator[None]:
+def still(groups: tuple[int, ...]) -> Iterator[None]:
+    """These process groups stand still until the block ends."""
     try:
         for group in groups:
             os.killpg(group, signal.SIGSTOP)
