@@ -186,10 +186,11 @@ class CallGuard:
             self._task.cancel()
 
     def close(self) -> None:
-        """Ends the guard: the call has ended."""
-        self._task = None
+        """Ends the guard: the call has ended. A cancelled task keeps its frame, which holds the guard."""
+        self._task = self._receive = None
         if self._disconnect_task is not None:
             self._disconnect_task.cancel()
+            self._disconnect_task = None
 
     def was_interrupted(self) -> bool:
         """Whether a `CancelledError` now in flight is the guard's; if so the task is usable again."""
