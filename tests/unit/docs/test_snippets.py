@@ -13,17 +13,7 @@ from llm_proxy.setting_sources import names_of
 from llm_proxy.settings import Settings
 from llm_proxy.stack import process_specs
 
-UNMARKED = {
-    "README.md",
-    "docs/agents.md",
-    "docs/clients.md",
-    "docs/compose.md",
-    "docs/deployment.md",
-    "docs/dialects.md",
-    "docs/kubernetes.md",
-    "docs/moving_from_litellm.md",
-    "docs/upgrade.md",
-}
+UNMARKED: set[str] = set()
 """Pages whose snippets have no marks yet; nothing is added here."""
 SHELL = ("sh", "bash", "console")
 MIN_REASON_WORDS = 3
