@@ -54,7 +54,7 @@ _KEY_COLUMNS = (
     "role",
     "tenant",
     Column("prefix", unbroken=True),
-    Column("expires", unbroken=True),
+    Column("expires (UTC)", unbroken=True),
     "state",
 )
 

@@ -6,7 +6,7 @@ set. Completion never fails and never prints: it offers nothing when the gateway
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -147,9 +147,18 @@ def served_models() -> list[str]:
         return []
 
 
-def warn_of_unserved_models(models: Iterable[str]) -> None:
-    """Warns of each name or wildcard that matches no served model group; never fails."""
-    groups = served_models()
+def require_served_models(models: Sequence[str]) -> None:
+    """Ends the command at a name or wildcard that matches no served model group.
+
+    Warns that nothing was compared if no gateway answers.
+    """
+    groups = served_models() if models else []
+    if models and not groups:
+        warn("no gateway answers, so it is unknown whether these models are served")
     for one in models if groups else ():
         if not any(wildcard_matches(one, group) or wildcard_matches(group, one) for group in groups):
-            warn(f"no served model group matches {one!r} (`llm-proxy models` lists them)")
+            fail(
+                f"no served model group matches {one!r}: nothing was done. `llm-proxy models` lists the "
+                "groups; --force allows one that is to be served later",
+                EXIT_WRONG_INPUT,
+            )

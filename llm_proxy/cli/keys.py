@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import click
 
-from llm_proxy.cli.context import complete_models, fetch_if_running, warn_of_unserved_models
+from llm_proxy.cli.context import complete_models, fetch_if_running, require_served_models
 from llm_proxy.cli.database import (
     complete_keys,
     current_actor,
@@ -123,6 +123,9 @@ def _spec_options(of: Callable[..., None]) -> Callable[..., None]:
     return of
 
 
+_force_option = click.option("--force", is_flag=True, help="Allow models that are not served.")
+
+
 @click.group()
 def keys() -> None:
     """Create, list, change, rotate and revoke virtual keys.
@@ -134,10 +137,12 @@ def keys() -> None:
 @keys.command("create")
 @click.option("--name", required=True, help="Its unique name.")
 @_spec_options
+@_force_option
 @as_json_option
-def create_key(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 -- click's options
+def create_key(*, force: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 -- click's options
     """Create a key and print it once."""
-    warn_of_unserved_models(options["models"])
+    if not force:
+        require_served_models(options["models"])
     _change_key(
         lambda keys: keys.create(parse_key_spec(_document(options)), current_actor()), as_json=as_json
     )
@@ -197,15 +202,17 @@ def show_key(*, key: str, as_json: bool) -> None:
     type=click.Choice(list(_UNSET_FIELDS)),
     help="Remove a limit, a binding or an expiry; repeatable.",
 )
+@_force_option
 @as_json_option
-def change_key(*, key: str, unset: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401 -- click's options
+def change_key(*, key: str, unset: tuple[str, ...], force: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 -- click's options
     """Change a key; options that are not given change nothing."""
     removed = {_UNSET_FIELDS[name]: None for name in unset}
     document = _document(options)
     both = next((name for name in unset if _UNSET_FIELDS[name] in document), None)
     if both is not None:
         raise click.UsageError(f"--unset {both} and a value for it exclude each other.")
-    warn_of_unserved_models(options["models"])
+    if not force:
+        require_served_models(options["models"])
     _change_key(lambda keys: keys.update(key, document | removed, current_actor()), as_json=as_json)
 
 
@@ -221,12 +228,14 @@ def change_key(*, key: str, unset: tuple[str, ...], as_json: bool, **options: An
 @as_json_option
 @yes_option
 def rotate_key(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
-    """Give a key a new secret and print it once."""
+    """Give a key a new secret and print it once; the old secret stays valid for --overlap."""
     if overlap == 0:
         confirm(f"Revoke the present secrets of the key {key} at once?", yes=yes)
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=overlap)
     _change_key(
         lambda keys: keys.rotate(key, current_actor(), overlap=timedelta(seconds=overlap)),
         as_json=as_json,
+        old_secret_valid_until=until,
     )
 
 
@@ -356,17 +365,19 @@ def _document(options: dict[str, Any]) -> Json:
     return given
 
 
-def _change_key(do: Callable[[KeyRepository], Awaitable[KeyMutation]], *, as_json: bool) -> None:
-    _change_and_print(lambda pool: do(KeyRepository(pool)), as_json=as_json)
+def _change_key(
+    do: Callable[[KeyRepository], Awaitable[KeyMutation]], *, as_json: bool, **more: object
+) -> None:
+    _change_and_print(lambda pool: do(KeyRepository(pool)), as_json=as_json, **more)
 
 
-def _change_and_print(do: Callable[[Pool], Awaitable[KeyMutation]], *, as_json: bool) -> None:
-    """Changes a key, publishes the change and prints the key, with its secret if that is new."""
+def _change_and_print(do: Callable[[Pool], Awaitable[KeyMutation]], *, as_json: bool, **more: object) -> None:
+    """Changes a key, publishes that, prints the key with `more` fields and its secret if that is new."""
 
     async def change(pool: Pool) -> Json:
         mutation = await do(pool)
         await publish_change(mutation.epochs)
-        return _result_document(mutation)
+        return more | _result_document(mutation)
 
     print_result(run_with_pool(change), print_secret_once, as_json=as_json)
 

@@ -325,7 +325,7 @@ def _show_simulation(result: Json) -> None:
             columns: list[Column | str] = [
                 *names,
                 Column("calls", number=True),
-                Column("first", unbroken=True),
+                Column("first (UTC)", unbroken=True),
             ]
             print_table(columns, [_simulation_row(one, names) for one in rows])
     click.echo(f"\n{not_replayed['note']} In it: {not_replayed['refused_then_in_sample']}.")

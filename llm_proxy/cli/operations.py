@@ -97,6 +97,9 @@ def models(*, check: bool, as_json: bool, url: str | None, names: tuple[str, ...
     with admin_client(url, timeout_s=MODELS_TIMEOUT_S, read_only=not check) as client:
         listed = request_json(client, "GET", "/admin/models")["data"]
         groups = [one for one in listed if not names or one["id"] in names]
+        unknown = sorted(set(names) - {one["id"] for one in groups})
+        if unknown:
+            fail(f"no model group is named {', '.join(map(repr, unknown))}; `llm-proxy models` lists them")
         if not check:
             print_result(groups, _print_groups, as_json=as_json)
             return
@@ -115,7 +118,7 @@ def _probe_model(client: httpx.Client, name: str) -> Json:
 
 
 def _print_groups(groups: list[Json]) -> None:
-    titles = ("mode", "providers", "$/M in, out", "last ok", "failed, 5 min", "falls back to")
+    titles = ("mode", "providers", "$/M in, out", "last ok (UTC)", "failed, 5 min", "falls back to")
     rows: list[tuple[str, ...]] = []
     for one in groups:
         health = one["health"]

@@ -41,7 +41,7 @@ from llm_proxy.ledger.usage_store import PostgresUsage
 from llm_proxy.quantities import QUANTITY_OF_UNIT, shown_amount, unit_text
 
 _REQUEST_COLUMNS: tuple[Column | str, ...] = (
-    Column("started", unbroken=True),
+    Column("started (UTC)", unbroken=True),
     Column("request id", unbroken=True),
     *("agent", "model", "provider"),
     Column("status", number=True),
@@ -162,7 +162,13 @@ async def _write_csv(times: RangeOptions, filters: Mapping[str, str | None]) -> 
 
 def _print_rejected(rows: list[Json], counts: list[Json], limit: int) -> None:
     """Prints the sampled requests, then the counts: their sum, and the newest rows."""
-    columns = (Column("refused", unbroken=True), Column("request id", unbroken=True), "agent", "model", "why")
+    columns = (
+        Column("refused (UTC)", unbroken=True),
+        Column("request id", unbroken=True),
+        "agent",
+        "model",
+        "why",
+    )
     print_table(
         columns,
         (
@@ -180,7 +186,11 @@ def _print_rejected(rows: list[Json], counts: list[Json], limit: int) -> None:
         f" Rejected requests in total{of}: {summarize_counts(counts)}\n"
     )
     print_table(
-        (Column("minute", unbroken=True), "key", "tenant", "limit", "code", Column("times", number=True)),
+        (
+            Column("minute (UTC)", unbroken=True),
+            *("key", "tenant", "limit", "code"),
+            Column("times", number=True),
+        ),
         (
             (
                 row["minute"].strftime("%m-%d %H:%M"), row["key_name"] or row["key_id"] or "-",

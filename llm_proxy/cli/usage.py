@@ -89,7 +89,11 @@ _USAGE_COLUMNS = (
 )
 @click.option("--until", help="The same; by default the end of today, or of the period --since names.")
 @click.option("--tz", default="UTC", help="The time zone of days: Europe/Berlin, +05:30.")
-@click.option("--by", help=f"Comma-separated, of {', '.join(DIMENSIONS)}.  [default: agent,model]")
+@click.option(
+    "--by",
+    multiple=True,
+    help=f"What to group by, commas between, or repeated: {', '.join(DIMENSIONS)}.  [default: agent,model]",
+)
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only these; repeatable.")
 @click.option(
     "--top", type=click.IntRange(1, 10_000), help="The most expensive so many, for each time of --by."
@@ -102,7 +106,7 @@ def usage(
     since: str,
     until: str | None,
     tz: str,
-    by: str | None,
+    by: tuple[str, ...],
     where: tuple[str, ...],
     top: int | None,
     form: str,
@@ -132,7 +136,7 @@ async def usage_store() -> AsyncGenerator[PostgresUsage]:
         yield store
 
 
-UsageOptions = tuple[str, str | None, str, str | None, tuple[str, ...], int | None]
+UsageOptions = tuple[str, str | None, str, tuple[str, ...], tuple[str, ...], int | None]
 """Values of --since, --until, --tz, --by, --where and --top."""
 
 RangeOptions = tuple[str, str | None, str]
@@ -146,7 +150,7 @@ async def _query(
     zone = parse_zone(tz)
     begin, end = parse_range(since, until, now, zone)
     default = "" if form == "focus" else "agent,model"
-    names = tuple(name for name in (default if by is None else by).split(",") if name)
+    names = tuple(name for name in (",".join(by) if by else default).split(",") if name)
     query = UsageQuery(begin, end, names, _filters(where), zone, top, max_rows=_MAX_LINES)
     if form == "focus":
         query = replace(query, group_by=focus_groups(query))
@@ -279,7 +283,7 @@ def _show_differences(found: Sequence[Discrepancy], enriched: int) -> None:
         )
         for one in found
     ]  # fmt: skip
-    unbroken = (Column("started", unbroken=True), Column("request id", unbroken=True))
+    unbroken = (Column("started (UTC)", unbroken=True), Column("request id", unbroken=True))
     numbers = (Column(title, number=True) for title in ("tokens", "logged", "USD", "logged USD"))
     print_table([*unbroken, "difference", "source", "outcome", *numbers], rows)
     click.echo(f"{len(found)} differences")

@@ -340,7 +340,8 @@ async def admin_transaction(pool: Pool) -> AsyncGenerator[Connection]:
         try:
             yield connection
         except asyncpg.UniqueViolationError as error:
-            raise BadRequest("A key of that name exists already.", param="name") from error
+            taken = "A key of that name exists already; a revoked key keeps its name."
+            raise BadRequest(taken, param="name") from error
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, ValueError) as error:
             raise BadRequest("A value is out of its range.") from error
 

@@ -85,6 +85,8 @@ class _Replacement:
         plan: The plan that holds when they take over; its ports are those of the new sidecars alone.
         sidecars: The new sidecars by number.
         replaces: The numbers of the sidecars they replace.
+        asked_ns: When it was requested last; its status answers the requests until then.
+        noticed: The watched files as a rolling restart read them that began because one had changed.
         reason: Why one sidecar is replaced; None for a rolling restart, whose status a command waits for.
         lines: What was printed so far.
         ready: The numbers of those that are ready.
@@ -95,6 +97,8 @@ class _Replacement:
     sidecars: dict[int, ManagedProcess]
     replaces: tuple[int, ...]
     began_ns: int
+    asked_ns: int
+    noticed: FileSignature | None = None
     reason: str | None = None
     lines: list[str] = field(default_factory=list[str])
     ready: set[int] = field(default_factory=set[int])
@@ -139,7 +143,7 @@ class RollingRestart:
         self._read_operator_env, self._check_config = read_operator_env, check_config
         self._print_line = print_line
         self._known_faults = frozenset(check_config(plan.config, plan.operator_env.variables))
-        self._requested = self._stopping = False
+        self._requested = self._noticed = self._stopping = False
         self._replacement: _Replacement | None = None
         self._draining: list[_DrainingSidecar] = []
         self._watcher = FileWatcher(time.monotonic(), plan.watched_files()) if plan.is_development else None
@@ -168,11 +172,15 @@ class RollingRestart:
             return
         if self._watcher is not None and self._watcher.has_changed(now_s, self._plan.watched_files()):
             self._print_line(f"{self._plan.config} or a key has changed")
-            self._requested = True
+            self._requested = self._noticed = True
         self._kill_over_hard_limit()
         if self._requested and self._replacement is None:
+            is_noticed, self._requested, self._noticed = self._noticed, False, False
+            self._begin(is_noticed=is_noticed)
+        elif self._requested and self._replacement is not None and self._has_same_files(self._replacement):
             self._requested = False
-            self._begin()
+            self._replacement.asked_ns = time.monotonic_ns()
+            self._write_status(self._replacement)
         elif self._replacement is None and now_s >= self._not_before_s:
             self._recycle(now_s)
         if self._replacement is not None:
@@ -185,13 +193,23 @@ class RollingRestart:
         """Rejects what runs and what is requested."""
         running, self._replacement = self._replacement, None
         if running is not None and running.reason is None:
-            self._reject(running.began_ns, [STACK_STOPS], running.lines)
+            self._reject(running.asked_ns, [STACK_STOPS], running.lines)
         if self._requested:
             self._requested = False
             self._reject(time.monotonic_ns(), [STACK_STOPS])
 
-    def _begin(self) -> None:
+    def _has_same_files(self, replacement: _Replacement) -> bool:
+        """Whether the change that is being applied is the requested one: `reload` right after an edit."""
+        return replacement.noticed is not None and replacement.noticed == self._noticed_files()
+
+    def _noticed_files(self) -> FileSignature:
+        """The watched files, and others beside the configuration that it may include."""
+        beside = self._plan.config.parent.glob("*.y*ml")
+        return _file_signature(sorted({*self._plan.watched_files(), *beside}))
+
+    def _begin(self, *, is_noticed: bool) -> None:
         began_ns = time.monotonic_ns()
+        noticed = self._noticed_files() if is_noticed else None
         if self._watcher is not None:
             self._watcher.mark_read(self._plan.watched_files())
         try:
@@ -208,7 +226,9 @@ class RollingRestart:
         except _START_FAILURES as fault:
             self._reject(began_ns, [str(fault)])
             return
-        self._replacement = replacement = _Replacement(plan, started, tuple(self._sidecars), began_ns)
+        self._replacement = replacement = _Replacement(
+            plan, started, tuple(self._sidecars), began_ns, began_ns, noticed
+        )
         if ignored := self._first_plan.changed_start_settings(env):
             self._report(replacement, f"changed, but read at the start only: {', '.join(ignored)}")
         self._report(replacement, f"starting {_names(started)} with the new configuration")
@@ -228,7 +248,10 @@ class RollingRestart:
         self._print_line(line)
         replacement.lines.append(line)
         if replacement.reason is None:
-            ReloadStatus(replacement.began_ns, done, tuple(replacement.lines)).write(self._plan.state)
+            self._write_status(replacement, done=done)
+
+    def _write_status(self, replacement: _Replacement, *, done: bool | None = None) -> None:
+        ReloadStatus(replacement.asked_ns, done, tuple(replacement.lines)).write(self._plan.state)
 
     def _recycle(self, now_s: float) -> None:
         """Begins to replace the first sidecar that is over its recycle limits."""
@@ -251,7 +274,8 @@ class RollingRestart:
             self._keep_old(reason, str(fault), now_s)
             return
         self._print_line(f"sidecar-{number} {reason}: starting {_names(started)} to replace it")
-        self._replacement = _Replacement(plan, started, (number,), time.monotonic_ns(), reason)
+        began_ns = time.monotonic_ns()
+        self._replacement = _Replacement(plan, started, (number,), began_ns, began_ns, reason=reason)
 
     def _kill_over_hard_limit(self) -> None:
         """Kills sidecars over the hard limit; the supervisor restarts them."""
@@ -295,7 +319,7 @@ class RollingRestart:
             self._replacement = None
             self._supervisor.retire(replacement.sidecars.values())
             if replacement.reason is None:
-                self._reject(replacement.began_ns, [str(fault)], replacement.lines)
+                self._reject(replacement.asked_ns, [str(fault)], replacement.lines)
             else:
                 self._keep_old(replacement.reason, str(fault), now_s)
         else:
@@ -324,7 +348,7 @@ class RollingRestart:
         try:
             replacement.gateway = self._supervisor.start_beside(gateway)
         except ProcessFailed as fault:
-            self._reject(replacement.began_ns, [str(fault)], replacement.lines)
+            self._reject(replacement.asked_ns, [str(fault)], replacement.lines)
         else:
             self._replacement = replacement
             self._report(replacement, "starting a gateway with the new settings")
@@ -338,7 +362,7 @@ class RollingRestart:
         except ProcessFailed as fault:
             self._replacement = None
             self._supervisor.discard(new)
-            self._reject(replacement.began_ns, [f"the old gateway stays: {fault}"], replacement.lines)
+            self._reject(replacement.asked_ns, [f"the old gateway stays: {fault}"], replacement.lines)
             return
         self._replacement = None
         self._supervisor.exchange(new, signal.SIGUSR1)

@@ -194,6 +194,8 @@ def test_the_most_expensive_row_is_first_above_the_total(gateway: Gateway) -> No
     words = [(line.split() or [""])[0] for line in table.splitlines()]
     assert [word for word in words if word in {"demo", "plain", "total"}] == ["demo", "total"]
     [best] = json.loads(gateway.command("usage", "--by", "key", "--top", "1", "--json").stdout)
+    both = json.loads(gateway.command("usage", "--by", "key", "--by", "model", "--json").stdout)
+    assert {"key", "model"} <= both[0].keys()
     assert (best["key_name"], best["requests"]) == ("demo", 3)
     [row] = rows(gateway.command("usage", "--by", "key", "--top", "1", "--csv").stdout)
     assert set(row) == set(best)

@@ -1,6 +1,8 @@
 """The commands for keys, on a real Postgres."""
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,9 @@ async def test_a_key_is_managed_by_commands(pool: "asyncpg.Pool[asyncpg.Record]"
     assert made["key"] not in await run(database_url, "show", "n")
     changed: Json = json.loads(await run(database_url, "change", "n", "--tpm", "9", "--json"))
     assert (changed["rpm"], changed["tpm"], changed["tenant"]) == (3, 9, "t")
+    kept = await run(database_url, "rotate", "n", "--overlap", "3600")
+    until = datetime.fromisoformat(re.findall(r"(?m)^old_secret_valid_until +(\S+)$", kept)[0])
+    assert timedelta(minutes=59) < until - datetime.now(UTC) <= timedelta(hours=1)
     rotated: Json = json.loads(await run(database_url, "rotate", "n", "--overlap", "0", "--yes", "--json"))
     assert rotated["key"] != made["key"]
     assert "--yes" in await run(database_url, "revoke", "n", code=2)
@@ -39,6 +44,7 @@ async def test_a_key_is_managed_by_commands(pool: "asyncpg.Pool[asyncpg.Record]"
     await run(database_url, "revoke", "nobody", "--yes", code=1)
     table = await run(database_url, "list")
     assert "revoked" in table
+    assert "a revoked key keeps its name" in await run(database_url, "create", "--name", "n", code=2)
     assert rotated["prefixes"][0] in table
 
 
