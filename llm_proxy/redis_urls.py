@@ -131,6 +131,19 @@ class RedisAddress:
         return unquote(user), unquote(password)
 
     @property
+    def socket_path(self) -> str:
+        """The path of the socket; empty for a server that is reached by host and port."""
+        location = self._url.partition("://")[2].partition("?")[0]
+        return "" if self.hosts else unquote(f"/{location.partition('/')[2]}")
+
+    @property
+    def database(self) -> int:
+        """The number of a server's database."""
+        path = self._url.partition("://")[2].partition("?")[0].partition("/")[2] if self.hosts else ""
+        number = self.parameters.get("db") or path
+        return int(number) if number.isdecimal() else 0
+
+    @property
     def servers(self) -> tuple[str, ...]:
         """The addresses of single servers; none where Sentinels name it."""
         if not self.hosts:

@@ -2,19 +2,18 @@
 
 Pure, the only home of `cryptography`. Invariants: a token names its key; the first key seals, all open, so
 that a key can be exchanged while its tokens live; a token opens for the purpose it was sealed for alone; one
-with any fault does not open. AES-256-GCM-SIV (RFC 8452): a nonce drawn twice betrays no plaintext.
+with any fault does not open. AES-256-GCM-SIV (RFC 8452): a nonce drawn twice betrays no plaintext. The
+library takes 6 MB: it is imported where something is sealed or opened for the first time.
 """
 
 import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 MIN_SECRET_CHARS = 32
 _NONCE_BYTES, _KEY_BYTES = 12, 32
@@ -50,34 +49,41 @@ def _split(pair: str) -> tuple[str, str]:
 class Sealer:
     """Seals with the first of its keys, opens with any."""
 
-    __slots__ = ("_ciphers", "_on_old_key", "_sealing_id")
+    __slots__ = ("_ciphers", "_on_old_key", "_sealing_id", "_secrets")
 
     def __init__(self, keys: Sequence[SealingKey], on_old_key: Callable[[], None] = lambda: None) -> None:
         """Takes one key or more; `on_old_key` is called when another than the first has opened a token."""
         self._on_old_key = on_old_key
         self._sealing_id = keys[0].key_id
-        self._ciphers = {key.key_id: AESGCMSIV(_derived(key.secret)) for key in keys}
+        self._secrets = {key.key_id: key.secret for key in keys}
+        self._ciphers: dict[str, AESGCMSIV] = {}
 
     def seal(self, purpose: str, payload: bytes) -> str:
         """Returns a URL-safe token of the payload, another one each time, which opens for `purpose` alone."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = self._ciphers[self._sealing_id].encrypt(nonce, payload, purpose.encode())
+        sealed = self._cipher(self._sealing_id).encrypt(nonce, payload, purpose.encode())
         return f"{self._sealing_id}.{urlsafe_b64encode(nonce + sealed).rstrip(b'=').decode()}"
 
     def open(self, purpose: str, token: str) -> bytes | None:
         """Returns the payload of a token; None for one that was forged, or sealed otherwise."""
         match = _TOKEN.fullmatch(token)
-        cipher = self._ciphers.get(match[1]) if match else None
-        if match is None or cipher is None:
+        if match is None or match[1] not in self._secrets:
             return None
         try:
             raw = urlsafe_b64decode(match[2] + "=" * (-len(match[2]) % 4))
-            payload = cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], purpose.encode())
-        except (InvalidTag, ValueError):
+        except ValueError:
             return None
-        if match[1] != self._sealing_id:
+        payload = _decrypted(self._cipher(match[1]), raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], purpose.encode())
+        if payload is not None and match[1] != self._sealing_id:
             self._on_old_key()
         return payload
+
+    def _cipher(self, key_id: str) -> "AESGCMSIV":
+        cipher = self._ciphers.get(key_id)
+        if cipher is None:
+            secret = self._secrets[key_id].encode()
+            cipher = self._ciphers[key_id] = _derived_cipher(secret, None, b"llm-proxy sealing")
+        return cipher
 
 
 class SegmentCipher:
@@ -87,8 +93,7 @@ class SegmentCipher:
 
     def __init__(self, secret: bytes, answer: str) -> None:
         """`answer` names the answer: no other one has its key."""
-        key = HKDF(SHA256(), _KEY_BYTES, salt=answer.encode(), info=b"llm-proxy answer").derive(secret)
-        self._cipher = AESGCMSIV(key)
+        self._cipher = _derived_cipher(secret, answer.encode(), b"llm-proxy answer")
 
     def seal(self, number: int, segment: bytes) -> bytes:
         """Returns a segment, sealed; the number is its nonce, the key is this answer's own."""
@@ -96,12 +101,23 @@ class SegmentCipher:
 
     def open(self, number: int, sealed: bytes) -> bytes | None:
         """Returns a segment; None for one that was sealed with another secret, or for another place."""
-        try:
-            return self._cipher.decrypt(number.to_bytes(_NONCE_BYTES), sealed, None)
-        except InvalidTag:
-            return None
+        return _decrypted(self._cipher, number.to_bytes(_NONCE_BYTES), sealed, None)
 
 
-def _derived(secret: str) -> bytes:
-    """A key of the right length from a secret of any; the settings demand one that cannot be guessed."""
-    return HKDF(SHA256(), _KEY_BYTES, salt=None, info=b"llm-proxy sealing").derive(secret.encode())
+def _derived_cipher(secret: bytes, salt: bytes | None, info: bytes) -> "AESGCMSIV":
+    """A cipher with a key of the right length from a secret of any, which nobody can guess."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV  # noqa: PLC0415 -- 6 MB
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 -- the same
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415 -- the same
+
+    return AESGCMSIV(HKDF(SHA256(), _KEY_BYTES, salt=salt, info=info).derive(secret))
+
+
+def _decrypted(cipher: "AESGCMSIV", nonce: bytes, sealed: bytes, bound: bytes | None) -> bytes | None:
+    """The plaintext, None where it was not sealed so."""
+    from cryptography.exceptions import InvalidTag  # noqa: PLC0415 -- the same
+
+    try:
+        return cipher.decrypt(nonce, sealed, bound)
+    except (InvalidTag, ValueError):
+        return None

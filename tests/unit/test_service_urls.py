@@ -1,10 +1,12 @@
 """Addresses in settings: one reading, or an error that reveals nothing of the address."""
 
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio.connection import SSLConnection, parse_url
 
 from llm_proxy.postgres_urls import client_parameters, parse_postgres_url, unused_parameters
 from llm_proxy.redis_urls import parse_redis_url, redis_address
@@ -461,3 +463,23 @@ def test_a_list_of_hosts_is_taken_apart() -> None:
     found = redis_address("redis+cluster://:p@a,b:1/0")
     assert (found.kind, found.servers) == ("cluster", ("redis://:p@a:6379/0", "redis://:p@b:1/0"))
     assert redis_address("unix:///run/s?db=1").servers == ("unix:///run/s?db=1",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://h", "redis://:p%40%2F@h:7000/2", "rediss://u%3A:p@[::1]:7000?db=3", "redis://h/2?db=4",
+        "redis://h:1/0?ssl_ca_certs=/c%20d", "unix:///run/my%20s?db=5&password=p%26", "unix:///run/s",
+    ],
+)  # fmt: skip
+def test_an_address_is_read_as_redis_py_reads_it(text: str) -> None:
+    """The same socket or host, the same login, the same database."""
+    url = redis_address(parse_redis_url(text)).servers[0]
+    found, expected = redis_address(url), dict[str, Any](parse_url(url))
+    user, password = found.credentials
+    assert found.socket_path == expected.get("path", "")
+    assert found.hosts[:1] == (((expected["host"], expected["port"]),) if "host" in expected else ())
+    assert user == expected.get("username", "")
+    assert (password or found.parameters.get("password", "")) == expected.get("password", "")
+    assert found.database == expected.get("db", 0)
+    assert found.is_tls == (expected.get("connection_class") is SSLConnection)

@@ -7,12 +7,11 @@ cannot hand over a reply that arrives after its timeout.
 """
 
 import asyncio
+import binascii
 import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
-
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from llm_proxy.admission.limiter import LimiterUnavailable
 from llm_proxy.admission.redis.connection import Argument, RedisConnection
@@ -21,6 +20,7 @@ from llm_proxy.redis_urls import redis_address
 
 log = logging.getLogger(__name__)
 
+SLOTS = 16_384
 MAX_REDIRECTS = 4
 REFRESH_INTERVAL_S = 0.5
 TRY_AGAIN_S = 0.005
@@ -115,7 +115,7 @@ class ClusterClient:
 
     def _assign_slot(self, slot: int, connection: RedisConnection) -> None:
         if self._slots is None:
-            self._slots = [self._first] * REDIS_CLUSTER_HASH_SLOTS
+            self._slots = [self._first] * SLOTS
             self._refresh_loop.start()
         self._slots[slot] = connection
         self._is_stale = True
@@ -145,7 +145,7 @@ class ClusterClient:
                 continue
         if not rows:
             raise LimiterUnavailable
-        slots = [self._first] * REDIS_CLUSTER_HASH_SLOTS
+        slots = [self._first] * SLOTS
         for low, high, (host, port, *_), *_ in rows:
             connection = await self._connection_at(f"{(host or b'').decode()}:{port}")
             slots[low : high + 1] = [connection] * (high + 1 - low)
@@ -166,6 +166,13 @@ class ClusterClient:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def key_slot(key: bytes) -> int:
+    """Returns the slot of a key, or of what its first braces hold (Redis Cluster specification)."""
+    _, brace, rest = key.partition(b"{")
+    tag, end, _ = rest.partition(b"}")
+    return binascii.crc_hqx(tag if brace and end and tag else key, 0) % SLOTS
 
 
 def _send(

@@ -16,11 +16,10 @@ from functools import partial
 from typing import Any, cast
 
 import hiredis
-from redis.asyncio.connection import SSLConnection, parse_url
 
 from llm_proxy.admission.limiter import LimiterUnavailable
 from llm_proxy.background import BackgroundLoop
-from llm_proxy.redis_urls import redis_address
+from llm_proxy.redis_urls import RedisAddress, redis_address
 from llm_proxy.schema.database import classify_error
 
 log = logging.getLogger(__name__)
@@ -40,6 +39,7 @@ _LOST_RIGHTS = ("READONLY", "NOAUTH", "WRONGPASS")
 """Errors of a server that is no longer the primary, or no longer knows this user: the next login tells."""
 _CONNECT_ERRORS = (OSError, LimiterUnavailable, TimeoutError)
 _NO_REDIS = "what answers there is no Redis"
+_FALSE = ("false", "f", "no", "n", "0")
 _SENTINEL_TIMEOUT_S = 0.5
 _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -275,19 +275,17 @@ class RedisConnection(asyncio.Protocol):
         return self._address.server_at(found[0].decode(), int(found[1]))
 
     async def _connect_to(self, url: str) -> None:
-        options: dict[str, Any] = dict(parse_url(url))
+        address = redis_address(url)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(max(CONNECT_TIMEOUT_S, 2 * self._timeout_s)):
-            if path := options.get("path"):
-                await loop.create_unix_connection(lambda: self, path)
+            if not address.hosts:
+                await loop.create_unix_connection(lambda: self, address.socket_path)
             else:
-                tls_context = None
-                if options.get("connection_class") is SSLConnection:
-                    tls_context = _tls_context(options, self._tls)
-                host, port = options.get("host", "127.0.0.1"), int(options.get("port", 6379))
-                await loop.create_connection(lambda: self, host, port, ssl=tls_context)
+                tls_context = _tls_context(address.parameters, self._tls) if address.is_tls else None
+                host, port = address.hosts[0]
+                await loop.create_connection(lambda: self, host or "127.0.0.1", port, ssl=tls_context)
             try:
-                for args in _login_commands(options):
+                for args in _login_commands(address):
                     await self._send(args, None)
                 if len(self._finders) > 1 or self._address.service:
                     await self._require_primary()
@@ -326,28 +324,32 @@ def _reason(error: Exception) -> str:
     return reason
 
 
-def _tls_context(options: dict[str, Any], default: ssl.SSLContext | None) -> ssl.SSLContext:
+def _tls_context(parameters: dict[str, str], default: ssl.SSLContext | None) -> ssl.SSLContext:
     """The context that the URL's `ssl_` parameters ask for; without any the default."""
-    asked = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    asked = {name: value for name, value in parameters.items() if name.startswith("ssl_") and value}
     if not asked and default is not None:
         return default
     context = ssl.create_default_context(cafile=asked.get("ssl_ca_certs"))
     if asked.get("ssl_certfile"):
         context.load_cert_chain(asked["ssl_certfile"], asked.get("ssl_keyfile"))
     is_unverified = asked.get("ssl_cert_reqs") in {"none", "CERT_NONE"}
-    if is_unverified or str(asked.get("ssl_check_hostname", "true")).lower() in {"false", "0", "no"}:
+    if is_unverified or asked.get("ssl_check_hostname", "true").lower() in _FALSE:
         context.check_hostname = False
     if is_unverified:
         context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def _login_commands(options: dict[str, Any]) -> list[tuple[Argument, ...]]:
-    """The AUTH and SELECT commands of the URL's options."""
+def _login_commands(address: RedisAddress) -> list[tuple[Argument, ...]]:
+    """The AUTH and SELECT commands of an address."""
     args: list[tuple[Argument, ...]] = []
-    if options.get("password"):
-        user = (options["username"],) if options.get("username") else ()
-        args.append(("AUTH", *user, options["password"]))
-    if options.get("db"):
-        args.append(("SELECT", int(options["db"])))
+    user, password = address.credentials
+    user, password = (
+        user or address.parameters.get("username", ""),
+        password or address.parameters.get("password", ""),
+    )
+    if password:
+        args.append(("AUTH", user, password) if user else ("AUTH", password))
+    if address.database:
+        args.append(("SELECT", address.database))
     return args
