@@ -30,12 +30,14 @@ from llm_proxy.sidecar import (
 )
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
 from llm_proxy.sidecar.config_file import ConfigReport
+from llm_proxy.sidecar.direct_calls import DirectCalls
 from llm_proxy.sidecar.disconnects import cancel_on_disconnect
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.response_cache import ResponseCache
 from llm_proxy.sidecar.responses import (
+    App,
     Message,
     Receive,
     Scope,
@@ -78,6 +80,7 @@ class SidecarApp:
         states_timeouts: Whether the configuration states timeouts, which the gateway shall know.
         has_observers: Whether a callback other than ours receives the calls.
         cache: The response cache; None if the configuration has no cache in Redis.
+        direct: Sends calls past LiteLLM's code.
         config_report: The report on the configuration file; None without a file.
     """
 
@@ -90,6 +93,7 @@ class SidecarApp:
     states_timeouts: bool = False
     has_observers: bool = False
     cache: ResponseCache | None = None
+    direct: DirectCalls = field(default_factory=lambda: DirectCalls(frozenset()))
     config_report: ConfigReport | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,14 +158,17 @@ class SidecarApp:
         if outcome.account == frozenset():
             await send_json(send, 404, response_state.GONE)
             return
-        forward = partial(_call_litellm, path, outcome)
+        forward: App = partial(_call_litellm, path, outcome)
+        name = INFERENCE_ENDPOINTS[path][0]
+        if name in self.direct.endpoints:
+            forward = partial(self.direct.respond, name, forward, outcome)
         try:
             if self.cache is not None and path in self.cache.paths:
                 await self.cache.respond(scope, receive, sending, forward, outcome)
             else:
                 not_cached_by_us = self.cache is not None and path != "/v1/embeddings"
                 outcome.without_cache = not_cached_by_us or litellm_internals.litellm_module().cache is None
-                opaque = INFERENCE_ENDPOINTS[path][0] in OPAQUE_ENDPOINTS
+                opaque = name in OPAQUE_ENDPOINTS
                 app = partial(cancel_on_disconnect, forward) if opaque else forward
                 await app(scope, receive, sending)
         except Exception as error:  # noqa: BLE001 -- uvicorn would log it with the provider's text, or a prompt
@@ -191,7 +198,8 @@ class SidecarApp:
             await send_json(send, 503, {"status": "starting"})
         else:
             status = "leaving" if self.draining else "healthy"
-            body = {"status": status, "in_flight": self.in_flight, "answered": self.completed}
+            counts = {"in_flight": self.in_flight, "answered": self.completed, "direct": self.direct.sent}
+            body = {"status": status, **counts}
             await send_json(send, 200, body)
 
     def _is_authorized(self, scope: Scope) -> bool:

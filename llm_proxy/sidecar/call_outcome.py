@@ -4,7 +4,7 @@ Invariant: callbacks may run in another task of the same request; all of them se
 """
 
 import json
-from collections.abc import Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -76,6 +76,27 @@ class SpeechCall:
 
 
 @dataclass(slots=True)
+class DirectAttempt:
+    """What is kept of a call's first attempt, which may pass LiteLLM by (see `direct_calls`).
+
+    Attributes:
+        deployment: The chosen deployment, until LiteLLM's router has taken it.
+        attempt: Its attempt, until then.
+        answer: Gives LiteLLM's own request the answer that is there already; None if LiteLLM sends it.
+        client: The client LiteLLM sent its request with.
+        request: That request.
+        logging: LiteLLM's logging object of the attempt.
+    """
+
+    deployment: Any = None
+    attempt: Attempt | None = None
+    answer: Callable[[Any], Awaitable[Any]] | None = None
+    client: Any = None
+    request: Any = None
+    logging: Any = None
+
+
+@dataclass(slots=True)
 class CallOutcome:
     """The outcome of one call.
 
@@ -106,6 +127,7 @@ class CallOutcome:
         speech: What is kept of a call that makes speech; None of any other.
         affinity: The name whose calls stay at one deployment; None if it names none.
         healthy: The deployments that could serve the attempt that runs.
+        direct: What is kept of a first attempt that may pass LiteLLM by; None of most calls.
     """
 
     endpoint: Endpoint | None = None
@@ -134,6 +156,7 @@ class CallOutcome:
     provider_body: Json | None = None
     affinity: str | None = None
     healthy: tuple[str, ...] = ()
+    direct: DirectAttempt | None = None
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -378,6 +401,22 @@ def record_native_cost(cost_usd: float | None) -> None:
     outcome = _CURRENT.get()
     if outcome is not None:
         outcome.native_cost_usd = cost_usd
+
+
+def direct_attempt() -> DirectAttempt | None:
+    """Return what is kept of the running call's first attempt; None if it cannot pass LiteLLM by."""
+    outcome = _CURRENT.get()
+    return outcome.direct if outcome is not None else None
+
+
+def take_chosen_deployment() -> Any:  # noqa: ANN401 -- LiteLLM's
+    """Return the deployment chosen for the running call's first attempt, once, and record the attempt."""
+    direct = direct_attempt()
+    if direct is None or direct.attempt is None:
+        return None
+    record_attempt(direct.attempt)
+    direct.attempt = None
+    return direct.deployment
 
 
 def image_call() -> ImageCall | None:

@@ -29,6 +29,8 @@ from llm_proxy.sidecar.app import SidecarApp
 from llm_proxy.sidecar.call_log import WARM_UP_GROUP, CallLog
 from llm_proxy.sidecar.config import EffectiveConfig, InvalidConfig, build_effective_config, has_observers
 from llm_proxy.sidecar.config_file import ConfigReport
+from llm_proxy.sidecar.direct_calls import DirectCalls
+from llm_proxy.sidecar.direct_settings import direct_endpoints
 from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, accepted_settings
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import attempts, redis_breaker, registry
@@ -98,6 +100,7 @@ async def _serve(config: Path, listener: socket.socket, keys: tuple[str, ...]) -
         await warm_up(app, keys[0])
         await redis_breaker.wait_for_redis()
         app.cache = _create_cache(loaded, cache_events.hit_reporter(callback, observed=app.has_observers))
+        app.direct = DirectCalls(direct_endpoints(loaded.config))
         app.ready = True
         settings = uvicorn.Config(
             app,

@@ -24,7 +24,16 @@ from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.config import CACHE_NAMESPACE, CACHED_PATHS
 from llm_proxy.sidecar.guardrails import ConfiguredGuardrails
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.responses import ERROR_EVENT, HeaderList, Message, Receive, Scope, Send, read_body
+from llm_proxy.sidecar.responses import (
+    ERROR_EVENT,
+    HeaderList,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    receive_again,
+)
 
 MAX_ENTRY_BYTES = 2**20
 """Limit of a compressed answer; writing a longer one could exceed the timeout of Redis."""
@@ -142,7 +151,7 @@ class ResponseCache:
         raw = await read_body(receive)
         if raw is None:
             return
-        receive = _receive_again(raw, receive)
+        receive = receive_again(raw, receive)
         call = self._cacheable_call(scope, raw)
         if call is None:
             outcome.without_cache = True
@@ -368,16 +377,6 @@ def create_response_cache(
         return None
     paths = [path for name, path in CACHED_PATHS.items() if name in types]
     return ResponseCache(settings, paths, guardrails, report)
-
-
-def _receive_again(raw: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that returns the body first, then what the client sends."""
-    waiting: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
-
-    async def first_the_body() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return first_the_body
 
 
 async def _replay(entry: CacheEntry, key: str, send: Send) -> None:

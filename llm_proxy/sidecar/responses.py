@@ -62,6 +62,16 @@ async def read_body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
+def receive_again(raw: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that returns the body first, then what the client sends."""
+    waiting: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
+
+    async def first_the_body() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return first_the_body
+
+
 def error_body(message: str, kind: str, code: str | None) -> dict[str, Any]:
     """Return an error body in OpenAI's format."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}

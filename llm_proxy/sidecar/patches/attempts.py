@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 
-from llm_proxy.json_access import as_object
+from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import answer_usage, call_outcome, litellm_internals
 from llm_proxy.sidecar.call_log import (
     WARM_UP_GROUP,
@@ -64,6 +64,9 @@ def _record_deployments(router: Untyped) -> None:
     choose = router.async_get_available_deployment
 
     async def choose_and_record(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
+        chosen = call_outcome.take_chosen_deployment()
+        if chosen is not None:
+            return chosen
         chosen = await choose(self, *args, **options)
         params = as_object(as_object(chosen).get("litellm_params"))
         info = as_object(as_object(chosen).get("model_info"))
@@ -110,6 +113,9 @@ def _record_sent(logging: Untyped) -> None:
 
     def record_and_send(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
         call_outcome.record_sent()
+        direct = call_outcome.direct_attempt()
+        if direct is not None:
+            direct.logging = self
         return pre_call(self, *args, **options)
 
     logging.pre_call = record_and_send
@@ -235,6 +241,12 @@ def install_callback(call_log: CallLog | None) -> Untyped:
     callback = Callback()
     litellm_internals.litellm_module().callbacks.append(callback)
     return callback
+
+
+def post_event(kwargs: Json, answer: Untyped, started: datetime, ended: datetime) -> None:
+    """Write the row of a success of which LiteLLM reports no event."""
+    if _call_logs:
+        _post(row_of_event(kwargs, answer, started, ended))
 
 
 def _post(row: CallRow | None) -> None:

@@ -1,7 +1,7 @@
 """Less CPU per call without another answer; measured by `bench/sidecar_cpu.py`. Each part is a patch."""
 
 from llm_proxy.json_access import as_object
-from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar import direct_settings, litellm_internals
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 
 IDLE_HOOKS = (
@@ -74,5 +74,18 @@ LIMITS = LiteLLMPatch(
     report="To file: `a model_dump on each call just to find that a deployment states no rpm or tpm`.",
     until="A deployment that states no limits costs a call nothing.",
     tests=("tests/stages/sidecar/test_performance.py::test_a_call_does_no_unused_work[limits]",),
+    after_start=True,
+)
+DIRECT_CALLS = LiteLLMPatch(
+    name="direct_calls",
+    install=direct_settings.enable,
+    reason=(
+        "A call in OpenAI's format that no callback or guardrail reads costs LiteLLM five times what the "
+        "provider's request costs: copies of the call, OpenAI's SDK, objects of a log that nobody reads."
+    ),
+    since="1.108.6",
+    report="To file: `a fast path for calls without listeners`.",
+    until="Such a call costs LiteLLM little more than the provider's request.",
+    tests=("tests/stages/sidecar/test_direct_calls.py::test_an_answer_is_the_same",),
     after_start=True,
 )

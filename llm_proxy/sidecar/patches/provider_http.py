@@ -32,13 +32,13 @@ def install() -> None:
     make: Callable[..., Any] = response_class.__init__
 
     def make_with_ascii(self: Untyped, *args: Untyped, headers: Untyped = None, **options: Untyped) -> None:
-        make(self, *args, headers=headers and _in_ascii(headers), **options)
+        make(self, *args, headers=headers and in_ascii(headers), **options)
 
     async def send_and_check(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
         added, own = call_outcome.added_fields(), call_outcome.provider_body()
         if added or own is not None:
             request = with_fields(request, added, own)
-        response = await send(self, request, **options)
+        response = await _answer_at_hand(self, request) or await send(self, request, **options)
         if request.method != "POST" or not call_outcome.in_call():
             return response
         if response.status_code != 200:
@@ -58,6 +58,18 @@ def install() -> None:
     client.send = send_and_check
     response_class.aiter_lines = lines
     call_outcome.enable_provider_bodies()
+
+
+async def _answer_at_hand(client: Untyped, request: Untyped) -> Untyped:
+    """Return the answer that the provider gave to a direct call, or raise what it failed with; else None."""
+    direct = call_outcome.direct_attempt()
+    if direct is None or request.method != "POST":
+        return None
+    answer, direct.answer = direct.answer, None
+    if answer is None:
+        direct.client, direct.request = client, request
+        return None
+    return await answer(request)
 
 
 def with_fields(request: Untyped, fields: Json, own: Json | None = None) -> Untyped:
@@ -101,7 +113,7 @@ def raise_stated_failure(failure: StatedFailure) -> NoReturn:
     raise error
 
 
-def _in_ascii(headers: Untyped) -> Untyped:
+def in_ascii(headers: Untyped) -> Untyped:
     """Return the headers in ASCII: LiteLLM and httpx fail to send others."""
     pairs = list(headers.items() if hasattr(headers, "items") else headers)
     if all(value.isascii() for _, value in pairs):

@@ -69,6 +69,7 @@ PATCHES: tuple[LiteLLMPatch, ...] = (
     session_affinity.PATCH,
     performance.HOOKS,
     performance.LIMITS,
+    performance.DIRECT_CALLS,
     accounting.FREE_DEPLOYMENTS,
     log_content.ERROR_LOG,
     litellm_cache.OWN_CACHE,

@@ -86,3 +86,13 @@ async def test_a_call_does_no_unused_work(profiled: tuple[Sidecar, Path], patch:
     during = await counts_after(file, before["calls."] + CALLS) - before
     assert during["litellm.main.acompletion"] >= CALLS
     assert {name: during[name] for name in NEEDLESS[patch] if during[name]} == {}
+
+
+async def test_an_observed_call_is_never_direct(profiled: tuple[Sidecar, Path]) -> None:
+    """LiteLLM makes the event that an owner's callback reads."""
+    sidecar, file = profiled
+    before = counts(file)["calls."]
+    for _ in range(CALLS):
+        assert (await sidecar.chat("a", str(uuid4()))).status == 200
+    assert (await sidecar.get("/health/readiness")).json["direct"] == 0
+    await counts_after(file, before + CALLS)

@@ -1,0 +1,139 @@
+"""A provider's good answer to a direct call: what the gateway gets, and the row of the call log.
+
+Invariants: the answer's form, its cost and its headers are made by LiteLLM's own functions; headers that only
+repeat the time or LiteLLM's own budgets are left out; an answer that LiteLLM might reject is none of these.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from llm_proxy.json_access import Json, as_list, as_object
+from llm_proxy.sidecar import call_outcome, direct_internals, openai_repair
+from llm_proxy.sidecar.call_outcome import CallOutcome
+from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
+from llm_proxy.sidecar.direct_templates import DirectCall
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches import attempts
+from llm_proxy.sidecar.provider_answers import check_response
+from llm_proxy.sidecar.responses import HeaderList
+
+FILTERED = "content_filter"
+"""A finish reason at which LiteLLM's router may fall back."""
+RETRY_HEADERS: Json = {"x-litellm-attempted-retries": 0, "x-litellm-attempted-fallbacks": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class GoodAnswer:
+    """An answer to be sent.
+
+    Attributes:
+        result: LiteLLM's object of the answer.
+        extra: LiteLLM's headers of the provider's.
+        breakdown: The parts of the cost; None if they are not known.
+    """
+
+    result: Untyped
+    call: DirectCall
+    template: RequestTemplate
+    answer: ProviderAnswer
+    extra: Json
+    cost_usd: float | None
+    breakdown: Untyped
+    started_at: datetime
+    ended_at: datetime
+
+    @property
+    def provider_s(self) -> float:
+        """The provider's share of the time."""
+        return self.answer.provider_s
+
+    def head(self, call_id: str, overhead_s: float) -> HeaderList:
+        """Return LiteLLM's headers of the answer."""
+        deployment = self._deployment()
+        found = {
+            "x-litellm-call-id": call_id,
+            "x-litellm-model-id": deployment,
+            **direct_internals.cost_headers(self.cost_usd or "", self.template.pricing, self.breakdown),
+            "x-litellm-overhead-duration-ms": str(round(overhead_s * 1000, 4)),
+            **{name: str(value) for name, value in self.extra.items()},
+        }
+        pairs = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in found.items()
+            if value not in {"", None, "None"}
+        ]
+        return [*self.template.constant_headers, *pairs]
+
+    def body(self, outcome: CallOutcome) -> Untyped:
+        """Return the answer as LiteLLM's endpoint would."""
+        del outcome
+        return direct_internals.answer_of_endpoint(self.result, self.call.group)
+
+    def log(self, call_id: str, outcome: CallOutcome) -> None:
+        """Count the success, and write the row of the call log."""
+        deployment = self._deployment()
+        direct_internals.count_success(deployment)
+        with call_outcome.outcome_in_context(outcome):
+            event = self._event(call_id or str(uuid4()), outcome.attempts[-1].model)
+            attempts.post_event(event, self.result, self.started_at, self.ended_at)
+
+    def _deployment(self) -> str:
+        return str(as_object(self.template.pricing.litellm_params.get("model_info")).get("id") or "")
+
+    def _event(self, call_id: str, model: str) -> Json:
+        details, usage = self.template.pricing.model_call_details, getattr(self.result, "usage", None)
+        return {
+            "standard_logging_object": {
+                "litellm_call_id": call_id,
+                "status": "success",
+                "call_type": self.template.pricing.call_type,
+                "custom_llm_provider": details.get("custom_llm_provider"),
+                "model": model,
+                "model_group": self.call.group,
+                "model_id": self._deployment(),
+                "response_cost": self.cost_usd,
+                "cost_breakdown": self.breakdown,
+                "hidden_params": {"additional_headers": self.extra},
+                "prompt_tokens": getattr(usage, "prompt_tokens", None),
+                "completion_tokens": getattr(usage, "completion_tokens", None),
+                "id": getattr(self.result, "id", None),
+            },
+            "litellm_params": self.template.pricing.litellm_params,
+            "response_headers": self.answer.headers,
+        }
+
+
+def read_answer(
+    answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, sent: bytes, outcome: CallOutcome
+) -> GoodAnswer | None:
+    """Return a provider's good answer; None if it is not one.
+
+    Args:
+        answer: With status 200.
+        template: Of its request.
+        call: The call.
+        sent: The body of the request.
+        outcome: The call's record.
+    """
+    checked = check_response(template.path, answer.raw, sent)
+    if checked.failure is not None or checked.body is None or checked.original is None:
+        return None
+    choices = [as_object(one) for one in as_list(checked.original.get("choices"))]
+    if any(one.get("finish_reason") == FILTERED for one in choices):
+        return None
+    document = as_object(json.loads(checked.body))
+    if any(as_object(one).get("finish_reason") == FILTERED for one in as_list(document.get("choices"))):
+        return None
+    pricing = template.pricing
+    result = direct_internals.answer_object(document, answer.headers, pricing)
+    cost_usd, breakdown = direct_internals.price(result, pricing)
+    extra = direct_internals.answer_headers(result) | {"x-litellm-model-group": call.group} | RETRY_HEADERS
+    call_outcome.record_response(checked.original, states_tokens=checked.states_tokens)
+    for choice in choices:
+        reason = openai_repair.informative_finish_reason(choice.get("finish_reason"))
+        call_outcome.record_finish_reason(reason)
+    now = datetime.now(UTC)
+    started = outcome.attempts[-1].started_at
+    return GoodAnswer(result, call, template, answer, extra, cost_usd, breakdown, started, now)

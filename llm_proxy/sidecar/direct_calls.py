@@ -1,0 +1,243 @@
+"""Calls that LiteLLM would send unchanged reach the provider without LiteLLM's code around the request.
+
+LiteLLM's router chooses the deployment of each call. The first call of a form goes LiteLLM's way, and its
+request becomes a template (`direct_templates`). Invariants: only a good answer is sent from here; anything
+else becomes the answer to LiteLLM's own request, so that retries, fallbacks, cooldowns and errors are its;
+an answer's form, cost, headers and row are made by the functions that make LiteLLM's (`direct_answers`).
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.json_access import Json, as_object
+from llm_proxy.sidecar import direct_answers, direct_internals, litellm_internals
+from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt, outcome_in_context
+from llm_proxy.sidecar.direct_answers import GoodAnswer
+from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate, learn_request
+from llm_proxy.sidecar.direct_templates import (
+    CONTENT_FIELDS,
+    MAX_CALL_ID_CHARS,
+    REQUEST_HEADERS,
+    DirectCall,
+    may_serve,
+    read_call,
+)
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.responses import (
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    receive_again,
+    send_result,
+)
+
+MAX_TEMPLATES = 4096
+CALL_ID_HEADER = b"x-litellm-call-id"
+USER_OF_LITELLM = "llm-proxy"
+"""The key's name of every call (`litellm_internals.gateway_user`): LiteLLM's pins hold it."""
+
+
+@dataclass(slots=True)
+class DirectCalls:
+    """Sends calls to providers directly.
+
+    Attributes:
+        endpoints: The operations whose calls may be direct.
+        templates: What LiteLLM sent, by deployment and form of the call; None where it may not be repeated.
+        sent: The number of calls that were answered from here.
+    """
+
+    endpoints: frozenset[Endpoint]
+    templates: OrderedDict[Hashable, RequestTemplate | None] = field(
+        default_factory=OrderedDict[Hashable, RequestTemplate | None]
+    )
+    sent: int = 0
+    _groups: dict[str, bool] = field(default_factory=dict[str, bool])
+
+    async def respond(
+        self,
+        endpoint: Endpoint,
+        forward: App,
+        outcome: CallOutcome,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Respond to a call, by itself or LiteLLM's way.
+
+        Args:
+            endpoint: The operation, one of `CONTENT_FIELDS`.
+            forward: Runs the call in LiteLLM.
+            outcome: The call's record.
+            scope: The request's ASGI scope.
+            receive: The request's ASGI receive.
+            send: The request's ASGI send.
+        """
+        began = perf_counter()
+        raw = await read_body(receive)
+        if raw is None:
+            return
+        call = self._read(endpoint, scope, raw, outcome)
+        if call is None or not await self._choose(call, outcome):
+            await forward(scope, receive_again(raw, receive), send)
+            return
+        outcome.endpoint = endpoint
+        direct = outcome.direct or DirectAttempt()
+        key = (direct.deployment["model_info"]["id"], call.form)
+        template = self.templates.get(key)
+        if template is not None:
+            self.templates.move_to_end(key)
+            answer = await self._answer(template, call, outcome, direct, receive)
+            if answer is not None:
+                self.sent += 1
+                overhead_s = perf_counter() - began - answer.provider_s
+                head = answer.head(_call_id(scope), overhead_s)
+                await send_result(answer.body(outcome), head, outcome, scope, receive, send)
+                answer.log(_call_id(scope), outcome)
+                return
+        outcome.attempts.clear()
+        learning = _Head(send)
+        await forward(scope, receive_again(raw, receive), learning)
+        if key not in self.templates and learning.status == 200 and len(outcome.attempts) == 1:
+            self._keep(key, learn_request(direct, call, CONTENT_FIELDS[endpoint], learning.headers))
+
+    def _keep(self, key: Hashable, template: RequestTemplate | None) -> None:
+        self.templates[key] = template
+        if len(self.templates) > MAX_TEMPLATES:
+            self.templates.popitem(last=False)
+
+    def _read(self, endpoint: Endpoint, scope: Scope, raw: bytes, outcome: CallOutcome) -> DirectCall | None:
+        if not all(name in REQUEST_HEADERS for name, _ in scope["headers"]):
+            return None
+        if len(_call_id(scope)) > MAX_CALL_ID_CHARS:
+            return None
+        call = read_call(endpoint, raw, outcome.optional_fields)
+        return call if call is not None and self._may_serve(call.group) else None
+
+    def _may_serve(self, group: str) -> bool:
+        """Whether every deployment of a group may be called directly; an alias or a wildcard never."""
+        found = self._groups.get(group)
+        if found is None:
+            router = litellm_internals.router()
+            params = [
+                as_object(one["litellm_params"]) for one in router.model_list if one["model_name"] == group
+            ]
+            is_alias = group in direct_internals.names_of_aliases()
+            found = bool(params) and not is_alias and all(map(may_serve, params))
+            if len(self._groups) < MAX_TEMPLATES:
+                self._groups[group] = found
+        return found
+
+    async def _choose(self, call: DirectCall, outcome: CallOutcome) -> bool:
+        """Let LiteLLM's router choose the deployment; return False if it has none."""
+        metadata = {"user_api_key_hash": USER_OF_LITELLM, "model_group": call.group}
+        options: Json = {**call.parameters, "metadata": metadata}
+        with outcome_in_context(outcome):
+            try:
+                chosen = await direct_internals.choose_deployment(call.group, call.content, options)
+            except Exception:  # noqa: BLE001 -- LiteLLM raises it again, and answers with it
+                return False
+        if not outcome.attempts:
+            return False  # `attempts` is not installed
+        outcome.direct = DirectAttempt(deployment=chosen, attempt=outcome.attempts[-1])
+        return True
+
+    async def _answer(
+        self,
+        template: RequestTemplate,
+        call: DirectCall,
+        outcome: CallOutcome,
+        direct: DirectAttempt,
+        receive: Receive,
+    ) -> GoodAnswer | None:
+        """Return a good answer; None after the answer to LiteLLM's own request is set."""
+        with outcome_in_context(outcome):
+            if outcome.affinity:
+                await direct_internals.claim_affinity(direct.deployment, USER_OF_LITELLM)
+            outcome.attempts[-1].sent = True
+            body = template.body.fill(call)
+            sending = template.send(body)
+            answer = await _unless_disconnected(sending, receive)
+            if isinstance(answer, ProviderAnswer) and answer.status == 200:
+                found: GoodAnswer | None = None
+                with suppress(Exception):  # LiteLLM's own code gets the same answer, and does the same again
+                    found = direct_answers.read_answer(answer, template, call, body, outcome)
+                if found is not None:
+                    return found
+        direct.answer = _as_answer(answer)
+        return None
+
+
+def _call_id(scope: Scope) -> str:
+    """Return the call's id; empty if it has none."""
+    found = next((value for name, value in scope["headers"] if name == CALL_ID_HEADER), b"")
+    return found.decode("latin-1")
+
+
+class _Head:
+    """Wraps `send` of one response; keeps its status and headers."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    async def __call__(self, message: Message) -> None:
+        """Send the message."""
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], message["headers"]
+        await self._send(message)
+
+
+async def _unless_disconnected(
+    sending: Awaitable[ProviderAnswer | Exception | None], receive: Receive
+) -> ProviderAnswer | Exception | BaseException | None:
+    """Return the provider's answer; `CancelledError` if the caller hangs up before it."""
+    task, waits, left = asyncio.current_task(), True, False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if waits and task is not None:
+            left = True
+            task.cancel()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        return await sending
+    except asyncio.CancelledError as error:
+        if not left or task is None:
+            raise
+        task.uncancel()
+        return error
+    finally:
+        waits = False
+        if watcher.done():
+            watcher.result()
+        watcher.cancel()
+
+
+def _as_answer(
+    answer: ProviderAnswer | BaseException | None,
+) -> Callable[[Untyped], Awaitable[Untyped]] | None:
+    """Return what answers LiteLLM's own request; None if LiteLLM has to send it."""
+    if answer is None:
+        return None
+
+    async def give(request: Untyped) -> Untyped:
+        if isinstance(answer, asyncio.CancelledError):
+            await asyncio.Event().wait()  # LiteLLM sees the disconnect too, and cancels its request
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer.as_response(request)
+
+    return give

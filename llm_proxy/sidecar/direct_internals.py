@@ -1,0 +1,153 @@
+"""What `direct_calls` uses of LiteLLM: its router's choice, its affinity, and what it makes of an answer.
+
+The names are listed in `litellm_internals`, as every other.
+"""
+
+from functools import cache
+from importlib import import_module
+
+from llm_proxy.json_access import Json, as_object
+from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar.litellm_internals import Untyped
+
+ANSWER_HOOK = "transform_parsed_response_dict"
+"""By it a provider's class in LiteLLM changes an answer that OpenAI's SDK got."""
+IDLE_CALLBACKS = frozenset(
+    {"DeploymentAffinityCheck", "ModelRateLimitingCheck", "_PROXY_SensitiveDataRoutingHandler"}
+)
+"""Classes of LiteLLM's callbacks that every proxy has: two checks of its router, and one for guardrails."""
+CALLBACK_LISTS = (
+    *("callbacks", "success_callback", "failure_callback", "input_callback", "service_callback"),
+    *("_async_success_callback", "_async_failure_callback"),
+)
+
+
+def names_of_aliases() -> frozenset[str]:
+    """Return the names that stand for a model group."""
+    library = litellm_internals.litellm_module()
+    return frozenset(library.model_alias_map) | frozenset(
+        as_object(litellm_internals.router().model_group_alias)
+    )
+
+
+async def choose_deployment(group: str, content: Untyped, options: Json) -> Untyped:
+    """Return the deployment that the router chooses for a call; raise what it raises."""
+    return await litellm_internals.router().async_get_available_deployment(
+        model=group, messages=content, request_kwargs=options, specific_deployment=None
+    )
+
+
+async def claim_affinity(deployment: Untyped, user: str) -> None:
+    """Pin the running call's name to its deployment, as LiteLLM does before it sends a request."""
+    metadata = {
+        "deployment_model_name": deployment["model_name"],
+        "model_info": deployment["model_info"],
+        "user_api_key_hash": user,
+    }
+    for check in litellm_internals.litellm_module().callbacks:
+        if isinstance(check, litellm_internals.affinity_check_class()):
+            await check.async_pre_call_deployment_hook({"metadata": metadata}, None)
+
+
+def client_exceptions() -> Untyped:
+    """Return a context that raises the exceptions of LiteLLM's HTTP client."""
+    return _aiohttp_transport().map_aiohttp_exceptions()
+
+
+@cache
+def _aiohttp_transport() -> Untyped:
+    return import_module("litellm.llms.custom_httpx.aiohttp_transport")
+
+
+@cache
+def _answer_functions() -> tuple[Untyped, Untyped, Untyped, Untyped, Untyped]:
+    converted = import_module("litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response")
+    return (
+        converted.convert_to_model_response_object,
+        import_module("litellm.litellm_core_utils.core_helpers").process_response_headers,
+        import_module("litellm.proxy.utils").model_dump_with_preserved_fields,
+        import_module("litellm.proxy.common_request_processing").cost_headers,
+        import_module(
+            "litellm.router_utils.router_callbacks.track_deployment_metrics"
+        ).increment_deployment_successes_for_current_minute,
+    )
+
+
+def takes_answer_unchanged(logging: Untyped) -> bool:
+    """Whether LiteLLM takes the answer that OpenAI's SDK got for a logged attempt as it is."""
+    library, provider = litellm_internals.litellm_module(), logging.custom_llm_provider
+    try:
+        known = library.LlmProviders(provider)
+    except ValueError:
+        return True  # LiteLLM's own answer for a server of OpenAI's format
+    config: Untyped = library.ProviderConfigManager.get_provider_chat_config(
+        model=logging.model, provider=known
+    )
+    base = import_module("litellm.llms.base_llm.chat.transformation").BaseConfig
+    hook: Untyped = getattr(config, ANSWER_HOOK, None)
+    return hook is None or hook.__func__ is getattr(base, ANSWER_HOOK)
+
+
+def answer_object(document: Json, headers: dict[str, str], logging: Untyped) -> Untyped:
+    """Return LiteLLM's object of a complete chat answer."""
+    made = litellm_internals.litellm_module().ModelResponse()
+    hidden = {"custom_llm_provider": logging.custom_llm_provider, "region_name": None, "headers": headers}
+    return _answer_functions()[0](
+        response_object=document, model_response_object=made, hidden_params=hidden, _response_headers=headers
+    )
+
+
+def answer_headers(result: Untyped) -> Json:
+    """Return LiteLLM's headers of an answer: the provider's."""
+    headers = as_object(result._hidden_params).get("additional_headers")  # noqa: SLF001 -- where LiteLLM keeps them
+    found: Json = _answer_functions()[1](headers or {}, preserve_litellm_internal_headers=True)
+    return found
+
+
+def price(result: Untyped, logging: Untyped) -> tuple[float | None, Untyped]:
+    """Return what an answer cost, and the parts of the cost."""
+    logging.cost_breakdown = None
+    model_id = as_object(logging.litellm_params.get("model_info")).get("id")
+    cost: float | None = logging.response_cost_calculator(
+        result=result, litellm_model_name=logging.model, router_model_id=model_id
+    )
+    return cost, logging.cost_breakdown
+
+
+def cost_headers(cost: float | str, logging: Untyped, breakdown: Untyped) -> Json:
+    """Return LiteLLM's headers of a cost."""
+    logging.cost_breakdown = breakdown
+    found: Json = _answer_functions()[3](cost, logging)
+    return found
+
+
+def answer_of_endpoint(result: Untyped, model: str) -> Json:
+    """Return what LiteLLM's endpoint returns of a complete answer: under the requested name."""
+    result.model = model
+    found: Json = _answer_functions()[2](result, exclude_unset=True)
+    return found
+
+
+def count_success(deployment: str) -> None:
+    """Count a success of a deployment, which cooldowns depend on."""
+    _answer_functions()[4](litellm_router_instance=litellm_internals.router(), deployment_id=deployment)
+
+
+def has_no_listeners() -> bool:
+    """Whether nothing receives the calls but LiteLLM's router, its checks, and our own callback."""
+    library, own = litellm_internals.litellm_module(), litellm_internals.router()
+    if own is None or library.pre_call_rules or library.post_call_rules:
+        return False
+    return all(
+        type(one).__name__ in IDLE_CALLBACKS
+        or type(one).__module__.startswith("llm_proxy.")
+        or getattr(one, "__self__", None) is own
+        for name in CALLBACK_LISTS
+        for one in getattr(library, name)
+    )
+
+
+def cached_call_types() -> frozenset[str]:
+    """Return the types of calls that LiteLLM's own cache answers."""
+    cache = litellm_internals.litellm_module().cache
+    return frozenset(map(str, cache.supported_call_types or ())) if cache is not None else frozenset()

@@ -1,0 +1,155 @@
+"""A provider's request as LiteLLM sent it once, sent again for calls of the same form by the same client.
+
+Invariants: the connection, its TLS settings, proxy and timeouts are those of LiteLLM's own client; redirects
+are not followed; exceptions are those that LiteLLM's client raises.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from time import perf_counter
+from typing import Any
+
+from llm_proxy.json_access import Json, as_object
+from llm_proxy.sidecar import direct_internals
+from llm_proxy.sidecar.call_outcome import DirectAttempt
+from llm_proxy.sidecar.direct_templates import BodyTemplate, DirectCall, learn_body, learn_headers
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.provider_http import in_ascii
+
+CONSTANT_HEADERS = frozenset({b"x-litellm-model-name", b"x-litellm-model-api-base", b"x-litellm-version"})
+"""Headers of LiteLLM's answer that name the deployment or LiteLLM."""
+ENCODING_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+SDK_HEADER = "x-stainless-lang"
+"""OpenAI's SDK sends it: LiteLLM's other clients parse answers by code of each provider."""
+SESSION_CLOSED = "Session is closed"
+TRANSPORT = "LiteLLMAiohttpTransport"
+KEPT_DETAILS = frozenset(
+    {"model", "custom_llm_provider", "optional_params", "call_type", "base_model", "user"}
+)
+KEPT_METADATA = frozenset({"model_group", "deployment", "model_info", "api_base", "deployment_model_name"})
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderAnswer:
+    """A provider's complete answer.
+
+    Attributes:
+        headers: As LiteLLM keeps them: lower case, each once, ASCII.
+        provider_s: The time between request and answer, in seconds.
+    """
+
+    status: int
+    headers: dict[str, str]
+    raw: bytes
+    provider_s: float
+
+    def as_response(self, request: Untyped) -> Untyped:
+        """Return the answer as httpx's response to a request."""
+        kept = [(name, value) for name, value in self.headers.items() if name not in ENCODING_HEADERS]
+        made = import_module("httpx").Response
+        return made(self.status, headers=kept, content=self.raw, request=request)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTemplate:
+    """A provider's request.
+
+    Attributes:
+        body: Its body.
+        path: The path of its URL.
+        pricing: LiteLLM's logging object of the call it was learned from, without its texts.
+        constant_headers: Of LiteLLM's answer.
+    """
+
+    body: BodyTemplate
+    path: str
+    transport: Untyped
+    url: Untyped
+    options: Mapping[str, Any]
+    pricing: Untyped
+    constant_headers: tuple[tuple[bytes, bytes], ...]
+
+    async def send(self, body: bytes) -> ProviderAnswer | Exception | None:
+        """Return the answer or the exception of LiteLLM's client; None if nothing was sent."""
+        began, session = perf_counter(), self.transport.get_valid_client_session()
+        try:
+            with direct_internals.client_exceptions():
+                response = await session.request("POST", self.url, data=body, **self.options)
+                try:
+                    raw = await response.read()
+                finally:
+                    response.release()
+        except RuntimeError as error:
+            return None if SESSION_CLOSED in str(error) else import_module("httpx").ReadError(str(error))
+        except Exception as error:  # noqa: BLE001 -- LiteLLM raises it
+            return error
+        return ProviderAnswer(response.status, _headers(response.headers), raw, perf_counter() - began)
+
+
+def _headers(given: Untyped) -> dict[str, str]:
+    """Return headers as httpx would: names in lower case, values of one name joined."""
+    found: dict[str, str] = {}
+    for name, value in in_ascii(given).items() if hasattr(in_ascii(given), "items") else in_ascii(given):
+        lower = name.lower()
+        text = value if isinstance(value, str) else value.decode()
+        found[lower] = f"{found[lower]}, {text}" if lower in found else text
+    return found
+
+
+def learn_request(
+    direct: DirectAttempt, call: DirectCall, content_field: str, head: Iterable[tuple[bytes, bytes]]
+) -> RequestTemplate | None:
+    """Return the template of the request that LiteLLM sent for a call; None if it cannot be repeated.
+
+    Args:
+        direct: What LiteLLM did.
+        call: The call.
+        content_field: The field of its texts.
+        head: The headers of LiteLLM's answer.
+    """
+    request, logging = direct.request, direct.logging
+    if request is None or logging is None:
+        return None
+    body, headers = learn_body(request.content, call, content_field), learn_headers(request.headers)
+    transport = direct.client._transport_for_url(request.url)  # noqa: SLF001 -- httpx has no other way
+    if body is None or headers is None or type(transport).__name__ != TRANSPORT:
+        return None
+    if SDK_HEADER not in headers or not direct_internals.takes_answer_unchanged(logging):
+        return None
+    timeout = as_object(request.extensions.get("timeout"))
+    aiohttp = import_module("aiohttp")
+    options: dict[str, Any] = {
+        "headers": headers,
+        "allow_redirects": False,
+        "auto_decompress": True,
+        "timeout": aiohttp.ClientTimeout(
+            sock_connect=timeout.get("connect"), sock_read=timeout.get("read"), connect=timeout.get("pool")
+        ),
+        "proxy": transport.proxy_cache.get(request.url.host),
+    }
+    if transport._ssl_verify is not None:  # noqa: SLF001 -- as the transport sends it
+        options["ssl"] = transport._ssl_verify  # noqa: SLF001 -- the same
+    constant = tuple(pair for pair in head if pair[0] in CONSTANT_HEADERS)
+    url = import_module("yarl").URL(str(request.url), encoded=True)
+    return RequestTemplate(body, request.url.path, transport, url, options, _pricing(logging), constant)
+
+
+def _pricing(logging: Untyped) -> Untyped:
+    """Return a copy of LiteLLM's logging object with what prices depend on, without texts."""
+    found = copy.copy(logging)
+    params = {
+        name: value
+        for name, value in as_object(logging.litellm_params).items()
+        if name not in {"proxy_server_request", "metadata"}
+    }
+    metadata = as_object(as_object(logging.litellm_params).get("metadata"))
+    params["metadata"] = {name: value for name, value in metadata.items() if name in KEPT_METADATA}
+    details: Json = as_object(logging.model_call_details)
+    found.model_call_details = {name: value for name, value in details.items() if name in KEPT_DETAILS}
+    found.model_call_details["litellm_params"] = found.litellm_params = params
+    found.messages = found.truncated_messages_for_logging = None
+    found.llm_caching_handler = None
+    found.streaming_chunks, found.sync_streaming_chunks = [], []
+    return found

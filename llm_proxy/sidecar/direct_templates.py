@@ -1,0 +1,202 @@
+"""Which calls may pass LiteLLM by, and what LiteLLM sent to a provider for a call of the same form.
+
+Pure. Invariants: a template holds no text of a call; a call uses it only if everything but the texts, and the
+values of `FREE_FIELDS`, is equal to the call it was learned from; a field that is not known here, and a
+request that LiteLLM changed beyond its fields, are left to LiteLLM.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from llm_proxy.endpoints import Endpoint
+from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
+
+CONTENT_FIELDS: Mapping[Endpoint, str] = {"chat.completions": "messages"}
+"""Operation -> the field of its texts."""
+PARAMETERS: frozenset[str] = frozenset(
+    {
+        *("audio", "extra_body", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs"),
+        *("max_completion_tokens", "max_tokens", "modalities", "n", "parallel_tool_calls", "prediction"),
+        *("presence_penalty", "prompt_cache_key", "reasoning_effort", "response_format"),
+        *("safety_identifier", "seed", "service_tier", "stop", "store", "stream", "temperature"),
+        *("tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options"),
+        *("dimensions", "encoding_format"),
+    }
+)
+"""Fields of OpenAI's that LiteLLM only translates."""
+LITELLM_CONTROLS = frozenset({"cache", "disable_fallbacks"})
+"""Fields that the gateway adds for LiteLLM: no provider gets them, and an answered call needs neither."""
+FREE_FIELDS = ("prompt_cache_key", "safety_identifier", "seed", "user")
+"""Fields whose value LiteLLM passes on or drops, whatever it is."""
+REQUEST_HEADERS = frozenset(
+    {
+        *(b"accept", b"accept-encoding", b"authorization", b"connection", b"content-length", b"content-type"),
+        *(b"host", b"traceparent", b"user-agent", b"x-litellm-call-id", b"x-llmp-affinity"),
+        *(b"x-llmp-deployment", b"x-llmp-group", b"x-llmp-optional-fields"),
+    }
+)
+"""Headers of a call by which LiteLLM does nothing else."""
+PROVIDER_HEADERS = frozenset(
+    {
+        *("accept", "accept-encoding", "authorization", "connection", "content-length", "content-type"),
+        *("host", "openai-organization", "openai-project", "user-agent"),
+    }
+)
+"""Headers of a provider's request that are the same for each call, beside those of `SDK_PREFIX`."""
+SDK_PREFIX = "x-stainless-"
+OMITTED_HEADERS = frozenset({"content-length", "host"})
+"""The HTTP client adds them."""
+DEPLOYMENT_PARAMETERS = frozenset(
+    {
+        *("model", "custom_llm_provider", "api_base", "base_url", "api_key", "organization", "timeout"),
+        *(
+            "stream_timeout",
+            "request_timeout",
+            "num_retries",
+            "max_retries",
+            "weight",
+            "order",
+            "drop_params",
+        ),
+        *("temperature", "top_p", "max_tokens", "extra_body", "allowed_openai_params"),
+        *("additional_drop_params", "use_in_pass_through"),
+    }
+)
+"""Parameters of a deployment that only the request's translation, or a failed call, depends on."""
+MAX_KEY_BYTES = 256
+MAX_CALL_ID_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class DirectCall:
+    """A call as far as it may pass LiteLLM by.
+
+    Attributes:
+        group: The requested model group.
+        content: The texts.
+        parameters: Everything else that LiteLLM translates.
+        form: What a template must have been learned from.
+    """
+
+    group: str
+    content: Any
+    parameters: Json
+    form: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class BodyTemplate:
+    """The body that LiteLLM sent.
+
+    Attributes:
+        content_field: Which field gets the texts.
+        before: The fields that stand before it.
+        after: The fields behind it.
+        free: The fields that get the call's own value.
+    """
+
+    content_field: str
+    before: Json
+    after: Json
+    free: tuple[str, ...]
+
+    def fill(self, call: DirectCall) -> bytes:
+        """Return the body of another call of the same form."""
+        own = {name: call.parameters[name] for name in self.free}
+        return orjson.dumps({**self.before, self.content_field: call.content, **self.after, **own})
+
+
+def read_call(endpoint: Endpoint, raw: bytes, optional_fields: tuple[str, ...]) -> DirectCall | None:
+    """Return a call that may pass LiteLLM by; None for one that may not."""
+    try:
+        body = as_object(orjson.loads(raw))
+    except ValueError:
+        return None
+    content_field = CONTENT_FIELDS[endpoint]
+    group, given = body.pop("model", None), body.pop(content_field, None)
+    content = _without_nulls(given)
+    parameters = {name: value for name, value in body.items() if name not in LITELLM_CONTROLS}
+    if not isinstance(group, str) or not content or not parameters.keys() <= PARAMETERS:
+        return None
+    if parameters.get("stream"):
+        return None
+    fixed = {name: value for name, value in parameters.items() if name not in FREE_FIELDS}
+    free = tuple(
+        (name, form_of(parameters[name]), bool(parameters[name]))
+        for name in FREE_FIELDS
+        if name in parameters
+    )
+    key = orjson.dumps(fixed)
+    if len(key) > MAX_KEY_BYTES:
+        key = blake2b(key).digest()
+    return DirectCall(group, content, parameters, (endpoint, key, free, form_of(given), optional_fields))
+
+
+def _without_nulls(content: Any) -> Any:  # noqa: ANN401 -- of JSON
+    """Return texts as LiteLLM sends them: messages without fields that are null."""
+    return [
+        {name: member for name, member in one.items() if member is not None} if is_object(one) else one
+        for one in as_list(content)
+    ]
+
+
+def form_of(value: object) -> Hashable:
+    """Return a value's form: its structure, with the values of `role` and `type`, without its texts.
+
+    Texts are of one form, but for empty and blank ones; an address also has the form of its beginning.
+    """
+    if isinstance(value, str):
+        return ("blank", value) if not value.strip() else "text"
+    if is_array(value):
+        return "list", frozenset(map(form_of, value))
+    if is_object(value):
+        return tuple((name, _form_of_member(name, member)) for name, member in value.items())
+    return type(value).__name__
+
+
+def _form_of_member(name: str, member: object) -> Hashable:
+    if isinstance(member, str) and name in {"role", "type"}:
+        return member
+    if isinstance(member, str) and name in {"url", "image_url", "file_data"}:
+        return member.partition(":")[0][:16], member.rpartition(".")[2][:8] if len(member) < 4096 else ""
+    return form_of(member)
+
+
+def learn_body(sent: bytes, call: DirectCall, content_field: str) -> BodyTemplate | None:
+    """Return the template of a body that LiteLLM sent; None if it changed the texts or a free value."""
+    try:
+        body = as_object(orjson.loads(sent))
+    except ValueError:
+        return None
+    if body.get(content_field) != call.content:
+        return None
+    given = [name for name in FREE_FIELDS if name in call.parameters and name in body]
+    if any(body[name] != call.parameters[name] for name in given):
+        return None
+    names = [name for name in body if name not in given]
+    at = names.index(content_field)
+    before, after = names[:at], names[at + 1 :]
+    return BodyTemplate(
+        content_field,
+        {name: body[name] for name in before},
+        {name: body[name] for name in after},
+        tuple(given),
+    )
+
+
+def learn_headers(sent: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the headers of a provider's request for other calls; None if one may be this call's own."""
+    given = {name.lower(): value for name, value in sent.items()}
+    if not all(name in PROVIDER_HEADERS or name.startswith(SDK_PREFIX) for name in given):
+        return None
+    return {name: value for name, value in given.items() if name not in OMITTED_HEADERS}
+
+
+def may_serve(params: Json) -> bool:
+    """Whether a deployment's calls depend on nothing but the request: no limits, no credentials by name."""
+    stated = {name for name, value in params.items() if value not in (None, False)}
+    return all(name in DEPLOYMENT_PARAMETERS or "cost" in name for name in stated)

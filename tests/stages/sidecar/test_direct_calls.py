@@ -1,0 +1,225 @@
+"""Direct calls: the gateway, the call log and the provider see what they see without them."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from odd_provider_answers import USAGE, whole, wire
+from sidecars import Answer, Json, Provider, Sidecar, deployment, run_sidecar
+from stages.conftest import Reader
+
+OWN_HEADERS = frozenset(
+    {
+        *(
+            "date",
+            "x-litellm-call-id",
+            "x-litellm-key-spend",
+            "content-length",
+            "llm_provider-content-length",
+        ),
+        *(
+            "x-litellm-response-duration-ms",
+            "x-litellm-overhead-duration-ms",
+            "x-litellm-callback-duration-ms",
+        ),
+    }
+)
+"""Headers that differ from call to call, or that direct calls leave out."""
+OWN_COLUMNS = frozenset({"answer_id", "call_id", "ended_at", "logged_at", "started_at"})
+OWN_TEXT = re.compile(r"chatcmpl-\d+|call_[0-9a-f]{32}|time taken=[\d.]+ seconds")
+"""The provider's number of an answer, an id that the repair draws, the time of a timeout."""
+Case = tuple[str, Json, Json]
+"""A group, fields of the call, and what the provider plays."""
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+TOOL: Json = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+TOKENS: Json = {
+    "prompt_tokens": 100,
+    "completion_tokens": 50,
+    "cached_tokens": 40,
+    "reasoning_tokens": 5,
+    "cache_write_tokens": 30,
+}
+
+
+@pytest.fixture(scope="module")
+def pair(
+    provider: Provider, tmp_path_factory: pytest.TempPathFactory, call_log_url: str
+) -> Iterator[tuple[Sidecar, Sidecar]]:
+    """A sidecar with direct calls, and one without."""
+    folder = Path(tmp_path_factory.mktemp("direct"))
+    alone: Json = {"num_retries": 0, "cooldown_time": 0}
+    models = [
+        deployment("gpt", "openai/gpt-4o", provider, **alone),
+        deployment("unknown", "openai/of-nobody", provider, **alone) | {"model_info": {"id": "unknown"}},
+        deployment("reasoner", "openai/gpt-5", provider, **alone),
+        deployment("hasty", "openai/hasty", provider, timeout=0.5, **alone),
+        deployment("retried", "openai/retried", provider, cooldown_time=0, num_retries=1),
+        deployment("first", "openai/first", provider, **alone),
+        deployment("second", "openai/second", provider, **alone),
+    ]
+    rules: Json = {"fallbacks": [{"first": ["second"]}], "retry_after": 0}
+    config: Json = {"model_list": models, "router_settings": rules}
+    env = {"LLM_CALLS_DATABASE_URL": call_log_url}
+    without = env | {"LLM_PROXY_SIDECAR_WITHOUT": "direct_calls"}
+    with (
+        run_sidecar(config, provider, folder, **env) as direct,
+        run_sidecar(config, provider, folder, **without) as other,
+    ):
+        yield direct, other
+
+
+TALK: list[Json] = [
+    {"role": "system", "content": "Be brief."},
+    {
+        "role": "user",
+        "content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": PIXEL}}],
+    },
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "call_1", "content": "found"},
+]
+RAW: dict[str, Json] = {
+    "unknown-fields": whole(
+        {"role": "assistant", "content": "x", "more": {"a": 1}}, choice={"own": 2}, beside=[3]
+    ),
+    "no-usage": whole({"role": "assistant", "content": "x"}, usage=None),
+    "finish": whole({"content": "x", "reasoning": "y"}, "eos"),
+    "blocks": whole({"content": [{"type": "text", "text": "x"}]}),
+    "counts": whole(
+        {"content": "x"}, usage={"prompt_tokens": 3.0, "completion_tokens": 2, "num_cached_tokens": 1}
+    ),
+    "tool": whole(
+        {"content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}, "tool_calls"
+    ),
+    "tier": whole({"content": "x"}, service_tier="flex", usage=USAGE | {"service_tier": "priority"}),
+    "cost": whole({"content": "x"}, usage=USAGE | {"cost": 0.25, "prompt_tokens_details": None}),
+    "half": whole({"content": "x\ud83d y"}),
+    "choices": whole({"content": "x"}, logprobs={"content": [{"token": "x", "logprob": None}]}),
+    "annotations": whole(
+        {
+            "content": "x",
+            "annotations": [
+                {
+                    "type": "url_citation",
+                    "url_citation": {"url": "http://a", "title": "t", "start_index": 0, "end_index": 1},
+                }
+            ],
+        }
+    ),
+}
+"""Name -> what a provider answers."""
+GOOD: dict[str, Case] = {
+    "text": ("gpt", {}, {"do": "ok", **TOKENS}),
+    "parameters": ("gpt", {"temperature": 0.5, "max_tokens": 9, "stop": ["a"], "user": "u", "seed": 3}, {}),
+    "tools": ("gpt", {"tools": [TOOL], "tool_choice": "auto"}, {"do": "tools"}),
+    "choices": ("gpt", {"n": 3, "logprobs": True, "top_logprobs": 1}, {}),
+    "refusal": ("gpt", {}, {"do": "refusal"}),
+    "tier": ("gpt", {"service_tier": "flex"}, {"service_tier": "flex", **TOKENS}),
+    "uncounted": ("gpt", {}, {"counted": False}),
+    "own-fields": ("gpt", {"extra_body": {"top_k": 4}, "response_format": {"type": "json_object"}}, {}),
+    "conversation": ("gpt", {"messages": TALK, "tools": [TOOL]}, {}),
+    "unpriced": ("unknown", {}, TOKENS),
+    "reasoner": ("reasoner", {"max_tokens": 50, "reasoning_effort": "low"}, TOKENS),
+    **{
+        f"raw-{name}": ("gpt", {}, {"do": "raw", "raw": [wire(json.dumps(one))]}) for name, one in RAW.items()
+    },
+}
+FAILED: dict[str, Case] = {
+    **{
+        f"status-{status}": ("gpt", {}, {"do": f"status-{status}"})
+        for status in (400, 401, 404, 408, 429, 500, 503)
+    },
+    **{
+        name: ("gpt", {}, {"do": name})
+        for name in ("error-in-200", "garbage", "empty", "drop", "cut", "filtered", "not-sse")
+    },
+    "context": ("gpt", {}, {"do": "context"}),
+    "policy": ("gpt", {}, {"do": "policy"}),
+    "no-choice": ("gpt", {}, {"do": "raw", "raw": ['{"choices": []}']}),
+    "timeout": ("hasty", {}, {"do": "hang"}),
+    "retried": ("retried", {}, {"do": "flaky", "status": 500}),
+    "retried-twice": ("retried", {}, {"do": "status-500"}),
+    "limited": ("retried", {}, {"do": "status-429", "retry_after": "0"}),
+    "fallback": ("first", {}, {"do": "status-500"}),
+}
+
+
+async def ask(sidecar: Sidecar, group: str, fields: Json, said: str, call_id: UUID) -> Answer:
+    """One chat call."""
+    messages = [*fields.get("messages", []), {"role": "user", "content": said}]
+    body: Json = {"cache": {"no-cache": True}} | fields | {"model": group, "messages": messages}
+    return await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(call_id)})
+
+
+async def learned(sidecar: Sidecar, cases: Iterable[Case]) -> int:
+    """Make a good call of each form, so that the next is direct; return how many were direct so far."""
+    await asyncio.gather(*(ask(sidecar, group, fields, "hello", uuid4()) for group, fields, _ in cases))
+    return int((await sidecar.get("/health/readiness")).json["direct"])
+
+
+async def seen(sidecar: Sidecar, case: Case, call_id: UUID) -> Json:
+    """What the gateway and the provider see of a call."""
+    mark = str(uuid4())
+    group, fields, directive = case
+    script = json.dumps(directive | ({"key": mark, "text": "said"} if directive.get("do") == "flaky" else {}))
+    answer = await ask(sidecar, group, fields, f"{mark} {script}", call_id)
+    calls = await sidecar.provider.calls(mark)
+    return {
+        "status": answer.status,
+        "headers": {name: value for name, value in answer.headers.items() if name not in OWN_HEADERS},
+        "body": json.loads(OWN_TEXT.sub("", answer.text)),
+        "calls": [
+            (
+                one["path"],
+                one["headers"] | {"content-length": ""},
+                json.loads(json.dumps(one["body"]).replace(mark, "")),
+            )
+            for one in calls
+        ],
+    }
+
+
+async def rows_of(log: Reader, call_id: UUID, call: Json) -> list[Json]:
+    """The call's rows in the log."""
+    rows = await log.rows(call_id, int(call["headers"].get("x-llmp-attempts", 1)))
+    return [
+        {name: value for name, value in row.items() if name not in OWN_COLUMNS} for row in map(dict, rows)
+    ]
+
+
+async def differences(pair: tuple[Sidecar, Sidecar], log: Reader, cases: dict[str, Case]) -> tuple[Json, int]:
+    """What differs between the two sidecars, by case, and how many of the cases were direct."""
+    direct, other = pair
+    before, never = await learned(direct, cases.values()), await learned(other, cases.values())
+    ids = [(uuid4(), uuid4()) for _ in cases]
+    asked = [
+        asyncio.gather(seen(direct, case, own), seen(other, case, its))
+        for case, (own, its) in zip(cases.values(), ids, strict=True)
+    ]
+    found: Json = {}
+    for name, calls, (own, its) in zip(cases, asked, ids, strict=True):
+        one, two = await calls
+        one["rows"], two["rows"] = await rows_of(log, own, one), await rows_of(log, its, two)
+        if one != two:
+            found[name] = {part: (one[part], two[part]) for part in one if one[part] != two[part]}
+    assert never == 0
+    return found, int((await direct.get("/health/readiness")).json["direct"]) - before
+
+
+async def test_an_answer_is_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
+    """In everything but the ids and the times; and LiteLLM has no part in it."""
+    assert await differences(pair, log, GOOD) == ({}, len(GOOD))
+
+
+async def test_a_failure_is_litellm_s(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
+    """Its status, its error, its retries and its fallbacks, and no request more."""
+    assert await differences(pair, log, FAILED) == ({}, 0)

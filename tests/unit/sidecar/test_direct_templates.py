@@ -1,0 +1,144 @@
+"""Which calls may pass LiteLLM by, and when a template serves another call."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+
+from llm_proxy.sidecar.direct_settings import are_settings_allowed
+from llm_proxy.sidecar.direct_templates import DirectCall, learn_body, learn_headers, may_serve, read_call
+
+Json = dict[str, Any]
+CALL: Json = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.5}
+ALLOWED: Json = {"model_list": [{}], "router_settings": {"routing_strategy": "simple-shuffle"}}
+
+
+def read(body: Json, optional: tuple[str, ...] = ()) -> DirectCall | None:
+    """The call of a body."""
+    return read_call("chat.completions", json.dumps(body).encode(), optional)
+
+
+def form(messages: list[Json], **fields: Any) -> object:
+    """The form of a call."""
+    found = read(CALL | {"messages": messages} | fields)
+    assert found is not None
+    return found.form
+
+
+def user(content: Any) -> list[Json]:
+    """One message."""
+    return [{"role": "user", "content": content}]
+
+
+def picture(url: str) -> list[Json]:
+    """One message with a picture."""
+    return user([{"type": "image_url", "image_url": {"url": url}}])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream": True},
+        {"timeout": 3},
+        {"num_retries": 0},
+        {"metadata": {"a": "b"}},
+        {"mock_response": "x"},
+        {"messages": []},
+        {"model": 3},
+    ],
+)
+def test_other_calls_are_litellm_s(fields: Json) -> None:
+    """Streams, and whatever field is not only translated."""
+    assert read(CALL) is not None
+    assert read(CALL | fields) is None
+
+
+def test_texts_are_of_one_form() -> None:
+    """The gateway's fields for LiteLLM, and values that LiteLLM only passes on, are in no form."""
+    assert form(user("hello")) == form(user("another")) == form(user("another"), cache={"no-cache": True})
+    assert form(user("a"), user="u", seed=1) == form(user("a"), user="v", seed=2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        form(user("")),
+        form(user(" ")),
+        form(user(None)),
+        form(user([{"type": "text", "text": "hello"}])),
+        form([{"role": "system", "content": "hello"}]),
+        form([{"role": "user", "content": "hello", "name": "n"}]),
+        form(user("hello"), temperature=0.6),
+        form(user("hello"), user="u"),
+        form(user("hello"), user=3),
+        form(user("hello"), tools=[{"type": "function", "function": {"name": "f" * 300}}]),
+    ],
+)
+def test_what_litellm_may_treat_otherwise_is_another_form(other: object) -> None:
+    """A blank text, a role, a name, a parameter, the type of a value."""
+    assert other != form(user("hello"))
+
+
+def test_an_address_is_of_the_form_of_its_ends() -> None:
+    """LiteLLM treats files by their address."""
+    assert form(picture("https://a/b.png")) == form(picture("https://c/d.png"))
+    assert form(picture("https://a/b.png")) != form(picture("data:image/png;base64,AA"))
+    assert form(picture("https://a/b.png")) != form(picture("https://a/b.pdf"))
+
+
+def test_a_template_fills_in_texts_and_free_values() -> None:
+    """In LiteLLM's own fields; a value that LiteLLM drops is dropped."""
+    one, two = (
+        read(CALL | {"user": "u", "seed": 1}),
+        read(CALL | {"messages": user("b"), "user": "v", "seed": 2}),
+    )
+    assert one is not None
+    assert two is not None
+    sent = {"model": "gpt", "messages": one.content, "max_completion_tokens": 3, "seed": 1}
+    template = learn_body(json.dumps(sent).encode(), one, "messages")
+    assert template is not None
+    assert orjson.loads(template.fill(one)) == sent
+    assert orjson.loads(template.fill(two)) == sent | {"messages": user("b"), "seed": 2}
+
+
+@pytest.mark.parametrize("changed", [{"messages": user("HELLO")}, {"user": "w"}])
+def test_a_changed_text_makes_no_template(changed: Json) -> None:
+    """Nor does a free value that LiteLLM replaces."""
+    call = read(CALL | {"user": "u"})
+    assert call is not None
+    sent = {"model": "gpt", "messages": call.content, "user": "u"} | changed
+    assert learn_body(json.dumps(sent).encode(), call, "messages") is None
+
+
+def test_a_header_of_the_call_s_own_makes_no_template() -> None:
+    """Only headers that are known to be the same for each call are sent again."""
+    known = {"Authorization": "Bearer k", "x-stainless-lang": "python", "content-length": "3"}
+    assert learn_headers(known) == {"authorization": "Bearer k", "x-stainless-lang": "python"}
+    assert learn_headers(known | {"x-request-id": "1"}) is None
+
+
+@pytest.mark.parametrize(
+    "params", [{"rpm": 3}, {"max_parallel_requests": 1}, {"litellm_credential_name": "c"}]
+)
+def test_a_deployment_with_limits_is_litellm_s(params: Json) -> None:
+    """LiteLLM counts against them in code that a direct call does not run."""
+    assert may_serve({"model": "openai/m", "input_cost_per_token": 1, "rpm": None})
+    assert not may_serve({"model": "openai/m"} | params)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"router_settings": {"routing_strategy": "least-busy"}},
+        {"guardrails": ["one"]},
+        {"litellm_settings": {"callbacks": ["langfuse"]}},
+        {"litellm_settings": {"modify_params": True}},
+        {"general_settings": {"setting_of_tomorrow": True}},
+        {"section_of_tomorrow": {"a": 1}},
+    ],
+)
+def test_an_unknown_setting_forbids_direct_calls(config: Json) -> None:
+    """What a setting does to a call must be known."""
+    assert are_settings_allowed(ALLOWED | {"litellm_settings": {"callbacks": [], "drop_params": True}})
+    assert not are_settings_allowed(ALLOWED | config)
