@@ -1,18 +1,18 @@
-"""The FastAPI application of every route that is no inference route, and the OpenAPI page of all routes.
+"""The FastAPI application of every route that is no inference route.
 
 Invariants: every error is sent in OpenAI's envelope with a request id; unknown paths are 404, known paths
-with another method 405 with `Allow`; nothing is redirected; every inference path and every error is declared.
+with another method 405 with `Allow`; nothing is redirected.
 """
 
+import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Iterable
+from functools import cache, partial
 from urllib.parse import unquote
 
 import orjson
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,256 +22,18 @@ from starlette.types import Lifespan
 from llm_proxy.dialects.cohere import COHERE
 from llm_proxy.dialects.gemini.dialect import GENERATE_CONTENT
 from llm_proxy.dialects.messages.dialect import MESSAGES
-from llm_proxy.dialects.model_paths import MODEL
-from llm_proxy.dialects.request.rerank_schema import MAX_DOCUMENTS, MAX_INPUTS, MAX_PARTS
-from llm_proxy.dialects.responses.native import OPERATIONS, STORED_PATH, StoredOperation
-from llm_proxy.dialects.routes import InferenceRoute, RouteTable
+from llm_proxy.dialects.routes import RouteTable
 from llm_proxy.edge.litellm_paths import where_it_went
+from llm_proxy.edge.openapi_page import openapi_page
 from llm_proxy.edge.request import Scope
 from llm_proxy.edge.responses import error_headers
 from llm_proxy.edge.routes.gemini import speaks_google
 from llm_proxy.edge.unserved_paths import is_cohere, not_served
-from llm_proxy.endpoints import BYTE_ENDPOINTS, ENDPOINTS, TRANSCRIPTS, Endpoint, EndpointSpec
 from llm_proxy.errors import APIError, BadRequest, InternalError, MethodNotAllowed, NotFound
 from llm_proxy.json_access import Json
 from llm_proxy.telemetry import uuid7
 
 log = logging.getLogger(__name__)
-
-_ERROR_RESPONSES = {
-    "400": "The request is wrong; `param` names the field.",
-    "401": "No credential, or an invalid one.",
-    "403": "The key may not act for the tenant, agent or user named, or a kill switch is on.",
-    "404": "No such model, or none that the key may use.",
-    "405": "Wrong method.",
-    "408": "The body did not arrive in time.",
-    "413": "The body is too large.",
-    "415": "Not JSON.",
-    "422": "The provider rejected the request.",
-    "429": "A limit, a budget, or the provider's own limit.",
-    "431": "The headers are too large.",
-    "500": "An internal error.",
-    "502": "The provider or the model backend failed.",
-    "503": "Overloaded, draining, or the model is cooling down.",
-    "504": "No response in time.",
-}
-_ERROR: Json = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-_STREAM_BY_PATH = frozenset({"generate", "gemini"})
-_NEVER_STREAMED: frozenset[Endpoint] = frozenset(
-    {"embeddings", "rerank", "moderations", "audio.translations"}
-)
-_NO_STREAM_FIELD = _NEVER_STREAMED | BYTE_ENDPOINTS
-
-_LINK: Json = {
-    "type": "object",
-    "properties": {
-        "image_url": {"type": "string", "minLength": 1},
-        "file_id": {"type": "string", "minLength": 1},
-    },
-}
-_FILE: Json = {"type": "string", "format": "binary"}
-_MODEL_IN_PATH: Json = {
-    "name": "model",
-    "in": "path",
-    "required": True,
-    "description": "It counts before the body's `model`; with slashes as they are, or encoded.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
-}
-_STRINGS: Json = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
-_MESSAGE: Json = {
-    "type": "object",
-    "required": ["role", "content"],
-    "properties": {
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"type": "string"},
-    },
-}
-_CONTENT: Json = {
-    "type": "object",
-    "required": ["parts"],
-    "properties": {
-        "role": {"enum": ["user", "model"]},
-        "parts": {
-            "type": "array",
-            "minItems": 1,
-            "items": {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
-        },
-    },
-}
-_PROPERTIES: Json = {
-    "content": _CONTENT,
-    "contents": {"type": "array", "minItems": 1, "items": _CONTENT},
-    "requests": {
-        "type": "array",
-        "minItems": 1,
-        "items": {"type": "object", "required": ["content"], "properties": {"content": _CONTENT}},
-    },
-    "model": {"type": "string", "minLength": 1, "maxLength": 256},
-    "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
-    "prompt": {"anyOf": [{"type": "string"}, _STRINGS]},
-    "input": {"anyOf": [{"type": "string", "minLength": 1}, _STRINGS]},
-    "texts": _STRINGS,
-    "voice": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "object"}]},
-    "query": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "object"}]},
-    "documents": {
-        "type": "array",
-        "minItems": 1,
-        "maxItems": MAX_DOCUMENTS,
-        "items": {"anyOf": [{"type": "string"}, {"type": "object"}]},
-    },
-}
-_SPEECH_FIELDS: Json = {
-    "instructions": {"type": "string"},
-    "response_format": {"type": "string"},
-    "speed": {"type": "number"},
-    "stream_format": {"enum": ["audio", "sse"]},
-}
-_PART: Json = {
-    "type": "object",
-    "required": ["type"],
-    "properties": {
-        "type": {"type": "string"},
-        "text": {"type": "string"},
-        "image_url": {"type": "object", "required": ["url"], "properties": {"url": {"type": "string"}}},
-    },
-}
-_INPUTS: Json = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "minItems": 1, "maxItems": MAX_INPUTS, "items": {"type": "string"}},
-        {"type": "array", "minItems": 1, "maxItems": MAX_PARTS, "items": _PART},
-    ]
-}
-_IMAGE_FIELDS: Json = {
-    "prompt": {"type": "string"},
-    "n": {"type": "integer", "minimum": 1, "maximum": 10},
-    "size": {"type": "string"},
-    "quality": {"type": "string"},
-    "partial_images": {"type": "integer", "minimum": 0, "maximum": 3},
-}
-_ITEMS: Json = {
-    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": _MESSAGE}]
-}
-_OWN_PROPERTIES: dict[Endpoint, Json] = {
-    "responses": {"input": _ITEMS},
-    "moderations": {"input": _INPUTS},
-    "images.generations": _IMAGE_FIELDS,
-    "images.edits": _IMAGE_FIELDS,
-    "audio.speech": _SPEECH_FIELDS,
-}
-"""What an endpoint has beside or instead of `_PROPERTIES`; every other field is in OpenAI's own document."""
-
-
-def inference_paths(table: RouteTable) -> Json:
-    """Returns the OpenAPI `paths` of every inference route."""
-    found: Json = {path: {"post": _operation(route, path)} for route in table.routes for path in route.paths}
-    for one in OPERATIONS:
-        at: Json = found.setdefault(f"{STORED_PATH}{{response_id}}{one.suffix}", {})
-        at[one.method.lower()] = _stored(one)
-    return found
-
-
-def _stored(one: StoredOperation) -> Json:
-    named: Json = {"name": "response_id", "in": "path", "required": True, "schema": {"type": "string"}}
-    asked: list[Json] = [
-        {"name": name, "in": "query", "schema": {"type": "string"}} for name in one.parameters
-    ]
-    errors = {
-        status: {"description": text, "content": {"application/json": {"schema": {"type": "object"}}}}
-        for status, text in _ERROR_RESPONSES.items()
-    }
-    answer = {"description": "The answer.", "content": {"application/json": {"schema": {"type": "object"}}}}
-    return {
-        "summary": one.summary,
-        "operationId": f"{one.method.lower()}_response{one.suffix.replace('/', '_')}",
-        "security": [{"bearer": []}],
-        "parameters": [named, *asked],
-        "responses": {"200": answer, **errors},
-    }
-
-
-def declare_bad_request(paths: Json) -> None:
-    """Declares 400 for a wrong field of a management route, instead of FastAPI's own 422; changes `paths`."""
-    for operation in (one for path in paths.values() for one in path.values()):
-        responses: Json = operation["responses"]
-        if responses.pop("422", None) is not None:
-            responses.setdefault("400", {"description": _ERROR_RESPONSES["400"]})["content"] = {
-                "application/json": {"schema": _ERROR}
-            }
-
-
-def _operation(route: InferenceRoute, path: str) -> Json:
-    spec = ENDPOINTS[route.endpoint]
-    names_model = MODEL in path
-    needed = ("model", *spec.required) if route.required is None else route.required
-    required = [name for name in needed if name != "model" or not names_model]
-    properties: Json = {name: _PROPERTIES[name] for name in ("model", *required)}
-    properties |= _OWN_PROPERTIES.get(route.endpoint, {})
-    if route.endpoint not in _NO_STREAM_FIELD and route.dialect.name not in _STREAM_BY_PATH:
-        properties["stream"] = {"type": "boolean"}
-    body: Json = {"type": "object", "required": required, "properties": properties}
-    errors = {
-        status: {"description": text, "content": {"application/json": {"schema": _error_of(route)}}}
-        for status, text in _ERROR_RESPONSES.items()
-    }
-    return {
-        "summary": route.summary,
-        "operationId": re.sub(r"\W+", "_", path).strip("_"),
-        "security": [{"bearer": []}],
-        "parameters": [_MODEL_IN_PATH] if names_model else [],
-        "requestBody": {"required": True, "content": _request_content(spec, body)},
-        "responses": {"200": {"description": "The response.", "content": _answer_content(route)}, **errors},
-    }
-
-
-def _answer_content(route: InferenceRoute) -> Json:
-    content: Json = {"application/json": {"schema": {"type": "object"}}}
-    if route.endpoint in BYTE_ENDPOINTS:
-        content = {"audio/*": {"schema": {"type": "string", "format": "binary"}}}
-    if route.endpoint in TRANSCRIPTS:
-        content["text/plain"] = {"schema": {"type": "string"}}
-    if route.endpoint not in _NEVER_STREAMED:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
-    return content
-
-
-def _request_content(spec: EndpointSpec, body: Json) -> Json:
-    """The media types of a request: JSON, or a form whose files JSON may link to instead."""
-    if not spec.files:
-        return {"application/json": {"schema": body}}
-    files: Json = {
-        part.name: _FILE if part.max_count == 1 else {"type": "array", "items": _FILE} for part in spec.files
-    }
-    needed = [*body["required"], *(part.name for part in spec.files if part.required)]
-    form = body | {"required": needed, "properties": body["properties"] | files}
-    content: Json = {"multipart/form-data": {"schema": form}}
-    if spec.linked_files:
-        links: Json = {spec.linked_files: {"type": "array", "minItems": 1, "items": _LINK}}
-        linked = body | {
-            "required": [*body["required"], spec.linked_files],
-            "properties": body["properties"] | links,
-        }
-        content["application/json"] = {"schema": linked}
-    return content
-
-
-def _error_of(route: InferenceRoute) -> Json:
-    return _ERROR if route.dialect.name == "openai" else {"type": "object"}
 
 
 def create_management_app(
@@ -353,10 +115,11 @@ def _openapi_router(
 ) -> APIRouter:
     """Returns the router of the OpenAPI page."""
     routes = APIRouter()
+    page = cache(partial(openapi_page, app, inference))
 
     @routes.get("/openapi.json", include_in_schema=False, dependencies=[Depends(access)])
     async def openapi() -> Response:
-        return Response(orjson.dumps(_openapi(app, inference)), media_type="application/json")
+        return Response(await asyncio.to_thread(page), media_type="application/json")
 
     return routes
 
@@ -421,13 +184,3 @@ def error_from_validation(error: RequestValidationError) -> APIError:
     return BadRequest(
         f"Invalid '{where}': {first.get('msg', 'not valid')}.", param=where, code="invalid_value"
     )
-
-
-def _openapi(app: FastAPI, inference: RouteTable) -> Json:
-    if app.openapi_schema is None:
-        schema: Json = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        paths: Json = schema.setdefault("paths", {})
-        declare_bad_request(paths)
-        paths.update(inference_paths(inference))
-        app.openapi_schema = schema
-    return app.openapi_schema

@@ -1,8 +1,10 @@
 """The OpenAPI page declares what the routes return."""
 
 import httpx
+import jsonschema_rs
 import pytest
-from running_stack import RunningStack
+from management_answers import visit
+from running_stack import Json, RunningStack, say
 
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.responses.dialect import responses_dialect
@@ -52,3 +54,64 @@ async def test_the_page_declares_every_inference_path(stack: RunningStack) -> No
     assert "stream" not in fields
     embed = paths["/v2/embed"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert embed["required"] == ["model", "texts"]
+
+
+CHAT = {"model": "p/helpful", "messages": say("hello")}
+CALLS: dict[str, Json] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": {"model": "p/ok", "prompt": "hello"},
+    "/v1/embeddings": {"model": "all-minilm-l6-v2", "input": "hello"},
+    "/v1/moderations": {"model": "moderator", "input": "hello"},
+    "/v1/responses": {"model": "p/helpful", "input": "hello"},
+    "/v1/messages": {**CHAT, "max_tokens": 50},
+    "/v1beta/models/{model}:generateContent": {"contents": [{"parts": [{"text": "hello"}]}]},
+    "/v1/rerank": {"model": "ranker", "query": "a cat", "documents": ["a dog", "a cat"]},
+    "/v2/embed": {"model": "all-minilm-l6-v2", "texts": ["hello"], "input_type": "search_document"},
+    "/internal/llm/proxy": CHAT,
+    "/llm-proxy/generate": CHAT,
+}
+
+
+WRONG = {"temperature": "hot", "input": 1, "contents": 1, "documents": 1, "texts": 1}
+
+
+async def test_models_answer_as_the_page_says(stack: RunningStack) -> None:
+    """The whole schema of an answer, and of an error in each dialect."""
+    async with httpx.AsyncClient(base_url=stack.url, headers=stack.auth, timeout=30) as client:
+        page = (await client.get("/openapi.json")).json()
+        for path, body in CALLS.items():
+            operation = page["paths"][path]["post"]
+            _check(page, operation["requestBody"]["content"]["application/json"]["schema"], body)
+            at = path.replace("{model}", "plain")
+            answer = await client.post(at, json=body)
+            assert answer.status_code == 200, f"{path}: {answer.text}"
+            _check(page, _answer_schema(operation, 200), answer.json())
+            wrong = await client.post(at, json=body | WRONG)
+            assert wrong.status_code == 400, f"{path}: {wrong.text}"
+            _check(page, _answer_schema(operation, 400), wrong.json())
+
+
+async def test_management_routes_answer_as_the_page_says(stack: RunningStack) -> None:
+    """After a changed answer: `PYTHONPATH=tests python -m management_answers` writes the schemas anew."""
+    answers = await visit(stack.url)
+    async with httpx.AsyncClient(base_url=stack.url, headers=stack.auth, timeout=30) as client:
+        page = (await client.get("/openapi.json")).json()
+    for route, found in answers.items():
+        method, path = route.split(" ", 1)
+        operation = page["paths"][path][method.lower()]
+        status = next(int(one) for one in operation["responses"] if one.startswith("2"))
+        schema = _answer_schema(operation, status)
+        for body in found:
+            _check(page, schema, body)
+            assert set(body) <= set(schema["properties"]), route
+
+
+def _answer_schema(operation: Json, status: int) -> Json:
+    found: Json = operation["responses"][str(status)]["content"]["application/json"]["schema"]
+    return found
+
+
+def _check(page: Json, schema: Json, value: object) -> None:
+    whole = {"components": page["components"], **schema}
+    faults = [fault.message for fault in jsonschema_rs.validator_for(whole).iter_errors(value)]
+    assert faults == []

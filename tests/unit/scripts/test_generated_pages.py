@@ -1,5 +1,6 @@
 """What is generated says what it is generated from."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[3]
         ("litellm_patches", "docs/litellm/patches.md"),
         ("chart_settings", "deploy/helm/llm-proxy/files/settings.json"),
         ("doctor_page", "docs/doctor.md"),
+        ("wire_schemas", "llm_proxy/edge/schemas/wire.json"),
     ],
 )
 def test_a_generated_page_is_what_the_settings_say(script: str, page: str) -> None:
@@ -27,6 +29,13 @@ def test_a_generated_page_is_what_the_settings_say(script: str, page: str) -> No
         [sys.executable, f"scripts/{script}.py"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert made.stdout == (ROOT / page).read_text()
+
+
+def test_the_api_reference_is_what_the_gateway_says() -> None:
+    """After a changed route: `python scripts/api_reference.py`."""
+    env = {"PATH": os.environ["PATH"]}
+    command = [sys.executable, "scripts/api_reference.py", "--check"]
+    assert subprocess.run(command, cwd=ROOT, env=env, check=False).returncode == 0
 
 
 def test_uv_run_installs_what_the_lock_says() -> None:
