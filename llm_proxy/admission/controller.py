@@ -251,7 +251,7 @@ class AdmissionController:
         try:
             await raise_epochs(self._backend, epochs)
         except LimiterUnavailable:
-            log.warning("limits store away: other replicas learn of the change from Postgres")
+            log.warning("the limits store does not answer: other replicas read the change from Postgres")
         with contextlib.suppress(StoreUnavailable):
             await self._watcher.refresh()
 
@@ -393,7 +393,7 @@ class AdmissionController:
             if all([await self._rebuilder.rebuild(check, request.plan.hash_tag) for check in missing]):
                 return None
         except (LimiterUnavailable, APIError, OSError, TimeoutError):
-            log.warning("budget not rebuilt")
+            log.warning("a budget cannot be rebuilt from the records")
         unknown = [check for check in missing if check.on_store_failure != "allow"]
         if unknown:
             message = f"What {unknown[0].subject} has spent is not known right now."

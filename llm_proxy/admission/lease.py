@@ -116,7 +116,7 @@ class SettlementQueue:
         except TimeoutError:
             pass
         if self.pending:
-            log.error("settlements lost at the end: %d", self.pending)
+            log.error("%d settlements are lost at the end", self.pending)
 
     async def flush(self) -> bool:
         """Sends every tenant's next batch; returns whether the store took all of them."""

@@ -262,7 +262,7 @@ def _window_message(worst: LimitStatus) -> str:
 
 
 def _budget_message(worst: LimitStatus, estimate: CallEstimate) -> str:
-    """Why a budget rejects: what the call needs, what is left, who has the rest, and when it resets."""
+    """Why a budget rejects: who has what of it, what the call needs, and when it resets."""
     check, spent, per = worst.check, worst.used or 0, PERIOD_SUFFIX[worst.check.period or "total"]
     subject = check.subject
     state = "is used up" if worst.is_exhausted else _held_by(worst)
@@ -270,18 +270,16 @@ def _budget_message(worst: LimitStatus, estimate: CallEstimate) -> str:
         return f"The budget of {subject} {state}."
     if not check.limit:
         return f"The budget of {subject} is {_amount(check, 0)}{per}: nothing may be spent."
-    parts = [f"{_amount(check, spent)} spent"]
+    parts = [f"{_share(check, spent)}{per} spent"]
     if worst.held:
         calls = f"{worst.running} running call{'s' * (worst.running != 1)}"
         parts.append(f"{_amount(check, worst.held)} held by {calls}")
     if worst.kept:
         parts.append(f"{_amount(check, worst.kept)} kept for a call that waits")
-    left = (
-        f"{_amount(check, worst.remaining)} of {_amount(check, check.limit)}{per} is left: {', '.join(parts)}"
-    )
+    figures = f"{', '.join(parts)}, {_amount(check, worst.remaining)} left"
     at = reset_time(check)
-    ends = f"; resets {at:%Y-%m-%d %H:%M} {check.zone}" if at else ""
-    return f"The budget of {subject} {state}. This call needs {_needed(worst, estimate)}; {left}{ends}."
+    ends = f" It resets at {at:%Y-%m-%d %H:%M} {check.zone}." if at else ""
+    return f"The budget of {subject} {state}: {figures}. This call needs {_needed(worst, estimate)}.{ends}"
 
 
 def _held_by(worst: LimitStatus) -> str:
@@ -314,6 +312,12 @@ def _amount(check: LimitCheck, amount: int) -> str:
     if check.unit == "usd":
         return format_usd(amount)
     return unit_text(shown_amount(amount, check.unit), check.unit)
+
+
+def _share(check: LimitCheck, amount: int) -> str:
+    """Returns an amount of a budget: `$0.20 of $5.00`, `2 of 600 requests`."""
+    shown = format_usd(amount) if check.unit == "usd" else f"{shown_amount(amount, check.unit):,}"
+    return f"{shown} of {_amount(check, check.limit)}"
 
 
 def reset_time(check: LimitCheck) -> datetime | None:

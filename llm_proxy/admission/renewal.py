@@ -96,7 +96,7 @@ class BudgetRebuilder:
         try:
             await self.rebuild(check, hash_tag)
         except (LimiterUnavailable, APIError, OSError, TimeoutError):
-            log.warning("budget not rebuilt")
+            log.warning("a budget cannot be rebuilt from the records")
 
     async def _rebuild(self, check: LimitCheck, hash_tag: str) -> bool:
         if self._spend_source is None or check.period_start is None:
@@ -146,12 +146,12 @@ class Heartbeat:
             if self._backend.is_available:  # every node of it
                 self._fallback.reset()
         except LimiterUnavailable:
-            log.debug("heartbeat not heard")
+            log.debug("the limits store did not take the heartbeat")
         for (backend, _), entries in self._leases.renewal_entries().items():
             try:
                 await self._renew(backend, entries)
             except LimiterUnavailable:
-                log.debug("leases not kept")
+                log.debug("the limits store did not renew leases")
 
     async def renew(self, hash_tag: str | None) -> None:
         """Renews what running calls of a tenant, or of all, hold, at once; raises `LimiterUnavailable`."""

@@ -21,6 +21,7 @@ from llm_proxy.cli.printing import (
     EXIT_FAILED,
     EXIT_WRONG_INPUT,
     Column,
+    CommandGroup,
     as_json_option,
     confirm,
     fail,
@@ -59,7 +60,7 @@ _KEY_COLUMNS = (
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def admin_keys() -> None:
     """Issue, list and revoke admin keys.
 
@@ -135,9 +136,9 @@ _AUDIT_COLUMNS = (
 )
 
 
-@click.group(invoke_without_command=True, context_settings={"show_default": True})
-@click.option("--action", help="`keys.change`, or `keys.*` for all that start so.")
-@click.option("--actor", help="An admin key's name, a user of this machine, or such as `keys file`.")
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings={"show_default": True})
+@click.option("--action", help="Only this action, such as `keys.change`; `keys.*` for all that begin so.")
+@click.option("--actor", help="Who acted: an admin key's name, a user of this machine, or `keys file`.")
 @click.option(
     "--subject",
     shell_complete=complete_keys,
@@ -145,7 +146,7 @@ _AUDIT_COLUMNS = (
 )
 @click.option("--since", help="2026-11-01, 2026-11-01T12:00Z, 24h, 7d.")
 @click.option("--until", help="The same.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, help="At most this many, the latest.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, help="How many are shown, the latest.")
 @click.option("--before", type=click.IntRange(0, 2**53), help="Only entries before this id: the next page.")
 @as_json_option
 @click.pass_context
@@ -254,7 +255,7 @@ def _budget_text(entry: Any) -> str:  # noqa: ANN401 -- JSON
     return format_budget(document)
 
 
-@click.group
+@click.group(cls=CommandGroup)
 def notify() -> None:
     """Test the webhooks of notifications."""
 

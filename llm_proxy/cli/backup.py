@@ -19,6 +19,7 @@ from llm_proxy.cli.printing import (
     EXIT_FAILED,
     EXIT_WRONG_INPUT,
     Column,
+    CommandGroup,
     as_json_option,
     fail,
     print_fields,
@@ -51,7 +52,7 @@ def _parse_time(_: click.Context, __: click.Parameter, text: str | None) -> date
     return at
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=CommandGroup, invoke_without_command=True)
 @click.option("--to", "file", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
 @tools_option
 @as_json_option

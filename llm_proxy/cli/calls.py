@@ -12,6 +12,7 @@ import httpx
 from llm_proxy.cli.context import admin_client, complete_models, request_json, show_in_console, url_option
 from llm_proxy.cli.printing import (
     Column,
+    CommandGroup,
     as_json_option,
     confirm,
     print_json,
@@ -30,7 +31,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-@click.group
+@click.group(cls=CommandGroup)
 def calls() -> None:
     """Show what runs now, and stop a call.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from llm_proxy.cli.context import stack_addresses
-from llm_proxy.cli.printing import EXIT_FAILED, EXIT_WRONG_INPUT, as_json_option, fail
+from llm_proxy.cli.printing import EXIT_FAILED, EXIT_WRONG_INPUT, CommandGroup, as_json_option, fail
 from llm_proxy.secret_files import SecretFileUnreadable
 from llm_proxy.sidecar.config_check import LEFT_OUT_PREFIX, ConfigFinding, check_config
 from llm_proxy.sidecar.config_file import READ_FAULTS, read_config, unreadable
@@ -67,7 +67,7 @@ def format_findings(found: Iterable[ConfigFinding], file: Path) -> Iterator[str]
         yield f"note   {message}{hint}: {', '.join(dict.fromkeys(names))}"
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def config() -> None:
     """Check litellm-config.yaml."""
 
@@ -82,7 +82,7 @@ def config() -> None:
     "accepted",
     multiple=True,
     metavar="PATH",
-    help="A setting that protects and has no effect here, such as litellm_settings.max_budget: no fault.",
+    help="A protecting setting that has no effect here, such as litellm_settings.max_budget: no fault.",
 )
 def check(
     file: Path, *, as_json: bool, faults_only: bool, start_only: bool, accepted: tuple[str, ...]

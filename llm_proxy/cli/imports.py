@@ -4,9 +4,10 @@ import click
 
 from llm_proxy.cli.import_config import import_config
 from llm_proxy.cli.import_litellm import import_litellm
+from llm_proxy.cli.printing import CommandGroup
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def imports() -> None:
     """Take over what another service has."""
 

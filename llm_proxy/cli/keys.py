@@ -31,6 +31,7 @@ from llm_proxy.cli.limit_tables import (
 from llm_proxy.cli.limits import print_policies
 from llm_proxy.cli.printing import (
     EXIT_FAILED,
+    CommandGroup,
     as_json_option,
     confirm,
     print_fields,
@@ -105,14 +106,16 @@ _SPEC_OPTIONS: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
     ),
     click.option("--max-tokens-cap", type=int, help="Most completion tokens a request may ask for."),
     click.option("--cache/--no-cache", default=None, help="Whether responses may come from the cache."),
-    click.option("--expires-at", metavar="ISO8601", help="When it ends; `none` for never."),
+    click.option(
+        "--expires-at", metavar="ISO8601", help="When it ends, in UTC without an offset; `none` for never."
+    ),
     click.option("--tag", "tags", multiple=True, help="A tag of every call; repeatable."),
     click.option(
         "--expires-in",
         type=float,
         metavar="DAYS",
         callback=_check_days,
-        help="When it ends, counted from now.",
+        help="Days from now until it ends.",
     ),
 ]
 
@@ -126,7 +129,7 @@ def _spec_options(of: Callable[..., None]) -> Callable[..., None]:
 _force_option = click.option("--force", is_flag=True, help="Allow models that are not served.")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def keys() -> None:
     """Create, list, change, rotate and revoke virtual keys.
 
@@ -251,7 +254,7 @@ def rotate_key(*, key: str, overlap: int, as_json: bool, yes: bool) -> None:
     help=f"{BUDGET_EXAMPLES}; repeatable.",
 )
 @click.option("--until", metavar="ISO8601", help="When it ends; UTC without an offset.")
-@click.option("--days", type=float, callback=_check_days, help="When it ends, counted from now.")
+@click.option("--days", type=float, callback=_check_days, help="Days from now until it ends.")
 @click.option("--end", is_flag=True, help="End the running raise now.")
 @as_json_option
 def raise_key(*, key: str, days: float | None, end: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 -- click's options
@@ -327,7 +330,7 @@ def switch_off(*, kind: str, subject: str, tenant: str | None, reason: str, as_j
 @click.option("--tenant", help="Only in this tenant.")
 @as_json_option
 def switch_on(*, kind: str, subject: str, tenant: str | None, as_json: bool) -> None:
-    """Admit these calls again."""
+    """Admit the calls again that `switch-off` rejects."""
     target = {"kind": kind, "subject": subject, "tenant": tenant}
     _set_switch(lambda policies: policies.disable_switch(parse_kill_switch(target)[0], current_actor()))
     print_result(target | {"switched": "on"}, _print_switched, as_json=as_json)

@@ -37,6 +37,7 @@ from llm_proxy.cli.printing import (
     EXIT_FAILED,
     EXIT_WRONG_INPUT,
     Column,
+    CommandGroup,
     as_json_option,
     confirm,
     fail,
@@ -55,10 +56,16 @@ from llm_proxy.json_access import Json
 _POLICY_FIELDS = ("scope", "tenant", "subject", "model")
 _POLICY_COLUMNS = ("scope", "tenant", "subject", "model", Column("limits", unbroken=True), "mode", "idle")
 _POLICY_OPTIONS = [
-    click.option("--scope", required=True, type=click.Choice(get_args(ScopeKind)), help="What it counts by."),
-    click.option("--tenant", help="Of this tenant; of every tenant by default."),
     click.option(
-        "--subject", help="The key, agent, user or provider, of runs key:NAME or agent:NAME; all by default."
+        "--scope",
+        required=True,
+        type=click.Choice(get_args(ScopeKind)),
+        help="Whose calls are counted together.",
+    ),
+    click.option("--tenant", help="The tenant; every tenant by default."),
+    click.option(
+        "--subject",
+        help="The key, agent, user or provider; for runs key:NAME or agent:NAME. Each by default.",
     ),
     click.option("--model", help="The model group, or a wildcard.", shell_complete=complete_models),
 ]
@@ -70,7 +77,7 @@ def _policy_options(of: Callable[..., None]) -> Callable[..., None]:
     return of
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=CommandGroup, invoke_without_command=True)
 @as_json_option
 @click.pass_context
 def limits(context: click.Context, /, *, as_json: bool) -> None:
@@ -94,28 +101,36 @@ def limits(context: click.Context, /, *, as_json: bool) -> None:
 @click.option(
     "--budget", "budgets", multiple=True, metavar=BUDGET_FORM, help=f"{BUDGET_EXAMPLES}; repeatable."
 )
-@click.option("--duration-s", type=int, help="Of runs: seconds from the first call; 0 for no limit.")
+@click.option("--duration-s", type=int, help="For runs: seconds from the first call; 0 for no limit.")
 @click.option(
     "--mode", type=click.Choice(get_args(PolicyMode)), help="`shadow` only records what it would reject."
 )
 @click.option(
     "--on-store-failure",
     type=click.Choice(get_args(OnStoreFailure)),
-    help="While the limits store does not answer.",
+    help="While the limits store does not answer: deny, allow, or limit each replica to its share.",
 )
 @click.option(
-    "--weight", type=int, help="Of a tenant or key: its part of the slots in a queue; 100 is usual."
+    "--weight",
+    type=int,
+    help="For a tenant or key: its share of the slots when calls wait; 100 is the default.",
 )
 @click.option(
-    "--priority", type=click.Choice(get_args(Priority)), help="Of a tenant or key: its calls' highest class."
+    "--priority",
+    type=click.Choice(get_args(Priority)),
+    help="For a tenant or key: the highest priority of its calls.",
 )
-@click.option("--loop-guard", type=click.Choice(get_args(GuardMode)), help="What it does for these runs.")
+@click.option(
+    "--loop-guard",
+    type=click.Choice(get_args(GuardMode)),
+    help="What the loop guard does with runs that repeat themselves.",
+)
 @click.option(
     "--guard-option",
     "guard_options",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A threshold of it, such as repeats=8, quarantine_s=60 or notice=true; repeatable.",
+    help="A threshold of the loop guard, such as repeats=8, quarantine_s=60 or notice=true; repeatable.",
 )
 @as_json_option
 def set_policy(
@@ -199,20 +214,20 @@ _NOT_SERVED_THERE = frozenset({"model_not_supported", "endpoint_not_served"})
 
 
 @click.command
-@click.option("--key", help="As this key, by id, name or prefix.", shell_complete=complete_keys)
-@click.option("--tenant", help="Without --key: for this tenant, as a trusted service.")
-@click.option("--agent", help="For this agent.")
-@click.option("--user", help="For this end user.")
-@click.option("--run", help="In this run.")
+@click.option("--key", help="The key that calls, by its name, id or prefix.", shell_complete=complete_keys)
+@click.option("--tenant", help="The tenant, where a trusted service calls instead of a key.")
+@click.option("--agent", help="The agent that calls.")
+@click.option("--user", help="The end user of the call.")
+@click.option("--run", help="The run of the call.")
 @click.option("--model", required=True, help="The model that is called.", shell_complete=complete_models)
-@click.option("--prompt", default="Hello", show_default=True, help="The prompt; its length counts.")
+@click.option("--prompt", default="Hello", show_default=True, help="The prompt; its length is what counts.")
 @click.option("--max-tokens", type=click.IntRange(1), help="The `max_tokens` of a chat.")
 @as_json_option
 @url_option
 def explain(*, key: str | None, as_json: bool, url: str | None, **options: Any) -> None:  # noqa: ANN401 -- click's options
     """Show whether a call would be admitted, and its status at each limit and budget.
 
-    A model of images, speech, rerank, ... makes one picture, speaks the prompt, ranks one document, ...
+    The call is a chat, or the smallest call that the model serves: one image, one document to rank.
 
     With --key it reads LLM_PROXY__ADMIN_KEY, else LLM_PROXY__INTERNAL_API_KEY, from the environment, .env or
     .keys/.

@@ -25,6 +25,7 @@ from llm_proxy.cli.printing import (
     EXIT_FAILED,
     EXIT_UNAVAILABLE,
     Column,
+    CommandGroup,
     as_json_option,
     confirm,
     fail,
@@ -192,7 +193,7 @@ def _print_probe_results(results: list[Json]) -> None:
 PURGE_TIMEOUT_S = 75
 
 
-@click.group
+@click.group(cls=CommandGroup)
 def cache() -> None:
     """Manage the response cache."""
 
@@ -224,7 +225,7 @@ _PERSONAL_STORES = (
 )  # fmt: skip
 
 
-@click.group
+@click.group(cls=CommandGroup)
 def erase() -> None:
     """Erase a person's text and name."""
 

@@ -32,6 +32,7 @@ PIPED_WIDTH = 200
 _GAP = 2
 Document = TypeVar("Document")
 _MIN_TEXT_WIDTH = 8
+_WHOLE_SENTENCE = 1000
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Skip the question.")
@@ -58,6 +59,17 @@ class Column:
     title: str
     number: bool = False
     unbroken: bool = False
+
+
+class CommandGroup(click.Group):
+    """A group whose help shows the first sentence of each command whole."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes a line or more for each command."""
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, one.get_short_help_str(_WHOLE_SENTENCE)) for name, one in found if one is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def fail(message: str, code: int = EXIT_FAILED) -> NoReturn:

@@ -25,7 +25,7 @@ from llm_proxy.ledger.retention import purge as purge_rows
 
 @click.command
 @click.option("--dry-run", is_flag=True, help="Show what would be deleted, and delete nothing.")
-@click.option("--table", "tables", multiple=True, help="Only of this table; repeat for several.")
+@click.option("--table", "tables", multiple=True, help="Only this table; repeatable.")
 @as_json_option
 @yes_option
 def purge(*, dry_run: bool, tables: tuple[str, ...], as_json: bool, yes: bool) -> None:

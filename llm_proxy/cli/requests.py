@@ -68,10 +68,13 @@ def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--since", default="24h", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(RANGE_WORDS)}."
 )
-@click.option("--until", help="The same; by default the end of today, or of the period --since names.")
+@click.option(
+    "--until",
+    help="The end of the range, written alike; by default the end of today, or of the period of --since.",
+)
 @click.option("--tz", default="UTC", help="The time zone of days: Europe/Berlin, +05:30.")
 @_filter_options
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="At most this many, the latest.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, help="How many are shown, the latest.")
 @click.option("--csv", "as_csv", is_flag=True, help="All matches as CSV.")
 @as_json_option
 def requests(
@@ -85,7 +88,7 @@ def requests(
     as_json: bool,
     **filters: str | None,
 ) -> None:
-    """Show single requests.
+    """Show single requests, or the one of REQUEST_ID in full: what happened to it, and why it failed.
 
     Reads DATABASE_URL from the environment, .env or .keys/.
     """

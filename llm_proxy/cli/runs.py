@@ -13,6 +13,7 @@ import httpx
 from llm_proxy.cli.context import admin_client, request_json, show_in_console, url_option
 from llm_proxy.cli.printing import (
     Column,
+    CommandGroup,
     as_json_option,
     confirm,
     print_fields,
@@ -37,7 +38,7 @@ _CALL_COLUMNS = (
 )  # fmt: skip
 
 
-@click.group
+@click.group(cls=CommandGroup)
 def runs() -> None:
     """Show the runs of agents and what one has cost, and release one that the loop guard has stopped.
 
@@ -172,7 +173,7 @@ def _stopped_row(one: Json) -> tuple[str, ...]:
 def release_run(
     *, run: str, key: str | None, tenant: str | None, as_json: bool, yes: bool, url: str | None
 ) -> None:
-    """Let the stopped RUN go on."""
+    """Let a RUN that the loop guard has stopped go on."""
     confirm(f"Let the run {run} go on?", yes=yes)
     with admin_client(url, timeout_s=TIMEOUT_S) as client:
         body: Json = {"run": run, "key": key, "tenant": tenant}

@@ -119,7 +119,7 @@ class GatewayServer(uvicorn.Server):
     type=click.Path(file_okay=False, path_type=Path),
     envvar=STATE_VARIABLE,
     show_default=False,
-    help="The folder of the `llm-proxy up` that it belongs to, which admins may ask for a reload.",
+    help="The folder of the `llm-proxy up` that runs this gateway; admins may request a reload there.",
 )
 @click.option("--listener", type=int, hidden=True, help="The socket of the launcher, which it hands on.")
 def serve(

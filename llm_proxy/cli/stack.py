@@ -81,7 +81,7 @@ def _state_option(text: str) -> Callable[[Callable[..., None]], Callable[..., No
     "accepted",
     multiple=True,
     metavar="PATH",
-    help="A setting that protects and has no effect here; production starts only if it is named.",
+    help="A protecting setting of the configuration that has no effect here: start nevertheless.",
 )
 @click.option("--with-parent", is_flag=True, help="Stop when the parent process ends.")
 @click.option("--logs-to-stdout", is_flag=True, help="Write all logs to standard output instead of files.")
@@ -195,7 +195,7 @@ def sidecar_interpreter() -> str:
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def sidecar(arguments: tuple[str, ...]) -> None:
-    """Run one LiteLLM process: --config FILE [--host H] [--port N]."""
+    """Run one LiteLLM process: --config FILE [--host HOST] [--port PORT]."""
     python = sidecar_interpreter()
     command = [python, "-I", "-S", str(VERIFIED_ENTRY_POINT), *arguments]
     try:

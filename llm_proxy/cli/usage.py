@@ -87,16 +87,21 @@ _USAGE_COLUMNS = (
 @click.option(
     "--since", default="30d", help=f"2026-11-01, 2026-11-01T12:00Z, 24h, 7d, {', '.join(RANGE_WORDS)}."
 )
-@click.option("--until", help="The same; by default the end of today, or of the period --since names.")
+@click.option(
+    "--until",
+    help="The end of the range, written alike; by default the end of today, or of the period of --since.",
+)
 @click.option("--tz", default="UTC", help="The time zone of days: Europe/Berlin, +05:30.")
 @click.option(
     "--by",
     multiple=True,
     help=f"What to group by, commas between, or repeated: {', '.join(DIMENSIONS)}.  [default: agent,model]",
 )
-@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only these; repeatable.")
+@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only calls with this value; repeatable.")
 @click.option(
-    "--top", type=click.IntRange(1, 10_000), help="The most expensive so many, for each time of --by."
+    "--top",
+    type=click.IntRange(1, 10_000),
+    help="Only this many groups, the most expensive; with an hour, day, week or month in --by, for each.",
 )
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", help="Output format.")
 @click.option("--csv", "form", flag_value="csv", help="The same as --format csv.")

@@ -138,12 +138,12 @@ class AuthFailureLog:
                 batch = rows[:_BATCH]
                 try:
                     for _, why in await write_rows(batch, self._write):
-                        log.warning("a refused credential is not put on record", extra={"why": why})
+                        log.warning("a rejected credential cannot be recorded", extra={"why": why})
                 finally:
                     rows[:_BATCH] = batch
         except DatabaseUnavailable as fault:
             log.warning(
-                "refused credentials are not put on record yet",
+                "rejected credentials are not recorded yet",
                 extra={"rows": len(rows), "why": fault.reason},
             )
             return False
@@ -179,6 +179,6 @@ class AuthFailureLog:
             async with db_deadline(_DEADLINE_S):
                 await self._pool.execute(_RETIRE, self._retention_days)
         except DatabaseUnavailable as fault:
-            log.warning("old days of refused credentials are not dropped yet", extra={"why": fault.reason})
+            log.warning("old days of rejected credentials are not deleted yet", extra={"why": fault.reason})
         else:
             self._next_drop_s = now_s + RETENTION_INTERVAL_S

@@ -318,7 +318,7 @@ class PolicyWatcher:
         try:
             await self.refresh()
         except StoreUnavailable:
-            log.warning("rules not readable at start; defaults hold")
+            log.warning("limit policies cannot be read at the start: defaults apply")
 
     async def _step(self) -> None:
         if self._source is not None:

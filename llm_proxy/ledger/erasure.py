@@ -151,7 +151,7 @@ class Erasures:
         try:
             await self._reopen_returned_people()
         except DatabaseUnavailable as fault:  # the next statement fails too if the database is unavailable
-            log.warning("who came back after an erasure cannot be told", extra={"why": fault.reason})
+            log.warning("people whom a backup restored cannot be looked up", extra={"why": fault.reason})
         async with self._connection() as connection:
             unfinished = await connection.fetch(
                 "SELECT id FROM erasures WHERE finished_at IS NULL ORDER BY id"

@@ -218,7 +218,7 @@ class Ledger:
             if self.on_provider_auth_failure is not None:
                 self.on_provider_auth_failure(deployment, record.group_asked or record.group)
             log.error(
-                "a provider refused the gateway's credentials",
+                "a provider rejected the credentials of this installation",
                 extra={
                     "request_id": str(record.request_id),
                     "deployment": deployment,

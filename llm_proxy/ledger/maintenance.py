@@ -113,7 +113,7 @@ class Maintenance:
             if await self._store.migration.make_indexes():
                 return LOOP_DONE
         except (DatabaseUnavailable, RowsRejected) as error:
-            log.warning("postgres refuses a batch of background work", extra={"why": error.reason})
+            log.warning("postgres rejects a batch of background work", extra={"why": error.reason})
         await asyncio.sleep(_IDLE_S)
         return None
 
@@ -149,9 +149,9 @@ class Maintenance:
             if error.kind == "away":
                 self._writer.set_postgres_state(error)
             else:  # Postgres rejected this statement only: records may be accepted all the same
-                log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
+                log.warning("postgres rejects a maintenance task", extra={"why": error.reason})
         except RowsRejected as error:
-            log.warning("postgres refuses a duty of the ledger", extra={"why": error.reason})
+            log.warning("postgres rejects a maintenance task", extra={"why": error.reason})
         except GatewayTooOld as error:
             self._writer.set_postgres_state(DatabaseUnavailable("outdated", str(error)))
 
@@ -162,7 +162,7 @@ class Maintenance:
             left = await store.delete_expired() > 0 or left
             return await store.sum_past_day() or left
         except (DatabaseUnavailable, RowsRejected) as error:
-            log.warning("postgres refuses a batch of background work", extra={"why": error.reason})
+            log.warning("postgres rejects a batch of background work", extra={"why": error.reason})
             return False
 
     async def _prepare(self, within_s: float = 0.0) -> None:

@@ -39,12 +39,14 @@ FILTERS = (*_CALLS, "status", "outcome")
 _HELP = {
     "key": "A key's name, id or prefix.",
     "model": "The requested model, or the group that was requested or that served.",
-    "endpoint": "Such as `chat.completions`.",
-    "status": "A number, or `2xx`, `4xx`, `5xx`; 0: nothing was sent.",
+    "endpoint": "Only this endpoint, such as `chat.completions`.",
+    "status": "A status, or `2xx`, `4xx`, `5xx`; 0: no response was sent.",
     "outcome": "`ok`, `error`, `client_gone`, `cut`, `lost`, `refused`, or `failed`: all but `ok`.",
     "cause": "The error's code, or `scope:kind` of the limit that rejected it.",
-    "min_cost": "In dollars, as `max_cost`.",
-    "min_ms": "How long it took, as `max_ms`.",
+    "min_cost": "Only requests that cost at least this, in dollars.",
+    "max_cost": "Only requests that cost at most this, in dollars.",
+    "min_ms": "Only requests that took at least this, in milliseconds.",
+    "max_ms": "Only requests that took at most this, in milliseconds.",
 }
 FILTER_HELP: Mapping[str, str] = {name: _HELP.get(name, f"Only this {name}.") for name in FILTERS}
 """By name what a filter selects, for readers of the API and of the command."""

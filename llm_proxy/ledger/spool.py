@@ -263,7 +263,7 @@ def recover_worker(folder: Path, spool: Spool) -> Recovered:
     if lines:
         spool.append(lines)
         log.info(
-            "took over what a dead worker left",
+            "the records of a worker that ended are recovered",
             extra={"seat": folder.name, "finished": recovered.finished, "lost": recovered.lost},
         )
     (folder / JOURNAL_FILE).unlink(missing_ok=True)

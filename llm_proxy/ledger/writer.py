@@ -259,7 +259,7 @@ class Writer:
             await store.insert_records([(repaired, encode(repaired))])
         except RowsRejected as rejected:
             fields = {"request_id": str(row[0]), "why": rejected.reason}
-            log.warning("postgres will never take a record", extra=fields)
+            log.warning("postgres rejects a record for good", extra=fields)
             self._put_aside(encode(row), "rejected")
 
     def _put_aside(self, line: bytes, cause: str) -> None:

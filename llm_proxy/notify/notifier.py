@@ -123,7 +123,7 @@ class Notifier:
             for client_ip, times in await self._outbox.refused_addresses(MIN_REFUSED_CREDENTIALS):
                 self._enqueue(refused_credentials_notification(client_ip, times))
         except (DatabaseUnavailable, RowsRejected) as fault:
-            log.info("refused credentials cannot be looked at now", extra={"why": str(fault)})
+            log.info("rejected credentials cannot be read now", extra={"why": str(fault)})
 
     async def deliver(self, webhook: Webhook) -> None:
         """Delivers what is due to a webhook, until a delivery fails."""
@@ -163,7 +163,9 @@ class Notifier:
             DatabaseUnavailable,
             RowsRejected,
         ) as fault:  # the claim expires, and the delivery is repeated
-            log.warning("a delivery is not on record", extra=fields | {"why": str(fault)})
+            log.warning(
+                "the delivery of a notification cannot be recorded", extra=fields | {"why": str(fault)}
+            )
         return False
 
     def _enqueue(self, event: Notification) -> None:

@@ -26,6 +26,8 @@ from llm_proxy.stack.process import NotInstalled
 CHECKOUT = Path(__file__).parents[2]
 _PACKAGE, _DISTRIBUTION = Path(__file__).parents[1], "llm-proxy"
 _PINS = re.compile(r"^[A-Za-z0-9._-]+(?:\[[^\]]*\])?==", re.MULTILINE)
+_OWN_CODE = re.compile(r"^llm_proxy/(?!.*\.pyc,).*$", re.MULTILINE)
+"""Lines of the wheel's record that are alike whoever installed it, and wherever."""
 _COMPLETE = "complete"
 _LOOK_EVERY_S = 0.5
 _ERROR_LINES = 15
@@ -102,7 +104,9 @@ def _folder(wanted: LockedEnvironment) -> Path:
     """Where an environment lies outside a checkout: of this lock, this code and this Python."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     digest = hashlib.sha256(shipped_file(wanted.lock).read_bytes())
-    digest.update((_own_distribution().read_text("RECORD") or "").encode())
+    digest.update(
+        "\n".join(sorted(_OWN_CODE.findall(_own_distribution().read_text("RECORD") or ""))).encode()
+    )
     digest.update(f"{sys.version} {sys.base_prefix}".encode())
     return Path(cache) / "llm-proxy" / f"{wanted.name}-{digest.hexdigest()[:16]}"
 

@@ -44,7 +44,7 @@ METRICS: dict[str, Metric] = {
     _P + "idempotent_requests_total": Metric("counter", "Requests with an Idempotency-Key: `first`, `replayed`, or the code of the error.", ("result",)),
     _P + "cache_total": Metric("counter", "Answers by what the response cache said.", ("state",)),
     _P + "fallbacks_total": Metric("counter", "Calls answered by another model group than the one asked.", ("asked", "served")),
-    _P + "provider_auth_failures_total": Metric("counter", "Calls for which a provider refused the gateway's credentials, whatever answered in the end.", ("deployment",)),
+    _P + "provider_auth_failures_total": Metric("counter", "Calls for which a provider rejected the credentials of this installation, whatever answered in the end.", ("deployment",)),
     _P + "agent_requests_total": Metric("counter", "Admitted calls of registered agents.", ("agent",)),
     _P + "agent_tokens_total": Metric("counter", "Tokens of registered agents.", ("agent",)),
     _P + "agent_cost_usd_total": Metric("counter", "Cost of registered agents, where known.", ("agent",)),

@@ -185,7 +185,9 @@ class SidecarMonitor:
         now = asyncio.get_running_loop().time()
         since = sidecar.silent_since
         if since is not None and now - since >= GIVE_UP_S - 0.1 and sidecar.calls:
-            log.warning("a silent sidecar's calls are ended", extra={"sidecar": sidecar.url})
+            log.warning(
+                "the calls at a sidecar that does not answer are ended", extra={"sidecar": sidecar.url}
+            )
             self._client.interrupt_calls_at(sidecar)
 
     async def _read_catalog(self, now: float) -> None:

@@ -68,7 +68,7 @@ async def test_refused_credentials_are_an_alarm_whatever_answered(
     assert await metric(stack, counted) == before + 1
     assert await metric(stack, 'llm_proxy_provider_auth_failures_total{deployment="scripted"}') >= 1
     lines = (service_folder / "logs" / "gateway.log").read_text(encoding="utf-8").splitlines()
-    logged = [json.loads(one) for one in lines if "refused the gateway's credentials" in one]
+    logged = [json.loads(one) for one in lines if "rejected the credentials of this installation" in one]
     logged = [one for one in logged if one["request_id"] in ids]
     assert [(one["deployment"], one["answered"]) for one in logged] == [(ASKED, True), ("scripted", False)]
 

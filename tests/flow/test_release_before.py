@@ -397,6 +397,7 @@ async def test_the_release_before_finds_nothing_to_do_and_one_older_does_not_sta
         log = releases.log(release)
         assert "Traceback" not in log
         assert "postgres refuses" not in log
+        assert "postgres rejects" not in log
         assert "will never take" not in log
     connection = await asyncpg.connect(made.database_url)
     try:

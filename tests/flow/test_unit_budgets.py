@@ -31,7 +31,7 @@ async def test_a_key_s_budget_of_searches(stack: RunningStack) -> None:
         assert [one.status_code for one in admitted] == [200, 200]
         refused = await post("/v1/rerank", TWO_UNITS)
         assert refused.status_code == 429
-        assert "0 search units of 3 search units a day is left: 4 search units spent" in refused.text
+        assert "4 of 3 search units a day spent, 0 search units left" in refused.text
         chat: Json = {"model": "plain", "messages": say(uuid4().hex)}
         assert (await post("/v1/chat/completions", chat)).status_code == 200
 

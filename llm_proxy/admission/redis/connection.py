@@ -105,7 +105,7 @@ class RedisConnection(asyncio.Protocol):
             await self._connect()
         except _CONNECT_ERRORS as error:
             self.fault = _reason(error)
-            log.warning("%s store away at start", self._name, extra={"why": self.fault})
+            log.warning("the %s store does not answer at the start", self._name, extra={"why": self.fault})
         self._reconnect_loop.start()
 
     async def stop(self) -> None:
@@ -205,7 +205,7 @@ class RedisConnection(asyncio.Protocol):
 
     def _stall(self, late_s: float) -> None:
         if not self._stalled:
-            log.warning("%s store does not answer", self._name)
+            log.warning("the %s store does not answer", self._name)
         self._stalled, self.fault = True, "it does not answer in time"
         for command in self._pending:
             if not command.future.done():
@@ -232,14 +232,14 @@ class RedisConnection(asyncio.Protocol):
             self._attempts = 0
             self._lost.clear()
             await self._lost.wait()
-            log.warning("%s store lost", self._name)
+            log.warning("the connection to the %s store is lost", self._name)
         try:
             await self._connect()
-            log.warning("%s store back", self._name)
+            log.warning("the %s store answers again", self._name)
         except _CONNECT_ERRORS as error:
             if self.fault != (reason := _reason(error)):
                 self.fault = reason
-                log.warning("%s store cannot be reached", self._name, extra={"why": reason})
+                log.warning("the %s store cannot be reached", self._name, extra={"why": reason})
             await asyncio.sleep(_RETRY_S[min(self._attempts, len(_RETRY_S) - 1)])
             self._attempts += 1
 

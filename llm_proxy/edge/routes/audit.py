@@ -162,7 +162,7 @@ class RejectedActionLog:
             allowance = self._allowances.setdefault(admin.name, EntryAllowance())
             if not allowance.try_take(time.time()):
                 if allowance.left_out == 1:
-                    log.warning("refused admin actions are left out of the audit log: there are too many")
+                    log.warning("too many admin actions are rejected: the audit log leaves some out")
                 return
             target, detail = _target(request, access.action)
             if allowance.left_out:
@@ -170,7 +170,7 @@ class RejectedActionLog:
             await self._record(self._auth.actor_of(admin, request), access.action, target, error, detail)
         except APIError as fault:
             if fault.status != 401:
-                log.warning("a refused admin action is not on record", extra={"cause": fault.message})
+                log.warning("a rejected admin action cannot be recorded", extra={"cause": fault.message})
 
 
 def _target(request: Request, action: str) -> tuple[str, AuditDetail]:

@@ -153,7 +153,7 @@ async def test_a_changed_password_is_told_while_the_gateway_runs(
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.5)
     assert admission.state().fault == "it refuses this user or password"
-    told = [record for record in caplog.records if record.message == "limits store cannot be reached"]
+    told = [record for record in caplog.records if record.message == "the limits store cannot be reached"]
     assert [record.__dict__["why"] for record in told] == ["it refuses this user or password"]
     assert not any(word in str(record.__dict__) for record in caplog.records for word in ("S3cretPart", old))
     await wire.execute("CONFIG", "SET", "requirepass", old)

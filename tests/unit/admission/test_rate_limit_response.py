@@ -98,8 +98,8 @@ def test_a_spent_budget_promises_no_wait_and_forbids_retries() -> None:
     error = error_for((1, 2), LimiterResult(REJECTED, 0, 0, (10, 5), (1_500, 0)), AGENT, MONEY)
     assert isinstance(error, BudgetExceeded)
     assert (error.retry_after_s, error.retryable, error.code) == (None, False, "insufficient_quota")
-    assert error.message.startswith("The budget of key k is used up.")
-    assert error.message.endswith("resets 2026-12-01 00:00 UTC.")
+    assert error.message.startswith("The budget of key k is used up: $")
+    assert error.message.endswith("It resets at 2026-12-01 00:00 UTC.")
     assert ("x-llm-proxy-budget-reset", "2026-12-01T00:00:00+00:00") in error.headers
 
 
@@ -121,9 +121,9 @@ def test_a_held_budget_shows_what_is_needed_and_left_and_may_be_retried() -> Non
         429, "rate_limit_exceeded", True, 2.0,
     )  # fmt: skip
     assert error.message == (
-        "The budget of key k is held by calls that run. This call needs about $0.31 (prompt $0.0099, answer"
-        " up to 4,096 tokens); $0.20 of $1.00 a day is left: $0.60 spent, $0.20 held by 2 running calls;"
-        " resets 2026-11-27 00:00 Europe/Berlin."
+        "The budget of key k is held by calls that run: $0.60 of $1.00 a day spent, $0.20 held by 2 running"
+        " calls, $0.20 left. This call needs about $0.31 (prompt $0.0099, answer up to 4,096 tokens)."
+        " It resets at 2026-11-27 00:00 Europe/Berlin."
     )
 
 
@@ -131,10 +131,11 @@ def test_money_kept_for_a_waiting_call_is_shown_separately() -> None:
     """A budget without a period does not reset."""
     check = replace(MONEY, limit=1_000, period="total", period_end_ms=0)
     error = error_for((400,), LimiterResult(REJECTED, 0, 0, (100,), (200,), (1,), (500,)), check)
-    assert error.message.endswith(
-        "$0.0000002 of $0.000001 is left: $0.0000001 spent, $0.0000002 held by 1 running call,"
-        " $0.0000005 kept for a call that waits."
-    )
+    assert (
+        ": $0.0000001 of $0.000001 spent, $0.0000002 held by 1 running call,"
+        " $0.0000005 kept for a call that waits, $0.0000002 left. This call needs"
+    ) in error.message
+    assert "resets" not in error.message
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_an_error_says_what_has_the_rest_of_a_budget(held: int, kept: int, state
     """Running calls or waiting ones; the figures of a status add up."""
     result = LimiterResult(REJECTED, 0, 0, (1,), (held,), (held,), (kept,))
     check = replace(MONEY, limit=5)
-    assert error_for((4,), result, check).message.startswith(f"The budget of key k {state}.")
+    assert error_for((4,), result, check).message.startswith(f"The budget of key k {state}: ")
     [one] = limit_statuses(request((4,), check), result)
     assert (one.used or 0) + one.held + one.kept + one.remaining == check.limit
 
