@@ -10,15 +10,17 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar import call_outcome, direct_internals, openai_repair
+from llm_proxy.sidecar import call_outcome, direct_internals, embeddings, openai_repair
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import attempts
 from llm_proxy.sidecar.provider_answers import check_response
+from llm_proxy.sidecar.provider_errors import find_failure
 from llm_proxy.sidecar.responses import HeaderList
 
+NO_VECTORS = b'"data":[]'
 FILTERED = "content_filter"
 """A finish reason at which LiteLLM's router may fall back."""
 RETRY_HEADERS: Json = {"x-litellm-attempted-retries": 0, "x-litellm-attempted-fallbacks": 0}
@@ -30,6 +32,7 @@ class GoodAnswer:
 
     Attributes:
         result: LiteLLM's object of the answer.
+        rendered: The body, if it is made already.
         extra: LiteLLM's headers of the provider's.
         breakdown: The parts of the cost; None if they are not known.
     """
@@ -43,6 +46,7 @@ class GoodAnswer:
     breakdown: Untyped
     started_at: datetime
     ended_at: datetime
+    rendered: bytes = b""
 
     @property
     def provider_s(self) -> float:
@@ -66,10 +70,9 @@ class GoodAnswer:
         ]
         return [*self.template.constant_headers, *pairs]
 
-    def body(self, outcome: CallOutcome) -> Untyped:
-        """Return the answer as LiteLLM's endpoint would."""
-        del outcome
-        return direct_internals.answer_of_endpoint(self.result, self.call.group)
+    def body(self) -> Untyped:
+        """Return the answer as LiteLLM's endpoint would, or its body."""
+        return self.rendered or direct_internals.answer_of_endpoint(self.result, self.call.group)
 
     def log(self, call_id: str, outcome: CallOutcome) -> None:
         """Count the success, and write the row of the call log."""
@@ -134,6 +137,43 @@ def read_answer(
     for choice in choices:
         reason = openai_repair.informative_finish_reason(choice.get("finish_reason"))
         call_outcome.record_finish_reason(reason)
-    now = datetime.now(UTC)
-    started = outcome.attempts[-1].started_at
-    return GoodAnswer(result, call, template, answer, extra, cost_usd, breakdown, started, now)
+    return GoodAnswer(
+        result,
+        call,
+        template,
+        answer,
+        extra,
+        cost_usd,
+        breakdown,
+        outcome.attempts[-1].started_at,
+        datetime.now(UTC),
+    )
+
+
+def read_vectors(
+    answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, _: bytes, outcome: CallOutcome
+) -> GoodAnswer | None:
+    """Return a provider's good answer of embeddings, its vectors unparsed; None if it is not one.
+
+    Args:
+        answer: With status 200.
+        template: Of its request.
+        call: The call.
+        outcome: The call's record.
+    """
+    inputs, raw = embeddings.count_inputs(call.content), answer.raw
+    as_text = call.parameters.get("encoding_format") == embeddings.BASE64
+    vectors, document = embeddings.split_vectors(raw, inputs, as_text=as_text)
+    if not embeddings.is_well_formed(raw, inputs) or not vectors or find_failure(document) is not None:
+        return None
+    result = direct_internals.answer_object(document, answer.headers, template.pricing)
+    cost_usd, breakdown = direct_internals.price(result, template.pricing)
+    extra = direct_internals.answer_headers(result) | {"x-litellm-model-group": call.group} | RETRY_HEADERS
+    result.model = call.group
+    before, found, after = result.model_dump_json().encode().partition(NO_VECTORS)
+    if not found:
+        return None
+    body = before + found[:-1] + vectors + b"]" + after
+    call_outcome.record_response(None, states_tokens=True)
+    started, ended = outcome.attempts[-1].started_at, datetime.now(UTC)
+    return GoodAnswer(result, call, template, answer, extra, cost_usd, breakdown, started, ended, body)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import direct_answers, direct_internals, litellm_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt, outcome_in_context
@@ -39,6 +39,10 @@ from llm_proxy.sidecar.responses import (
     send_result,
 )
 
+READERS: dict[Endpoint, Callable[..., GoodAnswer | None]] = {
+    "chat.completions": direct_answers.read_answer,
+    "embeddings": direct_answers.read_vectors,
+}
 MAX_TEMPLATES = 4096
 CALL_ID_HEADER = b"x-litellm-call-id"
 USER_OF_LITELLM = "llm-proxy"
@@ -100,7 +104,7 @@ class DirectCalls:
                 self.sent += 1
                 overhead_s = perf_counter() - began - answer.provider_s
                 head = answer.head(_call_id(scope), overhead_s)
-                await send_result(answer.body(outcome), head, outcome, scope, receive, send)
+                await send_result(answer.body(), head, outcome, scope, receive, send)
                 answer.log(_call_id(scope), outcome)
                 return
         outcome.attempts.clear()
@@ -120,7 +124,10 @@ class DirectCalls:
         if len(_call_id(scope)) > MAX_CALL_ID_CHARS:
             return None
         call = read_call(endpoint, raw, outcome.optional_fields)
-        return call if call is not None and self._may_serve(call.group) else None
+        if call is None or not self._may_serve(call.group):
+            return None
+        may_be_cached = ENDPOINTS[endpoint].litellm_call_type in direct_internals.cached_call_types()
+        return None if may_be_cached and not call.without_cache else call
 
     def _may_serve(self, group: str) -> bool:
         """Whether every deployment of a group may be called directly; an alias or a wildcard never."""
@@ -140,9 +147,10 @@ class DirectCalls:
         """Let LiteLLM's router choose the deployment; return False if it has none."""
         metadata = {"user_api_key_hash": USER_OF_LITELLM, "model_group": call.group}
         options: Json = {**call.parameters, "metadata": metadata}
+        field = CONTENT_FIELDS[call.endpoint]
         with outcome_in_context(outcome):
             try:
-                chosen = await direct_internals.choose_deployment(call.group, call.content, options)
+                chosen = await direct_internals.choose_deployment(call.group, field, call.content, options)
             except Exception:  # noqa: BLE001 -- LiteLLM raises it again, and answers with it
                 return False
         if not outcome.attempts:
@@ -169,7 +177,8 @@ class DirectCalls:
             if isinstance(answer, ProviderAnswer) and answer.status == 200:
                 found: GoodAnswer | None = None
                 with suppress(Exception):  # LiteLLM's own code gets the same answer, and does the same again
-                    found = direct_answers.read_answer(answer, template, call, body, outcome)
+                    read = READERS[call.endpoint]
+                    found = read(answer, template, call, body, outcome)
                 if found is not None:
                     return found
         direct.answer = _as_answer(answer)

@@ -30,10 +30,10 @@ def names_of_aliases() -> frozenset[str]:
     )
 
 
-async def choose_deployment(group: str, content: Untyped, options: Json) -> Untyped:
-    """Return the deployment that the router chooses for a call; raise what it raises."""
+async def choose_deployment(group: str, field: str, content: Untyped, options: Json) -> Untyped:
+    """Return the deployment that the router chooses for a call with these texts; raise what it raises."""
     return await litellm_internals.router().async_get_available_deployment(
-        model=group, messages=content, request_kwargs=options, specific_deployment=None
+        model=group, request_kwargs=options, specific_deployment=None, **{field: content}
     )
 
 
@@ -89,12 +89,20 @@ def takes_answer_unchanged(logging: Untyped) -> bool:
 
 
 def answer_object(document: Json, headers: dict[str, str], logging: Untyped) -> Untyped:
-    """Return LiteLLM's object of a complete chat answer."""
-    made = litellm_internals.litellm_module().ModelResponse()
+    """Return LiteLLM's object of a complete answer: of a chat, or of embeddings."""
+    library = litellm_internals.litellm_module()
+    embeds = "data" in document
+    made = library.EmbeddingResponse() if embeds else library.ModelResponse()
     hidden = {"custom_llm_provider": logging.custom_llm_provider, "region_name": None, "headers": headers}
-    return _answer_functions()[0](
-        response_object=document, model_response_object=made, hidden_params=hidden, _response_headers=headers
+    result = _answer_functions()[0](
+        response_object=document,
+        model_response_object=made,
+        response_type="embedding" if embeds else "completion",
+        hidden_params=hidden,
+        _response_headers=headers,
     )
+    result._hidden_params = hidden  # noqa: SLF001 -- where LiteLLM keeps them
+    return result
 
 
 def answer_headers(result: Untyped) -> Json:

@@ -6,7 +6,7 @@ Invariants: a setting that is not known here forbids them, as does a callback or
 from collections.abc import Mapping
 from threading import Event
 
-from llm_proxy.endpoints import ENDPOINTS, Endpoint
+from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import direct_internals
 from llm_proxy.sidecar.direct_templates import CONTENT_FIELDS
@@ -58,10 +58,7 @@ def direct_endpoints(config: Json) -> frozenset[Endpoint]:
         config: The configuration that LiteLLM got.
     """
     allowed = _installed.is_set() and are_settings_allowed(config) and direct_internals.has_no_listeners()
-    cached = direct_internals.cached_call_types()
-    return frozenset(
-        name for name in CONTENT_FIELDS if allowed and ENDPOINTS[name].litellm_call_type not in cached
-    )
+    return frozenset(CONTENT_FIELDS) if allowed else frozenset()
 
 
 def are_settings_allowed(config: Json) -> bool:

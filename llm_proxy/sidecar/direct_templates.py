@@ -15,7 +15,8 @@ import orjson
 from llm_proxy.endpoints import Endpoint
 from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
 
-CONTENT_FIELDS: Mapping[Endpoint, str] = {"chat.completions": "messages"}
+MESSAGES = "messages"
+CONTENT_FIELDS: Mapping[Endpoint, str] = {"chat.completions": MESSAGES, "embeddings": "input"}
 """Operation -> the field of its texts."""
 PARAMETERS: frozenset[str] = frozenset(
     {
@@ -76,16 +77,20 @@ class DirectCall:
     """A call as far as it may pass LiteLLM by.
 
     Attributes:
+        endpoint: The operation.
         group: The requested model group.
         content: The texts.
         parameters: Everything else that LiteLLM translates.
         form: What a template must have been learned from.
+        without_cache: Whether no cache may answer it or keep its answer.
     """
 
+    endpoint: Endpoint
     group: str
     content: Any
     parameters: Json
     form: Hashable
+    without_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ def read_call(endpoint: Endpoint, raw: bytes, optional_fields: tuple[str, ...]) 
         return None
     content_field = CONTENT_FIELDS[endpoint]
     group, given = body.pop("model", None), body.pop(content_field, None)
-    content = _without_nulls(given)
+    content = _without_nulls(given) if content_field == MESSAGES else given
     parameters = {name: value for name, value in body.items() if name not in LITELLM_CONTROLS}
     if not isinstance(group, str) or not content or not parameters.keys() <= PARAMETERS:
         return None
@@ -133,7 +138,10 @@ def read_call(endpoint: Endpoint, raw: bytes, optional_fields: tuple[str, ...]) 
     key = orjson.dumps(fixed)
     if len(key) > MAX_KEY_BYTES:
         key = blake2b(key).digest()
-    return DirectCall(group, content, parameters, (endpoint, key, free, form_of(given), optional_fields))
+    cache = as_object(body.get("cache"))
+    without_cache = cache.get("no-cache") is True and cache.get("no-store") is True
+    form = (endpoint, key, free, form_of(given), optional_fields)
+    return DirectCall(endpoint, group, content, parameters, form, without_cache)
 
 
 def _without_nulls(content: Any) -> Any:  # noqa: ANN401 -- of JSON

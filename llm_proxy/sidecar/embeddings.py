@@ -17,6 +17,9 @@ from llm_proxy.json_access import Json, as_list, as_object
 
 INDEX_PATTERN = re.compile(rb'"index"\s*:\s*(\d{1,9})(?![\d.eE])')
 VECTOR_PATTERN = re.compile(rb'"embedding"\s*:\s*(?:\[\s*-?\d|"[^"])')
+DATA_PATTERN = re.compile(rb'"data"\s*:\s*\[')
+QUOTES_OF_NUMBERS, QUOTES_OF_TEXTS = 8, 10
+"""Quotation marks of a vector with OpenAI's three fields."""
 ODD_NUMBERS = (b"null", b"NaN", b"Infinity")
 REQUIRED_WORDS = (b'"list"', b'"prompt_tokens"')
 
@@ -46,6 +49,29 @@ def is_well_formed(raw: bytes, inputs: int | None) -> bool:
         and inputs in (None, len(found))
         and len(VECTOR_PATTERN.findall(raw)) == len(found) == raw.count(b'"object"') - 1
     )
+
+
+def split_vectors(raw: bytes, inputs: int, *, as_text: bool) -> tuple[bytes, Json]:
+    """Return the vectors of a well-formed answer, unparsed, and the answer without them.
+
+    The vectors are empty if they have fields beside OpenAI's, or are not encoded as requested.
+
+    Args:
+        raw: The answer.
+        inputs: The number of its vectors.
+        as_text: Whether the vectors are to be texts.
+    """
+    begin, end = DATA_PATTERN.search(raw), raw.rfind(b"]")
+    if begin is None or end < begin.end():
+        return b"", {}
+    vectors = raw[begin.end() : end]
+    try:
+        document = as_object(json.loads(raw[: begin.end()] + raw[end:]))
+    except ValueError:
+        return b"", {}
+    quotes = QUOTES_OF_TEXTS if as_text else QUOTES_OF_NUMBERS
+    known = vectors.count(b'"') == quotes * inputs and b"\\" not in vectors and document.get("data") == []
+    return (vectors, document) if known else (b"", {})
 
 
 def sort_vectors(answer: Json, inputs: int | None) -> bool:

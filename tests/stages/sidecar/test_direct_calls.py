@@ -55,6 +55,7 @@ def pair(
     models = [
         deployment("gpt", "openai/gpt-4o", provider, **alone),
         deployment("unknown", "openai/of-nobody", provider, **alone) | {"model_info": {"id": "unknown"}},
+        deployment("embed", "openai/text-embedding-3-small", provider, **alone),
         deployment("reasoner", "openai/gpt-5", provider, **alone),
         deployment("hasty", "openai/hasty", provider, timeout=0.5, **alone),
         deployment("retried", "openai/retried", provider, cooldown_time=0, num_retries=1),
@@ -133,6 +134,47 @@ GOOD: dict[str, Case] = {
         f"raw-{name}": ("gpt", {}, {"do": "raw", "raw": [wire(json.dumps(one))]}) for name, one in RAW.items()
     },
 }
+VECTOR: Json = {"object": "embedding", "index": 0, "embedding": [0.5, 1e-07]}
+ONE: Json = {
+    "object": "list",
+    "data": [VECTOR],
+    "model": "e",
+    "usage": {"prompt_tokens": 5, "total_tokens": 5},
+}
+EMBEDDED: dict[str, Case] = {
+    "vectors": (
+        "embed",
+        {"input": ["one"]},
+        {"do": "raw", "raw": [json.dumps(ONE | {"data": [VECTOR, VECTOR | {"index": 1}]})]},
+    ),
+    "as-text": (
+        "embed",
+        {"input": [], "encoding_format": "base64", "dimensions": 4},
+        {"do": "raw", "raw": [json.dumps(ONE | {"data": [VECTOR | {"embedding": "AAAAPw=="}]})]},
+    ),
+    "raw": ("embed", {"input": []}, {"do": "raw", "raw": [json.dumps(ONE, indent=1)]}),
+    "usage-first": ("embed", {"input": []}, {"do": "raw", "raw": [json.dumps(dict(reversed(ONE.items())))]}),
+}
+REPAIRED: dict[str, Case] = {
+    "numbers-for-text": (
+        "embed",
+        {"input": [], "encoding_format": "base64"},
+        {"do": "raw", "raw": [json.dumps(ONE)]},
+    ),
+    "own-field": (
+        "embed",
+        {"input": []},
+        {"do": "raw", "raw": [json.dumps(ONE | {"data": [VECTOR | {"of": "a"}]})]},
+    ),
+    "too-few": ("embed", {"input": ["one", "two"]}, {"do": "raw", "raw": [json.dumps(ONE)]}),
+    "uncounted": ("embed", {"input": []}, {"do": "raw", "raw": [json.dumps(ONE | {"usage": None})]}),
+    "no-index": (
+        "embed",
+        {"input": []},
+        {"do": "raw", "raw": [json.dumps(ONE | {"data": [{"embedding": [1]}]})]},
+    ),
+}
+"""Answers that LiteLLM parses, and what it is told to repair."""
 FAILED: dict[str, Case] = {
     **{
         f"status-{status}": ("gpt", {}, {"do": f"status-{status}"})
@@ -154,10 +196,14 @@ FAILED: dict[str, Case] = {
 
 
 async def ask(sidecar: Sidecar, group: str, fields: Json, said: str, call_id: UUID) -> Answer:
-    """One chat call."""
-    messages = [*fields.get("messages", []), {"role": "user", "content": said}]
-    body: Json = {"cache": {"no-cache": True}} | fields | {"model": group, "messages": messages}
-    return await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(call_id)})
+    """One chat call, or one of embeddings."""
+    if "input" in fields:
+        path, texts = "/v1/embeddings", {"input": [*fields["input"], said]}
+    else:
+        path = "/v1/chat/completions"
+        texts = {"messages": [*fields.get("messages", []), {"role": "user", "content": said}]}
+    body: Json = {"cache": {"no-cache": True}} | fields | {"model": group} | texts
+    return await sidecar.post(path, body, **{"x-litellm-call-id": str(call_id)})
 
 
 async def learned(sidecar: Sidecar, cases: Iterable[Case]) -> int:
@@ -223,3 +269,9 @@ async def test_an_answer_is_the_same(pair: tuple[Sidecar, Sidecar], log: Reader)
 async def test_a_failure_is_litellm_s(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
     """Its status, its error, its retries and its fallbacks, and no request more."""
     assert await differences(pair, log, FAILED) == ({}, 0)
+
+
+async def test_vectors_are_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
+    """Without being parsed; odd ones are LiteLLM's."""
+    assert await differences(pair, log, EMBEDDED) == ({}, len(EMBEDDED))
+    assert await differences(pair, log, REPAIRED) == ({}, 0)
