@@ -18,6 +18,7 @@ from llm_proxy.quantities import USAGE_HEADER
 from llm_proxy.sidecar import provider_errors
 from llm_proxy.sidecar.forms import SentForm
 from llm_proxy.sidecar.images import ImageCall
+from llm_proxy.sidecar.provider_lines import ProviderLines
 
 _CURRENT: ContextVar["CallOutcome | None"] = ContextVar("outcome", default=None)
 _attempts_recorded = Event()
@@ -128,6 +129,8 @@ class CallOutcome:
         affinity: The name whose calls stay at one deployment; None if it names none.
         healthy: The deployments that could serve the attempt that runs.
         direct: What is kept of a first attempt that may pass LiteLLM by; None of most calls.
+        stream: LiteLLM's object for the provider's stream that is read now; None before the first.
+        lines: That stream's lines; None unless the HTTP client splits it into events.
     """
 
     endpoint: Endpoint | None = None
@@ -157,6 +160,8 @@ class CallOutcome:
     affinity: str | None = None
     healthy: tuple[str, ...] = ()
     direct: DirectAttempt | None = None
+    stream: Any = None
+    lines: ProviderLines | None = None
 
     def set_error_if_none(self, error: BaseException) -> None:
         """Keep the error of the HTTP response if the failure callback recorded none."""
@@ -429,6 +434,25 @@ def has_passed_events() -> bool:
     """Whether the caller has events of the running call, so that it cannot be made again."""
     call = image_call()
     return call is not None and call.events is not None and call.events.started
+
+
+def note_stream(stream: object) -> None:
+    """Note LiteLLM's object for the provider's stream that is read now."""
+    outcome = _CURRENT.get()
+    if outcome is not None:
+        outcome.stream = stream
+
+
+def note_lines(lines: ProviderLines) -> None:
+    """Note the lines of the provider's stream that was opened last."""
+    outcome = _CURRENT.get()
+    if outcome is not None:
+        outcome.lines = lines
+
+
+def running() -> CallOutcome | None:
+    """Return the record of the running call; None outside of calls."""
+    return _CURRENT.get()
 
 
 def record_stream_end() -> None:

@@ -49,6 +49,11 @@ class LineDecoder:
         self._parts: list[bytes] = []
         self._held_bytes = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is kept of the bytes so far."""
+        return not (self._start or self._after_cr or self._parts)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the lines that end in this chunk; raises `EventTooLong`."""
         if self._start is not None:
@@ -92,6 +97,11 @@ class EventDecoder:
         self._data: list[bytes] = []
         self._data_bytes = self._parsed_bytes = 0
         self._name = b""
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether an event may begin with the next byte: nothing is kept of those so far."""
+        return not (self._plain or self._data or self._name) and self._lines.is_empty
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """Return the events that end in this chunk; raises `EventTooLong`."""

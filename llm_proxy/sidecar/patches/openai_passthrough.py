@@ -211,7 +211,7 @@ class PassthroughStream:
             elif choice.get("finish_reason") is not None:
                 self._finished.add(at)
                 self._stream.received_finish_reason = choice["finish_reason"]
-        if len(choices) == 1 and self._append_text(choices[0]) and not chunk.get("usage"):
+        if len(choices) == 1 and not chunk.get("usage") and self._append_text(choices[0]):
             return
         self._texts.clear()
         kept = self._litellm_chunk(chunk)

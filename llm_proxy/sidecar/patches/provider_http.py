@@ -17,6 +17,7 @@ from llm_proxy.sidecar.json_repair import repair_body, repair_frame_data
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.provider_answers import check_response
 from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure_in_text
+from llm_proxy.sidecar.provider_lines import ProviderLines
 
 STATED_FAILURE_MARK = "_llmp_stated"
 MAX_BYTES_BEFORE_EVENT = 2 * MAX_EVENT_BYTES
@@ -46,13 +47,10 @@ def install() -> None:
             return response
         return await _check_answer(response, streams=bool(options.get("stream")))
 
-    async def lines(self: Untyped) -> AsyncIterator[str]:
-        decoder = EventDecoder()
-        async for chunk in self.aiter_bytes():
-            for event in decoder.feed(chunk):
-                yield _event_line(event)
-        for event in decoder.flush():
-            yield _event_line(event)
+    def lines(self: Untyped) -> ProviderLines:
+        found = ProviderLines(self.aiter_bytes(), _event_line)
+        call_outcome.note_lines(found)
+        return found
 
     response_class.__init__ = make_with_ascii
     client.send = send_and_check

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llm_proxy.sidecar.patches import (
     accounting,
+    alike_frames,
     attempts,
     cohere_rerank,
     field_support,
@@ -56,6 +57,7 @@ PATCHES: tuple[LiteLLMPatch, ...] = (
     field_support.PATCH,
     messages_as_sent.PATCH,
     native_calls.PATCH,
+    alike_frames.PATCH,
     moderations.PATCH,
     cohere_rerank.PATCH,
     forms_as_sent.PATCH,
@@ -70,6 +72,7 @@ PATCHES: tuple[LiteLLMPatch, ...] = (
     performance.HOOKS,
     performance.LIMITS,
     performance.DIRECT_CALLS,
+    performance.READ_TIMEOUTS,
     accounting.FREE_DEPLOYMENTS,
     log_content.ERROR_LOG,
     litellm_cache.OWN_CACHE,

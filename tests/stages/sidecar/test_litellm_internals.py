@@ -37,6 +37,7 @@ print(json.dumps(found))
 """
 METHODS = {
     "litellm.llms.anthropic.chat.handler.ModelResponseIterator": ("_handle_message_delta", "chunk_parser"),
+    "aiohttp.client_proto.ResponseHandler": ("_on_read_timeout", "_reschedule_timeout"),
     "httpx.AsyncClient": ("send",),
     "httpx.Client": ("send",),
     "httpx.Response": ("__init__", "aiter_bytes", "aiter_lines", "aiter_raw"),

@@ -96,3 +96,13 @@ async def test_an_observed_call_is_never_direct(profiled: tuple[Sidecar, Path]) 
         assert (await sidecar.chat("a", str(uuid4()))).status == 200
     assert (await sidecar.get("/health/readiness")).json["direct"] == 0
     await counts_after(file, before + CALLS)
+
+
+async def test_a_stream_does_no_unused_work(profiled: tuple[Sidecar, Path]) -> None:
+    """Connections have one timer for all that they read."""
+    sidecar, file = profiled
+    before = await counts_after(file, 0)
+    assert (await sidecar.stream("a", str(uuid4()), do="ok", frames=20, gap_ms=2)).status == 200
+    during = await counts_after(file, before["calls."] + 1) - before
+    assert during["aiohttp.client_proto.data_received"] > 20
+    assert during["aiohttp.client_proto._reschedule_timeout"] < 10

@@ -1,0 +1,261 @@
+"""Frames that differ in their texts alone: what LiteLLM made of one event is made of the next.
+
+Pure. Invariants: an event is translated only if all its bytes but texts, padding and counts are those of one
+that LiteLLM translated, and after a second one has shown the rule to hold; any other event ends that trust.
+LiteLLM gets the texts it has not seen as one event, so log, count and price stay its own.
+"""
+
+import json
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm_proxy.json_access import Json, is_array, is_object, read_object
+from llm_proxy.sidecar.json_repair import encode
+
+TEXTS = ("content", "text", "reasoning_content", "reasoning", "thinking", "arguments", "partial_json")
+"""Names of the texts of a delta, in the formats of OpenAI, Anthropic and Google."""
+PADDING = ("obfuscation", "p")
+"""Names of texts without a meaning, of OpenAI and Mistral."""
+COUNTS = (
+    *("created", "prompt_tokens", "completion_tokens", "total_tokens", "promptTokenCount"),
+    *("candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount"),
+)
+"""Names of numbers that change from frame to frame; the last one holds."""
+MAX_HOLES, MAX_TEMPLATES = 8, 4
+MAX_PENDING_BYTES = 256 * 1024
+MAX_REPEATED_CHARS = 2
+"""LiteLLM ends a stream that repeats a longer text too often; it must see each of them."""
+_TEXT = rb'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*'
+"""Of a JSON string, without surrogates."""
+_NAMES = "|".join((*TEXTS, *PADDING, *COUNTS)).encode()
+_HOLE = re.compile(
+    rb'"(?P<name>'
+    + _NAMES
+    + rb')"[ \t]*:[ \t]*(?:"(?P<text>'
+    + _TEXT
+    + rb')"|(?P<number>0|[1-9][0-9]{0,15})\b)'
+)
+_TEXT_VALUE = re.compile(rb'(?!"|data:)' + _TEXT)
+"""Not empty; LiteLLM takes Google's texts that begin so for sounds."""
+_PADDING_VALUE = re.compile(_TEXT)
+_COUNT_VALUE = re.compile(rb"0|[1-9][0-9]{0,15}")
+_PATTERNS = (
+    dict.fromkeys(TEXTS, _TEXT_VALUE)
+    | dict.fromkeys(PADDING, _PADDING_VALUE)
+    | dict.fromkeys(COUNTS, _COUNT_VALUE)
+)
+_MARK = secrets.token_hex(8)
+_MARKED = re.compile(rb'"%b-([0-9]+)"' % _MARK.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class _Hole:
+    """A part of an event that may differ.
+
+    Attributes:
+        name: Its name in the event.
+        value: Its value in the event that the template was learned from.
+        after: The bytes from its end to the next hole.
+    """
+
+    name: str
+    value: str | int
+    after: bytes
+
+
+@dataclass(slots=True)
+class FrameTemplate:
+    """An event of a provider with holes, and the frame LiteLLM makes of it, with the same holes."""
+
+    head: bytes
+    holes: tuple[_Hole, ...]
+    same: tuple[tuple[int, int], ...]
+    made: tuple[bytes | int, ...]
+    trusted: bool = False
+    latest: list[bytes] = field(default_factory=list[bytes])
+    pending: list[list[bytes]] = field(default_factory=list[list[bytes]])
+
+    def match(self, block: bytes) -> list[bytes] | None:
+        """Return what fills the holes; None if the event differs elsewhere."""
+        if not block.startswith(self.head):
+            return None
+        at, found = len(self.head), list[bytes]()
+        for hole in self.holes:
+            value = _PATTERNS[hole.name].match(block, at)
+            if value is None or not block.startswith(hole.after, value.end()):
+                return None
+            found.append(value.group())
+            at = value.end() + len(hole.after)
+        if at != len(block) or any(found[one] != found[other] for one, other in self.same):
+            return None
+        return found if block.isascii() or _is_utf8(block) else None
+
+    def render(self, found: list[bytes]) -> bytes:
+        """Return the frame that LiteLLM would make."""
+        return b"".join([part if isinstance(part, bytes) else found[part] for part in self.made])
+
+    def keep(self, found: list[bytes]) -> None:
+        """Keep what LiteLLM has not seen."""
+        self.latest = found
+        self.pending.append(found)
+
+    def merged(self) -> bytes:
+        """Return one event with all that was kept: texts joined, and the last of anything else."""
+        parts, kept = [self.head], self.pending
+        for at, hole in enumerate(self.holes):
+            is_text = hole.name in TEXTS
+            parts += [b"".join([one[at] for one in kept]) if is_text else kept[-1][at], hole.after]
+        self.pending = []
+        return b"".join(parts)
+
+
+class FrameTranslation:
+    """The templates of one stream."""
+
+    def __init__(self, *, sees_repeats: bool) -> None:
+        """Create it without templates.
+
+        Args:
+            sees_repeats: LiteLLM gets every event whose text is that of the event before.
+        """
+        self._templates: list[FrameTemplate] = []
+        self._sees_repeats = sees_repeats
+        self._pending_bytes = 0
+        self._merging: FrameTemplate | None = None
+        self.trusts = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether LiteLLM should get what it has not seen."""
+        return self._pending_bytes > MAX_PENDING_BYTES
+
+    def observe(self, block: bytes | None, made: bytes) -> None:
+        """Learn from an event and the frame that LiteLLM made of it; None for anything else."""
+        for template in self._templates if block is not None else ():
+            found = template.match(block) if block is not None else None
+            if found is not None:
+                template.latest = found
+                template.trusted = _says_the_same(template.render(found), made)
+                if not template.trusted:
+                    self._templates.remove(template)
+                self.trusts = any(one.trusted for one in self._templates)
+                return
+        for template in self._templates:
+            template.trusted = False
+        self.trusts = False
+        learned = _learn(block, made) if block is not None else None
+        if learned is not None:
+            self._templates = [learned, *self._templates[: MAX_TEMPLATES - 1]]
+
+    def translate(self, block: bytes) -> bytes | None:
+        """Return the frame for an event, and keep its texts; None if LiteLLM must translate it."""
+        for template in self._templates:
+            found = template.match(block) if template.trusted else None
+            if found is None:
+                continue
+            if self._merging is not None and template is not self._merging:
+                return None  # LiteLLM must see the texts in their order
+            if self._sees_repeats and found == template.latest and max(map(len, found)) > MAX_REPEATED_CHARS:
+                return None
+            template.keep(found)
+            self._merging = template
+            self._pending_bytes += len(block)
+            return template.render(found)
+        return None
+
+    def take_merged(self) -> bytes | None:
+        """Return the event for LiteLLM that stands for those it has not seen; None if it has seen all."""
+        merging, self._merging, self._pending_bytes = self._merging, None, 0
+        return merging.merged() if merging is not None else None
+
+
+def _learn(block: bytes, made: bytes) -> FrameTemplate | None:
+    """Return the template of an event; None if its frame does not follow from it in a plain way."""
+    frame = _data_of(made)
+    head, holes = _holes_of(block)
+    if not frame or frame.get("usage") or not 0 < len(holes) <= MAX_HOLES:
+        return None
+    used = set[int]()
+    marked = b"data: " + encode(_with_marks("", frame, holes, used)) + b"\n\n"
+    groups = [[at for at, hole in enumerate(holes) if _is_alike(hole, holes[first])] for first in used]
+    texts = {at for at, hole in enumerate(holes) if hole.name in TEXTS}
+    if not texts or not texts <= {at for group in groups for at in group}:
+        return None
+    same = tuple((group[0], other) for group in groups for other in group[1:])
+    return FrameTemplate(head, holes, same, _parts_of(marked, holes))
+
+
+def _is_alike(one: _Hole, other: _Hole) -> bool:
+    """Whether two values are always the same: a text may stand in an event under two names."""
+    return one.value == other.value and (one.name == other.name or one.name not in COUNTS)
+
+
+def _parts_of(marked: bytes, holes: tuple[_Hole, ...]) -> tuple[bytes | int, ...]:
+    """Return a frame's bytes between marks, and the marks' numbers; texts keep their quotation marks."""
+    parts: list[bytes | int] = []
+    for at, part in enumerate(_MARKED.split(marked)):
+        if at % 2 == 0:
+            parts.append(part)
+            continue
+        is_text = isinstance(holes[int(part)].value, str)
+        parts += [b'"', int(part), b'"'] if is_text else [int(part)]
+    return tuple(parts)
+
+
+def _holes_of(block: bytes) -> tuple[bytes, tuple[_Hole, ...]]:
+    """Return the bytes before the first hole, and the holes."""
+    found: list[tuple[str, str | int, int, int]] = []
+    for hit in _HOLE.finditer(block):
+        name, kind = hit["name"].decode(), "number" if hit["number"] else "text"
+        value = _value(hit[kind], kind)
+        if value is not None and (kind == "number") == (name in COUNTS) and (value or name not in TEXTS):
+            found.append((name, value, *hit.span(kind)))
+    ends = [start for _, _, start, _ in found[1:]] + [len(block)]
+    holes = [
+        _Hole(name, value, block[end:until])
+        for (name, value, _, end), until in zip(found, ends, strict=False)
+    ]
+    return block[: found[0][2]] if found else b"", tuple(holes)
+
+
+def _value(raw: bytes, kind: str) -> str | int | None:
+    try:
+        value: str | int = json.loads(raw if kind == "number" else b'"' + raw + b'"')
+    except ValueError:
+        return None
+    return value
+
+
+def _with_marks(name: str, value: object, holes: tuple[_Hole, ...], used: set[int]) -> Any:  # noqa: ANN401 -- JSON in, JSON out
+    """Return a frame with a mark for each value that an event's hole has; add their numbers to `used`."""
+    if is_object(value):
+        return {key: _with_marks(key, one, holes, used) for key, one in value.items()}
+    if is_array(value):
+        return [_with_marks("", one, holes, used) for one in value]
+    wanted = str if name in TEXTS or name in PADDING else int if name in COUNTS else None
+    if type(value) is wanted and value != "":
+        for at, hole in enumerate(holes):
+            if hole.value == value and (wanted is str or hole.name == name):
+                used.add(at)
+                return f"{_MARK}-{at}"
+    return value
+
+
+def _data_of(frame: bytes) -> Json:
+    """Return the data of a single event; empty for anything else."""
+    return read_object(frame[6:]) if frame.startswith(b"data: {") and frame.endswith(b"\n\n") else {}
+
+
+def _says_the_same(one: bytes, other: bytes) -> bool:
+    said = _data_of(one)
+    return bool(said) and said == _data_of(other)
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,159 @@
+"""An event is translated without LiteLLM only as LiteLLM would, and LiteLLM gets all texts."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.sidecar.frame_template import FrameTranslation
+
+Json = dict[str, Any]
+
+
+def event(text: str, *, index: int = 0, escaped: bool = False, **more: Any) -> bytes:
+    """An event as a provider sends it."""
+    choice = {"index": index, "delta": {"content": text}, "finish_reason": None}
+    said = {"id": "c", "created": 7, "model": "m", "choices": [choice], **more}
+    return b"data: " + json.dumps(said, ensure_ascii=escaped).encode("utf-8", "surrogatepass")
+
+
+def frame(block: bytes) -> bytes:
+    """What LiteLLM would make of it."""
+    said: Json = json.loads(block[6:])
+    usage = said.pop("usage", None)
+    said |= {"model": "named"} | ({"usage": usage} if usage else {})
+    return b"data: " + json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def learned(*blocks: bytes, sees_repeats: bool = False) -> FrameTranslation:
+    """A translation that has seen these events."""
+    translation = FrameTranslation(sees_repeats=sees_repeats)
+    for block in blocks:
+        translation.observe(block, frame(block))
+    return translation
+
+
+def test_the_third_event_is_translated() -> None:
+    """The first is learned from, the second shows that the rule holds."""
+    assert not learned(event("one")).trusts
+    translation = learned(event("one"), event("two"))
+    assert translation.trusts
+    assert translation.translate(event('thr"ee\n')) == frame(event('thr"ee\n'))
+    translation.translate(event("four"))
+    assert translation.take_merged() == event('thr"ee\nfour')
+    assert translation.take_merged() is None
+
+
+def test_padding_counts_and_times_may_differ() -> None:
+    """The last of each is what LiteLLM gets."""
+    one, two, three, four = (
+        event(text, obfuscation="x" * at, created=at, counts={"totalTokenCount": at})
+        for at, text in enumerate(("one", "two", "three", "four"), 1)
+    )
+    translation = learned(one, two)
+    assert [translation.translate(block) for block in (three, four)] == [frame(three), frame(four)]
+    assert translation.take_merged() == four.replace(b"four", b"threefour")
+
+
+OTHERS = {
+    "an end": event("x").replace(b'"finish_reason": null', b'"finish_reason": "stop"'),
+    "another choice": event("x", index=1),
+    "an empty text": event(""),
+    "a field more": event("x", service_tier="flex"),
+    "an error": event("x", error={"message": "no"}),
+    "usage": event("x", usage={"prompt_tokens": 1}),
+    "half a character": event("x\ud83d", escaped=True),
+    "bytes that are no UTF-8": event("x").replace(b'"x"', b'"\xff"'),
+    "a control character": event("x").replace(b'"x"', b'"a\tb"'),
+    "a text that looks like a sound": event("data:audio/wav;base64,AAAA"),
+    "a comment": b": wait",
+    "a part of an event": event("x")[:-3],
+    "more than an event": event("x") + b"\n" + event("y"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_any_other_event_is_litellm_s(other: bytes) -> None:
+    """And ends the trust, until the next one shows again that the rule holds."""
+    translation = learned(event("one"), event("two"))
+    assert translation.translate(other) is None
+    translation.observe(None, b"data: {}\n\n")
+    assert not translation.trusts
+    assert translation.translate(event("three")) is None
+    translation.observe(event("three"), frame(event("three")))
+    assert translation.translate(event("four")) == frame(event("four"))
+
+
+def test_a_translation_that_is_no_plain_one_is_never_trusted() -> None:
+    """Texts that LiteLLM changes, holds back or counts."""
+    one, two = event("one"), event("two")
+    for made in (frame(event("ONE")), frame(event("one", usage={"prompt_tokens": 1})), b": ping\n\n", b""):
+        translation = FrameTranslation(sees_repeats=False)
+        translation.observe(one, made)
+        translation.observe(one, made)
+        assert not translation.trusts
+    translation = learned(one)
+    translation.observe(two, frame(one))
+    assert not translation.trusts
+
+
+def test_a_repeated_text_is_litellm_s_where_it_counts_them() -> None:
+    """Short ones are not counted."""
+    for sees_repeats in (False, True):
+        translation = learned(event("one"), event("two"), sees_repeats=sees_repeats)
+        assert (translation.translate(event("two")) is None) is sees_repeats
+        assert translation.translate(event("no")) is not None
+        assert translation.translate(event("no")) is not None
+
+
+def test_litellm_gets_texts_in_their_order() -> None:
+    """A text of another choice is not joined with those before it."""
+    translation = learned(*(event(text, index=at) for text in "ab" for at in range(2)))
+    assert translation.translate(event("c")) == frame(event("c"))
+    assert translation.translate(event("d", index=1)) is None
+    assert translation.take_merged() == event("c")
+    assert translation.translate(event("d", index=1)) == frame(event("d", index=1))
+
+
+def test_litellm_gets_long_texts_in_time() -> None:
+    """What is kept is bounded."""
+    translation = learned(event("one"), event("two"))
+    kept = 0
+    while not translation.is_full:
+        kept += translation.translate(event("x" * 10_000)) is not None
+    assert 10 < kept < 50
+    translation.take_merged()
+    assert not translation.is_full
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
+EVENTS = st.tuples(TEXTS, st.integers(0, 2), st.booleans(), st.sampled_from([None, None, None, "stop"]))
+
+
+@given(st.lists(EVENTS, max_size=30))
+def test_frames_and_texts_are_the_same_in_any_stream(said: list[tuple[str, int, bool, str | None]]) -> None:
+    """Whatever the texts, how they are escaped, and what comes between."""
+    translation, sent, seen = FrameTranslation(sees_repeats=False), list[bytes](), list[bytes | None]()
+    blocks = [
+        event(text, index=at, escaped=escaped).replace(b"null", json.dumps(end).encode())
+        for text, at, escaped, end in said
+    ]
+    for block in blocks:
+        made = translation.translate(block) if translation.trusts else None
+        if made is None:
+            seen += [translation.take_merged(), block]
+            made = frame(block)
+            translation.observe(block, made)
+        sent.append(made)
+    told = [one for one in (*seen, translation.take_merged()) if one is not None]
+    assert [json.loads(one[6:]) for one in sent] == [json.loads(frame(one)[6:]) for one in blocks]
+    for at in range(3):
+        assert text_of(told, at) == text_of(blocks, at)
+
+
+def text_of(blocks: list[bytes], at: int) -> str:
+    """Return the text of one choice."""
+    choices = [json.loads(block[6:])["choices"][0] for block in blocks]
+    return "".join(one["delta"]["content"] for one in choices if one["index"] == at)
