@@ -229,12 +229,6 @@ def outcome_in_context(outcome: CallOutcome) -> Generator[None]:
         _CURRENT.reset(token)
 
 
-def running_endpoint() -> Endpoint | None:
-    """Return the operation of the running call; None if it is not known."""
-    outcome = _CURRENT.get()
-    return outcome.endpoint if outcome is not None else None
-
-
 def optional_fields() -> tuple[str, ...]:
     """Return the fields of the running call that are left out where the model lacks them."""
     outcome = _CURRENT.get()
@@ -269,12 +263,6 @@ def form() -> SentForm | None:
     """Return the form of the running call."""
     outcome = _CURRENT.get()
     return outcome.form if outcome is not None else None
-
-
-def allowed_deployments() -> frozenset[str] | None:
-    """Return the only deployments that may serve the running call; None if any may."""
-    outcome = _CURRENT.get()
-    return outcome.account if outcome is not None else None
 
 
 def record_error(error: BaseException) -> None:
@@ -341,11 +329,6 @@ def record_attempt_error(before: int, error: BaseException) -> Attempt | None:
     attempt = outcome.attempts[-1]
     attempt.error = error
     return attempt
-
-
-def in_call() -> bool:
-    """Whether this code runs within a call."""
-    return _CURRENT.get() is not None
 
 
 def record_response(original: Json | None, *, states_tokens: bool) -> None:
@@ -434,20 +417,6 @@ def has_passed_events() -> bool:
     """Whether the caller has events of the running call, so that it cannot be made again."""
     call = image_call()
     return call is not None and call.events is not None and call.events.started
-
-
-def note_stream(stream: object) -> None:
-    """Note LiteLLM's object for the provider's stream that is read now."""
-    outcome = _CURRENT.get()
-    if outcome is not None:
-        outcome.stream = stream
-
-
-def note_lines(lines: ProviderLines) -> None:
-    """Note the lines of the provider's stream that was opened last."""
-    outcome = _CURRENT.get()
-    if outcome is not None:
-        outcome.lines = lines
 
 
 def running() -> CallOutcome | None:

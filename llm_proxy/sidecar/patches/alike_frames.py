@@ -35,7 +35,9 @@ def install() -> None:
     generate: Callable[..., Any] = proxy.select_data_generator
 
     async def step_and_note(self: Untyped) -> Untyped:
-        call_outcome.note_stream(self)
+        outcome = call_outcome.running()
+        if outcome is not None:
+            outcome.stream = self
         return await step(self)
 
     def generate_or_send(response: Untyped, *args: Untyped, **options: Untyped) -> Untyped:

@@ -222,7 +222,8 @@ def install_callback(call_log: CallLog | None) -> Untyped:
         async def async_filter_deployments(
             self, *, healthy_deployments: list[Untyped], **_: object
         ) -> list[Untyped]:
-            allowed = call_outcome.allowed_deployments()
+            outcome = call_outcome.running()
+            allowed = outcome.account if outcome is not None else None
             if allowed is None:
                 return healthy_deployments
             return [one for one in healthy_deployments if str(one["model_info"]["id"]) in allowed]

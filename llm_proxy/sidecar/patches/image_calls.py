@@ -127,7 +127,7 @@ def _call_in_the_loop() -> None:
     call: Callable[..., Any] = handler.image_generation_handler
 
     def call_asynchronously(**options: Untyped) -> Untyped:
-        return call(**options | {"_is_async": call_outcome.in_call()})
+        return call(**options | {"_is_async": call_outcome.running() is not None})
 
     handler.image_generation_handler = call_asynchronously
 

@@ -29,7 +29,8 @@ def _install_error_log() -> None:
 
 def _remove_text(record: logging.LogRecord) -> bool:
     """Replace the text of a failed call's line: within a call, errors of proxy and router quote it."""
-    in_a_call = record.name in CALL_LOGGERS and record.levelno >= logging.ERROR and call_outcome.in_call()
+    is_error = record.name in CALL_LOGGERS and record.levelno >= logging.ERROR
+    in_a_call = is_error and call_outcome.running() is not None
     if in_a_call or str(record.msg).startswith(CALL_ERROR_PREFIX):
         errors = [*(record.args or ()), *(record.exc_info or ())]
         error = next((type(one).__name__ for one in errors if isinstance(one, BaseException)), "an error")

@@ -40,7 +40,7 @@ def install() -> None:
         if added or own is not None:
             request = with_fields(request, added, own)
         response = await _answer_at_hand(self, request) or await send(self, request, **options)
-        if request.method != "POST" or not call_outcome.in_call():
+        if request.method != "POST" or call_outcome.running() is None:
             return response
         if response.status_code != 200:
             response._content = repair_body(await response.aread())  # noqa: SLF001 -- httpx has no setter
@@ -49,7 +49,9 @@ def install() -> None:
 
     def lines(self: Untyped) -> ProviderLines:
         found = ProviderLines(self.aiter_bytes(), _event_line)
-        call_outcome.note_lines(found)
+        outcome = call_outcome.running()
+        if outcome is not None:
+            outcome.lines = found
         return found
 
     response_class.__init__ = make_with_ascii

@@ -67,7 +67,8 @@ def _serving(router: Untyped, rules: list[Json] | None) -> list[Json] | None:
 
     LiteLLM would call them there, and answer with their error in place of the first one.
     """
-    endpoint = call_outcome.running_endpoint()
+    outcome = call_outcome.running()
+    endpoint = outcome.endpoint if outcome is not None else None
     if rules is None or endpoint is None:
         return rules
     return [
