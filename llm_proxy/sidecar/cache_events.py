@@ -1,18 +1,18 @@
 """The success event of a cache hit, with `cache_hit: true`, for the call log and the operator's callbacks.
 
-Invariants: one event a hit, after the answer was sent; the event of a call that only the call log receives
-costs no more than its row.
+Invariants: one event a hit, after the answer was sent; a hit that only the call log receives is a row and no
+event.
 """
 
 import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from types import SimpleNamespace
+from datetime import datetime
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar.call_log import CallLog, ServedBy, row_of_hit
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import Scope
 
@@ -40,63 +40,48 @@ ReportHit = Callable[[CacheHit, Mapping[bytes, bytes], Scope], None]
 """Emits the event of a hit; takes the stored headers, which say who served it, and the call's ASGI scope."""
 
 
-def hit_reporter(callback: Untyped, *, observed: bool) -> ReportHit:
+def hit_reporter(call_log: CallLog | None, *, observed: bool) -> ReportHit:
     """Return the function that reports hits.
 
     Args:
-        callback: Our own callback, which writes the call log.
-        observed: Whether the operator has callbacks too; then the event passes through LiteLLM's logging.
+        call_log: The call log; None without one.
+        observed: Whether the operator has callbacks; then the event passes through LiteLLM's logging.
     """
 
     def report(hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
-        served = {
-            name: headers.get(f"x-litellm-{name}".encode(), b"").decode("latin-1") for name in ROUTING_HEADERS
-        }
-        is_chat = scope["path"].endswith("/completions")  # LiteLLM's event holds an answer in OpenAI's form
-        event = (_emit_litellm_event if observed and is_chat else _log_hit)(callback, hit, served, scope)
-        litellm_internals.logging_worker().ensure_initialized_and_enqueue(async_coroutine=event)
+        if observed and scope["path"].endswith("/completions"):  # LiteLLM's event holds OpenAI's form
+            event = _emit_litellm_event(call_log, hit, headers, scope)
+            litellm_internals.logging_worker().ensure_initialized_and_enqueue(async_coroutine=event)
+        elif call_log is not None:
+            _log_hit(call_log, hit, headers, scope)
 
     return report
 
 
-ROUTING_HEADERS = ("model-id", "model-name", "model-group")
+def _served_by(headers: Mapping[bytes, bytes]) -> ServedBy:
+    deployment, name, group = (headers.get(one, b"").decode("latin-1") for one in ROUTING_HEADERS)
+    return ServedBy(group, deployment, *_split_model(name))
 
 
-async def _log_hit(callback: Untyped, hit: CacheHit, served: Mapping[str, str], scope: Scope) -> None:
-    provider, model = _split_model(served["model-name"])
-    event: Json = {
-        "litellm_call_id": dict(scope["headers"]).get(b"x-litellm-call-id", b"").decode("latin-1"),
-        "model_group": served["model-group"],
-        "model_id": served["model-id"],
-        "custom_llm_provider": provider,
-        "model": model,
-        "status": "success",
-        "prompt_tokens": hit.usage.get("prompt_tokens"),
-        "completion_tokens": hit.usage.get("completion_tokens"),
-        "response_cost": 0.0,
-        "cache_hit": True,
-    }
-    details = {name: SimpleNamespace(**as_object(hit.usage.get(name))) for name in TOKEN_DETAILS}
-    await callback.async_log_success_event(
-        kwargs={"standard_logging_object": event},
-        response_obj=SimpleNamespace(usage=SimpleNamespace(**details)),
-        start_time=datetime.fromtimestamp(hit.received_at_s, UTC),
-        end_time=datetime.now(UTC),
-    )
+ROUTING_HEADERS = (b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-model-group")
 
 
-TOKEN_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+def _log_hit(call_log: CallLog, hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
+    call_id = dict(scope["headers"]).get(b"x-litellm-call-id", b"").decode("latin-1")
+    if call_id:
+        call_log.post(row_of_hit(call_id, _served_by(headers), hit.usage, hit.received_at_s))
 
 
 async def _emit_litellm_event(
-    callback: Untyped, hit: CacheHit, served: Mapping[str, str], scope: Scope
+    call_log: CallLog | None, hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope
 ) -> None:
     """Emit the event as LiteLLM does for its own hits; if that fails, write it to the call log."""
     started = datetime.fromtimestamp(hit.received_at_s)  # noqa: DTZ006 -- LiteLLM's clock
     try:
-        log, result = await _build_event(hit, served, scope)
+        log, result = await _build_event(hit, headers, scope)
     except Exception:
-        await _log_hit(callback, hit, served, scope)
+        if call_log is not None:
+            _log_hit(call_log, hit, headers, scope)
         raise
     ended = datetime.now()  # noqa: DTZ005 -- LiteLLM's clock
     await log.async_success_handler(result=result, start_time=started, end_time=ended, cache_hit=True)
@@ -105,22 +90,24 @@ async def _emit_litellm_event(
     )
 
 
-async def _build_event(hit: CacheHit, served: Mapping[str, str], scope: Scope) -> tuple[Untyped, Untyped]:
+async def _build_event(
+    hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope
+) -> tuple[Untyped, Untyped]:
     """Return LiteLLM's logging object of the call, and its response object."""
     chat = scope["path"].endswith("/chat/completions")
     data, log = await _prepare_call(hit, scope, "acompletion" if chat else "atext_completion")
-    provider, model = _split_model(served["model-name"])
-    of_router = {"model_group": served["model-group"], "model_info": {"id": served["model-id"]}}
-    metadata = {**as_object(data.get("metadata")), **of_router, "deployment": served["model-name"]}
+    served, name = _served_by(headers), headers.get(b"x-litellm-model-name", b"").decode("latin-1")
+    of_router = {"model_group": served.group, "model_info": {"id": served.deployment}}
+    metadata = {**as_object(data.get("metadata")), **of_router, "deployment": name}
     params = {"metadata": metadata, "proxy_server_request": data.get("proxy_server_request")}
     log.update_environment_variables(
-        model=model,
+        model=served.model,
         user=data.get("user"),
         optional_params={},
-        litellm_params=params | of_router | {"custom_llm_provider": provider, "api_base": ""},
+        litellm_params=params | of_router | {"custom_llm_provider": served.provider, "api_base": ""},
         input=data.get("messages") or data.get("prompt") or "",
         stream=hit.body.get("stream") is True,
-        custom_llm_provider=provider,
+        custom_llm_provider=served.provider,
     )
     log.caching_details = {"cache_hit": True, "cache_duration_ms": None}
     answer = await asyncio.to_thread(lambda: parse_stored_response(hit.read_response()))

@@ -12,6 +12,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -70,6 +71,7 @@ PROVIDER_ID_HEADERS = (
 WARM_UP_GROUP = "llm-proxy-warm-up"
 """The model group of the warm-up's calls; they are not logged."""
 NANO_DOLLAR = Decimal("1e-9")
+FREE = Decimal(0)
 MAX_TOKENS, MAX_COST_USD = 10**15, 10**6
 """Larger values are unknown: no call has more tokens or costs more, and their sums would overflow."""
 
@@ -149,6 +151,40 @@ def row_of_failed_attempt(call_id: str, number: int, attempt: Attempt) -> CallRo
     return tuple(found.get(name) for name in COLUMNS)
 
 
+@dataclass(frozen=True, slots=True)
+class ServedBy:
+    """Who gave the answer that a cache hit repeats."""
+
+    group: str
+    deployment: str
+    provider: str
+    model: str
+
+
+def row_of_hit(call_id: str, served: ServedBy, usage: Json, received_at_s: float) -> CallRow:
+    """Return the row of a cache hit: the tokens of the stored answer's `usage`, at no cost."""
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    stated = bool(prompt or completion)
+    found: dict[str, Any] = {
+        "call_id": _uuid(sanitize_text(call_id)),
+        "attempt": sanitize_text(f"success:{served.deployment}")[:200],
+        "started_at": datetime.fromtimestamp(received_at_s, UTC),
+        "ended_at": datetime.now(UTC),
+        "model_group": _text(served.group),
+        "deployment": _text(served.deployment),
+        "provider": _text(served.provider),
+        "model": _text(served.model),
+        "status": "success",
+        "http_status": 200,
+        "prompt_tokens": _tokens(prompt) if stated else None,
+        "completion_tokens": _tokens(completion) if stated else None,
+        "cost_usd": FREE if stated else None,
+        "cache_hit": True,
+        "attempts": 1,
+    }
+    return tuple(found.get(name) for name in COLUMNS)
+
+
 def _request_id_in(headers: Mapping[str, Any] | None) -> str | None:
     """Return the id that a provider gave a request, of its answer's headers; None where there is none."""
     if not isinstance(headers, Mapping):
@@ -196,7 +232,11 @@ def _token_columns(event: Mapping[str, Any], usage: Json, *, unstated: bool) -> 
     values = (event.get("prompt_tokens"), event.get("completion_tokens"), cached, reasoning)
     if unstated:
         return (None,) * len(values)
-    return tuple(value if isinstance(value, int) and 0 <= value <= MAX_TOKENS else None for value in values)
+    return tuple(map(_tokens, values))
+
+
+def _tokens(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 <= value <= MAX_TOKENS else None
 
 
 def _detail_columns(

@@ -92,14 +92,14 @@ def run(config: Path, listener: socket.socket, keys: tuple[str, ...]) -> int:
 
 async def _serve(config: Path, listener: socket.socket, keys: tuple[str, ...]) -> None:
     app = SidecarApp(keys, config_report=ConfigReport(config, os.environ))
-    async with _start_litellm(config) as (loaded, callback):
+    async with _start_litellm(config) as (loaded, call_log):
         gc.freeze()
         gc.enable()
         app.states_timeouts = loaded.states_timeouts
         app.has_observers = has_observers(loaded.config["litellm_settings"])
         await warm_up(app, keys[0])
         await redis_breaker.wait_for_redis()
-        app.cache = _create_cache(loaded, cache_events.hit_reporter(callback, observed=app.has_observers))
+        app.cache = _create_cache(loaded, cache_events.hit_reporter(call_log, observed=app.has_observers))
         app.direct = DirectCalls(direct_endpoints(loaded.config))
         app.ready = True
         settings = uvicorn.Config(
@@ -111,6 +111,7 @@ async def _serve(config: Path, listener: socket.socket, keys: tuple[str, ...]) -
             access_log=False,
             log_level="warning",
             server_header=False,
+            proxy_headers=False,  # nothing reads a caller's address: it is the gateway's
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(os.environ.get("LLM_PROXY_SIDECAR_DRAIN_S") or 30),
             backlog=2048,
@@ -120,8 +121,8 @@ async def _serve(config: Path, listener: socket.socket, keys: tuple[str, ...]) -
 
 
 @asynccontextmanager
-async def _start_litellm(config: Path) -> AsyncGenerator[tuple[EffectiveConfig, Untyped]]:
-    """Run LiteLLM with patches and callback; yield the configuration it got, and the callback."""
+async def _start_litellm(config: Path) -> AsyncGenerator[tuple[EffectiveConfig, CallLog | None]]:
+    """Run LiteLLM with patches and callback; yield the configuration it got, and the call log."""
     loaded = await _load_config(config)
     proxy = litellm_internals.proxy_module()
     _override_config_loader(proxy.proxy_config, config, loaded)
@@ -144,8 +145,8 @@ async def _start_litellm(config: Path) -> AsyncGenerator[tuple[EffectiveConfig, 
     try:
         _require_guardrails(loaded)
         async with _call_log() as call_log:
-            callback = attempts.install_callback(call_log)
-            yield loaded, callback
+            attempts.install_callback(call_log)
+            yield loaded, call_log
     finally:
         await started.__aexit__(None, None, None)
 

@@ -24,6 +24,7 @@ from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.config import CACHE_NAMESPACE, CACHED_PATHS
 from llm_proxy.sidecar.guardrails import ConfiguredGuardrails
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.redis_gets import RedisGets
 from llm_proxy.sidecar.responses import (
     ERROR_EVENT,
     HeaderList,
@@ -134,6 +135,7 @@ class ResponseCache:
         self._guardrails = guardrails
         self._settings = settings
         self._redis = settings.cache
+        self._gets = RedisGets(settings.cache.init_async_client)
         self._report = report
 
     async def respond(
@@ -160,9 +162,8 @@ class ResponseCache:
         entry = None if call.control.get("no-cache") is True else await self._fetch(call)
         if entry is not None:
             await _replay(entry, call.key, send)
-            hit = CacheHit(
-                call.body, entry.usage, call.received_at_s, partial(zlib.decompress, entry.payload)
-            )
+            read = partial(zlib.decompress, entry.payload)
+            hit = CacheHit(call.body, entry.usage, call.received_at_s, read)
             self._report(hit, dict(entry.headers), scope)
             return
         if call.control.get("no-store") is True:
@@ -216,7 +217,7 @@ class ResponseCache:
         return CacheableCall(key, model, body, control, body.get("stream") is True)
 
     async def _fetch(self, call: CacheableCall) -> CacheEntry | None:
-        raw = await self._run_command("get", lambda: self._redis.init_async_client().get(call.key))
+        raw = await self._get(call.key)
         if not raw:
             return None
         try:
@@ -228,6 +229,19 @@ class ResponseCache:
         if isinstance(max_age_s, int | float) and time.time() - entry.stored_at_s > max_age_s:
             return None
         return entry
+
+    async def _get(self, key: str) -> bytes | None:
+        """Return the bytes of an entry; None if there is none, or if Redis fails."""
+        breaker = self._redis._circuit_breaker  # noqa: SLF001 -- `redis_breaker` put it there
+        if breaker.is_open():
+            return None
+        try:
+            found = await self._gets.get(key)
+        except Exception:  # noqa: BLE001 -- any exception of the client means that Redis is unavailable
+            breaker.record_failure()
+            return None
+        breaker.record_success()
+        return found
 
     async def _store(
         self, call: CacheableCall, outcome: CallOutcome, recorder: "ResponseRecorder", payload: bytes
@@ -362,8 +376,11 @@ def digest_of_call(path: str, body: Json, headers: Sequence[str] = ()) -> str:
     `headers` are those that steer answers, too.
     """
     fields = [[name, body[name]] for name in sorted(body) if name not in UNKEYED_FIELDS]
-    text = json.dumps([path, body.get("stream") is True, fields, *headers], separators=(",", ":"))
+    text = _KEY_ENCODER.encode([path, body.get("stream") is True, fields, *headers])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+_KEY_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def create_response_cache(
@@ -383,6 +400,10 @@ async def _replay(entry: CacheEntry, key: str, send: Send) -> None:
     size = (b"content-length", str(entry.size_bytes).encode())
     headers = [*entry.headers, size, (b"x-litellm-cache-key", key.encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if len(entry.payload) <= PIECE_BYTES:
+        whole = zlib.decompress(entry.payload, bufsize=entry.size_bytes or 1)
+        await send({"type": "http.response.body", "body": whole})
+        return
     unzip = zlib.decompressobj()
     for at in range(0, len(entry.payload), PIECE_BYTES):
         piece = unzip.decompress(entry.payload[at : at + PIECE_BYTES])

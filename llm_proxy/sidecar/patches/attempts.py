@@ -207,8 +207,8 @@ def _record_swallowed_guardrail_errors(runner: Untyped) -> None:
     runner.emit_streaming_http_error = record_and_emit
 
 
-def install_callback(call_log: CallLog | None) -> Untyped:
-    """Add the callback that records calls, and keeps one to its account, to `litellm.callbacks`; return it.
+def install_callback(call_log: CallLog | None) -> None:
+    """Add the callback that records calls, and keeps one to its account, to `litellm.callbacks`.
 
     LiteLLM passes its callbacks keyword arguments, so the names of their parameters are fixed.
     """
@@ -239,9 +239,7 @@ def install_callback(call_log: CallLog | None) -> Untyped:
             if not _IN_ATTEMPT.get():  # else `make_call` writes the row
                 _post(row_of_event(kwargs, response_obj, start_time, end_time))
 
-    callback = Callback()
-    litellm_internals.litellm_module().callbacks.append(callback)
-    return callback
+    litellm_internals.litellm_module().callbacks.append(Callback())
 
 
 def post_event(kwargs: Json, answer: Untyped, started: datetime, ended: datetime) -> None:
