@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -11,14 +12,14 @@ from llm_proxy.sidecar.redis_gets import RedisGets
 
 
 @pytest.fixture
-async def redis(cache_redis_url: str) -> AsyncIterator[Redis]:
+async def redis(cache_redis_url: str) -> AsyncIterator[Any]:
     """A client with a name, by which its connections are found."""
     async with Redis.from_url(cache_redis_url, client_name=f"gets-{uuid4()}") as client:
         yield client
 
 
 @pytest.fixture
-async def gets(redis: Redis) -> AsyncIterator[RedisGets]:
+async def gets(redis: Any) -> AsyncIterator[RedisGets]:
     """What is tested."""
     made = RedisGets(lambda: redis)
     yield made
@@ -26,22 +27,23 @@ async def gets(redis: Redis) -> AsyncIterator[RedisGets]:
     await asyncio.sleep(0)
 
 
-async def kill_connections(redis: Redis) -> None:
+async def kill_connections(redis: Any) -> None:
     """Closes every connection of this client's name, at the server."""
     name = redis.connection_pool.connection_kwargs["client_name"]
-    async with Redis.from_url(f"redis://{address(redis)}") as other:
-        for one in await other.client_list():
-            if one["name"] == name:
-                await other.client_kill_filter(_id=one["id"])
+    other: Any = Redis.from_url(f"redis://{address(redis)}")
+    for one in await other.client_list():
+        if one["name"] == name:
+            await other.client_kill_filter(_id=one["id"])
+    await other.aclose()
 
 
-def address(redis: Redis) -> str:
+def address(redis: Any) -> str:
     """Credentials, host and port of a client's server."""
     given = redis.connection_pool.connection_kwargs
     return f":{given.get('password') or ''}@{given['host']}:{given['port']}"
 
 
-async def test_each_of_many_gets_its_own_value(redis: Redis, gets: RedisGets) -> None:
+async def test_each_of_many_gets_its_own_value(redis: Any, gets: RedisGets) -> None:
     """Missing keys and a value of a megabyte among them, each a few bytes off its neighbours."""
     mark = str(uuid4())
     values = {f"{mark}-{at}": b"x" * (at * 37 if at else 2**20) + str(at).encode() for at in range(200)}
@@ -50,7 +52,7 @@ async def test_each_of_many_gets_its_own_value(redis: Redis, gets: RedisGets) ->
     assert found == [*values.values(), None]
 
 
-async def test_a_get_that_is_given_up_leaves_the_others_their_values(redis: Redis, gets: RedisGets) -> None:
+async def test_a_get_that_is_given_up_leaves_the_others_their_values(redis: Any, gets: RedisGets) -> None:
     """Its reply meets nobody else's request."""
     mark = str(uuid4())
     await redis.mset({f"{mark}-{at}": str(at) for at in range(20)})
@@ -63,7 +65,7 @@ async def test_a_get_that_is_given_up_leaves_the_others_their_values(redis: Redi
     assert [found[at] for at in range(20) if at % 3] == [str(at).encode() for at in range(20) if at % 3]
 
 
-async def test_a_connection_that_the_server_closes_is_opened_anew(redis: Redis, gets: RedisGets) -> None:
+async def test_a_connection_that_the_server_closes_is_opened_anew(redis: Any, gets: RedisGets) -> None:
     """At most the first request after it fails."""
     key = str(uuid4())
     await redis.set(key, "kept")
@@ -73,19 +75,19 @@ async def test_a_connection_that_the_server_closes_is_opened_anew(redis: Redis, 
     assert await gets.get(key) == b"kept"
 
 
-async def test_a_server_that_stands_still_is_given_up(redis: Redis, gets: RedisGets) -> None:
+async def test_a_server_that_stands_still_is_given_up(redis: Any, gets: RedisGets) -> None:
     """All that wait on it fail together, and the next request finds it again."""
     key = str(uuid4())
     await redis.set(key, "kept")
     assert await gets.get(key) == b"kept"
-    await redis.execute_command("CLIENT", "PAUSE", "900", "ALL")
+    await redis.client_pause(900)
     found = await asyncio.gather(*(gets.get(key) for _ in range(5)), return_exceptions=True)
     assert [type(one) for one in found] == [TimeoutError] * 5
     await asyncio.sleep(0.6)
     assert await gets.get(key) == b"kept"
 
 
-async def test_an_error_reply_is_an_error(redis: Redis, gets: RedisGets) -> None:
+async def test_an_error_reply_is_an_error(redis: Any, gets: RedisGets) -> None:
     """A key that holds no string; the connection that follows is sound."""
     key = str(uuid4())
     await redis.rpush(key, "a")
