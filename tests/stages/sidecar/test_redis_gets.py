@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from redis.asyncio import Redis
+from redis import asyncio as redis_py
 
 from llm_proxy.sidecar.redis_gets import RedisGets
 
@@ -14,8 +14,9 @@ from llm_proxy.sidecar.redis_gets import RedisGets
 @pytest.fixture
 async def redis(cache_redis_url: str) -> AsyncIterator[Any]:
     """A client with a name, by which its connections are found."""
-    async with Redis.from_url(cache_redis_url, client_name=f"gets-{uuid4()}") as client:
-        yield client
+    client: Any = redis_py.from_url(cache_redis_url, client_name=f"gets-{uuid4()}")
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ async def gets(redis: Any) -> AsyncIterator[RedisGets]:
 async def kill_connections(redis: Any) -> None:
     """Closes every connection of this client's name, at the server."""
     name = redis.connection_pool.connection_kwargs["client_name"]
-    other: Any = Redis.from_url(f"redis://{address(redis)}")
+    other: Any = redis_py.from_url(f"redis://{address(redis)}")
     for one in await other.client_list():
         if one["name"] == name:
             await other.client_kill_filter(_id=one["id"])
