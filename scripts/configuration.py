@@ -2,6 +2,7 @@
 
 from env_example import names_of, shown
 from pydantic.fields import FieldInfo
+from setting_examples import example
 
 from llm_proxy.setting_sources import is_secret
 from llm_proxy.settings import Settings
@@ -10,7 +11,7 @@ from llm_proxy.sidecar.environment import DEFAULTS as DEFAULT_VARIABLES
 from llm_proxy.sidecar.environment import REQUIRED as REQUIRED_VARIABLES
 
 HEAD = """\
-# Configuration
+# Settings
 
 Every setting of the gateway (generated from `llm_proxy/settings.py`). A flag of `llm-proxy serve`
 overrides the environment, the environment `.env`, and `.env` files of the same name in `.keys/`.
@@ -22,8 +23,10 @@ In production the gateway refuses to start with a known or short secret, or on a
 allowed, and names the variable. Models, providers, routing and the response cache are configured in
 `litellm-config.yaml`; provider keys are read by the sidecar alone.
 
-| variable | also read from | default | meaning |
-|---|---|---|---|
+Examples show another value than the default; every one of them loads.
+
+| variable | also read from | default | example | meaning |
+|---|---|---|---|---|
 """
 
 
@@ -53,7 +56,8 @@ def row(name: str, field: FieldInfo) -> str:
     default = "" if is_secret(field) else shown(field.default)
     also = ", ".join(f"`{other}`" for other in others)
     meaning = (field.description or "").replace("|", "\\|")
-    return f"| `{own}` | {also} | {f'`{default}`' if default else ''} | {meaning} |"
+    shown_default = f"`{default}`" if default else ""
+    return f"| `{own}` | {also} | {shown_default} | `{example(name, field)}` | {meaning} |"
 
 
 def litellm_rows() -> list[str]:
