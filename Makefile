@@ -50,9 +50,9 @@ check: setup-dev ## Run linters, type checkers, import contracts, the docs' buil
 	@sh scripts/docs.sh
 	@$(MAKE) --no-print-directory alerts test
 
-docs: setup-dev ## Build the site of the documentation into site/, strictly; check pages, links and snippets. zensical.toml has its pages.
+docs: setup-dev ## Build the site of the documentation into site/, strictly; check pages, links and snippets, and look at it in a browser.
 	@sh scripts/docs.sh
-	@$(BIN)/python -m pytest -q -n 2 tests/unit/docs $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 tests/unit/docs tests/site/in_browser.py $(ARGS)
 
 snippets: setup-dev ## Run the commands and programs that the documentation shows, page by page; CONTRIBUTING.md has the marks.
 	@$(BIN)/python -m pytest -q -n 0 tests/snippets/run_pages.py $(ARGS)
