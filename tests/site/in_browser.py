@@ -3,7 +3,7 @@
 It is opened as files, which is how a reader without a server has it, and as a server would send it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -27,7 +27,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served_site() -> Iterator[str]:
+def served_site() -> Generator[str]:
     """Yields the address of a server of the site."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(SITE)))
     thread = Thread(target=server.serve_forever, daemon=True)
