@@ -31,8 +31,9 @@ STACK = """
 # ---- docker compose: `make secrets` creates the secrets ----------------------------------------------------
 # self-hosted-db or managed-db, and optionally local-models, dev; separated by commas.
 COMPOSE_PROFILES=self-hosted-db
-# LiteLLM processes, each in its own container.
-# SIDECARS=8
+# LiteLLM: so many containers, and in each a process for each of these ports.
+# SIDECARS=2
+# SIDECAR_PORTS=4100-4103
 # POSTGRES_PASSWORD=
 # REDIS_PASSWORD=
 

@@ -1,4 +1,4 @@
-"""`python -m llm_proxy.sidecar --config FILE --host H --port N`: one LiteLLM process.
+"""`python -m llm_proxy.sidecar --config FILE --host H --port N`: LiteLLM, one process a port.
 
 Exit codes: 0 after a drained SIGTERM, 2 configuration, 3 port in use, 4 LiteLLM would not start, 5 a
 poisoned release; each with one line.
@@ -21,25 +21,32 @@ from llm_proxy.redis_urls import parse_redis_url
 from llm_proxy.rotation import split_secrets
 from llm_proxy.secret_files import SecretFileUnreadable, read_secret_files
 from llm_proxy.service_urls import InvalidURL, parse_setting
+from llm_proxy.sidecar import prefork
 from llm_proxy.sidecar.environment import ACCEPT_VARIABLE, accepted_settings, build_environment
 from llm_proxy.sidecar.process_log import log_line
+from llm_proxy.sidecar.recycle_limits import read_recycle_limits
 from llm_proxy.sidecar.verify_environment import EXIT_UNSAFE, is_malicious
 from llm_proxy.store_variables import redis_url_of
 
 EXIT_CONFIG, EXIT_PORT = 2, 3
+DEFAULT_PORT = 4001
 CACHE, CALL_LOG, CA_VARIABLE = "CACHE_REDIS_URL", "LLM_CALLS_DATABASE_URL", "LLM_PROXY__CA_FILE"
 INCLUDE_SECTION = re.compile(r"^include:[ \t]*\n((?:[ \t]*-.*\n?)+)", re.MULTILINE)
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the sidecar until SIGTERM; return the exit code."""
-    parser = argparse.ArgumentParser(prog="llm-proxy sidecar", description="Run one LiteLLM process.")
+    parser = argparse.ArgumentParser(prog="llm-proxy sidecar", description="Run LiteLLM, one process a port.")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=4001)
     parser.add_argument(
-        "--workers", type=int, choices=[1], default=1, help="always 1; run more processes instead"
+        "--port",
+        type=_ports,
+        action="append",
+        metavar="N[-M]",
+        help="one port, or several: a process each, forked from a parent that restarts and replaces them",
     )
+    parser.add_argument("--prefork", action="store_true", help="have that parent for one port too")
     parser.add_argument(
         "--accept",
         action="append",
@@ -54,16 +61,17 @@ def main(args: list[str] | None = None) -> int:
         text = "\n".join(_config_texts(options.config))
     except (OSError, UnicodeDecodeError) as error:
         return _fail(EXIT_CONFIG, f"{options.config}: cannot be read: {error}")
-    listener = _bind(options.host, options.port)
-    if isinstance(listener, str):
-        return _fail(EXIT_PORT, listener)
+    listeners = _bind_all(options.host, options.port or [range(DEFAULT_PORT, DEFAULT_PORT + 1)])
+    if isinstance(listeners, str):
+        return _fail(EXIT_PORT, listeners)
     release = version("litellm")
     if is_malicious("litellm", release):
         return _fail(EXIT_UNSAFE, f"litellm {release} was published with malicious code and never starts")
     try:
         os.environ.update(read_secret_files(os.environ))
         stores = _store_addresses(os.environ)
-    except (InvalidURL, SecretFileUnreadable) as error:
+        read_recycle_limits(os.environ)
+    except (InvalidURL, SecretFileUnreadable, ValueError) as error:
         return _fail(EXIT_CONFIG, str(error))
     keys = split_secrets(os.environ.get("LITELLM_MASTER_KEY", ""))
     if not keys:
@@ -73,11 +81,30 @@ def main(args: list[str] | None = None) -> int:
     os.environ.update(environment)
     exit_now = ExitWithoutCleanup()
     atexit.register(exit_now)
-    # Imported only now: LiteLLM reads the environment while it is imported.
-    from llm_proxy.sidecar.launch import run  # noqa: PLC0415
-
-    exit_now.code = run(options.config.absolute(), listener, keys)
+    exit_now.code = _serve(options.config.absolute(), listeners, keys, is_forked=options.prefork)
     return exit_now.code
+
+
+def _serve(config: Path, listeners: list[socket.socket], keys: tuple[str, ...], *, is_forked: bool) -> int:
+    """Serve in this process, or in one process a port that this one forks; return the exit code."""
+    # Imported only now: LiteLLM reads the environment while it is imported.
+    from llm_proxy.sidecar import launch  # noqa: PLC0415
+    from llm_proxy.sidecar.config import InvalidConfig  # noqa: PLC0415
+
+    try:
+        prepared = launch.prepare(config)
+    except InvalidConfig as error:
+        return _fail(EXIT_CONFIG, f"{config}: {error}")
+    if len(listeners) == 1 and not is_forked:
+        return launch.run(prepared, listeners[0], keys, None)
+    hard_mib = read_recycle_limits(os.environ).hard_mib
+    return prefork.run(listeners, hard_mib, lambda link: launch.run(prepared, link.listener, keys, link))
+
+
+def _ports(text: str) -> range:
+    """Parse a port or a range of ports; raises `ValueError`."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def _store_addresses(env: Mapping[str, str]) -> dict[str, str]:
@@ -123,6 +150,17 @@ def _config_texts(config: Path) -> Iterator[str]:
         for line in section.split("\n"):
             included = config.parent / line.strip().removeprefix("-").strip().strip("'\"")
             yield included.read_text(encoding="utf-8") if included.is_file() else ""
+
+
+def _bind_all(host: str, given: list[range]) -> list[socket.socket] | str:
+    """Return a bound socket for each port, or an error message."""
+    bound: list[socket.socket] = []
+    for port in (port for ports in given for port in ports):
+        listener = _bind(host, port)
+        if isinstance(listener, str):
+            return listener
+        bound.append(listener)
+    return bound
 
 
 def _bind(host: str, port: int) -> socket.socket | str:

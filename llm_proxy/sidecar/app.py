@@ -75,6 +75,7 @@ class SidecarApp:
         old_keys: Counts calls with another key than the first.
         ready: Whether the warm-up has ended; readiness is 503 before.
         draining: Whether the process is about to stop: it still accepts calls; gateways send it none.
+        relieved: Whether another process serves the port: each connection ends with its next response.
         completed: The number of calls that have ended.
         in_flight: The number of calls that run now.
         states_timeouts: Whether the configuration states timeouts, which the gateway shall know.
@@ -88,6 +89,7 @@ class SidecarApp:
     old_keys: OldSecretUses = field(default_factory=lambda: OldSecretUses(_report_old_key))
     ready: bool = False
     draining: bool = False
+    relieved: bool = False
     completed: int = 0
     in_flight: int = 0
     states_timeouts: bool = False
@@ -101,6 +103,8 @@ class SidecarApp:
         if scope["type"] != "http":
             return
         method, path = scope["method"], scope["path"]
+        if self.relieved:
+            send = _closing(send)
         if method == "GET" and path in HEALTH_PATHS:
             await self._send_health(path, send)
         elif not self._is_authorized(scope):
@@ -214,6 +218,17 @@ class SidecarApp:
 
 def _report_old_key(setting: str, uses: int) -> None:
     log_line(f"an old key of {setting} is still used: {uses} requests of gateways since the last such line")
+
+
+def _closing(send: Send) -> Send:
+    """Return a `send` that ends the connection with its response."""
+
+    async def send_and_close(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return send_and_close
 
 
 def _optional_fields(scope: Scope) -> tuple[str, ...]:

@@ -57,6 +57,8 @@ DEFAULTS = {
     # The router retries; for embeddings the client's own two retries would be added.
     "DEFAULT_MAX_RETRIES": "0",
     "JITTER": "0.1",
+    # One would be started while LiteLLM is imported, before workers are forked.
+    "OPENBLAS_NUM_THREADS": "1",
     "VERTEX_AI_LOCATION": "us-central1",
     "AZURE_API_VERSION": "2024-10-21",
 }

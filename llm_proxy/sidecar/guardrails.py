@@ -87,6 +87,8 @@ def find_missing_guardrails(config: Json, accepted: Collection[str]) -> list[str
     LiteLLM logs an invalid one and serves without it.
     """
     given = Counter(str(as_object(one).get("guardrail_name")) for one in as_list(config.get("guardrails")))
+    if not given:
+        return []  # the registry imports every guardrail there is
     running = Counter(str(one["guardrail_name"]) for one in litellm_internals.running_guardrails())
     return [path for name in given - running if (path := f"guardrails.{name}") not in accepted]
 

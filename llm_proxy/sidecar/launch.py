@@ -1,8 +1,7 @@
 """Starts LiteLLM with our configuration, patches and callback, warms it up, serves it, and stops it.
 
 Invariants: the port accepts no connection before one call of each kind succeeded; a configuration that does
-not load ends the process with one line; on SIGTERM the process reports `leaving` first, then stops accepting
-calls, finishes the running ones within a limit and writes out the call log. Units: seconds, MiB.
+not load ends the process with one line; at its end the process writes out the call log. Units: seconds.
 """
 
 import asyncio
@@ -10,17 +9,14 @@ import copy
 import gc
 import json
 import os
-import random
-import signal
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import uvicorn
 import yaml
 
 from llm_proxy.json_access import Json, as_object
@@ -34,8 +30,11 @@ from llm_proxy.sidecar.direct_settings import direct_endpoints
 from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, accepted_settings
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import attempts, redis_breaker, registry
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.prefork import ParentLink
 from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.responses import App, Message, Scope
+from llm_proxy.sidecar.server import SidecarServer
 from llm_proxy.sidecar.setting_rules import find_lost_protections
 
 WARM_UP_CHAT: Json = {
@@ -53,46 +52,75 @@ WARM_UP_CALLS: tuple[tuple[str, Json], ...] = (
     ),
 )
 WARM_UP_TIMEOUT_S = 10
-DRAIN_NOTICE_S = 3.0
-"""Gateways check once a second and wait two for the response: by then each knows."""
-DRAIN_TIMEOUT_S = 30
-LIMIT_SPREAD = 0.1
-"""Each process lowers its limits by up to this share, so that several do not restart together."""
-_CHECK_TICKS = 50
-"""Of uvicorn's ticks, ten a second."""
-EXIT_CONFIG, EXIT_LITELLM = 2, 4
-KEEP_ALIVE_S = 75
+EXIT_LITELLM = 4
 
 
 class StartFailed(Exception):  # noqa: N818 -- errors are named for the state they report
     """LiteLLM did not start; the message is its reason."""
 
 
-def run(config: Path, listener: socket.socket, keys: tuple[str, ...]) -> int:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A process that has imported LiteLLM: what it and those that it forks serve.
+
+    Attributes:
+        config: The configuration file.
+        loaded: What LiteLLM gets of it.
+        after_start: The patches to install after LiteLLM's start; the others are installed.
+    """
+
+    config: Path
+    loaded: EffectiveConfig
+    after_start: tuple[LiteLLMPatch, ...]
+
+
+def prepare(config: Path) -> Prepared:
+    """Read the configuration, import LiteLLM and install the patches; raises `InvalidConfig`.
+
+    What is imported is never garbage: to search it takes a quarter of the start, and in a forked process
+    writes to each of its pages.
+    """
+    gc.disable()
+    loaded = asyncio.run(_load_config(config))
+    chosen, left_out = registry.select_patches(
+        version("litellm"), os.environ.get(registry.DISABLING_SETTING, "")
+    )
+    for line in left_out:
+        log_line(line)
+    for patch in chosen:
+        if not patch.after_start:
+            patch.install()
+    _override_config_loader(litellm_internals.proxy_module().proxy_config, config, loaded)
+    litellm_internals.import_for_first_calls()
+    gc.freeze()
+    return Prepared(config, loaded, tuple(patch for patch in chosen if patch.after_start))
+
+
+def run(prepared: Prepared, listener: socket.socket, keys: tuple[str, ...], link: ParentLink | None) -> int:
     """Serve until SIGTERM; return the process's exit code.
 
     Args:
-        config: The configuration file.
+        prepared: Returned by `prepare`, in this process or in its parent.
         listener: A bound socket that does not listen yet.
         keys: The traffic keys, newest first.
+        link: To the parent that forked this process; None without one.
     """
     import uvloop  # noqa: PLC0415 -- not there on every platform LiteLLM runs on
 
-    gc.disable()  # LiteLLM's modules are never garbage; to search them takes a quarter of the start
     try:
-        uvloop.run(_serve(config, listener, keys))
-    except InvalidConfig as error:
-        log_line(f"{config}: {error}")
-        return EXIT_CONFIG
+        uvloop.run(_serve(prepared, listener, keys, link))
     except StartFailed as error:
-        log_line(f"{config}: LiteLLM did not start: {error}")
+        log_line(f"{prepared.config}: LiteLLM did not start: {error}")
         return EXIT_LITELLM
     return 0
 
 
-async def _serve(config: Path, listener: socket.socket, keys: tuple[str, ...]) -> None:
-    app = SidecarApp(keys, config_report=ConfigReport(config, os.environ))
-    async with _start_litellm(config) as (loaded, call_log):
+async def _serve(
+    prepared: Prepared, listener: socket.socket, keys: tuple[str, ...], link: ParentLink | None
+) -> None:
+    loaded = prepared.loaded
+    app = SidecarApp(keys, config_report=ConfigReport(prepared.config, os.environ))
+    async with _start_litellm(prepared) as call_log:
         gc.freeze()
         gc.enable()
         app.states_timeouts = loaded.states_timeouts
@@ -102,51 +130,26 @@ async def _serve(config: Path, listener: socket.socket, keys: tuple[str, ...]) -
         app.cache = _create_cache(loaded, cache_events.hit_reporter(call_log, observed=app.has_observers))
         app.direct = DirectCalls(direct_endpoints(loaded.config))
         app.ready = True
-        settings = uvicorn.Config(
-            app,
-            loop="none",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,  # nothing reads a caller's address: it is the gateway's
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=int(os.environ.get("LLM_PROXY_SIDECAR_DRAIN_S") or 30),
-            backlog=2048,
-        )
         log_line(f"serving on port {listener.getsockname()[1]}")
-        await SidecarServer(settings, app, os.environ).serve(sockets=[listener])
+        await SidecarServer(app, os.environ, link).serve(sockets=[listener])
 
 
 @asynccontextmanager
-async def _start_litellm(config: Path) -> AsyncGenerator[tuple[EffectiveConfig, CallLog | None]]:
-    """Run LiteLLM with patches and callback; yield the configuration it got, and the call log."""
-    loaded = await _load_config(config)
+async def _start_litellm(prepared: Prepared) -> AsyncGenerator[CallLog | None]:
+    """Run LiteLLM with our callback; yield the call log."""
     proxy = litellm_internals.proxy_module()
-    _override_config_loader(proxy.proxy_config, config, loaded)
-    chosen, left_out = registry.select_patches(
-        version("litellm"), os.environ.get(registry.DISABLING_SETTING, "")
-    )
-    for line in left_out:
-        log_line(line)
-    for patch in chosen:
-        if not patch.after_start:
-            patch.install()
     started = proxy.proxy_startup_event(proxy.app)
     try:
         await started.__aenter__()
     except (Exception, SystemExit) as error:
         raise StartFailed(_one_line(error)) from error
-    for patch in chosen:
-        if patch.after_start:
-            patch.install()
+    for patch in prepared.after_start:
+        patch.install()
     try:
-        _require_guardrails(loaded)
+        _require_guardrails(prepared.loaded)
         async with _call_log() as call_log:
             attempts.install_callback(call_log)
-            yield loaded, call_log
+            yield call_log
     finally:
         await started.__aexit__(None, None, None)
 
@@ -227,57 +230,6 @@ def _override_config_loader(loader: Untyped, config: Path, loaded: EffectiveConf
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
-
-
-class SidecarServer(uvicorn.Server):
-    """A server that reports it is draining before it stops listening.
-
-    It drains on SIGTERM, and once it uses more memory than `LLM_PROXY_SIDECAR_MAX_MIB` or has completed more
-    calls than `LLM_PROXY_SIDECAR_MAX_CALLS` (unset: no limit). Its supervisor starts it again.
-    """
-
-    def __init__(self, config: uvicorn.Config, app: SidecarApp, env: Mapping[str, str]) -> None:
-        super().__init__(config)
-        self._app = app
-        self._notice_s = float(env.get("LLM_PROXY_SIDECAR_LEAVE_S", DRAIN_NOTICE_S))
-        share = 1 - random.random() * LIMIT_SPREAD  # noqa: S311 -- a spread, not a secret
-        self._max_mib = float(env.get("LLM_PROXY_SIDECAR_MAX_MIB") or "inf") * share
-        self._max_calls = float(env.get("LLM_PROXY_SIDECAR_MAX_CALLS") or "inf") * share
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
-        """Drain on the first SIGTERM; stop at once on SIGINT or another SIGTERM."""
-        if self._app.draining or sig == signal.SIGINT:
-            self.should_exit = True
-        else:
-            self._start_draining(self._notice_s)
-
-    async def on_tick(self, counter: int) -> bool:
-        """Check the limits every five seconds."""
-        if counter % _CHECK_TICKS == 0 and not self._app.draining:
-            self._check_limits()
-        return await super().on_tick(counter)
-
-    def _check_limits(self) -> None:
-        used_mib, completed = resident_mib(), self._app.completed
-        if used_mib > self._max_mib or completed > self._max_calls:
-            log_line(f"leaving, to be started anew: {used_mib:.0f} MiB, {completed} calls answered")
-            self.config.timeout_graceful_shutdown = max(
-                self.config.timeout_graceful_shutdown or 0, DRAIN_TIMEOUT_S
-            )
-            self._start_draining(DRAIN_NOTICE_S)
-
-    def _start_draining(self, after_s: float) -> None:
-        self._app.draining = True
-        asyncio.get_running_loop().call_later(after_s, setattr, self, "should_exit", True)  # noqa: FBT003 -- setattr's
-
-
-def resident_mib() -> float:
-    """Return this process's resident memory in MiB (proc(5), statm); 0 on systems without it."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def warm_up(app: App, key: str) -> None:

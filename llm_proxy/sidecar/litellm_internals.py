@@ -6,6 +6,7 @@ imported. LiteLLM's objects are untyped: the type checkers' environment has no L
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -17,6 +18,17 @@ from llm_proxy.wildcards import wildcard_matches
 Untyped = Any
 """An object of LiteLLM."""
 UNIFIED_GUARDRAILS = "litellm.proxy.guardrails.guardrail_hooks.unified_guardrail.unified_guardrail"
+IMPORTED_BY_FIRST_CALLS = (
+    *("litellm.litellm_core_utils.default_encoding", "litellm.integrations.otel.logger"),
+    *("litellm.proxy.pass_through_endpoints.llm_passthrough_endpoints", "litellm.proxy.admin_mcp"),
+    *("litellm.proxy.hooks.mcp_semantic_filter", "litellm.integrations.shadow_eval_logger"),
+    "litellm.proxy._experimental.mcp_server.auth.user_api_key_auth_mcp",
+    "litellm.proxy._experimental.mcp_server.mcp_server_manager",
+    *("litellm.llms.github_copilot.per_user_auth", "litellm.llms.litellm_proxy.chat.transformation"),
+    *("litellm.llms.openai_like.dynamic_config", "litellm.llms.openai.chat.gpt_audio_transformation"),
+    *("anyio._backends._asyncio", "uvicorn.protocols.http.httptools_impl", "uvloop"),
+)
+"""Modules that LiteLLM imports only at its start or in a call; a release may lack one."""
 PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm": (
         *(
@@ -73,6 +85,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
         ),
     ),
     "litellm.proxy.rerank_endpoints.endpoints": ("rerank",),
+    "fastapi.routing": ("APIRouter",),
     "openai.resources.audio.speech": ("AsyncSpeech",),
     "litellm.rerank_api.main": ("base_llm_http_handler",),
     "litellm.proxy.image_endpoints.endpoints": ("image_generation", "image_edit_api"),
@@ -170,6 +183,18 @@ def litellm_module() -> Untyped:
 def proxy_module() -> Untyped:
     """The module that holds LiteLLM's proxy application and its globals."""
     return import_module("litellm.proxy.proxy_server")
+
+
+def fastapi_router_class() -> Untyped:
+    """The class by which LiteLLM adds routes to its application."""
+    return import_module("fastapi.routing").APIRouter
+
+
+def import_for_first_calls() -> None:
+    """Import what LiteLLM's start and first calls import: processes forked after this share it."""
+    for name in IMPORTED_BY_FIRST_CALLS:
+        with suppress(ImportError):
+            import_module(name)
 
 
 async def call_endpoint(

@@ -145,7 +145,7 @@ def _serve(
     """Starts and supervises the stack until a stop signal, then lets the gateway's running calls end."""
     try:
         stops.listen(on_reload=restart.request)
-        restart.adopt(start_all(supervisor, plan, print_line))
+        start_all(supervisor, plan, print_line)
         write_addresses(plan.state, plan.published_addresses())
         stops.interrupts = False
         supervisor.run(restart.tick, lambda: stops.count > 0)
@@ -159,14 +159,13 @@ def _serve(
         supervisor.drain_gateway(plan.drain_limit_s(), restart.tick, lambda: stops.count > 1)
 
 
-def start_all(supervisor: Supervisor, plan: StackPlan, print_line: PrintLine) -> dict[int, ManagedProcess]:
-    """Starts everything and prints the banner; returns the sidecars by number. Raises `ProcessFailed`."""
+def start_all(supervisor: Supervisor, plan: StackPlan, print_line: PrintLine) -> None:
+    """Starts everything and prints the banner; raises `ProcessFailed`."""
     logs = f"in {supervisor.logs}/" if supervisor.logs else "on standard output"
     print_line(f"llm-proxy {__version__} is starting; logs {logs}")
     quick = supervisor.start_all(plan.stores.valkey_specs(plan.state))
     plan.write_sidecar_list()
-    sidecars = {number: supervisor.start(spec) for number, spec in plan.sidecar_specs()}
-    slow = [*sidecars.values(), *supervisor.start_all(plan.model_specs())]
+    slow = supervisor.start_all([plan.sidecars_spec(), *plan.model_specs()])
     supervisor.wait_until_ready(quick + supervisor.start_all(plan.stores.postgres_specs(plan.state)))
     plan.migrate_database()
     console = plan.console_spec()
@@ -178,7 +177,6 @@ def start_all(supervisor: Supervisor, plan: StackPlan, print_line: PrintLine) ->
     checked = list(check_chain(gateway, models))
     ready = ReadyStack(plan.base_url(), checked, models, plan.default_model(), shown, logs, seconds)
     print_line(banner(ready, plan.operator_env))
-    return sidecars
 
 
 def _console_line(console: ManagedProcess | None, *, is_development: bool) -> str:

@@ -30,7 +30,6 @@ from llm_proxy.stack.operator_env import (
 )
 from llm_proxy.stack.probe import bind, client_host, free_port, is_port_free
 from llm_proxy.stack.process import ProcessSpec
-from llm_proxy.stack.process_specs import RecycleLimits, read_recycle_limits
 from llm_proxy.stack.self_check import (
     EXAMPLE_QUESTION,
     CheckedPart,
@@ -215,8 +214,8 @@ class StackPlan:
         listener: Where the gateway listens: the launcher holds it, so that one gateway can follow another.
         model_ports: None when no local model runs.
         has_console: Whether the console runs.
-        sidecar_ports: The port of each sidecar by its number.
-        recycle_limits: Of each sidecar.
+        sidecars_number: Of the process whose children the sidecars are: the next ones have another.
+        sidecar_ports: The port of each sidecar.
     """
 
     operator_env: OperatorEnv
@@ -227,32 +226,37 @@ class StackPlan:
     listener: socket.socket
     model_ports: process_specs.ModelPorts | None
     has_console: bool
-    sidecar_ports: Mapping[int, int]
-    recycle_limits: RecycleLimits
+    sidecars_number: int
+    sidecar_ports: tuple[int, ...]
 
     @property
     def is_development(self) -> bool:
         """Whether this is a development stack, whose files are watched for changes."""
         return self.operator_env.is_development
 
-    def sidecar_specs(self) -> Iterator[tuple[int, ProcessSpec]]:
-        """The sidecars to start, by number; raises `NotInstalled`."""
+    def sidecars_name(self) -> str:
+        """The name of the process whose children the sidecars are."""
+        return process_specs.sidecars_name(self.sidecars_number)
+
+    def sidecars_spec(self) -> ProcessSpec:
+        """The sidecars to start; raises `NotInstalled`."""
         backends = process_specs.SidecarBackends(
             self.operator_env.variables[SIDECAR_KEY],
             self.stores.cache.url,
             self.stores.call_log.url,
             self.model_ports,
         )
-        for number, port in self.sidecar_ports.items():
-            yield number, process_specs.sidecar_spec(number, port, self.config, backends, self.operator_env)
+        return process_specs.sidecars_spec(
+            self.sidecars_number, self.sidecar_ports, self.config, backends, self.operator_env
+        )
 
     def write_sidecar_list(self) -> None:
         """Writes the file of the sidecars' addresses, which the gateway polls."""
-        lines = [f"http://127.0.0.1:{port}\n" for port in self.sidecar_ports.values()]
+        lines = [f"http://127.0.0.1:{port}\n" for port in self.sidecar_ports]
         replace_file(self.state / SIDECAR_LIST_FILE, "".join(lines))
 
-    def with_operator_env(self, env: OperatorEnv, sidecar_ports: Mapping[int, int]) -> "StackPlan":
-        """This plan with another operator environment; where it listens stays.
+    def with_operator_env(self, env: OperatorEnv, number: int, ports: tuple[int, ...]) -> "StackPlan":
+        """This plan with another operator environment and other sidecars; where the gateway listens stays.
 
         Raises:
             StartRefused: Gateway and sidecars would not share a key meanwhile, or a secret is known or short.
@@ -278,7 +282,8 @@ class StackPlan:
             operator_env=env,
             settings=settings,
             stores=self.stores.follow(env),
-            sidecar_ports=sidecar_ports,
+            sidecars_number=number,
+            sidecar_ports=ports,
         )
 
     def changed_start_settings(self, env: OperatorEnv) -> list[str]:
@@ -400,7 +405,7 @@ def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
     """Returns the plan of one start.
 
     Raises:
-        StartRefused: The port is in use, there is no configuration, or a limit is no number.
+        StartRefused: The port is in use, or there is no configuration.
         NotInstalled: A wheel or an environment is not installed.
         InvalidURL: A store's address is wrong.
         pydantic.ValidationError: A setting is wrong.
@@ -425,10 +430,10 @@ def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
         listener=listener,
         has_console=_has_console(settings, resolved, env),
         model_ports=process_specs.ModelPorts(free_port(), free_port()) if runs_models else None,
-        sidecar_ports={number: free_port() for number in range(1, options.sidecars + 1)},
-        recycle_limits=_recycle_limits(env),
+        sidecars_number=1,
+        sidecar_ports=tuple(free_port() for _ in range(options.sidecars)),
     )
-    for _ in (*plan.sidecar_specs(), *plan.model_specs()):
+    for _ in (plan.sidecars_spec(), *plan.model_specs()):
         pass  # raises NotInstalled before anything starts
     return plan
 
@@ -465,13 +470,6 @@ def _master_key_in(config: Path, env: OperatorEnv) -> str:
         return ""
     referred = CONFIG_REFERENCE.fullmatch(given) or SHELL_REFERENCE.match(given)
     return (env.first(referred[1]) or "") if referred else given
-
-
-def _recycle_limits(env: OperatorEnv) -> RecycleLimits:
-    try:
-        return read_recycle_limits(env.variables)
-    except ValueError as fault:
-        raise StartRefused(str(fault)) from fault
 
 
 def _config_file(options: UpOptions) -> Path:

@@ -1,13 +1,12 @@
 """HTTP probes and free TCP ports of this machine: for start-up and for health checks of containers.
 
-`python -m llm_proxy.stack.probe PORT PATH` exits 0 when `GET PATH` answers 200, else 1. Standard library
-only: it also runs in LiteLLM's environment. Invariant: free ports are drawn below Linux's range for
-outgoing connections, so no connection takes one before its process binds it.
+`python -m llm_proxy.stack.probe PORT[-LAST] PATH` exits 0 when `GET PATH` answers 200 at each port, else 1.
+Standard library only: it also runs in LiteLLM's environment. Invariant: free ports are drawn below Linux's
+range for outgoing connections, so no connection takes one before its process binds it.
 """
 
 import http.client
 import random
-import re
 import socket
 import sys
 
@@ -52,36 +51,19 @@ def free_port() -> int:
 
 def is_up(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:
     """Whether `GET path` answers 200 within `timeout_s`."""
-    return _get(host, port, path, timeout_s) is not None
-
-
-def in_flight(port: int) -> int | None:
-    """Returns the number of calls running at a sidecar of this machine; None without an answer within 1 s."""
-    return _health_number(port, b"in_flight", 1.0)
-
-
-def completed_calls(port: int) -> int:
-    """The number of calls a sidecar of this machine has completed; 0 without an answer within 0.2 s."""
-    return _health_number(port, b"answered", 0.2) or 0
-
-
-def _health_number(port: int, name: bytes, timeout_s: float) -> int | None:
-    body = _get("127.0.0.1", port, "/health/liveliness", timeout_s)
-    found = re.search(rb'"' + name + rb'": ?(\d+)', body or b"")
-    return int(found[1]) if found else None
-
-
-def _get(host: str, port: int, path: str, timeout_s: float) -> bytes | None:
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.read() if response.status == 200 else None
+        response.read()
     except (OSError, http.client.HTTPException):
-        return None
+        return False
     finally:
         connection.close()
+    return response.status == 200
 
 
 if __name__ == "__main__":
-    sys.exit(not is_up(int(sys.argv[1]), sys.argv[2], timeout_s=2.5))
+    first, _, last = sys.argv[1].partition("-")
+    ports = range(int(first), int(last or first) + 1)
+    sys.exit(not all(is_up(port, sys.argv[2], timeout_s=2.5) for port in ports))

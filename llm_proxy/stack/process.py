@@ -265,11 +265,12 @@ def reap_orphans(lines: TextIO) -> None:
         for group in groups:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, wanted)
-        while any(map(_is_alive, groups)) and time.monotonic() < deadline_s:
+        while any(map(group_lives, groups)) and time.monotonic() < deadline_s:
             time.sleep(0.05)
 
 
-def _is_alive(group: int) -> bool:
+def group_lives(group: int) -> bool:
+    """Whether the process group has a process."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -1,82 +1,21 @@
-"""The stack's Python processes as `ProcessSpec`s (model, sidecars, gateway); a sidecar's recycle limits.
+"""The stack's Python processes as `ProcessSpec`s: model, sidecars, gateway, console.
 
 Invariants: each process gets a listed environment. A sidecar never gets the gateway's database, Redis,
-host or port, nor callers' keys; the gateway never gets a provider's key. A recycled sidecar loses no
-call; a sidecar over the hard limit is killed with its calls. Memory is resident memory in MiB.
+host or port, nor callers' keys; the gateway never gets a provider's key.
 """
 
 import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_proxy.stack import environments
 from llm_proxy.stack.operator_env import OperatorEnv
 from llm_proxy.stack.probe import client_host, is_up
 from llm_proxy.stack.process import NotInstalled, ProcessFailed, ProcessSpec, openmp_folder, wheel_file
-
-SOFT_MIB_VARIABLE, HARD_MIB_VARIABLE, MAX_CALLS_VARIABLE = (
-    "LLM_PROXY_SIDECAR_MAX_MIB",
-    "LLM_PROXY_SIDECAR_HARD_MIB",
-    "LLM_PROXY_SIDECAR_MAX_CALLS",
-)
-DEFAULT_SOFT_MIB, DEFAULT_HARD_MIB = 1024.0, 2048.0
-REGROWTH_FACTOR = 1.25
-UNLIMITED = float("inf")
-
-
-@dataclass(frozen=True, slots=True)
-class RecycleLimits:
-    """When a sidecar is replaced (`soft_mib`, `max_calls`) or killed (`hard_mib`); infinity: never."""
-
-    soft_mib: float = DEFAULT_SOFT_MIB
-    hard_mib: float = DEFAULT_HARD_MIB
-    max_calls: float = UNLIMITED
-
-    def recycle_reason(self, mib: float, initial_mib: float, completed_calls: int) -> str | None:
-        """Why the sidecar is to be replaced; None while it is not.
-
-        Args:
-            mib: Its memory now.
-            initial_mib: Its memory when it began to serve: one that is large from its start is replaced only
-                after it grew by `REGROWTH_FACTOR`.
-            completed_calls: Calls it has completed.
-        """
-        if mib > max(self.soft_mib, initial_mib * REGROWTH_FACTOR):
-            return f"holds {mib:.0f} MiB"
-        return f"has answered {completed_calls} calls" if completed_calls >= self.max_calls else None
-
-
-def read_recycle_limits(variables: Mapping[str, str]) -> RecycleLimits:
-    """The limits the operator set; 0 is no limit. Raises `ValueError` naming a variable that is no number."""
-    return RecycleLimits(
-        _read_limit(variables, SOFT_MIB_VARIABLE, DEFAULT_SOFT_MIB),
-        _read_limit(variables, HARD_MIB_VARIABLE, DEFAULT_HARD_MIB),
-        _read_limit(variables, MAX_CALLS_VARIABLE, UNLIMITED),
-    )
-
-
-def resident_mib(pid: int) -> float:
-    """Resident memory of a process (proc(5), statm); 0 where it is unknown."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, IndexError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _read_limit(variables: Mapping[str, str], name: str, default: float) -> float:
-    text = variables.get(name)
-    if text is None:
-        return default
-    try:
-        return float(text) or UNLIMITED
-    except ValueError:
-        raise ValueError(f"{name} is not a number: {text}") from None
-
 
 VERIFIED_ENTRY_POINT = Path(__file__).parents[1] / "sidecar" / "verify_environment.py"
 """Checks the sidecar's environment before any of its packages is imported, then becomes the sidecar."""
@@ -91,8 +30,8 @@ MACHINE_VARIABLES = (
 FORBIDDEN_IN_SIDECAR = ("DATABASE_URL", "REDIS_URL", "HOST", "PORT", "DEBUG", "NUM_WORKERS")
 """LiteLLM reads these: it would use a database, listen elsewhere, or start workers of its own."""
 
-LAUNCHER_ONLY_VARIABLES = (SOFT_MIB_VARIABLE, HARD_MIB_VARIABLE, MAX_CALLS_VARIABLE)
-"""A sidecar that reads these exits by itself, before its replacement serves."""
+RECYCLE_LIMITS = {"LLM_PROXY_SIDECAR_MAX_MIB": "1024", "LLM_PROXY_SIDECAR_HARD_MIB": "2048"}
+"""Memory over which a sidecar is replaced, or killed, unless the operator sets it; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +89,7 @@ class SidecarBackends:
 def sidecar_spec(
     number: int, port: int, config: Path, backends: SidecarBackends, env: OperatorEnv
 ) -> ProcessSpec:
-    """One LiteLLM process; raises `NotInstalled` without LiteLLM's environment."""
+    """One LiteLLM process without a parent; raises `NotInstalled` without LiteLLM's environment."""
     variables = _machine_variables(env) | env.sidecar_variables(config.read_text(encoding="utf-8"))
     variables |= backends.models.base_urls() if backends.models else {}
     urls = {"CACHE_REDIS_URL": backends.cache_url, "LLM_CALLS_DATABASE_URL": backends.call_log_url}
@@ -161,7 +100,7 @@ def sidecar_spec(
         variables.setdefault("LLM_PROXY_SIDECAR_ACCEPT", "*")
     variables.setdefault("LLM_PROXY_SIDECAR_DRAIN_S", "1")
     variables.setdefault("LLM_PROXY_SIDECAR_LEAVE_S", "0")
-    for name in (*FORBIDDEN_IN_SIDECAR, *LAUNCHER_ONLY_VARIABLES):
+    for name in FORBIDDEN_IN_SIDECAR:
         variables.pop(name, None)
     arguments = ("--config", config.absolute(), "--host", "127.0.0.1", "--port", port)
     return ProcessSpec(
@@ -171,6 +110,27 @@ def sidecar_spec(
         readiness_probe=lambda _: is_up(port, "/health/readiness"),
         cwd=Path.cwd(),
         ready_timeout_s=120,
+    )
+
+
+def sidecars_name(number: int) -> str:
+    """Returns the name of the process whose children the sidecars are."""
+    return f"sidecars-{number}"
+
+
+def sidecars_spec(
+    number: int, ports: Sequence[int], config: Path, backends: SidecarBackends, env: OperatorEnv
+) -> ProcessSpec:
+    """A parent that forks a LiteLLM process for each port; raises `NotInstalled`."""
+    first, *others = ports
+    spec = sidecar_spec(number, first, config, backends, env)
+    more = [word for port in others for word in ("--port", str(port))]
+    return replace(
+        spec,
+        name=sidecars_name(number),
+        argv=(*spec.argv, "--prefork", *more),
+        env={**RECYCLE_LIMITS, **spec.env},
+        readiness_probe=lambda _: all(is_up(port, "/health/readiness") for port in ports),
     )
 
 

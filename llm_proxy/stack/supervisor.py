@@ -18,6 +18,7 @@ from llm_proxy.stack.process import (
     OrphanReaper,
     ProcessFailed,
     ProcessSpec,
+    group_lives,
     start,
     stop,
     wait_until_ready,
@@ -163,11 +164,14 @@ class Supervisor:
         self._began_s = time.monotonic()
 
     def start(self, spec: ProcessSpec) -> ManagedProcess:
-        """Starts a process, for the first time or again; raises `ProcessFailed`."""
+        """Starts a process, for the first time or again; raises `ProcessFailed`.
+
+        The reaper still guards the children that an ended process left behind.
+        """
         before = self._processes.get(spec.name)
         process = self._processes[spec.name] = start(spec, self.logs)
         self._reaper.guard(process.popen.pid)
-        if before:
+        if before and not group_lives(before.popen.pid):
             self._reaper.forget(before.popen.pid)
         return process
 

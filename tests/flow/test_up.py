@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -207,13 +207,43 @@ def failed_start(folder: Path, port: int) -> str:
     return ran.stderr
 
 
-def test_a_killed_sidecar_is_named_and_restarted(stack: UpCommand) -> None:
-    """Calls are answered again."""
-    sidecar = next(pid for pid, args in descendants(stack.process.pid).items() if "llm_proxy.sidecar" in args)
-    os.kill(sidecar, signal.SIGKILL)
-    stack.wait_for("sidecar-1 ended with code -9; restarting it in 0.5 s")
-    stack.wait_for("sidecar-1 is back")
+def test_a_killed_sidecar_is_named_and_forked_anew(stack: UpCommand) -> None:
+    """Calls are answered again; its parent goes on."""
+    parent = sidecars_parent(stack)
+    [worker] = descendants(parent)
+    os.kill(worker, signal.SIGKILL)
+    log = stack.folder / ".local" / "logs" / "sidecars-1.log"
+    until(lambda: "ended with code -9; another one starts" in log.read_text(encoding="utf-8"))
+    until(lambda: worker not in descendants(parent) and len(descendants(parent)) == 1)
     assert "Paris" in stack.ask()
+    assert sidecars_parent(stack) == parent
+
+
+def test_when_their_parent_is_killed_the_sidecars_serve_until_others_do(stack: UpCommand) -> None:
+    """Each call is answered meanwhile, and in the end the orphans are gone."""
+    parent = sidecars_parent(stack)
+    [orphan] = descendants(parent)
+    os.kill(parent, signal.SIGKILL)
+    stack.wait_for("sidecars-1 ended with code -9; restarting it in 0.5 s")
+    while "sidecars-1 is back" not in stack.output:
+        assert "Paris" in stack.ask()
+    assert "Paris" in stack.ask()
+    until(lambda: not lives(orphan))
+    assert "Paris" in stack.ask()
+
+
+def sidecars_parent(stack: UpCommand) -> int:
+    """The process whose children the sidecars are."""
+    running = descendants(stack.process.pid)
+    return min(pid for pid, args in running.items() if "llm_proxy.sidecar" in args)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits until it holds."""
+    end_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
 
 
 def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: UpCommand, home: Path) -> None:

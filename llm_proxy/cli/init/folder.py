@@ -23,6 +23,7 @@ SECRET_MODE, SCRIPT_MODE, FILE_MODE = 0o600, 0o755, 0o644
 COMPOSE_SECRETS = ("POSTGRES_PASSWORD", "SIDECAR_DB_PASSWORD", "REDIS_PASSWORD")
 IN_SETTINGS_FILE = ("OLLAMA_API_BASE", "TEI_API_BASE")
 """Providers' addresses that the compose file has a default for; it would win over a file in `.keys/`."""
+FIRST_SIDECAR_PORT = 4100
 IMAGE_UID = 1000
 """The user of the images."""
 DOCKER_NETWORKS = "172.16.0.0/12,192.168.0.0/16"
@@ -173,9 +174,17 @@ def _stores(choices: Choices) -> dict[str, str]:
     return {
         **given,
         "COMPOSE_PROFILES": ",".join(profiles),
-        "SIDECARS": str(choices.sidecars),
+        **_sidecars(choices.sidecars),
         **_owner(),
     }
+
+
+def _sidecars(count: int) -> dict[str, str]:
+    """At least so many processes, in two containers, so that one serves while the other is replaced."""
+    containers = min(count, 2)
+    last = FIRST_SIDECAR_PORT + -(-count // containers) - 1
+    ports = f"{FIRST_SIDECAR_PORT}-{last}" if last > FIRST_SIDECAR_PORT else str(FIRST_SIDECAR_PORT)
+    return {"SIDECARS": str(containers), "SIDECAR_PORTS": ports}
 
 
 def _default_model(choices: Choices) -> dict[str, str]:

@@ -200,9 +200,17 @@ def test_what_is_mounted_is_restarted_not_synced(service: str, env_file: Path) -
 
 
 def test_eight_sidecars_by_default(env_file: Path) -> None:
-    """Or the configured number; one process a container."""
-    assert compose(env_file)["litellm"]["deploy"]["replicas"] == 8
-    assert compose(env_file, SIDECARS="2")["litellm"]["deploy"]["replicas"] == 2
+    """Or the configured containers and ports; gateway, command and health check agree."""
+    chosen: list[dict[str, str]] = [{}, {"SIDECARS": "3", "SIDECAR_PORTS": "4100"}]
+    for given in chosen:
+        ports = given.get("SIDECAR_PORTS", "4100-4103")
+        services = compose(env_file, **given)
+        sidecar = services["litellm"]
+        assert sidecar["deploy"]["replicas"] == int(given.get("SIDECARS", "2"))
+        assert sidecar["command"][-3:] == ["--prefork", "--port", ports]
+        assert sidecar["healthcheck"]["test"][-2:] == [ports, "/health/readiness"]
+        gateway = services["llm-proxy"]["environment"]
+        assert gateway["LLM_PROXY__LITELLM_PROXY_URL"] == f"http://litellm:{ports}"
 
 
 def test_the_operator_s_stores_replace_the_included_ones(env_file: Path) -> None:

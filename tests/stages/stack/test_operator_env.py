@@ -21,6 +21,7 @@ from llm_proxy.stack.process_specs import (
     ModelPorts,
     SidecarBackends,
     sidecar_spec,
+    sidecars_spec,
 )
 
 
@@ -101,6 +102,20 @@ def test_a_sidecar_gets_provider_keys_and_never_the_gateways_stores(tmp_path: Pa
         "LOCAL_CHAT_BASE": "http://127.0.0.1:1/v1",
         "LOCAL_EMBED_BASE": "http://127.0.0.1:2/v1",
     }
+
+
+def test_sidecars_are_children_of_one_process_with_limits_that_the_operator_may_set(tmp_path: Path) -> None:
+    """A port each; 0 is no limit, and stays."""
+    config = tmp_path / "config.yaml"
+    config.write_text("model_list: []")
+    backends = SidecarBackends("sk-master", None, None, None)
+    spec = sidecars_spec(
+        3, (20_000, 20_007), config, backends, OperatorEnv({"LLM_PROXY_SIDECAR_MAX_MIB": "0"})
+    )
+    assert spec.name == "sidecars-3"
+    assert spec.argv[-5:] == ("--port", "20000", "--prefork", "--port", "20007")
+    assert spec.env["LLM_PROXY_SIDECAR_MAX_MIB"] == "0"
+    assert spec.env["LLM_PROXY_SIDECAR_HARD_MIB"] == "2048"
 
 
 def test_outside_development_a_sidecar_refuses_a_changed_environment(tmp_path: Path) -> None:

@@ -1,17 +1,10 @@
-"""When a sidecar is over its recycle limits."""
+"""When a sidecar's process is over its recycle limits."""
 
 import os
 
 import pytest
 
-from llm_proxy.stack.process_specs import (
-    DEFAULT_HARD_MIB,
-    DEFAULT_SOFT_MIB,
-    UNLIMITED,
-    RecycleLimits,
-    read_recycle_limits,
-    resident_mib,
-)
+from llm_proxy.sidecar.recycle_limits import UNLIMITED, RecycleLimits, read_recycle_limits, resident_mib
 
 
 @pytest.mark.parametrize(
@@ -37,8 +30,8 @@ def test_a_sidecar_over_its_number_of_calls_is_replaced() -> None:
 
 
 def test_limits_are_read_from_variables_and_zero_means_unlimited() -> None:
-    """Memory is limited by default; a value that is no number is named."""
-    assert read_recycle_limits({}) == RecycleLimits(DEFAULT_SOFT_MIB, DEFAULT_HARD_MIB, UNLIMITED)
+    """So does an unset one; a value that is no number is named."""
+    assert read_recycle_limits({}) == RecycleLimits()
     variables = {"LLM_PROXY_SIDECAR_MAX_MIB": "700", "LLM_PROXY_SIDECAR_HARD_MIB": "0"}
     limits = read_recycle_limits(variables | {"LLM_PROXY_SIDECAR_MAX_CALLS": "5"})
     assert limits == RecycleLimits(700, UNLIMITED, 5)

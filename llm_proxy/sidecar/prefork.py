@@ -1,0 +1,316 @@
+"""A parent that has imported LiteLLM and forks a worker for each port; it restarts and replaces its workers.
+
+Invariants: the parent has one thread and no event loop, and it never accepts a connection; a port that no
+worker serves refuses connections. A worker over its limits keeps its port until its replacement serves. A
+worker whose parent has died serves on for `ORPHAN_S`, then drains.
+"""
+
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from llm_proxy.sidecar.process_log import log_line, name_process
+from llm_proxy.sidecar.recycle_limits import HARD_MIB_VARIABLE, UNLIMITED, resident_mib
+
+ORPHAN_S = 60.0
+"""Until then a launcher has started a new parent, and ends the orphans when the new workers serve."""
+MIN_PAUSE_S, MAX_PAUSE_S = 0.5, 15.0
+STABLE_AFTER_S = 60.0
+POLL_S = 1.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
+"""All but the last end the workers. SIGUSR1: after their running calls, however long these take."""
+READY, OVER_LIMIT, REPLACED = b"r", b"o", b"g"
+"""One byte each: a worker serves; a worker is over its limits; to that worker: its replacement serves."""
+
+
+class ParentLink:
+    """A worker's connection to its parent.
+
+    Attributes:
+        listener: The worker's port. Parent and replacement share it.
+    """
+
+    def __init__(self, link: socket.socket, listener: socket.socket) -> None:
+        link.settimeout(0)
+        self._link, self.listener = link, listener
+
+    def fileno(self) -> int:
+        """Returns the descriptor, which is readable when `read` has an answer."""
+        return self._link.fileno()
+
+    def report_ready(self) -> None:
+        """Reports that this worker serves."""
+        self._send(READY)
+
+    def request_replacement(self) -> None:
+        """Requests another worker for this port."""
+        self._send(OVER_LIMIT)
+
+    def was_replaced(self) -> bool | None:
+        """Returns whether the replacement serves; None when the parent has died."""
+        try:
+            return self._link.recv(1) == REPLACED or None
+        except BlockingIOError:
+            return False
+        except OSError:
+            return None
+
+    def stop_listening(self) -> None:
+        """Refuses new connections at this port, also in the other processes that share it."""
+        stop_listening(self.listener)
+
+    def _send(self, message: bytes) -> None:
+        with suppress(OSError):
+            self._link.send(message)
+
+
+def stop_listening(listener: socket.socket) -> None:
+    """Refuses new connections; the port stays bound, and `listen` opens it again."""
+    with suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass(slots=True)
+class _ForkedWorker:
+    """A worker, as its parent sees it.
+
+    Attributes:
+        link: The parent's end of its `ParentLink`.
+        is_over_limit: Whether it waits for a replacement.
+    """
+
+    pid: int
+    link: socket.socket
+    started_s: float
+    is_ready: bool = False
+    is_over_limit: bool = False
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A port and who serves it.
+
+    Attributes:
+        workers: The worker that serves or starts last; before it those that end.
+        failures: Ends in a row, each within `STABLE_AFTER_S` of the start.
+        fork_at_s: When the next worker is forked; None while none is needed.
+    """
+
+    listener: socket.socket
+    workers: list[_ForkedWorker] = field(default_factory=list[_ForkedWorker])
+    failures: int = 0
+    fork_at_s: float | None = None
+
+    @property
+    def port(self) -> int:
+        """The port's number."""
+        return int(self.listener.getsockname()[1])
+
+
+class _InWorker(BaseException):
+    """Leaves the parent's code in a forked process, which has nothing to finish there."""
+
+    def __init__(self, link: ParentLink) -> None:
+        super().__init__()
+        self.link = link
+
+
+def run(listeners: Sequence[socket.socket], hard_mib: float, run_worker: Callable[[ParentLink], int]) -> int:
+    """Run workers until SIGTERM, SIGINT or SIGUSR1, and until each has ended; return the exit code.
+
+    A worker that ends before the first is ready ends the parent with its exit code.
+
+    Args:
+        listeners: A bound socket for each worker.
+        hard_mib: Memory over which a worker is killed.
+        run_worker: Runs in each forked process; returns the process's exit code.
+    """
+    try:
+        return _Parent(listeners, hard_mib).run()
+    except _InWorker as forked:
+        link = forked.link
+    name_process(link.listener.getsockname()[1])
+    return run_worker(link)
+
+
+class _Parent:
+    def __init__(self, listeners: Sequence[socket.socket], hard_mib: float) -> None:
+        self._slots = [_Slot(one) for one in listeners]
+        self._hard_mib = hard_mib
+        self._selector = selectors.DefaultSelector()
+        self._signals_in, self._signals_out = socket.socketpair()
+        self._selector.register(self._signals_in, selectors.EVENT_READ)
+        self._began_s = time.monotonic()
+        self._was_ready = self._stopping = False
+        self._exit_code = 0
+
+    def run(self) -> int:
+        with self._receive_signals():
+            self._slots[
+                0
+            ].fork_at_s = self._began_s  # the others once it has shown that the configuration works
+            while not self._stopping or any(slot.workers for slot in self._slots):
+                now_s = time.monotonic()
+                for slot in self._slots if not self._stopping else ():
+                    if slot.fork_at_s is not None and now_s >= slot.fork_at_s:
+                        self._fork(slot)
+                self._wait(now_s)
+                self._reap()
+                self._kill_over_hard_limit()
+        return self._exit_code
+
+    @contextmanager
+    def _receive_signals(self) -> Iterator[None]:
+        self._signals_in.settimeout(0)
+        self._signals_out.settimeout(0)
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._signals_out.fileno(), warn_on_full_buffer=False)
+        yield
+        signal.set_wakeup_fd(-1)
+
+    def _fork(self, slot: _Slot) -> None:
+        slot.fork_at_s = None
+        ours, theirs = socket.socketpair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            self._leave_parent(slot)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            raise _InWorker(ParentLink(theirs, slot.listener))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        theirs.close()
+        ours.settimeout(0)
+        worker = _ForkedWorker(pid, ours, time.monotonic())
+        slot.workers.append(worker)
+        self._selector.register(ours, selectors.EVENT_READ, (slot, worker))
+
+    def _leave_parent(self, own: _Slot) -> None:
+        """Closes what a worker shall not share: the parent's links, signals, and the others' ports."""
+        signal.set_wakeup_fd(-1)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        self._selector.close()
+        self._signals_in.close()
+        self._signals_out.close()
+        for slot in self._slots:
+            for worker in slot.workers:
+                worker.link.close()
+            if slot is not own:
+                slot.listener.close()
+
+    def _wait(self, now_s: float) -> None:
+        """Handles signals and messages; returns after `POLL_S`, or when a worker is to be forked."""
+        forks_at_s = [slot.fork_at_s for slot in self._slots if slot.fork_at_s is not None]
+        for key, _ in self._selector.select(max(0.0, min([now_s + POLL_S, *forks_at_s]) - now_s)):
+            if key.data is not None:
+                self._read_link(*key.data)
+                continue
+            for number in set(self._signals_in.recv(256)) - {signal.SIGCHLD}:
+                self._stop(signal.Signals(number))
+
+    def _stop(self, number: signal.Signals) -> None:
+        self._stopping = True
+        for slot in self._slots:
+            for worker in slot.workers:
+                _signal(worker.pid, number)
+
+    def _read_link(self, slot: _Slot, worker: _ForkedWorker) -> None:
+        messages = _receive(worker.link)
+        if not messages:  # it has ended or is about to
+            self._selector.unregister(worker.link)
+        if READY in messages:
+            self._note_ready(slot, worker)
+        if OVER_LIMIT in messages and worker is slot.workers[-1]:
+            worker.is_over_limit = True
+            slot.fork_at_s = time.monotonic()
+
+    def _note_ready(self, slot: _Slot, worker: _ForkedWorker) -> None:
+        worker.is_ready = True
+        for before in slot.workers[: slot.workers.index(worker)]:
+            with suppress(OSError):
+                before.link.send(REPLACED)
+        if not self._was_ready:
+            self._was_ready = True
+            log_line(f"the first of {len(self._slots)} workers serves after {self._uptime_s():.1f} s")
+            for other in self._slots[1:]:
+                other.fork_at_s = time.monotonic()
+
+    def _reap(self) -> None:
+        for slot in self._slots:
+            for worker in list(slot.workers):
+                pid, status = os.waitpid(worker.pid, os.WNOHANG)
+                if pid:
+                    self._note_end(slot, worker, os.waitstatus_to_exitcode(status))
+
+    def _note_end(self, slot: _Slot, worker: _ForkedWorker, code: int) -> None:
+        is_last = worker is slot.workers[-1]
+        slot.workers.remove(worker)
+        with suppress(KeyError):
+            self._selector.unregister(worker.link)
+        worker.link.close()
+        if self._stopping:
+            return
+        if not any(one.is_ready for one in slot.workers):
+            stop_listening(slot.listener)
+        if not self._was_ready:
+            self._exit_code = code if code > 0 else 1
+            self._stop(signal.SIGTERM)
+        elif is_last:
+            self._schedule_fork(slot, worker, code)
+        else:
+            log_line(f"a replaced worker has ended: that of port {slot.port}, with code {code}")
+
+    def _schedule_fork(self, slot: _Slot, worker: _ForkedWorker, code: int) -> None:
+        """Forks anew what ended: at once if it had served for long, else after a growing pause."""
+        now_s = time.monotonic()
+        is_stable = worker.is_ready and (code == 0 or now_s - worker.started_s > STABLE_AFTER_S)
+        slot.failures = 0 if is_stable else slot.failures + 1
+        pause_s = 0.0 if slot.failures <= worker.is_ready else restart_pause_s(slot.failures)
+        slot.fork_at_s = now_s + pause_s
+        log_line(
+            f"the worker of port {slot.port} ended with code {code}; "
+            + (f"another one starts in {pause_s:g} s" if pause_s else "another one starts")
+        )
+
+    def _kill_over_hard_limit(self) -> None:
+        if self._hard_mib == UNLIMITED:
+            return
+        for slot in self._slots:
+            for worker in slot.workers:
+                mib = resident_mib(worker.pid)
+                if mib > self._hard_mib:
+                    log_line(
+                        f"the worker of port {slot.port} holds {mib:.0f} MiB, "
+                        f"more than {HARD_MIB_VARIABLE} allows: killed"
+                    )
+                    _signal(worker.pid, signal.SIGKILL)
+
+    def _uptime_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+
+def restart_pause_s(failures: int) -> float:
+    """Returns the pause in seconds before the next start, after this many failures in a row."""
+    return min(MIN_PAUSE_S * 2.0 ** max(0, failures - 1), MAX_PAUSE_S)
+
+
+def _receive(link: socket.socket) -> bytes:
+    try:
+        return link.recv(16)
+    except OSError:
+        return b""
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
