@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sidecars import Json, Provider, Sidecar, deployment, run_sidecar
+from sidecars import PASSED_ON, Json, Provider, Sidecar, deployment, run_sidecar
 
+from llm_proxy.sidecar.environment import REQUIRED
 from llm_proxy.sidecar.patches.performance import IDLE_HOOKS
+from llm_proxy.stack.process_specs import sidecar_python
 
 CALLBACK_MODULE = """
 import json, sys
@@ -106,3 +110,19 @@ async def test_a_stream_does_no_unused_work(profiled: tuple[Sidecar, Path]) -> N
     during = await counts_after(file, before["calls."] + 1) - before
     assert during["aiohttp.client_proto.data_received"] > 20
     assert during["aiohttp.client_proto._reschedule_timeout"] < 10
+
+
+def test_litellm_prepares_no_routes(tmp_path: Path) -> None:
+    """But for those of modules that it imports later; there would be 640, which nobody requests."""
+    file = tmp_path / "litellm.yaml"
+    file.write_text("model_list: []", encoding="utf-8")
+    code = (
+        "import gc, sys; from pathlib import Path; from llm_proxy.sidecar import launch;"
+        "launch.prepare(Path(sys.argv[1])); from fastapi.routing import APIRoute; gc.unfreeze();"
+        "print('ROUTES', sum(isinstance(one, APIRoute) for one in gc.get_objects()))"
+    )
+    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | REQUIRED
+    command = [str(sidecar_python()), "-c", code, str(file)]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, env=env)
+    [count] = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("ROUTES")]
+    assert count < 50
