@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from running_stack import MASTER_KEY
-from sidecars import sidecar_spec
+from sidecars import forked_sidecars_spec
 
 from bench import process_stats
 from bench.report import Json
@@ -98,21 +98,20 @@ def _unseen(bed: Testbed) -> Iterator[None]:
 
 
 def eight_sidecars(bed: Testbed) -> Json:
-    """Eight sidecars started together: seconds until the first and the eighth are ready, and their memory."""
+    """Eight sidecars of one parent: seconds until the first and the eighth are ready, and all their memory."""
     stack, key = bed.stack, {"LITELLM_MASTER_KEY": MASTER_KEY}
     file = litellm_config(stack.folder, stack.url("upstream"))
-    ports = {f"one-of-eight-{number}": free_port() for number in range(EIGHT)}
-    for name, port in ports.items():
-        stack.add(name, sidecar_spec(file, port, key), port)
+    ports = [free_port() for _ in range(EIGHT)]
+    stack.add("eight", forked_sidecars_spec(file, ports, key), ports[0])
     with still(bed.groups):
-        began, ready_s = time.perf_counter(), dict[str, float]()
-        stack.start(*ports, wait=False)
+        began, ready_s = time.perf_counter(), dict[int, float]()
+        stack.start("eight", wait=False)
         while len(ready_s) < EIGHT and time.perf_counter() - began < START_TIMEOUT_S:
-            for name in ports.keys() - ready_s.keys():
-                if is_up(ports[name], "/health/readiness"):
-                    ready_s[name] = time.perf_counter() - began
+            for port in set(ports) - ready_s.keys():
+                if is_up(port, "/health/readiness"):
+                    ready_s[port] = time.perf_counter() - began
             time.sleep(0.02)
         time.sleep(REST_S)
-        pss_mb = sum(process_stats.pss_bytes(stack.pid(name)) for name in ports) / 2**20
-        stack.stop(*ports)
+        pss_mb = process_stats.pss_bytes(stack.pid("eight")) / 2**20
+        stack.stop("eight")
     return {"first_s": min(ready_s.values()), "eighth_s": max(ready_s.values()), "pss_mb": round(pss_mb, 1)}

@@ -7,9 +7,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -184,6 +184,18 @@ def sidecar_spec(config: Path, port: int, env: Mapping[str, str]) -> process.Pro
         readiness_probe=lambda _: is_up(port, "/health/readiness"),
         cwd=config.parent,
         ready_timeout_s=90,
+    )
+
+
+def forked_sidecars_spec(config: Path, ports: Sequence[int], env: Mapping[str, str]) -> process.ProcessSpec:
+    """A parent that forks a sidecar for each port."""
+    first, *others = ports
+    spec = sidecar_spec(config, first, env)
+    more = [word for port in others for word in ("--port", str(port))]
+    return replace(
+        spec,
+        argv=(*spec.argv, "--prefork", *more),
+        readiness_probe=lambda _: all(is_up(port, "/health/readiness") for port in ports),
     )
 
 

@@ -195,7 +195,7 @@ def sidecar_interpreter() -> str:
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def sidecar(arguments: tuple[str, ...]) -> None:
-    """Run one LiteLLM process: --config FILE [--host HOST] [--port PORT]."""
+    """Run LiteLLM, a process for each port: --config FILE [--host HOST] [--port PORT[-LAST]]."""
     python = sidecar_interpreter()
     command = [python, "-I", "-S", str(VERIFIED_ENTRY_POINT), *arguments]
     try:

@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -15,7 +15,7 @@ import pytest
 import yaml
 from loopback import NO_TLS
 from processes import descendants, lives
-from sidecars import KEY, Provider, deployment, sidecar_spec
+from sidecars import KEY, Provider, deployment, forked_sidecars_spec
 
 from llm_proxy.stack import probe, process
 
@@ -82,16 +82,8 @@ def run_forked(provider: Provider, folder: Path, count: int, **env: str) -> Iter
     file = folder / "litellm.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     ports = tuple(probe.free_port() for _ in range(count))
-    spec = sidecar_spec(file, ports[0], env)
-    more = [word for port in ports[1:] for word in ("--port", str(port))]
-    started = process.start(
-        replace(
-            spec,
-            argv=(*spec.argv, "--prefork", *more),
-            readiness_probe=lambda _: all(probe.is_up(port, "/health/readiness") for port in ports),
-        ),
-        folder / "logs",
-    )
+    spec = forked_sidecars_spec(file, ports, env)
+    started = process.start(spec, folder / "logs")
     try:
         process.wait_until_ready([started])
         yield Forked(started, ports, folder / "logs" / f"{spec.name}.log")
