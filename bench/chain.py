@@ -98,7 +98,7 @@ def _unseen(bed: Testbed) -> Iterator[None]:
 
 
 def eight_sidecars(bed: Testbed) -> Json:
-    """Eight sidecars of one parent: seconds until the first and the eighth are ready, and all their memory."""
+    """Eight sidecars of one parent: seconds until the first and the eighth are ready; memory."""
     stack, key = bed.stack, {"LITELLM_MASTER_KEY": MASTER_KEY}
     file = litellm_config(stack.folder, stack.url("upstream"))
     ports = [free_port() for _ in range(EIGHT)]
