@@ -7,4 +7,5 @@ const question = { model: gateway("smollm2"), prompt: "What is the capital of Ja
 
 console.log((await generateText(question)).text);
 for await (const text of streamText(question).textStream) process.stdout.write(text);
+console.log();
 console.log((await embed({ model: gateway.embeddingModel("all-minilm-l6-v2"), value: "a cat" })).embedding.length);

@@ -10,6 +10,7 @@ async def main() -> None:
         print((await service.generate_completion(request)).content)
         async for chunk in service.generate_streaming_completion(request):
             print(chunk.content, end="", flush=True)
+        print()
         print(len((await service.generate_embeddings("a cat", "all-minilm-l6-v2")).vectors[0]))
 
 
