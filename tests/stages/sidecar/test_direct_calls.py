@@ -36,6 +36,8 @@ Case = tuple[str, Json, Json]
 """A group, fields of the call, and what the provider plays."""
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 TOOL: Json = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+LEFT_AFTER_S = 30
+"""Long before the provider's timeout."""
 TOKENS: Json = {
     "prompt_tokens": 100,
     "completion_tokens": 50,
@@ -275,3 +277,15 @@ async def test_vectors_are_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) 
     """Without being parsed; odd ones are LiteLLM's."""
     assert await differences(pair, log, EMBEDDED) == ({}, len(EMBEDDED))
     assert await differences(pair, log, REPAIRED) == ({}, 0)
+
+
+async def test_a_caller_hangs_up(pair: tuple[Sidecar, Sidecar]) -> None:
+    """The provider's connection is closed, and the call is not made again."""
+    for sidecar in pair:
+        await learned(sidecar, [GOOD["text"]])
+        mark = str(uuid4())
+        said = f'{mark} {{"do": "hang"}}'
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(ask(sidecar, "gpt", {}, said, uuid4()), 1)
+        assert await sidecar.provider.client_left_s(mark) < LEFT_AFTER_S
+        assert len(await sidecar.provider.calls(mark)) == 1
