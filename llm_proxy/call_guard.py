@@ -77,9 +77,11 @@ class TimeoutPolicy:
 
     def for_group(self, group: str) -> Timeouts:
         """Returns the timeouts of one group."""
+        stated = self._stated(group) if self._stated is not None else None
+        if stated is None and not self._of_groups:
+            return self._default
         nothing: dict[str, float] = {}
         own = next((found for name, found in self._of_groups if wildcard_matches(name, group)), nothing)
-        stated = self._stated(group) if self._stated is not None else None
         if stated is None:
             return replace(self._default, **own) if own else self._default
         usual = self._default

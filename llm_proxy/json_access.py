@@ -43,8 +43,9 @@ def read_object(text: str | bytes, *, strict: bool = True) -> Json:
 
 def as_objects(value: object) -> list[Json]:
     """Returns the objects of an array, in order; nothing when it is no array."""
-    found = cast("list[object]", value) if isinstance(value, list) else []
-    return [cast("Json", one) for one in found if isinstance(one, dict)]
+    if not isinstance(value, list):
+        return []
+    return [one for one in cast("list[Any]", value) if isinstance(one, dict)]
 
 
 def as_list(value: object) -> list[Any]:

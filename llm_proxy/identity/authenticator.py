@@ -22,16 +22,16 @@ CREDENTIAL_HEADERS = (
     *(b"x-api-key", b"api-key", b"x-goog-api-key"),  # of Anthropic's, Azure's and Google's clients
     b"x-litellm-api-key",
 )
+_CREDENTIAL_NAMES = frozenset(CREDENTIAL_HEADERS)
 _MISSING = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
 
 
 def extract_credential(headers: Mapping[bytes, bytes]) -> bytes:
     """Returns a request's credential; raises `Unauthorized` for none, two different or an invalid one."""
     found: bytes | None = None
-    for name in CREDENTIAL_HEADERS:
-        value = headers.get(name)
-        if value is None:
-            continue
+    given = _CREDENTIAL_NAMES.intersection(headers)
+    for name in given if len(given) == 1 else [one for one in CREDENTIAL_HEADERS if one in given]:
+        value = headers[name]
         if name == b"authorization":
             value = _bearer(value)
         elif name == b"x-litellm-api-key":  # LiteLLM takes both forms

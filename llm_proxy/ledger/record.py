@@ -317,9 +317,10 @@ _MAX_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1, "choices": 2**31 - 
 def row_of(record: UsageRecord) -> LedgerRow:
     """Returns a record's values in the order of its fields; an impossible number becomes None."""
     row: LedgerRow = tuple(record)
-    if all(count is None or 0 <= count <= _MAX_NUMBER for count in row[_COUNTED]):
-        return row
-    return repair(row)
+    counts = [count for count in row[_COUNTED] if count is not None]
+    if counts and (min(counts) < 0 or max(counts) > _MAX_NUMBER):
+        return repair(row)
+    return row
 
 
 def encode(row: LedgerRow) -> bytes:

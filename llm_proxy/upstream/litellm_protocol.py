@@ -8,7 +8,7 @@ operator says so; a header that is missing or invalid reads as None; a cached an
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -52,6 +52,7 @@ def cache_key_patterns(tenant: str | None, group: str | None) -> list[str]:
     return [f"{CACHE_NAMESPACE}:{owner}:{model}:*" for owner in owners]
 
 
+@lru_cache(maxsize=4096)
 def _quoted(text: str) -> str:
     return quote(text, safe="")
 
