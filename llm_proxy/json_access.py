@@ -45,7 +45,7 @@ def as_objects(value: object) -> list[Json]:
     """Returns the objects of an array, in order; nothing when it is no array."""
     if not isinstance(value, list):
         return []
-    return [one for one in cast("list[Any]", value) if isinstance(one, dict)]
+    return [cast("Json", one) for one in cast("list[object]", value) if isinstance(one, dict)]
 
 
 def as_list(value: object) -> list[Any]:
