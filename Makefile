@@ -107,8 +107,9 @@ reckoning: billing-audit # its old name
 bench-quick: setup-dev .bench/.others ## Measure every target in four minutes, beside bare relays, ferrogw and LiteLLM; ARGS="--only chain": a part.
 	@$(BIN)/python -m bench.compare --quick $(ARGS)
 
-bench: setup-dev .bench/.others ## Measure every target in several rounds; docs/benchmarks.md.
+bench: setup-dev .bench/.others ## Measure every target in several rounds, twenty minutes; docs/benchmarks.md, docs/sidecar_cpu.md.
 	@$(BIN)/python -m bench.compare $(ARGS)
+	@$(BIN)/python -m bench.sidecar_cpu
 
 profile: setup-dev ## Draw a flame graph of the gateway under load; ARGS=sidecar: of the sidecar.
 	@$(BIN)/python -m bench.profile $(ARGS)

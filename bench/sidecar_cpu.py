@@ -1,27 +1,30 @@
-"""CPU a call costs the sidecar: LiteLLM as it comes, and each of our patches switched on alone.
+"""CPU a call costs the sidecar: LiteLLM as it comes, all of our parts, and all but one.
 
 `.venv/bin/python -m bench.sidecar_cpu [--calls 100] [--streams 20] [--only NAME]` writes docs/sidecar_cpu.md
 and .json when it measured everything. Each figure is the least of three runs.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
-from sidecars import KEY, Provider, deployment, provider_spec, sidecar_spec
+from sidecars import KEY, sidecar_spec
 from stack_processes import StackProcesses
 
 from bench import ROOT, report
-from bench.report import Json
-from bench.testbed import Subject, litellm_spec, measure
+from bench.testbed import Subject, body, litellm_config, litellm_spec, measure, upstream_spec
 from llm_proxy.stack.probe import free_port
 from llm_proxy.stack.process import ProcessSpec
 
-PATCHES = ("hooks", "limits", "frames")
+PARTS = ("direct_calls", "alike_frames", "frames", "hooks", "limits", "read_timeouts")
 WITHOUT = "LLM_PROXY_SIDECAR_WITHOUT"
 ROUNDS = 3
-STREAM: Json = {"stream": True, "stream_options": {"include_usage": True}}
+COLUMNS = {
+    "a chat call": body(),
+    "a stream": body(stream=True),
+    "a stream of Anthropic's": body("bench-anthropic", stream=True),
+}
+"""What is measured: a call, and streams of 102 frames."""
 
 
 def variants(file: Path, port: int) -> dict[str, ProcessSpec]:
@@ -30,19 +33,10 @@ def variants(file: Path, port: int) -> dict[str, ProcessSpec]:
     found = {
         "LiteLLM without bytecode": litellm_spec(port, file, KEY, uncompiled),
         "LiteLLM as it comes": litellm_spec(port, file, KEY),
-        "our routes alone": sidecar_spec(file, port, {WITHOUT: ",".join(PATCHES)}),
+        "none of them": sidecar_spec(file, port, {WITHOUT: ",".join(PARTS)}),
+        "all": sidecar_spec(file, port, {WITHOUT: ""}),
     }
-    for patch in PATCHES:  # frames pass untouched only where no hook wants to see them
-        named = {patch, "hooks"} if patch == "frames" else {patch}
-        rest = ",".join(other for other in PATCHES if other not in named)
-        found[f"our routes, {', '.join(sorted(named))}"] = sidecar_spec(file, port, {WITHOUT: rest})
-    return found | {"all": sidecar_spec(file, port, {WITHOUT: ""})}
-
-
-def body(frames: int, **more: object) -> str:
-    """A chat call, and how many words its answer has."""
-    script = json.dumps({"do": "ok", "frames": frames})
-    return json.dumps({"model": "m", "messages": [{"role": "user", "content": f"hello {script}"}]} | more)
+    return found | {f"all but {part}": sidecar_spec(file, port, {WITHOUT: part}) for part in PARTS}
 
 
 def cpu_ms(subject: Subject, sent: str, calls: int) -> float:
@@ -63,28 +57,28 @@ def main() -> None:
     flags.add_argument("--only", default="")
     flags.add_argument("--out", type=Path, default=ROOT / "docs")
     given = flags.parse_args()
-    rows: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory(prefix="sidecar-cpu-") as folder:
-        stack, file = StackProcesses(Path(folder)), Path(folder) / "litellm.yaml"
+        stack = StackProcesses(Path(folder))
         try:
-            stack.add("provider", provider_spec(at := free_port()), at)
-            stack.start("provider")
-            config = {"model_list": [deployment("m", "openai/m", Provider(stack.url("provider")))]}
-            file.write_text(json.dumps(config | {"general_settings": {"master_key": KEY}}))
-            port = free_port()
+            stack.add("upstream", upstream_spec(at := free_port()), at)
+            stack.start("upstream")
+            file, port = litellm_config(stack.folder, stack.url("upstream")), free_port()
             for name, program in variants(file, port).items():
                 if given.only in ("", name):
                     stack.add(name, program, port)
                     stack.start(name)
-                    subject = Subject(name, port, (stack.pid(name),), KEY)
-                    chat, stream = cpu_ms(subject, body(8), given.calls), body(50, **STREAM)
-                    rows.append((name, f"{chat:.2f}", f"{cpu_ms(subject, stream, given.streams):.2f}"))
+                    subject, many = Subject(name, port, (stack.pid(name),), KEY), (given.calls, given.streams)
+                    spent = [
+                        cpu_ms(subject, sent, many['"stream":true' in sent]) for sent in COLUMNS.values()
+                    ]
+                    rows.append((name, *(f"{one:.2f}" for one in spent)))
                     print(*rows[-1], flush=True)
                     stack.stop(name)
         finally:
             stack.stop()
     if not given.only:
-        table = report.table(("what runs", "a chat call", "a stream"), rows)
+        table = report.table(("what runs", *COLUMNS), rows)
         report.write("sidecar_cpu", {name: cells for name, *cells in rows}, {"cpu": table}, given.out)
 
 
