@@ -94,7 +94,7 @@ def check(
     try:
         variables = {**stack_addresses(), **read_operator_env(os.environ, Path.cwd()).variables}
     except UnicodeDecodeError:
-        fail("a file of .env or .keys/: it is no UTF-8", EXIT_WRONG_INPUT)
+        fail("a file of .env or .keys/ is not UTF-8: save it in that encoding", EXIT_WRONG_INPUT)
     except SecretFileUnreadable as fault:
         fail(str(fault), EXIT_WRONG_INPUT)
     try:

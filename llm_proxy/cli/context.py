@@ -87,8 +87,19 @@ def admin_client(url: str | None, *, timeout_s: float, read_only: bool = False) 
     settings = load_settings()
     key = admin_key_of(settings, read_only=read_only)
     if key is None:
-        fail("LLM_PROXY__ADMIN_KEY is not set", EXIT_WRONG_INPUT)
+        fail(
+            "LLM_PROXY__ADMIN_KEY is not set: run the command in the folder of the stack's .env, or set it",
+            EXIT_WRONG_INPUT,
+        )
     return gateway_client(settings, key, url, timeout_s=timeout_s)
+
+
+def unanswered(url: str, fault: Exception) -> str:
+    """Returns the line of a gateway that does not answer, with what to do."""
+    return (
+        f"the gateway at {url} does not answer ({fault}): start it with `llm-proxy up`, or name another "
+        "with --url"
+    )
 
 
 def request_json(client: httpx.Client, method: str, path: str, body: object = None) -> Json:
@@ -96,7 +107,7 @@ def request_json(client: httpx.Client, method: str, path: str, body: object = No
     try:
         response = client.request(method, path, json=body)
     except httpx.HTTPError as fault:
-        fail(f"the gateway at {client.base_url} does not answer: {fault}", EXIT_UNAVAILABLE)
+        fail(unanswered(str(client.base_url), fault), EXIT_UNAVAILABLE)
     if not response.is_success:
         status = response.status_code
         code = EXIT_WRONG_INPUT if status == 400 else EXIT_UNAVAILABLE if status >= 500 else EXIT_FAILED

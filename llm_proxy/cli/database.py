@@ -41,7 +41,10 @@ def database_url() -> str:
     """Returns the database's address; ends the command if none is set."""
     url = load_settings().database_url
     if url is None:
-        fail("DATABASE_URL is not set, and no stack runs in this folder", EXIT_WRONG_INPUT)
+        fail(
+            "DATABASE_URL is not set, and no stack runs in this folder: set it, or run `llm-proxy up`",
+            EXIT_WRONG_INPUT,
+        )
     return url.get_secret_value()
 
 

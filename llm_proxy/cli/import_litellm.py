@@ -201,7 +201,10 @@ def _apply(plan: ImportPlan, source: str, *, dry_run: bool, revokes_most: bool) 
     url = load_settings().database_url
     if url is None:
         if not dry_run:
-            fail("DATABASE_URL is not set, and no stack runs in this folder", EXIT_WRONG_INPUT)
+            fail(
+                "DATABASE_URL is not set, and no stack runs in this folder: set it, or run `llm-proxy up`",
+                EXIT_WRONG_INPUT,
+            )
         warn("DATABASE_URL is not set: everything is shown as new")
         return ImportResult([*planned_changes(plan)])
     address = url.get_secret_value()

@@ -19,6 +19,7 @@ from llm_proxy.cli.context import (
     gateway_client,
     load_settings,
     request_json,
+    unanswered,
     url_option,
 )
 from llm_proxy.cli.printing import (
@@ -59,7 +60,7 @@ def status(*, as_json: bool, url: str | None) -> None:
             response = client.get("/health")
             health: Json = response.json()
         except (httpx.HTTPError, ValueError) as fault:
-            fail(f"the gateway at {base} does not answer: {fault}", EXIT_UNAVAILABLE)
+            fail(unanswered(base, fault), EXIT_UNAVAILABLE)
     components: list[Json] = health.pop("parts", [])
     if as_json:
         print_json({"url": base, **health, "parts": components})

@@ -31,7 +31,7 @@ from llm_proxy.edge.http_protocol import (
     set_socket_timeouts,
 )
 from llm_proxy.edge.routes.notifications import webhook_errors
-from llm_proxy.hardening import harden_process
+from llm_proxy.hardening import harden_process, raise_files_limit
 from llm_proxy.insecure_settings import insecure_settings
 from llm_proxy.settings import (
     Settings,
@@ -127,6 +127,7 @@ def serve(
 ) -> None:
     """Run the gateway alone."""
     harden_process()
+    raise_files_limit()
     launcher = Launcher(state) if state is not None else None
     settings = start_settings(host=host, port=port, workers=workers)
     if settings.workers > 1 and settings.llm_mode == "mock":

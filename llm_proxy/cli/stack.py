@@ -111,7 +111,7 @@ def up(  # noqa: PLR0913 -- one argument an option
     except ValidationError as fault:
         exit_with_lines(setting_errors(fault), EXIT_WRONG_INPUT)
     except UnicodeDecodeError:
-        exit_with_lines(["a file of .env or .keys/: it is no UTF-8"], EXIT_WRONG_INPUT)
+        exit_with_lines(["a file of .env or .keys/ is not UTF-8: save it in that encoding"], EXIT_WRONG_INPUT)
     except (InvalidURL, SecretFileUnreadable) as fault:
         exit_with_lines([str(fault)], EXIT_WRONG_INPUT)
     except (StartRefused, AlreadyRunning, NotInstalled, ProcessFailed) as fault:
@@ -135,7 +135,7 @@ def reload(*, state: Path, timeout_s: float, as_json: bool) -> None:
     """
     requested_ns = Launcher(state).request_reload()
     if requested_ns is None:
-        fail(f"no `llm-proxy up` runs on {state}/: start it, or name another --state")
+        fail(f"no `llm-proxy up` runs on {state}/: start it, or name its folder with --state")
     status = _follow(state, requested_ns, time.monotonic() + timeout_s, to_stderr=as_json)
     if as_json:
         print_json({"done": status.done, "said": status.lines})
@@ -156,9 +156,11 @@ def _follow(state: Path, requested_ns: int, until_s: float, *, to_stderr: bool) 
             if status.done is not None:
                 return status
         if running_pid(state) is None:
-            fail("the launcher has ended")
+            fail("`llm-proxy up` has ended meanwhile: its output gives the reason")
         time.sleep(STATUS_POLL_EVERY_S)
-    raise CommandFailed("the launcher has not answered in time; its log gives the reason")
+    raise CommandFailed(
+        "the reload has not ended in time: `llm-proxy up` prints its state; --timeout waits longer"
+    )
 
 
 def make_environments(*, needs_stack: bool) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from llm_proxy import __version__
-from llm_proxy.hardening import harden_process, restrict_to_owner
+from llm_proxy.hardening import harden_process, raise_files_limit, restrict_to_owner
 from llm_proxy.settings import unknown_settings
 from llm_proxy.stack.operator_env import (
     OperatorEnv,
@@ -103,6 +103,7 @@ def run(
     if options.with_parent:
         die_with_parent(os.getppid(), signal.SIGTERM)
     harden_process()
+    raise_files_limit()
     if not options.state.exists():  # a start that cannot work leaves nothing behind
         make_plan(options, _completed(read_operator_env(environment, Path.cwd())))
     options.state.mkdir(parents=True, exist_ok=True)

@@ -478,4 +478,4 @@ def _config_file(options: UpOptions) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    raise StartRefused(f"there is no {candidates[0]}: name the sidecar's configuration with --config")
+    raise StartRefused(f"there is no {candidates[0]}: name one with --config; `llm-proxy init` writes one")

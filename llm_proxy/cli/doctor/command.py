@@ -87,7 +87,7 @@ def _operator_env() -> OperatorEnv:
     try:
         return read_operator_env(os.environ, Path.cwd())
     except UnicodeDecodeError:
-        fail("a file of .env or .keys/: it is no UTF-8", EXIT_WRONG_INPUT)
+        fail("a file of .env or .keys/ is not UTF-8: save it in that encoding", EXIT_WRONG_INPUT)
     except (SecretFileUnreadable, OSError) as fault:
         fail(str(fault), EXIT_WRONG_INPUT)
 
