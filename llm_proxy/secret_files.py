@@ -24,7 +24,7 @@ def read_secret_file(variable: str, path: str) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
-        raise SecretFileUnreadable(f"{variable}: {path} is no UTF-8") from None
+        raise SecretFileUnreadable(f"{variable}: {path} is not UTF-8") from None
     except OSError as fault:
         raise SecretFileUnreadable(f"{variable}: {path} cannot be read: {fault.strerror}") from None
     if not text or "\0" in text:

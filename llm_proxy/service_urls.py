@@ -134,13 +134,13 @@ def _encode_once(text: str) -> str:
     try:
         plain = unquote(text, errors="strict") if escapes else text
     except UnicodeDecodeError:
-        raise InvalidURL("its user or password is no UTF-8 once decoded") from None
+        raise InvalidURL("its user or password is not UTF-8 once decoded") from None
     if "\0" in plain:
         raise InvalidURL("its user or password holds a NUL")
     try:
         return quote(plain, safe="")
     except UnicodeEncodeError:
-        raise InvalidURL("its user or password is no UTF-8") from None
+        raise InvalidURL("its user or password is not UTF-8") from None
 
 
 def match_location(location: str) -> "re.Match[str]":

@@ -463,7 +463,7 @@ def load(**flags: Any) -> Settings:  # noqa: ANN401 -- pydantic checks each by i
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except UnicodeDecodeError:
-        fault = PydanticCustomError("encoding", "it is no UTF-8")
+        fault = PydanticCustomError("encoding", "it is not UTF-8")
         location = ("a file of .env or .keys/",)
         raise ValidationError.from_exception_data(
             "Settings", [{"type": fault, "loc": location, "input": None}]

@@ -249,7 +249,7 @@ class _FormReader:
         except UnicodeDecodeError:
             shown = shown_name(self._name)
             raise BadRequest(
-                f"Invalid '{shown}': it is no UTF-8.", param=shown, code="invalid_value"
+                f"Invalid '{shown}': it is not UTF-8.", param=shown, code="invalid_value"
             ) from None
         self._text = None
 
@@ -297,7 +297,7 @@ def _decode_name(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        raise _invalid("a part's name is no UTF-8.") from None
+        raise _invalid("a part's name is not UTF-8.") from None
 
 
 def _safe_filename(raw: bytes, name: str) -> str:

@@ -42,7 +42,7 @@ def test_a_value_wins_over_a_file(tmp_path: Path) -> None:
     [
         (None, "cannot be read: No such file"),
         (b" \n", "holds no value"),
-        (b"\xff\xfe", "is no UTF-8"),
+        (b"\xff\xfe", "is not UTF-8"),
         (b"a\0b", "holds a null byte"),
     ],
     ids=["missing", "empty", "binary", "null"],

@@ -75,7 +75,7 @@ def test_a_settings_file_that_is_not_utf_8_is_one_line(tmp_path: Path, words: li
     """Such as a password in another encoding."""
     (tmp_path / ".env").write_bytes(b"DATABASE_URL=postgresql://app:S3cretPart\xe9@h/x\n")
     done = run(tmp_path, *words)
-    assert "no UTF-8" in one_line(done)
+    assert "not UTF-8" in one_line(done)
     assert done.returncode != 0
 
 
