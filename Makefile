@@ -16,11 +16,11 @@ endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alarms alerts attack chart play-chart rotation help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
-.PHONY: clean conformance docs examples reckoning screenshots snippets
+.PHONY: clean conformance docs dashboard-picture examples reckoning screenshots snippets
 .PHONY: litellm loop-traces release sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 run: setup ## Create missing environments, then start the whole stack; Ctrl-C stops it.
 	@exec $(BIN)/llm-proxy up --with-parent $(ARGS)
@@ -44,6 +44,9 @@ examples: setup-dev ## Run the programs of examples/clients, each with its clien
 
 screenshots: setup-dev ## Take pictures of the console's pages, in a real browser; docs/console.md.
 	@PYTHONPATH=tests $(BIN)/python -m screenshots
+
+dashboard-picture: setup-dev ## Draw the Grafana dashboard's first panels from a real Prometheus; docs/observe.md.
+	@PYTHONPATH=tests $(BIN)/python -m dashboard_picture
 
 check: setup-dev ## Run linters, type checkers, import contracts, the docs' build, the alert rules' tests and every test.
 	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types

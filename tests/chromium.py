@@ -31,7 +31,7 @@ _RUN_AXE = """
 async (tags) => (await axe.run(document, {runOnly: tags})).violations.map(
   (one) => `${one.id}: ${one.help}: ${one.nodes.map((node) => node.html.slice(0, 200)).join(" | ")}`)
 """
-_SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+_SIDEWAYS = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
 Scheme = Literal["light", "dark"]
 
 
