@@ -63,7 +63,7 @@ def test_a_release_that_fixed_the_fault_gets_no_patch() -> None:
     assert select_patches("1.20.0", "", **given)[0] == [mended]
     assert select_patches("1.108.6", "", **given) == (
         [],
-        ["patch frames is off: LiteLLM 1.108.6 needs it no more"],
+        [f"patch {mended.name} is off: LiteLLM 1.108.6 needs it no more"],
     )
     assert select_patches("1.108.10", "", **given)[0] == []
 
