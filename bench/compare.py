@@ -235,8 +235,8 @@ def conditions(effort: Effort) -> Json:
 
 
 def _ferrogw_version() -> str:
-    found = [path.name.split("-")[1] for path in (ROOT / ".bench").glob("venv/lib/*/*/ferrogw-*.dist-info")]
-    return found[0] if found else "not installed"
+    found = (ROOT / ".bench").glob("venv/lib/*/*/ferrogw-*.dist-info")
+    return next((path.name.removesuffix(".dist-info").partition("-")[2] for path in found), "not installed")
 
 
 def main() -> int:
