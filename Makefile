@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alarms alerts attack chart play-chart rotation help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
 .PHONY: clean conformance docs dashboard-picture examples reckoning screenshots snippets
-.PHONY: litellm loop-traces release sbom bench bench-quick profile work test-pythons billing-audit
+.PHONY: litellm load-locust loop-traces release sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -113,6 +113,9 @@ bench-quick: setup-dev .bench/.others ## Measure every target in four minutes, b
 bench: setup-dev .bench/.others ## Measure every target in several rounds, twenty minutes; docs/benchmarks.md, docs/sidecar_cpu.md.
 	@$(BIN)/python -m bench.compare $(ARGS)
 	@$(BIN)/python -m bench.sidecar_cpu
+
+load-locust: setup-dev .bench/.others ## Put locust, a load tool of other people's, on LiteLLM and on gateway and sidecar.
+	@$(BIN)/python -m bench.by_locust $(ARGS)
 
 profile: setup-dev ## Draw a flame graph of the gateway under load; ARGS=sidecar: of the sidecar.
 	@$(BIN)/python -m bench.profile $(ARGS)

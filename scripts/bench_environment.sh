@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the gateway we are measured beside into .bench/: ferrogw from its wheel, at a fixed version. It is
-# never needed to run llm-proxy.
+# Installs ferrogw, a gateway we are measured beside, and locust, a load tool, into .bench/. Neither is needed
+# to run llm-proxy.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -192,11 +192,11 @@ def forked_sidecars_spec(config: Path, ports: Sequence[int], env: Mapping[str, s
     first, *others = ports
     spec = sidecar_spec(config, first, env)
     more = [word for port in others for word in ("--port", str(port))]
-    return replace(
-        spec,
-        argv=(*spec.argv, "--prefork", *more),
-        readiness_probe=lambda _: all(is_up(port, "/health/readiness") for port in ports),
-    )
+
+    def are_ready(_: int) -> bool:
+        return all(is_up(port, "/health/readiness") for port in ports)
+
+    return replace(spec, argv=(*spec.argv, "--prefork", *more), readiness_probe=are_ready)
 
 
 @contextmanager

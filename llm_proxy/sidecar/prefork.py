@@ -11,9 +11,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import FrameType
 
 from llm_proxy.sidecar.process_log import log_line, name_process
 from llm_proxy.sidecar.recycle_limits import HARD_MIB_VARIABLE, UNLIMITED, resident_mib
@@ -166,11 +167,11 @@ class _Parent:
         return self._exit_code
 
     @contextmanager
-    def _receive_signals(self) -> Iterator[None]:
+    def _receive_signals(self) -> Generator[None]:
         self._signals_in.settimeout(0)
         self._signals_out.settimeout(0)
         for number in SIGNALS:
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, _do_nothing)
         signal.set_wakeup_fd(self._signals_out.fileno(), warn_on_full_buffer=False)
         yield
         signal.set_wakeup_fd(-1)
@@ -309,6 +310,10 @@ def _receive(link: socket.socket) -> bytes:
         return link.recv(16)
     except OSError:
         return b""
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """The wake-up descriptor has the signal's number."""
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -125,12 +125,16 @@ def sidecars_spec(
     first, *others = ports
     spec = sidecar_spec(number, first, config, backends, env)
     more = [word for port in others for word in ("--port", str(port))]
+
+    def are_ready(_: int) -> bool:
+        return all(is_up(port, "/health/readiness") for port in ports)
+
     return replace(
         spec,
         name=sidecars_name(number),
         argv=(*spec.argv, "--prefork", *more),
         env={**RECYCLE_LIMITS, **spec.env},
-        readiness_probe=lambda _: all(is_up(port, "/health/readiness") for port in ports),
+        readiness_probe=are_ready,
     )
 
 

@@ -33,7 +33,11 @@ def _install_routes() -> None:
     """Import LiteLLM's proxy without the routes of its application: the sidecar calls their functions."""
     router = litellm_internals.fastapi_router_class()
     add = router.add_api_route
-    router.add_api_route = lambda *_, **__: None
+
+    def add_nothing(*_: object, **__: object) -> None:
+        return None
+
+    router.add_api_route = add_nothing
     try:
         litellm_internals.proxy_module()
     finally:

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from loopback import NO_TLS
 from processes import descendants, lives
 from sidecars import KEY, Provider, deployment, forked_sidecars_spec
 
+from llm_proxy.json_access import Json
 from llm_proxy.stack import probe, process
 
 DRAWS = """
@@ -74,9 +75,12 @@ def client() -> httpx.AsyncClient:
 
 
 @contextmanager
-def run_forked(provider: Provider, folder: Path, count: int, **env: str) -> Iterator[Forked]:
+def run_forked(provider: Provider, folder: Path, count: int, **env: str) -> Generator[Forked]:
     """A parent with so many workers, until the block ends."""
-    config = {"model_list": [deployment("a", "openai/a", provider)], "router_settings": {"num_retries": 0}}
+    config: Json = {
+        "model_list": [deployment("a", "openai/a", provider)],
+        "router_settings": {"num_retries": 0},
+    }
     config["litellm_settings"] = {"callbacks": ["draws.instance"]}
     (folder / "draws.py").write_text(DRAWS, encoding="utf-8")
     file = folder / "litellm.yaml"
