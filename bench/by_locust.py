@@ -40,19 +40,20 @@ def ask(subject: Subject, sent: str, users: int, seconds: int, *, stream: bool) 
         done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
         used_s = subject.cpu_s() - before_s
         found = Path(f"{folder}/seen.json")
-        if not found.exists():
-            raise RuntimeError(done.stderr[-2000:])
-        [seen] = json.loads(found.read_text(encoding="utf-8"))
+        seen = json.loads(found.read_text(encoding="utf-8"))[:1] if found.exists() else []
+    if not seen:
+        raise RuntimeError(f"{subject.name}: no call ended within {seconds} s\n{done.stderr[-2000:]}")
+    [calls] = seen
     count, times = (
-        seen["num_requests"],
-        sorted((float(ms), many) for ms, many in seen["response_times"].items()),
+        calls["num_requests"],
+        sorted((float(ms), many) for ms, many in calls["response_times"].items()),
     )
     return (
         subject.name,
-        f"{count / (seen['last_request_timestamp'] - seen['start_time']):.1f}",
+        f"{count / (calls['last_request_timestamp'] - calls['start_time']):.1f}",
         f"{percentile(times, 0.5):.0f}",
         f"{percentile(times, 0.95):.0f}",
-        str(seen["num_failures"]),
+        str(calls["num_failures"]),
         f"{used_s / count * 1000:.2f}",
     )
 
