@@ -9,9 +9,9 @@ from llm_proxy.cli.doctor.releases import known_releases
 HEAD = """\
 # Doctor
 
-`llm-proxy doctor` examines an installation: what is wrong, why it matters, how it is mended. It changes
-nothing, calls no model unless `--check-providers` is given, prints no secret, and ends within ten seconds,
-whatever is down.
+`llm-proxy doctor` examines an installation and shows what is wrong, why it matters, and how to fix it. It
+changes nothing, calls no model unless `--check-providers` is given, prints no secret, and ends within ten
+seconds, whatever is down.
 
 <!-- not run: findings depend on the machine; tests/stages/cli/test_doctor.py runs its checks -->
 ```sh
@@ -24,7 +24,7 @@ llm-proxy doctor --json                               # one document: checks, fi
 llm-proxy doctor --check-providers                    # one small call of each model group: it can cost money
 ```
 
-It reads the settings as a gateway started there would, and what the stack of this folder says of itself. In
+It reads the settings as a gateway started there would, and the state files of this folder's stack. In
 a container it sees what that container sees: settings, stores, sidecars, spool, limits of the gateway's
 process.
 
@@ -33,12 +33,17 @@ process.
 | 0 | nothing found |
 | 1 | findings |
 | 2 | wrong input |
-| 3 | nothing found, but something could not be looked at |
+| 3 | nothing found, but something could not be examined |
 
-A check is `ok` when everything it looks at was seen and is in order; `partly` when what was seen is;
-`skipped` when there is nothing to look at (no such store, not asked for); `unknown` when nobody knows: it
-took too long, or a right is missing. Each has its reason beside it. Not seen from here, and to be watched
-elsewhere: the disk of a Postgres, published ports of other containers, firewalls.
+| result of a check | meaning |
+|---|---|
+| `ok` | everything was examined, and is in order |
+| `partly` | what was examined is in order; the rest could not be examined |
+| `skipped` | there is nothing to examine (no such store, or the check was not requested) |
+| `unknown` | the check took too long, or a right is missing |
+
+The reason stands beside each result. Doctor cannot see the disk of a Postgres elsewhere, published ports of
+other containers, and firewalls: monitor them by other means.
 
 A remedy that begins with SQL is for `psql`, one with CONFIG for `valkey-cli` or `redis-cli` of that store.
 
@@ -53,7 +58,7 @@ Its probes with a wrong key are counted as rejected credentials, two for each ga
 FINDINGS = """
 ## Findings
 
-| code | check | severity | when | why it matters | mend |
+| code | check | severity | when | why it matters | how to fix it |
 |---|---|---|---|---|---|
 """
 
@@ -64,7 +69,7 @@ As of {as_of}. Releases of LiteLLM that were published with malicious code (1.82
 critical whatever is in this table. It comes with each version of the gateway:
 `llm_proxy/cli/doctor/known_releases.json` (`llm_proxy/sidecar/verify_environment.py` has the malicious ones).
 
-| product | mended in | advisory | date | what |
+| product | fixed in | advisory | date | what |
 |---|---|---|---|---|
 """
 
