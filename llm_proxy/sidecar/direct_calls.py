@@ -44,6 +44,8 @@ READERS: dict[Endpoint, Callable[..., GoodAnswer | None]] = {
     "embeddings": direct_answers.read_vectors,
 }
 MAX_TEMPLATES = 4096
+MAX_TEMPLATE_BYTES = 16 * 2**20
+"""Of all templates, as JSON: tools, schemas and predictions of which each call may have its own."""
 CALL_ID_HEADER = b"x-litellm-call-id"
 USER_OF_LITELLM = "llm-proxy"
 """The key's name of every call (`litellm_internals.gateway_user`): LiteLLM's pins hold it."""
@@ -57,6 +59,7 @@ class DirectCalls:
         endpoints: The operations whose calls may be direct.
         templates: What LiteLLM sent, by deployment and form of the call; None where it may not be repeated.
         sent: The number of calls that were answered from here.
+        size_bytes: What the templates' fields take.
     """
 
     endpoints: frozenset[Endpoint]
@@ -64,6 +67,7 @@ class DirectCalls:
         default_factory=OrderedDict[Hashable, RequestTemplate | None]
     )
     sent: int = 0
+    size_bytes: int = 0
     _groups: dict[str, bool] = field(default_factory=dict[str, bool])
 
     async def respond(
@@ -111,12 +115,15 @@ class DirectCalls:
         learning = _Head(send)
         await forward(scope, receive_again(raw, receive), learning)
         if key not in self.templates and learning.status == 200 and len(outcome.attempts) == 1:
-            self._keep(key, learn_request(direct, call, CONTENT_FIELDS[endpoint], learning.headers))
+            self.keep(key, learn_request(direct, call, CONTENT_FIELDS[endpoint], learning.headers))
 
-    def _keep(self, key: Hashable, template: RequestTemplate | None) -> None:
+    def keep(self, key: Hashable, template: RequestTemplate | None) -> None:
+        """Keep a template; those that were not used for longest give way to it."""
         self.templates[key] = template
-        if len(self.templates) > MAX_TEMPLATES:
-            self.templates.popitem(last=False)
+        self.size_bytes += _size_bytes(template)
+        while len(self.templates) > MAX_TEMPLATES or self.size_bytes > MAX_TEMPLATE_BYTES:
+            _, given_up = self.templates.popitem(last=False)
+            self.size_bytes -= _size_bytes(given_up)
 
     def _read(self, endpoint: Endpoint, scope: Scope, raw: bytes, outcome: CallOutcome) -> DirectCall | None:
         if not all(name in REQUEST_HEADERS for name, _ in scope["headers"]):
@@ -183,6 +190,10 @@ class DirectCalls:
                     return found
         direct.answer = _as_answer(answer)
         return None
+
+
+def _size_bytes(template: RequestTemplate | None) -> int:
+    return template.body.size_bytes if template is not None else 0
 
 
 def _call_id(scope: Scope) -> str:

@@ -8,6 +8,7 @@ request that LiteLLM changed beyond its fields, are left to LiteLLM.
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import repeat
 from typing import Any
 
 import orjson
@@ -44,13 +45,13 @@ REQUEST_HEADERS = frozenset(
 PROVIDER_HEADERS = frozenset(
     {
         *("accept", "accept-encoding", "authorization", "connection", "content-length", "content-type"),
-        *("host", "openai-organization", "openai-project", "user-agent"),
+        *("cookie", "host", "openai-organization", "openai-project", "user-agent"),
     }
 )
 """Headers of a provider's request that are the same for each call, beside those of `SDK_PREFIX`."""
 SDK_PREFIX = "x-stainless-"
-OMITTED_HEADERS = frozenset({"content-length", "host"})
-"""The HTTP client adds them."""
+OMITTED_HEADERS = frozenset({"content-length", "cookie", "host"})
+"""The HTTP client adds length and host; a cookie came with the answer to another call."""
 DEPLOYMENT_PARAMETERS = frozenset(
     {
         *("model", "custom_llm_provider", "api_base", "base_url", "api_key", "organization", "timeout"),
@@ -68,6 +69,10 @@ DEPLOYMENT_PARAMETERS = frozenset(
     }
 )
 """Parameters of a deployment that only the request's translation, or a failed call, depends on."""
+ADDRESSES = ("http://", "https://", "www.")
+"""LiteLLM fetches a file whose id begins so, and sends it."""
+MAX_DEPTH = 100
+"""Of texts; orjson writes 254, and Python compares fewer than 500."""
 MAX_KEY_BYTES = 256
 MAX_CALL_ID_CHARS = 100
 
@@ -102,12 +107,14 @@ class BodyTemplate:
         before: The fields that stand before it.
         after: The fields behind it.
         free: The fields that get the call's own value.
+        size_bytes: What the other fields take.
     """
 
     content_field: str
     before: Json
     after: Json
     free: tuple[str, ...]
+    size_bytes: int = 0
 
     def fill(self, call: DirectCall) -> bytes:
         """Return the body of another call of the same form."""
@@ -130,17 +137,20 @@ def read_call(endpoint: Endpoint, raw: bytes, optional_fields: tuple[str, ...]) 
     if parameters.get("stream"):
         return None
     fixed = {name: value for name, value in parameters.items() if name not in FREE_FIELDS}
-    free = tuple(
-        (name, form_of(parameters[name]), bool(parameters[name]))
-        for name in FREE_FIELDS
-        if name in parameters
-    )
-    key = orjson.dumps(fixed)
+    try:
+        free = tuple(
+            (name, form_of(parameters[name]), bool(parameters[name]))
+            for name in FREE_FIELDS
+            if name in parameters
+        )
+        key, structure = orjson.dumps(fixed), form_of(given)
+    except (TypeError, RecursionError):  # nested too deeply
+        return None
     if len(key) > MAX_KEY_BYTES:
         key = blake2b(key).digest()
     cache = as_object(body.get("cache"))
     without_cache = cache.get("no-cache") is True and cache.get("no-store") is True
-    form = (endpoint, key, free, form_of(given), optional_fields)
+    form = (endpoint, key, free, structure, optional_fields)
     return DirectCall(endpoint, group, content, parameters, form, without_cache)
 
 
@@ -152,26 +162,31 @@ def _without_nulls(content: Any) -> Any:  # noqa: ANN401 -- of JSON
     ]
 
 
-def form_of(value: object) -> Hashable:
+def form_of(value: object, depth: int = 0) -> Hashable:
     """Return a value's form: its structure, with the values of `role` and `type`, without its texts.
 
     Texts are of one form, but for empty and blank ones; an address also has the form of its beginning.
+    Raises `RecursionError` for a value that is nested more than `MAX_DEPTH` deep.
     """
     if isinstance(value, str):
         return ("blank", value) if not value.strip() else "text"
+    if depth > MAX_DEPTH:
+        raise RecursionError
     if is_array(value):
-        return "list", frozenset(map(form_of, value))
+        return "list", frozenset(map(form_of, value, repeat(depth + 1)))
     if is_object(value):
-        return tuple((name, _form_of_member(name, member)) for name, member in value.items())
+        return tuple((name, _form_of_member(name, member, depth + 1)) for name, member in value.items())
     return type(value).__name__
 
 
-def _form_of_member(name: str, member: object) -> Hashable:
+def _form_of_member(name: str, member: object, depth: int) -> Hashable:
     if isinstance(member, str) and name in {"role", "type"}:
         return member
+    if isinstance(member, str) and name == "file_id":
+        return "address" if member.startswith(ADDRESSES) else form_of(member)
     if isinstance(member, str) and name in {"url", "image_url", "file_data"}:
         return member.partition(":")[0][:16], member.rpartition(".")[2][:8] if len(member) < 4096 else ""
-    return form_of(member)
+    return form_of(member, depth)
 
 
 def learn_body(sent: bytes, call: DirectCall, content_field: str) -> BodyTemplate | None:
@@ -193,6 +208,7 @@ def learn_body(sent: bytes, call: DirectCall, content_field: str) -> BodyTemplat
         {name: body[name] for name in before},
         {name: body[name] for name in after},
         tuple(given),
+        len(sent) - len(orjson.dumps(call.content)),
     )
 
 

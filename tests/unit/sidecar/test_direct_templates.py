@@ -1,11 +1,14 @@
 """Which calls may pass LiteLLM by, and when a template serves another call."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
+from llm_proxy.sidecar.direct_calls import MAX_TEMPLATE_BYTES, DirectCalls
+from llm_proxy.sidecar.direct_requests import RequestTemplate
 from llm_proxy.sidecar.direct_settings import are_settings_allowed
 from llm_proxy.sidecar.direct_templates import DirectCall, learn_body, learn_headers, may_serve, read_call
 
@@ -52,6 +55,28 @@ def test_other_calls_are_litellm_s(fields: Json) -> None:
     """Streams, and whatever field is not only translated."""
     assert read(CALL) is not None
     assert read(CALL | fields) is None
+
+
+@pytest.mark.parametrize("depth", [150, 300, 900])
+def test_what_is_nested_deeply_is_litellm_s(depth: int) -> None:
+    """In texts and in parameters: neither orjson nor a comparison of forms gets it."""
+    nested: Any = "x"
+    for _ in range(depth):
+        nested = [nested]
+    assert read_call("embeddings", json.dumps({"model": "m", "input": nested}).encode(), ()) is None
+    assert read(CALL | {"messages": user(nested)}) is None
+    assert read(CALL | {"user": nested}) is None
+    assert (read(CALL | {"tools": nested}) is None) == (depth > 254)
+
+
+def test_a_file_that_litellm_fetches_is_of_another_form() -> None:
+    """It is sent as `file_data`; an id that the provider gave is passed on."""
+
+    def file(name: str) -> object:
+        return form(user([{"type": "file", "file": {"file_id": name}}]))
+
+    assert file("file-abc") == file("file-def")
+    assert all(file(address) != file("file-abc") for address in ("https://a/b", "http://a/b", "www.a/b"))
 
 
 def test_texts_are_of_one_form() -> None:
@@ -116,6 +141,7 @@ def test_a_header_of_the_call_s_own_makes_no_template() -> None:
     known = {"Authorization": "Bearer k", "x-stainless-lang": "python", "content-length": "3"}
     assert learn_headers(known) == {"authorization": "Bearer k", "x-stainless-lang": "python"}
     assert learn_headers(known | {"x-request-id": "1"}) is None
+    assert learn_headers(known | {"cookie": "of another answer"}) == learn_headers(known)
 
 
 @pytest.mark.parametrize(
@@ -142,3 +168,23 @@ def test_an_unknown_setting_forbids_direct_calls(config: Json) -> None:
     """What a setting does to a call must be known."""
     assert are_settings_allowed(ALLOWED | {"litellm_settings": {"callbacks": [], "drop_params": True}})
     assert not are_settings_allowed(ALLOWED | config)
+
+
+def test_templates_are_bounded_in_bytes() -> None:
+    """Those of many tools give way; one that is larger than all may be is not kept."""
+    call = read(CALL)
+    assert call is not None
+    body = learn_body(json.dumps(CALL | {"tools": ["t" * 1000]}).encode(), call, "messages")
+    assert body is not None
+    assert 1000 < body.size_bytes < 1200
+
+    def template(size_bytes: int) -> RequestTemplate:
+        return RequestTemplate(replace(body, size_bytes=size_bytes), "", None, None, {}, None, ())
+
+    kept = DirectCalls(frozenset())
+    for number in range(5):
+        kept.keep(number, template(MAX_TEMPLATE_BYTES // 2))
+    kept.keep("none", None)
+    assert list(kept.templates) == [3, 4, "none"]
+    kept.keep("large", template(MAX_TEMPLATE_BYTES + 1))
+    assert (list(kept.templates), kept.size_bytes) == ([], 0)
