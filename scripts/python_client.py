@@ -14,8 +14,8 @@ from llm_proxy_service import catalog, client, errors, request, response, sync
 HEAD = """\
 # The Python client: reference
 
-Every name of `llm_proxy_service` (generated from its docstrings). What the two modes are, and what the older
-library's users find changed: [python_client.md](python_client.md).
+Every name of `llm_proxy_service` (generated from its docstrings). The two modes, and what has
+changed since the older library: [python_client.md](python_client.md).
 """
 SECTION = re.compile(r"^(Args|Attributes|Raises|Returns):\n((?:(?:    .*)?\n)+)", re.MULTILINE)
 ITEM = re.compile(r"^    (\w[\w.]*): ((?:.*)(?:\n        .*)*)", re.MULTILINE)

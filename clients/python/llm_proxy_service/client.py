@@ -44,11 +44,11 @@ class ResponseCache:
 class LLMProxyService:
     """Calls language models, through a gateway where `base_url` or `LLM_PROXY_URL` names one, else directly.
 
-    What no argument names is read from the environment: `LLM_PROXY_CACHE_SIZE`, `LLM_PROXY_CACHE_TTL`,
+    Arguments that are not given are read from the environment: `LLM_PROXY_CACHE_SIZE`, `LLM_PROXY_CACHE_TTL`,
     `LLM_PROXY_MAX_RETRIES`, `LLM_PROXY_LOAD_BALANCE`, `LLM_PROXY_URL`, `LLM_PROXY_API_KEY`.
 
     Args:
-        cache_size: Answers that are kept; 0 keeps none. The default is 1000.
+        cache_size: Number of answers in the cache; 0 turns it off. The default is 1000.
         cache_ttl: Seconds an answer is kept. The default is an hour.
         load_balance_strategy: How one of several providers is chosen. The default is `ROUND_ROBIN`.
         enable_failover: Whether others take over when a provider fails; by default they do.
@@ -101,7 +101,7 @@ class LLMProxyService:
         await asyncio.shield(self._starting)
 
     async def stop(self) -> None:
-        """Close what was opened; running calls end as they would, and none is begun any more."""
+        """Close the connections and reject new calls; a gateway ends calls that still run."""
         if not self._stopped:
             self._stopped = True
             await self._backend.stop()
@@ -116,7 +116,7 @@ class LLMProxyService:
         await self.stop()
 
     async def generate_completion(self, request: LLMRequest) -> LLMResponse:
-        """The model's answer, whole; cancelling this ends the call at the provider.
+        """The model's complete answer; cancelling this ends the call at the provider.
 
         Raises:
             LLMProxyError: There is no answer; its attributes say why and whether to try again.
@@ -137,7 +137,7 @@ class LLMProxyService:
                 yield chunk
 
     async def generate_structured(self, request: LLMRequest, model: type[Model]) -> Model:
-        """The answer as an object of a pydantic model; where a cached one does not fit, the model is called.
+        """The answer as an object of a pydantic model; if a cached answer does not fit, the model is called.
 
         Raises:
             InvalidResponseError: The answer does not fit the model; `content` has it.

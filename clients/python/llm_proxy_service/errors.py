@@ -5,7 +5,7 @@ Invariant: `retryable` says that the same call may succeed later and that this o
 
 
 class LLMProxyError(Exception):
-    """A call that gave no answer.
+    """A call without an answer.
 
     Attributes:
         status: The HTTP status it came with; None where there was none, as with a broken connection.

@@ -91,7 +91,7 @@ async def test_without_a_gateway_every_page_says_so(
         async with alone.signed_in() as client:
             check = (await client.get("/self-check")).text
             assert "It does not answer." in check
-            assert "Only the toy model" not in check
+            assert "Only the local test model" not in check
             assert "None is served" not in check
             runs = await client.get("/runs")
             assert runs.status_code == 503
