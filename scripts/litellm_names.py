@@ -38,7 +38,7 @@ READ_FROM = {
 }
 # Sampling and thinking parameters that LiteLLM only hands on to the model.
 FOR_THE_MODEL = {"thinking", "top_k", "top_n_tokens", "include_server_side_tool_invocations"}
-# Fields of LiteLLM's other doors (files, speech, assistants, agents); no door of ours reads them.
+# Fields of LiteLLM's other endpoints (files, speech, assistants, agents); no endpoint of ours reads them.
 OTHER_DOORS = {
     "adapter_id",
     "agent",
@@ -65,7 +65,7 @@ OTHER_DOORS |= {"response_id", "self", "session", "token", "voice"}
 
 
 def schema() -> set[str]:
-    """The fields OpenAI publishes for the three doors."""
+    """The fields OpenAI publishes for the three endpoints."""
     return set(Chat.__annotations__) | set(Text.__annotations__) | set(Embedding.__annotations__) | _bases()
 
 

@@ -45,7 +45,9 @@ def _parse_time(_: click.Context, __: click.Parameter, text: str | None) -> date
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no time in ISO 8601, such as 2026-11-20T02:00:00Z.") from None
+        raise click.BadParameter(
+            f"{text!r} is not a time in ISO 8601, such as 2026-11-20T02:00:00Z."
+        ) from None
     at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     if at > datetime.now(UTC) + _CLOCKS_DIFFER:
         raise click.BadParameter(f"{text!r} is in the future.")
@@ -67,7 +69,7 @@ def backup(ctx: click.Context, *, file: Path | None, tools: Path | None, as_json
     if file is None:
         fail("--to names the file to write; see `llm-proxy backup --help`", EXIT_WRONG_INPUT)
     if not file.absolute().parent.is_dir():
-        fail(f"{file.absolute().parent} is no folder", EXIT_WRONG_INPUT)
+        fail(f"{file.absolute().parent} is not a folder", EXIT_WRONG_INPUT)
     number = run_with_pool(lambda pool: Backups(pool).begin("pg_dump"))
     try:
         size_bytes = _dump(file, tools)
@@ -132,7 +134,7 @@ def export_keys() -> tuple[SealingKey, ...]:
 )
 @as_json_option
 def export_revocations(*, file: Path, as_json: bool) -> None:
-    """Export what a restored backup would forget: revocations, changed limits, erasures, what was spent.
+    """Export what a restored backup would lack: revocations, changed limits, erasures, what was spent.
 
     Run it every minute and keep the file apart from the backups; `restore-check` reads it. It holds digests,
     no secret and no person's name, and a seal by LLM_PROXY__SEALING_KEYS, or by LLM_PROXY__ADMIN_KEY.
@@ -161,14 +163,14 @@ def export_revocations(*, file: Path, as_json: bool) -> None:
 )
 @click.option("--bytes", "size_bytes", type=click.IntRange(0), help="Its size.")
 @click.option("--failed", is_flag=True, help="It did not succeed.")
-@click.option("--note", help="A few words for people.")
+@click.option("--note", help="A comment.")
 @as_json_option
 def record_backup(
     *, tool: str, at: datetime | None, size_bytes: int | None, failed: bool, note: str | None, as_json: bool
 ) -> None:
-    """Note a backup that another tool has made: snapshots, pgBackRest, WAL-G, the provider's own.
+    """Record a backup that another tool has made: snapshots, pgBackRest, WAL-G, the provider's own.
 
-    Run it when that tool has succeeded; `doctor` and the alerts tell the age of the last one.
+    Run it when that tool has succeeded; `doctor` and the alerts report the age of the last one.
     """
     tool = tool.strip()
     if not 0 < len(tool) <= _MAX_NAME_CHARS:

@@ -1,6 +1,6 @@
 """`llm-proxy calls list` and `calls stop`: what runs now, read from the running gateway, and an end to it.
 
-Invariants: what the gateway does not know (the limits store is away, a process is silent) is named on
+Invariants: what the gateway does not know (the limits store or a process does not answer) is named on
 standard error; a stop is the gateway's, with its audit entry. Exit 1 when nothing was stopped.
 """
 
@@ -33,7 +33,7 @@ _COLUMNS = (
 
 @click.group(cls=CommandGroup)
 def calls() -> None:
-    """Show what runs now, and stop a call.
+    """List running calls, and stop one.
 
     Reads LLM_PROXY__ADMIN_KEY (to list, LLM_PROXY__ADMIN_READ_KEY is enough) from the environment, .env or
     .keys/.

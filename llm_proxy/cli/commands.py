@@ -21,7 +21,7 @@ COMMANDS = {
     ),
     "up": ("stack:up", "Start, supervise and stop the whole stack on this machine."),
     "serve": ("serve:serve", "Run the gateway alone."),
-    "console": ("console:console", "Run the console, web pages for people; print a link that signs in once."),
+    "console": ("console:console", "Run the web console; print a link that signs in once."),
     "sidecar": ("stack:sidecar", "Run the LiteLLM sidecar alone."),
     "migrate": ("database:migrate", "Bring the database to the schema of this version."),
     "keys": ("keys:keys", "Create, list, change, rotate and revoke virtual keys."),
@@ -34,7 +34,7 @@ COMMANDS = {
     "usage": ("usage:usage", "Show usage and cost."),
     "requests": ("requests:requests", "Show single requests, and why one failed."),
     "runs": ("runs:runs", "Show the runs of agents, what each cost, and which were stopped."),
-    "calls": ("calls:calls", "Show what runs now, and stop a call."),
+    "calls": ("calls:calls", "List running calls, and stop one."),
     "reconcile": ("usage:reconcile", "Compare the gateway's records with the sidecar's."),
     "simulate": ("limits:simulate", "Replay recorded calls against changed limits, budgets or prices."),
     "notify": ("admin:notify", "Test the webhooks of notifications."),
@@ -43,7 +43,7 @@ COMMANDS = {
     "erase": ("operations:erase", "Erase a person's text and name."),
     "import": ("imports:imports", "Take over a LiteLLM proxy's database, or an older configuration."),
     "config": ("config:config", "Check litellm-config.yaml."),
-    "backup": ("backup:backup", "Back the database up; export revocations; list and note backups."),
+    "backup": ("backup:backup", "Back the database up; export revocations; list and record backups."),
     "purge": ("purge:purge", "Delete what is past its retention; --dry-run shows it."),
     "restore": ("restore:restore", "Restore a backup; nothing is admitted until `restore-check`."),
     "restore-check": (
@@ -83,7 +83,7 @@ def commands() -> None:
 
 
 def _own_arguments(arguments: list[str]) -> list[str]:
-    """Returns the arguments; those of LiteLLM's image in the words of `up`."""
+    """Returns the arguments; those of LiteLLM's image are translated into those of `up`."""
     if not arguments or not arguments[0].startswith(("--", "litellm")):
         return arguments
     from llm_proxy.cli.litellm_arguments import translate  # noqa: PLC0415 -- most commands need it not

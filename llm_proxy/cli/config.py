@@ -41,7 +41,7 @@ def check_text(
         return [unreadable(fault)]
     env = build_environment(variables, texts)
     env["LITELLM_MASTER_KEY"] = variables.get("LITELLM_MASTER_KEY", "")
-    if OperatorEnv(variables).is_development:  # as `up` tells its sidecars
+    if OperatorEnv(variables).is_development:  # as `up` does for its sidecars
         env.setdefault(ACCEPT_VARIABLE, ACCEPT_ALL)
     return check_config(raw, env, folder, accepted)
 
@@ -82,7 +82,7 @@ def config() -> None:
     "accepted",
     multiple=True,
     metavar="PATH",
-    help="A protecting setting that has no effect here, such as litellm_settings.max_budget: no fault.",
+    help="Accept that a protecting setting has no effect here, such as litellm_settings.max_budget.",
 )
 def check(
     file: Path, *, as_json: bool, faults_only: bool, start_only: bool, accepted: tuple[str, ...]

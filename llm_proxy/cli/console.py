@@ -31,10 +31,10 @@ GRACE_S = 5
 @click.command(context_settings={"show_default": True})
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
-@click.option("--link", is_flag=True, help="Only print a link that signs in once, at a console that runs.")
+@click.option("--link", is_flag=True, help="Only print a link that signs in once at the running console.")
 @click.option("--no-link", is_flag=True, help="Start without printing a link.")
 def console(host: str | None, port: int | None, *, link: bool, no_link: bool) -> None:
-    """Run the console, web pages for people; print a link that signs in once."""
+    """Run the web console; print a link that signs in once."""
     harden_process()
     settings = load_settings()
     given = {"console_host": host, "console_port": port}

@@ -35,7 +35,7 @@ DEFAULT_HOSTS = {
     "voyage": "api.voyageai.com",
     "gemini": "generativelanguage.googleapis.com",
 }
-"""Where LiteLLM asks these providers when no address is given."""
+"""Where LiteLLM calls these providers when no address is given."""
 SYNONYMS = {"google": "gemini", "vllm": "hosted_vllm", "azure_openai": "azure", "vertexai": "vertex_ai"}
 OLLAMA_PORT = 11434
 MODEL_NUMBERS = {
@@ -175,7 +175,7 @@ def _convert_routes(raw: Json) -> ImportedConfig:
         params["model"] = f"{params['model']}/{given.pop('physical_name', group)}"
         made.add(group, params, _model_info(f"models.{group}", given, params, made))
     for provider in providers.keys() - used:
-        made.without_counterpart(f"providers.{provider}", "left out: no model names it")
+        made.without_counterpart(f"providers.{provider}", "left out: no model uses it")
     default = raw.get("default_model")
     if isinstance(default, str):
         made.variables["LLM_PROXY__DEFAULT_MODEL"] = default
@@ -203,7 +203,7 @@ def _provider_params(name: str, given: Json, made: ImportedConfig) -> Json:
     if base and urlsplit(base).hostname != DEFAULT_HOSTS.get(kind):
         params["api_base"] = base.removesuffix("/v1") if kind == "ollama_chat" else base
         if kind == "openai" and name != "openai":
-            _remark_once(made, f"providers.{name}: asked as a server with OpenAI's API, at its base_url")
+            _remark_once(made, f"providers.{name}: called as an OpenAI-compatible server at its base_url")
     for key, value in given.items():
         if key in MODEL_NUMBERS and MODEL_NUMBERS[key][0] == "litellm_params":
             params[MODEL_NUMBERS[key][1]] = value
@@ -254,8 +254,8 @@ def _convert_node_config(raw: Json) -> ImportedConfig:
     for path, value in _leaves(raw):
         _take_leaf(path, value, made)
     made.remarks.append(
-        "as before, a model is asked of the provider that its name implies, gpt-4 of OpenAI; a virtual key"
-        " needs `*` among its models for that"
+        "as before, any other model goes to the provider that its name implies (gpt-4 to OpenAI); a virtual"
+        " key needs `*` among its models for that"
     )
     return made
 

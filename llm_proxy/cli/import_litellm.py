@@ -171,7 +171,7 @@ def _decrypt(keys: Sequence[str], values: Sequence[str]) -> list[str | None]:
     if not keys:
         fail(
             f"the models' values are encrypted: set {_SALT}, or {_MASTER_KEY} if LiteLLM had no salt key,"
-            " or say --without-models",
+            " or give --without-models",
             EXIT_WRONG_INPUT,
         )
     python = sidecar_interpreter()
@@ -191,7 +191,7 @@ def _decrypt(keys: Sequence[str], values: Sequence[str]) -> list[str | None]:
         fail(f"LiteLLM's environment cannot decrypt the models' values: {type(fault).__name__}")
     if not any(one is not None for one in answer):
         fail(
-            f"no value of LiteLLM's database can be decrypted: {_SALT} is another than LiteLLM's",
+            f"no value of LiteLLM's database can be decrypted: {_SALT} is not LiteLLM's",
             EXIT_WRONG_INPUT,
         )
     return answer

@@ -1,4 +1,4 @@
-"""`llm-proxy import`: takes over what another service has; a module a source."""
+"""`llm-proxy import`: takes over what another service has; one module for each source."""
 
 import click
 

@@ -104,7 +104,9 @@ _SPEC_OPTIONS: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
         callback=_check_budgets,
         help=f"{BUDGET_EXAMPLES}; repeatable. `none` removes all.",
     ),
-    click.option("--max-tokens-cap", type=int, help="Most completion tokens a request may ask for."),
+    click.option(
+        "--max-tokens-cap", type=int, help="The maximum of completion tokens a request may ask for."
+    ),
     click.option("--cache/--no-cache", default=None, help="Whether responses may come from the cache."),
     click.option(
         "--expires-at", metavar="ISO8601", help="When it ends, in UTC without an offset; `none` for never."

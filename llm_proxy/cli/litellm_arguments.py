@@ -1,8 +1,8 @@
 """The command line of LiteLLM's image, as the command line of `llm-proxy up`.
 
-Pure. Whoever gives the container LiteLLM's arguments gets a gateway and as many sidecars as LiteLLM had
-workers, on LiteLLM's address. Invariants: an option without effect is named in a warning; one that protects,
-or that asks for something else than a server, is refused.
+Pure. With LiteLLM's arguments the container runs a gateway and as many sidecars as LiteLLM had workers, on
+LiteLLM's address. Invariants: an option without effect is named in a warning; one that protects, or that asks
+for something else than a server, is rejected.
 Source: `litellm/proxy/proxy_cli.py`.
 """
 
@@ -22,7 +22,7 @@ _REFUSED: Mapping[str, str] = {
     "model": "name the models in a file, and the file with --config",
     "validate_config": "llm-proxy config check FILE does it",
     "setup": "llm-proxy init writes the configuration",
-    "health": "GET /health tells it",
+    "health": "GET /health reports it",
     "test": "llm-proxy models --check does it",
     "test_async": "llm-proxy models --check does it",
     "skip_server_startup": "llm-proxy migrate makes the tables",
@@ -84,7 +84,7 @@ class TranslatedArguments:
 
 
 def translate(arguments: Sequence[str], environment: Mapping[str, str]) -> TranslatedArguments | None:
-    """Returns the arguments of `up` for LiteLLM's; None for what is no command line of LiteLLM's.
+    """Translates LiteLLM's arguments into those of `up`; None where they are not LiteLLM's.
 
     Ends the command for an option that has no counterpart here.
     """

@@ -1,4 +1,4 @@
-"""`llm-proxy status`, `models`, `cache` and `erase`: commands that ask the running gateway.
+"""`llm-proxy status`, `models`, `cache` and `erase`: commands that query the running gateway.
 
 Invariants: `models --check` is the only one that calls models, each group once. Exit 1 when requests are not
 served, a checked model failed, or something was not deleted; exit 3 when no gateway answers.
@@ -270,7 +270,7 @@ def _post(path: str, url: str | None, body: dict[str, str] | None = None) -> Jso
 
 def _print_certificates(certificates: list[Json]) -> None:
     if not certificates:
-        click.echo("nobody was restored, and no erasure is incomplete")
+        click.echo("no erased person was restored, and no erasure is incomplete")
     for one in certificates:
         _print_certificate(one)
 

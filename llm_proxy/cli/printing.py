@@ -106,7 +106,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 @contextmanager
 def installation_progress() -> Generator[Callable[[str, int, int], None]]:
-    """Yields what shows how many of an environment's packages are there: a bar on a terminal, else a line."""
+    """Yields a function that shows how many packages are installed: a bar on a terminal, else one line."""
     from rich.console import Console  # noqa: PLC0415 -- 2 MB, and `serve` prints no table
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 

@@ -31,8 +31,8 @@ from llm_proxy.ledger.retention import purge as purge_rows
 def purge(*, dry_run: bool, tables: tuple[str, ...], as_json: bool, yes: bool) -> None:
     """Delete what is past its retention now: rows in batches, and whole partitions, beside the calls.
 
-    The gateway does the same by itself, but for the audit log of before the chain. The times are those of the
-    settings (docs/retention.md), which are read from the environment, .env or .keys/, as DATABASE_URL is.
+    The gateway does the same by itself, except for the audit log of before the chain. The times are those of
+    the settings (docs/retention.md), which are read from the environment, .env or .keys/, as DATABASE_URL is.
     """
     kept = days_kept(load_settings())
     for name in tables:

@@ -70,7 +70,7 @@ def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option(
     "--until",
-    help="The end of the range, written alike; by default the end of today, or of the period of --since.",
+    help="The end of the range, in the same form; by default the end of today, or of the period of --since.",
 )
 @click.option("--tz", default="UTC", help="The time zone of days: Europe/Berlin, +05:30.")
 @_filter_options

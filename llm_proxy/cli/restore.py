@@ -1,8 +1,8 @@
-"""`llm-proxy restore` and `restore-check`: a backup into the database, and what it has forgotten.
+"""`llm-proxy restore` and `restore-check`: a backup into the database, and what it lacks.
 
 Invariants: a restore leaves what was in the database in a schema beside it, and puts it back if it fails. The
 restored database is locked; only `restore-check --acknowledge` unlocks it, and without an export of
-revocations that takes a word of its own.
+revocations that needs an option of its own.
 """
 
 import asyncio
@@ -128,7 +128,7 @@ async def _make_room(pool: Pool) -> tuple[str, bool]:
         schema = await connection.fetchval("SELECT quote_ident(current_schema())")
         await connection.execute(f"ALTER SCHEMA {schema} RENAME TO {before}")
         await connection.execute(f"CREATE SCHEMA {schema}")
-        if schema == "public":  # what a new database's has, and a dump therefore does not say
+        if schema == "public":  # every new database has this grant, so a dump leaves it out
             await connection.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
     return before, marker is not None and marker.lock_reason is not None
 
@@ -173,16 +173,18 @@ async def _lock_restored(pool: Pool) -> bool:
 @click.option(
     "--without-revocations", is_flag=True, help="No export is left: what it would restore stays lost."
 )
-@click.option("--acknowledge", "confirmed", is_flag=True, help="Do again what was undone, and admit calls.")
 @click.option(
-    "--lock", is_flag=True, help="Lock a database that was restored, and that no gateway has found."
+    "--acknowledge", "confirmed", is_flag=True, help="Apply again what the restore undid, and admit calls."
+)
+@click.option(
+    "--lock", is_flag=True, help="Lock a restored database that no gateway has recognized as restored."
 )
 @as_json_option
 @yes_option
 def restore_check(
     *, file: Path | None, without_revocations: bool, confirmed: bool, lock: bool, as_json: bool, yes: bool
 ) -> None:
-    """Show what a restored database has forgotten; with --acknowledge do it again, and admit calls.
+    """Show what a restored database lacks; with --acknowledge apply it again, and admit calls.
 
     Exit code 1 while the database is locked. Reads DATABASE_URL, LIMITS_REDIS_URL, LLM_PROXY__SPOOL_DIR and
     the keys of the export from the environment, .env or .keys/.
@@ -292,7 +294,7 @@ async def _outside(pool: Pool, store: StoredSightings | None, marker: Marker, fo
     except LimiterUnavailable:
         return found | {"limits store": "it does not answer"}
     kept = "it knows the database: windows and budgets go on from it"
-    lost = "it was lost: budgets are counted from the records, and from what the export tells"
+    lost = "it was lost: budgets are counted from the records and the export"
     return found | {
         "limits store": kept if known else lost,
         "tenants with changes after the backup": ahead[:_MAX_LISTED_TENANTS],

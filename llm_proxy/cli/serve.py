@@ -50,7 +50,7 @@ HEADER_TIMEOUT_S = 10
 SLOW_CHECK_EVERY_S = 1
 BACKLOG = 2048
 HANDOVER_S = 5.0
-"""For so long idle connections wait for a request, whose response tells their client to open another."""
+"""How long idle connections wait for a last request, whose response tells the client to reconnect."""
 GC_THRESHOLD = 20_000
 """Allocated objects before a collection: reference cycles are rare here."""
 
@@ -158,7 +158,7 @@ def start_settings(**flags: str | int | None) -> Settings:
 
 
 def bind_socket(settings: Settings, listener: int | None = None) -> socket.socket:
-    """Returns a socket bound to the gateway's address, or the one handed on; ends the command without."""
+    """Returns a socket bound to the gateway's address, or the inherited one; else ends the command."""
     try:
         bound = bind(settings.host, settings.port) if listener is None else socket.socket(fileno=listener)
     except OSError as error:

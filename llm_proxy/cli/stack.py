@@ -81,7 +81,7 @@ def _state_option(text: str) -> Callable[[Callable[..., None]], Callable[..., No
     "accepted",
     multiple=True,
     metavar="PATH",
-    help="A protecting setting of the configuration that has no effect here: start nevertheless.",
+    help="Start although this protecting setting of the configuration has no effect here.",
 )
 @click.option("--with-parent", is_flag=True, help="Stop when the parent process ends.")
 @click.option("--logs-to-stdout", is_flag=True, help="Write all logs to standard output instead of files.")

@@ -1,4 +1,4 @@
-"""Who looks at the console, and what they may see: sessions, roles, and tokens against forged requests.
+"""Who is signed in, and what they may see: sessions, roles, and tokens against forged requests.
 
 Invariants: a page without `require_role` shows nothing of anyone's; the role is the credential's of this
 moment, not of the sign-in, so that a revoked or expired key ends its sessions; each request that changes

@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 _CONNECTIONS = (32, 1)
 """To the gateway: for requests, and for asking whether it lives."""
 _WITHOUT_GATEWAY = (
-    "See whether the gateway runs; this page is what it says. Overview, Usage, Live and Requests read the"
-    " database and show what it has."
+    "Check whether the gateway runs: this page shows its answers. Overview, Usage, Live and Requests read"
+    " the database and show what it has."
 )
 _TITLES = {
     400: "This request is wrong",

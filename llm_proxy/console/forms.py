@@ -1,7 +1,7 @@
 """Forms of keys and limits <-> bodies of the admin API.
 
-Invariants: pure. A text that is no number is sent as it is, so that the API's own error stands at its field;
-an empty field is null; what a form does not have is not sent. Money stays text.
+Invariants: pure. A text that is not a number is sent as it is, so that the API's error stands at it; an
+empty field is null; what a form does not have is not sent. Money stays text.
 """
 
 from collections.abc import Iterable, Mapping
@@ -111,9 +111,9 @@ def parse_further_fields(text: str) -> Json:
     try:
         found: object = orjson.loads(text) if text.strip() else {}
     except orjson.JSONDecodeError as fault:
-        raise BadRequest(f"This is no JSON: {fault}.", param=FURTHER) from None
+        raise BadRequest(f"This is not JSON: {fault}.", param=FURTHER) from None
     if not isinstance(found, dict):
-        raise BadRequest("This is no JSON object.", param=FURTHER)
+        raise BadRequest("This is not a JSON object.", param=FURTHER)
     return as_object(cast("object", found))
 
 

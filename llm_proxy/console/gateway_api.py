@@ -78,7 +78,7 @@ class GatewayAPI:
         try:
             return as_object(orjson.loads(response.content)) if response.content else {}
         except ValueError:
-            raise GatewayRejected(502, "The gateway's answer is no JSON.") from None
+            raise GatewayRejected(502, "The gateway's answer is not JSON.") from None
 
     async def fetch(
         self,

@@ -28,7 +28,7 @@ from llm_proxy.identity.admin_keys import AdminKeySpec, Role, validate_admin_key
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.settings import Settings
 
-with warnings.catch_warnings():  # its advice of httpx2 is no line of our log
+with warnings.catch_warnings():  # its advice to use httpx2 is not for our log
     warnings.simplefilter("ignore", AuthlibDeprecationWarning)
     from authlib.integrations.httpx_client import AsyncOAuth2Client
 
@@ -135,7 +135,7 @@ class OpenIdProvider:
         """
         metadata, keys = await self._discovered()
         if not hmac.compare_digest(answer.get("state", "").encode(), flow.state.encode()):
-            raise Forbidden("This sign-in was not begun in this browser, or long ago. Try again.")
+            raise Forbidden("This sign-in was begun in another browser, or too long ago. Try again.")
         if answer.get("iss", self._issuer).rstrip("/") != self._issuer:
             raise Forbidden("This sign-in comes from another identity provider.")
         if "error" in answer or not answer.get("code"):

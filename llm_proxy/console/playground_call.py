@@ -115,7 +115,7 @@ class PlaygroundForm:
         if self.tools:
             found["tools"] = _json(self.tools, "tools")
             if not isinstance(found["tools"], list):
-                raise BadRequest("Tools are a JSON array.", param="tools")
+                raise BadRequest("Tools must be a JSON array.", param="tools")
         return found
 
     def image_url(self) -> str | None:
@@ -136,7 +136,7 @@ class PlaygroundForm:
             return {}
         found = _json(self.more, "more")
         if not isinstance(found, dict):
-            raise BadRequest("More fields are a JSON object.", param="more")
+            raise BadRequest("The further fields must be a JSON object.", param="more")
         return as_object(found)  # pyright: ignore[reportUnknownArgumentType]
 
 
@@ -226,13 +226,13 @@ def _json(text: str, name: str) -> object:
     try:
         found: object = orjson.loads(text)
     except orjson.JSONDecodeError as fault:
-        raise BadRequest(f"This is no JSON: {fault}.", param=name) from None
+        raise BadRequest(f"This is not JSON: {fault}.", param=name) from None
     return found
 
 
 def _whole_number(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise BadRequest("This is no whole number.", param="max_tokens")
+        raise BadRequest("This is not a whole number.", param="max_tokens")
     return int(text)
 
 
@@ -240,4 +240,4 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise BadRequest("This is no number.", param="temperature") from None
+        raise BadRequest("This is not a number.", param="temperature") from None

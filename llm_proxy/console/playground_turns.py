@@ -48,7 +48,7 @@ def _turn(row: Json) -> ConversationTurn:
 
 
 def _no_turns() -> BadRequest:
-    return BadRequest("This is no conversation.", param="turns")
+    return BadRequest("This is not a conversation.", param="turns")
 
 
 def turns_text(turns: Sequence[ConversationTurn]) -> str:

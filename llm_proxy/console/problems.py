@@ -26,18 +26,18 @@ _RECENT, _LATELY = timedelta(hours=24), timedelta(hours=1)
 _FAILING_SHARE, _FAILING_CALLS = 0.2, 5
 _ADVICE = {
     "gateway": "It finishes its calls and stops. Start it again, or wait for the new one.",
-    "unknown": "See whether the gateway and its stores run: what only they know, budgets too, is not known.",
+    "unknown": "Check whether the gateway and its stores run: until they answer, budgets are unknown.",
     "sidecars": "See the sidecars' logs; `llm-proxy reload` starts new ones.",
-    "limits": "Start the Valkey of LIMITS_REDIS_URL, or mend its address: until then limits are kept as the"
-    " settings of a failed store say.",
-    "database": "Start the Postgres of DATABASE_URL, or mend what it refuses: records wait in the spool.",
+    "limits": "Start the Valkey of LIMITS_REDIS_URL, or correct its address: until then limits are kept as"
+    " the settings of a failed store say.",
+    "database": "Start the Postgres of DATABASE_URL, or correct what it rejects: records wait in the spool.",
     "background": "See the gateway's log for these names.",
     "spool": "Let the gateway write to LLM_PROXY__SPOOL_DIR: what waits in memory is lost when it is killed.",
 }
 _EVENTS = {
     "provider.credentials_refused": "Put a valid key of this provider into .keys/, then `llm-proxy reload`.",
     "sidecar.lost": "See the sidecars' logs for why it ended.",
-    "credentials.refused": "See the audit page for addresses: a client has an old key, or guesses keys.",
+    "credentials.refused": "See the audit page for the addresses: a client has an old key, or guesses keys.",
 }
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 
 PATIENCE_S = 1.0
-"""So long an answer is awaited before the gateway is probed."""
+"""How long an answer is awaited before the gateway is probed."""
 BEAT_S = 0.9
-"""So long the answer to a probe may take."""
+"""How long the answer to a probe may take."""
 _SILENT_FOR_S = 2.0
 
 

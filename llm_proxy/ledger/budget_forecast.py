@@ -1,7 +1,7 @@
 """How far each budget is spent, and whether it lasts to the end of its period at the present pace.
 
 Invariants: which budgets there are, and whose, is decided by the code of admission (`PolicyResolver`) for
-every key and for whoever spent. Spend is that of the roll-ups, and what an import brought; a key's is also
+every key and for every spender. Spend is that of the roll-ups, and what an import brought; a key's is also
 that of the keys below it. The pace is that of the last seven days, of a budget of a day that of the last 24
 hours; who began later, since then. Raises: `DatabaseUnavailable`.
 """
@@ -26,7 +26,7 @@ from llm_proxy.schema.database import db_deadline
 
 RECENT_DAYS = 7
 MAX_SPENDERS = 500
-"""The costliest so many of each scope have their budgets forecast, beside all keys."""
+"""The number of a scope's spenders, by cost, whose budgets are forecast beside those of all keys."""
 _DEADLINE_S = 10.0
 _MAX_ROWS = 1_000_000
 _RowsBySpender = dict[tuple[str, ...], list[UsageRow]]
@@ -199,7 +199,7 @@ class _SpendSums:
         self._rows: dict[tuple[datetime, TimeUnit | None, tuple[str, ...]], _RowsBySpender] = {}
 
     async def spenders(self, scope: ScopeKind) -> list[Spender]:
-        """Returns the costliest spenders of a scope in the last 31 days."""
+        """Returns the spenders of a scope with the highest cost in the last 31 days."""
         by = _SPENDERS.get(scope, ())
         if not by:
             return [Spender(Caller("", "internal"), scope=scope)]

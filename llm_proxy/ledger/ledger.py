@@ -1,4 +1,4 @@
-"""The ledger as a call's way sees it: a call starts, ends or is rejected.
+"""The ledger's part in a request: a call starts, ends or is rejected.
 
 Invariants: `call_started`, `call_finished` and `request_rejected` never wait and never raise; a finished
 call's record survives the process (journal) and an outage of Postgres (spool); a call in flight in a worker

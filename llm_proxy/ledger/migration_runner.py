@@ -100,7 +100,7 @@ class MigrationRunner:
         return not work.finished
 
     async def make_indexes(self) -> bool:
-        """Applies the steps outside a transaction; returns False if another process is at them."""
+        """Applies the steps outside a transaction; returns False if another process applies them."""
         if all(not step.is_outside for step in await self._pending()):
             return True
         if self._pool.get_max_size() < _CONNECTIONS_FOR_INDEXES:

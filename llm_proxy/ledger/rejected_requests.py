@@ -291,7 +291,7 @@ def not_recorded_message(request_id: UUID, counts: Iterable[Mapping[str, Any]]) 
     """Returns the message for a request id that is neither recorded nor in the sample."""
     begin, _ = minute_around(request_id)
     return (
-        "No record has this id. Of refused requests a sample is kept"
-        f" ({SAMPLE_PER_S} a second of each worker), so it may have been refused: in its minute"
-        f" ({begin:%Y-%m-%d %H:%M} UTC) {summarize_counts(counts)} were refused."
+        "No record has this id. Of rejected requests only a sample is kept"
+        f" ({SAMPLE_PER_S} a second of each worker), so it may have been rejected: in its minute"
+        f" ({begin:%Y-%m-%d %H:%M} UTC) {summarize_counts(counts)} were rejected."
     )

@@ -143,14 +143,14 @@ def _attempt_lines(request: Json) -> list[str]:
         for number, one in enumerate(attempts, 1)
     ]
     if attempts and not is_logged:
-        lines.append("the sidecar's log has nothing of this call (yet): when each hop was is not known")
+        lines.append("the sidecar's log has no entry of this call (yet): the times of its hops are unknown")
     elif not attempts and request.get("replay_of"):
         lines.append(f"no hop: the answer of {request['replay_of']} again, by its idempotency key")
     elif not attempts:
         lines.append(
             "no hop: the response cache answered"
             if request.get("cache") == "hit"
-            else "no hop is known: nothing was sent to a provider, or nobody says"
+            else "no hop is known: nothing was sent to a provider, or it was not recorded"
         )
     return lines
 
@@ -204,7 +204,7 @@ def _end_line(request: Json) -> str:
     cost = request.get("cost_usd")
     parts.append("cost unknown" if cost is None else f"${cost:f}")
     if request.get("would_refuse"):
-        parts.append(f"limits in shadow would have refused it: {request['would_refuse']}")
+        parts.append(f"limits in shadow mode would have rejected it: {request['would_refuse']}")
     if request.get("guard_signal"):
         parts.append(f"the loop guard found: {request['guard_signal']}, {request['guard_times']} times")
     return ", ".join(parts)

@@ -78,7 +78,7 @@ def parse_position(text: str, param: str = "after") -> Position:
     try:
         return Position(_EPOCH + timedelta(microseconds=int(micros[:20])), UUID(hexadecimal))
     except (ValueError, OverflowError):
-        raise BadRequest("This is no place in a list of requests.", param=param) from None
+        raise BadRequest("This is not a position in a list of requests.", param=param) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def parse_filters(given: Iterable[tuple[str, str]]) -> RequestFilters:
             raise BadRequest(f"'{name}' is given twice.", param=name)
         names.add(name)
         if len(text) > _MAX_CHARS or "\0" in text:
-            raise BadRequest(f"'{name}' holds no name of a request.", param=name)
+            raise BadRequest(f"'{name}' is too long, or holds a NUL character.", param=name)
         if not text:
             continue
         if name == "status":
@@ -180,5 +180,5 @@ def _parse_number(name: str, text: str) -> Decimal | float:
     except InvalidOperation:
         number = Decimal(-1)
     if not number.is_finite() or not 0 <= number <= _MAX_NUMBER:
-        raise BadRequest(f"'{name}' is a number that is not negative.", param=name)
+        raise BadRequest(f"'{name}' must be a number that is not negative.", param=name)
     return number if name.endswith("_cost") else float(number)

@@ -24,7 +24,7 @@ from llm_proxy.ledger.usage_store import rejected_as_dict, row_as_dict
 from llm_proxy.schema.database import db_deadline
 
 SEARCH_S = 0.7
-"""So long a page is looked for; then it is returned as it is."""
+"""How long a page is looked for; then it is returned as far as it is filled."""
 EXPORT_S = 5.0
 """The same of a page of an export, for which no person waits at a screen."""
 MAX_PAGE = 1000
@@ -160,7 +160,7 @@ class Slice:
         since: Its beginning.
         after: The place after which its rows are.
         limit: At most so many rows.
-        timeout_ms: So long the server may read it.
+        timeout_ms: How long the server may read it.
     """
 
     since: datetime

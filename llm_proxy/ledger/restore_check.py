@@ -1,4 +1,4 @@
-"""Compares a restored database with an export of before, and acknowledges the restore.
+"""Compares a restored database with an export made before, and acknowledges the restore.
 
 Invariants: what is acknowledged is done in one transaction, with an entry in the audit log. What was revoked,
 ended, narrowed or thrown since the backup is so again, sessions end, erased people are on the list again,
@@ -284,7 +284,7 @@ async def acknowledge(
     export: RevocationExport | None,
     sightings: Sequence[Sighting],
 ) -> None:
-    """Does again what was undone by the restore, and unlocks the database.
+    """Applies again what the restore undid, and unlocks the database.
 
     Nothing outside it is written: the gateways that use it do that, and a rehearsal on a copy disturbs none.
 

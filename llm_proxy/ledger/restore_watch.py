@@ -1,6 +1,6 @@
 """Watches whether the database is the one the gateway knows; closes the gate if it came out of a backup.
 
-Invariants: nothing is read on a call's way: a loop looks twice a second, and every new connection is looked
+Invariants: no call waits for a check: a loop looks twice a second, and every new connection is looked
 at before anything is read through it. Limits store and disk are read when this process does not know the
 database, or something is not as before. A store that does not answer confirms nothing, and locks nothing.
 """
@@ -92,7 +92,7 @@ class RestoreWatch:
         try:
             marker = await read_marker(connection)
         except DRIVER_ERRORS:
-            return  # whoever uses the connection finds out
+            return  # the next user of the connection gets the error
         if marker is not None and marker.seen is not None and marker.seen.lineage in self._seen:
             reason = marker.lock_reason or why_restored(marker, None, self._seen.values())
             if reason is None:
@@ -163,7 +163,7 @@ class RestoreWatch:
         await self._note(marker.name, seen)
 
     async def _look_at_unmarked(self, connection: PgConnection, marker: Marker | None) -> None:
-        """A database without a marker is new, or of before this version, or out of a backup of then."""
+        """A database without a marker is new, or of an earlier version, or from a backup of one."""
         name = marker.name if marker is not None else await connection.fetchval("SELECT current_database()")
         former = self._on_disk().get(name)
         if former is None and self._stored is not None:

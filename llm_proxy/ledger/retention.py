@@ -98,7 +98,7 @@ RETENTION: tuple[RetainedTable, ...] = (
     _stays("limit_rules", "`limits drop`"),
     _stays("kill_switches", "`keys switch-on`"),
     _stays("tenant_epochs", "a row a tenant"),
-    _stays("erasures", "nothing: whoever was erased must stay erased after a restore"),
+    _stays("erasures", "nothing: an erased person must stay erased after a restore"),
     _stays("audit_people", "an erasure deletes the name; a row a person that did or met something"),
     _stays("audit_head", "one row"),
     _stays("litellm_imports", "a row for each thing that was imported"),

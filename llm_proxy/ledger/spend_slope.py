@@ -1,4 +1,4 @@
-"""What the dearest tenants spend in an hour, beside what they usually spend in it.
+"""The hourly spend of the tenants with the highest cost, beside their usual spend in that hour.
 
 Invariants: hours are those of UTC, as in the roll-up; a cost that is not known is not in it. Raises:
 `DatabaseUnavailable`, `RowsRejected`.
@@ -46,7 +46,7 @@ class HourlySpend:
 
 
 async def dearest_hours(pool: Pool, most: int) -> list[HourlySpend]:
-    """Returns the dearest tenants' hours, at most `most`, the dearest first."""
+    """Returns the hours of the tenants with the highest cost, at most `most`, the highest first."""
     async with db_deadline(_DEADLINE_S):
         rows = await pool.fetch(_DEAREST, most)
     return [HourlySpend(row["tenant"], row["hour"], row["spend_usd"], row["usual_usd"]) for row in rows]

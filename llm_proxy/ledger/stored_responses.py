@@ -151,7 +151,7 @@ def _digest(secret: str) -> bytes:
 
 
 def person_digest(tenant: str | None, user: str | None) -> bytes | None:
-    """Returns the digest that finds a person's data, as the migration's trigger makes it; None of nobody."""
+    """Returns the digest that finds a person's data, as the trigger makes it; None without a person."""
     if user is None:
         return None
     tenant, user = (sanitize_text(one)[:MAX_NAME_CHARS] for one in (tenant or "", user))

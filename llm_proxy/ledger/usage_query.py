@@ -72,7 +72,7 @@ def parse_zone(text: str) -> tzinfo:
         except (KeyError, ValueError, OSError):  # not found, a path, a folder, too long
             pass
     message = (
-        f"'{text[:40]}' is no time zone; write a name such as Europe/Berlin, or an offset such as +05:30."
+        f"'{text[:40]}' is not a time zone; write a name such as Europe/Berlin, or an offset such as +05:30."
     )
     raise BadRequest(message, param="tz")
 

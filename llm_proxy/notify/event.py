@@ -111,15 +111,17 @@ def summarize(kind: str, facts: Json, tenant: str | None, user: str | None) -> s
         return _summarize_budget(kind, facts, tenant, user)
     if kind == "credentials.refused":
         where = facts["client_ip"] or "many addresses together"
-        return f"{facts['times']} credentials were refused from {where} within an hour."
+        return f"{facts['times']} credentials were rejected from {where} within an hour."
     if kind == "provider.credentials_refused":
         deployment = f"deployment {facts['deployment']} ({facts['group']})"
-        return f"A provider refused the gateway's credentials: {deployment}."
+        return f"A provider rejected the gateway's credentials: {deployment}."
     if kind == "sidecar.lost":
         away_s = f"for more than {facts['away_s']:g} s"
         sidecar = facts["sidecar"]
         return (
-            f"The sidecar {sidecar} has been away {away_s}." if sidecar else f"No sidecar is live {away_s}."
+            f"The sidecar {sidecar} has been unavailable {away_s}."
+            if sidecar
+            else f"No sidecar has been available {away_s}."
         )
     return "This is a test of llm-proxy's notifications."
 
@@ -135,10 +137,10 @@ def _summarize_budget(kind: str, facts: Json, tenant: str | None, user: str | No
     whose += f" at {facts['group']}" if facts["group"] else ""
     whose += f" (tenant {tenant})" if tenant and scope not in {"tenant", "tenant_group"} else ""
     limit = f"{_amount_text(facts['limit'], facts['unit'])}{PERIOD_SUFFIX[facts['period']]}"
-    shadow = "" if facts["enforced"] else " It only watches."
+    shadow = "" if facts["enforced"] else " It is in shadow mode and rejects nothing."
     ends = f"; it resets {facts['resets_at']}" if facts["resets_at"] else ""
     if kind == "budget.exhausted":
-        return f"The budget of {whose} is used up: a call was refused. It is {limit}{ends}."
+        return f"The budget of {whose} is used up: a call was rejected. It is {limit}{ends}."
     spent = _amount_text(facts["spent"], facts["unit"])
     share = facts["share_percent"]
     return f"The budget of {whose} is spent to {share} %: {spent} of {limit}{ends}.{shadow}"

@@ -1,6 +1,6 @@
 """Finds the events worth a notification, stores them, and delivers them; in background loops.
 
-Invariants: only `provider_rejected_credentials` is called on a call's way, and it only enqueues. Events that
+Invariants: only `provider_rejected_credentials` is called during a call, and it only enqueues. Events that
 cannot be stored because the database is unavailable are stored later. A webhook that does not answer delays
 no other.
 """

@@ -24,7 +24,7 @@ CLAIM_TIMEOUT_S = 30.0
 GIVE_UP_AFTER = timedelta(hours=24)
 FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0
 MAX_PER_KIND = 10
-"""Events of one kind, outside budgets, within `REPEAT_AFTER`: a thousand addresses are no news."""
+"""Events of one kind, outside budgets, within `REPEAT_AFTER`: a thousand addresses would be a flood."""
 CLAIM_BATCH = 2
 _DEADLINE_S = 5.0
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('llm-proxy notifications'), hashtext($1))"

@@ -178,7 +178,7 @@ def why_restored(marker: Marker, place: DatabasePlace | None, sightings: Iterabl
     of_it = [one for one in sightings if one.lineage == now.lineage]
     for one in of_it:
         if one.generation > now.generation:
-            return f"{RESTORED} of before another restore"
+            return f"{RESTORED} from before another restore"
         if one.generation == now.generation and one.epoch > now.epoch:
             return f"{RESTORED}: changes of keys or limits that were made are not in it"
         if one.generation == now.generation and one.beat_ms > now.beat_ms + BEHIND_MS:

@@ -135,7 +135,7 @@ async def migrate(
             await grant_sidecar_login(connection, sidecar_password)
         while await unfinished_work(connection):
             done = await run_work_batch(connection)
-            if done is None:  # a gateway is at it
+            if done is None:  # a gateway does it
                 await asyncio.sleep(_WORK_PAUSE_S)
             elif done.finished or done.rows_done % (20 * _BATCH_ROWS) < _BATCH_ROWS:
                 report(str(done))

@@ -1,7 +1,7 @@
 """`python -m llm_proxy.sidecar --config FILE --host H --port N`: LiteLLM, one process a port.
 
 Exit codes: 0 after a drained SIGTERM, 2 configuration, 3 port in use, 4 LiteLLM would not start, 5 a
-poisoned release; each with one line.
+malicious release; each with one line.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def _ports(text: str) -> range:
 def _store_addresses(env: Mapping[str, str]) -> dict[str, str]:
     """Return the normalized addresses of cache and call log; raises `InvalidURL`.
 
-    As LiteLLM's own, the cache may also be named by `REDIS_URL`, or by `REDIS_HOST` and its kin.
+    As LiteLLM's own, the cache may also be named by `REDIS_URL`, or by `REDIS_HOST` and the like.
     """
     found: dict[str, str] = {}
     try:

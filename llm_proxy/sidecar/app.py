@@ -78,7 +78,7 @@ class SidecarApp:
         relieved: Whether another process serves the port: each connection ends with its next response.
         completed: The number of calls that have ended.
         in_flight: The number of calls that run now.
-        states_timeouts: Whether the configuration states timeouts, which the gateway shall know.
+        states_timeouts: Whether the configuration states timeouts, which the gateway then needs.
         has_observers: Whether a callback other than ours receives the calls.
         cache: The response cache; None if the configuration has no cache in Redis.
         direct: Sends calls past LiteLLM's code.

@@ -305,13 +305,13 @@ CALL_SETTINGS = (
         HONOURED,
         "tests/flow/test_models.py::test_admins_see_deployments_and_prices_of_a_group",
     ),
-    SettingRule(INFO, "rpm tpm tier", REPLACED, "limits of a deployment stand in its `litellm_params`"),
+    SettingRule(INFO, "rpm tpm tier", REPLACED, "limits of a deployment belong in its `litellm_params`"),
     SettingRule(
         INFO,
         "team_id team_public_model_name member_auto_router internal_router_model discoverable"
         " access_windows blocked allow_fail_open",
         UNAVAILABLE,
-        "who may use a model is said by keys and rules (docs/admin.md)",
+        "keys and rules say who may use a model (docs/admin.md)",
         protects=True,
     ),
     SettingRule(INFO, "enable_tag_filtering", HONOURED, f"{EFFECT}::test_untagged_calls_go_to_the_default"),

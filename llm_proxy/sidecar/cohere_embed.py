@@ -1,4 +1,4 @@
-"""Embeddings in Cohere's own words: the provider gets the caller's body, and its answer is sent as it came.
+"""Embeddings in Cohere's own format: the provider gets the caller's body, and its answer is sent as it came.
 
 LiteLLM would send texts with one type alone, and join the vectors of all types into one list without their
 names. Invariants: LiteLLM sees the model and the texts, for its log and its prices; an answer without one

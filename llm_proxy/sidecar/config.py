@@ -340,7 +340,7 @@ def _apply_required(config: Json, env: Mapping[str, str], notes: list[str]) -> N
     if (retries := env.get("LLM_PROXY_MAX_RETRIES", "")).isdecimal():
         router["num_retries"] = int(retries)
     elif retries:
-        notes.append("ignored LLM_PROXY_MAX_RETRIES: it is no whole number")
+        notes.append("ignored LLM_PROXY_MAX_RETRIES: it is not a whole number")
     url = env.get("CACHE_REDIS_URL")
     if url and litellm.get("cache") is not False:
         litellm["cache"] = True

@@ -63,8 +63,6 @@ NESTED_SECTIONS = (
     ("router_settings", "allowed_fails_policy"),
     ("litellm_settings", "cache_params"),
 )
-OWN_MODEL_INFO_KEYS = frozenset({"provider", "custom_tokenizer"})
-"""Keys of `model_info` that this project reads or checks itself."""
 REJECTED_KEYS = frozenset(MODEL_OVERRIDES)
 """Keys that are rejected for their effect; the generated table lacks some of them."""
 CREDENTIAL_KEYS = ("credential_name", "credential_values", "credential_info")
@@ -172,7 +170,7 @@ def _check_sections(config: Json) -> Iterator[ConfigFinding]:
     strategy = as_object(config.get("router_settings")).get("routing_strategy")
     if strategy is not None and strategy not in known_keys("strategies"):
         named = ", ".join(sorted(known_keys("strategies")))
-        yield ConfigFinding("router_settings.routing_strategy", f"{strategy} is none of {named}")
+        yield ConfigFinding("router_settings.routing_strategy", f"{strategy} is not one of {named}")
 
 
 def _check_deployments(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFinding]:
@@ -188,7 +186,7 @@ def _check_deployments(config: Json, env: Mapping[str, str]) -> Iterator[ConfigF
         if unknown:
             named = ", ".join(unknown)
             yield ConfigFinding(
-                where, f"sent to the provider, being no setting of LiteLLM's: {named}", is_fault=False
+                where, f"not settings of LiteLLM's, so sent to the provider: {named}", is_fault=False
             )
         model = resolve_reference(str(params["model"]), env)
         if model and (message := _find_wrong_model({**params, "model": model}, own, groups)):
@@ -198,7 +196,7 @@ def _check_deployments(config: Json, env: Mapping[str, str]) -> Iterator[ConfigF
         if info.get("custom_tokenizer"):
             yield ConfigFinding(
                 f"{where}.model_info.custom_tokenizer",
-                "never loaded: the sidecar asks no hub",
+                "never loaded: the sidecar requests nothing from a hub",
                 is_fault=False,
             )
         yield from _check_references(where, params, env)
@@ -215,7 +213,7 @@ def _find_wrong_model(params: Json, own: set[str], groups: Collection[object]) -
         return f"there is no provider {provider}"
     if slash or is_placed(model, params) or provider_of_family(params):
         return None
-    alias = "; another name of a group belongs into router_settings.model_group_alias"
+    alias = "; another name of a group belongs in router_settings.model_group_alias"
     return f"no provider is known for {model}: write PROVIDER/{model}{alias if model in groups else ''}"
 
 
@@ -474,18 +472,20 @@ def _check_secrets(config: Json, env: Mapping[str, str]) -> Iterator[ConfigFindi
     if isinstance(master, str) and not (ENV_REFERENCE.match(master) or SHELL_REFERENCE.match(master)):
         yield ConfigFinding(
             "general_settings.master_key",
-            "a key stands in the file: write os.environ/LITELLM_MASTER_KEY",
+            "a key is written in the file: write os.environ/LITELLM_MASTER_KEY",
             is_fault=False,
         )
     if env.get("LITELLM_MASTER_KEY") and is_weak_key(env["LITELLM_MASTER_KEY"]):
         yield ConfigFinding(
-            "LITELLM_MASTER_KEY", f"weak: known to everybody or shorter than {MIN_KEY_CHARS} characters"
+            "LITELLM_MASTER_KEY", f"weak: publicly known or shorter than {MIN_KEY_CHARS} characters"
         )
     for deployment in map(as_object, as_list(config.get("model_list"))):
         key = as_object(deployment.get("litellm_params")).get("api_key")
         if isinstance(key, str) and is_provider_key(key):
             where = f"model_list.{deployment['model_name']}.litellm_params.api_key"
-            yield ConfigFinding(where, "a key stands in the file: name it as os.environ/NAME", is_fault=False)
+            yield ConfigFinding(
+                where, "a key is written in the file: name it as os.environ/NAME", is_fault=False
+            )
 
 
 def is_provider_key(text: str) -> bool:

@@ -1,7 +1,7 @@
 """Frames that differ in their texts alone: what LiteLLM made of one event is made of the next.
 
 Pure. Invariants: an event is translated only if all its bytes but texts, padding and counts are those of one
-that LiteLLM translated, and after a second one has shown the rule to hold; any other event ends that trust.
+that LiteLLM translated, and after a second event has confirmed the rule; any other event ends that.
 LiteLLM gets the texts it has not seen as one event, so log, count and price stay its own.
 """
 

@@ -46,7 +46,7 @@ def find_wrong_mode(mode: object) -> str | None:
     if mode is None or (isinstance(mode, str) and mode in MODES):
         return None
     served = ", ".join(name for name, endpoints in MODES.items() if endpoints)
-    return f"{mode} is no mode: write one of {served}; the model is listed as one of chats"
+    return f"{mode} is not a mode: write one of {served}; the model is listed as a chat model"
 
 
 def find_mend(path: str, names: Collection[str]) -> tuple[str, bool]:
@@ -63,7 +63,7 @@ def find_mend(path: str, names: Collection[str]) -> tuple[str, bool]:
     others = ("litellm_params",) if section == "model_list" else SECTIONS
     for other in others:
         if other != section and key in known_keys(other):
-            return f"it belongs into {other}", False
+            return f"it belongs in {other}", False
     for close in difflib.get_close_matches(key, names, 1, HINT_SIMILARITY):
         is_misspelt = bool(difflib.get_close_matches(key, [close], 1, MISSPELT_SIMILARITY))
         return f"did you mean {close}?", is_misspelt and not _is_opposite(key, close)

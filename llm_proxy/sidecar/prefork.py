@@ -42,7 +42,7 @@ class ParentLink:
         self._link, self.listener = link, listener
 
     def fileno(self) -> int:
-        """Returns the descriptor, which is readable when `read` has an answer."""
+        """Returns the descriptor, which is readable when `was_replaced` has news."""
         return self._link.fileno()
 
     def report_ready(self) -> None:

@@ -41,7 +41,7 @@ class RecycleLimits:
 
 
 def read_recycle_limits(variables: Mapping[str, str]) -> RecycleLimits:
-    """The limits the operator set; 0 is no limit. Raises `ValueError` naming a variable that is no number."""
+    """The limits the operator set; 0 is no limit. Raises `ValueError` naming a wrong variable."""
     return RecycleLimits(
         _read_limit(variables, SOFT_MIB_VARIABLE),
         _read_limit(variables, HARD_MIB_VARIABLE),

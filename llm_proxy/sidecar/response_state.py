@@ -32,7 +32,7 @@ PREFIX = "/v1/responses/"
 DEPLOYMENT_HEADER, GROUP_HEADER = b"x-llmp-deployment", b"x-llmp-group"
 ACCOUNT_FIELDS = ("api_base", "base_url", "api_key", "organization", "litellm_credential_name", "api_version")
 """Parameters of a deployment that say in whose account its responses are."""
-GONE = error_body("The deployment is gone.", "invalid_request_error", "deployment_gone")
+GONE = error_body("The deployment no longer exists.", "invalid_request_error", "deployment_gone")
 DEFAULT_TIMEOUT_S = 600.0
 EVENTS = "text/event-stream"
 COUNTED_FIELDS = ("input", "instructions", "parallel_tool_calls", "reasoning", "text", "tool_choice", "tools")
@@ -223,5 +223,5 @@ async def send_failure(send: Send, error: Exception, outcome: CallOutcome) -> No
     outcome.set_error_if_none(error)
     headers = outcome.error_headers(configured_secrets(litellm_internals.router()))
     status = call_outcome.status_of_error(error) or 502
-    body = error_body("The provider did not do it.", "server_error", "provider_error")
+    body = error_body("The provider did not carry out the request.", "server_error", "provider_error")
     await send_json(send, status, body, [*headers, *outcome.headers()])

@@ -1,7 +1,7 @@
 """The HTTP server of one sidecar process, and how the process ends.
 
-Invariants: it drains on SIGTERM; one that a replacement relieves takes no new connection, lets go of each of
-its own after one more response, and loses no call. Units: seconds, MiB.
+Invariants: it drains on SIGTERM; one that a replacement relieves takes no new connection, closes each of its
+own after one more response, and loses no call. Units: seconds, MiB.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.recycle_limits import read_recycle_limits, resident_mib
 
 DRAIN_NOTICE_S = 3.0
-"""Gateways check once a second and wait two for the response: by then each knows."""
+"""Gateways check once a second and wait two seconds for the response: by then each has noticed."""
 DRAIN_TIMEOUT_S = 30
 RELIEVED_S = 22.0
 """Gateways keep an idle connection for 20 s: what is idle now is not used again after that."""
@@ -37,7 +37,7 @@ class SidecarServer(uvicorn.Server):
     """A server that reports it is draining before it stops listening.
 
     A process over its recycle limits requests a replacement from its parent. Without a parent it drains and
-    ends, and whoever started it starts it again.
+    ends, and the process that started it starts it again.
     """
 
     def __init__(self, app: SidecarApp, env: Mapping[str, str], link: ParentLink | None) -> None:
@@ -107,7 +107,7 @@ class SidecarServer(uvicorn.Server):
             log_line(f"{reason}: another process starts to replace this one")
             self._link.request_replacement()
             return
-        log_line(f"leaving, to be started anew: {used_mib:.0f} MiB, {self._app.completed} calls answered")
+        log_line(f"ending, to be started again: {used_mib:.0f} MiB, {self._app.completed} calls answered")
         self._drain_with_time(DRAIN_TIMEOUT_S)
         self._start_draining(DRAIN_NOTICE_S)
 

@@ -14,7 +14,7 @@ class Outcome(StrEnum):
     HONOURED = "honoured"
     RENAMED = "honoured under our name"
     REPLACED = "replaced by ours"
-    UNAVAILABLE = "not to be had"
+    UNAVAILABLE = "not available"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ SILENT = re.compile(
     r"|include_cost_in_streaming_usage|enable_caching_on_provider_specific_optional_params"
     r"|expose_router_debug_in_errors|disable_hf_tokenizer_download"
 )
-"""Keys that the sidecar reads, or sets and tells itself where the file says otherwise."""
+"""Keys that the sidecar reads itself, or sets and notes where the file says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ CHECKOUT = Path(__file__).parents[2]
 _PACKAGE, _DISTRIBUTION = Path(__file__).parents[1], "llm-proxy"
 _PINS = re.compile(r"^[A-Za-z0-9._-]+(?:\[[^\]]*\])?==", re.MULTILINE)
 _OWN_CODE = re.compile(r"^llm_proxy/(?!.*\.pyc,).*$", re.MULTILINE)
-"""Lines of the wheel's record that are alike whoever installed it, and wherever."""
+"""Lines of the wheel's record that are the same for every installer and folder."""
 _COMPLETE = "complete"
 _LOOK_EVERY_S = 0.5
 _ERROR_LINES = 15

@@ -3,7 +3,7 @@
 Invariants: only the metrics of `METRICS` are exported. Label values come from bounded sets: a model outside
 the catalog counts as `other`, unregistered agents and tags outside `METRICS_TAGS` have no series, any other
 label has at most `MAX_VALUES` values; no label holds an address. Finished calls and observed times are only
-collected on a call's way, and counted in batches (`record_calls`). Units: seconds, US dollars.
+collected during a call, and counted in batches (`record_calls`). Units: seconds, US dollars.
 """
 
 # ruff: noqa: D102 -- the fields of a call are explained where the record is made

@@ -1,8 +1,8 @@
 """One OpenTelemetry span a call, in the caller's trace; the SDK is imported only if traces are configured.
 
 Invariants: no prompt and no answer is in a span. Ended spans wait in a queue of `MAX_SPANS`; spans that find
-it full or cannot be delivered are dropped and counted. A thread of the SDK's delivers; nothing on a call's
-way waits for it. Sources: https://www.w3.org/TR/trace-context/, https://opentelemetry.io/docs/specs/otlp/#otlphttp,
+it full or cannot be delivered are dropped and counted. A thread of the SDK delivers them; no call waits
+for it. Sources: https://www.w3.org/TR/trace-context/, https://opentelemetry.io/docs/specs/otlp/#otlphttp,
 GenAI semantic conventions 1.44.0, https://opentelemetry.io/docs/specs/semconv/gen-ai/.
 """
 

@@ -93,7 +93,9 @@ def check_config(subject: Subject) -> Outcome:
 
 
 CHECKS = (
-    DoctorCheck("settings", "combinations that stop a start; variables that are no settings", check_settings),
+    DoctorCheck(
+        "settings", "combinations that prevent a start; variables that are not settings", check_settings
+    ),
     DoctorCheck(
         "secrets", "weak and equal secrets, passwords of stores, files that others can read", check_secrets
     ),

@@ -38,8 +38,8 @@ class NotChecked:
     Attributes:
         what: Such as `free disk of Postgres`.
         reason: Why not.
-        is_unknown: Whether it should have been: it may be out of order. Else it is not set up, or the
-            operator did not choose it.
+        is_unknown: Whether it should have been looked at, so that a fault may be hidden. Otherwise it is
+            not set up, or the operator did not select it.
     """
 
     what: str

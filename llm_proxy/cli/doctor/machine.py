@@ -46,7 +46,7 @@ _STORE_SECRETS = (
     "SIDECAR_DB_PASSWORD",
     "LLM_PROXY_STACK_POSTGRES_PASSWORD",
 )
-"""Variables of compose and of `llm-proxy up`, which are no settings of a gateway."""
+"""Variables of compose and of `llm-proxy up`, which are not settings of a gateway."""
 _MOUNTED_FOLDERS = ("/run/secrets", "/run/keys")
 """Where containers have secrets that the engine mounted for their user."""
 _KNOWN_PASSWORDS = (
@@ -55,7 +55,7 @@ _KNOWN_PASSWORDS = (
 
 
 def check_settings(subject: Subject) -> Outcome:
-    """Combinations that stop a start, and variables that are no settings."""
+    """Combinations that prevent a start, and variables that are not settings."""
     settings = subject.settings
     faults = insecure_settings(settings) + webhook_errors(settings)
     if settings.console_enabled:

@@ -115,7 +115,7 @@ def _judge_health(status: int, health: Json) -> Iterator[DoctorFinding]:
     elif health.get("status") == "degraded":
         yield finding("gateway-degraded", parts)
     elif health.get("status") != "ready":
-        yield finding("gateway-away", "what answers at its address is no gateway")
+        yield finding("gateway-away", "what answers at its address is not a gateway")
 
 
 async def _open_routes(client: httpx.AsyncClient, url: str) -> Outcome:
@@ -178,7 +178,7 @@ async def _addresses(url: str) -> list[tuple[str, str | None]]:
 
 
 async def _examine(client: httpx.AsyncClient, url: str, host: str | None, key: str) -> SidecarFacts:
-    """Returns what a sidecar answers; one that answers too slowly holds the others' facts not up."""
+    """Returns what a sidecar answers; a slow sidecar does not delay the facts of the others."""
     try:
         async with asyncio.timeout(SIDECAR_TIMEOUT_S):
             return await _read_sidecar(client, url, host, key)
@@ -283,7 +283,7 @@ def _exposed(urls: list[str]) -> Outcome:
     try:
         tables = [Path(f"/proc/net/{name}").read_text(encoding="ascii") for name in ("tcp", "tcp6")]
     except OSError:
-        return [NotChecked("addresses on which sidecars listen", "this system does not tell")]
+        return [NotChecked("addresses on which sidecars listen", "this system does not report them")]
     found = [(port, address) for table in tables for address, port in listeners(table) if port in ports]
     return [
         finding("sidecar-exposed", f"port {port} of a sidecar listens on {address}")

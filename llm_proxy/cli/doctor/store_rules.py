@@ -132,7 +132,7 @@ def _connections(facts: PostgresFacts, need: ConnectionNeed | None) -> Iterator[
         yield NotChecked("connections for all gateways", "a pooler shares them out; it knows its own")
         return
     if most is None or facts.used_connections is None:
-        yield NotChecked("connections of Postgres", "it does not tell this role")
+        yield NotChecked("connections of Postgres", "this role may not read them")
         return
     free, wanted = most - facts.used_connections, need.processes * need.each
     share = str(max(2, most * 4 // 5 // need.processes))

@@ -1,4 +1,4 @@
-"""Asks the stores and the gateway's admin API: Postgres, both Redis stores, backups, models.
+"""Queries the stores and the gateway's admin API: Postgres, both Redis stores, backups, models.
 
 Invariants: nothing is written; each store is read on a connection of its own; a model is called only with
 `--check-providers`, by the gateway's own capped test.
@@ -93,7 +93,7 @@ async def check_postgres(subject: Subject) -> Outcome:
 
 def _disk(url: str, folder: str | None) -> Outcome:
     if folder is None or not is_this_machine(url) or not Path(folder).is_dir():
-        return [NotChecked("the disk of Postgres", "a server does not tell; watch it where it runs")]
+        return [NotChecked("the disk of Postgres", "a server does not report it; watch it where it runs")]
     usage = shutil.disk_usage(folder)
     return judge_disk(usage.free, usage.total)
 
@@ -201,7 +201,7 @@ def judge_backups(last: datetime | None, database_since: datetime | None, now: d
         )
     if database_since is None or now - database_since <= BACKUP_MAX_AGE:
         return []
-    return [finding("backup-missing", "no successful backup is noted")]
+    return [finding("backup-missing", "no successful backup is recorded")]
 
 
 async def check_providers(subject: Subject) -> Outcome:

@@ -1,4 +1,4 @@
-"""What `llm-proxy init` is told: by options, by answers, or by default."""
+"""The choices for `llm-proxy init`: from options, from answers, or by default."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

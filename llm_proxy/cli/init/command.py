@@ -53,7 +53,7 @@ def _check_hostname(_: click.Context, __: click.Parameter, name: str | None) -> 
         try:
             check_host(name)
         except InvalidURL as fault:
-            raise click.BadParameter(f"{name!r} is no host name: {fault}.") from None
+            raise click.BadParameter(f"{name!r} is not a host name: {fault}.") from None
     return name or None
 
 
@@ -80,7 +80,7 @@ def _check_providers(_: click.Context, __: click.Parameter, names: tuple[str, ..
     known = shipped_providers()
     for name in names:
         if name not in known:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(known)}.")
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}.")
     return names
 
 
@@ -94,7 +94,7 @@ def _check_providers(_: click.Context, __: click.Parameter, names: tuple[str, ..
     multiple=True,
     callback=_check_providers,
     help="A provider whose models are served, such as openai, anthropic, gemini, groq or ollama; repeatable. "
-    "Without one, each provider is served as soon as its key is there.",
+    "Without one, each provider is served as soon as its key is set.",
 )
 @click.option(
     "--keys-from-environment", is_flag=True, help="Copy the providers' keys of this environment into .keys/."
@@ -103,7 +103,7 @@ def _check_providers(_: click.Context, __: click.Parameter, names: tuple[str, ..
 @click.option("--database-url", help="A Postgres of your own; without it one is started for you.")
 @click.option("--redis-url", help="A Redis or Valkey of your own; without it one is started for you.")
 @click.option("--port", type=click.IntRange(1, 65535), default=7007, help="Port of the gateway.")
-@click.option("--console/--no-console", default=True, help="Web pages for people.")
+@click.option("--console/--no-console", default=True, help="Run the web console.")
 @click.option("--console-port", type=click.IntRange(1, 65535), default=7070, help="Port of the console.")
 @click.option("--hostname", callback=_check_hostname, help="The public name; TLS ends in the proxy in front.")
 @click.option("--proxy", type=click.Choice(get_args(Proxy)), default="nginx", help="The proxy in front.")
@@ -161,7 +161,7 @@ def _ask(context: click.Context, options: dict[str, Any]) -> None:
     if is_open("providers"):
         click.echo(f"Providers: {', '.join(shipped_providers())}")
         text = click.prompt(
-            "Which do you use? (commas between; empty: each, as soon as its key is there)",
+            "Which do you use? (separated by commas; empty: each, as soon as its key is set)",
             "",
             show_default=False,
         )
@@ -179,7 +179,7 @@ def _ask(context: click.Context, options: dict[str, Any]) -> None:
     if is_open("port"):
         options["port"] = click.prompt("Port of the gateway", 7007, type=click.IntRange(1, 65535))
     if is_open("console"):
-        options["console"] = click.confirm("The console, web pages for people?", default=True)
+        options["console"] = click.confirm("The web console?", default=True)
     if is_open("hostname"):
         name = click.prompt("Public host name, for TLS (empty: none)", "", show_default=False)
         options["hostname"] = _check_hostname(context, context.command.params[0], name)

@@ -1,6 +1,6 @@
 """The shipped `litellm-config.yaml`, cut down to some providers.
 
-Pure. Invariants: a provider answers deployments, and needs the variables that they refer to. Settings of the
+Pure. Invariants: a provider serves deployments, and needs the variables that they refer to. Settings of the
 router stay as they are written; no fallback and no alias leads to a model that was left out.
 """
 
@@ -31,7 +31,7 @@ model_list:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Who answers some deployments of the shipped configuration.
+    """A provider that serves some deployments of the shipped configuration.
 
     Attributes:
         variables: What the deployments refer to, in the order of the file.

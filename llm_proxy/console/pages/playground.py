@@ -34,8 +34,8 @@ from llm_proxy.json_access import Json, as_list, as_object, as_objects
 ROLES: tuple[ViewerRole, ...] = ("owner", "operator", "tenant", "key")
 """Who may call: a viewer may not make a key."""
 _NO_KEY = (
-    "A call from the playground is made with a key of an hour, and a viewer may make no key. Sign in with a"
-    " virtual key of your own to call: within its limits, and on its bill."
+    "The playground makes a key for one hour, and a viewer may not create keys. Sign in with a virtual key"
+    " of your own: its limits and budgets then hold for the calls."
 )
 CHAT_PATH = "/v1/chat/completions"
 MAX_SHOWN_BYTES = 2**20

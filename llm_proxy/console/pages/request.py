@@ -113,7 +113,7 @@ def _parsed(request_id: str) -> UUID:
     try:
         return UUID(request_id)
     except ValueError:
-        raise NotFound("This is no id of a request.") from None
+        raise NotFound("This is not the id of a request.") from None
 
 
 async def _without_record(
@@ -149,17 +149,17 @@ def why_failed(row: Json) -> str:
 _REASONS = {
     "stopped_by_operator": "It was stopped while it ran; the audit log names who did it.",
     "overloaded": "No sidecar had a free slot in time, or the gateway was shutting down.",
-    "upstream_timeout": "The model did not answer, or went silent, for longer than the timeouts allow.",
+    "upstream_timeout": "The model did not answer, or stopped sending, for longer than the timeouts allow.",
     "upstream_unreachable": "No sidecar could be reached, or its connection broke.",
     "provider_auth": "The provider rejects the gateway's own key: check it, then reload.",
-    "model_cooling_down": "Every deployment of the model has failed lately and is left alone for a moment.",
+    "model_cooling_down": "Every deployment of the model has failed lately and gets no calls for a moment.",
 }
 
 
 def steps_of(row: Json) -> Iterator[Step]:
     """Yields the steps of a request, in order."""
     began = _moment(row.get("started_at") or row.get("refused_at"))
-    yield Step("Request came", 0.0)
+    yield Step("Request received", 0.0)
     if row["outcome"] == "refused":
         yield Step("Rejected", None, detail=f"by the {row.get('refused_by') or 'gateway'}", state="bad")
         return

@@ -78,7 +78,7 @@ def router(console: Console) -> APIRouter:
 
 
 def has_real_provider(groups: Iterable[Json]) -> bool:
-    """Whether any model is served by more than the toy that comes along."""
+    """Whether any model is served by more than the shipped test model."""
     return any(set(group["providers"]) - {TEST_PROVIDER} for group in groups)
 
 

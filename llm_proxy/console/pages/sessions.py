@@ -56,7 +56,7 @@ def _position(before: str) -> tuple[datetime, str]:
     try:
         found = datetime.fromisoformat(moment)
     except ValueError:
-        raise BadRequest("'before' is no position in the list.", param="before") from None
+        raise BadRequest("'before' is not a position in the list.", param="before") from None
     if found.tzinfo is None:
-        raise BadRequest("'before' is no position in the list.", param="before")
+        raise BadRequest("'before' is not a position in the list.", param="before")
     return found, session_id

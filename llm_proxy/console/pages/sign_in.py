@@ -22,7 +22,7 @@ from llm_proxy.identity.console_sessions import SessionHolder, SignInMethod, new
 
 _PATH = "/sign-in"
 _FLOW_S = 600
-_SPENT_LINK = "This link was used, or its time is over. Sign in with a key, or make another link."
+_SPENT_LINK = "This link was used already, or has expired. Sign in with a key, or make another link."
 
 _BURST = "Too many sign-ins failed from this address. Try again in {} seconds, or with a link."
 
@@ -104,7 +104,7 @@ def oidc_router(console: Console) -> APIRouter:
         secret, _, target = request.cookies.get(cookie, "").partition(".")
         provider = _provider(console)
         if not secret:
-            raise Forbidden("This sign-in was not begun in this browser, or long ago. Try again.")
+            raise Forbidden("This sign-in was begun in another browser, or too long ago. Try again.")
         try:
             spec = await provider.person(Flow(secret), dict(request.query_params))
         except Forbidden:

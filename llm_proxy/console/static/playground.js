@@ -106,7 +106,7 @@
     if (id) {
       const link = document.createElement("a");
       link.href = `/requests/${encodeURIComponent(id)}`;
-      link.textContent = "its story";
+      link.textContent = "request details";
       status.append(" ", link);
     }
   };

@@ -81,7 +81,7 @@ def _and_price(read: Callable[..., Any]) -> Callable[..., Any]:
 
 def _next_bytes(step: Callable[..., Any], is_relayed: Callable[[], bool]) -> Callable[..., Any]:
     async def next_bytes(self: Untyped) -> Untyped:
-        """Yield the bytes as they come; whoever relays them logs the call."""
+        """Yield the bytes as they come; the code that relays them logs the call."""
         if not is_relayed():
             return await step(self)
         if not hasattr(self, "llmp_chunks"):

@@ -31,7 +31,7 @@ OPENAI_FIELDS = frozenset(
 OWN_FIELDS = ("quality", "response_format", "style")
 """Fields of OpenAI's that LiteLLM refuses by a model's name, whatever server is at the address."""
 HINTS = frozenset({"partial_images", "safety_identifier"})
-"""Those without which the answer is no other one."""
+"""Fields whose absence leaves the answer the same."""
 OPENAI_MODULES = ("litellm.llms.openai", "litellm.llms.azure")
 PICTURE_MARKS = (b'"bytesBase64Encoded"', b'"inlineData"', b'"inline_data"', b'"image')
 """Parts of an answer that has a picture: Imagen's, Gemini's, Stability's and others'."""

@@ -98,7 +98,7 @@ def _install_read_timeouts() -> None:
 ROUTES = LiteLLMPatch(
     name="routes",
     install=_install_routes,
-    reason="FastAPI prepares 640 routes that nobody requests: a quarter of the start's CPU, and 20 MB.",
+    reason="FastAPI prepares 640 routes that get no requests: a quarter of the start's CPU, and 20 MB.",
     since="1.106.2",
     report="To file: `a proxy without its management routes`.",
     until="LiteLLM has an application of the inference routes alone.",
@@ -132,7 +132,7 @@ DIRECT_CALLS = LiteLLMPatch(
     install=direct_settings.enable,
     reason=(
         "A call in OpenAI's format that no callback or guardrail reads costs LiteLLM five times what the "
-        "provider's request costs: copies of the call, OpenAI's SDK, objects of a log that nobody reads."
+        "provider's request costs: copies of the call, OpenAI's SDK, objects of a log without a reader."
     ),
     since="1.108.6",
     report="To file: `a fast path for calls without listeners`.",

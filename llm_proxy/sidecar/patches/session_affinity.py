@@ -2,7 +2,7 @@
 
 Invariants: the name is the gateway's digest, never a caller's; a call without one is pinned to nothing by us.
 A pin is LiteLLM's own (its cache, its Redis, its lifetime, renewed with each call); one whose deployment is
-not healthy gives way to the deployment that serves instead. A call that failed at its deployment is free.
+not healthy is replaced by the deployment that serves. A call that failed at its deployment may go anywhere.
 New names get equal deployments in turn, so that they are spread evenly; chance would not.
 """
 

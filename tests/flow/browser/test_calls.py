@@ -51,7 +51,7 @@ async def test_pages_without_rows_stay_usable(page: WatchedPage) -> None:
     assert await page.page.locator("[hx-trigger]").count() == 0
     with page.expecting(404):
         await page.visit("/find?id=nothing-1")
-        assert "No request has an id of this text." in await page.page.locator("p.empty").inner_text()
+        assert "No request matches an id in this text." in await page.page.locator("p.empty").inner_text()
     with page.expecting(400):
         await page.visit("/requests?since=tomorrow")
         assert "tomorrow" in await page.page.locator("p.problem").inner_text()

@@ -94,7 +94,7 @@ async def test_a_providers_message_with_markup_runs_nowhere(
             await page.page.locator("#answer", has_text="<script>alert(1)</script>").wait_for()
         await page.check()
         assert await page.page.locator("img[src=x], #answer *").count() == 0
-    await page.page.get_by_role("link", name="its story").click()
+    await page.page.get_by_role("link", name="request details").click()
     await page.page.get_by_role("heading", name="Steps").wait_for()
     told = await page.page.locator("p.problem").first.inner_text()
     assert "<img src=x onerror=alert(1)>" in told
@@ -122,7 +122,7 @@ async def test_the_playground_streams_shows_its_story_and_stops(
     await page.page.locator("#answer", has_text="meadow7").wait_for()
     await page.page.locator("#status", has_text="200").wait_for()
     await page.check()
-    story = await page.page.get_by_role("link", name="its story").get_attribute("href")
+    story = await page.page.get_by_role("link", name="request details").get_attribute("href")
     assert story is not None
     assert re.fullmatch(r"/requests/[0-9a-f-]{36}", story)
     await page.page.get_by_label("Prompt, or input").fill(script(do="ok", frames=500, gap_ms=50))

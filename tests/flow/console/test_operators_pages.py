@@ -49,7 +49,7 @@ async def test_settings_hold_no_secret(console: RunningConsole, postgres_url: st
     async with console.signed_in() as client:
         page = (await client.get("/settings")).text
     assert "LLM_PROXY__ADMIN_KEY" in page
-    assert "Of the gateway that this console asks" in page
+    assert "The settings of the gateway behind this console" in page
     told = (await console.admin_api("GET", "/admin/settings"))["data"]
     for row in told:
         assert row["variable"] in page

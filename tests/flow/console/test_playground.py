@@ -184,12 +184,12 @@ async def test_a_conversation_goes_on_without_scripts(
         fresh = await post(client, "/playground", **(fields | {"turns": turns}), action="fresh")
         assert TURNS.findall(fresh.text) == ["[]"]
         wrong = await post(client, "/playground", **(fields | {"turns": "{"}), action="call")
-        assert (wrong.status_code, "This is no conversation." in wrong.text) == (400, True)
+        assert (wrong.status_code, "This is not a conversation." in wrong.text) == (400, True)
 
 
 async def test_a_viewer_is_told_why_there_is_no_playground(console: RunningConsole) -> None:
     async with console.admin("viewer") as viewer:
         page = await viewer.get("/playground")
         assert page.status_code == 403
-        assert "a viewer may make no key" in page.text
+        assert "a viewer may not create keys" in page.text
         assert (await post(viewer, "/playground", **chat(), action="call")).status_code == 403

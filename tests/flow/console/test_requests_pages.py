@@ -71,7 +71,14 @@ async def test_a_failed_request_is_found_by_filters_and_its_page_says_why(consol
         assert f'href="/requests/{request_id}"' in listed.text
         assert f'value="{agent}"' in listed.text
         shown = (await client.get(f"/requests/{request_id}")).text
-    for part in ("Failed", "Hop 1: plain at plain", "status 500", "Request came", agent, "response cache"):
+    for part in (
+        "Failed",
+        "Hop 1: plain at plain",
+        "status 500",
+        "Request received",
+        agent,
+        "response cache",
+    ):
         assert part in shown, part
     assert re.search(r'class="problem">[^<]*plain answered 500: ', shown)
 

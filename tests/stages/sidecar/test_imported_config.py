@@ -53,7 +53,7 @@ def test_providers_and_models_of_a_yaml(tmp_path: Path) -> None:
     ]
     assert variables == {}
     assert "# OPENAI_API_KEY=" in (tmp_path / VARIABLES).read_text()
-    assert "providers.local: left out: no model names it" in said
+    assert "providers.local: left out: no model uses it" in said
 
 
 def test_an_added_provider_is_asked_as_a_server_with_openai_s_api(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_an_added_provider_is_asked_as_a_server_with_openai_s_api(tmp_path: Path
         "api_key": "os.environ/MY_PROVIDER_KEY",
         "api_base": "https://api.myprovider.com",
     }
-    assert "providers.my_provider: asked as a server with OpenAI's API" in said
+    assert "providers.my_provider: called as an OpenAI-compatible server" in said
 
 
 def test_node_config_s_file(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ async def test_after_max_calls_it_drains_and_exits(provider: Provider, tmp_path:
         async with asyncio.timeout(10):
             while lives(sidecar.pid):  # noqa: ASYNC110 -- the same
                 await asyncio.sleep(0.05)
-        assert "leaving, to be started anew" in sidecar.log.read_text()
+        assert "ending, to be started again" in sidecar.log.read_text()
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_attempts_find_their_log_rows_in_any_order() -> None:
         ),
         (
             {"hops": None, "deployment": None},
-            "no hop is known: nothing was sent to a provider, or nobody says",
+            "no hop is known: nothing was sent to a provider, or it was not recorded",
         ),
         ({"hops": None}, "hop 1: cheap at c-1: status 200"),
         ({"queue_ms": 0.0}, "after 1,234 ms, 3 + 4 tokens"),
@@ -64,7 +64,7 @@ def test_attempts_find_their_log_rows_in_any_order() -> None:
         ({"cost_usd": None, "prompt_tokens": None}, "tokens unknown, cost unknown"),
         ({"images": 2, "audio_ms": 61_500}, "3 + 4 tokens, 2 images, 61.5 audio seconds, $"),
         ({"search_units": 1, "characters": None}, "3 + 4 tokens, 1 search unit, $"),
-        ({"would_refuse": "key:requests"}, "limits in shadow would have refused it: key:requests"),
+        ({"would_refuse": "key:requests"}, "limits in shadow mode would have rejected it: key:requests"),
     ],
 )
 def test_unknown_facts_are_called_unknown(changes: dict[str, Any], line: str) -> None:
