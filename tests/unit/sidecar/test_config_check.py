@@ -32,7 +32,7 @@ FAULTS = {
     "model that is a group": ("model_list: [{model_name: a, litellm_params: {model: openai/a}}, {model_name: b, litellm_params: {model: a}}]", "model_list.b", "model_group_alias"),
     "provider": ("model_list: [{model_name: a, litellm_params: {model: opanai/a}}]", "model_list.a", "no provider opanai"),
     "mode": ("model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {mode: image}}]", "model_list.a.model_info.mode", "image is not a mode: write one of chat, responses, completion, embedding, rerank, moderation, image_generation"),
-    "mode that is no text": ("model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {mode: [chat]}}]", "model_list.a.model_info.mode", "is no mode"),
+    "mode that is no text": ("model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {mode: [chat]}}]", "model_list.a.model_info.mode", "is not a mode"),
     "deployment": ("model_list: [{model_name: a, litellm_param: {}, litellm_params: {model: openai/a}}]", "model_list.a.litellm_param", "did you mean litellm_params?"),
     "same id": ("model_list: [{model_name: a, litellm_params: {model: openai/a}, model_info: {id: i}}, {model_name: a, litellm_params: {model: openai/b}, model_info: {id: i}}]", "model_list.a.model_info.id", "another deployment's"),
     "no model": ("model_list: [{model_name: a}]", "", "litellm_params.model is missing"),
