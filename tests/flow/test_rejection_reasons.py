@@ -167,13 +167,13 @@ def test_counts_are_exact_and_an_id_outside_the_sample_says_so(gateway: Gateway)
     for who in (headers, ADMIN):
         error = gateway.asked(f"/v1/requests/{outside}", who)
         assert (error.status_code, error.json()["error"]["code"]) == (404, "request_not_kept")
-        assert "a sample is kept" in error.json()["error"]["message"]
+        assert "only a sample is kept" in error.json()["error"]["message"]
         assert "by key:requests" in error.json()["error"]["message"]
     _, stranger = make_key(gateway)
     error = gateway.asked(f"/v1/requests/{outside}", stranger)
     assert error.json()["error"]["code"] == "request_not_found"
     done = gateway.command("requests", outside)
-    assert (done.returncode, "so it may have been refused" in done.stderr) == (1, True)
+    assert (done.returncode, "so it may have been rejected" in done.stderr) == (1, True)
     table = gateway.command("requests", *asked[:4]).stdout
     assert "key:requests" in table
     assert name in table

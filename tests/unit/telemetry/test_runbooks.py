@@ -10,6 +10,7 @@ from command_words import unknown_words
 from llm_proxy.edge.auth import ROUTE_ACCESS
 from llm_proxy.setting_sources import names_of
 from llm_proxy.settings import Settings
+from llm_proxy.sidecar import recycle_limits
 from llm_proxy.stack import process_specs
 from llm_proxy.telemetry.metric_table import METRICS
 
@@ -66,7 +67,12 @@ def test_metrics_settings_and_routes_of_a_page_exist(page: str) -> None:
     """Each by its full name; a metric that is searched for may be the beginning of several."""
     text = text_of(page)
     settings = {name for field in Settings.model_fields for name in names_of(Settings, field)}
-    settings |= {str(one) for one in vars(process_specs).values() if isinstance(one, str)}
+    settings |= {
+        str(one)
+        for place in (process_specs, recycle_limits)
+        for one in vars(place).values()
+        if isinstance(one, str)
+    }
     assert {name for name in SETTING.findall(text) if name not in settings} == set()
     for name in METRIC.findall(text):
         assert any(metric.startswith(name) or name.startswith(metric) for metric in METRICS), name
