@@ -57,7 +57,7 @@ class DirectCalls:
 
     Attributes:
         endpoints: The operations whose calls may be direct.
-        templates: What LiteLLM sent, by deployment and form of the call; None where it may not be repeated.
+        templates: What LiteLLM sent, by group, deployment and form; None where it may not be repeated.
         sent: The number of calls that were answered from here.
         size_bytes: What the templates' fields take.
     """
@@ -99,7 +99,7 @@ class DirectCalls:
             return
         outcome.endpoint = endpoint
         direct = outcome.direct or DirectAttempt()
-        key = (direct.deployment["model_info"]["id"], call.form)
+        key = (call.group, direct.deployment["model_info"]["id"], call.form)
         template = self.templates.get(key)
         if template is not None:
             self.templates.move_to_end(key)

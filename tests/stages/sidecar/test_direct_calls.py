@@ -63,6 +63,8 @@ def pair(
         deployment("retried", "openai/retried", provider, cooldown_time=0, num_retries=1),
         deployment("first", "openai/first", provider, **alone),
         deployment("second", "openai/second", provider, **alone),
+        deployment("one-id", "openai/gpt-4o", provider, id="shared", **alone),
+        deployment("same-id", "openai/gpt-4o-mini", provider, id="shared", **alone),
     ]
     rules: Json = {"fallbacks": [{"first": ["second"]}], "retry_after": 0}
     config: Json = {"model_list": models, "router_settings": rules}
@@ -277,6 +279,16 @@ async def test_vectors_are_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) 
     """Without being parsed; odd ones are LiteLLM's."""
     assert await differences(pair, log, EMBEDDED) == ({}, len(EMBEDDED))
     assert await differences(pair, log, REPAIRED) == ({}, 0)
+
+
+async def test_groups_that_share_an_id_share_no_request(pair: tuple[Sidecar, Sidecar]) -> None:
+    """Each has its own model and key, whatever ids a configuration states."""
+    for sidecar in pair:
+        await learned(sidecar, [("one-id", {}, {}), ("same-id", {}, {})])
+        for group, model in (("one-id", "gpt-4o"), ("same-id", "gpt-4o-mini")):
+            mark = str(uuid4())
+            await ask(sidecar, group, {}, mark, uuid4())
+            assert [call["model"] for call in await sidecar.provider.calls(mark)] == [model]
 
 
 async def test_a_caller_hangs_up(pair: tuple[Sidecar, Sidecar]) -> None:
