@@ -1,8 +1,8 @@
 """The running calls of a whole deployment, listed and stopped from any of its processes.
 
 Invariants: a call is stopped by the process that runs it, through its guard, so that it is settled and
-recorded once; while the limits store is away, or without one, this process's calls alone are known, and the
-list says so.
+recorded once; while the limits store is unavailable, or without one, this process's calls alone are known,
+and the list says so.
 """
 
 import asyncio
@@ -64,12 +64,12 @@ class CallBoard:
         self._loop = BackgroundLoop("running-calls", self._report, every_s=REPORT_INTERVAL_S, at_once=True)
 
     async def start(self) -> None:
-        """Starts to answer those who ask."""
+        """Starts reporting this process and its calls."""
         if self._exchange is not None:
             self._loop.start()
 
     async def stop(self) -> None:
-        """Leaves the deployment."""
+        """Stops reporting, and removes this process from the deployment's list."""
         if self._exchange is None:
             return
         await self._loop.stop()
@@ -131,7 +131,7 @@ class CallBoard:
             await asyncio.sleep(POLL_S)
 
     async def _report(self) -> None:
-        """Reports this process as alive, stops the calls it shall, publishes its calls if they are read."""
+        """Reports this process as alive, stops the requested calls, publishes its calls if watched."""
         exchange = self._exchange
         assert exchange is not None  # noqa: S101 -- else the loop was not started
         try:

@@ -145,7 +145,7 @@ class Forbidden(APIError):
 
 
 class CallStopped(APIError):
-    """An operator stopped the call while it ran; sent again it would only run away again."""
+    """An operator stopped the call while it ran; it is not to be sent again."""
 
     status = 403
     default_type = "permission_error"
@@ -201,7 +201,7 @@ class RequestTimeout(APIError):
 
 
 class IdempotencyKeyReused(APIError):
-    """The key of another request of the same caller; a request of its own needs a key of its own."""
+    """The idempotency key was sent with another request of the same caller."""
 
     status = 422
     default_code = "idempotency_key_reused"
@@ -224,13 +224,13 @@ class ReplayGone(APIError):
     def __init__(self) -> None:
         super().__init__(
             "The call with this 'Idempotency-Key' was made, and its answer is no longer kept. It is not made "
-            "again; to make it anew, send a new key.",
+            "again; to make a new call, send a new key.",
             param="Idempotency-Key",
         )
 
 
 class FirstCallLost(APIError):
-    """The call that had the key ended without an answer; after the wait it may be made anew."""
+    """The call that had the idempotency key ended without an answer; after the wait it may be made again."""
 
     status = 409
     default_code = "idempotency_call_lost"
@@ -274,7 +274,7 @@ class UnsupportedTransferEncoding(APIError):
 
 
 class UpgradeRequired(APIError):
-    """The route has no such protocol as the request wants to upgrade to."""
+    """The route does not support the protocol that the request wants to upgrade to."""
 
     status = 426
     default_code = "upgrade_required"
@@ -328,7 +328,7 @@ class RunBudgetExceeded(APIError):
 
 
 class AgentLoopDetected(APIError):
-    """A run repeats itself, and a rule says to stop it; trying again cannot help until it is released."""
+    """The loop guard stopped a run that repeats itself; its calls fail until the run is released."""
 
     status = 429
     default_type = "requests"
@@ -380,7 +380,7 @@ class GuardrailRejected(APIError):
 
 
 class GuardrailFailed(APIError):
-    """A guardrail could not judge the call, and is set to let nothing pass then."""
+    """A guardrail could not judge the call, and is configured to reject such calls."""
 
     status = 503
     default_type = "server_error"
@@ -473,7 +473,7 @@ class UpstreamTimeout(APIError):
 
 
 class InternalError(APIError):
-    """A bug of ours: the log has the traceback, the caller an apology."""
+    """A bug of ours: the log has the traceback; the caller gets a general message."""
 
     status = 500
     default_type = "server_error"

@@ -29,7 +29,7 @@ def raise_files_limit() -> None:
 
 
 def restrict_to_owner(path: Path) -> None:
-    """Removes the permissions of group and others from a file of this user; leaves other users' files."""
+    """Removes the permissions of group and others from a file, unless it is another user's."""
     known = path.stat()
     if known.st_uid == os.geteuid():
         path.chmod(stat.S_IMODE(known.st_mode) & ~(stat.S_IRWXG | stat.S_IRWXO))

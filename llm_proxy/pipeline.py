@@ -1,4 +1,4 @@
-"""The way of a call, written once: admitted, sent, answered; then settled and recorded, whatever ends it.
+"""The steps of a call, written once: admitted, sent, answered; then settled and recorded, however it ends.
 
 Invariants: stages return values and never call back; every admitted call settles its lease once and posts one
 record, whatever ends it (an answer, an error, a deadline, a disconnect, a drain); the lease is settled before
@@ -82,7 +82,7 @@ class AdmittedCall:
     Attributes:
         context: What is known of the call.
         is_admitted: It was admitted, and may wait for its answer.
-        limit_headers: Where the caller stands at its limits, for the response.
+        limit_headers: The caller's limit status, for the response.
         is_stream: The reply is a stream of chunks, else one body.
         byte_type: The media type of a stream that is bytes and no events; None for any other, and before.
     """

@@ -1,4 +1,4 @@
-"""Secrets that are exchanged while calls run: the settings that hold one, `new,old`, and uses of the old one.
+"""Secrets that are rotated while calls run: the settings that hold one, `new,old`, and uses of the old one.
 
 Invariants: of several secrets the first is sent, signs and seals, all are accepted; none is logged here. The
 sidecar reads its keys with it, too, so that it imports the standard library alone.

@@ -1,7 +1,7 @@
-"""The calls that run in this process: what their guards see ten times a second, a list of them, one stopped.
+"""The calls that run in this process: their guards are ticked ten times a second; lists them, stops one.
 
-Invariants: a call costs one entry from its first byte to its last; a list is made when somebody asks, from
-the fields that the call has anyway; it holds no text of a prompt or an answer. Units: seconds, bytes, tokens;
+Invariants: a call costs one entry from its first byte to its last; a list is made on request, from the fields
+that a call has anyway; it holds no text of a prompt or an answer. Units: seconds, bytes, tokens;
 tokens are estimates until the record has them.
 """
 
@@ -20,7 +20,7 @@ from llm_proxy.json_access import Json
 
 TICK_S = 0.1
 CallState = Literal["reading", "admitting", "queued", "waiting", "streaming", "ending"]
-"""The body is read; limits are checked; it waits for a slot; for the first byte; bytes go out; it is cut."""
+"""Reading the body; checking limits; waiting for a slot; for the first byte; sending; interrupted."""
 
 
 class RunningCalls:

@@ -1,7 +1,7 @@
 """Seals what callers keep for the gateway: only a holder of the key can read or make a token.
 
 Pure, the only home of `cryptography`. Invariants: a token names its key; the first key seals, all open, so
-that a key can be exchanged while its tokens live; a token opens for the purpose it was sealed for alone; one
+that a key can be rotated while its tokens live; a token opens for the purpose it was sealed for alone; one
 with any fault does not open. AES-256-GCM-SIV (RFC 8452): a nonce drawn twice betrays no plaintext. The
 library takes 6 MB: it is imported where something is sealed or opened for the first time.
 """

@@ -71,7 +71,7 @@ class AdmissionState:
     Attributes:
         store: `process` without a Redis, else `up` or `away`.
         since: When that began, in seconds since 1970.
-        fault: Why the store is away, without addresses and passwords; may be empty.
+        fault: Why the store is unavailable, without addresses and passwords; may be empty.
         denies_all: The store is unreachable and the setting says to deny.
         unsettled: Settlements the store does not have yet.
         shadow_rejections: Calls admitted so far that a limit in shadow mode would have rejected.
@@ -295,7 +295,10 @@ class AdmissionController:
             ):
                 return decision
             caller = await self._refresh_after(caller, request, result)
-        raise StoreUnavailable("The limits kept changing; please try again.", retry_after_s=RETRY_AFTER_S)
+        raise StoreUnavailable(
+            "The limits were changed while this call was checked; please try again.",
+            retry_after_s=RETRY_AFTER_S,
+        )
 
     async def _load_answer_lengths(self) -> object:
         """Loads the lengths of all replicas' recent answers, once the ledger can be read."""
@@ -396,7 +399,10 @@ class AdmissionController:
             log.warning("a budget cannot be rebuilt from the records")
         unknown = [check for check in missing if check.on_store_failure != "allow"]
         if unknown:
-            message = f"What {unknown[0].subject} has spent is not known right now."
+            message = (
+                f"What {unknown[0].subject} has spent is not known right now, because the database does not "
+                "answer; please try again."
+            )
             unavailable = StoreUnavailable(message, retry_after_s=RETRY_AFTER_S, headers=DENIED_HEADERS)
             unavailable.reached_limit = reached_limit(unknown[0], wait_ms=int(RETRY_AFTER_S * 1000))
             raise unavailable
@@ -412,7 +418,7 @@ class AdmissionController:
             try:
                 await self._watcher.refresh()
             except StoreUnavailable:
-                log.debug("epoch restored from memory")  # with Postgres away nothing can have been revoked
+                log.debug("epoch restored from memory")  # nothing is revoked without Postgres
             try:
                 await self._heartbeat.renew(request.plan.hash_tag)
                 await self._backend.raise_epoch(request.plan.epoch_key, self._watcher.epoch_of(tenant))

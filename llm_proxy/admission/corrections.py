@@ -43,7 +43,7 @@ class Corrections:
     """The settled estimates that may still be corrected.
 
     Attributes:
-        max_age_s: The ledger is queried about a call for so long.
+        max_age_s: How long the ledger is queried about a call.
     """
 
     def __init__(

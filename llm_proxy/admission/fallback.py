@@ -89,7 +89,10 @@ class FallbackLimiter:
             check for check in request.plan.checks if check.enforced and check.on_store_failure == "deny"
         ]
         if denying:
-            message = f"The limits of {denying[0].subject} cannot be checked right now."
+            message = (
+                f"The limits of {denying[0].subject} cannot be checked, because the limits store does not "
+                "answer; please try again."
+            )
             unavailable = StoreUnavailable(message, retry_after_s=RETRY_AFTER_S, headers=DENIED_HEADERS)
             unavailable.reached_limit = reached_limit(denying[0], wait_ms=int(RETRY_AFTER_S * 1000))
             raise unavailable

@@ -37,7 +37,7 @@ MAX_PERISHABLE = 50_000
 SettledFuture = asyncio.Future[None]
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 NEW_BUDGETS_TIMEOUT_S = 0.5
-"""The end of a call waits at most so long for budgets created while it ran."""
+"""The maximum time that the end of a call waits for budgets created while it ran."""
 
 
 @dataclass(slots=True)
@@ -437,7 +437,7 @@ class Lease:
                 self._leases.budgets_changed(reservation)
 
     async def wait_settled(self) -> None:
-        """Waits until the store has the settlement: the caller's next request meets nothing of this call."""
+        """Waits until the store has the settlement, so that this call no longer holds anything."""
         if self._counting is not None:
             await asyncio.wait([self._counting], timeout=NEW_BUDGETS_TIMEOUT_S)
         while self._pending_futures:

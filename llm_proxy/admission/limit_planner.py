@@ -28,7 +28,7 @@ MAX_LENGTHS, MIN_LENGTHS = 200, 20
 MAX_GROUPS = 1_000
 PERCENTILE = 0.95
 LEASE_TTL_MS = 30_000
-"""Slots and reservations that are not renewed for so long are released."""
+"""Slots and reservations that are not renewed within this time are released."""
 MAX_PLANS = 10_000
 MAX_BUDGET_AMOUNT = 2**53
 """The largest reservation: as much as a budget can allow, and as the scripts count exactly."""
@@ -237,7 +237,10 @@ def _amount(check: LimitCheck, needs: CallNeeds) -> int:
     if needs.cost_nano_usd is not None:
         return min(needs.cost_nano_usd, MAX_BUDGET_AMOUNT)
     if check.enforced:
-        message = f"This model has no known price, and {check.subject} has a budget."
+        message = (
+            f"This model has no known price, so it cannot be used under the budget of {check.subject}. "
+            "Use another model, or ask the operator to set its price."
+        )
         error = Forbidden(message, code="price_unknown")
         error.reached_limit = reached_limit(check)
         raise error

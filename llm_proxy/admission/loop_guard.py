@@ -21,10 +21,10 @@ SPEND_MINUTES = 5
 """Minutes over which what a run spends is averaged."""
 BURST_WINDOW_MS = 300_000
 PACED_MS, PACED_FACTOR = 5_000, 4
-"""A run that waits so long on average between an answer and its next call polls, and may repeat so many times
-more often."""
+"""A run polls if its average time between an answer and the next call is at least this; thresholds are then
+multiplied by the factor."""
 MAX_NEW_SHARE = 4
-"""A run stalls if at most every so many-th of its turns has a step of its own."""
+"""A run stalls if at most one in this many of its turns has a step that no other turn has."""
 
 RUNNING, ANSWERED, FAILED = b"r", b"o", b"f"
 _RECORD = Struct(">13s13sc8s8s8sI")

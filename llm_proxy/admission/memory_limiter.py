@@ -38,15 +38,15 @@ SWEEP_INTERVAL = 4096
 MAX_SMALL_ENTRIES = 100_000
 """Epochs and batch numbers kept: both are found again when they are missing."""
 RUN_IDLE_MS = 86_400_000
-"""A run ends when nothing of it was admitted or ran for so long, unless a setting says otherwise."""
+"""Idle time after which a run ends; a setting can change it."""
 MAX_RUNS = 10_000
 """The limited runs of one key that are known; one more ends the one that was idle for longest."""
 WAITER_TTL_MS = 5_000
 """How long after its last try a call that waits for held money is known; its error advises 2 s."""
 KEPT_AFTER_TRIES = 2
-"""From this try on its share is kept for it."""
+"""From this try on, the money that the call needs is kept for it."""
 MAX_WAITERS = 16
-"""The calls that wait in order for one budget; others take their chance."""
+"""The maximum of calls that wait in order for one budget; further ones have no place in the order."""
 
 
 def forget_requests(times: deque[int], now_ms: int) -> None:

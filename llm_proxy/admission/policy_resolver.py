@@ -41,7 +41,7 @@ _LAYERS: tuple[PolicyMode, ...] = ("enforce", "shadow")
 BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group", "run"})
 """The scopes of which calls of one key may be in different ones."""
 CATALOG_PLAN_TTL_MS = 5_000
-"""A plan that depends on the catalog is valid for so long: an alias may move to another group."""
+"""How long a plan that depends on the catalog is valid: an alias may move to another group."""
 
 
 _DAYS_TO_NEXT: Mapping[Period, int] = {"day": 1, "week": 7, "month": 32}

@@ -197,7 +197,8 @@ def rate_limit_error(request: LimiterRequest, result: LimiterResult, state: Enfo
         if state == "local":
             subject = worst.check.subject
             message = (
-                f"The limits store is away, and this replica's share of the budget of {subject} is in use."
+                "The limits store is unavailable, and this replica's share of the budget of "
+                f"{subject} is in use."
             )
         return _with_limit(BudgetHeld(message, retry_after_s=wait_s, headers=headers), worst)
     error = RateLimited(
@@ -244,7 +245,7 @@ def _run_message(status: LimitStatus) -> str:
         figures = f"it began {format_duration(used)} ago, {format_duration(check.limit)} are allowed"
     else:
         figures = f"it used {_amount(check, used)} of {_amount(check, check.limit)}"
-    return f"The {check.subject} has reached its limit: {figures}. It cannot go on under this name."
+    return f"The {check.subject} has reached its limit: {figures}. Start a new run to go on."
 
 
 def _window_message(worst: LimitStatus) -> str:

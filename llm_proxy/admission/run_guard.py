@@ -160,7 +160,7 @@ class GuardedCall:
         spawn("loop-guard", self._take_back())
 
     def _end_late(self, number: int) -> None:
-        """Ends a turn that the store has added, while nobody waited for that any more."""
+        """Ends a turn that the store added after its caller had stopped waiting."""
         self._number = number
         self.end(answered=False, cost_nano_usd=0)
 

@@ -1,7 +1,7 @@
 """The dialect of Cohere's `/v1/embed` and `/v2/embed`: native where its models serve, else translated.
 
 Invariants: both ways are calls of embeddings; what a model of another provider cannot do (images, vectors of
-integers, a cut at the start) is refused by name; an answer has the types that were requested, one vector of
+integers, a cut at the start) is rejected by name; an answer has the types that were requested, one vector of
 each for each input. Source: https://docs.cohere.com/reference/embed, https://docs.cohere.com/v1/reference/embed.
 """
 
@@ -184,15 +184,15 @@ def _translated(body: Json) -> Json:
         if kind not in (FLOAT, BASE64):
             raise _unsupported(f"embedding_types[{at}]", f"vectors of type '{kind}'")
     if body.get("truncate") in ("START", "LEFT"):
-        raise _unsupported("truncate", "a cut at the start")
+        raise _unsupported("truncate", "truncation at the start")
     if "max_tokens" in body:
-        raise _unsupported("max_tokens", "a limit of an input's tokens")
+        raise _unsupported("max_tokens", "limit on the tokens of an input")
     found: Json = {"input": _shown_texts(body)}
     return found | ({"dimensions": body["output_dimension"]} if "output_dimension" in body else {})
 
 
 def _unsupported(path: str, what: str) -> BadRequest:
-    message = f"'{path}': the model has no {what} here; models of Cohere have."
+    message = f"'{path}': this model has no {what}; use a model of Cohere's."
     return BadRequest(message, param=path, code="unsupported_value")
 
 

@@ -121,7 +121,7 @@ class InternalStream:
 def require_one_choice(call: Call) -> Call:
     """Returns the call; raises for more than one choice, because the answer has one `content`."""
     if call.choices != 1:
-        raise invalid("n", "only 1 is possible here, for there is one 'content' to answer in.")
+        raise invalid("n", "expected 1, because the answer has one 'content'.")
     return call
 
 

@@ -1,4 +1,4 @@
-"""An application's errors that were answered: they end a request, and not its connection.
+"""Errors of an application that were answered: such an error ends the request, not the connection.
 
 Invariants: an error is raised unless the whole answer was sent; one whose answer broke off always is.
 """
@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 async def run_application(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Runs an ASGI application; raises its error unless that was answered in whole.
 
-    Starlette raises an error again that has its answer and its line in the log; the server would write its
-    traceback once more and close the connection, which the caller may be about to use again.
+    Starlette raises an error again after it was answered and logged. The server would log the traceback a
+    second time, and close the connection, which the caller may be about to use again.
     """
     is_answered = False
 

@@ -1,8 +1,8 @@
 """Who may use a management route: callers and admins by role; rejected credentials are recorded.
 
-Invariants: an admin key is never a caller's key and the reverse; secrets are compared as digests in
-constant time; an admin route that is not in `ROUTE_ACCESS` rejects every admin key; a `tenant` admin sees
-its tenant alone; a credential's text is recorded no further than its public part.
+Invariants: no admin key is accepted as a caller's key, and no caller's key as an admin key; secrets are
+compared as digests in constant time; an admin route that is not in `ROUTE_ACCESS` rejects every admin key; a
+`tenant` admin sees its tenant alone; of a credential's text only the public part is recorded.
 """
 
 import hmac
@@ -146,7 +146,10 @@ def require_role(admin: Admin, request: Request) -> None:
     """Raises Forbidden unless the admin's role may use the request's route."""
     access = route_access(request)
     if access is None or admin.role not in access.roles:
-        raise Forbidden(f"An admin key of the role '{admin.role}' may not do this.")
+        allowed = ", ".join(sorted(access.roles)) if access is not None else "none"
+        raise Forbidden(
+            f"An admin key of the role '{admin.role}' may not do this; the roles that may: {allowed}."
+        )
 
 
 ActorDependency = Callable[[Request], Awaitable[Actor]]
@@ -160,7 +163,7 @@ def reject_unknown_parameters(request: Request) -> None:
     unknown = request.query_params.keys() - declared_query_parameters(request.scope["route"].dependant)
     if unknown:
         name = min(unknown)[:40]
-        raise BadRequest(f"There is no query parameter '{name}' here.", param=name)
+        raise BadRequest(f"Unknown query parameter: '{name}'.", param=name)
 
 
 def declared_query_parameters(dependant: Dependant) -> frozenset[str]:

@@ -93,7 +93,7 @@ def _reject_websocket(route: InferenceRoute | None, scope: Scope) -> None:
         raise NotFound(message, code="unknown_url", headers=(("connection", "close"),))
     if route is None or route.endpoint != "responses" or not route.paths or scope["method"] != "GET":
         return
-    raise UpgradeRequired("There is no WebSocket here; send a POST.", headers=_NO_WEBSOCKET)
+    raise UpgradeRequired("This path serves no WebSocket; send a POST.", headers=_NO_WEBSOCKET)
 
 
 def _bounded_receive(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:

@@ -1,7 +1,7 @@
 """The answer of a call that another process holds, read from the store for the listeners of this one.
 
-Invariants: nothing of a running call's answer is passed on before its process has shown that it lives, by a
-further segment or a renewed lease: who asks after it was killed gets an error with a status of its own; an
+Invariants: nothing of a running call's answer is passed on before its process has shown that it runs, by a
+further segment or a renewed lease: a caller that comes after it was killed gets an error with a status; an
 answer is passed on in order and only as far as it opens. Units: seconds unless named.
 """
 

@@ -35,7 +35,7 @@ _MEDIA_TYPE = re.compile(rb"(%b/%b)[ \t]*(?:;.*)?" % (_TOKEN, _TOKEN))
 _PLAIN_ENCODINGS = frozenset({b"7bit", b"8bit", b"binary"})
 _UNSAFE = re.compile(r"[^0-9A-Za-z._-]")
 
-logging.getLogger("python_multipart").disabled = True  # what it logs, strangers wrote
+logging.getLogger("python_multipart").disabled = True  # its log lines repeat what callers sent
 
 
 def is_json(headers: Headers) -> bool:

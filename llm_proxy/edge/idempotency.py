@@ -1,8 +1,8 @@
 """Requests with an `Idempotency-Key`: the first is a call, the others get its answer, while it runs or later.
 
-Invariants: a call begins only with its claim in the limits store, and ends when it may have lost it; whatever
-its end, its claim is finished or released, again and again until the store has it; an answer leaves this
-process sealed. Without both stores a request with a key is rejected. Units: seconds unless named.
+Invariants: a call begins only with its claim in the limits store, and ends when it may have lost it; however
+it ends, its claim is finished or released, tried again until the store has it; an answer leaves this process
+sealed. Without both stores a request with a key is rejected. Units: seconds unless named.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ from llm_proxy.uploads import UploadedFile
 
 KEY = b"idempotency-key"
 LINGER_S = 5.0
-"""A call whose caller has disconnected goes on for so long, for the caller's next try."""
+"""How long a call goes on after its caller has disconnected: the caller's next try gets its answer."""
 HEARD_S = 6.0
-"""So long after it listened last, a caller elsewhere is still taken to listen."""
+"""How long a caller at another process counts as listening after it last listened."""
 FLUSH_S, RETRY_S = 0.05, 0.1
 END_TIMEOUT_S = 1.0
 _LONGEST_BEAT_S = 3.0
@@ -302,7 +302,7 @@ class IdempotentCalls:
                 return
 
     async def _settle(self, owned: OwnedCall) -> None:
-        """Writes down how a call ended; one that the store does not take now is written later."""
+        """Stores how a call ended; if the store does not accept it now, `_beat` tries again."""
         call = owned.name.call
         try:
             if owned.ending == "released":
@@ -317,7 +317,7 @@ class IdempotentCalls:
             del self._owned[owned.request.claim]
 
     async def _beat(self) -> None:
-        """Renews the claims of the running calls, and writes down what the store has not taken yet."""
+        """Renews the claims of the running calls, and stores the ends that the store has not accepted yet."""
         await asyncio.gather(*(self._renew(owned) for owned in list(self._owned.values())))
 
     async def _renew(self, owned: OwnedCall) -> None:
@@ -384,5 +384,5 @@ async def _identify(request: ReadRequest, context: CallContext) -> IdempotentReq
 
 
 def _stores_unavailable() -> StoreUnavailable:
-    message = "It cannot be made sure now that a call with an 'Idempotency-Key' runs once; please try again."
+    message = "This 'Idempotency-Key' cannot be checked, because its store does not answer; please try again."
     return StoreUnavailable(message, retry_after_s=1)

@@ -230,7 +230,7 @@ class InferenceEndpoint:
         responder = Responder(context, route.dialect, send)
         try:
             await self._respond(route, context, guard, scope, receive, responder)
-        except asyncio.CancelledError:  # again, while an error waited for the caller to read
+        except asyncio.CancelledError:  # a second one, while the error was being sent
             if not guard.was_interrupted():
                 raise
         finally:
@@ -281,7 +281,7 @@ class InferenceEndpoint:
         context.client_request_id = _client_id(headers.get(b"x-request-id"))
         context.traceparent = headers.get(b"traceparent")
         context.caller = caller = await reader.authenticate(headers)
-        if self._idempotent is None or KEY not in headers:  # an answer that is there takes no limit
+        if self._idempotent is None or KEY not in headers:  # a repeated answer takes no request of a limit
             try:
                 reject_early(self._services, caller)
             except RateLimited:
@@ -294,7 +294,7 @@ class InferenceEndpoint:
             guard.body_received(receive)
             await self._run(route, context, guard, responder, ReadRequest(target, headers, body))
             return
-        self._services.upstream.check_capacity(caller, None)  # before an upload comes for nothing
+        self._services.upstream.check_capacity(caller, None)  # so that no upload is read in vain
         with self._uploads.open() as uploads:
             form = await read_form(
                 receive,

@@ -1,4 +1,4 @@
-"""What takes the place of a path of LiteLLM's API that is not served, for the error of its callers.
+"""The paths of LiteLLM's API that are not served, and what to use instead, for the message of the 404.
 
 Pure. Source: the routes of LiteLLM's proxy.
 """
@@ -26,8 +26,8 @@ _GONE = (
     ("/config/", "the configuration is litellm-config.yaml, and applied by `llm-proxy reload`"),
     ("/cache/", "the cache is deleted by `DELETE /admin/cache`"),
     ("/health/", "the state is in `/health`, `/health/live` and `/health/ready`"),
-    ("/ui", "there is no user interface; see `llm-proxy --help` and deploy/grafana"),
-    ("/sso/", "there is no login; operators have admin keys (`llm-proxy admin-keys`)"),
+    ("/ui", "the console has an address of its own (`llm-proxy console`)"),
+    ("/sso/", "people sign in at the console; programs use admin keys (`llm-proxy admin-keys`)"),
     ("/engines/", "name the model in the body, and call `/v1/chat/completions` or its like"),
     ("/anthropic/", "providers' own paths are not passed through; Anthropic's protocol is `/v1/messages`"),
     ("/vertex", "providers' own paths are not passed through"),
@@ -40,9 +40,16 @@ _GONE = (
     ("/a2a/", "agents of A2A are not served"),
     ("/utils/", "`/v1/explain` tells what would happen to a call"),
 )
-"""A beginning of LiteLLM's paths, and what takes its place."""
+"""The beginning of a path of LiteLLM's, and what to use instead."""
 
 
 def where_it_went(path: str) -> str:
-    """Returns a sentence for a path of LiteLLM's; empty for any other."""
-    return next((f" Of LiteLLM's API: {place}." for start, place in _GONE if path.startswith(start)), "")
+    """Returns a sentence that says what to use instead of a path of LiteLLM's; empty for any other."""
+    return next(
+        (
+            f" This path of LiteLLM's API is not served: {place}."
+            for start, place in _GONE
+            if path.startswith(start)
+        ),
+        "",
+    )

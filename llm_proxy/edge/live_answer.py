@@ -1,8 +1,8 @@
-"""An answer as its caller gets it, frame by frame, for all who want the same one: now, or later.
+"""An answer as it is sent to its caller, frame by frame, for all requests with the same idempotency key.
 
 Invariants: a listener gets every frame from the first on, in order, and none twice, however late it comes;
-frames are what left the gateway, so that no dialect is known here; an answer is bounded, and one that grows
-beyond is no longer kept. Units: bytes.
+frames are what the gateway sent, so that no dialect is known here; an answer is bounded, and one that grows
+beyond the bound is no longer kept. Units: bytes.
 """
 
 import asyncio

@@ -73,7 +73,7 @@ class ModelProbe:
     async def __call__(self, group: str, mode: str) -> ProbeResult:
         """Calls a group; raises `NotTested` where its mode has no probe, or one that costs too much."""
         if mode not in _PROBES:
-            raise NotTested(f"A model of mode `{mode}` cannot be tested here.")
+            raise NotTested(f"There is no test for a model of mode `{mode}`.")
         endpoint, fields = _PROBES[mode]
         body: Json = {"model": group, **fields, **self._cheapest(group, endpoint), "disable_fallbacks": True}
         with self._uploads.open() as uploads:
@@ -106,7 +106,7 @@ class ModelProbe:
             return
         most = self._services.catalog.most_of_units(call, len(_PROMPT), 0)
         if most is None and call.quantities.images:
-            raise NotTested("The price of its images is not known: a test may cost anything.")
+            raise NotTested("The price of its images is not known, so the cost of a test has no bound.")
         if most is not None and (cost_usd := nano_to_usd(most)) > PROBE_MAX_USD:
             message = f"A test may cost ${cost_usd.normalize():f}, which is more than ${PROBE_MAX_USD}."
             raise NotTested(message)

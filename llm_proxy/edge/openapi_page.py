@@ -99,7 +99,7 @@ _MODEL_IN_PATH: Json = {
     "name": "model",
     "in": "path",
     "required": True,
-    "description": "It counts before the body's `model`; with slashes as they are, or encoded.",
+    "description": "The model. It takes precedence over the body's `model`; slashes may be percent-encoded.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 256},
 }
 _DELETED: Json = _object(id=_TEXT, object=_TEXT, deleted={"type": "boolean"})

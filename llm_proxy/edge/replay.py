@@ -1,7 +1,7 @@
 """Sends the answer of another call: its status, its body and the headers that belong to them, byte for byte.
 
-Invariants: what tells calls apart is this request's own (`x-request-id`, its time, its cost of 0); figures of
-limits are not repeated, for they have changed.
+Invariants: `x-request-id`, the time and the cost (0) are this request's own; figures of limits are not
+repeated, because they have changed.
 """
 
 from uuid import UUID

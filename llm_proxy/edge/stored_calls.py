@@ -1,4 +1,4 @@
-"""What a translated call of Responses stores, and what it goes on from: loaded before it, kept after it.
+"""The stored responses of translated calls: the history is loaded before a call, its answer stored after it.
 
 Invariants: an answer says that it is stored only if it can be read at once; an answer that cannot be
 kept says so; nothing is loaded or kept where the operator stores nothing.

@@ -95,7 +95,7 @@ def parse_key_spec(document: Mapping[str, Any], before: KeySpec | None = None) -
     document = (key_fields(before) if before is not None else {}) | dict(document)
     name = parse_name_field(document, "name")
     if name is None or name.startswith(("key_", "sk-")):
-        raise BadRequest("A key needs a name, one that is no id or key.", param="name")
+        raise BadRequest("A key needs a name, which cannot begin with 'key_' or 'sk-'.", param="name")
     return KeySpec(
         name=name,
         tenant=parse_name_field(document, "tenant"),
@@ -116,7 +116,9 @@ def parse_policy(document: Mapping[str, Any]) -> LimitPolicy:
     policy = parse_policy_target(document)
     of_runs = policy.scope == "run"
     if not of_runs and document.get("duration_s") is not None:
-        raise BadRequest(f"The scope '{policy.scope}' has no 'duration_s': only runs do.", param="duration_s")
+        raise BadRequest(
+            f"The scope '{policy.scope}' has no 'duration_s': only runs have one.", param="duration_s"
+        )
     policy = replace(
         policy,
         limits=_parse_limits(document),
@@ -129,16 +131,16 @@ def parse_policy(document: Mapping[str, Any]) -> LimitPolicy:
         loop_guard=parse_guard_rule(document.get("loop_guard")),
     )
     if policy.loop_guard is not None and policy.scope not in _GUARDED_SCOPES:
-        message = f"The scope '{policy.scope}' has no 'loop_guard': it holds for a tenant, an agent or a key."
+        message = f"The scope '{policy.scope}' has no 'loop_guard': only tenants, agents and keys have one."
         raise BadRequest(message, param="loop_guard")
     names = {"tenant": policy.tenant, "subject": policy.subject if policy.key_id is None else ANY}
     for field, name in names.items():
         if name != ANY and "*" in name:
-            raise BadRequest(f"Invalid '{field}': only models are named by wildcards.", param=field)
+            raise BadRequest(f"Invalid '{field}': a wildcard can only name models.", param=field)
     shares = next((name for name in _SHARE_FIELDS if getattr(policy, name) is not None), None)
     if shares is not None and policy.scope not in {"tenant", "key"}:
         raise BadRequest(
-            f"The scope '{policy.scope}' has no '{shares}': tenants and keys have.", param=shares
+            f"The scope '{policy.scope}' has no '{shares}': only tenants and keys have one.", param=shares
         )
     if policy.is_empty:
         raise BadRequest("A limit policy needs a limit or a budget.", param="mode" if policy.mode else "rpm")

@@ -291,8 +291,14 @@ def _same_or_either(field: str, header: str | None, body: str | None) -> str | N
     return header if header is not None else body
 
 
+def foreign_name_error(field: str, bound: str | None) -> Forbidden:
+    """Returns the error of a key that is bound to one tenant, agent, user or run, and names another."""
+    whose = f"is bound to the {field} '{bound}' and " if bound is not None else ""
+    return Forbidden(
+        f"This API key {whose}may not act for another {field}.", param=field, code=f"{field}_not_allowed"
+    )
+
+
 def _require_bound(field: str, bound: str | None, named: str | None) -> None:
     if named is not None and named != bound:
-        raise Forbidden(
-            f"This API key may not act for another {field}.", param=field, code=f"{field}_not_allowed"
-        )
+        raise foreign_name_error(field, bound)

@@ -13,7 +13,7 @@ from typing import Any
 
 from llm_proxy.errors import BadRequest, Forbidden, StoreUnavailable
 from llm_proxy.identity.admin_documents import parse_key_spec, parse_name_field
-from llm_proxy.identity.caller import ANY, Caller, KeyAbove, merge_tags
+from llm_proxy.identity.caller import ANY, Caller, KeyAbove, foreign_name_error, merge_tags
 from llm_proxy.identity.key_chain import MAX_DEPTH
 from llm_proxy.identity.policies import ModelNames, may_use_model
 from llm_proxy.identity.virtual_keys import KeySpec
@@ -72,9 +72,7 @@ def _bound(field: str, wanted: str | None, own: str | None, *, free: str | None)
     if wanted is None or wanted == own:
         return own
     if own != free:
-        raise Forbidden(
-            f"This API key may not act for another {field}.", param=field, code=f"{field}_not_allowed"
-        )
+        raise foreign_name_error(field, own)
     return wanted
 
 
@@ -99,7 +97,9 @@ def _reject_wider_models(spec: KeySpec, parent: Caller, served: ServedNames) -> 
     for one in spec.models or ():
         allowed = may_use_model(parent, served.default_models, configured, one, resolve)
         if allowed is None:
-            raise StoreUnavailable("The models are not known yet; please try again.", retry_after_s=1)
+            raise StoreUnavailable(
+                "The gateway has not read its list of models yet; please try again.", retry_after_s=1
+            )
         if not allowed:
             raise _wider("models")
 

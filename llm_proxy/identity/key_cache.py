@@ -213,4 +213,7 @@ class KeyCache:
 
 
 def _unavailable() -> StoreUnavailable:
-    return StoreUnavailable("API keys cannot be checked right now.", retry_after_s=RETRY_PAUSE_S)
+    return StoreUnavailable(
+        "API keys cannot be checked, because their database does not answer; please try again.",
+        retry_after_s=RETRY_PAUSE_S,
+    )

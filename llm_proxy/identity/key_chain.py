@@ -1,4 +1,4 @@
-"""A child key below the keys above it: what of it holds, whatever either states.
+"""Narrows a child key to what the keys above it allow.
 
 Pure. Invariants: nothing that a narrowed caller may do is denied to a key above it; each key above is a scope
 of limits of its own, so that its limits and budgets count the calls below it. A key whose binding is not

@@ -152,7 +152,7 @@ class KeyRepository:
                 *wanted.arguments(), after, limit,
             )  # fmt: skip
             if tenant is not None and not rows and not await connection.fetchval(_TENANT_HAS_KEYS, tenant):
-                message = f"No key is of a tenant called '{redact(tenant)[:60]}'."
+                message = f"No key belongs to a tenant '{redact(tenant)[:60]}'."
                 raise NotFound(message, param="tenant", code="unknown_name")
         return [record_from_row(row) for row in rows]
 
@@ -295,7 +295,7 @@ async def fetch_record(
     if tenant is not None and (row is None or row["tenant"] != tenant):
         row = await connection.fetchrow(query, f"{tenant}/{name_or_id}", display_prefix(""))
     if row is None or (tenant is not None and row["tenant"] != tenant):
-        raise NotFound("No such key.")
+        raise NotFound(f"No such key: '{redact(name_or_id)[:60]}'.")
     return record_from_row(row)
 
 
@@ -392,7 +392,7 @@ class KeyRaiseRepository:
         async with admin_transaction(self._pool) as connection:
             before = await lock_key(connection, name_or_id, actor)
             if before.running_raise is None:
-                raise NotFound("The key has no running raise.")
+                raise NotFound(f"The key '{before.spec.name}' has no running raise.")
             await connection.execute(_END, before.key_id)
             return await self._audit_raise(connection, before, "keys.raise_ended", None, actor)
 
@@ -466,7 +466,9 @@ def _require_higher(field: str, own: int | None, wanted: int | None) -> None:
     if not own:
         raise BadRequest(f"The key has no '{field}' of its own that could be raised.", param=field)
     if higher_limit(own, wanted) == own:
-        raise BadRequest(f"Invalid '{field}': a raise is above the key's own {own}, or 0.", param=field)
+        raise BadRequest(
+            f"Invalid '{field}': expected more than the key's own {own}, or 0 for no limit.", param=field
+        )
 
 
 def _validate_raised_budget(spec: KeySpec, wanted: Budget) -> Budget:
@@ -478,5 +480,7 @@ def _validate_raised_budget(spec: KeySpec, wanted: Budget) -> Budget:
     if wanted.zone not in {own.zone, "UTC"}:
         raise BadRequest(f"The key's own budget begins its period in {own.zone}.", param="zone")
     if wanted.limit <= own.limit:
-        raise BadRequest("A raised budget is above the key's own.", param="budgets")
+        raise BadRequest(
+            "Invalid 'budgets': a raised budget must be higher than the key's own.", param="budgets"
+        )
     return Budget(wanted.limit, own.period, own.zone, own.unit)

@@ -290,7 +290,7 @@ async def _resolve_key(
     try:
         return await policies.resolve_key(target)
     except (NotFound, BadRequest) as error:
-        missing = f"no key is called {target.subject}: what the file says of it does not hold"
+        missing = f"no key has the name {target.subject}: this entry has no effect"
         fault = missing if isinstance(error, NotFound) else error.message
         result.missing.append(entry.describe_fault(fault, "subject"))
         return None
@@ -302,8 +302,8 @@ async def _fetch_existing(key: FileKey, keys: KeyRepository) -> KeyRecord | None
     if existing is not None and existing.revoked_at is not None and not key.revoked:
         raise BadRequest(
             key.entry.describe_fault(
-                f"this key was revoked at {existing.revoked_at:%Y-%m-%d %H:%M} UTC and stays so: take the"
-                " entry out, say `revoked: true`, or give a new key another name"
+                f"this key was revoked at {existing.revoked_at:%Y-%m-%d %H:%M} UTC, which is final:"
+                " remove the entry, set `revoked: true`, or give a new key another name"
             )
         )
     if key.secret is not None:

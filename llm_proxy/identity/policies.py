@@ -37,7 +37,7 @@ ALL_MODELS = ("*",)
 CATALOG_RETRY_S = 1.0
 POLL_S = 0.5
 FRESH_S = 1.0
-"""Policies read so recently need no comparison with the store's epoch."""
+"""Policies read within this time need no comparison with the store's epoch."""
 
 
 def is_model_allowed(
@@ -298,7 +298,7 @@ class PolicyWatcher:
         async with self._lock:
             if self._unavailable:
                 raise _not_readable()
-            if self._read_at < called_at:  # callers that came during a read share the next one
+            if self._read_at < called_at:  # calls that arrive during a read share the next one
                 await self._read(self._source)
         if epoch > self.epoch_of(tenant):
             self._seen[tenant] = epoch
@@ -328,7 +328,17 @@ class PolicyWatcher:
 
 
 def _not_readable() -> StoreUnavailable:
-    return StoreUnavailable("The limit policies cannot be read right now.", retry_after_s=FRESH_S)
+    return StoreUnavailable(
+        "The database of the limit policies does not answer; please try again.", retry_after_s=FRESH_S
+    )
+
+
+def _switched_off(kill: KillSwitch, caller: Caller, model: str) -> Forbidden:
+    name = {"agent": caller.agent, "tenant": caller.tenant, "model": model[:200]}.get(kill.kind)
+    subject = "This API key" if kill.kind == "key" else f"The {kill.kind} '{name}'"
+    return Forbidden(
+        f"{subject} is switched off by an operator of this gateway.", code=f"{kill.kind}_disabled"
+    )
 
 
 class AccessPolicy:
@@ -355,9 +365,9 @@ class AccessPolicy:
         configured, resolve = (names.names, names.resolved) if names is not None else ((), None)
         known = may_use_model(caller, self._default_models, configured, group, resolve)
         if kill is not None and (known is not False or kill.kind != "model"):
-            raise Forbidden(f"This {kill.kind} is switched off.", code=f"{kill.kind}_disabled")
+            raise _switched_off(kill, caller, model)
         if known is None:
-            message = "The models are not known yet; please try again."
+            message = "The gateway has not read its list of models yet; please try again."
             raise StoreUnavailable(message, retry_after_s=CATALOG_RETRY_S)
         if not known:
             raise model_not_found(model)

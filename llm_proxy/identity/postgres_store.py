@@ -209,7 +209,7 @@ async def database_errors() -> AsyncGenerator[None]:
 
 
 def _unavailable() -> StoreUnavailable:
-    return StoreUnavailable("The database is unavailable right now.", retry_after_s=1)
+    return StoreUnavailable("The database does not answer; please try again.", retry_after_s=1)
 
 
 def key_spec_from_row(row: asyncpg.Record) -> KeySpec:

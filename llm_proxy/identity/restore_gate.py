@@ -1,7 +1,7 @@
-"""Whether calls are admitted: not while the database is one that came out of a backup.
+"""Rejects all calls while the database was restored from a backup and nobody has acknowledged that.
 
-Invariants: who is closed out learns nothing of the stores; while it is closed, no key that the database knows
-opens anything, for one that was revoked may be among them.
+Invariants: the error says nothing about the stores; while the gate is closed, no key of the database is
+accepted, because it may have been revoked since the backup.
 """
 
 from llm_proxy.errors import StoreUnavailable
@@ -10,7 +10,7 @@ RETRY_AFTER_S = 30
 
 
 class RestoreGate:
-    """Open, or closed for a reason.
+    """The gate: open, or closed for a reason.
 
     Attributes:
         reason: Why it is closed, for operators; None while it is open.

@@ -146,7 +146,7 @@ def parse_filters(given: Iterable[tuple[str, str]]) -> RequestFilters:
     for name, raw in given:
         text = raw.strip()
         if name not in FILTERS:
-            raise BadRequest(f"There is no '{name[:40]}' to filter by.", param=name[:40])
+            raise BadRequest(f"Unknown filter or parameter: '{name[:40]}'.", param=name[:40])
         if name in names:
             raise BadRequest(f"'{name}' is given twice.", param=name)
         names.add(name)

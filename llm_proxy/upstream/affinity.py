@@ -23,7 +23,7 @@ AFFINITY_HEADER = "x-llmp-affinity"
 MAX_NAMES = 20_000
 MAX_AT_ONCE = 8
 SLACK_CALLS, SLACK_SHARE = 4, 1.25
-"""The sidecar of before may have so many calls more than the least busy one."""
+"""How many calls more than the least busy sidecar the preferred one may have."""
 
 
 class Affinity:

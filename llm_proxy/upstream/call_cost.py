@@ -1,7 +1,7 @@
 """What a call cost: as the sidecar states it, else its use at the catalog's prices.
 
 Invariants: an unknown price makes a cost unknown, never 0; where the deployment that served is unknown, its
-group's dearest counts. Units: nano-dollars, rounded up once.
+group's highest price counts. Units: nano-dollars, rounded up once.
 """
 
 import orjson

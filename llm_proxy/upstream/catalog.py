@@ -92,7 +92,7 @@ class ModelGroup:
     Attributes:
         hidden: It is served and not listed.
         guardrails: The guardrails that its deployments name.
-        endpoints: What any of them serves; None where that is unknown, and then nothing is refused.
+        endpoints: What any of them serves; None where that is unknown, and then nothing is rejected.
     """
 
     name: str

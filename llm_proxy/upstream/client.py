@@ -54,7 +54,7 @@ _SHOW_TEXT = "litellm-disable-message-redaction: true\r\n"
 DEPLOYMENT_GONE = b'"deployment_gone"'
 """Our sidecar's code for a deployment that its configuration no longer has."""
 NO_TRANSLATIONS = b"has no /v1/audio/translations"
-"""Our sidecar's words for a provider that writes down audio in its own protocol."""
+"""Our sidecar's error text for a provider that transcribes audio in its own protocol."""
 OPTIONAL_HEADER = "x-llmp-optional-fields"
 """Our sidecar leaves these fields out where it knows that the model has none of them."""
 DEPLOYMENT_HEADER, GROUP_HEADER = "x-llmp-deployment", "x-llmp-group"
@@ -212,12 +212,14 @@ class SidecarClient:
             release = partial(self._release, slot, guard, connection)
             sent = _SentCall(call, caller, request_id, body, cached, waits.idle_s)
             return await self._reply(sent, sidecar, connection, guard, release)
-        raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+        raise UpstreamUnreachable(
+            "The gateway cannot reach its model backend; please try again.", retry_after_s=2
+        )
 
     def _take(
         self, name: str | None, share: QueueShare, guard: CallGuard, tried: list[Sidecar]
     ) -> Slot | None:
-        """Takes a slot, at the sidecar of before if it has one free; None where the call has to wait."""
+        """Takes a slot, at the preferred sidecar if it has a free one; None where the call has to wait."""
         guard.is_batch = share.is_batch
         others = self._affinity.passed_over(name, self.pool.sidecars) if name and not tried else None
         slot = self.queue.take(share, monotonic(), others) if others is not None else None
@@ -370,7 +372,7 @@ def _headers_of(call: Call) -> tuple[tuple[str, str], ...]:
 
 
 def _in_the_callers_words(error: APIError, text: bytes, call: Call) -> APIError:
-    """Returns the error of a call about a stored response with the caller's id; gone is gone, wherever."""
+    """Returns the error of a call about a stored response, with the caller's id; 404 for a missing one."""
     response = call.response
     if call.endpoint == "audio.translations" and NO_TRANSLATIONS in text:
         message = (
@@ -445,7 +447,9 @@ async def purge_cache(client: SidecarClient, tenant: str | None, model: str | No
     results = await asyncio.gather(*(_purge_sidecar(client, one, body) for one in client.pool.sidecars))
     answers = [one for one in results if one is not None]
     if not answers:
-        raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+        raise UpstreamUnreachable(
+            "The gateway cannot reach its model backend; please try again.", retry_after_s=2
+        )
     if all(status in {404, 405} for status, _ in answers):
         raise NotFound("There is no response cache that can be purged.", code="no_cache")
     return CachePurge(sum(entries for _, entries in answers), all(status == 200 for status, _ in answers))

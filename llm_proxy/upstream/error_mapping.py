@@ -49,7 +49,7 @@ OVERLOADED_WAIT_S = 5.0
 """The retry-after of an overloaded provider that states none."""
 
 _MAX_TEXT_CHARS = 16_000
-"""Of an error's text, in characters: what a provider says of itself stands at its beginning."""
+"""Of an error's text, in characters: a provider's own message stands at its beginning."""
 _STATUS = re.compile(r"[1-5][0-9]{2}")
 _PARAM = re.compile(r"^[A-Za-z_][\w.\[\]-]{0,99}$")
 _CODE = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
@@ -137,7 +137,7 @@ def map_stream_error(
         message = "The model's answer broke off before its end."
         mapped = ProviderFailed(message, code="upstream_stream_cut")
     elif "imeout" in text or code == "408":
-        mapped = UpstreamTimeout("The model fell silent in the middle of its answer.")
+        mapped = UpstreamTimeout("The model stopped sending in the middle of its answer.")
     else:
         mapped = _provider_error(failure, "")
     mapped.provider_message = _recorded_message(failure, sent_body) if error_headers else None
@@ -170,7 +170,7 @@ def _sidecar_error(failure: FailureFacts, model: str) -> APIError | None:
     status, text = failure.status, failure.full_text
     mapped: APIError | None = None
     if _any(_COOLING, text):
-        message = "The model is not available for a moment; please try again later."
+        message = "The model is unavailable after failures of its provider; please try again later."
         mapped = UpstreamCoolingDown(message, retry_after_s=failure.wait_s or 5)
     elif status in (400, 404) and _any(_UNKNOWN_MODEL, text):
         message = f"The model `{model[:200]}` does not exist or you do not have access to it."
@@ -191,7 +191,7 @@ def _guardrail_error(failure: FailureFacts) -> APIError:
     """A guardrail's rejection has its own status and text; 401 would be about a caller's key."""
     if not 400 <= failure.status < 500:
         return GuardrailFailed("A guardrail could not check this request; please try again later.")
-    mapped = GuardrailRejected(clean_message(failure.message or "") or "A guardrail refused this request.")
+    mapped = GuardrailRejected(clean_message(failure.message or "") or "A guardrail rejected this request.")
     mapped.status = 400 if failure.status == 401 else failure.status
     return mapped
 
@@ -249,14 +249,14 @@ def _at_fault(failure: FailureFacts, request_id: str) -> ProviderRejected:
     param, code = _param(failure), _matching(_CODE, failure.code)
     if code == failure.type:
         code = None  # a provider without codes, whose type stands for one
-    general = "The model's provider refused the request as invalid"
+    general = "The model's provider rejected the request as invalid"
     if failure.status == 404:
         general = "The provider does not know this model"
         param, code = param or "model", code or "model_not_found"
     if failure.status == 413:
         code = code or "request_too_large"
     if failure.status == 403 or FLAGGED_CONTENT.search(failure.classified_text):
-        general = "The provider's content policy refused this request"
+        general = "The provider's content policy rejected this request"
         code = code if code in _POLICY_CODES else "content_policy_violation"
     at = f" (at `{param}`)" if param and failure.status != 404 else ""
     message = passed or with_request_id(f"{general}{at}.", request_id)

@@ -1,9 +1,9 @@
 """Who gets the next slot: weighted fair queueing between tenants, then between the keys of one; two classes.
 
 Pure: no clock, no I/O. Virtual time of a tenant or key is the slot time it has used, divided by its weight;
-the least is served. Interactive calls come before batch calls. Invariants: every call that waits is served,
-batch calls too; idle time gives no credit, the use of idle slots no debt; memory is bounded by the calls that
-wait or run, and `MAX_IDLE`. Units: seconds of one monotonic clock.
+the one with the least is served. Interactive calls come before batch calls. Invariants: every call that waits
+is served, batch calls too; idle time gives no credit, the use of idle slots no debt; memory is bounded by the
+calls that wait or run, and `MAX_IDLE`. Units: seconds of one monotonic clock.
 """
 
 from collections import deque
@@ -15,11 +15,11 @@ from llm_proxy.identity import QueueShare
 
 Item = TypeVar("Item")
 BATCH_AT_LEAST_EVERY_S, BATCH_AT_LEAST_SHARE = 1.0, 0.05
-"""Batch calls that got no slot for so long, and no such part of the slots, get the next one."""
+"""Batch calls get the next slot if they had none for this time, and less than this part of all slots."""
 CLASS_HOLD_S, CLASS_HOLD_CALLS = 5.0, 5
-"""For so long, or so many calls, the slots that interactive calls have just had are kept from batch calls."""
+"""How long, or for how many calls, a slot that an interactive call has returned is kept from batch calls."""
 HOLD_SHARE, MAX_HOLD_S = 0.1, 0.1
-"""Of the mean time of a call: how long the slot of a tenant below its share is kept for its next call."""
+"""The slot of a tenant below its share is kept for its next call: this part of a call's mean time, capped."""
 MEAN_OVER = 50
 """The mean time of a call follows so many calls, about."""
 FIRST_MEAN_S = 1.0

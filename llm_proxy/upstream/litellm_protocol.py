@@ -1,4 +1,4 @@
-"""What gateway and sidecar say to each other beside the call: fields we add, headers we read, cache keys.
+"""The protocol of gateway and sidecar around a call: fields we add, headers we read, cache keys.
 
 Invariants: the cache namespace is the tenant's or the key's, always written by us; a call never falls back
 to a model group its caller may not use; callers are named and text is shown to Langfuse only where the
@@ -83,9 +83,9 @@ class LiteLLMControls:
     def uses_cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache may answer this call."""
         if call.endpoint in OPAQUE_ENDPOINTS or not (self.caching and caller.cache):
-            return False  # LiteLLM has no picture of an answer that passed it by
+            return False  # LiteLLM does not see the images of such an answer
         if catalog is not None and call.group in catalog.test_chats:
-            return False  # its answers are often wrong, and another may be right
+            return False  # its answers are often wrong, and the next one may be right
         if call.endpoint == "responses" and call.body.get("store") is not False:
             return False  # the provider keeps it, under an id that two callers must not share
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.is_ours)

@@ -212,7 +212,7 @@ class SidecarMonitor:
     async def _resolve(self) -> None:
         """Resolves names: several addresses behind one name are several sidecars.
 
-        A name that does not resolve now keeps the addresses it had: their own checks say who is there.
+        A name that does not resolve now keeps the addresses it had: their own checks decide.
         """
         found: list[tuple[str, str | None]] = []
         for url in self._urls:

@@ -42,7 +42,7 @@ from llm_proxy.upstream.token_usage import (
 
 _JSON, _PLAIN = b"application/json", b"text/plain; charset=utf-8"
 _TEXT_TYPES = frozenset({b"text/plain", b"text/vtt", b"text/srt", b"application/x-subrip"})
-"""Of transcripts; with any other a browser might run what it is sent."""
+"""Media types of transcripts; with any other a browser might run the text as a page."""
 SIDECAR_HEADER = b"x-llmp-attempts"
 """A header that only our sidecars send."""
 

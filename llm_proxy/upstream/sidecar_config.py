@@ -28,7 +28,9 @@ async def read_sidecar_config(client: SidecarClient) -> Json:
     )
     found = [one for one in answers if one is not None]
     if not found:
-        raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+        raise UpstreamUnreachable(
+            "The gateway cannot reach its model backend; please try again.", retry_after_s=2
+        )
     reports = [one for one in found if "findings" in one]
     if not reports:
         raise NotFound("The sidecars do not report their configuration.", code="no_config")

@@ -1,6 +1,6 @@
-"""The gateway's keys at the sidecars, and which of them each sidecar takes while they are exchanged.
+"""The gateway's keys at the sidecars, and which of them each sidecar accepts while they are rotated.
 
-Invariants: the first key is sent until a sidecar refuses it, then the next; a refused call has not begun, so
+Invariants: the first key is sent until a sidecar rejects it, then the next; a rejected call has not begun, so
 that it is sent again; a sidecar that takes an old key gets the first again every `TRY_FIRST_EVERY_S`.
 """
 

@@ -79,7 +79,9 @@ async def _ask(client: SidecarClient, body: bytes) -> tuple[int, bytes]:
             raise
         except OSError:
             break
-    raise UpstreamUnreachable("No model backend can be reached.", retry_after_s=2)
+    raise UpstreamUnreachable(
+        "The gateway cannot reach its model backend; please try again.", retry_after_s=2
+    )
 
 
 def _tokens(status: int, answer: bytes, size_bytes: int) -> int:

@@ -16,9 +16,9 @@ from llm_proxy.quantities import NOTHING, Quantities
 
 MAX_UNIT_USD = 1000
 SPOKEN_CHARACTERS_PER_S = 10
-"""Of slow speech: what is spoken is reserved as that long."""
+"""Of slow speech: the length of audio is reserved at this rate."""
 IMAGE_TOKENS = 6240
-"""Of the dearest image of OpenAI's: reserved for one where only its tokens have a price."""
+"""Of OpenAI's most expensive image: reserved for an image where only its tokens have a price."""
 _DEFAULT_SIZE, _DEFAULT_QUALITY = "1024x1024", "standard"
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 
@@ -136,7 +136,7 @@ def unit_cost(prices: UnitPrices, used: Quantities, body: Json, *, highest: bool
         prices: Of the deployment.
         used: At least one is above 0.
         body: The request's, with the `size` and `quality` of its images.
-        highest: Where the request leaves size or quality open, count the dearest.
+        highest: Where the request leaves size or quality open, count the most expensive.
     """
     image = image_price(prices, body, highest=highest) if used.images else None
     parts = (

@@ -216,7 +216,10 @@ async def test_a_path_of_litellm_s_says_where_it_went(stack: RunningStack, path:
     async with httpx.AsyncClient(verify=NO_TLS, base_url=stack.url) as client:
         error = (await client.post(path, json={})).json()["error"]
         other = (await client.get("/keyring")).json()["error"]
-    assert (error["code"], "Of LiteLLM's API: " in error["message"]) == ("unknown_url", True)
+    assert (error["code"], "This path of LiteLLM's API is not served: " in error["message"]) == (
+        "unknown_url",
+        True,
+    )
     assert "LiteLLM" not in other["message"]
 
 

@@ -215,7 +215,7 @@ async def test_a_body_of_no_known_shape_gives_the_request_id_and_no_text(
         heard, _ = _message(answer)
         request_id = answer.headers["x-request-id"]
         assert answer.status_code == 400
-        assert heard == f"The model's provider refused the request as invalid (request {request_id})."
+        assert heard == f"The model's provider rejected the request as invalid (request {request_id})."
         story = await stack.story(request_id)
         assert story["provider_message"] == "status 400, without a message of a known shape"
 

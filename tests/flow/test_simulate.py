@@ -221,7 +221,7 @@ async def test_the_command_prints_the_same(simulator: Simulator, tmp_path: Path)
     env = {"LLM_PROXY__ADMIN_KEY": ADMIN_KEY, "PATH": "", "LLM_PROXY__ENVIRONMENT": "development"}
     output = await _run([*words, "--json"], env, tmp_path)
     assert json.loads(output)["refused"] == 2
-    assert "Calls that were refused then are not replayed" in await _run(words, env, tmp_path)
+    assert "Calls that were rejected then are not replayed" in await _run(words, env, tmp_path)
 
 
 async def _run(words: list[str], env: dict[str, str], folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""What the processes of a deployment tell each other of their running calls, through the limits store.
+"""Exchange of running calls and of stops between the processes of a deployment, through the limits store.
 
 Invariants: nothing is written for a call; a process asks every `REPORT_INTERVAL_S` whether they are watched,
 and publishes its calls only then; all keys expire within seconds and share one hash tag, so that a Redis
@@ -13,7 +13,7 @@ from llm_proxy.admission.redis.script import Script
 
 REPORT_INTERVAL_S = 0.5
 WORKER_TTL_MS = 10_000
-"""A process that has not reported for so long has ended."""
+"""Time without a report after which a process counts as ended."""
 WATCH_TTL_MS = 10_000
 CALLS_TTL_MS = 2_000
 STOP_TTL_MS = 10_000
@@ -24,7 +24,7 @@ _CALLS, _STOPPED = "lp:{calls}:of:", "lp:{calls}:stopped:"
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrders:
-    """What a process shall do.
+    """What a process is asked to do.
 
     Attributes:
         watched: The running calls are watched.

@@ -24,7 +24,7 @@ _ORDER, _SIZES = "lp:{answers}:order", "lp:{answers}:sizes"
 _NOBODY = "-"
 _MADE = b":made"
 _ERASED_MS = 86_400_000
-"""So long no answer is kept of a call that began before its person was erased."""
+"""Time for which no answer is kept of a call that began before its person was erased."""
 
 
 class ClaimStore:

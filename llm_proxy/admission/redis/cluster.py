@@ -189,6 +189,6 @@ def _send(
 
 
 def _forget(reply: "asyncio.Future[Any]") -> None:
-    """The command that follows tells the same."""
+    """Ignores the reply: the command that follows fails for the same reason."""
     if not reply.cancelled():
         reply.exception()

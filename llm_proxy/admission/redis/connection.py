@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Argument = str | int | bytes
 CONNECT_TIMEOUT_S = 1.0
 STALL_LIMIT_S = 5.0
-"""After so long without an answer the connection is closed and opened again."""
+"""Time without an answer after which the connection is closed and opened again."""
 _SECOND_CHECK_S = 0.002
 _ERROR_REASONS = {
     "WRONGPASS": "it refuses this user or password",

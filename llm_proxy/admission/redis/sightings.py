@@ -1,4 +1,4 @@
-"""Sightings of databases in the limits store, which lives when a database is restored.
+"""What the limits store knows of the databases it has seen; it stays when a database is restored.
 
 Invariants: a sighting is read before it is replaced, by the process that has judged the database by
 it. Raises `LimiterUnavailable`.

@@ -3,7 +3,7 @@
 Pure; the contents were read by `schema`. Invariants: contents of one role in a row are one turn (clients keep
 a stream chunk by chunk), whose texts of the model are one text; outputs of functions stand right behind the
 calls, other parts of the user after them; a call without an id gets one; a part without a place in chat is
-refused by its path.
+rejected with its path.
 """
 
 from base64 import b64decode

@@ -2,7 +2,7 @@
 
 Invariants: names come as `camelCase` or `snake_case` and leave as `camelCase`, never both in one message;
 enums, bytes and numbers come in each form that protobuf's JSON has and leave in one; one object counts as an
-array of it; a name that a message does not have is refused.
+array of it; a name that a message does not have is rejected.
 Source: https://protobuf.dev/programming-guides/json/; Google's own examples for the single objects.
 """
 

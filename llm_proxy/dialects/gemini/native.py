@@ -1,6 +1,6 @@
 """Bodies for a provider that speaks Google's API: they reach it as they were sent.
 
-Invariants: the provider judges the body, but for what is refused to every caller; names at the top and in
+Invariants: the provider judges the body, but for what is rejected for every caller; names at the top and in
 `generationConfig` are `camelCase` from here on, so that no field is there twice.
 """
 

@@ -1,6 +1,6 @@
 """A body of `generateContent`, read, as the body of a chat completion.
 
-Pure. Invariants: each field is carried, refused by its path, or named in `docs/gemini.md` as asking for
+Pure. Invariants: each field is carried, rejected with its path, or named in `docs/gemini.md` as asking for
 nothing here; what the answer needs to know of the request is its `GeminiContext`.
 """
 
@@ -113,7 +113,7 @@ def translate_request(body: Json, carried: Carried) -> tuple[Json, GeminiContext
 
 
 def _is_unwanted(name: str, value: object, carried: Carried) -> bool:
-    """Whether a provider refuses a client's default: OpenAI `top_k`, Claude two of the three."""
+    """Whether a provider rejects a client's default: OpenAI `top_k`, Claude two of the three."""
     if value != USUAL.get(name):
         return False
     return carried.thinking_blocks or (carried.openai and name == "top_k")

@@ -1,7 +1,7 @@
 """The body of `generateContent`: its messages, and the links and names that no request may have.
 
 Invariants: a body that passes is read into one form (`camelCase`, enums in capitals, standard base64, JSON
-schemas); what the translation refuses by name is read here all the same. Source:
+schemas); what the translation rejects by name is read here all the same. Source:
 https://ai.google.dev/api/generate-content, https://ai.google.dev/api/caching, google-genai 3.6.
 """
 

@@ -1,9 +1,9 @@
 """Thought signatures: what a model thought, as the bytes that clients of Google's API keep and send back.
 
-Pure. Google's clients drop the text of thoughts from the conversation and keep signatures. So the thinking
-of any other model, with the signatures of its own, lies in one; Google's own signatures pass as they are.
-Invariants: what was sealed here opens unchanged; anything else is Google's. It is no secret, and no proof:
-the model's provider judges it.
+Pure. Google's clients drop the text of thoughts from the conversation and keep signatures. So the thinking of
+any other model, with that model's signatures, is packed into one; Google's own signatures pass as they are.
+Invariants: what was sealed here opens unchanged; anything else is Google's. It is neither secret nor
+authenticated: the model's provider checks it.
 """
 
 from base64 import b64decode, b64encode

@@ -177,7 +177,7 @@ class TextOr:
 
 
 class Shape:
-    """The check of an object: its fields, each with a check; a field it does not know is refused."""
+    """The check of an object: its fields, each with a check; a field it does not know is rejected."""
 
     __slots__ = ("_fields", "_is_open", "_required")
 

@@ -1,8 +1,8 @@
 """The body of `POST /v1/messages` and `count_tokens`: fields, content blocks, tools, a version's rules.
 
 Invariants: a body that passes is never changed; a type of block or tool that this schema does not know passes
-(newer betas: the provider judges it, a translation refuses it); a field it does not know, inside what it
-knows, is refused. Source: https://platform.claude.com/docs/en/api/messages, anthropic-python 2.14.
+(newer betas: the provider judges it, a translation rejects it); a field it does not know, inside what it
+knows, is rejected. Source: https://platform.claude.com/docs/en/api/messages, anthropic-python 2.14.
 """
 
 from collections.abc import Collection, Iterator

@@ -151,7 +151,7 @@ class MessagesStream:
             self._add_call(call, out)
 
     def _say_late(self, out: list[bytes]) -> None:
-        """Says what came while a call was open."""
+        """Sends the text that came while a call was open."""
         for delta in self._late:
             self._say(delta, out)
         self._late.clear()

@@ -1,4 +1,4 @@
-"""Refuses what a request names in the account at Google (files, caches, stores), and another model.
+"""Rejects what a request names in the account at Google (files, caches, stores), and another model.
 
 Invariants: all callers share the account of the operator, so none may read it by a name. A name is read as
 the most lenient of LiteLLM and Google would read it; elsewhere than at Google an input is a text.

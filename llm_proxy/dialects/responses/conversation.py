@@ -119,7 +119,7 @@ class Conversation:
         self._turns: list[Turn] = []
         self._open = OpenTurn()
         self._outputs: dict[str, deque[ToolOutput]] = {}
-        self._is_late = False  # someone spoke, so that an instruction stands in between
+        self._is_late = False  # a message came before: an instruction now stands within the conversation
         self.messages: list[Json] = []
 
     def add(self, turn: Turn) -> None:

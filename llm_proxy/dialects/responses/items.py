@@ -1,7 +1,7 @@
 """The items of a Responses input, read as turns of a conversation.
 
-Pure. Invariants: an item or a part that a chat has no place for is refused by its path, or listed as left out
-in `docs/responses.md`; ids, statuses and phases of items are the caller's own and are not sent.
+Pure. Invariants: an item or a part that a chat has no place for is rejected with its path, or listed as left
+out in `docs/responses.md`; ids, statuses and phases of items are the caller's own and are not sent.
 """
 
 from collections.abc import Callable

@@ -80,7 +80,8 @@ def native_response(
     _require_key(checked, ids)
     if checked.get("conversation"):
         raise BadRequest(
-            "'conversation': its id would be anybody's who knows it. Use 'previous_response_id'.",
+            "'conversation' is not supported: every caller who knows a conversation's id could read it. "
+            "Use 'previous_response_id'.",
             param="conversation",
             code="unsupported_parameter",
         )
@@ -92,8 +93,8 @@ def native_response(
     ref = ids.open(previous, PREVIOUS)
     if not ref.deployment:
         raise BadRequest(
-            "'previous_response_id' is of a response that another kind of model made, and the gateway keeps. "
-            "Ask that model again, or send the conversation so far in 'input'.",
+            "'previous_response_id' names a response that the gateway stores, and that this model's provider "
+            "cannot read. Use the model that made it, or send the conversation so far in 'input'.",
             param=PREVIOUS,
             code="previous_response_not_found",
         )
@@ -171,7 +172,7 @@ def stored_operation(
         raise response_not_found(ref.token, "id")
     named = query_parameters(query, operation.parameters)
     if not ref.deployment and ("stream", "true") in named:
-        raise invalid("stream", "only a model that its provider stores for is streamed again.")
+        raise invalid("stream", "only a response that its provider stores can be streamed again.")
     path = f"{STORED_PATH}{quote(ref.own_id, safe='')}{operation.suffix}"
     sent = [pair for pair in named if pair[0] != "stream" or pair[1] == "true"]
     return Call(

@@ -1,6 +1,6 @@
 """A Responses request as a chat completion request, and what its answer repeats of it.
 
-Pure. Invariants: a field that a chat has no place for is refused by its path, or listed as left out in
+Pure. Invariants: a field that a chat has no place for is rejected with its path, or listed as left out in
 `docs/responses.md`; nothing is stored, and the answer says so; a fault in a field of the chat is named by the
 caller's. Source: https://platform.openai.com/docs/api-reference/responses/create.
 """

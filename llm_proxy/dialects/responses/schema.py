@@ -1,7 +1,7 @@
 """The fields of a Responses request, its items, parts and tools, each with its validator.
 
 Invariants: a fault is named by its path (`input[3].content[0].text`); null means absent; an item, a part or a
-tool of a type that is not listed passes here, for a native provider may know it: only translation refuses it.
+tool of a type that is not listed passes here, for a native provider may know it: only translation rejects it.
 Source: https://platform.openai.com/docs/api-reference/responses/create.
 """
 

@@ -1,8 +1,8 @@
 """The tools of a Responses request as functions of a chat, and a called function as the caller's tool.
 
 Pure. Invariants: every tool sent has a name of its own, valid in a chat; tools the client runs are functions
-with one schema a type; a namespace's tools are `namespace__name`; tools the provider would run are refused by
-name, but a web search beside other tools is left out, for the model may do without it.
+with one schema a type; a namespace's tools are `namespace__name`; tools the provider would run are rejected
+by name, but a web search beside other tools is left out, for the model may do without it.
 """
 
 import hashlib

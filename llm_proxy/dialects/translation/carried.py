@@ -1,7 +1,7 @@
 """What chat completions carry of another API's request, by a model's providers, and what they cannot.
 
-Pure. Invariants: what is not carried is refused by its path, or named in the docs of its dialect; providers
-that are not known count as servers of OpenAI's protocol. Source: LiteLLM 1.108.6, as run.
+Pure. Invariants: what is not carried is rejected with its path, or named in the docs of its dialect;
+providers that are not known count as servers of OpenAI's protocol. Source: LiteLLM 1.108.6, as run.
 """
 
 from collections.abc import Collection

@@ -1,1 +1,1 @@
-"""FastAPI routers in, one file a noun: each module's `router` makes the routes of its paths."""
+"""FastAPI routers, one module for each resource: its `router` returns the routes of its paths."""

@@ -29,7 +29,7 @@ from llm_proxy.upstream import CurrentCatalog
 
 _KEYS_PAGE, _MAX_KEYS = 1000, 20_000
 TenantQuery = Annotated[str | None, Query(description="Only this tenant's, and none that tenants share.")]
-LimitQuery = Annotated[int, Query(ge=1, le=10_000, description="At most so many.")]
+LimitQuery = Annotated[int, Query(ge=1, le=10_000, description="The maximum of rows.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`/admin/calls`, `/v1/calls`: what runs now, in every process, and an end to it.
+"""`/admin/calls`, `/v1/calls`: lists the running calls of all processes, and stops one.
 
 Invariants: a key sees and stops its own calls and its child keys', a tenant's admin its tenant's, another's
 is unknown; a stop is in the audit log before it is made; what is not known (no store, a silent
@@ -27,8 +27,8 @@ CallerDependency = Callable[[Request], Awaitable[Caller]]
 CallFilters = list[tuple[tuple[str, ...], str]]
 _NOT_RUNNING = "No running call has this id; it may have ended."
 _NOTES = {
-    "none": "Without a limits store this list is of the process that answered.",
-    "away": "The limits store is away: this list is of the process that answered.",
+    "none": "Without a limits store, the list has only the calls of the process that answered.",
+    "away": "The limits store is unavailable: the list has only the calls of the process that answered.",
 }
 
 

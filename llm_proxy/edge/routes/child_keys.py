@@ -27,7 +27,7 @@ _RESPONSES: dict[int | str, Json] = {
 
 
 class CreateChildKey(LimitsBody):
-    """A key below the caller's; what is left out is as the caller's key has it."""
+    """A key below the caller's; a field that is left out is as in the caller's key."""
 
     name: str | None = Field(None, description="The end of its name, behind the parent's.")
     agent: str | None = Field(None, description="The one agent it acts for.")
@@ -55,7 +55,9 @@ def router(
 
     def require() -> ChildKeyRepository:
         if not enabled:
-            raise Forbidden("Child keys are disabled here.", code="child_keys_disabled")
+            raise Forbidden(
+                "Child keys are disabled on this gateway (LLM_PROXY__CHILD_KEYS).", code="child_keys_disabled"
+            )
         if repository is None:
             raise StoreUnavailable("Virtual keys need a database (DATABASE_URL).")
         return repository

@@ -1,7 +1,8 @@
 """`:countTokens` and the lists of models of Google's API.
 
-Invariants: a count takes no place, no budget and no request of a limit, and is not recorded; a caller sees
-the models that it sees at `/v1/models`. Source: https://ai.google.dev/api/tokens, https://ai.google.dev/api/models.
+Invariants: a count takes no concurrency slot, counts in no limit or budget, and is not recorded; a caller
+sees the models that it sees at `/v1/models`. Source: https://ai.google.dev/api/tokens,
+https://ai.google.dev/api/models.
 """
 
 from typing import Annotated

@@ -69,7 +69,7 @@ def router(
     """
     routes = APIRouter(
         tags=["limits"],
-        responses={401: {"description": "No credential."}, 503: {"description": "A store is away."}},
+        responses={401: {"description": "No credential."}, 503: {"description": "A store is unavailable."}},
     )
 
     async def subject_of(request: Request, key: KeyQuery = None) -> LimitSubject:

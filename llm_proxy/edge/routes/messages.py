@@ -1,7 +1,7 @@
 """`POST /v1/messages/count_tokens`: how large a Messages body is, without a call.
 
-Invariants: it takes no place, no budget and no request of a limit, and is not recorded; what it refuses,
-`/v1/messages` refuses in the same words. Source: https://platform.claude.com/docs/en/api/messages-count-tokens.
+Invariants: a count takes no concurrency slot, counts in no limit or budget, and is not recorded; what it
+rejects, `/v1/messages` rejects with the same message. Source: https://platform.claude.com/docs/en/api/messages-count-tokens.
 """
 
 import orjson

@@ -49,7 +49,7 @@ def router(catalog: CurrentCatalog, auth: AuthDependencies, default_models: tupl
         tags=["models"],
         responses={
             401: {"description": "No credential."},
-            503: {"description": "The catalog is not known yet."},
+            503: {"description": "The list of models is not read yet."},
         },
     )
     require_caller = Depends(auth.require_caller)
@@ -125,7 +125,9 @@ def usable_model(caller: Caller, known: Catalog, name: str, default_models: tupl
 def require_catalog(catalog: Catalog | None) -> Catalog:
     """Returns the catalog; raises `StoreUnavailable` while it is not known."""
     if catalog is None:
-        raise StoreUnavailable("The list of models is not known yet; please try again.", retry_after_s=2)
+        raise StoreUnavailable(
+            "The gateway has not read its list of models yet; please try again.", retry_after_s=2
+        )
     return catalog
 
 

@@ -1,7 +1,7 @@
 """`GET /admin/runs/quarantined`, `POST /admin/runs/release`: the runs that the loop guard has stopped.
 
 Invariants: a tenant's admin sees and releases its tenant's runs alone, another's is unknown; a release is in
-the audit log before it is made; while the limits store is away both are 503.
+the audit log before it is made; while the limits store is unavailable both are 503.
 """
 
 from typing import Annotated
@@ -42,7 +42,10 @@ def router(
     routes = APIRouter(
         prefix="/admin/runs",
         tags=["admin"],
-        responses={401: {"description": "No admin key."}, 503: {"description": "The limits store is away."}},
+        responses={
+            401: {"description": "No admin key."},
+            503: {"description": "The limits store is unavailable."},
+        },
     )
 
     async def listed(who: Actor) -> list[Json]:
@@ -95,4 +98,4 @@ def _chosen(found: list[Json], body: ReleaseRun) -> Json:
 
 
 def _away() -> StoreUnavailable:
-    return StoreUnavailable("The limits store does not answer right now.", retry_after_s=1)
+    return StoreUnavailable("The limits store does not answer; please try again.", retry_after_s=1)

@@ -1,7 +1,7 @@
 """`POST /v1/responses/input_tokens`: how large a Responses body is, without a call.
 
-Invariants: it takes no place, no budget and no request of a limit, and is not recorded; what it refuses,
-`/v1/responses` refuses in the same words. Source: https://platform.openai.com/docs/api-reference/responses.
+Invariants: a count takes no concurrency slot, counts in no limit or budget, and is not recorded; what it
+rejects, `/v1/responses` rejects with the same message. Source: https://platform.openai.com/docs/api-reference/responses.
 """
 
 from fastapi import APIRouter

@@ -81,7 +81,7 @@ def _parse(request: Request, query: RunParameters, who: Caller | Admin) -> RunQu
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name not in RunParameters.model_fields or names.count(name) > 1:
-            raise BadRequest(f"'{name[:40]}' is no parameter, or given twice.", param=name[:40])
+            raise BadRequest(f"The parameter '{name[:40]}' is unknown, or given twice.", param=name[:40])
     begin, end = parse_range(query.since or "24h", query.until, datetime.now(UTC), parse_zone(query.tz))
     given = {name: getattr(query, name) for name in _FILTERS}
     return RunQuery(

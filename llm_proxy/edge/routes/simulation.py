@@ -43,7 +43,7 @@ MAX_USD_PER_MILLION = 10**6
 _PRICES = ("input_usd_per_million", "output_usd_per_million")
 _CALLER_FIELDS = ("key", "tenant", "agent", "user")
 REJECTED_CALLS_NOTE = (
-    "Calls that were refused then are not replayed: the history keeps a sample of them, without their sizes."
+    "Calls that were rejected then are not replayed: the history keeps a sample of them, without their sizes."
 )
 
 

@@ -67,7 +67,7 @@ def payloads_router(usage: PostgresUsage | None, auth: AuthDependencies) -> APIR
     ) -> dict[str, int]:
         for param, name in (("user", user), ("tenant", tenant)):
             if "\0" in name:
-                raise BadRequest(f"{param!r} holds a character no name has.", param=param)
+                raise BadRequest(f"Invalid {param!r}: a name cannot hold the character U+0000.", param=param)
         return {
             "erased": await database_result(require_database(usage).erase_payloads(tenant or None, user, who))
         }

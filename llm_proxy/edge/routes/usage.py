@@ -81,7 +81,10 @@ class UsageParameters(BaseModel):
     tz: str = Field("UTC", description="An IANA zone, or an offset such as +05:30: the zone of days.")
     group_by: str = Field("", description=f"Comma-separated, of {', '.join(DIMENSIONS)}.")
     top: int | None = Field(
-        None, ge=1, le=MAX_ROWS, description="So many of the costliest, in each period grouped by."
+        None,
+        ge=1,
+        le=MAX_ROWS,
+        description="The maximum of rows in each period, those with the highest cost first.",
     )
     form: str = Field(
         "json", alias="format", description="`json`, `csv`, or `focus`: CSV under FOCUS 1.2's column names."
@@ -222,7 +225,7 @@ def _parse_filters(request: Request) -> dict[str, str]:
         if name in _PARAMETERS:
             continue
         if name not in DIMENSIONS:
-            raise BadRequest(f"There is no '{name[:40]}' to filter by.", param=name[:40])
+            raise BadRequest(f"Unknown filter or parameter: '{name[:40]}'.", param=name[:40])
         where[name] = value
     return where
 

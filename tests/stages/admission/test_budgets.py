@@ -250,7 +250,7 @@ async def test_a_replica_that_does_not_know_a_budget_rejects_during_an_outage(
     own.kill()
     caller = new_caller(budgets=(Budget(10**9, "day"),))
     await until("rate_limit_exceeded", admission, caller)
-    with pytest.raises(BudgetHeld, match="The limits store is away") as rejected:
+    with pytest.raises(BudgetHeld, match="The limits store is unavailable") as rejected:
         await admission.admit(caller, CALL, uuid4())
     assert rejected.value.retryable
 

@@ -157,7 +157,7 @@ def test_a_type_is_not_taken_for_a_code(status: int, said: dict[str, str], code:
             400,
             "something of its own",
             None,
-            "The model's provider refused the request as invalid (request r1).",
+            "The model's provider rejected the request as invalid (request r1).",
         ),
         (
             500,
