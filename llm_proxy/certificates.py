@@ -1,6 +1,6 @@
-"""When the TLS certificates of servers end: of a Postgres, a Redis or Valkey, an HTTPS server.
+"""When the TLS certificates of servers expire: of a Postgres, a Redis or Valkey, an HTTPS server.
 
-Invariants: a certificate is read without verification, so that one that has ended is read, too; nothing but
+Invariants: a certificate is read without verification, so that an expired one is read, too; nothing but
 the handshake is sent, no name and no password. Sources: RFC 5280, and the SSLRequest of
 https://www.postgresql.org/docs/18/protocol-flow.html.
 """

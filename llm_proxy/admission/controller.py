@@ -295,10 +295,7 @@ class AdmissionController:
             ):
                 return decision
             caller = await self._refresh_after(caller, request, result)
-        raise StoreUnavailable(
-            "The limits were changed while this call was checked; please try again.",
-            retry_after_s=RETRY_AFTER_S,
-        )
+        raise StoreUnavailable("The limits just changed; please try again.", retry_after_s=RETRY_AFTER_S)
 
     async def _load_answer_lengths(self) -> object:
         """Loads the lengths of all replicas' recent answers, once the ledger can be read."""
@@ -399,10 +396,7 @@ class AdmissionController:
             log.warning("a budget cannot be rebuilt from the records")
         unknown = [check for check in missing if check.on_store_failure != "allow"]
         if unknown:
-            message = (
-                f"What {unknown[0].subject} has spent is not known right now, because the database does not "
-                "answer; please try again."
-            )
+            message = f"What {unknown[0].subject} has spent is not known right now; please try again."
             unavailable = StoreUnavailable(message, retry_after_s=RETRY_AFTER_S, headers=DENIED_HEADERS)
             unavailable.reached_limit = reached_limit(unknown[0], wait_ms=int(RETRY_AFTER_S * 1000))
             raise unavailable

@@ -315,7 +315,7 @@ class ActiveLeases:
 CountInNewBudgets = Callable[
     [tuple[Reservation, ...]], Coroutine[Any, Any, tuple[Reservation, int] | None] | None
 ]
-"""What budgets created meanwhile count of a settled call, and when it ended; None: nothing changed."""
+"""Returns what budgets created during a call count of it, and when it ended; None: there are none."""
 
 
 class GuardedTurn(Protocol):

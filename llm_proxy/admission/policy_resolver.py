@@ -36,10 +36,10 @@ _LIMITS: tuple[tuple[str, LimitKind], ...] = (
     ("parallel", "parallel"),
 )
 _KEY_LETTER = {"requests": "r", "tokens": "t", "parallel": "p", "budget": "m", "duration": "d"}
-"""Budgets were counted under `b` by versions that kept reservations in what was spent."""
+"""Not `b`: a store may still hold budgets that older versions counted under it, reservations included."""
 _LAYERS: tuple[PolicyMode, ...] = ("enforce", "shadow")
 BY_BODY: frozenset[ScopeKind] = frozenset({"agent", "user_model", "tenant_group", "run"})
-"""The scopes of which calls of one key may be in different ones."""
+"""The scopes that can differ between two calls of one key."""
 CATALOG_PLAN_TTL_MS = 5_000
 """How long a plan that depends on the catalog is valid: an alias may move to another group."""
 
@@ -354,8 +354,8 @@ class _PolicyMerge:
 
     def _spent_in(self, at: _Scope) -> str | None:
         """Returns the tenant whose calls count; None for all."""
-        # A virtual key has one tenant, and takes what it spent along to another; other names mean
-        # another person in another tenant, and an internal secret spends for each apart.
+        # A virtual key has one tenant; moved to another, it keeps what it has spent. The same name of an
+        # agent or user in two tenants is two spenders. An internal key spends for each tenant separately.
         if at.kind in SHARED_SCOPES or (at.kind == "key" and self.caller.kind == "virtual"):
             return None
         return self.caller.tenant or ""

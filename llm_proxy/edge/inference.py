@@ -187,7 +187,7 @@ class RequestReader:
         return self.parse(route, caller, headers, body)
 
     def describe(self, call: Call) -> Json:
-        """Returns what awaits a call upstream, for its explanation: its guardrails and its timeouts."""
+        """Returns the guardrails and the timeouts of a call, for its explanation."""
         deadlines = self.limits.deadlines
         waits = deadlines.for_group(call.group)
         total_s = deadlines.total_s(call.group, call.timeout_s)
@@ -199,7 +199,7 @@ log = logging.getLogger(__name__)
 
 _MAX_ID_BYTES = 200
 MIN_UPLOAD_BYTES_PER_S = 32 * 2**10
-"""An upload must be faster on the whole, beside the time that every body gets."""
+"""The slowest average rate of an upload; the time that every body gets is added."""
 
 
 class InferenceEndpoint:

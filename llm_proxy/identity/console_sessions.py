@@ -35,7 +35,7 @@ _RUNNING = """
 ended_at IS NULL AND expires_at > clock_timestamp()
 AND last_seen_at > clock_timestamp() - make_interval(secs => $2)"""
 _SINCE_RESTORE = "created_at > coalesce((SELECT locked_at FROM database_marker), '-infinity')"
-"""A session out of a backup, which may have been revoked, opens nothing until that is acknowledged."""
+"""A session from a backup may have been revoked since: it opens nothing until the restore is acknowledged."""
 _FIND = (
     f"SELECT * FROM console_sessions WHERE digest = $1 AND {_RUNNING}"  # noqa: S608 -- our own text
     f" AND {_SINCE_RESTORE}"

@@ -1,8 +1,8 @@
-"""Where the calls of one name go: to the sidecar, and by its means to the deployment, that served it before.
+"""Keeps the calls of one name together: at the sidecar, and there at the deployment, that served it before.
 
 Invariants: a name leaves the gateway as a digest of tenant, key and name; another key's equal name is another
-one; memory is bounded. The sidecar of before is preferred while it is live and hardly busier than the
-others. Of one name at most `MAX_AT_ONCE` calls at once are kept together: more are spread as without it.
+one; memory is bounded. The previous sidecar is preferred while it is live and hardly busier than the others
+(`SLACK_CALLS`). Of one name at most `MAX_AT_ONCE` calls at once are kept together; further ones are spread.
 """
 
 from collections import Counter
@@ -50,7 +50,7 @@ class Affinity:
         return None
 
     def passed_over(self, name: str, sidecars: Sequence[Sidecar]) -> list[Sidecar] | None:
-        """Returns the sidecars but the one of before; None where no sidecar is to be preferred."""
+        """Returns the sidecars except the previous one; None where no sidecar is to be preferred."""
         before = self._sidecars.get(name)
         if before is None or before not in sidecars or not before.is_live or len(sidecars) == 1:
             return None

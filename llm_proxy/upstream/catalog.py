@@ -461,7 +461,7 @@ class CurrentCatalog:
         return self.snapshot.stated_timeouts(group) if self.snapshot else None
 
     def describe(self, call: Call) -> Json:
-        """Returns what awaits a call, for its explanation: the guardrails that check it."""
+        """Returns the guardrails that check a call, for its explanation."""
         requested: tuple[str, ...] = tuple(call.body.get(GUARDRAILS_FIELD) or ())
         found = self.snapshot.guardrails_of(call.group, requested) if self.snapshot else ()
         return {"guardrails": [{"name": one.name, "modes": list(one.modes)} for one in found]}

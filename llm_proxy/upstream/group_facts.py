@@ -1,4 +1,4 @@
-"""What holds of a group: what it serves, how much it writes, where else a call of it may end."""
+"""Facts of a model group: the endpoints it serves, its maximum of output, its fallbacks' providers."""
 
 from typing import TYPE_CHECKING, get_args
 

@@ -83,7 +83,7 @@ class LiteLLMControls:
     def uses_cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> bool:
         """Whether the response cache may answer this call."""
         if call.endpoint in OPAQUE_ENDPOINTS or not (self.caching and caller.cache):
-            return False  # LiteLLM does not see the images of such an answer
+            return False  # these answers do not pass through LiteLLM's cache
         if catalog is not None and call.group in catalog.test_chats:
             return False  # its answers are often wrong, and the next one may be right
         if call.endpoint == "responses" and call.body.get("store") is not False:

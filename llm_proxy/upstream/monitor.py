@@ -1,4 +1,4 @@
-"""Keeps the gateway's knowledge of its sidecars fresh: liveness, catalog, DNS names, address file.
+"""Polls the sidecars: their liveness, catalog, DNS names and address file.
 
 Invariants: only the liveness route and the catalog are requested, never a model; a silent sidecar delays no
 other's check; a failed refresh keeps the last good catalog and address list; calls at a sidecar that is

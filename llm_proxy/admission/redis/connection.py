@@ -166,7 +166,7 @@ class RedisConnection(asyncio.Protocol):
                 command.future.set_result(reply)
 
     def _next_reply(self) -> Any:  # noqa: ANN401 -- RESP
-        """Returns the next whole reply, or False. What is no Redis, or answers unasked, is left."""
+        """Returns the next complete reply, or False; closes a connection whose peer does not speak Redis."""
         with contextlib.suppress(hiredis.ProtocolError):
             reply = self._reader.gets()
             if reply is False or self._pending:

@@ -28,7 +28,7 @@ from llm_proxy.identity import NO_ATTRIBUTION
 from llm_proxy.json_access import Json
 
 OPTIONAL_FIELDS = ("max_tokens", "reasoning_effort", "thinking", *NOT_FOR_OPENAI)
-"""A bound, which may be lower; a wish; what was thought, for those who read it."""
+"""Left out where a model is known not to have them: the answer differs little without them."""
 JSON_STREAM = "application/json; charset=utf-8"
 
 

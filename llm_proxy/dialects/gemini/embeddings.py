@@ -1,7 +1,7 @@
 """The dialect of `:embedContent` and `:batchEmbedContents`: texts of Google's contents as embeddings.
 
 Invariants: a content is one text, its parts joined; a batch asks for one size and one task. Where a provider
-is Google its task goes with it, elsewhere it asks for nothing. Source: https://ai.google.dev/api/embeddings.
+is Google its task goes with it, elsewhere it has no effect. Source: https://ai.google.dev/api/embeddings.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """A body of `generateContent`, read, as the body of a chat completion.
 
-Pure. Invariants: each field is carried, rejected with its path, or named in `docs/gemini.md` as asking for
-nothing here; what the answer needs to know of the request is its `GeminiContext`.
+Pure. Invariants: each field is carried, rejected with its path, or named in `docs/gemini.md` as having
+no effect here; what the answer needs to know of the request is its `GeminiContext`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -175,7 +175,7 @@ def _tool_choice(choosing: Json, tools: list[Json]) -> Json:
 
 
 def _thinking(config: Json, max_tokens: int | None, carried: Carried) -> Json:
-    """A level as an effort; a budget as Claude's own, or as an effort; 0 and none ask for nothing."""
+    """A level as an effort; a budget as Claude's own, or as an effort; 0 and none have no effect."""
     level, budget = config.get("thinkingLevel", _UNSET[2]), config.get("thinkingBudget")
     if level not in _UNSET:
         return {"reasoning_effort": level.lower()}

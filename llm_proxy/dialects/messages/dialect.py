@@ -30,7 +30,7 @@ from llm_proxy.errors import APIError
 from llm_proxy.json_access import Json, as_object
 
 OPTIONAL_FIELDS = ("max_tokens", "reasoning_effort", "thinking", "user", *NOT_FOR_OPENAI)
-"""A bound, which may be lower; a wish; a note; what was thought, for those who read it."""
+"""Left out where a model is known not to have them: the answer differs little without them."""
 
 
 _NATIVE = MessagesContext(native=True)

@@ -1,7 +1,7 @@
 """A checked Messages body translated into the body of a chat completion.
 
-Pure. Invariants: each field is carried, rejected with its path, or listed in `docs/messages.md` as asking for
-nothing here; what the answer needs to know of the request is its `MessagesContext`.
+Pure. Invariants: each field is carried, rejected with its path, or listed in `docs/messages.md` as having
+no effect here; what the answer needs to know of the request is its `MessagesContext`.
 """
 
 from collections.abc import Mapping

@@ -242,7 +242,7 @@ def check_body(
 
 
 def _check_new_rules(parsed: Json) -> None:
-    """The rules of version 2026-10-21; the default of a sampling field asks for nothing and passes."""
+    """The rules of version 2026-10-21; the default of a sampling field has no effect and passes."""
     for name in SAMPLING:
         value = parsed.get(name)
         if value is not None and value != SAMPLING_DEFAULTS.get(name):

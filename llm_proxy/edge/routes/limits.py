@@ -64,8 +64,8 @@ def router(
     """Returns `/v1/limits` and `/v1/explain`.
 
     `caller` returns the caller of a request, `of_key` the subject an admin names by key; `read` reads caller
-    and call of a request, by the code of the inference endpoint; `describe` tells what awaits it upstream,
-    `shares` how it counts while calls wait.
+    and call of a request, by the code of the inference endpoint; `describe` returns its guardrails
+    and timeouts, `shares` its class and weights while calls wait for a slot.
     """
     routes = APIRouter(
         tags=["limits"],

@@ -42,10 +42,7 @@ def router(
     routes = APIRouter(
         prefix="/admin/runs",
         tags=["admin"],
-        responses={
-            401: {"description": "No admin key."},
-            503: {"description": "The limits store is unavailable."},
-        },
+        responses={401: {"description": "No admin key."}, 503: {"description": "No limits store."}},
     )
 
     async def listed(who: Actor) -> list[Json]:
