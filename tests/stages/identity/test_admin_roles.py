@@ -271,10 +271,8 @@ async def test_a_tenant_s_admin_sees_no_other_tenant(replicas: list[Gateway]) ->
             ):  # fmt: skip
                 body: Json | None = {} if method in {"PATCH", "POST"} else None
                 answer = await tina.request(method, f"/admin/keys/{name}{path}", json=body)
-                assert (answer.status_code, answer.json()["error"]["message"]) == (
-                    404,
-                    f"No such key: '{name}'.",
-                )
+                message = answer.json()["error"]["message"]
+                assert (answer.status_code, message.partition(":")[0]) == (404, "No such key")
         made = await tina.post("/admin/keys", json={"name": "demo", "rpm": 3})
         assert (made.status_code, made.json()["name"], made.json()["tenant"]) == (201, "acme/demo", "acme")
         assert (await tina.get("/admin/keys/demo")).json()["id"] == made.json()["id"]

@@ -88,7 +88,7 @@ async def test_limits_and_kill_switches_may_name_a_key_by_name(
     ]
     again = await run(database_url, "apply", str(file), code=1)
     assert "nothing to change" in again
-    assert "no key is called nobody" in again
+    assert "no key has the name nobody" in again
 
 
 async def test_a_kill_switch_is_enabled_and_disabled_by_command(
