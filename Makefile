@@ -13,6 +13,10 @@ export UV_PYTHON_DOWNLOADS := never
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /System/Library/Keychains),)
 export UV_SYSTEM_CERTS ?= true
 endif
+CA_BUNDLE := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
+ifneq ($(CA_BUNDLE),)
+export NODE_EXTRA_CA_CERTS ?= $(CA_BUNDLE)
+endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alarms alerts attack chart play-chart rotation help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
@@ -33,7 +37,7 @@ test: setup-dev ## Run every test on the real stack, a process a core; ARGS name
 test-fast: setup-dev ## Run the tests that need neither LiteLLM nor Postgres nor Valkey.
 	@$(BIN)/python -m pytest -n auto -m fast $(ARGS)
 
-test-pythons: setup-dev ## Run every test on each installed supported Python; docs/pythons.md. ARGS names some.
+test-pythons: setup-dev ## Run every test on each installed supported Python; writes docs/pythons.md. ARGS names some.
 	@$(BIN)/python scripts/test_pythons.py $(ARGS)
 
 conformance: setup-dev ## Run real clients of many kinds against the gateway; ARGS names some of them.

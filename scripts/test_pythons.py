@@ -1,4 +1,4 @@
-"""Runs every test on each supported Python that this machine has; docs/pythons.md says how it went.
+"""Runs every test on each supported Python that this machine has; writes docs/pythons.md.
 
     make test-pythons                      3.11 to 3.14, whichever are on PATH or among pyenv's
     make test-pythons ARGS="3.12 3.13"     these only; the page keeps what it says of others
