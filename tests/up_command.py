@@ -65,15 +65,17 @@ def run_up(
     *words: str,
     port: int | None = None,
     console_port: int | None = None,
+    forces_console: bool = True,
     start: tuple[str, ...] = ("llm_proxy", "up"),
 ) -> Generator[UpCommand]:
     """Runs `llm-proxy up`, or another module and words that start it, in `bare_environment`.
 
-    The console runs if it is given a port.
+    The console runs if it is given a port; unless it is forced, only if the port is free.
     """
     port = port or free_port()
     env = bare_environment()
-    env["LLM_PROXY__CONSOLE_ENABLED"] = "true" if console_port else "false"
+    if forces_console:
+        env["LLM_PROXY__CONSOLE_ENABLED"] = "true" if console_port else "false"
     env["LLM_PROXY__CONSOLE_PORT"] = str(console_port or 0)
     command = [sys.executable, "-m", *start, "--port", str(port), *words]
     with (folder / "output").open("wb") as output:

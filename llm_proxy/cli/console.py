@@ -11,7 +11,7 @@ from datetime import timedelta
 import click
 import uvicorn
 
-from llm_proxy.cli.context import gateway_url, load_settings
+from llm_proxy.cli.context import gateway_url, load_settings, stack_addresses
 from llm_proxy.cli.printing import EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, exit_with_lines, fail
 from llm_proxy.cli.serve import new_event_loop
 from llm_proxy.console import create_console
@@ -21,6 +21,7 @@ from llm_proxy.identity.console_sessions import ConsoleSessions
 from llm_proxy.insecure_settings import insecure_console_settings
 from llm_proxy.schema.connections import open_command_pool
 from llm_proxy.settings import Settings
+from llm_proxy.stack.plan import CONSOLE_PORT_TAKEN, port_in_use
 from llm_proxy.stack.probe import bind, client_host
 from llm_proxy.telemetry import setup_logging
 
@@ -42,12 +43,22 @@ def console(host: str | None, port: int | None, *, link: bool, no_link: bool) ->
     if faults := insecure_console_settings(settings):
         exit_with_lines([f"refused to start: {fault}" for fault in faults], EXIT_WRONG_INPUT)
     if link:
+        _reject_others_console(settings)
         click.echo(sign_in_link(settings))
         return
     bound = _bind(settings)
     if not no_link and settings.admin_keys:
         click.echo(f"sign in: {sign_in_link(settings)}")
     _serve(settings, bound)
+
+
+def _reject_others_console(settings: Settings) -> None:
+    """Ends the command where the stack of this folder found another program on the console's port."""
+    if stack_addresses().get(CONSOLE_PORT_TAKEN) == str(settings.console_port):
+        fail(
+            f"the console of this folder's stack does not run: {port_in_use(settings.console_port)}",
+            EXIT_UNAVAILABLE,
+        )
 
 
 def sign_in_link(settings: Settings) -> str:

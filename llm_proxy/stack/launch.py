@@ -172,7 +172,7 @@ def start_all(supervisor: Supervisor, plan: StackPlan, print_line: PrintLine) ->
     console = plan.console_spec()
     started = supervisor.start(console) if console else None
     supervisor.wait_until_ready([*slow, supervisor.start(plan.gateway_spec())])
-    shown = _console_line(started, is_development=plan.is_development)
+    shown = _console_line(started, plan.console_off, is_development=plan.is_development)
     seconds, gateway = supervisor.uptime_s(), plan.running_gateway()
     models = served_models(gateway)
     checked = list(check_chain(gateway, models))
@@ -180,10 +180,10 @@ def start_all(supervisor: Supervisor, plan: StackPlan, print_line: PrintLine) ->
     print_line(banner(ready, plan.operator_env))
 
 
-def _console_line(console: ManagedProcess | None, *, is_development: bool) -> str:
+def _console_line(console: ManagedProcess | None, off: str | None, *, is_development: bool) -> str:
     """Where the console is: in development a link that signs in once; output that is kept shall hold none."""
     if console is None:
-        return "off (LLM_PROXY__CONSOLE_ENABLED, LLM_PROXY__CONSOLE_PORT)"
+        return f"off ({off})"
     link = sign_in_link(console.spec) if is_development else None
     return (
         f"{link}  (signs in once)" if link else "`llm-proxy console --link` prints a link that signs in once"

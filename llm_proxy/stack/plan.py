@@ -158,6 +158,8 @@ LOCAL_MODEL_VARIABLES = ("LOCAL_CHAT_BASE", "LOCAL_EMBED_BASE")
 DEFAULT_CONFIG = "litellm-config.yaml"
 SIDECAR_LIST_FILE = "sidecars"
 DRAIN_DELAY, CONSOLE_PORT = "LLM_PROXY__DRAIN_DELAY_S", "LLM_PROXY__CONSOLE_PORT"
+CONSOLE_PORT_TAKEN = "LLM_PROXY_CONSOLE_PORT_TAKEN"
+"""Published beside the stack's addresses: the console's port that another program had."""
 MASTER_KEY_VARIABLES = ("LLM_PROXY__LITELLM_MASTER_KEY", "LITELLM_MASTER_KEY")
 
 GATEWAY_PREFIXES = ("LLM_PROXY_", "OTEL_", "LANGFUSE_")
@@ -213,7 +215,7 @@ class StackPlan:
     Attributes:
         listener: Where the gateway listens: the launcher holds it, so that one gateway can follow another.
         model_ports: None when no local model runs.
-        has_console: Whether the console runs.
+        console_off: Why the console does not run; None: it runs.
         sidecars_number: Of the process whose children the sidecars are: the next ones have another.
         sidecar_ports: The port of each sidecar.
     """
@@ -225,7 +227,7 @@ class StackPlan:
     stores: stores.ResolvedStores
     listener: socket.socket
     model_ports: process_specs.ModelPorts | None
-    has_console: bool
+    console_off: str | None
     sidecars_number: int
     sidecar_ports: tuple[int, ...]
 
@@ -342,7 +344,7 @@ class StackPlan:
 
     def console_spec(self) -> ProcessSpec | None:
         """The console to start; None without one. It uses the gateway and the database of this stack."""
-        if not self.has_console:
+        if self.console_off is not None:
             return None
         settings = self.settings
         gateway = {"LLM_PROXY__CONSOLE_GATEWAY_URL": self.base_url().removesuffix("/v1")}
@@ -368,7 +370,10 @@ class StackPlan:
     def published_addresses(self) -> dict[str, str]:
         """Returns the stack's addresses for commands beside it, by variable."""
         models = self.model_ports.base_urls() if self.model_ports else {}
-        return self.store_addresses() | models | {"LLM_PROXY_URL": self.base_url().removesuffix("/v1")}
+        port = self.settings.console_port
+        taken = {CONSOLE_PORT_TAKEN: str(port)} if self.console_off == port_in_use(port) else {}
+        gateway = {"LLM_PROXY_URL": self.base_url().removesuffix("/v1")}
+        return self.store_addresses() | models | gateway | taken
 
     def migrate_database(self) -> None:
         """Migrates the embedded database, if there is one; raises `ProcessFailed`."""
@@ -428,7 +433,7 @@ def make_plan(options: UpOptions, env: OperatorEnv) -> StackPlan:
         config=config,
         stores=resolved,
         listener=listener,
-        has_console=_has_console(settings, resolved, env),
+        console_off=_console_off(settings, resolved, env),
         model_ports=process_specs.ModelPorts(free_port(), free_port()) if runs_models else None,
         sidecars_number=1,
         sidecar_ports=tuple(free_port() for _ in range(options.sidecars)),
@@ -444,19 +449,24 @@ def _without_others_secrets(variables: Mapping[str, str], reader: Reader) -> dic
     return {name: value for name, value in variables.items() if name not in others}
 
 
-def _has_console(settings: Settings, resolved: stores.ResolvedStores, env: OperatorEnv) -> bool:
-    """Whether the console runs; raises `StartRefused` where it is switched on and cannot."""
+def _console_off(settings: Settings, resolved: stores.ResolvedStores, env: OperatorEnv) -> str | None:
+    """Why the console does not run, or None; raises `StartRefused` where it is switched on and cannot."""
     if settings.console_enabled is False or (settings.console_enabled is None and not env.is_development):
-        return False
+        return "LLM_PROXY__CONSOLE_ENABLED"
     environment = "development" if env.is_development else settings.environment
     url = SecretStr(resolved.database.url) if resolved.database.url else None
     checked = settings.model_copy(update={"database_url": url, "environment": environment})
     faults = insecure_console_settings(checked)
     if not is_port_free(settings.console_port, settings.console_host):
-        faults.append(f"port {settings.console_port} is in use: choose another with {CONSOLE_PORT}")
+        faults.append(port_in_use(settings.console_port))
     if faults and settings.console_enabled:
         raise StartRefused(f"the console: {faults[0]}")
-    return not faults
+    return faults[0] if faults else None
+
+
+def port_in_use(port: int) -> str:
+    """The fault of a console whose port another program has."""
+    return f"port {port} is in use: choose another with {CONSOLE_PORT}"
 
 
 def _master_key_in(config: Path, env: OperatorEnv) -> str:

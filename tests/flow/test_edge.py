@@ -230,6 +230,16 @@ def test_a_stream_arrives_as_it_is_sent(front: str) -> None:
     assert arrived[-1] - arrived[0] > 0.6
 
 
+@pytest.mark.parametrize("front", ["nginx", "caddy"], indirect=True)
+@pytest.mark.parametrize("path", ["/admin/keys", "/metrics", "/internal/llm/models"])
+def test_what_only_operators_call_is_hidden(
+    path: str, front: str, gateways: list[process.ManagedProcess]
+) -> None:
+    """The gateway asks for a key there; the proxies before it know no such path."""
+    assert httpx.get(f"http://{address(gateways[0])}{path}").status_code in {401, 403}
+    assert httpx.get(f"{front}{path}").status_code == 404
+
+
 def test_a_body_of_nearly_32_mb_passes_and_a_larger_one_is_a_413(front: str) -> None:
     """The first fails for its model's name only, said by the gateway."""
     headers = {**AS, "content-type": "application/json"}

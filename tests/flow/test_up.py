@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,8 @@ from processes import descendants, lives
 from running_stack import say
 from up_command import QUESTION, UpCommand, bare_environment, run_up
 
-from llm_proxy.stack.probe import free_port
+from llm_proxy.cli.printing import EXIT_UNAVAILABLE
+from llm_proxy.stack.probe import bind, free_port
 from llm_proxy_service import SyncLLMProxyService, create_completion_request
 
 pytestmark = [
@@ -294,3 +296,28 @@ def test_stores_that_refuse_are_told_with_the_reason(tmp_path: Path) -> None:
                 up.output
             )
         assert "S3cretPart" not in up.output
+
+
+def test_a_console_whose_port_another_program_has(tmp_path: Path) -> None:
+    """`up` names the port and the setting; `console --link` prints no link to that program."""
+    given = ("--database-url", f"postgresql://u:p@127.0.0.1:{free_port()}/d")
+    redis = ("--redis-url", f"redis://127.0.0.1:{free_port()}")
+    init = [sys.executable, "-m", "llm_proxy", "init", str(tmp_path), "--no-compose", *given, *redis]
+    subprocess.run(init, capture_output=True, check=True)
+    with closing(bind("127.0.0.1", 0)) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with run_up(tmp_path, "--no-local-model", console_port=port, forces_console=False) as up:
+            up.wait_for("Ctrl-C stops everything")
+            link = subprocess.run(
+                [sys.executable, "-m", "llm_proxy", "console", "--link"],
+                cwd=tmp_path,
+                env={**bare_environment(), "LLM_PROXY__CONSOLE_PORT": str(port)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+    fault = f"port {port} is in use: choose another with LLM_PROXY__CONSOLE_PORT"
+    assert f"off ({fault})" in up.output
+    assert (link.returncode, link.stdout) == (EXIT_UNAVAILABLE, "")
+    assert link.stderr.strip().endswith(fault)

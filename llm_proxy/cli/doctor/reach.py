@@ -7,6 +7,7 @@ one; redirects are not followed; no key is sent to another address than its own.
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ REQUEST_TIMEOUT_S, SIDECAR_TIMEOUT_S = 3.0, 6.0
 WRONG_KEY = "sk-llm-proxy-doctor-wrong-key"
 GUARDED = ("/admin/keys", "/metrics", "/v1/requests", "/openapi.json")
 """Routes of the gateway that need a key."""
+_HIDDEN = ("/admin/keys", "/metrics", "/internal/llm/models")
+"""Routes of the gateway, one of each path that a proxy in front hides."""
 SIDECAR_ROUTES = ("/ui/", "/mcp", "/docs", "/redoc", "/key/list", "/config/list", "/get/config/callbacks")
 """Routes of LiteLLM that this project's sidecar has not."""
 LITELLM_ROUTES = (*SIDECAR_ROUTES, "/llmp/catalog")
@@ -37,6 +40,8 @@ _NO_SUCH_PATH = "/llm-proxy-doctor-no-such-path"
 _CLOCK_STEP_S = 1.0
 """The resolution of an HTTP date."""
 _MAX_SIDECARS = 64
+_UNKNOWN_ISSUER = frozenset({18, 19, 20, 21})
+"""OpenSSL's codes of a certificate that no trusted authority signed (X509_V_ERR_…)."""
 _NOT_THERE = frozenset({0, 401, 403, 404})
 """Statuses of a route that is not served; any other, a fault of the route too, says that it is."""
 
@@ -143,9 +148,9 @@ async def _public_routes(client: httpx.AsyncClient, url: str) -> Outcome:
     except httpx.HTTPError as fault:
         return [NotChecked("the public address", f"{place_of(url)}: {_reason(fault)}", is_unknown=True)]
     found = await _open_routes(client, url)
-    passed = [path for path in ("/admin/keys", "/metrics") if await _status(client, url + path) in {401, 403}]
+    passed = [path for path in _HIDDEN if await _status(client, url + path) in {401, 403}]
     return (
-        [*found, finding("admin-public", f"{place_of(url)}{' and '.join(passed)} reach the gateway")]
+        [*found, finding("admin-public", f"{place_of(url)}: {', '.join(passed)} reach the gateway")]
         if passed
         else found
     )
@@ -355,4 +360,20 @@ def place_of(url: str) -> str:
 def _reason(fault: httpx.HTTPError) -> str:
     if isinstance(fault, httpx.TimeoutException):
         return "it does not answer in time"
+    for cause in _causes(fault):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            hint = "; LLM_PROXY__CA_FILE names a private CA" if cause.verify_code in _UNKNOWN_ISSUER else ""
+            return f"its certificate is not verified: {cause.verify_message.rstrip('.')}{hint}"
+        if isinstance(cause, ssl.SSLError):
+            return "no TLS answers there"
+        if isinstance(cause, socket.gaierror):
+            return "the name is not found"
     return "nothing listens there" if isinstance(fault, httpx.ConnectError) else type(fault).__name__
+
+
+def _causes(fault: BaseException) -> Iterator[BaseException]:
+    """Yields a fault, then what it was raised from."""
+    cause: BaseException | None = fault
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

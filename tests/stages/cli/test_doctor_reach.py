@@ -1,6 +1,8 @@
 """What `llm-proxy doctor` finds at servers that answer more than they should: a real one in their place."""
 
 import json
+import ssl
+import subprocess
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -36,6 +38,8 @@ def server(
     keys: frozenset[str] | None = None,
     date: str | None = None,
     slow: frozenset[str] = frozenset(),
+    closed: frozenset[str] = frozenset(),
+    certificate: Path | None = None,
 ) -> Generator[str]:
     """A server that answers 200 at these paths, 404 elsewhere; with `keys` 401 without one of them."""
     gone = threading.Event()
@@ -48,6 +52,7 @@ def server(
                 gone.wait(20)
             given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
             is_free = self.path.startswith("/health/") or keys is None or given in keys
+            is_free &= self.path not in closed
             status = 401 if not is_free else 200 if self.path in served or "*" in served else 404
             body = served.get(self.path, "{}").encode()
             self.send_response_only(status)
@@ -60,10 +65,14 @@ def server(
             """Prints nothing."""
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        running.socket = context.wrap_socket(running.socket, server_side=True)
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{running.server_address[1]}"
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{running.server_address[1]}"
     finally:
         gone.set()
         running.shutdown()
@@ -131,6 +140,69 @@ async def test_what_a_gateway_says_of_itself(body: str, expected: list[str], tmp
     """A degraded component is a finding."""
     with server({"/health/ready": body}) as url:
         assert codes(await check_gateway(subject_of(url, tmp_path))) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "codes_found"),
+    [("/admin/keys", ["admin-public"]), ("/internal/llm/models", ["admin-public"]), ("/v1/usage", [])],
+)
+async def test_paths_for_operators_that_a_proxy_passes_on(
+    path: str, codes_found: list[str], tmp_path: Path
+) -> None:
+    """The gateway rejects them without a key; a proxy that hides them answers 404."""
+    with server(READY) as gateway, server({"/health/live": ""}, closed=frozenset({path})) as front:
+        found = await check_gateway(subject_of(gateway, tmp_path, public_url=front))
+    assert codes(found) == codes_found
+    assert all(path in one.what for one in found if isinstance(one, DoctorFinding))
+
+
+async def unreached(url: str, tmp_path: Path, ca_file: Path | None = None) -> list[str]:
+    """Why the public address is not checked; empty: it is."""
+    with server(READY) as gateway:
+        subject = subject_of(gateway, tmp_path, public_url=url)
+        settings = load(**{**subject.settings.model_dump(exclude_unset=True), "ca_file": ca_file})
+        found = await check_gateway(replace(subject, settings=settings))
+    return [one.reason for one in found if isinstance(one, NotChecked)]
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for `localhost`; alone, and with its key."""
+    file = tmp_path / "certificate.pem"
+    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost", "-out", str(file), "-keyout", str(file) + ".key"]
+    subprocess.run(["openssl", "req", *words, *names], check=True, capture_output=True)  # noqa: S607 -- any
+    both = tmp_path / "both.pem"
+    both.write_text(Path(f"{file}.key").read_text() + file.read_text())
+    return file, both
+
+
+async def test_a_public_address_whose_certificate_is_not_verified(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Nobody known signed it, or it is another name's; the setting that helps is named where it helps."""
+    file, both = certificate
+    with server({"/health/live": ""}, certificate=both) as url:
+        named = url.replace("127.0.0.1", "localhost")
+        (unsigned,) = await unreached(named, tmp_path)
+        (other_name,) = await unreached(url, tmp_path, file)
+        assert await unreached(named, tmp_path, file) == []
+    assert unsigned.endswith(
+        ": its certificate is not verified: self-signed certificate; LLM_PROXY__CA_FILE names a private CA"
+    )
+    assert "its certificate is not verified: IP address mismatch" in other_name
+    assert "CA_FILE" not in other_name
+
+
+async def test_a_public_address_that_is_not_there(tmp_path: Path) -> None:
+    """No such name, no TLS, nothing at all."""
+    with server({}) as url:
+        (no_tls,) = await unreached(url.replace("http:", "https:"), tmp_path)
+    (no_name,) = await unreached("https://no-such-host.invalid", tmp_path)
+    (nothing,) = await unreached(url, tmp_path)
+    assert no_tls.endswith(": no TLS answers there")
+    assert no_name == "https://no-such-host.invalid: the name is not found"
+    assert nothing.endswith(": nothing listens there")
 
 
 SIDECARS: dict[str, tuple[dict[str, str], frozenset[str] | None]] = {

@@ -165,6 +165,23 @@ def test_a_host_name_is_in_the_proxy_s_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("proxy", "hides"),
+    [
+        ("nginx", [f"location {path} {{ return 404; }}" for path in ("/admin", "/metrics", "/internal")]),
+        (
+            "caddy",
+            ["@operators path /admin /admin/* /metrics /internal /internal/*", "respond @operators 404"],
+        ),
+    ],
+)
+def test_the_proxy_hides_what_only_operators_call(proxy: str, hides: list[str], tmp_path: Path) -> None:
+    """Each path and what is below it."""
+    run(tmp_path, "init", "--hostname", "llm.acme.test", "--proxy", proxy, "--no-compose")
+    text = (tmp_path / "deploy" / {"nginx": "nginx.conf", "caddy": "Caddyfile"}[proxy]).read_text()
+    assert set(hides) <= {line.strip() for line in text.splitlines()}
+
+
+@pytest.mark.parametrize(
     "words",
     [("--provider", "nosuch"), ("--hostname", "a b"), ("--database-url", "mysql://x"), ("--port", "0")],
 )
