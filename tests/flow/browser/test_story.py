@@ -68,7 +68,7 @@ async def stop_a_stream(page: WatchedPage, stack: RunningStack, key: str, name: 
 async def see_the_budget(page: WatchedPage, key_path: str, name: str, rejected: str) -> None:
     """The used up budget on the key's page, and the rejected request in the search."""
     await page.visit(key_path)
-    row = page.page.get_by_role("row").filter(has_text="used up")
+    row = page.page.locator("tbody tr").filter(has_text="used up")
     await expect(row.locator("meter")).to_have_text("100 %")
     await expect(row).to_contain_text(f"{BUDGET} requests")
     link = page.page.locator(f'a[href="/requests/{rejected}"]').first

@@ -74,7 +74,8 @@ def test_compose_builds_from_the_folder_alone(tmp_path: Path) -> None:
     assert {one["build"]["context"] for one in services.values() if "build" in one} == {
         str(tmp_path / "image")
     }
-    assert services["litellm"]["deploy"]["replicas"] == 3
+    assert services["litellm"]["deploy"]["replicas"] == 2
+    assert services["litellm"]["command"][-1] == "4100-4101"
     assert services["llm-proxy"]["ports"][0]["published"] == "7117"
     assert services["llm-proxy"]["environment"]["LLM_PROXY__DEFAULT_MODEL"] == "groq-gpt-oss-120b"
     assert services["console"]["ports"][0]["published"] == "7171"
@@ -203,7 +204,7 @@ async def test_a_terminal_is_asked(tmp_path: Path) -> None:
         ("your Postgres", ""),
         ("your Redis", ""),
         ("Port of the gateway", "7117"),
-        ("The console", "n"),
+        ("The web console", "n"),
         ("Public host name", ""),
         ("Docker Compose", "n"),
     ):
