@@ -62,7 +62,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.llms.vertex_ai.gemini.transformation": ("transform_system_message",),
     "litellm.main": (
         *("get_optional_params", "get_optional_params_embeddings", "validate_chat_completion_tool_choice"),
-        "drops_unsupported_allowed_tools_tool_choice",
+        *("drops_unsupported_allowed_tools_tool_choice", "async_mock_completion_streaming_obj"),
     ),
     "litellm.proxy.proxy_server": (
         *("app", "proxy_startup_event", "proxy_config", "openai_exception_handler", "ProxyException"),

@@ -93,6 +93,9 @@ def _openai_lines(stream: Untyped) -> AsyncIterator[str] | None:
         lines = source.response.aiter_lines()
     elif type(source).__name__ in OPENAI_ITERATORS and not source.json_mode:
         lines = source.streaming_response
+    elif getattr(source, "__name__", "") == truncated_streams.MOCK_STREAM:
+        as_text = stream.logging_obj.call_type == "atext_completion"
+        lines = truncated_streams.mock_lines(source, as_text=as_text)
     return lines
 
 

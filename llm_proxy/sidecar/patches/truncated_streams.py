@@ -3,10 +3,11 @@
 LiteLLM takes the end of a provider's stream for the end of its text: it invents a finish reason and [DONE],
 logs a success and caches the part. Invariants: a stream without a finish reason, from any provider, or with a
 frame that cannot be parsed ends as a failure: logged, not cached, one error event. Anthropic's and Gemini's
-parsers invent reasons themselves; they record the provider's own.
+parsers invent reasons; they record the provider's own. The stream of a `mock_response` states its reasons.
 """
 
 import json
+from collections.abc import AsyncIterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ ANTHROPIC_REASON_STATED = "_llmp_reason_stated"
 GEMINI_MODULE = "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini"
 GEMINI_NO_REASON = (None, "", "FINISH_REASON_UNSPECIFIED")
 GEMINI_FINISHED = "_llmp_finished"
+MOCK_STREAM = "finished_mock_stream"
+"""The name of the async generator of a `mock_response`."""
 
 
 def install() -> None:
@@ -35,6 +38,7 @@ def install() -> None:
     _patch_frame_parser()
     _patch_gemini()
     _patch_anthropic_parser()
+    _patch_mock_stream()
 
 
 def _patch_stream_end() -> None:
@@ -171,6 +175,52 @@ def _keep_gemini_timeout(handler: Untyped) -> None:
     handler.async_streaming = open_with_timeout
 
 
+def _patch_mock_stream() -> None:
+    """State a finish reason for each choice; LiteLLM's stream of a `mock_response` has none."""
+    main = import_module("litellm.main")
+    stream_text = main.async_mock_completion_streaming_obj
+
+    async def finished_mock_stream(model_response: Untyped, **call: Untyped) -> AsyncIterator[Untyped]:
+        is_finished = False
+        async for chunk in stream_text(model_response, **call):
+            if not chunk.choices and not is_finished:
+                is_finished = True
+                yield _finish_choices(model_response)
+            yield chunk
+        if not is_finished:
+            yield _finish_choices(model_response)
+
+    main.async_mock_completion_streaming_obj = finished_mock_stream
+
+
+def _finish_choices(chunk: Untyped) -> Untyped:
+    for choice in chunk.choices:
+        choice.delta = type(choice.delta)()
+        choice.finish_reason = "stop"
+    return chunk
+
+
+async def mock_lines(chunks: AsyncIterator[Untyped], *, as_text: bool) -> AsyncIterator[str]:
+    """Yield the chunks of a `mock_response` as lines of a provider, of a text completion or of a chat."""
+    is_first = True
+    async for chunk in chunks:
+        frame = chunk.model_dump(exclude_none=True)
+        for choice in frame["choices"]:
+            text = choice.pop("delta").get("content")
+            choice.setdefault("finish_reason", None)
+            if as_text:
+                choice["text"] = text or ""
+            else:
+                role = {"role": "assistant"} if is_first else {}
+                choice["delta"] = role | ({"content": text} if text else {})
+        if as_text:
+            frame["object"] = "text_completion"
+        is_first = False
+        yield f"data: {json.dumps(frame)}"
+        yield ""
+    yield "data: [DONE]"
+
+
 PATCH = LiteLLMPatch(
     name="broken_streams",
     install=install,
@@ -184,5 +234,6 @@ PATCH = LiteLLMPatch(
     tests=(
         "tests/stages/sidecar/test_truncated_streams.py::test_a_truncated_stream_is_an_error",
         "tests/stages/sidecar/test_truncated_streams.py::test_a_truncated_text_completion_is_an_error",
+        "tests/stages/sidecar/test_truncated_streams.py::test_the_stream_of_a_mock_is_complete",
     ),
 )

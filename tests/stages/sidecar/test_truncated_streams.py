@@ -10,11 +10,12 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from sidecars import CUT, Answer, Sidecar
+from sidecars import CUT, Answer, Json, Sidecar
 
 FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
 BREAKS = ("cut", "reset", "eof", "garbage", "half-frame", "error-in-200", "silence")
 AFTER = 5
+MOCKED = "a text of the file"
 
 
 def assert_broken(answer: Answer) -> None:
@@ -79,6 +80,34 @@ async def test_a_truncated_text_completion_is_an_error(sidecar: Sidecar, how: st
     last = answer.events[-1]
     assert isinstance(last, dict)
     assert last["error"]["code"] == CUT
+
+
+@pytest.mark.parametrize("model", ["mocked", "mocked-away"])
+async def test_the_stream_of_a_mock_is_complete(sidecar: Sidecar, model: str) -> None:
+    """A `mock_response`, of the model called or of its fallback: each choice has its text and one end."""
+    answer = await sidecar.stream(model, str(uuid4()), fields={"n": 2})
+    assert answer.events[-1] == "[DONE]"
+    for choices in _choices_of_two(answer):
+        deltas = [one["delta"] for one in choices]
+        assert "".join(delta.get("content") or "" for delta in deltas) == MOCKED
+        assert [delta["role"] for delta in deltas if delta.get("role")] == ["assistant"]
+        assert [one["finish_reason"] for one in choices if one["finish_reason"]] == ["stop"]
+
+
+async def test_the_text_completion_of_a_mock_is_complete(sidecar: Sidecar) -> None:
+    """The same for `/v1/completions`."""
+    body = {"model": "mocked", "prompt": str(uuid4()), "stream": True, "n": 2}
+    answer = await sidecar.post("/v1/completions", body)
+    assert answer.events[-1] == "[DONE]"
+    for choices in _choices_of_two(answer):
+        assert "".join(one["text"] for one in choices) == MOCKED
+        assert [one["finish_reason"] for one in choices if one["finish_reason"]] == ["stop"]
+
+
+def _choices_of_two(answer: Answer) -> list[list[Json]]:
+    found = [one for event in answer.events if isinstance(event, dict) for one in event["choices"]]
+    told = [one for one in found if "text" in one or one["delta"] or one.get("finish_reason")]
+    return [[one for one in told if one["index"] == index] for index in (0, 1)]
 
 
 async def test_a_truncated_stream_is_logged_as_failed(sidecar: Sidecar, call_log_dsn: str) -> None:
