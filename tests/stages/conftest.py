@@ -50,12 +50,11 @@ def config(provider: Provider) -> Json:
         deployment("lone", "openai/lone", provider, timeout=2, **alone),
         deployment("lone-anthropic", "anthropic/lone", provider, **alone),
         deployment("lone-gemini", "gemini/lone", provider, **alone),
-        deployment("mocked", "openai/mocked", provider, mock_response="a text of the file"),
-        deployment("mocked-away", "openai/status-503", provider, **alone),
         deployment("hasty", "openai/hasty", provider, timeout=1, stream_timeout=1),
         deployment("pair", "openai/pair-a", provider, id="pair-a"),
         deployment("pair", "openai/pair-b", provider, id="pair-b"),
         deployment("unpriced", "openai/unpriced", provider) | {"model_info": {"id": "unpriced"}},
+        *mocks(provider),
         *(one for made in (natives, painters, rankers, embedders, transcribers) for one in made(provider)),
         {
             "model_name": "keyless",
@@ -65,9 +64,7 @@ def config(provider: Provider) -> Json:
     rules = {
         "fallbacks": [
             {"first": ["second"]},
-            {"keyless": ["second"], "second": ["keyless"]},
-            {"third": ["second"]},
-            {"mocked-away": ["mocked"]},
+            {"keyless": ["second"], "second": ["keyless"], "third": ["second"], "mocked-away": ["mocked"]},
             {"claude-away": ["claude"]},
             {"paint-away": ["paint-imagen"]},
             {"rank-unsure-moderator": ["rank-moderator"]},
@@ -81,6 +78,14 @@ def config(provider: Provider) -> Json:
     }
     aliases = {"model_alias_map": {"oldname": "second"}}
     return {"model_list": families + others, "router_settings": rules, "litellm_settings": aliases}
+
+
+def mocks(provider: Provider) -> list[Json]:
+    """A deployment that answers without the provider, and one that falls back to it."""
+    return [
+        deployment("mocked", "openai/mocked", provider, mock_response="a text of the file"),
+        deployment("mocked-away", "openai/status-503", provider, num_retries=0, cooldown_time=0),
+    ]
 
 
 def embedders(provider: Provider) -> list[Json]:
