@@ -177,7 +177,7 @@ def _keep_gemini_timeout(handler: Untyped) -> None:
 
 def _patch_mock_stream() -> None:
     """State a finish reason for each choice; LiteLLM's stream of a `mock_response` has none."""
-    main = import_module("litellm.main")
+    main: Untyped = import_module("litellm.main")
     stream_text = main.async_mock_completion_streaming_obj
 
     async def finished_mock_stream(model_response: Untyped, **call: Untyped) -> AsyncIterator[Untyped]:
