@@ -399,6 +399,7 @@ async def test_the_release_before_finds_nothing_to_do_and_one_older_does_not_sta
         assert "postgres refuses" not in log
         assert "postgres rejects" not in log
         assert "will never take" not in log
+        assert "rejects a record for good" not in log
     connection = await asyncpg.connect(made.database_url)
     try:
         await connection.execute("UPDATE schema_floor SET oldest = 999")

@@ -238,6 +238,6 @@ def test_a_person_is_erased_by_a_command(gateway: Gateway) -> None:
         reported = gateway.command(*erase)
         assert "result     nothing of this name was found" in reported.stdout
         again = gateway.command("erase", "replay", "--url", gateway.url)
-        assert again.stdout.startswith("nobody was restored")
+        assert again.stdout.startswith("no erased person was restored")
         asked = gateway.asked(f"/admin/erasures/{certificate['id']}", ADMIN)
         assert asked.json() == certificate

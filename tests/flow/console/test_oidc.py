@@ -133,7 +133,7 @@ async def test_an_answer_counts_in_the_browser_that_asked_and_once(
         for client in (victim, nobody):
             refused = await client.get("/sign-in/oidc/callback", params=answer)
             assert refused.status_code == 403
-            assert "in this browser" in refused.text
+            assert "in another browser" in refused.text
         own = await answer_for(victim, provider, name)
         kept = dict(victim.cookies)
         assert (await victim.get("/sign-in/oidc/callback", params=own)).status_code == 303
