@@ -135,12 +135,15 @@ class BoundedRequestCycle(RequestResponseCycle):
         await super().send(message)
 
     def _holds_head(self, start: Any) -> bool:  # noqa: ANN401 -- as `send`
-        """Holds a head until the first bytes of its body, unless it has none."""
+        """Holds a head until the first bytes of its body, unless it has none, or has to wait for its turn."""
         if self.waiting_for_100_continue:
             self.keep_alive = self.waiting_for_100_continue = False
         if self.scope["http_version"] == "1.0" and b"content-length" not in dict(start.get("headers", ())):
             self._ends_with_connection, self.chunked_encoding = True, False
         if self.scope["method"] == "HEAD":
+            return False
+        if self.flow.write_paused:  # a call that ends meanwhile still has a status of its own
+            self.transport.holds_next = True
             return False
         self._held, self.response_started = start, True
         return True
