@@ -124,7 +124,7 @@ async def test_an_expired_day_in_use_is_dropped_soon(
         await reader.fetch(f"SELECT * FROM {day}")  # noqa: S608 -- a partition's name
         await new.flush()
     assert len(await new.list_counts()) == 2
-    said = [one.message for one in caplog.records if "refused credential" in one.message]
+    said = [one.message for one in caplog.records if "rejected credentials" in one.message]
     assert said == ["old days of rejected credentials are not deleted yet"]
     await new.flush()
     assert [row["client_ip"] for row in await new.list_counts()] == ["192.0.2.2"]
