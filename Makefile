@@ -8,6 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 INSTALL := sh scripts/environment.sh
+TEST_PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 export UV_PYTHON_DOWNLOADS := never
 # Certificates are verified as pip and git do: by the machine's own list, if it has one.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /System/Library/Keychains),)
@@ -31,8 +32,8 @@ run: setup ## Create missing environments, then start the whole stack; Ctrl-C st
 
 setup: .venv/.stack .venv-sidecar/.sidecar ## Create both environments from the lock files; once, then instant.
 
-test: setup-dev ## Run every test on the real stack, a process a core; ARGS names some of them.
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+test: setup-dev ## Run every test on the real stack, a process a core and one more, for tests wait; ARGS names some of them.
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(ARGS)
 
 test-fast: setup-dev ## Run the tests that need neither LiteLLM nor Postgres nor Valkey.
 	@$(BIN)/python -m pytest -n auto -m fast $(ARGS)

@@ -167,7 +167,7 @@ def test_a_conversation_goes_on_with_the_answers_text() -> None:
     assert PlaygroundForm("/v1/embeddings", "m", prompt="hi").with_answer("hello").turns == ()
     assert PlaygroundForm("/v1/messages", "m", prompt="hi").with_answer("").prompt == "hi"
     for wrong in ("{", "{}", "[1]", '[{"role": "system", "text": "x"}]', '[{"role": "user"}]', "1", '"a"'):
-        with pytest.raises(BadRequest, match="no conversation"):
+        with pytest.raises(BadRequest, match="not a conversation"):
             parse_turns(wrong)
 
 
