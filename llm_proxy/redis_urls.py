@@ -125,10 +125,11 @@ class RedisAddress:
 
     @property
     def credentials(self) -> tuple[str, str]:
-        """User and password, decoded; empty where there is none."""
+        """User and password, decoded, before the host or as parameters; empty where there is none."""
         who, at, _ = self._url.partition("://")[2].partition("/")[0].rpartition("@")
         user, _, password = who.partition(":") if at else ("", "", "")
-        return unquote(user), unquote(password)
+        given = self.parameters
+        return unquote(user) or given.get("username", ""), unquote(password) or given.get("password", "")
 
     @property
     def socket_path(self) -> str:

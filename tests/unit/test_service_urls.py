@@ -480,6 +480,6 @@ def test_an_address_is_read_as_redis_py_reads_it(text: str) -> None:
     assert found.socket_path == expected.get("path", "")
     assert found.hosts[:1] == (((expected["host"], expected["port"]),) if "host" in expected else ())
     assert user == expected.get("username", "")
-    assert (password or found.parameters.get("password", "")) == expected.get("password", "")
+    assert password == expected.get("password", "")
     assert found.database == expected.get("db", 0)
     assert found.is_tls == (expected.get("connection_class") is SSLConnection)

@@ -326,14 +326,14 @@ def _reason(error: Exception) -> str:
 
 def _tls_context(parameters: dict[str, str], default: ssl.SSLContext | None) -> ssl.SSLContext:
     """The context that the URL's `ssl_` parameters ask for; without any the default."""
-    asked = {name: value for name, value in parameters.items() if name.startswith("ssl_") and value}
-    if not asked and default is not None:
+    given = {name: value for name, value in parameters.items() if name.startswith("ssl_") and value}
+    if not given and default is not None:
         return default
-    context = ssl.create_default_context(cafile=asked.get("ssl_ca_certs"))
-    if asked.get("ssl_certfile"):
-        context.load_cert_chain(asked["ssl_certfile"], asked.get("ssl_keyfile"))
-    is_unverified = asked.get("ssl_cert_reqs") in {"none", "CERT_NONE"}
-    if is_unverified or asked.get("ssl_check_hostname", "true").lower() in _FALSE:
+    context = ssl.create_default_context(cafile=given.get("ssl_ca_certs"))
+    if given.get("ssl_certfile"):
+        context.load_cert_chain(given["ssl_certfile"], given.get("ssl_keyfile"))
+    is_unverified = given.get("ssl_cert_reqs") in {"none", "CERT_NONE"}
+    if is_unverified or given.get("ssl_check_hostname", "true").lower() in _FALSE:
         context.check_hostname = False
     if is_unverified:
         context.verify_mode = ssl.CERT_NONE
@@ -344,10 +344,6 @@ def _login_commands(address: RedisAddress) -> list[tuple[Argument, ...]]:
     """The AUTH and SELECT commands of an address."""
     args: list[tuple[Argument, ...]] = []
     user, password = address.credentials
-    user, password = (
-        user or address.parameters.get("username", ""),
-        password or address.parameters.get("password", ""),
-    )
     if password:
         args.append(("AUTH", user, password) if user else ("AUTH", password))
     if address.database:
