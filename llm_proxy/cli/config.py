@@ -11,13 +11,12 @@ from pathlib import Path
 
 import click
 
-from llm_proxy.cli.context import stack_addresses
+from llm_proxy.cli.context import operator_env, stack_addresses
 from llm_proxy.cli.printing import EXIT_FAILED, EXIT_WRONG_INPUT, CommandGroup, as_json_option, fail
-from llm_proxy.secret_files import SecretFileUnreadable
 from llm_proxy.sidecar.config_check import LEFT_OUT_PREFIX, ConfigFinding, check_config
 from llm_proxy.sidecar.config_file import READ_FAULTS, read_config, unreadable
 from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, build_environment
-from llm_proxy.stack.operator_env import OperatorEnv, read_operator_env
+from llm_proxy.stack.operator_env import OperatorEnv
 from llm_proxy.stack.plan import LOCAL_MODEL_VARIABLES
 
 
@@ -91,12 +90,7 @@ def check(
 
     Variables are read from the environment, .env and .keys/, and from the stack that runs in this folder.
     """
-    try:
-        variables = {**stack_addresses(), **read_operator_env(os.environ, Path.cwd()).variables}
-    except UnicodeDecodeError:
-        fail("a file of .env or .keys/ is not UTF-8: save it in that encoding", EXIT_WRONG_INPUT)
-    except SecretFileUnreadable as fault:
-        fail(str(fault), EXIT_WRONG_INPUT)
+    variables = {**stack_addresses(), **operator_env().variables}
     try:
         found = check_text(file.read_text(encoding="utf-8"), variables, file.parent, accepted)
     except (OSError, UnicodeDecodeError) as fault:

@@ -15,15 +15,18 @@ from pydantic import ValidationError
 
 from llm_proxy.cli.printing import EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, fail, warn
 from llm_proxy.json_access import Json
+from llm_proxy.secret_files import SecretFileUnreadable
 from llm_proxy.setting_sources import PREFIX
 from llm_proxy.settings import Settings, load, setting_errors
 from llm_proxy.stack import state_dir
+from llm_proxy.stack.operator_env import OperatorEnv, read_operator_env
 from llm_proxy.stack.probe import client_host
 from llm_proxy.wildcards import wildcard_matches
 
 GATEWAY_URL_NAME = "LLM_PROXY_URL"
 FETCH_TIMEOUT_S = 5.0
 """For optional additions to a command's result."""
+NOT_UTF8 = "a file of .env or .keys/ is not UTF-8: save it in that encoding"
 _STACK_SETTINGS = ("DATABASE_URL", "LIMITS_REDIS_URL")
 
 url_option = click.option(
@@ -34,6 +37,16 @@ url_option = click.option(
 def stack_addresses() -> dict[str, str]:
     """Returns the addresses of the stack that runs in this folder, by variable; empty without one."""
     return state_dir.read_addresses(Path(os.environ.get("LLM_PROXY_STATE", ".local")))
+
+
+def operator_env() -> OperatorEnv:
+    """Returns what the operator sets in this folder; ends the command with a line if it cannot be read."""
+    try:
+        return read_operator_env(os.environ, Path.cwd())
+    except UnicodeDecodeError:
+        fail(NOT_UTF8, EXIT_WRONG_INPUT)
+    except (SecretFileUnreadable, OSError) as fault:
+        fail(str(fault), EXIT_WRONG_INPUT)
 
 
 def load_settings() -> Settings:

@@ -18,8 +18,8 @@ from typing import Any
 import click
 import yaml
 
-from llm_proxy.cli.context import load_settings
-from llm_proxy.cli.database import current_actor, publish_change, run_or_fail, tls_for
+from llm_proxy.cli.context import load_settings, operator_env
+from llm_proxy.cli.database import current_actor, database_url, publish_change, run_or_fail, tls_for
 from llm_proxy.cli.printing import (
     EXIT_FAILED,
     EXIT_UNAVAILABLE,
@@ -42,7 +42,6 @@ from llm_proxy.litellm_import.source import NoLiteLLMDatabase, SourceRows, read_
 from llm_proxy.postgres_urls import parse_postgres_url
 from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.service_urls import InvalidURL
-from llm_proxy.stack.operator_env import read_operator_env
 from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT
 
 DECRYPT_TIMEOUT_S = 300
@@ -136,12 +135,12 @@ def import_litellm(*, url: str | None, as_json: bool, **options: Any) -> None:  
 
 
 def _encryption_keys() -> list[str]:
-    variables = read_operator_env(os.environ, Path.cwd()).variables
+    variables = operator_env().variables
     return [variables[name] for name in (_SALT, _MASTER_KEY) if name in variables]
 
 
 def _digest_of_master_key() -> str:
-    key = read_operator_env(os.environ, Path.cwd()).variables.get(_MASTER_KEY)
+    key = operator_env().variables.get(_MASTER_KEY)
     return hashlib.sha256(key.encode()).hexdigest() if key else ""
 
 
@@ -198,16 +197,10 @@ def _decrypt(keys: Sequence[str], values: Sequence[str]) -> list[str | None]:
 
 
 def _apply(plan: ImportPlan, source: str, *, dry_run: bool, revokes_most: bool) -> ImportResult:
-    url = load_settings().database_url
-    if url is None:
-        if not dry_run:
-            fail(
-                "DATABASE_URL is not set, and no stack runs in this folder: set it, or run `llm-proxy up`",
-                EXIT_WRONG_INPUT,
-            )
+    if dry_run and load_settings().database_url is None:
         warn("DATABASE_URL is not set: everything is shown as new")
         return ImportResult([*planned_changes(plan)])
-    address = url.get_secret_value()
+    address = database_url()
 
     async def applied() -> ImportResult:
         async with open_pool(address, tls_for(address)) as pool:

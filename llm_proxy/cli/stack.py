@@ -17,6 +17,7 @@ import click
 from pydantic import ValidationError
 
 from llm_proxy.cli.config import config_faults
+from llm_proxy.cli.context import NOT_UTF8
 from llm_proxy.cli.printing import (
     EXIT_FAILED,
     EXIT_WRONG_INPUT,
@@ -111,7 +112,7 @@ def up(  # noqa: PLR0913 -- one argument an option
     except ValidationError as fault:
         exit_with_lines(setting_errors(fault), EXIT_WRONG_INPUT)
     except UnicodeDecodeError:
-        exit_with_lines(["a file of .env or .keys/ is not UTF-8: save it in that encoding"], EXIT_WRONG_INPUT)
+        exit_with_lines([NOT_UTF8], EXIT_WRONG_INPUT)
     except (InvalidURL, SecretFileUnreadable) as fault:
         exit_with_lines([str(fault)], EXIT_WRONG_INPUT)
     except (StartRefused, AlreadyRunning, NotInstalled, ProcessFailed) as fault:

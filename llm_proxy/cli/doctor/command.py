@@ -13,26 +13,23 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
-from llm_proxy.cli.context import gateway_url, stack_addresses, url_option
+from llm_proxy.cli.context import gateway_url, operator_env, stack_addresses, url_option
 from llm_proxy.cli.doctor.examine import CHECKS, examine
 from llm_proxy.cli.doctor.findings import CheckResult, NotChecked, finding
 from llm_proxy.cli.doctor.subject import Subject
 from llm_proxy.cli.printing import (
     EXIT_FAILED,
     EXIT_UNAVAILABLE,
-    EXIT_WRONG_INPUT,
     Column,
     as_json_option,
-    fail,
     print_result,
     print_table,
 )
 from llm_proxy.json_access import Json
-from llm_proxy.secret_files import SecretFileUnreadable
 from llm_proxy.setting_sources import PREFIX
 from llm_proxy.settings import Settings, load, setting_errors
 from llm_proxy.stack import state_dir
-from llm_proxy.stack.operator_env import OperatorEnv, read_operator_env
+from llm_proxy.stack.operator_env import OperatorEnv
 from llm_proxy.stack.plan import DEFAULT_CONFIG
 
 _STORES = ("database_url", "limits_redis_url", "cache_redis_url")
@@ -70,7 +67,7 @@ def doctor(
     Reads the settings from the environment, .env and .keys/, and the stack that runs in this folder. Exit
     code 0: nothing found; 1: findings; 3: nothing found, but something could not be looked at.
     """
-    env = _operator_env()
+    env = operator_env()
     try:
         subject = _subject(env, url, public_url, config_file, checks_providers=check_providers)
         results = asyncio.Runner().run(examine(subject, only))
@@ -81,15 +78,6 @@ def doctor(
     code = EXIT_FAILED if "findings" in states else EXIT_UNAVAILABLE if "unknown" in states else 0
     sys.stdout.flush()
     os._exit(code)  # not held up by a look-up of a name, or a file, that hangs in a thread
-
-
-def _operator_env() -> OperatorEnv:
-    try:
-        return read_operator_env(os.environ, Path.cwd())
-    except UnicodeDecodeError:
-        fail("a file of .env or .keys/ is not UTF-8: save it in that encoding", EXIT_WRONG_INPUT)
-    except (SecretFileUnreadable, OSError) as fault:
-        fail(str(fault), EXIT_WRONG_INPUT)
 
 
 def _subject(
