@@ -13,7 +13,7 @@ import uvicorn
 
 from llm_proxy.cli.context import gateway_url, load_settings, stack_addresses
 from llm_proxy.cli.printing import EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, exit_with_lines, fail
-from llm_proxy.cli.serve import new_event_loop
+from llm_proxy.cli.serve import bind_or_fail, new_event_loop
 from llm_proxy.console import create_console
 from llm_proxy.errors import APIError
 from llm_proxy.hardening import harden_process
@@ -22,7 +22,7 @@ from llm_proxy.insecure_settings import insecure_console_settings
 from llm_proxy.schema.connections import open_command_pool
 from llm_proxy.settings import Settings
 from llm_proxy.stack.plan import CONSOLE_PORT_TAKEN, port_in_use
-from llm_proxy.stack.probe import bind, client_host
+from llm_proxy.stack.probe import client_host
 from llm_proxy.telemetry import setup_logging
 
 LINK_LIFETIME = timedelta(minutes=15)
@@ -46,7 +46,7 @@ def console(host: str | None, port: int | None, *, link: bool, no_link: bool) ->
         _reject_others_console(settings)
         click.echo(sign_in_link(settings))
         return
-    bound = _bind(settings)
+    bound = bind_or_fail(settings.console_host, settings.console_port)
     if not no_link and settings.admin_keys:
         click.echo(f"sign in: {sign_in_link(settings)}")
     _serve(settings, bound)
@@ -86,13 +86,6 @@ async def _make_link(settings: Settings, key: str) -> str:
     async with open_command_pool(url, settings.tls_for(url)) as pool:
         sessions = ConsoleSessions(pool, lifetime=LINK_LIFETIME, idle=LINK_LIFETIME)
         return await sessions.make_link(key, LINK_LIFETIME)
-
-
-def _bind(settings: Settings) -> socket.socket:
-    try:
-        return bind(settings.console_host, settings.console_port)
-    except OSError as error:
-        fail(f"cannot listen on {settings.console_host}:{settings.console_port}: {error.strerror}")
 
 
 def _serve(settings: Settings, bound: socket.socket) -> None:

@@ -157,12 +157,17 @@ def start_settings(**flags: str | int | None) -> Settings:
     return settings
 
 
+def bind_or_fail(host: str, port: int) -> socket.socket:
+    """Returns a socket bound to an address; ends the command if that is impossible."""
+    try:
+        return bind(host, port)
+    except OSError as error:
+        fail(f"cannot listen on {host}:{port}: {error.strerror}")
+
+
 def bind_socket(settings: Settings, listener: int | None = None) -> socket.socket:
     """Returns a socket bound to the gateway's address, or the inherited one; else ends the command."""
-    try:
-        bound = bind(settings.host, settings.port) if listener is None else socket.socket(fileno=listener)
-    except OSError as error:
-        fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    bound = bind_or_fail(settings.host, settings.port) if listener is None else socket.socket(fileno=listener)
     bound.set_inheritable(True)
     set_socket_timeouts(bound, settings.unread_timeout_s)
     return bound
