@@ -96,6 +96,7 @@ def _readable_by_others(path: Path) -> bool:
 
 
 POSTGRES_PASSWORD = "LLM_PROXY_STACK_POSTGRES_PASSWORD"  # noqa: S105 -- a variable's name
+COMPOSE_PASSWORDS = ("POSTGRES_PASSWORD", "SIDECAR_DB_PASSWORD", "REDIS_PASSWORD")
 INTERNAL_KEY, ADMIN_KEY = "LLM_PROXY__INTERNAL_API_KEY", "LLM_PROXY__ADMIN_KEY"
 SIDECAR_KEY = "LLM_PROXY__LITELLM_API_KEY"
 
@@ -125,6 +126,11 @@ REQUIRED_SECRETS: dict[tuple[str, ...], Callable[[], str]] = {
 def new_secrets(env: OperatorEnv) -> dict[str, str]:
     """Returns a new value for each required secret that is not set, by name."""
     return {names[0]: make() for names, make in REQUIRED_SECRETS.items() if env.first(*names) is None}
+
+
+def new_compose_passwords() -> dict[str, str]:
+    """Returns a new value for each password of the stores that Compose starts, by name."""
+    return {name: _random_hex() for name in COMPOSE_PASSWORDS}
 
 
 def append_to_dotenv(file: Path, created: Mapping[str, str]) -> None:

@@ -34,18 +34,14 @@ from llm_proxy.rotation import secret_settings, split_secrets
 from llm_proxy.setting_sources import names_of
 from llm_proxy.settings import Settings, unknown_settings
 from llm_proxy.sidecar.config_check import WEAK_KEYS
+from llm_proxy.stack.operator_env import COMPOSE_PASSWORDS, POSTGRES_PASSWORD
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _PASS_THROUGH = stat.S_IXGRP | stat.S_IXOTH
 _MIN_DIFFERENT_CHARS, _MIN_PASSWORD_CHARS = 6, 8
 _MAX_VALUES = 2
 _MORE_THAN_A_SECRET = ("_URL", "_HEADERS", "_WEBHOOKS")
-_STORE_SECRETS = (
-    "POSTGRES_PASSWORD",
-    "REDIS_PASSWORD",
-    "SIDECAR_DB_PASSWORD",
-    "LLM_PROXY_STACK_POSTGRES_PASSWORD",
-)
+_STORE_SECRETS = (*COMPOSE_PASSWORDS, POSTGRES_PASSWORD)
 """Variables of compose and of `llm-proxy up`, which are not settings of a gateway."""
 _MOUNTED_FOLDERS = ("/run/secrets", "/run/keys")
 """Where containers have secrets that the engine mounted for their user."""

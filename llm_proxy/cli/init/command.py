@@ -1,7 +1,7 @@
 """`llm-proxy init`: writes the folder that `llm-proxy up` and Docker Compose start from.
 
 Invariants: no file is replaced: where one exists nothing is written, and it is named. `--dry-run` writes
-nothing and prints no secret. Questions are asked on a terminal only, and only what no option answers.
+nothing and prints no secret. It prompts on a terminal only, and only for what no option sets.
 """
 
 import os
@@ -177,22 +177,22 @@ def _ask(context: click.Context, options: dict[str, Any]) -> None:
             "Address of your Redis (empty: one is started)", "", show_default=False
         )
     if is_open("port"):
-        options["port"] = click.prompt("Port of the gateway", 7007, type=click.IntRange(1, 65535))
+        options["port"] = click.prompt("Port of the gateway", options["port"], type=click.IntRange(1, 65535))
     if is_open("console"):
-        options["console"] = click.confirm("The web console?", default=True)
+        options["console"] = click.confirm("The web console?", default=options["console"])
     if is_open("hostname"):
         name = click.prompt("Public host name, for TLS (empty: none)", "", show_default=False)
         options["hostname"] = _check_hostname(context, context.command.params[0], name)
     if options["hostname"] and is_open("proxy"):
-        options["proxy"] = click.prompt("What ends TLS", "nginx", type=click.Choice(get_args(Proxy)))
+        options["proxy"] = click.prompt("What ends TLS", options["proxy"], type=click.Choice(get_args(Proxy)))
     if is_open("compose"):
-        options["compose"] = click.confirm("Files for Docker Compose, too?", default=True)
+        options["compose"] = click.confirm("Files for Docker Compose, too?", default=options["compose"])
 
 
 def _ask_values(options: Mapping[str, Any]) -> dict[str, str]:
     """Asks for the keys and addresses of the chosen providers; an empty answer leaves one for later."""
     answers: dict[str, str] = {}
-    for provider in chosen_providers(Choices(providers=options["providers"])):
+    for provider in chosen_providers(options["providers"]):
         for name in provider.variables:
             if os.environ.get(name) and options["keys_from_environment"]:
                 continue
@@ -212,7 +212,7 @@ def _choices(options: Mapping[str, Any]) -> Choices:
         fail(f"Compose starts both stores or neither: give {missing}, too, or --no-compose", EXIT_WRONG_INPUT)
     values: dict[str, str] = {}
     if options["keys_from_environment"]:
-        providers = chosen_providers(Choices(providers=options["providers"])) or shipped_providers().values()
+        providers = chosen_providers(options["providers"]) or shipped_providers().values()
         wanted = (name for one in providers for name in one.variables)
         values = {name: os.environ[name] for name in wanted if os.environ.get(name)}
     values |= options.get("asked_values", {})
@@ -271,7 +271,7 @@ def _print_next_steps(folder: Path, choices: Choices) -> None:
     lines = [f"cd {folder}"] if folder != Path() else []
     missing = [
         name
-        for one in chosen_providers(choices)
+        for one in chosen_providers(choices.providers)
         for name in one.variables
         if name not in choices.provider_values
     ]

@@ -6,21 +6,20 @@ Reads only the shipped files. Invariants: secrets are in `.env` and `.keys/` alo
 
 import os
 import re
-import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from llm_proxy.cli.init.choices import Choices
 from llm_proxy.cli.init.models import Provider, cut_config, default_model, read_providers
 from llm_proxy.settings import TEST_PROVIDER, Settings
 from llm_proxy.stack import environments
-from llm_proxy.stack.operator_env import OperatorEnv, new_secrets
+from llm_proxy.stack.operator_env import OperatorEnv, new_compose_passwords, new_secrets
 
 MODELS_FILE, SETTINGS_FILE, KEYS_FOLDER = "litellm-config.yaml", ".env", ".keys"
 COMPOSE_FILE, IMAGE_FOLDER = "docker-compose.yml", "image"
 SECRET_MODE, SCRIPT_MODE, FILE_MODE = 0o600, 0o755, 0o644
-COMPOSE_SECRETS = ("POSTGRES_PASSWORD", "SIDECAR_DB_PASSWORD", "REDIS_PASSWORD")
 IN_SETTINGS_FILE = ("OLLAMA_API_BASE", "TEI_API_BASE")
 """Providers' addresses that the compose file has a default for; it would win over a file in `.keys/`."""
 FIRST_SIDECAR_PORT = 4100
@@ -65,15 +64,16 @@ class PlannedFile:
         return self.mode == SECRET_MODE
 
 
-def shipped_providers() -> dict[str, Provider]:
+@cache
+def shipped_providers() -> Mapping[str, Provider]:
     """Returns the providers that can be chosen, by name; the test models of this machine are no choice."""
     found = read_providers(_shipped(MODELS_FILE))
     return {name: one for name, one in found.items() if name != TEST_PROVIDER}
 
 
-def chosen_providers(choices: Choices) -> list[Provider]:
+def chosen_providers(names: Collection[str]) -> list[Provider]:
     """Returns the chosen providers; empty where every one is served as soon as its key is there."""
-    return [one for name, one in shipped_providers().items() if name in choices.providers]
+    return [one for name, one in shipped_providers().items() if name in names]
 
 
 def planned_files(choices: Choices) -> Iterator[PlannedFile]:
@@ -148,7 +148,9 @@ def _settings_text(choices: Choices) -> str:
         "Providers on your machines. Under Compose this one is host.docker.internal.": _addresses(choices),
         "TLS ends in front of the gateway.": _behind_proxy(choices),
         "Random secrets, as docs/configuration.md describes them.": new_secrets(OperatorEnv({})),
-        "Random passwords of the stores under Compose.": _compose_secrets(choices),
+        "Random passwords of the stores under Compose.": (
+            {} if choices.sidecars is None else new_compose_passwords()
+        ),
     }
     text = "# Written by `llm-proxy init`; only you can read it. `llm-proxy reload` applies a change.\n"
     for title, values in blocks.items():
@@ -206,15 +208,9 @@ def _behind_proxy(choices: Choices) -> dict[str, str]:
 
 
 def _owner() -> dict[str, str]:
-    """The user as whom LiteLLM runs in its container, so that it can read `.keys/`; never root."""
+    """The user of LiteLLM's container, who can then read `.keys/`; never root."""
     user, group = os.getuid(), os.getgid()
     return {} if user in {0, IMAGE_UID} else {"LLM_PROXY_UID": str(user), "LLM_PROXY_GID": str(group)}
-
-
-def _compose_secrets(choices: Choices) -> dict[str, str]:
-    if choices.sidecars is None:
-        return {}
-    return {name: secrets.token_hex(24) for name in COMPOSE_SECRETS}
 
 
 def _quoted(value: str) -> str:
