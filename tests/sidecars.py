@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -20,7 +20,7 @@ from loopback import NO_TLS
 
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.probe import is_up
-from llm_proxy.stack.process_specs import sidecar_python
+from llm_proxy.stack.process_specs import forking, sidecar_python
 
 Json = dict[str, Any]
 Mode = Literal["chat", "stream"]
@@ -189,14 +189,7 @@ def sidecar_spec(config: Path, port: int, env: Mapping[str, str]) -> process.Pro
 
 def forked_sidecars_spec(config: Path, ports: Sequence[int], env: Mapping[str, str]) -> process.ProcessSpec:
     """A parent that forks a sidecar for each port."""
-    first, *others = ports
-    spec = sidecar_spec(config, first, env)
-    more = [word for port in others for word in ("--port", str(port))]
-
-    def are_ready(_: int) -> bool:
-        return all(is_up(port, "/health/readiness") for port in ports)
-
-    return replace(spec, argv=(*spec.argv, "--prefork", *more), readiness_probe=are_ready)
+    return forking(sidecar_spec(config, ports[0], env), ports)
 
 
 @contextmanager

@@ -122,20 +122,18 @@ def sidecars_spec(
     number: int, ports: Sequence[int], config: Path, backends: SidecarBackends, env: OperatorEnv
 ) -> ProcessSpec:
     """A parent that forks a LiteLLM process for each port; raises `NotInstalled`."""
-    first, *others = ports
-    spec = sidecar_spec(number, first, config, backends, env)
-    more = [word for port in others for word in ("--port", str(port))]
+    spec = forking(sidecar_spec(number, ports[0], config, backends, env), ports)
+    return replace(spec, name=sidecars_name(number), env={**RECYCLE_LIMITS, **spec.env})
+
+
+def forking(first: ProcessSpec, ports: Sequence[int]) -> ProcessSpec:
+    """A parent that forks a sidecar for each port, made of the sidecar of the first one."""
+    more = [word for port in ports[1:] for word in ("--port", str(port))]
 
     def are_ready(_: int) -> bool:
         return all(is_up(port, "/health/readiness") for port in ports)
 
-    return replace(
-        spec,
-        name=sidecars_name(number),
-        argv=(*spec.argv, "--prefork", *more),
-        env={**RECYCLE_LIMITS, **spec.env},
-        readiness_probe=are_ready,
-    )
+    return replace(first, argv=(*first.argv, "--prefork", *more), readiness_probe=are_ready)
 
 
 def gateway_spec(port: int, variables: Mapping[str, str], env: OperatorEnv) -> ProcessSpec:
