@@ -353,6 +353,12 @@ class StoreUnavailable(APIError):
     default_code = "store_unavailable"
 
 
+def models_not_read(retry_after_s: float) -> StoreUnavailable:
+    """Returns the error of a request that needs the list of models before it was read."""
+    message = "The gateway has not read its list of models yet; please try again."
+    return StoreUnavailable(message, retry_after_s=retry_after_s)
+
+
 class ProviderRejected(APIError):
     """The provider says the request is at fault: 400, or its own 403, 404, 409, 413, 415 or 422."""
 
@@ -442,6 +448,12 @@ class UpstreamUnreachable(APIError):
     status = 502
     default_type = "server_error"
     default_code = "upstream_unreachable"
+
+
+def backend_unreachable() -> UpstreamUnreachable:
+    """Returns the error of a request for which no sidecar could be reached."""
+    message = "The gateway cannot reach its model backend; please try again."
+    return UpstreamUnreachable(message, retry_after_s=2)
 
 
 class UpstreamConnectionLost(APIError):

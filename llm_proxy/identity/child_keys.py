@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from llm_proxy.errors import BadRequest, Forbidden, StoreUnavailable
+from llm_proxy.errors import BadRequest, Forbidden, models_not_read
 from llm_proxy.identity.admin_documents import parse_key_spec, parse_name_field
 from llm_proxy.identity.caller import ANY, Caller, KeyAbove, foreign_name_error, merge_tags
 from llm_proxy.identity.key_chain import MAX_DEPTH
-from llm_proxy.identity.policies import ModelNames, may_use_model
+from llm_proxy.identity.policies import CATALOG_RETRY_S, ModelNames, may_use_model
 from llm_proxy.identity.virtual_keys import KeySpec
 
 DEFAULT_LIFE, MAX_LIFE = timedelta(hours=1), timedelta(days=7)
@@ -97,9 +97,7 @@ def _reject_wider_models(spec: KeySpec, parent: Caller, served: ServedNames) -> 
     for one in spec.models or ():
         allowed = may_use_model(parent, served.default_models, configured, one, resolve)
         if allowed is None:
-            raise StoreUnavailable(
-                "The gateway has not read its list of models yet; please try again.", retry_after_s=1
-            )
+            raise models_not_read(CATALOG_RETRY_S)
         if not allowed:
             raise _wider("models")
 

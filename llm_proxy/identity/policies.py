@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Literal, Protocol
 
 from llm_proxy.background import BackgroundLoop
-from llm_proxy.errors import Forbidden, StoreUnavailable, model_not_found
+from llm_proxy.errors import Forbidden, StoreUnavailable, model_not_found, models_not_read
 from llm_proxy.identity.caller import (
     ANY,
     Budget,
@@ -367,8 +367,7 @@ class AccessPolicy:
         if kill is not None and (known is not False or kill.kind != "model"):
             raise _switched_off(kill, caller, model)
         if known is None:
-            message = "The gateway has not read its list of models yet; please try again."
-            raise StoreUnavailable(message, retry_after_s=CATALOG_RETRY_S)
+            raise models_not_read(CATALOG_RETRY_S)
         if not known:
             raise model_not_found(model)
 

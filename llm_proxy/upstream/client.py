@@ -23,7 +23,7 @@ from llm_proxy.dialects.response_ids import (
     response_not_found,
 )
 from llm_proxy.endpoints import ENDPOINTS
-from llm_proxy.errors import APIError, NotFound, Overloaded, UpstreamUnreachable
+from llm_proxy.errors import APIError, NotFound, Overloaded, UpstreamUnreachable, backend_unreachable
 from llm_proxy.identity import Caller, QueueShare
 from llm_proxy.json_access import as_object
 from llm_proxy.upstream.affinity import Affinity, header_of
@@ -212,9 +212,7 @@ class SidecarClient:
             release = partial(self._release, slot, guard, connection)
             sent = _SentCall(call, caller, request_id, body, cached, waits.idle_s)
             return await self._reply(sent, sidecar, connection, guard, release)
-        raise UpstreamUnreachable(
-            "The gateway cannot reach its model backend; please try again.", retry_after_s=2
-        )
+        raise backend_unreachable()
 
     def _take(
         self, name: str | None, share: QueueShare, guard: CallGuard, tried: list[Sidecar]
@@ -447,9 +445,7 @@ async def purge_cache(client: SidecarClient, tenant: str | None, model: str | No
     results = await asyncio.gather(*(_purge_sidecar(client, one, body) for one in client.pool.sidecars))
     answers = [one for one in results if one is not None]
     if not answers:
-        raise UpstreamUnreachable(
-            "The gateway cannot reach its model backend; please try again.", retry_after_s=2
-        )
+        raise backend_unreachable()
     if all(status in {404, 405} for status, _ in answers):
         raise NotFound("There is no response cache that can be purged.", code="no_cache")
     return CachePurge(sum(entries for _, entries in answers), all(status == 200 for status, _ in answers))

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-from llm_proxy.errors import NotFound, UpstreamUnreachable
+from llm_proxy.errors import NotFound, backend_unreachable
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.upstream.client import SidecarClient
 from llm_proxy.upstream.pool import Sidecar
@@ -28,9 +28,7 @@ async def read_sidecar_config(client: SidecarClient) -> Json:
     )
     found = [one for one in answers if one is not None]
     if not found:
-        raise UpstreamUnreachable(
-            "The gateway cannot reach its model backend; please try again.", retry_after_s=2
-        )
+        raise backend_unreachable()
     reports = [one for one in found if "findings" in one]
     if not reports:
         raise NotFound("The sidecars do not report their configuration.", code="no_config")

@@ -11,7 +11,7 @@ from time import monotonic
 import orjson
 
 from llm_proxy.dialects import BYTES_PER_TOKEN
-from llm_proxy.errors import BadRequest, RateLimited, UpstreamTimeout, UpstreamUnreachable
+from llm_proxy.errors import BadRequest, RateLimited, UpstreamTimeout, backend_unreachable
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.upstream.client import SidecarClient
@@ -79,9 +79,7 @@ async def _ask(client: SidecarClient, body: bytes) -> tuple[int, bytes]:
             raise
         except OSError:
             break
-    raise UpstreamUnreachable(
-        "The gateway cannot reach its model backend; please try again.", retry_after_s=2
-    )
+    raise backend_unreachable()
 
 
 def _tokens(status: int, answer: bytes, size_bytes: int) -> int:

@@ -29,7 +29,7 @@ from llm_proxy.edge.model_probe import ModelProbe, NotTested, ProbeResult
 from llm_proxy.edge.routes.messages import anthropic_response
 from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
 from llm_proxy.endpoints import CONVERSATIONS, served_paths
-from llm_proxy.errors import APIError, ModelNotFound, NotFound, StoreUnavailable
+from llm_proxy.errors import APIError, ModelNotFound, NotFound, models_not_read
 from llm_proxy.identity import Actor, Caller, may_use_model
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import ModelHealth, PostgresUsage, TrafficHealth, billed
@@ -125,9 +125,7 @@ def usable_model(caller: Caller, known: Catalog, name: str, default_models: tupl
 def require_catalog(catalog: Catalog | None) -> Catalog:
     """Returns the catalog; raises `StoreUnavailable` while it is not known."""
     if catalog is None:
-        raise StoreUnavailable(
-            "The gateway has not read its list of models yet; please try again.", retry_after_s=2
-        )
+        raise models_not_read(retry_after_s=2)
     return catalog
 
 
