@@ -25,7 +25,9 @@ def insecure_settings(settings: Settings) -> list[str]:
     if settings.keys_file is not None and settings.database_url is None and settings.llm_mode != "mock":
         faults.append(f"{PREFIX}KEYS_FILE is set and DATABASE_URL is not: nothing in that file would hold")
     if not settings.internal_keys and settings.database_url is None:
-        faults.append(f"neither {PREFIX}INTERNAL_API_KEY nor DATABASE_URL is set: nobody could call")
+        faults.append(
+            f"neither {PREFIX}INTERNAL_API_KEY nor DATABASE_URL is set: no call could be authenticated"
+        )
     if not settings.public_bind_ok and not settings.host.startswith(_LOCAL):
         faults.append(f"{PREFIX}HOST is a public address; set {PREFIX}PUBLIC_BIND_OK=true to consent")
     return faults

@@ -105,7 +105,7 @@ class SegmentCipher:
 
 
 def _derived_cipher(secret: bytes, salt: bytes | None, info: bytes) -> "AESGCMSIV":
-    """A cipher with a key of the right length from a secret of any, which nobody can guess."""
+    """Returns a cipher; its key is derived from a secret of any length that cannot be guessed."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV  # noqa: PLC0415 -- 6 MB
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 -- the same
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415 -- the same
@@ -114,7 +114,7 @@ def _derived_cipher(secret: bytes, salt: bytes | None, info: bytes) -> "AESGCMSI
 
 
 def _decrypted(cipher: "AESGCMSIV", nonce: bytes, sealed: bytes, bound: bytes | None) -> bytes | None:
-    """The plaintext, None where it was not sealed so."""
+    """Returns the plaintext; None if it was sealed with another key, or for another place."""
     from cryptography.exceptions import InvalidTag  # noqa: PLC0415 -- the same
 
     try:

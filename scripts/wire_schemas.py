@@ -1,4 +1,4 @@
-"""Prints `llm_proxy/edge/wire_schemas.json`: the schemas of requests and answers of every call of a model.
+"""Prints `llm_proxy/edge/schemas/wire.json`: the schemas of requests and answers of every call of a model.
 
 OpenAI's and Anthropic's come from the types of their SDKs, as locked; the others from `wire_types.py`. The
 SDKs' types of files are left out: what a form takes stands in `edge/openapi_page.py`.

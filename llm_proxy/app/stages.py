@@ -91,7 +91,7 @@ class Stages:
         worker_slot: The worker's directory on disk; None in mock mode and when it cannot be used.
         client: None in mock mode.
         shares: How callers count in the queue, by rule.
-        usage: Where questions about usage are asked; None without a database.
+        usage: Reads usage; None without a database.
         auth_failures: None without a database.
         tracer: None when tracing is off.
         sealer: Seals what callers keep; None without a key.

@@ -294,8 +294,10 @@ def _print_report(document: Json) -> None:
         print_table([Column("note"), Column("of"), Column("what")], rows)
         click.echo()
     counts = Counter((one["kind"], one["change"]) for one in document["changes"])
-    told = [f"{count} {kind} {change}" for (kind, change), count in sorted(counts.items())]
-    click.echo(f"{document['models']} models, {document['secrets']} secrets; {', '.join(told) or 'no keys'}")
+    changes = [f"{count} {kind} {change}" for (kind, change), count in sorted(counts.items())]
+    click.echo(
+        f"{document['models']} models, {document['secrets']} secrets; {', '.join(changes) or 'no keys'}"
+    )
     verb = "is up to date" if document["applied"] else "would be written"
     for file in document["files"]:
         click.echo(f"{file} {verb}")

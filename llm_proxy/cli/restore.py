@@ -280,7 +280,7 @@ async def _outside(pool: Pool, store: StoredSightings | None, marker: Marker, fo
     waiting = sum(1 for slot in slot_folders(folder) for one in list_segments(slot) for _ in read_lines(one))
     found: Json = {"records waiting on this host": waiting}
     if store is None or marker.seen is None:
-        return found | {"limits store": "it is not asked"}
+        return found | {"limits store": "it was not read"}
     try:
         known = await store.of_lineage(marker.seen.lineage) is not None
         async with admin_transaction(pool) as connection:

@@ -1,8 +1,8 @@
 """Requests to the gateway, given up as soon as it is known to be silent: a page shows it within two seconds.
 
-Invariants: a slow answer is awaited as long as the gateway answers anything; whether it does is asked on a
+Invariants: a slow answer is awaited as long as the gateway answers anything; this is probed on a
 connection of its own, once for all requests that wait; after a silence, reads fail at once for a moment, so
-that a page that asks several things waits once. A change is always tried.
+that a page that reads several things waits once. A change is always tried.
 """
 
 import asyncio

@@ -335,7 +335,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Ends the request; nothing is parsed after one whose head asked to close the connection."""
+        """Ends the request; nothing is parsed after one whose head closes the connection."""
         super().on_message_complete()
         self._receiving, self.drained_since = False, None
         self.cycle.waiting_for_100_continue = False

@@ -2,7 +2,7 @@
 
 Invariants: every inference path and every error is declared. What models are sent and answer is
 `schemas/wire.json` (scripts/wire_schemas.py), what the other routes answer `schemas/management.json`
-(scripts/management_schemas.py); both are read when the page is first requested.
+(tests/management_answers.py); both are read when the page is first requested.
 """
 
 import re
@@ -145,7 +145,7 @@ def _inference_paths(table: RouteTable, wires: Json) -> Json:
 
 def _stored(one: StoredOperation) -> Json:
     named: Json = {"name": "response_id", "in": "path", "required": True, "schema": _TEXT}
-    asked: list[Json] = [{"name": name, "in": "query", "schema": _TEXT} for name in one.parameters]
+    queries: list[Json] = [{"name": name, "in": "query", "schema": _TEXT} for name in one.parameters]
     schema = _reference("ResponsesResponsesResponse")
     if one.method == "DELETE":
         schema = _DELETED
@@ -156,7 +156,7 @@ def _stored(one: StoredOperation) -> Json:
         "summary": one.summary,
         "operationId": f"{one.method.lower()}_response{one.suffix.replace('/', '_')}",
         "security": [{"bearer": []}],
-        "parameters": [named, *asked],
+        "parameters": [named, *queries],
         "responses": {"200": answer, **_errors(ERROR)},
     }
 

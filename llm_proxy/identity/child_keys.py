@@ -1,6 +1,6 @@
 """What a key may ask for a key below it, and what it gets: never more than it has itself.
 
-Pure. Invariants: whatever is not asked for is as the parent has it; a child has an end, at most `MAX_LIFE`
+Pure. Invariants: a field that is not requested is as in the parent; a child has an end, at most `MAX_LIFE`
 away and not after its parent's; what would be wider than any key above is rejected by its name, although
 `key_chain` would narrow it anyway.
 Raises: `BadRequest`, `Forbidden`, `StoreUnavailable` (the models are not known yet).
@@ -35,36 +35,36 @@ class ServedNames:
 
 
 def child_spec(
-    parent: Caller, ends_at: datetime | None, asked: Mapping[str, Any], now: datetime, served: ServedNames
+    parent: Caller, ends_at: datetime | None, requested: Mapping[str, Any], now: datetime, served: ServedNames
 ) -> tuple[KeySpec, str | None]:
     """Returns the specification of a child, without its name's end, and its run.
 
     Args:
         parent: The caller of the parent, its binding as the key has it.
         ends_at: When the parent ends, or a key above it.
-        asked: The request's fields.
+        requested: The request's fields.
         now: The time.
         served: What the sidecars serve.
     """
-    if unknown := [name for name in asked if name not in CHILD_FIELDS]:
+    if unknown := [name for name in requested if name not in CHILD_FIELDS]:
         raise BadRequest(f"Unknown field {unknown[0][:100]!r}.", param=unknown[0][:100])
     if len(parent.above) >= MAX_DEPTH:
         raise Forbidden(f"At most {MAX_DEPTH} keys can be below each other.", code="too_deep")
-    fields = {name: value for name, value in asked.items() if name not in {"run", "expires_in_s"}}
+    fields = {name: value for name, value in requested.items() if name not in {"run", "expires_in_s"}}
     spec = parse_key_spec({"name": "child", **fields})
     spec = replace(
         spec,
         tenant=parent.tenant,
         agent=_bound("agent", spec.agent, parent.agent, free=ANY),
         user=_bound("user", spec.user, parent.user, free=None),
-        expires_at=_expires_at(asked.get("expires_in_s"), ends_at, now),
+        expires_at=_expires_at(requested.get("expires_in_s"), ends_at, now),
     )
     merge_tags((*parent.tags, *spec.tags), "tags")
     _reject_wider_models(spec, parent, served)
     for above in parent.above:
         _reject_wider_limits(spec, above)
     _reject_wider_limits(spec, parent)
-    return spec, _bound("run", parse_name_field(asked, "run"), parent.bound_run, free=None)
+    return spec, _bound("run", parse_name_field(requested, "run"), parent.bound_run, free=None)
 
 
 def _bound(field: str, wanted: str | None, own: str | None, *, free: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Rejects all calls while the database was restored from a backup and nobody has acknowledged that.
+"""Rejects all calls while the database was restored from a backup, until that is acknowledged.
 
 Invariants: the error says nothing about the stores; while the gate is closed, no key of the database is
 accepted, because it may have been revoked since the backup.

@@ -110,7 +110,7 @@ def pace_per_day(used: Mapping[datetime, int], now: datetime) -> float:
 
 
 class BudgetForecasts:
-    """Forecasts the budgets of keys, and of everybody who spent."""
+    """Forecasts the budgets of keys, and of all spenders."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -230,7 +230,7 @@ class Maintenance:
         return self._store is not None and self._store.migrated and self._writer.is_up
 
     def _require_store(self) -> LedgerStore:
-        assert self._store is not None  # noqa: S101 -- `_ready` was asked
+        assert self._store is not None  # noqa: S101 -- `_is_ready` was checked
         return self._store
 
     def _update_gauges(self) -> None:

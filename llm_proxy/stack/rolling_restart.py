@@ -85,7 +85,7 @@ class _Replacement:
     Attributes:
         plan: The plan that holds when they take over.
         sidecars: The process whose children they are.
-        asked_ns: When it was requested last; its status answers the requests until then.
+        requested_ns: When it was requested last; its status answers the requests until then.
         noticed: The watched files as a rolling restart read them that began because one had changed.
         lines: What was printed so far.
         gateway: The new gateway, started when they have taken over; None before, and where none is needed.
@@ -94,7 +94,7 @@ class _Replacement:
     plan: StackPlan
     sidecars: ManagedProcess
     began_ns: int
-    asked_ns: int
+    requested_ns: int
     noticed: FileSignature | None = None
     lines: list[str] = field(default_factory=list[str])
     gateway: ManagedProcess | None = None
@@ -105,12 +105,12 @@ class _DrainingSidecars:
     """Old sidecars that still run calls.
 
     Attributes:
-        was_told: Whether they were told to end after their calls.
+        was_signalled: Whether they got `FINISH_CALLS`.
     """
 
     process: ManagedProcess
     since_s: float
-    was_told: bool = False
+    was_signalled: bool = False
 
 
 class RollingRestart:
@@ -170,7 +170,7 @@ class RollingRestart:
             self._begin(is_noticed=is_noticed)
         elif self._requested and self._replacement is not None and self._has_same_files(self._replacement):
             self._requested = False
-            self._replacement.asked_ns = time.monotonic_ns()
+            self._replacement.requested_ns = time.monotonic_ns()
             self._write_status(self._replacement)
         if self._replacement is not None:
             self._advance(self._replacement, now_s)
@@ -182,7 +182,7 @@ class RollingRestart:
         """Rejects what runs and what is requested."""
         running, self._replacement = self._replacement, None
         if running is not None:
-            self._reject(running.asked_ns, [STACK_STOPS], running.lines)
+            self._reject(running.requested_ns, [STACK_STOPS], running.lines)
         if self._requested:
             self._requested = False
             self._reject(time.monotonic_ns(), [STACK_STOPS])
@@ -226,7 +226,7 @@ class RollingRestart:
         self._write_status(replacement, done=done)
 
     def _write_status(self, replacement: _Replacement, *, done: bool | None = None) -> None:
-        ReloadStatus(replacement.asked_ns, done, tuple(replacement.lines)).write(self._plan.state)
+        ReloadStatus(replacement.requested_ns, done, tuple(replacement.lines)).write(self._plan.state)
 
     def _follow_restart(self, now_s: float) -> None:
         """Gives sidecars that ended other ports; ends their orphans once gateways know these ports."""
@@ -266,7 +266,7 @@ class RollingRestart:
         except ProcessFailed as fault:
             self._replacement = None
             self._supervisor.retire([process])
-            self._reject(replacement.asked_ns, [str(fault)], replacement.lines)
+            self._reject(replacement.requested_ns, [str(fault)], replacement.lines)
             return
         after_s = (time.monotonic_ns() - replacement.began_ns) / 1e9
         self._report(replacement, f"{process.spec.name} is ready after {after_s:.1f} s")
@@ -288,7 +288,7 @@ class RollingRestart:
         try:
             replacement.gateway = self._supervisor.start_beside(gateway)
         except ProcessFailed as fault:
-            self._reject(replacement.asked_ns, [str(fault)], replacement.lines)
+            self._reject(replacement.requested_ns, [str(fault)], replacement.lines)
         else:
             self._replacement = replacement
             self._report(replacement, "starting a gateway with the new settings")
@@ -302,7 +302,7 @@ class RollingRestart:
         except ProcessFailed as fault:
             self._replacement = None
             self._supervisor.discard(new)
-            self._reject(replacement.asked_ns, [f"the old gateway stays: {fault}"], replacement.lines)
+            self._reject(replacement.requested_ns, [f"the old gateway stays: {fault}"], replacement.lines)
             return
         self._replacement = None
         self._supervisor.exchange(new, FINISH_CALLS)
@@ -322,8 +322,8 @@ class RollingRestart:
         """Has sidecars end after their calls; kills them after the total timeout. True when ended."""
         process, waited_s = sidecars.process, now_s - sidecars.since_s
         if process.is_alive() and waited_s < self._plan.settings.total_timeout_s:
-            if waited_s >= LIST_READ_AFTER_S and not sidecars.was_told:
-                sidecars.was_told = True
+            if waited_s >= LIST_READ_AFTER_S and not sidecars.was_signalled:
+                sidecars.was_signalled = True
                 process.popen.send_signal(FINISH_CALLS)
             return False
         self._supervisor.retire([process])

@@ -74,7 +74,7 @@ def supervise(
         start: Restarts a process.
         print_line: Gets a line for each end and each return.
         after_check: Called after every check with the monotonic time.
-        is_over: Whether to return; asked before every check.
+        is_over: Whether to return; called before every check.
 
     Raises:
         ProcessFailed: A process failed to start too often in a row.

@@ -216,7 +216,7 @@ class ProviderRegistry:
         at = f" at {provider}" if provider else ""
         registered = ", ".join(self._registered) or "none"
         return NotFoundError(
-            f"nobody serves {model or 'any model'}{at}: {hint}; registered: {registered}",
+            f"no provider serves {model or 'any model'}{at}: {hint}; registered: {registered}",
             code="model_not_found",
         )
 

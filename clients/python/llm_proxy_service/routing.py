@@ -237,7 +237,7 @@ class RoutedCalls:
 
 
 def ended_properly(stream: Untyped) -> bool:
-    """Whether the provider said that its stream is finished; LiteLLM says so of every stream."""
+    """Whether the provider finished its stream; LiteLLM reports every stream as finished."""
     source = stream.llm_proxy_source
     return bool(source.received_finish_reason or source.intermittent_finish_reason)
 

@@ -247,7 +247,7 @@ async def raise_epochs(backend: LimiterBackend, epochs: Mapping[str, int]) -> No
 async def open_backend(
     url: str, timeout_s: float, tls: ssl.SSLContext | None
 ) -> AsyncGenerator[RedisBackend]:
-    """Opens a limits store for a command; one that is unreachable raises when it is asked."""
+    """Opens a limits store for a command; one that is unreachable raises at its first use."""
     backend = RedisBackend(url, timeout_s=timeout_s, tls=tls)
     await backend.start()
     try:

@@ -24,11 +24,11 @@ _CALLS, _STOPPED = "lp:{calls}:of:", "lp:{calls}:stopped:"
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrders:
-    """What a process is asked to do.
+    """What a process has to do.
 
     Attributes:
         watched: The running calls are watched.
-        stops: The calls to be stopped: the scope of each, as it was asked, by request id.
+        stops: The calls to be stopped: the scope in which each was requested, by request id.
     """
 
     watched: bool

@@ -65,13 +65,13 @@ def check_versions(subject: Subject) -> Outcome:
         packages = site_packages_of(sidecar_python())
         if not packages.is_dir():
             found.append(
-                NotChecked("LiteLLM's environment", "it is of another Python; its sidecars are asked")
+                NotChecked("LiteLLM's environment", "it is of another Python; its sidecars report it")
             )
         found += [
             finding("release-malicious", f"{packages}: {line}") for line in find_malicious_releases(packages)
         ]
     except NotInstalled:
-        found.append(NotChecked("LiteLLM's environment", "it is not on this machine; its sidecars are asked"))
+        found.append(NotChecked("LiteLLM's environment", "it is not on this machine; its sidecars report it"))
     return found
 
 
@@ -133,7 +133,12 @@ CHECKS = (
         check_certificates,
     ),
     DoctorCheck("backups", "the age of the last one", check_backups),
-    DoctorCheck("providers", "one small call of each model group, if asked", check_providers, PROVIDERS_S),
+    DoctorCheck(
+        "providers",
+        "one small call of each model group, with --check-providers",
+        check_providers,
+        PROVIDERS_S,
+    ),
 )
 
 

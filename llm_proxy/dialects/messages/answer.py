@@ -1,6 +1,6 @@
 """A chat answer as Anthropic's message: content blocks, stop reason, usage.
 
-Pure. Invariants: text that a model said is in the content; arguments that are no JSON object stay readable
+Pure. Invariants: a model's text is in the content; arguments that are no JSON object stay readable
 under `INVALID_JSON`, as Anthropic's documentation wraps them; tokens are counted in Anthropic's way, those
 of the cache outside of `input_tokens`. Source: https://platform.claude.com/docs/en/api/messages.
 """

@@ -1,4 +1,4 @@
-"""Whom `metadata.user_id` names: a user of ours, or the user and session that Claude Code writes into it.
+"""Who is named by `metadata.user_id`: a user of ours, or the user and session that Claude Code puts there.
 
 Source: Claude Code 2.1 (JSON in a string), and before (`user_<hash>_account_<id>_session_<id>`).
 """

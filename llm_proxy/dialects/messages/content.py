@@ -1,8 +1,8 @@
 """Content blocks of Anthropic's messages, translated into chat messages.
 
-Pure; the blocks have passed `schema`. Invariants: outputs of tools stand right behind the calls, what else a
-user said after them; a block without a place in chat is rejected with its path; no text is added but `Error:
-` before a failed tool's output, a document's title, and the marks around a system message in between.
+Pure; the blocks have passed `schema`. Invariants: outputs of tools stand right behind the calls, other
+content of a user after them; a block without a place in chat is rejected with its path; no text is added but
+`Error: ` before a failed tool's output, a document's title, and the marks around a system message in between.
 """
 
 from collections.abc import Iterable, Iterator

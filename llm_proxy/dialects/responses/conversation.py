@@ -77,7 +77,7 @@ class OpenTurn:
     """The message of the assistant's that is being built.
 
     Attributes:
-        texts: What it said; None before it said anything, be it nothing.
+        texts: Its texts, which may be empty; None before the first.
     """
 
     texts: list[str] | None = None

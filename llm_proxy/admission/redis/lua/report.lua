@@ -1,4 +1,4 @@
--- Registers a process as alive, and returns what it is asked for; see `redis/call_exchange.py`.
+-- Registers a process as alive, and returns what it has to do; see `redis/call_exchange.py`.
 -- KEYS: the living processes, whether the running calls are watched, the calls to be stopped. ARGV: the process, for how
 -- long it is alive, in ms.
 -- Returns: 1 while the calls are watched, the calls to be stopped.
