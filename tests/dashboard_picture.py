@@ -1,7 +1,7 @@
 """Draws the first rows of the Grafana dashboard for docs/observe.md: `make dashboard-picture`.
 
-A whole stack runs under a varied load before the scripted provider; a real Prometheus scrapes it. Panels'
-own expressions are asked of Prometheus and drawn by uPlot in Chromium. Grafana itself is not needed.
+A whole stack runs under a varied load before the scripted provider; a real Prometheus scrapes it. It
+evaluates the panels' own expressions, and uPlot draws them in Chromium. Grafana itself is not needed.
 """
 
 import asyncio

@@ -34,10 +34,10 @@ class UpCommand:
         """Its output so far."""
         return (self.folder / "output").read_text()
 
-    def wait_for(self, text: str) -> None:
-        """Waits until its output holds `text`."""
+    def wait_for(self, text: str, times: int = 1) -> None:
+        """Waits until its output holds `text` so many times."""
         deadline_s = time.monotonic() + TIMEOUT_S
-        while text not in self.output:
+        while self.output.count(text) < times:
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline_s, self.output
             time.sleep(0.05)

@@ -21,6 +21,7 @@ from alarm_trial import RUNBOOKS, AlarmTrial, require_promtool, trial_of
 from prometheus_page import series
 from redis.asyncio import Redis
 from running_stack import KEY
+from self_signed import self_signed
 from stack_processes import PASSWORD, StackProcesses, run_stack
 
 from llm_proxy.stack.probe import free_port
@@ -53,13 +54,7 @@ class ConsoleFront:
     def show(self, days: int) -> None:
         """Serves with a new certificate."""
         self.end()
-        made, key = self._folder / f"{days}.pem", self._folder / f"{days}.key"
-        words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", str(days), "-subj", "/CN=localhost"]
-        subprocess.run(
-            ["openssl", "req", *words, "-out", str(made), "-keyout", str(key)],  # noqa: S607 -- any
-            check=True,
-            capture_output=True,
-        )
+        made, key = self_signed(self._folder, days=days)
         argv = [sys.executable, str(RELAY), str(self.port), str(free_port()), str(made), str(key)]
         self._relay = subprocess.Popen(argv)
 

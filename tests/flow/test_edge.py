@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 from running_stack import KEY, say, script
 from stack_processes import gateway_spec
 from steady_calls import steady_calls
+from waiting import until
 
 from llm_proxy.stack import process
 from llm_proxy.stack.probe import free_port, is_up
@@ -90,14 +91,6 @@ def edge(gateways: Sequence[process.ManagedProcess], open_folder: Path) -> Itera
     finally:
         nginx.send_signal(signal.SIGTERM)
         nginx.wait(30)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Waits until it holds."""
-    end_s = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
 
 
 @dataclass(slots=True)

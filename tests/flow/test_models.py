@@ -188,7 +188,7 @@ async def test_check_calls_each_group_once_and_fails_if_one_fails(stack: Running
 async def test_the_command_line_rejects_a_model_that_is_not_served(
     stack: RunningStack, postgres_url: str
 ) -> None:
-    """Unless it is forced; without a gateway the key is created, and nobody knows."""
+    """Unless it is forced; without a gateway the key is created, with a warning."""
     env = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": postgres_url,

@@ -247,14 +247,6 @@ def test_a_reload_without_a_running_stack_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("llm-proxy: no `llm-proxy up` runs on .local/")
 
 
-def wait_for(up: UpCommand, text: str, times: int) -> None:
-    """Waits until the output holds a text so many times."""
-    end = time.monotonic() + 60
-    while up.output.count(text) < times:
-        assert time.monotonic() < end, up.output
-        time.sleep(0.1)
-
-
 async def test_in_development_a_changed_file_is_enough(tmp_path: Path, played: Provider) -> None:
     """No command is needed; a new key file counts too. A reload right after waits for the one that runs."""
     write(tmp_path, played, "steady")
@@ -270,7 +262,7 @@ async def test_in_development_a_changed_file_is_enough(tmp_path: Path, played: P
         (tmp_path / ".keys" / "A_NEW_API_KEY").write_text("sk-new", encoding="utf-8")
         await until_served(up, {"steady", "keyed"})
         (tmp_path / "litellm.yaml").write_text(yaml.safe_dump({"model_list": [plain]}), encoding="utf-8")
-        await asyncio.to_thread(wait_for, up, "with the new configuration", 3)
+        await asyncio.to_thread(up.wait_for, "with the new configuration", 3)
         done = await asyncio.to_thread(reload, up)
         assert (done.returncode, "took over from" in done.stdout) == (0, True), done.stdout
         assert await served(up) == {"steady"}

@@ -15,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+from self_signed import self_signed
 from sidecars import deployment, run_provider, run_sidecar
 from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 from webhook_receiver import run_receiver
@@ -35,13 +36,8 @@ ORIGIN = "https://app.example"
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Creates a self-signed certificate for `localhost`; returns it and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    made, key = folder / "certificate.pem", folder / "key.pem"
-    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost", "-out", str(made), "-keyout", str(key)]
-    subprocess.run(["openssl", "req", *words, *names], check=True, capture_output=True)  # noqa: S607 -- any
-    return made, key
+    """A self-signed certificate for `localhost`, and its key."""
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @contextmanager

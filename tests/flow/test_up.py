@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from dotenv import dotenv_values
 from processes import descendants, lives
 from running_stack import say
 from up_command import QUESTION, UpCommand, bare_environment, run_up
+from waiting import until
 
 from llm_proxy.cli.printing import EXIT_UNAVAILABLE
 from llm_proxy.stack.probe import bind, free_port
@@ -211,8 +212,8 @@ def test_a_killed_sidecar_is_named_and_forked_anew(stack: UpCommand) -> None:
     [worker] = descendants(parent)
     os.kill(worker, signal.SIGKILL)
     log = stack.folder / ".local" / "logs" / "sidecars-1.log"
-    until(lambda: "ended with code -9; another one starts" in log.read_text(encoding="utf-8"))
-    until(lambda: worker not in descendants(parent) and len(descendants(parent)) == 1)
+    until(lambda: "ended with code -9; another one starts" in log.read_text(encoding="utf-8"), 60)
+    until(lambda: worker not in descendants(parent) and len(descendants(parent)) == 1, 60)
     assert "Paris" in stack.ask()
     assert sidecars_parent(stack) == parent
 
@@ -226,7 +227,7 @@ def test_when_their_parent_is_killed_the_sidecars_serve_until_others_do(stack: U
     while "sidecars-1 is back" not in stack.output:
         assert "Paris" in stack.ask()
     assert "Paris" in stack.ask()
-    until(lambda: not lives(orphan))
+    until(lambda: not lives(orphan), 60)
     assert "Paris" in stack.ask()
 
 
@@ -234,14 +235,6 @@ def sidecars_parent(stack: UpCommand) -> int:
     """The process whose children the sidecars are."""
     running = descendants(stack.process.pid)
     return min(pid for pid, args in running.items() if "llm_proxy.sidecar" in args)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Waits until it holds."""
-    end_s = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
 
 
 def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: UpCommand, home: Path) -> None:

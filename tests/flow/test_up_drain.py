@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from processes import descendants, lives
 from running_stack import say, script
 from sidecars import Provider, deployment, run_provider
 from up_command import UpCommand, bare_environment, run_up
+from waiting import until
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -58,14 +58,6 @@ def open_stream(stack: UpCommand, frames: int, gap_ms: int) -> Generator[Iterato
         yield lines
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Waits until it holds."""
-    end_s = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
-
-
 def refuses(stack: UpCommand) -> bool:
     """Whether the gateway has stopped listening."""
     try:
@@ -97,7 +89,7 @@ def test_a_stream_completes_while_a_reload_runs_and_a_store_ends(tmp_path: Path,
             ) as early:
                 stack.wait_for("with the new configuration")
                 stack.process.send_signal(signal.SIGTERM)
-                until(lambda: refuses(stack))
+                until(lambda: refuses(stack), 60)
                 _, why = early.communicate()
             assert (early.returncode, b"the stack is stopping" in why) == (1, True), why
             os.killpg(postgres, signal.SIGKILL)
@@ -120,7 +112,7 @@ def test_a_second_signal_ends_the_stream_at_once(tmp_path: Path, played: Provide
     with ready_stack(tmp_path, played, "--no-stores") as stack:
         with open_stream(stack, frames=400, gap_ms=250) as lines:
             stack.process.send_signal(signal.SIGINT)
-            until(lambda: refuses(stack))
+            until(lambda: refuses(stack), 60)
             assert "content" in next(line for line in lines if line)
             stack.process.send_signal(signal.SIGINT)
             last = [line for line in lines if line][-1]

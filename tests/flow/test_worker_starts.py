@@ -4,14 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from stack_processes import gateway_spec
+from waiting import until
 
 from llm_proxy.stack.probe import free_port, is_up
 from llm_proxy.stack.process import ManagedProcess, start, stop
@@ -84,14 +84,6 @@ def workers(gateway: ManagedProcess) -> list[int]:
     """The process ids of the workers."""
     pid = gateway.popen.pid
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Waits until it holds."""
-    end_s = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
 
 
 def test_while_one_worker_serves_another_is_tried_until_it_starts(

@@ -2,7 +2,6 @@
 
 import json
 import ssl
-import subprocess
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from self_signed import self_signed
 
 from llm_proxy.cli.doctor.findings import DoctorFinding, NotChecked, Outcome
 from llm_proxy.cli.doctor.reach import (
@@ -39,7 +39,7 @@ def server(
     date: str | None = None,
     slow: frozenset[str] = frozenset(),
     closed: frozenset[str] = frozenset(),
-    certificate: Path | None = None,
+    certificate: tuple[Path, Path] | None = None,
 ) -> Generator[str]:
     """A server that answers 200 at these paths, 404 elsewhere; with `keys` 401 without one of them."""
     gone = threading.Event()
@@ -67,7 +67,7 @@ def server(
     running = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
+        context.load_cert_chain(*certificate)
         running.socket = context.wrap_socket(running.socket, server_side=True)
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -165,24 +165,10 @@ async def unreached(url: str, tmp_path: Path, ca_file: Path | None = None) -> li
     return [one.reason for one in found if isinstance(one, NotChecked)]
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for `localhost`; alone, and with its key."""
-    file = tmp_path / "certificate.pem"
-    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost", "-out", str(file), "-keyout", str(file) + ".key"]
-    subprocess.run(["openssl", "req", *words, *names], check=True, capture_output=True)  # noqa: S607 -- any
-    both = tmp_path / "both.pem"
-    both.write_text(Path(f"{file}.key").read_text() + file.read_text())
-    return file, both
-
-
-async def test_a_public_address_whose_certificate_is_not_verified(
-    certificate: tuple[Path, Path], tmp_path: Path
-) -> None:
-    """Nobody known signed it, or it is another name's; the setting that helps is named where it helps."""
-    file, both = certificate
-    with server({"/health/live": ""}, certificate=both) as url:
+async def test_a_public_address_whose_certificate_is_not_verified(tmp_path: Path) -> None:
+    """Its authority is unknown, or it has another name; the setting that helps is named where it helps."""
+    file, key = self_signed(tmp_path)
+    with server({"/health/live": ""}, certificate=(file, key)) as url:
         named = url.replace("127.0.0.1", "localhost")
         (unsigned,) = await unreached(named, tmp_path)
         (other_name,) = await unreached(url, tmp_path, file)

@@ -1,0 +1,12 @@
+"""Waits for a condition of a program that does not report it."""
+
+import time
+from collections.abc import Callable
+
+
+def until(holds: Callable[[], bool], patience_s: float = 30) -> None:
+    """Waits until it holds; fails after `patience_s`."""
+    end_s = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
