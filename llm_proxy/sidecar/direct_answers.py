@@ -4,18 +4,18 @@ Invariants: the answer's form, its cost and its headers are made by LiteLLM's ow
 repeat the time or LiteLLM's own budgets are left out; an answer that LiteLLM might reject is none of these.
 """
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar import call_outcome, direct_internals, embeddings, openai_repair
+from llm_proxy.sidecar import call_outcome, direct_internals, embeddings
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import attempts
+from llm_proxy.sidecar.patches.provider_http import record_answer
 from llm_proxy.sidecar.provider_answers import check_response
 from llm_proxy.sidecar.provider_errors import find_failure
 from llm_proxy.sidecar.responses import HeaderList
@@ -109,7 +109,7 @@ class GoodAnswer:
 
 
 def read_answer(
-    answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, sent: bytes, outcome: CallOutcome
+    answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, outcome: CallOutcome
 ) -> GoodAnswer | None:
     """Return a provider's good answer; None if it is not one.
 
@@ -117,41 +117,21 @@ def read_answer(
         answer: With status 200.
         template: Of its request.
         call: The call.
-        sent: The body of the request.
         outcome: The call's record.
     """
-    checked = check_response(template.path, answer.raw, sent)
-    if checked.failure is not None or checked.body is None or checked.original is None:
+    checked = check_response(template.path, answer.raw)
+    if checked.failure is not None or checked.original is None:
         return None
-    choices = [as_object(one) for one in as_list(checked.original.get("choices"))]
-    if any(one.get("finish_reason") == FILTERED for one in choices):
-        return None
-    document = as_object(json.loads(checked.body))
+    document = as_object(checked.repaired)
     if any(as_object(one).get("finish_reason") == FILTERED for one in as_list(document.get("choices"))):
         return None
-    pricing = template.pricing
-    result = direct_internals.answer_object(document, answer.headers, pricing)
-    cost_usd, breakdown = direct_internals.price(result, pricing)
-    extra = direct_internals.answer_headers(result) | {"x-litellm-model-group": call.group} | RETRY_HEADERS
-    call_outcome.record_response(checked.original, states_tokens=checked.states_tokens)
-    for choice in choices:
-        reason = openai_repair.informative_finish_reason(choice.get("finish_reason"))
-        call_outcome.record_finish_reason(reason)
-    return GoodAnswer(
-        result,
-        call,
-        template,
-        answer,
-        extra,
-        cost_usd,
-        breakdown,
-        outcome.attempts[-1].started_at,
-        datetime.now(UTC),
-    )
+    found = _priced(document, answer, template, call, outcome)
+    record_answer(checked)
+    return found
 
 
 def read_vectors(
-    answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, _: bytes, outcome: CallOutcome
+    answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, outcome: CallOutcome
 ) -> GoodAnswer | None:
     """Return a provider's good answer of embeddings, its vectors unparsed; None if it is not one.
 
@@ -166,14 +146,21 @@ def read_vectors(
     vectors, document = embeddings.split_vectors(raw, inputs, as_text=as_text)
     if not embeddings.is_well_formed(raw, inputs) or not vectors or find_failure(document) is not None:
         return None
+    found = _priced(document, answer, template, call, outcome)
+    found.result.model = call.group
+    before, separator, after = found.result.model_dump_json().encode().partition(NO_VECTORS)
+    if not separator:
+        return None
+    call_outcome.record_response(None, states_tokens=True)
+    return replace(found, rendered=before + separator[:-1] + vectors + b"]" + after)
+
+
+def _priced(
+    document: Json, answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, outcome: CallOutcome
+) -> GoodAnswer:
+    """Return what LiteLLM makes of an answer's document, with its cost."""
     result = direct_internals.answer_object(document, answer.headers, template.pricing)
     cost_usd, breakdown = direct_internals.price(result, template.pricing)
     extra = direct_internals.answer_headers(result) | {"x-litellm-model-group": call.group} | RETRY_HEADERS
-    result.model = call.group
-    before, found, after = result.model_dump_json().encode().partition(NO_VECTORS)
-    if not found:
-        return None
-    body = before + found[:-1] + vectors + b"]" + after
-    call_outcome.record_response(None, states_tokens=True)
     started, ended = outcome.attempts[-1].started_at, datetime.now(UTC)
-    return GoodAnswer(result, call, template, answer, extra, cost_usd, breakdown, started, ended, body)
+    return GoodAnswer(result, call, template, answer, extra, cost_usd, breakdown, started, ended)

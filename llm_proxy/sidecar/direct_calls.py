@@ -178,14 +178,12 @@ class DirectCalls:
             if outcome.affinity:
                 await direct_internals.claim_affinity(direct.deployment, USER_OF_LITELLM)
             outcome.attempts[-1].sent = True
-            body = template.body.fill(call)
-            sending = template.send(body)
+            sending = template.send(template.body.fill(call))
             answer = await _unless_disconnected(sending, receive)
             if isinstance(answer, ProviderAnswer) and answer.status == 200:
                 found: GoodAnswer | None = None
                 with suppress(Exception):  # LiteLLM's own code gets the same answer, and does the same again
-                    read = READERS[call.endpoint]
-                    found = read(answer, template, call, body, outcome)
+                    found = READERS[call.endpoint](answer, template, call, outcome)
                 if found is not None:
                     return found
         direct.answer = _as_answer(answer)

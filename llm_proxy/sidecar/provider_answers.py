@@ -37,13 +37,13 @@ class CheckedResponse(NamedTuple):
     """A complete answer, checked.
 
     Attributes:
-        body: The repaired body; None if the body stays as it is.
+        repaired: The repaired answer; None if the body stays as it is.
         states_tokens: Whether the answer states its tokens.
         original: The answer as sent, if it is in OpenAI's format.
         failure: The failure it states.
     """
 
-    body: bytes | None = None
+    repaired: object = None
     states_tokens: bool = False
     original: Json | None = None
     failure: StatedFailure | None = None
@@ -82,10 +82,10 @@ def check_response(path: str, raw: bytes, request: bytes = b"") -> CheckedRespon
     if failure is not None and path_end is not None:
         return CheckedResponse(failure=failure)
     if path_end is None or not answer:
-        return CheckedResponse(json.dumps(document).encode(), any(mark in raw for mark in USAGE_MARKS))
+        return CheckedResponse(document, any(mark in raw for mark in USAGE_MARKS))
     original = json.loads(json.dumps(answer)) if path_end == OPENAI_PATH else None
     states_tokens = _repair(path_end, answer)
-    return CheckedResponse(json.dumps(answer).encode(), states_tokens, original)
+    return CheckedResponse(answer, states_tokens, original)
 
 
 def _failure_of_results(raw: bytes) -> StatedFailure | None:

@@ -15,7 +15,7 @@ from llm_proxy.sidecar import call_outcome, openai_repair
 from llm_proxy.sidecar.event_stream import BOM, MAX_EVENT_BYTES, EventDecoder, EventTooLong, ServerSentEvent
 from llm_proxy.sidecar.json_repair import repair_body, repair_frame_data
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.provider_answers import check_response
+from llm_proxy.sidecar.provider_answers import CheckedResponse, check_response
 from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure_in_text
 from llm_proxy.sidecar.provider_lines import ProviderLines
 
@@ -194,17 +194,22 @@ def _check_complete(response: Untyped) -> Untyped:
     request = response.request
     sent = request.content if hasattr(request, "_content") else b""  # a form with files is not kept
     checked = check_response(str(request.url.path), response.content, sent)
+    record_answer(checked)
+    if checked.failure is not None:
+        return failure_response(checked.failure, request)
+    call_outcome.record_native_answer(response.content)
+    if checked.repaired is not None:
+        response._content = json.dumps(checked.repaired).encode()  # noqa: SLF001 -- httpx has no setter
+    return response
+
+
+def record_answer(checked: CheckedResponse) -> None:
+    """Record a provider's complete answer to the running call, and what its finish reasons say."""
     call_outcome.record_response(checked.original, states_tokens=checked.states_tokens)
     for choice in map(as_object, as_list(as_object(checked.original).get("choices"))):
         call_outcome.record_finish_reason(
             openai_repair.informative_finish_reason(choice.get("finish_reason"))
         )
-    if checked.failure is not None:
-        return failure_response(checked.failure, request)
-    call_outcome.record_native_answer(response.content)
-    if checked.body is not None:
-        response._content = checked.body  # noqa: SLF001 -- httpx has no setter
-    return response
 
 
 def failure_response(failure: StatedFailure, request: Untyped) -> Untyped:
