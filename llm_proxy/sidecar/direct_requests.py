@@ -91,7 +91,7 @@ class RequestTemplate:
 def _headers(given: Untyped) -> dict[str, str]:
     """Return headers as httpx would: names in lower case, values of one name joined."""
     found: dict[str, str] = {}
-    for name, value in in_ascii(given).items() if hasattr(in_ascii(given), "items") else in_ascii(given):
+    for name, value in in_ascii(given.items()):
         lower = name.lower()
         text = value if isinstance(value, str) else value.decode()
         found[lower] = f"{found[lower]}, {text}" if lower in found else text
