@@ -44,6 +44,7 @@ from llm_proxy.sidecar.responses import (
     Send,
     error_body,
     read_body,
+    request_header,
     send_json,
     send_result,
 )
@@ -157,7 +158,7 @@ class SidecarApp:
 
     async def _process_call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         outcome, sending = CallOutcome(optional_fields=_optional_fields(scope)), StartedFlag(send)
-        outcome.affinity = _affinity(scope)
+        outcome.affinity = request_header(scope, AFFINITY_HEADER) or None
         outcome.account = _account(scope)
         if outcome.account == frozenset():
             await send_json(send, 404, response_state.GONE)
@@ -232,13 +233,8 @@ def _closing(send: Send) -> Send:
 
 
 def _optional_fields(scope: Scope) -> tuple[str, ...]:
-    stated = next((value for name, value in scope["headers"] if name == OPTIONAL_HEADER), b"")
-    return tuple(stated.decode("latin-1").split(",")) if stated else ()
-
-
-def _affinity(scope: Scope) -> str | None:
-    stated = next((value for name, value in scope["headers"] if name == AFFINITY_HEADER), b"")
-    return stated.decode("latin-1") or None
+    stated = request_header(scope, OPTIONAL_HEADER)
+    return tuple(stated.split(",")) if stated else ()
 
 
 def _account(scope: Scope) -> frozenset[str] | None:

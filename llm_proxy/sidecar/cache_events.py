@@ -14,7 +14,7 @@ from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.call_log import CallLog, ServedBy, row_of_hit
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.responses import Scope
+from llm_proxy.sidecar.responses import CALL_ID_HEADER, Scope, request_header
 
 TEXT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
 
@@ -67,7 +67,7 @@ ROUTING_HEADERS = (b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-m
 
 
 def _log_hit(call_log: CallLog, hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
-    call_id = dict(scope["headers"]).get(b"x-litellm-call-id", b"").decode("latin-1")
+    call_id = request_header(scope, CALL_ID_HEADER)
     if call_id:
         call_log.post(row_of_hit(call_id, _served_by(headers), hit.usage, hit.received_at_s))
 

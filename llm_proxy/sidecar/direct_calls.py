@@ -29,6 +29,7 @@ from llm_proxy.sidecar.direct_templates import (
 )
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import (
+    CALL_ID_HEADER,
     App,
     Message,
     Receive,
@@ -36,6 +37,7 @@ from llm_proxy.sidecar.responses import (
     Send,
     read_body,
     receive_again,
+    request_header,
     send_result,
 )
 
@@ -46,7 +48,6 @@ READERS: dict[Endpoint, Callable[..., GoodAnswer | None]] = {
 MAX_TEMPLATES = 4096
 MAX_TEMPLATE_BYTES = 16 * 2**20
 """Of all templates, as JSON: tools, schemas and predictions of which each call may have its own."""
-CALL_ID_HEADER = b"x-litellm-call-id"
 USER_OF_LITELLM = "llm-proxy"
 """The key's name of every call (`litellm_internals.gateway_user`): LiteLLM's pins hold it."""
 
@@ -107,9 +108,10 @@ class DirectCalls:
             if answer is not None:
                 self.sent += 1
                 overhead_s = perf_counter() - began - answer.provider_s
-                head = answer.head(_call_id(scope), overhead_s)
+                call_id = request_header(scope, CALL_ID_HEADER)
+                head = answer.head(call_id, overhead_s)
                 await send_result(answer.body(), head, outcome, scope, receive, send)
-                answer.log(_call_id(scope), outcome)
+                answer.log(call_id, outcome)
                 return
         outcome.attempts.clear()
         learning = _Head(send)
@@ -128,7 +130,7 @@ class DirectCalls:
     def _read(self, endpoint: Endpoint, scope: Scope, raw: bytes, outcome: CallOutcome) -> DirectCall | None:
         if not all(name in REQUEST_HEADERS for name, _ in scope["headers"]):
             return None
-        if len(_call_id(scope)) > MAX_CALL_ID_CHARS:
+        if len(request_header(scope, CALL_ID_HEADER)) > MAX_CALL_ID_CHARS:
             return None
         call = read_call(endpoint, raw, outcome.optional_fields)
         if call is None or not self._may_serve(call.group):
@@ -192,12 +194,6 @@ class DirectCalls:
 
 def _size_bytes(template: RequestTemplate | None) -> int:
     return template.body.size_bytes if template is not None else 0
-
-
-def _call_id(scope: Scope) -> str:
-    """Return the call's id; empty if it has none."""
-    found = next((value for name, value in scope["headers"] if name == CALL_ID_HEADER), b"")
-    return found.decode("latin-1")
 
 
 class _Head:

@@ -24,6 +24,7 @@ from llm_proxy.sidecar.responses import (
     configured_secrets,
     error_body,
     read_body,
+    request_header,
     send_json,
     send_result,
 )
@@ -58,7 +59,7 @@ class Place(NamedTuple):
 
 def header(scope: Scope, name: bytes) -> str:
     """Return a header of the gateway's; empty without one."""
-    return next((unquote(value.decode("latin-1")) for key, value in scope["headers"] if key == name), "")
+    return unquote(request_header(scope, name))
 
 
 def same_account(group: str, deployment: str) -> frozenset[str]:

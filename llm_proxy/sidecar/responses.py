@@ -39,7 +39,14 @@ TRUNCATED_ERROR: dict[str, Any] = {
     }
 }
 COST_HEADER, CALCULATED_COST_HEADER = b"x-litellm-response-cost", b"x-litellm-response-cost-original"
+CALL_ID_HEADER = b"x-litellm-call-id"
+"""Of a request: the id that the gateway gave the call."""
 REPLACED_HEADERS = frozenset({b"content-length", b"content-type"})
+
+
+def request_header(scope: Scope, name: bytes) -> str:
+    """Return a header of a request; empty without one."""
+    return next((value for key, value in scope["headers"] if key == name), b"").decode("latin-1")
 
 
 async def send_json(send: Send, status: int, body: object, headers: HeaderList | None = None) -> None:
