@@ -83,14 +83,12 @@ class _ForkedWorker:
 
     Attributes:
         link: The parent's end of its `ParentLink`.
-        is_over_limit: Whether it waits for a replacement.
     """
 
     pid: int
     link: socket.socket
     started_s: float
     is_ready: bool = False
-    is_over_limit: bool = False
 
 
 @dataclass(slots=True)
@@ -153,9 +151,8 @@ class _Parent:
 
     def run(self) -> int:
         with self._receive_signals():
-            self._slots[
-                0
-            ].fork_at_s = self._began_s  # the others once it has shown that the configuration works
+            first = self._slots[0]  # the others once it has shown that the configuration works
+            first.fork_at_s = self._began_s
             while not self._stopping or any(slot.workers for slot in self._slots):
                 now_s = time.monotonic()
                 for slot in self._slots if not self._stopping else ():
@@ -232,7 +229,6 @@ class _Parent:
         if READY in messages:
             self._note_ready(slot, worker)
         if OVER_LIMIT in messages and worker is slot.workers[-1]:
-            worker.is_over_limit = True
             slot.fork_at_s = time.monotonic()
 
     def _note_ready(self, slot: _Slot, worker: _ForkedWorker) -> None:
