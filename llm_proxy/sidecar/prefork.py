@@ -16,13 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
+from llm_proxy.restart_pauses import STABLE_AFTER_S, restart_pause_s
 from llm_proxy.sidecar.process_log import log_line, name_process
 from llm_proxy.sidecar.recycle_limits import HARD_MIB_VARIABLE, UNLIMITED, resident_mib
 
 ORPHAN_S = 60.0
 """Until then a launcher has started a new parent, and ends the orphans when the new workers serve."""
-MIN_PAUSE_S, MAX_PAUSE_S = 0.5, 15.0
-STABLE_AFTER_S = 60.0
 POLL_S = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
 """All but the last end the workers. SIGUSR1: after their running calls, however long these take."""
@@ -294,11 +293,6 @@ class _Parent:
 
     def _uptime_s(self) -> float:
         return time.monotonic() - self._began_s
-
-
-def restart_pause_s(failures: int) -> float:
-    """Returns the pause in seconds before the next start, after this many failures in a row."""
-    return min(MIN_PAUSE_S * 2.0 ** max(0, failures - 1), MAX_PAUSE_S)
 
 
 def _receive(link: socket.socket) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_proxy.background import report_failure
+from llm_proxy.restart_pauses import STABLE_AFTER_S, restart_pause_s
 from llm_proxy.stack.process import (
     ManagedProcess,
     OrphanReaper,
@@ -23,10 +24,6 @@ from llm_proxy.stack.process import (
     stop,
     wait_until_ready,
 )
-
-MIN_RESTART_PAUSE_S, MAX_RESTART_PAUSE_S = 0.5, 15.0
-STABLE_AFTER_S = 60.0
-"""A process that ran this long is restarted after the shortest pause again."""
 
 MAX_FAILURES = 6
 POLL_EVERY_S = 0.1
@@ -53,11 +50,6 @@ class RestartState:
     restart_at_s: float | None = None
     ready_reported: bool = True
     end_is_wanted: bool = False
-
-
-def restart_pause_s(failures: int) -> float:
-    """Returns the pause in seconds before the next start, after this many failures in a row."""
-    return min(MIN_RESTART_PAUSE_S * 2.0 ** max(0, failures - 1), MAX_RESTART_PAUSE_S)
 
 
 def supervise(

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from processes import lives
 
+from llm_proxy.restart_pauses import restart_pause_s
 from llm_proxy.stack import ManagedProcess, ProcessFailed, ProcessSpec, start, stop
-from llm_proxy.stack.supervisor import MAX_FAILURES, RestartState, Supervisor, check_process, restart_pause_s
+from llm_proxy.stack.supervisor import MAX_FAILURES, RestartState, Supervisor, check_process
 
 STUBBORN = """
 import signal, time
