@@ -16,10 +16,6 @@ IDLE_CALLBACKS = frozenset(
     {"DeploymentAffinityCheck", "ModelRateLimitingCheck", "_PROXY_SensitiveDataRoutingHandler"}
 )
 """Classes of LiteLLM's callbacks that every proxy has: two checks of its router, and one for guardrails."""
-CALLBACK_LISTS = (
-    *("callbacks", "success_callback", "failure_callback", "input_callback", "service_callback"),
-    *("_async_success_callback", "_async_failure_callback"),
-)
 
 
 def names_of_aliases() -> frozenset[str]:
@@ -150,8 +146,8 @@ def has_no_listeners() -> bool:
         type(one).__name__ in IDLE_CALLBACKS
         or type(one).__module__.startswith("llm_proxy.")
         or getattr(one, "__self__", None) is own
-        for name in CALLBACK_LISTS
-        for one in getattr(library, name)
+        for listed in litellm_internals.callback_lists()
+        for one in listed
     )
 
 

@@ -29,6 +29,10 @@ IMPORTED_BY_FIRST_CALLS = (
     *("anyio._backends._asyncio", "uvicorn.protocols.http.httptools_impl", "uvloop"),
 )
 """Modules that LiteLLM imports only at its start or in a call; a release may lack one."""
+CALLBACK_LISTS = (
+    *("callbacks", "success_callback", "failure_callback", "input_callback", "service_callback"),
+    *("_async_success_callback", "_async_failure_callback"),
+)
 PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm": (
         *(
@@ -382,6 +386,11 @@ def error_information(error: BaseException | None) -> Untyped:
     """Return the class, status, provider and kind of an exception, as LiteLLM logs them."""
     log = import_module("litellm.litellm_core_utils.litellm_logging").StandardLoggingPayloadSetup
     return log.get_error_information(original_exception=error)
+
+
+def callback_lists() -> list[list[Untyped]]:
+    """Return LiteLLM's lists of what receives calls."""
+    return [getattr(litellm_module(), name) for name in CALLBACK_LISTS]
 
 
 def built_in_hooks(names: Iterable[str]) -> list[Untyped]:

@@ -20,13 +20,6 @@ IDLE_HOOKS = (
 )
 """LiteLLM's names of hooks that it adds to every proxy and that have no effect without its database."""
 LIMIT_KEYS = ("rpm", "tpm", "itpm", "otpm")
-CALLBACK_LISTS = (
-    "callbacks",
-    "success_callback",
-    "failure_callback",
-    "_async_success_callback",
-    "_async_failure_callback",
-)
 
 
 def _install_routes() -> None:
@@ -49,10 +42,9 @@ def _install_hooks() -> None:
 
     Only the objects that LiteLLM created itself are removed; a hook that a configuration names stays.
     """
-    library = litellm_internals.litellm_module()
     idle = {id(one) for one in litellm_internals.built_in_hooks(IDLE_HOOKS)}
-    for name in CALLBACK_LISTS:
-        getattr(library, name)[:] = [one for one in getattr(library, name) if id(one) not in idle]
+    for listed in litellm_internals.callback_lists():
+        listed[:] = [one for one in listed if id(one) not in idle]
 
 
 def _install_limits() -> None:
