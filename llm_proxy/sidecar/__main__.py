@@ -102,9 +102,12 @@ def _serve(config: Path, listeners: list[socket.socket], keys: tuple[str, ...], 
 
 
 def _ports(text: str) -> range:
-    """Parse a port or a range of ports; raises `ValueError`."""
+    """Parse a port or a range of ports; raises `ValueError` or `ArgumentTypeError`."""
     first, _, last = text.partition("-")
-    return range(int(first), int(last or first) + 1)
+    found = range(int(first), int(last or first) + 1)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is an empty range of ports")
+    return found
 
 
 def _store_addresses(env: Mapping[str, str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ import pytest
 from processes import lives
 from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, run_sidecar
 
+from llm_proxy.sidecar.__main__ import main
 from llm_proxy.sidecar.patches.registry import PATCHES
 from llm_proxy.stack import probe
 from llm_proxy.stack.process_specs import sidecar_python
@@ -221,6 +222,13 @@ async def test_an_unreachable_postgres_delays_no_call(operator_sidecar: Sidecar)
         assert time.monotonic() - started < 1
     await asyncio.sleep(1.5)
     assert operator_sidecar.log.read_text().count("call log:") == 1
+
+
+def test_an_empty_range_of_ports_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """With its numbers in the wrong order."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["--config", "litellm.yaml", "--port", "4103-4100"])
+    assert "4103-4100 is an empty range of ports" in capsys.readouterr().err
 
 
 def test_the_command_runs_the_sidecar_in_its_own_environment(tmp_path: Path) -> None:
