@@ -120,7 +120,7 @@ class DirectCalls:
             self.keep(key, learn_request(direct, call, CONTENT_FIELDS[endpoint], learning.headers))
 
     def keep(self, key: Hashable, template: RequestTemplate | None) -> None:
-        """Keep a template; those that were not used for longest give way to it."""
+        """Keep a template; those that were not used for longest are dropped for it."""
         self.templates[key] = template
         self.size_bytes += _size_bytes(template)
         while len(self.templates) > MAX_TEMPLATES or self.size_bytes > MAX_TEMPLATE_BYTES:

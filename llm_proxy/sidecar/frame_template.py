@@ -137,7 +137,7 @@ class FrameTranslation:
             found = template.match(block) if block is not None else None
             if found is not None:
                 template.latest = found
-                template.trusted = _says_the_same(template.render(found), made)
+                template.trusted = _is_same_data(template.render(found), made)
                 if not template.trusted:
                     self._templates.remove(template)
                 self.trusts = any(one.trusted for one in self._templates)
@@ -248,9 +248,9 @@ def _data_of(frame: bytes) -> Json:
     return read_object(frame[6:]) if frame.startswith(b"data: {") and frame.endswith(b"\n\n") else {}
 
 
-def _says_the_same(one: bytes, other: bytes) -> bool:
-    said = _data_of(one)
-    return bool(said) and said == _data_of(other)
+def _is_same_data(one: bytes, other: bytes) -> bool:
+    data = _data_of(one)
+    return bool(data) and data == _data_of(other)
 
 
 def _is_utf8(raw: bytes) -> bool:

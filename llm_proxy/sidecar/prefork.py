@@ -267,7 +267,7 @@ class _Parent:
             log_line(f"a replaced worker has ended: that of port {slot.port}, with code {code}")
 
     def _schedule_fork(self, slot: _Slot, worker: _ForkedWorker, code: int) -> None:
-        """Forks anew what ended: at once if it had served for long, else after a growing pause."""
+        """Schedules the next worker: at once after one that served; ends in a row make it wait longer."""
         now_s = time.monotonic()
         is_stable = worker.is_ready and (code == 0 or now_s - worker.started_s > STABLE_AFTER_S)
         slot.failures = 0 if is_stable else slot.failures + 1

@@ -14,7 +14,7 @@ MAX_HELD_BYTES = 2**20
 """Of an event whose end has not come; a longer one goes to the decoder, which bounds it."""
 LINE_END = re.compile(rb"[\r\n]")
 BEGUN_EVENT = re.compile(rb"(?:event:[^\r\n]*\r?\n)?(?:data:[^\r\n]*(?:\r?\n)?)?")
-"""Matches a begun event of which the decoder has nothing to tell yet."""
+"""Matches a begun event of which the decoder makes nothing yet."""
 
 
 class ProviderLines:

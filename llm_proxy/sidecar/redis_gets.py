@@ -3,7 +3,7 @@
 LiteLLM's client takes 60 us of CPU for a GET, this connection 10. LiteLLM's client still opens it, so that
 address, TLS, credentials, database and sentinels are its business; a cluster has no such connection.
 Invariants: replies come in the order of the requests, so a late one ends the connection and what waits on it;
-a closed connection is opened anew by the next request.
+a closed connection is opened again by the next request.
 """
 
 import asyncio
@@ -23,40 +23,40 @@ class RedisGets:
     def __init__(self, client: Callable[[], Untyped]) -> None:
         """`client` returns LiteLLM's client of the server."""
         self._client = client
-        self._lane: _Lane | None = None
+        self._pipeline: _Pipeline | None = None
         self._opening = asyncio.Lock()
 
     async def get(self, key: str) -> bytes | None:
         """Return a key's value; raises `TimeoutError`, `ConnectionError` or what LiteLLM's client raises."""
-        lane = self._lane
-        if lane is None or lane.closed:
+        pipeline = self._pipeline
+        if pipeline is None or pipeline.closed:
             async with asyncio.timeout(ACCESS_TIMEOUT_S):
-                lane = await self._open()
-                if lane is None:
+                pipeline = await self._open()
+                if pipeline is None:
                     found: bytes | None = await self._client().get(key)
                     return found
-        return await lane.get(key.encode())
+        return await pipeline.get(key.encode())
 
-    async def _open(self) -> "_Lane | None":
+    async def _open(self) -> "_Pipeline | None":
         """Return an open connection; None for a client that is not of one server."""
         async with self._opening:
-            if self._lane is not None and not self._lane.closed:
-                return self._lane
+            if self._pipeline is not None and not self._pipeline.closed:
+                return self._pipeline
             pool = getattr(self._client(), "connection_pool", None)
             if pool is None:
                 return None
             connection = pool.make_connection()
             await connection.connect()
-            self._lane = _Lane(connection)
-            return self._lane
+            self._pipeline = _Pipeline(connection)
+            return self._pipeline
 
     def close(self) -> None:
         """Close the connection; what waits on it fails."""
-        if self._lane is not None:
-            self._lane.close(ConnectionError("closed"))
+        if self._pipeline is not None:
+            self._pipeline.close(ConnectionError("closed"))
 
 
-class _Lane(asyncio.Protocol):
+class _Pipeline(asyncio.Protocol):
     """Takes over the socket of a connection that has authenticated."""
 
     def __init__(self, connection: Untyped) -> None:

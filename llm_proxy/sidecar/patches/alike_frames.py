@@ -2,7 +2,7 @@
 
 Invariants: only where no callback reads frames, and LiteLLM translates OpenAI's, Anthropic's or Google's
 format; LiteLLM's own generator opens, ends, logs and breaks off every stream: it gets the texts that it has
-not seen as one event, before any other event, before the end, and before a caller's hang-up is told to it.
+not seen as one event, before any other event, before the end, and before it learns of a caller's hang-up.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -91,10 +91,10 @@ async def _send_alike(frames: Frames, outcome: CallOutcome) -> Frames:
             sender.observe(frame)
             while ready := await sender.next_frames():
                 yield ready
-            await sender.tell(frames)
+            await sender.catch_up(frames)
     finally:
         with import_module("anyio").CancelScope(shield=True):
-            await sender.tell(frames)
+            await sender.catch_up(frames)
             await frames.aclose()
 
 
@@ -137,7 +137,7 @@ class AlikeFrames:
                 break
         return b""
 
-    async def tell(self, frames: Frames) -> None:
+    async def catch_up(self, frames: Frames) -> None:
         """Let LiteLLM's generator make, in vain, the frame of what it has not seen."""
         if self._translation is None or self._lines is None or self._lines.taken is None:
             return

@@ -1,4 +1,4 @@
-"""Frames that LiteLLM does not make are those it would make, and its log says the same."""
+"""Frames that LiteLLM does not make are those it would make, and its log has the same."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ instance = Recording()
 """An owner's module beside the file: it records each event, and how many frames LiteLLM made for the call."""
 FAMILIES = ("openai", "anthropic", "gemini")
 PINGED = "-pinged"
-"""The group whose deployment asks LiteLLM for pings: LiteLLM makes each frame of its streams itself."""
+"""The group whose deployment has LiteLLM's pings: LiteLLM makes each frame of its streams itself."""
 USAGE_FRAME = chunk(choices=[], usage=USAGE)
 STOP = chunk({}, "stop")
 UNSTATED = {"id", "created", "model", "system_fingerprint"}
@@ -103,7 +103,7 @@ def without(said: Any, names: set[str]) -> Any:
 async def streamed(
     sidecar: Sidecar, model: str, writes: list[str], gap_ms: int, more: Json
 ) -> tuple[str, Answer]:
-    """Ask for a stream of these writes; return the call's id, too."""
+    """Request a stream of these writes; return the call's id, too."""
     call_id = str(uuid4())
     directive = json.dumps({"do": "raw", "raw": writes, "gap_ms": gap_ms})
     body: Json = {"model": model, "stream": True, "messages": [{"role": "user", "content": directive}]}

@@ -178,7 +178,7 @@ REPAIRED: dict[str, Case] = {
         {"do": "raw", "raw": [json.dumps(ONE | {"data": [{"embedding": [1]}]})]},
     ),
 }
-"""Answers that LiteLLM parses, and what it is told to repair."""
+"""Answers that LiteLLM parses, some after a repair."""
 FAILED: dict[str, Case] = {
     **{
         f"status-{status}": ("gpt", {}, {"do": f"status-{status}"})

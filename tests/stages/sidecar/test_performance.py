@@ -113,7 +113,7 @@ async def test_a_stream_does_no_unused_work(profiled: tuple[Sidecar, Path]) -> N
 
 
 def test_litellm_prepares_no_routes(tmp_path: Path) -> None:
-    """But for those of modules that it imports later; there would be 640, which nobody requests."""
+    """But for those of modules that it imports later; there would be 640, which get no requests."""
     file = tmp_path / "litellm.yaml"
     file.write_text("model_list: []", encoding="utf-8")
     code = (

@@ -151,7 +151,7 @@ async def test_a_killed_worker_refuses_calls_until_another_serves_its_port(forke
 
 
 async def test_when_the_parent_is_killed_its_workers_go_on(provider: Provider, tmp_path: Path) -> None:
-    """Until they are told to end, then after their calls; the ports are free again."""
+    """Until a signal ends them, then after their calls; the ports are free again."""
     with run_forked(provider, tmp_path, 2) as made:
         workers, group = made.workers(), made.parent.popen.pid
         os.kill(group, signal.SIGKILL)

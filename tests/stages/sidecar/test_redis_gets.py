@@ -54,7 +54,7 @@ async def test_each_of_many_gets_its_own_value(redis: Any, gets: RedisGets) -> N
 
 
 async def test_a_get_that_is_given_up_leaves_the_others_their_values(redis: Any, gets: RedisGets) -> None:
-    """Its reply meets nobody else's request."""
+    """Its reply is handed to no other request."""
     mark = str(uuid4())
     await redis.mset({f"{mark}-{at}": str(at) for at in range(20)})
     assert await gets.get(f"{mark}-0") == b"0"
