@@ -95,11 +95,11 @@ class DirectCalls:
         if raw is None:
             return
         call = self._read(endpoint, scope, raw, outcome)
-        if call is None or not await self._choose(call, outcome):
+        direct = await self._choose(call, outcome) if call is not None else None
+        if call is None or direct is None:
             await forward(scope, receive_again(raw, receive), send)
             return
         outcome.endpoint = endpoint
-        direct = outcome.direct or DirectAttempt()
         key = (call.group, direct.deployment["model_info"]["id"], call.form)
         template = self.templates.get(key)
         if template is not None:
@@ -152,8 +152,8 @@ class DirectCalls:
                 self._groups[group] = found
         return found
 
-    async def _choose(self, call: DirectCall, outcome: CallOutcome) -> bool:
-        """Let LiteLLM's router choose the deployment; return False if it has none."""
+    async def _choose(self, call: DirectCall, outcome: CallOutcome) -> DirectAttempt | None:
+        """Let LiteLLM's router choose the deployment; return None if it has none."""
         metadata = {"user_api_key_hash": USER_OF_LITELLM, "model_group": call.group}
         options: Json = {**call.parameters, "metadata": metadata}
         field = CONTENT_FIELDS[call.endpoint]
@@ -161,11 +161,11 @@ class DirectCalls:
             try:
                 chosen = await direct_internals.choose_deployment(call.group, field, call.content, options)
             except Exception:  # noqa: BLE001 -- LiteLLM raises it again, and answers with it
-                return False
+                return None
         if not outcome.attempts:
-            return False  # `attempts` is not installed
+            return None  # `attempts` is not installed
         outcome.direct = DirectAttempt(deployment=chosen, attempt=outcome.attempts[-1])
-        return True
+        return outcome.direct
 
     async def _answer(
         self,

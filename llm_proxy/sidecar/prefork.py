@@ -271,7 +271,8 @@ class _Parent:
         now_s = time.monotonic()
         is_stable = worker.is_ready and (code == 0 or now_s - worker.started_s > STABLE_AFTER_S)
         slot.failures = 0 if is_stable else slot.failures + 1
-        pause_s = 0.0 if slot.failures <= worker.is_ready else restart_pause_s(slot.failures)
+        at_once = worker.is_ready and slot.failures <= 1
+        pause_s = 0.0 if at_once else restart_pause_s(slot.failures)
         slot.fork_at_s = now_s + pause_s
         log_line(
             f"the worker of port {slot.port} ended with code {code}; "
