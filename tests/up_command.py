@@ -12,6 +12,7 @@ from pathlib import Path
 
 import openai
 from dotenv import dotenv_values
+from processes import descendants
 from running_stack import say
 
 from llm_proxy.stack.probe import free_port
@@ -41,6 +42,11 @@ class UpCommand:
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline_s, self.output
             time.sleep(0.05)
+
+    def sidecars(self) -> list[int]:
+        """The process ids of the sidecars and of their parents; each parent stands before its sidecars."""
+        running = descendants(self.process.pid)
+        return sorted(pid for pid, args in running.items() if "llm_proxy.sidecar" in args)
 
     def client(self) -> openai.OpenAI:
         """The SDK, with the key created on the first start."""

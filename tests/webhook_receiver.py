@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,11 +96,3 @@ def run_receiver() -> Generator[WebhookReceiver]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def until(holds: Callable[[], bool], patience_s: float = 20) -> None:
-    """Waits until a condition holds."""
-    end = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)

@@ -9,7 +9,8 @@ import pytest
 from flow.usage_gateway import ADMIN, Gateway, made
 from prometheus_page import value
 from running_stack import say
-from webhook_receiver import WebhookReceiver, run_receiver, until
+from waiting import until
+from webhook_receiver import WebhookReceiver, run_receiver
 
 from llm_proxy.notify.notifier import MIN_REFUSED_CREDENTIALS
 from llm_proxy.stack import probe
@@ -77,10 +78,10 @@ def test_budget_shares_and_exhaustion_are_sent_once(gateway: Gateway, receiver: 
         return [one.get("share_percent") for one in mine]
 
     assert ask(gateway, key).status_code == 200
-    until(lambda: 50 in received("budget.share"))
+    until(lambda: 50 in received("budget.share"), 20)
     assert ask(gateway, key).status_code == 200
     assert [ask(gateway, key).json()["error"]["code"] for _ in range(3)] == ["insufficient_quota"] * 3
-    until(lambda: bool(received("budget.exhausted")) and {80, 100} <= {*received("budget.share")})
+    until(lambda: bool(received("budget.exhausted")) and {80, 100} <= {*received("budget.share")}, 20)
     found = httpx.get(f"{gateway.url}/admin/notifications", headers=ADMIN, timeout=20)
     mine = [one for one in found.json()["data"] if one["data"].get("name") == name]
     assert sorted(one["data"].get("share_percent", 0) for one in mine) == [0, 50, 80, 100]

@@ -47,8 +47,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, played: Provider) -> Iterato
 
 def sidecars(stack: UpCommand) -> list[int]:
     """The process ids of the sidecars."""
-    parents = [pid for pid, args in descendants(stack.process.pid).items() if "llm_proxy.sidecar" in args]
-    return sorted(worker for parent in parents for worker in descendants(parent))
+    return sorted(worker for pid in stack.sidecars() for worker in descendants(pid))
 
 
 def settled(stack: UpCommand) -> list[int]:

@@ -208,19 +208,19 @@ def failed_start(folder: Path, port: int) -> str:
 
 def test_a_killed_sidecar_is_named_and_forked_anew(stack: UpCommand) -> None:
     """Calls are answered again; its parent goes on."""
-    parent = sidecars_parent(stack)
+    parent = stack.sidecars()[0]
     [worker] = descendants(parent)
     os.kill(worker, signal.SIGKILL)
     log = stack.folder / ".local" / "logs" / "sidecars-1.log"
     until(lambda: "ended with code -9; another one starts" in log.read_text(encoding="utf-8"), 60)
     until(lambda: worker not in descendants(parent) and len(descendants(parent)) == 1, 60)
     assert "Paris" in stack.ask()
-    assert sidecars_parent(stack) == parent
+    assert stack.sidecars()[0] == parent
 
 
 def test_when_their_parent_is_killed_the_sidecars_serve_until_others_do(stack: UpCommand) -> None:
     """Each call is answered meanwhile, and in the end the orphans are gone."""
-    parent = sidecars_parent(stack)
+    parent = stack.sidecars()[0]
     [orphan] = descendants(parent)
     os.kill(parent, signal.SIGKILL)
     stack.wait_for("sidecars-1 ended with code -9; restarting it in 0.5 s")
@@ -229,12 +229,6 @@ def test_when_their_parent_is_killed_the_sidecars_serve_until_others_do(stack: U
     assert "Paris" in stack.ask()
     until(lambda: not lives(orphan), 60)
     assert "Paris" in stack.ask()
-
-
-def sidecars_parent(stack: UpCommand) -> int:
-    """The process whose children the sidecars are."""
-    running = descendants(stack.process.pid)
-    return min(pid for pid, args in running.items() if "llm_proxy.sidecar" in args)
 
 
 def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: UpCommand, home: Path) -> None:

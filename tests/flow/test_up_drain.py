@@ -78,10 +78,7 @@ def process_of(stack: UpCommand, words: str) -> int:
 def test_a_stream_completes_while_a_reload_runs_and_a_store_ends(tmp_path: Path, played: Provider) -> None:
     """Sidecar and stores stay: the ended one is started again. Reloads are rejected; then all is stopped."""
     with ready_stack(tmp_path, played) as stack:
-        sidecar = max(
-            pid for pid, args in descendants(stack.process.pid).items() if "llm_proxy.sidecar" in args
-        )
-        postgres = process_of(stack, "postgres -D")
+        sidecar, postgres = stack.sidecars()[-1], process_of(stack, "postgres -D")
         with open_stream(stack, frames=60, gap_ms=250) as lines:
             argv = [sys.executable, "-m", "llm_proxy", "reload"]
             with subprocess.Popen(

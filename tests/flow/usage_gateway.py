@@ -6,9 +6,9 @@ import io
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
+import waiting
 from running_stack import MASTER_KEY, say
 
 from llm_proxy.cli import main
@@ -26,6 +27,7 @@ KEY, ADMIN_KEY = "usage-key-0123456789abcdef", "usage-admin-0123456789abcdef"
 INTERNAL, ADMIN = {"X-Internal-Secret": KEY}, {"Authorization": f"Bearer {ADMIN_KEY}"}
 
 Json = dict[str, Any]
+until = partial(waiting.until, patience_s=15)
 
 
 class Gateway:
@@ -100,14 +102,6 @@ class Gateway:
             except SystemExit as ended:
                 code = int(ended.code or 0)
         return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
-
-
-def until(holds: Callable[[], bool], patience_s: float = 15) -> None:
-    """Waits until something holds."""
-    end = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def made(folder: Path, postgres_url: str, limits_url: str, sidecar_port: int) -> Gateway:
