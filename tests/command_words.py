@@ -1,6 +1,7 @@
 """Commands that documents show, checked against the programs that run them: `llm-proxy`, `make`."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import click
@@ -34,6 +35,11 @@ def unknown_in(script: str) -> set[str]:
     """Returns commands and options of `llm-proxy`, and targets of `make`, that a shell text names in vain."""
     joined = script.replace("\\\n", " ")
     found = {word for match in OURS.finditer(joined) for word in unknown_words(match["words"].split())}
+    return found | {f"make {name}" for name in MAKE.findall(joined) if name not in make_targets()}
+
+
+@cache
+def make_targets() -> frozenset[str]:
+    """Returns the targets of the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
-    return found | {f"make {name}" for name in MAKE.findall(joined) if name not in targets}
+    return frozenset(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))

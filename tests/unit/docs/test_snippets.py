@@ -13,8 +13,6 @@ from llm_proxy.setting_sources import names_of
 from llm_proxy.settings import Settings
 from llm_proxy.stack import process_specs
 
-UNMARKED: set[str] = set()
-"""Pages whose snippets have no marks yet; nothing is added here."""
 SHELL = ("sh", "bash", "console")
 MIN_REASON_WORDS = 3
 _COMMAND_IN_TEXT = re.compile(
@@ -25,7 +23,6 @@ COMPOSE = frozenset(
 ) | {"COMPOSE_PROFILES"}
 """Variables that only the compose file reads."""
 ALL = [fence for page in pages() for fence in fences(page)]
-MARKED = [fence for fence in ALL if fence.page not in UNMARKED]
 
 
 def _fault(fence: Fence) -> str:
@@ -56,25 +53,19 @@ def _other_fault(fence: Fence) -> str:
     return "" if fence.page.removeprefix("docs/") in text else f"{fence.value} does not name {fence.page}"
 
 
-def test_pages_without_marks_have_snippets() -> None:
-    """A page leaves `UNMARKED` with its last unmarked snippet."""
-    still = {fence.page for fence in ALL if not fence.language or _fault(fence)}
-    assert sorted(UNMARKED - still) == []
-
-
 def test_every_snippet_is_run_or_says_why_not() -> None:
     """By its mark; JSON, YAML, TOML and settings are read here, and text holds no command."""
-    faults = [f"{fence} [{fence.language}]: {fault}" for fence in MARKED if (fault := _fault(fence))]
-    faults += [f"{fence}: no language" for fence in MARKED if not fence.language]
+    faults = [f"{fence} [{fence.language}]: {fault}" for fence in ALL if (fault := _fault(fence))]
+    faults += [f"{fence}: no language" for fence in ALL if not fence.language]
     faults += [
         f"{fence}: a command in plain text"
-        for fence in MARKED
+        for fence in ALL
         if fence.language in PLAIN and fence.kind is None and _COMMAND_IN_TEXT.search(fence.text)
     ]
     assert faults == []
 
 
-@pytest.mark.parametrize("fence", [one for one in MARKED if one.language in PARSED], ids=str)
+@pytest.mark.parametrize("fence", [one for one in ALL if one.language in PARSED], ids=str)
 def test_data_is_well_formed(fence: Fence) -> None:
     """As the program that gets it would read it."""
     match fence.language:

@@ -1,12 +1,12 @@
 """What is generated says what it is generated from."""
 
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from loaded_script import load_script
 
 from llm_proxy.setting_sources import names_of
 from llm_proxy.settings import Settings
@@ -38,7 +38,7 @@ def test_a_generated_page_is_what_the_settings_say(script: str, page: str) -> No
 def test_the_example_of_each_setting_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As the only variable that is set, and as another value than the default."""
     monkeypatch.chdir(tmp_path)
-    example = runpy.run_path(str(ROOT / "scripts" / "setting_examples.py"))["example"]
+    example = load_script("setting_examples").example
     for name, field in Settings.model_fields.items():
         with monkeypatch.context() as environment:
             environment.setenv(names_of(Settings, name)[0], example(name, field))
