@@ -259,19 +259,24 @@ def test_ctrl_c_stops_everything_at_once_and_a_restart_finds_its_data(stack: UpC
     assert [args for pid, args in processes.items() if lives(pid)] == []
 
 
-def test_stores_that_refuse_are_told_with_the_reason(tmp_path: Path) -> None:
-    """The stack starts from what `init` wrote without them, and says why; no password is shown."""
+def init_with_stores_away(folder: Path) -> str:
+    """Writes the settings of stores that do not answer, by `init`; returns what it printed."""
     given = (
         *("--database-url", f"postgresql://u:S3cretPart@127.0.0.1:{free_port()}/d"),
         *("--redis-url", f"redis://:S3cretPart@127.0.0.1:{free_port()}"),
     )
     made = subprocess.run(
-        [sys.executable, "-m", "llm_proxy", "init", tmp_path, "--no-compose", *given],
+        [sys.executable, "-m", "llm_proxy", "init", folder, "--no-compose", *given],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "S3cretPart" not in made.stdout + made.stderr
+    return made.stdout + made.stderr
+
+
+def test_stores_that_refuse_are_told_with_the_reason(tmp_path: Path) -> None:
+    """The stack starts from what `init` wrote without them, and shows why; no password is shown."""
+    assert "S3cretPart" not in init_with_stores_away(tmp_path)
     with run_up(tmp_path, "--no-local-model") as up:
         up.wait_for("Ctrl-C stops everything")
         for part in ("limits", "database"):
@@ -283,10 +288,7 @@ def test_stores_that_refuse_are_told_with_the_reason(tmp_path: Path) -> None:
 
 def test_a_console_whose_port_another_program_has(tmp_path: Path) -> None:
     """`up` names the port and the setting; `console --link` prints no link to that program."""
-    given = ("--database-url", f"postgresql://u:p@127.0.0.1:{free_port()}/d")
-    redis = ("--redis-url", f"redis://127.0.0.1:{free_port()}")
-    init = [sys.executable, "-m", "llm_proxy", "init", str(tmp_path), "--no-compose", *given, *redis]
-    subprocess.run(init, capture_output=True, check=True)
+    init_with_stores_away(tmp_path)
     with closing(bind("127.0.0.1", 0)) as taken:
         taken.listen()
         port = taken.getsockname()[1]
