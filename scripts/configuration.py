@@ -1,10 +1,10 @@
 """Prints `docs/configuration.md`, made from the settings; run it with its output there."""
 
-from env_example import names_of, shown
+from env_example import shown
 from pydantic.fields import FieldInfo
 from setting_examples import example
 
-from llm_proxy.setting_sources import is_secret
+from llm_proxy.setting_sources import is_secret, names_of
 from llm_proxy.settings import Settings
 from llm_proxy.sidecar.config import DEFAULTS, REQUIRED, redis_cache_params
 from llm_proxy.sidecar.environment import DEFAULTS as DEFAULT_VARIABLES
@@ -52,7 +52,7 @@ Variables forced on the sidecar: """
 
 def row(name: str, field: FieldInfo) -> str:
     """One line of the table."""
-    own, *others = names_of(name, field)
+    own, *others = names_of(Settings, name)
     default = "" if is_secret(field) else shown(field.default)
     also = ", ".join(f"`{other}`" for other in others)
     meaning = (field.description or "").replace("|", "\\|")

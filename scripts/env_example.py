@@ -2,10 +2,10 @@
 
 from typing import cast
 
-from pydantic import AliasChoices, SecretStr
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from llm_proxy.setting_sources import PREFIX
+from llm_proxy.setting_sources import names_of
 from llm_proxy.settings import Settings
 
 HEAD = """\
@@ -60,13 +60,6 @@ COMPOSE_PROFILES=self-hosted-db
 """
 
 
-def names_of(name: str, field: FieldInfo) -> list[str]:
-    """The variables a setting is read from, our own prefixed one first."""
-    if isinstance(field.validation_alias, AliasChoices):
-        return [str(choice) for choice in field.validation_alias.choices]
-    return [PREFIX + name.upper()]
-
-
 def shown(default: object) -> str:
     """A default as it is written in an environment file."""
     if default is None or isinstance(default, SecretStr):
@@ -80,7 +73,7 @@ def shown(default: object) -> str:
 
 def lines_of(name: str, field: FieldInfo) -> list[str]:
     """A setting's comment and its line."""
-    first, *others = names_of(name, field)
+    first, *others = names_of(Settings, name)
     also = f"Also read as {', '.join(others)}." if others else ""
     said = " ".join(part for part in (field.description or "", also) if part)
     return [*([f"# {said}"] if said else []), f"# {first}={shown(field.default)}"]

@@ -79,12 +79,10 @@ def example(name: str, field: FieldInfo) -> str:
     if get_origin(kind) is Literal:
         return str(next(one for one in get_args(kind) if one != field.default))
     if kind in (int, float):
-        return str(_double(field.default, kind))
+        return _double(field.default)
     raise ValueError(f"{name} has no example")
 
 
-def _double(default: object, kind: type) -> object:
-    if not isinstance(default, int | float) or not default:
-        return 10
-    doubled = default * 2
-    return int(doubled) if kind is int or doubled == int(doubled) else doubled
+def _double(default: object) -> str:
+    doubled = default * 2 if isinstance(default, int | float) and default else 10
+    return str(int(doubled) if doubled == int(doubled) else doubled)
