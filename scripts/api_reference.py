@@ -70,7 +70,7 @@ HEAD = """\
 # {title}
 
 Generated from the gateway's OpenAPI page, which has every schema whole: `GET /openapi.json` with any key.
-{bold}Bold{bold} fields are required. A request may have further fields; they are passed on to the model's
+**Bold** fields are required. A request may have further fields; they are passed on to the model's
 provider where the gateway does not own them.
 """
 
@@ -106,7 +106,7 @@ class Writer:
     def _plain(self, kind: str, schema: Json, depth: int) -> str:
         if kind == "array" and schema.get("items"):
             return f"list of {self.kind(schema['items'], depth)}"
-        return {"integer": "integer", "null": "null", "object": "object"}.get(kind, kind)
+        return kind
 
     def _linked(self, name: str, depth: int) -> str:
         schema = self.schemas.get(name, {})
@@ -138,13 +138,12 @@ class Writer:
         required = set(schema.get("required", ()))
         for name, one in schema.get("properties", {}).items():
             at = f"{prefix}{name}"
-            shown = f"**`{at}`**" if name in required else f"`{at}`"
-            text = self.kind(one, depth).replace("|", "\\|")
-            note = one.get("description", "").replace("|", "\\|").replace("\n", " ")
-            yield f"| {shown} | {text}{'. ' + note if note else ''} |"
-            inner = one.get("items", one) if isinstance(one.get("items"), dict) else one
+            shown = _name_cell(at, is_required=name in required)
+            yield f"| {shown} | {_type_cell(self.kind(one, depth), one)} |"
+            items = one.get("items")
+            inner, inside = (items, f"{at}[].") if isinstance(items, dict) else (one, f"{at}.")
             if "properties" in inner:
-                yield from self._rows(inner, f"{at}[]." if inner is not one else f"{at}.", depth)
+                yield from self._rows(inner, inside, depth)
 
     def rest(self) -> Iterator[str]:
         """Yields the tables of what was referred to."""
@@ -158,10 +157,19 @@ def _json(value: Any) -> str:  # noqa: ANN401 -- JSON
     return orjson.dumps(value).decode()
 
 
+def _name_cell(name: str, *, is_required: bool) -> str:
+    return f"**`{name}`**" if is_required else f"`{name}`"
+
+
+def _type_cell(kind: str, described: Json) -> str:
+    text = ". ".join(one for one in (kind, described.get("description")) if one)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
 def page_of(document: Json, paths: list[str], title: str) -> str:
     """Returns the text of one page."""
     writer = Writer(document["components"]["schemas"])
-    lines = [HEAD.format(title=title, bold="**")]
+    lines = [HEAD.format(title=title)]
     for path in paths:
         for method, operation in document["paths"][path].items():
             lines += _operation(writer, method.upper(), path, operation)
@@ -178,10 +186,9 @@ def _operation(writer: Writer, method: str, path: str, operation: Json) -> Itera
         yield "| parameter | in | type |"
         yield "|---|---|---|"
         for one in parameters:
-            shown = f"**`{one['name']}`**" if one.get("required") else f"`{one['name']}`"
-            note = one.get("description", "").replace("|", "\\|").replace("\n", " ")
+            shown = _name_cell(one["name"], is_required=one.get("required", False))
             kind = writer.kind(one.get("schema", {}), 0)
-            yield f"| {shown} | {one['in']} | {kind}{'. ' + note if note else ''} |"
+            yield f"| {shown} | {one['in']} | {_type_cell(kind, one)} |"
         yield ""
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         yield f"Body, `{media}`:\n"
@@ -232,16 +239,14 @@ def document() -> Json:
 def pages() -> dict[str, str]:
     """Returns the text of each page, by its file's name."""
     made = document()
-    left = list(made["paths"])
+    left = [path for path in made["paths"] if not _is_alias(path)]
     found: dict[str, str] = {}
-    groups: dict[str, list[str]] = {}
+    rows: list[str] = []
     for name, (title, pattern) in GROUPS.items():
-        paths = [path for path in left if re.match(pattern, path) and not _is_alias(path)]
-        left = [path for path in left if path not in paths and not _is_alias(path)]
+        paths = [path for path in left if re.match(pattern, path)]
+        left = [path for path in left if path not in paths]
         found[f"{name}.md"] = page_of(made, paths, title)
-        groups[name] = paths
-    listed = {name: ", ".join(f"`{path}`" for path in paths) for name, paths in groups.items()}
-    rows = (f"| [{title}]({name}.md) | {listed[name]} |" for name, (title, _) in GROUPS.items())
+        rows.append(f"| [{title}]({name}.md) | {', '.join(f'`{path}`' for path in paths)} |")
     errors = (f"| {status} | {text} |" for status, text in ERROR_RESPONSES.items())
     found["index.md"] = INDEX.format(rows="\n".join(rows), errors="\n".join(errors))
     if left:
