@@ -7,7 +7,6 @@ one line of JSON. A call's time counts from when it was due. `recovery_ms` is th
 until calls take no longer than 1.5 times the median before it, by the median of each 50 ms.
 """
 
-import argparse
 import asyncio
 import json
 import statistics
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 import httptools
 import uvloop
 
-from bench.load import TIMEOUT_S, post
+from bench.load import TIMEOUT_S, load_flags, post
 
 TIMES, BEFORE_S, BURST_S, AFTER_S = 10, 2.0, 1.0, 3.0
 WINDOW_MS, BACK = 50, 1.5
@@ -139,10 +138,7 @@ def facts(sent: list[Answer]) -> dict[str, float]:
 
 def main() -> None:
     """Puts the load on and prints what was measured."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    flags.add_argument("url")
-    flags.add_argument("--body", required=True)
-    flags.add_argument("--header", action="append", default=[], help="name: value")
+    flags = load_flags(__doc__)
     flags.add_argument("--rate", type=float, default=200)
     given = flags.parse_args()
     url = urlsplit(given.url)

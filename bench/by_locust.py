@@ -24,15 +24,8 @@ HEAD = ("subject", "calls/s", "p50 ms", "p95 ms", "failed", "CPU ms a call")
 def ask(subject: Subject, sent: str, users: int, seconds: int, *, stream: bool) -> tuple[str, ...]:
     """One line of the table; raises `RuntimeError` if locust does not run."""
     with tempfile.TemporaryDirectory(prefix="llm-proxy-locust-") as folder, still(subject.others):
-        words = [
-            str(LOCUST),
-            "--headless",
-            "--only-summary",
-            "--users",
-            str(users),
-            "--spawn-rate",
-            str(users),
-        ]
+        words = [str(LOCUST), "--headless", "--only-summary"]
+        words += ["--users", str(users), "--spawn-rate", str(users)]
         words += ["--run-time", f"{seconds}s", "--host", f"http://127.0.0.1:{subject.port}"]
         words += ["--locustfile", str(ROOT / "bench" / "locustfile.py"), "--json-file", f"{folder}/seen"]
         env = os.environ | {"BODY": sent, "KEY": subject.key, "STREAM": "1" if stream else ""}
@@ -44,10 +37,8 @@ def ask(subject: Subject, sent: str, users: int, seconds: int, *, stream: bool) 
     if not seen:
         raise RuntimeError(f"{subject.name}: no call ended within {seconds} s\n{done.stderr[-2000:]}")
     [calls] = seen
-    count, times = (
-        calls["num_requests"],
-        sorted((float(ms), many) for ms, many in calls["response_times"].items()),
-    )
+    count = calls["num_requests"]
+    times = sorted((float(ms), many) for ms, many in calls["response_times"].items())
     return (
         subject.name,
         f"{count / (calls['last_request_timestamp'] - calls['start_time']):.1f}",

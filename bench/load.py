@@ -130,12 +130,18 @@ def post(path: str, headers: list[str], body: str) -> bytes:
     return "\r\n".join([f"POST {path} HTTP/1.1", *lines, "", body]).encode("ascii")
 
 
-def main() -> None:
-    """Puts the load on and prints what was measured."""
-    flags = argparse.ArgumentParser(description=__doc__)
+def load_flags(about: str | None) -> argparse.ArgumentParser:
+    """The words of a program that puts load on one URL: that URL, the body and headers of a call."""
+    flags = argparse.ArgumentParser(description=about, formatter_class=argparse.RawTextHelpFormatter)
     flags.add_argument("url")
     flags.add_argument("--body", required=True)
     flags.add_argument("--header", action="append", default=[], help="name: value")
+    return flags
+
+
+def main() -> None:
+    """Puts the load on and prints what was measured."""
+    flags = load_flags(__doc__)
     flags.add_argument("--connections", type=int, default=16)
     flags.add_argument("--seconds", type=float, default=2.0)
     flags.add_argument("--requests", type=int, default=MAX_REQUESTS)

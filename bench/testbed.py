@@ -332,17 +332,9 @@ def measure(
     pause_ms: float = 0.0,
 ) -> Run:
     """Puts load on a subject and measures what it costs; raises `RuntimeError` when nothing was served."""
-    url = f"http://127.0.0.1:{subject.port}{subject.path}"
-    words = [sys.executable, "-m", "bench.load", url, "--body", sent, "--seconds", str(seconds)]
-    words += ["--header", f"authorization: Bearer {subject.key}", "--pause-ms", str(pause_ms)]
-    words += ["--connections", str(connections), *(("--requests", str(requests)) if requests else ())]
-    with still(subject.others):
-        before_s = subject.cpu_s()
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-        used_s = subject.cpu_s() - before_s
-    if done.returncode:
-        raise RuntimeError(f"{subject.name}: {done.stderr[-2000:]}")
-    seen = json.loads(done.stdout)
+    words = ["--connections", str(connections), "--seconds", str(seconds), "--pause-ms", str(pause_ms)]
+    words += ["--requests", str(requests)] if requests else []
+    seen, used_s = _put(subject, sent, "bench.load", *words)
     good = seen["statuses"].get(str(status), 0)
     if not good:
         raise RuntimeError(f"{subject.name}: no answer {status}, but {seen['statuses']}")
@@ -362,15 +354,23 @@ def measure(
 
 def put_burst(subject: Subject, sent: str, rate: int) -> dict[str, float]:
     """Puts a burst on a subject; what its callers saw."""
+    found: dict[str, float]
+    found, _ = _put(subject, sent, "bench.burst", "--rate", str(rate))
+    return found
+
+
+def _put(subject: Subject, sent: str, load: str, *words: str) -> tuple[Any, float]:
+    """Runs a program that puts load on a subject; what it printed, and the CPU seconds of the subject."""
     url = f"http://127.0.0.1:{subject.port}{subject.path}"
-    words = [sys.executable, "-m", "bench.burst", url, "--body", sent, "--rate", str(rate)]
-    words += ["--header", f"authorization: Bearer {subject.key}"]
+    command = [sys.executable, "-m", load, url, "--body", sent, *words]
+    command += ["--header", f"authorization: Bearer {subject.key}"]
     with still(subject.others):
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        before_s = subject.cpu_s()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        used_s = subject.cpu_s() - before_s
     if done.returncode:
         raise RuntimeError(f"{subject.name}: {done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    return json.loads(done.stdout), used_s
 
 
 @contextmanager
