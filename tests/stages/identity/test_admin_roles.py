@@ -1,6 +1,5 @@
 """Admin keys with names and roles, on two real gateways and a real Postgres."""
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ import httpx
 import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from gateway_lifespan import lifespan
 from pydantic import SecretStr
 from stages.admission.limiter_outages import settings_of
 
@@ -112,20 +112,6 @@ async def replicas(
     ]
     async with lifespan(made[0]), lifespan(made[1]):
         yield made
-
-
-@asynccontextmanager
-async def lifespan(gateway: Gateway) -> AsyncGenerator[None]:
-    """The gateway started, and stopped at the end, as a server does it."""
-    said: asyncio.Queue[Json] = asyncio.Queue()
-    reported: asyncio.Queue[Json] = asyncio.Queue()
-    app: Any = gateway.asgi
-    running = asyncio.create_task(app({"type": "lifespan", "asgi": {}}, said.get, reported.put))
-    await said.put({"type": "lifespan.startup"})
-    assert (await reported.get())["type"] == "lifespan.startup.complete"
-    yield
-    await said.put({"type": "lifespan.shutdown"})
-    await running
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from gateway_lifespan import lifespan
 
 from llm_proxy.app import Gateway
 from llm_proxy.edge.request import Message
@@ -24,20 +25,10 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
     """A running gateway with canned answers; the agent `busy` has used up its limit."""
     values = {"llm_mode": "mock", "internal_api_key": KEY, "agent_rpm": RPM, "spool_dir": tmp_path}
     made = Gateway(Settings.model_validate(values))
-    to_app: asyncio.Queue[Message] = asyncio.Queue()
-    from_app: asyncio.Queue[Message] = asyncio.Queue()
-
-    async def live() -> None:
-        await made.asgi({"type": "lifespan", "state": {}}, to_app.get, from_app.put)
-
-    life = asyncio.create_task(live())
-    await to_app.put({"type": "lifespan.startup"})
-    assert (await from_app.get())["type"] == "lifespan.startup.complete"
-    for _ in range(RPM):
-        await call(made, "busy")
-    yield made
-    await to_app.put({"type": "lifespan.shutdown"})
-    await life
+    async with lifespan(made):
+        for _ in range(RPM):
+            await call(made, "busy")
+        yield made
 
 
 async def call(gateway: Gateway, agent: str, key: str = KEY, *, streams_s: float = 0) -> int:
