@@ -5,12 +5,13 @@ It finds e-mail addresses (masked) and the word `weapon` (blocked), and keeps ea
 
 import json
 import re
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
+
+from threaded_server import serving
 
 Json = dict[str, Any]
 EMAIL = re.compile(r"[\w.]+@[\w.]+\w")
@@ -93,13 +94,6 @@ def _verdict(texts: list[str]) -> Json:
 def run_scan_service() -> Generator[Scanner]:
     """A scan service, until the block ends."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), ScanRoutes)
-    service = Scanner(f"http://127.0.0.1:{server.server_port}")
-    cast("Any", server).service = service
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(server) as url:
+        cast("Any", server).service = service = Scanner(url)
         yield service
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -1,13 +1,14 @@
 """A receiver of webhooks: keeps every request, and answers as the test sets."""
 
 import json
-import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
+
+from threaded_server import serving
 
 Json = dict[str, Any]
 
@@ -88,11 +89,5 @@ def run_receiver() -> Generator[WebhookReceiver]:
     server = Server(("127.0.0.1", 0), Hooks)
     receiver = WebhookReceiver(server.server_address[1])
     cast("Any", server).receiver = receiver
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield receiver
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

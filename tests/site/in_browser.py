@@ -3,16 +3,15 @@
 It is opened as files, which is how a reader without a server has it, and as a server would send it.
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from chromium import TELEPHONE, WIDE, Scheme, run_chromium, watched_page
+from threaded_server import serving
 
 SITE = Path(__file__).parents[2] / "site"
 PAGES = ("index", "quickstart", "configuration", "api/chat", "console", "keys")
@@ -26,18 +25,9 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Writes nothing."""
 
 
-@contextmanager
-def served_site() -> Generator[str]:
+def served_site() -> AbstractContextManager[str]:
     """Yields the address of a server of the site."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(SITE)))
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return serving(ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(SITE))))
 
 
 @pytest.mark.parametrize(("size", "scheme"), LOOKS)

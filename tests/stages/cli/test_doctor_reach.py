@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from self_signed import self_signed
+from threaded_server import serving
 
 from llm_proxy.cli.doctor.findings import DoctorFinding, NotChecked, Outcome
 from llm_proxy.cli.doctor.reach import (
@@ -69,15 +70,11 @@ def server(
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
         running.socket = context.wrap_socket(running.socket, server_side=True)
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http{'s' if certificate else ''}://127.0.0.1:{running.server_address[1]}"
-    finally:
-        gone.set()
-        running.shutdown()
-        running.server_close()
-        thread.join()
+    with serving(running) as url:
+        try:
+            yield url.replace("http:", "https:") if certificate else url
+        finally:
+            gone.set()
 
 
 def subject_of(url: str, tmp_path: Path, **more: object) -> Subject:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from database_copies import copy_database
+from threaded_server import serving
 from usage_records import record, run_ledger, until_written
 
 from llm_proxy.errors import NotFound, StoreUnavailable, UpstreamUnreachable
@@ -434,12 +434,8 @@ def traces() -> Iterator[Traces]:
     for number in range(5):
         server.kept[f"acme-{number}"] = (NAME, ["tenant:acme", "agent:a"])
     server.kept |= {"zeta": (NAME, ["tenant:zeta"]), "none": (NAME, []), "other": ("other", ["tenant:acme"])}
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 async def test_traces_are_deleted_within_the_tenant(pool: "Pool[asyncpg.Record]", traces: Traces) -> None:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 from prometheus_page import value
+from threaded_server import serving
 from usage_records import record
 
 from llm_proxy import __version__
@@ -69,12 +69,8 @@ class Collector:
 def collector() -> Iterator[Collector]:
     """Yields a running collector."""
     one = Collector()
-    thread = threading.Thread(target=one.server.serve_forever)
-    thread.start()
-    yield one
-    one.server.shutdown()
-    one.server.server_close()
-    thread.join()
+    with serving(one.server):
+        yield one
 
 
 def trace(tracer: Tracer, call: UsageRecord, traceparent: bytes | None = None) -> None:
