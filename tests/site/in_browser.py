@@ -16,6 +16,7 @@ from threaded_server import serving
 SITE = Path(__file__).parents[2] / "site"
 PAGES = ("index", "quickstart", "configuration", "api/chat", "console", "keys")
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+SETTING = "LLM_PROXY__MESSAGES_PING_S"
 LOOKS = list(product((TELEPHONE, WIDE), SCHEMES))
 pytestmark = pytest.mark.timeout(300)
 
@@ -46,7 +47,7 @@ async def test_pages_have_no_barriers(size: tuple[int, int], scheme: Scheme) -> 
 
 @pytest.mark.parametrize("is_served", [True, False])
 async def test_the_search_finds_a_setting(*, is_served: bool) -> None:
-    """A word that one page has leads to that page."""
+    """Its name finds its page first, and leads there."""
     with served_site() as url:
         origin = url if is_served else "file://"
         start = "/index.html" if is_served else f"{SITE}/index.html"
@@ -54,5 +55,10 @@ async def test_the_search_finds_a_setting(*, is_served: bool) -> None:
             page = watched.page
             await page.goto(origin + start)
             await page.keyboard.press("/")
-            await page.keyboard.type("LLM_PROXY__MESSAGES_PING_S", delay=20)
-            await page.get_by_role("link", name="Settings").first.wait_for()
+            await page.keyboard.type(SETTING, delay=20)
+            result = page.get_by_role("option").first.and_(
+                page.locator(f"[href$='/configuration.html?h={SETTING}']")
+            )
+            await result.wait_for()
+            await result.click()
+            await page.wait_for_url(f"**/configuration.html?h={SETTING}*")
