@@ -1,10 +1,11 @@
 """A parent that has imported LiteLLM and forks a worker for each port; it restarts and replaces its workers.
 
-Invariants: the parent has one thread and no event loop, and it never accepts a connection; a port that no
-worker serves refuses connections. A worker over its limits keeps its port until its replacement serves. A
-worker whose parent has died serves on for `ORPHAN_S`, then drains.
+Invariants: the parent has one thread and no event loop, and it never accepts a connection. It alone closes a
+port, when no worker listens. A worker over its limits keeps its port until its replacement serves; one that
+does not serve in time is killed. A worker whose parent has died serves on for `ORPHAN_S`, then drains.
 """
 
+import faulthandler
 import os
 import selectors
 import signal
@@ -23,10 +24,16 @@ from llm_proxy.sidecar.recycle_limits import HARD_MIB_VARIABLE, UNLIMITED, resid
 ORPHAN_S = 60.0
 """Until then a launcher has started a new parent, and ends the orphans when the new workers serve."""
 POLL_S = 1.0
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
+START_TIMEOUT_S, MAX_START_TIMEOUT_S = 45.0, 360.0
+"""A worker that does not serve by then is killed; the next one has twice the time, up to the second."""
+ABORT_S = 1.0
+"""From SIGABRT, at which a worker writes where it waits, to SIGKILL."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGCHLD)
 """All but the last end the workers. SIGUSR1: after their running calls, however long these take."""
-READY, OVER_LIMIT, REPLACED = b"r", b"o", b"g"
-"""One byte each: a worker serves; a worker is over its limits; to that worker: its replacement serves."""
+WARMED, READY, OVER_LIMIT, CLOSING = b"w", b"r", b"o", b"c"
+"""From a worker: it is about to listen; it serves; it is over its limits; it stops to listen."""
+LISTEN, REPLACED = b"l", b"g"
+"""To a worker: it may listen; its replacement serves."""
 
 
 class ParentLink:
@@ -43,6 +50,20 @@ class ParentLink:
     def fileno(self) -> int:
         """Returns the descriptor, which is readable when `was_replaced` has news."""
         return self._link.fileno()
+
+    def may_listen(self) -> bool:
+        """Returns whether this worker may listen, as soon as the parent says so; False when it has died.
+
+        A worker that listened without the parent's word could do so just before the parent closes the port.
+        """
+        self._send(WARMED)
+        self._link.settimeout(None)
+        try:
+            return self._link.recv(1) == LISTEN
+        except OSError:
+            return False
+        finally:
+            self._link.settimeout(0)
 
     def report_ready(self) -> None:
         """Reports that this worker serves."""
@@ -61,19 +82,12 @@ class ParentLink:
         except OSError:
             return None
 
-    def stop_listening(self) -> None:
-        """Refuses new connections at this port, also in the other processes that share it."""
-        stop_listening(self.listener)
+    def report_closing(self) -> None:
+        """Reports that this worker stops to listen: its parent closes the port unless another one listens."""
+        self._send(CLOSING)
 
     def _send(self, message: bytes) -> None:
-        with suppress(OSError):
-            self._link.send(message)
-
-
-def stop_listening(listener: socket.socket) -> None:
-    """Refuses new connections; the port stays bound, and `listen` opens it again."""
-    with suppress(OSError):
-        listener.shutdown(socket.SHUT_RDWR)
+        _send(self._link, message)
 
 
 @dataclass(slots=True)
@@ -82,12 +96,18 @@ class _ForkedWorker:
 
     Attributes:
         link: The parent's end of its `ParentLink`.
+        serves_by_s: When it is killed unless it is ready.
+        listens: Whether it listens, or may at any moment.
+        is_late: Whether it was killed because it did not serve in time.
     """
 
     pid: int
     link: socket.socket
     started_s: float
+    serves_by_s: float
+    listens: bool = False
     is_ready: bool = False
+    is_late: bool = False
 
 
 @dataclass(slots=True)
@@ -110,6 +130,12 @@ class _Slot:
         """The port's number."""
         return int(self.listener.getsockname()[1])
 
+    def close_unless_served(self) -> None:
+        """Refuses new connections if no worker listens; the port stays bound, and `listen` opens it again."""
+        if not any(one.listens for one in self.workers):
+            with suppress(OSError):
+                self.listener.shutdown(socket.SHUT_RDWR)
+
 
 class _InWorker(BaseException):
     """Leaves the parent's code in a forked process, which has nothing to finish there."""
@@ -119,28 +145,35 @@ class _InWorker(BaseException):
         self.link = link
 
 
-def run(listeners: Sequence[socket.socket], hard_mib: float, run_worker: Callable[[ParentLink], int]) -> int:
-    """Run workers until SIGTERM, SIGINT or SIGUSR1, and until each has ended; return the exit code.
+def run(
+    listeners: Sequence[socket.socket],
+    hard_mib: float,
+    run_worker: Callable[[ParentLink], int],
+    start_timeout_s: float = START_TIMEOUT_S,
+) -> int:
+    """Run workers until SIGTERM, SIGINT, SIGHUP or SIGUSR1, and until each has ended; return the exit code.
 
-    A worker that ends before the first is ready ends the parent with its exit code.
+    A worker that ends by itself before the first is ready ends the parent with its exit code.
 
     Args:
         listeners: A bound socket for each worker.
         hard_mib: Memory over which a worker is killed.
         run_worker: Runs in each forked process; returns the process's exit code.
+        start_timeout_s: How long the first worker of a port may take until it serves.
     """
     try:
-        return _Parent(listeners, hard_mib).run()
+        return _Parent(listeners, hard_mib, start_timeout_s).run()
     except _InWorker as forked:
         link = forked.link
     name_process(link.listener.getsockname()[1])
+    faulthandler.enable()
     return run_worker(link)
 
 
 class _Parent:
-    def __init__(self, listeners: Sequence[socket.socket], hard_mib: float) -> None:
+    def __init__(self, listeners: Sequence[socket.socket], hard_mib: float, start_timeout_s: float) -> None:
         self._slots = [_Slot(one) for one in listeners]
-        self._hard_mib = hard_mib
+        self._hard_mib, self._start_timeout_s = hard_mib, start_timeout_s
         self._selector = selectors.DefaultSelector()
         self._signals_in, self._signals_out = socket.socketpair()
         self._selector.register(self._signals_in, selectors.EVENT_READ)
@@ -159,6 +192,7 @@ class _Parent:
                         self._fork(slot)
                 self._wait(now_s)
                 self._reap()
+                self._kill_late()
                 self._kill_over_hard_limit()
         return self._exit_code
 
@@ -167,7 +201,8 @@ class _Parent:
         self._signals_in.settimeout(0)
         self._signals_out.settimeout(0)
         for number in SIGNALS:
-            signal.signal(number, _do_nothing)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                signal.signal(number, _do_nothing)
         signal.set_wakeup_fd(self._signals_out.fileno(), warn_on_full_buffer=False)
         yield
         signal.set_wakeup_fd(-1)
@@ -187,15 +222,20 @@ class _Parent:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         theirs.close()
         ours.settimeout(0)
-        worker = _ForkedWorker(pid, ours, time.monotonic())
+        now_s = time.monotonic()
+        timeout_s = min(self._start_timeout_s * 2**slot.failures, MAX_START_TIMEOUT_S)
+        worker = _ForkedWorker(pid, ours, now_s, now_s + timeout_s)
         slot.workers.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, (slot, worker))
 
     def _leave_parent(self, own: _Slot) -> None:
-        """Closes what a worker shall not share: the parent's links, signals, and the others' ports."""
+        """Closes what a worker shall not share: the parent's links, signals, and the others' ports.
+
+        It ignores SIGHUP, which a terminal that closes sends to each process: the parent drains it then.
+        """
         signal.set_wakeup_fd(-1)
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
         self._selector.close()
         self._signals_in.close()
         self._signals_out.close()
@@ -206,9 +246,12 @@ class _Parent:
                 slot.listener.close()
 
     def _wait(self, now_s: float) -> None:
-        """Handles signals and messages; returns after `POLL_S`, or when a worker is to be forked."""
-        forks_at_s = [slot.fork_at_s for slot in self._slots if slot.fork_at_s is not None]
-        for key, _ in self._selector.select(max(0.0, min([now_s + POLL_S, *forks_at_s]) - now_s)):
+        """Handles signals and messages for `POLL_S`, or until a worker is to be forked or ended."""
+        due_s = [now_s + POLL_S]
+        for slot in self._slots:
+            due_s += [] if slot.fork_at_s is None else [slot.fork_at_s]
+            due_s += [one.serves_by_s for one in slot.workers if not (one.is_ready or one.is_late)]
+        for key, _ in self._selector.select(max(0.0, min(due_s) - now_s)):
             if key.data is not None:
                 self._read_link(*key.data)
                 continue
@@ -217,6 +260,9 @@ class _Parent:
 
     def _stop(self, number: signal.Signals) -> None:
         self._stopping = True
+        if number == signal.SIGHUP:
+            log_line("SIGHUP: ending as at SIGTERM")
+            number = signal.SIGTERM
         for slot in self._slots:
             for worker in slot.workers:
                 _signal(worker.pid, number)
@@ -225,16 +271,22 @@ class _Parent:
         messages = _receive(worker.link)
         if not messages:  # it has ended or is about to
             self._selector.unregister(worker.link)
+        if WARMED in messages:
+            worker.listens = True
+            _send(worker.link, LISTEN)
         if READY in messages:
-            self._note_ready(slot, worker)
+            self._note_ready(worker)
+            for before in slot.workers[: slot.workers.index(worker)]:
+                before.listens = False
+                _send(before.link, REPLACED)
+        if CLOSING in messages:
+            worker.listens = False
+            slot.close_unless_served()
         if OVER_LIMIT in messages and worker is slot.workers[-1]:
             slot.fork_at_s = time.monotonic()
 
-    def _note_ready(self, slot: _Slot, worker: _ForkedWorker) -> None:
+    def _note_ready(self, worker: _ForkedWorker) -> None:
         worker.is_ready = True
-        for before in slot.workers[: slot.workers.index(worker)]:
-            with suppress(OSError):
-                before.link.send(REPLACED)
         if not self._was_ready:
             self._was_ready = True
             log_line(f"the first of {len(self._slots)} workers serves after {self._uptime_s():.1f} s")
@@ -251,20 +303,23 @@ class _Parent:
     def _note_end(self, slot: _Slot, worker: _ForkedWorker, code: int) -> None:
         is_last = worker is slot.workers[-1]
         slot.workers.remove(worker)
+        if READY in _receive(worker.link):  # and ended before this was read
+            self._note_ready(worker)
         with suppress(KeyError):
             self._selector.unregister(worker.link)
         worker.link.close()
         if self._stopping:
             return
-        if not any(one.is_ready for one in slot.workers):
-            stop_listening(slot.listener)
-        if not self._was_ready:
+        slot.close_unless_served()
+        if not self._was_ready and not worker.is_late:
             self._exit_code = code if code > 0 else 1
             self._stop(signal.SIGTERM)
         elif is_last:
             self._schedule_fork(slot, worker, code)
-        else:
+        elif slot.workers[-1].is_ready:
             log_line(f"a replaced worker has ended: that of port {slot.port}, with code {code}")
+        else:
+            log_line(f"the worker of port {slot.port} ended with code {code}; its replacement starts")
 
     def _schedule_fork(self, slot: _Slot, worker: _ForkedWorker, code: int) -> None:
         """Schedules the next worker: at once after one that served; ends in a row make it wait longer."""
@@ -278,6 +333,22 @@ class _Parent:
             f"the worker of port {slot.port} ended with code {code}; "
             + (f"another one starts in {pause_s:g} s" if pause_s else "another one starts")
         )
+
+    def _kill_late(self) -> None:
+        now_s = time.monotonic()
+        for slot in self._slots:
+            for worker in slot.workers:
+                if worker.is_ready or now_s < worker.serves_by_s:
+                    continue
+                if not worker.is_late:
+                    worker.is_late = True
+                    log_line(
+                        f"the worker of port {slot.port} does not serve after "
+                        f"{now_s - worker.started_s:.0f} s: killed; the next lines show where it waits"
+                    )
+                    _signal(worker.pid, signal.SIGABRT)
+                elif now_s > worker.serves_by_s + ABORT_S:
+                    _signal(worker.pid, signal.SIGKILL)
 
     def _kill_over_hard_limit(self) -> None:
         if self._hard_mib == UNLIMITED:
@@ -301,6 +372,11 @@ def _receive(link: socket.socket) -> bytes:
         return link.recv(16)
     except OSError:
         return b""
+
+
+def _send(link: socket.socket, message: bytes) -> None:
+    with suppress(OSError):
+        link.send(message)
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:

@@ -65,7 +65,10 @@ class SidecarServer(uvicorn.Server):
         self._is_over_limit = self._has_all_time = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then report to the parent."""
+        """Listen once the parent allows it, then report to the parent."""
+        if self._link is not None and not self._link.may_listen():
+            self.should_exit = True
+            return
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, self._finish_calls)
@@ -74,9 +77,9 @@ class SidecarServer(uvicorn.Server):
             self._link.report_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, for the parent too unless a replacement listens; finish the running calls."""
-        if self._link is not None and not self._app.relieved:
-            self._link.stop_listening()
+        """Stop listening; finish the running calls."""
+        if self._link is not None:
+            self._link.report_closing()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
