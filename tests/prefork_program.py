@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from llm_proxy.sidecar import prefork
+from llm_proxy.sidecar.recycle_limits import UNLIMITED
 
 FOREVER_S = 600
 
@@ -88,7 +89,7 @@ def main() -> int:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
-    return prefork.run([listener], prefork.UNLIMITED, act, timeout_s)
+    return prefork.run([listener], UNLIMITED, act, timeout_s)
 
 
 if __name__ == "__main__":
