@@ -59,11 +59,15 @@ def hit_reporter(call_log: CallLog | None, *, observed: bool) -> ReportHit:
 
 
 def _served_by(headers: Mapping[bytes, bytes]) -> ServedBy:
-    deployment, name, group = (headers.get(one, b"").decode("latin-1") for one in ROUTING_HEADERS)
+    deployment, name, group = (_name_in(headers, one) for one in ROUTING_HEADERS)
     return ServedBy(group, deployment, *_split_model(name))
 
 
 ROUTING_HEADERS = (b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-model-group")
+
+
+def _name_in(headers: Mapping[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("utf-8", "replace")
 
 
 def _log_hit(call_log: CallLog, hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
@@ -96,7 +100,7 @@ async def _build_event(
     """Return LiteLLM's logging object of the call, and its response object."""
     chat = scope["path"].endswith("/chat/completions")
     data, log = await _prepare_call(hit, scope, "acompletion" if chat else "atext_completion")
-    served, name = _served_by(headers), headers.get(b"x-litellm-model-name", b"").decode("latin-1")
+    served, name = _served_by(headers), _name_in(headers, b"x-litellm-model-name")
     of_router = {"model_group": served.group, "model_info": {"id": served.deployment}}
     metadata = {**as_object(data.get("metadata")), **of_router, "deployment": name}
     params = {"metadata": metadata, "proxy_server_request": data.get("proxy_server_request")}

@@ -178,7 +178,7 @@ class CallOutcome:
         if not self.attempts:
             return found
         deployment = self.attempts[-1].deployment
-        if deployment.isascii() and deployment.isprintable() and deployment:
+        if deployment.isprintable() and deployment:
             found.append((b"x-llmp-deployment", deployment[:200].encode()))
         if len(self.attempts) > 1 or self.attempts[0].error is not None:
             hops = [_hop(one) for one in self.attempts[-MAX_HOPS:]]

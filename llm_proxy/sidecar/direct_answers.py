@@ -15,6 +15,7 @@ from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import attempts
+from llm_proxy.sidecar.patches.answer_headers import sendable
 from llm_proxy.sidecar.patches.provider_http import record_answer
 from llm_proxy.sidecar.provider_answers import check_response
 from llm_proxy.sidecar.provider_errors import find_failure
@@ -64,7 +65,7 @@ class GoodAnswer:
             **{name: str(value) for name, value in self.extra.items()},
         }
         pairs = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            (name.lower().encode("latin-1"), sendable(value).encode("latin-1"))
             for name, value in found.items()
             if value not in {"", None, "None"}
         ]

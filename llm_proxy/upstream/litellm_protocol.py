@@ -304,8 +304,14 @@ def _find_deployment(deployment: str | None, catalog: Catalog | None) -> Deploym
 
 
 def _text(headers: Headers, name: bytes) -> str | None:
+    """Returns a header's text: UTF-8 as our sidecar sends it, Latin-1 as an unmodified LiteLLM does."""
     value = headers.get(name)
-    return value.decode("latin-1") if value else None
+    if not value:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _count(headers: Headers, name: bytes) -> int:

@@ -78,7 +78,7 @@ def cached(service_folder: Path, postgres_url: str) -> Iterator[Cached]:
     folder.mkdir()
     at = {name: probe.free_port() for name in ("provider", "sidecar", "gateway", "store")}
     played = Provider(f"http://127.0.0.1:{at['provider']}")
-    groups = [deployment(name, f"openai/{name}", played) for name in ("chat", "other", "embed")]
+    groups = [deployment(name, f"openai/{name}", played) for name in ("chat", "other", "embed", "模型")]
     config = folder / "litellm.yaml"
     config.write_text(json.dumps({"model_list": groups, "router_settings": {"num_retries": 0}}))
     store = valkey_url(at["store"], "only-for-this-cache")
@@ -122,6 +122,16 @@ async def test_the_same_call_again_is_a_hit_and_reaches_no_provider(cached: Cach
     assert [one.headers["x-llm-proxy-cache"] for one in (first, second)] == ["miss", "hit"]
     assert len(await cached.provider.calls(body["messages"][0]["content"])) == 1
     assert said(first) == said(second) != ""
+
+
+async def test_a_name_of_any_letters_stands_in_the_record(cached: Cached) -> None:
+    """Of the answer and of its repeat."""
+    body = chat(str(uuid4())) | {"model": "模型"}
+    for cache in ("miss", "hit"):
+        answer = await cached.post(CHAT, body)
+        assert (answer.status_code, answer.headers["x-llm-proxy-cache"]) == (200, cache)
+        record = await cached.story(answer.headers["x-request-id"])
+        assert (record["model_group"], record["deployment"]) == ("模型", "模型")
 
 
 def said(answer: httpx.Response) -> str:

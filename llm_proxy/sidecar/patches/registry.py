@@ -12,6 +12,7 @@ from pathlib import Path
 from llm_proxy.sidecar.patches import (
     accounting,
     alike_frames,
+    answer_headers,
     attempts,
     cohere_rerank,
     field_support,
@@ -74,6 +75,7 @@ PATCHES: tuple[LiteLLMPatch, ...] = (
     performance.LIMITS,
     performance.DIRECT_CALLS,
     performance.READ_TIMEOUTS,
+    answer_headers.PATCH,
     accounting.FREE_DEPLOYMENTS,
     log_content.ERROR_LOG,
     litellm_cache.OWN_CACHE,

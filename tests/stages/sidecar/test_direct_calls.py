@@ -65,6 +65,7 @@ def pair(
         deployment("second", "openai/second", provider, **alone),
         deployment("one-id", "openai/gpt-4o", provider, id="shared", **alone),
         deployment("same-id", "openai/gpt-4o-mini", provider, id="shared", **alone),
+        deployment("模型\n二", "openai/物理", provider, id="号码", **alone),
     ]
     rules: Json = {"fallbacks": [{"first": ["second"]}], "retry_after": 0}
     config: Json = {"model_list": models, "router_settings": rules}
@@ -289,6 +290,23 @@ async def test_groups_that_share_an_id_share_no_request(pair: tuple[Sidecar, Sid
             mark = str(uuid4())
             await ask(sidecar, group, {}, mark, uuid4())
             assert [call["model"] for call in await sidecar.provider.calls(mark)] == [model]
+
+
+async def test_names_of_any_letters_are_answered(pair: tuple[Sidecar, Sidecar]) -> None:
+    """Whole, streamed and as vectors; a line break of the group's name is no line break of the headers."""
+    for sidecar in pair:
+        group = "模型\n二"
+        found = [
+            *[await ask(sidecar, group, {}, str(uuid4()), uuid4()) for _ in range(2)],
+            await sidecar.stream(group, str(uuid4())),
+            await sidecar.post("/v1/embeddings", {"model": group, "input": "a"}),
+        ]
+        for answer in found:
+            assert answer.status == 200, answer.text
+            sent = {name: value.decode() for name, value in answer.headers.raw}
+            named = [sent[f"x-litellm-model-{one}".encode()] for one in ("group", "id", "name")]
+            assert named == ["模型?二", "号码", "openai/物理"]
+            assert sent[b"x-llmp-deployment"] == "号码"
 
 
 async def test_a_caller_hangs_up(pair: tuple[Sidecar, Sidecar]) -> None:

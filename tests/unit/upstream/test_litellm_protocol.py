@@ -265,6 +265,13 @@ def test_a_wildcards_model_is_the_one_that_was_called() -> None:
     assert parse_routing_headers(TOLD, ROUTED_CALL, wild, cached=True).provider_model == "gpt"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_names_are_our_sidecars_utf_8_or_litellms_latin_1(encoding: str) -> None:
+    """Such as `modèle`."""
+    headers = {**TOLD, b"x-litellm-model-group": "modèle".encode(encoding)}
+    assert parse_routing_headers(headers, ROUTED_CALL, None, cached=True).group == "modèle"
+
+
 def test_a_missing_header_is_none() -> None:
     """An unmodified LiteLLM behind something that strips headers."""
     found = parse_routing_headers({}, ROUTED_CALL, None, cached=False)
