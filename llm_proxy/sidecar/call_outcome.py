@@ -87,6 +87,7 @@ class DirectAttempt:
         client: The client LiteLLM sent its request with.
         request: That request.
         logging: LiteLLM's logging object of the attempt.
+        started_at: When the attempt began, if LiteLLM's part in it begins later.
     """
 
     deployment: Any = None
@@ -95,6 +96,7 @@ class DirectAttempt:
     client: Any = None
     request: Any = None
     logging: Any = None
+    started_at: datetime | None = None
 
 
 @dataclass(slots=True)

@@ -92,6 +92,7 @@ class GoodAnswer:
             "standard_logging_object": {
                 "litellm_call_id": call_id,
                 "status": "success",
+                "stream": self.call.streams,
                 "call_type": self.template.pricing.call_type,
                 "custom_llm_provider": details.get("custom_llm_provider"),
                 "model": model,

@@ -6,9 +6,8 @@ else becomes the answer to LiteLLM's own request, so that retries, fallbacks, co
 an answer's form, cost, headers and row are made by the functions that make LiteLLM's (`direct_answers`).
 """
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -18,7 +17,8 @@ from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import direct_answers, direct_internals, litellm_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt, outcome_in_context
 from llm_proxy.sidecar.direct_answers import GoodAnswer
-from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate, learn_request
+from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate, as_answer, learn_request
+from llm_proxy.sidecar.direct_streams import DirectStream
 from llm_proxy.sidecar.direct_templates import (
     CONTENT_FIELDS,
     MAX_CALL_ID_CHARS,
@@ -27,7 +27,8 @@ from llm_proxy.sidecar.direct_templates import (
     may_serve,
     read_call,
 )
-from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.disconnects import unless_disconnected
+from llm_proxy.sidecar.patches import openai_passthrough
 from llm_proxy.sidecar.responses import (
     CALL_ID_HEADER,
     App,
@@ -104,6 +105,12 @@ class DirectCalls:
         template = self.templates.get(key)
         if template is not None:
             self.templates.move_to_end(key)
+            if call.streams:
+                stream = DirectStream(template, call, outcome, began)
+                await self._pass(
+                    stream, template.body.fill(call), forward, outcome, scope, (raw, receive), send
+                )
+                return
             answer = await self._answer(template, call, outcome, direct, receive)
             if answer is not None:
                 self.sent += 1
@@ -114,10 +121,47 @@ class DirectCalls:
                 answer.log(call_id, outcome)
                 return
         outcome.attempts.clear()
+        await self._learn(key, call, outcome, scope, (forward, receive_again(raw, receive), send))
+
+    async def _learn(
+        self,
+        key: Hashable,
+        call: DirectCall,
+        outcome: CallOutcome,
+        scope: Scope,
+        app: tuple[App, Receive, Send],
+    ) -> None:
+        """Let LiteLLM respond, and keep the template of its request."""
+        (forward, receive, send), direct = app, outcome.direct or DirectAttempt()
         learning = _Head(send)
-        await forward(scope, receive_again(raw, receive), learning)
+        await forward(scope, receive, learning)
         if key not in self.templates and learning.status == 200 and len(outcome.attempts) == 1:
-            self.keep(key, learn_request(direct, call, CONTENT_FIELDS[endpoint], learning.headers))
+            self.keep(key, learn_request(direct, call, CONTENT_FIELDS[call.endpoint], learning.headers))
+
+    async def _pass(
+        self,
+        stream: DirectStream,
+        body: bytes,
+        forward: App,
+        outcome: CallOutcome,
+        scope: Scope,
+        request: tuple[bytes, Receive],
+        send: Send,
+    ) -> None:
+        """Pass a stream on, or let LiteLLM do it from where it is."""
+        (raw, receive), direct = request, outcome.direct or DirectAttempt()
+        try:
+            with outcome_in_context(outcome):
+                await self._note_sent(outcome, direct)
+                done = await stream.respond(body, request_header(scope, CALL_ID_HEADER), receive, send)
+            if done:
+                self.sent += 1
+                return
+            stream.hand_over(direct)
+            outcome.attempts.clear()
+            await forward(scope, stream.receive_later(receive_again(raw, receive)), stream.send_rest(send))
+        finally:
+            await stream.close()
 
     def keep(self, key: Hashable, template: RequestTemplate | None) -> None:
         """Keep a template; those that were not used for longest are dropped for it."""
@@ -134,6 +178,8 @@ class DirectCalls:
             return None
         call = read_call(endpoint, raw, outcome.optional_fields)
         if call is None or not self._may_serve(call.group):
+            return None
+        if call.streams and not openai_passthrough.installed.is_set():
             return None
         may_be_cached = ENDPOINTS[endpoint].litellm_call_type in direct_internals.cached_call_types()
         return None if may_be_cached and not call.without_cache else call
@@ -167,6 +213,12 @@ class DirectCalls:
         outcome.direct = DirectAttempt(deployment=chosen, attempt=outcome.attempts[-1])
         return outcome.direct
 
+    async def _note_sent(self, outcome: CallOutcome, direct: DirectAttempt) -> None:
+        """Do what LiteLLM does before it sends a request."""
+        if outcome.affinity:
+            await direct_internals.claim_affinity(direct.deployment, USER_OF_LITELLM)
+        outcome.attempts[-1].sent = True
+
     async def _answer(
         self,
         template: RequestTemplate,
@@ -177,18 +229,15 @@ class DirectCalls:
     ) -> GoodAnswer | None:
         """Return a good answer; None after the answer to LiteLLM's own request is set."""
         with outcome_in_context(outcome):
-            if outcome.affinity:
-                await direct_internals.claim_affinity(direct.deployment, USER_OF_LITELLM)
-            outcome.attempts[-1].sent = True
-            sending = template.send(template.body.fill(call))
-            answer = await _unless_disconnected(sending, receive)
+            await self._note_sent(outcome, direct)
+            answer = await unless_disconnected(template.send(template.body.fill(call)), receive)
             if isinstance(answer, ProviderAnswer) and answer.status == 200:
                 found: GoodAnswer | None = None
                 with suppress(Exception):  # LiteLLM's own code gets the same answer, and does the same again
                     found = READERS[call.endpoint](answer, template, call, outcome)
                 if found is not None:
                     return found
-        direct.answer = _as_answer(answer)
+        direct.answer = as_answer(answer)
         return None
 
 
@@ -209,49 +258,3 @@ class _Head:
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], message["headers"]
         await self._send(message)
-
-
-async def _unless_disconnected(
-    sending: Awaitable[ProviderAnswer | Exception | None], receive: Receive
-) -> ProviderAnswer | Exception | BaseException | None:
-    """Return the provider's answer; `CancelledError` if the caller hangs up before it."""
-    task, waits, left = asyncio.current_task(), True, False
-
-    async def watch() -> None:
-        nonlocal left
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if waits and task is not None:
-            left = True
-            task.cancel()
-
-    watcher = asyncio.ensure_future(watch())
-    try:
-        return await sending
-    except asyncio.CancelledError as error:
-        if not left or task is None:
-            raise
-        task.uncancel()
-        return error
-    finally:
-        waits = False
-        if watcher.done():
-            watcher.result()
-        watcher.cancel()
-
-
-def _as_answer(
-    answer: ProviderAnswer | BaseException | None,
-) -> Callable[[Untyped], Awaitable[Untyped]] | None:
-    """Return what answers LiteLLM's own request; None if LiteLLM has to send it."""
-    if answer is None:
-        return None
-
-    async def give(request: Untyped) -> Untyped:
-        if isinstance(answer, asyncio.CancelledError):
-            await asyncio.Event().wait()  # LiteLLM sees the disconnect too, and cancels its request
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer.as_response(request)
-
-    return give

@@ -3,6 +3,7 @@
 The names are listed in `litellm_internals`, as every other.
 """
 
+import copy
 from functools import cache
 from importlib import import_module
 
@@ -111,11 +112,36 @@ def answer_headers(result: Untyped) -> Json:
 def price(result: Untyped, logging: Untyped) -> tuple[float | None, Untyped]:
     """Return what an answer cost, and the parts of the cost."""
     logging.cost_breakdown = None
+    return price_of_stream(result, logging)
+
+
+def price_of_stream(result: Untyped, logging: Untyped) -> tuple[float | None, Untyped]:
+    """Return the same of a stream, whose parts may be known since it was completed."""
     model_id = as_object(logging.litellm_params.get("model_info")).get("id")
     cost: float | None = logging.response_cost_calculator(
         result=result, litellm_model_name=logging.model, router_model_id=model_id
     )
     return cost, logging.cost_breakdown
+
+
+def stream_object(pricing: Untyped, headers: dict[str, str], request: Json) -> Untyped:
+    """Return LiteLLM's object for a provider's stream in answer to a request, without the stream."""
+    logging = copy.copy(pricing)
+    logging.cost_breakdown = None
+    params = {**logging.litellm_params, "proxy_server_request": {"body": request}}
+    logging.litellm_params = params
+    logging.model_call_details = {**logging.model_call_details, "litellm_params": params}
+    make = litellm_internals.stream_wrapper_class()
+    provider = logging.custom_llm_provider
+    return make(None, logging.model, logging, custom_llm_provider=provider, _response_headers=headers)
+
+
+def complete_stream(stream: Untyped, messages: Untyped) -> Untyped:
+    """Return LiteLLM's object of the complete answer, of a stream's chunks."""
+    build = litellm_internals.litellm_module().stream_chunk_builder
+    result = build(chunks=stream.chunks, messages=messages, logging_obj=stream.logging_obj)
+    stream._propagate_usage_cost_to_hidden_params(result, stream.custom_llm_provider)  # noqa: SLF001 -- as LiteLLM ends a stream
+    return result
 
 
 def cost_headers(cost: float | str, logging: Untyped, breakdown: Untyped) -> Json:

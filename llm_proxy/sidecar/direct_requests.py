@@ -4,9 +4,11 @@ Invariants: the connection, its TLS settings, proxy and timeouts are those of Li
 are not followed; exceptions are those that LiteLLM's client raises.
 """
 
+import asyncio
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from time import perf_counter
 from typing import Any
@@ -20,6 +22,11 @@ from llm_proxy.sidecar.patches.provider_http import in_ascii
 
 CONSTANT_HEADERS = frozenset({b"x-litellm-model-name", b"x-litellm-model-api-base", b"x-litellm-version"})
 """Headers of LiteLLM's answer that name the deployment or LiteLLM."""
+STREAM_HEADERS = frozenset({b"cache-control", b"content-type", b"x-accel-buffering"})
+"""Headers of every stream of LiteLLM's, beside those of a cost that is not known yet."""
+COST_PREFIX = b"x-litellm-response-cost"
+CHUNK_BYTES = 16 * 1024
+"""What LiteLLM's client reads of a stream at most at once."""
 ENCODING_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 SDK_HEADER = "x-stainless-lang"
 """OpenAI's SDK sends it: LiteLLM's other clients parse answers by code of each provider."""
@@ -50,6 +57,78 @@ class ProviderAnswer:
         kept = [(name, value) for name, value in self.headers.items() if name not in ENCODING_HEADERS]
         made = import_module("httpx").Response
         return made(self.status, headers=kept, content=self.raw, request=request)
+
+
+def as_answer(
+    answer: ProviderAnswer | BaseException | None,
+) -> Callable[[Untyped], Awaitable[Untyped]] | None:
+    """Return what answers LiteLLM's own request; None if LiteLLM has to send it."""
+    if answer is None:
+        return None
+
+    async def give(request: Untyped) -> Untyped:
+        if isinstance(answer, asyncio.CancelledError):
+            await asyncio.Event().wait()  # LiteLLM sees the disconnect too, and cancels its request
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer.as_response(request)
+
+    return give
+
+
+class OpenedStream:
+    """A provider's answer whose body is read as it comes; a cancelled read can be repeated.
+
+    Attributes:
+        headers: As LiteLLM keeps them.
+    """
+
+    def __init__(self, response: Untyped) -> None:
+        self._response = response
+        self.status: int = response.status
+        self.headers = _headers(response.headers)
+
+    def __aiter__(self) -> "OpenedStream":
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next bytes; raise what LiteLLM's client raises."""
+        try:
+            with direct_internals.client_exceptions():
+                chunk: bytes = await self._response.content.read(CHUNK_BYTES)
+        except RuntimeError as error:
+            raise import_module("httpx").ReadError(str(error)) from error
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the body is read to its end."""
+        self._response.close()
+
+    def as_response(self, request: Untyped, body: AsyncIterator[bytes]) -> Untyped:
+        """Return httpx's response to a request, with another body."""
+        made = import_module("httpx").Response
+        stream = _stream_class()(body, self.aclose)
+        return made(self.status, headers=self._response.headers, stream=stream, request=request)
+
+
+@cache
+def _stream_class() -> Untyped:
+    parent = import_module("httpx").AsyncByteStream
+
+    class Stream(parent):  # type: ignore[misc,valid-type]  # httpx accepts no other kind of object
+        def __init__(self, body: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> None:
+            self._body, self._close = body, close
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return self._body
+
+        async def aclose(self) -> None:
+            await self._close()
+
+    return Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +165,20 @@ class RequestTemplate:
         except Exception as error:  # noqa: BLE001 -- LiteLLM raises it
             return error
         return ProviderAnswer(response.status, _headers(response.headers), raw, perf_counter() - began)
+
+    async def open(self, body: bytes) -> OpenedStream | Exception | None:
+        """Return the answer with its body unread, or the exception; None if nothing was sent."""
+        session, options = (
+            self.transport.get_valid_client_session(),
+            {**self.options, "auto_decompress": False},
+        )
+        try:
+            with direct_internals.client_exceptions():
+                return OpenedStream(await session.request("POST", self.url, data=body, **options))
+        except RuntimeError as error:
+            return None if SESSION_CLOSED in str(error) else import_module("httpx").ReadError(str(error))
+        except Exception as error:  # noqa: BLE001 -- LiteLLM raises it
+            return error
 
 
 def _headers(given: Untyped) -> dict[str, str]:
@@ -131,9 +224,14 @@ def learn_request(
     }
     if transport._ssl_verify is not None:  # noqa: SLF001 -- as the transport sends it
         options["ssl"] = transport._ssl_verify  # noqa: SLF001 -- the same
-    constant = tuple(pair for pair in head if pair[0] in CONSTANT_HEADERS)
+    constant = tuple(pair for pair in head if _is_constant(pair[0], call))
     url = import_module("yarl").URL(str(request.url), encoded=True)
     return RequestTemplate(body, request.url.path, transport, url, options, _pricing(logging), constant)
+
+
+def _is_constant(name: bytes, call: DirectCall) -> bool:
+    of_streams = call.streams and (name in STREAM_HEADERS or name.startswith(COST_PREFIX))
+    return name in CONSTANT_HEADERS or of_streams
 
 
 def _pricing(logging: Untyped) -> Untyped:

@@ -26,10 +26,11 @@ PARAMETERS: frozenset[str] = frozenset(
         *("presence_penalty", "prompt_cache_key", "reasoning_effort", "response_format"),
         *("safety_identifier", "seed", "service_tier", "stop", "store", "stream", "temperature"),
         *("tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options"),
-        *("dimensions", "encoding_format"),
+        *("dimensions", "encoding_format", "stream_options"),
     }
 )
 """Fields of OpenAI's that LiteLLM only translates."""
+STREAMED: frozenset[Endpoint] = frozenset({"chat.completions"})
 LITELLM_CONTROLS = frozenset({"cache", "disable_fallbacks"})
 """Fields that the gateway adds for LiteLLM: no provider gets them, and an answered call needs neither."""
 FREE_FIELDS = ("prompt_cache_key", "safety_identifier", "seed", "user")
@@ -97,6 +98,11 @@ class DirectCall:
     form: Hashable
     without_cache: bool = False
 
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is a stream."""
+        return self.parameters.get("stream") is True
+
 
 @dataclass(frozen=True, slots=True)
 class BodyTemplate:
@@ -134,7 +140,10 @@ def read_call(endpoint: Endpoint, raw: bytes, optional_fields: tuple[str, ...]) 
     parameters = {name: value for name, value in body.items() if name not in LITELLM_CONTROLS}
     if not isinstance(group, str) or not content or not parameters.keys() <= PARAMETERS:
         return None
-    if parameters.get("stream"):
+    streams = parameters.get("stream") or False
+    if not isinstance(streams, bool) or (streams and endpoint not in STREAMED):
+        return None
+    if "stream_options" in parameters and not streams:
         return None
     fixed = {name: value for name, value in parameters.items() if name not in FREE_FIELDS}
     try:

@@ -5,8 +5,12 @@ ended, and its provider's connection is closed, when this returns.
 """
 
 import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from llm_proxy.sidecar.responses import App, Message, Receive, Scope, Send
+
+T = TypeVar("T")
 
 
 async def cancel_on_disconnect(app: App, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,3 +40,30 @@ async def cancel_on_disconnect(app: App, scope: Scope, receive: Receive, send: S
         for task in (call, watch):
             task.cancel()
         await asyncio.gather(call, watch, return_exceptions=True)
+
+
+async def unless_disconnected(sending: Awaitable[T], receive: Receive) -> T | asyncio.CancelledError:
+    """Return what an awaitable returns; `CancelledError` if the caller hangs up before it."""
+    task, waits, left = asyncio.current_task(), True, False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if waits and task is not None:
+            left = True
+            task.cancel()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        return await sending
+    except asyncio.CancelledError as error:
+        if not left or task is None:
+            raise
+        task.uncancel()
+        return error
+    finally:
+        waits = False
+        if watcher.done():
+            watcher.result()
+        watcher.cancel()

@@ -6,7 +6,8 @@ as a line can be taken as bytes; an exception of the connection comes after all 
 
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
+from typing import Protocol
 
 from llm_proxy.sidecar.event_stream import EventDecoder, ServerSentEvent
 
@@ -17,6 +18,18 @@ BEGUN_EVENT = re.compile(rb"(?:event:[^\r\n]*\r?\n)?(?:data:[^\r\n]*(?:\r?\n)?)?
 """Matches a begun event of which the decoder makes nothing yet."""
 
 
+class Chunks(Protocol):
+    """A body that is read as it comes."""
+
+    async def __anext__(self) -> bytes:
+        """Return the next bytes."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the body."""
+        ...
+
+
 class ProviderLines:
     """An asynchronous iterator of lines: one for each event.
 
@@ -25,7 +38,7 @@ class ProviderLines:
             line; None for an event that came otherwise. Nothing is kept before the list is made.
     """
 
-    def __init__(self, chunks: AsyncGenerator[bytes], line_of: Callable[[ServerSentEvent], str]) -> None:
+    def __init__(self, chunks: Chunks, line_of: Callable[[ServerSentEvent], str]) -> None:
         """Create it.
 
         Args:

@@ -107,7 +107,7 @@ async def send_result(
         try:
             await result(scope, receive, outgoing)
         except Exception:  # a guardrail rejects within the stream: LiteLLM lets its exception through
-            if outcome.guardrail_error is None or not await outgoing.send_error_event():
+            if outcome.guardrail_error is None or not await outgoing.senderror_event():
                 raise
         return
     raw = result if isinstance(result, bytes) else translated_answers.render_completion(result, outcome)
@@ -144,11 +144,11 @@ class ResultSender:
         self._outcome = outcome
         self._broken = self._started = False
 
-    async def send_error_event(self) -> bool:
+    async def senderror_event(self) -> bool:
         """End a started stream with the error event; return False if none was started or it has ended."""
         if not self._started or self._broken:
             return False
-        await self._send({"type": "http.response.body", "body": _error_event(self._outcome)})
+        await self._send({"type": "http.response.body", "body": error_event(self._outcome)})
         return True
 
     async def __call__(self, message: Message) -> None:
@@ -167,11 +167,11 @@ class ResultSender:
             message["body"] = b""
         elif message.get("body", b"").startswith(ERROR_EVENT):
             self._broken = True
-            message["body"] = _error_event(self._outcome)
+            message["body"] = error_event(self._outcome)
         await self._send(message)
 
 
-def _error_event(outcome: CallOutcome) -> bytes:
+def error_event(outcome: CallOutcome) -> bytes:
     """Return the event that ends a broken stream; `provider` holds the error headers of the call."""
     headers = outcome.error_headers(configured_secrets(litellm_internals.router()))
     provider = {name.decode(): value.decode() for name, value in headers}

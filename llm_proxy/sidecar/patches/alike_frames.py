@@ -7,6 +7,7 @@ not seen as one event, before any other event, before the end, and before it lea
 
 from collections.abc import AsyncGenerator, Callable
 from importlib import import_module
+from threading import Event
 from typing import Any
 
 from llm_proxy.json_access import Json, as_object
@@ -28,6 +29,10 @@ PLAIN_ITERATORS = frozenset(
 """LiteLLM's parsers that put a frame's text into their frame as it is, if no JSON schema is enforced."""
 
 
+installed = Event()
+"""Set once frames are sent without LiteLLM."""
+
+
 def install() -> None:
     """Patch the stream wrapper and the proxy's generator of frames; after `native_calls`."""
     wrapper, proxy = litellm_internals.stream_wrapper_class(), litellm_internals.proxy_module()
@@ -45,10 +50,11 @@ def install() -> None:
         outcome, request = call_outcome.running(), as_object(options.get("request_data"))
         if outcome is None or not request or not _may_send(request, response):
             return frames
-        return _send_alike(frames, outcome)
+        return send_alike(frames, outcome)
 
     wrapper.__anext__ = step_and_note
     proxy.select_data_generator = generate_or_send
+    installed.set()
 
 
 def _may_send(request: Json, response: Untyped) -> bool:
@@ -82,7 +88,7 @@ def _translation(stream: Untyped) -> FrameTranslation | None:
     return FrameTranslation(sees_repeats=True) if plain else None
 
 
-async def _send_alike(frames: Frames, outcome: CallOutcome) -> Frames:
+async def send_alike(frames: Frames, outcome: CallOutcome) -> Frames:
     """Yield the frames of LiteLLM's generator, and between them those that it need not make."""
     sender = AlikeFrames(outcome)
     try:

@@ -116,9 +116,19 @@ def _record_sent(logging: Untyped) -> None:
         direct = call_outcome.direct_attempt()
         if direct is not None:
             direct.logging = self
+            _date_back(self, direct)
         return pre_call(self, *args, **options)
 
     logging.pre_call = record_and_send
+
+
+def _date_back(logging: Untyped, direct: call_outcome.DirectAttempt) -> None:
+    """Let an attempt begin when its request was sent, not when LiteLLM was given the answer."""
+    started, direct.started_at = direct.started_at, None
+    if started is not None:
+        logging.start_time = logging.model_call_details["start_time"] = started.astimezone().replace(
+            tzinfo=None
+        )
 
 
 def _record_guardrail_errors(runner: Untyped, name: str, record: Callable[[BaseException], None]) -> None:

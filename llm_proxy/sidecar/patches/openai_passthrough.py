@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime
+from threading import Event
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, guardrails, litellm_internals, openai_repair
@@ -39,6 +40,10 @@ DRAIN_TIMEOUT_S = 0.5
 TEXT_DELTA_FIELDS = frozenset({"content", "role", "refusal"})
 
 
+installed = Event()
+"""Set once frames are passed on."""
+
+
 class PassthroughFrame(bytes):
     """An encoded frame; a class, because LiteLLM sets attributes on what it passes along."""
 
@@ -58,6 +63,7 @@ def install() -> None:
         return await (translate(self) if stream is None else stream.next_frame())
 
     wrapper.__anext__ = pass_or_translate
+    installed.set()
     texts = litellm_internals.text_stream_wrapper_class()
     convert = texts.convert_to_text_completion_object
 
@@ -120,25 +126,26 @@ class PassthroughStream:
         """Return the next frame; raise `StopAsyncIteration` after the last, or LiteLLM's exception."""
         stream = self._stream
         while not self._ended:
-            was_open = self._is_open()
+            was_open = self.is_open
             try:
-                frame = await self._read_frame()
+                frame = await self.read_frame()
             except Exception as error:  # noqa: BLE001 -- LiteLLM logs and maps any exception
-                if was_open or self._is_open() or hasattr(error, provider_http.STATED_FAILURE_MARK):
+                if was_open or self.is_open or hasattr(error, provider_http.STATED_FAILURE_MARK):
                     stream._log_stream_failure_and_raise(error)  # noqa: SLF001 -- as its own loop does
                 frame = None
             if frame is not None:
                 return frame
-            if self._is_open():
+            if self.is_open:
                 stream._log_stream_failure_and_raise(truncated_streams.truncated_error(stream))  # noqa: SLF001 -- the same
             self._ended = stream.sent_last_chunk = True
         return await stream._finalize_completed_stream(cache_hit=False)  # noqa: SLF001 -- logs and caches
 
-    def _is_open(self) -> bool:
+    @property
+    def is_open(self) -> bool:
         """Whether a choice has no finish reason yet, so that the end of the stream would be an error."""
         return not self._finished or bool(self._begun - self._finished)
 
-    async def _read_frame(self) -> PassthroughFrame | None:
+    async def read_frame(self) -> PassthroughFrame | None:
         """Return the next frame to send; None at the end."""
         async for line in self._lines:
             payload = line[5:].strip() if line.startswith("data:") else ""

@@ -129,7 +129,10 @@ DIRECT_CALLS = LiteLLMPatch(
     since="1.108.6",
     report="To file: `a fast path for calls without listeners`.",
     until="Such a call costs LiteLLM little more than the provider's request.",
-    tests=("tests/stages/sidecar/test_direct_calls.py::test_an_answer_is_the_same",),
+    tests=(
+        "tests/stages/sidecar/test_direct_calls.py::test_an_answer_is_the_same",
+        "tests/stages/sidecar/test_direct_calls.py::test_a_stream_is_the_same",
+    ),
     after_start=True,
 )
 READ_TIMEOUTS = LiteLLMPatch(

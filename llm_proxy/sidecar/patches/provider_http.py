@@ -48,7 +48,7 @@ def install() -> None:
         return await _check_answer(response, streams=bool(options.get("stream")))
 
     def lines(self: Untyped) -> ProviderLines:
-        found = ProviderLines(self.aiter_bytes(), _event_line)
+        found = ProviderLines(self.aiter_bytes(), event_line)
         outcome = call_outcome.running()
         if outcome is not None:
             outcome.lines = found
@@ -126,7 +126,7 @@ def _ascii(value: str | bytes) -> bytes:
     return text.encode("ascii", "replace")
 
 
-def _event_line(event: ServerSentEvent) -> str:
+def event_line(event: ServerSentEvent) -> str:
     """Return an event as the single line that LiteLLM's parsers expect; raise the failure it states."""
     failure = find_failure_in_text(event.data, error_event=event.name == "error")
     if failure is not None:

@@ -1,16 +1,23 @@
 """Direct calls: the gateway, the call log and the provider see what they see without them."""
 
 import asyncio
+import contextlib
 import json
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
-from odd_provider_answers import USAGE, whole, wire
-from sidecars import Answer, Json, Provider, Sidecar, deployment, run_sidecar
+from loopback import NO_TLS
+from odd_provider_answers import DONE, USAGE, event, whole, wire
+from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 from stages.conftest import Reader
+from stages.sidecar.test_alike_frames import OPENAI
+
+from llm_proxy.sidecar.call_log import WRITE_INTERVAL_S
 
 OWN_HEADERS = frozenset(
     {
@@ -30,12 +37,14 @@ OWN_HEADERS = frozenset(
 )
 """Headers that differ from call to call, or that direct calls leave out."""
 OWN_COLUMNS = frozenset({"answer_id", "call_id", "ended_at", "logged_at", "started_at"})
-OWN_TEXT = re.compile(r"chatcmpl-\d+|call_[0-9a-f]{32}|time taken=[\d.]+ seconds")
+OWN_TEXT = re.compile(r"chatcmpl-[-0-9a-f]+|call_[0-9a-f]{32}|time taken=[\d.]+ seconds")
 """The provider's number of an answer, an id that the repair draws, the time of a timeout."""
+CREATED = re.compile(r'"created":\d{10}')
 Case = tuple[str, Json, Json]
 """A group, fields of the call, and what the provider plays."""
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 TOOL: Json = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+AT_ONCE = 6
 LEFT_AFTER_S = 30
 """Long before the provider's timeout."""
 TOKENS: Json = {
@@ -59,7 +68,7 @@ def pair(
         deployment("unknown", "openai/of-nobody", provider, **alone) | {"model_info": {"id": "unknown"}},
         deployment("embed", "openai/text-embedding-3-small", provider, **alone),
         deployment("reasoner", "openai/gpt-5", provider, **alone),
-        deployment("hasty", "openai/hasty", provider, timeout=0.5, **alone),
+        deployment("hasty", "openai/hasty", provider, timeout=0.5, stream_timeout=0.5, **alone),
         deployment("retried", "openai/retried", provider, cooldown_time=0, num_retries=1),
         deployment("first", "openai/first", provider, **alone),
         deployment("second", "openai/second", provider, **alone),
@@ -217,17 +226,23 @@ async def learned(sidecar: Sidecar, cases: Iterable[Case]) -> int:
     return int((await sidecar.get("/health/readiness")).json["direct"])
 
 
+def next_id() -> UUID:
+    """An id that has as many tokens as any other, for calls whose prompts LiteLLM counts."""
+    return UUID(f"00000000-0000-4000-8000-{secrets.randbelow(10**12):012d}")
+
+
 async def seen(sidecar: Sidecar, case: Case, call_id: UUID) -> Json:
     """What the gateway and the provider see of a call."""
-    mark = str(uuid4())
+    mark = str(call_id)
     group, fields, directive = case
     script = json.dumps(directive | ({"key": mark, "text": "said"} if directive.get("do") == "flaky" else {}))
     answer = await ask(sidecar, group, fields, f"{mark} {script}", call_id)
-    calls = await sidecar.provider.calls(mark)
+    calls, text = await sidecar.provider.calls(mark), OWN_TEXT.sub("", answer.text)
     return {
         "status": answer.status,
         "headers": {name: value for name, value in answer.headers.items() if name not in OWN_HEADERS},
-        "body": json.loads(OWN_TEXT.sub("", answer.text)),
+        "timed": "x-litellm-overhead-duration-ms" in answer.headers,
+        "body": CREATED.sub("", text) if fields.get("stream") else json.loads(text),
         "calls": [
             (
                 one["path"],
@@ -242,20 +257,29 @@ async def seen(sidecar: Sidecar, case: Case, call_id: UUID) -> Json:
 async def rows_of(log: Reader, call_id: UUID, call: Json) -> list[Json]:
     """The call's rows in the log."""
     rows = await log.rows(call_id, int(call["headers"].get("x-llmp-attempts", 1)))
-    return [
+    kept = [
         {name: value for name, value in row.items() if name not in OWN_COLUMNS} for row in map(dict, rows)
     ]
+    return sorted(kept, key=lambda row: str(row["attempt"]))
 
 
 async def differences(pair: tuple[Sidecar, Sidecar], log: Reader, cases: dict[str, Case]) -> tuple[Json, int]:
     """What differs between the two sidecars, by case, and how many of the cases were direct."""
     direct, other = pair
     before, never = await learned(direct, cases.values()), await learned(other, cases.values())
-    ids = [(uuid4(), uuid4()) for _ in cases]
+    ids = [(next_id(), next_id()) for _ in cases]
+    at_once = asyncio.Semaphore(AT_ONCE)
+
+    async def both(case: Case, own: UUID, its: UUID) -> tuple[Json, Json]:
+        async with at_once:
+            return await asyncio.gather(seen(direct, case, own), seen(other, case, its))
+
     asked = [
-        asyncio.gather(seen(direct, case, own), seen(other, case, its))
+        asyncio.ensure_future(both(case, own, its))
         for case, (own, its) in zip(cases.values(), ids, strict=True)
     ]
+    await asyncio.gather(*asked)
+    await asyncio.sleep(2 * WRITE_INTERVAL_S)  # a fallback within a stream is a row that no header counts
     found: Json = {}
     for name, calls, (own, its) in zip(cases, asked, ids, strict=True):
         one, two = await calls
@@ -319,3 +343,113 @@ async def test_a_caller_hangs_up(pair: tuple[Sidecar, Sidecar]) -> None:
             await asyncio.wait_for(ask(sidecar, "gpt", {}, said, uuid4()), 1)
         assert await sidecar.provider.client_left_s(mark) < LEFT_AFTER_S
         assert len(await sidecar.provider.calls(mark)) == 1
+
+
+STREAM: Json = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def plays(name: str, fields: Json, *, gap_ms: int = 0) -> Case:
+    """A stream of another test's, counted or not."""
+    parts = [one if isinstance(one, str) else event(one) for one in OPENAI[name]]
+    writes = [wire(one).replace("\xed\xb3\xbf", "\xff") for one in [*parts, DONE]]
+    return "gpt", {"stream": True} | fields, {"do": "raw", "raw": writes, "gap_ms": gap_ms}
+
+
+COUNTED = (
+    *("plain", "odd texts", "padding", "usage is null", "cost", "end in a text", "reasoning", "calls"),
+    *("probabilities", "a refusal", "fields beyond", "comments", "no empty lines", "usage in each frame"),
+)
+STREAMED: dict[str, Case] = {
+    **{
+        name: ("gpt", STREAM | fields, directive)
+        for name, (_, fields, directive) in GOOD.items()
+        if not name.startswith("raw-") and name not in {"uncounted", "unpriced", "reasoner"}
+    },
+    "unpriced": ("unknown", STREAM, TOKENS),
+    "reasoner": ("reasoner", STREAM | {"max_tokens": 50}, TOKENS),
+    "slow": ("gpt", STREAM, {"gap_ms": 5, "frames": 30, **TOKENS}),
+    "no-done": ("gpt", STREAM, {"do": "no-done"}),
+    "usage-not-asked-for": ("gpt", {"stream": True}, {"do": "raw", "raw": plays("plain", {})[2]["raw"]}),
+    **{f"play-{name}": plays(name, STREAM) for name in COUNTED},
+    **{f"slow-play-{name}": plays(name, STREAM, gap_ms=2) for name in COUNTED[:4]},
+}
+UNEVEN: dict[str, Case] = {
+    name: ("gpt", STREAM, {"do": name, "after": 3})
+    for name in ("cut", "reset", "eof", "garbage", "half-frame", "error-in-200", "not-sse", "empty", "drop")
+} | {
+    **{
+        name: ("gpt", STREAM, {"do": name})
+        for name in ("status-400", "status-429", "status-500", "context", "policy")
+    },
+    **{
+        f"first-{name}": ("gpt", STREAM, {"do": name, "after": 0})
+        for name in ("cut", "eof", "garbage", "error-in-200")
+    },
+    **{
+        f"play-{name}": plays(name, STREAM)
+        for name in (
+            "an error",
+            "an error event",
+            "unreadable",
+            "truncated",
+            "a failure as its end",
+            "no usage",
+            "choices",
+        )
+    },
+    "uncounted": ("gpt", STREAM, {"counted": False}),
+    "uncounted-unasked": ("gpt", {"stream": True}, {"counted": False}),
+    "filtered": ("gpt", STREAM, {"do": "filtered"}),
+    "timeout": ("hasty", STREAM, {"do": "hang"}),
+    "silence": ("hasty", STREAM, {"do": "silence", "after": 3}),
+    "retried": ("retried", STREAM, {"do": "flaky", "status": 500}),
+    "retried-twice": ("retried", STREAM, {"do": "status-500"}),
+    "limited": ("retried", STREAM, {"do": "status-429", "retry_after": "0"}),
+    "fallback": ("first", STREAM, {"do": "status-500"}),
+    "fallback-first": ("first", STREAM, {"do": "error-in-200", "after": 0}),
+    "fallback-no-text": ("first", STREAM, {"do": "cut", "after": 1}),
+    "fallback-too-late": ("first", STREAM, {"do": "cut", "after": 3}),
+}
+"""Streams that LiteLLM ends, and some that it sends whole."""
+
+
+async def test_a_stream_is_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
+    """Byte for byte, and LiteLLM has no part in it."""
+    assert await differences(pair, log, STREAMED) == ({}, len(STREAMED))
+
+
+async def test_a_stream_s_failure_is_litellm_s(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
+    """Before its first event and after it, with its retries and its fallbacks."""
+    found, direct = await differences(pair, log, UNEVEN)
+    assert found == {}
+    assert direct < len(UNEVEN) / 4
+
+
+@pytest.mark.parametrize("after", [0, 2, 12])
+async def test_a_caller_leaves_a_stream(pair: tuple[Sidecar, Sidecar], log: Reader, after: int) -> None:
+    """The provider's connection is closed, and the row has what was streamed; the call is not made again."""
+    found = list[Json]()
+    for sidecar in pair:
+        call_id = next_id()
+        await learned(sidecar, [("gpt", STREAM, {})])
+        play = json.dumps({"do": "silence" if after else "hang", "after": after, "frames": 14})
+        said = [{"role": "user", "content": f"{call_id} {play}"}]
+        body: Json = {"model": "gpt", "messages": said, "cache": {"no-cache": True}} | STREAM
+        headers = {"authorization": f"Bearer {KEY}", "x-litellm-call-id": str(call_id)}
+        with contextlib.suppress(TimeoutError):
+            async with (
+                asyncio.timeout(1.5),
+                httpx.AsyncClient(verify=NO_TLS) as client,
+                client.stream(
+                    "POST", f"{sidecar.url}/v1/chat/completions", json=body, headers=headers
+                ) as reply,
+            ):
+                received = 0
+                async for line in reply.aiter_lines():
+                    received += line.startswith("data: ")
+                    if received == after:
+                        break
+        assert await sidecar.provider.client_left_s(str(call_id)) < LEFT_AFTER_S
+        assert len(await sidecar.provider.calls(str(call_id))) == 1
+        found += (await rows_of(log, call_id, {"headers": {}})) if after else []
+    assert found[:1] == found[1:]

@@ -1,0 +1,231 @@
+"""The stream of a direct call: the frames LiteLLM would send, made by the classes that make LiteLLM's.
+
+Invariants: only a stream whose frames are all good, with its usage, is ended here. Anything else goes on in
+LiteLLM, at any time: its own request gets the events so far and then the rest, and what it sends for those
+that the caller has is dropped. So errors, fallbacks, a caller's hang-up and their rows are LiteLLM's.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from time import perf_counter
+
+from llm_proxy.json_access import Json, as_object
+from llm_proxy.sidecar import call_outcome, direct_internals, responses
+from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt
+from llm_proxy.sidecar.direct_answers import RETRY_HEADERS, GoodAnswer
+from llm_proxy.sidecar.direct_requests import OpenedStream, ProviderAnswer, RequestTemplate, as_answer
+from llm_proxy.sidecar.direct_templates import DirectCall
+from llm_proxy.sidecar.disconnects import unless_disconnected
+from llm_proxy.sidecar.event_stream import ServerSentEvent
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches import alike_frames, openai_passthrough, provider_http
+from llm_proxy.sidecar.provider_lines import ProviderLines
+from llm_proxy.sidecar.responses import HeaderList, Message, Receive, ResultSender, Send
+
+EVENT_STREAM = "text/event-stream"
+DONE_FRAME = b"data: [DONE]\n\n"
+
+
+class Unfinished(Exception):  # noqa: N818 -- it is no error of the call
+    """LiteLLM has to end the stream."""
+
+
+class DirectStream:
+    """One stream, here or from here on in LiteLLM."""
+
+    def __init__(
+        self, template: RequestTemplate, call: DirectCall, outcome: CallOutcome, began_s: float
+    ) -> None:
+        """Create it; `began_s` is when the call began, by `perf_counter`."""
+        self._template, self._call, self._outcome = template, call, outcome
+        self._began_s, self._overhead_s = began_s, 0.0
+        self._opened: OpenedStream | None = None
+        self._failure: BaseException | None = None
+        self._lines: ProviderLines | None = None
+        self._sent: list[bytes] = []
+        self._taken: list[bytes] = []
+        self._started = self._handed_over = False
+        self._live = asyncio.Event()
+        self._stream: Untyped = None
+        self._frames: openai_passthrough.PassthroughStream | None = None
+        self._good: GoodAnswer | None = None
+
+    async def respond(self, body: bytes, call_id: str, receive: Receive, send: Send) -> bool:
+        """Respond with the provider's stream; return False if LiteLLM has to go on with it.
+
+        Args:
+            body: Of the provider's request.
+            call_id: The call's id.
+            receive: The request's ASGI receive.
+            send: The request's ASGI send.
+        """
+        try:
+            left = await unless_disconnected(self._respond(body, call_id, send), receive)
+        except Exception:  # noqa: BLE001 -- LiteLLM gets the same events, and does the same again
+            return False
+        if isinstance(left, BaseException):
+            self._failure = left
+            return False
+        if self._good is None:
+            return False
+        self._good.log(call_id, self._outcome)
+        return True
+
+    async def _respond(self, body: bytes, call_id: str, send: Send) -> None:
+        self._overhead_s = perf_counter() - self._began_s
+        opened = await self._template.open(body)
+        if not isinstance(opened, OpenedStream):
+            self._failure = opened
+            return
+        self._opened = opened
+        kind = opened.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if opened.status != 200 or kind != EVENT_STREAM or "content-encoding" in opened.headers:
+            return
+        self._prepare(opened)
+        frames = self._make_frames()
+        if alike_frames.installed.is_set():
+            frames = alike_frames.send_alike(frames, self._outcome)
+        async with aclosing(frames):
+            async for frame in frames:
+                if not self._started:
+                    self._started = True
+                    await ResultSender(send, self._outcome)(self._start(call_id))
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _prepare(self, opened: OpenedStream) -> None:
+        self._lines = ProviderLines(opened, self._take)
+        request: Json = {
+            "model": self._call.group,
+            "stream_options": self._call.parameters.get("stream_options"),
+        }
+        self._stream = direct_internals.stream_object(self._template.pricing, opened.headers, request)
+        self._frames = openai_passthrough.PassthroughStream(self._stream, self._lines)
+        setattr(self._stream, openai_passthrough.PASSTHROUGH_ATTRIBUTE, self._frames)
+        self._outcome.stream, self._outcome.lines = self._stream, self._lines
+
+    def _start(self, call_id: str) -> Message:
+        extra = direct_internals.answer_headers(self._stream)
+        extra |= {"x-litellm-model-group": self._call.group} | RETRY_HEADERS
+        deployment = as_object(self._template.pricing.litellm_params.get("model_info")).get("id")
+        found = {
+            "x-litellm-call-id": call_id,
+            "x-litellm-model-id": deployment,
+            "x-litellm-overhead-duration-ms": round(self._overhead_s * 1000, 4),
+            **extra,
+        }
+        head: HeaderList = [
+            (name.lower().encode("latin-1"), str(value).encode("latin-1"))
+            for name, value in found.items()
+            if value not in {"", None, "None"}
+        ]
+        headers = [*self._template.constant_headers, *head]
+        return {"type": "http.response.start", "status": 200, "headers": headers}
+
+    def _take(self, event: ServerSentEvent) -> str:
+        """Return an event's line, for the frames; after the handover its bytes, for LiteLLM."""
+        data = "".join(f"data: {one}\n" for one in event.data.split("\n"))
+        raw = (f"event: {event.name}\n{data}\n" if event.name else f"{data}\n").encode()
+        self._taken.append(raw)
+        return "" if self._handed_over else provider_http.event_line(event)
+
+    async def _make_frames(self) -> AsyncGenerator[str | bytes]:
+        if self._frames is None:
+            return
+        while (frame := await self._frames.read_frame()) is not None:
+            self._note_sent()
+            yield frame
+        if self._frames.is_open or not self._stream.sent_stream_usage:
+            raise Unfinished
+        self._good = self._finish()
+        yield DONE_FRAME
+
+    def _note_sent(self) -> None:
+        self._sent += self._taken
+        self._taken = []
+
+    def _finish(self) -> GoodAnswer:
+        """Return the complete answer, priced."""
+        result = direct_internals.complete_stream(self._stream, self._call.content)
+        cost_usd, breakdown = direct_internals.price_of_stream(result, self._stream.logging_obj)
+        call_outcome.record_stream_end()
+        headers = self._opened.headers if self._opened is not None else {}
+        return GoodAnswer(
+            result,
+            self._call,
+            self._template,
+            ProviderAnswer(200, headers, b"", 0.0),
+            direct_internals.answer_headers(self._stream) | RETRY_HEADERS,
+            cost_usd,
+            breakdown,
+            self._outcome.attempts[-1].started_at,
+            datetime.now(UTC),
+        )
+
+    def hand_over(self, direct: DirectAttempt) -> None:
+        """Let LiteLLM's own request get the events so far and the rest."""
+        self._handed_over = True
+        if self._opened is None:
+            direct.answer = as_answer(self._failure)
+            return
+        direct.answer, direct.started_at = self._answer, self._outcome.attempts[-1].started_at
+        if self._lines is not None:
+            self._lines.taken = None
+
+    async def _answer(self, request: Untyped) -> Untyped:
+        return self._opened.as_response(request, self._rest()) if self._opened is not None else None
+
+    async def _rest(self) -> AsyncGenerator[bytes]:
+        if self._opened is None:
+            return
+        if self._lines is None:
+            async for chunk in self._opened:
+                yield chunk
+            return
+        if self._sent:
+            yield b"".join(self._sent)
+        self._live.set()
+        if self._taken:
+            yield b"".join(self._taken)
+        self._taken = []
+        async for _ in self._lines:
+            yield b"".join(self._taken)
+            self._taken = []
+
+    async def close(self) -> None:
+        """Close the provider's connection, if it is still open."""
+        if self._opened is not None:
+            await self._opened.aclose()
+
+    def receive_later(self, receive: Receive) -> Receive:
+        """Return a `receive` for LiteLLM, which tells a hang-up only once the caller's part is behind."""
+        has_body = False
+
+        async def first_the_stream() -> Message:
+            nonlocal has_body
+            if has_body and self._started:
+                await self._live.wait()
+            message = await receive()
+            has_body = has_body or not message.get("more_body", False)
+            return message
+
+        return first_the_stream
+
+    def send_rest(self, send: Send) -> Send:
+        """Return a `send` for LiteLLM, which drops what the caller has."""
+        if not self._started:
+            return send
+
+        async def drop_or_send(message: Message) -> None:
+            ends = not message.get("more_body", False)
+            if message["type"] == "http.response.start":
+                return
+            if self._live.is_set():
+                await send(message)
+            elif ends:  # LiteLLM failed before it read the stream
+                event = responses.error_event(self._outcome)
+                await send({"type": "http.response.body", "body": event})
+
+        return drop_or_send
