@@ -26,6 +26,8 @@ from llm_proxy.sidecar.responses import HeaderList, Message, Receive, ResultSend
 
 EVENT_STREAM = "text/event-stream"
 DONE_FRAME = b"data: [DONE]\n\n"
+MAX_KEPT_BYTES = 256 * 1024
+"""Of the events that LiteLLM would get; a stream of more, whose frames are not alike, goes on in LiteLLM."""
 
 
 class Unfinished(Exception):  # noqa: N818 -- it is no error of the call
@@ -46,6 +48,7 @@ class DirectStream:
         self._lines: ProviderLines | None = None
         self._sent: list[bytes] = []
         self._taken: list[bytes] = []
+        self._kept_bytes = 0
         self._started = self._handed_over = False
         self._live = asyncio.Event()
         self._stream: Untyped = None
@@ -93,6 +96,8 @@ class DirectStream:
                     self._started = True
                     await ResultSender(send, self._outcome)(self._start(call_id))
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
+                if self._kept_bytes > MAX_KEPT_BYTES:
+                    raise Unfinished
         await send({"type": "http.response.body", "body": b""})
 
     def _prepare(self, opened: OpenedStream) -> None:
@@ -144,6 +149,7 @@ class DirectStream:
 
     def _note_sent(self) -> None:
         self._sent += self._taken
+        self._kept_bytes += sum(map(len, self._taken))
         self._taken = []
 
     def _finish(self) -> GoodAnswer:

@@ -50,7 +50,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
             "AzureOpenAIConfig",
             "openai_text_completion_compatible_providers",
         ),
-        *("cache", "model_alias_map", "ModelResponse", "TextCompletionResponse"),
+        *("cache", "model_alias_map", "ModelResponse", "TextCompletionResponse", "stream_chunk_builder"),
         *("CohereRerankConfig", "CohereRerankV2Config"),
     ),
     "litellm.litellm_core_utils.prompt_templates.factory": (

@@ -107,7 +107,7 @@ async def send_result(
         try:
             await result(scope, receive, outgoing)
         except Exception:  # a guardrail rejects within the stream: LiteLLM lets its exception through
-            if outcome.guardrail_error is None or not await outgoing.senderror_event():
+            if outcome.guardrail_error is None or not await outgoing.send_error_event():
                 raise
         return
     raw = result if isinstance(result, bytes) else translated_answers.render_completion(result, outcome)
@@ -144,7 +144,7 @@ class ResultSender:
         self._outcome = outcome
         self._broken = self._started = False
 
-    async def senderror_event(self) -> bool:
+    async def send_error_event(self) -> bool:
         """End a started stream with the error event; return False if none was started or it has ended."""
         if not self._started or self._broken:
             return False

@@ -38,7 +38,7 @@ print(json.dumps(found))
 METHODS = {
     "litellm.llms.anthropic.chat.handler.ModelResponseIterator": ("_handle_message_delta", "chunk_parser"),
     "aiohttp.client_proto.ResponseHandler": ("_on_read_timeout", "_reschedule_timeout"),
-    "httpx.AsyncClient": ("send",),
+    "httpx.AsyncClient": ("_transport_for_url", "send"),
     "httpx.Client": ("send",),
     "httpx.Response": ("__init__", "aiter_bytes", "aiter_lines", "aiter_raw"),
     "litellm.litellm_core_utils.streaming_handler.CustomStreamWrapper": (
@@ -48,6 +48,7 @@ METHODS = {
         "_propagate_usage_cost_to_hidden_params",
         "model_response_creator",
     ),
+    "litellm.llms.custom_httpx.aiohttp_transport.LiteLLMAiohttpTransport": ("get_valid_client_session",),
     "litellm.llms.groq.chat.transformation.GroqChatConfig": ("_add_web_search_usage", "transform_response"),
     "litellm.llms.base_llm.base_model_iterator.BaseModelResponseIterator": ("_string_to_dict_parser",),
     "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini.ModelResponseIterator": (
