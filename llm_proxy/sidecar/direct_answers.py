@@ -62,14 +62,9 @@ class GoodAnswer:
             "x-litellm-model-id": deployment,
             **direct_internals.cost_headers(self.cost_usd or "", self.template.pricing, self.breakdown),
             "x-litellm-overhead-duration-ms": str(round(overhead_s * 1000, 4)),
-            **{name: str(value) for name, value in self.extra.items()},
+            **self.extra,
         }
-        pairs = [
-            (name.lower().encode("latin-1"), sendable(value).encode("latin-1"))
-            for name, value in found.items()
-            if value not in {"", None, "None"}
-        ]
-        return [*self.template.constant_headers, *pairs]
+        return [*self.template.constant_headers, *header_pairs(found)]
 
     def body(self) -> Untyped:
         """Return the answer as LiteLLM's endpoint would, or its body."""
@@ -108,6 +103,15 @@ class GoodAnswer:
             "litellm_params": self.template.pricing.litellm_params,
             "response_headers": self.answer.headers,
         }
+
+
+def header_pairs(found: Json) -> HeaderList:
+    """Return headers as they are sent, without those that have no value."""
+    return [
+        (name.lower().encode("latin-1"), sendable(str(value)).encode("latin-1"))
+        for name, value in found.items()
+        if value not in {"", None, "None"}
+    ]
 
 
 def read_answer(

@@ -14,7 +14,7 @@ from time import perf_counter
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import call_outcome, direct_internals, responses
 from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt
-from llm_proxy.sidecar.direct_answers import RETRY_HEADERS, GoodAnswer
+from llm_proxy.sidecar.direct_answers import RETRY_HEADERS, GoodAnswer, header_pairs
 from llm_proxy.sidecar.direct_requests import OpenedStream, ProviderAnswer, RequestTemplate, as_answer
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.disconnects import unless_disconnected
@@ -22,7 +22,7 @@ from llm_proxy.sidecar.event_stream import ServerSentEvent
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import alike_frames, openai_passthrough, provider_http
 from llm_proxy.sidecar.provider_lines import ProviderLines
-from llm_proxy.sidecar.responses import HeaderList, Message, Receive, ResultSender, Send
+from llm_proxy.sidecar.responses import Message, Receive, ResultSender, Send
 
 EVENT_STREAM = "text/event-stream"
 DONE_FRAME = b"data: [DONE]\n\n"
@@ -121,12 +121,7 @@ class DirectStream:
             "x-litellm-overhead-duration-ms": round(self._overhead_s * 1000, 4),
             **extra,
         }
-        head: HeaderList = [
-            (name.lower().encode("latin-1"), str(value).encode("latin-1"))
-            for name, value in found.items()
-            if value not in {"", None, "None"}
-        ]
-        headers = [*self._template.constant_headers, *head]
+        headers = [*self._template.constant_headers, *header_pairs(found)]
         return {"type": "http.response.start", "status": 200, "headers": headers}
 
     def _take(self, event: ServerSentEvent) -> str:

@@ -323,7 +323,7 @@ async def test_names_of_any_letters_are_answered(pair: tuple[Sidecar, Sidecar]) 
         group = "模型\n二"
         found = [
             *[await ask(sidecar, group, {}, str(uuid4()), uuid4()) for _ in range(2)],
-            await sidecar.stream(group, str(uuid4())),
+            *[await sidecar.stream(group, str(uuid4())) for _ in range(2)],
             await sidecar.post("/v1/embeddings", {"model": group, "input": "a"}),
         ]
         for answer in found:
