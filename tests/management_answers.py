@@ -8,33 +8,19 @@ stack and compares. A field of an object in a list is never required: not every 
 import asyncio
 import json
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import httpx
+from answer_schemas import answer_schema
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, Json, say
 from stack_processes import run_stack
 
-from llm_proxy.json_access import is_array, is_object
-
 Answers = dict[str, list[Any]]
 """Bodies of 2xx answers by method and path as the OpenAPI page has it."""
-MAPS = frozenset({"before", "after", "components", "stores", "detail", "details"})
-"""Fields whose objects have names that are data."""
-FRACTIONS = ("_ms", "_s", "_usd", "_percent", "_share")
-"""Ends of names of numbers that may have a fraction."""
-_KINDS: dict[type, str] = {
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "string",
-    list: "array",
-    dict: "object",
-}
 CHAT, SLOW = "smollm2", {"do": "slow", "gap_ms": 300, "frames": 40}
 SCRIPTED = {"api_base": "PROVIDER/v1", "api_key": "sk-none"}
 PRICE = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
@@ -93,7 +79,7 @@ async def visit(url: str) -> Answers:
         tenant = f"visited-{uuid4().hex[:8]}"
         made = await _keys(visitor, tenant)
         await _calls(visitor, made, tenant)
-        await _policies(visitor, tenant)
+        await _policies(visitor, tenant, made)
         await _reads(visitor, tenant, made)
         await _ends(visitor, made, tenant)
     return visitor.answers
@@ -109,6 +95,24 @@ async def _keys(visitor: Visitor, tenant: str) -> Json:
     await visitor.call("PUT", f"{path}/raise", {"rpm": 2000, "until": until})
     await visitor.call("GET", path)
     await visitor.call("DELETE", f"{path}/raise")
+    units = ("requests", "tokens", "images", "audio_seconds", "characters", "search_units")
+    counted = [{f"limit_{unit}": 1000, "period": "week", "zone": "Europe/Berlin"} for unit in units]
+    whole = {
+        "budgets": [budget, *counted],
+        "name": f"{tenant}-whole", "agent": "cart", "user": "ada", "tpm": 90_000, "parallel": 5,
+        "max_tokens_cap": 100, "expires_at": until,
+    }  # fmt: skip
+    second = await visitor.call("POST", "/admin/keys", spec | whole)
+    every = {
+        "rpm": 2000,
+        "tpm": 100_000,
+        "parallel": 9,
+        "budgets": [budget | {"limit_usd": "9"}],
+        "until": until,
+    }
+    await visitor.call("PUT", f"/admin/keys/{second['id']}/raise", every)
+    await visitor.call("GET", f"/admin/keys/{second['id']}")
+    await visitor.call("GET", "/v1/limits", key=second["key"])
     child = await visitor.call(
         "POST", "/v1/keys/children", {"name": "child", "expires_in_s": 600}, key=made["key"]
     )
@@ -133,7 +137,7 @@ async def _calls(visitor: Visitor, made: Json, tenant: str) -> None:
         running = asyncio.create_task(visitor.client.post("/v1/chat/completions", json=slow, headers=run))
         for _ in range(100):
             found = await visitor.call("GET", f"{path}?tenant={tenant}" if "admin" in path else path, key=key)
-            if found["data"]:
+            if found["data"] and found["data"][0]["estimated_completion_tokens"]:
                 await visitor.call("DELETE", f"{path}/{found['data'][0]['request_id']}", key=key)
                 break
             await asyncio.sleep(0.1)
@@ -141,7 +145,7 @@ async def _calls(visitor: Visitor, made: Json, tenant: str) -> None:
             await running
 
 
-async def _policies(visitor: Visitor, tenant: str) -> None:
+async def _policies(visitor: Visitor, tenant: str, made: Json) -> None:
     policy = {
         "scope": "tenant",
         "tenant": tenant,
@@ -149,6 +153,14 @@ async def _policies(visitor: Visitor, tenant: str) -> None:
         "budgets": [{"limit_usd": "100", "period": "month"}],
     }
     await visitor.call("PUT", "/admin/limits", policy)
+    shares = {"weight": 2, "priority": "batch", "mode": "shadow", "on_store_failure": "local"}
+    of_tenant = {"scope": "tenant", "tenant": tenant, "rpm": 5000, "tpm": 9_000_000, "parallel": 90, **shares}
+    counts = ("quarantine_s", "repeats", "cycles", "max_period", "stalled_turns", "burst")
+    guard = {"mode": "warn", "notice": True, "usd_per_minute": "1", **dict.fromkeys(counts, 9)}
+    await visitor.call("PUT", "/admin/limits", of_tenant | {"loop_guard": guard})
+    of_model = {"scope": "user_model", "tenant": tenant, "subject": "ada", "model": CHAT, "rpm": 5000}
+    await visitor.call("PUT", "/admin/limits", of_model)
+    await visitor.call("GET", f"/admin/keys/{made['id']}")
     await visitor.call("GET", "/admin/limits")
     switch = {"kind": "agent", "subject": "nobody", "tenant": tenant, "reason": "visited"}
     await visitor.call("PUT", "/admin/kill-switches", switch)
@@ -161,8 +173,9 @@ async def _reads(visitor: Visitor, tenant: str, made: Json) -> None:
     key, request = made["key"], made["request_id"]
     for _ in range(100):
         with suppress(AssertionError):
-            await visitor.call("GET", f"/v1/requests/{request}", key=key)
-            break
+            found = await visitor.call("GET", f"/v1/requests/{request}", key=key)
+            if found["model_calls"]:  # the sidecar writes them a moment later
+                break
         await asyncio.sleep(0.1)
     for path in (
         "/v1/usage?group_by=model&since=1h", "/v1/requests?since=1h", "/v1/runs?since=1h",
@@ -201,47 +214,12 @@ async def _ends(visitor: Visitor, made: Json, tenant: str) -> None:
     await visitor.call("DELETE", f"/admin/keys/{made['id']}")
 
 
-def schema_of(values: Iterable[Any], *, name: str = "", in_list: bool = False) -> Json:
-    """Returns a schema that these JSON values, and others of their kind, follow.
-
-    A field may be null where only values were seen, and anything where only null was.
-    """
-    seen = [*values]
-    kinds = {_kind(value) for value in seen if value is not None}
-    if "number" in kinds or ("integer" in kinds and name.endswith(FRACTIONS)):
-        kinds = kinds - {"integer"} | {"number"}
-    schema: Json = {"type": sorted(kinds | ({"null"} if name else set()))} if kinds else {}
-    if schema and len(schema["type"]) == 1:
-        schema["type"] = schema["type"][0]
-    if objects := [value for value in seen if is_object(value)]:
-        schema |= _object_schema(objects, name=name, in_list=in_list)
-    if any(is_array(value) for value in seen):
-        items = [item for value in seen if is_array(value) for item in value]
-        schema["items"] = schema_of(items, in_list=True) if items else {}
-    return schema
-
-
-def _object_schema(objects: list[Json], *, name: str, in_list: bool) -> Json:
-    fields = sorted({field for one in objects for field in one})
-    if not fields or name in MAPS:
-        return {}
-    made = {
-        field: schema_of([one[field] for one in objects if field in one], name=field, in_list=in_list)
-        for field in fields
-    }
-    needed = [] if in_list or name else [field for field in fields if all(field in one for one in objects)]
-    return {"properties": made} | ({"required": needed} if needed else {})
-
-
-def _kind(value: object) -> str:
-    return _KINDS[type(value)]
-
-
 def document(answers: Answers) -> str:
     """Returns the schemas as JSON, a route a line."""
+    made = {route: answer_schema(route, found) for route, found in sorted(answers.items())}
     lines = (
-        f"{json.dumps(route)}:{json.dumps(schema_of(found), separators=(',', ':'), sort_keys=True)}"
-        for route, found in sorted(answers.items())
+        f"{json.dumps(route)}:{json.dumps(schema, separators=(',', ':'), sort_keys=True)}"
+        for route, schema in made.items()
     )
     return "{\n" + ",\n".join(lines) + "\n}"
 

@@ -103,13 +103,6 @@ _MODEL_IN_PATH: Json = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 256},
 }
 _DELETED: Json = _object(id=_TEXT, object=_TEXT, deleted={"type": "boolean"})
-_PAGE: Json = _object(
-    "object",
-    "data",
-    object=_TEXT,
-    data={"type": "array", "items": {"type": "object"}},
-    has_more={"type": "boolean"},
-)
 _SCHEMAS = Path(__file__).parent / "schemas"
 
 
@@ -139,18 +132,30 @@ def _inference_paths(table: RouteTable, wires: Json) -> Json:
     }
     for one in OPERATIONS:
         at: Json = found.setdefault(f"{STORED_PATH}{{response_id}}{one.suffix}", {})
-        at[one.method.lower()] = _stored(one)
+        at[one.method.lower()] = _stored(one, wires)
     return found
 
 
-def _stored(one: StoredOperation) -> Json:
+def _input_items(wires: Json) -> Json:
+    """Returns the schema of a page of a stored response's input: items that a request may have."""
+    forms: list[Json] = wires["schemas"]["ResponsesResponsesRequest"]["properties"]["input"]["anyOf"]
+    return _object(
+        object={"const": "list"},
+        data={"type": "array", "items": next(form["items"] for form in forms if "items" in form)},
+        first_id=_OPTIONAL_TEXT,
+        last_id=_OPTIONAL_TEXT,
+        has_more={"type": "boolean"},
+    )
+
+
+def _stored(one: StoredOperation, wires: Json) -> Json:
     named: Json = {"name": "response_id", "in": "path", "required": True, "schema": _TEXT}
     queries: list[Json] = [{"name": name, "in": "query", "schema": _TEXT} for name in one.parameters]
     schema = _reference("ResponsesResponsesResponse")
     if one.method == "DELETE":
         schema = _DELETED
     if one.suffix == "/input_items":
-        schema = _PAGE
+        schema = _input_items(wires)
     answer = {"description": "The answer.", "content": {"application/json": {"schema": schema}}}
     return {
         "summary": one.summary,

@@ -1,10 +1,14 @@
 """The OpenAPI page declares what the routes return."""
 
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+
 import httpx
 import jsonschema_rs
 import pytest
 from management_answers import visit
-from running_stack import Json, RunningStack, say
+from running_stack import Json, RunningStack, say, script
 
 from llm_proxy.dialects.messages.dialect import MESSAGES
 from llm_proxy.dialects.responses.dialect import responses_dialect
@@ -89,6 +93,44 @@ async def test_models_answer_as_the_page_says(stack: RunningStack) -> None:
             wrong = await client.post(at, json=body | WRONG)
             assert wrong.status_code == 400, f"{path}: {wrong.text}"
             _check(page, _answer_schema(operation, 400), wrong.json())
+
+
+@pytest.mark.parametrize("model", ["native-pair", "plain"])
+async def test_stored_responses_answer_as_the_page_says(stack: RunningStack, model: str) -> None:
+    """Read, its input listed, deleted; kept by the provider, and by the gateway."""
+    headers = stack.auth | {"x-tenant-id": "keeper"}
+    async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=30) as client:
+        page = (await client.get("/openapi.json")).json()
+        played = script(do="ok", cache_write_tokens=1)  # OpenAI's type requires the field
+        asked = [{"role": "user", "content": one} for one in ("one", f"two {played}")]
+        made = await client.post("/v1/responses", json={"model": model, "input": asked})
+        assert made.status_code == 200, made.text
+        for method, end in (("GET", ""), ("GET", "/input_items"), ("DELETE", "")):
+            answer = await client.request(method, f"/v1/responses/{made.json()['id']}{end}")
+            assert answer.status_code == 200, answer.text
+            operation = page["paths"][f"/v1/responses/{{response_id}}{end}"][method.lower()]
+            _check(page, _answer_schema(operation, 200), answer.json())
+
+
+def test_no_field_of_an_answer_is_left_open() -> None:
+    """Every field of every management route has a type."""
+    answers = json.loads((files("llm_proxy.edge") / "schemas" / "management.json").read_text("utf-8"))
+    assert not {route: found for route, schema in answers.items() if (found := [*_open_fields(schema, "")])}
+
+
+def _open_fields(schema: Json, at: str) -> Iterator[str]:
+    if not schema.keys() & {"type", "anyOf", "const"}:
+        yield at
+    kinds = schema.get("type", ())
+    if "object" in kinds and not schema.keys() & {"properties", "additionalProperties"}:
+        yield at
+    if "array" in kinds and "items" not in schema:
+        yield f"{at}[]"
+    for name, inner in schema.get("properties", {}).items():
+        yield from _open_fields(inner, f"{at}.{name}")
+    for word in ("items", "additionalProperties"):
+        if isinstance(schema.get(word), dict):
+            yield from _open_fields(schema[word], f"{at}[]")
 
 
 async def test_management_routes_answer_as_the_page_says(stack: RunningStack) -> None:
