@@ -21,7 +21,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alarms alerts attack chart play-chart rotation help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
-.PHONY: clean conformance docs dashboard-picture examples reckoning screenshots snippets
+.PHONY: clean conformance docs dashboard-picture examples reckoning screenshots snippets trace-picture
 .PHONY: litellm load-locust loop-traces release sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
@@ -52,6 +52,9 @@ screenshots: setup-dev ## Take pictures of the console's pages, in a real browse
 
 dashboard-picture: setup-dev ## Draw the Grafana dashboard's first panels from a real Prometheus; docs/observe.md.
 	@PYTHONPATH=tests $(BIN)/python -m dashboard_picture
+
+trace-picture: setup-dev ## Draw a trace of calls from the spans that the gateway exported; docs/observe.md.
+	@PYTHONPATH=tests $(BIN)/python -m trace_picture
 
 check: setup-dev ## Run linters, type checkers, import contracts, the docs' build, the alert rules' tests and every test.
 	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types
