@@ -42,7 +42,7 @@ def configuration() -> dict[str, Any]:
             "model_name": name,
             "litellm_params": {"model": f"openai/{name}", "api_base": "PROVIDER/v1", "api_key": "none"},
             "model_info": {
-                "id": name,
+                "id": f"{provider}-{name}",
                 "provider": provider,
                 "input_cost_per_token": price * 1e-8,
                 "output_cost_per_token": price * 4e-8,
@@ -86,7 +86,7 @@ def history(keys: dict[str, dict[str, Any]]) -> Iterator[UsageRecord]:
             group=model,
             model_resolved=model,
             provider=provider,
-            deployment=model,
+            deployment=f"{provider}-{model}",
             status=502 if failed else 200,
             outcome="error" if failed else "ok",
             prompt_tokens=tokens,

@@ -122,12 +122,18 @@ def page(spans: list[Json]) -> str:
     chosen = max(calls, key=lambda one: one["end_ns"] - one["begin_ns"])
     found = chosen["attributes"]
     cells = "".join(
-        f"<tr><td>{name}</td><td>{html.escape(str(found[name]))}</td></tr>" for name in SHOWN if name in found
+        f"<tr><td>{name}</td><td>{html.escape(_shown(found[name]))}</td></tr>"
+        for name in SHOWN
+        if name in found
     )
     return (
         f"<!doctype html><style>{STYLE}</style><section><h2>Trace {spans[0]['trace']}</h2>{rows}</section>"
         f"<section><h2>llm-proxy: {html.escape(chosen['name'])}</h2><table>{cells}</table></section>"
     )
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _row(one: Json, begin: int, whole: int) -> str:
