@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 INSTALL := sh scripts/environment.sh
-TEST_PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+TEST_PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 export UV_PYTHON_DOWNLOADS := never
 # Certificates are verified as pip and git do: by the machine's own list, if it has one.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /System/Library/Keychains),)
@@ -32,7 +32,7 @@ run: setup ## Create missing environments, then start the whole stack; Ctrl-C st
 
 setup: .venv/.stack .venv-sidecar/.sidecar ## Create both environments from the lock files; once, then instant.
 
-test: setup-dev ## Run every test on the real stack, a process a core and one more, for tests wait; ARGS names some of them.
+test: setup-dev ## Run every test on the real stack, two processes more than cores, for tests wait; ARGS names some of them.
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(ARGS)
 
 test-fast: setup-dev ## Run the tests that need neither LiteLLM nor Postgres nor Valkey.
@@ -57,9 +57,9 @@ trace-picture: setup-dev ## Draw a trace of calls from the spans that the gatewa
 	@PYTHONPATH=tests $(BIN)/python -m trace_picture
 
 check: setup-dev ## Run linters, type checkers, import contracts, the docs' build, the alert rules' tests and every test.
-	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types
+	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types alerts
 	@sh scripts/docs.sh
-	@$(MAKE) --no-print-directory alerts test
+	@$(MAKE) --no-print-directory test
 
 docs: setup-dev ## Build the site of the documentation into site/, strictly; check pages, links and snippets, and look at it in a browser.
 	@sh scripts/docs.sh

@@ -1,5 +1,6 @@
 """Commands with a wrong address of a store, or a store that rejects them: one line without a secret."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -49,22 +50,29 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+WRONG_SETTINGS = [
+    ("LLM_PROXY__DATABASE_URL", f"postgresql://app:1{SECRET}/Other@host:{SECRET}/x"),
+    ("DATABASE_URL", f"sqlite:///{SECRET}.db"),
+    ("REDIS_URL", f"redis://:{SECRET}@host:{SECRET}/0"),
+    ("LLM_PROXY__LITELLM_PROXY_URL", f"http://user:{SECRET}@host:4000"),
+    ("LLM_PROXY__DEADLINES", f"{{{SECRET}"),
+    ("LLM_PROXY__CA_FILE", f"/nowhere/{SECRET}"),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "url"),
+    ("words", "wrong"),
     [
-        ("LLM_PROXY__DATABASE_URL", f"postgresql://app:1{SECRET}/Other@host:{SECRET}/x"),
-        ("DATABASE_URL", f"sqlite:///{SECRET}.db"),
-        ("REDIS_URL", f"redis://:{SECRET}@host:{SECRET}/0"),
-        ("LLM_PROXY__LITELLM_PROXY_URL", f"http://user:{SECRET}@host:4000"),
-        ("LLM_PROXY__DEADLINES", f"{{{SECRET}"),
-        ("LLM_PROXY__CA_FILE", f"/nowhere/{SECRET}"),
+        *zip(COMMANDS, itertools.cycle(WRONG_SETTINGS), strict=False),
+        *((["serve"], wrong) for wrong in WRONG_SETTINGS),
     ],
+    ids=str,
 )
 def test_a_wrong_address_is_named_and_not_printed(
-    tmp_path: Path, words: list[str], name: str, url: str
+    tmp_path: Path, words: list[str], wrong: tuple[str, str]
 ) -> None:
-    """By every command, with exit code 2."""
+    """Each of them by `serve`, and one of them by every other command; with exit code 2."""
+    name, url = wrong
     done = run(tmp_path, *words, **{name: url})
     assert name in one_line(done)
     assert done.returncode == 2
@@ -102,25 +110,29 @@ def test_a_wrong_address_that_only_a_sidecar_reads_is_named_and_not_printed(
     assert (done.returncode, name in one_line(done)) == (2, True)
 
 
-@pytest.mark.parametrize("words", COMMANDS[:5], ids=" ".join)
+FAILURES = [
+    ("password", 'user or password (password authentication failed for user "llm_proxy"'),
+    ("database", 'no database of this name (database "nowhere" does not exist'),
+    ("parameter", 'does not know a parameter of the address (unrecognized configuration parameter "jit_"'),
+    ("host", "host is not found"),
+    ("port", "nothing listens"),
+    ("tls", "it refuses TLS"),
+]
+
+
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("words", "failure"),
     [
-        ("password", 'user or password (password authentication failed for user "llm_proxy"'),
-        ("database", 'no database of this name (database "nowhere" does not exist'),
-        (
-            "parameter",
-            'does not know a parameter of the address (unrecognized configuration parameter "jit_"',
-        ),
-        ("host", "host is not found"),
-        ("port", "nothing listens"),
-        ("tls", "it refuses TLS"),
+        *zip(COMMANDS[:5], FAILURES[1:], strict=True),
+        *((["migrate"], failure) for failure in FAILURES),
     ],
+    ids=str,
 )
 def test_the_reason_of_a_failed_connection_is_printed(
-    postgres_url: str, tmp_path: Path, words: list[str], change: str, reason: str
+    postgres_url: str, tmp_path: Path, words: list[str], failure: tuple[str, str]
 ) -> None:
-    """Without the secret that the driver's message holds."""
+    """Each by `migrate`, and one by every other command; without the secret that the driver's message holds."""
+    change, reason = failure
     url = urlsplit(postgres_url)
     changed = {
         "password": url._replace(netloc=f"llm_proxy:{SECRET}@{url.hostname}:{url.port}"),
