@@ -131,7 +131,7 @@ FAILURES = [
 def test_the_reason_of_a_failed_connection_is_printed(
     postgres_url: str, tmp_path: Path, words: list[str], failure: tuple[str, str]
 ) -> None:
-    """Each by `migrate`, and one by every other command; without the secret that the driver's message holds."""
+    """Each by `migrate`, one by every other command; without the secret of the driver's message."""
     change, reason = failure
     url = urlsplit(postgres_url)
     changed = {
