@@ -3,7 +3,7 @@
 LiteLLM's client takes 60 us of CPU for a GET, this connection 10. LiteLLM's client still opens it, so that
 address, TLS, credentials, database and sentinels are its business; a cluster has no such connection.
 Invariants: replies come in the order of the requests, so a late one ends the connection and what waits on it;
-a closed connection is opened again by the next request.
+a closed connection is opened again by the next request. One timer serves all requests of a connection.
 """
 
 import asyncio
@@ -65,20 +65,27 @@ class _Pipeline(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", self._writer.transport)
         self._transport.set_protocol(self)
         self._replies = hiredis.Reader()
-        self._waiting: deque[asyncio.Future[bytes | None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[bytes | None], float]] = deque()  # and until when
+        self._timer: asyncio.TimerHandle | None = None
         self.closed = False
 
     async def get(self, key: bytes) -> bytes | None:
         """Send a request and return its reply."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[bytes | None] = loop.create_future()
-        self._waiting.append(reply)
+        self._waiting.append((reply, loop.time() + ACCESS_TIMEOUT_S))
         self._transport.write(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
-        late = loop.call_later(ACCESS_TIMEOUT_S, self.close, TimeoutError("Redis did not respond in time"))
-        try:
-            return await reply
-        finally:
-            late.cancel()
+        if self._timer is None:
+            self._timer = loop.call_later(ACCESS_TIMEOUT_S, self._check_time)
+        return await reply
+
+    def _check_time(self) -> None:
+        """Close the connection if a reply is late; look again when the next one would be."""
+        loop, self._timer = asyncio.get_running_loop(), None
+        if self._waiting and self._waiting[0][1] <= loop.time():
+            self.close(TimeoutError("Redis did not respond in time"))
+        elif self._waiting:
+            self._timer = loop.call_at(self._waiting[0][1], self._check_time)
 
     def data_received(self, data: bytes) -> None:
         """Hand each reply to the request that waits longest."""
@@ -89,7 +96,7 @@ class _Pipeline(asyncio.Protocol):
             if isinstance(reply, hiredis.ReplyError) or not self._waiting:
                 self.close(ConnectionError(f"Redis replied: {reply}"))
                 return
-            waiting = self._waiting.popleft()
+            waiting, _ = self._waiting.popleft()
             if not waiting.done():
                 waiting.set_result(reply)
 
@@ -102,6 +109,6 @@ class _Pipeline(asyncio.Protocol):
         self.closed = True
         self._transport.abort()
         while self._waiting:
-            waiting = self._waiting.popleft()
+            waiting, _ = self._waiting.popleft()
             if not waiting.done():
                 waiting.set_exception(error)

@@ -17,6 +17,8 @@ from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
 
+import orjson
+
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.cache_events import CacheHit, ReportHit
@@ -112,7 +114,7 @@ class CacheEntry:
         if checksum != _checksum(kept):
             raise ValueError("incomplete entry")
         line, _, payload = kept.partition(b"\n")
-        head = json.loads(line)
+        head = orjson.loads(line)
         headers = [(name.encode(), value.encode("latin-1")) for name, value in head["headers"]]
         return cls(float(head["at"]), int(head["size"]), headers, as_object(head["usage"]), payload)
 
@@ -199,7 +201,7 @@ class ResponseCache:
 
     def _cacheable_call(self, scope: Scope, raw: bytes) -> CacheableCall | None:
         try:
-            body = as_object(json.loads(raw))
+            body = as_object(orjson.loads(raw))
         except ValueError:
             return None
         model = body.get("model")
@@ -376,11 +378,7 @@ def digest_of_call(path: str, body: Json, headers: Sequence[str] = ()) -> str:
     `headers` are those that steer answers, too.
     """
     fields = [[name, body[name]] for name in sorted(body) if name not in UNKEYED_FIELDS]
-    text = _KEY_ENCODER.encode([path, body.get("stream") is True, fields, *headers])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-_KEY_ENCODER = json.JSONEncoder(separators=(",", ":"))
+    return hashlib.sha256(orjson.dumps([path, body.get("stream") is True, fields, *headers])).hexdigest()
 
 
 def create_response_cache(

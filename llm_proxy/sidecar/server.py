@@ -15,6 +15,7 @@ from types import FrameType
 import uvicorn
 
 from llm_proxy.sidecar.app import SidecarApp
+from llm_proxy.sidecar.http_protocol import SidecarHttpProtocol
 from llm_proxy.sidecar.prefork import ORPHAN_S, ParentLink
 from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.recycle_limits import read_recycle_limits, resident_mib
@@ -45,7 +46,7 @@ class SidecarServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="none",
-                http="httptools",
+                http=SidecarHttpProtocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,

@@ -22,7 +22,7 @@ from llm_proxy.sidecar.response_cache import (
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(),  # others are read as floats
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
