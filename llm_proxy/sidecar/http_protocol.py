@@ -1,4 +1,4 @@
-"""How the sidecar reads requests and writes responses: uvicorn's protocol, with a whole response in one write.
+"""The sidecar's HTTP: uvicorn's protocol, with a whole response in one write.
 
 Invariants: only a head that states the size of its body waits for the body; what is not plain is written by
 uvicorn's own code. A second write costs a packet, and wakes the gateway a second time.
