@@ -6,6 +6,7 @@ Units: `_ms` since the request's headers were read; `_at` as the field says.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
@@ -35,6 +36,7 @@ class CallContext:
         started_at: Seconds since 1970; `started` is the same moment on `time.perf_counter`.
         caller: None before authentication.
         call: None before the body is parsed.
+        find_model: Returns the model that the body names, where it could not be parsed; for the record.
         catalog: What the sidecar served when the call was admitted, for prices.
         routing: Who answered, as far as the sidecar says.
         usage: Token usage as the answer states it.
@@ -65,6 +67,7 @@ class CallContext:
     traceparent: bytes | None = None
     caller: Caller | None = None
     call: Call | None = None
+    find_model: Callable[[], str | None] | None = None
     catalog: Catalog | None = None
     routing: RoutingInfo = NO_ROUTING
     usage: TokenUsage | None = None

@@ -23,6 +23,7 @@ from llm_proxy.cli.database import (
 from llm_proxy.cli.limit_tables import (
     BUDGET_EXAMPLES,
     BUDGET_FORM,
+    key_fields,
     limit_options,
     parse_budget,
     print_keys,
@@ -187,7 +188,7 @@ def show_key(*, key: str, as_json: bool) -> None:
     if as_json:
         print_json({**found, **{name: status and status[name] for name in ("limits", "rules")}})
         return
-    print_fields(found)
+    print_fields(key_fields(found))
     if status is None:
         warn("no gateway answers, so the key's limit status is unknown")
         return
@@ -384,7 +385,11 @@ def _change_and_print(do: Callable[[Pool], Awaitable[KeyMutation]], *, as_json: 
         await publish_change(mutation.epochs)
         return more | _result_document(mutation)
 
-    print_result(run_with_pool(change), print_secret_once, as_json=as_json)
+    print_result(run_with_pool(change), _print_changed, as_json=as_json)
+
+
+def _print_changed(document: Json) -> None:
+    print_secret_once(key_fields(document))
 
 
 def _result_document(mutation: KeyMutation) -> Json:

@@ -11,7 +11,7 @@ from typing import get_args
 
 import click
 
-from llm_proxy.cli.printing import Column, print_table
+from llm_proxy.cli.printing import Column, print_table, time_text
 from llm_proxy.identity.caller import BudgetUnit, Period
 from llm_proxy.json_access import Json
 
@@ -129,6 +129,21 @@ def _key_row(one: Json) -> tuple[str, ...]:
     prefix = one["prefixes"][0] if one["prefixes"] else "-"
     models = "\n".join(one["models"]) if one["models"] is not None else "default"
     return one["name"], prefix, _acts_for(one), models or "none", format_limits(one), _key_state(one)
+
+
+_TIMES_OF_KEY = ("expires_at", "created_at", "changed_at", "revoked_at")
+
+
+def key_fields(one: Json) -> Json:
+    """Returns a key's document with its budgets, times and raise as text, for `print_fields`."""
+    raised: Json | None = one.get("raise")
+    shown = one | {name: time_text(one[name]) for name in _TIMES_OF_KEY if one.get(name)}
+    shown["budgets"] = [format_budget(budget) for budget in one["budgets"]]
+    del shown["raise"]
+    if raised:
+        shown["raised limits"] = format_limits(raised).replace("\n", ", ")
+        shown["raise ends"] = f"{time_text(raised['until'])}; then the limits above hold again"
+    return shown
 
 
 def _acts_for(one: Json) -> str:

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 from uuid import UUID
 
 import click
@@ -156,8 +156,7 @@ def print_fields(document: Mapping[str, Any]) -> None:
     shown = {name: value for name, value in document.items() if value is not None and value != []}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
-        text = json.dumps(value, default=to_plain) if isinstance(value, list | dict) else to_plain(value)
-        click.echo(f"{name:<{width}}  {text}")
+        click.echo(f"{name:<{width}}  {to_text(value)}")
 
 
 def print_secret_once(document: Mapping[str, Any]) -> None:
@@ -197,6 +196,26 @@ def to_plain(value: object) -> object:
     if isinstance(value, Decimal):
         return f"{value:f}"
     return value.isoformat() if isinstance(value, date) else str(value) if isinstance(value, UUID) else value
+
+
+def to_text(value: object) -> str:
+    """Returns a field's value for people: `yes`, `1,061.2`, `a, b`, `name value, name value`."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, dict):
+        known = cast("dict[str, object]", value)
+        return ", ".join(f"{name} {to_text(one)}" for name, one in known.items() if one is not None)
+    if isinstance(value, list):
+        return ", ".join(map(to_text, cast("list[object]", value)))
+    return str(to_plain(value))
+
+
+def time_text(value: datetime | str) -> str:
+    """Returns a time, or its text in ISO 8601, to the second in UTC: `2026-11-27 20:37:46 UTC`."""
+    at = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _column_widths(

@@ -7,6 +7,7 @@ shown: records hold none.
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
+from decimal import Decimal
 from uuid import UUID
 
 import click
@@ -21,7 +22,7 @@ from llm_proxy.cli.printing import (
     print_json,
     print_result,
     print_table,
-    to_plain,
+    time_text,
 )
 from llm_proxy.cli.usage import RangeOptions, usage_store
 from llm_proxy.json_access import Json
@@ -32,7 +33,14 @@ from llm_proxy.ledger.rejected_requests import (
     not_recorded_message,
     summarize_counts,
 )
-from llm_proxy.ledger.request_detail import describe_limit, describe_request
+from llm_proxy.ledger.request_detail import (
+    CostPart,
+    cause_of,
+    cost_parts_of,
+    describe_limit,
+    describe_request,
+    model_of,
+)
 from llm_proxy.ledger.request_filters import FILTER_HELP, OUTCOMES, parse_filters
 from llm_proxy.ledger.request_rows import csv_header, csv_lines
 from llm_proxy.ledger.request_search import RequestSearch, RequestSearcher
@@ -46,6 +54,7 @@ _REQUEST_COLUMNS: tuple[Column | str, ...] = (
     *("agent", "model", "provider"),
     Column("status", number=True),
     "outcome",
+    "cause",
     *(Column(title, number=True) for title in ("tokens", "cost USD", "ms")),
 )
 
@@ -166,7 +175,7 @@ async def _write_csv(times: RangeOptions, filters: Mapping[str, str | None]) -> 
 def _print_rejected(rows: list[Json], counts: list[Json], limit: int) -> None:
     """Prints the sampled requests, then the counts: their sum, and the newest rows."""
     columns = (
-        Column("refused (UTC)", unbroken=True),
+        Column("rejected (UTC)", unbroken=True),
         Column("request id", unbroken=True),
         "agent",
         "model",
@@ -177,7 +186,7 @@ def _print_rejected(rows: list[Json], counts: list[Json], limit: int) -> None:
         (
             (
                 row["refused_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
-                row["model_group"] or "-",
+                model_of(row) or "-",
                 describe_limit(row["reached"]) if row["reached"] else row["code"] or str(row["status"]),
             )
             for row in rows
@@ -211,7 +220,8 @@ def _print_rows(rows: list[Json]) -> None:
         if row["outcome"] == "refused":
             lines.append((
                 row["refused_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
-                row["model_group"] or "-", "-", str(row["status"] or "-"), "refused", "-", "-", "-",
+                model_of(row) or "-", "-", str(row["status"] or "-"), "rejected",
+                cause_of(row) or "-", "-", "-", "-",
             ))  # fmt: skip
             continue
         known = row["prompt_tokens"] is not None
@@ -221,8 +231,8 @@ def _print_rows(rows: list[Json]) -> None:
         cost = f"{row['cost_usd']:.6f}" if row["cost_usd"] is not None else "?"
         lines.append((
             row["started_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
-            row["model_group"], row["provider"] or "-", str(row["status"] or "-"), row["outcome"], tokens,
-            cost, f"{row['latency_ms']:.0f}",
+            row["model_group"], row["provider"] or "-", str(row["status"] or "-"), row["outcome"],
+            cause_of(row) or "-", tokens, cost, f"{row['latency_ms']:.0f}",
         ))  # fmt: skip
     print_table(_REQUEST_COLUMNS, lines)
 
@@ -240,9 +250,40 @@ def _print_detail(detail: Json, *, as_json: bool) -> None:
     for line in describe_request(detail):
         click.echo(line)
     click.echo()
+    parts = list(cost_parts_of(detail))
     calls = detail.pop("model_calls", [])
-    print_fields(detail)
-    show_in_console(f"/requests/{detail['request_id']}")
+    print_fields(_shown_fields(detail))
+    if parts:
+        click.echo()
+        print_table(_COST_COLUMNS, [_cost_row(one) for one in parts])
     for number, call in enumerate(calls, 1):
-        fields = ", ".join(f"{name}={to_plain(value)}" for name, value in call.items() if value is not None)
-        click.echo(f"model call {number}: {fields}")
+        click.echo(f"\nmodel call {number}")
+        print_fields({name: value for name, value in _shown_fields(call).items() if name != "call_id"})
+    show_in_console(f"/requests/{detail['request_id']}")
+
+
+_TOLD = ("hops", "reached", "cost_breakdown")
+"""Fields that other lines show for people."""
+_COST_COLUMNS = (
+    "part of the cost",
+    *(Column(title, number=True) for title in ("tokens", "USD", "USD per million tokens")),
+)
+
+
+def _shown_fields(row: Json) -> Json:
+    """Returns a row's fields with times and money as text."""
+    shown: Json = {name: value for name, value in row.items() if name not in _TOLD}
+    shown |= {name: time_text(value) for name, value in shown.items() if isinstance(value, datetime)}
+    return shown | {name: _money_text(value) for name, value in shown.items() if isinstance(value, Decimal)}
+
+
+def _cost_row(part: CostPart) -> tuple[str, ...]:
+    tokens = "-" if part.tokens is None else f"{part.tokens:,}"
+    rate = "-" if part.usd_per_million is None else _money_text(part.usd_per_million)
+    return part.name, tokens, _money_text(part.cost_usd), rate
+
+
+def _money_text(amount: Decimal) -> str:
+    """Returns dollars without zeros at the end, but for cents."""
+    whole, _, rest = f"{amount:f}".partition(".")
+    return f"{whole}.{rest.rstrip('0').ljust(2, '0')}"

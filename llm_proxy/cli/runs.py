@@ -23,6 +23,7 @@ from llm_proxy.cli.printing import (
     yes_option,
 )
 from llm_proxy.json_access import Json
+from llm_proxy.ledger.request_detail import model_of
 from llm_proxy.path_names import api_segment, page_segment
 
 TIMEOUT_S = 30
@@ -121,7 +122,7 @@ def _print_run(found: Json) -> None:
 
 def _call_row(call: Json) -> tuple[str, ...]:
     if call["outcome"] == "refused":
-        named = (call["door"] or "-", call["model_group"] or "-", "-", f"rejected: {call['code']}")
+        named = (call["door"] or "-", model_of(call) or "-", "-", f"rejected: {call['code']}")
         return (_time_text(call["refused_at"]), call["request_id"], *named, *("-",) * 5)
     cost, counts = call["cost_usd"], (call["prompt_tokens"], call["cached_tokens"], call["completion_tokens"])
     return (

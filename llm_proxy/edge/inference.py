@@ -19,6 +19,7 @@ from starlette.requests import Request
 from llm_proxy.call_context import CallContext
 from llm_proxy.call_guard import GroupTimeouts, TimeoutPolicy
 from llm_proxy.dialects import Call
+from llm_proxy.dialects.asked_model import asked_model
 from llm_proxy.dialects.call import Count
 from llm_proxy.dialects.dialect import BodyLimits, CountingDialect
 from llm_proxy.dialects.form import form_body
@@ -320,9 +321,13 @@ class InferenceEndpoint:
         caller, limits = context.caller, self._reader.limits
         assert caller is not None  # noqa: S101 -- it was authenticated
         history = await self._stored.history(route, request.body)
-        context.caller, call = self._reader.parse(
-            route, caller, request.headers, request.body, history, request.files
-        )
+        try:
+            context.caller, call = self._reader.parse(
+                route, caller, request.headers, request.body, history, request.files
+            )
+        except APIError:
+            context.find_model = partial(asked_model, route.model, request.body)
+            raise
         linked = ENDPOINTS[call.endpoint].linked_files
         if linked and not request.files and linked not in call.body:
             raise missing(linked)

@@ -159,7 +159,7 @@ class Ledger:
         caller = context.caller
         self._maintenance.count_rejection(context.request_id, caller, error)
         if self._samplers[caller is not None].accepts(time.time()):
-            rejected = rejected_request(context.request_id, context.started_at, caller, context.call, error)
+            rejected = rejected_request(context, error)
             self._maintenance.rejected_sample.append(rejected)
             rejection_log.info("refused", extra={"lines": [rejected.as_log_fields()]})
 

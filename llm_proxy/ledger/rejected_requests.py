@@ -15,7 +15,7 @@ from uuid import UUID
 
 import orjson
 
-from llm_proxy.dialects import Call
+from llm_proxy.call_context import CallContext
 from llm_proxy.errors import APIError, ReachedLimit
 from llm_proxy.identity import Caller
 from llm_proxy.identity.postgres_store import Connection
@@ -53,6 +53,7 @@ class RejectedRequest:
     user: str | None
     reached: ReachedLimit | None
     run_name: str | None = None
+    model: str | None = None
 
     def as_row(self) -> tuple[Any, ...]:
         """Returns the values in the order of the table's columns, in texts that Postgres accepts."""
@@ -71,6 +72,7 @@ class RejectedRequest:
             "tenant": _redacted(self.tenant),
             "agent": _redacted(self.agent),
             "group": _redacted(self.group),
+            "model": self.model if self.model != self.group else None,
             "run_name": _redacted(self.run_name),
         }
         line: dict[str, Any] = {name: value for name, value in fields_of_line.items() if value is not None}
@@ -85,13 +87,13 @@ class RejectedRequest:
         return reached.subject if reached.subject == f"key {self.key_prefix}" else _redacted(reached.subject)
 
 
-def rejected_request(
-    request_id: UUID, started_at_s: float, caller: Caller | None, call: Call | None, error: APIError
-) -> RejectedRequest:
-    """Builds the record of a rejected request; caller and call are None if they are not known."""
+def rejected_request(context: CallContext, error: APIError) -> RejectedRequest:
+    """Builds the record of a rejected request; what is not known of it is None."""
+    caller, call = context.caller, context.call
+    model = call.model if call else context.find_model() if context.find_model else None
     return RejectedRequest(
-        request_id=request_id,
-        rejected_at=datetime.fromtimestamp(started_at_s, UTC),
+        request_id=context.request_id,
+        rejected_at=datetime.fromtimestamp(context.started_at, UTC),
         status=error.status,
         code=error.code,
         origin=error.origin,
@@ -104,6 +106,7 @@ def rejected_request(
         user=caller.user if caller else None,
         reached=error.reached_limit,
         run_name=caller.run_id if caller else None,
+        model=_shown_model(model),
     )
 
 
@@ -127,6 +130,13 @@ def _column_value(value: object) -> object:
         }
         return orjson.dumps(cleaned).decode()
     return sanitize_text(value)[:MAX_NAME_CHARS] if isinstance(value, str) else value
+
+
+def _shown_model(model: str | None) -> str | None:
+    """Returns a model's name as a caller wrote it: bounded, printable, without secrets."""
+    if not model:
+        return None
+    return redact("".join(sign if sign.isprintable() else "?" for sign in model[:MAX_NAME_CHARS]))
 
 
 def _redacted(name: str | None) -> str | None:

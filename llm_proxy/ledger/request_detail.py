@@ -4,13 +4,14 @@ Pure. Invariants: nothing is printed that the stored record does not contain; un
 unknown. The sidecar's log (`llm_calls`) has the times of attempts, the record their order and status.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, cast
 
 from llm_proxy.identity.caller import PERIOD_SUFFIX, SHARED_SCOPES
-from llm_proxy.json_access import Json
+from llm_proxy.json_access import Json, as_object
 from llm_proxy.quantities import QUANTITY_OF_UNIT, shown_amount, unit_text
 
 _OK_STATUS = 200
@@ -70,14 +71,13 @@ def _caller_line(request: Json, at: datetime) -> str:
         "user": request.get("user_id"),
     }
     who = ", ".join(f"{name} {value}" for name, value in names.items() if value) or "no known caller"
-    model = request.get("group_asked") or request.get("model_group") or "no model yet"
+    model = request.get("group_asked") or request.get("model_group") or request.get("model") or "no model yet"
     return f"{_time_text(at)} {request.get('door') or 'a request'} for {model} by {who}"
 
 
 def _rejection_line(request: Json) -> str:
-    head = f"refused with {request['status']} {request['code'] or ''} by {request['refused_by']}".replace(
-        "  ", " "
-    )
+    code = f" {request['code']}" if request["code"] else ""
+    head = f"rejected with {request['status']}{code} by the {request['refused_by']}"
     return f"{head}: {describe_limit(request['reached'])}" if request.get("reached") else head
 
 
@@ -86,7 +86,7 @@ class RequestAttempt:
     """One attempt at a provider: of the record's order and status, with the times of the sidecar's log.
 
     Attributes:
-        status: The provider's HTTP status; None where it is not known.
+        status: The provider's HTTP status; None or 0 where it did not answer, or that is not known.
         call: The row of the sidecar's log; None without one.
         message: Why it failed, in the provider's words, cleaned; of the last attempt alone.
     """
@@ -96,6 +96,11 @@ class RequestAttempt:
     status: int | None
     call: Json | None = None
     message: str | None = None
+
+    @property
+    def status_text(self) -> str:
+        """The status for people."""
+        return f"status {self.status}" if self.status else "not answered by the provider"
 
     @property
     def took_ms(self) -> float | None:
@@ -111,7 +116,7 @@ class RequestAttempt:
         return {
             "model_group": self.group,
             "deployment": self.deployment,
-            "status": self.status,
+            "status": self.status or None,
             "started_at": call.get("started_at"),
             "took_ms": self.took_ms,
             "error_class": call.get("error_class"),
@@ -134,6 +139,48 @@ def attempts_of(request: Json) -> list[RequestAttempt]:
         reason = message if number == len(hops) and status != _OK_STATUS else None
         found.append(RequestAttempt(group, deployment, status, call, reason))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class CostPart:
+    """A part of a call's cost, as the sidecar's log has it.
+
+    Attributes:
+        tokens: None for a part that is not of tokens alone.
+        usd_per_million: None without tokens.
+    """
+
+    name: str
+    tokens: int | None
+    cost_usd: Decimal
+    usd_per_million: Decimal | None
+
+
+def cost_parts_of(request: Json) -> Iterator[CostPart]:
+    """Yields the parts of a call's cost; nothing where the sidecar's log has none."""
+    tokens = {"input_cost": request.get("prompt_tokens"), "output_cost": request.get("completion_tokens")}
+    for call in request.get("model_calls") or ():
+        if call.get("status") != "success":
+            continue
+        for name, cost in as_object(call.get("cost_breakdown")).items():
+            amount, count = Decimal(str(cost)), tokens.get(name)
+            rate = round(amount * 1_000_000 / count, 6) if count else None
+            yield CostPart(name.replace("_", " "), count, amount, rate)
+
+
+def cause_of(request: Json) -> str | None:
+    """Returns why a request failed: the limit as `scope:kind`, or the error's code; None if it did not."""
+    reached: Json | None = request.get("reached")
+    return (
+        f"{reached['scope']}:{reached['kind']}"
+        if reached
+        else request.get("refusal_code") or request.get("code")
+    )
+
+
+def model_of(request: Json) -> str | None:
+    """Returns the model group of a request; of a rejected one without a group, the requested name."""
+    return request.get("model_group") or request.get("model")
 
 
 def _attempt_lines(request: Json) -> list[str]:
@@ -174,7 +221,7 @@ def _take_logged_call(calls: list[Json], number: int, deployment: str, *, answer
 
 
 def _attempt_text(attempt: RequestAttempt, *, is_logged: bool) -> str:
-    parts = [f"status {attempt.status}" if attempt.status else "no status"]
+    parts = [attempt.status_text]
     if attempt.call is not None:
         took = "" if attempt.took_ms is None else f", {attempt.took_ms:,.0f} ms"
         parts.append(f"{_time_text(attempt.call['started_at'])}{took}")

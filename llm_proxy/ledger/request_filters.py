@@ -17,8 +17,8 @@ from llm_proxy.errors import BadRequest
 
 _MAX_CHARS = 256
 _MAX_NUMBER = Decimal(10**12)
-OUTCOMES = (*get_args(Outcome), "refused", "failed")
-"""`refused`: not admitted; `failed`: every outcome but `ok`."""
+OUTCOMES = (*get_args(Outcome), "rejected", "failed", "refused")
+"""`rejected`: not admitted, in rows `refused`, which is accepted too; `failed`: every outcome but `ok`."""
 _CAUSE = "concat_ws(':', reached ->> 'scope', reached ->> 'kind')"
 _CALLS = {
     "key": "key_id = {}", "tenant": "tenant = {}", "agent": "agent = {}", "user": "user_id = {}",
@@ -30,7 +30,7 @@ _CALLS = {
 }  # fmt: skip
 _REJECTIONS = {
     "key": "key_id = {}", "tenant": "tenant = {}", "agent": "agent = {}", "user": "user_id = {}",
-    "model": "model_group = {}", "endpoint": "door = {}", "run": "run_name = {}",
+    "model": "{} IN (model_group, model)", "endpoint": "door = {}", "run": "run_name = {}",
     "cause": f"{{}} IN (code, {_CAUSE})",
 }  # fmt: skip
 _NUMBERS = frozenset({"min_cost", "max_cost", "min_ms", "max_ms"})
@@ -41,7 +41,7 @@ _HELP = {
     "model": "The requested model, or the group that was requested or that served.",
     "endpoint": "Only this endpoint, such as `chat.completions`.",
     "status": "A status, or `2xx`, `4xx`, `5xx`; 0: no response was sent.",
-    "outcome": "`ok`, `error`, `client_gone`, `cut`, `lost`, `refused`, or `failed`: all but `ok`.",
+    "outcome": "`ok`, `error`, `client_gone`, `cut`, `lost`, `rejected`, or `failed`: all but `ok`, the rejected ones too.",
     "cause": "The error's code, or `scope:kind` of the limit that rejected it.",
     "min_cost": "Only requests that cost at least this, in dollars.",
     "max_cost": "Only requests that cost at most this, in dollars.",
@@ -159,7 +159,7 @@ def parse_filters(given: Iterable[tuple[str, str]]) -> RequestFilters:
         elif name == "outcome":
             if text not in OUTCOMES:
                 raise BadRequest(f"An outcome is one of {', '.join(OUTCOMES)}.", param=name)
-            outcome = text
+            outcome = "refused" if text == "rejected" else text
         else:
             values[name] = _parse_number(name, text) if name in _NUMBERS else text
     return RequestFilters(values, statuses, outcome)

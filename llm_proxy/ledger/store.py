@@ -61,10 +61,10 @@ def _value(at: int, name: str) -> str:
 _INSERT = _insert()
 _INSERT_REFUSALS = """
     INSERT INTO refusals (request_id, refused_at, status, code, refused_by, door, key_id, key_prefix, tenant,
-                          agent, model_group, user_id, reached, run_name)
+                          agent, model_group, user_id, reached, run_name, model)
     SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::text[], $5::text[], $6::text[],
                          $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
-                         $13::jsonb[], $14::text[])
+                         $13::jsonb[], $14::text[], $15::text[])
     ON CONFLICT DO NOTHING"""
 _INSERT_REFUSAL_COUNTS = """
     INSERT INTO refusal_counts AS kept (minute, key_id, tenant, code, limit_scope, limit_kind, worker, times)

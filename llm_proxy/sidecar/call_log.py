@@ -32,6 +32,7 @@ from llm_proxy.sidecar.catalog import PROVIDER_KEY, is_cost_known, qualified_mod
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.accounting import COUNTED_MARK
 from llm_proxy.sidecar.process_log import log_line
+from llm_proxy.sidecar.provider_errors import is_unanswered
 from llm_proxy.token_details import read_details, service_tier
 
 CallRow = tuple[Any, ...]
@@ -143,7 +144,7 @@ def row_of_failed_attempt(call_id: str, number: int, attempt: Attempt) -> CallRo
         "status": "failure",
         "error_class": _text(failed.get("error_class")),
         "normalized_error": _text(failed.get("normalized_error")),
-        "http_status": _status(failed, "failure"),
+        "http_status": None if is_unanswered(attempt.error) else _status(failed, "failure"),
         "cache_hit": False,
         "attempts": number,
         "provider_request_id": _request_id_in(getattr(attempt.error, "litellm_response_headers", None)),

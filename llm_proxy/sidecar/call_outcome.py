@@ -204,9 +204,14 @@ class CallOutcome:
 
 
 def _hop(attempt: Attempt) -> list[str | int]:
-    status = STATUS_OK if attempt.error is None else status_of_error(attempt.error)
+    status = STATUS_OK if attempt.error is None else status_of_attempt(attempt.error)
     hop: list[str | int] = [attempt.group[:MAX_NAME_CHARS], attempt.deployment[:MAX_NAME_CHARS], status]
     return [*hop, "auth"] if attempt.credentials_rejected else hop
+
+
+def status_of_attempt(error: BaseException) -> int:
+    """Return the HTTP status of a failed attempt; 0 if no provider answered: LiteLLM's 500 is not one."""
+    return 0 if provider_errors.is_unanswered(error) else status_of_error(error)
 
 
 def status_of_error(error: BaseException) -> int:

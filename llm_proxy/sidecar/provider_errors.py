@@ -105,6 +105,11 @@ def headers_of_error(
     return lines
 
 
+def is_unanswered(error: BaseException | None) -> bool:
+    """Whether no provider answered: it was not reached, was silent for too long, or broke off."""
+    return find_response(error) is None and any(map(_is_of_network, causes_of(error)))
+
+
 def retry_after_s(error: BaseException | None) -> float:
     """Return the seconds to wait that the provider's response states, 0 if it states none."""
     found = find_response(error)
@@ -205,7 +210,7 @@ def _origin(
     if of_litellm and type(causes[-1]).__name__ in LITELLM_CHECKS:
         return "litellm", str(getattr(causes[-1], "message", ""))
     for cause in reversed(causes):
-        if _package(cause) in NETWORK_PACKAGES or isinstance(cause, OSError):
+        if _is_of_network(cause):
             return "connection", f"{type(cause).__name__}: {cause}"
     if not sent and is_translation_error(error):
         return "translation", None
@@ -220,6 +225,10 @@ def _guardrail_facts(error: BaseException | None) -> dict[str, object]:
         "x-llmp-guardrail": named or getattr(error, "guardrail_name", None),
         "x-llmp-guardrail-status": status if isinstance(status, int) else GUARDRAIL_FAILED,
     }
+
+
+def _is_of_network(error: BaseException) -> bool:
+    return isinstance(error, OSError) or _package(error) in NETWORK_PACKAGES
 
 
 def _package(error: BaseException) -> str:

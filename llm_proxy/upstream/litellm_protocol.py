@@ -35,7 +35,7 @@ _RETRY_HEADERS = (b"x-litellm-attempted-retries", _FALLBACKS)
 _MAX_HOPS = 16
 _MAX_HOPS_BYTES = 8192
 _MAX_NAME_CHARS = 100
-_LOWEST_ERROR = 400
+_OK = 200
 CacheState = Literal["hit", "miss", "off"]
 
 
@@ -154,7 +154,7 @@ class ProviderAttempt(NamedTuple):
     """One attempt at a provider.
 
     Attributes:
-        status: The HTTP status it ended with; 0 when there was none.
+        status: The provider's HTTP status; 0 where it did not answer.
         auth_rejected: The provider did not accept the deployment's credentials.
     """
 
@@ -227,7 +227,7 @@ def parse_routing_headers(
     hops = _hops(headers, group, deployment)
     fallback_from = _fallback_from(headers, hops, call)
     if hit:
-        hops = tuple(attempt for attempt in hops or () if attempt.status >= _LOWEST_ERROR)
+        hops = tuple(attempt for attempt in hops or () if attempt.status != _OK)
         attempts = len(hops)
     return RoutingInfo(
         group=group,
@@ -274,7 +274,7 @@ def _hops(headers: Headers, group: str | None, deployment: str | None) -> tuple[
     listed = headers.get(b"x-llmp-hops")
     if listed is None:
         answered = group is not None and deployment is not None and _attempt_count(headers) == 1
-        return (ProviderAttempt(group or "", deployment or "", 200),) if answered else None
+        return (ProviderAttempt(group or "", deployment or "", _OK),) if answered else None
     try:
         rows: Any = orjson.loads(listed) if len(listed) <= _MAX_HOPS_BYTES else None
         return tuple(

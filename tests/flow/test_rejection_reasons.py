@@ -213,6 +213,32 @@ def test_figures_of_a_shared_limit_are_for_admins_only(gateway: Gateway) -> None
     assert "1 of 1 request a minute used" in told["story"][-1]
 
 
+def test_the_model_that_a_rejected_request_named_is_recorded(gateway: Gateway) -> None:
+    """Unknown names and bad bodies, in the body and in the path: bounded, printable, without secrets."""
+    name, headers = make_key(gateway)
+    path = "/openai/deployments/no%2Fsuch-deployment/chat/completions?api-version=2024-10-21"
+    body = {"messages": say("Hello")}
+    answers = {
+        "claude-sonnet-5-5": ask(gateway, headers, "claude-sonnet-5-5"),
+        "plain": ask(gateway, headers, "plain", messages="no list"),
+        "no/such-deployment": httpx.post(gateway.url + path, json=body, headers=headers),
+        "a?b" + 125 * "x": ask(gateway, headers, "a\u0007b" + 400 * "x"),
+        "-": httpx.post(f"{gateway.url}/v1/chat/completions", content=b"[]", headers=headers),
+    }
+    assert {one.status_code for one in answers.values()} == {400, 404}
+    ids = {model: one.headers["x-request-id"] for model, one in answers.items()}
+    told = {model: story(gateway, request_id) for model, request_id in ids.items()}
+    assert {model: one["model"] or "-" for model, one in told.items()} == {model: model for model in ids}
+    assert "for claude-sonnet-5-5 by key" in told["claude-sonnet-5-5"]["story"][0]
+    secret = ask(gateway, headers, "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789").headers["x-request-id"]
+    assert "abcdefghij" not in json.dumps(story(gateway, secret))
+    found = printed(gateway, "--key", name, "--model", "claude-sonnet-5-5", "--outcome", "rejected")
+    assert [row["request_id"] for row in found["requests"]] == [ids["claude-sonnet-5-5"]]
+    table = gateway.command("requests", "--key", name, "--outcome", "failed").stdout
+    line = next(line for line in table.splitlines() if ids["claude-sonnet-5-5"] in line)
+    assert {"claude-sonnet-5-5", "404", "rejected", "model_not_found"} <= {*line.split()}
+
+
 def test_a_failed_call_s_message_is_for_admins_only(gateway: Gateway) -> None:
     """An admin reads the provider's message; the key, whose caller received a 502, does not."""
     _, headers = make_key(gateway)

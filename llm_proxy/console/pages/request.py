@@ -8,7 +8,6 @@ audited.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +21,8 @@ from llm_proxy.console.gateway_api import GatewayRejected
 from llm_proxy.console.pages.live import STOPPERS, known_running
 from llm_proxy.console.rendering import KnownFields
 from llm_proxy.errors import NotFound
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json
+from llm_proxy.ledger.request_detail import cost_parts_of
 
 SHOWN_CHARS = 20_000
 _OK, _NOT_FOUND = 200, 404
@@ -82,7 +82,7 @@ def router(console: Console) -> APIRouter:
             "title": _OUTCOMES.get(row["outcome"], "Ended"),
             "steps": list(steps_of(row)),
             "total_ms": row.get("latency_ms"),
-            "prices": list(prices_of(row)),
+            "prices": list(cost_parts_of(row)),
             "source": _SOURCES.get(row.get("usage_source", ""), ""),
             "cache": _CACHE.get(row.get("cache", ""), ""),
             "why": why_failed(row),
@@ -141,7 +141,8 @@ def why_failed(row: Json) -> str:
     failed = [one for one in row.get("attempt_details") or () if one["status"] != _OK and one["message"]]
     if failed:
         last = failed[-1]
-        return f"{last['deployment']} answered {last['status'] or 'nothing'}: {last['message']}"
+        answered = f"answered {last['status']}" if last["status"] else "did not answer"
+        return f"{last['deployment']} {answered}: {last['message']}"
     code = row.get("refusal_code")
     return _REASONS.get(code or "", f"The error's code is {code}." if code else "")
 
@@ -171,7 +172,7 @@ def steps_of(row: Json) -> Iterator[Step]:
         at = _moment(one["started_at"])
         at_ms = (at - began).total_seconds() * 1000 if at is not None and began is not None else None
         parts = [
-            f"status {one['status']}" if one["status"] else "no status",
+            f"status {one['status']}" if one["status"] else "not answered by the provider",
             one["message"] or one["error_class"],
         ]
         yield Step(
@@ -188,18 +189,6 @@ def steps_of(row: Json) -> Iterator[Step]:
         row.get("latency_ms"),
         state="good" if row["outcome"] == "ok" else "bad",
     )
-
-
-def prices_of(row: Json) -> Iterator[tuple[str, Any, Decimal, Decimal | None]]:
-    """Yields the parts of a cost, as the sidecar's log has them: name, tokens, cost, $ a million tokens."""
-    tokens = {"input_cost": row.get("prompt_tokens"), "output_cost": row.get("completion_tokens")}
-    for call in row.get("model_calls") or ():
-        if call.get("status") != "success":
-            continue
-        for name, cost in as_object(call.get("cost_breakdown")).items():
-            amount, count = Decimal(str(cost)), tokens.get(name)
-            rate = amount * 1_000_000 / count if count else None
-            yield name.replace("_", " "), count, amount, None if rate is None else round(rate, 6)
 
 
 def _day_before(value: str | None) -> str:

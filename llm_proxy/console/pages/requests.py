@@ -41,7 +41,7 @@ def router(console: Console) -> APIRouter:
         values = {
             "given": {name: given.get(name, "") for name in _FIELDS}
             | {"since": given.get("since", DEFAULT_SINCE)},
-            "outcomes": ("", *OUTCOMES),
+            "outcomes": ("", *(one for one in OUTCOMES if one != "rejected")),
             "statuses": tuple(dict.fromkeys((*_STATUSES, given.get("status", "")))),
             "rows": page.rows,
             "searched_to": page.searched_to,

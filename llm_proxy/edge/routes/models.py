@@ -284,4 +284,7 @@ _PROBE_FIELDS = (
 
 
 def _error_of(error: APIError) -> Json:
-    return {"status": error.status, "code": error.code, "message": error.message}
+    """Returns an error of a probe; `cause` is why the provider failed, which its caller does not read."""
+    return {
+        "status": error.status, "code": error.code, "message": error.message, "cause": error.provider_message,
+    }  # fmt: skip

@@ -75,6 +75,7 @@ def a_rejection(random: Random) -> RejectedRequest:
         group=random.choice(["gpt", "claude"]),
         user=random.choice([None, "u1"]),
         reached=REACHED if limited else None,
+        model=random.choice([None, "gpt", "asked"]),
     )
 
 
@@ -116,8 +117,8 @@ CASES: list[tuple[dict[str, str], Matches | None, Callable[[RejectedRequest], bo
     ({"agent": "a1", "user": "u1"}, lambda one: (one.agent, one.user) == ("a1", "u1"),
      lambda one: (one.agent, one.user) == ("a1", "u1")),
     ({"key": "one"}, lambda one: one.key_id == "k1", lambda one: one.key_id == "k1"),
-    ({"model": "gpt"}, lambda one: one.group == "gpt", lambda one: one.group == "gpt"),
-    ({"model": "asked"}, lambda one: one.group_asked == "asked", None),
+    ({"model": "gpt"}, lambda one: one.group == "gpt", lambda one: "gpt" in {one.group, one.model}),
+    ({"model": "asked"}, lambda one: one.group_asked == "asked", lambda one: one.model == "asked"),
     ({"session": "s-1", "run": "r-1", "tag": "green"}, lambda one: one.session == "s-1", None),
     ({"outcome": "refused"}, None, lambda _: True),
     ({"outcome": "failed"}, lambda one: one.outcome != "ok", lambda _: True),

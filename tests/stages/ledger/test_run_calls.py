@@ -14,6 +14,7 @@ import pytest
 from usage_records import add_child_keys, random_record, write_records
 
 from llm_proxy import schema
+from llm_proxy.call_context import CallContext
 from llm_proxy.errors import BadRequest, NotFound, RateLimited
 from llm_proxy.identity import Caller
 from llm_proxy.ledger import LedgerStore, UsageRecord
@@ -180,7 +181,12 @@ async def test_rejected_calls_stand_in_their_run_and_in_no_sum(filled: Filled) -
     )
     refused = [
         rejected_request(
-            uuid7(), at.timestamp(), Caller(key_id, "virtual", tenant, run_id=run), None, REACHED
+            CallContext(
+                uuid7(),
+                started_at=at.timestamp(),
+                caller=Caller(key_id, "virtual", tenant, run_id=run),
+            ),
+            REACHED,
         )
         for key_id, run, at in (
             ("k1", name, RANGE[0] + timedelta(hours=1)), ("k8", name, RANGE[0] + timedelta(hours=30)),
