@@ -41,7 +41,7 @@ _HELP = {
     "model": "The requested model, or the group that was requested or that served.",
     "endpoint": "Only this endpoint, such as `chat.completions`.",
     "status": "A status, or `2xx`, `4xx`, `5xx`; 0: no response was sent.",
-    "outcome": "`ok`, `error`, `client_gone`, `cut`, `lost`, `rejected`, or `failed`: all but `ok`, rejected too.",
+    "outcome": "`ok`, `error`, `client_gone`, `cut`, `lost`, `rejected`, or `failed`: all but `ok`.",
     "cause": "The error's code, or `scope:kind` of the limit that rejected it.",
     "min_cost": "Only requests that cost at least this, in dollars.",
     "max_cost": "Only requests that cost at most this, in dollars.",
