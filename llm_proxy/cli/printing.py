@@ -8,6 +8,7 @@ truncated or broken: a table that does not fit the terminal is printed as one bl
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+    from llm_proxy.stack.environments import Installed
+
 EXIT_FAILED = 1
 """Not done, or the answer is no: not found, not allowed, a check found faults."""
 EXIT_WRONG_INPUT = 2
@@ -33,6 +36,7 @@ _GAP = 2
 Document = TypeVar("Document")
 _MIN_TEXT_WIDTH = 8
 _WHOLE_SENTENCE = 1000
+_LINE_EVERY_S = 10.0
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Skip the question.")
@@ -105,29 +109,57 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 @contextmanager
-def installation_progress() -> Generator[Callable[[str, int, int], None]]:
-    """Yields a function that shows how many packages are installed: a bar on a terminal, else one line."""
+def installation_progress() -> Generator[Callable[["Installed"], None]]:
+    """Yields a function that shows how far an installation is: a bar on a terminal, else a line at times."""
     from rich.console import Console  # noqa: PLC0415 -- 2 MB, and `serve` prints no table
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     shown: dict[str, TaskID] = {}
+    lines = _InstallationLines()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("packages"),
+        TextColumn("packages, {task.fields[megabytes]} MB written"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
 
-        def report(name: str, there: int, total: int) -> None:
-            if name not in shown:
-                shown[name] = progress.add_task(f"the {name}'s environment, once", total=total)
-                if progress.disable:
-                    click.echo(f"installing the {name}'s environment, once: {total} packages", err=True)
-            progress.update(shown[name], completed=there)
+        def report(found: "Installed") -> None:
+            if progress.disable:
+                lines.report(found)
+                return
+            if found.name not in shown:
+                title = f"the {found.name}'s environment, once"
+                shown[found.name] = progress.add_task(title, total=found.total, megabytes=0)
+            task = shown[found.name]
+            megabytes = max(progress.tasks[task].fields["megabytes"], found.written_bytes // 10**6)
+            progress.update(task, completed=found.packages, megabytes=megabytes)
 
         yield report
+
+
+class _InstallationLines:
+    """Prints how far an installation is, at its beginning and every `_LINE_EVERY_S`."""
+
+    def __init__(self) -> None:
+        self._name, self._began_s, self._printed_s = "", 0.0, 0.0
+
+    def report(self, found: "Installed") -> None:
+        """Prints a line if it is time."""
+        now_s = time.monotonic()
+        if found.name != self._name:
+            self._name, self._began_s, self._printed_s = found.name, now_s, now_s
+            text = f"installing the {found.name}'s environment, once: {found.total} packages"
+        elif now_s - self._printed_s >= _LINE_EVERY_S:
+            self._printed_s = now_s
+            text = (
+                f"  {found.packages} of {found.total} packages, {found.written_bytes // 10**6} MB written,"
+                f" {now_s - self._began_s:.0f} s"
+            )
+        else:
+            return
+        click.echo(text, err=True)
 
 
 def console() -> "Console":

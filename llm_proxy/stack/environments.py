@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from llm_proxy.stack.process import NotInstalled
@@ -28,12 +29,29 @@ _PACKAGE, _DISTRIBUTION = Path(__file__).parents[1], "llm-proxy"
 _PINS = re.compile(r"^[A-Za-z0-9._-]+(?:\[[^\]]*\])?==", re.MULTILINE)
 _OWN_CODE = re.compile(r"^llm_proxy/(?!.*\.pyc,).*$", re.MULTILINE)
 """Lines of the wheel's record that are the same for every installer and folder."""
+_WRITTEN = re.compile(r"^wchar: (\d+)$", re.MULTILINE)
 _COMPLETE = "complete"
 _LOOK_EVERY_S = 0.5
 _ERROR_LINES = 15
 
-Progress = Callable[[str, int, int], None]
-"""Gets the name of an environment, and how many of its packages are there, of how many."""
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """How much of an environment is installed.
+
+    Attributes:
+        name: The environment's.
+        packages: How many packages are complete, of `total`.
+        written_bytes: What the installer has written so far, downloads too; 0 where the system does not say.
+    """
+
+    name: str
+    packages: int
+    total: int
+    written_bytes: int
+
+
+Progress = Callable[[Installed], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +111,8 @@ def make(wanted: LockedEnvironment, variables: Mapping[str, str], report: Progre
         shutil.rmtree(folder, ignore_errors=True)
         python = folder / "bin" / "python"
         for command in _commands(folder, lock, variables):
-            _run(command, variables, lambda: _report(wanted, folder, lock, report))
-        _report(wanted, folder, lock, report)
+            _run(command, variables, partial(_report, wanted, folder, lock, report))
+        _report(wanted, folder, lock, report, None)
         _copy_own_package(next(folder.glob("lib/python*/site-packages")))
         (folder / _COMPLETE).touch()
         return python
@@ -149,11 +167,11 @@ def _commands(folder: Path, lock: Path, variables: Mapping[str, str]) -> tuple[S
     )
 
 
-def _run(command: Sequence[str], variables: Mapping[str, str], tick: Callable[[], None]) -> None:
+def _run(command: Sequence[str], variables: Mapping[str, str], tick: Callable[[int], None]) -> None:
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(command, env=dict(variables), stdout=subprocess.DEVNULL, stderr=errors)
         while process.poll() is None:
-            tick()
+            tick(process.pid)
             time.sleep(_LOOK_EVERY_S)
         errors.seek(0)
         said = errors.read().splitlines()[-_ERROR_LINES:]
@@ -161,9 +179,22 @@ def _run(command: Sequence[str], variables: Mapping[str, str], tick: Callable[[]
         raise NotInstalled(f"{Path(command[0]).name} failed: " + " ".join(said))
 
 
-def _report(wanted: LockedEnvironment, folder: Path, lock: Path, report: Progress) -> None:
+def _report(
+    wanted: LockedEnvironment, folder: Path, lock: Path, report: Progress, installer: int | None
+) -> None:
     there = sum(1 for _ in folder.glob("lib/python*/site-packages/*.dist-info"))
-    report(wanted.name, there, len(_PINS.findall(lock.read_text(encoding="utf-8"))))
+    total = len(_PINS.findall(lock.read_text(encoding="utf-8")))
+    report(Installed(wanted.name, there, total, 0 if installer is None else _written_bytes(installer)))
+
+
+def _written_bytes(installer: int) -> int:
+    """Returns what a process and its running children wrote; pip works in a child."""
+    written = 0
+    with suppress(OSError, ValueError):
+        written += int(_WRITTEN.findall(Path(f"/proc/{installer}/io").read_text(encoding="ascii"))[0])
+        children = Path(f"/proc/{installer}/task/{installer}/children").read_text(encoding="ascii")
+        written += sum(map(_written_bytes, map(int, children.split())))
+    return written
 
 
 def _copy_own_package(site_packages: Path) -> None:

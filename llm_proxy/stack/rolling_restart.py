@@ -89,6 +89,7 @@ class _Replacement:
         noticed: The watched files as a rolling restart read them that began because one had changed.
         lines: What was printed so far.
         gateway: The new gateway, started when they have taken over; None before, and where none is needed.
+        former_default: The model of calls that name none, at the old gateway.
     """
 
     plan: StackPlan
@@ -98,6 +99,7 @@ class _Replacement:
     noticed: FileSignature | None = None
     lines: list[str] = field(default_factory=list[str])
     gateway: ManagedProcess | None = None
+    former_default: str = ""
 
 
 @dataclass(slots=True)
@@ -275,6 +277,7 @@ class RollingRestart:
     def _take_over(self, replacement: _Replacement, now_s: float) -> None:
         self._replacement = None
         old, new = self._supervisor.current(self._plan.sidecars_name()), replacement.sidecars
+        replacement.former_default = self._plan.default_model()
         self._plan = replacement.plan
         self._plan.write_sidecar_list()
         self._supervisor.hand_over([old], [new])
@@ -310,6 +313,13 @@ class RollingRestart:
         if console is not None and console.env != self._supervisor.current(console.name).spec.env:
             self._supervisor.change(console)
         write_addresses(self._plan.state, self._plan.published_addresses())
+        default = self._plan.default_model()
+        if default != replacement.former_default:
+            self._report(
+                replacement,
+                f"calls that name no model go to {default} now, before to {replacement.former_default};"
+                " LLM_PROXY__DEFAULT_MODEL names another",
+            )
         self._report(replacement, "the new gateway took over", done=True)
 
     def _reject(self, began_ns: int, faults: list[str], lines: Sequence[str] = ()) -> None:

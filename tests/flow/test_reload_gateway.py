@@ -86,8 +86,11 @@ async def test_secrets_are_exchanged_by_two_reloads_under_load(stack: UpCommand)
     async with steady_load(stack) as load:
         await asyncio.sleep(1)
         both = {name: f"{new[name]},{old[name]}" for name in old}
-        lines = await reloaded(stack, DATABASE_URL="postgresql://u:p@h/d", **both)
+        lines = await reloaded(
+            stack, DATABASE_URL="postgresql://u:p@h/d", LLM_PROXY__DEFAULT_MODEL="plain", **both
+        )
         assert lines[0] == "changed, but read at the start only: DATABASE_URL"
+        assert lines[-2].startswith("calls that name no model go to plain now, before to ")
         assert lines[-1] == "the new gateway took over"
         load.keys = [new[INTERNAL], old[INTERNAL]]
         assert status(stack, "/admin/keys", old[ADMIN]) == status(stack, "/admin/keys", new[ADMIN]) == 200

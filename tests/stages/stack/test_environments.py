@@ -15,10 +15,10 @@ import os, sys
 from llm_proxy.stack import NotInstalled, environments
 seen = []
 try:
-    print(environments.make(environments.SIDECAR, os.environ, lambda *found: seen.append(found)))
+    print(environments.make(environments.SIDECAR, os.environ, seen.append))
 except NotInstalled as fault:
     sys.exit(f"not installed: {fault}")
-print(seen[-1] if seen else "nothing installed")
+print((seen[-1].name, seen[-1].packages, seen[-1].total) if seen else "nothing installed")
 """
 
 
