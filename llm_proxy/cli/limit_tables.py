@@ -11,7 +11,7 @@ from typing import get_args
 
 import click
 
-from llm_proxy.cli.printing import Column, print_table, time_text
+from llm_proxy.cli.printing import Column, print_table, time_text, to_text
 from llm_proxy.identity.caller import BudgetUnit, Period
 from llm_proxy.json_access import Json
 
@@ -82,7 +82,7 @@ _STATUS_COLUMNS = (
     Column("held", number=True),
     Column("kept", number=True),
     Column("left", number=True),
-    "would refuse",
+    "would reject",
     "resets at",
 )
 
@@ -104,7 +104,7 @@ def _status_row(one: Json) -> tuple[str, ...]:
         f"{one['kind']} {one.get('unit', '')}".strip().replace("_", " "),
         str(period),
         *cells,
-        json.dumps(one["would_refuse"]),
+        "?" if one["would_refuse"] is None else to_text(one["would_refuse"]),
         datetime.fromisoformat(ends).isoformat(" ", "minutes") if (ends := one.get("resets_at")) else "",
     )
 

@@ -187,7 +187,7 @@ def _print_rejected(rows: list[Json], counts: list[Json], limit: int) -> None:
             (
                 row["refused_at"].strftime("%m-%d %H:%M:%S"), str(row["request_id"]), row["agent"] or "-",
                 model_of(row) or "-",
-                describe_limit(row["reached"]) if row["reached"] else row["code"] or str(row["status"]),
+                describe_limit(row["reached"], row) if row["reached"] else row["code"] or str(row["status"]),
             )
             for row in rows
         ),
@@ -264,7 +264,7 @@ def _print_detail(detail: Json, *, as_json: bool) -> None:
 
 _TOLD = ("hops", "reached", "cost_breakdown")
 """Fields that other lines show for people."""
-_COST_COLUMNS = (
+_COST_COLUMNS: tuple[Column | str, ...] = (
     "part of the cost",
     *(Column(title, number=True) for title in ("tokens", "USD", "USD per million tokens")),
 )

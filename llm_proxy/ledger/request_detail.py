@@ -6,7 +6,7 @@ unknown. The sidecar's log (`llm_calls`) has the times of attempts, the record t
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
 
@@ -24,15 +24,18 @@ def describe_request(request: Json) -> list[str]:
     return [_caller_line(request, request["started_at"]), *_attempt_lines(request), _end_line(request)]
 
 
-def describe_limit(reached: Json) -> str:
-    """Returns a reached limit as text: its subject, its use, what was requested, and the wait."""
+def describe_limit(reached: Json, request: Json | None = None) -> str:
+    """Returns a reached limit as text: its subject, its use, what was requested, and the wait.
+
+    A key is named by its name, where the row of the request has it.
+    """
     unit, scope = reached["unit"], reached["scope"]
     per = PERIOD_SUFFIX.get(
         reached.get("period", ""), " a minute" if unit in {"requests", "tokens"} else " at once"
     )
     if scope == "run" and reached["kind"] in {"budget", "duration"}:
         per = ""
-    parts = [f"{reached['kind']} of {reached['subject']} (scope {scope})"]
+    parts = [f"{reached['kind']} of {_subject_of(reached, request or {})} (scope {scope})"]
     if "limit" in reached:
         used = _amount_without_unit(reached["used"], unit) if "used" in reached else "an unknown part"
         full = f"{used} of {_amount(reached['limit'], unit)}{per} used"
@@ -45,8 +48,14 @@ def describe_limit(reached: Json) -> str:
     if "wait_ms" in reached:
         parts.append(f"wait {reached['wait_ms'] / 1000:g} s")
     if "resets_at" in reached:
-        parts.append(f"resets {reached['resets_at']}")
+        resets_at = datetime.fromisoformat(reached["resets_at"])
+        parts.append(f"resets {resets_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
     return "; ".join(parts)
+
+
+def _subject_of(reached: Json, request: Json) -> str:
+    is_key = request.get("key_name") and reached["subject"] == f"key {request.get('key_prefix')}"
+    return f"key {request['key_name']}" if is_key else reached["subject"]
 
 
 def _amount(amount: object, unit: str) -> str:
@@ -78,7 +87,7 @@ def _caller_line(request: Json, at: datetime) -> str:
 def _rejection_line(request: Json) -> str:
     code = f" {request['code']}" if request["code"] else ""
     head = f"rejected with {request['status']}{code} by the {request['refused_by']}"
-    return f"{head}: {describe_limit(request['reached'])}" if request.get("reached") else head
+    return f"{head}: {describe_limit(request['reached'], request)}" if request.get("reached") else head
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +234,22 @@ def _attempt_text(attempt: RequestAttempt, *, is_logged: bool) -> str:
     if attempt.call is not None:
         took = "" if attempt.took_ms is None else f", {attempt.took_ms:,.0f} ms"
         parts.append(f"{_time_text(attempt.call['started_at'])}{took}")
-        if attempt.message is None and attempt.call.get("error_class"):
-            parts.append(str(attempt.call["error_class"]))
+        if attempt.message is None and (failure := _failure_text(attempt)):
+            parts.append(failure)
     elif is_logged:
         parts.append("time not known")
     if attempt.message is not None:
         parts.append(attempt.message)
     return "; ".join(parts)
+
+
+def _failure_text(attempt: RequestAttempt) -> str:
+    """Returns why an attempt failed, as the sidecar's log has it: `provider connection error`."""
+    call = attempt.call or {}
+    normalized = str(call.get("normalized_error") or "")
+    if not attempt.status and normalized:  # LiteLLM's class is that of a status no provider sent
+        return normalized.lstrip("0123456789_").replace("_", " ").lower()
+    return str(call.get("error_class") or "")
 
 
 def _end_line(request: Json) -> str:

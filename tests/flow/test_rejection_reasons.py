@@ -99,7 +99,7 @@ def test_a_full_window_is_reported_with_its_subject_use_and_wait(gateway: Gatewa
     assert reached["subject"] == f"key {told['key_prefix']}"
     assert reached["wait_ms"] == int(refused.headers["retry-after-ms"])
     full = "2 of 2 requests a minute used; wanted 1 request"
-    assert f"requests of key {told['key_prefix']} (scope key); {full}" in told["story"][-1]
+    assert f"requests of key {name} (scope key); {full}" in told["story"][-1]
     assert story(gateway, request_id, headers)["reached"] == reached
     lines = [line for line in (folder / "gateway.log").read_text().splitlines() if request_id in line]
     assert [(json.loads(line)["event"], json.loads(line)["limit"]) for line in lines] == [

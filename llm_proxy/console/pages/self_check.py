@@ -153,8 +153,8 @@ async def _call(viewer: Viewer, model: str) -> list[ChainPart]:
     except GatewayRejected as error:
         return [ChainPart(f"A call to {model}", is_ok=False, detail=error.message)]
     if not result["ok"]:
-        error = as_object(result["error"])
-        detail = str(error.get("cause") or error.get("message") or "")
+        failure = as_object(result["error"])
+        detail = str(failure.get("cause") or failure.get("message") or "")
         return [ChainPart(f"A call to {model}", is_ok=result["ok"], detail=detail, href="/configuration")]
     detail = f"Answered in {result['latency_ms']:.0f} ms by {result['provider']} ({result['model']})."
     call = ChainPart(f"A call to {model}", is_ok=True, detail=detail)

@@ -4,12 +4,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from llm_proxy.cli.limit_tables import format_budget, parse_budget, print_keys
+from llm_proxy.cli.limit_tables import format_budget, key_fields, parse_budget, print_keys
+from llm_proxy.cli.printing import print_fields
 from llm_proxy.identity import Budget, KeyRecord, KeySpec, Limits
 from llm_proxy.identity.admin_documents import key_document
+from llm_proxy.identity.virtual_keys import KeyRaise
 from llm_proxy.json_access import Json
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
+DAILY = Budget(5 * 10**9, "day")
 
 
 @pytest.mark.parametrize(
@@ -62,3 +65,26 @@ def test_a_table_of_keys_is_read_at_80_columns(
         assert word in words
     for pair in ("60 rpm", "100000 tpm", "4 parallel"):
         assert pair in text
+
+
+def test_a_key_is_shown_with_its_budgets_times_and_raise_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """No JSON, no fractions of a second; a raise says when it ends."""
+    spec = KeySpec("ben", "acme", models=("smollm2", "gpt-*"), limits=Limits(60), budgets=(DAILY,))
+    until = datetime(2026, 11, 3, 12, 30, 1, 500, UTC)
+    raised = KeyRaise(Limits(None, 9000), (Budget(100 * 10**9, "day"),), until)
+    record = KeyRecord("key_1", spec, NOW, NOW, None, ("sk-llmp-one",), raised)
+    print_fields(key_fields(key_document(record)))
+    assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
+        ["id", "key_1"],
+        ["name", "ben"],
+        ["tenant", "acme"],
+        ["models", "smollm2, gpt-*"],
+        ["rpm", "60"],
+        ["budgets", "$5/day"],
+        ["cache", "yes"],
+        ["prefixes", "sk-llmp-one"],
+        ["created_at", "2026-11-01 00:00:00 UTC"],
+        ["changed_at", "2026-11-01 00:00:00 UTC"],
+        ["raised", "limits  9000 tpm, $100/day"],
+        ["raise", "ends     2026-11-03 12:30:01 UTC; then the limits above hold again"],
+    ]

@@ -83,6 +83,38 @@ def test_a_limit_of_unknown_use_says_so() -> None:
     )
 
 
+def test_an_attempt_that_no_provider_answered_has_no_status() -> None:
+    """But the failure of its network; a status of LiteLLM's is not shown."""
+    call = row(
+        "failure:1:d-1", "d-1", "failure", 1, error_class="InternalServerError",
+        normalized_error="500_PROVIDER_CONNECTION_ERROR",
+    )  # fmt: skip
+    failed = RECORD | {"hops": [["dear", "d-1", 0]], "model_calls": [call], "outcome": "error", "status": 502}
+    assert describe_request(failed)[1] == (
+        "hop 1: dear at d-1: not answered by the provider; 2026-11-26 12:00:02.005, 100 ms; "
+        "provider connection error"
+    )
+
+
+def test_a_rejected_request_names_its_model_its_key_and_the_limit_s_end() -> None:
+    """The key by its name where that is known, times in UTC."""
+    reached = {
+        "kind": "budget", "scope": "key", "subject": "key sk-one", "unit": "requests", "limit": 2, "used": 2,
+        "held": 0, "kept": 0, "running": 0, "wanted": 1, "period": "day",
+        "resets_at": "2026-11-28T00:00:00+01:00",
+    }  # fmt: skip
+    refused = {
+        "refused_at": AT, "outcome": "refused", "status": 429, "code": "insufficient_quota",
+        "model": "nosuch", "refused_by": "budget", "key_prefix": "sk-one", "key_name": "maria",
+        "reached": reached,
+    }  # fmt: skip
+    full = "2 of 2 requests a day used; wanted 1 request; resets 2026-11-27 23:00 UTC"
+    assert describe_request(refused) == [
+        "2026-11-26 12:00:01.005 a request for nosuch by key maria",
+        f"rejected with 429 insufficient_quota by the budget: budget of key maria (scope key); {full}",
+    ]
+
+
 def test_a_key_sees_no_shared_figures_and_no_message_it_did_not_receive() -> None:
     """Nor error classes; what it received stays."""
     calls = [row("failure:1:d-1", "d-1", "failure", 1, error_class="E", normalized_error="500_E")]
