@@ -25,10 +25,11 @@ def peak_rss_bytes(pid: int) -> int:
 
 def pss_bytes(pid: int) -> int:
     """Resident memory of the tree; a page that several processes share counts once among them."""
-    return sum(_pss_bytes(one) for one in tree(pid))
+    return sum(own_pss_bytes(one) for one in tree(pid))
 
 
-def _pss_bytes(pid: int) -> int:
+def own_pss_bytes(pid: int) -> int:
+    """Resident memory of one process, a shared page counted in parts; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:

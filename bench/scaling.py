@@ -1,6 +1,7 @@
 """Measures what one call costs each part of an installation, and derives from it what many calls need.
 
     python -m bench.scaling [--calls 6000]
+    python -m bench.scaling --memory          the sidecars' memory alone; the other figures stay
 
 A gateway with everything on stands before a static upstream, then before our sidecar; the CPU of every part
 is divided by the calls. Sizes for 10 to 10,000 calls a second follow by arithmetic, three events by
@@ -9,6 +10,7 @@ is divided by the calls. Sizes for 10 to 10,000 calls a second follow by arithme
 
 import argparse
 import asyncio
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from pathlib import Path
 import asyncpg
 import httpx
 from running_stack import MASTER_KEY
+from sidecars import forked_sidecars_spec
 from stack_processes import StackProcesses
 
 from bench import ROOT, process_stats, report
@@ -30,10 +33,12 @@ from bench.testbed import (
     Subject,
     Testbed,
     body,
+    litellm_config,
     measure,
     run_testbed,
     virtual_key,
 )
+from llm_proxy.stack.probe import free_port, is_up
 
 RATES = (10, 100, 1_000, 10_000)
 FRAMES_PER_S, STREAM_S = 50, 10
@@ -42,6 +47,7 @@ HEADROOM = 0.6
 """The share of a core that is planned for; the rest is for bursts and for a part that fails."""
 POOL, DEFAULT_MAX_CONNECTIONS = 10, 100
 KEYS, CONNECTIONS = 300, 100
+FORKED, CALLS_EACH = 8, 200
 LONGEST_S, READINGS = 60.0, 50
 
 
@@ -58,7 +64,8 @@ class Costs:
         connection_us: Of a new connection, in Postgres.
         key_us: Of a key's first call, in Postgres, beyond what any call costs there.
         catalog_us: Of a worker's reading of the models, in a sidecar.
-        gateway_mb: A worker's memory; `sidecar_mb` a sidecar's.
+        gateway_mb: A worker's memory.
+        sidecar_mb: Of each of `FORKED` sidecars after `CALLS_EACH` calls; `parent_mb` of their parent.
         connections: Connections to Postgres that one busy worker holds.
     """
 
@@ -75,6 +82,7 @@ class Costs:
     catalog_us: float
     gateway_mb: float
     sidecar_mb: float
+    parent_mb: float
     connections: int
 
 
@@ -82,9 +90,10 @@ def main() -> None:
     """Measures, derives, writes the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--calls", type=int, default=6000)
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
-    costs = measure_costs(options.calls)
+    costs = _with_new_memory(options.out) if options.memory else measure_costs(options.calls)
     parts = {"costs": cost_table(costs), "sizes": size_table(costs), "events": event_tables(costs)}
     report.write("scaling", asdict(costs), parts, options.out)
     print(parts["costs"], parts["sizes"], parts["events"], sep="\n")
@@ -104,7 +113,8 @@ def measure_costs(calls: int) -> Costs:
         rejected = measure(bed.rejected[429], body(), seconds=LONGEST_S, requests=calls, status=429)
         count, connection_us, row_bytes = asyncio.run(_database_figures(stack))
         key_us = _key_us(bed, postgres_us=(after["postgres"] - before["postgres"]) / calls)
-    sidecar_us, frame_sidecar_us, catalog_us, sidecar_mb = _sidecar(calls)
+    sidecar_us, frame_sidecar_us, catalog_us = _sidecar(calls)
+    parent_mb, sidecar_mb = _sidecar_memory()
     return Costs(
         gateway_us=whole.cpu_us,
         valkey_us=(after["limits"] - before["limits"]) / calls,
@@ -119,6 +129,7 @@ def measure_costs(calls: int) -> Costs:
         catalog_us=catalog_us,
         gateway_mb=whole.rss_mb,
         sidecar_mb=sidecar_mb,
+        parent_mb=parent_mb,
         connections=count,
     )
 
@@ -177,8 +188,8 @@ def _key_us(bed: Testbed, postgres_us: float) -> float:
     return max(0.0, (_part_cpu(bed.stack)["postgres"] - before) / KEYS - postgres_us)
 
 
-def _sidecar(calls: int) -> tuple[float, float, float, float]:
-    """CPU of a call, of a frame and of a reading of the models in our sidecar, and its memory in MB."""
+def _sidecar(calls: int) -> tuple[float, float, float]:
+    """CPU of a call, of a frame and of a reading of the models in our sidecar."""
     with run_testbed((BOTH,)) as bed:
         both = bed.subjects[BOTH]
         alone = Subject(SIDECAR, both.port, (bed.stack.pid(SIDECAR),), both.key)
@@ -192,7 +203,33 @@ def _sidecar(calls: int) -> tuple[float, float, float, float]:
                 sent = {"authorization": f"Bearer {MASTER_KEY}"}
                 client.get("/llmp/catalog", headers=sent).raise_for_status()
         catalog_us = (alone.cpu_s() - before) / READINGS * 1e6
-        return whole.cpu_us, stream.cpu_us_frame, catalog_us, whole.rss_mb
+        return whole.cpu_us, stream.cpu_us_frame, catalog_us
+
+
+def _sidecar_memory() -> tuple[float, float]:
+    """Memory of a parent and of a sidecar that it forked, in MB; shared pages are divided among all."""
+    with run_testbed((GATEWAY,)) as bed:
+        file = litellm_config(bed.stack.folder, bed.stack.url("upstream"))
+        ports = [free_port() for _ in range(FORKED)]
+        bed.stack.add(
+            "forked", forked_sidecars_spec(file, ports, {"LITELLM_MASTER_KEY": MASTER_KEY}), ports[0]
+        )
+        bed.stack.start("forked")
+        parent = bed.stack.pid("forked")
+        for port in ports:
+            while not is_up(port, "/health/readiness"):
+                time.sleep(0.1)
+            forked = Subject(SIDECAR, port, (parent,), MASTER_KEY)
+            measure(forked, body(), seconds=LONGEST_S, requests=CALLS_EACH)
+        mb = {pid: process_stats.own_pss_bytes(pid) / 2**20 for pid in process_stats.tree(parent)}
+        bed.stack.stop("forked")
+    return mb.pop(parent), sum(mb.values()) / FORKED
+
+
+def _with_new_memory(folder: Path) -> Costs:
+    before = json.loads((folder / "scaling.json").read_text(encoding="utf-8"))
+    parent_mb, sidecar_mb = _sidecar_memory()
+    return Costs(**before | {"parent_mb": parent_mb, "sidecar_mb": sidecar_mb})
 
 
 def cost_table(costs: Costs) -> str:
@@ -213,7 +250,10 @@ def cost_table(costs: Costs) -> str:
         row("sidecar: a worker's reading of the models", costs.catalog_us, "readings"),
         row("Postgres: a key's first call at a worker", costs.key_us or 1.0, "keys"),
     ]
-    memory = f"Memory: a gateway's worker {costs.gateway_mb:.0f} MB, a sidecar {costs.sidecar_mb:.0f} MB."
+    memory = (
+        f"Memory: a gateway's worker {costs.gateway_mb:.0f} MB; of {FORKED} sidecars of one parent each "
+        f"{costs.sidecar_mb:.0f} MB after {CALLS_EACH} calls, their parent {costs.parent_mb:.0f} MB."
+    )
     disk = f"A record takes {costs.row_bytes:,.0f} bytes with its indexes."
     return report.table(("", "CPU", "one core carries"), rows) + f"\n{memory} {disk}\n"
 
