@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import direct_internals
@@ -25,8 +25,6 @@ CONSTANT_HEADERS = frozenset({b"x-litellm-model-name", b"x-litellm-model-api-bas
 STREAM_HEADERS = frozenset({b"cache-control", b"content-type", b"x-accel-buffering"})
 """Headers of every stream of LiteLLM's, beside those of a cost that is not known yet."""
 COST_PREFIX = b"x-litellm-response-cost"
-CHUNK_BYTES = 16 * 1024
-"""What LiteLLM's client reads of a stream at most at once."""
 ENCODING_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 SDK_HEADER = "x-stainless-lang"
 """OpenAI's SDK sends it: LiteLLM's other clients parse answers by code of each provider."""
@@ -95,10 +93,9 @@ class OpenedStream:
     async def __anext__(self) -> bytes:
         """Return the next bytes; raise what LiteLLM's client raises."""
         try:
-            with direct_internals.client_exceptions():
-                chunk: bytes = await self._response.content.read(CHUNK_BYTES)
-        except RuntimeError as error:
-            raise import_module("httpx").ReadError(str(error)) from error
+            chunk: bytes = await self._response.content.readany()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- raised again
+            _raise_as_client(error)
         if not chunk:
             raise StopAsyncIteration
         return chunk
@@ -112,6 +109,14 @@ class OpenedStream:
         made = import_module("httpx").Response
         stream = _stream_class()(body, self.aclose)
         return made(self.status, headers=self._response.headers, stream=stream, request=request)
+
+
+def _raise_as_client(error: BaseException) -> NoReturn:
+    """Raise what LiteLLM's client raises for an exception of a read."""
+    if isinstance(error, RuntimeError):
+        raise import_module("httpx").ReadError(str(error)) from error
+    with direct_internals.client_exceptions():
+        raise error
 
 
 @cache
