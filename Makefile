@@ -21,7 +21,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .PHONY: alarms alerts attack chart play-chart rotation help run secrets setup setup-dev setup-sidecar test test-fast check lint types mypy basedpyright chaos soak
-.PHONY: clean conformance docs dashboard-picture examples reckoning screenshots snippets trace-picture
+.PHONY: clean conformance docs dashboard-picture examples reckoning screenshots snippets test-without trace-picture
 .PHONY: litellm load-locust loop-traces release sbom bench bench-quick profile work test-pythons billing-audit
 
 help: ## Show this list.
@@ -37,6 +37,9 @@ test: setup-dev ## Run every test on the real stack, two processes more than cor
 
 test-fast: setup-dev ## Run the tests that need neither LiteLLM nor Postgres nor Valkey.
 	@$(BIN)/python -m pytest -n auto -m fast $(ARGS)
+
+test-without: setup-dev ## Run the sidecar's tests and flows without each part that only speeds it up, and without all; ARGS="--only PARTS TESTS".
+	@$(BIN)/python scripts/test_without.py $(ARGS)
 
 test-pythons: setup-dev ## Run every test on each installed supported Python; writes docs/pythons.md. ARGS names some.
 	@$(BIN)/python scripts/test_pythons.py $(ARGS)

@@ -13,12 +13,14 @@ from stack_processes import StackProcesses
 
 from bench import ROOT, report
 from bench.testbed import Subject, body, litellm_config, litellm_spec, measure, upstream_spec
+from llm_proxy.sidecar.patches.registry import DISABLING_SETTING as WITHOUT
+from llm_proxy.sidecar.patches.registry import SPEEDING_UP
 from llm_proxy.stack.probe import free_port
 from llm_proxy.stack.process import ProcessSpec
 
-PARTS = ("direct_calls", "alike_frames", "frames", "hooks", "limits", "read_timeouts")
-WITHOUT = "LLM_PROXY_SIDECAR_WITHOUT"
 ROUNDS = 3
+PARTS = tuple(name for name in SPEEDING_UP if name != "routes")
+"""Routes cost the start, and no call."""
 COLUMNS = {
     "a chat call": body(),
     "a stream": body(stream=True),

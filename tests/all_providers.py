@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import vertex_account
-from sidecars import PASSED_ON
+from sidecars import passed_on
 
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.openai import OPENAI
@@ -111,7 +111,7 @@ def run_all_providers(folder: Path, cache_redis_url: str) -> Generator[AllProvid
     url = f"http://127.0.0.1:{provider_port}"
     config = folder / "fields.yaml"
     config.write_text(json.dumps(configuration(url)), encoding="utf-8")
-    given = OperatorEnv({name: os.environ[name] for name in PASSED_ON if name in os.environ})
+    given = OperatorEnv(passed_on())
     provider = process.ProcessSpec(
         name="provider-of-fields",
         argv=(sys.executable, str(TESTS / "scripted_provider.py"), "--port", str(provider_port)),

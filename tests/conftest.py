@@ -17,6 +17,7 @@ from uuid import uuid4
 import asyncpg
 import markers
 import pytest
+import sidecar_parts
 from all_providers import AllProviders, run_all_providers
 from hypothesis import settings
 
@@ -56,8 +57,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark each test before `-m` chooses."""
+    """Mark each test before `-m` chooses; skip those of parts of the sidecar that the run leaves out."""
     markers.mark(item)
+    sidecar_parts.skip_own_tests(item)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

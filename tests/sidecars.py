@@ -18,6 +18,7 @@ import httpx
 import yaml
 from loopback import NO_TLS
 
+from llm_proxy.sidecar.patches.registry import DISABLING_SETTING
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.probe import is_up
 from llm_proxy.stack.process_specs import forking, sidecar_python
@@ -29,8 +30,13 @@ PROVIDER_KEY = "sk-canary-of-the-provider"
 PROVIDER = Path(__file__).parent / "scripted_provider.py"
 WATCHED = Path(__file__).parent / "offline_sidecar.py"
 CUT = "upstream_stream_cut"
-PASSED_ON = ("PATH", "HOME", "LLM_PROXY_SIDECAR_WITHOUT")
+PASSED_ON = ("PATH", "HOME", "PYTHONPATH", DISABLING_SETTING)
 """What a sidecar has of the test run's own environment; the last leaves patches out, to see what they do."""
+
+
+def passed_on() -> dict[str, str]:
+    """Return these variables."""
+    return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +179,13 @@ def sidecar_spec(config: Path, port: int, env: Mapping[str, str]) -> process.Pro
 
     `WATCHED_FILE` in it takes its route out away; each connection and lookup is a line of that file.
     """
-    fixed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     watched = env.get("WATCHED_FILE")
     program = (str(WATCHED), watched) if watched else ("-m", "llm_proxy.sidecar")
     words = (*program, "--config", str(config), "--port", str(port))
     return process.ProcessSpec(
         name=f"sidecar-{port}",
         argv=(str(sidecar_python()), *words),
-        env=fixed | {"LITELLM_MASTER_KEY": KEY, "LLM_PROXY_SIDECAR_LEAVE_S": "0"} | dict(env),
+        env=passed_on() | {"LITELLM_MASTER_KEY": KEY, "LLM_PROXY_SIDECAR_LEAVE_S": "0"} | dict(env),
         readiness_probe=lambda _: is_up(port, "/health/readiness"),
         cwd=config.parent,
         ready_timeout_s=90,

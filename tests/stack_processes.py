@@ -1,7 +1,8 @@
 """A whole stack as processes with names: stores, scripted provider, sidecars and gateways on loopback ports.
 
 Invariants: everything ends with the `with` block; a process that was killed starts again on its own port with
-its own data; no process gets more of this machine's environment than `process_specs.MACHINE_VARIABLES`.
+its own data; no process gets more of this machine's environment than `process_specs.MACHINE_VARIABLES` and
+`sidecars.PASSED_ON`.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json
-from sidecars import provider_spec
+from sidecars import passed_on, provider_spec
 
 from llm_proxy.postgres_urls import SIDECAR_ROLE
 from llm_proxy.stack import process, process_specs
@@ -33,9 +34,8 @@ START_TRIES = 10
 
 def machine() -> OperatorEnv:
     """The environment a process of the stack may see."""
-    return OperatorEnv(
-        {name: os.environ[name] for name in process_specs.MACHINE_VARIABLES if name in os.environ}
-    )
+    shown = {name: os.environ[name] for name in process_specs.MACHINE_VARIABLES if name in os.environ}
+    return OperatorEnv(shown | passed_on())
 
 
 def gateway_spec(

@@ -4,7 +4,6 @@ Behind them stands the scripted provider. Both sidecars run again when a test's 
 """
 
 import json
-import os
 import signal
 import uuid
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import Any
 import httpx
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY
-from sidecars import Provider, provider_spec
+from sidecars import Provider, passed_on, provider_spec
 from stack_processes import serve_gateway
 
 from llm_proxy.stack import probe as ports
@@ -26,7 +25,7 @@ from llm_proxy.stack.operator_env import OperatorEnv
 from llm_proxy.stack.process_specs import SidecarBackends, sidecar_spec
 
 Json = dict[str, Any]
-GIVEN = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+GIVEN = OperatorEnv(passed_on())
 CONFIG = """
 model_list:
   - model_name: "*"

@@ -19,7 +19,8 @@ from llm_proxy.stack.probe import free_port
 
 QUESTION = "What is the capital of France? Answer in one sentence."
 TIMEOUT_S = 120
-CONFIGURING = re.compile(r"_URL$|_KEY$|^LLM_PROXY|_GGUF$")
+CONFIGURING = re.compile(r"_URL$|_KEY$|^LLM_PROXY(?!_SIDECAR_WITHOUT$)|_GGUF$")
+"""But for what leaves parts of the sidecar out of a whole run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """The whole stack, started once for the tests of the flow."""
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import openai
 import pytest
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, RunningStack
-from sidecars import Provider, provider_spec
+from sidecars import Provider, passed_on, provider_spec
 from stack_processes import gateway_spec
 from two_sidecars import TwoSidecars, run_two_sidecars
 
@@ -125,7 +124,7 @@ def started_stack(
     service_folder: Path, postgres_url: str, limits_redis_url: str, cache_redis_url: str
 ) -> Iterator[Started]:
     """Provider, sidecar and gateway, running; their ports by name."""
-    given = OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    given = OperatorEnv(passed_on())
     at = {name: probe.free_port() for name in ("provider", "sidecar", "gateway")}
     config = service_folder / "stack.yaml"
     config.write_text(

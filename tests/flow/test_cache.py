@@ -17,7 +17,7 @@ import pytest
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json, script
 from scripted import answers
-from sidecars import Provider, deployment, provider_spec
+from sidecars import Provider, deployment, passed_on, provider_spec
 from stack_processes import gateway_spec
 
 from llm_proxy.stack import probe, process
@@ -71,9 +71,7 @@ class Cached:
 @pytest.fixture(scope="module")
 def cached(service_folder: Path, postgres_url: str) -> Iterator[Cached]:
     """The whole of it, running."""
-    given = OperatorEnv(
-        {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-    )
+    given = OperatorEnv(passed_on())
     folder = service_folder / "cache"
     folder.mkdir()
     at = {name: probe.free_port() for name in ("provider", "sidecar", "gateway", "store")}

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,7 +19,6 @@ from stack_processes import gateway_spec
 from two_sidecars import provider_as_sidecar
 
 from llm_proxy.stack import probe, process
-from llm_proxy.stack.operator_env import OperatorEnv
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
@@ -55,7 +53,6 @@ class Gateways:
 @pytest.fixture(scope="module")
 def running(service_folder: Path, postgres_url: str, limits_redis_url: str) -> Iterator[tuple[str, ...]]:
     """The replicas' addresses."""
-    OperatorEnv({name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ})
     folder = service_folder / "replicas"
     folder.mkdir()
     behind, fronts = probe.free_port(), [probe.free_port() for _ in range(REPLICAS)]

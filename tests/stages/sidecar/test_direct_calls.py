@@ -13,6 +13,7 @@ import httpx
 import pytest
 from loopback import NO_TLS
 from odd_provider_answers import DONE, USAGE, event, whole, wire
+from sidecar_parts import without
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 from stages.conftest import Reader
 from stages.sidecar.test_alike_frames import OPENAI
@@ -79,10 +80,10 @@ def pair(
     rules: Json = {"fallbacks": [{"first": ["second"]}], "retry_after": 0}
     config: Json = {"model_list": models, "router_settings": rules}
     env = {"LLM_CALLS_DATABASE_URL": call_log_url}
-    without = env | {"LLM_PROXY_SIDECAR_WITHOUT": "direct_calls"}
+    others = env | without("direct_calls")
     with (
         run_sidecar(config, provider, folder, **env) as direct,
-        run_sidecar(config, provider, folder, **without) as other,
+        run_sidecar(config, provider, folder, **others) as other,
     ):
         yield direct, other
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sidecars import PASSED_ON, Json, Provider, Sidecar, deployment, run_sidecar
+from sidecars import Json, Provider, Sidecar, deployment, passed_on, run_sidecar
 
 from llm_proxy.sidecar.environment import REQUIRED
 from llm_proxy.sidecar.patches.performance import IDLE_HOOKS
@@ -121,7 +120,7 @@ def test_litellm_prepares_no_routes(tmp_path: Path) -> None:
         "launch.prepare(Path(sys.argv[1])); from fastapi.routing import APIRoute; gc.unfreeze();"
         "print('ROUTES', sum(isinstance(one, APIRoute) for one in gc.get_objects()))"
     )
-    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | REQUIRED
+    env = passed_on() | REQUIRED
     command = [str(sidecar_python()), "-c", code, str(file)]
     done = subprocess.run(command, capture_output=True, check=True, text=True, env=env)
     [count] = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("ROUTES")]
