@@ -22,7 +22,7 @@ def absent_parts() -> frozenset[str]:
 
 
 def without(*parts: str) -> dict[str, str]:
-    """Return the variable of a sidecar that leaves out these parts, and those that the whole run leaves out."""
+    """Return the variable of a sidecar that leaves out these parts and those that the run leaves out."""
     return {DISABLING_SETTING: ",".join(sorted({*parts, *absent_parts()}))}
 
 
