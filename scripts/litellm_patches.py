@@ -34,10 +34,10 @@ def page() -> str:
     parts = [HEAD.format(installed=installed)]
     for patch in PATCHES:
         tests = ", ".join(f"`{test.rpartition('/')[2]}`" for test in patch.tests)
-        fixed = f"\n* Not needed from: {patch.fixed_in}" if patch.fixed_in else ""
+        report = f"* Upstream: {patch.report}\n" if patch.report else ""
         parts.append(
             f"## {patch.name}\n\n{patch.reason}\n\n"
-            f"* Since: {patch.since}{fixed}\n* Upstream: {patch.report}\n* Can go when: {patch.until}\n"
+            f"{report}* Can go when: {patch.until}\n"
             f"* Its own tests: {tests}\n\n"
         )
     return "".join(parts).rstrip("\n") + "\n"

@@ -44,8 +44,6 @@ SERVICE_TIERS = LiteLLMPatch(
     reason=(
         "A complete answer of Groq without a service tier fails; its other tiers are replaced with `auto`."
     ),
-    since="1.108.6",
-    report="To file: `Groq transform_response requires service_tier`.",
     until="Groq's tier is optional and kept.",
     tests=("tests/stages/sidecar/test_service_tiers.py::test_groq_s_tier_is_kept",),
 )
@@ -107,11 +105,6 @@ STREAM_PRICES = LiteLLMPatch(
         "The cost in a stream's usage frame leaves out the service tier, cache writes and reads stated "
         "beside `prompt_tokens_details`, and all of a text completion; in the log a server's own "
         "`usage.cost` comes before the deployment's prices."
-    ),
-    since="1.108.6",
-    report=(
-        "To file: `_openai_stream_usage drops cache_creation_input_tokens, prompt_cache_hit_tokens and cost; "
-        "_streamed_usage_cost drops service_tier; _stream_builder_response_cost ignores custom pricing`."
     ),
     until="A stream's usage frame, its log and a complete answer with the same usage have one cost.",
     tests=(
@@ -177,8 +170,6 @@ COUNTED = LiteLLMPatch(
         "Tokens LiteLLM counted itself look like the provider's; to a stream's stated tokens it adds details "
         "of its own count, by which audio is billed a second time as text."
     ),
-    since="1.106.2",
-    report="To file: `mark locally counted usage in the response`.",
     until="The response says who counted.",
     tests=("tests/stages/sidecar/test_passthrough.py::test_counts_of_litellm_are_marked",),
 )
@@ -222,8 +213,6 @@ FREE_DEPLOYMENTS = LiteLLMPatch(
         "A deployment priced at 0 is billed the published price for cached tokens and for service tiers "
         "if its model has a published price."
     ),
-    since="1.108.6",
-    report="To file: `custom pricing of 0 inherits cache and service-tier prices of the public model`.",
     until="A custom price of 0 is 0 for all tokens of its kind.",
     tests=("tests/flow/test_token_prices.py::test_free_is_free_for_every_kind_of_token",),
     after_start=True,

@@ -161,8 +161,6 @@ PATCH = LiteLLMPatch(
         "LiteLLM makes objects of every frame of a stream, at a tenth of a millisecond and more each, though "
         "most frames differ from the one before in their text alone."
     ),
-    since="1.106.2",
-    report="To file: `the cost of a streamed chunk: models built, dumped and logged per token`.",
     until="A streamed frame costs LiteLLM no more than a relay.",
     tests=(
         "tests/stages/sidecar/test_alike_frames.py::test_most_frames_are_not_made_by_litellm",

@@ -272,8 +272,6 @@ PATCH = LiteLLMPatch(
         "was sent. Without this patch such calls have no attempts in their record, the response cache stores "
         "nothing, and a guardrail's error has LiteLLM's message."
     ),
-    since="1.106.2",
-    report="To file: `name every attempted deployment in the response headers and in failure callbacks`.",
     until="LiteLLM names each attempt of a call, with its deployment and its error.",
     tests=(
         "tests/stages/sidecar/test_provider_errors.py::test_a_failure_names_the_last_deployment_and_the_attempts",

@@ -46,8 +46,6 @@ PATCH = LiteLLMPatch(
     name="cohere_rerank",
     install=install,
     reason="LiteLLM sends objects as documents, and fields of version 1, to version 2 of Cohere's rerank.",
-    since="1.108.6",
-    report="To file: `rerank: call Cohere's v1 for rank_fields, return_documents and objects as documents`.",
     until="LiteLLM calls the version that knows a request's fields.",
     tests=(
         "tests/stages/sidecar/test_rerank.py::test_cohere_is_called_in_the_version_that_knows_the_fields",

@@ -235,8 +235,6 @@ PATCH = LiteLLMPatch(
         "A value equal to OpenAI's documented default rejects the call if the provider does not support the "
         "field."
     ),
-    since="1.106.2",
-    report="To file: `drop parameters that equal the documented default without drop_params`.",
     until="LiteLLM leaves such values out by itself.",
     tests=(
         "tests/stages/dialects/test_default_values.py::test_a_documented_default_passes_everywhere",

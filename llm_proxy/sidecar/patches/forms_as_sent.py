@@ -162,11 +162,6 @@ PATCH = LiteLLMPatch(
         "LiteLLM reads audio files whole into memory, drops `stream` and fields its lists lack, asks whisper "
         "for verbose_json, turns text, srt and vtt into JSON, and has no audio translations."
     ),
-    since="1.108.6",
-    report=(
-        "To file: `/v1/audio/transcriptions: keep the provider's response as it is (text, srt, vtt, stream), "
-        "send files without reading them into memory; add /v1/audio/translations`."
-    ),
     until="LiteLLM passes audio forms and their answers through as they are.",
     tests=("tests/stages/sidecar/test_transcripts.py",),
 )

@@ -111,11 +111,6 @@ PATCH = LiteLLMPatch(
         "transcription, and those of `during_call` see no rerank, moderation, image or audio at all: what "
         "they would block or mask passes."
     ),
-    since="1.108.6",
-    report=(
-        "To file: `guardrails: scan rerank documents and transcriptions (prompt, text); run during_call "
-        "guardrails for rerank, moderations, images and audio`."
-    ),
     until="LiteLLM shows guardrails these texts and runs them in every mode at these endpoints.",
     tests=("tests/stages/sidecar/test_guardrails_of_media.py",),
 )

@@ -231,12 +231,6 @@ PATCH = LiteLLMPatch(
         "nothing can be cancelled, has OpenAI's SDK retry on its own, and parses and writes pictures of many "
         "megabytes several times."
     ),
-    since="1.108.6",
-    report=(
-        "To file: `images/generations: support stream and partial_images`; `ImageResponse drops unknown "
-        "fields and states a usage of zero where the provider stated none`; `imagen: output_compression is "
-        "a 500`."
-    ),
     until="Streamed images pass through LiteLLM, and whole answers pass unchanged.",
     tests=(
         "tests/stages/sidecar/test_images.py",

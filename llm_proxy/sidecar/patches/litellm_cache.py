@@ -90,11 +90,7 @@ EMBEDDING_CACHE = LiteLLMPatch(
         "An embedding's cache hit is not reported, a partly cached batch is priced at random, each token of "
         "a list is cached as a text, and a wrong number of vectors is accepted."
     ),
-    since="1.106.2",
-    report=(
-        "https://github.com/BerriAI/litellm/issues/8570; to file: `cost of a partly cached embedding "
-        'batch depends on task order`; `embedding input [5, 7] is cached per token, under the key of "5"`.'
-    ),
+    report="https://github.com/BerriAI/litellm/issues/8570",
     until=(
         "The header is sent for embeddings, the cost is that of the inputs sent, and lists of tokens are "
         "one input."
@@ -123,8 +119,6 @@ OWN_CACHE = LiteLLMPatch(
     name="own_cache",
     install=_install_own_cache,
     reason="LiteLLM replays a cached stream with losses: choices, tool calls and usage among them.",
-    since="1.106.2",
-    report="To file: `a cached stream is rebuilt from the whole answer and loses what frames said`.",
     until="A replayed stream equals the first one.",
     tests=("tests/stages/sidecar/test_redis_cache.py::test_litellm_s_in_memory_cache_stores_no_streams",),
     after_start=True,

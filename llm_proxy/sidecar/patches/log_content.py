@@ -44,8 +44,6 @@ ERROR_LOG = LiteLLMPatch(
     name="error_log",
     install=_install_error_log,
     reason="A failed call is logged with the provider's text, which may repeat the prompt, and a traceback.",
-    since="1.106.2",
-    report="To file: `turn_off_message_logging does not cover exception text in log lines`.",
     until="LiteLLM's redaction covers its own log lines.",
     tests=(
         "tests/stages/sidecar/test_provider_errors.py::test_a_failure_s_log_line_has_no_text_of_the_provider",
@@ -75,8 +73,6 @@ TRACE_TAGS = LiteLLMPatch(
     name="trace_tags",
     install=_install_trace_tags,
     reason="LiteLLM reports to observers only those tags by which it may also choose deployments.",
-    since="1.108.6",
-    report="To file: `a metadata field for tags that are logged and never used for routing`.",
     until="There is such a field.",
     tests=("tests/stages/sidecar/test_langfuse.py",),
 )

@@ -90,8 +90,6 @@ PATCH = LiteLLMPatch(
         "guardrail sets `streaming_transform_mode` and says how much text it holds back; a streamed text "
         "completion passes every guardrail by."
     ),
-    since="1.108.6",
-    report="To file: `post_call guardrails: masks are lost in streams, text completions are not scanned`.",
     until="A guardrail's changes reach streamed answers by default, those of text completions too.",
     tests=(
         "tests/stages/sidecar/test_guardrails.py::test_a_masked_answer_is_masked",

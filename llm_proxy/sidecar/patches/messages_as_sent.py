@@ -166,8 +166,6 @@ PATCH = LiteLLMPatch(
     name="messages_as_sent",
     install=install,
     reason="LiteLLM adds text of its own to conversations: for empty messages, and beside moved images.",
-    since="1.106.2",
-    report="To file: `a setting that sends messages as they are, without sanitising and added sentences`.",
     until="LiteLLM has a setting that adds nothing to a conversation.",
     tests=("tests/stages/dialects/test_messages_behind_litellm.py",),
 )

@@ -32,8 +32,6 @@ PATCH = LiteLLMPatch(
     name="moderations",
     install=install,
     reason="LiteLLM's router neither retries a moderation nor lets it fall back, and reports no failure.",
-    since="1.108.6",
-    report="To file: `route moderations through async_function_with_fallbacks`.",
     until="A moderation that fails is retried and falls back.",
     tests=("tests/stages/sidecar/test_moderations.py::test_a_moderation_is_retried_and_falls_back",),
 )

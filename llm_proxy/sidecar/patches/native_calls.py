@@ -362,11 +362,6 @@ PATCH = LiteLLMPatch(
         "table lacks are asked for whole, events lose names and nulls, a message's stream states the cost of "
         "its output alone, and one of Google's is priced without the deployment's own prices."
     ),
-    since="1.108.6",
-    report=(
-        "To file: `pass /v1/responses, /v1/messages and generateContent through unchanged where the "
-        "deployment speaks them: unknown fields, anthropic-beta, event lines, cost of streams`."
-    ),
     until="A native call and its stream pass through LiteLLM unchanged, with their complete cost.",
     tests=("tests/stages/sidecar/test_native_calls.py", "tests/stages/sidecar/test_native_google.py"),
 )

@@ -300,8 +300,6 @@ PATCH = LiteLLMPatch(
         "LiteLLM parses and rebuilds frames in OpenAI's format, at half a millisecond each; refusals and the "
         "ends of all choices but the first are lost; a text completion's choices are joined into one."
     ),
-    since="1.106.2",
-    report="To file: `pass OpenAI-shaped stream frames through when no hook reads them`.",
     until="LiteLLM passes such frames on unchanged.",
     tests=(
         "tests/stages/sidecar/test_passthrough.py::test_only_the_model_s_name_changes_in_a_frame",

@@ -15,21 +15,17 @@ class LiteLLMPatch:
         name: Its name in `LLM_PROXY_SIDECAR_WITHOUT`, in the log and in `tried_patches.json`.
         install: Makes the change.
         reason: What LiteLLM does wrong, or needlessly, without the patch.
-        since: The first release that needs it.
-        report: LiteLLM's issue, or the text of one to file.
-        until: The condition under which it can be deleted.
+        until: What LiteLLM would have to do, so that the patch can be deleted.
         tests: Its own tests, as pytest names them: all pass with it, at least one fails without it. Releases
             where that was not observed do not get it (see `registry`).
-        fixed_in: The first release that does not need it; None if none is known.
+        report: LiteLLM's issue or pull request, if there is one.
         after_start: Whether it is installed after LiteLLM's start, because it changes what the start built.
     """
 
     name: str
     install: Callable[[], None]
     reason: str
-    since: str
-    report: str
     until: str
     tests: tuple[str, ...]
-    fixed_in: str | None = None
+    report: str = ""
     after_start: bool = False

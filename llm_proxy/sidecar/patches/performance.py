@@ -91,8 +91,6 @@ ROUTES = LiteLLMPatch(
     name="routes",
     install=_install_routes,
     reason="FastAPI prepares 640 routes that get no requests: a quarter of the start's CPU, and 20 MB.",
-    since="1.106.2",
-    report="To file: `a proxy without its management routes`.",
     until="LiteLLM has an application of the inference routes alone.",
     tests=("tests/stages/sidecar/test_performance.py::test_litellm_prepares_no_routes",),
 )
@@ -100,8 +98,6 @@ HOOKS = LiteLLMPatch(
     name="hooks",
     install=_install_hooks,
     reason="Hooks for virtual keys, budgets and stored responses run on each call, unused.",
-    since="1.106.2",
-    report="To file: `do not register hooks whose feature is not configured`.",
     until="Hooks run only where their feature is configured.",
     tests=("tests/stages/sidecar/test_performance.py::test_a_call_does_no_unused_work[hooks]",),
     after_start=True,
@@ -113,8 +109,6 @@ LIMITS = LiteLLMPatch(
         "For each call the router serializes its deployment twice, looking for limits that none states: "
         "a tenth of a millisecond each time."
     ),
-    since="1.106.2",
-    report="To file: `a model_dump on each call just to find that a deployment states no rpm or tpm`.",
     until="A deployment that states no limits costs a call nothing.",
     tests=("tests/stages/sidecar/test_performance.py::test_a_call_does_no_unused_work[limits]",),
     after_start=True,
@@ -126,8 +120,6 @@ DIRECT_CALLS = LiteLLMPatch(
         "A call in OpenAI's format that no callback or guardrail reads costs LiteLLM five times what the "
         "provider's request costs: copies of the call, OpenAI's SDK, objects of a log without a reader."
     ),
-    since="1.108.6",
-    report="To file: `a fast path for calls without listeners`.",
     until="Such a call costs LiteLLM little more than the provider's request.",
     tests=(
         "tests/stages/sidecar/test_direct_calls.py::test_an_answer_is_the_same",
@@ -142,8 +134,6 @@ READ_TIMEOUTS = LiteLLMPatch(
         "aiohttp, which LiteLLM reaches providers with, cancels a timer and starts another for each read: a "
         "fifth of what a streamed frame costs."
     ),
-    since="1.106.2",
-    report="To file, of aiohttp: `sock_read: one timer a connection, not one a read`.",
     until="aiohttp starts no timer for each read.",
     tests=("tests/stages/sidecar/test_performance.py::test_a_stream_does_no_unused_work",),
 )

@@ -120,11 +120,6 @@ PATCH = LiteLLMPatch(
     reason=(
         "During a call LiteLLM requests hubs, local servers and callers' links, which blocks the event loop."
     ),
-    since="1.106.2",
-    report=(
-        "To file: `token counting and cost calculation load tokenizers, config.json, /api/show and image "
-        "URLs in the event loop; one setting for no lookups`."
-    ),
     until="One setting of LiteLLM turns off every request but the provider's.",
     tests=("tests/stages/sidecar/test_provider_only.py",),
 )

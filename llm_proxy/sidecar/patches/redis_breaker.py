@@ -192,7 +192,6 @@ PATCH = LiteLLMPatch(
         "An unresponsive Redis costs every call several timeouts: reads and writes of answers, cooldowns and "
         "counters are each tried and retried."
     ),
-    since="1.106.2",
     report=(
         "https://github.com/BerriAI/litellm/issues/34299; the breaker of 35273 opens after several "
         "failures of each kind and holds for a minute."

@@ -30,7 +30,6 @@ PATCH = LiteLLMPatch(
         "LiteLLM sends the server's user and database to the Sentinels, which refuse both, and has no "
         "setting for a user of theirs: a server with a user, or another database than 0, is never found."
     ),
-    since="1.108.6",
     report="https://github.com/BerriAI/litellm/pull/30536, for the database; closed without a merge.",
     until="LiteLLM connects to Sentinels with options of their own.",
     tests=("tests/stages/sidecar/test_redis_kinds.py::test_a_cache_behind_sentinels_is_followed",),

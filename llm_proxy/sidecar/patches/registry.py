@@ -110,8 +110,6 @@ def select_patches(
     for patch in patches:
         if named & {patch.name, "all"}:
             left_out.append(f"patch {patch.name} is off: {DISABLING_SETTING} names it")
-        elif patch.fixed_in is not None and release_numbers(release) >= release_numbers(patch.fixed_in):
-            left_out.append(f"patch {patch.name} is off: LiteLLM {patch.fixed_in} needs it no more")
         elif patch.name not in tested.get(release, ()):
             left_out.append(
                 f"WARNING: patch {patch.name} is off: its own tests did not pass on LiteLLM {release}, "
@@ -120,8 +118,3 @@ def select_patches(
         else:
             installed.append(patch)
     return installed, left_out
-
-
-def release_numbers(release: str) -> tuple[int, ...]:
-    """Return the numbers of a release, for comparison."""
-    return tuple(int(part) for part in release.split(".") if part.isdigit())

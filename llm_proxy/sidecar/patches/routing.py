@@ -163,7 +163,6 @@ ROUTER_RULES = LiteLLMPatch(
     install=_install_router_rules,
     reason="A caller's own error is retried, falls back to other groups and cools deployments down; a call "
     "falls back to groups that do not serve its endpoint, whose error then answers it.",
-    since="1.106.2",
     report="https://github.com/BerriAI/litellm/issues/8789 (fallbacks by kind of error).",
     until="Retries, fallbacks and cooldowns can be chosen by kind of error.",
     tests=(
@@ -205,8 +204,6 @@ ROUND_ROBIN = LiteLLMPatch(
     name="round_robin",
     install=_install_round_robin,
     reason="LiteLLM has no round robin: its simple strategy chooses at random.",
-    since="1.106.2",
-    report="To file: `routing_strategy: round-robin`.",
     until="LiteLLM has the strategy.",
     tests=("tests/stages/sidecar/test_load_balancing.py::test_round_robin_is_even",),
 )

@@ -68,8 +68,6 @@ PATCH = LiteLLMPatch(
         "name; all calls share one key. A pin whose deployment cools down stays: until it is back, each call "
         "goes anywhere. Retries go to the deployment that has just failed."
     ),
-    since="1.108.6",
-    report="To file: `session_affinity: claim the pin anew when its deployment is not healthy`.",
     until="Affinity can be asked for by a header of its own, and pins follow health.",
     tests=(
         "tests/stages/sidecar/test_session_affinity.py::test_calls_of_a_name_stay_at_one_deployment",

@@ -61,8 +61,6 @@ PATCH = LiteLLMPatch(
     name="speech_streams",
     install=install,
     reason="LiteLLM reads speech to its end before it passes it on, and drops `stream_format` and more.",
-    since="1.108.6",
-    report="To file: `audio/speech: pass the answer on as it comes, and stream_format and voice objects on`.",
     until="LiteLLM passes speech on as it comes, with all fields of the request.",
     tests=("tests/stages/sidecar/test_speech.py::test_bytes_are_passed_on_as_they_come",),
 )

@@ -86,11 +86,6 @@ TRANSLATED_STREAMS = LiteLLMPatch(
         "LiteLLM's translation of other providers' streams passes failures as finish reasons, gives two "
         "tool calls one index and splits surrogate pairs."
     ),
-    since="1.106.2",
-    report=(
-        "To file: `ollama_chat: parallel tool calls in separate frames share index 0`; `finish_reason "
-        "error is passed on as stop`."
-    ),
     until="Tool calls of one choice have indices of their own, and failures end a stream as errors.",
     tests=(
         "tests/stages/sidecar/test_stream_repair.py::test_two_tool_calls_of_ollama_have_two_indices",
@@ -207,11 +202,6 @@ WHOLE_ANSWERS = LiteLLMPatch(
     reason=(
         "Complete answers lose a provider's fields beyond OpenAI's schema, which streams keep, and state a "
         "usage of zero where the provider stated none."
-    ),
-    since="1.106.2",
-    report=(
-        "To file: `non-streaming ModelResponse drops reasoning_details, content_filter_results and other "
-        "fields; usage 0/0/0 where the provider stated none`."
     ),
     until="Both modes carry the same fields, and unknown usage is absent.",
     tests=(

@@ -228,7 +228,6 @@ PATCH = LiteLLMPatch(
         "A provider's stream that ends early becomes a complete answer: an invented finish reason, "
         "[DONE], a success, a cache entry."
     ),
-    since="1.106.2",
     report="https://github.com/BerriAI/litellm/pull/42140 (opt-in strict completion, not merged)",
     until="LiteLLM raises on a stream without a terminal finish reason, for every provider.",
     tests=(

@@ -1,12 +1,10 @@
 """Which patches of LiteLLM are installed on a release."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from llm_proxy.sidecar.patches.registry import PATCHES, TESTED_PATCHES, release_numbers, select_patches
+from llm_proxy.sidecar.patches.registry import PATCHES, TESTED_PATCHES, select_patches
 
 ROOT = Path(__file__).parents[4]
 [PINNED] = TESTED_PATCHES
@@ -15,13 +13,8 @@ ROOT = Path(__file__).parents[4]
 def test_every_patch_was_tested_on_the_pinned_release() -> None:
     """The lock names the release."""
     assert f"litellm[proxy]=={PINNED}\n" in (ROOT / "locks" / "sidecar.in").read_text()
-    needed = [
-        one
-        for one in PATCHES
-        if one.fixed_in is None or release_numbers(PINNED) < release_numbers(one.fixed_in)
-    ]
-    assert sorted(TESTED_PATCHES[PINNED]) == sorted(one.name for one in needed)
-    assert select_patches(PINNED, "")[0] == needed
+    assert sorted(TESTED_PATCHES[PINNED]) == sorted(one.name for one in PATCHES)
+    assert select_patches(PINNED, "")[0] == list(PATCHES)
 
 
 @pytest.mark.parametrize("release", ["1.105.7", "1.999.0", "1.106.20", "2.0.0"])
@@ -55,26 +48,12 @@ def test_patches_can_be_left_out_by_name() -> None:
     assert select_patches(PINNED, "all")[0] == []
 
 
-def test_a_release_that_fixed_the_fault_gets_no_patch() -> None:
-    """From the named release on, compared by number and not by text."""
-    mended = replace(PATCHES[0], fixed_in="1.108.6")
-    tested = dict.fromkeys(("1.20.0", "1.108.6", "1.108.10"), (mended.name,))
-    given: Any = {"patches": (mended,), "tested": tested}
-    assert select_patches("1.20.0", "", **given)[0] == [mended]
-    assert select_patches("1.108.6", "", **given) == (
-        [],
-        [f"patch {mended.name} is off: LiteLLM 1.108.6 needs it no more"],
-    )
-    assert select_patches("1.108.10", "", **given)[0] == []
-
-
 def test_every_patch_has_a_reason_and_an_end() -> None:
     """And a name and tests of its own."""
     assert len({patch.name for patch in PATCHES}) == len(PATCHES)
     for patch in PATCHES:
-        assert all(len(text) > 20 for text in (patch.reason, patch.report, patch.until)), patch.name
-        assert patch.report.startswith(("https://", "To file")), patch.name
-        assert release_numbers(patch.since) <= release_numbers(PINNED), patch.name
+        assert all(len(text) > 20 for text in (patch.reason, patch.until)), patch.name
+        assert patch.report.startswith("https://") or not patch.report, patch.name
         assert patch.tests, patch.name
         for test in patch.tests:
             file, _, name = test.partition("::")
