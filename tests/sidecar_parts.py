@@ -12,13 +12,16 @@ import pytest
 from llm_proxy.sidecar.patches.registry import DISABLING_SETTING, PATCHES
 
 RUN_ALL = "LLM_PROXY_TESTS_OF_ABSENT_PARTS"
+IDLE_WITHOUT = {"hooks": ("direct_calls",)}
+"""A part -> those that do nothing without it: a call that LiteLLM's hooks read is not direct."""
 
 
 @cache
 def absent_parts() -> frozenset[str]:
     """Return the names of the patches that this run's sidecars leave out."""
     named = {name.strip() for name in os.environ.get(DISABLING_SETTING, "").split(",")}
-    return frozenset(one.name for one in PATCHES if named & {one.name, "all"})
+    absent = {one.name for one in PATCHES if named & {one.name, "all"}}
+    return frozenset({*absent, *(idle for name in absent for idle in IDLE_WITHOUT.get(name, ()))})
 
 
 def without(*parts: str) -> dict[str, str]:

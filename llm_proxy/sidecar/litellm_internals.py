@@ -18,6 +18,8 @@ from llm_proxy.wildcards import wildcard_matches
 Untyped = Any
 """An object of LiteLLM."""
 UNIFIED_GUARDRAILS = "litellm.proxy.guardrails.guardrail_hooks.unified_guardrail.unified_guardrail"
+RESPONSE_IDS_HOOK = "responses_id_security"
+"""LiteLLM's hook that writes the ids of responses anew and, for that, reads every stream."""
 IMPORTED_BY_FIRST_CALLS = (
     *("litellm.litellm_core_utils.default_encoding", "litellm.integrations.otel.logger"),
     *("litellm.proxy.pass_through_endpoints.llm_passthrough_endpoints", "litellm.proxy.admin_mcp"),
@@ -133,6 +135,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "httpx": ("AsyncClient", "Client", "Request", "Response"),
     "litellm.litellm_core_utils.logging_worker": ("GLOBAL_LOGGING_WORKER",),
     "litellm.proxy.utils": (
+        "PROXY_HOOKS",
         "ProxyLogging",
         "model_dump_with_preserved_fields",
         "check_and_merge_model_level_guardrails",
@@ -327,6 +330,14 @@ def proxy_logging_class() -> Untyped:
     return import_module("litellm.proxy.utils").ProxyLogging
 
 
+def bad_gateway(message: str, *, model: object = "", provider: object = "") -> Exception:
+    """Return LiteLLM's exception for an answer of a provider that is of no use."""
+    error: Exception = litellm_module().BadGatewayError(
+        message=message, llm_provider=str(provider or ""), model=str(model or "")
+    )
+    return error
+
+
 def unified_guardrails_class() -> Untyped:
     """The class that runs guardrails which only judge texts, on every format of a call."""
     return import_module(UNIFIED_GUARDRAILS).UnifiedLLMGuardrails
@@ -391,6 +402,11 @@ def error_information(error: BaseException | None) -> Untyped:
 def callback_lists() -> list[list[Untyped]]:
     """Return LiteLLM's lists of what receives calls."""
     return [getattr(litellm_module(), name) for name in CALLBACK_LISTS]
+
+
+def forget_hook(name: str) -> None:
+    """Keep LiteLLM's start from adding a hook of its own to every call."""
+    import_module("litellm.proxy.utils").PROXY_HOOKS.pop(name, None)
 
 
 def built_in_hooks(names: Iterable[str]) -> list[Untyped]:

@@ -6,15 +6,11 @@ usage costs, in its usage frame and in the log; a price of 0 covers every kind o
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import catalog, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 CHUNK_BUILDER = "litellm.litellm_core_utils.streaming_chunk_builder_utils"
 OPENAI_OBJECTS = ("chat.completion.chunk", "text_completion")
@@ -60,9 +56,6 @@ def _install_stream_prices() -> None:
 
 
 def _price_usage_frames(processing: Untyped) -> None:
-    parse = processing._stream_usage_for_event  # noqa: SLF001 -- makes the calculator's usage of a frame's
-    price = processing._streamed_usage_cost  # noqa: SLF001 -- prices every usage frame
-
     def parse_all_fields(obj: Json, usage: Json) -> Untyped:
         if obj.get("object") not in OPENAI_OBJECTS:
             return parse(obj, usage)
@@ -83,19 +76,18 @@ def _price_usage_frames(processing: Untyped) -> None:
         name = catalog.qualified_model(provider, str(getattr(logging, "model", model)))
         return cost if catalog.is_cost_known(cost, headers, deployment, name) else None
 
-    processing._stream_usage_for_event = staticmethod(parse_all_fields)  # noqa: SLF001 -- the same
-    processing._streamed_usage_cost = staticmethod(price_as_complete)  # noqa: SLF001 -- the same
+    parse = replace(processing, "_stream_usage_for_event", parse_all_fields)
+    price = replace(processing, "_streamed_usage_cost", price_as_complete)
 
 
 def _price_complete_streams(builder: Untyped) -> None:
     """Leave the cost of a logged stream to the log, which prices it as a complete answer."""
-    stated_cost = builder._stream_builder_response_cost  # noqa: SLF001 -- takes any server's stated cost
 
     def only_without_log(response: Untyped, logging_obj: Untyped) -> float | None:
         cost: float | None = stated_cost(response, logging_obj) if logging_obj is None else None
         return cost
 
-    builder._stream_builder_response_cost = only_without_log  # noqa: SLF001 -- the same
+    stated_cost = replace(builder, "_stream_builder_response_cost", only_without_log)
 
 
 STREAM_PRICES = LiteLLMPatch(
@@ -122,8 +114,6 @@ def _install_counted() -> None:
 
 def _mark_streams(processor: Untyped) -> None:
     """Mark the usage of a stream, of any provider, whose frames do not state both counts."""
-    sum_frames: Callable[..., Any] = processor._calculate_usage_per_chunk  # noqa: SLF001 -- has the stated counts
-    calculate: Callable[..., Any] = processor.calculate_usage
 
     def sum_frames_and_keep(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
         stated = sum_frames(self, *args, **options)
@@ -140,13 +130,12 @@ def _mark_streams(processor: Untyped) -> None:
             usage.completion_tokens_details = stated.get("completion_tokens_details")
         return usage
 
-    processor._calculate_usage_per_chunk = sum_frames_and_keep  # noqa: SLF001 -- the same
-    processor.calculate_usage = calculate_and_mark
+    sum_frames = replace(processor, "_calculate_usage_per_chunk", sum_frames_and_keep)
+    calculate = replace(processor, "calculate_usage", calculate_and_mark)
 
 
 def _mark_ollama_responses(config: Untyped) -> None:
     """Mark the usage of Ollama's complete answers that do not state both counts."""
-    transform: Callable[..., Any] = config.transform_response
 
     def transform_and_mark(
         self: Untyped, model: str, raw_response: Untyped, *args: Untyped, **options: Untyped
@@ -155,7 +144,7 @@ def _mark_ollama_responses(config: Untyped) -> None:
         _mark(answer.usage, as_object(raw_response.json()), OLLAMA_COUNTS)
         return answer
 
-    config.transform_response = transform_and_mark
+    transform = replace(config, "transform_response", transform_and_mark)
 
 
 def _mark(usage: Untyped, stated: Json, names: tuple[str, str]) -> None:

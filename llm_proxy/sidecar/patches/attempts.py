@@ -1,9 +1,8 @@
 """Records what LiteLLM does for a call: each attempt, whether it was sent, guardrails that reject, its cost.
 
-LiteLLM does not name the deployment of a failure and forgets those before a fallback. Invariants: each
-attempt gets a deployment from the router once and passes through `make_call`; an attempt that fails there is
-a row of `llm_calls` written here; a success and a broken stream are rows written by the callback. LiteLLM
-calls `pre_call` after the translation of a request and before it is sent.
+Invariants: each attempt gets a deployment from the router once and passes through `make_call`; an attempt
+that fails there is a row of `llm_calls` written here; a success and a broken stream are rows written by the
+callback. LiteLLM calls `pre_call` after the translation of a request and before it is sent.
 """
 
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -24,7 +23,7 @@ from llm_proxy.sidecar.call_log import (
 )
 from llm_proxy.sidecar.catalog import PROVIDER_KEY
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.patches.routing import rejects_credentials
 
 GUARDRAIL_HOOKS = (
@@ -61,8 +60,6 @@ def install() -> None:
 
 
 def _record_deployments(router: Untyped) -> None:
-    choose = router.async_get_available_deployment
-
     async def choose_and_record(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
         chosen = call_outcome.take_chosen_deployment()
         if chosen is not None:
@@ -76,12 +73,10 @@ def _record_deployments(router: Untyped) -> None:
         call_outcome.record_attempt(call_outcome.Attempt(group, deployment, model, provider=provider))
         return chosen
 
-    router.async_get_available_deployment = choose_and_record
+    choose = replace(router, "async_get_available_deployment", choose_and_record)
 
 
 def _record_failures(router: Untyped) -> None:
-    call = router.make_call
-
     async def call_and_record(
         self: Untyped, original_function: Untyped, *args: Untyped, **options: Untyped
     ) -> Untyped:
@@ -96,7 +91,7 @@ def _record_failures(router: Untyped) -> None:
                 _post(row_of_failed_attempt(str(options.get("litellm_call_id") or ""), before + 1, attempt))
             raise
 
-    router.make_call = call_and_record
+    call = replace(router, "make_call", call_and_record)
 
 
 @contextmanager
@@ -109,8 +104,6 @@ def _attempt_in_context() -> Generator[None]:
 
 
 def _record_sent(logging: Untyped) -> None:
-    pre_call = logging.pre_call
-
     def record_and_send(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
         call_outcome.record_sent()
         direct = call_outcome.direct_attempt()
@@ -119,7 +112,7 @@ def _record_sent(logging: Untyped) -> None:
             _date_back(self, direct)
         return pre_call(self, *args, **options)
 
-    logging.pre_call = record_and_send
+    pre_call = replace(logging, "pre_call", record_and_send)
 
 
 def _date_back(logging: Untyped, direct: call_outcome.DirectAttempt) -> None:
@@ -159,7 +152,6 @@ def _record_usage(answer: Untyped) -> None:
 
 def _record_guardrail_errors_of_streams(runner: Untyped) -> None:
     """Record what ends a checked stream, unless the provider's own stream ended so."""
-    check = runner.async_post_call_streaming_iterator_hook
 
     def check_and_record(self: Untyped, *, response: Untyped, **options: Untyped) -> Untyped:
         if not self.callback_capabilities().iterator_overrides:
@@ -178,7 +170,7 @@ def _record_guardrail_errors_of_streams(runner: Untyped) -> None:
         finally:
             await checked.aclose()
 
-    runner.async_post_call_streaming_iterator_hook = check_and_record
+    check = replace(runner, "async_post_call_streaming_iterator_hook", check_and_record)
 
 
 class SourceStream:
@@ -208,13 +200,12 @@ class SourceStream:
 
 def _record_swallowed_guardrail_errors(runner: Untyped) -> None:
     """Record a rejection that LiteLLM turns into a frame of the stream instead of raising it."""
-    emit = runner.emit_streaming_http_error
 
     def record_and_emit(self: Untyped, exc: BaseException, *args: Untyped, **options: Untyped) -> Untyped:
         call_outcome.record_guardrail_error(exc)
         return emit(self, exc, *args, **options)
 
-    runner.emit_streaming_http_error = record_and_emit
+    emit = replace(runner, "emit_streaming_http_error", record_and_emit)
 
 
 def install_callback(call_log: CallLog | None) -> None:

@@ -1,17 +1,14 @@
 """Cohere's rerank is called in the version that knows the request's fields.
 
-LiteLLM calls version 2 unless `max_chunks_per_doc` is there; that takes texts, and returns no documents.
 Invariant: a request that version 2 knows goes there.
 Source: https://docs.cohere.com/v1/reference/rerank, https://docs.cohere.com/v2/reference/rerank.
 """
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
 from llm_proxy.json_access import as_list
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 MAIN = "litellm.rerank_api.main"
 V1, V2 = "CohereRerankConfig", "CohereRerankV2Config"
@@ -21,7 +18,6 @@ def install() -> None:
     """Patch LiteLLM's handler of rerank calls; before the first call."""
     handler: Untyped = import_module(MAIN).base_llm_http_handler
     configs = import_module("litellm")
-    rerank: Callable[..., Any] = handler.rerank
 
     def rerank_by_version(
         *, provider_config: Untyped, optional_rerank_params: Untyped, **options: Untyped
@@ -32,7 +28,7 @@ def install() -> None:
             provider_config=provider_config, optional_rerank_params=optional_rerank_params, **options
         )
 
-    handler.rerank = rerank_by_version
+    rerank = replace(handler, "rerank", rerank_by_version)
 
 
 def _needs_version_1(fields: Untyped) -> bool:

@@ -1,6 +1,5 @@
 """Leaves out what asks for nothing, or is optional, where the deployment's provider has no such field.
 
-LiteLLM rejects the call for `store: false` or `top_p: 1`, and translates some defaults into other values.
 Invariants: decided for each attempt; a provider of OpenAI's format gets every field; a value that is no
 default is rejected by name; as few fields as possible are left out; a default has its JSON type too.
 Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings).
@@ -14,7 +13,7 @@ from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.embeddings import BASE64
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 # Leaving out a neutral default changes no provider's answer; without a sampling default the provider's holds.
 NEUTRAL_DEFAULTS: Mapping[str, object] = {
@@ -62,7 +61,6 @@ EMBEDDING_FIELDS = ("dimensions", "encoding_format", "user")
 def install() -> None:
     """Patch the functions that translate fields for a provider; before the first call."""
     main: Untyped = import_module("litellm.main")
-    chat, embeddings = main.get_optional_params, main.get_optional_params_embeddings
 
     def translate_chat(**options: Untyped) -> Untyped:
         options |= _shortened(options)
@@ -91,8 +89,6 @@ def install() -> None:
             embeddings, _without(options, {"encoding_format"})
         )  # `embeddings` encodes the answer
 
-    validate_choice = main.validate_chat_completion_tool_choice
-
     def accept_newer_choice(tool_choice: Untyped = None, *args: Untyped, **options: Untyped) -> Untyped:
         is_newer = as_object(tool_choice).get("type") in NEWER_CHOICES
         return tool_choice if is_newer else validate_choice(tool_choice, *args, **options)
@@ -100,10 +96,10 @@ def install() -> None:
     def drops_no_choice(*_: Untyped, **__: Untyped) -> bool:
         return False  # `translate_chat` rejects what the provider has no field for
 
-    main.validate_chat_completion_tool_choice = accept_newer_choice
+    validate_choice = replace(main, "validate_chat_completion_tool_choice", accept_newer_choice)
     main.drops_unsupported_allowed_tools_tool_choice = drops_no_choice
-    main.get_optional_params = translate_chat
-    main.get_optional_params_embeddings = translate_embeddings
+    chat = replace(main, "get_optional_params", translate_chat)
+    embeddings = replace(main, "get_optional_params_embeddings", translate_embeddings)
 
 
 def _shortened(options: Json) -> Json:
@@ -232,8 +228,8 @@ PATCH = LiteLLMPatch(
     name="field_support",
     install=install,
     reason=(
-        "A value equal to OpenAI's documented default rejects the call if the provider does not support the "
-        "field."
+        "A value equal to OpenAI's documented default, `store: false`, rejects the call if the provider does "
+        "not support the field, or is translated into another value."
     ),
     until="LiteLLM leaves such values out by itself.",
     tests=(

@@ -1,21 +1,18 @@
 """Forms with audio reach providers that speak OpenAI's protocol as they were sent, from the disk.
 
-LiteLLM reads files whole, drops fields it does not know (`stream`, `chunking_strategy`, whisper's `include`),
-asks for another format than the caller, turns texts into JSON and has no translations. Invariants: the
-provider gets the caller's fields and no other; the answer's bytes are kept as they came; routing, retries,
-fallbacks, cooldowns and the log stay LiteLLM's. Other providers are translated by LiteLLM.
+Invariants: the provider gets the caller's fields and no other; the answer's bytes are kept as they came;
+routing, retries, fallbacks, cooldowns and the log stay LiteLLM's, as do translations for other providers.
 """
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from types import SimpleNamespace
 
 from llm_proxy.json_access import read_object
 from llm_proxy.sidecar import call_outcome, forms, litellm_internals
 from llm_proxy.sidecar.event_stream import EVENT_STREAM, EventDecoder
 from llm_proxy.sidecar.forms import SentForm
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.patches.provider_http import raise_stated_failure
 from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure
 from llm_proxy.sidecar.transcripts import HeldEvents, last_event
@@ -40,21 +37,8 @@ def install() -> None:
     _give_others_the_file()
 
 
-class _Answer:
-    """An answer as LiteLLM reads one of OpenAI's client."""
-
-    def __init__(self, headers: Untyped, parsed: Untyped) -> None:
-        self.headers = headers
-        self._parsed = parsed
-
-    def parse(self) -> Untyped:
-        """Return the object that LiteLLM logs and prices: a model, or a text."""
-        return self._parsed
-
-
 def _send_as_sent() -> None:
     resources: Untyped = import_module("openai.resources.audio.transcriptions")
-    create: Callable[..., Any] = resources.AsyncTranscriptions.create
 
     async def create_as_sent(self: Untyped, *, model: str, **others: Untyped) -> Untyped:
         form = call_outcome.form()
@@ -69,9 +53,10 @@ def _send_as_sent() -> None:
             options={"headers": headers, "timeout": others.get("timeout")},
             cast_to=import_module("httpx").Response,
         )
-        return _Answer(dict(response.headers), await _keep_answer(form, response))
+        parsed = await _keep_answer(form, response)
+        return SimpleNamespace(headers=dict(response.headers), parse=lambda: parsed)
 
-    resources.AsyncTranscriptions.create = create_as_sent
+    create = replace(resources.AsyncTranscriptions, "create", create_as_sent)
 
 
 async def _keep_answer(form: SentForm, response: Untyped) -> Untyped:
@@ -108,7 +93,6 @@ def _give_others_the_file() -> None:
     litellm: Untyped = import_module("litellm")
     main: Untyped = import_module("litellm.main")
     constants = import_module("litellm.constants")
-    transcription: Callable[..., Any] = main.transcription
 
     def transcription_of_form(*args: Untyped, **options: Untyped) -> Untyped:
         form = call_outcome.form()
@@ -136,7 +120,7 @@ def _give_others_the_file() -> None:
             raise error(message=why, model=model, llm_provider=provider)
         return transcription(*args, **{**options, "file": form.files[0].file()})
 
-    main.transcription = transcription_of_form
+    transcription = replace(main, "transcription", transcription_of_form)
 
 
 def requested_format(form: SentForm) -> str:

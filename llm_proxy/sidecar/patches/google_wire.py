@@ -1,8 +1,7 @@
 """Google's `generateContent` reaches Gemini, and its answers the gateway, as they were sent.
 
-A part of `native_calls`. LiteLLM drops fields it does not know, renames citations, cuts streams into lines,
-and prices a stream by the model's published price alone. Invariants: a stream is complete once each candidate
-that began has ended, or the prompt was blocked; its cost is that of all it states.
+A part of `native_calls`. Invariants: a stream is complete once each candidate that began has ended, or the
+prompt was blocked; its cost is that of all it states.
 """
 
 from collections.abc import Callable, Iterable
@@ -136,34 +135,38 @@ class ContentUsage:
         if self._end.is_complete:
             call_outcome.record_stream_end()
 
-    def raise_if_truncated(self, request_data: Json) -> None:
-        """Raise LiteLLM's exception for a stream without its last event."""
-        if not self._end.is_complete:
-            raise litellm_internals.litellm_module().BadGatewayError(
-                message="the provider's stream ended without its last event",
-                llm_provider="",
-                model=str(request_data.get("model") or ""),
-            )
+    def is_truncated(self) -> bool:
+        """Whether the last event is missing."""
+        return not self._end.is_complete
 
-    def cost_usd(self, request_data: Json) -> float | None:
+    def cost_usd(self, logging: Untyped) -> float | None:
         """Return what the stream cost; None if it is not known."""
-        return content_cost(self.stated, request_data.get("litellm_logging_obj"))
+        return content_cost(self.stated, logging)
 
 
 def content_cost(answer: Json, logging: Untyped) -> float | None:
     """Return what an answer of Google's cost, USD, by the prices of the deployment that served it."""
-    library, attempt = litellm_internals.litellm_module(), call_outcome.last_attempt()
-    if attempt is None or not answer.get("usageMetadata"):
-        return None
-    try:
-        translated = library.VertexGeminiConfig().transform_google_generate_content_to_openai_model_response(
+
+    def translated() -> Untyped:
+        library = litellm_internals.litellm_module()
+        return library.VertexGeminiConfig().transform_google_generate_content_to_openai_model_response(
             completion_response=answer,
             model_response=library.ModelResponse(),
             model=logging.model,
             logging_obj=logging,
             raw_response=import_module("httpx").Response(status_code=200, headers={}),
         )
-        cost: float | None = logging.response_cost_calculator(result=translated)
+
+    return known_cost(translated, logging) if answer.get("usageMetadata") else None
+
+
+def known_cost(translate: Callable[[], Untyped], logging: Untyped) -> float | None:
+    """Return what a native answer, translated into LiteLLM's, cost, USD; None if it is not known."""
+    attempt = call_outcome.last_attempt()
+    if attempt is None:
+        return None
+    try:
+        cost: float | None = logging.response_cost_calculator(result=translate())
     except Exception:  # noqa: BLE001 -- a cost that cannot be calculated must not break the answer
         return None
     return cost if catalog.is_cost_known(cost, {}, attempt.deployment, attempt.model) else None

@@ -1,19 +1,17 @@
 """Guardrails read documents of reranks and texts of transcriptions, which LiteLLM does not show them.
 
-LiteLLM shows guardrails a rerank's query alone, not the documents; of a transcription neither the prompt nor
-the text; and runs none beside (`during_call`) reranking, moderations, images and audio. Invariants: such a
-guardrail has judged a call before its provider gets it; a transcript is sent as the guardrails left it, none
-before they have seen all of it. Moderations stay unread by guardrails that judge texts alone.
+Invariants: a `during_call` guardrail has judged such a call before its provider gets it; a transcript is sent
+as the guardrails left it, none before they have seen all of it. Moderations stay unread by guardrails that
+judge texts alone.
 """
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from llm_proxy.json_access import as_list, as_object, is_array
 from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 WITHOUT_DURING_CALL = frozenset({"rerank", "moderation", "image_generation", "aspeech", "transcription"})
 """LiteLLM's names of the calls for which it runs no `during_call` guardrail."""
@@ -34,8 +32,6 @@ def install() -> None:
 
 
 def _show_all(handler: Untyped) -> None:
-    process: Callable[..., Any] = handler.process_input_messages
-
     async def process_all(
         self: Untyped, data: dict[str, Any], guardrail_to_apply: Untyped, litellm_logging_obj: Untyped = None
     ) -> Untyped:
@@ -51,7 +47,7 @@ def _show_all(handler: Untyped) -> None:
                 owner[key] = text
         return data
 
-    handler.process_input_messages = process_all
+    process = replace(handler, "process_input_messages", process_all)
 
 
 def _unread_texts(data: dict[str, Any]) -> list[tuple[Untyped, Untyped]]:
@@ -68,8 +64,6 @@ def _unread_texts(data: dict[str, Any]) -> list[tuple[Untyped, Untyped]]:
 
 
 def _run_before(runner: Untyped) -> None:
-    pre_call: Callable[..., Any] = runner.pre_call_hook
-
     async def pre_and_during_call(
         self: Untyped, user_api_key_dict: Untyped, data: Untyped, call_type: str, **options: Untyped
     ) -> Untyped:
@@ -83,12 +77,10 @@ def _run_before(runner: Untyped) -> None:
             form.is_judged = litellm_internals.has_guardrail_after(data)
         return data
 
-    runner.pre_call_hook = pre_and_during_call
+    pre_call = replace(runner, "pre_call_hook", pre_and_during_call)
 
 
 def _judge_transcripts(runner: Untyped) -> None:
-    add_headers: Callable[..., Any] = runner.post_call_response_headers_hook
-
     async def judge_and_add_headers(self: Untyped, **options: Untyped) -> Untyped:
         form, transcript = call_outcome.form(), options["response"]
         if form is not None and form.is_judged:
@@ -100,7 +92,7 @@ def _judge_transcripts(runner: Untyped) -> None:
             form.masked = text if text != before else None
         return await add_headers(self, **options)
 
-    runner.post_call_response_headers_hook = judge_and_add_headers
+    add_headers = replace(runner, "post_call_response_headers_hook", judge_and_add_headers)
 
 
 PATCH = LiteLLMPatch(

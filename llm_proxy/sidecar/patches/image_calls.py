@@ -1,13 +1,11 @@
 """Image calls at a provider that speaks OpenAI's format: streamed on request, their answers passed as bytes.
 
-LiteLLM has no streamed images, and parses and writes every picture several times. Invariants: LiteLLM sees a
-whole answer without its pictures, with usage, size and quality; a stream that has begun is not made again;
-fields that another provider's models lack are left out, or refused, as `drop_params` says.
+Invariants: LiteLLM sees a whole answer without its pictures, with usage, size and quality; a stream that has
+begun is not made again; fields that another provider's models lack are left out, or refused, as `drop_params`
+says.
 """
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
 from llm_proxy.json_access import Json
 from llm_proxy.media_frames import MAX_EVENT_BYTES, without_pictures
@@ -16,7 +14,7 @@ from llm_proxy.sidecar.event_channel import EventChannel
 from llm_proxy.sidecar.event_stream import EVENT_STREAM
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sse import FrameGate
 
 MAIN = "litellm.images.main"
@@ -41,7 +39,6 @@ def install() -> None:
     """Patch httpx, after `provider_http`, and LiteLLM's choice of fields; before the first call."""
     forms.enable_sending_from_disk(image_edits.OPERATION)
     client = import_module("httpx").AsyncClient
-    send: Callable[..., Any] = client.send
 
     async def send_image_call(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
         call = call_outcome.image_call()
@@ -64,7 +61,7 @@ def install() -> None:
             return await _pass_events(response, call.events)
         return await _read_whole(response, call)
 
-    client.send = send_image_call
+    send = replace(client, "send", send_image_call)
     _call_in_the_loop()
     _ask_once()
     _give_pictures()
@@ -124,29 +121,26 @@ async def _check_other_format(response: Untyped) -> Untyped:
 def _call_in_the_loop() -> None:
     """Send the requests of most providers asynchronously: in LiteLLM's threads none can be cancelled."""
     handler: Untyped = import_module(MAIN).llm_http_handler
-    call: Callable[..., Any] = handler.image_generation_handler
 
     def call_asynchronously(**options: Untyped) -> Untyped:
         return call(**options | {"_is_async": call_outcome.running() is not None})
 
-    handler.image_generation_handler = call_asynchronously
+    call = replace(handler, "image_generation_handler", call_asynchronously)
 
 
 def _ask_once() -> None:
     """Leave retries to the router: OpenAI's SDK would make two for each of its own, uncounted."""
     client: Untyped = import_module(MAIN).openai_chat_completions
-    call: Callable[..., Any] = client.image_generation
 
     def call_once(*, optional_params: Untyped, **options: Untyped) -> Untyped:
         return call(optional_params={**optional_params, "max_retries": 0}, **options)
 
-    client.image_generation = call_once
+    call = replace(client, "image_generation", call_once)
 
 
 def _give_pictures() -> None:
     """Give LiteLLM the pictures of an edit where it translates them; else they are sent from the disk."""
     main: Untyped = import_module(MAIN)
-    edit: Callable[..., Any] = main.image_edit
 
     def edit_pictures(*args: Untyped, **options: Untyped) -> Untyped:
         call = call_outcome.image_call()
@@ -159,13 +153,12 @@ def _give_pictures() -> None:
             raise import_module("litellm").BadRequestError(message, model=model, llm_provider="") from error
         return edit(*args, **options | pictures)
 
-    main.image_edit = edit_pictures
+    edit = replace(main, "image_edit", edit_pictures)
 
 
 def _keep_masked_prompts() -> None:
     """Keep what a guardrail made of a prompt: LiteLLM writes the one over it that it had before."""
     hooks: Untyped = litellm_internals.proxy_logging_class()
-    run: Callable[..., Any] = hooks.pre_call_hook
 
     async def run_and_keep(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
         is_image = options.get("call_type") == "image_generation"
@@ -175,7 +168,7 @@ def _keep_masked_prompts() -> None:
             checked["messages"] = [{"role": "user", "content": checked["prompt"]}]
         return checked
 
-    hooks.pre_call_hook = run_and_keep
+    run = replace(hooks, "pre_call_hook", run_and_keep)
 
 
 def _edits_as_openai(options: Json) -> bool:
@@ -194,7 +187,6 @@ def _edits_as_openai(options: Json) -> bool:
 
 def _leave_out_fields() -> None:
     main: Untyped = import_module(MAIN)
-    choose: Callable[..., Any] = main.get_optional_params_image_gen
 
     def choose_known(*, model: str, provider_config: Untyped = None, **options: Untyped) -> Untyped:
         library = import_module("litellm")
@@ -218,7 +210,7 @@ def _leave_out_fields() -> None:
         kept = {name: value for name, value in options.items() if name not in OPENAI_FIELDS or name in known}
         return choose(model=model, provider_config=provider_config, **kept)
 
-    main.get_optional_params_image_gen = choose_known
+    choose = replace(main, "get_optional_params_image_gen", choose_known)
 
 
 PATCH = LiteLLMPatch(

@@ -10,7 +10,7 @@ from importlib import import_module
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, embeddings, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 HIT_KEY = "embedding"
 """The cache key that a hit reports; each input has a key of its own."""
@@ -23,13 +23,6 @@ def _install_embedding_cache() -> None:
     on which of two tasks runs first.
     """
     handler = import_module("litellm.caching.caching_handler").LLMCachingHandler
-    process_hits = handler._process_async_embedding_cached_response  # noqa: SLF001 -- counts the hits
-    combine = handler.combine_cached_embedding_response_with_api_result
-    read, may_store, store = (
-        handler._retrieve_from_cache,  # noqa: SLF001 -- looks up each input
-        handler.should_store_result_in_cache,
-        handler.async_set_cache,
-    )
 
     async def read_texts(self: Untyped, *, kwargs: Json, **options: Untyped) -> Untyped:
         return None if _has_tokens(kwargs) else await read(self, kwargs=kwargs, **options)
@@ -54,11 +47,11 @@ def _install_embedding_cache() -> None:
         merged.hidden_params["response_cost"] = cost or 0.0
         return merged
 
-    handler._process_async_embedding_cached_response = mark_hit  # noqa: SLF001 -- the same
-    handler.combine_cached_embedding_response_with_api_result = combine_and_price
-    handler._retrieve_from_cache = read_texts  # noqa: SLF001 -- the same
-    handler.should_store_result_in_cache = may_store_texts
-    handler.async_set_cache = check_and_store
+    process_hits = replace(handler, "_process_async_embedding_cached_response", mark_hit)
+    combine = replace(handler, "combine_cached_embedding_response_with_api_result", combine_and_price)
+    read = replace(handler, "_retrieve_from_cache", read_texts)
+    may_store = replace(handler, "should_store_result_in_cache", may_store_texts)
+    store = replace(handler, "async_set_cache", check_and_store)
 
 
 def _has_tokens(call: Json) -> bool:
@@ -67,20 +60,15 @@ def _has_tokens(call: Json) -> bool:
 
 
 def _check_count(result: Untyped, call: Json) -> None:
-    """Raise LiteLLM's BadGatewayError if an embedding answer has not one vector for each input."""
+    """Raise LiteLLM's exception if an embedding answer has not one vector for each input."""
     library = litellm_internals.litellm_module()
     if not isinstance(result, library.EmbeddingResponse) or call.get("input") is None:
         return
-    if (
-        call_outcome.provider_body() is not None
-    ):  # it has vectors of several types; `cohere_embed` counts them
+    if call_outcome.provider_body() is not None:  # has vectors of several types; `cohere_embed` counts them
         return
     if len(result.data or ()) != embeddings.count_inputs(call["input"]):
-        raise library.BadGatewayError(
-            message="the provider's answer has not one vector for each input",
-            llm_provider="",
-            model=str(call.get("model") or ""),
-        )
+        message = "the provider's answer has not one vector for each input"
+        raise litellm_internals.bad_gateway(message, model=call.get("model"))
 
 
 EMBEDDING_CACHE = LiteLLMPatch(
@@ -107,12 +95,11 @@ def _install_own_cache() -> None:
     settings = litellm_internals.litellm_module().cache
     if settings is None or isinstance(settings.cache, litellm_internals.redis_cache_class()):
         return
-    should_use_cache = settings.should_use_cache
 
     def unless_streamed(**options: Untyped) -> bool:
         return options.get("stream") is not True and bool(should_use_cache(**options))
 
-    settings.should_use_cache = unless_streamed
+    should_use_cache = replace(settings, "should_use_cache", unless_streamed)
 
 
 OWN_CACHE = LiteLLMPatch(

@@ -1,8 +1,7 @@
 """Guardrails on streamed answers: what they mask is masked, and text completions are judged at all.
 
-LiteLLM's own default judges a streamed chat and drops what the guardrail changed in it; a streamed text
-completion it does not judge. Invariants: a chat's text is sent once the guardrail has seen `HELD_CHARS`
-beyond it, or the end; a guardrail's own figures win over ours; a text completion is held until it is judged.
+Invariants: a chat's text is sent once the guardrail has seen `HELD_CHARS` beyond it, or the end; its own
+figures win over ours; a text completion is held until it is judged.
 """
 
 from collections.abc import AsyncGenerator
@@ -10,7 +9,7 @@ from collections.abc import AsyncGenerator
 from llm_proxy.endpoints import ENDPOINTS
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 TRANSFORM_MODE = "streaming_transform_mode"
 MASKING_MODE = "incremental_diff"
@@ -26,7 +25,6 @@ def install() -> None:
 
 def _mask_chats() -> None:
     runner = litellm_internals.unified_guardrails_class()
-    resolve, build = runner.resolve_streaming_flag, runner._build_transform_chunk  # noqa: SLF001 -- no setting does this
 
     def resolve_or_mask(self: Untyped, guardrail_to_apply: Untyped, name: str, default: Untyped) -> Untyped:
         chosen = MASKING_MODE if name == TRANSFORM_MODE else default
@@ -40,13 +38,11 @@ def _mask_chats() -> None:
             self, mutated_text_per_choice=mutated_text_per_choice, holdback_per_choice=held, **options
         )
 
-    runner.resolve_streaming_flag = resolve_or_mask
-    runner._build_transform_chunk = build_held_chunk  # noqa: SLF001 -- the same
+    resolve = replace(runner, "resolve_streaming_flag", resolve_or_mask)
+    build = replace(runner, "_build_transform_chunk", build_held_chunk)
 
 
 def _judge_text_completions(runner: Untyped) -> None:
-    check = runner.async_post_call_streaming_iterator_hook
-
     def check_or_hold(
         self: Untyped, *, response: Untyped, user_api_key_dict: Untyped, request_data: Untyped
     ) -> Untyped:
@@ -56,7 +52,7 @@ def _judge_text_completions(runner: Untyped) -> None:
             return _held_until_judged(self, response, **call)
         return check(self, response=response, **call)
 
-    runner.async_post_call_streaming_iterator_hook = check_or_hold
+    check = replace(runner, "async_post_call_streaming_iterator_hook", check_or_hold)
 
 
 async def _held_until_judged(

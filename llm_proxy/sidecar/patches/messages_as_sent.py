@@ -1,18 +1,17 @@
 """Providers get the messages as the caller sent them: sentences that LiteLLM adds are removed.
 
-LiteLLM writes placeholders for empty texts, notes before system messages, sentences before tools' images, and
-a dummy tool. Invariants: no text is added; what a provider has no field for is left out or moved as
+Invariants: no text is added; what a provider has no field for is left out or moved as
 `docs/dialects/fields.md` lists it; what is merely wrong there is for the provider to reject.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from importlib import import_module
 from typing import Any
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 PROMPTS = "litellm.litellm_core_utils.prompt_templates"
 ANTHROPIC = "litellm.llms.anthropic.chat.transformation"
@@ -118,7 +117,6 @@ def _declare_called_tools() -> None:
     """Anthropic requires tools if messages hold tool calls: declare those called, and choose none."""
     anthropic: Untyped = import_module(ANTHROPIC)
     config = anthropic.AnthropicConfig
-    transform: Callable[..., Any] = config.transform_request
 
     def transform_request(
         self: Untyped,
@@ -128,19 +126,17 @@ def _declare_called_tools() -> None:
         *args: Untyped,
         **options: Untyped,
     ) -> Untyped:
-        called = [] if "tools" in optional_params else list(_called_tools(messages))
-        if called:
+        if called := _undeclared_tools(messages, optional_params):
             optional_params["tools"], _ = self._map_tools(called)
             optional_params["tool_choice"] = {"type": "none"}
         return transform(self, model, messages, optional_params, *args, **options)
 
     def declare_tools(messages: list[Json], optional_params: Json) -> list[Json]:
-        called = [] if "tools" in optional_params else list(_called_tools(messages))
-        if called:  # Converse has no choice `none`
+        if called := _undeclared_tools(messages, optional_params):  # Converse has no choice `none`
             optional_params["tools"] = called
         return messages
 
-    config.transform_request = transform_request
+    transform = replace(config, "transform_request", transform_request)
     anthropic.has_tool_call_blocks = _never
     converse: Untyped = import_module(CONVERSE)
     converse.AmazonConverseConfig._handle_orphaned_tool_blocks = staticmethod(declare_tools)  # noqa: SLF001 -- the same
@@ -150,22 +146,22 @@ def _never(_messages: list[Json]) -> bool:
     return False
 
 
-def _called_tools(messages: list[Json]) -> Iterator[Json]:
-    """Yield each tool that the messages' tool calls name, in OpenAI's format."""
+def _undeclared_tools(messages: list[Json], fields: Json) -> list[Json]:
+    """Return each tool that tool calls name, in OpenAI's format; none if the call declares any."""
     calls = (as_object(call) for message in messages for call in as_list(message.get("tool_calls")))
-    names = dict.fromkeys(as_object(call.get("function")).get("name") for call in calls)
-    for name in names:
-        if name:
-            yield {
-                "type": "function",
-                "function": {"name": name, "parameters": {"type": "object", "properties": {}}},
-            }
+    names = (
+        ()
+        if "tools" in fields
+        else dict.fromkeys(as_object(call.get("function")).get("name") for call in calls)
+    )
+    nothing: Json = {"type": "object", "properties": {}}
+    return [{"type": "function", "function": {"name": name, "parameters": nothing}} for name in names if name]
 
 
 PATCH = LiteLLMPatch(
     name="messages_as_sent",
     install=install,
-    reason="LiteLLM adds text of its own to conversations: for empty messages, and beside moved images.",
+    reason="LiteLLM adds texts of its own, for empty ones and beside system messages and images, and a tool.",
     until="LiteLLM has a setting that adds nothing to a conversation.",
     tests=("tests/stages/dialects/test_messages_behind_litellm.py",),
 )

@@ -1,20 +1,16 @@
 """Moderations are retried, fall back and are recorded as every other call is.
 
-LiteLLM's router calls the first deployment it chooses once. Invariant: nothing else about the call changes.
+Invariant: nothing else about the call changes.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 
 def install() -> None:
     """Patch the router; before it is made."""
     router = litellm_internals.router_class()
-    call_once: Callable[..., Any] = router._pass_through_moderation_endpoint_factory  # noqa: SLF001 -- no setting does this
 
     async def call_with_fallbacks(
         self: Untyped, original_function: Untyped, custom_llm_provider: str | None = None, **options: Untyped
@@ -25,7 +21,7 @@ def install() -> None:
         self._update_kwargs_before_fallbacks(model=options.get("model", ""), kwargs=options)
         return await self.async_function_with_fallbacks(original_function=moderate, **options)
 
-    router._pass_through_moderation_endpoint_factory = call_with_fallbacks  # noqa: SLF001 -- the same
+    call_once = replace(router, "_pass_through_moderation_endpoint_factory", call_with_fallbacks)
 
 
 PATCH = LiteLLMPatch(

@@ -1,9 +1,8 @@
 """Native calls reach their provider, and their answers the gateway, as they were sent.
 
-LiteLLM rebuilds Responses, Messages and Google's contents (`google_wire`): it drops fields, rejects values,
-rewrites events. Invariants: of Claude's fields thinking (but a caller's budget), effort and temperature keep
-LiteLLM's value, fitted to the model; with a guardrail LiteLLM sees every answer itself; a stream ends with
-its provider's last event, or in one error event; what it cost follows in a comment.
+Invariants: of Claude's fields thinking (but a caller's budget), effort and temperature keep LiteLLM's value,
+fitted to the model; with a guardrail LiteLLM sees every answer itself; a stream ends with its provider's last
+event, or in one error event; what it cost follows in a comment. `google_wire` has Google's format.
 """
 
 import asyncio
@@ -14,11 +13,11 @@ from typing import Any
 
 from llm_proxy.json_access import Json, as_object, read_object
 from llm_proxy.quantities import COST_COMMENT
-from llm_proxy.sidecar import call_outcome, catalog, litellm_internals
+from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.event_stream import BROKEN_EVENT
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import google_wire
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sse import FrameGate
 
 RESPONSES = "litellm.llms.openai.responses.transformation"
@@ -37,11 +36,13 @@ LAST_EVENT_MARKS = (
     b'"type":"error"',
     b'"type": "error"',
 )
+NO_LAST_EVENT = "the provider's stream ended without its last event"
 USAGE_MARKS = (b"message_start", b"message_delta", b"message_stop")
 
 
 def install() -> None:
-    """Patch LiteLLM's requests, its streams and what it does with their events; before the first call."""
+    """Patch LiteLLM's requests, its streams and what it does with their events; before LiteLLM's start."""
+    litellm_internals.forget_hook(litellm_internals.RESPONSE_IDS_HOOK)
     call_outcome.enable_native_calls()
     _send_responses_as_sent()
     _send_messages_as_sent()
@@ -53,8 +54,6 @@ def install() -> None:
 
 def _send_responses_as_sent() -> None:
     config = import_module(RESPONSES).OpenAIResponsesAPIConfig
-    transform, map_fields = config.transform_responses_api_request, config.map_openai_params
-    fakes_stream: Callable[..., Any] = config.should_fake_stream
 
     def transform_as_sent(
         self: Untyped,
@@ -83,18 +82,15 @@ def _send_responses_as_sent() -> None:
     def fake_stream(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
         return not call_outcome.is_native() and fakes_stream(self, *args, **options)
 
-    config.transform_responses_api_request = transform_as_sent
-    config.map_openai_params = map_nothing
-    config.should_fake_stream = fake_stream
+    transform = replace(config, "transform_responses_api_request", transform_as_sent)
+    map_fields = replace(config, "map_openai_params", map_nothing)
+    fakes_stream = replace(config, "should_fake_stream", fake_stream)
 
 
 def _send_messages_as_sent() -> None:
     config = import_module(f"{MESSAGES}.transformation").AnthropicMessagesConfig
     relayed = (config, import_module(OTHER_MESSAGES).OpenAILikeAnthropicMessagesConfig)
-    transform: Callable[..., Any] = config.transform_anthropic_messages_request
-    read_answer: Callable[..., Any] = config.transform_anthropic_messages_response
     fields = import_module(f"{MESSAGES}.utils").AnthropicMessagesRequestUtils
-    choose: Callable[..., Any] = fields.get_requested_anthropic_messages_optional_param
 
     def transform_as_sent(self: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
         sent = transform(self, *args, **options)
@@ -116,9 +112,9 @@ def _send_messages_as_sent() -> None:
     def choose_without_model(params: Untyped, *, model: str | None = None, **options: Untyped) -> Untyped:
         return choose(params, model=None if call_outcome.is_native() else model, **options)
 
-    config.transform_anthropic_messages_request = transform_as_sent
-    config.transform_anthropic_messages_response = read_and_price
-    fields.get_requested_anthropic_messages_optional_param = staticmethod(choose_without_model)
+    transform = replace(config, "transform_anthropic_messages_request", transform_as_sent)
+    read_answer = replace(config, "transform_anthropic_messages_response", read_and_price)
+    choose = replace(fields, "get_requested_anthropic_messages_optional_param", choose_without_model)
 
 
 def _thinks_on_a_budget(body: Json) -> bool:
@@ -128,14 +124,13 @@ def _thinks_on_a_budget(body: Json) -> bool:
 def _keep_betas() -> None:
     """Send Anthropic every beta the gateway passes on: its list, not LiteLLM's, says which."""
     handler: Untyped = import_module(HTTP_HANDLER)
-    keep_known: Callable[..., Any] = handler.update_headers_with_filtered_beta
 
     def keep_all(headers: dict[str, str], provider: str, **options: Untyped) -> Untyped:
         if provider == "anthropic" and call_outcome.is_native():
             return headers
         return keep_known(headers=headers, provider=provider, **options)
 
-    handler.update_headers_with_filtered_beta = keep_all
+    keep_known = replace(handler, "update_headers_with_filtered_beta", keep_all)
 
 
 def _events(frames: bytes) -> list[Json]:
@@ -151,7 +146,6 @@ def _events(frames: bytes) -> list[Json]:
 def _read_responses_by_frame() -> None:
     """Yield a Responses stream as bytes; LiteLLM parses its last event alone, for the log and the cost."""
     stream = import_module(RESPONSE_EVENTS).ResponsesAPIStreamingIterator
-    step: Callable[..., Any] = stream.__anext__
 
     async def next_frames(self: Untyped) -> Untyped:
         if not _relays():
@@ -166,7 +160,7 @@ def _read_responses_by_frame() -> None:
             await self._await_pending_logging()
             raise
 
-    stream.__anext__ = next_frames
+    step = replace(stream, "__anext__", next_frames)
 
 
 async def _next_frames(stream: Untyped) -> bytes:
@@ -213,36 +207,22 @@ def _relay_streams() -> None:
     """Pass the bytes of a stream on, without LiteLLM's events, fallbacks within a stream, and buffers."""
     proxy, processing = litellm_internals.proxy_module(), litellm_internals.request_processing_class()
     router = litellm_internals.router_class()
-    generate, generate_messages = proxy.select_data_generator, processing.async_sse_data_generator
     chunks = import_module(MESSAGE_CHUNKS).PassThroughStreamingHandler
-    model_to_price = chunks._extract_model_for_cost_injection  # noqa: SLF001 -- no setting does this
     for name in ("_aresponses_streaming_iterator", "_aanthropic_messages_streaming_iterator"):
         setattr(router, name, _unwrapped(getattr(router, name)))
 
     def responses_or_relay(response: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
-        return (
-            _relay(response, *args, **_relayed(options))
-            if _relays()
-            else generate(response, *args, **options)
-        )
+        return _relay(response, *args, **options) if _relays() else generate(response, *args, **options)
 
     def messages_or_relay(**options: Untyped) -> Untyped:
-        return _relay(**_relayed(options)) if _relays() else generate_messages(**options)
+        return _relay(**options) if _relays() else generate_messages(**options)
 
     def price_no_frame(**options: Untyped) -> Untyped:
         return None if _relays() else model_to_price(**options)
 
-    proxy.select_data_generator = responses_or_relay
-    processing.async_sse_data_generator = staticmethod(messages_or_relay)
-    chunks._extract_model_for_cost_injection = staticmethod(price_no_frame)  # noqa: SLF001 -- the same
-
-
-def _relayed(options: Json) -> Json:
-    return {
-        name: options[name]
-        for name in ("response", "user_api_key_dict", "request_data", "request")
-        if name in options
-    }
+    generate = replace(proxy, "select_data_generator", responses_or_relay)
+    generate_messages = replace(processing, "async_sse_data_generator", messages_or_relay)
+    model_to_price = replace(chunks, "_extract_model_for_cost_injection", price_no_frame)
 
 
 def _unwrapped(wrap: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,7 +233,7 @@ def _unwrapped(wrap: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def _relay(
-    response: Untyped, user_api_key_dict: Untyped, request_data: Json, request: Untyped = None
+    response: Untyped, user_api_key_dict: Untyped, request_data: Json, request: Untyped = None, **_: Untyped
 ) -> AsyncGenerator[bytes]:
     """Yield a stream's complete events, and what it cost; or the mark of an error event."""
     logging, complete, left = litellm_internals.proxy_module().proxy_logging_obj, False, False
@@ -267,9 +247,11 @@ async def _relay(
                 usage.read(_events(ready))
             if ready:
                 yield ready
-        usage.raise_if_truncated(request_data)
+        if usage.is_truncated():
+            raise litellm_internals.bad_gateway(NO_LAST_EVENT, model=request_data.get("model"))  # noqa: TRY301 -- handled as any failure
         complete = True
-        cost = usage.cost_usd(request_data) if usage.stated else _stated_cost(response)
+        logged = request_data.get("litellm_logging_obj")
+        cost = usage.cost_usd(logged) if usage.stated else _stated_cost(response)
         if is_google:
             await google_wire.log_success(response, cost)
         if cost is not None:
@@ -311,18 +293,13 @@ class MessageUsage:
                 self.complete = True
                 call_outcome.record_stream_end()
 
-    def raise_if_truncated(self, request_data: Json) -> None:
-        """Raise LiteLLM's exception for a message that began and has no last event."""
-        if self.stated and not self.complete:
-            raise litellm_internals.litellm_module().BadGatewayError(
-                message="the provider's stream ended without its last event",
-                llm_provider="",
-                model=str(request_data.get("model") or ""),
-            )
+    def is_truncated(self) -> bool:
+        """Whether a message began and has no last event."""
+        return bool(self.stated) and not self.complete
 
-    def cost_usd(self, request_data: Json) -> float | None:
+    def cost_usd(self, logging: Untyped) -> float | None:
         """Return what the stream cost; None if it is not known."""
-        return message_cost(self.stated, request_data.get("litellm_logging_obj"))
+        return message_cost(self.stated, logging)
 
 
 def _stated_cost(response: Untyped) -> float | None:
@@ -337,20 +314,16 @@ def message_cost(usage: Json, logging: Untyped) -> float | None:
 
     LiteLLM states none for a message after a fallback, and of a stream the cost of the output alone.
     """
-    library, attempt = litellm_internals.litellm_module(), call_outcome.last_attempt()
-    if attempt is None or not usage:
-        return None
-    try:
-        answer = library.ModelResponse(
-            model=logging.model,
-            usage=library.AnthropicConfig().calculate_usage(usage_object=usage, reasoning_content=None),
-        )
+
+    def translated() -> Untyped:
+        library = litellm_internals.litellm_module()
+        counts = library.AnthropicConfig().calculate_usage(usage_object=usage, reasoning_content=None)
+        answer = library.ModelResponse(model=logging.model, usage=counts)
         if isinstance(usage.get("service_tier"), str):
             answer.service_tier = usage["service_tier"]
-        cost: float | None = logging.response_cost_calculator(result=answer)
-    except Exception:  # noqa: BLE001 -- a cost that cannot be calculated must not break the answer
-        return None
-    return cost if catalog.is_cost_known(cost, {}, attempt.deployment, attempt.model) else None
+        return answer
+
+    return google_wire.known_cost(translated, logging) if usage else None
 
 
 PATCH = LiteLLMPatch(

@@ -1,8 +1,7 @@
 """Streams in OpenAI's format pass frame by frame as sent; only the model's name and the cost change.
 
-LiteLLM rebuilds each frame (0.5 ms) and loses refusals and the ends of all choices but the first. Invariants:
-an unreadable frame, an error in a frame, or an end without a finish reason for each choice breaks the stream;
-LiteLLM logs, prices and caches the complete answer as before, from chunks kept for it.
+Invariants: an unreadable frame, an error in a frame, or an end without a finish reason for each choice breaks
+the stream; LiteLLM logs, prices and caches the complete answer as before, from chunks kept for it.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from llm_proxy.sidecar.event_stream import DONE
 from llm_proxy.sidecar.json_repair import encode
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http, truncated_streams
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.provider_errors import find_failure
 from llm_proxy.token_details import service_tier
 
@@ -49,9 +48,9 @@ class PassthroughFrame(bytes):
 
 
 def install() -> None:
-    """Patch the stream wrapper; before the first call."""
+    """Patch the stream wrapper; before LiteLLM's start."""
+    litellm_internals.forget_hook(litellm_internals.RESPONSE_IDS_HOOK)
     wrapper = litellm_internals.stream_wrapper_class()
-    translate = wrapper.__anext__
 
     async def pass_or_translate(self: Untyped) -> Untyped:
         stream = self.__dict__.get(PASSTHROUGH_ATTRIBUTE, self)
@@ -62,15 +61,14 @@ def install() -> None:
             self.__dict__[PASSTHROUGH_ATTRIBUTE] = stream
         return await (translate(self) if stream is None else stream.next_frame())
 
-    wrapper.__anext__ = pass_or_translate
+    translate = replace(wrapper, "__anext__", pass_or_translate)
     installed.set()
     texts = litellm_internals.text_stream_wrapper_class()
-    convert = texts.convert_to_text_completion_object
 
     def pass_frame(self: Untyped, chunk: Untyped) -> Untyped:
         return chunk if isinstance(chunk, PassthroughFrame) else convert(self, chunk)
 
-    texts.convert_to_text_completion_object = pass_frame
+    convert = replace(texts, "convert_to_text_completion_object", pass_frame)
 
 
 def _may_pass_through(stream: Untyped) -> bool:

@@ -5,6 +5,10 @@ Invariant: a patch changes LiteLLM in memory only, by names that `litellm_intern
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import getattr_static
+from typing import Any
+
+from llm_proxy.sidecar.litellm_internals import Untyped
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +33,11 @@ class LiteLLMPatch:
     tests: tuple[str, ...]
     report: str = ""
     after_start: bool = False
+
+
+def replace(owner: Untyped, name: str, replacement: Callable[..., Any]) -> Callable[..., Any]:
+    """Put a function in the place of LiteLLM's, a static method if that is one; return LiteLLM's."""
+    replaced: Callable[..., Any] = getattr(owner, name)
+    is_static = isinstance(getattr_static(owner, name), staticmethod)
+    setattr(owner, name, staticmethod(replacement) if is_static else replacement)
+    return replaced

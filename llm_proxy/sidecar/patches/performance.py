@@ -16,7 +16,6 @@ IDLE_HOOKS = (
     "max_iterations_limiter",
     "parallel_request_limiter",
     "prompt_cache_prediction",
-    "responses_id_security",
 )
 """LiteLLM's names of hooks that it adds to every proxy and that have no effect without its database."""
 LIMIT_KEYS = ("rpm", "tpm", "itpm", "otpm")

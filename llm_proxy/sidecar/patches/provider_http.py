@@ -6,15 +6,16 @@ answer in OpenAI's format is repaired and its original kept for the caller; all 
 """
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, openai_repair
 from llm_proxy.sidecar.event_stream import BOM, MAX_EVENT_BYTES, EventDecoder, EventTooLong, ServerSentEvent
 from llm_proxy.sidecar.json_repair import repair_body, repair_frame_data
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import replace
 from llm_proxy.sidecar.provider_answers import CheckedResponse, check_response
 from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure_in_text
 from llm_proxy.sidecar.provider_lines import ProviderLines
@@ -29,8 +30,6 @@ def install() -> None:
     """Patch httpx, the client LiteLLM reaches every provider with; before the first call."""
     http = import_module("httpx")
     client, response_class = http.AsyncClient, http.Response
-    send: Callable[..., Any] = client.send
-    make: Callable[..., Any] = response_class.__init__
 
     def make_with_ascii(self: Untyped, *args: Untyped, headers: Untyped = None, **options: Untyped) -> None:
         make(self, *args, headers=headers and in_ascii(headers), **options)
@@ -54,9 +53,9 @@ def install() -> None:
             outcome.lines = found
         return found
 
-    response_class.__init__ = make_with_ascii
-    client.send = send_and_check
-    response_class.aiter_lines = lines
+    make = replace(response_class, "__init__", make_with_ascii)
+    send = replace(client, "send", send_and_check)
+    replace(response_class, "aiter_lines", lines)
     call_outcome.enable_provider_bodies()
 
 

@@ -1,16 +1,14 @@
 """During a call LiteLLM sends requests to the provider and to no other host.
 
-Unpatched, it loads tokenizers and limits from a hub, queries local servers for their models, fetches images
-to count tokens, blocking the event loop; it follows a provider's redirects with the prompt. Invariants: what
-is not loaded has a default; an image that a provider takes inline only is still fetched, behind LiteLLM's
-SSRF guard. `config` and `environment` set its own switches for the rest.
+Invariants: what is not loaded has a default; an image that a provider takes inline only is still fetched,
+behind LiteLLM's SSRF guard. `config` and `environment` set its own switches for the rest.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from importlib import import_module
 
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 HUB_URL = "https://huggingface.co/"
 HUB_FILE_PATH = "/raw/"
@@ -56,13 +54,12 @@ def _unless_hub(get: Callable[..., Untyped]) -> Callable[..., Untyped]:
 def _count_images_without_loading() -> None:
     """Count the tokens of a linked image as those of LiteLLM's default size."""
     counter: Untyped = import_module(TOKEN_COUNTER_MODULE)
-    measure: Callable[..., tuple[int, int]] = counter.get_image_dimensions
     unknown = (counter.DEFAULT_IMAGE_WIDTH, counter.DEFAULT_IMAGE_HEIGHT)
 
     def measure_inline_only(data: str) -> tuple[int, int]:
         return measure(data) if data.startswith("data:") else unknown
 
-    counter.get_image_dimensions = measure_inline_only
+    measure = replace(counter, "get_image_dimensions", measure_inline_only)
 
 
 def _block_model_queries() -> None:
@@ -83,8 +80,6 @@ def _block_model_queries() -> None:
 def _block_redirects() -> None:
     """Turn a provider's redirect into a 502: it could send the prompt to any address."""
     http = import_module("httpx")
-    send: Callable[..., Awaitable[Untyped]] = http.AsyncClient.send
-    send_blocking: Callable[..., Untyped] = http.Client.send
 
     async def send_without_redirect(self: Untyped, request: Untyped, **options: Untyped) -> Untyped:
         if request.method in METHODS_WITHOUT_PROMPT:
@@ -104,8 +99,8 @@ def _block_redirects() -> None:
         response.close()
         return http.Response(502, json=REDIRECT_ERROR, request=request)
 
-    http.AsyncClient.send = send_without_redirect
-    http.Client.send = send_without_redirect_blocking
+    send = replace(http.AsyncClient, "send", send_without_redirect)
+    send_blocking = replace(http.Client, "send", send_without_redirect_blocking)
 
 
 def _unknown_model_info(key: str, provider: str) -> dict[str, Untyped]:
@@ -118,7 +113,8 @@ PATCH = LiteLLMPatch(
     name="provider_only",
     install=install,
     reason=(
-        "During a call LiteLLM requests hubs, local servers and callers' links, which blocks the event loop."
+        "During a call LiteLLM requests hubs, local servers and callers' links, which blocks the event loop, "
+        "and follows a provider's redirects with the prompt."
     ),
     until="One setting of LiteLLM turns off every request but the provider's.",
     tests=("tests/stages/sidecar/test_provider_only.py",),

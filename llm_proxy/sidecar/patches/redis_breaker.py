@@ -1,7 +1,6 @@
 """A circuit breaker for the Redis of answers, cooldowns and counters: one timeout opens it for every call.
 
-LiteLLM accesses Redis several times a call, waits each time, and retries at a caller's cost. Invariants:
-while the breaker is open no call waits; a background task pings Redis and closes it. Units: seconds.
+Invariants: while the breaker is open no call waits; a background task pings Redis and closes it.
 """
 
 import asyncio

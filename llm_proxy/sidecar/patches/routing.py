@@ -15,7 +15,7 @@ from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals, provider_errors
 from llm_proxy.sidecar.catalog import group_name, serves
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 CALLER_ERROR_STATUSES = frozenset({400, 404, 413, 415, 422})
 # Some providers report an operator's error as a bad request: Anthropic the balance, Google and xAI the key.
@@ -81,8 +81,6 @@ def _serving(router: Untyped, rules: list[Json] | None) -> list[Json] | None:
 
 
 def _patch_fallbacks(router: Untyped) -> None:
-    fall_back = router.async_function_with_fallbacks_common_utils
-
     async def unless_caller_error(
         self: Untyped,
         e: Exception,
@@ -111,13 +109,11 @@ def _patch_fallbacks(router: Untyped) -> None:
             **options,
         )
 
-    router.async_function_with_fallbacks_common_utils = unless_caller_error
+    fall_back = replace(router, "async_function_with_fallbacks_common_utils", unless_caller_error)
 
 
 def _patch_retries(router: Untyped, max_wait_s: float) -> None:
     """Patch both functions that decide on a retry; one of a `retry_policy` passes only the second."""
-    pause_s = router._time_to_sleep_before_retry  # noqa: SLF001 -- no setting does this
-    allow = router.should_retry_this_error
 
     def is_useless(error: BaseException, options: dict[str, Any]) -> bool:
         if is_caller_error(error) or type(error).__name__ == "RouterRateLimitError":
@@ -142,20 +138,19 @@ def _patch_retries(router: Untyped, max_wait_s: float) -> None:
         # LiteLLM would also wait after the last attempt.
         return pause_s(self, e, remaining_retries, *args, **options) if remaining_retries > 0 else 0
 
-    router.should_retry_this_error = should_retry
-    router._time_to_sleep_before_retry = time_to_sleep  # noqa: SLF001 -- the same
+    allow = replace(router, "should_retry_this_error", should_retry)
+    pause_s = replace(router, "_time_to_sleep_before_retry", time_to_sleep)
 
 
 def _patch_cooldowns() -> None:
     cooldown: Untyped = import_module("litellm.router_utils.cooldown_handlers")
-    run = cooldown._should_run_cooldown_logic  # noqa: SLF001 -- no setting does this
 
     def unless_caller_error(*args: Untyped, original_exception: Exception, **options: Untyped) -> bool:
         return not is_caller_error(original_exception) and run(
             *args, original_exception=original_exception, **options
         )
 
-    cooldown._should_run_cooldown_logic = unless_caller_error  # noqa: SLF001 -- the same
+    run = replace(cooldown, "_should_run_cooldown_logic", unless_caller_error)
 
 
 ROUTER_RULES = LiteLLMPatch(

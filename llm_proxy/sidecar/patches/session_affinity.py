@@ -11,7 +11,7 @@ from importlib import import_module
 from llm_proxy.json_access import as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.patches.routing import RoundRobin
 
 SIMPLE_STRATEGY = "simple-shuffle"
@@ -22,8 +22,6 @@ PREFERENCES = ("weight", "rpm", "tpm", "order", "tags")
 def install() -> None:
     """Patch the check, before LiteLLM's start."""
     check = litellm_internals.affinity_check_class()
-    by_metadata = check._get_session_id_from_request_kwargs  # noqa: SLF001 -- no setting does this
-    filter_deployments = check.async_filter_deployments
     in_turn = RoundRobin()
     claim: Untyped = import_module("litellm.caching.affinity_cache").claim_affinity_pin
 
@@ -47,8 +45,8 @@ def install() -> None:
         found: str | None = self._pinned_model_id(winner)
         return found
 
-    check._get_session_id_from_request_kwargs = staticmethod(session_id)  # noqa: SLF001 -- the same
-    check.async_filter_deployments = among_healthy
+    by_metadata = replace(check, "_get_session_id_from_request_kwargs", session_id)
+    filter_deployments = replace(check, "async_filter_deployments", among_healthy)
     check._claim_pin = claim_pin  # noqa: SLF001 -- the same
 
 

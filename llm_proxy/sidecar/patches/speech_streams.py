@@ -1,17 +1,15 @@
 """Speech is passed on as it comes, with every field of the request.
 
-LiteLLM has OpenAI's SDK read the whole answer, and sends five fields. Invariant: the SDK makes the request.
+Invariant: OpenAI's SDK makes the request.
 """
 
-from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
 
 from llm_proxy.sidecar import call_outcome, speech
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure_in_text
 
 SPEECH = "openai.resources.audio.speech"
@@ -24,7 +22,6 @@ NO_AUDIO = StatedFailure(502, {"error": {"message": "the provider's answer is no
 def install() -> None:
     """Patch the SDK with which LiteLLM calls OpenAI, Azure and servers of OpenAI's protocol."""
     resource: Untyped = import_module(SPEECH).AsyncSpeech
-    create: Callable[..., Any] = resource.create
 
     async def create_unread(self: Untyped, **options: Untyped) -> Untyped:
         call = call_outcome.speech_call()
@@ -38,7 +35,7 @@ def install() -> None:
         await _raise_if_no_audio(call.answer)
         return SimpleNamespace(response=opened.http_response)
 
-    resource.create = create_unread
+    create = replace(resource, "create", create_unread)
 
 
 async def _raise_if_no_audio(response: Untyped) -> None:

@@ -17,7 +17,7 @@ from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.json_repair import encode
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import truncated_streams
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.provider_errors import is_failure_reason
 
 REPAIR_ATTRIBUTE = "_llmp_repair"
@@ -35,7 +35,6 @@ _completing = Event()
 def _install_translated_streams() -> None:
     """Patch the stream wrapper, after `openai_passthrough`; before the first call."""
     wrapper = litellm_internals.stream_wrapper_class()
-    step = wrapper.__anext__
 
     async def step_and_repair(self: Untyped) -> Untyped:
         chunk = await step(self)
@@ -45,7 +44,7 @@ def _install_translated_streams() -> None:
             _repair_chunk(self.__dict__, chunk)
         return chunk
 
-    wrapper.__anext__ = step_and_repair
+    step = replace(wrapper, "__anext__", step_and_repair)
 
 
 def _repair_chunk(state: Json, chunk: Untyped) -> None:

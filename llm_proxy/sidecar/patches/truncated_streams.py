@@ -1,25 +1,21 @@
 """A stream that ended early is an error, not an answer.
 
-LiteLLM takes the end of a provider's stream for the end of its text: it invents a finish reason and [DONE],
-logs a success and caches the part. Invariants: a stream without a finish reason, from any provider, or with a
-frame that cannot be parsed ends as a failure: logged, not cached, one error event. Anthropic's and Gemini's
-parsers invent reasons; they record the provider's own. The stream of a `mock_response` states its reasons.
+Invariants: a stream without a finish reason, from any provider, or with a frame that cannot be parsed ends as
+a failure: logged, not cached, one error event. Anthropic's and Gemini's parsers record the provider's own
+reasons. The stream of a `mock_response` states its reasons.
 """
 
 import json
 from collections.abc import AsyncIterator
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals, openai_repair, provider_answers
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.provider_errors import is_failure_reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CACHED_PROVIDER = "cached_response"
 """LiteLLM's provider of a replayed stream."""
@@ -36,14 +32,15 @@ def install() -> None:
     provider_http.install()
     _patch_stream_end()
     _patch_frame_parser()
-    _patch_gemini()
+    gemini = import_module(GEMINI_MODULE)
+    _record_gemini_finish(gemini.ModelResponseIterator)
+    _keep_gemini_timeout(gemini.VertexLLM)
     _patch_anthropic_parser()
     _patch_mock_stream()
 
 
 def _patch_stream_end() -> None:
     wrapper = litellm_internals.stream_wrapper_class()
-    finish = wrapper._finalize_completed_stream  # noqa: SLF001 -- every stream ends here
 
     async def finish_if_finished(self: Untyped, *, cache_hit: bool) -> Untyped:
         if not self.sent_last_chunk and not _is_finished(self):
@@ -51,7 +48,7 @@ def _patch_stream_end() -> None:
         call_outcome.record_stream_end()
         return await finish(self, cache_hit=cache_hit)
 
-    wrapper._finalize_completed_stream = finish_if_finished  # noqa: SLF001 -- the same
+    finish = replace(wrapper, "_finalize_completed_stream", finish_if_finished)
 
 
 def _is_finished(stream: Untyped) -> bool:
@@ -66,17 +63,12 @@ def _is_finished(stream: Untyped) -> bool:
 
 def truncated_error(stream: Untyped) -> Exception:
     """Return the exception for a stream that ended early."""
-    error: Exception = litellm_internals.litellm_module().BadGatewayError(
-        message="the provider's stream ended without a finish reason",
-        llm_provider=stream.custom_llm_provider or "",
-        model=stream.model or "",
-    )
-    return error
+    message = "the provider's stream ended without a finish reason"
+    return litellm_internals.bad_gateway(message, model=stream.model, provider=stream.custom_llm_provider)
 
 
 def _patch_frame_parser() -> None:
     frames = import_module("litellm.llms.base_llm.base_model_iterator").BaseModelResponseIterator
-    parse = frames._string_to_dict_parser  # noqa: SLF001 -- parses every frame
 
     def parse_or_fail(str_line: str) -> Untyped:
         found = parse(str_line)
@@ -90,7 +82,7 @@ def _patch_frame_parser() -> None:
             provider_answers.repair_ollama(frame)
         return found
 
-    frames._string_to_dict_parser = staticmethod(parse_or_fail)  # noqa: SLF001 -- the same
+    parse = replace(frames, "_string_to_dict_parser", parse_or_fail)
 
 
 def _is_json(payload: str) -> bool:
@@ -109,8 +101,6 @@ def _patch_anthropic_parser() -> None:
     LiteLLM parses a missing stop reason as "stop".
     """
     iterator = import_module("litellm.llms.anthropic.chat.handler").ModelResponseIterator
-    read_delta: Callable[..., Any] = iterator._handle_message_delta  # noqa: SLF001 -- gets the event with the reason
-    parse: Callable[..., Any] = iterator.chunk_parser
 
     def read_delta_as_stated(self: Untyped, chunk: Json) -> Untyped:
         reason, *rest = read_delta(self, chunk)
@@ -125,18 +115,8 @@ def _patch_anthropic_parser() -> None:
             parsed.choices[0].finish_reason = "stop"
         return parsed
 
-    iterator._handle_message_delta = read_delta_as_stated  # noqa: SLF001 -- the same
-    iterator.chunk_parser = parse_to_the_end
-
-
-def _patch_gemini() -> None:
-    """Record Gemini's own end of a stream; apply the deployment's timeout between frames.
-
-    LiteLLM parses a missing finish reason as "stop", in every frame.
-    """
-    module = import_module(GEMINI_MODULE)
-    _record_gemini_finish(module.ModelResponseIterator)
-    _keep_gemini_timeout(module.VertexLLM)
+    read_delta = replace(iterator, "_handle_message_delta", read_delta_as_stated)
+    parse = replace(iterator, "chunk_parser", parse_to_the_end)
 
 
 def _gemini_finished(stream: Untyped) -> bool | None:
@@ -148,7 +128,7 @@ def _gemini_finished(stream: Untyped) -> bool | None:
 
 
 def _record_gemini_finish(frames: Untyped) -> None:
-    parse = frames.chunk_parser
+    """Record Gemini's own end: LiteLLM parses a missing finish reason as "stop", in every frame."""
 
     def parse_and_record(self: Untyped, chunk: dict[str, Any]) -> Untyped:
         provider_answers.repair_gemini(chunk)
@@ -160,11 +140,11 @@ def _record_gemini_finish(frames: Untyped) -> None:
             setattr(self, GEMINI_FINISHED, True)
         return parse(self, chunk)
 
-    frames.chunk_parser = parse_and_record
+    parse = replace(frames, "chunk_parser", parse_and_record)
 
 
 def _keep_gemini_timeout(handler: Untyped) -> None:
-    open_stream = handler.async_streaming
+    """Apply the deployment's timeout between frames."""
     client_with = import_module("litellm.llms.custom_httpx.http_handler").get_async_httpx_client
 
     async def open_with_timeout(self: Untyped, **call: Untyped) -> Untyped:
@@ -172,13 +152,12 @@ def _keep_gemini_timeout(handler: Untyped) -> None:
             call["client"] = client_with("vertex_ai", params={"timeout": call["timeout"]})
         return await open_stream(self, **call)
 
-    handler.async_streaming = open_with_timeout
+    open_stream = replace(handler, "async_streaming", open_with_timeout)
 
 
 def _patch_mock_stream() -> None:
     """State a finish reason for each choice; LiteLLM's stream of a `mock_response` has none."""
     main: Untyped = import_module("litellm.main")
-    stream_text = main.async_mock_completion_streaming_obj
 
     async def finished_mock_stream(model_response: Untyped, **call: Untyped) -> AsyncIterator[Untyped]:
         is_finished = False
@@ -190,7 +169,7 @@ def _patch_mock_stream() -> None:
         if not is_finished:
             yield _finish_choices(model_response)
 
-    main.async_mock_completion_streaming_obj = finished_mock_stream
+    stream_text = replace(main, "async_mock_completion_streaming_obj", finished_mock_stream)
 
 
 def _finish_choices(chunk: Untyped) -> Untyped:

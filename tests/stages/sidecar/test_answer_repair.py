@@ -21,9 +21,11 @@ from odd_provider_answers import (
     stream,
     whole,
 )
+from sidecar_parts import needs_parts
 from sidecars import Json, Mode, Sidecar
 
 
+@needs_parts("frames")
 async def test_usage_of_xai_and_openrouter_is_complete(sidecar: Sidecar) -> None:
     """The provider's cost beside LiteLLM's; xAI's reasoning counts as completion."""
     usage = USAGE | {"cost": 0.5, "is_byok": False, "cost_details": {"upstream": 0.25}}
@@ -59,6 +61,7 @@ async def test_embeddings_have_the_object_name(sidecar: Sidecar) -> None:
     assert "usage" not in received
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize("family", OPENAI_S)
 async def test_fields_beyond_openai_s_are_kept_in_both_modes(sidecar: Sidecar, family: str) -> None:
     """In the message, in the choice, beside the choices."""
@@ -187,6 +190,7 @@ async def test_a_failure_stated_in_a_complete_answer_is_an_error(
         assert answer.headers["x-llmp-provider-status"] == str(status)
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize(
     ("stated", "expected"),
     [
@@ -222,6 +226,7 @@ async def test_garbage_is_an_error(sidecar: Sidecar, family: str, piece: str) ->
         assert "error" in failed
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize("mode", ["stream", "chat"])
 @pytest.mark.parametrize(
     ("family", "stated", "recorded"),
@@ -300,6 +305,7 @@ def no_constant(name: str) -> None:
 UNLIKELY: Json = {"content": [{"token": "H", "logprob": float("-inf"), "bytes": None, "top_logprobs": []}]}
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize("family", OPENAI_S)
 async def test_numbers_that_are_not_json_are_never_sent(sidecar: Sidecar, family: str) -> None:
     """NaN, infinities, too large numbers: null, and OpenAI's own number for a logprob; the text arrives."""
@@ -338,6 +344,7 @@ async def test_a_surrogate_half_in_an_error_is_harmless(sidecar: Sidecar, mode: 
     assert "Traceback" not in sidecar.log.read_text(encoding="utf-8", errors="replace")
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize("family", OPENAI_S)
 async def test_a_surrogate_half_beside_the_text_is_harmless(sidecar: Sidecar, family: str) -> None:
     """In fields that are not joined."""

@@ -12,6 +12,7 @@ import pytest
 from sidecars import Json, Provider, Sidecar, deployment, passed_on, run_sidecar
 
 from llm_proxy.sidecar.environment import REQUIRED
+from llm_proxy.sidecar.litellm_internals import RESPONSE_IDS_HOOK
 from llm_proxy.sidecar.patches.performance import IDLE_HOOKS
 from llm_proxy.stack.process_specs import sidecar_python
 
@@ -45,7 +46,12 @@ NEEDLESS = {
     "limits": ("litellm.router._increment_deployment_usage",),
     "hooks": tuple(
         f"litellm.proxy.hooks.{name}.{hook}"
-        for name in (*IDLE_HOOKS, "parallel_request_limiter_v3", "model_max_budget_limiter")
+        for name in (
+            *IDLE_HOOKS,
+            RESPONSE_IDS_HOOK,
+            "parallel_request_limiter_v3",
+            "model_max_budget_limiter",
+        )
         for hook in ("async_pre_call_hook", "async_pre_call_deployment_hook", "async_log_success_event")
     ),
 }
