@@ -27,7 +27,7 @@ FLOWS = (
     *("affinity", "cache", "client_disconnects", "fallbacks", "faults", "guardrails", "messages_natively"),
     *("odd_answers", "openai_sdk", "provider_errors", "retries", "running_calls", "token_prices"),
 )
-TESTS = ("tests/unit/sidecar", "tests/stages/sidecar", *(f"tests/flow/test_{name}.py" for name in FLOWS))
+TESTS = ("tests/stages/sidecar", *(f"tests/flow/test_{name}.py" for name in FLOWS))
 COUNT = re.compile(r"(\d+) (passed|skipped|failed|errors?)\b")
 NOT_PASSED = re.compile(r"^(?:FAILED|ERROR) .*$", re.MULTILINE)
 

@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar import call_outcome, direct_internals, embeddings
+from llm_proxy.sidecar import call_outcome, callback, direct_internals, embeddings
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches import attempts
 from llm_proxy.sidecar.patches.answer_headers import sendable
 from llm_proxy.sidecar.patches.provider_http import record_answer
 from llm_proxy.sidecar.provider_answers import check_response
@@ -76,7 +75,7 @@ class GoodAnswer:
         direct_internals.count_success(deployment)
         with call_outcome.outcome_in_context(outcome):
             event = self._event(call_id or str(uuid4()), outcome.attempts[-1].model)
-            attempts.post_event(event, self.result, self.started_at, self.ended_at)
+            callback.post_event(event, self.result, self.started_at, self.ended_at)
 
     def _deployment(self) -> str:
         return str(as_object(self.template.pricing.litellm_params.get("model_info")).get("id") or "")

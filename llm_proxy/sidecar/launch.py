@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.sidecar import cache_events, guardrails, litellm_internals, response_cache
+from llm_proxy.sidecar import cache_events, callback, guardrails, litellm_internals, response_cache
 from llm_proxy.sidecar.app import SidecarApp
 from llm_proxy.sidecar.call_log import WARM_UP_GROUP, CallLog
 from llm_proxy.sidecar.config import EffectiveConfig, InvalidConfig, build_effective_config, has_observers
@@ -29,7 +29,7 @@ from llm_proxy.sidecar.direct_calls import DirectCalls
 from llm_proxy.sidecar.direct_settings import direct_endpoints
 from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, accepted_settings
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches import attempts, redis_breaker, registry
+from llm_proxy.sidecar.patches import redis_breaker, registry
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch
 from llm_proxy.sidecar.prefork import ParentLink
 from llm_proxy.sidecar.process_log import log_line
@@ -148,7 +148,7 @@ async def _start_litellm(prepared: Prepared) -> AsyncGenerator[CallLog | None]:
     try:
         _require_guardrails(prepared.loaded)
         async with _call_log() as call_log:
-            attempts.install_callback(call_log)
+            callback.install_callback(call_log)
             yield call_log
     finally:
         await started.__aexit__(None, None, None)

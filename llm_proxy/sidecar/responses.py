@@ -11,11 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llm_proxy.json_access import as_object
-from llm_proxy.sidecar import catalog, litellm_internals
+from llm_proxy.sidecar import answer_bodies, catalog, litellm_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.json_repair import encode
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches import translated_answers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -110,7 +109,7 @@ async def send_result(
             if outcome.guardrail_error is None or not await outgoing.send_error_event():
                 raise
         return
-    raw = result if isinstance(result, bytes) else translated_answers.render_completion(result, outcome)
+    raw = result if isinstance(result, bytes) else answer_bodies.render_completion(result, outcome)
     states_cost = outcome.states_cost or outcome.native_cost_usd is not None
     replaced = REPLACED_HEADERS | {COST_HEADER} if states_cost else REPLACED_HEADERS
     headers: HeaderList = [*(pair for pair in head if pair[0] not in replaced), *outcome.headers()]

@@ -6,7 +6,7 @@ sent as `?`.
 
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 
 def sendable(value: str) -> str:
@@ -20,13 +20,12 @@ def sendable(value: str) -> str:
 def install() -> None:
     """Patch the function that makes the headers of every response; before the first call."""
     processing = litellm_internals.request_processing_class()
-    make = processing.get_custom_headers
 
     def make_sendable(**options: Untyped) -> dict[str, str]:
         made: dict[str, str] = make(**options)
         return {name: sendable(value) for name, value in made.items() if name.isascii()}
 
-    processing.get_custom_headers = staticmethod(make_sendable)
+    make = replace(processing, "get_custom_headers", make_sendable)
 
 
 PATCH = LiteLLMPatch(
@@ -36,8 +35,6 @@ PATCH = LiteLLMPatch(
         "LiteLLM sends the names of group, deployment, model and guardrail in headers as Latin-1: after the "
         "provider has answered, each call of a name with other letters fails with 500, and costs its price."
     ),
-    since="1.108.6",
-    report="To file: `UnicodeEncodeError: 500 for every call of a model_name outside of Latin-1`.",
     until="LiteLLM encodes what it sends in headers.",
     tests=("tests/stages/sidecar/test_direct_calls.py::test_names_of_any_letters_are_answered",),
 )

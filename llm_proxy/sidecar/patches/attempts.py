@@ -5,19 +5,12 @@ that fails there is a row of `llm_calls` written here; a success and a broken st
 callback. LiteLLM calls `pre_call` after the translation of a request and before it is sent.
 """
 
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from datetime import datetime
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
 
-from llm_proxy.json_access import Json, as_object
-from llm_proxy.sidecar import answer_usage, call_outcome, litellm_internals
+from llm_proxy.json_access import as_object
+from llm_proxy.sidecar import answer_usage, call_outcome, callback, litellm_internals
 from llm_proxy.sidecar.call_log import (
     WARM_UP_GROUP,
-    CallLog,
-    CallRow,
-    row_of_event,
     row_of_failed_attempt,
     usage_fields,
 )
@@ -35,9 +28,6 @@ GUARDRAIL_HOOKS = (
 """Methods of LiteLLM's proxy that run guardrails of a call; the last runs them on each chunk of a stream."""
 GROUP_GUARDRAIL_HOOKS = ("async_pre_call_deployment_hook", "async_post_call_success_deployment_hook")
 """Functions that run guardrails of one model group, within an attempt."""
-_IN_ATTEMPT: ContextVar[bool] = ContextVar("calling", default=False)
-_call_logs: list[CallLog] = []
-"""The call log, if there is one."""
 
 
 def install() -> None:
@@ -82,25 +72,18 @@ def _record_failures(router: Untyped) -> None:
     ) -> Untyped:
         before = call_outcome.attempt_count()
         try:
-            with _attempt_in_context():
+            with callback.attempt_in_context():
                 return await call(self, original_function, *args, **options)
         except Exception as error:
             attempt = call_outcome.record_attempt_error(before, error)
             if attempt is not None and attempt.group != WARM_UP_GROUP:
                 attempt.credentials_rejected = rejects_credentials(error)
-                _post(row_of_failed_attempt(str(options.get("litellm_call_id") or ""), before + 1, attempt))
+                callback.post(
+                    row_of_failed_attempt(str(options.get("litellm_call_id") or ""), before + 1, attempt)
+                )
             raise
 
     call = replace(router, "make_call", call_and_record)
-
-
-@contextmanager
-def _attempt_in_context() -> Generator[None]:
-    token = _IN_ATTEMPT.set(True)
-    try:
-        yield
-    finally:
-        _IN_ATTEMPT.reset(token)
 
 
 def _record_sent(logging: Untyped) -> None:
@@ -206,53 +189,6 @@ def _record_swallowed_guardrail_errors(runner: Untyped) -> None:
         return emit(self, exc, *args, **options)
 
     emit = replace(runner, "emit_streaming_http_error", record_and_emit)
-
-
-def install_callback(call_log: CallLog | None) -> None:
-    """Add the callback that records calls, and keeps one to its account, to `litellm.callbacks`.
-
-    LiteLLM passes its callbacks keyword arguments, so the names of their parameters are fixed.
-    """
-    _call_logs[:] = [call_log] if call_log is not None else []
-    parent = litellm_internals.custom_logger_class()
-
-    class Callback(parent):  # type: ignore[misc,valid-type]  # LiteLLM accepts no other kind of object
-        async def async_post_call_failure_hook(self, original_exception: BaseException, **_: object) -> None:
-            call_outcome.record_error(original_exception)
-
-        async def async_filter_deployments(
-            self, *, healthy_deployments: list[Untyped], **_: object
-        ) -> list[Untyped]:
-            outcome = call_outcome.running()
-            allowed = outcome.account if outcome is not None else None
-            if allowed is None:
-                return healthy_deployments
-            return [one for one in healthy_deployments if str(one["model_info"]["id"]) in allowed]
-
-        async def async_log_success_event(
-            self, kwargs: dict[str, Any], response_obj: object, start_time: datetime, end_time: datetime
-        ) -> None:
-            _post(row_of_event(kwargs, response_obj, start_time, end_time))
-
-        async def async_log_failure_event(
-            self, kwargs: dict[str, Any], response_obj: object, start_time: datetime, end_time: datetime
-        ) -> None:
-            if not _IN_ATTEMPT.get():  # else `make_call` writes the row
-                _post(row_of_event(kwargs, response_obj, start_time, end_time))
-
-    litellm_internals.litellm_module().callbacks.append(Callback())
-
-
-def post_event(kwargs: Json, answer: Untyped, started: datetime, ended: datetime) -> None:
-    """Write the row of a success of which LiteLLM reports no event."""
-    if _call_logs:
-        _post(row_of_event(kwargs, answer, started, ended))
-
-
-def _post(row: CallRow | None) -> None:
-    for call_log in _call_logs:
-        if row is not None:
-            call_log.post(row)
 
 
 PATCH = LiteLLMPatch(
