@@ -62,7 +62,7 @@ def passes(tests: Sequence[str], without: str = "") -> bool:
 
 def trials(patches: Sequence[LiteLLMPatch]) -> list[Trial]:
     """Run each patch's tests with and without it; print a line for each as soon as it is known."""
-    together = passes([test for patch in patches for test in patch.tests])
+    together = passes(sorted(test for patch in patches for test in patch.tests))
     found: list[Trial] = []
     for patch in patches:
         works = together or passes(patch.tests)
