@@ -207,7 +207,7 @@ async def test_a_raise_by_the_command_line(
     words = ("keys", "raise", "n", "--rpm", "30", "--days", "1", "--json")
     reported: dict[str, Any] = json.loads(await commands.run(database_url, *words, code=0))
     assert (reported["rpm"], reported["raise"]["rpm"]) == (3, 30)
-    assert '"rpm": 30' in await commands.run(database_url, "keys", "show", "n", code=0)
+    assert "raised limits  30 rpm" in await commands.run(database_url, "keys", "show", "n", code=0)
     await commands.run(database_url, "keys", "raise", "n", "--rpm", "30", code=2)
     await commands.run(database_url, "keys", "raise", "n", "--rpm", "1", "--days", "1", code=2)
     await commands.run(database_url, "keys", "raise", "n", "--end", "--rpm", "30", code=2)
