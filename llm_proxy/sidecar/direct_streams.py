@@ -98,7 +98,7 @@ class DirectStream:
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
                 if self._kept_bytes > MAX_KEPT_BYTES:
                     raise Unfinished
-        await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.body", "body": DONE_FRAME})
 
     def _prepare(self, opened: OpenedStream) -> None:
         self._lines = ProviderLines(opened, self._take)
@@ -140,7 +140,6 @@ class DirectStream:
         if self._frames.is_open or not self._stream.sent_stream_usage:
             raise Unfinished
         self._good = self._finish()
-        yield DONE_FRAME
 
     def _note_sent(self) -> None:
         self._sent += self._taken
