@@ -213,7 +213,7 @@ async def protocol_server(*, max_connections: int | None = None) -> AsyncGenerat
         ws="none",
         proxy_headers=False,
         limit_concurrency=max_connections,
-        timeout_keep_alive=IDLE_S,  # type: ignore[arg-type]  # uvicorn hands it to call_later
+        timeout_keep_alive=IDLE_S,  # type: ignore[arg-type]  # only ours reads it
     )
     config.load()
     state = ServerState()

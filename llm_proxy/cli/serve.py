@@ -79,7 +79,7 @@ class GatewayServer(uvicorn.Server):
         self._on_serving()
 
     async def close_slow_connections(self) -> None:
-        """Closes connections whose request head is over its timeout."""
+        """Closes connections whose request head is over its timeout, and idle ones."""
         now = asyncio.get_running_loop().time()
         connections = self.server_state.connections
         close_slow_connections(connections, now, timeout_s=HEADER_TIMEOUT_S)

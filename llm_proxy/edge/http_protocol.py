@@ -13,6 +13,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -40,6 +41,7 @@ MAX_PIPELINED, MAX_PIPELINED_PER_SEGMENT = 16, 1024
 """Requests taken from a connection before reading pauses, and of one segment, ahead of the running one."""
 LINGER_WHEN_STOPPING_S = 2
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S = 60, 15
+_ENDINGS = frozenset({b"connection", b"transfer-encoding"})
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _USED = -1  # instead of a count of unused bytes: the segment being read held something used
 
@@ -67,6 +69,20 @@ _INTERNAL_ERROR = (
     b'{"error":{"message":"The server had an error while processing your request.",'
     b'"type":"server_error","param":null,"code":"internal_error"}}'
 )
+
+
+@lru_cache(maxsize=256)
+def _plain_lines(names: tuple[bytes, ...]) -> tuple[bytes, int]:
+    """The lines of headers with these names, `%b` for each value, and the place of `content-length` in them.
+
+    -1 unless all are valid, in lower case, and none but that one says where the response ends.
+    """
+    joined = b"".join(names)
+    is_valid = joined == joined.lower() and not HEADER_RE.search(joined)
+    if not is_valid or names.count(b"content-length") != 1 or not _ENDINGS.isdisjoint(names):
+        return b"", -1
+    lines = [b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names]
+    return b"".join((*lines, b"\r\n")), names.index(b"content-length")
 
 
 class _ResponseTransport:
@@ -156,15 +172,11 @@ class BoundedRequestCycle(RequestResponseCycle):
         )
         if not (is_plain and headers) or message.get("more_body") or message["type"] != "http.response.body":
             return False
-        names, values = (b"".join(parts) for parts in zip(*headers, strict=True))
-        is_valid = names == names.lower() and not (HEADER_RE.search(names) or HEADER_VALUE_RE.search(values))
-        named = dict(headers)
-        if not is_valid or b"connection" in named or b"transfer-encoding" in named:
+        names, values = zip(*headers, strict=True)
+        lines, at = _plain_lines(names)
+        if at < 0 or values[at] != b"%d" % len(body) or HEADER_VALUE_RE.search(b"".join(values)):
             return False
-        if named.get(b"content-length") != b"%d" % len(body):
-            return False
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        self.transport.write(b"".join((STATUS_LINE[start["status"]], *lines, b"\r\n", body)))
+        self.transport.write(b"".join((STATUS_LINE[start["status"]], lines % values, body)))
         self.response_complete = True
         self.message_event.set()
         self.on_response()
@@ -213,6 +225,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     Attributes:
         head_since: When the head being received began; None while none is.
         drained_since: When draining of unread bytes began; None while nothing is drained.
+        idle_since: When the last response was complete; None before it, and once another request begins.
     """
 
     app: Any
@@ -236,6 +249,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._unused_bytes = 0
         self.head_since: float | None = None
         self.drained_since: float | None = None
+        self.idle_since: float | None = None
 
     @property
     def is_responding(self) -> bool:
@@ -261,7 +275,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Notifies the running request; drops every reference to the connection, so that none is circular."""
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
         if self._running is not None:
             self._running.disconnect()
         self._ignores, self._running, self.cycle = True, None, cast("Any", None)
@@ -286,7 +299,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Starts the time for a head."""
         super().on_message_begin()
-        self.head_since, self._unused_bytes = self.loop.time(), _USED
+        self.head_since, self.idle_since, self._unused_bytes = self.loop.time(), None, _USED
 
     def on_url(self, url: bytes) -> None:
         """Takes a piece of the target; raises ValueError beyond `MAX_TARGET_BYTES`."""
@@ -302,7 +315,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Starts or queues the request; raises ValueError for more than `MAX_PIPELINED_PER_SEGMENT`."""
         self.head_since = None
-        self._unset_keepalive_if_required()
         self._complete_scope()
         version = self.scope["http_version"]
         cycle = BoundedRequestCycle(
@@ -344,15 +356,25 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # Called by request cycles and the server
 
     def on_response_complete(self) -> None:
-        """Starts the next request, if one waits; drains the rest of an unread body."""
+        """Starts the next request, if one waits; drains the rest of an unread body.
+
+        Uvicorn's steps without its timer: idle connections are closed by `close_slow_connections`.
+        """
+        self.server_state.total_requests += 1
         if self._lingers:
-            self.server_state.total_requests += 1
             return
+        now = self.loop.time()
         if self.head_since is not None:
-            self.head_since = self.loop.time()
+            self.head_since = now
         if self._receiving and not self.pipeline:
-            self.drained_since, self._unused_bytes = self.loop.time(), 0
-        super().on_response_complete()
+            self.drained_since, self._unused_bytes = now, 0
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.idle_since = now
 
     def end_with_next_response(self) -> None:
         """Sends `connection: close` with the next response, so that its client opens another connection."""
@@ -448,15 +470,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 
 def close_slow_connections(connections: Iterable[Any], now: float, *, timeout_s: float) -> None:
-    """Closes connections whose head, or whose unread body, takes longer than `timeout_s`.
+    """Closes connections whose head, or whose unread body, takes longer than `timeout_s`, and idle ones.
 
-    A connection whose client waits for a response is left alone; idle ones are closed by uvicorn's timer.
+    A connection whose client waits for a response is left alone.
     """
     for connection in list(connections):
-        if isinstance(connection, BoundedHttpProtocol) and not connection.is_responding:
-            since = connection.drained_since if connection.head_since is None else connection.head_since
-            if since is not None and now - since > timeout_s:
-                connection.transport.close()
+        if not isinstance(connection, BoundedHttpProtocol) or connection.is_responding:
+            continue
+        since = connection.drained_since if connection.head_since is None else connection.head_since
+        longest_s = timeout_s
+        if since is None:
+            since, longest_s = connection.idle_since, connection.timeout_keep_alive
+        if since is not None and now - since > longest_s:
+            connection.transport.close()
 
 
 def set_socket_timeouts(listener: socket.socket, unread_s: float) -> None:

@@ -13,7 +13,9 @@ async def test_an_idle_connection_is_closed(server: ProtocolServer, more: bytes)
     await client.send(get("/b"))
     await client.read_until(b"/b")
     await client.send(more)
-    assert await client.is_quiet(IDLE_S / 2)
+    server.close_slow(later_s=IDLE_S / 2)
+    assert await client.is_quiet()
+    server.close_slow(later_s=IDLE_S * 2)
     assert await client.read_all() == b""
 
 
@@ -29,6 +31,7 @@ async def test_a_body_that_ends_after_its_response_leaves_an_idle_connection(ser
     await client.read_until(b"soon")
     await client.send(b"12345")
     assert await client.is_quiet()
+    server.close_slow(later_s=IDLE_S * 2)
     assert await client.read_all() == b""
 
 

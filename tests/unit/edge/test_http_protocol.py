@@ -18,7 +18,7 @@ OVERRIDDEN = {
     FlowControl: ("__init__", "resume_reading"),
 }  # fmt: skip
 CALLED = {
-    HttpToolsProtocol: ("_unset_keepalive_if_required", "pause_writing", "resume_writing", "eof_received"),
+    HttpToolsProtocol: ("pause_writing", "resume_writing", "eof_received"),
     RequestResponseCycle: ("receive", "run_asgi"),
     FlowControl: ("drain", "pause_reading"),
 }
