@@ -13,15 +13,13 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
 from uvicorn import Config
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import (
-    HEADER_RE,
     HEADER_VALUE_RE,
     STATUS_LINE,
     HttpToolsProtocol,
@@ -30,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from llm_proxy.edge.boundaries import MessageBoundaries
-from llm_proxy.edge.responses import BREAK_OFF
+from llm_proxy.edge.responses import BREAK_OFF, plain_lines
 
 MAX_HEAD_BYTES = 256 * 2**10
 """Memory bound of a head, chunk extensions or trailers; `max_header_bytes` is lower and checked after it."""
@@ -41,7 +39,6 @@ MAX_PIPELINED, MAX_PIPELINED_PER_SEGMENT = 16, 1024
 """Requests taken from a connection before reading pauses, and of one segment, ahead of the running one."""
 LINGER_WHEN_STOPPING_S = 2
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S = 60, 15
-_ENDINGS = frozenset({b"connection", b"transfer-encoding"})
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _USED = -1  # instead of a count of unused bytes: the segment being read held something used
 
@@ -69,20 +66,6 @@ _INTERNAL_ERROR = (
     b'{"error":{"message":"The server had an error while processing your request.",'
     b'"type":"server_error","param":null,"code":"internal_error"}}'
 )
-
-
-@lru_cache(maxsize=256)
-def _plain_lines(names: tuple[bytes, ...]) -> tuple[bytes, int]:
-    """The lines of headers with these names, `%b` for each value, and the place of `content-length` in them.
-
-    -1 unless all are valid, in lower case, and none but that one says where the response ends.
-    """
-    joined = b"".join(names)
-    is_valid = joined == joined.lower() and not HEADER_RE.search(joined)
-    if not is_valid or names.count(b"content-length") != 1 or not _ENDINGS.isdisjoint(names):
-        return b"", -1
-    lines = [b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names]
-    return b"".join((*lines, b"\r\n")), names.index(b"content-length")
 
 
 class _ResponseTransport:
@@ -173,7 +156,7 @@ class BoundedRequestCycle(RequestResponseCycle):
         if not (is_plain and headers) or message.get("more_body") or message["type"] != "http.response.body":
             return False
         names, values = zip(*headers, strict=True)
-        lines, at = _plain_lines(names)
+        lines, at = plain_lines(names)
         if at < 0 or values[at] != b"%d" % len(body) or HEADER_VALUE_RE.search(b"".join(values)):
             return False
         self.transport.write(b"".join((STATUS_LINE[start["status"]], lines % values, body)))
@@ -215,7 +198,7 @@ class _BoundedFlow(FlowControl):
         self._pipeline = pipeline
 
     def resume_reading(self) -> None:
-        if len(self._pipeline) <= MAX_PIPELINED:
+        if self.read_paused and len(self._pipeline) <= MAX_PIPELINED:
             super().resume_reading()
 
 
@@ -342,16 +325,24 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of the body; drops it once the response is complete."""
-        if not self.cycle.response_complete:
-            self._unused_bytes = _USED
-            super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        self._unused_bytes = _USED
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """Ends the request; nothing is parsed after one whose head closes the connection."""
-        super().on_message_complete()
+        cycle = self.cycle
         self._receiving, self.drained_since = False, None
-        self.cycle.waiting_for_100_continue = False
-        self._is_last = not self.cycle.keep_alive
+        cycle.waiting_for_100_continue = False
+        self._is_last = not cycle.keep_alive
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     # Called by request cycles and the server
 

@@ -49,7 +49,7 @@ class Responder:
         self.dialect = dialect
         self._renderer: StreamRenderer | None = None
         self._pings: BackgroundLoop | None = None
-        self._head_lock = asyncio.Lock()  # a ping and the first chunk may both want to send the head
+        self._head_lock: asyncio.Lock | None = None
         self._idle_checks = 0
         self.is_bytes = False
         self.outlet = send
@@ -166,6 +166,8 @@ class Responder:
     async def _start_stream(self, admitted: AdmittedCall) -> None:
         """Sends the head, once; a call that is interrupted while it waits has no status yet."""
         context = self._context
+        # A ping and the first chunk may both want to send the head.
+        self._head_lock = self._head_lock or asyncio.Lock()
         async with self._head_lock:
             if self.started:
                 return

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import orjson
 from fastapi.responses import Response
+from uvicorn.protocols.http.httptools_impl import HEADER_RE
 
 from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Dialect
@@ -29,6 +30,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 BREAK_OFF = "llm_proxy.response.break_off"
 """Our own ASGI message: ends the connection without the response's end, so that it is not taken for whole."""
 _JSON_TYPE = b"application/json"
+_ENDINGS = frozenset({b"connection", b"transfer-encoding"})
 _STREAM = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -116,6 +118,20 @@ def _timing(context: CallContext, routing: RoutingInfo) -> bytes:
 @lru_cache(maxsize=1024)
 def _ascii(text: str) -> bytes:
     return text.encode("ascii", "replace")[:200].replace(b"\r", b"?").replace(b"\n", b"?")
+
+
+@lru_cache(maxsize=256)
+def plain_lines(names: tuple[bytes, ...]) -> tuple[bytes, int]:
+    """Returns the lines of headers with these names, `%b` for each value, and the place of `content-length`.
+
+    -1 for the place unless all names are valid, in lower case, and none but that one frames the response.
+    """
+    joined = b"".join(names)
+    is_valid = joined == joined.lower() and not HEADER_RE.search(joined)
+    if not is_valid or names.count(b"content-length") != 1 or not _ENDINGS.isdisjoint(names):
+        return b"", -1
+    lines = [b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names]
+    return b"".join((*lines, b"\r\n")), names.index(b"content-length")
 
 
 Result = TypeVar("Result")

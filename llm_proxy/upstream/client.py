@@ -179,8 +179,8 @@ class SidecarClient:
             APIError: The sidecar answered with an error; see `error_mapping`.
         """
         guard.unsent = True
-        body = self._body(call, caller)
         cached = call.operation is None and self._controls.uses_cache(call, caller, self.catalog.snapshot)
+        body = self._body(call, caller, cached=cached)
         form = FormBody(orjson.loads(body), call.files) if call.files else None
         name = self._affinity.name_of(call, caller)
         headers = self._headers(call, caller, request_id, traceparent, name)
@@ -245,7 +245,8 @@ class SidecarClient:
         headers = f"x-litellm-call-id: {request_id}\r\n"
         headers += header_of(name, call, self.catalog.snapshot) if name is not None else ""
         headers += f"traceparent: {traceparent}\r\n" if traceparent is not None else ""
-        headers += "".join(f"{name}: {value}\r\n" for name, value in _headers_of(call))
+        for field, value in _headers_of(call):
+            headers += f"{field}: {value}\r\n"
         return headers + (_SHOW_TEXT if self._controls.shows_text(caller, self.catalog.snapshot) else "")
 
     def check_capacity(self, caller: Caller, call: Call | None) -> None:
@@ -259,9 +260,9 @@ class SidecarClient:
         for guard in list(sidecar.calls):
             guard.interrupt("silent")
 
-    def _body(self, call: Call, caller: Caller) -> bytes:
+    def _body(self, call: Call, caller: Caller, *, cached: bool) -> bytes:
         if call.operation is None:
-            return orjson.dumps(self._controls.body(call, caller, self.catalog.snapshot))
+            return orjson.dumps(self._controls.body(call, caller, self.catalog.snapshot, cached=cached))
         return orjson.dumps(call.body) if call.body else b""
 
     def _sealed_ids(self, sent: "_SentCall", routing: RoutingInfo) -> SealedIds | None:

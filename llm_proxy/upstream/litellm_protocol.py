@@ -90,15 +90,15 @@ class LiteLLMControls:
             return False  # the provider keeps it, under an id that two callers must not share
         return not call.streaming or (self.cache_streams and catalog is not None and catalog.is_ours)
 
-    def body(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
-        """Returns the body to send: the call's, and our fields.
+    def body(self, call: Call, caller: Caller, catalog: Catalog | None, *, cached: bool) -> Json:
+        """Returns the body to send: the call's, and our fields; `cached` is what `uses_cache` says.
 
         Raises:
             Forbidden: A form of a caller who may not use every fallback, which an unmodified LiteLLM ignores.
         """
         body = dict(call.body)
         if not call.files:
-            body["cache"] = self._cache(call, caller, catalog)
+            body["cache"] = _cache(call, caller) if cached else {"no-cache": True, "no-store": True}
         if call.response is not None or not self._may_fall_back(str(call.body["model"]), caller, catalog):
             body["disable_fallbacks"] = True
             if call.files and not (catalog is not None and catalog.is_ours):
@@ -117,24 +117,23 @@ class LiteLLMControls:
         if catalog is None or reached is None:  # unknown where to: only for callers that may use everything
             models = allowed_models(caller, self.default_models, catalog.names if catalog else None)
             return models is not None and all("*" in (one or ()) for one in (models, *caller.outer_models))
-        return all(
+        return not reached or all(
             may_use_model(caller, self.default_models, catalog.names, one, catalog.resolved)
             and not (self.access is not None and self.access.is_disabled(caller, one))
             for one in reached
         )
 
-    def _cache(self, call: Call, caller: Caller, catalog: Catalog | None) -> Json:
-        if not self.uses_cache(call, caller, catalog):
-            return {"no-cache": True, "no-store": True}
-        requested = call.cache
-        cache: Json = {"namespace": cache_namespace(caller, call.group)}
-        if requested.no_cache:
-            cache["no-cache"] = True
-        if requested.no_store:
-            cache["no-store"] = True
-        if requested.max_age_s is not None:
-            cache["s-maxage"] = requested.max_age_s
-        return cache
+
+def _cache(call: Call, caller: Caller) -> Json:
+    requested = call.cache
+    cache: Json = {"namespace": cache_namespace(caller, call.group)}
+    if requested.no_cache:
+        cache["no-cache"] = True
+    if requested.no_store:
+        cache["no-store"] = True
+    if requested.max_age_s is not None:
+        cache["s-maxage"] = requested.max_age_s
+    return cache
 
 
 def _caller_metadata(caller: Caller) -> Json:

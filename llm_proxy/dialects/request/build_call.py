@@ -280,9 +280,11 @@ def _stream(endpoint: Endpoint, body: Json) -> tuple[bool, bool]:
 
 def _max_tokens(endpoint: Endpoint, fields: Json, extra: Json) -> int | None:
     """The requested length; in a chat 0 is none, because some providers take it for no limit."""
-    requested = [fields[key] for key in ("max_completion_tokens", "max_tokens") if key in fields]
-    requested = requested if endpoint == "completions" else [length for length in requested if length]
-    requested = [UNBOUNDED_TOKENS if length < 0 else length for length in requested]
+    requested: list[int] = []
+    for name in _MAX_TOKENS_FIELDS:
+        length = fields.get(name)
+        if length or (length == 0 and endpoint == "completions"):
+            requested.append(UNBOUNDED_TOKENS if length < 0 else length)
     if extra and (own_fields := requested_max_tokens(extra)) is not None:
         requested.append(own_fields)
     return max(requested) if requested else None

@@ -8,6 +8,7 @@ Source: RFC 8259; I-JSON (RFC 7493) for duplicate names.
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -26,7 +27,7 @@ _BEFORE = rb'(?:[^"%b]*+(?:' + _STRING + rb'[^"%b]*+)*+[%b]){%d}+'
 _TOO_MANY_CONTAINERS = re.compile(_BEFORE % (rb"\[{", rb"\[{", rb"\[{", MAX_CONTAINERS + 1), re.DOTALL)
 _TOO_MANY_VALUES = re.compile(_BEFORE % (b",", b",", b",", MAX_VALUES), re.DOTALL)
 _SPACE_BEFORE_COLON = re.compile(rb'"[ \t\r\n]+:')
-_CONTAINERS = (dict, list)
+_CONTAINERS = frozenset[type]({dict, list})
 
 
 def parse_object(body: bytes, max_depth: int) -> Json:
@@ -73,11 +74,12 @@ def _measure(parsed: Json) -> tuple[int, int]:
         depth += 1
         below: list[Any] = []
         for node in level:
+            values: Iterable[Any] = node
             if is_object(node):
                 names += len(node)
-                below += [value for value in node.values() if type(value) in _CONTAINERS]
-            else:
-                below += [value for value in node if type(value) in _CONTAINERS]
+                values = node.values()
+            if not _CONTAINERS.isdisjoint(map(type, values)):
+                below += [value for value in values if type(value) in _CONTAINERS]
         level = below
     return names, depth
 

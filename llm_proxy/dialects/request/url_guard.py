@@ -72,6 +72,8 @@ _MEDIA_FIELDS = frozenset(
     {"audio", "images", "image_url", "video_url", "audio_url", "files", "file", "videos"}
 )
 """Fields of a message beside its content."""
+_OF_PARTS = frozenset({"tools", "input", "documents", "query"})
+_CONTAINERS = frozenset[type]({dict, list})
 _RANKED_IMAGES = frozenset({"image", "image_url"})
 """Fields of a document, and of a query, that a multimodal reranker fetches."""
 
@@ -89,27 +91,36 @@ def reject_private_urls(body: Json) -> None:
 def fetched_strings(body: Json) -> Iterator[tuple[str, str]]:
     """Yields every string that may be fetched, with the path of its field."""
     for number, message in enumerate(as_objects(body.get("messages"))):
-        path = f"messages[{number}]"
-        if not isinstance(content := message.get("content"), str):
-            for at, part in enumerate(as_objects(content)):
-                yield from strings_below(_without(part, "text", _TEXT_PART_STRINGS), f"{path}.content[{at}]")
-        if not _MEDIA_FIELDS.isdisjoint(message):
-            for name in _MEDIA_FIELDS & message.keys():
-                yield from strings_below(message[name], f"{path}.{name}")
+        if not (isinstance(message.get("content"), str) and _MEDIA_FIELDS.isdisjoint(message)):
+            yield from _of_message(message, f"messages[{number}]")
+    if not _OF_PARTS.isdisjoint(body):
+        yield from _of_parts(body)
+    for name, value in body.items():
+        if name in _NEVER_FETCHED:
+            continue
+        if type(value) in _CONTAINERS or (isinstance(value, str) and name.endswith(("url", "uri"))):
+            yield from strings_below(value, name)
+
+
+def _of_message(message: Json, path: str) -> Iterator[tuple[str, str]]:
+    for at, part in enumerate(as_objects(message.get("content"))):
+        yield from strings_below(_without(part, "text", _TEXT_PART_STRINGS), f"{path}.content[{at}]")
+    for name in _MEDIA_FIELDS & message.keys():
+        yield from strings_below(message[name], f"{path}.{name}")
+
+
+def _of_parts(body: Json) -> Iterator[tuple[str, str]]:
+    """Yields what is fetched of `_OF_PARTS`."""
     for number, tool in enumerate(as_objects(body.get("tools"))):
         yield from strings_below(_without(tool, "function", _FUNCTION_STRINGS), f"tools[{number}]")
     for at, one in enumerate(as_objects(body.get("input"))):
         yield from strings_below(_without(one, "text", _TEXT_PART_STRINGS), f"input[{at}]")
-    yield from _ranked_images(body)
-    for name, value in body.items():
-        if name not in _NEVER_FETCHED and (not isinstance(value, str) or name.endswith(("url", "uri"))):
-            yield from strings_below(value, name)
+    if "documents" in body or "query" in body:
+        yield from _ranked_images(body)
 
 
 def _ranked_images(body: Json) -> Iterator[tuple[str, str]]:
     """Yields the images among what is ranked, and of the query; a document's other fields are only read."""
-    if "documents" not in body and "query" not in body:
-        return
     documents = enumerate(as_list(body.get("documents")))
     ranked = [(f"documents[{at}]", one) for at, one in documents if is_object(one)]
     for path, one in (*ranked, ("query", as_object(body.get("query")))):

@@ -83,7 +83,9 @@ def disables_fallbacks(
 ) -> bool:
     """Whether the sidecar is told not to fall back."""
     call = Call("chat.completions", "openai", group, group, {"model": group})
-    body: dict[str, Any] = (controls or LiteLLMControls()).body(call, who, catalog)
+    controls = controls or LiteLLMControls()
+    cached = controls.uses_cache(call, who, catalog)
+    body: dict[str, Any] = controls.body(call, who, catalog, cached=cached)
     return body.get("disable_fallbacks") is True
 
 
@@ -177,7 +179,7 @@ def test_the_caller_is_named_only_to_langfuse() -> None:
         (UNTOLD, None),
         (None, None),
     ):
-        assert controls.body(CALL, WHO, catalog).get("metadata") == metadata
+        assert controls.body(CALL, WHO, catalog, cached=False).get("metadata") == metadata
 
 
 @pytest.mark.parametrize(
@@ -344,8 +346,8 @@ def test_a_form_never_falls_back_to_a_forbidden_group(tmp_path: Path) -> None:
     files = (UploadedFile("file", "a", "audio/wav", 1, b"x", stored),)
     call = Call("audio.transcriptions", "openai", "a", "a", {"model": "a"}, files=files)
     restricted, free = Caller("k", "virtual", models=("a",)), Caller("k", "virtual", models=("*",))
-    body = LiteLLMControls().body(call, restricted, CATALOG)
+    body = LiteLLMControls().body(call, restricted, CATALOG, cached=False)
     assert body == {"model": "a", "disable_fallbacks": True}
-    assert LiteLLMControls().body(call, free, None) == {"model": "a"}
+    assert LiteLLMControls().body(call, free, None, cached=False) == {"model": "a"}
     with pytest.raises(Forbidden):
-        LiteLLMControls().body(call, restricted, None)
+        LiteLLMControls().body(call, restricted, None, cached=False)
