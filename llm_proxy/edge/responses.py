@@ -5,6 +5,7 @@ ours; an error says who rejected the request (`x-llm-proxy-refused-by`); a missi
 """
 
 import math
+import re
 from collections.abc import Awaitable
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,7 +15,6 @@ from uuid import UUID
 
 import orjson
 from fastapi.responses import Response
-from uvicorn.protocols.http.httptools_impl import HEADER_RE
 
 from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Dialect
@@ -30,6 +30,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 BREAK_OFF = "llm_proxy.response.break_off"
 """Our own ASGI message: ends the connection without the response's end, so that it is not taken for whole."""
 _JSON_TYPE = b"application/json"
+_NAMES = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _ENDINGS = frozenset({b"connection", b"transfer-encoding"})
 _STREAM = (
     (b"cache-control", b"no-cache"),
@@ -126,9 +127,11 @@ def plain_lines(names: tuple[bytes, ...]) -> tuple[bytes, int]:
 
     -1 for the place unless all names are valid, in lower case, and none but that one frames the response.
     """
-    joined = b"".join(names)
-    is_valid = joined == joined.lower() and not HEADER_RE.search(joined)
-    if not is_valid or names.count(b"content-length") != 1 or not _ENDINGS.isdisjoint(names):
+    if (
+        _NAMES.fullmatch(b"".join(names)) is None
+        or names.count(b"content-length") != 1
+        or not _ENDINGS.isdisjoint(names)
+    ):
         return b"", -1
     lines = [b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names]
     return b"".join((*lines, b"\r\n")), names.index(b"content-length")
