@@ -146,63 +146,35 @@ def record_of(context: CallContext) -> UsageRecord:
     usage, source = _billed_usage(context)
     used = usage.quantities if usage else NOTHING
     action, signal, times = _found(context.guard_verdict)
-    return UsageRecord(  # by position, in the order of the fields: so many names cost a fiftieth of a call
-        context.request_id,
-        datetime.fromtimestamp(context.started_at, UTC),
-        caller.key_id,
-        caller.key_prefix,
-        caller.tenant,
-        caller.agent,
-        caller.user,
-        caller.session,
-        caller.channel,
-        context.client_request_id,
-        call.endpoint,  # door
-        call.dialect,
-        call.model,
-        routing.group or call.group,
-        routing.provider_model,  # model_resolved
-        routing.provider,
-        routing.deployment,
-        call.streaming,
-        context.status,
-        context.outcome,
-        error.code if error else None,  # refusal_code
+    # By position, in the order of the fields: to match so many names takes a fiftieth of a call.
+    return UsageRecord(
+        context.request_id, datetime.fromtimestamp(context.started_at, UTC),
+        caller.key_id, caller.key_prefix, caller.tenant, caller.agent, caller.user, caller.session,
+        caller.channel, context.client_request_id,
+        call.endpoint, call.dialect, call.model, routing.group or call.group,
+        routing.provider_model, routing.provider, routing.deployment,
+        call.streaming, context.status, context.outcome, error.code if error else None,
         usage.prompt_tokens if usage else None,
         usage.completion_tokens if usage else None,
         usage.cached_tokens if usage else None,
         usage.reasoning_tokens if usage else None,
-        _billed_cost(context, usage),
-        source,
-        routing.cache,
-        routing.attempts,
-        context.elapsed_ms(),  # latency_ms
-        context.ttft_ms,
-        call.group,  # group_asked
-        _hops(routing),
+        _billed_cost(context, usage), source, routing.cache, routing.attempts,
+        context.elapsed_ms(), context.ttft_ms, call.group, _hops(routing),
         _truncated_message(error.provider_message) if error else None,
-        caller.run,
-        ",".join(caller.tags) or None,
-        context.would_refuse,
+        caller.run, ",".join(caller.tags) or None, context.would_refuse,
         usage.cache_write_tokens if usage else None,
         usage.details if usage else None,
         usage.service_tier if usage else None,
         call.prompt_bytes,
         None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED_TOKENS),
         min(call.choices, UNBOUNDED_TOKENS - 1),
-        used.images or None,
-        used.audio_ms or None,
-        used.characters or None,
-        used.search_units or None,
-        context.queue_ms,
-        caller.run_id,  # run_name
+        used.images or None, used.audio_ms or None, used.characters or None, used.search_units or None,
+        context.queue_ms, caller.run_id,
         None if context.replay_of is None else str(context.replay_of),
-        "batch" if context.is_batch else "interactive",  # priority
-        ",".join(one.key_id for one in caller.above) if caller.above else None,  # key_ancestors
-        action,
-        signal,
-        times,
-    )
+        "batch" if context.is_batch else "interactive",
+        ",".join(one.key_id for one in caller.above) if caller.above else None,
+        action, signal, times,
+    )  # fmt: skip
 
 
 def _found(verdict: GuardVerdict | None) -> tuple[str | None, str | None, int | None]:
