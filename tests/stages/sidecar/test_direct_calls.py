@@ -13,7 +13,7 @@ import httpx
 import pytest
 from loopback import NO_TLS
 from odd_provider_answers import DONE, USAGE, event, whole, wire
-from sidecar_parts import without
+from sidecar_parts import needs_parts, without
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 from stages.conftest import Reader
 from stages.sidecar.test_alike_frames import OPENAI
@@ -302,6 +302,7 @@ async def test_a_failure_is_litellm_s(pair: tuple[Sidecar, Sidecar], log: Reader
     assert await differences(pair, log, FAILED) == ({}, 0)
 
 
+@needs_parts("direct_calls")
 async def test_vectors_are_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
     """Without being parsed; odd ones are LiteLLM's."""
     assert await differences(pair, log, EMBEDDED) == ({}, len(EMBEDDED))

@@ -24,6 +24,7 @@ from odd_provider_answers import (
     stream,
     wire,
 )
+from sidecar_parts import needs_parts
 from sidecars import CUT, Answer, Json, Sidecar
 
 FINISHED: dict[str, list[str]] = {
@@ -50,6 +51,7 @@ FINISHED: dict[str, list[str]] = {
 }
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize("how", FINISHED)
 async def test_a_complete_stream_is_complete(sidecar: Sidecar, how: str) -> None:
     """Whatever follows its end, and however its bytes are chunked."""
@@ -59,6 +61,7 @@ async def test_a_complete_stream_is_complete(sidecar: Sidecar, how: str) -> None
         assert [end for end in ends if end] == ["stop"]
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize(
     "writes",
     [
@@ -177,6 +180,7 @@ async def test_an_error_as_the_first_event_of_another_format(
     assert answer.headers["x-llmp-provider-status"] == str(status)
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize("family", ["openai", "hosted_vllm", "anthropic", "gemini", "ollama_chat"])
 async def test_control_characters_are_accepted(sidecar: Sidecar, family: str) -> None:
     """JSON forbids them in a text, providers send them."""
@@ -305,6 +309,7 @@ async def test_each_choice_of_a_text_completion_is_complete(sidecar: Sidecar, gr
     assert [one["usage"]["total_tokens"] for one in received if one.get("usage")] == [5]
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize("group", ["text", "hosted_vllm"])
 @pytest.mark.parametrize(
     "writes",
@@ -325,6 +330,7 @@ async def test_a_truncated_text_completion_is_an_error_event(
     assert last["error"]["code"] == CUT
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize(
     ("raw", "repeat"),
     [

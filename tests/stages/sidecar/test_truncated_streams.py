@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from sidecar_parts import needs_parts
 from sidecars import CUT, Answer, Json, Sidecar
 
 FAMILIES = ("openai", "anthropic", "gemini", "ollama_chat", "hosted_vllm")
@@ -82,6 +83,7 @@ async def test_a_truncated_text_completion_is_an_error(sidecar: Sidecar, how: st
     assert last["error"]["code"] == CUT
 
 
+@needs_parts("frames")
 @pytest.mark.parametrize("model", ["mocked", "mocked-away"])
 async def test_the_stream_of_a_mock_is_complete(sidecar: Sidecar, model: str) -> None:
     """A `mock_response`, of the model called or of its fallback: each choice has its text and one end."""
@@ -94,6 +96,7 @@ async def test_the_stream_of_a_mock_is_complete(sidecar: Sidecar, model: str) ->
         assert [one["finish_reason"] for one in choices if one["finish_reason"]] == ["stop"]
 
 
+@needs_parts("frames")
 async def test_the_text_completion_of_a_mock_is_complete(sidecar: Sidecar) -> None:
     """The same for `/v1/completions`."""
     body = {"model": "mocked", "prompt": str(uuid4()), "stream": True, "n": 2}
