@@ -6,7 +6,7 @@ health checks needs the traffic key; LiteLLM's endpoint functions are called dir
 
 import asyncio
 import hmac
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -44,7 +44,6 @@ from llm_proxy.sidecar.responses import (
     Send,
     error_body,
     read_body,
-    request_header,
     send_json,
     send_result,
 )
@@ -98,6 +97,10 @@ class SidecarApp:
     cache: ResponseCache | None = None
     direct: DirectCalls = field(default_factory=lambda: DirectCalls(frozenset()))
     config_report: ConfigReport | None = None
+    _tokens: tuple[bytes, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tokens = tuple(b"Bearer " + key.encode() for key in self.keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one HTTP request; any other connection type is ignored."""
@@ -157,9 +160,10 @@ class SidecarApp:
             self.completed += 1
 
     async def _process_call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome, sending = CallOutcome(optional_fields=_optional_fields(scope)), StartedFlag(send)
-        outcome.affinity = request_header(scope, AFFINITY_HEADER) or None
-        outcome.account = _account(scope)
+        stated = dict(scope["headers"])
+        outcome, sending = CallOutcome(optional_fields=_optional_fields(stated)), StartedFlag(send)
+        outcome.affinity = stated.get(AFFINITY_HEADER, b"").decode("latin-1") or None
+        outcome.account = _account(scope) if response_state.DEPLOYMENT_HEADER in stated else None
         if outcome.account == frozenset():
             await send_json(send, 404, response_state.GONE)
             return
@@ -211,7 +215,7 @@ class SidecarApp:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) != 1:
             return False
-        found = [hmac.compare_digest(given[0], b"Bearer " + key.encode()) for key in self.keys]
+        found = [hmac.compare_digest(given[0], token) for token in self._tokens]
         if any(found[1:]):
             self.old_keys.note(KEY_VARIABLE)
         return any(found)
@@ -232,8 +236,8 @@ def _closing(send: Send) -> Send:
     return send_and_close
 
 
-def _optional_fields(scope: Scope) -> tuple[str, ...]:
-    stated = request_header(scope, OPTIONAL_HEADER)
+def _optional_fields(headers: Mapping[bytes, bytes]) -> tuple[str, ...]:
+    stated = headers.get(OPTIONAL_HEADER, b"").decode("latin-1")
     return tuple(stated.split(",")) if stated else ()
 
 
