@@ -227,7 +227,7 @@ def _audit_row(row: Json) -> tuple[str, ...]:
 def _changes_text(row: Json) -> str:
     details = [f"{name}: {value}" for name, value in row["detail"].items() if name not in {"name", "param"}]
     if row["status"] is not None:
-        return "\n".join([f"refused, {row['status']}: {row['reason']}", *details])
+        return "\n".join([f"rejected, {row['status']}: {row['reason']}", *details])
     before: Json = row["before"] or {}
     after: Json = row["after"] or {}
     lines: list[str] = []

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
-from llm_proxy.cli.printing import Column, CommandFailed, confirm, print_table
+from llm_proxy.cli.printing import Column, CommandFailed, confirm, installation_progress, print_table
+from llm_proxy.stack.environments import Installed
 
 COLUMNS: list[Column | str] = [
     Column("request id", unbroken=True),
@@ -75,3 +77,20 @@ def test_the_gateway_runs_without_what_draws_tables() -> None:
     loaded = "import sys, llm_proxy.cli.serve; print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_an_installation_without_a_terminal_prints_a_line_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many packages are there, and how much was written: a log shows that it goes on."""
+    clock = {"now_s": 0.0}
+    monkeypatch.setattr(time, "monotonic", lambda: clock["now_s"])
+    with installation_progress() as report:
+        for at_s, packages, megabytes in ((100.0, 0, 0), (109.9, 0, 80), (110.0, 0, 95), (121.0, 7, 380)):
+            clock["now_s"] = at_s
+            report(Installed("sidecar", packages, 145, megabytes * 10**6))
+    assert capsys.readouterr().err.splitlines() == [
+        "installing the sidecar's environment, once: 145 packages",
+        "  0 of 145 packages, 95 MB written, 10 s",
+        "  7 of 145 packages, 380 MB written, 21 s",
+    ]

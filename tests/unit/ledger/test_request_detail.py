@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from llm_proxy.ledger.request_detail import describe_limit, describe_request, redact_for_key
+from llm_proxy.ledger.request_detail import (
+    CostPart,
+    cost_parts_of,
+    describe_limit,
+    describe_request,
+    redact_for_key,
+)
 
 AT = datetime(2026, 11, 26, 12, 0, 1, 5000, UTC)
 RECORD: dict[str, Any] = {
@@ -113,6 +119,21 @@ def test_a_rejected_request_names_its_model_its_key_and_the_limit_s_end() -> Non
         "2026-11-26 12:00:01.005 a request for nosuch by key maria",
         f"rejected with 429 insufficient_quota by the budget: budget of key maria (scope key); {full}",
     ]
+
+
+def test_the_parts_of_a_cost_have_their_tokens_and_rates() -> None:
+    """Of the attempt that answered, as command and console show them; a total has no tokens of its own."""
+    breakdown = {"input_cost": "0.000003", "output_cost": 0.000008, "total_cost": "0.000011"}
+    calls = [
+        row("failure:1:d-1", "d-1", "failure", 1, cost_breakdown={"total_cost": "9"}),
+        row("success:c-1", "c-1", "success", 2, cost_breakdown=breakdown),
+    ]
+    assert list(cost_parts_of(RECORD | {"model_calls": calls})) == [
+        CostPart("input cost", 3, Decimal("0.000003"), Decimal(1)),
+        CostPart("output cost", 4, Decimal("0.000008"), Decimal(2)),
+        CostPart("total cost", None, Decimal("0.000011"), None),
+    ]
+    assert list(cost_parts_of(RECORD)) == []
 
 
 def test_a_key_sees_no_shared_figures_and_no_message_it_did_not_receive() -> None:
