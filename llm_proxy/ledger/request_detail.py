@@ -267,7 +267,7 @@ def _end_line(request: Json) -> str:
         if used := request.get(name):
             parts.append(unit_text(shown_amount(used, unit), unit))
     cost = request.get("cost_usd")
-    parts.append("cost unknown" if cost is None else f"${cost:f}")
+    parts.append("cost unknown" if cost is None else _amount_without_unit(f"{cost:f}", "usd"))
     if request.get("would_refuse"):
         parts.append(f"limits in shadow mode would have rejected it: {request['would_refuse']}")
     if request.get("guard_signal"):
