@@ -117,6 +117,7 @@ VALUES: dict[str, Json] = {
         budgets={"type": "array", "items": _BUDGET},
         until=_TEXT,
     ),
+    "retry_after_s": {"type": "number"},
     "token_details": _COUNTS,
 }
 """A field that is never seen with a value, by its name."""

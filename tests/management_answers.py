@@ -196,6 +196,7 @@ async def _reads(visitor: Visitor, tenant: str, made: Json) -> None:
     await visitor.own("GET", f"/internal/llm/usage?agent_id={tenant}")
     chat = {"model": CHAT, "messages": say("hello")}
     await visitor.call("POST", f"/v1/explain?key={made['id']}", chat)
+    await visitor.call("POST", f"/v1/explain?key={made['id']}", chat | {"model": "nosuch"})
     await visitor.call("POST", f"/admin/models/{CHAT}/test")
     await visitor.own("POST", "/v1/messages/count_tokens", chat)
     await visitor.own("POST", "/v1/responses/input_tokens", {"model": CHAT, "input": "hello"})

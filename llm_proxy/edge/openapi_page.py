@@ -81,6 +81,10 @@ _ERRORS: dict[str, Json] = {
     ),
 }
 """By dialect; the others' is OpenAI's."""
+_DIALECT_BY_PATH = {"/v1beta/": "gemini", "/v1/messages": "messages"}
+"""Of the errors of management routes; the others' are OpenAI's."""
+_HEALTH = "/health"
+"""Begins the paths whose 503 has the same body as their 200."""
 _STREAM_BY_PATH = frozenset({"generate", "gemini"})
 _NEVER_STREAMED: frozenset[Endpoint] = frozenset(
     {"embeddings", "rerank", "moderations", "audio.translations"}
@@ -115,7 +119,7 @@ def openapi_page(app: FastAPI, inference: RouteTable) -> bytes:
     """Returns the page as JSON."""
     schema: Json = get_openapi(title=app.title, version=app.version, routes=app.routes)
     paths: Json = schema.setdefault("paths", {})
-    _declare_bad_request(paths)
+    _declare_errors(paths)
     _declare_answers(paths, _read("management.json"))
     wires = _read("wire.json")
     paths.update(_inference_paths(inference, wires))
@@ -177,14 +181,18 @@ def _errors(schema: Json) -> Json:
     }
 
 
-def _declare_bad_request(paths: Json) -> None:
-    """Declares 400 for a wrong field of a management route, instead of FastAPI's own 422; changes `paths`."""
-    for operation in (one for path in paths.values() for one in path.values()):
-        responses: Json = operation["responses"]
-        if responses.pop("422", None) is not None:
-            responses.setdefault("400", {"description": ERROR_RESPONSES["400"]})["content"] = {
-                "application/json": {"schema": ERROR}
-            }
+def _declare_errors(paths: Json) -> None:
+    """Declares the bodies of errors of management routes, and 400 for FastAPI's own 422; changes `paths`."""
+    for path, operations in paths.items():
+        for operation in operations.values():
+            responses: Json = operation["responses"]
+            if responses.pop("422", None) is not None:
+                responses.setdefault("400", {"description": ERROR_RESPONSES["400"]})
+            dialect = next((name for start, name in _DIALECT_BY_PATH.items() if path.startswith(start)), "")
+            content = {"application/json": {"schema": _ERRORS.get(dialect, ERROR)}}
+            for status, response in responses.items():
+                if status >= "400" and not path.startswith(_HEALTH):
+                    response["content"] = content
 
 
 def _declare_answers(paths: Json, answers: Json) -> None:
