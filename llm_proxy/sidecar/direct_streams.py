@@ -126,9 +126,7 @@ class DirectStream:
 
     def _take(self, event: ServerSentEvent) -> str:
         """Return an event's line, for the frames; after the handover its bytes, for LiteLLM."""
-        data = "".join(f"data: {one}\n" for one in event.data.split("\n"))
-        raw = (f"event: {event.name}\n{data}\n" if event.name else f"{data}\n").encode()
-        self._taken.append(raw)
+        self._taken.append(_as_sent(event))
         return "" if self._handed_over else provider_http.event_line(event)
 
     async def _make_frames(self) -> AsyncGenerator[str | bytes]:
@@ -229,3 +227,11 @@ class DirectStream:
                 await send({"type": "http.response.body", "body": event})
 
         return drop_or_send
+
+
+def _as_sent(event: ServerSentEvent) -> bytes:
+    """Return the bytes of an event, or of a line of JSON lines, which LiteLLM takes for no event."""
+    if event.is_json_line:
+        return f"{event.data}\n".encode()
+    data = "".join(f"data: {one}\n" for one in event.data.split("\n"))
+    return (f"event: {event.name}\n{data}\n" if event.name else f"{data}\n").encode()

@@ -402,6 +402,11 @@ UNEVEN: dict[str, Case] = {
             "choices",
         )
     },
+    "json-lines": (
+        "gpt",
+        STREAM,
+        {"do": "raw", "raw": [wire(f"{json.dumps(one)}\n") for one in OPENAI["plain"]]},
+    ),
     "long": ("gpt", STREAM | {"logprobs": True}, {"frames": MAX_KEPT_BYTES // FRAME_BYTES, **TOKENS}),
     "uncounted": ("gpt", STREAM, {"counted": False}),
     "uncounted-unasked": ("gpt", {"stream": True}, {"counted": False}),
