@@ -50,7 +50,7 @@ def _repair_chunk(state: Json, chunk: Untyped) -> None:
                 setattr(delta, name, plain[name])
         for call, repaired in zip(calls, plain["tool_calls"], strict=True):
             call.index, call.id, call.type = repaired["index"], repaired["id"], repaired["type"]
-            if call.function is not None:
+            if getattr(call, "function", None) is not None:
                 call.function.arguments = repaired["function"]["arguments"]
 
 
@@ -59,7 +59,7 @@ def _list_attribute(owner: Untyped, name: str) -> list[Untyped]:
 
 
 def _tool_call_json(call: Untyped) -> Json:
-    function = call.function
+    function = getattr(call, "function", None)  # a custom tool's call has none
     fields = {"name": function.name, "arguments": function.arguments} if function is not None else {}
     return {"index": call.index, "id": call.id, "type": call.type, "function": fields}
 
