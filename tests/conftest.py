@@ -108,7 +108,7 @@ def postgres_url(service_folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def migrated_database(postgres_url: str) -> str:
-    """The name of a database that has the schema; `database_url` copies it, which takes a tenth of the time."""
+    """The name of a database that has the schema; to copy it takes a tenth of the time."""
     name = "migrated"
 
     async def create() -> None:

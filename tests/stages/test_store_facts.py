@@ -18,7 +18,7 @@ from processes import descendants
 from llm_proxy.admission.limiter import LimiterUnavailable
 from llm_proxy.admission.redis.connection import RedisConnection
 from llm_proxy.admission.redis.redis_facts import open_redis, read_redis_facts
-from llm_proxy.schema import PgConnection, migrate
+from llm_proxy.schema import PgConnection
 from llm_proxy.schema.connections import connect
 from llm_proxy.schema.database import DatabaseUnavailable
 from llm_proxy.stack import probe, process
@@ -41,7 +41,6 @@ async def facts_of(url: str) -> PostgresFacts:
 @pytest.fixture
 async def migrated(database_url: str) -> AsyncIterator[PgConnection]:
     """A connection to a database with the schema."""
-    await migrate(database_url)
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
@@ -144,9 +143,9 @@ async def test_a_role_without_rights_is_told_little_and_nothing_wrong(
     assert "SELECT on requests" not in found.gateway_role.missing
 
 
-async def test_an_empty_database_has_no_facts_of_the_schema(database_url: str) -> None:
+async def test_an_empty_database_has_no_facts_of_the_schema(empty_database_url: str) -> None:
     """Nothing of it is taken for zero."""
-    found = await facts_of(database_url)
+    found = await facts_of(empty_database_url)
     assert (found.partition_days_ahead, found.largest_tables) == (None, None)
     assert int(found.version.partition(".")[0]) > 0
 

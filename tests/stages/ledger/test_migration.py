@@ -34,9 +34,9 @@ _PARTITIONS = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'llm_calls'::r
 
 
 @pytest.fixture
-async def pool(database_url: str) -> AsyncIterator["Pool[asyncpg.Record]"]:
+async def pool(empty_database_url: str) -> AsyncIterator["Pool[asyncpg.Record]"]:
     """A pool on a database of the older version."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=3) as made:
+    async with asyncpg.create_pool(empty_database_url, min_size=0, max_size=3) as made:
         await made.execute(
             "CREATE TABLE schema_steps (number integer PRIMARY KEY, name text NOT NULL, digest text NOT NULL,"
             " applied_at timestamptz NOT NULL DEFAULT now())"
@@ -59,7 +59,7 @@ async def reaches(pool: "Pool[asyncpg.Record]", statement: str, value: Any) -> N
 
 
 async def test_a_large_log_is_moved_beside_the_calls_and_goes_on_after_a_stop(
-    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+    pool: "Pool[asyncpg.Record]", empty_database_url: str, tmp_path: Path
 ) -> None:
     """The newest first, in batches; nothing is lost, doubled or hidden meanwhile; calls are recorded."""
     await pool.execute(_FILL, ROWS)
@@ -73,7 +73,7 @@ async def test_a_large_log_is_moved_beside_the_calls_and_goes_on_after_a_stop(
     assert await pool.fetchval("SELECT min(a.started_at) FROM llm_calls AS a") >= await pool.fetchval(
         "SELECT max(b.started_at) FROM llm_calls_before AS b"
     )
-    async with run_ledger(database_url, tmp_path) as ledger:
+    async with run_ledger(empty_database_url, tmp_path) as ledger:
         ledger.call_finished(record(request_id=oldest, started_at=timestamp_of(oldest)))
         await reaches(pool, "SELECT count(*) FROM requests", 1)
         for _ in ("while it is moved", "and afterwards"):
@@ -87,7 +87,7 @@ async def test_a_large_log_is_moved_beside_the_calls_and_goes_on_after_a_stop(
 
 
 async def test_a_locked_table_does_not_prevent_the_start(
-    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+    pool: "Pool[asyncpg.Record]", empty_database_url: str, tmp_path: Path
 ) -> None:
     """Records go to the spool while the migration waits for its lock, then to the tables."""
     one = record()
@@ -95,7 +95,7 @@ async def test_a_locked_table_does_not_prevent_the_start(
         transaction = busy.transaction()
         await transaction.start()
         await busy.execute("LOCK TABLE llm_calls IN ACCESS SHARE MODE")
-        async with run_ledger(database_url, tmp_path) as ledger:
+        async with run_ledger(empty_database_url, tmp_path) as ledger:
             assert ledger.state().postgres == "migrating"
             ledger.call_finished(one)
             async with asyncio.timeout(5):
@@ -108,14 +108,14 @@ async def test_a_locked_table_does_not_prevent_the_start(
 
 
 async def test_a_migration_that_waits_for_a_table_says_for_whom_and_holds_up_no_writer(
-    pool: "Pool[asyncpg.Record]", database_url: str
+    pool: "Pool[asyncpg.Record]", empty_database_url: str
 ) -> None:
     """Its lock is asked for a second at a time; a row is written within the deadline of records."""
     lines: list[str] = []
     await pool.execute(_FILL, 10)
     async with pool.acquire() as reader, reader.transaction():
         pid = await reader.fetchval("SELECT pg_backend_pid() FROM (SELECT count(*) FROM llm_calls) AS c")
-        migrating = asyncio.create_task(schema.migrate(database_url, report=lines.append))
+        migrating = asyncio.create_task(schema.migrate(empty_database_url, report=lines.append))
         while len(lines) < 2:
             async with asyncio.timeout(2):
                 await pool.execute(
@@ -129,15 +129,15 @@ async def test_a_migration_that_waits_for_a_table_says_for_whom_and_holds_up_no_
 
 
 async def test_a_version_older_than_the_release_before_is_kept_away(
-    database_url: str, tmp_path: Path
+    empty_database_url: str, tmp_path: Path
 ) -> None:
     """It neither migrates nor writes; the release before, and a newer one's schema, are no reason."""
-    await schema.migrate(database_url)
+    await schema.migrate(empty_database_url)
     newest = schema.all_migrations()[-1].number
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as made:
+    async with asyncpg.create_pool(empty_database_url, min_size=0, max_size=2) as made:
         assert await made.fetchval("SELECT oldest FROM schema_floor") == OLDEST_SCHEMA < newest
         await made.execute("INSERT INTO schema_steps (number, name, digest) VALUES (990, '990_x.sql', 'x')")
-        async with run_ledger(database_url, tmp_path) as ledger:
+        async with run_ledger(empty_database_url, tmp_path) as ledger:
             assert ledger.state().postgres == "up"
         await made.execute("UPDATE schema_floor SET oldest = $1", newest + 1)
         refused = (
@@ -145,20 +145,20 @@ async def test_a_version_older_than_the_release_before_is_kept_away(
             rf" version has schema {newest:03} and is too old"
         )
         with pytest.raises(schema.GatewayTooOld, match=refused):
-            await schema.migrate(database_url)
+            await schema.migrate(empty_database_url)
         with pytest.raises(schema.GatewayTooOld, match=refused):
-            async with run_ledger(database_url, tmp_path / "b"):
+            async with run_ledger(empty_database_url, tmp_path / "b"):
                 pass
 
 
 async def test_many_workers_apply_every_file_once(
-    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+    pool: "Pool[asyncpg.Record]", empty_database_url: str, tmp_path: Path
 ) -> None:
     """Also a file whose number is below one that was applied before."""
     await pool.execute("DELETE FROM schema_steps WHERE number = 9")
 
     async def worker() -> None:
-        async with run_ledger(database_url, tmp_path) as ledger:
+        async with run_ledger(empty_database_url, tmp_path) as ledger:
             ledger.call_finished(record())
             await until_written(ledger)
 
@@ -168,9 +168,12 @@ async def test_many_workers_apply_every_file_once(
     assert await pool.fetchval("SELECT count(*) FROM requests") == 4
 
 
-async def test_model_calls_are_dropped_by_day(database_url: str, tmp_path: Path) -> None:
+async def test_model_calls_are_dropped_by_day(empty_database_url: str, tmp_path: Path) -> None:
     """An expired day is dropped with its table; ids without a time row by row."""
-    async with asyncpg.create_pool(database_url, min_size=0) as pool, run_ledger(database_url, tmp_path):
+    async with (
+        asyncpg.create_pool(empty_database_url, min_size=0) as pool,
+        run_ledger(empty_database_url, tmp_path),
+    ):
         whole = await pool.fetchval(_PARTITIONS)
         now = datetime.now(UTC)
         await pool.execute("SELECT llm_calls_partition($1)", (now - timedelta(days=40)).date())
@@ -189,9 +192,14 @@ async def test_model_calls_are_dropped_by_day(database_url: str, tmp_path: Path)
         assert await pool.fetchval("SELECT count(*) FROM llm_calls") == 0
 
 
-async def test_a_row_older_than_its_partition_is_moved_into_it(database_url: str, tmp_path: Path) -> None:
+async def test_a_row_older_than_its_partition_is_moved_into_it(
+    empty_database_url: str, tmp_path: Path
+) -> None:
     """The sidecar may log before a partition exists."""
-    async with asyncpg.create_pool(database_url, min_size=0) as pool, run_ledger(database_url, tmp_path):
+    async with (
+        asyncpg.create_pool(empty_database_url, min_size=0) as pool,
+        run_ledger(empty_database_url, tmp_path),
+    ):
         call_id = uuid7()
         await pool.execute("DROP TABLE llm_calls_" + datetime.now(UTC).strftime("%Y%m%d"))
         await pool.execute(

@@ -102,9 +102,11 @@ def older_calls() -> dict[UUID, datetime]:
 
 
 @pytest.fixture
-async def pool(database_url: str, older_calls: dict[UUID, datetime]) -> AsyncIterator["Pool[asyncpg.Record]"]:
+async def pool(
+    empty_database_url: str, older_calls: dict[UUID, datetime]
+) -> AsyncIterator["Pool[asyncpg.Record]"]:
     """A pool on a database of the older version, with thousands of rows in three tables."""
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=3) as made:
+    async with asyncpg.create_pool(empty_database_url, min_size=0, max_size=3) as made:
         await make_schema(made, schema.all_migrations()[:STEPS])
         for day in sorted({at.date() for at in older_calls.values()}):
             await made.execute("SELECT requests_partition($1)", day)
@@ -116,14 +118,14 @@ async def pool(database_url: str, older_calls: dict[UUID, datetime]) -> AsyncIte
 
 
 async def test_a_database_with_rows_is_migrated(
-    pool: "Pool[asyncpg.Record]", database_url: str, older_calls: dict[UUID, datetime], tmp_path: Path
+    pool: "Pool[asyncpg.Record]", empty_database_url: str, older_calls: dict[UUID, datetime], tmp_path: Path
 ) -> None:
     """Rows and sums stay, an old request is found, new ones are written."""
     since, now = min(older_calls.values()), datetime.now(UTC)
     query = UsageQuery(since, now + timedelta(days=1), ("agent",))
     partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'requests'::regclass"
     assert await pool.fetchval(partitions) == DAYS
-    applied = await schema.migrate(database_url)
+    applied = await schema.migrate(empty_database_url)
     assert [int(name[:3]) for name in applied] == [step.number for step in schema.all_migrations()[STEPS:]]
     usage = PostgresUsage(pool)
     calls = DAYS * A_DAY
@@ -144,7 +146,7 @@ async def test_a_database_with_rows_is_migrated(
         )  # fmt: skip
         assert [call["call_id"] for call in story["model_calls"]] == [request_id]
     new = record(hops='[["g", "d", 200]]', group_asked="asked", provider_message="said")
-    async with run_ledger(database_url, tmp_path) as ledger:
+    async with run_ledger(empty_database_url, tmp_path) as ledger:
         ledger.call_finished(new)
         await until_written(ledger)
         assert ledger.state().postgres == "up"
@@ -160,7 +162,7 @@ async def test_a_database_with_rows_is_migrated(
         assert await connection.fetchval("SELECT enrich_requests($1, $2)", since, now) == 0
 
 
-async def test_replays_that_were_counted_leave_the_roll_ups(database_url: str) -> None:
+async def test_replays_that_were_counted_leave_the_roll_ups(empty_database_url: str) -> None:
     """Every sum is that of the calls, whatever table answers; what was replayed stays counted apart."""
     chance, memory, now = Random(42), MemoryUsage(), datetime.now(UTC)  # noqa: S311 -- repeatable
     unused: dict[str, Any] = {
@@ -170,12 +172,12 @@ async def test_replays_that_were_counted_leave_the_roll_ups(database_url: str) -
     }  # fmt: skip
     records = [random_record(chance, now) for _ in range(300)]
     records[::3] = [one._replace(replay_of=str(one.request_id), **unused) for one in records[::3]]
-    async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as pool:
+    async with asyncpg.create_pool(empty_database_url, min_size=0, max_size=2) as pool:
         await make_schema(pool, [step for step in schema.all_migrations() if step.number < REPLAYS_APART])
         await pool.execute("UPDATE schema_steps SET applied_at = now() - interval '2 days'")
         await write_records(pool, records)
         assert await pool.fetchval("SELECT sum(requests) FROM usage_daily") == len(records)
-        await schema.migrate(database_url)
+        await schema.migrate(empty_database_url)
         for one in records:
             memory.add(one)
         since, until = now - timedelta(days=4), now + timedelta(days=1)
@@ -200,7 +202,7 @@ def figures(result: UsageResult) -> dict[str, tuple[object, ...]]:
 
 
 async def test_histograms_of_earlier_days_are_filled_beside_the_calls(
-    pool: "Pool[asyncpg.Record]", database_url: str, older_calls: dict[UUID, datetime]
+    pool: "Pool[asyncpg.Record]", empty_database_url: str, older_calls: dict[UUID, datetime]
 ) -> None:
     """Each call once: also one that comes late into such a day, and one whose person is renamed meanwhile."""
     since, now = min(older_calls.values()), datetime.now(UTC)
@@ -210,7 +212,7 @@ async def test_histograms_of_earlier_days_are_filled_beside_the_calls(
     await pool.execute(_FILL_REQUESTS, [an_id(at, 1)], [at])
     renamed = "UPDATE requests SET user_id = 'u2' WHERE started_at >= $1 AND started_at < $2"
     await pool.execute(renamed, since, at)
-    await schema.migrate(database_url)
+    await schema.migrate(empty_database_url)
     usage, until = PostgresUsage(pool), now + timedelta(days=1)
     for by in ((), ("day",), ("user",), ("hour", "model"), ("user", "model")):
         for row in (await usage.query(UsageQuery(since, until, by), now)).rows:
@@ -227,7 +229,7 @@ async def test_histograms_of_earlier_days_are_filled_beside_the_calls(
 
 
 async def test_lines_of_an_older_version_are_replayed(
-    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+    pool: "Pool[asyncpg.Record]", empty_database_url: str, tmp_path: Path
 ) -> None:
     """From its spool and its journal; the call in which its worker was killed is lost."""
     dead = acquire_slot(tmp_path)
@@ -238,7 +240,7 @@ async def test_lines_of_an_older_version_are_replayed(
     journal.complete(UUID(orjson.loads(ENDED[1])[0]), ENDED[1])
     journal.begin(UUID(orjson.loads(ADMITTED)[0]), ADMITTED)
     dead.release()
-    async with run_ledger(database_url, tmp_path, retention_days=FOREVER_DAYS) as ledger:
+    async with run_ledger(empty_database_url, tmp_path, retention_days=FOREVER_DAYS) as ledger:
         await until_written(ledger)
     rows = await pool.fetch(
         "SELECT outcome, started_at, cost_usd, hops FROM requests WHERE agent = 'agent:sofia'"
@@ -253,11 +255,11 @@ async def test_lines_of_an_older_version_are_replayed(
 
 
 async def test_rejected_records_of_an_older_version_are_replayed_by_hand(
-    pool: "Pool[asyncpg.Record]", database_url: str, tmp_path: Path
+    pool: "Pool[asyncpg.Record]", empty_database_url: str, tmp_path: Path
 ) -> None:
     """As `docs/operations.md` says: the file becomes a segment of a free worker slot; the gateway runs."""
     ours = [record() for _ in range(3)]
-    async with run_ledger(database_url, tmp_path) as ledger:
+    async with run_ledger(empty_database_url, tmp_path) as ledger:
         ledger.call_finished(ours[0])
         await until_written(ledger)
         put_aside(tmp_path, [b"torn", *(encode(row_of(one)) for one in ours)])

@@ -97,8 +97,11 @@ async def test_the_address_says_that_there_is_a_pooler(database_url: str, parame
         await connection.close()
 
 
-async def test_migrations_records_and_usage(shared_url: str, tmp_path: Path) -> None:
+async def test_migrations_records_and_usage(
+    poolers: dict[PoolMode, str], empty_database_url: str, tmp_path: Path
+) -> None:
     """Two migrations at once, a ledger beside them, and the commands that read."""
+    shared_url = _through(poolers["transaction"], empty_database_url)
     first, second = await asyncio.gather(*(run(shared_url, "migrate") for _ in range(2)))
     assert "applied 001" in first + second
     assert "nothing to do" in await run(shared_url, "migrate")
@@ -238,7 +241,7 @@ async def test_a_pooler_s_refusal_is_told_in_its_own_words(shared_url: str) -> N
 
 async def test_nobody_waits_longer_than_the_pool_timeout(database_url: str) -> None:
     """For a free connection."""
-    url = parse_postgres_url(f"{database_url}?connection_limit=2&pool_timeout=0.05")
+    url = parse_postgres_url(f"{database_url}?connection_limit=2&pool_timeout=0.5")
     pool, _ = gateway_pools(url, None, "session")
     async with pool, pool.acquire(), pool.acquire():
         with pytest.raises(TimeoutError):

@@ -237,7 +237,7 @@ def test_a_wrong_place_is_a_bad_request(text: str) -> None:
         parse_position(text)
 
 
-async def test_days_before_the_migration_get_its_indexes_beside_the_calls(database_url: str) -> None:
+async def test_days_before_the_migration_get_its_indexes_beside_the_calls(empty_database_url: str) -> None:
     """One index of one day a batch; days made ahead have them at once, and days made later as well."""
     lacking = (
         "SELECT count(*) FROM pg_index w WHERE w.indrelid = 'requests'::regclass AND NOT EXISTS ("
@@ -247,7 +247,7 @@ async def test_days_before_the_migration_get_its_indexes_beside_the_calls(databa
     today = datetime.now(UTC).date()
     past, ahead, later = (today + timedelta(days=days) for days in (-3, 2, 30))
     async with (
-        asyncpg.create_pool(database_url, min_size=0, max_size=2) as pool,
+        asyncpg.create_pool(empty_database_url, min_size=0, max_size=2) as pool,
         pool.acquire() as connection,
     ):
         for step in schema.all_migrations():

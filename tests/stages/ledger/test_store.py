@@ -231,22 +231,22 @@ async def test_dropped_payloads_are_counted(database_url: str, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("restored_sidecar_role")
-async def test_migrating_again_changes_nothing_and_a_changed_file_is_named(database_url: str) -> None:
+async def test_migrating_again_changes_nothing_and_a_changed_file_is_named(empty_database_url: str) -> None:
     """Files apply once; a file that was changed later stops the migration."""
-    first = await schema.migrate(database_url, sidecar_password="it's only for tests")
+    first = await schema.migrate(empty_database_url, sidecar_password="it's only for tests")
     assert first[0] == "001_requests.sql"
-    assert await schema.migrate(database_url) == []
-    await fetch(database_url, "UPDATE schema_steps SET digest = 'x' WHERE number = 1")
+    assert await schema.migrate(empty_database_url) == []
+    await fetch(empty_database_url, "UPDATE schema_steps SET digest = 'x' WHERE number = 1")
     with pytest.raises(schema.SchemaChanged, match=r"001_requests\.sql"):
-        await schema.migrate(database_url)
+        await schema.migrate(empty_database_url)
 
 
 COLUMNS_ADDED_LATER = (9,)
 
 
-async def test_a_roll_up_added_later_contains_older_rows(database_url: str, tmp_path: Path) -> None:
+async def test_a_roll_up_added_later_contains_older_rows(empty_database_url: str, tmp_path: Path) -> None:
     """An older database, migrated: users' days from the first row on."""
-    connection = await asyncpg.connect(database_url)
+    connection = await asyncpg.connect(empty_database_url)
     for step in schema.all_migrations()[:6]:
         await connection.execute(step.sql)
     for step in schema.all_migrations():
@@ -273,7 +273,7 @@ async def test_a_roll_up_added_later_contains_older_rows(database_url: str, tmp_
         ],
     )
     assert (await schema.apply(connection))[0] == "007_user_days.sql"
-    async with run_ledger(database_url, tmp_path) as ledger:
+    async with run_ledger(empty_database_url, tmp_path) as ledger:
         ledger.call_finished(record(user="u1", group="another"))
     days = await connection.fetch("SELECT user_id, requests, cost_usd FROM usage_user_days")
     assert [tuple(day) for day in days] == [("u1", 3, Decimal("0.000170367"))]
