@@ -6,7 +6,7 @@ as a line can be taken as bytes; an exception of the connection comes after all 
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from llm_proxy.sidecar.event_stream import EventDecoder, ServerSentEvent
@@ -21,11 +21,11 @@ BEGUN_EVENT = re.compile(rb"(?:event:[^\r\n]*\r?\n)?(?:data:[^\r\n]*(?:\r?\n)?)?
 class Chunks(Protocol):
     """A body that is read as it comes."""
 
-    async def __anext__(self) -> bytes:
+    def __anext__(self) -> Awaitable[bytes]:
         """Return the next bytes."""
         ...
 
-    async def aclose(self) -> None:
+    def aclose(self) -> Awaitable[None]:
         """Close the body."""
         ...
 
