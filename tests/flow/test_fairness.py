@@ -24,7 +24,7 @@ async def test_a_flood_is_refused_and_a_newcomer_waits_for_the_next_slot(
         async with httpx.AsyncClient(timeout=60) as client:
 
             async def call(tenant: str, **headers: str) -> httpx.Response:
-                slow = made.body(do="slow-first", first_ms=500)
+                slow = made.body(do="slow-first", first_ms=1200)
                 answer = await made.chat(client, slow, **{"X-Tenant-Id": tenant}, **headers)
                 ended.append(f"{tenant} {answer.status_code}")
                 return answer

@@ -54,7 +54,9 @@ def run_parent(folder: Path, *words: str, start_timeout_s: float = 60, before: s
     port, log = probe.free_port(), folder / "log"
     command = [*before.split(), sys.executable, str(PROGRAM), str(start_timeout_s), str(port), *words]
     with log.open("wb") as file:
+        of_this_run = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a run under nohup ignores it
         popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        signal.signal(signal.SIGHUP, of_this_run)
     found: set[int] = set()
     try:
         yield Parent(popen, port, log)

@@ -163,7 +163,7 @@ def test_a_chart_s_archive_has_no_time_of_its_own(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
-async def test_an_installed_wheel_migrates_a_database(released: Checkout, database_url: str) -> None:
+async def test_an_installed_wheel_migrates_a_database(released: Checkout, empty_database_url: str) -> None:
     """In an environment that has nothing but what the gateway's lock names."""
     environment = released.folder.parent / "installed"
     python = environment / "bin" / "python"
@@ -176,7 +176,7 @@ async def test_an_installed_wheel_migrates_a_database(released: Checkout, databa
         await run_process(command, env=released.environment, cwd=environment.parent)
     migrated = await run_process(
         [str(environment / "bin" / "llm-proxy"), "migrate"],
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": database_url},
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": empty_database_url},
         cwd=environment.parent,
     )
     applied = re.findall(r"^applied (\S+)$", migrated.stdout.decode(), re.MULTILINE)

@@ -62,7 +62,7 @@ async def taken_from(chunks: list[bytes], by_bytes: list[bool]) -> list[str]:
             while lines.is_drained and await lines.read():
                 pass
             event = lines.next_event
-            if event is not None:
+            if event is not None and event.startswith(b"data: "):  # as each frame like another does
                 lines.drop_event()
                 found += map(line_of, decoded(event + b"\n\n"))
                 continue
