@@ -208,7 +208,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     Attributes:
         head_since: When the head being received began; None while none is.
         drained_since: When draining of unread bytes began; None while nothing is drained.
-        idle_since: When the last response was complete; None before it, and once another request begins.
+        idle_since: When the last request and its response were complete; None before that, and once another
+            request begins.
     """
 
     app: Any
@@ -340,9 +341,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._receiving, self.drained_since = False, None
         cycle.waiting_for_100_continue = False
         self._is_last = not cycle.keep_alive
-        if not cycle.response_complete:
-            cycle.more_body = False
-            cycle.message_event.set()
+        if cycle.response_complete:
+            self.idle_since = self.loop.time()
+            return
+        cycle.more_body = False
+        cycle.message_event.set()
 
     # Called by request cycles and the server
 
@@ -364,7 +367,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        else:
+        elif not self._receiving:
             self.idle_since = now
 
     def end_with_next_response(self) -> None:

@@ -20,7 +20,7 @@ async def test_an_idle_connection_is_closed(server: ProtocolServer, more: bytes)
 
 
 async def test_a_body_that_ends_after_its_response_leaves_an_idle_connection(server: ProtocolServer) -> None:
-    """Another request may come before that."""
+    """Another request may come before that; it is idle from the body's end on."""
     client = await server.connect()
     for _ in range(2):
         await client.send(EARLY)
@@ -29,7 +29,10 @@ async def test_a_body_that_ends_after_its_response_leaves_an_idle_connection(ser
         await client.read_until(b"/b")
     await client.send(EARLY)
     await client.read_until(b"soon")
+    connection = await server.connection()
+    assert connection.idle_since is None
     await client.send(b"12345")
+    await server.wait_until(lambda: connection.idle_since)
     assert await client.is_quiet()
     server.close_slow(later_s=IDLE_S * 2)
     assert await client.read_all() == b""
