@@ -36,7 +36,7 @@ class CallContext:
         started_at: Seconds since 1970; `started` is the same moment on `time.perf_counter`.
         caller: None before authentication.
         call: None before the body is parsed.
-        find_model: Returns the model that the body names, where it could not be parsed; for the record.
+        find_model: Returns the model that a request names which became no call; for its record.
         catalog: What the sidecar served when the call was admitted, for prices.
         routing: Who answered, as far as the sidecar says.
         usage: Token usage as the answer states it.

@@ -1,4 +1,4 @@
-"""The model that a request names which could not be parsed, for its record.
+"""The model that a request names which became no call, for its record.
 
 Pure. Invariants: only the record of a rejected request reads it, so a body is read again only where it is
 stored; nothing is raised.

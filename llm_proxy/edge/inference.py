@@ -320,18 +320,16 @@ class InferenceEndpoint:
         """Processes a request that was read: parses it, runs the call, sends the response."""
         caller, limits = context.caller, self._reader.limits
         assert caller is not None  # noqa: S101 -- it was authenticated
-        history = await self._stored.history(route, request.body)
         try:
+            history = await self._stored.history(route, request.body)
             context.caller, call = self._reader.parse(
                 route, caller, request.headers, request.body, history, request.files
             )
+            _require_files(call, request)
+            context.call, responder.keeping = self._stored.begin(call, context.caller)
         except APIError:
             context.find_model = partial(asked_model, route.model, request.body)
             raise
-        linked = ENDPOINTS[call.endpoint].linked_files
-        if linked and not request.files and linked not in call.body:
-            raise missing(linked)
-        context.call, responder.keeping = self._stored.begin(call, context.caller)
         guard.total_deadline = asyncio.get_running_loop().time() + limits.deadlines.total_s(
             call.group, call.timeout_s
         )
@@ -367,6 +365,13 @@ class InferenceEndpoint:
         if not responder.started:
             self._services.ledger.request_rejected(context, error)
         await responder.send_error(error)
+
+
+def _require_files(call: Call, request: ReadRequest) -> None:
+    """Raises `BadRequest` for a call that needs files and has neither uploads nor links."""
+    linked = ENDPOINTS[call.endpoint].linked_files
+    if linked and not request.files and linked not in call.body:
+        raise missing(linked)
 
 
 def _extend_deadline(guard: CallGuard, first_deadline: float, size: int) -> None:

@@ -29,6 +29,7 @@ from llm_proxy.telemetry.privacy import redact
 
 SAMPLE_PER_S = 10
 _MAX_SUBJECT_CHARS = 300  # a subject may hold two names
+_MAX_READ_CHARS = 4 * MAX_NAME_CHARS  # of a model: a secret that the bound cuts is still found
 _AMOUNTS = ("limit", "used", "held", "kept", "wanted")
 
 
@@ -136,7 +137,8 @@ def _shown_model(model: str | None) -> str | None:
     """Returns a model's name as a caller wrote it: bounded, printable, without secrets."""
     if not model:
         return None
-    return redact("".join(sign if sign.isprintable() else "?" for sign in model[:MAX_NAME_CHARS]))
+    shown = "".join(sign if sign.isprintable() else "?" for sign in model[:_MAX_READ_CHARS])
+    return redact(shown)[:MAX_NAME_CHARS]
 
 
 def _redacted(name: str | None) -> str | None:

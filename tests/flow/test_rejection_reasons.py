@@ -223,6 +223,11 @@ def test_the_model_that_a_rejected_request_named_is_recorded(gateway: Gateway) -
         "plain": ask(gateway, headers, "plain", messages="no list"),
         "no/such-deployment": httpx.post(gateway.url + path, json=body, headers=headers),
         "a?b" + 125 * "x": ask(gateway, headers, "a\u0007b" + 400 * "x"),
+        "follower": httpx.post(
+            f"{gateway.url}/v1/responses",
+            json={"model": "follower", "input": "x", "previous_response_id": "resp_nope"},
+            headers=headers,
+        ),
         "-": httpx.post(f"{gateway.url}/v1/chat/completions", content=b"[]", headers=headers),
     }
     assert {one.status_code for one in answers.values()} == {400, 404}
@@ -230,8 +235,9 @@ def test_the_model_that_a_rejected_request_named_is_recorded(gateway: Gateway) -
     told = {model: story(gateway, request_id) for model, request_id in ids.items()}
     assert {model: one["model"] or "-" for model, one in told.items()} == {model: model for model in ids}
     assert "for claude-sonnet-5-5 by key" in told["claude-sonnet-5-5"]["story"][0]
-    secret = ask(gateway, headers, "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789").headers["x-request-id"]
-    assert "abcdefghij" not in json.dumps(story(gateway, secret))
+    for before in ("", 113 * "x" + " "):  # whole, and cut by the bound
+        secret = ask(gateway, headers, before + "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789")
+        assert "abcdef" not in json.dumps(story(gateway, secret.headers["x-request-id"]))
     found = printed(gateway, "--key", name, "--model", "claude-sonnet-5-5", "--outcome", "rejected")
     assert [row["request_id"] for row in found["requests"]] == [ids["claude-sonnet-5-5"]]
     table = gateway.command("requests", "--key", name, "--outcome", "failed").stdout
