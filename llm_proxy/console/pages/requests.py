@@ -39,9 +39,8 @@ def router(console: Console) -> APIRouter:
         except APIError as fault:
             problem = fault.message
         values = {
-            "given": {name: given.get(name, "") for name in _FIELDS}
-            | {"since": given.get("since", DEFAULT_SINCE)},
-            "outcomes": ("", *(one for one in OUTCOMES if one != "rejected")),
+            "given": _shown(given),
+            "outcomes": ("", *(one for one in OUTCOMES if one != "refused")),
             "statuses": tuple(dict.fromkeys((*_STATUSES, given.get("status", "")))),
             "rows": page.rows,
             "searched_to": page.searched_to,
@@ -67,6 +66,15 @@ def _given(request: Request) -> dict[str, str]:
         if name != "after" and value.strip():
             given[name] = value.strip()
     return given
+
+
+def _shown(given: Mapping[str, str]) -> dict[str, str]:
+    """Returns what the form's fields show."""
+    fields = {name: given.get(name, "") for name in _FIELDS}
+    fields["since"] = fields["since"] or DEFAULT_SINCE
+    if fields["outcome"] == "refused":  # its synonym
+        fields["outcome"] = "rejected"
+    return fields
 
 
 def _search(viewer: Viewer, given: Mapping[str, str], after: str) -> RequestSearch:

@@ -83,6 +83,14 @@ async def test_a_failed_request_is_found_by_filters_and_its_page_says_why(consol
     assert re.search(r'class="problem">[^<]*plain answered 500: ', shown)
 
 
+@pytest.mark.parametrize("outcome", ["rejected", "refused"])
+async def test_the_form_shows_rejected_for_both_of_its_names(console: RunningConsole, outcome: str) -> None:
+    async with console.signed_in() as client:
+        shown = await client.get("/requests", params={"outcome": outcome})
+    assert '<option value="rejected" selected>rejected</option>' in shown.text
+    assert 'value="refused"' not in shown.text
+
+
 @pytest.mark.parametrize(
     "pasted",
     ["{id}", "Error code: 502 - The provider failed (request {id}).", "x-request-id: {own}", "{own}"],
