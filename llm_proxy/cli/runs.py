@@ -108,8 +108,8 @@ def _run_row(run: Json) -> tuple[str, ...]:
 
 def _print_run(found: Json) -> None:
     run = found["run"]
-    lists = {name: ", ".join(run[name]) for name in ("agents", "models")}
-    print_fields({name: value for name, value in (run | lists).items() if name != "key_id"})
+    shown = run | {"cost_usd": f"{run['cost_usd']:.6f}"}
+    print_fields({name: value for name, value in shown.items() if name != "key_id"})
     click.echo()
     print_table(_CALL_COLUMNS, [_call_row(one) for one in found["data"]])
     if found["has_more"]:

@@ -268,3 +268,4 @@ async def test_runs_and_their_calls_are_listed_for_their_key_and_for_admins(
             PORT=str(stack_ports["gateway"]),
         )
         assert expected in shown_text
+        assert f"{run_of_mine['cost_usd']:.6f}" in shown_text
