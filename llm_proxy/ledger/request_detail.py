@@ -95,7 +95,7 @@ class RequestAttempt:
     """One attempt at a provider: of the record's order and status, with the times of the sidecar's log.
 
     Attributes:
-        status: The provider's HTTP status; None or 0 where it did not answer, or that is not known.
+        status: The provider's HTTP status; 0 where it did not answer, None where that is not known.
         call: The row of the sidecar's log; None without one.
         message: Why it failed, in the provider's words, cleaned; of the last attempt alone.
     """
@@ -105,11 +105,6 @@ class RequestAttempt:
     status: int | None
     call: Json | None = None
     message: str | None = None
-
-    @property
-    def status_text(self) -> str:
-        """The status for people."""
-        return f"status {self.status}" if self.status else "not answered by the provider"
 
     @property
     def took_ms(self) -> float | None:
@@ -125,12 +120,19 @@ class RequestAttempt:
         return {
             "model_group": self.group,
             "deployment": self.deployment,
-            "status": self.status or None,
+            "status": self.status,
             "started_at": call.get("started_at"),
             "took_ms": self.took_ms,
             "error_class": call.get("error_class"),
             "message": self.message,
         }
+
+
+def status_text(status: int | None) -> str:
+    """Returns the status of an attempt for people."""
+    if status is None:
+        return "status not known"
+    return f"status {status}" if status else "not answered by the provider"
 
 
 def attempts_of(request: Json) -> list[RequestAttempt]:
@@ -230,7 +232,7 @@ def _take_logged_call(calls: list[Json], number: int, deployment: str, *, answer
 
 
 def _attempt_text(attempt: RequestAttempt, *, is_logged: bool) -> str:
-    parts = [attempt.status_text]
+    parts = [status_text(attempt.status)]
     if attempt.call is not None:
         took = "" if attempt.took_ms is None else f", {attempt.took_ms:,.0f} ms"
         parts.append(f"{_time_text(attempt.call['started_at'])}{took}")

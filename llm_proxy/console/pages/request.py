@@ -22,7 +22,7 @@ from llm_proxy.console.pages.live import STOPPERS, known_running
 from llm_proxy.console.rendering import KnownFields
 from llm_proxy.errors import NotFound
 from llm_proxy.json_access import Json
-from llm_proxy.ledger.request_detail import cost_parts_of
+from llm_proxy.ledger.request_detail import cost_parts_of, status_text
 
 SHOWN_CHARS = 20_000
 _OK, _NOT_FOUND = 200, 404
@@ -141,8 +141,10 @@ def why_failed(row: Json) -> str:
     failed = [one for one in row.get("attempt_details") or () if one["status"] != _OK and one["message"]]
     if failed:
         last = failed[-1]
-        answered = f"answered {last['status']}" if last["status"] else "did not answer"
-        return f"{last['deployment']} {answered}: {last['message']}"
+        how = f"answered {last['status']}" if last["status"] else "failed"
+        if last["status"] == 0:
+            how = "did not answer"
+        return f"{last['deployment']} {how}: {last['message']}"
     code = row.get("refusal_code")
     return _REASONS.get(code or "", f"The error's code is {code}." if code else "")
 
@@ -171,10 +173,7 @@ def steps_of(row: Json) -> Iterator[Step]:
     for number, one in enumerate(row.get("attempt_details") or (), 1):
         at = _moment(one["started_at"])
         at_ms = (at - began).total_seconds() * 1000 if at is not None and began is not None else None
-        parts = [
-            f"status {one['status']}" if one["status"] else "not answered by the provider",
-            one["message"] or one["error_class"],
-        ]
+        parts = [status_text(one["status"]), one["message"] or one["error_class"]]
         yield Step(
             f"Hop {number}: {one['model_group']} at {one['deployment']}",
             None if at_ms is None else max(0.0, at_ms),

@@ -63,6 +63,7 @@ def test_attempts_find_their_log_rows_in_any_order() -> None:
             "no hop is known: nothing was sent to a provider, or it was not recorded",
         ),
         ({"hops": None}, "hop 1: cheap at c-1: status 200"),
+        ({"hops": None, "outcome": "cut"}, "hop 1: cheap at c-1: status not known"),
         ({"cost_usd": Decimal("0.500000000")}, "tokens, $0.50"),
         ({"queue_ms": 0.0}, "after 1,234 ms, 3 + 4 tokens"),
         ({"queue_ms": 812.5}, "after 1,234 ms, of which 812 ms in the queue for a slot, 3 + 4 tokens"),
