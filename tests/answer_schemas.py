@@ -108,7 +108,7 @@ VALUES: dict[str, Json] = {
     **dict.fromkeys(_NUMBERS.split(), _INTEGER),
     **{name: {"type": "array", "items": ITEMS[name]} for name in _LISTS},
     "cooldown": _object(until=_TEXT, status=_TEXT, sidecars=_INTEGER),
-    "error": _object(status=_INTEGER, code=_OPTIONAL_TEXT, message=_TEXT),
+    "error": _object(status=_INTEGER, code=_OPTIONAL_TEXT, message=_TEXT, cause=_OPTIONAL_TEXT),
     "last": _object(
         began_ns=_INTEGER, done=_maybe({"type": "boolean"}), lines={"type": "array", "items": _TEXT}
     ),
