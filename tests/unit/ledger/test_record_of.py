@@ -1,9 +1,11 @@
 """What a call used, however it ended."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
+from llm_proxy.admission.loop_guard import Finding, GuardVerdict
 from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.call_guard import InterruptReason
 from llm_proxy.dialects import Call
@@ -17,10 +19,12 @@ from llm_proxy.errors import (
     UpstreamConnectionLost,
 )
 from llm_proxy.identity import Caller
+from llm_proxy.identity.caller import KeyAbove
 from llm_proxy.ledger import billed, record_of
-from llm_proxy.quantities import NOTHING
+from llm_proxy.quantities import NOTHING, Quantities
 from llm_proxy.upstream import Catalog, RoutingInfo, TokenUsage
 from llm_proxy.upstream.catalog import Deployment, ModelGroup
+from llm_proxy.upstream.litellm_protocol import ProviderAttempt
 
 CALL = Call("chat.completions", "openai", "m", "m", {}, prompt_bytes=400)
 CALLER = Caller("k", "virtual")
@@ -108,3 +112,47 @@ def test_a_cost_is_of_the_latest_usage_and_of_who_answered_last() -> None:
     one.routing = RoutingInfo(cache="hit")
     assert one.cost_of(TokenUsage(2, 1)) == 0
     assert one.cost_of(None) == 0
+
+
+def test_each_field_of_a_record_is_its_own() -> None:
+    """It is made by position: no two of them are exchanged."""
+    call = Call(
+        "embeddings", "internal", "alias", "asked", {}, streaming=True, max_tokens=31, prompt_bytes=32,
+        choices=33,
+    )  # fmt: skip
+    caller = Caller(
+        "key", "virtual", "tenant", "agent", "user", "session", "channel", "prefix", run="run",
+        tags=("t", "u"), run_id="run-name", above=(KeyAbove("root", "sk-root"),),
+    )  # fmt: skip
+    usage = TokenUsage(
+        11, 12, 13, 14, cache_write_tokens=15, details="{}", service_tier="tier",
+        quantities=Quantities(21, 22, 23, 24),
+    )  # fmt: skip
+    error = ProviderFailed("It failed.")
+    error.provider_message = "It broke."
+    hops = (ProviderAttempt("asked", "d-1", 0), ProviderAttempt("served", "d-2", 200))
+    one = CallContext(
+        UUID(int=1), "own-id", started_at=1e9, caller=caller, call=call, usage=usage,
+        routing=RoutingInfo("served", "physical", "provider", "d-2", 41, "miss", 42, hops=hops),
+        status=200, outcome="cut", error=error,
+        would_refuse="key:requests", guard_verdict=GuardVerdict("warn", Finding("repeat", 51)),
+        queue_ms=61.5, is_batch=True, ttft_ms=62.5, replay_of=UUID(int=2),
+    )  # fmt: skip
+    found = record_of(one)._asdict()
+    assert found.pop("latency_ms") > 0
+    assert found == {
+        "request_id": UUID(int=1), "started_at": datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC), "key_id": "key",
+        "key_prefix": "prefix", "tenant": "tenant", "agent": "agent", "user": "user", "session": "session",
+        "channel": "channel", "client_request_id": "own-id", "door": "embeddings", "dialect": "internal",
+        "model": "alias", "group": "served", "model_resolved": "physical", "provider": "provider",
+        "deployment": "d-2", "streamed": True, "status": 200, "outcome": "cut",
+        "refusal_code": "provider_error", "prompt_tokens": 11, "completion_tokens": 12, "cached_tokens": 13,
+        "reasoning_tokens": 14, "cost_nano_usd": 41, "usage_source": "provider", "cache": "miss",
+        "attempts": 42, "ttft_ms": 62.5, "group_asked": "asked",
+        "hops": '[["asked","d-1",0],["served","d-2",200]]', "provider_message": "It broke.", "run": "run",
+        "tags": "t,u", "would_refuse": "key:requests", "cache_write_tokens": 15, "token_details": "{}",
+        "service_tier": "tier", "prompt_bytes": 32, "max_tokens": 31, "choices": 33, "images": 21,
+        "audio_ms": 22, "characters": 23, "search_units": 24, "queue_ms": 61.5, "run_name": "run-name",
+        "replay_of": str(UUID(int=2)), "priority": "batch", "key_ancestors": "root", "guard_action": "warn",
+        "guard_signal": "repeat", "guard_times": 51,
+    }  # fmt: skip
