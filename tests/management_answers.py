@@ -79,6 +79,7 @@ async def visit(url: str) -> Answers:
         tenant = f"visited-{uuid4().hex[:8]}"
         made = await _keys(visitor, tenant)
         await _calls(visitor, made, tenant)
+        await _rejections(visitor, tenant)
         await _policies(visitor, tenant, made)
         await _reads(visitor, tenant, made)
         await _ends(visitor, made, tenant)
@@ -143,6 +144,32 @@ async def _calls(visitor: Visitor, made: Json, tenant: str) -> None:
             await asyncio.sleep(0.1)
         with suppress(httpx.HTTPError):
             await running
+
+
+async def _rejections(visitor: Visitor, tenant: str) -> None:
+    """Rejected requests on record: by a rate, and by a budget in dollars."""
+    nothing = {"budgets": [{"limit_usd": "0", "period": "day"}]}
+    for name, limits in (("rate", {"rpm": 1}), ("budget", nothing)):
+        spec = {"name": f"{tenant}-{name}", "tenant": tenant, "models": ["*"], **limits}
+        key = (await visitor.call("POST", "/admin/keys", spec))["key"]
+        headers = {"Authorization": f"Bearer {key}", "X-Run-Id": f"{tenant}-{name}"}
+        body = {"model": CHAT, "messages": say("hello")}
+        replies = [
+            await visitor.client.post("/v1/chat/completions", json=body, headers=headers) for _ in range(2)
+        ]
+        assert replies[-1].status_code == 429, replies[-1].text
+        await _recorded(visitor, replies[-1].headers["x-request-id"], key)
+        await visitor.call("GET", "/v1/requests?since=1h", key=key)
+        await visitor.call("GET", f"/v1/runs/{tenant}-{name}", key=key)
+
+
+async def _recorded(visitor: Visitor, request: str, key: str) -> None:
+    for _ in range(100):
+        with suppress(AssertionError):
+            await visitor.call("GET", f"/v1/requests/{request}", key=key)
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"no record of {request}")
 
 
 async def _policies(visitor: Visitor, tenant: str, made: Json) -> None:
