@@ -148,8 +148,11 @@ async def _calls(visitor: Visitor, made: Json, tenant: str) -> None:
 
 async def _rejections(visitor: Visitor, tenant: str) -> None:
     """Rejected requests on record: by a rate, and by a budget in dollars."""
-    nothing = {"budgets": [{"limit_usd": "0", "period": "day"}]}
-    for name, limits in (("rate", {"rpm": 1}), ("budget", nothing)):
+    of_keys: dict[str, Json] = {
+        "rate": {"rpm": 1},
+        "budget": {"budgets": [{"limit_usd": "0", "period": "day"}]},
+    }
+    for name, limits in of_keys.items():
         spec = {"name": f"{tenant}-{name}", "tenant": tenant, "models": ["*"], **limits}
         key = (await visitor.call("POST", "/admin/keys", spec))["key"]
         headers = {"Authorization": f"Bearer {key}", "X-Run-Id": f"{tenant}-{name}"}
