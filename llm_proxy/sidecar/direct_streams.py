@@ -2,7 +2,8 @@
 
 Invariants: only a stream whose frames are all good, with its usage, is ended here. Anything else goes on in
 LiteLLM, at any time: its own request gets the events so far and then the rest, and what it sends for those
-that the caller has is dropped. So errors, fallbacks, a caller's hang-up and their rows are LiteLLM's.
+that the caller has is dropped. So errors, fallbacks, a caller's hang-up and their rows are LiteLLM's. After a
+hang-up the provider's connection is closed at once, and there is no rest.
 """
 
 import asyncio
@@ -68,10 +69,10 @@ class DirectStream:
             left = await unless_disconnected(self._respond(body, call_id, send), receive)
         except Exception:  # noqa: BLE001 -- LiteLLM gets the same events, and does the same again
             return False
-        if isinstance(left, BaseException):
-            self._failure = left
-            return False
         if self._good is None:
+            if left is not None:
+                self._failure = left
+                await self.close()
             return False
         self._good.log(call_id, self._outcome)
         return True
@@ -188,6 +189,8 @@ class DirectStream:
         if self._taken:
             yield b"".join(self._taken)
         self._taken = []
+        if self._failure is not None:
+            await asyncio.Event().wait()  # LiteLLM sees the disconnect too, and cancels its request
         async for _ in self._lines:
             yield b"".join(self._taken)
             self._taken = []

@@ -346,6 +346,14 @@ async def test_a_caller_hangs_up(pair: tuple[Sidecar, Sidecar]) -> None:
             await asyncio.wait_for(ask(sidecar, "gpt", {}, said, uuid4()), 1)
         assert await sidecar.provider.client_left_s(mark) < LEFT_AFTER_S
         assert len(await sidecar.provider.calls(mark)) == 1
+        await all_ended(sidecar)
+
+
+async def all_ended(sidecar: Sidecar) -> None:
+    """Wait until no call runs in the sidecar."""
+    async with asyncio.timeout(LEFT_AFTER_S):
+        while (await sidecar.get("/health/readiness")).json["in_flight"]:
+            await asyncio.sleep(0.05)
 
 
 STREAM: Json = {"stream": True, "stream_options": {"include_usage": True}}
@@ -464,5 +472,6 @@ async def test_a_caller_leaves_a_stream(pair: tuple[Sidecar, Sidecar], log: Read
                         break
         assert await sidecar.provider.client_left_s(str(call_id)) < LEFT_AFTER_S
         assert len(await sidecar.provider.calls(str(call_id))) == 1
+        await all_ended(sidecar)
         found += (await rows_of(log, call_id, {"headers": {}})) if after else []
     assert found[:1] == found[1:]
