@@ -26,6 +26,8 @@ PROVIDER_KEY = "provider"
 """Key of `model_info` that names the provider of a deployment reached by another provider's protocol."""
 COMPLETING_PROTOCOLS = frozenset({"openai", "azure", "azure_text", "text-completion-openai"})
 """Providers whose completions LiteLLM requests at an endpoint that chat models need not have."""
+PROVIDER_FAMILIES = ("bedrock", "vertex_ai")
+"""Providers whose models the price list has by kinds: `bedrock_converse`, `vertex_ai-chat-models`."""
 TOKEN_LIMITS = ("max_tokens", "max_input_tokens", "max_output_tokens")
 
 
@@ -233,6 +235,26 @@ def published_entry(model: str) -> Mapping[str, Any]:
     provider, _, name = model.partition("/")
     bare = entries.get(name) or {}
     return entries.get(model) or (bare if bare.get("litellm_provider") == provider else {})
+
+
+def set_published_apart(model_list: Iterable[object]) -> None:
+    """Move published entries whose name is the id of another provider's deployment; before LiteLLM's start.
+
+    LiteLLM keeps a deployment's own prices in the same map, by its id, and would mix the two: calls of the
+    deployment would cost 0, and those of the model what the deployment states. An entry that is moved stands
+    at `provider/name`, where LiteLLM looks first.
+    """
+    entries: Untyped = litellm_internals.litellm_module().model_cost
+    for one in map(as_object, model_list):
+        params, info = as_object(one.get("litellm_params")), as_object(one.get("model_info"))
+        name = str(info.get("id"))
+        has_own = any(given.get(price) is not None for given in (params, info) for price in OWN_PRICES)
+        if not has_own or "/" in name or name not in entries:
+            continue
+        stated, provider = str(entries[name].get("litellm_provider")), _split_provider(params)[1]
+        maker = next((family for family in PROVIDER_FAMILIES if stated.startswith(family)), stated)
+        if provider is not None and not stated.startswith(provider):
+            entries.setdefault(f"{maker}/{name}", entries.pop(name))
 
 
 def has_price(deployment: str, model: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.sidecar import cache_events, callback, guardrails, litellm_internals, response_cache
+from llm_proxy.sidecar import cache_events, callback, catalog, guardrails, litellm_internals, response_cache
 from llm_proxy.sidecar.app import SidecarApp
 from llm_proxy.sidecar.call_log import WARM_UP_GROUP, CallLog
 from llm_proxy.sidecar.config import EffectiveConfig, InvalidConfig, build_effective_config, has_observers
@@ -92,6 +92,7 @@ def prepare(config: Path) -> Prepared:
             patch.install()
     _override_config_loader(litellm_internals.proxy_module().proxy_config, config, loaded)
     litellm_internals.import_for_first_calls()
+    catalog.set_published_apart(loaded.config["model_list"])
     gc.freeze()
     return Prepared(config, loaded, tuple(patch for patch in chosen if patch.after_start))
 

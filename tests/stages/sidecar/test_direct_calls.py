@@ -76,6 +76,9 @@ def pair(
         deployment("one-id", "openai/gpt-4o", provider, id="shared", **alone),
         deployment("same-id", "openai/gpt-4o-mini", provider, id="shared", **alone),
         deployment("模型\n二", "openai/物理", provider, id="号码", **alone),
+        deployment("resold", "openai/claude-sonnet-4-6", provider, id="claude-sonnet-4-6", **alone),
+        deployment("maker", "anthropic/claude-sonnet-4-6", provider, **alone)
+        | {"model_info": {"id": "maker"}},
     ]
     rules: Json = {"fallbacks": [{"first": ["second"]}], "retry_after": 0}
     config: Json = {"model_list": models, "router_settings": rules}
@@ -334,6 +337,15 @@ async def test_names_of_any_letters_are_answered(pair: tuple[Sidecar, Sidecar]) 
             named = [sent[f"x-litellm-model-{one}".encode()] for one in ("group", "id", "name")]
             assert named == ["模型?二", "号码", "openai/物理"]
             assert sent[b"x-llmp-deployment"] == "号码"
+
+
+async def test_an_id_that_is_a_model_s_name_has_its_own_price(pair: tuple[Sidecar, Sidecar]) -> None:
+    """And the model of that name, at its maker, keeps the published one."""
+    for sidecar in pair:
+        for group, cost_usd in (("resold", 0.0012), ("maker", 0.0045)):
+            for _ in range(2):
+                answer = await sidecar.chat(group, str(uuid4()), prompt_tokens=1000, completion_tokens=100)
+                assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(cost_usd)
 
 
 async def test_a_caller_hangs_up(pair: tuple[Sidecar, Sidecar]) -> None:
