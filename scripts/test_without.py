@@ -51,7 +51,8 @@ def run_without(name: str, parts: Sequence[str], tests: Sequence[str], processes
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(processes), *tests]
     env = os.environ | {DISABLING_SETTING: ",".join(parts)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    counts = {found[1]: int(found[0]) for found in COUNT.findall(done.stdout.splitlines()[-1])}
+    last = done.stdout.rstrip().rpartition("\n")[2]
+    counts = {found[1]: int(found[0]) for found in COUNT.findall(last)}
     if not counts:
         raise RuntimeError(done.stdout[-1500:] + done.stderr[-500:])
     return Run(name, counts, NOT_PASSED.findall(done.stdout))
