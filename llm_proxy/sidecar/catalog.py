@@ -257,9 +257,16 @@ def set_published_apart(model_list: Iterable[object]) -> None:
             entries.setdefault(f"{maker}/{name}", entries.pop(name))
 
 
+def _own_entry(deployment: str, model: str) -> Mapping[str, Any]:
+    """Return LiteLLM's entry of a deployment; empty if its id is only the name of another provider's model."""
+    own: Mapping[str, Any] = litellm_internals.litellm_module().model_cost.get(deployment) or {}
+    is_other_s = not str(own.get("litellm_provider") or model).startswith(model.partition("/")[0])
+    return {} if is_other_s else own
+
+
 def has_price(deployment: str, model: str) -> bool:
     """Whether a base price is known, 0 included."""
-    own: Mapping[str, Any] = litellm_internals.litellm_module().model_cost.get(deployment) or {}
+    own = _own_entry(deployment, model)
     return any(entry.get(name) is not None for entry in (own, published_entry(model)) for name in BASE_PRICES)
 
 
@@ -271,7 +278,7 @@ def is_free(deployment: str, model: str) -> bool:
 
 def prices_of(deployment: str, model: str) -> dict[str, float]:
     """Return every price that is known, by LiteLLM's name; a deployment's own before the published one."""
-    own: Mapping[str, Any] = litellm_internals.litellm_module().model_cost.get(deployment) or {}
+    own = _own_entry(deployment, model)
     known = {**published_entry(model), **_without_none(dict(own))}
     return {name: value for name, value in known.items() if "cost" in name and isinstance(value, int | float)}
 

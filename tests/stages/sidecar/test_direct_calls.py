@@ -77,6 +77,8 @@ def pair(
         deployment("same-id", "openai/gpt-4o-mini", provider, id="shared", **alone),
         deployment("模型\n二", "openai/物理", provider, id="号码", **alone),
         deployment("resold", "openai/claude-sonnet-4-6", provider, id="claude-sonnet-4-6", **alone),
+        deployment("no-price", "openai/claude-haiku-4-5", provider, **alone)
+        | {"model_info": {"id": "claude-haiku-4-5"}},
         deployment("maker", "anthropic/claude-sonnet-4-6", provider, **alone)
         | {"model_info": {"id": "maker"}},
     ]
@@ -340,12 +342,14 @@ async def test_names_of_any_letters_are_answered(pair: tuple[Sidecar, Sidecar]) 
 
 
 async def test_an_id_that_is_a_model_s_name_has_its_own_price(pair: tuple[Sidecar, Sidecar]) -> None:
-    """And the model of that name, at its maker, keeps the published one."""
+    """Or none; and the model of that name, at its maker, keeps the published one."""
     for sidecar in pair:
         for group, cost_usd in (("resold", 0.0012), ("maker", 0.0045)):
             for _ in range(2):
                 answer = await sidecar.chat(group, str(uuid4()), prompt_tokens=1000, completion_tokens=100)
                 assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(cost_usd)
+        answer = await sidecar.chat("no-price", str(uuid4()), prompt_tokens=1000, completion_tokens=100)
+        assert "x-litellm-response-cost" not in answer.headers
 
 
 async def test_a_caller_hangs_up(pair: tuple[Sidecar, Sidecar]) -> None:
