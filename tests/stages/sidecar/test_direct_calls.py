@@ -343,12 +343,13 @@ async def test_names_of_any_letters_are_answered(pair: tuple[Sidecar, Sidecar]) 
 
 async def test_an_id_that_is_a_model_s_name_has_its_own_price(pair: tuple[Sidecar, Sidecar]) -> None:
     """Or none; and the model of that name, at its maker, keeps the published one."""
+    counts = {"prompt_tokens": 1000, "completion_tokens": 100}
     for sidecar in pair:
         for group, cost_usd in (("resold", 0.0012), ("maker", 0.0045)):
             for _ in range(2):
-                answer = await sidecar.chat(group, str(uuid4()), prompt_tokens=1000, completion_tokens=100)
+                answer = await sidecar.chat(group, str(uuid4()), do="ok", **counts)
                 assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(cost_usd)
-        answer = await sidecar.chat("no-price", str(uuid4()), prompt_tokens=1000, completion_tokens=100)
+        answer = await sidecar.chat("no-price", str(uuid4()), do="ok", **counts)
         assert "x-litellm-response-cost" not in answer.headers
 
 

@@ -64,7 +64,7 @@ async def taken_from(chunks: list[bytes], by_bytes: list[bool]) -> list[str]:
             event = lines.next_event
             if event is not None and event.startswith(b"data: "):  # as each frame like another does
                 lines.drop_event()
-                found += map(line_of, decoded(event + b"\n\n"))
+                found += map(line_of, decoded(b"data: 0\n\n" + event + b"\n\n")[1:])
                 continue
         line = await anext(lines, None)
         if line is None:
