@@ -258,7 +258,7 @@ def set_published_apart(model_list: Iterable[object]) -> None:
 
 
 def _own_entry(deployment: str, model: str) -> Mapping[str, Any]:
-    """Return LiteLLM's entry of a deployment; empty if its id is only the name of another provider's model."""
+    """Return LiteLLM's entry of a deployment; empty if its id only is the name of another's model."""
     own: Mapping[str, Any] = litellm_internals.litellm_module().model_cost.get(deployment) or {}
     is_other_s = not str(own.get("litellm_provider") or model).startswith(model.partition("/")[0])
     return {} if is_other_s else own

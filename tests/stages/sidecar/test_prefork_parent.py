@@ -69,7 +69,7 @@ def run_parent(folder: Path, *words: str, start_timeout_s: float = 60, before: s
 
 
 def test_a_closed_terminal_ends_the_parent_and_its_worker(tmp_path: Path) -> None:
-    """The worker leaves SIGHUP to its parent, which then ends it in order; also where the tests run under `nohup`."""
+    """The worker leaves SIGHUP to its parent, which then ends it in order; also in a run under `nohup`."""
     with run_parent(tmp_path, before="env --default-signal=HUP") as parent:
         worker = parent.wait_for_worker()
         os.kill(worker, signal.SIGHUP)
