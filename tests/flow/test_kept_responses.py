@@ -103,6 +103,7 @@ async def test_only_its_tenant_has_it(stack: RunningStack, sdk: openai.AsyncOpen
     body = {"model": MODEL, "input": say("x"), "previous_response_id": made.id}
     reply = await send(stack, "POST", "/v1/responses", body, **other)
     assert (reply.status_code, reply.json()["error"]["param"]) == (404, "previous_response_id")
+    assert (await stack.story(reply.headers["x-request-id"]))["model"] == MODEL
     assert len(await stack.calls()) == calls
     assert (await sdk.responses.retrieve(made.id)).id == made.id
 

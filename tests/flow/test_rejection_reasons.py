@@ -223,11 +223,6 @@ def test_the_model_that_a_rejected_request_named_is_recorded(gateway: Gateway) -
         "plain": ask(gateway, headers, "plain", messages="no list"),
         "no/such-deployment": httpx.post(gateway.url + path, json=body, headers=headers),
         "a?b" + 125 * "x": ask(gateway, headers, "a\u0007b" + 400 * "x"),
-        "follower": httpx.post(
-            f"{gateway.url}/v1/responses",
-            json={"model": "follower", "input": "x", "previous_response_id": "resp_nope"},
-            headers=headers,
-        ),
         "-": httpx.post(f"{gateway.url}/v1/chat/completions", content=b"[]", headers=headers),
     }
     assert {one.status_code for one in answers.values()} == {400, 404}
