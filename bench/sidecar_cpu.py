@@ -21,6 +21,13 @@ from llm_proxy.stack.process import ProcessSpec
 ROUNDS = 3
 PARTS = tuple(name for name in SPEEDING_UP if name != "routes")
 """Routes cost the start, and no call."""
+VARIANTS = {
+    "LiteLLM without bytecode": "",
+    "LiteLLM as it comes": "",
+    "none of them": ",".join(PARTS),
+    "all": "",
+} | {f"all but {part}": part for part in PARTS}
+"""The parts that each leaves out; LiteLLM as it comes has none."""
 COLUMNS = {
     "a chat call": body(),
     "a stream": body(stream=True),
@@ -29,16 +36,13 @@ COLUMNS = {
 """What is measured: a call, and streams of 102 frames."""
 
 
-def variants(file: Path, port: int) -> dict[str, ProcessSpec]:
-    """What is compared, each with the same configuration."""
+def program(name: str, file: Path, port: int) -> ProcessSpec:
+    """What is compared under that name, with the same configuration as all."""
     uncompiled = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/nonexistent"}
-    found = {
-        "LiteLLM without bytecode": litellm_spec(port, file, KEY, uncompiled),
-        "LiteLLM as it comes": litellm_spec(port, file, KEY),
-        "none of them": sidecar_spec(file, port, {WITHOUT: ",".join(PARTS)}),
-        "all": sidecar_spec(file, port, {WITHOUT: ""}),
-    }
-    return found | {f"all but {part}": sidecar_spec(file, port, {WITHOUT: part}) for part in PARTS}
+    litellm = {"LiteLLM without bytecode": uncompiled, "LiteLLM as it comes": {}}
+    if name in litellm:
+        return litellm_spec(port, file, KEY, litellm[name])
+    return sidecar_spec(file, port, {WITHOUT: VARIANTS[name]})
 
 
 def cpu_ms(subject: Subject, sent: str, calls: int) -> float:
@@ -65,10 +69,11 @@ def main() -> None:
         try:
             stack.add("upstream", upstream_spec(at := free_port()), at)
             stack.start("upstream")
-            file, port = litellm_config(stack.folder, stack.url("upstream")), free_port()
-            for name, program in variants(file, port).items():
+            file = litellm_config(stack.folder, stack.url("upstream"))
+            for name in VARIANTS:
                 if given.only in ("", name):
-                    stack.add(name, program, port)
+                    port = free_port()  # at the port before, LiteLLM's end may still answer
+                    stack.add(name, program(name, file, port), port)
                     stack.start(name)
                     subject, many = Subject(name, port, (stack.pid(name),), KEY), (given.calls, given.streams)
                     spent = [
