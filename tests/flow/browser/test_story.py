@@ -74,7 +74,7 @@ async def see_the_budget(page: WatchedPage, key_path: str, name: str, rejected: 
     link = page.page.locator(f'a[href="/requests/{rejected}"]').first
     async with asyncio.timeout(20):
         while not await link.count():  # rejected requests are sampled once a second
-            await search(page, name, "refused")
+            await search(page, name, "rejected")
     await link.click()
     await page.page.wait_for_url(f"**/requests/{rejected}")
     await expect(page.page.locator("p.problem").first).to_contain_text("budget")
