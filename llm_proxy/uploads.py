@@ -23,7 +23,7 @@ from llm_proxy.errors import Overloaded
 BLOCK_BYTES = 256 * 2**10
 """Written and read at once: about what one upload holds in memory."""
 HEAD_BYTES = 4096
-"""Of a file, kept in memory too: what tells its kind and length."""
+"""Of a file, kept in memory too: its kind and length are read from them."""
 _LEFTOVER_AGE_S = 60
 log = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ class Turn(NamedTuple):
         step: What the model did last and what came of it: the calls of tools with their results, or its
             words and the reply to them; `NO_STEP` at the start of a conversation.
         before: The step before that one.
-        prompt: The whole request, as far as its model, its size and its ends tell it from others.
+        prompt: The whole request, as far as its model, its size and its ends distinguish it.
         size_bytes: The size of the prompt.
         tool: The name of the first tool of the step, for the evidence; empty without one.
     """

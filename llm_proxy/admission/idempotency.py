@@ -61,7 +61,7 @@ class IdempotentRequest:
 
 
 def identify(key: str, caller: Caller, request: Iterable[bytes]) -> IdempotentRequest:
-    """Returns a request by its key, its caller, and the parts that tell it from another request.
+    """Returns a request by its key, its caller, and the parts that distinguish it from others.
 
     A key is its caller's own: that of an API key, and of a tenant and a user below it.
     """

@@ -82,7 +82,7 @@ class GuardedCall:
 
     Attributes:
         verdict: What was found; None for nothing, and before `judge`.
-        headers: The header that tells the caller.
+        headers: The header that reports the verdict to the caller.
     """
 
     __slots__ = ("_adding", "_guard", "_number", "_rule", "_run", "_turn", "headers", "verdict")
@@ -146,7 +146,7 @@ class GuardedCall:
     def end(
         self, *, answered: bool, cost_nano_usd: int | None
     ) -> tuple[SettlementQueue, SettledFuture] | None:
-        """Notes how the call ended: what failed is no turn; returns what tells when the store has it."""
+        """Notes how the call ended: what failed is no turn; returns the future of the store's write."""
         if not self._number:
             return None
         outcome = (ANSWERED if answered else FAILED).decode()

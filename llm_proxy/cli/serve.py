@@ -50,7 +50,7 @@ HEADER_TIMEOUT_S = 10
 SLOW_CHECK_EVERY_S = 1
 BACKLOG = 2048
 HANDOVER_S = 5.0
-"""How long idle connections wait for a last request, whose response tells the client to reconnect."""
+"""How long idle connections wait for a last request, whose response has `connection: close`."""
 GC_THRESHOLD = 20_000
 """Allocated objects before a collection: reference cycles are rare here."""
 

@@ -1,7 +1,7 @@
 """Who is signed in, and what they may see: sessions, roles, and tokens against forged requests.
 
-Invariants: a page without `require_role` shows nothing of anyone's; the role is the credential's of this
-moment, not of the sign-in, so that a revoked or expired key ends its sessions; each request that changes
+Invariants: a page without `require_role` shows no caller's data; the role is the credential's of
+this moment, not of the sign-in, so that a revoked or expired key ends its sessions; each request that changes
 something carries the session's token and comes from this site.
 """
 

@@ -48,7 +48,7 @@ _LONGEST_BEAT_S = 3.0
 _UNKEPT_MS = 10_000
 """How long listeners elsewhere may read the end of an answer that is not kept."""
 _CHOOSING = (b"x-provider", b"anthropic-beta", b"anthropic-version")
-"""Headers that tell a request from another one with the same body."""
+"""Headers that distinguish requests with the same body."""
 Ending = Literal["stored", "gone", "released"]
 
 

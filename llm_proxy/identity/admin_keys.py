@@ -90,7 +90,7 @@ class AdminKeyRepository:
         if lookup is None:
             return None
         async with database_errors(), self._pool.acquire(timeout=DEADLINE_S) as connection:
-            row = await connection.fetchrow(_FIND, lookup)  # one statement only: anyone can cause it
+            row = await connection.fetchrow(_FIND, lookup)  # one statement only: every caller can cause it
         if row is None or not hmac.compare_digest(row["digest"], key_digest(key)):
             return None
         if row["revoked_at"] is not None:

@@ -65,7 +65,7 @@ class ChildKeyRepository:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create(self, caller: Caller, asked: Mapping[str, Any], served: ServedNames) -> KeyMutation:
+    async def create(self, caller: Caller, requested: Mapping[str, Any], served: ServedNames) -> KeyMutation:
         """Creates a key below the caller's."""
         require_virtual(caller)
         lookup = caller.key_prefix.removeprefix(KEY_TYPE_PREFIX)
@@ -75,7 +75,7 @@ class ChildKeyRepository:
             )
             stored, parent = await _require_living(connection, lookup, now)
             await _require_room(connection, parent.root_key_id)
-            spec, run = child_spec(parent, stored.ends_at, asked, now, served)
+            spec, run = child_spec(parent, stored.ends_at, requested, now, served)
             key_id, secret = new_key_id(), generate_key()
             end = f"/{spec.name}-{key_id[-8:]}"
             spec = replace(spec, name=stored.spec.name[: MAX_NAME_CHARS - len(end)] + end[-MAX_NAME_CHARS:])

@@ -41,7 +41,7 @@ _SPENDERS: Mapping[ScopeKind, tuple[str, ...]] = {
     "user_model": ("tenant", "user", "model"),
     "provider": ("model",),
 }
-"""The dimensions that tell a scope's spenders apart; none for `global`."""
+"""The dimensions by which a scope's spenders differ; none for `global`."""
 _OPENING = """
     SELECT given.place, sum(o.cost_usd) AS cost_usd
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])

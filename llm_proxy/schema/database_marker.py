@@ -50,7 +50,7 @@ _UNLOCK = """
 
 
 class DatabasePlace(NamedTuple):
-    """Where a database lies; None for what the server does not tell."""
+    """Where a database lies; None for what the server does not report."""
 
     server_id: str | None
     database_oid: str | None

@@ -36,7 +36,7 @@ _ERROR_REASONS = {
     "LOADING": "it is still loading its data",
 }
 _LOST_RIGHTS = ("READONLY", "NOAUTH", "WRONGPASS")
-"""Errors of a server that is no longer the primary, or no longer knows this user: the next login tells."""
+"""Errors of a server that is no longer the primary, or no longer knows this user: it is disconnected."""
 _CONNECT_ERRORS = (OSError, LimiterUnavailable, TimeoutError)
 _NO_REDIS = "what answers there is no Redis"
 _FALSE = ("false", "f", "no", "n", "0")
@@ -305,7 +305,7 @@ class RedisConnection(asyncio.Protocol):
             info: bytes = b"" if role[0] == b"master" else await self._send(("INFO", "cluster"), None)
         except LimiterUnavailable as unavailable:
             if str(unavailable).startswith("NOPERM"):
-                return  # the first write tells
+                return  # a replica fails at the first write
             raise
         if role[0] != b"master" and b"cluster_enabled:1" not in info:
             raise LimiterUnavailable("no primary among its hosts")

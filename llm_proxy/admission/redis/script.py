@@ -16,7 +16,7 @@ def script_source(name: str) -> str:
 
 
 def open_store(url: str, name: str, *, timeout_s: float, tls: ssl.SSLContext | None = None) -> ClusterClient:
-    """Returns a client of a store, not started, which `name` tells from the others in logs."""
+    """Returns a client of a store, not started; logs have it under `name`."""
 
     def connection(at: str) -> RedisConnection:
         return RedisConnection(at, timeout_s=timeout_s, load_commands=list, tls=tls, name=name)

@@ -88,7 +88,7 @@ def _may_have_duplicates(body: bytes, names: int) -> bool:
     """Whether the text may have more names than the parsed document kept.
 
     Every name ends in `":` unless space stands before the colon; inside strings the same characters are
-    escaped. Where counting cannot tell, returns True, and the slow parser decides.
+    escaped. Where counting does not decide, returns True, and the slow parser decides.
     """
     if body.count(b'":') - body.count(b'\\":') != names:
         return True
