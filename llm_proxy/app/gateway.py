@@ -197,7 +197,12 @@ class Gateway:
             return
         shared = self._stages.services.admission.shared_store
         on_change = self._erasures.step if self._erasures is not None else None
-        await database.watch.start(database.pool, StoredSightings(shared) if shared else None, on_change)
+        await database.watch.start(
+            database.pool,
+            StoredSightings(shared) if shared else None,
+            on_change,
+            before_admitting=self._stages.policies.read_again,
+        )
         started.push_async_callback(database.watch.stop)
 
     async def _check_eviction(self) -> None:

@@ -119,6 +119,7 @@ class Stages:
     answers: AnswerStore | None
     idempotent: IdempotentCalls | None
     services: Services
+    policies: PolicyWatcher
     call_board: CallBoard
     old_secrets: OldSecretUses
 
@@ -169,6 +170,7 @@ def build_stages(settings: Settings, metrics: Metrics) -> Stages:
         answers=answers,
         idempotent=_idempotent(settings, answers, metrics),
         services=Services(admission, upstream, catalog, ledger, running, observers),
+        policies=watcher,
         call_board=CallBoard(running, _exchange(admission)),
         old_secrets=old_secrets,
     )

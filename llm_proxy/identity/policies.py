@@ -303,10 +303,22 @@ class PolicyWatcher:
         if epoch > self.epoch_of(tenant):
             self._seen[tenant] = epoch
 
-    async def _read(self, source: PolicySource) -> None:
+    async def read_again(self) -> None:
+        """Reads the policies whatever their epochs, which in a restored database may be any.
+
+        Raises:
+            StoreUnavailable: Postgres did not answer.
+        """
+        if self._source is not None:
+            async with self._lock:
+                await self._read(self._source, EVERY_EPOCH)
+
+    async def _read(self, source: PolicySource, known_epoch: int | None = None) -> None:
         started = time.monotonic()
         try:
-            snapshot = await source.fetch_policies(self.snapshot.newest_epoch)
+            snapshot = await source.fetch_policies(
+                self.snapshot.newest_epoch if known_epoch is None else known_epoch
+            )
         except StoreUnavailable:
             self._unavailable = True
             raise

@@ -8,13 +8,14 @@ database, or something is not as before. A store that does not answer confirms n
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from llm_proxy.admission.limiter import LimiterUnavailable
 from llm_proxy.admission.redis.sightings import StoredSightings
 from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity.restore_gate import RestoreGate
 from llm_proxy.schema import PgConnection
 from llm_proxy.schema.connections import Pool
@@ -59,6 +60,8 @@ class RestoreWatch:
         self._pool: Pool | None = None
         self._stored: StoredSightings | None = None
         self._on_change: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._before_admitting: Callable[[], Awaitable[None]] | None = None
+        self._is_acknowledged = False  # the gate opens once the look's connection is free
         self._seen: dict[str, Sighting] = {}
         self._full_at = float("-inf")
         self._noted: dict[str, Sighting] = {}
@@ -70,12 +73,19 @@ class RestoreWatch:
         pool: Pool,
         stored: StoredSightings | None,
         on_change: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        before_admitting: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Looks once, as far as the stores answer, then twice a second.
 
-        `on_change` is called when a restore is found, and when it is acknowledged.
+        Args:
+            pool: Of the database.
+            stored: What the limits store saw; None without one.
+            on_change: Called when a restore is found, and when it is acknowledged.
+            before_admitting: Called when a restore is acknowledged, before calls are admitted; if it raises
+                `StoreUnavailable`, they are not, and it is called again.
         """
         self._pool, self._stored, self._on_change = pool, stored, on_change
+        self._before_admitting = before_admitting
         try:
             async with asyncio.timeout(_AT_START_S):
                 await self._loop.run_once(self._step)
@@ -104,13 +114,16 @@ class RestoreWatch:
     async def _step(self) -> None:
         assert self._pool is not None  # noqa: S101 -- it was started
         try:
-            async with (
-                self._one_at_a_time,
-                db_deadline(_DEADLINE_S),
-                self._pool.acquire(timeout=_DEADLINE_S) as connection,
-            ):
-                await self._look(connection)
-        except (DatabaseUnavailable, RowsRejected):
+            async with self._one_at_a_time:
+                self._is_acknowledged = False
+                async with (
+                    db_deadline(_DEADLINE_S),
+                    self._pool.acquire(timeout=_DEADLINE_S) as connection,
+                ):
+                    await self._look(connection)
+                if self._is_acknowledged:
+                    await self._admit()
+        except (DatabaseUnavailable, RowsRejected, StoreUnavailable):
             log.debug("the database's marker cannot be read now")
 
     async def _look(self, connection: PgConnection) -> None:
@@ -154,13 +167,21 @@ class RestoreWatch:
     ) -> None:
         self._seen[seen.lineage] = seen
         self._full_at = time.monotonic()
-        was, self.gate.reason = self.gate.reason, None
-        if was not in {None, _UNCHECKED, _UNCONFIRMED}:
-            log.warning("the database is trusted again: calls are admitted")
-            self._changed()
+        if self.gate.reason in {None, _UNCHECKED, _UNCONFIRMED}:
+            self.gate.reason = None
+        else:
+            self._is_acknowledged = True
         if marker.now_ms - seen.beat_ms >= BEAT_MS or place.differs_from(marker.place):
             seen = await beat(connection, marker, place) or seen
         await self._note(marker.name, seen)
+
+    async def _admit(self) -> None:
+        """Opens the gate after a restore was acknowledged."""
+        if self._before_admitting is not None:
+            await self._before_admitting()
+        self.gate.reason = None
+        log.warning("the database is trusted again: calls are admitted")
+        self._changed()
 
     async def _look_at_unmarked(self, connection: PgConnection, marker: Marker | None) -> None:
         """A database without a marker is new, or of an earlier version, or from a backup of one."""

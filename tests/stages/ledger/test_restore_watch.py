@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from stages.admission.limiter_outages import OwnValkey
 from llm_proxy import schema
 from llm_proxy.admission.redis.backend import RedisBackend
 from llm_proxy.admission.redis.sightings import StoredSightings
+from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Actor, KeyRepository, KeySpec
 from llm_proxy.identity.restore_gate import RestoreGate
 from llm_proxy.ledger.restore_watch import RestoreWatch
@@ -38,15 +39,24 @@ class Watched:
 
     Attributes:
         looks: How many times the marker was read.
+        reasons: Why the gate was closed whenever the policies were to be read before calls are admitted; the
+            first read fails.
     """
 
     gate: RestoreGate
     pool: "asyncpg.Pool[asyncpg.Record]"
     looks: int = 0
+    reasons: list[str | None] = field(default_factory=list[str | None])
 
     def count_looks(self, asked: LoggedQuery) -> None:
         """Counts a statement that reads the marker."""
         self.looks += "database_marker" in asked.query
+
+    async def read_policies(self) -> None:
+        """Reads nothing; fails the first time."""
+        self.reasons.append(self.gate.reason)
+        if len(self.reasons) == 1:
+            raise StoreUnavailable("Postgres does not answer.")
 
     async def until(self, *, is_open: bool) -> None:
         """Wait until the gate is open, or closed for a restore."""
@@ -88,7 +98,8 @@ async def watched(url: str, folder: Path, store: str | None = None) -> AsyncGene
     async with pool:
         async with pool.acquire() as connection:
             await schema.apply(connection)
-        await watch.start(pool, StoredSightings(backend.cluster) if backend is not None else None)
+        stored = StoredSightings(backend.cluster) if backend is not None else None
+        await watch.start(pool, stored, before_admitting=made.read_policies)
         yield made
         await watch.stop()
     if backend is not None:
@@ -209,6 +220,23 @@ async def test_a_database_of_last_week_is_a_restore_even_where_the_limits_store_
     async with watched(copy_url, tmp_path / "disk") as one:
         await one.until(is_open=False)
         assert "nothing confirms that it is whole" in str(one.gate.reason)
+
+
+async def test_calls_are_admitted_once_the_policies_of_the_restored_database_are_read(
+    database_url: str, copy_url: str, tmp_path: Path
+) -> None:
+    """After the acknowledgement; a read that fails is repeated, and until then the gate is closed."""
+    async with watched(database_url, tmp_path / "disk") as one:
+        await one.until(is_open=True)
+        assert one.reasons == []
+    await copy_database(database_url, copy_url)
+    async with watched(copy_url, tmp_path / "other disk") as one:
+        await one.until(is_open=False)
+        words = ("restore-check", "--without-revocations", "--acknowledge", "--yes")
+        await commands.run(copy_url, *words, LLM_PROXY__SPOOL_DIR=str(tmp_path / "other disk"))
+        await one.until(is_open=True)
+        assert len(one.reasons) == 2
+        assert None not in one.reasons
 
 
 async def test_a_rehearsal_on_a_copy_by_commands_leaves_the_running_database_alone(
