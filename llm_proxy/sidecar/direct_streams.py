@@ -19,13 +19,12 @@ from llm_proxy.sidecar.direct_answers import RETRY_HEADERS, GoodAnswer, header_p
 from llm_proxy.sidecar.direct_requests import OpenedStream, ProviderAnswer, RequestTemplate, as_answer
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.disconnects import unless_disconnected
-from llm_proxy.sidecar.event_stream import ServerSentEvent
+from llm_proxy.sidecar.event_stream import EVENT_STREAM, ServerSentEvent, media_type
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import alike_frames, openai_passthrough, provider_http
 from llm_proxy.sidecar.provider_lines import ProviderLines
 from llm_proxy.sidecar.responses import Message, Receive, ResultSender, Send
 
-EVENT_STREAM = "text/event-stream"
 DONE_FRAME = b"data: [DONE]\n\n"
 MAX_KEPT_BYTES = 256 * 1024
 """Of the events that LiteLLM would get; a stream of more, whose frames are not alike, goes on in LiteLLM."""
@@ -84,7 +83,7 @@ class DirectStream:
             self._failure = opened
             return
         self._opened = opened
-        kind = opened.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = media_type(opened.headers.get("content-type", ""))
         if opened.status != 200 or kind != EVENT_STREAM or "content-encoding" in opened.headers:
             return
         self._prepare(opened)

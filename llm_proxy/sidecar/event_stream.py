@@ -20,6 +20,11 @@ _FIELDS = frozenset({b"", b"data", b"event", b"id", b"retry"})
 """Field names of an event stream; a comment has an empty one."""
 
 
+def media_type(content_type: str) -> str:
+    """Return the type that a `content-type` header states, without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 class EventTooLong(ValueError):  # noqa: N818 -- errors are named for the state they report
     """A line or event exceeds `MAX_EVENT_BYTES` or `MAX_EVENT_LINES`."""
 

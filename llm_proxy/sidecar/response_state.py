@@ -15,6 +15,7 @@ from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.call_outcome import Attempt, CallOutcome
 from llm_proxy.sidecar.catalog import PROVIDER_KEY
+from llm_proxy.sidecar.event_stream import EVENT_STREAM
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.responses import (
@@ -35,7 +36,6 @@ ACCOUNT_FIELDS = ("api_base", "base_url", "api_key", "organization", "litellm_cr
 """Parameters of a deployment that say in whose account its responses are."""
 GONE = error_body("The deployment no longer exists.", "invalid_request_error", "deployment_gone")
 DEFAULT_TIMEOUT_S = 600.0
-EVENTS = "text/event-stream"
 COUNTED_FIELDS = ("input", "instructions", "parallel_tool_calls", "reasoning", "text", "tool_choice", "tools")
 """What OpenAI's count takes of a request, and the gateway can answer for."""
 COUNT_TIMEOUT_S = 10.0
@@ -204,8 +204,8 @@ async def count_input(group: str, body: Json) -> int | None:
 
 async def _result(response: Untyped, deployment: str) -> Untyped:
     responses, head = import_module("starlette.responses"), {"x-litellm-model-id": deployment}
-    if str(response.headers.get("content-type") or "").startswith(EVENTS):
-        return responses.StreamingResponse(_events(response), headers=head, media_type=EVENTS)
+    if str(response.headers.get("content-type") or "").startswith(EVENT_STREAM):
+        return responses.StreamingResponse(_events(response), headers=head, media_type=EVENT_STREAM)
     raw = await response.aread()
     await response.aclose()
     return responses.Response(raw, headers=head, media_type="application/json")

@@ -13,7 +13,7 @@ from llm_proxy.quantities import Quantities, encode_usage, usage_comment
 from llm_proxy.sidecar import answer_usage, litellm_internals
 from llm_proxy.sidecar.answer_usage import SPEECH
 from llm_proxy.sidecar.call_outcome import CallOutcome, SpeechCall
-from llm_proxy.sidecar.event_stream import BROKEN_EVENT, EVENT_STREAM, EventDecoder
+from llm_proxy.sidecar.event_stream import BROKEN_EVENT, EVENT_STREAM, EventDecoder, media_type
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import Receive, Scope, Send
 
@@ -62,19 +62,15 @@ async def answer(result: Untyped, body: Json, outcome: CallOutcome) -> "SpeechAn
     headers = [pair for pair in result.raw_headers if pair[0] != b"content-type"]
     headers.append((b"content-type", (media or str(result.media_type)).encode("latin-1", "replace")))
     sent = SpeechAnswer(headers, first, chunks)
-    if _kind(media) == EVENT_STREAM:
+    if media_type(media) == EVENT_STREAM:
         sent.events = SpeechEvents(Quantities(characters=characters), outcome)
     return sent
 
 
 def is_audio(content_type: str) -> bool:
     """Whether an answer of this content type is audio, or events with it."""
-    kind = _kind(content_type)
+    kind = media_type(content_type)
     return kind.startswith("audio/") or kind == EVENT_STREAM or kind in OTHER_AUDIO_TYPES
-
-
-def _kind(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
 
 
 async def _relayed(provider: Untyped) -> AsyncGenerator[bytes]:

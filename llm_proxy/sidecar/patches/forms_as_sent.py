@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from llm_proxy.json_access import read_object
 from llm_proxy.sidecar import call_outcome, forms, litellm_internals
-from llm_proxy.sidecar.event_stream import EVENT_STREAM, EventDecoder
+from llm_proxy.sidecar.event_stream import EVENT_STREAM, EventDecoder, media_type
 from llm_proxy.sidecar.forms import SentForm
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
@@ -62,8 +62,8 @@ def _send_as_sent() -> None:
 async def _keep_answer(form: SentForm, response: Untyped) -> Untyped:
     """Keep a provider's answer for the caller; return what LiteLLM gets of it."""
     content_type = str(response.headers.get("content-type", ""))
-    media_type = content_type.partition(";")[0].strip().lower()
-    events = form.streams and media_type == EVENT_STREAM
+    kind = media_type(content_type)
+    events = form.streams and kind == EVENT_STREAM
     if events and not form.is_judged:
         form.stream = response
         return ""
@@ -77,7 +77,7 @@ async def _keep_answer(form: SentForm, response: Untyped) -> Untyped:
         return str(last.get("text") or "")
     document = read_object(answer)
     failure = find_failure(document)
-    is_text = requested_format(form) in TEXTS and media_type != PAGE
+    is_text = requested_format(form) in TEXTS and kind != PAGE
     if failure is None and (not answer or not (document or is_text)):
         failure = NO_TRANSCRIPT
     if failure is not None:

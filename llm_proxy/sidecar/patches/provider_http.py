@@ -12,7 +12,15 @@ from typing import NoReturn
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, openai_repair
-from llm_proxy.sidecar.event_stream import BOM, MAX_EVENT_BYTES, EventDecoder, EventTooLong, ServerSentEvent
+from llm_proxy.sidecar.event_stream import (
+    BOM,
+    EVENT_STREAM,
+    MAX_EVENT_BYTES,
+    EventDecoder,
+    EventTooLong,
+    ServerSentEvent,
+    media_type,
+)
 from llm_proxy.sidecar.json_repair import repair_body, repair_frame_data
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import replace
@@ -23,7 +31,7 @@ from llm_proxy.sidecar.provider_lines import ProviderLines
 STATED_FAILURE_MARK = "_llmp_stated"
 MAX_BYTES_BEFORE_EVENT = 2 * MAX_EVENT_BYTES
 """Of a body, up to the end of its first event: comments, the event, line ends."""
-STREAM_CONTENT_TYPES = ("text/event-stream", "application/x-ndjson")
+STREAM_CONTENT_TYPES = (EVENT_STREAM, "application/x-ndjson")
 
 
 def install() -> None:
@@ -143,8 +151,10 @@ async def _check_answer(response: Untyped, *, streams: bool) -> Untyped:
 async def _check_first_event(response: Untyped) -> Untyped:
     """Return the streamed response with its body unread, or one for the failure its first event states."""
     headers = response.headers
-    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type not in STREAM_CONTENT_TYPES or headers.get("content-encoding", "identity") != "identity":
+    if (
+        media_type(headers.get("content-type", "")) not in STREAM_CONTENT_TYPES
+        or headers.get("content-encoding", "identity") != "identity"
+    ):
         return response
     raw = response.aiter_raw()
     try:
