@@ -4,9 +4,6 @@ Invariants: only a head that states the size of its body waits for the body; wha
 uvicorn's own code. A second write costs a packet, and wakes the gateway a second time.
 """
 
-import asyncio
-from urllib.parse import unquote
-
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
     HEADER_VALUE_RE,
@@ -68,34 +65,6 @@ class JoiningCycle(RequestResponseCycle):
 class SidecarHttpProtocol(HttpToolsProtocol):
     """One connection of a gateway."""
 
-    app: Untyped
-    parser: Untyped
-    cycle: Untyped  # None before the first request
-
-    def on_headers_complete(self) -> None:
-        """Start the request, or queue it behind one that is not answered yet."""
-        version, running = self.parser.get_http_version(), self.cycle
-        raw_path, _, query = self.url.partition(b"?")
-        path = raw_path.decode("ascii")
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        self.scope["http_version"] = version
-        self.scope["path"] = unquote(path) if "%" in path else path
-        self.scope["raw_path"], self.scope["query_string"] = raw_path, query
-        self.cycle = JoiningCycle(
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
-        if running is None or running.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Untyped) -> None:
+        cycle.__class__ = JoiningCycle  # uvicorn names its own class where it makes one
+        super()._start_asgi_task(cycle, app)
