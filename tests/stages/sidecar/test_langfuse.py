@@ -4,7 +4,6 @@ Prompts and answers only of tenants whose text the operator stores.
 """
 
 import json
-import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ import pytest
 from otlp_decoder import spans
 from sidecars import KEY, Json, Provider, Sidecar, deployment, run_sidecar
 from stack_processes import serve_gateway
+from threaded_server import serving
 
 PROMPT, ANSWER = "nobody-else-reads-this", "nor-this"
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-test", "LANGFUSE_SECRET_KEY": "sk-lf-test"}
@@ -64,13 +64,8 @@ class Ingestion(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def langfuse() -> Iterator[Recorder]:
     """A running recorder."""
-    recorder = Recorder()
-    thread = threading.Thread(target=recorder.serve_forever)
-    thread.start()
-    yield recorder
-    recorder.shutdown()
-    thread.join()
-    recorder.server_close()
+    with serving(recorder := Recorder()):
+        yield recorder
 
 
 @pytest.fixture(scope="module")

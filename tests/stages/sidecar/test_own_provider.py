@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Generator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from uuid import uuid4
 
 import pytest
 from sidecars import Provider, Sidecar, run_sidecar_from_file
+from threaded_server import serving
 
 from llm_proxy.cli.config import check_text
 
@@ -33,24 +32,10 @@ class InhouseWriter(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-@contextmanager
-def service() -> Generator[str]:
-    """The running service; yields its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), InhouseWriter)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def example(provider: Provider, service_folder: Path) -> Generator[Sidecar]:
     """A sidecar with the example's files."""
-    with service() as url:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), InhouseWriter)) as url:
         names = {
             "INHOUSE_API_BASE": url,
             "ELSEWHERE_API_BASE": provider.base("openai"),
