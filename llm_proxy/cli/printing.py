@@ -109,13 +109,17 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 @contextmanager
-def installation_progress() -> Generator[Callable[["Installed"], None]]:
+def installation_progress(
+    clock: Callable[[], float] = time.monotonic,
+) -> Generator[Callable[["Installed"], None]]:
     """Yields a function that shows how far an installation is: a bar on a terminal, else a line at times."""
+    if not sys.stderr.isatty():
+        yield _InstallationLines(clock).report
+        return
     from rich.console import Console  # noqa: PLC0415 -- 2 MB, and `serve` prints no table
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     shown: dict[str, TaskID] = {}
-    lines = _InstallationLines()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -123,12 +127,9 @@ def installation_progress() -> Generator[Callable[["Installed"], None]]:
         TextColumn("packages, {task.fields[megabytes]} MB written"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
 
         def report(found: "Installed") -> None:
-            if progress.disable:
-                lines.report(found)
-                return
             if found.name not in shown:
                 title = f"the {found.name}'s environment, once"
                 shown[found.name] = progress.add_task(title, total=found.total, megabytes=0)
@@ -142,12 +143,13 @@ def installation_progress() -> Generator[Callable[["Installed"], None]]:
 class _InstallationLines:
     """Prints how far an installation is, at its beginning and every `_LINE_EVERY_S`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._name, self._began_s, self._printed_s = "", 0.0, 0.0
 
     def report(self, found: "Installed") -> None:
         """Prints a line if it is time."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         if found.name != self._name:
             self._name, self._began_s, self._printed_s = found.name, now_s, now_s
             text = f"installing the {found.name}'s environment, once: {found.total} packages"
