@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from llm_proxy.ledger.request_detail import cause_of, model_of
 from llm_proxy.money import nano_to_usd
 from llm_proxy.path_names import page_segment
 
@@ -118,6 +119,8 @@ def pretty_json(value: object) -> str:
 
 _FILTERS: dict[str, Callable[..., Any]] = {
     "page_segment": page_segment,
+    "cause": cause_of,
+    "model": model_of,
     "usd": usd,
     "money": money,
     "nano_usd": nano_usd,
