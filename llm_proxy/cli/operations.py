@@ -182,17 +182,17 @@ def _print_probe_results(results: list[Json]) -> None:
     rows: list[tuple[str, ...]] = []
     for one in results:
         error: Json = one["error"] or {}
-        text = " ".join(str(error[name]) for name in ("status", "code") if error.get(name))
-        text += f"{text and ': '}{why}" if (why := error.get("cause") or error.get("message")) else ""
+        head = " ".join(str(error[name]) for name in ("status", "code") if error.get(name))
+        text = ": ".join(part for part in (head, error.get("cause") or error.get("message")) if part)
         latency = f"{one['latency_ms']:.0f}" if one.get("latency_ms") is not None else "-"
         cost, provider = one.get("cost_usd") or "?", one.get("provider") or "-"
         state = "not tested" if one["ok"] is None else "ok" if one["ok"] else "failed"
         rows.append((one["id"], state, provider, latency, "-" if one["ok"] is None else cost, text))
     numbers = (Column("ms", number=True), Column("cost USD", number=True))
     print_table([Column("model", unbroken=True), "", "provider", *numbers, "error"], rows)
-    failed = [one for one in results if one["ok"] is False and one.get("request_id")]
-    for one in failed:
-        click.echo(f"{one['id']}: `llm-proxy requests {one['request_id']}` shows each attempt")
+    for one in results:
+        if one["ok"] is False and one.get("request_id"):
+            click.echo(f"{one['id']}: `llm-proxy requests {one['request_id']}` shows each attempt")
 
 
 PURGE_TIMEOUT_S = 75

@@ -262,7 +262,7 @@ def _print_detail(detail: Json, *, as_json: bool) -> None:
     show_in_console(f"/requests/{detail['request_id']}")
 
 
-_TOLD = ("hops", "reached", "cost_breakdown")
+_SHOWN_APART = ("hops", "reached", "cost_breakdown")
 """Fields that other lines show for people."""
 _COST_COLUMNS: tuple[Column | str, ...] = (
     "part of the cost",
@@ -272,9 +272,13 @@ _COST_COLUMNS: tuple[Column | str, ...] = (
 
 def _shown_fields(row: Json) -> Json:
     """Returns a row's fields with times and money as text."""
-    shown: Json = {name: value for name, value in row.items() if name not in _TOLD}
-    shown |= {name: time_text(value) for name, value in shown.items() if isinstance(value, datetime)}
-    return shown | {name: _money_text(value) for name, value in shown.items() if isinstance(value, Decimal)}
+    return {name: _field_text(value) for name, value in row.items() if name not in _SHOWN_APART}
+
+
+def _field_text(value: object) -> object:
+    if isinstance(value, datetime):
+        return time_text(value)
+    return _money_text(value) if isinstance(value, Decimal) else value
 
 
 def _cost_row(part: CostPart) -> tuple[str, ...]:

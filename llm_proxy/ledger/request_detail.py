@@ -181,12 +181,9 @@ def cost_parts_of(request: Json) -> Iterator[CostPart]:
 
 def cause_of(request: Json) -> str | None:
     """Returns why a request failed: the limit as `scope:kind`, or the error's code; None if it did not."""
-    reached: Json | None = request.get("reached")
-    return (
-        f"{reached['scope']}:{reached['kind']}"
-        if reached
-        else request.get("refusal_code") or request.get("code")
-    )
+    if reached := request.get("reached"):
+        return f"{reached['scope']}:{reached['kind']}"
+    return request.get("refusal_code") or request.get("code")
 
 
 def model_of(request: Json) -> str | None:

@@ -141,9 +141,7 @@ def why_failed(row: Json) -> str:
     failed = [one for one in row.get("attempt_details") or () if one["status"] != _OK and one["message"]]
     if failed:
         last = failed[-1]
-        how = f"answered {last['status']}" if last["status"] else "failed"
-        if last["status"] == 0:
-            how = "did not answer"
+        how = {None: "failed", 0: "did not answer"}.get(last["status"], f"answered {last['status']}")
         return f"{last['deployment']} {how}: {last['message']}"
     code = row.get("refusal_code")
     return _REASONS.get(code or "", f"The error's code is {code}." if code else "")
