@@ -153,12 +153,12 @@ def schema_of(values: Iterable[Any], *, name: str = "", in_list: bool = False) -
     kinds = {_KINDS[type(value)] for value in seen if value is not None}
     if "number" in kinds or ("integer" in kinds and name.endswith(FRACTIONS)):
         kinds = kinds - {"integer"} | {"number"}
-    may_be_null = name or (
-        in_list and len(kinds) > 1
-    )  # a list of several kinds is a row: any cell may be empty
-    schema: Json = {"type": sorted(kinds | ({"null"} if may_be_null else set()))} if kinds else {}
-    if schema and len(schema["type"]) == 1:
-        schema["type"] = schema["type"][0]
+    is_row = in_list and len(kinds) > 1  # of which any cell may be empty
+    if kinds and (name or is_row):
+        kinds |= {"null"}
+    schema: Json = {}
+    if kinds:
+        schema["type"] = sorted(kinds) if len(kinds) > 1 else kinds.pop()
     if objects := [value for value in seen if is_object(value)]:
         schema |= _object_schema(objects, name=name, in_list=in_list)
     if any(is_array(value) for value in seen):
