@@ -6,7 +6,7 @@ health checks needs the traffic key; LiteLLM's endpoint functions are called dir
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -44,6 +44,7 @@ from llm_proxy.sidecar.responses import (
     Send,
     error_body,
     read_body,
+    request_header,
     send_json,
     send_result,
 )
@@ -160,10 +161,9 @@ class SidecarApp:
             self.completed += 1
 
     async def _process_call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        stated = dict(scope["headers"])
-        outcome, sending = CallOutcome(optional_fields=_optional_fields(stated)), StartedFlag(send)
-        outcome.affinity = stated.get(AFFINITY_HEADER, b"").decode("latin-1") or None
-        outcome.account = _account(scope) if response_state.DEPLOYMENT_HEADER in stated else None
+        outcome, sending = CallOutcome(optional_fields=_optional_fields(scope)), StartedFlag(send)
+        outcome.affinity = request_header(scope, AFFINITY_HEADER) or None
+        outcome.account = _account(scope)
         if outcome.account == frozenset():
             await send_json(send, 404, response_state.GONE)
             return
@@ -236,8 +236,8 @@ def _closing(send: Send) -> Send:
     return send_and_close
 
 
-def _optional_fields(headers: Mapping[bytes, bytes]) -> tuple[str, ...]:
-    stated = headers.get(OPTIONAL_HEADER, b"").decode("latin-1")
+def _optional_fields(scope: Scope) -> tuple[str, ...]:
+    stated = request_header(scope, OPTIONAL_HEADER)
     return tuple(stated.split(",")) if stated else ()
 
 
