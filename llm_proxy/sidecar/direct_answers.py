@@ -33,7 +33,7 @@ class GoodAnswer:
     Attributes:
         result: LiteLLM's object of the answer.
         rendered: The body, if it is made already.
-        extra: LiteLLM's headers of the provider's.
+        extra: LiteLLM's headers that do not depend on the cost.
         breakdown: The parts of the cost; None if they are not known.
     """
 
@@ -55,15 +55,8 @@ class GoodAnswer:
 
     def head(self, call_id: str, overhead_s: float) -> HeaderList:
         """Return LiteLLM's headers of the answer."""
-        deployment = self._deployment()
-        found = {
-            "x-litellm-call-id": call_id,
-            "x-litellm-model-id": deployment,
-            **direct_internals.cost_headers(self.cost_usd or "", self.template.pricing, self.breakdown),
-            "x-litellm-overhead-duration-ms": str(round(overhead_s * 1000, 4)),
-            **self.extra,
-        }
-        return [*self.template.constant_headers, *header_pairs(found)]
+        costs = direct_internals.cost_headers(self.cost_usd or "", self.template.pricing, self.breakdown)
+        return head_of(self.template, call_id, overhead_s, costs | self.extra)
 
     def body(self) -> Untyped:
         """Return the answer as LiteLLM's endpoint would, or its body."""
@@ -71,14 +64,10 @@ class GoodAnswer:
 
     def log(self, call_id: str, outcome: CallOutcome) -> None:
         """Count the success, and write the row of the call log."""
-        deployment = self._deployment()
-        direct_internals.count_success(deployment)
+        direct_internals.count_success(self.template.deployment)
         with call_outcome.outcome_in_context(outcome):
             event = self._event(call_id or str(uuid4()), outcome.attempts[-1].model)
             callback.post_event(event, self.result, self.started_at, self.ended_at)
-
-    def _deployment(self) -> str:
-        return str(as_object(self.template.pricing.litellm_params.get("model_info")).get("id") or "")
 
     def _event(self, call_id: str, model: str) -> Json:
         details, usage = self.template.pricing.model_call_details, getattr(self.result, "usage", None)
@@ -91,7 +80,7 @@ class GoodAnswer:
                 "custom_llm_provider": details.get("custom_llm_provider"),
                 "model": model,
                 "model_group": self.call.group,
-                "model_id": self._deployment(),
+                "model_id": self.template.deployment,
                 "response_cost": self.cost_usd,
                 "cost_breakdown": self.breakdown,
                 "hidden_params": {"additional_headers": self.extra},
@@ -104,13 +93,25 @@ class GoodAnswer:
         }
 
 
-def header_pairs(found: Json) -> HeaderList:
-    """Return headers as they are sent, without those that have no value."""
-    return [
+def extra_headers(result: Untyped, group: str) -> Json:
+    """Return LiteLLM's headers of an answer at its first attempt, the provider's among them."""
+    return direct_internals.answer_headers(result) | {"x-litellm-model-group": group} | RETRY_HEADERS
+
+
+def head_of(template: RequestTemplate, call_id: str, overhead_s: float, more: Json) -> HeaderList:
+    """Return the headers of an answer as they are sent, without those that have no value."""
+    found = {
+        "x-litellm-call-id": call_id,
+        "x-litellm-model-id": template.deployment,
+        "x-litellm-overhead-duration-ms": round(overhead_s * 1000, 4),
+        **more,
+    }
+    pairs = [
         (name.lower().encode("latin-1"), sendable(str(value)).encode("latin-1"))
         for name, value in found.items()
         if value not in {"", None, "None"}
     ]
+    return [*template.constant_headers, *pairs]
 
 
 def read_answer(
@@ -166,6 +167,6 @@ def _priced(
     """Return what LiteLLM makes of an answer's document, with its cost."""
     result = direct_internals.answer_object(document, answer.headers, template.pricing)
     cost_usd, breakdown = direct_internals.price(result, template.pricing)
-    extra = direct_internals.answer_headers(result) | {"x-litellm-model-group": call.group} | RETRY_HEADERS
+    extra = extra_headers(result, call.group)
     started, ended = outcome.attempts[-1].started_at, datetime.now(UTC)
     return GoodAnswer(result, call, template, answer, extra, cost_usd, breakdown, started, ended)

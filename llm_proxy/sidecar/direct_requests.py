@@ -155,6 +155,11 @@ class RequestTemplate:
     pricing: Untyped
     constant_headers: tuple[tuple[bytes, bytes], ...]
 
+    @property
+    def deployment(self) -> str:
+        """The id of the deployment."""
+        return str(as_object(self.pricing.litellm_params.get("model_info")).get("id") or "")
+
     async def send(self, body: bytes) -> ProviderAnswer | Exception | None:
         """Return the answer or the exception of LiteLLM's client; None if nothing was sent."""
         began, session = perf_counter(), self.transport.get_valid_client_session()

@@ -12,10 +12,10 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from time import perf_counter
 
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import call_outcome, direct_internals, responses
 from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt
-from llm_proxy.sidecar.direct_answers import RETRY_HEADERS, GoodAnswer, header_pairs
+from llm_proxy.sidecar.direct_answers import GoodAnswer, extra_headers, head_of
 from llm_proxy.sidecar.direct_requests import OpenedStream, ProviderAnswer, RequestTemplate, as_answer
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.disconnects import unless_disconnected
@@ -52,6 +52,7 @@ class DirectStream:
         self._started = self._handed_over = False
         self._live = asyncio.Event()
         self._stream: Untyped = None
+        self._extra: Json = {}
         self._frames: openai_passthrough.PassthroughStream | None = None
         self._good: GoodAnswer | None = None
 
@@ -107,21 +108,13 @@ class DirectStream:
             "stream_options": self._call.parameters.get("stream_options"),
         }
         self._stream = direct_internals.stream_object(self._template.pricing, opened.headers, request)
+        self._extra = extra_headers(self._stream, self._call.group)
         self._frames = openai_passthrough.PassthroughStream(self._stream, self._lines)
         setattr(self._stream, openai_passthrough.PASSTHROUGH_ATTRIBUTE, self._frames)
         self._outcome.stream, self._outcome.lines = self._stream, self._lines
 
     def _start(self, call_id: str) -> Message:
-        extra = direct_internals.answer_headers(self._stream)
-        extra |= {"x-litellm-model-group": self._call.group} | RETRY_HEADERS
-        deployment = as_object(self._template.pricing.litellm_params.get("model_info")).get("id")
-        found = {
-            "x-litellm-call-id": call_id,
-            "x-litellm-model-id": deployment,
-            "x-litellm-overhead-duration-ms": round(self._overhead_s * 1000, 4),
-            **extra,
-        }
-        headers = [*self._template.constant_headers, *header_pairs(found)]
+        headers = head_of(self._template, call_id, self._overhead_s, self._extra)
         return {"type": "http.response.start", "status": 200, "headers": headers}
 
     def _take(self, event: ServerSentEvent) -> str:
@@ -155,7 +148,7 @@ class DirectStream:
             self._call,
             self._template,
             ProviderAnswer(200, headers, b"", 0.0),
-            direct_internals.answer_headers(self._stream) | RETRY_HEADERS,
+            self._extra,
             cost_usd,
             breakdown,
             self._outcome.attempts[-1].started_at,
