@@ -53,6 +53,21 @@ USER_OF_LITELLM = "llm-proxy"
 """The key's name of every call (`litellm_internals.gateway_user`): LiteLLM's pins hold it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A call as the gateway sent it, its body read."""
+
+    scope: Scope
+    raw: bytes
+    receive: Receive
+    send: Send
+    call_id: str
+
+    def receive_again(self) -> Receive:
+        """Return a `receive` that returns the body first."""
+        return receive_again(self.raw, self.receive)
+
+
 @dataclass(slots=True)
 class DirectCalls:
     """Sends calls to providers directly.
@@ -95,10 +110,11 @@ class DirectCalls:
         raw = await read_body(receive)
         if raw is None:
             return
-        call = self._read(endpoint, scope, raw, outcome)
+        request = _Request(scope, raw, receive, send, request_header(scope, CALL_ID_HEADER))
+        call = self._read(endpoint, request, outcome)
         direct = await self._choose(call, outcome) if call is not None else None
         if call is None or direct is None:
-            await forward(scope, receive_again(raw, receive), send)
+            await forward(scope, request.receive_again(), send)
             return
         outcome.endpoint = endpoint
         key = (call.group, direct.deployment["model_info"]["id"], call.form)
@@ -107,59 +123,54 @@ class DirectCalls:
             self.templates.move_to_end(key)
             if call.streams:
                 stream = DirectStream(template, call, outcome, began)
-                await self._pass(
-                    stream, template.body.fill(call), forward, outcome, scope, (raw, receive), send
-                )
+                await self._pass(stream, direct, outcome, forward, request)
                 return
             answer = await self._answer(template, call, outcome, direct, receive)
             if answer is not None:
                 self.sent += 1
                 overhead_s = perf_counter() - began - answer.provider_s
-                call_id = request_header(scope, CALL_ID_HEADER)
-                head = answer.head(call_id, overhead_s)
+                head = answer.head(request.call_id, overhead_s)
                 await send_result(answer.body(), head, outcome, scope, receive, send)
-                answer.log(call_id, outcome)
+                answer.log(request.call_id, outcome)
                 return
         outcome.attempts.clear()
-        await self._learn(key, call, outcome, scope, (forward, receive_again(raw, receive), send))
+        await self._learn(key, call, direct, outcome, forward, request)
 
     async def _learn(
         self,
         key: Hashable,
         call: DirectCall,
+        direct: DirectAttempt,
         outcome: CallOutcome,
-        scope: Scope,
-        app: tuple[App, Receive, Send],
+        forward: App,
+        request: _Request,
     ) -> None:
         """Let LiteLLM respond, and keep the template of its request."""
-        (forward, receive, send), direct = app, outcome.direct or DirectAttempt()
-        learning = _Head(send)
-        await forward(scope, receive, learning)
+        learning = _Head(request.send)
+        await forward(request.scope, request.receive_again(), learning)
         if key not in self.templates and learning.status == 200 and len(outcome.attempts) == 1:
             self.keep(key, learn_request(direct, call, CONTENT_FIELDS[call.endpoint], learning.headers))
 
     async def _pass(
         self,
         stream: DirectStream,
-        body: bytes,
-        forward: App,
+        direct: DirectAttempt,
         outcome: CallOutcome,
-        scope: Scope,
-        request: tuple[bytes, Receive],
-        send: Send,
+        forward: App,
+        request: _Request,
     ) -> None:
         """Pass a stream on, or let LiteLLM do it from where it is."""
-        (raw, receive), direct = request, outcome.direct or DirectAttempt()
         try:
             with outcome_in_context(outcome):
                 await self._note_sent(outcome, direct)
-                done = await stream.respond(body, request_header(scope, CALL_ID_HEADER), receive, send)
+                done = await stream.respond(request.call_id, request.receive, request.send)
             if done:
                 self.sent += 1
                 return
             stream.hand_over(direct)
             outcome.attempts.clear()
-            await forward(scope, stream.receive_later(receive_again(raw, receive)), stream.send_rest(send))
+            receive, send = stream.receive_later(request.receive_again()), stream.send_rest(request.send)
+            await forward(request.scope, receive, send)
         finally:
             await stream.close()
 
@@ -171,12 +182,12 @@ class DirectCalls:
             _, given_up = self.templates.popitem(last=False)
             self.size_bytes -= _size_bytes(given_up)
 
-    def _read(self, endpoint: Endpoint, scope: Scope, raw: bytes, outcome: CallOutcome) -> DirectCall | None:
-        if not all(name in REQUEST_HEADERS for name, _ in scope["headers"]):
+    def _read(self, endpoint: Endpoint, request: _Request, outcome: CallOutcome) -> DirectCall | None:
+        if not all(name in REQUEST_HEADERS for name, _ in request.scope["headers"]):
             return None
-        if len(request_header(scope, CALL_ID_HEADER)) > MAX_CALL_ID_CHARS:
+        if len(request.call_id) > MAX_CALL_ID_CHARS:
             return None
-        call = read_call(endpoint, raw, outcome.optional_fields)
+        call = read_call(endpoint, request.raw, outcome.optional_fields)
         if call is None or not self._may_serve(call.group):
             return None
         if call.streams and not openai_passthrough.installed.is_set():

@@ -53,20 +53,18 @@ class DirectStream:
         self._live = asyncio.Event()
         self._stream: Untyped = None
         self._extra: Json = {}
-        self._frames: openai_passthrough.PassthroughStream | None = None
         self._good: GoodAnswer | None = None
 
-    async def respond(self, body: bytes, call_id: str, receive: Receive, send: Send) -> bool:
+    async def respond(self, call_id: str, receive: Receive, send: Send) -> bool:
         """Respond with the provider's stream; return False if LiteLLM has to go on with it.
 
         Args:
-            body: Of the provider's request.
             call_id: The call's id.
             receive: The request's ASGI receive.
             send: The request's ASGI send.
         """
         try:
-            left = await unless_disconnected(self._respond(body, call_id, send), receive)
+            left = await unless_disconnected(self._respond(call_id, send), receive)
         except Exception:  # noqa: BLE001 -- LiteLLM gets the same events, and does the same again
             return False
         if self._good is None:
@@ -77,7 +75,8 @@ class DirectStream:
         self._good.log(call_id, self._outcome)
         return True
 
-    async def _respond(self, body: bytes, call_id: str, send: Send) -> None:
+    async def _respond(self, call_id: str, send: Send) -> None:
+        body = self._template.body.fill(self._call)
         self._overhead_s = perf_counter() - self._began_s
         opened = await self._template.open(body)
         if not isinstance(opened, OpenedStream):
@@ -87,8 +86,7 @@ class DirectStream:
         kind = media_type(opened.headers.get("content-type", ""))
         if opened.status != 200 or kind != EVENT_STREAM or "content-encoding" in opened.headers:
             return
-        self._prepare(opened)
-        frames = self._make_frames()
+        frames = self._make_frames(opened, self._prepare(opened))
         if alike_frames.installed.is_set():
             frames = alike_frames.send_alike(frames, self._outcome)
         async with aclosing(frames):
@@ -101,7 +99,8 @@ class DirectStream:
                     raise Unfinished
         await send({"type": "http.response.body", "body": DONE_FRAME})
 
-    def _prepare(self, opened: OpenedStream) -> None:
+    def _prepare(self, opened: OpenedStream) -> openai_passthrough.PassthroughStream:
+        """Return what makes the frames."""
         self._lines = ProviderLines(opened, self._take)
         request: Json = {
             "model": self._call.group,
@@ -109,9 +108,10 @@ class DirectStream:
         }
         self._stream = direct_internals.stream_object(self._template.pricing, opened.headers, request)
         self._extra = extra_headers(self._stream, self._call.group)
-        self._frames = openai_passthrough.PassthroughStream(self._stream, self._lines)
-        setattr(self._stream, openai_passthrough.PASSTHROUGH_ATTRIBUTE, self._frames)
+        frames = openai_passthrough.PassthroughStream(self._stream, self._lines)
+        setattr(self._stream, openai_passthrough.PASSTHROUGH_ATTRIBUTE, frames)
         self._outcome.stream, self._outcome.lines = self._stream, self._lines
+        return frames
 
     def _start(self, call_id: str) -> Message:
         headers = head_of(self._template, call_id, self._overhead_s, self._extra)
@@ -122,32 +122,31 @@ class DirectStream:
         self._taken.append(_as_sent(event))
         return "" if self._handed_over else provider_http.event_line(event)
 
-    async def _make_frames(self) -> AsyncGenerator[str | bytes]:
-        if self._frames is None:
-            return
-        while (frame := await self._frames.read_frame()) is not None:
+    async def _make_frames(
+        self, opened: OpenedStream, frames: openai_passthrough.PassthroughStream
+    ) -> AsyncGenerator[str | bytes]:
+        while (frame := await frames.read_frame()) is not None:
             self._note_sent()
             yield frame
-        if self._frames.is_open or not self._stream.sent_stream_usage:
+        if frames.is_open or not self._stream.sent_stream_usage:
             raise Unfinished
-        self._good = self._finish()
+        self._good = self._finish(opened)
 
     def _note_sent(self) -> None:
         self._sent += self._taken
         self._kept_bytes += sum(map(len, self._taken))
         self._taken = []
 
-    def _finish(self) -> GoodAnswer:
+    def _finish(self, opened: OpenedStream) -> GoodAnswer:
         """Return the complete answer, priced."""
         result = direct_internals.complete_stream(self._stream, self._call.content)
         cost_usd, breakdown = direct_internals.price_of_stream(result, self._stream.logging_obj)
         call_outcome.record_stream_end()
-        headers = self._opened.headers if self._opened is not None else {}
         return GoodAnswer(
             result,
             self._call,
             self._template,
-            ProviderAnswer(200, headers, b"", 0.0),
+            ProviderAnswer(opened.status, opened.headers, b"", 0.0),
             self._extra,
             cost_usd,
             breakdown,
@@ -158,21 +157,21 @@ class DirectStream:
     def hand_over(self, direct: DirectAttempt) -> None:
         """Let LiteLLM's own request get the events so far and the rest."""
         self._handed_over = True
-        if self._opened is None:
+        opened = self._opened
+        if opened is None:
             direct.answer = as_answer(self._failure)
             return
-        direct.answer, direct.started_at = self._answer, self._outcome.attempts[-1].started_at
+
+        async def give(request: Untyped) -> Untyped:
+            return opened.as_response(request, self._rest(opened))
+
+        direct.answer, direct.started_at = give, self._outcome.attempts[-1].started_at
         if self._lines is not None:
             self._lines.taken = None
 
-    async def _answer(self, request: Untyped) -> Untyped:
-        return self._opened.as_response(request, self._rest()) if self._opened is not None else None
-
-    async def _rest(self) -> AsyncGenerator[bytes]:
-        if self._opened is None:
-            return
+    async def _rest(self, opened: OpenedStream) -> AsyncGenerator[bytes]:
         if self._lines is None:
-            async for chunk in self._opened:
+            async for chunk in opened:
                 yield chunk
             return
         if self._sent:
