@@ -5,10 +5,9 @@ format; LiteLLM's own generator opens, ends, logs and breaks off every stream: i
 not seen as one event, before any other event, before the end, and before it learns of a caller's hang-up.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from importlib import import_module
 from threading import Event
-from typing import Any
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals
@@ -16,7 +15,7 @@ from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.frame_template import FrameTranslation
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.openai_passthrough import PASSTHROUGH_ATTRIBUTE
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.provider_lines import ProviderLines
 
 Frames = AsyncGenerator[str | bytes]
@@ -36,8 +35,6 @@ installed = Event()
 def install() -> None:
     """Patch the stream wrapper and the proxy's generator of frames; after `native_calls`."""
     wrapper, proxy = litellm_internals.stream_wrapper_class(), litellm_internals.proxy_module()
-    step: Callable[..., Any] = wrapper.__anext__
-    generate: Callable[..., Any] = proxy.select_data_generator
 
     async def step_and_note(self: Untyped) -> Untyped:
         outcome = call_outcome.running()
@@ -52,8 +49,8 @@ def install() -> None:
             return frames
         return send_alike(frames, outcome)
 
-    wrapper.__anext__ = step_and_note
-    proxy.select_data_generator = generate_or_send
+    step = replace(wrapper, "__anext__", step_and_note)
+    generate = replace(proxy, "select_data_generator", generate_or_send)
     installed.set()
 
 

@@ -108,8 +108,6 @@ def _date_back(logging: Untyped, direct: call_outcome.DirectAttempt) -> None:
 
 
 def _record_guardrail_errors(runner: Untyped, name: str, record: Callable[[BaseException], None]) -> None:
-    hook = getattr(runner, name)
-
     async def call_and_record(*args: Untyped, **options: Untyped) -> Untyped:
         try:
             return await hook(*args, **options)
@@ -119,7 +117,7 @@ def _record_guardrail_errors(runner: Untyped, name: str, record: Callable[[BaseE
                 _record_usage(answer)
             raise
 
-    setattr(runner, name, call_and_record)
+    hook = replace(runner, name, call_and_record)
 
 
 def _record_usage(answer: Untyped) -> None:

@@ -7,14 +7,13 @@ which never selects a deployment.
 
 import logging
 import os
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from llm_proxy.json_access import as_list, as_object
 from llm_proxy.sidecar import call_outcome
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 CALL_ERROR_PREFIX = "litellm.proxy.proxy_server._handle_llm_api_exception(): Exception occured"
 LIBRARY_LOGGER, CALL_LOGGERS = "LiteLLM", ("LiteLLM Proxy", "LiteLLM Router")
@@ -58,15 +57,12 @@ TAGS_FIELD = "llm_proxy_tags"
 def _install_trace_tags() -> None:
     """Patch the function that reads the tags of the logging payload; before the first call."""
     payload: Untyped = import_module(LOGGING_MODULE).StandardLoggingPayloadSetup
-    payload.get_request_tags = staticmethod(_with_tags_field(payload.get_request_tags))
 
-
-def _with_tags_field(read: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    def get_request_tags(litellm_params: Untyped, proxy_server_request: Untyped) -> list[Any]:
+    def read_with_field(litellm_params: Untyped, proxy_server_request: Untyped) -> list[Any]:
         tags = as_list(as_object(as_object(litellm_params).get("metadata")).get(TAGS_FIELD))
         return [*tags, *read(litellm_params, proxy_server_request)]
 
-    return get_request_tags
+    read = replace(payload, "get_request_tags", read_with_field)
 
 
 TRACE_TAGS = LiteLLMPatch(

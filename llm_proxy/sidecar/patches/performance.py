@@ -1,12 +1,11 @@
 """Less CPU per call without another answer; measured by `bench/sidecar_cpu.py`. Each part is a patch."""
 
-from collections.abc import Callable
 from importlib import import_module
 
 from llm_proxy.json_access import as_object
 from llm_proxy.sidecar import direct_settings, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
 IDLE_HOOKS = (
     "autorouter_baseline_cache",
@@ -66,8 +65,6 @@ def _install_limits() -> None:
 def _install_read_timeouts() -> None:
     """Let a connection's timer run on when data comes, and look at the time when it ends."""
     connection = import_module("aiohttp.client_proto").ResponseHandler
-    start: Callable[[Untyped], None] = connection._reschedule_timeout  # noqa: SLF001 -- called for all data
-    time_out: Callable[[Untyped], None] = connection._on_read_timeout  # noqa: SLF001 -- called when a timer ends
 
     def start_unless_running(self: Untyped) -> None:
         self.llmp_read_at_s = self._loop.time()
@@ -82,8 +79,8 @@ def _install_read_timeouts() -> None:
         else:
             time_out(self)
 
-    connection._reschedule_timeout = start_unless_running  # noqa: SLF001 -- no setting does this
-    connection._on_read_timeout = time_out_if_idle  # noqa: SLF001 -- the same
+    start = replace(connection, "_reschedule_timeout", start_unless_running)  # called for all data
+    time_out = replace(connection, "_on_read_timeout", time_out_if_idle)
 
 
 ROUTES = LiteLLMPatch(
