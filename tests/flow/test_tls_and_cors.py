@@ -25,7 +25,6 @@ from llm_proxy.admission.redis.connection import RedisConnection
 from llm_proxy.edge.routes.notifications import webhook_delivery
 from llm_proxy.notify import DeliveryFailed, StoredNotification, Webhook, WebhookSender
 from llm_proxy.redis_urls import parse_redis_url
-from llm_proxy.schema import migrate
 from llm_proxy.settings import Settings
 from llm_proxy.stack import probe
 from llm_proxy.stack.probe import is_port_free
@@ -104,7 +103,6 @@ async def test_a_sidecar_reaches_cache_and_call_log_by_tls_with_a_private_ca(
 ) -> None:
     """The same setting as the gateway's, beside the system's authorities."""
     redis, postgres = port_of(cache_redis_url), port_of(database_url)
-    await migrate(database_url)
     with (
         tls_relay(redis, certificate) as redis_port,
         tls_relay(postgres, certificate, "postgres") as postgres_port,

@@ -13,7 +13,6 @@ import vertex_account
 from sidecars import Json, Provider, Sidecar, deployment, run_provider, run_sidecar
 from stages.admission.limiter_outages import OwnValkey, Replicas
 
-from llm_proxy import schema
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.schema import grant_sidecar_login, migrate
 
@@ -232,8 +231,6 @@ def speaking(endpoint: Endpoint, group: str, model: str, provider: Provider, **m
 async def pool(database_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
     """A pool on a database with the schema in it."""
     async with asyncpg.create_pool(database_url, min_size=0, max_size=8) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
         yield made
 
 

@@ -7,7 +7,6 @@ from pgbouncer import run_pgbouncer
 from llm_proxy.cli.doctor.findings import DoctorFinding, NotChecked
 from llm_proxy.cli.doctor.stores import check_postgres
 from llm_proxy.cli.doctor.subject import Subject
-from llm_proxy.schema import migrate
 from llm_proxy.settings import load
 from llm_proxy.stack.operator_env import OperatorEnv
 
@@ -16,7 +15,6 @@ async def test_a_pooler_shares_connections_out(
     postgres_url: str, database_url: str, service_folder: Path, tmp_path: Path
 ) -> None:
     """Forty workers do not need forty times ten connections of the server; the rest is judged as ever."""
-    await migrate(database_url)
     folder = service_folder / "doctor-pgbouncer"
     folder.mkdir(mode=0o755)
     with run_pgbouncer(folder, postgres_url, "transaction", {}) as pooler:

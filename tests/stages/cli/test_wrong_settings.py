@@ -11,7 +11,6 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from llm_proxy import schema
 from llm_proxy.stack.process_specs import sidecar_python
 
 SECRET = "S3cretPart"
@@ -152,7 +151,6 @@ def test_the_reason_of_a_failed_connection_is_printed(
 async def test_a_password_with_special_characters_works(database_url: str, tmp_path: Path) -> None:
     """Without percent-encoding."""
     role, password = f"odd_{uuid4().hex[:8]}", "a/b#c?d@e:f%g h"
-    await schema.migrate(database_url)
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{password}'")

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from llm_proxy import schema
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import Actor, audited_external_change
 
@@ -18,8 +17,6 @@ Pool = asyncpg.Pool
 async def pool(database_url: str) -> AsyncIterator["Pool[asyncpg.Record]"]:
     """A pool of one connection on a database with the schema in it."""
     async with asyncpg.create_pool(database_url, min_size=0, max_size=1) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
         yield made
 
 

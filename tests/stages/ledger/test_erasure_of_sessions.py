@@ -10,14 +10,12 @@ from stages.ledger.test_erasure import ANNA, NAME, Outside, erasures_of
 from llm_proxy.identity import AdminKeyRepository
 from llm_proxy.identity.admin_keys import AdminKeySpec
 from llm_proxy.identity.console_sessions import ConsoleSessions, SessionHolder
-from llm_proxy.schema import migrate
 from llm_proxy.schema.connections import Pool, open_command_pool
 
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
-    """An empty database."""
-    await migrate(database_url)
+    """A pool on a database without rows."""
     async with open_command_pool(database_url, None) as opened:
         yield opened
 

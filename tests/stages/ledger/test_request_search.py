@@ -91,10 +91,8 @@ async def filled(database_url: str) -> AsyncIterator[Filled]:
     ]  # fmt: skip
     rejected = [a_rejection(random) for _ in range(40)]
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as pool:
-        async with pool.acquire() as connection:
-            await schema.apply(connection)
-            for day in {one.started_at.date() for one in records}:
-                await connection.execute("SELECT requests_partition($1)", day)
+        for day in {one.started_at.date() for one in records}:
+            await pool.execute("SELECT requests_partition($1)", day)
         made = Filled(pool, records, rejected)
         await made.add(records)
         await LedgerStore(pool, DEFAULT_DAYS).insert_rejected([one.as_row() for one in rejected])

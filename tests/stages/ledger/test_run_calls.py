@@ -13,7 +13,6 @@ import asyncpg
 import pytest
 from usage_records import add_child_keys, random_record, write_records
 
-from llm_proxy import schema
 from llm_proxy.call_context import CallContext
 from llm_proxy.errors import BadRequest, NotFound, RateLimited
 from llm_proxy.identity import Caller
@@ -92,8 +91,6 @@ async def filled(database_url: str) -> AsyncIterator[Filled]:
         one._replace(request_id=UUID(int=random.getrandbits(128)), started_at=at_once) for one in records[:30]
     ]
     async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as pool:
-        async with pool.acquire() as connection:
-            await schema.apply(connection)
         await write_records(pool, records)
         await pool.execute("INSERT INTO api_keys (key_id, name, tenant) VALUES ('k1', 'one', 'acme')")
         yield Filled(RunReader(pool), records, pool)

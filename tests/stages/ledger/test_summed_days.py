@@ -11,7 +11,6 @@ import asyncpg
 import pytest
 from usage_records import random_record, run_ledger, write_records
 
-from llm_proxy import schema
 from llm_proxy.ledger import PostgresUsage
 from llm_proxy.ledger.usage_query import UsageQuery, UsageRow, midnight
 
@@ -32,8 +31,6 @@ async def pool(database_url: str) -> AsyncIterator["Pool[asyncpg.Record]"]:
     """Calls of today and of three days before."""
     dice = Random(5)  # noqa: S311 -- repeatable
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as made:
-        async with made.acquire() as connection:
-            await schema.apply(connection)
         await write_records(made, [random_record(dice, NOW) for _ in range(200)])
         yield made
 

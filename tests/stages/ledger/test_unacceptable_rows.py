@@ -13,7 +13,6 @@ import orjson
 import pytest
 from usage_records import record, run_ledger, until_written
 
-from llm_proxy import schema
 from llm_proxy.ledger.observers import Payload
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, Spool
@@ -148,7 +147,6 @@ async def test_a_rejected_statement_is_not_an_unavailable_database(
 ) -> None:
     """A missing permission is logged as such; records wait in the spool and follow."""
     caplog.set_level(logging.INFO)
-    await schema.migrate(database_url)
     name = f"restricted_{uuid4().hex[:8]}"
     await ask(database_url, f"CREATE ROLE {name} LOGIN PASSWORD 'pw'")
     await ask(database_url, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")

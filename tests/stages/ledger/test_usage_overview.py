@@ -9,7 +9,6 @@ import asyncpg
 import pytest
 from usage_records import random_record, write_records
 
-from llm_proxy import schema
 from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.ledger import PostgresUsage
 from llm_proxy.ledger.usage_overview import ComparedName, Measure, NameSums, add_sums
@@ -41,8 +40,6 @@ async def usage(database_url: str) -> AsyncIterator[PostgresUsage]:
     ]
     records[::8] = [one._replace(replay_of=str(one.request_id)) for one in records[::8]]
     async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as pool:
-        async with pool.acquire() as connection:
-            await schema.apply(connection)
         await write_records(pool, records)
         await pool.execute(
             "SELECT sum_usage_day(day) FROM (SELECT DISTINCT day FROM usage_daily) AS d"

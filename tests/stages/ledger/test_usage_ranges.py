@@ -14,7 +14,6 @@ import asyncpg
 import pytest
 from usage_records import add_child_keys, random_record, record, write_records
 
-from llm_proxy import schema
 from llm_proxy.errors import NotFound
 from llm_proxy.ledger import MemoryUsage, PostgresUsage, UsageRecord
 from llm_proxy.ledger.latency_histogram import MAX_RELATIVE_ERROR
@@ -45,13 +44,6 @@ class Filled:
     """Answers replayed for an idempotency key too, which are no calls."""
 
 
-async def fill(pool: "asyncpg.Pool[asyncpg.Record]", records: list[UsageRecord]) -> None:
-    """Write them as the ledger does, with what it makes of them."""
-    async with pool.acquire() as connection:
-        await schema.apply(connection)
-    await write_records(pool, records)
-
-
 @pytest.fixture
 async def filled(database_url: str) -> AsyncIterator[Filled]:
     """Two months of calls, many of them at the edges of hours."""
@@ -61,7 +53,7 @@ async def filled(database_url: str) -> AsyncIterator[Filled]:
     written = [*records, *replays]
     chance.shuffle(written)
     async with asyncpg.create_pool(database_url, min_size=0, max_size=4) as pool:
-        await fill(pool, written)
+        await write_records(pool, written)
         yield Filled(PostgresUsage(pool), records, written)
 
 
