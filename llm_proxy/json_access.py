@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 Json = dict[str, Any]
+CONTAINERS = frozenset[type]({dict, list})
+"""The types of objects and arrays; to look a type up costs less than a call."""
 
 
 def is_object(value: object) -> TypeGuard[Json]:

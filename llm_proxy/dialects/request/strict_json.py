@@ -15,7 +15,7 @@ import orjson
 
 from llm_proxy.dialects.request.validators import shown_name
 from llm_proxy.errors import BadRequest
-from llm_proxy.json_access import Json, is_object
+from llm_proxy.json_access import CONTAINERS, Json, is_object
 
 MAX_CONTAINERS = 200_000
 MAX_VALUES = 1_000_000
@@ -27,7 +27,6 @@ _BEFORE = rb'(?:[^"%b]*+(?:' + _STRING + rb'[^"%b]*+)*+[%b]){%d}+'
 _TOO_MANY_CONTAINERS = re.compile(_BEFORE % (rb"\[{", rb"\[{", rb"\[{", MAX_CONTAINERS + 1), re.DOTALL)
 _TOO_MANY_VALUES = re.compile(_BEFORE % (b",", b",", b",", MAX_VALUES), re.DOTALL)
 _SPACE_BEFORE_COLON = re.compile(rb'"[ \t\r\n]+:')
-_CONTAINERS = frozenset[type]({dict, list})
 
 
 def parse_object(body: bytes, max_depth: int) -> Json:
@@ -78,8 +77,8 @@ def _measure(parsed: Json) -> tuple[int, int]:
             if is_object(node):
                 names += len(node)
                 values = node.values()
-            if not _CONTAINERS.isdisjoint(map(type, values)):
-                below += [value for value in values if type(value) in _CONTAINERS]
+            if not CONTAINERS.isdisjoint(map(type, values)):
+                below += [value for value in values if type(value) in CONTAINERS]
         level = below
     return names, depth
 

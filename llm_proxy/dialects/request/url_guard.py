@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from idna import IDNAError, uts46_remap
 
 from llm_proxy.errors import BadRequest
-from llm_proxy.json_access import Json, as_list, as_object, as_objects, is_object
+from llm_proxy.json_access import CONTAINERS, Json, as_list, as_object, as_objects, is_object
 
 _SKIPPED = r"[\s\x00-\x20\x7f-\xa0\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
 _SCHEME = re.compile(_SKIPPED + r"([A-Za-z](?:[\t\r\n]*[A-Za-z0-9+.-]){0,63})[\t\r\n]*:")
@@ -73,7 +73,6 @@ _MEDIA_FIELDS = frozenset(
 )
 """Fields of a message beside its content."""
 _OF_PARTS = frozenset({"tools", "input", "documents", "query"})
-_CONTAINERS = frozenset[type]({dict, list})
 _RANKED_IMAGES = frozenset({"image", "image_url"})
 """Fields of a document, and of a query, that a multimodal reranker fetches."""
 
@@ -98,7 +97,7 @@ def fetched_strings(body: Json) -> Iterator[tuple[str, str]]:
     for name, value in body.items():
         if name in _NEVER_FETCHED:
             continue
-        if type(value) in _CONTAINERS or (isinstance(value, str) and name.endswith(("url", "uri"))):
+        if type(value) in CONTAINERS or (isinstance(value, str) and name.endswith(("url", "uri"))):
             yield from strings_below(value, name)
 
 
