@@ -137,6 +137,19 @@ class Sidecar:
         streamed: Json = {"stream": True, "stream_options": {"include_usage": True}}
         return await self.chat(model, mark, fields=streamed | (fields or {}), **directive)
 
+    async def leave_stream(self, body: Json, events: int, **headers: str) -> None:
+        """Request a streamed chat, and hang up after this many events."""
+        sent = {"authorization": f"Bearer {KEY}"} | headers
+        async with (
+            httpx.AsyncClient(verify=NO_TLS, timeout=40) as client,
+            client.stream("POST", f"{self.url}/v1/chat/completions", json=body, headers=sent) as reply,
+        ):
+            received = 0
+            async for line in reply.aiter_lines():
+                received += line.startswith("data: ")
+                if received == events:
+                    break
+
     async def ask(self, mode: Mode, model: str, mark: str, **directive: Any) -> Answer:
         """A chat call, whole or streamed."""
         return await (self.stream if mode == "stream" else self.chat)(model, mark, **directive)

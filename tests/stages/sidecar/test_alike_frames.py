@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
-from loopback import NO_TLS
 from odd_provider_answers import DONE, USAGE, chunk, event, wire
-from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
+from sidecars import Answer, Json, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.json_access import is_array, is_object
 
@@ -402,16 +400,7 @@ async def test_a_call_that_the_caller_left_is_logged_with_all_texts(recording: t
             "stream": True,
             "messages": [{"role": "user", "content": directive}],
         }
-        headers = {"authorization": f"Bearer {KEY}", "x-litellm-call-id": call_id}
-        async with (
-            httpx.AsyncClient(verify=NO_TLS) as client,
-            client.stream("POST", f"{sidecar.url}/v1/chat/completions", json=body, headers=headers) as reply,
-        ):
-            received = 0
-            async for line in reply.aiter_lines():
-                received += line.startswith("data: ")
-                if received == 12:
-                    break
+        await sidecar.leave_stream(body, 12, **{"x-litellm-call-id": call_id})
         found.append(await logged(file, call_id))
     ours, theirs = (without(one, {*UNSTATED, "litellm_call_id", "made"}) for one in found)
     assert ours == theirs

@@ -6,10 +6,8 @@ from decimal import Decimal
 from uuid import UUID, uuid4
 
 import asyncpg
-import httpx
 import pytest
-from loopback import NO_TLS
-from sidecars import KEY, Json, Mode, Sidecar
+from sidecars import Json, Mode, Sidecar
 from stages.conftest import Reader
 
 Rows = list[asyncpg.Record]
@@ -60,12 +58,7 @@ async def test_a_stream_of_a_disconnected_caller_names_its_deployment(sidecar: S
     call_id = uuid4()
     prompt = f"{PROMPT} {call_id} {json.dumps({'do': 'slow', 'frames': 50, 'gap_ms': 50})}"
     body: Json = {"model": "own", "messages": [{"role": "user", "content": prompt}], "stream": True}
-    headers = {"authorization": f"Bearer {KEY}", "x-litellm-call-id": str(call_id)}
-    async with (
-        httpx.AsyncClient(verify=NO_TLS, base_url=sidecar.url, headers=headers) as client,
-        client.stream("POST", "/v1/chat/completions", json=body) as answer,
-    ):
-        await anext(answer.aiter_lines())
+    await sidecar.leave_stream(body, 1, **{"x-litellm-call-id": str(call_id)})
     [row] = await log.rows(call_id)
     assert (row["provider"], row["deployment"], row["model_group"]) == ("inhouse", "own", "own")
 

@@ -9,12 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import httpx
 import pytest
-from loopback import NO_TLS
 from odd_provider_answers import DONE, USAGE, event, whole, wire
 from sidecar_parts import needs_parts, without
-from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
+from sidecars import Answer, Json, Provider, Sidecar, deployment, run_sidecar
 from stages.conftest import Reader
 from stages.sidecar.test_alike_frames import OPENAI
 
@@ -476,20 +474,9 @@ async def test_a_caller_leaves_a_stream(pair: tuple[Sidecar, Sidecar], log: Read
         play = json.dumps({"do": "silence" if after else "hang", "after": after, "frames": 14})
         said = [{"role": "user", "content": f"{call_id} {play}"}]
         body: Json = {"model": "gpt", "messages": said, "cache": {"no-cache": True}} | STREAM
-        headers = {"authorization": f"Bearer {KEY}", "x-litellm-call-id": str(call_id)}
         with contextlib.suppress(TimeoutError):
-            async with (
-                asyncio.timeout(1.5),
-                httpx.AsyncClient(verify=NO_TLS) as client,
-                client.stream(
-                    "POST", f"{sidecar.url}/v1/chat/completions", json=body, headers=headers
-                ) as reply,
-            ):
-                received = 0
-                async for line in reply.aiter_lines():
-                    received += line.startswith("data: ")
-                    if received == after:
-                        break
+            async with asyncio.timeout(1.5):
+                await sidecar.leave_stream(body, after, **{"x-litellm-call-id": str(call_id)})
         assert await sidecar.provider.client_left_s(str(call_id)) < LEFT_AFTER_S
         assert len(await sidecar.provider.calls(str(call_id))) == 1
         await all_ended(sidecar)

@@ -11,10 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import httpx
 import pytest
 import redis.asyncio
-from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
+from sidecars import Answer, Json, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.sidecar.config import CACHE_NAMESPACE
 from llm_proxy.sidecar.patches.redis_breaker import MISSING_EVICTION, tell_missing_eviction
@@ -106,13 +105,7 @@ async def test_a_partly_read_answer_is_not_cached(sidecar: Sidecar) -> None:
     """The next caller gets all of it."""
     prompt = mark() + ' {"do": "slow", "gap_ms": 80, "frames": 12}'
     body = {"model": "openai", "stream": True, "messages": [{"role": "user", "content": prompt}]}
-    headers = {"authorization": f"Bearer {KEY}"}
-    async with (
-        httpx.AsyncClient() as client,
-        client.stream("POST", f"{sidecar.url}/v1/chat/completions", json=body, headers=headers) as reply,
-    ):
-        async for _ in reply.aiter_lines():
-            break
+    await sidecar.leave_stream(body, 1)
     await asyncio.sleep(0.5)
     again = await sidecar.post("/v1/chat/completions", body)
     assert len(again.content.split()) == 12
