@@ -7,7 +7,6 @@ and the gateway's reach the same OTLP collector; Chromium draws them as a waterf
 import asyncio
 import html
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from chromium import run_chromium
 from loopback import NO_TLS
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagate import inject
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from otlp_collector import Collector, run_collector
 from running_stack import ADMIN_KEY, Json, say, script
 from screenshots import configuration, make_keys
 from stack_processes import run_stack
-from threaded_server import serving
 
 PICTURE = Path(__file__).parents[1] / "docs" / "observe" / "trace.png"
 CALLS, WAIT_S = 5, 20.0
@@ -45,33 +43,17 @@ table{border-collapse:collapse;font-size:12px}td{padding:2px 14px 2px 0}td+td{fo
 AGENT, GATEWAY, FAILED = "#57606a", "#1f6feb", "#cf222e"
 
 
-class Collector(HTTPServer):
-    """An OTLP collector that keeps what it gets."""
-
-    def __init__(self) -> None:
-        """Listens at a free port."""
-        super().__init__(("127.0.0.1", 0), _Export)
-        self.spans: list[Json] = []
-
-
-class _Export(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Collector)
-        body = self.rfile.read(int(self.headers["content-length"]))
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            service = _plain(resource.resource.attributes)["service.name"]
-            for scope in resource.scope_spans:
-                self.server.spans += [_span(service, one) for one in scope.spans]
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class's name
-        """Prints nothing."""
-
-
 def _plain(attributes: Any) -> Json:
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
+
+
+def _spans(collector: Collector) -> list[Json]:
+    return [
+        _span(_plain(resource.resource.attributes)["service.name"], one)
+        for resource in collector.received
+        for scope in resource.scope_spans
+        for one in scope.spans
+    ]
 
 
 def _span(service: str, one: Any) -> Json:
@@ -137,7 +119,7 @@ def _shown(value: object) -> str:
 
 
 def _row(one: Json, begin: int, whole: int) -> str:
-    left, width = (100 * (one["begin_ns"] - begin) / whole, 100 * (one["end_ns"] - one["begin_ns"]) / whole)
+    left, width = (100 * ns / whole for ns in (one["begin_ns"] - begin, one["end_ns"] - one["begin_ns"]))
     took_ms, of_gateway = (one["end_ns"] - one["begin_ns"]) / 1e6, one["service"] == "llm-proxy"
     colour = FAILED if one["failed"] and of_gateway else GATEWAY if of_gateway else AGENT
     first = 100 * one["attributes"].get("llm_proxy.ttft_ms", 0) / took_ms
@@ -154,30 +136,30 @@ def _row(one: Json, begin: int, whole: int) -> str:
     )
 
 
-async def traced(url: str, collector: Collector, address: str) -> list[Json]:
+async def traced(url: str, collector: Collector) -> list[Json]:
     """Makes the calls; returns the spans of their trace."""
     async with httpx.AsyncClient(
         base_url=url, headers={"Authorization": f"Bearer {ADMIN_KEY}"}, verify=NO_TLS
     ) as admin:
         key = (await make_keys(admin))["support"]["key"]
-    await make_calls(url, key, address)
+    await make_calls(url, key, collector.url)
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
-        [root] = [one["trace"] for one in collector.spans if one["service"] == "triage"]
-        spans = [one for one in collector.spans if one["trace"] == root]
+        received = _spans(collector)
+        [root] = [one["trace"] for one in received if one["service"] == "triage"]
+        spans = [one for one in received if one["trace"] == root]
         if len(spans) == CALLS + 1:
             return spans
         await asyncio.sleep(0.1)
-    raise TimeoutError(f"{CALLS} spans of calls are expected: {collector.spans}")
+    raise TimeoutError(f"{CALLS} spans of calls are expected: {_spans(collector)}")
 
 
 async def main() -> None:
     """Writes the picture."""
-    collector = Collector()
-    with serving(collector) as address:
-        settings = {"LLM_PROXY__OTLP_ENDPOINT": address, "LLM_PROXY__AGENT_RPM": "0"}
+    with run_collector() as collector:
+        settings = {"LLM_PROXY__OTLP_ENDPOINT": collector.url, "LLM_PROXY__AGENT_RPM": "0"}
         with run_stack(configuration(), settings=settings) as stack:
-            spans = await traced(stack.url("gateway-1"), collector, address)
+            spans = await traced(stack.url("gateway-1"), collector)
     async with run_chromium() as browser:
         shown = await browser.new_page(viewport={"width": 1080, "height": 300}, locale="en-GB")
         await shown.set_content(page(spans))
