@@ -93,9 +93,9 @@ class GoodAnswer:
         }
 
 
-def extra_headers(result: Untyped, group: str) -> Json:
+def extra_headers(hidden: Json, group: str) -> Json:
     """Return LiteLLM's headers of an answer at its first attempt, the provider's among them."""
-    return direct_internals.answer_headers(result) | {"x-litellm-model-group": group} | RETRY_HEADERS
+    return direct_internals.answer_headers(hidden) | {"x-litellm-model-group": group} | RETRY_HEADERS
 
 
 def head_of(template: RequestTemplate, call_id: str, overhead_s: float, more: Json) -> HeaderList:
@@ -167,6 +167,6 @@ def _priced(
     """Return what LiteLLM makes of an answer's document, with its cost."""
     result = direct_internals.answer_object(document, answer.headers, template.pricing)
     cost_usd, breakdown = direct_internals.price(result, template.pricing)
-    extra = extra_headers(result, call.group)
+    extra = extra_headers(as_object(result._hidden_params), call.group)  # noqa: SLF001 -- where LiteLLM keeps them
     started, ended = outcome.attempts[-1].started_at, datetime.now(UTC)
     return GoodAnswer(result, call, template, answer, extra, cost_usd, breakdown, started, ended)

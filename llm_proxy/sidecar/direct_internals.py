@@ -8,7 +8,7 @@ from functools import cache
 from importlib import import_module
 
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.sidecar import litellm_internals
+from llm_proxy.sidecar import catalog, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
 
 ANSWER_HOOK = "transform_parsed_response_dict"
@@ -102,9 +102,9 @@ def answer_object(document: Json, headers: dict[str, str], logging: Untyped) -> 
     return result
 
 
-def answer_headers(result: Untyped) -> Json:
+def answer_headers(hidden: Json) -> Json:
     """Return LiteLLM's headers of an answer: the provider's."""
-    headers = as_object(result._hidden_params).get("additional_headers")  # noqa: SLF001 -- where LiteLLM keeps them
+    headers = hidden.get("additional_headers")
     found: Json = _answer_functions()[1](headers or {}, preserve_litellm_internal_headers=True)
     return found
 
@@ -124,13 +124,38 @@ def price_of_stream(result: Untyped, logging: Untyped) -> tuple[float | None, Un
     return cost, logging.cost_breakdown
 
 
-def stream_object(pricing: Untyped, headers: dict[str, str], request: Json) -> Untyped:
-    """Return LiteLLM's object for a provider's stream in answer to a request, without the stream."""
+def hidden_of_stream(logging: Untyped, headers: dict[str, str]) -> Json:
+    """Return what LiteLLM keeps beside the answer of a stream."""
+    return {
+        "custom_llm_provider": logging.model_call_details.get("custom_llm_provider"),
+        "model_id": as_object(logging.litellm_params.get("model_info")).get("id"),
+        "additional_headers": _answer_functions()[1](headers),
+        "response_cost": None,
+    }
+
+
+def states_cost(hidden: Json) -> bool:
+    """Whether the provider stated the answer's cost in its headers."""
+    return catalog.STATED_COST_HEADER in hidden["additional_headers"]
+
+
+def answer_with_usage(
+    answer_id: str, usage: Json, tier: str | None, logging: Untyped, hidden: Json
+) -> Untyped:
+    """Return LiteLLM's object of an answer without its texts."""
+    library = litellm_internals.litellm_module()
+    stated = {"service_tier": tier} if tier else {}
+    made = library.ModelResponse(id=answer_id, choices=[], model=logging.model, **stated)
+    made.usage = library.Usage(**usage)
+    made._hidden_params = {**hidden}  # noqa: SLF001 -- where LiteLLM keeps them
+    return made
+
+
+def stream_object(pricing: Untyped, headers: dict[str, str]) -> Untyped:
+    """Return LiteLLM's object for a provider's stream, without the stream."""
     logging = copy.copy(pricing)
     logging.cost_breakdown = None
-    params = {**logging.litellm_params, "proxy_server_request": {"body": request}}
-    logging.litellm_params = params
-    logging.model_call_details = {**logging.model_call_details, "litellm_params": params}
+    logging.model_call_details = {**logging.model_call_details}
     make = litellm_internals.stream_wrapper_class()
     provider = logging.custom_llm_provider
     return make(None, logging.model, logging, custom_llm_provider=provider, _response_headers=headers)

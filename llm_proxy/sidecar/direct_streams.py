@@ -13,15 +13,16 @@ from datetime import UTC, datetime
 from time import perf_counter
 
 from llm_proxy.json_access import Json
-from llm_proxy.sidecar import call_outcome, direct_internals, responses
+from llm_proxy.sidecar import call_outcome, responses
 from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt
 from llm_proxy.sidecar.direct_answers import GoodAnswer, extra_headers, head_of
+from llm_proxy.sidecar.direct_frames import DirectFrames
 from llm_proxy.sidecar.direct_requests import OpenedStream, ProviderAnswer, RequestTemplate, as_answer
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.disconnects import unless_disconnected
 from llm_proxy.sidecar.event_stream import EVENT_STREAM, ServerSentEvent, media_type
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches import alike_frames, openai_passthrough, provider_http
+from llm_proxy.sidecar.patches import alike_frames, provider_http
 from llm_proxy.sidecar.provider_lines import ProviderLines
 from llm_proxy.sidecar.responses import Message, Receive, ResultSender, Send
 
@@ -51,7 +52,6 @@ class DirectStream:
         self._kept_bytes = 0
         self._started = self._handed_over = False
         self._live = asyncio.Event()
-        self._stream: Untyped = None
         self._extra: Json = {}
         self._good: GoodAnswer | None = None
 
@@ -99,18 +99,12 @@ class DirectStream:
                     raise Unfinished
         await send({"type": "http.response.body", "body": DONE_FRAME})
 
-    def _prepare(self, opened: OpenedStream) -> openai_passthrough.PassthroughStream:
+    def _prepare(self, opened: OpenedStream) -> DirectFrames:
         """Return what makes the frames."""
         self._lines = ProviderLines(opened, self._take)
-        request: Json = {
-            "model": self._call.group,
-            "stream_options": self._call.parameters.get("stream_options"),
-        }
-        self._stream = direct_internals.stream_object(self._template.pricing, opened.headers, request)
-        self._extra = extra_headers(self._stream, self._call.group)
-        frames = openai_passthrough.PassthroughStream(self._stream, self._lines)
-        setattr(self._stream, openai_passthrough.PASSTHROUGH_ATTRIBUTE, frames)
-        self._outcome.stream, self._outcome.lines = self._stream, self._lines
+        frames = DirectFrames(self._lines, self._call, self._template.pricing, opened.headers)
+        self._extra = extra_headers(frames.hidden, self._call.group)
+        self._outcome.stream, self._outcome.lines = frames.source, self._lines
         return frames
 
     def _start(self, call_id: str) -> Message:
@@ -122,34 +116,31 @@ class DirectStream:
         self._taken.append(_as_sent(event))
         return "" if self._handed_over else provider_http.event_line(event)
 
-    async def _make_frames(
-        self, opened: OpenedStream, frames: openai_passthrough.PassthroughStream
-    ) -> AsyncGenerator[str | bytes]:
+    async def _make_frames(self, opened: OpenedStream, frames: DirectFrames) -> AsyncGenerator[str | bytes]:
         while (frame := await frames.read_frame()) is not None:
             self._note_sent()
             yield frame
-        if frames.is_open or not self._stream.sent_stream_usage:
+        if frames.is_open or not frames.has_usage:
             raise Unfinished
-        self._good = self._finish(opened)
+        self._good = self._finish(opened, frames)
 
     def _note_sent(self) -> None:
         self._sent += self._taken
         self._kept_bytes += sum(map(len, self._taken))
         self._taken = []
 
-    def _finish(self, opened: OpenedStream) -> GoodAnswer:
+    def _finish(self, opened: OpenedStream, frames: DirectFrames) -> GoodAnswer:
         """Return the complete answer, priced."""
-        result = direct_internals.complete_stream(self._stream, self._call.content)
-        cost_usd, breakdown = direct_internals.price_of_stream(result, self._stream.logging_obj)
+        priced = frames.complete()
         call_outcome.record_stream_end()
         return GoodAnswer(
-            result,
+            priced.result,
             self._call,
             self._template,
             ProviderAnswer(opened.status, opened.headers, b"", 0.0),
             self._extra,
-            cost_usd,
-            breakdown,
+            priced.cost_usd,
+            priced.breakdown,
             self._outcome.attempts[-1].started_at,
             datetime.now(UTC),
         )

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 from threading import Event
+from typing import Any
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import call_outcome, guardrails, litellm_internals, openai_repair
@@ -57,7 +58,7 @@ def install() -> None:
         if stream is self:
             lines = _openai_lines(self) if _may_pass_through(self) else None
             stream_type = STREAM_TYPES.get(self.logging_obj.call_type, PassthroughStream)
-            stream = stream_type(self, lines) if lines is not None else None
+            stream = stream_type(self, lines, **_asked(self)) if lines is not None else None
             self.__dict__[PASSTHROUGH_ATTRIBUTE] = stream
         return await (translate(self) if stream is None else stream.next_frame())
 
@@ -89,6 +90,14 @@ def _call_of(stream: Untyped) -> tuple[Json, Json]:
     return as_object(params.get("metadata")), as_object(request.get("body"))
 
 
+def _asked(stream: Untyped) -> dict[str, Any]:
+    """Return the model's name for the answer, and whether the caller gets the usage."""
+    metadata, request = _call_of(stream)
+    included = as_object(request.get("stream_options")).get("include_usage")
+    wants_usage = bool(included) and not request.get("_litellm_strip_stream_usage")
+    return {"name": _name(metadata, request), "wants_usage": wants_usage}
+
+
 def _openai_lines(stream: Untyped) -> AsyncIterator[str] | None:
     """Return the lines of a provider's stream in OpenAI's format; None if LiteLLM must translate it."""
     source = stream.completion_stream
@@ -106,13 +115,18 @@ def _openai_lines(stream: Untyped) -> AsyncIterator[str] | None:
 class PassthroughStream:
     """One stream in OpenAI's format: passes its frames on, and keeps chunks for LiteLLM's log and cache."""
 
-    def __init__(self, stream: Untyped, lines: AsyncIterator[str]) -> None:
+    def __init__(self, stream: Untyped, lines: AsyncIterator[str], name: str, *, wants_usage: bool) -> None:
+        """Create it.
+
+        Args:
+            stream: LiteLLM's object for the stream.
+            lines: The provider's events.
+            name: The model's name for the answer.
+            wants_usage: Whether the caller gets the usage.
+        """
         self._stream = stream
         self._lines = lines
-        metadata, request = _call_of(stream)
-        self._name = _name(metadata, request)
-        included = as_object(request.get("stream_options")).get("include_usage")
-        self._wants_usage = bool(included) and not request.get("_litellm_strip_stream_usage")
+        self._name, self._wants_usage = name, wants_usage
         self._texts: dict[int, Untyped] = {}
         self._begun: set[int] = set()
         self._finished: set[int] = set()
@@ -209,7 +223,7 @@ class PassthroughStream:
         return usage | ({"cost": priced["cost"]} if priced else {})
 
     def _keep(self, chunk: Json) -> None:
-        """Keep a frame for LiteLLM: text is appended to the last chunk, anything else is a new chunk."""
+        """Note which choices have ended, and keep a frame."""
         choices: list[Json] = chunk["choices"]
         for choice in choices:
             at = choice["index"]
@@ -219,13 +233,18 @@ class PassthroughStream:
             elif choice.get("finish_reason") is not None:
                 self._finished.add(at)
                 self._stream.received_finish_reason = choice["finish_reason"]
+        self._keep_for_log(chunk)
+
+    def _keep_for_log(self, chunk: Json) -> None:
+        """Keep a frame for LiteLLM: text is appended to the last chunk, anything else is a new chunk."""
+        choices: list[Json] = chunk["choices"]
         if len(choices) == 1 and not chunk.get("usage") and self._append_text(choices[0]):
             return
         self._texts.clear()
         kept = self._litellm_chunk(chunk)
         self._stream.chunks.append(kept)
         if len(choices) == 1 and not choices[0].get("finish_reason"):
-            self._texts[choices[0]["index"]] = kept
+            self._texts[choices[0]["index"]] = kept.choices[0].delta
         if len(self._stream.chunks) == 1:
             self._stream.sent_first_chunk = True
             self._stream.logging_obj.update_completion_start_time(completion_start_time=datetime.now())  # noqa: DTZ005 -- LiteLLM's clock
@@ -251,16 +270,18 @@ class PassthroughStream:
             )
 
     def _append_text(self, choice: Json) -> bool:
-        """Append a choice that is text only to the chunk kept for it; return whether that was possible."""
+        """Append a choice that is text only to the delta kept for it; return whether that was possible."""
         delta, kept = as_object(choice.get("delta")), self._texts.get(choice["index"])
         text: object = delta.get("content")
         if kept is None or not isinstance(text, str) or not delta.keys() <= TEXT_DELTA_FIELDS:
             return False
         if delta.get("refusal") or choice.get("finish_reason") or choice.get("logprobs"):
             return False
-        kept_delta = kept.choices[0].delta
-        kept_delta.content = f"{kept_delta.content or ''}{text}"
+        self._append(kept, text)
         return True
+
+    def _append(self, kept_delta: Untyped, text: str) -> None:
+        kept_delta.content = f"{kept_delta.content or ''}{text}"
 
 
 class TextPassthroughStream(PassthroughStream):

@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from odd_provider_answers import DONE, USAGE, event, whole, wire
+from odd_provider_answers import DONE, USAGE, chunk, event, whole, wire
 from sidecar_parts import needs_parts, without
 from sidecars import Answer, Json, Provider, Sidecar, deployment, run_sidecar
 from stages.conftest import Reader
@@ -384,6 +384,11 @@ def plays(name: str, fields: Json, *, gap_ms: int = 0) -> Case:
     return "gpt", {"stream": True} | fields, {"do": "raw", "raw": writes, "gap_ms": gap_ms}
 
 
+TWO = [
+    event(chunk({"content": text} if text else {}, None if text else "stop", choice={"index": at}))
+    for text in ("a", "b", "")
+    for at in range(2)
+]
 COUNTED = (
     *("plain", "odd texts", "padding", "usage is null", "cost", "end in a text", "reasoning", "calls"),
     *("probabilities", "a refusal", "fields beyond", "comments", "no empty lines", "usage in each frame"),
@@ -401,6 +406,12 @@ STREAMED: dict[str, Case] = {
     "usage-not-asked-for": ("gpt", {"stream": True}, {"do": "raw", "raw": plays("plain", {})[2]["raw"]}),
     **{f"play-{name}": plays(name, STREAM) for name in COUNTED},
     **{f"slow-play-{name}": plays(name, STREAM, gap_ms=2) for name in COUNTED[:4]},
+    "odd-frames-later": (
+        "gpt",
+        STREAM,
+        {"do": "raw", "raw": [*plays("calls", {})[2]["raw"][:-2], *plays("reasoning", {})[2]["raw"]]},
+    ),
+    "two-choices": ("gpt", STREAM | {"n": 2}, {"do": "raw", "raw": TWO + plays("plain", {})[2]["raw"][-2:]}),
 }
 FRAME_BYTES = 200
 """Fewer than a frame with probabilities has; such frames are not alike."""

@@ -1,0 +1,247 @@
+"""The frames of a direct stream, and the complete answer that they amount to, with its price.
+
+Invariants: a row, and the cost in a frame, are those of LiteLLM's objects of the frames. Those are made only
+from the first one on that has more than texts, calls of functions and OpenAI's counts of tokens: of a plain
+stream, nothing but its usage, its tier and its id is priced and logged.
+"""
+
+from typing import Any, NamedTuple
+
+from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
+from llm_proxy.sidecar import catalog, direct_internals
+from llm_proxy.sidecar.direct_templates import DirectCall
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches import accounting
+from llm_proxy.sidecar.patches.openai_passthrough import (
+    PASSTHROUGH_ATTRIBUTE,
+    TEXT_DELTA_FIELDS,
+    PassthroughStream,
+)
+from llm_proxy.sidecar.provider_lines import ProviderLines
+
+FRAME = "chat.completion.chunk"
+FRAME_FIELDS = frozenset(
+    {
+        *("id", "object", "created", "model", "choices", "usage"),
+        *("system_fingerprint", "service_tier", "obfuscation"),
+    }
+)
+STRINGS = ("id", "service_tier", "system_fingerprint")
+CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "logprobs"})
+DELTA_FIELDS = TEXT_DELTA_FIELDS | {"tool_calls"}
+CALL_FIELDS = frozenset({"index", "id", "type", "function"})
+COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+PARTS = {
+    "prompt_tokens_details": frozenset({"cached_tokens", "audio_tokens"}),
+    "completion_tokens_details": frozenset(
+        {
+            *("reasoning_tokens", "audio_tokens"),
+            *("accepted_prediction_tokens", "rejected_prediction_tokens"),
+        }
+    ),
+}
+"""Details of OpenAI's usage -> the counts that they consist of."""
+OLLAMA_FINGERPRINT = "fp_ollama"
+"""LiteLLM gives answers of Ollama an id of its own."""
+
+
+class PricedAnswer(NamedTuple):
+    """A complete answer as far as it is logged.
+
+    Attributes:
+        result: LiteLLM's object.
+        breakdown: The parts of the cost; None if they are not known.
+        tier: The service tier of a plain answer.
+    """
+
+    result: Untyped
+    cost_usd: float | None
+    breakdown: Untyped
+    tier: str | None = None
+
+
+class _ProviderStream:
+    """What `PassthroughStream` and `alike_frames` use of LiteLLM's object for a stream."""
+
+    completion_stream = None
+
+    def __init__(self, pricing: Untyped, frames: PassthroughStream) -> None:
+        self.logging_obj = pricing
+        self.merge_reasoning_content_in_choices = bool(
+            pricing.litellm_params.get("merge_reasoning_content_in_choices")
+        )
+        self.sent_stream_usage = False
+        self.received_finish_reason: str | None = None
+        setattr(self, PASSTHROUGH_ATTRIBUTE, frames)
+
+
+class DirectFrames(PassthroughStream):
+    """Makes the frames of one direct stream."""
+
+    def __init__(
+        self, lines: ProviderLines, call: DirectCall, pricing: Untyped, headers: dict[str, str]
+    ) -> None:
+        """Create it.
+
+        Args:
+            lines: The provider's events.
+            call: The call.
+            pricing: LiteLLM's logging object of the call that the request's template was learned from.
+            headers: The provider's.
+        """
+        options = as_object(call.parameters.get("stream_options"))
+        self.source: Untyped = _ProviderStream(pricing, self)
+        super().__init__(self.source, lines, call.group, wants_usage=bool(options.get("include_usage")))
+        self._call, self._pricing, self._headers = call, pricing, headers
+        self.hidden = direct_internals.hidden_of_stream(pricing, headers)
+        self._is_plain = accounting.prices_streams_as_stated()
+        self._kept: list[Json] = []
+        self._more_texts: list[str] = []
+        self._usage: Json | None = None
+        self._priced: PricedAnswer | None = None
+        if not self._is_plain:
+            self._make_chunks()
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether a frame stated the usage."""
+        return bool(self._stream.sent_stream_usage)
+
+    def _keep_for_log(self, chunk: Json) -> None:
+        """Keep a frame: as JSON as long as all are plain."""
+        usage, choices = chunk.get("usage"), chunk["choices"]
+        one_tier = chunk.get("service_tier") in (None, self._tier)
+        if self._is_plain and not (one_tier and is_plain(chunk) and (not usage or self._usage is None)):
+            self._make_chunks()
+        if not self._is_plain:
+            super()._keep_for_log(chunk)
+            return
+        self._usage = usage or self._usage
+        if len(choices) == 1 and not usage and self._append_text(choices[0]):
+            return
+        self._end_text()
+        self._kept.append(dict(chunk))
+        for choice in choices:
+            _complete_calls(choice)
+        if len(choices) == 1 and not choices[0].get("finish_reason"):
+            self._texts[choices[0]["index"]] = choices[0]["delta"]
+
+    def _append(self, kept_delta: Untyped, text: str) -> None:
+        if self._is_plain:
+            self._more_texts.append(text)
+        else:
+            super()._append(kept_delta, text)
+
+    def _end_text(self) -> None:
+        """Append the texts to the delta that was kept for them."""
+        if self._more_texts:
+            (delta,) = self._texts.values()
+            delta["content"] = f"{delta.get('content') or ''}{''.join(self._more_texts)}"
+            self._more_texts = []
+        self._texts.clear()
+
+    def _make_chunks(self) -> None:
+        """Make LiteLLM's object for the stream, and its chunks of the frames so far."""
+        open_choices = [*self._texts]
+        self._end_text()
+        self._is_plain = False
+        self._stream = made = direct_internals.stream_object(self._pricing, self._headers)
+        made.sent_stream_usage = self.source.sent_stream_usage
+        made.received_finish_reason = self.source.received_finish_reason
+        made.chunks += map(self._litellm_chunk, self._kept)
+        for index in open_choices:
+            self._texts[index] = made.chunks[-1].choices[0].delta
+
+    def _with_cost(self, chunk: Json) -> Json:
+        """Return a frame's usage with its cost; that of a plain answer is reckoned once."""
+        usage: Json = chunk["usage"]
+        is_shared = self._is_plain and not direct_internals.states_cost(self.hidden)
+        priced = self._price() if is_shared else None
+        if priced is None or priced.cost_usd is None:
+            return super()._with_cost(chunk)
+        provider = str(self._pricing.model_call_details.get("custom_llm_provider") or "")
+        name = catalog.qualified_model(provider, str(self._pricing.model))
+        deployment = str(self._pricing.get_router_model_id())
+        known = catalog.is_cost_known(priced.cost_usd, None, deployment, name)
+        return usage | ({"cost": priced.cost_usd} if known else {})
+
+    def _price(self) -> PricedAnswer:
+        """Return the answer with its cost."""
+        made = direct_internals.answer_with_usage(
+            self._kept[0]["id"], as_object(self._usage), self._tier, self._pricing, self.hidden
+        )
+        self._priced = PricedAnswer(made, *direct_internals.price(made, self._pricing), self._tier)
+        return self._priced
+
+    def complete(self) -> PricedAnswer:
+        """Return the complete answer."""
+        if self._is_plain:
+            known = self._priced
+            return known if known is not None and known.tier == self._tier else self._price()
+        result = direct_internals.complete_stream(self._stream, self._call.content)
+        return PricedAnswer(result, *direct_internals.price_of_stream(result, self._stream.logging_obj))
+
+
+def _complete_calls(choice: Json) -> None:
+    """State the type of each call, as LiteLLM's class does."""
+    for call in as_list(choice["delta"].get("tool_calls")):
+        call["type"] = call.get("type") or "function"
+
+
+def is_plain(chunk: Json) -> bool:
+    """Whether a repaired frame has no more than texts, calls, counts, a tier and an id."""
+    return (
+        chunk.keys() <= FRAME_FIELDS
+        and chunk.get("object") == FRAME
+        and bool(chunk.get("id"))
+        and all(
+            isinstance(chunk.get(name) or "", str) for name in ("id", "service_tier", "system_fingerprint")
+        )
+        and chunk.get("system_fingerprint") != OLLAMA_FINGERPRINT
+        and type(chunk.get("created")) is int
+        and all(map(_is_plain_choice, chunk["choices"]))
+        and (not chunk.get("usage") or _is_plain_usage(chunk["usage"]))
+    )
+
+
+def _is_plain_choice(choice: Json) -> bool:
+    delta = as_object(choice.get("delta"))
+    texts = all(isinstance(value, str | None) for name, value in delta.items() if name != "tool_calls")
+    calls = delta.get("tool_calls")
+    return (
+        choice.keys() <= CHOICE_FIELDS
+        and choice.get("logprobs") is None
+        and delta.keys() <= DELTA_FIELDS
+        and texts
+        and (calls is None or (is_array(calls) and all(map(_is_plain_call, calls))))
+    )
+
+
+def _is_plain_call(call: object) -> bool:
+    if not is_object(call) or not call.keys() <= CALL_FIELDS or call.get("type") not in (None, "function"):
+        return False
+    function: Any = call.get("function")
+    return (
+        is_object(function)
+        and function.keys() <= {"name", "arguments"}
+        and all(isinstance(value, str | None) for value in function.values())
+        and isinstance(call.get("id"), str | None)
+    )
+
+
+def _is_plain_usage(usage: Json) -> bool:
+    if not usage.keys() <= {*COUNTS, *PARTS} or any(not _is_count(usage.get(name)) for name in COUNTS):
+        return False
+    return all(
+        stated is None
+        or (
+            is_object(stated)
+            and stated.keys() <= names
+            and all(one is None or _is_count(one) for one in stated.values())
+        )
+        for stated, names in ((usage.get(part), names) for part, names in PARTS.items())
+    )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
