@@ -25,6 +25,8 @@ COUNTS = (
 """Names of numbers that change from frame to frame; the last one holds."""
 MAX_HOLES, MAX_TEMPLATES = 8, 4
 MAX_PENDING_BYTES = 256 * 1024
+MAX_OUTLINES = 4
+"""Of one template: one for each event is not worth it, where a count changes with each event."""
 MAX_REPEATED_CHARS = 2
 """LiteLLM ends a stream that repeats a longer text too often; it must see each of them."""
 _TEXT = rb'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*'
@@ -37,7 +39,7 @@ _HOLE = re.compile(
     + _TEXT
     + rb')"|(?P<number>0|[1-9][0-9]{0,15})\b)'
 )
-_TEXT_VALUE = re.compile(rb'(?!"|data:)' + _TEXT)
+_TEXT_VALUE = re.compile(rb'(?!"|data:|\Z)' + _TEXT)
 """Not empty; LiteLLM takes Google's texts that begin so for sounds."""
 _PADDING_VALUE = re.compile(_TEXT)
 _COUNT_VALUE = re.compile(rb"0|[1-9][0-9]{0,15}")
@@ -65,6 +67,42 @@ class _Hole:
     after: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """A template whose counts are those of the latest event: only texts and padding may differ.
+
+    Attributes:
+        head: The bytes of an event before the first hole that is left.
+        left: The holes that are left: the number, the pattern, and the bytes from its end to the next.
+        latest: What fills all holes of the latest event.
+        frame: The frame that LiteLLM makes, with `%b` for each hole that is left.
+        order: The holes of the frame.
+    """
+
+    head: bytes
+    left: tuple[tuple[int, re.Pattern[bytes], bytes], ...]
+    latest: list[bytes]
+    frame: bytes
+    order: tuple[int, ...]
+
+    def match(self, block: bytes) -> list[bytes] | None:
+        """Return what fills the holes; None if the event differs elsewhere."""
+        if not block.startswith(self.head):
+            return None
+        at, found = len(self.head), self.latest.copy()
+        for hole, pattern, after in self.left:
+            end = block.find(after, at)
+            found[hole] = value = block[at:end]
+            if end < 0 or not pattern.fullmatch(value):
+                return None
+            at = end + len(after)
+        return found if at == len(block) and (block.isascii() or _is_utf8(block)) else None
+
+    def render(self, found: list[bytes]) -> bytes:
+        """Return the frame that LiteLLM would make."""
+        return self.frame % tuple([found[at] for at in self.order])
+
+
 @dataclass(slots=True)
 class FrameTemplate:
     """An event of a provider with holes, and the frame LiteLLM makes of it, with the same holes."""
@@ -76,6 +114,8 @@ class FrameTemplate:
     trusted: bool = False
     latest: list[bytes] = field(default_factory=list[bytes])
     pending: list[list[bytes]] = field(default_factory=list[list[bytes]])
+    outline: _Outline | None = None
+    _outlines: int = 0
 
     def match(self, block: bytes) -> list[bytes] | None:
         """Return what fills the holes; None if the event differs elsewhere."""
@@ -96,10 +136,30 @@ class FrameTemplate:
         """Return the frame that LiteLLM would make."""
         return b"".join([part if isinstance(part, bytes) else found[part] for part in self.made])
 
-    def keep(self, found: list[bytes]) -> None:
-        """Keep what LiteLLM has not seen."""
-        self.latest = found
-        self.pending.append(found)
+    def make_outline(self) -> None:
+        """Make the next events with the counts of the latest cheaper, unless that was done too often."""
+        if self._outlines == MAX_OUTLINES or self.same:
+            return
+        self._outlines += 1
+        counts = {at for at, hole in enumerate(self.holes) if hole.name in COUNTS}
+        between, left = [self.head], list[int]()
+        for at, hole in enumerate(self.holes):
+            if at in counts:
+                between[-1] += self.latest[at] + hole.after
+            else:
+                left.append(at)
+                between.append(hole.after)
+        patterns = [_PATTERNS[self.holes[at].name] for at in left]
+        filled = [
+            self.latest[part] if isinstance(part, int) and part in counts else part for part in self.made
+        ]
+        self.outline = _Outline(
+            head=between[0],
+            left=tuple(zip(left, patterns, between[1:], strict=True)),
+            latest=self.latest,
+            frame=b"".join([b"%b" if isinstance(one, int) else one.replace(b"%", b"%%") for one in filled]),
+            order=tuple(one for one in filled if isinstance(one, int)),
+        )
 
     def merged(self) -> bytes:
         """Return one event with all that was kept: texts joined, and the last of anything else."""
@@ -151,19 +211,33 @@ class FrameTranslation:
 
     def translate(self, block: bytes) -> bytes | None:
         """Return the frame for an event, and keep its texts; None if LiteLLM must translate it."""
+        merging = self._merging
+        outline = merging.outline if merging is not None else None
+        if merging is not None and outline is not None and (found := outline.match(block)) is not None:
+            return (
+                None if self._is_repeat(merging, found) else outline.render(self._keep(merging, block, found))
+            )
         for template in self._templates:
             found = template.match(block) if template.trusted else None
             if found is None:
                 continue
-            if self._merging is not None and template is not self._merging:
+            if (merging is not None and template is not merging) or self._is_repeat(template, found):
                 return None  # LiteLLM must see the texts in their order
-            if self._sees_repeats and found == template.latest and max(map(len, found)) > MAX_REPEATED_CHARS:
-                return None
-            template.keep(found)
             self._merging = template
-            self._pending_bytes += len(block)
-            return template.render(found)
+            frame = template.render(self._keep(template, block, found))
+            template.make_outline()
+            return frame
         return None
+
+    def _is_repeat(self, template: FrameTemplate, found: list[bytes]) -> bool:
+        is_same = self._sees_repeats and found == template.latest
+        return is_same and max(map(len, found)) > MAX_REPEATED_CHARS
+
+    def _keep(self, template: FrameTemplate, block: bytes, found: list[bytes]) -> list[bytes]:
+        template.latest = found
+        template.pending.append(found)
+        self._pending_bytes += len(block)
+        return found
 
     def take_merged(self) -> bytes | None:
         """Return the event for LiteLLM that stands for those it has not seen; None if it has seen all."""
@@ -210,7 +284,7 @@ def _holes_of(block: bytes) -> tuple[bytes, tuple[_Hole, ...]]:
     for hit in _HOLE.finditer(block):
         name, kind = hit["name"].decode(), "number" if hit["number"] else "text"
         value = _value(hit[kind], kind)
-        if value is not None and (kind == "number") == (name in COUNTS) and (value or name not in TEXTS):
+        if value is not None and (kind == "number") == (name in COUNTS) and (value or name in COUNTS):
             found.append((name, value, *hit.span(kind)))
     ends = [start for _, _, start, _ in found[1:]] + [len(block)]
     holes = [

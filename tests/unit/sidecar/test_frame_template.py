@@ -74,11 +74,15 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize("translated", [0, 1, 2])
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_any_other_event_is_litellm_s(other: bytes) -> None:
+def test_any_other_event_is_litellm_s(other: bytes, translated: int) -> None:
     """And ends the trust, until the next one shows again that the rule holds."""
     translation = learned(event("one"), event("two"))
+    for at in range(translated):
+        assert translation.translate(event(f"more{at}")) == frame(event(f"more{at}"))
     assert translation.translate(other) is None
+    translation.take_merged()
     translation.observe(None, b"data: {}\n\n")
     assert not translation.trusts
     assert translation.translate(event("three")) is None
@@ -129,16 +133,28 @@ def test_litellm_gets_long_texts_in_time() -> None:
 
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
-EVENTS = st.tuples(TEXTS, st.integers(0, 2), st.booleans(), st.sampled_from([None, None, None, "stop"]))
+PADDING = st.sampled_from(["", "x", "100%", '","'])
+EVENTS = st.tuples(
+    TEXTS,
+    st.integers(0, 2),
+    st.booleans(),
+    st.sampled_from([None, None, None, "stop"]),
+    PADDING,
+    st.integers(1, 2),
+)
 
 
 @given(st.lists(EVENTS, max_size=30))
-def test_frames_and_texts_are_the_same_in_any_stream(said: list[tuple[str, int, bool, str | None]]) -> None:
+def test_frames_and_texts_are_the_same_in_any_stream(
+    said: list[tuple[str, int, bool, str | None, str, int]],
+) -> None:
     """Whatever the texts, how they are escaped, and what comes between."""
     translation, sent, seen = FrameTranslation(sees_repeats=False), list[bytes](), list[bytes | None]()
     blocks = [
-        event(text, index=at, escaped=escaped).replace(b"null", json.dumps(end).encode())
-        for text, at, escaped, end in said
+        event(text, index=at, escaped=escaped, obfuscation=padding, created=created).replace(
+            b"null", json.dumps(end).encode()
+        )
+        for text, at, escaped, end, padding, created in said
     ]
     for block in blocks:
         made = translation.translate(block) if translation.trusts else None
