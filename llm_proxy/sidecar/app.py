@@ -32,6 +32,7 @@ from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
 from llm_proxy.sidecar.config_file import ConfigReport
 from llm_proxy.sidecar.direct_calls import DirectCalls
 from llm_proxy.sidecar.disconnects import cancel_on_disconnect
+from llm_proxy.sidecar.http_protocol import chunk_writer
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.process_log import log_line
@@ -260,11 +261,17 @@ async def _process_stored(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class StartedFlag:
-    """Wraps `send` of one response; `started` says whether anything was sent."""
+    """Wraps `send` of one response.
+
+    Attributes:
+        started: Whether anything was sent.
+        write_chunk: Writes a part of a stream at once; None if that is not to be had.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
+        self.write_chunk = chunk_writer(send)
 
     async def __call__(self, message: Message) -> None:
         """Send the message."""

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import direct_internals
+from llm_proxy.sidecar.body_tap import take_each
 from llm_proxy.sidecar.call_outcome import DirectAttempt
 from llm_proxy.sidecar.direct_templates import BodyTemplate, DirectCall, learn_body, learn_headers
 from llm_proxy.sidecar.litellm_internals import Untyped
@@ -99,6 +100,10 @@ class OpenedStream:
         if not chunk:
             raise StopAsyncIteration
         return chunk
+
+    async def take_each(self, take: Callable[[bytes], bool]) -> None:
+        """Call a function with the bytes at once as they come; see `body_tap.take_each`."""
+        await take_each(self._response, take)
 
     async def aclose(self) -> None:
         """Close the connection, unless the body is read to its end."""

@@ -88,7 +88,9 @@ class DirectStream:
             return
         frames = self._make_frames(opened, self._prepare(opened))
         if alike_frames.installed.is_set():
-            frames = alike_frames.send_alike(frames, self._outcome)
+            write = getattr(send, "write_chunk", None)
+            passage = alike_frames.Passage(opened.take_each, write) if write is not None else None
+            frames = alike_frames.send_alike(frames, self._outcome, passage)
         async with aclosing(frames):
             async for frame in frames:
                 if not self._started:

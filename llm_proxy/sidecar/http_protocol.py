@@ -4,6 +4,8 @@ Invariants: only a head that states the size of its body waits for the body; wha
 uvicorn's own code. A second write costs a packet, and wakes the gateway a second time.
 """
 
+from collections.abc import Callable
+
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
     HEADER_VALUE_RE,
@@ -13,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.responses import Send
 
 SIZE_HEADER = b"content-length"
 
@@ -40,6 +43,14 @@ class JoiningCycle(RequestResponseCycle):
             return
         await super().send(message)
 
+    def write_chunk(self, body: bytes) -> bool:
+        """Write a further part of a streamed response at once; return False if it cannot go now."""
+        streams = self.chunked_encoding and self.response_started and not self.response_complete
+        if not streams or self.flow.write_paused or self.disconnected:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
+
     def _send_whole(self, start: Untyped, message: Untyped) -> bool:
         """Send a whole response, if it is a plain one: uvicorn's steps, fewer calls."""
         body: bytes = message.get("body", b"")
@@ -60,6 +71,12 @@ class JoiningCycle(RequestResponseCycle):
         self.message_event.set()
         self.on_response()
         return True
+
+
+def chunk_writer(send: Send) -> Callable[[bytes], bool] | None:
+    """Return `JoiningCycle.write_chunk` of the response of an ASGI `send`; None for any other one."""
+    cycle = getattr(send, "__self__", None)
+    return cycle.write_chunk if isinstance(cycle, JoiningCycle) else None
 
 
 class SidecarHttpProtocol(HttpToolsProtocol):

@@ -117,12 +117,12 @@ class ProviderLines:
         except Exception as error:  # noqa: BLE001 -- raised once all events were taken
             self._ended, self._failure = True, error
             return False
-        self._split(self._begun + chunk if self._begun else chunk)
+        self.feed(chunk)
         return True
 
-    def _split(self, data: bytes) -> None:
-        """Split bytes that begin between two events; other bytes are the decoder's."""
-        self._begun = b""
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the body; the decoder gets those that do not begin between two events."""
+        data, self._begun = self._begun + chunk, b""
         if not self._decoder.is_between_events:
             self._other = data
             return
@@ -130,6 +130,8 @@ class ProviderLines:
             self._separator = b"\r\n\r\n"
         *blocks, rest = data.split(self._separator)
         self._blocks.extend(blocks)
+        if not rest:
+            return
         held = not LINE_END.search(rest) or BEGUN_EVENT.fullmatch(rest)
         if held and len(rest) <= MAX_HELD_BYTES:
             self._begun = rest

@@ -5,7 +5,8 @@ format; LiteLLM's own generator opens, ends, logs and breaks off every stream: i
 not seen as one event, before any other event, before the end, and before it learns of a caller's hang-up.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
 from importlib import import_module
 from threading import Event
 
@@ -85,9 +86,25 @@ def _translation(stream: Untyped) -> FrameTranslation | None:
     return FrameTranslation(sees_repeats=True) if plain else None
 
 
-async def send_alike(frames: Frames, outcome: CallOutcome) -> Frames:
-    """Yield the frames of LiteLLM's generator, and between them those that it need not make."""
-    sender = AlikeFrames(outcome)
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """How frames get from a provider to the caller without a task that waits for them.
+
+    Attributes:
+        take_each: Calls a function with the bytes of the provider's body as they come, while it returns True.
+        write: Writes a frame at once; returns False if the caller cannot take it now.
+    """
+
+    take_each: Callable[[Callable[[bytes], bool]], Awaitable[None]]
+    write: Callable[[bytes], bool]
+
+
+async def send_alike(frames: Frames, outcome: CallOutcome, passage: Passage | None = None) -> Frames:
+    """Yield the frames of LiteLLM's generator, and between them those that it need not make.
+
+    With a passage, frames are sent by that as long as it can.
+    """
+    sender = AlikeFrames(outcome, passage)
     try:
         async for frame in frames:
             yield frame
@@ -104,8 +121,9 @@ async def send_alike(frames: Frames, outcome: CallOutcome) -> Frames:
 class AlikeFrames:
     """The part of one call's stream that LiteLLM does not translate."""
 
-    def __init__(self, outcome: CallOutcome) -> None:
-        self._outcome = outcome
+    def __init__(self, outcome: CallOutcome, passage: Passage | None = None) -> None:
+        self._outcome, self._passage = outcome, passage
+        self._unsent = b""
         self._lines: ProviderLines | None = None
         self._translation: FrameTranslation | None = None
 
@@ -128,17 +146,28 @@ class AlikeFrames:
         if translation is None or lines is None:
             return b""
         while translation.trusts and not translation.is_full:
-            ready: list[bytes] = []
-            while (event := lines.next_event) is not None and (
-                made := translation.translate(event)
-            ) is not None:
-                lines.drop_event()
-                ready.append(made)
-            if ready:
-                return b"".join(ready)
+            if ready := _translated(translation, lines):
+                return ready
+            if lines.is_drained and self._passage is not None:
+                await self._passage.take_each(self._pass_on)
+                if self._unsent:
+                    ready, self._unsent = self._unsent, b""
+                    return ready
             if not lines.is_drained or not await lines.read():
                 break
         return b""
+
+    def _pass_on(self, chunk: bytes) -> bool:
+        """Send the frames for bytes of the provider's; return whether all were sent, and more may come."""
+        translation, lines, passage = self._translation, self._lines, self._passage
+        if translation is None or lines is None or passage is None:
+            return False
+        lines.feed(chunk)
+        ready = _translated(translation, lines)
+        if ready and not passage.write(ready):
+            self._unsent = ready
+            return False
+        return lines.is_drained and not translation.is_full
 
     async def catch_up(self, frames: Frames) -> None:
         """Let LiteLLM's generator make, in vain, the frame of what it has not seen."""
@@ -149,6 +178,15 @@ class AlikeFrames:
             self._lines.put_back(merged)
             await anext(frames, None)
         self._lines.taken.clear()
+
+
+def _translated(translation: FrameTranslation, lines: ProviderLines) -> bytes:
+    """Return the frames for the events that were read, up to the first that LiteLLM must see."""
+    ready: list[bytes] = []
+    while (event := lines.next_event) is not None and (made := translation.translate(event)) is not None:
+        lines.drop_event()
+        ready.append(made)
+    return b"".join(ready)
 
 
 PATCH = LiteLLMPatch(

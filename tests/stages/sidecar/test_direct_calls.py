@@ -7,16 +7,24 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
-from odd_provider_answers import DONE, USAGE, chunk, event, whole, wire
 from sidecar_parts import needs_parts, without
-from sidecars import Answer, Json, Provider, Sidecar, deployment, run_sidecar
+from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 from stages.conftest import Reader
-from stages.sidecar.test_alike_frames import OPENAI
-
-from llm_proxy.sidecar.direct_streams import MAX_KEPT_BYTES
+from stages.sidecar.direct_call_cases import (
+    EITHER_ROW,
+    EMBEDDED,
+    FAILED,
+    GOOD,
+    REPAIRED,
+    STREAM,
+    STREAMED,
+    UNEVEN,
+    Case,
+)
 
 OWN_HEADERS = frozenset(
     {
@@ -39,20 +47,11 @@ OWN_COLUMNS = frozenset({"answer_id", "call_id", "ended_at", "logged_at", "start
 OWN_TEXT = re.compile(r"chatcmpl-[-0-9a-f]+|call_[0-9a-f]{32}|time taken=[\d.]+ seconds")
 """The provider's number of an answer, an id that the repair draws, the time of a timeout."""
 CREATED = re.compile(r'"created":\d{10}')
-Case = tuple[str, Json, Json]
-"""A group, fields of the call, and what the provider plays."""
-PIXEL = "data:image/png;base64,iVBORw0KGgo="
-TOOL: Json = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 AT_ONCE = 6
+SLOW_FRAMES = 20_000
+"""Four megabytes: more than the sockets and the sidecar hold."""
 LEFT_AFTER_S = 30
 """Long before the provider's timeout."""
-TOKENS: Json = {
-    "prompt_tokens": 100,
-    "completion_tokens": 50,
-    "cached_tokens": 40,
-    "reasoning_tokens": 5,
-    "cache_write_tokens": 30,
-}
 
 
 @pytest.fixture(scope="module")
@@ -89,128 +88,6 @@ def pair(
         run_sidecar(config, provider, folder, **others) as other,
     ):
         yield direct, other
-
-
-TALK: list[Json] = [
-    {"role": "system", "content": "Be brief."},
-    {
-        "role": "user",
-        "content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": PIXEL}}],
-    },
-    {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [
-            {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
-        ],
-    },
-    {"role": "tool", "tool_call_id": "call_1", "content": "found"},
-]
-RAW: dict[str, Json] = {
-    "unknown-fields": whole(
-        {"role": "assistant", "content": "x", "more": {"a": 1}}, choice={"own": 2}, beside=[3]
-    ),
-    "no-usage": whole({"role": "assistant", "content": "x"}, usage=None),
-    "finish": whole({"content": "x", "reasoning": "y"}, "eos"),
-    "blocks": whole({"content": [{"type": "text", "text": "x"}]}),
-    "counts": whole(
-        {"content": "x"}, usage={"prompt_tokens": 3.0, "completion_tokens": 2, "num_cached_tokens": 1}
-    ),
-    "tool": whole(
-        {"content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}, "tool_calls"
-    ),
-    "tier": whole({"content": "x"}, service_tier="flex", usage=USAGE | {"service_tier": "priority"}),
-    "cost": whole({"content": "x"}, usage=USAGE | {"cost": 0.25, "prompt_tokens_details": None}),
-    "half": whole({"content": "x\ud83d y"}),
-    "choices": whole({"content": "x"}, logprobs={"content": [{"token": "x", "logprob": None}]}),
-    "annotations": whole(
-        {
-            "content": "x",
-            "annotations": [
-                {
-                    "type": "url_citation",
-                    "url_citation": {"url": "http://a", "title": "t", "start_index": 0, "end_index": 1},
-                }
-            ],
-        }
-    ),
-}
-"""Name -> what a provider answers."""
-GOOD: dict[str, Case] = {
-    "text": ("gpt", {}, {"do": "ok", **TOKENS}),
-    "parameters": ("gpt", {"temperature": 0.5, "max_tokens": 9, "stop": ["a"], "user": "u", "seed": 3}, {}),
-    "tools": ("gpt", {"tools": [TOOL], "tool_choice": "auto"}, {"do": "tools"}),
-    "choices": ("gpt", {"n": 3, "logprobs": True, "top_logprobs": 1}, {}),
-    "refusal": ("gpt", {}, {"do": "refusal"}),
-    "tier": ("gpt", {"service_tier": "flex"}, {"service_tier": "flex", **TOKENS}),
-    "uncounted": ("gpt", {}, {"counted": False}),
-    "own-fields": ("gpt", {"extra_body": {"top_k": 4}, "response_format": {"type": "json_object"}}, {}),
-    "conversation": ("gpt", {"messages": TALK, "tools": [TOOL]}, {}),
-    "unpriced": ("unknown", {}, TOKENS),
-    "reasoner": ("reasoner", {"max_tokens": 50, "reasoning_effort": "low"}, TOKENS),
-    **{
-        f"raw-{name}": ("gpt", {}, {"do": "raw", "raw": [wire(json.dumps(one))]}) for name, one in RAW.items()
-    },
-}
-VECTOR: Json = {"object": "embedding", "index": 0, "embedding": [0.5, 1e-07]}
-ONE: Json = {
-    "object": "list",
-    "data": [VECTOR],
-    "model": "e",
-    "usage": {"prompt_tokens": 5, "total_tokens": 5},
-}
-EMBEDDED: dict[str, Case] = {
-    "vectors": (
-        "embed",
-        {"input": ["one"]},
-        {"do": "raw", "raw": [json.dumps(ONE | {"data": [VECTOR, VECTOR | {"index": 1}]})]},
-    ),
-    "as-text": (
-        "embed",
-        {"input": [], "encoding_format": "base64", "dimensions": 4},
-        {"do": "raw", "raw": [json.dumps(ONE | {"data": [VECTOR | {"embedding": "AAAAPw=="}]})]},
-    ),
-    "raw": ("embed", {"input": []}, {"do": "raw", "raw": [json.dumps(ONE, indent=1)]}),
-    "usage-first": ("embed", {"input": []}, {"do": "raw", "raw": [json.dumps(dict(reversed(ONE.items())))]}),
-}
-REPAIRED: dict[str, Case] = {
-    "numbers-for-text": (
-        "embed",
-        {"input": [], "encoding_format": "base64"},
-        {"do": "raw", "raw": [json.dumps(ONE)]},
-    ),
-    "own-field": (
-        "embed",
-        {"input": []},
-        {"do": "raw", "raw": [json.dumps(ONE | {"data": [VECTOR | {"of": "a"}]})]},
-    ),
-    "too-few": ("embed", {"input": ["one", "two"]}, {"do": "raw", "raw": [json.dumps(ONE)]}),
-    "uncounted": ("embed", {"input": []}, {"do": "raw", "raw": [json.dumps(ONE | {"usage": None})]}),
-    "no-index": (
-        "embed",
-        {"input": []},
-        {"do": "raw", "raw": [json.dumps(ONE | {"data": [{"embedding": [1]}]})]},
-    ),
-}
-"""Answers that LiteLLM parses, some after a repair."""
-FAILED: dict[str, Case] = {
-    **{
-        f"status-{status}": ("gpt", {}, {"do": f"status-{status}"})
-        for status in (400, 401, 404, 408, 429, 500, 503)
-    },
-    **{
-        name: ("gpt", {}, {"do": name})
-        for name in ("error-in-200", "garbage", "empty", "drop", "cut", "filtered", "not-sse")
-    },
-    "context": ("gpt", {}, {"do": "context"}),
-    "policy": ("gpt", {}, {"do": "policy"}),
-    "no-choice": ("gpt", {}, {"do": "raw", "raw": ['{"choices": []}']}),
-    "timeout": ("hasty", {}, {"do": "hang"}),
-    "retried": ("retried", {}, {"do": "flaky", "status": 500}),
-    "retried-twice": ("retried", {}, {"do": "status-500"}),
-    "limited": ("retried", {}, {"do": "status-429", "retry_after": "0"}),
-    "fallback": ("first", {}, {"do": "status-500"}),
-}
 
 
 async def ask(sidecar: Sidecar, group: str, fields: Json, said: str, call_id: UUID) -> Answer:
@@ -374,95 +251,6 @@ async def all_ended(sidecar: Sidecar) -> None:
     pytest.fail("a call still runs")
 
 
-STREAM: Json = {"stream": True, "stream_options": {"include_usage": True}}
-
-
-def plays(name: str, fields: Json, *, gap_ms: int = 0) -> Case:
-    """A stream of another test's, counted or not."""
-    parts = [one if isinstance(one, str) else event(one) for one in OPENAI[name]]
-    writes = [wire(one).replace("\xed\xb3\xbf", "\xff") for one in [*parts, DONE]]
-    return "gpt", {"stream": True} | fields, {"do": "raw", "raw": writes, "gap_ms": gap_ms}
-
-
-TWO = [
-    event(chunk({"content": text} if text else {}, None if text else "stop", choice={"index": at}))
-    for text in ("a", "b", "")
-    for at in range(2)
-]
-COUNTED = (
-    *("plain", "odd texts", "padding", "usage is null", "cost", "end in a text", "reasoning", "calls"),
-    *("probabilities", "a refusal", "fields beyond", "comments", "no empty lines", "usage in each frame"),
-)
-STREAMED: dict[str, Case] = {
-    **{
-        name: ("gpt", STREAM | fields, directive)
-        for name, (_, fields, directive) in GOOD.items()
-        if not name.startswith("raw-") and name not in {"uncounted", "unpriced", "reasoner"}
-    },
-    "unpriced": ("unknown", STREAM, TOKENS),
-    "reasoner": ("reasoner", STREAM | {"max_tokens": 50}, TOKENS),
-    "slow": ("gpt", STREAM, {"gap_ms": 5, "frames": 30, **TOKENS}),
-    "no-done": ("gpt", STREAM, {"do": "no-done"}),
-    "usage-not-asked-for": ("gpt", {"stream": True}, {"do": "raw", "raw": plays("plain", {})[2]["raw"]}),
-    **{f"play-{name}": plays(name, STREAM) for name in COUNTED},
-    **{f"slow-play-{name}": plays(name, STREAM, gap_ms=2) for name in COUNTED[:4]},
-    "odd-frames-later": (
-        "gpt",
-        STREAM,
-        {"do": "raw", "raw": [*plays("calls", {})[2]["raw"][:-2], *plays("reasoning", {})[2]["raw"]]},
-    ),
-    "two-choices": ("gpt", STREAM | {"n": 2}, {"do": "raw", "raw": TWO + plays("plain", {})[2]["raw"][-2:]}),
-}
-FRAME_BYTES = 200
-"""Fewer than a frame with probabilities has; such frames are not alike."""
-UNEVEN: dict[str, Case] = {
-    name: ("gpt", STREAM, {"do": name, "after": 3})
-    for name in ("cut", "reset", "eof", "garbage", "half-frame", "error-in-200", "not-sse", "empty", "drop")
-} | {
-    **{
-        name: ("gpt", STREAM, {"do": name})
-        for name in ("status-400", "status-429", "status-500", "context", "policy")
-    },
-    **{
-        f"first-{name}": ("gpt", STREAM, {"do": name, "after": 0})
-        for name in ("cut", "eof", "garbage", "error-in-200")
-    },
-    **{
-        f"play-{name}": plays(name, STREAM)
-        for name in (
-            "an error",
-            "an error event",
-            "unreadable",
-            "truncated",
-            "a failure as its end",
-            "no usage",
-            "choices",
-        )
-    },
-    "json-lines": (
-        "gpt",
-        STREAM,
-        {"do": "raw", "raw": [wire(f"{json.dumps(one)}\n") for one in OPENAI["plain"]]},
-    ),
-    "long": ("gpt", STREAM | {"logprobs": True}, {"frames": MAX_KEPT_BYTES // FRAME_BYTES, **TOKENS}),
-    "uncounted": ("gpt", STREAM, {"counted": False}),
-    "uncounted-unasked": ("gpt", {"stream": True}, {"counted": False}),
-    "filtered": ("gpt", STREAM, {"do": "filtered"}),
-    "timeout": ("hasty", STREAM, {"do": "hang"}),
-    "silence": ("hasty", STREAM, {"do": "silence", "after": 3}),
-    "retried": ("retried", STREAM, {"do": "flaky", "status": 500}),
-    "retried-twice": ("retried", STREAM, {"do": "status-500"}),
-    "limited": ("retried", STREAM, {"do": "status-429", "retry_after": "0"}),
-    "fallback": ("first", STREAM, {"do": "status-500"}),
-    "fallback-first": ("first", STREAM, {"do": "error-in-200", "after": 0}),
-    "fallback-no-text": ("first", STREAM, {"do": "cut", "after": 1}),
-    "fallback-too-late": ("first", STREAM, {"do": "cut", "after": 3}),
-}
-"""Streams that LiteLLM ends, and some that it sends whole."""
-EITHER_ROW = {"fallback-no-text"}
-"""Both attempts fail after the headers: the log keeps the row of whichever LiteLLM logs first."""
-
-
 async def test_a_stream_is_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
     """Byte for byte, and LiteLLM has no part in it."""
     assert await differences(pair, log, STREAMED) == ({}, len(STREAMED))
@@ -493,3 +281,43 @@ async def test_a_caller_leaves_a_stream(pair: tuple[Sidecar, Sidecar], log: Read
         await all_ended(sidecar)
         found += (await rows_of(log, call_id, {"headers": {}})) if after else []
     assert found[:1] == found[1:]
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset", "eof", "garbage", "half-frame", "error-in-200", "silence"])
+async def test_what_came_before_a_fault_is_sent(
+    pair: tuple[Sidecar, Sidecar], log: Reader, fault: str
+) -> None:
+    """Also where frames have passed without LiteLLM; the row has their texts."""
+    sidecar, _ = pair
+    group, call_id = "hasty" if fault == "silence" else "gpt", next_id()
+    await learned(sidecar, [(group, STREAM, {})])
+    play: Json = {"do": fault, "after": 12, "frames": 14, "gap_ms": 2}
+    answer = await ask(sidecar, group, STREAM, f"{call_id} {json.dumps(play)}", call_id)
+    assert len(re.findall(r'"content":"[^"]*?(\d+)"', answer.text)) >= 11
+    assert answer.text.count('data: {"error":') == 1
+    assert "[DONE]" not in answer.text
+    [row] = await rows_of(log, call_id, {"headers": {}})
+    assert (row["status"], row["completion_tokens"] > 20) == ("failure", True)
+
+
+async def test_a_caller_reads_slowly(pair: tuple[Sidecar, Sidecar]) -> None:
+    """Every frame reaches it, in order, though the sidecar cannot send more for a while."""
+    sidecar, _ = pair
+    await learned(sidecar, [("gpt", STREAM, {})])
+    fields: Json = {"model": "gpt", "cache": {"no-cache": True}} | STREAM
+    said = [{"role": "user", "content": f'{uuid4()} {{"do": "ok", "frames": {SLOW_FRAMES}}}'}]
+    url = urlsplit(sidecar.url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port, limit=2**16)
+    body = json.dumps(fields | {"messages": said}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+    writer.write(
+        f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    )
+    raw = bytearray()
+    async with asyncio.timeout(60):
+        while not raw.endswith(b"0\r\n\r\n"):
+            raw += await reader.read(2**16)
+            await asyncio.sleep(0.005)
+    writer.close()
+    words = re.findall(rb'"content":"[^"]*?(\d+)"', raw)
+    assert [int(word) for word in words] == list(range(SLOW_FRAMES))
