@@ -27,7 +27,7 @@ from llm_proxy.running_calls import RunningCalls
 from llm_proxy.telemetry.tracing import traceparent_of
 from llm_proxy.upstream import CallGuard, CurrentCatalog, RoutingInfo
 from llm_proxy.upstream.byte_stream import ByteStream
-from llm_proxy.upstream.reply import Reply
+from llm_proxy.upstream.reply import Reply, Write
 from llm_proxy.upstream.token_usage import NOTHING_USED, estimate_answer_tokens
 
 BACKGROUND_TOKENS = 4096
@@ -165,9 +165,12 @@ class AdmittedCall:
             return BACKGROUND_TOKENS if call.max_tokens is None else call.max_tokens
         return estimate_answer_tokens(body)
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Yields OpenAI's events as they come, without `[DONE]`; raises what broke the stream."""
-        return self._reply.chunks()
+    def chunks(self, write: Write | None = None) -> AsyncIterator[bytes]:
+        """Yields OpenAI's events as they come, without `[DONE]`; raises what broke the stream.
+
+        What `write` took is not yielded.
+        """
+        return self._reply.chunks(write)
 
     def last_event(self) -> bytes:
         """Returns the event that ends a complete stream in a provider's own protocol; none for a chat's."""

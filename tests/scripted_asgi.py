@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from llm_proxy.edge.responses import WRITE_CHUNK
+
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -102,6 +104,23 @@ class ScriptedApp:
             raise
         await send(part(b""))
         self.events.append("flooded")
+
+    async def _writes(self, scope: Message, _receive: Receive, send: Send) -> None:
+        """A numbered flood: each piece by the extension, or as a message where that does not take it."""
+        await send(OK)
+        await send(part(b"first", more=True))
+        self.events.append("writes")
+        write, taken = scope.get("extensions", {}).get(WRITE_CHUNK, {}).get("write"), 0
+        for at in range(32):
+            if at == 2:
+                await self.proceed.wait()
+            piece = b"%02d" % at * 2**17
+            if write is not None and write(piece):
+                taken += 1
+            else:
+                await send(part(piece, more=True))
+        await send(part(b""))
+        self.events.append(f"wrote {taken}")
 
     async def _status(self, scope: Message, _receive: Receive, send: Send) -> None:
         """A status with no header at all."""

@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from llm_proxy.edge.boundaries import MessageBoundaries
-from llm_proxy.edge.responses import BREAK_OFF, plain_lines
+from llm_proxy.edge.responses import BREAK_OFF, WRITE_CHUNK, plain_lines
 
 MAX_HEAD_BYTES = 256 * 2**10
 """Memory bound of a head, chunk extensions or trailers; `max_header_bytes` is lower and checked after it."""
@@ -71,8 +71,8 @@ _INTERNAL_ERROR = (
 class _ResponseTransport:
     """The transport as request cycles see it: a held head leaves with the next bytes, in one write."""
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self._write = transport.write
+    def __init__(self, transport: asyncio.Transport, flow: FlowControl, close: Callable[[], None]) -> None:
+        self._write, self._flow = transport.write, flow
         self._head = b""
         self.holds_next = False
         self._transport = transport
@@ -86,6 +86,13 @@ class _ResponseTransport:
         if self._head:
             data, self._head = self._head + data, b""
         self._write(data)
+
+    def write_chunk(self, body: bytes) -> bool:
+        """Writes a further chunk of a chunked body; False where it has to wait, or nobody reads it."""
+        if self._flow.write_paused or self.is_closing():
+            return False
+        self._write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
 
     def reset(self) -> None:
         """Resets the connection: its peer gets an error where a plain end would look like the response's."""
@@ -249,7 +256,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Starts the time for the first head; rejects a connection above the cap."""
         super().connection_made(transport)
         self.flow = _BoundedFlow(transport, self.pipeline)
-        self._response_transport = _ResponseTransport(transport, self._end_connection)
+        self._response_transport = _ResponseTransport(transport, self.flow, self._end_connection)
         self.head_since = self.loop.time()
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             self._ignores = True
@@ -261,7 +268,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._running is not None:
             self._running.disconnect()
-        self._ignores, self._running, self.cycle = True, None, cast("Any", None)
+        self._ignores, self._running = True, None
+        self.cycle = self.scope = cast("Any", None)
         self.pipeline.clear()
         del self._response_transport
 
@@ -401,8 +409,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         scope["method"] = self.parser.get_method().decode("ascii")
         scope["http_version"] = self.parser.get_http_version()
         scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = raw_path
-        scope["query_string"] = query
+        scope["raw_path"], scope["query_string"] = raw_path, query
+        if scope["http_version"] != "1.0" and scope["method"] != "HEAD":  # its streams are chunked
+            scope["extensions"] = {WRITE_CHUNK: {"write": self._response_transport.write_chunk}}
 
     def _feed(self, data: bytes) -> None:
         """Feeds the parser one head and one request at a time; raises ValueError where it ends elsewhere."""

@@ -228,7 +228,7 @@ class InferenceEndpoint:
         calls, limits = self._services.running_calls, self._reader.limits
         context = CallContext(uuid7())
         guard = calls.open(context, asyncio.get_running_loop().time() + limits.body_timeout_s)
-        responder = Responder(context, route.dialect, send)
+        responder = Responder(context, route.dialect, scope, send)
         try:
             await self._respond(route, context, guard, scope, receive, responder)
         except asyncio.CancelledError:  # a second one, while the error was being sent

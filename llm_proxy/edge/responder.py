@@ -17,12 +17,13 @@ from llm_proxy.dialects.dialect import ResponseMeta, StreamRenderer
 from llm_proxy.edge import responses
 from llm_proxy.edge.idempotency import IdempotentCalls, OwnedCall
 from llm_proxy.edge.live_answer import Recorder
-from llm_proxy.edge.request import Send
+from llm_proxy.edge.request import Scope, Send
 from llm_proxy.edge.stored_calls import Keeping
 from llm_proxy.errors import APIError
 from llm_proxy.ledger import keep_answer
 from llm_proxy.pipeline import AdmittedCall
 from llm_proxy.sse import DONE_EVENT, encode_event
+from llm_proxy.upstream.reply import Write
 
 _CHECKS_A_PING = 2
 
@@ -40,12 +41,13 @@ class Responder:
     """
 
     __slots__ = (
-        "_context", "_head_lock", "_idle_checks", "_pings", "_renderer",
+        "_context", "_head_lock", "_idle_checks", "_pings", "_renderer", "_write_chunk",
         "dialect", "error", "is_bytes", "keeping", "outlet", "owned", "started",
     )  # fmt: skip
 
-    def __init__(self, context: CallContext, dialect: Dialect, send: Send) -> None:
+    def __init__(self, context: CallContext, dialect: Dialect, scope: Scope, send: Send) -> None:
         self._context = context
+        self._write_chunk: Write | None = responses.chunk_writer(scope)
         self.dialect = dialect
         self._renderer: StreamRenderer | None = None
         self._pings: BackgroundLoop | None = None
@@ -138,7 +140,7 @@ class Responder:
         """Sends the head with the first event; a stream that ends before its closing event is truncated."""
         send, context = self.outlet, self._context
         renderer, payload = self._renderer, context.payload
-        async for chunk in admitted.chunks():
+        async for chunk in admitted.chunks(self._write_plain if self._passes_plainly(admitted) else None):
             context.answered_at = context.answered_at or time.perf_counter()
             out = chunk if renderer is None else renderer.feed(chunk)
             if not out:
@@ -162,6 +164,18 @@ class Responder:
             end = await self.keeping.ending(end)
         await send({"type": "http.response.body", "body": end})
         context.outcome = "ok"
+
+    def _passes_plainly(self, admitted: AdmittedCall) -> bool:
+        """Whether the events of a stream go to the caller alone, as they are."""
+        is_plain = self._renderer is None and self.owned is None and self._context.payload is None
+        return is_plain and self._write_chunk is not None and admitted.byte_type is None
+
+    def _write_plain(self, chunk: bytes) -> bool:
+        """Writes a chunk of a stream whose head was sent; False where it was not written."""
+        if not self.started or self._write_chunk is None or not self._write_chunk(chunk):
+            return False
+        self._context.sent_bytes += len(chunk)
+        return True
 
     async def _start_stream(self, admitted: AdmittedCall) -> None:
         """Sends the head, once; a call that is interrupted while it waits has no status yet."""

@@ -6,7 +6,7 @@ ours; an error says who rejected the request (`x-llm-proxy-refused-by`); a missi
 
 import math
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -18,7 +18,7 @@ from fastapi.responses import Response
 
 from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Dialect
-from llm_proxy.edge.request import Send
+from llm_proxy.edge.request import Scope, Send
 from llm_proxy.errors import APIError, BadRequest, StoreUnavailable, Unauthorized
 from llm_proxy.json_access import Json
 from llm_proxy.money import NANO_PER_USD
@@ -29,6 +29,8 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 BREAK_OFF = "llm_proxy.response.break_off"
 """Our own ASGI message: ends the connection without the response's end, so that it is not taken for whole."""
+WRITE_CHUNK = "llm_proxy.response.chunk"
+"""Our own ASGI extension: its `write` takes a further chunk of a stream that has begun, or returns False."""
 _JSON_TYPE = b"application/json"
 _NAMES = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _ENDINGS = frozenset({b"connection", b"transfer-encoding"})
@@ -49,6 +51,12 @@ async def send_body(send: Send, status: int, body: bytes, headers: RawHeaders, c
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def chunk_writer(scope: Scope) -> Callable[[bytes], bool] | None:
+    """Returns what writes a further chunk of a stream at once; None where the server has no such thing."""
+    offered = scope.get("extensions", {}).get(WRITE_CHUNK)
+    return offered["write"] if offered is not None else None
 
 
 async def start_stream(send: Send, headers: RawHeaders, content_type: str) -> None:

@@ -26,7 +26,7 @@ from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_dead
 from llm_proxy.sealing import Sealer, SealingKey
 from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.upstream import CallGuard, RoutingInfo, TokenUsage
-from llm_proxy.upstream.reply import Reply, StreamFrames
+from llm_proxy.upstream.reply import Reply, StreamFrames, Write
 from llm_proxy.upstream.token_usage import NOTHING_USED
 
 MAX_STORED_BYTES = 16 * 2**20
@@ -215,7 +215,7 @@ class StoredReply:
         """Returns the answer; nothing was used for it."""
         return orjson.dumps(self._document), NOTHING_USED
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self, write: Write | None = None) -> AsyncIterator[bytes]:  # noqa: ARG002 -- as `Reply`
         """Yields nothing: it is no stream."""
         for chunk in list[bytes]():
             yield chunk

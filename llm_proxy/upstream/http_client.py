@@ -9,7 +9,7 @@ every frame of every stream.
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import cache
 from time import monotonic
@@ -88,6 +88,7 @@ class HTTPConnection(asyncio.Protocol):
         self._unread_bytes = self._framing_bytes = 0
         self._in_use = self.is_complete = self._paused = self._half_sent = self._write_paused = False
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[], bool] | None = None
 
     @property
     def reusable(self) -> bool:
@@ -167,6 +168,26 @@ class HTTPConnection(asyncio.Protocol):
         self._waiter = self._loop.create_future()
         return self._waiter
 
+    async def pass_on(self, take: Callable[[], bool]) -> None:
+        """Calls `take` at once for data that comes, until it returns False; or waits as `wait_for_data`.
+
+        It takes the chunks, and is not called for the body's end. Raises what it raises, and
+        `ConnectionBroken`.
+        """
+        self._take = take
+        try:
+            await self.wait_for_data()
+        finally:
+            self._take = None
+
+    def _is_taken(self, take: Callable[[], bool], waiter: "asyncio.Future[None]") -> bool:
+        """Whether what came was taken, and the task goes on waiting."""
+        try:
+            return not self.is_complete and (not self.chunks or take())
+        except Exception as error:  # noqa: BLE001 -- it is the task's, not the event loop's
+            waiter.set_exception(error)
+            return True
+
     # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -174,7 +195,7 @@ class HTTPConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
 
     def data_received(self, data: bytes) -> None:
-        """Parses received bytes, and wakes the waiting task once."""
+        """Parses received bytes; passes them on, or wakes the waiting task once."""
         if not self._in_use:
             self.abort()
             return
@@ -192,7 +213,8 @@ class HTTPConnection(asyncio.Protocol):
         if self._unread_bytes > MAX_UNREAD_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        if (waiter := self._waiter) is not None and not waiter.done():
+        waiter, take = self._waiter, self._take
+        if waiter is not None and not waiter.done() and (take is None or not self._is_taken(take, waiter)):
             waiter.set_result(None)
 
     def pause_writing(self) -> None:

@@ -48,6 +48,8 @@ SIDECAR_HEADER = b"x-llmp-attempts"
 
 
 StreamFrames = StreamFilter | NativeStreamFilter | ContentStreamFilter | MediaStreamFilter | ByteStream
+Write = Callable[[bytes], bool]
+"""Writes to the caller at once; False: nothing was written, since it has to wait."""
 
 
 class Reply(Protocol):
@@ -70,8 +72,11 @@ class Reply(Protocol):
         """Returns the whole body without LiteLLM's additions, and its stated usage."""
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Yields what may go out as it comes (perhaps no bytes); raises what broke the stream."""
+    def chunks(self, write: Write | None = None) -> AsyncIterator[bytes]:
+        """Yields what may go out as it comes (perhaps no bytes); raises what broke the stream.
+
+        What `write` took is not yielded.
+        """
         ...
 
     def close(self) -> None:
@@ -251,23 +256,41 @@ class SidecarReply:
             body = orjson.dumps(document)
         return body, found
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields what may go out as it comes (perhaps no bytes); raises what broke the stream."""
+    async def chunks(self, write: Write | None = None) -> AsyncIterator[bytes]:
+        """Yields what may go out as it comes (perhaps no bytes); raises what broke the stream.
+
+        With `write`, data goes from the connection to the caller in one go, and wakes no task.
+        """
         frames, call, guard, connection = self.stream_filter, self._call, self._guard, self._connection
         assert frames is not None  # noqa: S101 -- only streams come in chunks
+        idle_s, unwritten = self._idle_s, b""
+
+        def pass_on() -> bool:
+            nonlocal unwritten
+            guard.idle_deadline = monotonic() + idle_s
+            guard.activity += 1
+            out = frames.feed(connection.take_chunks())
+            if not out or (write is not None and write(out)):
+                return True
+            unwritten = out
+            return False
+
         try:
             while True:
-                guard.idle_deadline = monotonic() + self._idle_s
-                while not (connection.chunks or connection.is_complete):
-                    await connection.wait_for_data()
-                data = connection.take_chunks()
+                guard.idle_deadline = monotonic() + idle_s
+                while not (connection.chunks or connection.is_complete or unwritten):
+                    await (connection.wait_for_data() if write is None else connection.pass_on(pass_on))
                 guard.idle_deadline = NEVER
+                if unwritten:
+                    out, unwritten = unwritten, b""
+                    yield out
+                    continue
                 guard.activity += 1
-                if not data:
+                if not (data := connection.take_chunks()):
                     break
                 yield frames.feed(data)
         except (OSError, FrameTooLong):
-            frames.is_malformed = True
+            frames.is_malformed, guard.idle_deadline = True, NEVER
         if rest := frames.close():
             yield rest
         raise_if_truncated(frames, call)

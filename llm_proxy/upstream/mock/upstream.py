@@ -18,7 +18,7 @@ from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, Mode
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.mock.responses import CUT_FRAME, MODELS, CannedReply, reply_to
-from llm_proxy.upstream.reply import StreamFrames, raise_if_truncated, stream_frames
+from llm_proxy.upstream.reply import StreamFrames, Write, raise_if_truncated, stream_frames
 from llm_proxy.upstream.token_usage import TokenUsage, read_usage, usage_in_header
 
 
@@ -80,7 +80,7 @@ class MockReply:
         document = as_object(orjson.loads(self._reply.body))
         return self._reply.body, read_usage(as_object(document.get("usage")), document)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self, write: Write | None = None) -> AsyncIterator[bytes]:  # noqa: ARG002 -- as `Reply`
         """Yields the frames, with pauses between them; raises what broke the stream."""
         assert self.stream_filter is not None  # noqa: S101 -- only streams come in chunks
         for number, frame in enumerate(self._reply.frames):

@@ -1,0 +1,44 @@
+"""Chunks that an application writes at once, with no message of their own; on both event loops."""
+
+import pytest
+from http_server import ProtocolServer, get, read_responses
+
+NUMBERED = b"first" + b"".join(b"%02d" % at * 2**17 for at in range(32))
+HEAD = get("/writes", b"Connection: close\r\n", method=b"HEAD")
+
+
+async def test_a_slow_client_gets_every_chunk_in_order(server: ProtocolServer) -> None:
+    """What cannot be written at once has to be sent, which waits for the client."""
+    client = await server.connect(2**16)
+    await client.send(get("/writes", b"Connection: close\r\n"))
+    await server.wait_for_event("writes")
+    server.app.proceed.set()
+    (answer,) = read_responses(await client.read_all())
+    assert (answer.body == NUMBERED, answer.whole) == (True, True)
+    assert 0 < int(server.app.events[-1].split()[1]) < 32
+
+
+@pytest.mark.parametrize(
+    ("raw", "method", "heard"),
+    [(get("/writes", version=b"1.0"), b"GET", NUMBERED), (HEAD, b"HEAD", b"")],
+    ids=["HTTP/1.0", "HEAD"],
+)
+async def test_a_body_without_chunks_is_sent(
+    server: ProtocolServer, raw: bytes, method: bytes, heard: bytes
+) -> None:
+    """Nothing is written between its messages."""
+    server.app.proceed.set()
+    (answer,) = read_responses(await server.send(raw), method)
+    assert (answer.body == heard, server.app.events[-1]) == (True, "wrote 0")
+
+
+async def test_nothing_is_written_to_a_client_that_has_left(server: ProtocolServer) -> None:
+    """Nor is that an error."""
+    client = await server.connect(4096)
+    await client.send(get("/writes"))
+    await client.read_until(b"first")
+    client.reset()
+    await server.wait_until(lambda: not server.state.connections)
+    server.app.proceed.set()
+    await server.wait_until(lambda: not server.state.tasks)
+    assert int(server.app.events[-1].split()[1]) <= 2
