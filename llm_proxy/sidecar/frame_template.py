@@ -247,15 +247,17 @@ class FrameTranslation:
 
 def _learn(block: bytes, made: bytes) -> FrameTemplate | None:
     """Return the template of an event; None if its frame does not follow from it in a plain way."""
-    frame = _data_of(made)
     head, holes = _holes_of(block)
-    if not frame or frame.get("usage") or not 0 < len(holes) <= MAX_HOLES:
+    texts = {at for at, hole in enumerate(holes) if hole.name in TEXTS}
+    if not texts or len(holes) > MAX_HOLES:
+        return None
+    frame = _data_of(made)
+    if not frame or frame.get("usage"):
         return None
     used = set[int]()
     marked = b"data: " + encode(_with_marks("", frame, holes, used)) + b"\n\n"
     groups = [[at for at, hole in enumerate(holes) if _is_alike(hole, holes[first])] for first in used]
-    texts = {at for at, hole in enumerate(holes) if hole.name in TEXTS}
-    if not texts or not texts <= {at for group in groups for at in group}:
+    if not texts <= {at for group in groups for at in group}:
         return None
     same = tuple((group[0], other) for group in groups for other in group[1:])
     return FrameTemplate(head, holes, same, _parts_of(marked, holes))

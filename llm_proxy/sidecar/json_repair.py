@@ -18,10 +18,16 @@ NOT_FINITE = re.compile(r"NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
 NEEDS_REPAIR = re.compile(rb"\\u[dD][89a-fA-F]|NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
 """Matches a body that may hold a surrogate half or a number that is not finite."""
 
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 
 def encode(document: object) -> bytes:
     """Return the document as compact UTF-8 JSON, whatever its texts hold."""
-    return join_surrogates(json.dumps(document, ensure_ascii=False, separators=(",", ":"))).encode()
+    text = _COMPACT.encode(document)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return join_surrogates(text).encode()
 
 
 def join_surrogates(text: str) -> str:
