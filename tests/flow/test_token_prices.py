@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from odd_provider_answers import wire
 from priced_answers import CASES, FLASH, GEMINI, IN, MODES, OUT, READ, WRITE, answer_of
 from priced_gateway import PricedGateway, run_priced_gateway
 from running_stack import script
+from sidecar_parts import needs_parts
 from sidecars import Json, Mode, Provider, deployment, run_provider
 
 from llm_proxy.ledger.reconcile import find_discrepancies
@@ -88,8 +90,17 @@ def stories(priced: PricedGateway) -> dict[tuple[str, Mode], Json]:
     return dict(zip(keys, asyncio.run(every()), strict=True))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", CASES)
+READ_BY_US = frozenset({"cached-beside", "tier-in-the-usage", "own-prices-before-a-stated-cost"})
+"""LiteLLM alone misreads the price of these streams."""
+
+
+def marked(name: str, mode: Mode, *values: object) -> Any:
+    """Return a test's parameters, marked where the price is read by us alone."""
+    is_ours = mode == "stream" and name in READ_BY_US
+    return pytest.param(*values, marks=needs_parts("frames") if is_ours else ())
+
+
+@pytest.mark.parametrize(("name", "mode"), [marked(one, mode, one, mode) for one in CASES for mode in MODES])
 def test_a_call_costs_what_the_provider_bills(
     stories: dict[tuple[str, Mode], Json], name: str, mode: Mode
 ) -> None:
@@ -105,7 +116,7 @@ def test_a_call_costs_what_the_provider_bills(
     assert {at: logged[at] for at in case.kept} == case.kept
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [marked(one, "stream", one) for one in CASES])
 def test_a_stream_costs_what_a_complete_answer_does(stories: dict[tuple[str, Mode], Json], name: str) -> None:
     """The same usage has the same price."""
     whole, streamed = (stories[name, mode]["cost_usd"] for mode in MODES)
@@ -118,6 +129,7 @@ def test_free_is_free_for_every_kind_of_token(stories: dict[tuple[str, Mode], Js
     assert costs == {0}
 
 
+@needs_parts("frames")
 async def test_the_two_logs_agree_to_the_nano_dollar(
     priced: PricedGateway, stories: dict[tuple[str, Mode], Json]
 ) -> None:

@@ -251,6 +251,7 @@ async def all_ended(sidecar: Sidecar) -> None:
     pytest.fail("a call still runs")
 
 
+@needs_parts("frames")
 async def test_a_stream_is_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
     """Byte for byte, and LiteLLM has no part in it."""
     assert await differences(pair, log, STREAMED) == ({}, len(STREAMED))
