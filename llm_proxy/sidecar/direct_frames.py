@@ -5,6 +5,7 @@ from the first one on that has more than texts, calls of functions and OpenAI's 
 stream, nothing but its usage, its tier and its id is priced and logged.
 """
 
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
@@ -43,6 +44,8 @@ PARTS = {
 """Details of OpenAI's usage -> the counts that they consist of."""
 OLLAMA_FINGERPRINT = "fp_ollama"
 """LiteLLM gives answers of Ollama an id of its own."""
+UNPRICED_ATTRIBUTE = "_llmp_unpriced"
+MAX_TIERS = 16
 
 
 class PricedAnswer(NamedTuple):
@@ -58,6 +61,32 @@ class PricedAnswer(NamedTuple):
     cost_usd: float | None
     breakdown: Untyped
     tier: str | None = None
+
+
+@dataclass(slots=True)
+class _Unpriced:
+    """What LiteLLM says of the cost where no price is known, after much reckoning: the same of any usage.
+
+    Attributes:
+        prices: Which list of prices it knew.
+        frames: The service tiers of which it states no cost in a frame.
+        answers: Tier -> the cost and its parts.
+    """
+
+    prices: tuple[int, int]
+    frames: set[str | None] = field(default_factory=set[str | None])
+    answers: dict[str | None, tuple[float | None, Any]] = field(
+        default_factory=dict[str | None, tuple[float | None, Any]]
+    )
+
+
+def _unpriced(pricing: Untyped) -> _Unpriced:
+    """Return what is known of a deployment; what was known with other prices is forgotten."""
+    prices, found = direct_internals.known_prices(), getattr(pricing, UNPRICED_ATTRIBUTE, None)
+    if found is None or found.prices != prices:
+        found = _Unpriced(prices)
+        setattr(pricing, UNPRICED_ATTRIBUTE, found)
+    return found
 
 
 class _ProviderStream:
@@ -94,6 +123,7 @@ class DirectFrames(PassthroughStream):
         super().__init__(self.source, lines, call.group, wants_usage=bool(options.get("include_usage")))
         self._call, self._pricing, self._headers = call, pricing, headers
         self.hidden = direct_internals.hidden_of_stream(pricing, headers)
+        self._unpriced = _unpriced(pricing)
         self._is_plain = accounting.prices_streams_as_stated()
         self._kept: list[Json] = []
         self._more_texts: list[str] = []
@@ -155,23 +185,45 @@ class DirectFrames(PassthroughStream):
     def _with_cost(self, chunk: Json) -> Json:
         """Return a frame's usage with its cost; that of a plain answer is reckoned once."""
         usage: Json = chunk["usage"]
-        is_shared = self._is_plain and not direct_internals.states_cost(self.hidden)
-        priced = self._price() if is_shared else None
-        if priced is None or priced.cost_usd is None:
+        if not self._is_plain:
             return super()._with_cost(chunk)
-        provider = str(self._pricing.model_call_details.get("custom_llm_provider") or "")
-        name = catalog.qualified_model(provider, str(self._pricing.model))
-        deployment = str(self._pricing.get_router_model_id())
-        known = catalog.is_cost_known(priced.cost_usd, None, deployment, name)
-        return usage | ({"cost": priced.cost_usd} if known else {})
+        if self._tier in self._unpriced.frames:
+            return usage
+        priced = None if direct_internals.states_cost(self.hidden) else self._price()
+        if priced is None or priced.cost_usd is None:
+            found = super()._with_cost(chunk)
+        else:
+            known = catalog.is_cost_known(priced.cost_usd, None, *self._names())
+            found = usage | ({"cost": priced.cost_usd} if known else {})
+        if "cost" not in found and self._has_no_price():
+            self._unpriced.frames.add(self._tier)
+        return found
 
     def _price(self) -> PricedAnswer:
         """Return the answer with its cost."""
         made = direct_internals.answer_with_usage(
             self._kept[0]["id"], as_object(self._usage), self._tier, self._pricing, self.hidden
         )
-        self._priced = PricedAnswer(made, *direct_internals.price(made, self._pricing), self._tier)
+        is_stated = direct_internals.states_cost(self.hidden)
+        known = None if is_stated else self._unpriced.answers.get(self._tier)
+        cost_usd, breakdown = known or direct_internals.price(made, self._pricing)
+        if not is_stated and not cost_usd and self._has_no_price():
+            self._unpriced.answers[self._tier] = cost_usd, breakdown
+        self._priced = PricedAnswer(made, cost_usd, breakdown, self._tier)
         return self._priced
+
+    def _names(self) -> tuple[str, str]:
+        """Return the names by which prices are known: the deployment's, and the model's."""
+        provider = str(self._pricing.model_call_details.get("custom_llm_provider") or "")
+        name = catalog.qualified_model(provider, str(self._pricing.model))
+        return str(self._pricing.get_router_model_id()), name
+
+    def _has_no_price(self) -> bool:
+        """Whether no price is known, though the usage has tokens of both kinds: any other is the same."""
+        usage = as_object(self._usage)
+        has_room = len(self._unpriced.frames) + len(self._unpriced.answers) < MAX_TIERS
+        has_both = bool(usage.get("prompt_tokens") and usage.get("completion_tokens"))
+        return has_room and has_both and not catalog.prices_of(*self._names())
 
     def complete(self) -> PricedAnswer:
         """Return the complete answer."""

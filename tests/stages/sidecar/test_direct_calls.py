@@ -227,6 +227,8 @@ async def test_an_id_that_is_a_model_s_name_has_its_own_price(pair: tuple[Sideca
                 assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(cost_usd)
         answer = await sidecar.chat("no-price", str(uuid4()), do="ok", **counts)
         assert "x-litellm-response-cost" not in answer.headers
+        for _ in range(3):
+            assert '"cost"' not in (await sidecar.stream("no-price", str(uuid4()), do="ok", **counts)).text
 
 
 async def test_a_caller_hangs_up(pair: tuple[Sidecar, Sidecar]) -> None:
