@@ -177,10 +177,11 @@ class AdmittedCall:
         return self._reply.stream_filter.last_event if self._reply.stream_filter is not None else b""
 
     async def settle(self) -> None:
-        """Settles the lease and waits until the store has it: before the last byte leaves."""
+        """Settles the lease, before the last byte leaves; waits for the store where a limit is tight."""
         self.note_usage()
         self._settle(self.context.routing.provider, answered=True)
-        await self._lease.wait_settled()
+        if self._lease.is_tight:
+            await self._lease.wait_settled()
 
     def _settle(self, provider: str | None, *, answered: bool = False) -> None:
         used = billed(self.context)
@@ -197,13 +198,15 @@ class AdmittedCall:
             context.content_tokens = frames.content_tokens() if context.usage is None else 0
 
     async def _end(self, error: BaseException | None) -> None:
-        """Accounts for the call, whatever ended it; waits until the store has its settlement."""
+        """Accounts for the call, whatever ended it; waits for the settlement of one that was not answered."""
         context, guard = self.context, self._guard
         _note_failure(context, error)
         note_end(context, guard.reason, unsent=guard.unsent)
         context.queue_ms, context.is_batch = guard.queue_s * 1000, guard.is_batch
+        answered = self._lease.usage is not None
         self._account(record_of(context))
-        await self._lease.wait_settled()
+        if not answered:
+            await self._lease.wait_settled()
 
     def _account(self, record: UsageRecord) -> None:
         """Settles the lease unless that was done, and posts the record; never waits."""

@@ -19,7 +19,7 @@ from uuid import UUID
 from llm_proxy.admission.corrections import Corrections, NewBudgets, RefreshCaller
 from llm_proxy.admission.exhausted_cache import ExhaustedWindows
 from llm_proxy.admission.fallback import RETRY_AFTER_S, FallbackLimiter
-from llm_proxy.admission.lease import ActiveLeases, Lease, Reservation, SettlementQueue
+from llm_proxy.admission.lease import ActiveLeases, Lease, Reservation
 from llm_proxy.admission.limit_planner import LimitPlanner, PriceSource
 from llm_proxy.admission.limiter import (
     ADMITTED,
@@ -34,7 +34,7 @@ from llm_proxy.admission.limiter import (
     LimiterResult,
     LimiterUnavailable,
 )
-from llm_proxy.admission.memory_limiter import MemoryBackend
+from llm_proxy.admission.memory_backend import MemoryBackend
 from llm_proxy.admission.policy_resolver import PolicyDefaults
 from llm_proxy.admission.rate_limit_response import (
     DENIED_HEADERS,
@@ -50,6 +50,7 @@ from llm_proxy.admission.redis.backend import ObserveRequest, RedisBackend, rais
 from llm_proxy.admission.redis.cluster import ClusterClient
 from llm_proxy.admission.renewal import BudgetRebuilder, Heartbeat, SpendSource
 from llm_proxy.admission.run_guard import create_guard
+from llm_proxy.admission.settlements import SettlementQueue
 from llm_proxy.admission.spending_watch import SpendingWatch
 from llm_proxy.background import LOOP_DONE, BackgroundLoop
 from llm_proxy.dialects import Call
@@ -60,8 +61,7 @@ from llm_proxy.settings import Settings
 log = logging.getLogger(__name__)
 
 LENGTHS_RETRY_S = 5.0
-MAX_ATTEMPTS = 5
-"""Evaluations of one call while policies keep changing; then it is rejected."""
+MAX_ATTEMPTS = 5  # evaluations of one call while policies keep changing; then it is rejected
 
 
 @dataclass(frozen=True, slots=True)

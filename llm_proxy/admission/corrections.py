@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from llm_proxy.admission.lease import CountInNewBudgets, Lease, Reservation, SettlementQueue
+from llm_proxy.admission.lease import CountInNewBudgets, Lease, Reservation
 from llm_proxy.admission.limit_planner import LimitPlanner
 from llm_proxy.admission.limiter import UNKNOWN, LimiterBackend, LimiterResult
 from llm_proxy.admission.renewal import SpendSource
+from llm_proxy.admission.settlements import SettlementQueue
 from llm_proxy.background import BackgroundLoop
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError

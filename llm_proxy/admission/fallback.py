@@ -8,7 +8,7 @@ when never known (of a run's: all of it); money spent meanwhile is settled when 
 
 from dataclasses import replace
 
-from llm_proxy.admission.lease import Reservation, SettlementQueue
+from llm_proxy.admission.lease import Reservation
 from llm_proxy.admission.limiter import (
     ADMITTED,
     NO_EPOCH,
@@ -19,8 +19,10 @@ from llm_proxy.admission.limiter import (
     LimiterResult,
     LimitPlan,
 )
-from llm_proxy.admission.memory_limiter import BudgetCounter, MemoryBackend
+from llm_proxy.admission.memory_backend import MemoryBackend
+from llm_proxy.admission.memory_limiter import BudgetCounter
 from llm_proxy.admission.rate_limit_response import DENIED_HEADERS, EnforcementState, reached_limit
+from llm_proxy.admission.settlements import SettlementQueue
 from llm_proxy.errors import StoreUnavailable
 
 RETRY_AFTER_S = 1.0

@@ -1,15 +1,12 @@
-"""What an admitted call holds until it is settled, and the queue of settlements to the limits store.
+"""What an admitted call holds until it is settled.
 
-Invariants: `settle` counts once, enqueues and never waits or raises; `wait_settled` waits until the store
-has it, at most its timeout; one batch a tenant is under way, sent again until the store has it, and counted
-once. While the store is unreachable, slots, token windows and reservations may be dropped (they expire),
-money spent never is.
+Invariants: `settle` counts once, sends or enqueues, and never waits or raises; `wait_settled` waits until the
+store has it, at most its timeout.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
@@ -19,144 +16,18 @@ from llm_proxy.admission.limiter import (
     LimiterBackend,
     LimiterRequest,
     LimiterResult,
-    LimiterUnavailable,
     SettlementEntry,
 )
 from llm_proxy.admission.loop_guard import GuardVerdict
 from llm_proxy.admission.memory_limiter import check_verdict
-from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.admission.settlements import SettledFuture, SettlementQueue
+from llm_proxy.background import spawn
 from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, TURNS, Quantities
 
-log = logging.getLogger(__name__)
-
-RETRY_INTERVAL_S = 0.25
-MAX_BATCH = 500
-MAX_PERISHABLE = 50_000
-"""Entries kept per tenant while the store is unreachable; of more, only what was spent, by budget."""
-
-SettledFuture = asyncio.Future[None]
 RawHeaders = tuple[tuple[bytes, bytes], ...]
+_HELD_KINDS = frozenset({"tokens", "parallel", "budget"})
 NEW_BUDGETS_TIMEOUT_S = 0.5
 """The maximum time that the end of a call waits for budgets created while it ran."""
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What is to be settled for one tenant next, and the future that is done when it was sent."""
-
-    settled: SettledFuture
-    entries: dict[tuple[str, str, int, str, bool], SettlementEntry] = field(
-        default_factory=dict[tuple[str, str, int, str, bool], SettlementEntry]
-    )
-
-    def add(self, entry: SettlementEntry) -> None:
-        rises = entry.amount > 0 if entry.kind == "tokens" else True
-        key = entry.kind, entry.key, entry.at, entry.lease_id, rises
-        before = self.entries.get(key)
-        if before is not None:
-            entry = replace(entry, amount=before.amount + entry.amount)
-        self.entries[key] = entry
-
-    def shrink(self) -> None:
-        """Keeps only what was spent; reservations expire by themselves."""
-        entries = [*self.entries.values()]
-        self.entries.clear()
-        for entry in entries:
-            if entry.kind == "budget":
-                self.add(replace(entry, lease_id=""))
-
-
-class SettlementQueue:
-    """The settlements on their way to the limits store, by tenant."""
-
-    def __init__(self, backend: LimiterBackend, replica: str, timeout_s: float) -> None:
-        self._backend = backend
-        self._replica = replica
-        self._timeout_s = timeout_s
-        self._batches: dict[str, _Batch] = {}
-        self._sending: dict[str, tuple[int, tuple[SettlementEntry, ...], SettledFuture]] = {}
-        self._number = 0
-        self._wakeup = asyncio.Event()
-        self._loop = BackgroundLoop("settlements", self._step)
-
-    @property
-    def pending(self) -> int:
-        """The number of entries the store does not have yet."""
-        sending = sum(len(entries) for _, entries, _ in self._sending.values())
-        return sending + sum(len(one.entries) for one in self._batches.values())
-
-    def enqueue(self, tag: str, entries: Iterable[SettlementEntry]) -> SettledFuture:
-        """Enqueues entries, sent at once; the future is done after the first attempt, also a failed one."""
-        batch = self._batches.get(tag)
-        if batch is None:
-            batch = self._batches[tag] = _Batch(asyncio.get_running_loop().create_future())
-        for entry in entries:
-            batch.add(entry)
-        if len(batch.entries) > MAX_PERISHABLE:
-            batch.shrink()
-        self._wakeup.set()
-        return batch.settled
-
-    async def wait_settled(self, future: SettledFuture) -> None:
-        """Waits until the store has what was enqueued, at most the timeout; not while it is unreachable."""
-        if self._backend.is_available and not future.done():
-            await asyncio.wait([future], timeout=self._timeout_s)
-
-    async def start(self) -> None:
-        """Starts sending."""
-        self._loop.start()
-
-    async def stop(self, within_s: float = 2.0) -> None:
-        """Sends what is left, if the store takes it within `within_s` seconds."""
-        await self._loop.stop()
-        try:
-            async with asyncio.timeout(within_s):
-                while self.pending and await self.flush():
-                    pass
-        except TimeoutError:
-            pass
-        if self.pending:
-            log.error("%d settlements are lost at the end", self.pending)
-
-    async def flush(self) -> bool:
-        """Sends every tenant's next batch; returns whether the store took all of them."""
-        for tag in [*self._batches]:
-            if tag not in self._sending:
-                self._sending[tag] = self._next_batch(tag)
-        results = await asyncio.gather(*(self._send(tag) for tag in [*self._sending]))
-        return all(results)
-
-    def _next_batch(self, tag: str) -> tuple[int, tuple[SettlementEntry, ...], SettledFuture]:
-        batch = self._batches.pop(tag)
-        entries, settled = tuple(batch.entries.values()), batch.settled
-        if len(entries) > MAX_BATCH:
-            batch.entries = dict([*batch.entries.items()][MAX_BATCH:])
-            self._batches[tag] = batch
-            settled = asyncio.get_running_loop().create_future()
-        self._number += 1
-        return self._number, entries[:MAX_BATCH], settled
-
-    async def _send(self, tag: str) -> bool:
-        number, entries, settled = self._sending[tag]
-        try:
-            await self._backend.settle(f"lp:{tag}:settled:{self._replica}", number, entries)
-        except LimiterUnavailable:
-            return False
-        finally:
-            if not settled.done():
-                settled.set_result(None)
-        del self._sending[tag]
-        return True
-
-    async def _step(self) -> None:
-        await self._wakeup.wait()
-        self._wakeup.clear()
-        try:
-            if not await self.flush():
-                await asyncio.sleep(RETRY_INTERVAL_S)
-        finally:
-            if self.pending:
-                self._wakeup.set()
 
 
 class SettledUsage(NamedTuple):
@@ -188,6 +59,22 @@ class Reservation:
     def has_budget(self) -> bool:
         """Whether a budget may count the call."""
         return "budget" in self.request.plan.kinds or bool(self.request.plan.fallback_checks)
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether a limit that counts the call is more than half used: its caller's next call might not fit.
+
+        That is while the store has not settled this one; with room for both, nobody needs to wait for that.
+        """
+        rows = zip(
+            self.request.plan.checks, self.request.amounts, self.result.used, self.result.extra, strict=False
+        )
+        for check, amount, used, held in rows:
+            if check.kind in _HELD_KINDS:
+                taken = used + amount + (held if check.kind == "budget" else 0)
+                if used == UNKNOWN or 2 * taken > check.limit:
+                    return True
+        return False
 
     def enqueue(self, entries: Iterable[SettlementEntry]) -> SettledFuture:
         """Enqueues entries of this reservation; see `SettlementQueue.enqueue`."""
@@ -435,6 +322,16 @@ class Lease:
             if entries := [*reservation.correction_entries(before, after, known_ms)]:
                 reservation.enqueue(entries)
                 self._leases.budgets_changed(reservation)
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether the caller's next call might meet this one; see `Reservation.is_tight`."""
+        return (
+            self.guarded is not None
+            or self._counting is not None
+            or len(self._reservations) > 1
+            or any(one.is_tight for one in self._reservations)
+        )
 
     async def wait_settled(self) -> None:
         """Waits until the store has the settlement, so that this call no longer holds anything."""

@@ -6,11 +6,12 @@ forge a key. Units: requests, tokens, slots or a budget's own (nano-dollars for 
 milliseconds.
 """
 
+import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import quote
 
 from llm_proxy.identity.caller import ANY, SHARED_SCOPES, BudgetUnit, OnStoreFailure, Period, ScopeKind
@@ -270,6 +271,15 @@ class LimiterBackend(Protocol):
 
     async def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]) -> None:
         """Settles a batch of one tenant, once."""
+        ...
+
+    def send_settlement(
+        self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]
+    ) -> "asyncio.Future[Any]":
+        """Sends a batch of one tenant before it returns; its reply may say that `settle` has to be used.
+
+        Not for a store with a `single_slot`.
+        """
         ...
 
     async def renew(self, entries: tuple[SettlementEntry, ...], ttl_ms: int) -> None:

@@ -15,9 +15,10 @@ from typing import Protocol
 from uuid import UUID
 
 from llm_proxy.admission.fallback import FallbackLimiter
-from llm_proxy.admission.lease import MAX_BATCH, ActiveLeases, Reservation, SettledUsage
+from llm_proxy.admission.lease import ActiveLeases, Reservation, SettledUsage
 from llm_proxy.admission.limit_planner import LEASE_TTL_MS
 from llm_proxy.admission.limiter import LimitCheck, LimiterBackend, LimiterUnavailable, SettlementEntry
+from llm_proxy.admission.settlements import MAX_BATCH
 from llm_proxy.background import BackgroundLoop, spawn
 from llm_proxy.errors import APIError
 from llm_proxy.identity.caller import BudgetUnit, ScopeKind

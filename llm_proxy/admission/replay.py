@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
-from llm_proxy.admission.lease import Reservation, SettledUsage, SettlementQueue
+from llm_proxy.admission.lease import Reservation, SettledUsage
 from llm_proxy.admission.limit_planner import LEASE_TTL_MS, LimitPlanner, PriceSource
 from llm_proxy.admission.limiter import REJECTED, UNKNOWN, LimitCheck, LimiterRequest, LimiterResult
-from llm_proxy.admission.memory_limiter import BudgetCounter, MemoryBackend
+from llm_proxy.admission.memory_backend import MemoryBackend
+from llm_proxy.admission.memory_limiter import BudgetCounter
 from llm_proxy.admission.policy_resolver import PolicyResolver
 from llm_proxy.admission.rate_limit_response import rejecting_statuses
+from llm_proxy.admission.settlements import SettlementQueue
 from llm_proxy.dialects import Call
 from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.errors import APIError

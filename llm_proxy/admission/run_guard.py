@@ -17,7 +17,7 @@ from typing import Final
 import orjson
 
 from llm_proxy.admission.fingerprints import Turn, fingerprint
-from llm_proxy.admission.lease import RawHeaders, Reservation, SettledFuture, SettlementQueue
+from llm_proxy.admission.lease import RawHeaders, Reservation
 from llm_proxy.admission.limiter import LimiterBackend, LimiterUnavailable, SettlementEntry, tenant_tag
 from llm_proxy.admission.loop_guard import (
     ANSWERED,
@@ -29,10 +29,11 @@ from llm_proxy.admission.loop_guard import (
     encode_turn,
     find_loop,
 )
-from llm_proxy.admission.memory_limiter import MemoryBackend
+from llm_proxy.admission.memory_backend import MemoryBackend
 from llm_proxy.admission.policy_resolver import PolicyResolver
 from llm_proxy.admission.redis.backend import RedisBackend
 from llm_proxy.admission.redis.turns import RedisTurns
+from llm_proxy.admission.settlements import SettledFuture, SettlementQueue
 from llm_proxy.admission.turns import RunName, RunTurns, TurnStore
 from llm_proxy.background import spawn
 from llm_proxy.dialects import Call

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from llm_proxy.admission.lease import SettlementQueue
 from llm_proxy.admission.limiter import (
     NO_EPOCH,
     UNKNOWN,
@@ -18,6 +17,7 @@ from llm_proxy.admission.limiter import (
     LimiterUnavailable,
     LimitPlan,
 )
+from llm_proxy.admission.settlements import SettlementQueue
 
 log = logging.getLogger(__name__)
 

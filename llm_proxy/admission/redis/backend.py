@@ -109,10 +109,16 @@ class RedisBackend:
         for hash_tag, batch in self._by_hash_tag(entries):
             elsewhere = hash_tag not in {"", hash_tag_of(ledger_key)}
             batch_key = f"lp:{hash_tag}:settled:{ledger_key}" if elsewhere else ledger_key
-            args: list[Argument] = [1 + len(batch), batch_key, *(entry.key for entry in batch), number]
-            for entry in batch:
-                args += (_LETTER[entry.kind], entry.lease_id, entry.amount, entry.at)
-            await self.run_script("settle", args)
+            await self.run_script("settle", _settlement(batch_key, number, batch))
+
+    def send_settlement(
+        self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]
+    ) -> "asyncio.Future[Any]":
+        """Sends a batch of one tenant before it returns; its reply may say that `settle` has to be used."""
+        began = perf_counter()
+        reply = self.send_script("settle", _settlement(ledger_key, number, entries), at_once=True)
+        reply.add_done_callback(lambda done: self.observe(perf_counter() - began, not done.exception()))
+        return reply
 
     async def renew(self, entries: tuple[SettlementEntry, ...], ttl_ms: int) -> None:
         """Renews what running calls of one tenant hold."""
@@ -179,14 +185,22 @@ class RedisBackend:
         return reply
 
     def send_script(
-        self, name: str, args: list[Argument], orphan: Callable[[Any], None] | None = None
+        self,
+        name: str,
+        args: list[Argument],
+        orphan: Callable[[Any], None] | None = None,
+        *,
+        at_once: bool = False,
     ) -> "asyncio.Future[Any]":
-        """Sends a script now and returns its reply to come; the reply may say that the key is elsewhere.
+        """Sends a script and returns its reply to come; the reply may say that the key is elsewhere.
 
-        Raises `LimiterUnavailable`, now or then; `run_script` follows the key.
+        Raises `LimiterUnavailable`, now or then; `run_script` follows the key. `at_once`: before it returns.
         """
         connection = self.cluster.connection_for(str(args[1]))
-        return connection.execute("EVALSHA", self._sha[name], *args, on_late_reply=orphan)
+        reply = connection.execute("EVALSHA", self._sha[name], *args, on_late_reply=orphan)
+        if at_once:
+            connection.flush()
+        return reply
 
     async def _load_scripts_and_run(
         self, key: str, name: str, args: list[Argument], orphan: Callable[[Any], None] | None
@@ -198,6 +212,13 @@ class RedisBackend:
 
     def _load_commands(self) -> list[tuple[Argument, ...]]:
         return [("SCRIPT", "LOAD", text) for text in self._source.values()]
+
+
+def _settlement(ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]) -> list[Argument]:
+    args: list[Argument] = [1 + len(entries), ledger_key, *(entry.key for entry in entries), number]
+    for entry in entries:
+        args += (_LETTER[entry.kind], entry.lease_id, entry.amount, entry.at)
+    return args
 
 
 def _parse_result(reply: list[int]) -> LimiterResult:

@@ -128,13 +128,14 @@ class RedisConnection(asyncio.Protocol):
         future: asyncio.Future[Any] = loop.create_future()
         self._pending.append(PendingCommand(loop.time(), future, orphan))
         if not self._out:
-            loop.call_soon(self._flush)
+            loop.call_soon(self.flush)
         self._out.append(hiredis.pack_command(args))  # type: ignore[arg-type]  # its stub means tuples of one
         if self._timeout_timer is None:
             self._timeout_timer = loop.call_later(self._timeout_s, self._check_timeout)
         return future
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes what was not written yet; else the next turn of the event loop does."""
         out, self._out = self._out, []
         if self._transport is not None and out:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))

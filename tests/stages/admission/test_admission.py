@@ -106,6 +106,33 @@ async def test_a_sequential_caller_with_one_slot_is_never_rejected(
     assert [one.used for one in found if one.check.kind == "parallel"] == [0]
 
 
+async def test_a_settlement_is_sent_before_what_follows_it_and_waited_for_where_a_limit_is_tight(
+    admission: AdmissionController, limits_redis_url: str, tenant: str
+) -> None:
+    """An answer's caller never meets its own call: at this replica, though nobody waits for the settlement.
+
+    At another replica where the settlement was waited for, or has room beside the call.
+    """
+    other = replica(limits_redis_url)
+    await other.start()
+    one_slot = Caller("k", "internal", tenant=tenant, limits=Limits(parallel=1))
+    lease = await admit(other, one_slot)
+    for _ in range(100):
+        assert lease.is_tight
+        lease.settle(10, None)
+        lease = await admit(other, one_slot)
+    lease.settle(10, None)
+    await other.stop()  # it does not leave before the store has its settlements
+    found = (await current_limits(admission, one_slot)).limit_statuses
+    assert [one.used for one in found if one.check.kind == "parallel"] == [0]
+    for limits in (Limits(parallel=2), Limits(tpm=400)):  # a call takes 200 tokens
+        caller = Caller(f"{limits}", "internal", tenant=tenant, limits=limits)
+        first, second = await admit(admission, caller), await admit(admission, caller)
+        assert (first.is_tight, second.is_tight) == (False, True)
+        first.settle(0, None)
+        second.settle(0, None)
+
+
 async def test_a_second_parallel_call_is_rejected_while_the_only_slot_is_taken(
     admission: AdmissionController, tenant: str
 ) -> None:

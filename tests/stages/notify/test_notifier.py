@@ -18,11 +18,11 @@ from stages.admission.limiter_outages import OwnValkey
 from webhook_receiver import WebhookReceiver, run_receiver
 
 from llm_proxy.admission import PolicyDefaults
-from llm_proxy.admission.lease import SettlementQueue
 from llm_proxy.admission.limiter import LimitCheck, LimitPlan
-from llm_proxy.admission.memory_limiter import MemoryBackend
+from llm_proxy.admission.memory_backend import MemoryBackend
 from llm_proxy.admission.policy_resolver import PolicyResolver
 from llm_proxy.admission.redis.backend import RedisBackend
+from llm_proxy.admission.settlements import SettlementQueue
 from llm_proxy.admission.spending_watch import SpendingWatch
 from llm_proxy.dialects.request.url_guard import is_private_host
 from llm_proxy.edge.routes.notifications import webhook_errors

@@ -7,16 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.admission.fallback import FallbackLimiter
-from llm_proxy.admission.lease import Reservation, SettledUsage, SettlementQueue
+from llm_proxy.admission.lease import Reservation, SettledUsage
 from llm_proxy.admission.limit_planner import MAX_PLANS, LimitPlanner
 from llm_proxy.admission.limiter import ADMITTED, REJECTED, LimitCheck, LimiterRequest, LimiterResult
-from llm_proxy.admission.memory_limiter import MemoryBackend
+from llm_proxy.admission.memory_backend import MemoryBackend
 from llm_proxy.admission.policy_resolver import PolicyDefaults, PolicyResolver
 from llm_proxy.admission.rate_limit_response import (
     RUN_WARNING_HEADER,
     rate_limit_error,
     rate_limit_headers,
 )
+from llm_proxy.admission.settlements import SettlementQueue
 from llm_proxy.dialects import Call
 from llm_proxy.errors import RateLimited, RunBudgetExceeded
 from llm_proxy.identity import Budget, Caller, LimitPolicy, Limits, PolicySnapshot, PolicyWatcher
