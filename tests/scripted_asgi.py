@@ -169,11 +169,10 @@ class ScriptedApp:
 
     async def _splits(self, scope: Message, _receive: Receive, send: Send) -> None:
         """A header with a line break, or what is taken for one."""
-        evil = {"n": b"\n", "r": b"\r", "rn": b"\r\nset-cookie: x", "0": b"\0"}[
-            scope["path"].rpartition("/")[2]
-        ]
+        _, _, kind, *streamed = scope["path"].split("/")
+        evil = {"n": b"\n", "r": b"\r", "rn": b"\r\nset-cookie: x", "0": b"\0"}[kind]
         await send({**OK, "headers": [(b"x-a", b"b" + evil)]})
-        await send(part(b"split"))
+        await send(part(b"split", more=bool(streamed)))
 
     async def _impossible(self, _scope: Message, _receive: Receive, send: Send) -> None:
         await send({**OK, "status": 999})

@@ -9,26 +9,21 @@ Source: RFC 9112. Overridden members of uvicorn: `tests/unit/edge/test_http_prot
 import asyncio
 import contextlib
 import socket
-import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
 from uvicorn import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import (
-    HEADER_VALUE_RE,
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from llm_proxy.edge.boundaries import MessageBoundaries
-from llm_proxy.edge.responses import BREAK_OFF, WRITE_CHUNK, plain_lines
+from llm_proxy.edge.request_cycle import BoundedRequestCycle, ResponseTransport
+from llm_proxy.edge.responses import WRITE_CHUNK
 
 MAX_HEAD_BYTES = 256 * 2**10
 """Memory bound of a head, chunk extensions or trailers; `max_header_bytes` is lower and checked after it."""
@@ -39,7 +34,6 @@ MAX_PIPELINED, MAX_PIPELINED_PER_SEGMENT = 16, 1024
 """Requests taken from a connection before reading pauses, and of one segment, ahead of the running one."""
 LINGER_WHEN_STOPPING_S = 2
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S = 60, 15
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _USED = -1  # instead of a count of unused bytes: the segment being read held something used
 
 
@@ -62,139 +56,6 @@ HEAD_TOO_LARGE = _error_response(
 TOO_MANY_CONNECTIONS = _error_response(
     b"503 Service Unavailable", b"overloaded", b"Too many connections; please try again.", b"server_error"
 )
-_INTERNAL_ERROR = (
-    b'{"error":{"message":"The server had an error while processing your request.",'
-    b'"type":"server_error","param":null,"code":"internal_error"}}'
-)
-
-
-class _ResponseTransport:
-    """The transport as request cycles see it: a held head leaves with the next bytes, in one write."""
-
-    def __init__(self, transport: asyncio.Transport, flow: FlowControl, close: Callable[[], None]) -> None:
-        self._write, self._flow = transport.write, flow
-        self._head = b""
-        self.holds_next = False
-        self._transport = transport
-        self.is_closing = transport.is_closing
-        self.close = close
-
-    def write(self, data: bytes) -> None:
-        if self.holds_next:
-            self._head, self.holds_next = data, False
-            return
-        if self._head:
-            data, self._head = self._head + data, b""
-        self._write(data)
-
-    def write_chunk(self, body: bytes) -> bool:
-        """Writes a further chunk of a chunked body; False where it has to wait, or nobody reads it."""
-        if self._flow.write_paused or self.is_closing():
-            return False
-        self._write(b"%x\r\n%b\r\n" % (len(body), body))
-        return True
-
-    def reset(self) -> None:
-        """Resets the connection: its peer gets an error where a plain end would look like the response's."""
-        accepted: socket.socket | None = self._transport.get_extra_info("socket")
-        if accepted is not None:
-            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self._transport.abort()
-
-
-class BoundedRequestCycle(RequestResponseCycle):
-    """One request and its response; adds to uvicorn's what `Expect`, HTTP/1.0 and `BREAK_OFF` need."""
-
-    transport: Any  # a `_ResponseTransport`
-    _ends_with_connection = False
-    _held: Any = None  # the message of a head that leaves with the first bytes of its body
-
-    async def send(self, message: Any) -> None:  # noqa: ANN401 -- uvicorn's types of ASGI messages are private
-        """Sends one ASGI message; a body that never came ends the connection (RFC 9110, 10.1.1).
-
-        A further chunk of a stream that nothing holds up is written at once: uvicorn's steps, fewer calls.
-        """
-        if (
-            self.chunked_encoding
-            and message.get("more_body")
-            and not (self.flow.write_paused or self.disconnected or self.response_complete)
-            and (body := message.get("body"))
-            and self.scope["method"] != "HEAD"
-        ):
-            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
-            return
-        kind = message["type"]
-        if kind == BREAK_OFF:
-            self._break_off()
-            return
-        if kind == "http.response.start" and not self.response_started:
-            if self._holds_head(message):
-                return
-        elif self._held is not None:
-            held, self._held = self._held, None
-            if self._sends_whole(held, message):
-                return
-            self.response_started, self.transport.holds_next = False, True
-            await super().send(held)
-        if kind == "http.response.body" and self._ends_with_connection:
-            self.expected_content_length = len(message.get("body", b""))
-        await super().send(message)
-
-    def _holds_head(self, start: Any) -> bool:  # noqa: ANN401 -- as `send`
-        """Holds a head until the first bytes of its body, unless it has none, or has to wait for its turn."""
-        if self.waiting_for_100_continue:
-            self.keep_alive = self.waiting_for_100_continue = False
-        if self.scope["http_version"] == "1.0" and b"content-length" not in dict(start.get("headers", ())):
-            self._ends_with_connection, self.chunked_encoding = True, False
-        if self.scope["method"] == "HEAD":
-            return False
-        if self.flow.write_paused:  # a call that ends meanwhile still has a status of its own
-            self.transport.holds_next = True
-            return False
-        self._held, self.response_started = start, True
-        return True
-
-    def _sends_whole(self, start: Any, message: Any) -> bool:  # noqa: ANN401 -- as `send`
-        """Sends a whole response in one write, if it is a plain one: uvicorn's steps, fewer calls."""
-        body, headers = message.get("body", b""), start.get("headers", ())
-        is_plain = self.keep_alive and not (
-            self.flow.write_paused or self.disconnected or self.default_headers
-        )
-        if not (is_plain and headers) or message.get("more_body") or message["type"] != "http.response.body":
-            return False
-        names, values = zip(*headers, strict=True)
-        lines, at = plain_lines(names)
-        if at < 0 or values[at] != b"%d" % len(body) or HEADER_VALUE_RE.search(b"".join(values)):
-            return False
-        self.transport.write(b"".join((STATUS_LINE[start["status"]], lines % values, body)))
-        self.response_complete = True
-        self.message_event.set()
-        self.on_response()
-        return True
-
-    def _break_off(self) -> None:
-        """Ends the connection within the response, by a reset where a plain end would complete it."""
-        self.disconnected, self.keep_alive = True, False
-        if self._ends_with_connection:
-            self.transport.reset()
-        else:
-            self.transport.close()
-
-    async def send_500_response(self) -> None:
-        """Sends an internal error in OpenAI's envelope, for an application that failed before it answered."""
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(_INTERNAL_ERROR)),
-            (b"connection", b"close"),
-        ]
-        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
-        await self.send({"type": "http.response.body", "body": _INTERNAL_ERROR})
-
-    def disconnect(self) -> None:
-        """Notifies the application that its client has disconnected."""
-        self.disconnected = not self.response_complete
-        self.waiting_for_100_continue = False
-        self.message_event.set()
 
 
 class _BoundedFlow(FlowControl):
@@ -256,7 +117,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Starts the time for the first head; rejects a connection above the cap."""
         super().connection_made(transport)
         self.flow = _BoundedFlow(transport, self.pipeline)
-        self._response_transport = _ResponseTransport(transport, self.flow, self._end_connection)
+        self._response_transport = ResponseTransport(transport, self.flow, self._end_connection)
         self.head_since = self.loop.time()
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             self._ignores = True

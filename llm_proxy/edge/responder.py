@@ -157,9 +157,10 @@ class Responder:
             admitted.note_usage()
             await self._start_stream(admitted)
         await admitted.settle()
-        end = DONE_EVENT
-        if renderer is not None:
-            end = renderer.feed(admitted.last_event()) + renderer.end(_response_meta(context))
+        last = admitted.last_event() if renderer is None else renderer.feed(admitted.last_event())
+        if payload is not None and last:
+            keep_answer(payload, last)
+        end = last + (DONE_EVENT if renderer is None else renderer.end(_response_meta(context)))
         if self.keeping is not None:
             end = await self.keeping.ending(end)
         await send({"type": "http.response.body", "body": end})
@@ -178,19 +179,24 @@ class Responder:
         return True
 
     async def _start_stream(self, admitted: AdmittedCall) -> None:
-        """Sends the head, once; a call that is interrupted while it waits has no status yet."""
-        context = self._context
-        # A ping and the first chunk may both want to send the head.
+        """Sends the head, once: a ping and the first chunk may both want to."""
+        if self._pings is None:
+            await self._send_head(admitted)
+            return
         self._head_lock = self._head_lock or asyncio.Lock()
         async with self._head_lock:
-            if self.started:
-                return
-            assert context.call is not None  # noqa: S101 -- it was admitted
-            self.is_bytes = admitted.byte_type is not None
-            content_type = admitted.byte_type or context.call.stream_type
-            await responses.start_stream(self.outlet, self._headers(admitted), content_type)
-            context.ttft_ms = context.elapsed_ms()
-            context.status, context.outcome, self.started = 200, "cut", True
+            if not self.started:
+                await self._send_head(admitted)
+
+    async def _send_head(self, admitted: AdmittedCall) -> None:
+        """Sends the head; a call that is interrupted while it waits has no status yet."""
+        context = self._context
+        assert context.call is not None  # noqa: S101 -- it was admitted
+        self.is_bytes = admitted.byte_type is not None
+        content_type = admitted.byte_type or context.call.stream_type
+        await responses.start_stream(self.outlet, self._headers(admitted), content_type)
+        context.ttft_ms = context.elapsed_ms()
+        context.status, context.outcome, self.started = 200, "cut", True
 
     def _headers(self, admitted: AdmittedCall) -> responses.RawHeaders:
         headers = responses.response_headers(self._context, admitted.limit_headers)

@@ -133,16 +133,14 @@ def _ascii(text: str) -> bytes:
 def plain_lines(names: tuple[bytes, ...]) -> tuple[bytes, int]:
     """Returns the lines of headers with these names, `%b` for each value, and the place of `content-length`.
 
-    -1 for the place unless all names are valid, in lower case, and none but that one frames the response.
+    -1 for the place if there is none; no lines unless all names are valid, in lower case, that one stands
+    once, and no other frames the response.
     """
-    if (
-        _NAMES.fullmatch(b"".join(names)) is None
-        or names.count(b"content-length") != 1
-        or not _ENDINGS.isdisjoint(names)
-    ):
+    sized = names.count(b"content-length")
+    if _NAMES.fullmatch(b"".join(names)) is None or sized > 1 or not _ENDINGS.isdisjoint(names):
         return b"", -1
     lines = [b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names]
-    return b"".join((*lines, b"\r\n")), names.index(b"content-length")
+    return b"".join(lines), names.index(b"content-length") if sized else -1
 
 
 Result = TypeVar("Result")

@@ -2,8 +2,8 @@
 
 Frames with content pass unchanged. A frame with usage, an error or the end is parsed; LiteLLM's additions
 (`usage.cost`, `provider_specific_fields`) are removed. Usage is sent once, as OpenAI's last frame
-(`choices: []`), to a caller who requested it: as stated, else estimated. Invariants: any chunking of the
-same bytes gives the same frames; `[DONE]` is withheld.
+(`choices: []`), to a caller who requested it: as stated, else estimated; it leaves with the end.
+Invariants: any chunking of the same bytes gives the same frames; `[DONE]` is withheld.
 """
 
 import orjson
@@ -20,7 +20,6 @@ from llm_proxy.upstream.token_usage import (
 )
 
 _USAGE, _PROVIDER, _ERROR, _DONE = b'"usage"', b'"provider_specific', b'"error"', b"[DONE]"
-_MARKS = (_USAGE, _PROVIDER, _ERROR, _DONE, b"\r")
 _FINISH = b'"finish_reason":"'
 _COMPLETION, _TEXT = b'"text_completion"', b'"text":'
 _ADDED = "provider_specific_fields"
@@ -53,6 +52,7 @@ class StreamFilter(EventFilter):
             chunk = self._gate.feed(chunk)
             if not chunk:
                 return b""
+        # As `_is_marked`, without its call: this runs for every frame.
         if _USAGE in chunk or _PROVIDER in chunk or _ERROR in chunk or _DONE in chunk or b"\r" in chunk:
             return self._filter_frames(chunk)
         if _FINISH in chunk:
@@ -79,8 +79,9 @@ class StreamFilter(EventFilter):
         data = frame[5:].strip()
         if data == b"[DONE]":
             self.done = True
-            return self._usage_frame() if self._wants_usage else b""
-        if not any(mark in data for mark in _MARKS) and not _lacks_text(data):
+            self.last_event = self._usage_frame() if self._wants_usage else b""
+            return b""
+        if not (_is_marked(data) or _lacks_text(data)):
             self.finished = self.finished or _FINISH in data
             return self._pass_content(frame + b"\n\n")
         event = self._parse(data)
@@ -161,6 +162,11 @@ def strip_additions(event: Json) -> None:
             inner.pop(_ADDED, None)
             for tool in as_objects(inner.get("tool_calls")):
                 tool.pop(_ADDED, None)
+
+
+def _is_marked(data: bytes) -> bool:
+    """Whether it may hold usage, an addition, an error, the end or another line end."""
+    return _USAGE in data or _PROVIDER in data or _ERROR in data or _DONE in data or b"\r" in data
 
 
 def _lacks_text(data: bytes) -> bool:

@@ -44,7 +44,7 @@ async def test_an_application_that_fails_later_truncates_its_response(
     "path",
     [
         "/headed", "/twice", "/long", "/impossible",
-        "/splits/n", "/splits/r", "/splits/rn", "/splits/0",
+        "/splits/n", "/splits/r", "/splits/rn", "/splits/0", "/splits/n/streamed", "/splits/rn/streamed",
     ],
 )  # fmt: skip
 async def test_an_application_that_fails_after_its_head_sends_nothing(

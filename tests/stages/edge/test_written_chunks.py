@@ -42,3 +42,14 @@ async def test_nothing_is_written_to_a_client_that_has_left(server: ProtocolServ
     server.app.proceed.set()
     await server.wait_until(lambda: not server.state.tasks)
     assert int(server.app.events[-1].split()[1]) <= 2
+
+
+async def test_a_stream_has_the_head_that_uvicorn_would_write(server: ProtocolServer) -> None:
+    """A plain head leaves with its first chunk, in one write; another one is uvicorn's."""
+    server.app.proceed.set()
+    plain, closing = read_responses(
+        await server.send(get("/streams") + get("/streams", b"Connection: close\r\n"))
+    )
+    assert (plain.body, closing.body) == (b"one,two", b"one,two")
+    assert b"\r\ntransfer-encoding: chunked\r\n" in plain.head
+    assert sorted(closing.head.split(b"\r\n")) == sorted([*plain.head.split(b"\r\n"), b"connection: close"])

@@ -32,7 +32,7 @@ def run(raw: bytes, cuts: list[int], *, wants_usage: bool) -> tuple[bytes, Strea
         if cut > start:
             out += frames.feed(raw[start:cut])
             start = cut
-    return out + frames.close(), frames
+    return out + frames.close() + frames.last_event, frames
 
 
 def test_content_frames_pass_unchanged() -> None:
@@ -180,7 +180,7 @@ def test_zeros_of_an_unmodified_litellm_are_estimated() -> None:
     )
     for end in (delta("lo", "stop") + frame(id="1", choices=[], usage=zeros), last):
         stream = StreamFilter(wants_usage=True, prompt_tokens=7, states_zeros=False)
-        out = stream.feed(delta("Hel") + end + b"data: [DONE]\n\n")
+        out = stream.feed(delta("Hel") + end + b"data: [DONE]\n\n") + stream.last_event
         events = [json.loads(part[6:]) for part in out.strip().split(b"\n\n")]
         estimate = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
         assert [event["usage"] for event in events if event.get("usage")] == [estimate]
@@ -195,7 +195,7 @@ def test_a_stream_without_usage_ends_with_an_estimate_if_requested() -> None:
     """In the envelope of its frames; the record says that it was estimated."""
     for wants_usage in (True, False):
         stream = StreamFilter(wants_usage=wants_usage, prompt_tokens=7)
-        out = stream.feed(delta("Hel") + delta("lo", "stop") + b"data: [DONE]\n\n")
+        out = stream.feed(delta("Hel") + delta("lo", "stop") + b"data: [DONE]\n\n") + stream.last_event
         last = json.loads(out.strip().split(b"\n\n")[-1][6:])
         expected = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
         assert last.get("usage") == (expected if wants_usage else None)

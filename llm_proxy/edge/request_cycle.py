@@ -1,0 +1,163 @@
+"""BoundedRequestCycle: one request on a connection and its response, as few writes as it takes.
+
+Invariants: a head leaves with the first bytes of its body; a plain one is written by one format, any other as
+uvicorn writes it. Overridden members of uvicorn: `tests/unit/edge/test_http_protocol.py`.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
+
+from llm_proxy.edge.responses import BREAK_OFF, plain_lines
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_INTERNAL_ERROR = (
+    b'{"error":{"message":"The server had an error while processing your request.",'
+    b'"type":"server_error","param":null,"code":"internal_error"}}'
+)
+
+
+class ResponseTransport:
+    """The transport as request cycles see it: a held head leaves with the next bytes, in one write."""
+
+    def __init__(self, transport: asyncio.Transport, flow: FlowControl, close: Callable[[], None]) -> None:
+        self._write, self._flow = transport.write, flow
+        self._head = b""
+        self.holds_next = False
+        self._transport = transport
+        self.is_closing = transport.is_closing
+        self.close = close
+
+    def write(self, data: bytes) -> None:
+        """Writes bytes, or holds them if they are a head that waits for more."""
+        if self.holds_next:
+            self._head, self.holds_next = data, False
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._write(data)
+
+    def write_chunk(self, body: bytes) -> bool:
+        """Writes a further chunk of a chunked body; False where it has to wait, or nobody reads it."""
+        if self._flow.write_paused or self.is_closing():
+            return False
+        self._write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
+
+    def reset(self) -> None:
+        """Resets the connection: its peer gets an error where a plain end would look like the response's."""
+        accepted: socket.socket | None = self._transport.get_extra_info("socket")
+        if accepted is not None:
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._transport.abort()
+
+
+class BoundedRequestCycle(RequestResponseCycle):
+    """One request and its response; adds to uvicorn's what `Expect`, HTTP/1.0 and `BREAK_OFF` need."""
+
+    transport: Any  # a `ResponseTransport`
+    _ends_with_connection = False
+    _held: Any = None  # the message of a head that leaves with the first bytes of its body
+
+    async def send(self, message: Any) -> None:  # noqa: ANN401 -- uvicorn's types of ASGI messages are private
+        """Sends one ASGI message; a body that never came ends the connection (RFC 9110, 10.1.1).
+
+        A further chunk of a stream that nothing holds up is written at once: uvicorn's steps, fewer calls.
+        """
+        if (
+            self.chunked_encoding
+            and message.get("more_body")
+            and not (self.flow.write_paused or self.disconnected or self.response_complete)
+            and (body := message.get("body"))
+            and self.scope["method"] != "HEAD"
+        ):
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            return
+        kind = message["type"]
+        if kind == BREAK_OFF:
+            self._break_off()
+            return
+        if kind == "http.response.start" and not self.response_started:
+            if self._holds_head(message):
+                return
+        elif self._held is not None:
+            held, self._held = self._held, None
+            if self._sends_plainly(held, message):
+                return
+            self.response_started, self.transport.holds_next = False, True
+            await super().send(held)
+        if kind == "http.response.body" and self._ends_with_connection:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+    def _holds_head(self, start: Any) -> bool:  # noqa: ANN401 -- as `send`
+        """Holds a head until the first bytes of its body, unless it has none, or has to wait for its turn."""
+        if self.waiting_for_100_continue:
+            self.keep_alive = self.waiting_for_100_continue = False
+        if self.scope["http_version"] == "1.0" and b"content-length" not in dict(start.get("headers", ())):
+            self._ends_with_connection, self.chunked_encoding = True, False
+        if self.scope["method"] == "HEAD":
+            return False
+        if self.flow.write_paused:  # a call that ends meanwhile still has a status of its own
+            self.transport.holds_next = True
+            return False
+        self._held, self.response_started = start, True
+        return True
+
+    def _sends_plainly(self, start: Any, message: Any) -> bool:  # noqa: ANN401 -- as `send`
+        """Sends a head and what follows in one write, if both are plain: uvicorn's steps, fewer calls.
+
+        A whole response, or a stream's first chunk.
+        """
+        body, headers, more = message.get("body", b""), start.get("headers", ()), message.get("more_body")
+        is_plain = self.keep_alive and not (
+            self.flow.write_paused or self.disconnected or self.default_headers
+        )
+        if not (is_plain and headers) or message["type"] != "http.response.body":
+            return False
+        names, values = zip(*headers, strict=True)
+        lines, at = plain_lines(names)
+        is_whole = at >= 0 and not more and values[at] == b"%d" % len(body)
+        begins = at < 0 and more and body and self.chunked_encoding is None and start["status"] == 200
+        if not (lines and (is_whole or begins)) or HEADER_VALUE_RE.search(b"".join(values)):
+            return False
+        head = STATUS_LINE[start["status"]] + lines % values
+        if begins:
+            self.chunked_encoding = True
+            head += b"transfer-encoding: chunked\r\n\r\n"
+            self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(body), body))
+            return True
+        self.transport.write(b"%b\r\n%b" % (head, body))
+        self.response_complete = True
+        self.message_event.set()
+        self.on_response()
+        return True
+
+    def _break_off(self) -> None:
+        """Ends the connection within the response, by a reset where a plain end would complete it."""
+        self.disconnected, self.keep_alive = True, False
+        if self._ends_with_connection:
+            self.transport.reset()
+        else:
+            self.transport.close()
+
+    async def send_500_response(self) -> None:
+        """Sends an internal error in OpenAI's envelope, for an application that failed before it answered."""
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(_INTERNAL_ERROR)),
+            (b"connection", b"close"),
+        ]
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": _INTERNAL_ERROR})
+
+    def disconnect(self) -> None:
+        """Notifies the application that its client has disconnected."""
+        self.disconnected = not self.response_complete
+        self.waiting_for_100_continue = False
+        self.message_event.set()
