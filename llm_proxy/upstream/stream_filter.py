@@ -52,10 +52,9 @@ class StreamFilter(EventFilter):
             chunk = self._gate.feed(chunk)
             if not chunk:
                 return b""
-        # As `_is_marked`, without its call: this runs for every frame.
-        if _USAGE in chunk or _PROVIDER in chunk or _ERROR in chunk or _DONE in chunk or b"\r" in chunk:
+        if _is_marked(chunk):
             return self._filter_frames(chunk)
-        if _FINISH in chunk:
+        if chunk.find(_FINISH) >= 0:
             self.finished = True
             if _COMPLETION in chunk:
                 return b"".join(self._filter_frame(frame) for frame in chunk.split(b"\n\n") if frame)
@@ -165,8 +164,14 @@ def strip_additions(event: Json) -> None:
 
 
 def _is_marked(data: bytes) -> bool:
-    """Whether it may hold usage, an addition, an error, the end or another line end."""
-    return _USAGE in data or _PROVIDER in data or _ERROR in data or _DONE in data or b"\r" in data
+    """Whether it may hold usage, an addition, an error, the end or another line end.
+
+    `in` takes half as long again: it raises, and catches, that bytes are no integer.
+    """
+    find = data.find
+    return (
+        find(_USAGE) >= 0 or find(_PROVIDER) >= 0 or find(_ERROR) >= 0 or find(_DONE) >= 0 or find(b"\r") >= 0
+    )
 
 
 def _lacks_text(data: bytes) -> bool:
