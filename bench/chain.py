@@ -23,6 +23,7 @@ from bench.testbed import (
     CACHED_LITELLM,
     DIRECT,
     LITELLM,
+    RELAY,
     REST_S,
     TRANSLATED,
     Testbed,
@@ -36,6 +37,8 @@ from bench.upstream import TWO_HUNDRED
 from llm_proxy.stack.probe import free_port, is_up
 
 AT_ONCE, HITS_AT_ONCE = 8, 16
+BUSY_STREAMS = (AT_ONCE, 32)
+"""Streams at once, 200 frames a second each: a process that is idle in between is woken for each frame."""
 EIGHT, START_TIMEOUT_S = 8, 120
 SHARE = "the sidecar's share"
 
@@ -52,7 +55,7 @@ def chain(bed: Testbed, rounds: int) -> Json:
     vectors = partial(beside, figure="cpu_us", path="/v1/embeddings", seconds=1.5)
     return {
         "json": beside(body(), "cpu_us"),
-        "frame": beside(body(stream=True), "cpu_us_frame", seconds=1.5),
+        "frames": {str(count): _frames(bed, rounds, count) for count in BUSY_STREAMS},
         "translated": {
             wire: beside(body(f"bench-{provider}", stream=True), "cpu_us_frame", seconds=1.5)
             for wire, (provider, _) in TRANSLATED.items()
@@ -60,6 +63,16 @@ def chain(bed: Testbed, rounds: int) -> Json:
         "embeddings": vectors(embeddings_body()),
         "embeddings_base64": vectors(embeddings_body(encoding_format="base64")),
         "repeat": _repeats(bed, rounds),
+    }
+
+
+def _frames(bed: Testbed, rounds: int, connections: int) -> Json:
+    """Ratios to LiteLLM of a frame on OpenAI's wire: the chain's, and that of a bare relay."""
+    of = [bed.subjects[name] for name in (LITELLM, RELAY, BOTH)]
+    runs = in_turn(of, rounds, partial(measure, sent=body(stream=True), connections=connections, seconds=1.5))
+    return {
+        "chain": ratio(runs, BOTH, LITELLM, "cpu_us_frame"),
+        "relay": ratio(runs, RELAY, LITELLM, "cpu_us_frame"),
     }
 
 

@@ -190,7 +190,7 @@ def of_eight(bed: Testbed, _: Effort) -> Json:
 
 Part = tuple[Callable[[Testbed, Effort], Json], tuple[str, ...]]
 PARTS: dict[str, Part] = {
-    "chain": (of_chain, (LITELLM, SIDECAR, BOTH, *CACHED)),
+    "chain": (of_chain, (LITELLM, RELAY, SIDECAR, BOTH, *CACHED)),
     "eight": (of_eight, ()),
     "apis": (of_other_apis, (SIDECAR, BOTH)),
     "gateway": (of_gateway, (RELAY, SCRIPTED, CONSTANT, GATEWAY, FERROGW)),

@@ -58,7 +58,9 @@ def _gateway(facts: Json) -> Iterator[Row]:
 
 def _chain(by: Json) -> Iterator[Row]:
     yield row(f"{CHAIN}: CPU a JSON call", by["json"], "x", 0.35)
-    yield row(f"{CHAIN}: CPU a frame, OpenAI", by["frame"], "x", 0.10)
+    for count, frame in by["frames"].items():
+        yield row(f"{CHAIN}: CPU a frame, OpenAI, {count} streams", frame["chain"], "x", 0.10)
+        yield row("two bare relays in a row: the same", 2 * frame["relay"], "x")
     for wire, value in by["translated"].items():
         yield row(f"{CHAIN}: CPU a frame, {wire}", value, "x", 0.5)
     yield row(f"{CHAIN}: embeddings of 100 inputs", by["embeddings"], "x", 0.35)
