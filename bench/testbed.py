@@ -46,6 +46,8 @@ TRANSLATED = {"Anthropic": ("anthropic", ""), "Gemini": ("gemini", "/v1beta")}
 OTHERS = ROOT / ".bench"
 PATH = "/v1/chat/completions"
 UNLIMITED = 1_000_000_000
+PRICES = {"input_cost_per_token": 0.000001, "output_cost_per_token": 0.000002}
+"""Of every model: LiteLLM reckons a price it does not know over and over again."""
 SETTLE_S, REST_S = 0.1, 1.0
 GATEWAY_SETTINGS = {
     "LLM_PROXY__LITELLM_API_KEY": MASTER_KEY,
@@ -203,7 +205,7 @@ def litellm_config(folder: Path, upstream: str) -> Path:
 
     def model(name: str, provider: str = "openai", base: str = "/v1", **info: object) -> dict[str, Any]:
         params = {"model": f"{provider}/{name}", "api_base": upstream + base, "api_key": "none"}
-        return {"model_name": name, "litellm_params": params, "model_info": info}
+        return {"model_name": name, "litellm_params": params, "model_info": PRICES | info}
 
     models = [model(one) for one in MODELS if one != NATIVE]
     models.append(model(NATIVE, supported_endpoints=OTHER_APIS))
