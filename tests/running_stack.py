@@ -4,7 +4,9 @@ The stack is a gateway, a sidecar, stores and the scripted provider on loopback 
 """
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -57,12 +59,23 @@ class RunningStack:
             found: list[Json] = (await client.get(f"{self.provider_url}/_calls")).json()["calls"]
         return found
 
-    async def story(self, request_id: str) -> Json:
-        """Returns a request's detail once it is recorded; fails after 15 s."""
+    async def story_of_rejection(self, reject: Callable[[], Awaitable[httpx.Response]]) -> Json:
+        """Returns the detail of a rejected request, which is sent again until it is in the sample.
+
+        That has ten requests of a second, of all tests together.
+        """
+        for _ in range(5):
+            answer = await reject()
+            with contextlib.suppress(TimeoutError):
+                return await self.story(answer.headers["x-request-id"], within_s=5)
+        raise TimeoutError
+
+    async def story(self, request_id: str, within_s: float = 15) -> Json:
+        """Returns a request's detail once it is recorded; raises `TimeoutError`."""
         async with httpx.AsyncClient(
             verify=NO_TLS, headers={"Authorization": f"Bearer {self.admin_key}"}
         ) as client:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(within_s):
                 while (reply := await client.get(f"{self.url}/v1/requests/{request_id}")).status_code != 200:  # noqa: ASYNC110 -- nothing tells
                     await asyncio.sleep(0.05)
         found: Json = reply.json()

@@ -127,7 +127,7 @@ async def test_every_limit_of_a_run_holds_and_is_told(agent: Agent) -> None:
     explained = (await agent.client.post("/v1/explain", json=PROMPT, headers=headers)).json()
     assert explained["refusal"]["code"] == "run_budget_exceeded"
     assert explained["refusal"]["refused_by"] == "budget"
-    story = await agent.stack.story(refused.headers["x-request-id"])
+    story = await agent.stack.story_of_rejection(lambda: agent.call("r"))
     assert (story["reached"]["scope"], story["reached"]["unit"], story["reached"]["used"]) == (
         "run",
         "turns",

@@ -46,7 +46,7 @@ async def test_a_key_s_budget_of_searches(stack: RunningStack) -> None:
         explained = (await post("/v1/explain", chat)).json()
         assert explained["verdict"] == "admitted"
         assert [one for one in explained["limits"] if "unit" in one] == []
-        reached = await stack.story(refused.headers["x-request-id"])
+        reached = await stack.story_of_rejection(lambda: post("/v1/rerank", TWO_UNITS))
         assert reached["reached"]["unit"] == "search_units"
         assert "4 of 3 search units a day used; wanted 2 search units" in "\n".join(reached["story"])
         story = await stack.story(admitted[0].headers["x-request-id"])
