@@ -53,6 +53,8 @@ WARM_UP_CALLS: tuple[tuple[str, Json], ...] = (
 )
 WARM_UP_TIMEOUT_S = 10
 EXIT_LITELLM = 4
+DEFAULT_GC_THRESHOLD, GC_THRESHOLD = (700, 10, 10), 10_000
+"""Allocated objects before a collection, CPython's and ours: CPython before 3.12 can crash in one (gh-148891)."""
 
 
 class StartFailed(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -123,6 +125,8 @@ async def _serve(
     app = SidecarApp(keys, config_report=ConfigReport(prepared.config, os.environ))
     async with _start_litellm(prepared) as call_log:
         gc.freeze()
+        if gc.get_threshold() == DEFAULT_GC_THRESHOLD:  # not changed by LiteLLM's PYTHON_GC_THRESHOLD
+            gc.set_threshold(GC_THRESHOLD, *DEFAULT_GC_THRESHOLD[1:])
         gc.enable()
         app.states_timeouts = loaded.states_timeouts
         app.has_observers = has_observers(loaded.config["litellm_settings"])

@@ -12,12 +12,13 @@ import pytest
 from sidecars import Json, Provider, Sidecar, deployment, passed_on, run_sidecar
 
 from llm_proxy.sidecar.environment import REQUIRED
+from llm_proxy.sidecar.launch import GC_THRESHOLD
 from llm_proxy.sidecar.litellm_internals import RESPONSE_IDS_HOOK
 from llm_proxy.sidecar.patches.performance import IDLE_HOOKS
 from llm_proxy.stack.process_specs import sidecar_python
 
 CALLBACK_MODULE = """
-import json, sys
+import gc, json, sys
 from collections import Counter
 from pathlib import Path
 from litellm.integrations.custom_logger import CustomLogger
@@ -33,6 +34,7 @@ def count(frame, event, _):
 class Counting(CustomLogger):
     async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
         CALLED["calls", ""] += 1
+        CALLED["gc threshold", ""] = gc.get_threshold()[0]
         part = FILE.with_suffix(".part")
         part.write_text(json.dumps({".".join(name): times for name, times in dict(CALLED).items()}))
         part.rename(FILE)
@@ -95,6 +97,14 @@ async def test_a_call_does_no_unused_work(profiled: tuple[Sidecar, Path], patch:
     during = await counts_after(file, before["calls."] + CALLS) - before
     assert during["litellm.main.acompletion"] >= CALLS
     assert {name: during[name] for name in NEEDLESS[patch] if during[name]} == {}
+
+
+async def test_garbage_is_collected_seldom(profiled: tuple[Sidecar, Path]) -> None:
+    """A call of LiteLLM's allocates thousands of objects."""
+    sidecar, file = profiled
+    before = counts(file)["calls."]
+    assert (await sidecar.chat("a", str(uuid4()))).status == 200
+    assert (await counts_after(file, before + 1))["gc threshold."] == GC_THRESHOLD
 
 
 async def test_an_observed_call_is_never_direct(profiled: tuple[Sidecar, Path]) -> None:
