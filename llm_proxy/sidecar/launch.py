@@ -54,7 +54,7 @@ WARM_UP_CALLS: tuple[tuple[str, Json], ...] = (
 WARM_UP_TIMEOUT_S = 10
 EXIT_LITELLM = 4
 DEFAULT_GC_THRESHOLD, GC_THRESHOLD = (700, 10, 10), 10_000
-"""Allocated objects before a collection, CPython's and ours: CPython before 3.12 can crash in one (gh-148891)."""
+"""Allocated objects before a collection, CPython's and ours: before 3.12 it can crash in each (gh-148891)."""
 
 
 class StartFailed(Exception):  # noqa: N818 -- errors are named for the state they report
