@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,10 +48,14 @@ class Forked:
         return {pid for pid in descendants(self.parent.popen.pid) if lives(pid)}
 
     def worker_of(self, at: int) -> int:
-        """The process that serves the port of that position, by its name."""
-        name = f"sidecar {self.ports[at]}"
-        [pid] = [pid for pid in self.workers() if Path(f"/proc/{pid}/comm").read_text().strip() == name]
-        return pid
+        """The process that serves the port of that position, by its name; two have it during a handover."""
+        name, until_s = f"sidecar {self.ports[at]}", time.monotonic() + 20
+        while True:
+            found = [pid for pid in self.workers() if Path(f"/proc/{pid}/comm").read_text().strip() == name]
+            if len(found) == 1 or time.monotonic() > until_s:
+                [pid] = found
+                return pid
+            time.sleep(0.05)
 
     async def until_logged(self, text: str) -> None:
         """Waits until a text is in the log."""
