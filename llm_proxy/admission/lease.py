@@ -64,7 +64,7 @@ class Reservation:
     def is_tight(self) -> bool:
         """Whether a limit that counts the call is more than half used: its caller's next call might not fit.
 
-        That is while the store has not settled this one; with room for both, nobody needs to wait for that.
+        That is while the store has not settled this one; where both fit, no answer waits for that.
         """
         rows = zip(
             self.request.plan.checks, self.request.amounts, self.result.used, self.result.extra, strict=False

@@ -75,7 +75,7 @@ class SettlementQueue:
         """Enqueues entries; the future is done after the first attempt to send them, also a failed one.
 
         Without a batch of the tenant under way they are sent before this returns: what its caller writes to
-        the store, or to anybody else, comes after them.
+        the store, or to a client, comes after them.
         """
         batch = self._batches.get(tag)
         if batch is None:

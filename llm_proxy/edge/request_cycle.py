@@ -43,7 +43,7 @@ class ResponseTransport:
         self._write(data)
 
     def write_chunk(self, body: bytes) -> bool:
-        """Writes a further chunk of a chunked body; False where it has to wait, or nobody reads it."""
+        """Writes a further chunk of a chunked body; False where it has to wait, or no client is left."""
         if self._flow.write_paused or self.is_closing():
             return False
         self._write(b"%x\r\n%b\r\n" % (len(body), body))

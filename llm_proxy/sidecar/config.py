@@ -87,7 +87,7 @@ REDIS_TARGET = frozenset(
 """The settings of `cache_params` that say which Redis it is."""
 REDIS_ADDRESSES = ("url", "host", "redis_startup_nodes", "startup_nodes", "sentinel_nodes")
 MASKING_SERVICES = frozenset({"generic_guardrail_api", "prompt_security"})
-"""Guardrails that LiteLLM tells to leave streamed answers unmasked where the file says nothing."""
+"""Guardrails that leave streamed answers unmasked by LiteLLM's default, where the file has no setting."""
 TIMEOUT_KEYS = (
     *("request_timeout", "timeout", "stream_timeout"),
     *("timeout_by_service_tier", "stream_timeout_by_service_tier"),

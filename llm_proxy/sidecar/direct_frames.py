@@ -65,7 +65,7 @@ class PricedAnswer(NamedTuple):
 
 @dataclass(slots=True)
 class _Unpriced:
-    """What LiteLLM says of the cost where no price is known, after much reckoning: the same of any usage.
+    """What LiteLLM says of the cost where no price is known, after much reckoning: the same for any usage.
 
     Attributes:
         prices: Which list of prices it knew.
@@ -246,9 +246,7 @@ def is_plain(chunk: Json) -> bool:
         chunk.keys() <= FRAME_FIELDS
         and chunk.get("object") == FRAME
         and bool(chunk.get("id"))
-        and all(
-            isinstance(chunk.get(name) or "", str) for name in ("id", "service_tier", "system_fingerprint")
-        )
+        and all(isinstance(chunk.get(name) or "", str) for name in STRINGS)
         and chunk.get("system_fingerprint") != OLLAMA_FINGERPRINT
         and type(chunk.get("created")) is int
         and all(map(_is_plain_choice, chunk["choices"]))

@@ -140,7 +140,7 @@ def states_cost(hidden: Json) -> bool:
 
 
 def known_prices() -> tuple[int, int]:
-    """Return what tells LiteLLM's list of prices from another."""
+    """Return what distinguishes LiteLLM's list of prices from another one."""
     prices = litellm_internals.litellm_module().model_cost
     return id(prices), len(prices)
 

@@ -7,6 +7,7 @@ not seen as one event, before any other event, before the end, and before it lea
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from threading import Event
 
@@ -148,8 +149,8 @@ class AlikeFrames:
         while translation.trusts and not translation.is_full:
             if ready := _translated(translation, lines):
                 return ready
-            if lines.is_drained and self._passage is not None:
-                await self._passage.take_each(self._pass_on)
+            if lines.is_drained and (passage := self._passage) is not None:
+                await passage.take_each(partial(self._pass_on, translation, lines, passage))
                 if self._unsent:
                     ready, self._unsent = self._unsent, b""
                     return ready
@@ -157,11 +158,10 @@ class AlikeFrames:
                 break
         return b""
 
-    def _pass_on(self, chunk: bytes) -> bool:
+    def _pass_on(
+        self, translation: FrameTranslation, lines: ProviderLines, passage: Passage, chunk: bytes
+    ) -> bool:
         """Send the frames for bytes of the provider's; return whether all were sent, and more may come."""
-        translation, lines, passage = self._translation, self._lines, self._passage
-        if translation is None or lines is None or passage is None:
-            return False
         lines.feed(chunk)
         ready = _translated(translation, lines)
         if ready and not passage.write(ready):

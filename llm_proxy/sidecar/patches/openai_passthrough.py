@@ -58,7 +58,7 @@ def install() -> None:
         if stream is self:
             lines = _openai_lines(self) if _may_pass_through(self) else None
             stream_type = STREAM_TYPES.get(self.logging_obj.call_type, PassthroughStream)
-            stream = stream_type(self, lines, **_asked(self)) if lines is not None else None
+            stream = stream_type(self, lines, **_stream_options(self)) if lines is not None else None
             self.__dict__[PASSTHROUGH_ATTRIBUTE] = stream
         return await (translate(self) if stream is None else stream.next_frame())
 
@@ -90,7 +90,7 @@ def _call_of(stream: Untyped) -> tuple[Json, Json]:
     return as_object(params.get("metadata")), as_object(request.get("body"))
 
 
-def _asked(stream: Untyped) -> dict[str, Any]:
+def _stream_options(stream: Untyped) -> dict[str, Any]:
     """Return the model's name for the answer, and whether the caller gets the usage."""
     metadata, request = _call_of(stream)
     included = as_object(request.get("stream_options")).get("include_usage")
