@@ -19,7 +19,7 @@ from llm_proxy.ledger import Ledger, LedgerStore, UsageRecord
 from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.retention import DEFAULT_DAYS
 from llm_proxy.ledger.worker_slot import acquire_slot
-from llm_proxy.schema.connections import gateway_pools
+from llm_proxy.schema.connections import close_pool, gateway_pools
 from llm_proxy.telemetry import Metrics, timestamp_of, uuid7
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ async def run_ledger(
         await ledger.stop()
     finally:
         if pool:
-            pool.terminate()
+            await close_pool(pool)
         slot.release()
 
 

@@ -4,8 +4,6 @@ Invariants: started in the order of the imports, stopped in reverse; a store tha
 unreachable does not stop the start; nothing here is on a call's way.
 """
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -42,7 +40,7 @@ from llm_proxy.identity import (
     record_rejected_action,
 )
 from llm_proxy.notify import Notifier, NotifierSources, Outbox, webhooks_from_settings
-from llm_proxy.schema.connections import Pool
+from llm_proxy.schema.connections import close_pool
 from llm_proxy.settings import Settings, several
 from llm_proxy.telemetry import Metrics, WorkerMetricsFiles, setup_logging
 from llm_proxy.uploads import UploadSpace
@@ -50,7 +48,6 @@ from llm_proxy.upstream.monitor import SidecarMonitor
 
 log = logging.getLogger(__name__)
 
-CLOSE_TIMEOUT_S = 1
 ERASURES_RETRY_S = 600.0
 
 
@@ -161,7 +158,7 @@ class Gateway:
         if stages.database is not None:
             for pool in {stages.database.pool, stages.database.reports}:
                 await pool
-                started.push_async_callback(_close, pool)
+                started.push_async_callback(close_pool, pool)
         await self._check_eviction()
         await services.ledger.start()
         started.push_async_callback(services.ledger.stop)
@@ -307,11 +304,3 @@ def _notifier(stages: Stages) -> Notifier | None:
     notifier = Notifier(outbox, webhooks, webhook_delivery(settings), sources, stages.metrics)
     stages.services.ledger.on_provider_auth_failure = notifier.provider_rejected_credentials
     return notifier
-
-
-async def _close(pool: Pool) -> None:
-    """Closes connections that were returned; cuts the others after `CLOSE_TIMEOUT_S`."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await pool.close()
-    pool.terminate()

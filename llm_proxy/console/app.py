@@ -31,6 +31,7 @@ from llm_proxy.console.static_files import StaticFiles
 from llm_proxy.console.watched_gateway import WatchedGateway
 from llm_proxy.errors import APIError, BadRequest, NotFound, StoreUnavailable
 from llm_proxy.identity import AuthFailureLog
+from llm_proxy.schema.connections import close_pool
 from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected
 from llm_proxy.settings import Settings
 from llm_proxy.telemetry import uuid7
@@ -119,7 +120,7 @@ def _lifespan(data: ConsoleData, gateway: WatchedGateway, failures: AuthFailureL
         finally:
             await failures.stop()
             await gateway.close()
-            data.pool.terminate()
+            await close_pool(data.pool)
 
     return run
 

@@ -6,9 +6,10 @@ the address's `connection_limit`.
 Sources: https://www.pgbouncer.org/features.html, `asyncpg.connection.Connection._get_statement`.
 """
 
+import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import asyncpg
@@ -19,6 +20,7 @@ from llm_proxy.schema.database import connecting
 Pooler = Literal["auto", "transaction", "session"]
 CONNECT_TIMEOUT_S, PATIENT_CONNECT_TIMEOUT_S = 5, 60
 COMMAND_TIMEOUT_S = 30
+CLOSE_TIMEOUT_S = 1
 POOL_SIZE = 8
 REPORTS_POOL_SIZE = 2
 """Connections for questions about usage, which may take long: nothing else waits for them."""
@@ -177,7 +179,7 @@ def _pool(url: str, connector: Connector, size: int) -> LimitedPool:
     return pool
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def open_command_pool(url: str, tls: ssl.SSLContext | None) -> AsyncGenerator[Pool]:
     """Opens a pool of at most two connections for one command; raises the driver's errors.
 
@@ -188,6 +190,14 @@ async def open_command_pool(url: str, tls: ssl.SSLContext | None) -> AsyncGenera
     connector = Connector(url, tls, "transaction", is_patient=True)
     async with _pool(url, connector, MIN_CONNECTIONS) as pool:
         yield pool
+
+
+async def close_pool(pool: Pool) -> None:
+    """Closes connections when they are returned; cuts the others after `CLOSE_TIMEOUT_S`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await pool.close()
+    pool.terminate()
 
 
 async def connect(url: str, tls: ssl.SSLContext | None, pooler: Pooler = "transaction") -> PooledConnection:

@@ -1,6 +1,8 @@
 """Postgres is killed, or absent: no promised record is lost or counted twice."""
 
 import asyncio
+import contextlib
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from processes import descendants
 from usage_records import record, run_ledger, until_written
 
 from llm_proxy.admission.lease import SettledUsage
@@ -53,9 +56,11 @@ class Server:
         wait_until_ready([self._running])
 
     def kill(self) -> None:
-        """SIGKILL, to the server and its children."""
+        """SIGKILL, to the server and its children, the first of which could answer one more query."""
         assert self._running is not None
-        self._running.popen.send_signal(signal.SIGKILL)
+        for pid in (self._running.popen.pid, *descendants(self._running.popen.pid)):
+            with contextlib.suppress(ProcessLookupError):  # a child that saw the server end
+                os.kill(pid, signal.SIGKILL)
         self._running.popen.wait()
         self._running = None
 
