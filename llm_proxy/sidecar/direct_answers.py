@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar import call_outcome, callback, direct_internals, embeddings
+from llm_proxy.sidecar import call_outcome, callback, direct_internals, embeddings, flat_prices
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
 from llm_proxy.sidecar.direct_templates import DirectCall
@@ -166,7 +166,18 @@ def _priced(
 ) -> GoodAnswer:
     """Return what LiteLLM makes of an answer's document, with its cost."""
     result = direct_internals.answer_object(document, answer.headers, template.pricing)
-    cost_usd, breakdown = direct_internals.price(result, template.pricing)
-    extra = extra_headers(as_object(result._hidden_params), call.group)  # noqa: SLF001 -- where LiteLLM keeps them
+    hidden = as_object(result._hidden_params)  # noqa: SLF001 -- where LiteLLM keeps them
+    known = _flat_price(document, result, template.pricing, hidden) if "choices" in document else None
+    cost_usd, breakdown = known or direct_internals.price(result, template.pricing)
+    extra = extra_headers(hidden, call.group)
     started, ended = outcome.attempts[-1].started_at, datetime.now(UTC)
     return GoodAnswer(result, call, template, answer, extra, cost_usd, breakdown, started, ended)
+
+
+def _flat_price(document: Json, result: Untyped, pricing: Untyped, hidden: Json) -> tuple[float, Json] | None:
+    """Return the cost of a chat's answer, and its parts; None if LiteLLM has to reckon it."""
+    messages = [as_object(as_object(one).get("message")) for one in as_list(document["choices"])]
+    tier = document.get("service_tier")
+    if any(message.get("annotations") for message in messages) or not isinstance(tier, str | None):
+        return None  # a citation may be of a search that is billed
+    return flat_prices.price(document.get("usage"), result.model, tier or None, pricing, hidden)

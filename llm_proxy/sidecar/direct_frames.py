@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
-from llm_proxy.sidecar import catalog, direct_internals
+from llm_proxy.sidecar import catalog, direct_internals, flat_prices
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import accounting
@@ -31,21 +31,32 @@ STRINGS = ("id", "service_tier", "system_fingerprint")
 CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "logprobs"})
 DELTA_FIELDS = TEXT_DELTA_FIELDS | {"tool_calls"}
 CALL_FIELDS = frozenset({"index", "id", "type", "function"})
-COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
-PARTS = {
-    "prompt_tokens_details": frozenset({"cached_tokens", "audio_tokens"}),
-    "completion_tokens_details": frozenset(
-        {
-            *("reasoning_tokens", "audio_tokens"),
-            *("accepted_prediction_tokens", "rejected_prediction_tokens"),
-        }
-    ),
-}
-"""Details of OpenAI's usage -> the counts that they consist of."""
 OLLAMA_FINGERPRINT = "fp_ollama"
 """LiteLLM gives answers of Ollama an id of its own."""
 UNPRICED_ATTRIBUTE = "_llmp_unpriced"
 MAX_TIERS = 16
+
+
+class PlainUsage:
+    """A usage with OpenAI's counts alone, by the names by which LiteLLM's object is read."""
+
+    def __init__(self, stated: Json) -> None:
+        self._stated = stated
+        self.prompt_tokens: int = stated["prompt_tokens"]
+        self.completion_tokens: int = stated["completion_tokens"]
+
+    def model_dump(self, **_: object) -> Json:
+        """Return it as it was stated."""
+        return self._stated
+
+
+@dataclass(frozen=True, slots=True)
+class PlainAnswer:
+    """What a row takes of LiteLLM's object of an answer."""
+
+    id: str
+    usage: PlainUsage
+    service_tier: str | None
 
 
 class PricedAnswer(NamedTuple):
@@ -201,9 +212,13 @@ class DirectFrames(PassthroughStream):
 
     def _price(self) -> PricedAnswer:
         """Return the answer with its cost."""
-        made = direct_internals.answer_with_usage(
-            self._kept[0]["id"], as_object(self._usage), self._tier, self._pricing, self.hidden
-        )
+        usage, answer_id = as_object(self._usage), self._kept[0]["id"]
+        flat = flat_prices.price(usage, self._pricing.model, self._tier, self._pricing, self.hidden)
+        if flat is not None:
+            answer = PlainAnswer(answer_id, PlainUsage(usage), self._tier)
+            self._priced = PricedAnswer(answer, *flat, self._tier)
+            return self._priced
+        made = direct_internals.answer_with_usage(answer_id, usage, self._tier, self._pricing, self.hidden)
         is_stated = direct_internals.states_cost(self.hidden)
         known = None if is_stated else self._unpriced.answers.get(self._tier)
         cost_usd, breakdown = known or direct_internals.price(made, self._pricing)
@@ -250,7 +265,7 @@ def is_plain(chunk: Json) -> bool:
         and chunk.get("system_fingerprint") != OLLAMA_FINGERPRINT
         and type(chunk.get("created")) is int
         and all(map(_is_plain_choice, chunk["choices"]))
-        and (not chunk.get("usage") or _is_plain_usage(chunk["usage"]))
+        and (not chunk.get("usage") or flat_prices.is_plain_usage(chunk["usage"]))
     )
 
 
@@ -277,21 +292,3 @@ def _is_plain_call(call: object) -> bool:
         and all(isinstance(value, str | None) for value in function.values())
         and isinstance(call.get("id"), str | None)
     )
-
-
-def _is_plain_usage(usage: Json) -> bool:
-    if not usage.keys() <= {*COUNTS, *PARTS} or any(not _is_count(usage.get(name)) for name in COUNTS):
-        return False
-    return all(
-        stated is None
-        or (
-            is_object(stated)
-            and stated.keys() <= names
-            and all(one is None or _is_count(one) for one in stated.values())
-        )
-        for stated, names in ((usage.get(part), names) for part, names in PARTS.items())
-    )
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0

@@ -4,6 +4,7 @@ The names are listed in `litellm_internals`, as every other.
 """
 
 import copy
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 
@@ -145,13 +146,34 @@ def known_prices() -> tuple[int, int]:
     return id(prices), len(prices)
 
 
+def price_entries(model: str, logging: Untyped) -> dict[str, Json]:
+    """Return the entries of the list of prices by which an answer of this model may be priced."""
+    library, details = litellm_internals.litellm_module(), logging.model_call_details
+    provider, info = details.get("custom_llm_provider"), as_object(logging.litellm_params.get("model_info"))
+    given = (model, logging.model, info.get("id"), info.get("base_model"), details.get("base_model"))
+    names = {str(one) for one in given if one}
+    names |= {f"{provider}/{one}" for one in names} | {one.partition("/")[2] for one in names}
+    found = {name: library.model_cost[name] for name in names if name in library.model_cost}
+    for name in names:
+        with suppress(Exception):  # LiteLLM knows no such model
+            key = library.get_model_info(model=name, custom_llm_provider=provider)["key"]
+            found[key] = library.model_cost[key]
+    return found
+
+
+def price_entry(name: str) -> object:
+    """Return an entry of the list of prices; None if there is none."""
+    found: object = litellm_internals.litellm_module().model_cost.get(name)
+    return found
+
+
 def answer_with_usage(
-    answer_id: str, usage: Json, tier: str | None, logging: Untyped, hidden: Json
+    answer_id: str, usage: Json, tier: str | None, logging: Untyped, hidden: Json, model: str = ""
 ) -> Untyped:
-    """Return LiteLLM's object of an answer without its texts."""
+    """Return LiteLLM's object of an answer without its texts; `model` is the deployment's without one."""
     library = litellm_internals.litellm_module()
     stated = {"service_tier": tier} if tier else {}
-    made = library.ModelResponse(id=answer_id, choices=[], model=logging.model, **stated)
+    made = library.ModelResponse(id=answer_id, choices=[], model=model or logging.model, **stated)
     made.usage = library.Usage(**usage)
     made._hidden_params = {**hidden}  # noqa: SLF001 -- where LiteLLM keeps them
     return made

@@ -41,6 +41,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
             "callbacks",
             "model_cost",
             "get_llm_provider",
+            "get_model_info",
             "BadGatewayError",
             "EmbeddingResponse",
             "Usage",

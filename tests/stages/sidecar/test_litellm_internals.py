@@ -60,6 +60,11 @@ METHODS = {
         "_stream_usage_for_event",
         "_streamed_usage_cost",
     ),
+    "litellm.litellm_core_utils.litellm_logging.Logging": (
+        "custom_pricing_for",
+        "get_router_model_id",
+        "response_cost_calculator",
+    ),
     "litellm.caching.caching_handler.LLMCachingHandler": (
         "_process_async_embedding_cached_response",
         "combine_cached_embedding_response_with_api_result",

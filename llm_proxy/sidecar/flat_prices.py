@@ -1,0 +1,252 @@
+"""The price of an answer whose usage has plain counts, where LiteLLM's rates do not depend on the call.
+
+Invariants: rates are those that LiteLLM billed; they serve an answer only after LiteLLM's own prices of other
+usages were these sums, to the last digit and with all parts. Where a price depends on anything else (time,
+region, discounts, a table of tiers, a cost that the provider states), and from a prompt's size on at which
+another rate begins, LiteLLM reckons. Rates are dropped once an entry of LiteLLM's list of prices changes.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from llm_proxy.json_access import Json, as_object, is_object
+from llm_proxy.sidecar import direct_internals
+from llm_proxy.sidecar.litellm_internals import Untyped
+
+COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+PARTS = {
+    "prompt_tokens_details": frozenset({"cached_tokens", "audio_tokens"}),
+    "completion_tokens_details": frozenset(
+        {
+            *("reasoning_tokens", "audio_tokens"),
+            *("accepted_prediction_tokens", "rejected_prediction_tokens"),
+        }
+    ),
+}
+"""Details of OpenAI's usage -> the counts that they consist of."""
+FLAT_ATTRIBUTE = "_llmp_flat_prices"
+MAX_FLAT_PRICES = 16
+"""Of one form of calls: a provider may state another model and another tier in each answer."""
+OWN_RULES = frozenset({"azure", "azure_ai", "perplexity", "vertex_ai", "vertex_ai_beta"})
+"""Providers whose prices LiteLLM reckons by more than an answer's usage."""
+PRICE_NAMES = ("cost", "pric", "multiplier", "peak", "provider_specific")
+"""Parts of the names by which an entry states what a price depends on."""
+CONSTANT_RATE = re.compile(
+    r"((input|output)_cost_per_(token|token_cache_hit|reasoning_token|audio_token|image_token|image|video_token)"
+    r"|cache_(read|creation)_input_(audio_)?token_cost(_above_1hr)?|search_context_cost_per_query"
+    r"|regional_processing_uplift_multiplier)"
+    r"(_above_(?P<limit>[0-9]+)(?P<thousands>k?)_tokens)?(_(priority|flex|batches|balanced|ultrafast|eu|us))?"
+)
+OPEN_END = 10**9
+"""More tokens than a call has."""
+VARYING = frozenset(
+    {"input_cost", "output_cost", "total_cost", "original_cost", "cache_read_cost", "reasoning_cost"}
+)
+"""Parts of a cost that depend on the counts."""
+NOTHING_ADDED: Json = {
+    "service_tier": None,
+    "tool_usage_cost": 0.0,
+    "data_residency": None,
+    "vertex_location": None,
+    "discount_percent": 0.0,
+    "discount_amount": 0.0,
+    "margin_percent": 0.0,
+    "margin_fixed_amount": 0.0,
+    "margin_total_amount": 0.0,
+}
+"""The other parts, whatever the tier, where a cost is the sum of its tokens."""
+
+
+class PlainCounts(NamedTuple):
+    """The tokens of an answer that has no others."""
+
+    prompt: int
+    completion: int
+    cached: int
+    reasoning: int
+
+    def as_usage(self) -> Json:
+        """Return them as a provider states them."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FlatPrice:
+    """Rates in USD a token, and what else a price of LiteLLM's consists of.
+
+    Attributes:
+        below: Prompts with fewer tokens have these rates.
+        is_own: Whether the deployment states its prices, so that a cost that the provider states is no cost.
+        constant: The parts of a cost that do not depend on counts.
+        prices: Which list of prices LiteLLM had.
+        entries: The entries of that list that may be the deployment's, as they were.
+    """
+
+    per_input: float
+    per_cached: float
+    per_output: float
+    per_reasoning: float
+    below: int
+    is_own: bool
+    constant: Json
+    prices: tuple[int, int]
+    entries: Mapping[str, Json]
+
+    def price(self, counts: PlainCounts) -> tuple[float, Json]:
+        """Return the cost and its parts, by the operations by which LiteLLM reckons them."""
+        cached = float(counts.cached) * self.per_cached
+        reasoning = float(counts.reasoning) * self.per_reasoning
+        given = float(counts.prompt - counts.cached) * self.per_input + cached
+        made = float(counts.completion - counts.reasoning) * self.per_output + reasoning
+        cost = given + made
+        parts = {
+            **self.constant,
+            "input_cost": given,
+            "output_cost": made,
+            "total_cost": cost,
+            "original_cost": cost,
+        }
+        if cached > 0:
+            parts["cache_read_cost"] = cached
+        if reasoning > 0:
+            parts["reasoning_cost"] = reasoning
+        return cost, parts
+
+    def holds(self) -> bool:
+        """Whether LiteLLM's entries are what they were."""
+        return self.prices == direct_internals.known_prices() and all(
+            direct_internals.price_entry(name) == entry for name, entry in self.entries.items()
+        )
+
+
+def price(
+    usage: object, model: str, tier: str | None, pricing: Untyped, hidden: Json
+) -> tuple[float, Json] | None:
+    """Return what an answer costs, and the parts of the cost; None if LiteLLM has to reckon it.
+
+    Args:
+        usage: As the answer states it.
+        model: Of the answer.
+        tier: The service tier of the answer.
+        pricing: LiteLLM's logging object of the call that the request's template was learned from.
+        hidden: What LiteLLM keeps beside the answer.
+    """
+    counts = plain_counts(usage)
+    if counts is None:
+        return None
+    flat = _flat_price(model, tier, pricing)
+    if flat is None or counts.prompt >= flat.below:
+        return None
+    is_stated = not flat.is_own and direct_internals.states_cost(hidden)
+    return None if is_stated else flat.price(counts)
+
+
+def _flat_price(model: str, tier: str | None, pricing: Untyped) -> FlatPrice | None:
+    known: dict[tuple[str, str | None], FlatPrice | None] | None = getattr(pricing, FLAT_ATTRIBUTE, None)
+    if known is None:
+        setattr(pricing, FLAT_ATTRIBUTE, known := {})
+    key = model, tier
+    found = known.get(key)
+    is_new = key not in known and len(known) < MAX_FLAT_PRICES
+    if is_new or (found is not None and not found.holds()):
+        found = known[key] = _learn(model, tier, pricing)
+    return found
+
+
+def plain_counts(usage: object) -> PlainCounts | None:
+    """Return the counts of a usage that has no others, and whose parts are no larger than their sums."""
+    if not is_object(usage) or not is_plain_usage(usage):
+        return None
+    prompt, completion = (as_object(usage.get(name)) for name in PARTS)
+    found = PlainCounts(
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+        prompt.get("cached_tokens") or 0,
+        completion.get("reasoning_tokens") or 0,
+    )
+    has_sound = prompt.get("audio_tokens") or completion.get("audio_tokens")
+    if has_sound or found.cached > found.prompt or found.reasoning > found.completion:
+        return None
+    return found if max(found) < OPEN_END else None
+
+
+def is_plain_usage(usage: Json) -> bool:
+    """Whether a usage has OpenAI's counts, and none else."""
+    if not usage.keys() <= {*COUNTS, *PARTS} or any(not _is_count(usage.get(name)) for name in COUNTS):
+        return False
+    return all(
+        stated is None
+        or (
+            is_object(stated)
+            and stated.keys() <= names
+            and all(one is None or _is_count(one) for one in stated.values())
+        )
+        for stated, names in ((usage.get(part), names) for part, names in PARTS.items())
+    )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _learn(model: str, tier: str | None, pricing: Untyped) -> FlatPrice | None:
+    """Return the rates by which LiteLLM bills a deployment; None if they depend on more than its entries."""
+    entries = copy.deepcopy(direct_internals.price_entries(model, pricing))
+    below, hidden = _first_limit(entries), direct_internals.hidden_of_stream(pricing, {})
+    if below is None or hidden["custom_llm_provider"] in OWN_RULES:
+        return None
+    found: FlatPrice | None = None
+    for counts in _samples(below):
+        made = direct_internals.answer_with_usage("", counts.as_usage(), tier, pricing, hidden, model)
+        cost_usd, parts = direct_internals.price(made, pricing)
+        rates: Untyped = pricing.billed_token_rates
+        constant = {name: value for name, value in as_object(parts).items() if name not in VARYING}
+        is_sum = {**constant, "service_tier": None} == NOTHING_ADDED
+        if cost_usd is None or rates is None or not is_sum:
+            return None
+        found = found or FlatPrice(
+            rates.input_cost_per_token,
+            rates.cache_read_input_token_cost,
+            rates.output_cost_per_token,
+            rates.output_cost_per_reasoning_token,
+            below,
+            bool(pricing.custom_pricing_for(made)),
+            constant,
+            direct_internals.known_prices(),
+            entries,
+        )
+        if found.price(counts) != (cost_usd, parts):
+            return None
+    return found
+
+
+def _samples(below: int) -> Iterator[PlainCounts]:
+    """Yield usages from the smallest to the largest with the same rates."""
+    yield PlainCounts(3, 7, 1, 2)
+    yield PlainCounts(1031, 0, 0, 0)
+    for prompt in (below // 3, below - 1):
+        yield PlainCounts(prompt, 5 * prompt + 3, prompt // 7, prompt // 3)
+
+
+def _first_limit(entries: Mapping[str, Mapping[str, Any]]) -> int | None:
+    """Return the size of a prompt from which another rate may hold; None if rates depend on other things."""
+    limits = [OPEN_END]
+    for entry in entries.values():
+        for name, value in entry.items():
+            if value is None or name.startswith("supports_") or not any(one in name for one in PRICE_NAMES):
+                continue
+            rate = CONSTANT_RATE.fullmatch(name)
+            if rate is None:
+                return None
+            if rate["limit"]:
+                limits.append(int(rate["limit"]) * (1000 if rate["thousands"] else 1))
+    return min(limits)
