@@ -86,7 +86,8 @@ class CacheEntry:
     Attributes:
         size_bytes: Of the answer before compression.
         headers: Those of `REPLAYED_HEADERS` the answer had: its type and who served it.
-        usage: The usage object the answer states; empty when it states none.
+        usage: The usage object the answer states; empty when it states none. Integers beyond 64 bits are
+            read as floats.
         payload: The answer, compressed.
     """
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -83,7 +83,9 @@ class Deployment:
     async def stop(self, request_id: str, headers: dict[str, str] = ADMIN) -> httpx.Response:
         """Stops a call, at the narrow gateway."""
         async with httpx.AsyncClient(timeout=20) as client:
-            return await client.delete(f"{self.narrow.url}/admin/calls/{request_id}", headers=headers)
+            return await decided(
+                lambda: client.delete(f"{self.narrow.url}/admin/calls/{request_id}", headers=headers)
+            )
 
     async def admin(self, method: str, path: str, body: Json | None = None) -> Json:
         """The answer of a route of the admin API."""
@@ -112,7 +114,11 @@ def gateways(
     limits_redis_url: str,
 ) -> Iterator[tuple[GatewayOverSidecars, GatewayOverSidecars]]:
     """The gateway of two workers, and the other."""
-    names = {"DATABASE_URL": postgres_url, "LIMITS_REDIS_URL": limits_redis_url}
+    names = {
+        "DATABASE_URL": postgres_url,
+        "LIMITS_REDIS_URL": limits_redis_url,
+        "LLM_PROXY__STORE_TIMEOUT_MS": "5000",  # a busy machine must not make the store count as away
+    }
     two = names | {"LLM_PROXY__WORKERS": "2"}
     with (
         run_gateway(tmp_path_factory.mktemp("wide"), two_sidecars, two) as wide,
@@ -133,6 +139,15 @@ async def deployment(
     await asyncio.gather(*(one.task for one in made.opened), return_exceptions=True)
 
 
+async def decided(stop: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """Returns the answer to a stop, which is sent again while a busy process is late with its list."""
+    for _ in range(10):
+        answer = await stop()
+        if "did not answer in time" not in answer.text:
+            return answer
+    raise TimeoutError
+
+
 def streaming(listed: Json, count: int) -> bool:
     """Whether so many calls stream, and each has sent something."""
     started = [one for one in listed["data"] if one["state"] == "streaming" and one["sent_bytes"] > 0]
@@ -146,8 +161,10 @@ async def test_calls_of_all_workers_are_listed_at_another_gateway_and_one_is_sto
     agent = uuid4().hex
     names = {"X-Agent-Id": agent, "X-Tenant-Id": "runaways", "X-Session-Id": "s-1"}
     calls = [deployment.open_call(names=names) for _ in range(STREAMS)]
-    listed = await deployment.until(lambda found: streaming(found, STREAMS), agent=agent)
-    assert (listed["complete"], listed["note"], listed["store"]) == (True, None, "up")
+    listed = await deployment.until(
+        lambda found: found["complete"] and streaming(found, STREAMS), agent=agent
+    )
+    assert (listed["note"], listed["store"]) == (None, "up")
     first = listed["data"][0]
     assert {one["client_request_id"] for one in listed["data"]} == {one.client_id for one in calls}
     assert len({one["worker"] for one in listed["data"]}) <= 2
@@ -272,7 +289,7 @@ async def test_a_key_stops_its_own_calls_and_those_of_its_child_keys(deployment:
 
         async def stop(key: str, request_id: str) -> httpx.Response:
             headers = {"Authorization": f"Bearer {keys[key]}"}
-            return await client.delete(f"/v1/calls/{request_id}", headers=headers)
+            return await decided(lambda: client.delete(f"/v1/calls/{request_id}", headers=headers))
 
         headers = {"Authorization": f"Bearer {keys['root']}"}
         made = await client.post("/v1/keys/children", json={}, headers=headers)

@@ -66,7 +66,7 @@ def recording(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> I
     (folder / "owners.py").write_text(OWNERS_MODULE, encoding="utf-8")
     config: Json = {
         "model_list": [
-            deployment(family + kind, f"{family}/scripted", provider, stream_timeout=3, **more)
+            deployment(family + kind, f"{family}/scripted", provider, stream_timeout=30, **more)
             for family in FAMILIES
             for kind, more in (("", {}), (PINGED, {"keepalive_seconds": 60}))
         ],

@@ -21,8 +21,10 @@ from llm_proxy.sidecar.response_cache import (
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
+INTEGERS = st.integers(-(2**63), 2**64 - 1)
+"""Others are read as floats."""
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(),  # others are read as floats
+    st.none() | st.booleans() | INTEGERS | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
@@ -55,7 +57,7 @@ def test_any_other_difference_changes_the_key() -> None:
     assert digest_of_call(CHAT, {"stream": False}) == digest_of_call(CHAT, {})
 
 
-@given(st.binary(), st.dictionaries(st.text(), st.integers()))
+@given(st.binary(), st.dictionaries(st.text(), INTEGERS))
 def test_an_entry_is_read_as_it_was_written(payload: bytes, usage: Json) -> None:
     """Whatever its bytes are."""
     entry = CacheEntry(1.5, len(payload), [(b"content-type", b"text/event-stream")], usage, payload)
