@@ -41,7 +41,7 @@ class Responder:
     """
 
     __slots__ = (
-        "_context", "_head_lock", "_idle_checks", "_pings", "_renderer", "_write_chunk",
+        "_context", "_head_lock", "_idle_checks", "_pings", "_renderer", "_unwritten", "_write_chunk",
         "dialect", "error", "is_bytes", "keeping", "outlet", "owned", "started",
     )  # fmt: skip
 
@@ -50,6 +50,7 @@ class Responder:
         self._write_chunk: Write | None = responses.chunk_writer(scope)
         self.dialect = dialect
         self._renderer: StreamRenderer | None = None
+        self._unwritten = b""  # what `_write_at_once` rendered and could not write
         self._pings: BackgroundLoop | None = None
         self._head_lock: asyncio.Lock | None = None
         self._idle_checks = 0
@@ -140,9 +141,9 @@ class Responder:
         """Sends the head with the first event; a stream that ends before its closing event is truncated."""
         send, context = self.outlet, self._context
         renderer, payload = self._renderer, context.payload
-        async for chunk in admitted.chunks(self._write_plain if self._passes_plainly(admitted) else None):
+        async for chunk in admitted.chunks(self._write_at_once if self._is_read_by_one(admitted) else None):
             context.answered_at = context.answered_at or time.perf_counter()
-            out = chunk if renderer is None else renderer.feed(chunk)
+            out, self._unwritten = self._unwritten or self._rendered(chunk), b""
             if not out:
                 continue
             if not self.started:
@@ -166,16 +167,24 @@ class Responder:
         await send({"type": "http.response.body", "body": end})
         context.outcome = "ok"
 
-    def _passes_plainly(self, admitted: AdmittedCall) -> bool:
-        """Whether the events of a stream go to the caller alone, as they are."""
-        is_plain = self._renderer is None and self.owned is None and self._context.payload is None
-        return is_plain and self._write_chunk is not None and admitted.byte_type is None
+    def _is_read_by_one(self, admitted: AdmittedCall) -> bool:
+        """Whether the events of a stream go to the caller alone."""
+        is_kept = self.owned is not None or self._context.payload is not None
+        return self._write_chunk is not None and not is_kept and admitted.byte_type is None
 
-    def _write_plain(self, chunk: bytes) -> bool:
-        """Writes a chunk of a stream whose head was sent; False where it was not written."""
-        if not self.started or self._write_chunk is None or not self._write_chunk(chunk):
+    def _rendered(self, chunk: bytes) -> bytes:
+        return chunk if self._renderer is None else self._renderer.feed(chunk)
+
+    def _write_at_once(self, chunk: bytes) -> bool:
+        """Renders and writes a further chunk of a stream; False where it was not written."""
+        if not (self.started and self._context.answered_at) or self._write_chunk is None:
             return False
-        self._context.sent_bytes += len(chunk)
+        out = chunk if self._renderer is None else self._renderer.feed(chunk)
+        if out and not self._write_chunk(out):
+            self._unwritten = out
+            return False
+        self._idle_checks = 0
+        self._context.sent_bytes += len(out)
         return True
 
     async def _start_stream(self, admitted: AdmittedCall) -> None:

@@ -28,13 +28,14 @@ _ENDS = frozenset(
 _ERROR_FIELDS = ("code", "message", "param")
 _ALWAYS_READ = (b"event: error", b'"type":"error"', b'"type": "error"', b"\r")
 _CONTENT = re.compile(rb"^event: (?!message_)[a-z_.]*delta$", re.MULTILINE)
+_DELTA = re.compile(rb'event: (?!message_)([a-z_.]*delta)\ndata: ?\{"type": ?"\1",')
 _DATA = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
 
 
 class NativeStreamFilter(EventFilter):
     """The frames of one stream in its provider's own protocol."""
 
-    __slots__ = ("_ids", "_is_free", "_marks", "_message_usage")
+    __slots__ = ("_delta_start", "_ids", "_is_free", "_marks", "_message_usage")
 
     def __init__(self, endpoint: Endpoint, ids: SealedIds | None = None, *, is_free: bool = False) -> None:
         """Begins a stream; one that `is_free` is read again: what it states was billed before."""
@@ -43,10 +44,16 @@ class NativeStreamFilter(EventFilter):
         self._is_free = is_free
         self._marks = (*_READ_KINDS[endpoint], *_ALWAYS_READ)
         self._message_usage: Json = {}
+        self._delta_start: bytes = b""
         self.usage = NOTHING_USED if is_free else None
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as received; returns the bytes to send now."""
+        if not self._gate.held_bytes and self._is_delta(chunk):
+            if self._ids is not None:
+                chunk = self._ids.in_delta(chunk)
+            self._count_content(chunk)
+            return chunk
         frames = self._gate.feed(chunk)
         if not frames:
             return b""
@@ -57,6 +64,19 @@ class NativeStreamFilter(EventFilter):
         self._count(frames)
         return frames
 
+    def _is_delta(self, chunk: bytes) -> bool:
+        """Whether a chunk is one frame of content and says so: a line for the event, and one for its object.
+
+        Such frames mostly begin like the last one, and nothing else in them matters.
+        """
+        start = self._delta_start
+        if not (start and chunk.startswith(start)):
+            if (found := _DELTA.match(chunk)) is None:
+                return False
+            self._delta_start = start = found.group()
+        is_one = chunk.find(b"\n", len(start)) == len(chunk) - 2 and chunk.endswith(b"}\n\n")
+        return is_one and chunk.find(b"\r") < 0
+
     def _needs_reading(self, frames: bytes) -> bool:
         """Whether a frame states what is read, or is not an event line and an object on one line."""
         count = frames.count(b"\n\n")
@@ -65,7 +85,7 @@ class NativeStreamFilter(EventFilter):
             or frames.count(b"\n\nevent: ") != count - 1
             or frames.count(b"\ndata: {") != count
             or frames.count(b"}\n\n") != count
-            or any(mark in frames for mark in self._marks)
+            or any(frames.find(mark) >= 0 for mark in self._marks)
         )
 
     def _count(self, frames: bytes) -> None:

@@ -40,6 +40,10 @@ class SealedIds:
         self._learn(document)
         return self._replaced(body)
 
+    def in_delta(self, frame: bytes) -> bytes:
+        """Returns an event of content, which names no item for the first time, with our ids."""
+        return self._replaced(frame)
+
     def in_frames(self, frames: bytes) -> bytes:
         """Returns complete events with our ids."""
         if _ITEM in frames or _RESPONSE in frames or _RESPONSE_SPACED in frames:
@@ -72,8 +76,7 @@ class SealedIds:
 
     def _replaced(self, raw: bytes) -> bytes:
         for own, token in self._ids.items():
-            if own in raw:
-                raw = raw.replace(own, token)
+            raw = raw.replace(own, token)
         return raw
 
 

@@ -28,6 +28,7 @@ from llm_proxy.dialects.translation.chat_answer import (
     ChatDelta,
     ThinkingPiece,
     ToolCallPiece,
+    deltas_of_text,
 )
 from llm_proxy.dialects.translation.usage import ChatUsage
 from llm_proxy.errors import APIError
@@ -39,6 +40,7 @@ _DELTA = (
     b"event: content_block_delta\n"
     b'data: {"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":%b}}\n\n'
 )
+_TEXT_DELTA = _DELTA.removesuffix(b"%b}}\n\n")
 _BLOCK_STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
 
 
@@ -71,7 +73,7 @@ class MessagesStream:
 
     __slots__ = (
         "_at", "_calls", "_context", "_kind", "_late", "_model", "_next", "_open_call",
-        "_reader", "_refusal", "_said_bytes", "_started",
+        "_reader", "_refusal", "_said_bytes", "_started", "_text_start",
     )  # fmt: skip
 
     def __init__(self, model: str, context: MessagesContext) -> None:
@@ -87,10 +89,14 @@ class MessagesStream:
         self._late: list[ChatDelta] = []
         self._refusal = ""
         self._said_bytes = 0
+        self._text_start: bytes = b""  # of the open text's deltas
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes OpenAI's frames, any chunking, without `[DONE]`; returns Anthropic's."""
-        deltas = self._reader.feed(chunk)
+        text = self._reader.text_of(chunk)
+        if text is not None and self._text_start:
+            return self._say_plainly(text) if text else b""
+        deltas = self._reader.feed(chunk) if text is None else deltas_of_text(text)
         if not deltas and not self._reader.answer_id:
             return b""
         out: list[bytes] = []
@@ -98,6 +104,12 @@ class MessagesStream:
         for delta in deltas:
             self._add(delta, out)
         return b"".join(out)
+
+    def _say_plainly(self, text: str) -> bytes:
+        """Returns the event of a text's delta, which begins as the block's others."""
+        written = orjson.dumps(text)
+        self._said_bytes += len(written) - 2
+        return b"%b%b}}\n\n" % (self._text_start, written)
 
     def end(self, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the provider
         """The events that end a complete stream."""
@@ -168,6 +180,7 @@ class MessagesStream:
     def _add_text(self, text: str, out: list[bytes]) -> None:
         if self._kind != "text":
             self._open("text", text_block(""), out)
+            self._text_start = _TEXT_DELTA % (self._at, b"text_delta", b"text")
         self._delta(b"text_delta", b"text", text, out)
 
     def _add_thinking(self, piece: ThinkingPiece, out: list[bytes]) -> None:
@@ -248,5 +261,5 @@ class MessagesStream:
         if self._open_call is not None and not any(map(str.strip, self._open_call.arguments)):
             self._delta(b"input_json_delta", b"partial_json", "{}", out)
         out.append(_BLOCK_STOP % self._at)
-        self._kind = ""
+        self._kind, self._text_start = "", b""
         self._open_call = None

@@ -52,6 +52,12 @@ class ResponseBuilder:
             ("response.in_progress", {"response": response}),
         ]
 
+    @property
+    def open_text(self) -> GrowingMessage | None:
+        """The message that is open, if what it says last is a text."""
+        message = self._open
+        return message if type(message) is GrowingMessage and message.delta_start else None
+
     def add(self, delta: ChatDelta) -> list[Event]:
         """Returns the events of a delta."""
         if delta.text and type(self._open) is GrowingMessage and not any(delta[1:]):  # the common delta

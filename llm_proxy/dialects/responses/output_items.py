@@ -17,6 +17,7 @@ from llm_proxy.dialects.responses.tools import CallerTool
 from llm_proxy.dialects.translation.chat_answer import ThinkingPiece
 from llm_proxy.json_access import Json, as_object, as_objects, is_array, is_object
 
+_TEXT_DELTA = b'%b%b,"logprobs":[],"sequence_number":%d}\n\n'
 Event = tuple[str, Json]
 """The type of an event, and its fields but for `type` and `sequence_number`."""
 
@@ -35,14 +36,19 @@ def _done(index: int, item: Json) -> Event:
 
 
 class GrowingMessage:
-    """A message of the assistant's: texts and refusals, in the order they came."""
+    """A message of the assistant's: texts and refusals, in the order they came.
 
-    __slots__ = ("_at", "_parts", "_texts", "index", "item_id")
+    Attributes:
+        delta_start: How each event of the open text begins, up to the delta; empty while none is open.
+    """
+
+    __slots__ = ("_at", "_parts", "_texts", "delta_start", "index", "item_id")
 
     def __init__(self, item_id: str, index: int) -> None:
         self.item_id = item_id
         self.index = index
         self._at = {"item_id": item_id, "output_index": index}
+        self.delta_start: bytes = b""
         self._parts: list[Json] = []
         self._texts: list[str] = []
 
@@ -60,6 +66,11 @@ class GrowingMessage:
             fields = {**self._at, "content_index": len(self._parts) - 1, "delta": text, "logprobs": tokens}
             events.append(("response.output_text.delta", fields))
         return events
+
+    def say_plainly(self, text: str, number: int) -> bytes:
+        """Adds to the open text; returns the event with this number, most of which is the same in each."""
+        self._texts.append(text)
+        return _TEXT_DELTA % (self.delta_start, orjson.dumps(text), number)
 
     def refuse(self, refusal: str) -> list[Event]:
         """Adds to the refusal."""
@@ -92,7 +103,9 @@ class GrowingMessage:
         events = self._close_part() if self._parts else []
         self._parts.append(_empty_part(kind))
         self._texts = []
-        fields = {**self._at, "content_index": len(self._parts) - 1, "part": _empty_part(kind)}
+        at = {**self._at, "content_index": len(self._parts) - 1}
+        self.delta_start = _text_delta_start(at) if kind == "output_text" else b""
+        fields = {**at, "part": _empty_part(kind)}
         return [*events, ("response.content_part.added", fields)]
 
     def _close_part(self) -> list[Event]:
@@ -114,6 +127,11 @@ class GrowingMessage:
             "role": "assistant",
             "content": content,
         }
+
+
+def _text_delta_start(at: Json) -> bytes:
+    event = orjson.dumps({"type": "response.output_text.delta", **at})
+    return b'event: response.output_text.delta\ndata: %b,"delta":' % event[:-1]
 
 
 def _empty_part(kind: str) -> Json:

@@ -12,12 +12,13 @@ from llm_proxy.dialects.dialect import ResponseMeta
 from llm_proxy.dialects.responses.answer import ResponseBuilder, failure
 from llm_proxy.dialects.responses.output_items import Event
 from llm_proxy.dialects.responses.request import in_the_callers_terms
-from llm_proxy.dialects.translation.chat_answer import ChatAnswerReader
+from llm_proxy.dialects.translation.chat_answer import ChatAnswerReader, deltas_of_text
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import as_object
 from llm_proxy.sse import SSEDecoder, encode_event, parse_event
 
 _NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,9})')
+_NUMBERED = b'"sequence_number"'
 _FIRST_EVENTS = (b"response.created", b"response.in_progress", b"response.queued")
 
 
@@ -33,7 +34,13 @@ class TranslatedStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes OpenAI's frames, any chunking, without `[DONE]`; returns the events of those complete."""
-        deltas = self._answer.feed(chunk)
+        text, message = self._answer.text_of(chunk), self._builder.open_text
+        if text is not None and message is not None:
+            if not text:
+                return b""
+            self._number += 1
+            return message.say_plainly(text, self._number - 1)
+        deltas = self._answer.feed(chunk) if text is None else deltas_of_text(text)
         out = b""
         if not self._number and self._answer.frames:
             out = self._encode(self._builder.start())
@@ -69,19 +76,23 @@ class TranslatedStream:
 class NativeStream:
     """Passes a provider's own events; ends them where the provider's stream broke."""
 
-    __slots__ = ("_decoder", "_first", "_number")
+    __slots__ = ("_decoder", "_first", "_numbered")
 
     def __init__(self) -> None:
         self._decoder = SSEDecoder()
         self._first: bytes = b""
-        self._number = -1
+        self._numbered = b""  # the last events with a number
 
     def feed(self, chunk: bytes) -> bytes:
         """Returns the complete events, unchanged."""
+        if self._first and not self._decoder.rest and chunk.endswith(b"\n\n"):
+            if chunk.find(_NUMBERED) >= 0:
+                self._numbered = chunk
+            return chunk
         frames = self._decoder.feed(chunk)
         for frame in frames:
-            if found := _NUMBER.findall(frame):
-                self._number = int(found[-1])
+            if _NUMBERED in frame:
+                self._numbered = frame
             if not self._first and any(name in frame[:64] for name in _FIRST_EVENTS):
                 self._first = frame
         return b"".join(frames)
@@ -95,7 +106,9 @@ class NativeStream:
         first = parse_event(self._first).data
         response = as_object(as_object(orjson.loads(first)).get("response")) if first else {}
         failed = response | {"status": "failed", "error": failure(error, error.message)}
-        event = {"type": "response.failed", "response": failed, "sequence_number": self._number + 1}
+        numbers = _NUMBER.findall(self._numbered)
+        number = int(numbers[-1]) + 1 if numbers else 0
+        event = {"type": "response.failed", "response": failed, "sequence_number": number}
         return encode_event(orjson.dumps(event), b"response.failed")
 
     def ping(self) -> bytes:

@@ -71,6 +71,10 @@ class ChatDelta(NamedTuple):
 
 _NOTHING = ChatDelta()
 _PLAIN_FIELDS = frozenset({"content", "role"})
+_CONTENT = (b'"content":', b'"content": ')
+_PROBE = "\x00"
+_TRIES = 8
+"""How many frames are tried as the form of those that follow."""
 
 
 class ChatAnswerReader:
@@ -88,8 +92,8 @@ class ChatAnswerReader:
     """
 
     __slots__ = (
-        "_call_ids", "_choice", "_decoder", "_positions", "answer_id", "created", "finish_reason", "frames",
-        "model", "native_reason", "service_tier", "stop_sequence", "usage",
+        "_after", "_before", "_call_ids", "_choice", "_decoder", "_positions", "_tries", "answer_id", "created",
+        "finish_reason", "frames", "model", "native_reason", "service_tier", "stop_sequence", "usage",
     )  # fmt: skip
 
     def __init__(self, choice: int | None = None) -> None:
@@ -98,6 +102,8 @@ class ChatAnswerReader:
         self._decoder = sse.SSEDecoder()
         self._call_ids: list[str] = []
         self._positions: dict[int, int] = {}
+        self._before = self._after = b""  # of a frame's text, each with a quote
+        self._tries = _TRIES
         self.answer_id = ""
         self.frames = 0
         self.created = 0
@@ -108,8 +114,26 @@ class ChatAnswerReader:
         self.stop_sequence: str | None = None
         self.usage: ChatUsage | None = None
 
+    def text_of(self, chunk: bytes) -> str | None:
+        """Reads a chunk that is one frame, and but for its text like one before; returns the text.
+
+        None for any other chunk, which was not read. Nothing but the text is new in such a frame.
+        """
+        before, after = self._before, self._after
+        if not (before and chunk.startswith(before) and chunk.endswith(after)) or self._decoder.rest:
+            return None
+        try:
+            text: str = orjson.loads(chunk[len(before) - 1 : 1 - len(after)])
+        except orjson.JSONDecodeError:
+            return None
+        self.frames += 1
+        return text
+
     def feed(self, chunk: bytes) -> list[ChatDelta]:
         """Takes bytes of a stream of frames, any chunking; returns the deltas that add something."""
+        text = self.text_of(chunk)
+        if text is not None:
+            return deltas_of_text(text)
         deltas: list[ChatDelta] = []
         for frame in self._decoder.feed(chunk):
             data = sse.parse_event(frame).data
@@ -125,7 +149,23 @@ class ChatAnswerReader:
             delta = self._read(event, self._chosen(event.get("choices")), "delta")
             if delta is not _NOTHING:
                 deltas.append(delta)
+                if self._tries and not any(delta[1:]):
+                    self._learn_form(frame, delta.text)
         return deltas
+
+    def _learn_form(self, frame: bytes, text: str) -> None:
+        """Keeps what stands around the text of a frame, if another text there would be read as its text."""
+        self._tries -= 1
+        is_plain = frame.startswith(b"data: ") and frame.find(b"\n") == len(frame) - 2
+        written = orjson.dumps(text)
+        for name in _CONTENT:
+            start = frame.find(name + written)
+            if start < 0 or not is_plain:
+                continue
+            before, after = frame[: start + len(name) + 1], frame[start + len(name + written) - 1 :]
+            event = as_object(orjson.loads(before[6:-1] + orjson.dumps(_PROBE) + after[1:]))
+            if self._read(event, self._chosen(event.get("choices")), "delta") == ChatDelta(_PROBE):
+                self._before, self._after = before, after
 
     def read_answer(self, reply: bytes) -> ChatDelta:
         """Returns a whole answer as one delta; raises `ProviderFailed` when it is none."""
@@ -190,6 +230,11 @@ class ChatAnswerReader:
         created = event.get("created")
         if not self.created and type(created) is int and created > 0:
             self.created = created
+
+
+def deltas_of_text(text: str) -> list[ChatDelta]:
+    """The deltas of a frame with nothing but a text."""
+    return [ChatDelta(text)] if text else []
 
 
 def _delta(message: Json, logprobs: Any, calls: tuple[ToolCallPiece, ...]) -> ChatDelta:  # noqa: ANN401 -- a provider's JSON

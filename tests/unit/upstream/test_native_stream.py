@@ -63,6 +63,55 @@ def test_a_stream_passes_as_bytes_in_any_chunking(endpoint: Endpoint, step: int)
         assert json.loads(usage.details or "") == {"cache_write_5m_tokens": 4, "cache_write_1h_tokens": 2}
 
 
+DELTAS: dict[Endpoint, bytes] = {
+    "responses": b'event: response.refusal.delta\ndata: {"type":"response.refusal.delta","delta":"%b"}\n\n',
+    "messages": b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"%b"}}\n\n',
+}
+REST: dict[Endpoint, list[bytes]] = {
+    "responses": [
+        b'event: response.output_text.delta\ndata: {"type":"response.completed","response":{}}\n\n',
+        responses_wire.error_frame(), b"data: " + FAILED_EVENT + b"\n\n",
+    ],
+    "messages": [
+        b'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":5}}\n\n',
+        b'event: content_block_delta\ndata: {"type":"message_stop"}\n\n', anthropic_wire.error_frame(),
+    ],
+}  # fmt: skip
+
+
+def _said(written: tuple[bytes, str]) -> bytes:
+    form, text = written
+    return form % json.dumps(text)[1:-1].encode()
+
+
+@st.composite
+def _oddly_written(draw: st.DrawFn) -> tuple[Endpoint, list[bytes]]:
+    """Frames of content in every spelling, and others between them."""
+    endpoint: Endpoint = draw(st.sampled_from(list[Endpoint](DELTAS)))
+    delta = DELTAS[endpoint]
+    spelt = [
+        delta, delta, delta.replace(b"\n", b"\r\n"), delta.partition(b"\n")[2],
+        delta.replace(b'":"', b'": "'), delta.replace(b"data: {", b"data:{"),
+        delta.replace(b"data: {", b"data: {\ndata: "), delta.replace(b"}\n\n", b"}\nid: 5\n\n"),
+        delta.replace(b"_delta", b"_stop").replace(b".delta", b".done"),
+    ]  # fmt: skip
+    texts = st.text(st.characters(codec="utf-8"), max_size=9)
+    says = st.tuples(st.sampled_from(spelt), texts).map(_said)
+    rest = st.sampled_from([*REST[endpoint], b"data: [DONE]\n\n", b": ping\n\n"])
+    return endpoint, draw(st.lists(st.one_of(says, says, rest), max_size=12))
+
+
+@given(_oddly_written())
+def test_frames_one_by_one_pass_as_those_that_come_together(written: tuple[Endpoint, list[bytes]]) -> None:
+    """Whatever stands between frames of content; what is billed and how it ended is the same."""
+    endpoint, frames = written
+    sent, together = _passed(endpoint, b"".join(frames))
+    one_by_one = NativeStreamFilter(endpoint)
+    assert b"".join(map(one_by_one.feed, frames)) + one_by_one.close() + one_by_one.last_event == sent
+    for name in ("content_frames", "usage", "done", "error", "is_malformed"):
+        assert getattr(one_by_one, name) == getattr(together, name)
+
+
 @pytest.mark.parametrize("endpoint", ["responses", "messages"])
 def test_a_stream_without_its_last_event_is_not_complete(endpoint: Endpoint) -> None:
     """Neither is one that stops within an event; what was said is estimated."""

@@ -60,9 +60,9 @@ def whole(message: Json, finish_reason: str = "stop", **choice: Any) -> bytes:
     return orjson.dumps(answer | {"choices": choices, "usage": USAGE})
 
 
-def stream(kept: ResponseContext) -> TranslatedStream:
+def stream(kept: ResponseContext, seal: ReasoningSeal | None = SEAL) -> TranslatedStream:
     """The renderer of a stream."""
-    return TranslatedStream(ResponseBuilder(kept, SEAL))
+    return TranslatedStream(ResponseBuilder(kept, seal))
 
 
 def parsed(out: bytes) -> list[Json]:
