@@ -92,8 +92,9 @@ class ChatAnswerReader:
     """
 
     __slots__ = (
-        "_after", "_before", "_call_ids", "_choice", "_decoder", "_positions", "_tries", "answer_id", "created",
-        "finish_reason", "frames", "model", "native_reason", "service_tier", "stop_sequence", "usage",
+        "_after", "_before", "_call_ids", "_choice", "_decoder", "_positions", "_tries",
+        "answer_id", "created", "finish_reason", "frames", "model", "native_reason",
+        "service_tier", "stop_sequence", "usage",
     )  # fmt: skip
 
     def __init__(self, choice: int | None = None) -> None:
