@@ -123,7 +123,7 @@ def row_of_event(
         _attempt_number(event),
         *_detail_columns(event, response, {} if unstated else usage),
         *_quantity_columns(endpoint, kwargs, response),
-        _text(event.get("id")) if status == "success" else None,
+        _text(litellm_internals.provider_s_id(str(event.get("id") or ""))) if status == "success" else None,
         _request_id_in(kwargs.get("response_headers")),
     )
 

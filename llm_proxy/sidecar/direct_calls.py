@@ -14,7 +14,7 @@ from time import perf_counter
 
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.sidecar import direct_answers, direct_internals, litellm_internals
+from llm_proxy.sidecar import direct_answers, direct_internals, litellm_internals, native_answers
 from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt, outcome_in_context
 from llm_proxy.sidecar.direct_answers import GoodAnswer
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate, as_answer, learn_request
@@ -45,6 +45,8 @@ from llm_proxy.sidecar.responses import (
 READERS: dict[Endpoint, Callable[..., GoodAnswer | None]] = {
     "chat.completions": direct_answers.read_answer,
     "embeddings": direct_answers.read_vectors,
+    "responses": native_answers.read_response,
+    "messages": native_answers.read_message,
 }
 MAX_TEMPLATES = 4096
 MAX_TEMPLATE_BYTES = 16 * 2**20
@@ -187,7 +189,7 @@ class DirectCalls:
             return None
         if len(request.call_id) > MAX_CALL_ID_CHARS:
             return None
-        call = read_call(endpoint, request.raw, outcome.optional_fields)
+        call = read_call(endpoint, request.raw, outcome.optional_fields, request.scope["headers"])
         if call is None or not self._may_serve(call.group):
             return None
         if call.streams and not openai_passthrough.installed.is_set():

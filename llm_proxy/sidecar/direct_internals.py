@@ -8,12 +8,13 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import catalog, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
 
 ANSWER_HOOK = "transform_parsed_response_dict"
 """By it a provider's class in LiteLLM changes an answer that OpenAI's SDK got."""
+KEPT_OF_RESPONSES = ("id", "created_at", "model", "object", "service_tier", "status", "usage")
 IDLE_CALLBACKS = frozenset(
     {"DeploymentAffinityCheck", "ModelRateLimitingCheck", "_PROXY_SensitiveDataRoutingHandler"}
 )
@@ -101,6 +102,40 @@ def answer_object(document: Json, headers: dict[str, str], logging: Untyped) -> 
     )
     result._hidden_params = hidden  # noqa: SLF001 -- where LiteLLM keeps them
     return result
+
+
+@cache
+def _native_classes() -> tuple[Untyped, Untyped, Untyped]:
+    return (
+        import_module("litellm.types.llms.openai").ResponsesAPIResponse,
+        import_module("litellm.responses.utils").ResponseAPILoggingUtils,
+        litellm_internals.litellm_module().AnthropicConfig(),
+    )
+
+
+def response_object(document: Json, headers: dict[str, str]) -> tuple[Untyped, Json]:
+    """Return LiteLLM's object of a response, without its texts, and what LiteLLM keeps beside it."""
+    kept = {name: document[name] for name in KEPT_OF_RESPONSES if name in document}
+    result = _native_classes()[0].model_validate({**kept, "output": []})
+    return result, {"additional_headers": _answer_functions()[1](headers), "headers": headers}
+
+
+def chat_usage(usage: Untyped) -> Untyped:
+    """Return the usage of a response as LiteLLM logs it."""
+    return _native_classes()[1].transform_response_api_usage_to_chat_usage(usage)
+
+
+def message_object(document: Json, logging: Untyped) -> Untyped:
+    """Return LiteLLM's object of a message, without its texts."""
+    usage: Json = document["usage"]
+    thoughts = [str(as_object(one).get("thinking") or "") for one in as_list(document["content"])]
+    stated = {"service_tier": usage["service_tier"]} if isinstance(usage.get("service_tier"), str) else {}
+    library = litellm_internals.litellm_module()
+    made = library.ModelResponse(id=document.get("id"), choices=[], model=logging.model, **stated)
+    made.usage = _native_classes()[2].calculate_usage(
+        usage_object=usage, reasoning_content="".join(thoughts) or None, completion_response=document
+    )
+    return made
 
 
 def answer_headers(hidden: Json) -> Json:

@@ -6,6 +6,7 @@ are not followed; exceptions are those that LiteLLM's client raises.
 
 import asyncio
 import copy
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,11 +14,19 @@ from importlib import import_module
 from time import perf_counter
 from typing import Any, NoReturn
 
+from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import direct_internals
 from llm_proxy.sidecar.body_tap import take_each
 from llm_proxy.sidecar.call_outcome import DirectAttempt
-from llm_proxy.sidecar.direct_templates import BodyTemplate, DirectCall, learn_body, learn_headers
+from llm_proxy.sidecar.direct_templates import (
+    CONTENT_FIELDS,
+    FREE_FIELDS,
+    BodyTemplate,
+    DirectCall,
+    learn_body,
+    learn_headers,
+)
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.provider_http import in_ascii
 
@@ -34,6 +43,7 @@ TRANSPORT = "LiteLLMAiohttpTransport"
 KEPT_DETAILS = frozenset(
     {"model", "custom_llm_provider", "optional_params", "call_type", "base_model", "user"}
 )
+TEXT_DETAILS = frozenset({"proxy_server_request", *CONTENT_FIELDS.values(), *FREE_FIELDS})
 KEPT_METADATA = frozenset({"model_group", "deployment", "model_info", "api_base", "deployment_model_name"})
 
 
@@ -224,7 +234,10 @@ def learn_request(
     transport = direct.client._transport_for_url(request.url)  # noqa: SLF001 -- httpx has no other way
     if body is None or headers is None or type(transport).__name__ != TRANSPORT:
         return None
-    if SDK_HEADER not in headers or not direct_internals.takes_answer_unchanged(logging):
+    if call.endpoint in NATIVE_ENDPOINTS:
+        if not _is_native(request, call, direct.deployment):
+            return None
+    elif SDK_HEADER not in headers or not direct_internals.takes_answer_unchanged(logging):
         return None
     timeout = as_object(request.extensions.get("timeout"))
     aiohttp = import_module("aiohttp")
@@ -244,6 +257,14 @@ def learn_request(
     return RequestTemplate(body, request.url.path, transport, url, options, _pricing(logging), constant)
 
 
+def _is_native(request: Untyped, call: DirectCall, deployment: Untyped) -> bool:
+    """Whether LiteLLM sent a native call as one, with a key that does not expire."""
+    token = str(request.headers.get("authorization") or "").removeprefix("Bearer ")
+    stated = as_object(deployment["litellm_params"]).get("api_key")
+    is_kept = not token or token == stated or token in os.environ.values()
+    return is_kept and request.url.path.endswith(ENDPOINTS[call.endpoint].path.removeprefix("/v1"))
+
+
 def _is_constant(name: bytes, call: DirectCall) -> bool:
     of_streams = call.streams and (name in STREAM_HEADERS or name.startswith(COST_PREFIX))
     return name in CONSTANT_HEADERS or of_streams
@@ -252,15 +273,16 @@ def _is_constant(name: bytes, call: DirectCall) -> bool:
 def _pricing(logging: Untyped) -> Untyped:
     """Return a copy of LiteLLM's logging object with what prices depend on, without texts."""
     found = copy.copy(logging)
-    params = {
-        name: value
-        for name, value in as_object(logging.litellm_params).items()
-        if name not in {"proxy_server_request", "metadata"}
-    }
-    metadata = as_object(as_object(logging.litellm_params).get("metadata"))
-    params["metadata"] = {name: value for name, value in metadata.items() if name in KEPT_METADATA}
+    given = as_object(logging.litellm_params)
+    params = {name: value for name, value in given.items() if name not in TEXT_DETAILS}
+    for place in {"metadata", "litellm_metadata"} & given.keys():
+        metadata = as_object(given[place])
+        params[place] = {name: value for name, value in metadata.items() if name in KEPT_METADATA}
     details: Json = as_object(logging.model_call_details)
     found.model_call_details = {name: value for name, value in details.items() if name in KEPT_DETAILS}
+    optional = as_object(details.get("optional_params"))
+    kept = {name: value for name, value in optional.items() if name not in TEXT_DETAILS}
+    found.model_call_details["optional_params"] = found.optional_params = kept
     found.model_call_details["litellm_params"] = found.litellm_params = params
     found.messages = found.truncated_messages_for_logging = None
     found.llm_caching_handler = None

@@ -6,9 +6,10 @@ Invariants: a setting that is not known here forbids them, as does a callback or
 from collections.abc import Mapping
 from threading import Event
 
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import NATIVE_ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import direct_internals
+from llm_proxy.sidecar.call_outcome import relays_native_calls
 from llm_proxy.sidecar.direct_templates import CONTENT_FIELDS
 
 _installed = Event()
@@ -58,7 +59,9 @@ def direct_endpoints(config: Json) -> frozenset[Endpoint]:
         config: The configuration that LiteLLM got.
     """
     allowed = _installed.is_set() and are_settings_allowed(config) and direct_internals.has_no_listeners()
-    return frozenset(CONTENT_FIELDS) if allowed else frozenset()
+    if not allowed:
+        return frozenset()
+    return frozenset(CONTENT_FIELDS).difference(() if relays_native_calls() else NATIVE_ENDPOINTS)
 
 
 def are_settings_allowed(config: Json) -> bool:

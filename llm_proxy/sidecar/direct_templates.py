@@ -5,7 +5,8 @@ values of `FREE_FIELDS`, is equal to the call it was learned from; a field that 
 request that LiteLLM changed beyond its fields, are left to LiteLLM.
 """
 
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import repeat
@@ -13,11 +14,16 @@ from typing import Any
 
 import orjson
 
-from llm_proxy.endpoints import Endpoint
+from llm_proxy.endpoints import NATIVE_ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
 
 MESSAGES = "messages"
-CONTENT_FIELDS: Mapping[Endpoint, str] = {"chat.completions": MESSAGES, "embeddings": "input"}
+CONTENT_FIELDS: Mapping[Endpoint, str] = {
+    "chat.completions": MESSAGES,
+    "embeddings": "input",
+    "responses": "input",
+    "messages": MESSAGES,
+}
 """Operation -> the field of its texts."""
 PARAMETERS: frozenset[str] = frozenset(
     {
@@ -30,16 +36,51 @@ PARAMETERS: frozenset[str] = frozenset(
     }
 )
 """Fields of OpenAI's that LiteLLM only translates."""
+NATIVE_PARAMETERS: Mapping[Endpoint, frozenset[str]] = {
+    "responses": frozenset(
+        {
+            *(
+                "client_metadata",
+                "include",
+                "instructions",
+                "max_output_tokens",
+                "max_tool_calls",
+                "metadata",
+            ),
+            *("parallel_tool_calls", "previous_response_id", "prompt_cache_key", "prompt_cache_retention"),
+            *("reasoning", "safety_identifier", "service_tier", "store", "stream", "stream_options"),
+            *("temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p", "truncation", "user"),
+        }
+    ),
+    "messages": frozenset(
+        {
+            *("context_management", "max_tokens", "metadata", "output_config", "output_format"),
+            *("service_tier", "stop_sequences", "stream", "system", "temperature", "thinking", "tool_choice"),
+            *("tools", "top_k", "top_p"),
+        }
+    ),
+}
+"""Fields of native calls that reach the provider as they are, or fitted to the model by their value."""
+LITELLM_TOOLS = ("mcp", "advisor")
+"""Beginnings of the types of tools that LiteLLM may run itself."""
+LONG_NUMBER = re.compile(rb"[0-9]{19}")
+"""Matches a body that may hold a number which orjson would round."""
 STREAMED: frozenset[Endpoint] = frozenset({"chat.completions"})
 LITELLM_CONTROLS = frozenset({"cache", "disable_fallbacks"})
 """Fields that the gateway adds for LiteLLM: no provider gets them, and an answered call needs neither."""
-FREE_FIELDS = ("prompt_cache_key", "safety_identifier", "seed", "user")
+FREE_FIELDS = (
+    *("client_metadata", "instructions", "metadata", "previous_response_id", "prompt_cache_key"),
+    *("safety_identifier", "seed", "system", "user"),
+)
 """Fields whose value LiteLLM passes on or drops, whatever it is."""
+FORM_HEADERS = frozenset({b"anthropic-beta", b"anthropic-version"})
+"""Headers of a call that reach the provider."""
 REQUEST_HEADERS = frozenset(
     {
         *(b"accept", b"accept-encoding", b"authorization", b"connection", b"content-length", b"content-type"),
         *(b"host", b"traceparent", b"user-agent", b"x-litellm-call-id", b"x-llmp-affinity"),
         *(b"x-llmp-deployment", b"x-llmp-group", b"x-llmp-optional-fields"),
+        *FORM_HEADERS,
     }
 )
 """Headers of a call by which LiteLLM does nothing else."""
@@ -47,6 +88,7 @@ PROVIDER_HEADERS = frozenset(
     {
         *("accept", "accept-encoding", "authorization", "connection", "content-length", "content-type"),
         *("cookie", "host", "openai-organization", "openai-project", "user-agent"),
+        *("anthropic-beta", "anthropic-version", "x-api-key"),
     }
 )
 """Headers of a provider's request that are the same for each call, beside those of `SDK_PREFIX`."""
@@ -128,7 +170,12 @@ class BodyTemplate:
         return orjson.dumps({**self.before, self.content_field: call.content, **self.after, **own})
 
 
-def read_call(endpoint: Endpoint, raw: bytes, optional_fields: tuple[str, ...]) -> DirectCall | None:
+def read_call(
+    endpoint: Endpoint,
+    raw: bytes,
+    optional_fields: tuple[str, ...],
+    headers: Iterable[tuple[bytes, bytes]] = (),
+) -> DirectCall | None:
     """Return a call that may pass LiteLLM by; None for one that may not."""
     try:
         body = as_object(orjson.loads(raw))
@@ -136,9 +183,9 @@ def read_call(endpoint: Endpoint, raw: bytes, optional_fields: tuple[str, ...]) 
         return None
     content_field = CONTENT_FIELDS[endpoint]
     group, given = body.pop("model", None), body.pop(content_field, None)
-    content = _without_nulls(given) if content_field == MESSAGES else given
+    content = _without_nulls(given) if endpoint == "chat.completions" else given
     parameters = {name: value for name, value in body.items() if name not in LITELLM_CONTROLS}
-    if not isinstance(group, str) or not content or not parameters.keys() <= PARAMETERS:
+    if not isinstance(group, str) or not content or not _are_passed_on(endpoint, parameters, raw):
         return None
     streams = parameters.get("stream") or False
     if not isinstance(streams, bool) or (streams and endpoint not in STREAMED):
@@ -159,8 +206,19 @@ def read_call(endpoint: Endpoint, raw: bytes, optional_fields: tuple[str, ...]) 
         key = blake2b(key).digest()
     cache = as_object(body.get("cache"))
     without_cache = cache.get("no-cache") is True and cache.get("no-store") is True
-    form = (endpoint, key, free, structure, optional_fields)
+    own = tuple(pair for pair in headers if pair[0] in FORM_HEADERS)
+    form = (endpoint, key, free, structure, optional_fields, own)
     return DirectCall(endpoint, group, content, parameters, form, without_cache)
+
+
+def _are_passed_on(endpoint: Endpoint, parameters: Json, raw: bytes) -> bool:
+    """Whether LiteLLM does nothing with a call's fields but translate them or pass them on."""
+    if endpoint not in NATIVE_ENDPOINTS:
+        return parameters.keys() <= PARAMETERS
+    if not parameters.keys() <= NATIVE_PARAMETERS[endpoint] or LONG_NUMBER.search(raw):
+        return False
+    kinds = (as_object(tool).get("type") for tool in as_list(parameters.get("tools")))
+    return not any(isinstance(kind, str) and kind.startswith(LITELLM_TOOLS) for kind in kinds)
 
 
 def _without_nulls(content: Any) -> Any:  # noqa: ANN401 -- of JSON

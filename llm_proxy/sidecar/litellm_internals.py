@@ -122,6 +122,12 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response": (
         "convert_to_model_response_object",
     ),
+    "litellm.types.llms.openai.ResponsesAPIResponse": ("model_validate",),
+    "litellm.responses.utils.ResponsesAPIRequestUtils": (
+        "decode_previous_response_id_to_original_previous_response_id",
+    ),
+    "litellm.responses.utils.ResponseAPILoggingUtils": ("transform_response_api_usage_to_chat_usage",),
+    "litellm.AnthropicConfig": ("calculate_usage",),
     "litellm.llms.custom_httpx.aiohttp_transport": ("LiteLLMAiohttpTransport", "map_aiohttp_exceptions"),
     "litellm.router_utils.router_callbacks.track_deployment_metrics": (
         "increment_deployment_successes_for_current_minute",
@@ -392,6 +398,14 @@ def redis_modules() -> tuple[Untyped, Untyped, Untyped]:
     names = ("litellm.caching.redis_cache", "litellm.caching.redis_batch", "litellm._redis")
     cache, batch, clients = map(import_module, names)
     return cache, batch, clients
+
+
+def provider_s_id(answer_id: str) -> str:
+    """Return the id that a provider gave an answer; LiteLLM logs an id of its own for a response."""
+    if not answer_id.startswith("resp_"):
+        return answer_id
+    utils = import_module("litellm.responses.utils").ResponsesAPIRequestUtils
+    return str(utils.decode_previous_response_id_to_original_previous_response_id(answer_id))
 
 
 def error_information(error: BaseException | None) -> Untyped:

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 from sidecar_parts import needs_parts, without
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
-from stages.conftest import Reader
+from stages.conftest import Reader, native
 from stages.sidecar.direct_call_cases import (
     EITHER_ROW,
     EMBEDDED,
@@ -25,6 +25,7 @@ from stages.sidecar.direct_call_cases import (
     UNEVEN,
     Case,
 )
+from stages.sidecar.native_call_cases import LIMIT, MESSAGE_HEADERS, NATIVE, NATIVE_FAILED, NATIVE_PATHS
 
 OWN_HEADERS = frozenset(
     {
@@ -39,12 +40,15 @@ OWN_HEADERS = frozenset(
             "x-litellm-response-duration-ms",
             "x-litellm-overhead-duration-ms",
             "x-litellm-callback-duration-ms",
+            "x-litellm-response-cost-reasoning",
         ),
     }
 )
-"""Headers that differ from call to call, or that direct calls leave out."""
+"""Headers that differ from call to call, or that only one of the ways has."""
 OWN_COLUMNS = frozenset({"answer_id", "call_id", "ended_at", "logged_at", "started_at"})
-OWN_TEXT = re.compile(r"chatcmpl-[-0-9a-f]+|call_[0-9a-f]{32}|time taken=[\d.]+ seconds")
+OWN_TEXT = re.compile(
+    r"chatcmpl-[-0-9a-f]+|call_[0-9a-f]{32}|time taken=[\d.]+ seconds|resp_[0-9a-f]{48}|msg_\d+|toolu_\d+"
+)
 """The provider's number of an answer, an id that the repair draws, the time of a timeout."""
 CREATED = re.compile(r'"created":\d{10}')
 AT_ONCE = 6
@@ -78,8 +82,10 @@ def pair(
         | {"model_info": {"id": "claude-haiku-4-5"}},
         deployment("maker", "anthropic/claude-sonnet-4-6", provider, **alone)
         | {"model_info": {"id": "maker"}},
+        *natives(provider, alone),
     ]
-    rules: Json = {"fallbacks": [{"first": ["second"]}], "retry_after": 0}
+    fallbacks = [{"first": ["second"]}, {"claude-first": ["claude"]}, {"responder-first": ["responder"]}]
+    rules: Json = {"fallbacks": fallbacks, "retry_after": 0, "disable_cooldowns": True}
     config: Json = {"model_list": models, "router_settings": rules}
     env = {"LLM_CALLS_DATABASE_URL": call_log_url}
     others = env | without("direct_calls")
@@ -90,15 +96,38 @@ def pair(
         yield direct, other
 
 
+def natives(provider: Provider, alone: Json) -> list[Json]:
+    """Deployments that speak Responses and Messages."""
+    claude, unpriced = "anthropic/claude-sonnet-4-5-20250929", "anthropic/claude-of-nobody"
+    made = native("no-price-claude", unpriced, provider, **alone)
+    info = {name: value for name, value in made["model_info"].items() if "cost" not in name}
+    return [
+        native("responder", "openai/gpt-4.1", provider, **alone),
+        native("responder-first", "openai/first", provider, **alone),
+        native("claude", claude, provider, **alone),
+        native("claude-first", "anthropic/first", provider, **alone),
+        native("claude-retried", "anthropic/retried", provider, cooldown_time=0, num_retries=1),
+        native("claude-hasty", "anthropic/hasty", provider, timeout=0.5, **alone),
+        native("own-claude", "openai/own-claude", provider, **alone),
+        made | {"model_info": info},
+    ]
+
+
 async def ask(sidecar: Sidecar, group: str, fields: Json, said: str, call_id: UUID) -> Answer:
-    """One chat call, or one of embeddings."""
-    if "input" in fields:
+    """One chat call, or one of embeddings, or a native one."""
+    headers = {"x-litellm-call-id": str(call_id)}
+    if group in NATIVE_PATHS:
+        path = NATIVE_PATHS[group]
+        name = "input" if path == "/v1/responses" else "messages"
+        texts = {name: [*fields.get(name, []), {"role": "user", "content": said}]}
+        headers |= MESSAGE_HEADERS if name == "messages" else {}
+    elif "input" in fields:
         path, texts = "/v1/embeddings", {"input": [*fields["input"], said]}
     else:
         path = "/v1/chat/completions"
         texts = {"messages": [*fields.get("messages", []), {"role": "user", "content": said}]}
     body: Json = {"cache": {"no-cache": True}} | fields | {"model": group} | texts
-    return await sidecar.post(path, body, **{"x-litellm-call-id": str(call_id)})
+    return await sidecar.post(path, body, **headers)
 
 
 async def learned(sidecar: Sidecar, cases: Iterable[Case]) -> int:
@@ -188,6 +217,22 @@ async def test_vectors_are_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) 
     """Without being parsed; odd ones are LiteLLM's."""
     assert await differences(pair, log, EMBEDDED) == ({}, len(EMBEDDED))
     assert await differences(pair, log, REPAIRED) == ({}, 0)
+
+
+@needs_parts("direct_calls")
+async def test_a_native_answer_is_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
+    """Byte for byte, with LiteLLM's cost, headers and row; what LiteLLM must look at is LiteLLM's."""
+    assert await differences(pair, log, NATIVE) == ({}, len(NATIVE))
+    assert await differences(pair, log, NATIVE_FAILED) == ({}, 0)
+
+
+async def test_a_native_row_has_the_answer_s_own_id(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
+    """LiteLLM encodes a response's id with its deployment's, and the caller never sees that one."""
+    for sidecar in pair:
+        for group, fields in (("responder", {}), ("responder", {}), ("claude", LIMIT)):
+            answer = await ask(sidecar, group, fields, str(call_id := uuid4()), call_id)
+            [row] = await log.rows(call_id)
+            assert row["answer_id"] == answer.json["id"]
 
 
 async def test_groups_that_share_an_id_share_no_request(pair: tuple[Sidecar, Sidecar]) -> None:

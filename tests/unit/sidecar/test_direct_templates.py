@@ -56,6 +56,40 @@ def test_other_calls_are_litellm_s(fields: Json) -> None:
     assert read(CALL | fields) is None
 
 
+def native(fields: Json, *headers: tuple[bytes, bytes]) -> DirectCall | None:
+    """A native call of Messages."""
+    return read_call("messages", json.dumps(CALL | {"max_tokens": 3} | fields).encode(), (), headers)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mcp_servers": []},
+        {"litellm_metadata": {}},
+        {"tools": [{"type": "mcp", "server_url": "litellm_proxy"}]},
+        {"tools": [{"name": "f"}, {"type": "advisor_20260301", "name": "advisor"}]},
+        {"tools": [{"name": "f", "input_schema": {"maximum": 10**20}}]},
+    ],
+)
+def test_other_native_calls_are_litellm_s(fields: Json) -> None:
+    """Those with tools that LiteLLM may run, with fields of its own, with numbers that would be rounded."""
+    assert native({"tools": [{"name": "f"}]}) is not None
+    assert native(fields) is None
+
+
+def test_a_native_call_s_version_and_betas_are_of_its_form() -> None:
+    """The provider gets them; its system prompt and its user are of any form alike."""
+    one, two = (
+        native({"system": "a", "metadata": {"user_id": "u"}}),
+        native({"system": "b", "metadata": {"user_id": "v"}}),
+    )
+    betas = [native({}, (b"anthropic-beta", value), (b"host", value)) for value in (b"a", b"b")]
+    plain = native({}, (b"host", b"h"))
+    forms = [found.form for found in (one, two, *betas, plain) if found is not None]
+    assert forms[0] == forms[1]
+    assert len({*forms}) == 4
+
+
 @pytest.mark.parametrize("depth", [150, 300, 900])
 def test_what_is_nested_deeply_is_litellm_s(depth: int) -> None:
     """In texts and in parameters: neither orjson nor a comparison of forms gets it."""

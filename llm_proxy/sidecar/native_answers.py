@@ -1,0 +1,104 @@
+"""A provider's good answer to a direct native call: its bytes, and what LiteLLM makes of its usage.
+
+Invariants: the cost, its parts and the headers are made by LiteLLM's own functions of the usage alone; an
+answer that might cost more than that, or that LiteLLM might reject, is none of these.
+"""
+
+from datetime import UTC, datetime
+
+import orjson
+
+from llm_proxy.json_access import Json, as_list, as_object, as_objects
+from llm_proxy.sidecar import call_outcome, catalog, direct_internals
+from llm_proxy.sidecar.call_outcome import CallOutcome
+from llm_proxy.sidecar.direct_answers import RETRY_HEADERS, GoodAnswer, extra_headers
+from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
+from llm_proxy.sidecar.direct_templates import DirectCall
+from llm_proxy.sidecar.json_repair import NEEDS_REPAIR
+from llm_proxy.sidecar.litellm_internals import Untyped
+
+ENDED = frozenset({"completed", "incomplete"})
+"""States of a response that has ended without a failure."""
+FREE_ITEMS = frozenset({"message", "reasoning", "function_call", "custom_tool_call"})
+"""Items of a response that cost their tokens alone."""
+REFUSAL = "refusal"
+"""A stop reason at which LiteLLM's router may fall back."""
+
+
+def read_response(
+    answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, outcome: CallOutcome
+) -> GoodAnswer | None:
+    """Return a provider's good answer of Responses; None if it is not one.
+
+    Args:
+        answer: With status 200.
+        template: Of its request.
+        call: The call.
+        outcome: The call's record.
+    """
+    document = _document(answer)
+    items = as_list(document.get("output"))
+    if document.get("error") is not None or document.get("status") not in ENDED or not items:
+        return None
+    usage = document.get("usage")
+    if any(one.get("type") not in FREE_ITEMS for one in as_objects(items)) or not _is_counted(usage):
+        return None
+    result, hidden = direct_internals.response_object(document, answer.headers)
+    found = _priced(result, extra_headers(hidden, call.group), answer, template, call, outcome)
+    result.usage = direct_internals.chat_usage(result.usage)
+    return found
+
+
+def read_message(
+    answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, outcome: CallOutcome
+) -> GoodAnswer | None:
+    """Return a provider's good answer of Messages; None if it is not one.
+
+    Args:
+        answer: With status 200.
+        template: Of its request.
+        call: The call.
+        outcome: The call's record.
+    """
+    document = _document(answer)
+    texts = all(isinstance(document.get(name), str) for name in ("id", "model", "stop_reason"))
+    is_message = document.get("type") == "message" and isinstance(document.get("content"), list) and texts
+    if not is_message or document.get("stop_reason") == REFUSAL or document.get("error"):
+        return None
+    if not _is_counted(document.get("usage")) or catalog.STATED_COST_HEADER in answer.headers:
+        return None
+    result = direct_internals.message_object(document, template.pricing)
+    extra = {"x-litellm-model-group": call.group} | RETRY_HEADERS
+    found = _priced(result, extra, answer, template, call, outcome)
+    last = outcome.attempts[-1]
+    if catalog.is_cost_known(found.cost_usd, {}, last.deployment, last.model):
+        outcome.native_cost_usd = found.cost_usd
+    return found
+
+
+def _document(answer: ProviderAnswer) -> Json:
+    """Return the answer as JSON; nothing of one that must be repaired, or is none."""
+    return {} if NEEDS_REPAIR.search(answer.raw) else as_object(orjson.loads(answer.raw))
+
+
+def _is_counted(usage: object) -> bool:
+    """Whether a usage states tokens, and no cost of its own."""
+    stated = as_object(usage)
+    counts = [stated.get(name) for name in ("input_tokens", "output_tokens")]
+    return all(type(one) is int for one in counts) and any(counts) and "cost" not in stated
+
+
+def _priced(
+    result: Untyped,
+    extra: Json,
+    answer: ProviderAnswer,
+    template: RequestTemplate,
+    call: DirectCall,
+    outcome: CallOutcome,
+) -> GoodAnswer:
+    cost_usd, breakdown = direct_internals.price(result, template.pricing)
+    call_outcome.record_response(None, states_tokens=True)
+    started, ended = outcome.attempts[-1].started_at, datetime.now(UTC)
+    return GoodAnswer(
+        result, call, template, answer, extra, cost_usd, breakdown, started, ended, rendered=answer.raw
+    )
