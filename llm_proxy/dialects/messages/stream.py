@@ -28,7 +28,6 @@ from llm_proxy.dialects.translation.chat_answer import (
     ChatDelta,
     ThinkingPiece,
     ToolCallPiece,
-    deltas_of_text,
 )
 from llm_proxy.dialects.translation.usage import ChatUsage
 from llm_proxy.errors import APIError
@@ -95,8 +94,8 @@ class MessagesStream:
         """Takes OpenAI's frames, any chunking, without `[DONE]`; returns Anthropic's."""
         text = self._reader.text_of(chunk)
         if text is not None and self._text_start:
-            return self._say_plainly(text) if text else b""
-        deltas = self._reader.feed(chunk) if text is None else deltas_of_text(text)
+            return self._say_plainly(text)
+        deltas = self._reader.feed(chunk) if text is None else [ChatDelta(text)]
         if not deltas and not self._reader.answer_id:
             return b""
         out: list[bytes] = []
@@ -153,7 +152,9 @@ class MessagesStream:
         out += (sse.encode_event(started, b"message_start"), PING)
 
     def _add(self, delta: ChatDelta, out: list[bytes]) -> None:
-        said = delta._replace(tool_calls=())
+        said = delta
+        if delta.tool_calls:
+            said = ChatDelta(*delta[:3], (), *delta[4:])
         if self._open_call is not None and any(said) and not self._open_call.is_complete():
             self._late.append(said)
         elif any(said):

@@ -12,7 +12,7 @@ from llm_proxy.dialects.dialect import ResponseMeta
 from llm_proxy.dialects.responses.answer import ResponseBuilder, failure
 from llm_proxy.dialects.responses.output_items import Event
 from llm_proxy.dialects.responses.request import in_the_callers_terms
-from llm_proxy.dialects.translation.chat_answer import ChatAnswerReader, deltas_of_text
+from llm_proxy.dialects.translation.chat_answer import ChatAnswerReader, ChatDelta
 from llm_proxy.errors import APIError
 from llm_proxy.json_access import as_object
 from llm_proxy.sse import SSEDecoder, encode_event, parse_event
@@ -36,11 +36,9 @@ class TranslatedStream:
         """Takes OpenAI's frames, any chunking, without `[DONE]`; returns the events of those complete."""
         text, message = self._answer.text_of(chunk), self._builder.open_text
         if text is not None and message is not None:
-            if not text:
-                return b""
             self._number += 1
             return message.say_plainly(text, self._number - 1)
-        deltas = self._answer.feed(chunk) if text is None else deltas_of_text(text)
+        deltas = self._answer.feed(chunk) if text is None else [ChatDelta(text)]
         out = b""
         if not self._number and self._answer.frames:
             out = self._encode(self._builder.start())

@@ -6,6 +6,7 @@ another id with a name is another call, though some servers give each the same i
 `reasoning_content`, `reasoning`, `images`, `thinking_blocks` (with signatures, which go back unchanged).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import orjson
@@ -71,7 +72,6 @@ class ChatDelta(NamedTuple):
 
 _NOTHING = ChatDelta()
 _PLAIN_FIELDS = frozenset({"content", "role"})
-_CONTENT = (b'"content":', b'"content": ')
 _PROBE = "\x00"
 _TRIES = 8
 """How many frames are tried as the form of those that follow."""
@@ -92,7 +92,7 @@ class ChatAnswerReader:
     """
 
     __slots__ = (
-        "_after", "_before", "_call_ids", "_choice", "_decoder", "_positions", "_tries",
+        "_after", "_before", "_call_ids", "_choice", "_decoder", "_made", "_positions", "_tries",
         "answer_id", "created", "finish_reason", "frames", "model", "native_reason",
         "service_tier", "stop_sequence", "usage",
     )  # fmt: skip
@@ -103,7 +103,8 @@ class ChatAnswerReader:
         self._decoder = sse.SSEDecoder()
         self._call_ids: list[str] = []
         self._positions: dict[int, int] = {}
-        self._before = self._after = b""  # of a frame's text, each with a quote
+        self._before = self._after = b""  # of the string in which frames differ, each with a quote
+        self._made: Callable[[str], ChatDelta] = ChatDelta  # the delta of such a string
         self._tries = _TRIES
         self.answer_id = ""
         self.frames = 0
@@ -120,6 +121,10 @@ class ChatAnswerReader:
 
         None for any other chunk, which was not read. Nothing but the text is new in such a frame.
         """
+        return self._string_of(chunk) if self._made is ChatDelta else None
+
+    def _string_of(self, chunk: bytes) -> str | None:
+        """Reads a chunk that is one frame, and but for one string like one before; returns that string."""
         before, after = self._before, self._after
         if not (before and chunk.startswith(before) and chunk.endswith(after)) or self._decoder.rest:
             return None
@@ -127,14 +132,15 @@ class ChatAnswerReader:
             text: str = orjson.loads(chunk[len(before) - 1 : 1 - len(after)])
         except orjson.JSONDecodeError:
             return None
-        self.frames += 1
+        if not text:
+            return None
+        self.frames, self._tries = self.frames + 1, _TRIES
         return text
 
     def feed(self, chunk: bytes) -> list[ChatDelta]:
         """Takes bytes of a stream of frames, any chunking; returns the deltas that add something."""
-        text = self.text_of(chunk)
-        if text is not None:
-            return deltas_of_text(text)
+        if (said := self._string_of(chunk)) is not None:
+            return [self._made(said)]
         deltas: list[ChatDelta] = []
         for frame in self._decoder.feed(chunk):
             data = sse.parse_event(frame).data
@@ -150,23 +156,25 @@ class ChatAnswerReader:
             delta = self._read(event, self._chosen(event.get("choices")), "delta")
             if delta is not _NOTHING:
                 deltas.append(delta)
-                if self._tries and not any(delta[1:]):
-                    self._learn_form(frame, delta.text)
+                if self._tries:
+                    self._learn_form(frame, delta)
         return deltas
 
-    def _learn_form(self, frame: bytes, text: str) -> None:
-        """Keeps what stands around the text of a frame, if another text there would be read as its text."""
+    def _learn_form(self, frame: bytes, delta: ChatDelta) -> None:
+        """Keeps what stands around the one string of a frame, if another there would be read in its place."""
         self._tries -= 1
-        is_plain = frame.startswith(b"data: ") and frame.find(b"\n") == len(frame) - 2
+        names, text, made = _one_string(delta)
+        if not text or not frame.startswith(b"data: ") or frame.find(b"\n") != len(frame) - 2:
+            return
         written = orjson.dumps(text)
-        for name in _CONTENT:
+        for name in names:
             start = frame.find(name + written)
-            if start < 0 or not is_plain:
+            if start < 0:
                 continue
             before, after = frame[: start + len(name) + 1], frame[start + len(name + written) - 1 :]
             event = as_object(orjson.loads(before[6:-1] + orjson.dumps(_PROBE) + after[1:]))
-            if self._read(event, self._chosen(event.get("choices")), "delta") == ChatDelta(_PROBE):
-                self._before, self._after = before, after
+            if self._read(event, self._chosen(event.get("choices")), "delta") == made(_PROBE):
+                self._before, self._after, self._made = before, after, made
 
     def read_answer(self, reply: bytes) -> ChatDelta:
         """Returns a whole answer as one delta; raises `ProviderFailed` when it is none."""
@@ -219,6 +227,7 @@ class ChatAnswerReader:
         position = self._positions.get(index)
         known_id = "" if position is None else self._call_ids[position]
         if position is None or (piece.name and known_id and piece.call_id not in {"", known_id}):
+            self._before = b""  # frames that are alike belong to another call now
             position = self._positions[index] = len(self._call_ids)
             self._call_ids.append(piece.call_id)
         elif not known_id:
@@ -233,9 +242,29 @@ class ChatAnswerReader:
             self.created = created
 
 
-def deltas_of_text(text: str) -> list[ChatDelta]:
-    """The deltas of a frame with nothing but a text."""
-    return [ChatDelta(text)] if text else []
+def _one_string(delta: ChatDelta) -> tuple[tuple[bytes, ...], str, Callable[[str], ChatDelta]]:
+    """Returns the one string of a delta, how frames name it, and what makes the delta of another string.
+
+    No string where there are several, or other things, in the delta.
+    """
+    if not any(delta[1:]):
+        return (b'"content":', b'"content": '), delta.text, ChatDelta
+    if len(delta.thinking) == 1 and delta == ChatDelta(thinking=(ThinkingPiece(delta.thinking[0].text),)):
+        names = (b'"reasoning_content":', b'"reasoning_content": ', b'"reasoning":', b'"reasoning": ')
+        return names, delta.thinking[0].text, _thought
+    if len(delta.tool_calls) == 1 and delta == ChatDelta(tool_calls=delta.tool_calls):
+        piece = delta.tool_calls[0]
+
+        def made(text: str) -> ChatDelta:
+            return ChatDelta(tool_calls=(ToolCallPiece(piece.position, piece.call_id, text=text),))
+
+        if piece == ToolCallPiece(piece.position, piece.call_id, text=piece.text):
+            return (b'"arguments":', b'"arguments": '), piece.text, made
+    return (), "", ChatDelta
+
+
+def _thought(text: str) -> ChatDelta:
+    return ChatDelta(thinking=(ThinkingPiece(text),))
 
 
 def _delta(message: Json, logprobs: Any, calls: tuple[ToolCallPiece, ...]) -> ChatDelta:  # noqa: ANN401 -- a provider's JSON

@@ -13,7 +13,12 @@ from unit.dialects.responses import chat_frames
 from llm_proxy.dialects.dialect import ResponseMeta, StreamRenderer
 from llm_proxy.dialects.messages.request import MessagesContext
 from llm_proxy.dialects.messages.stream import MessagesStream
-from llm_proxy.dialects.translation.chat_answer import ChatAnswerReader, ChatDelta
+from llm_proxy.dialects.translation.chat_answer import (
+    ChatAnswerReader,
+    ChatDelta,
+    ThinkingPiece,
+    ToolCallPiece,
+)
 
 Json = dict[str, Any]
 ENVELOPES: list[Json] = [
@@ -21,8 +26,8 @@ ENVELOPES: list[Json] = [
     {"logprobs": {"content": [{"token": "a", "logprob": -0.1, "bytes": [97], "top_logprobs": []}]}},
 ]  # fmt: skip
 CALLS: list[Json] = [
-    {"tool_calls": [{"index": at, "id": f"call_{at}", "function": {"name": "f", "arguments": given}}]}
-    for at in (0, 1)
+    {"tool_calls": [{"index": at, "id": f"call_{own}", "function": {"name": "f", "arguments": given}}]}
+    for at, own in ((0, 0), (1, 1), (0, 2))
     for given in ('{"a":', '{"a":1}')
 ]
 OTHER: list[Json] = [
@@ -46,14 +51,27 @@ def spaced(frame: bytes) -> bytes:
     return b"data: " + json.dumps(orjson.loads(frame[6:])).encode() + b"\n\n"
 
 
+DELTAS: list[Callable[[str], Json]] = [
+    lambda text: {"content": text},
+    lambda text: {"content": text, "role": "assistant", "refusal": None, "tool_calls": None},
+    lambda text: {"reasoning_content": text},
+    lambda text: {"reasoning": text, "reasoning_content": text},
+    lambda text: {"tool_calls": [{"index": 0, "function": {"arguments": text}}]},
+    lambda text: {"tool_calls": [{"index": 1, "id": None, "function": {"name": None, "arguments": text}}]},
+    lambda text: {"tool_calls": [{"index": 0, "id": "call_0", "function": {"arguments": text}}]},
+    lambda text: {"tool_calls": [{"index": 0, "custom": {"input": text}}]},
+    lambda text: {"thinking_blocks": [{"type": "thinking", "thinking": text, "signature": ""}]},
+]
+
+
 @st.composite
 def streams(draw: st.DrawFn) -> list[bytes]:
-    """The frames of a stream: texts, a few in each envelope, and other deltas between them."""
+    """The frames of a stream: strings, a few in each envelope, and other deltas between them."""
     frames: list[bytes] = []
-    for _ in range(draw(st.integers(1, 4))):
-        envelope = draw(st.sampled_from(ENVELOPES))
-        some = [plain(text, **envelope) for text in draw(st.lists(TEXTS, max_size=6))]
-        some += [chat_frames.frame(delta) for delta in draw(st.lists(st.sampled_from(OTHER), max_size=1))]
+    for _ in range(draw(st.integers(1, 5))):
+        envelope, delta = draw(st.sampled_from(ENVELOPES)), draw(st.sampled_from(DELTAS))
+        some = [chat_frames.frame(delta(text), **envelope) for text in draw(st.lists(TEXTS, max_size=5))]
+        some += [chat_frames.frame(other) for other in draw(st.lists(st.sampled_from(OTHER), max_size=1))]
         frames += map(spaced, some) if draw(st.booleans()) else some
     return frames
 
@@ -84,7 +102,7 @@ def test_frames_one_by_one_give_the_same_events(
     open_stream: Callable[[], StreamRenderer], frames: list[bytes]
 ) -> None:
     """Which text is where, what is said around it, and how it is written: none of that matters."""
-    frames = [*frames, chat_frames.ending()]
+    frames = [*map(chat_frames.frame, (CALLS[0], CALLS[2])), *frames, chat_frames.ending()]
     one_by_one, in_pieces = open_stream(), open_stream()
     events = b"".join(map(one_by_one.feed, frames)) + one_by_one.end(ResponseMeta())
     assert events == b"".join(map(in_pieces.feed, never_whole(frames))) + in_pieces.end(ResponseMeta())
@@ -101,6 +119,30 @@ def test_frames_one_by_one_give_the_same_deltas(frames: list[bytes]) -> None:
         assert one_by_one.finish_reason == in_pieces.finish_reason
 
 
+ALIKE: list[tuple[Callable[[str], Json], Callable[[str], ChatDelta]]] = [
+    (DELTAS[2], lambda text: ChatDelta(thinking=(ThinkingPiece(text),))),
+    (DELTAS[4], lambda text: ChatDelta(tool_calls=(ToolCallPiece(0, text=text),))),
+    (DELTAS[6], lambda text: ChatDelta(tool_calls=(ToolCallPiece(0, "call_0", text=text),))),
+]
+
+
+@pytest.mark.parametrize(("delta", "read"), ALIKE)
+def test_thoughts_and_arguments_are_read_like_texts(
+    delta: Callable[[str], Json], read: Callable[[str], ChatDelta]
+) -> None:
+    """They are no text; a call that begins has other arguments than the one before."""
+    reader = ChatAnswerReader()
+    reader.feed(chat_frames.frame(CALLS[0]))
+    for text in ("one", '"two"', "", "three"):
+        found = [read(text)] if text or read(text).tool_calls else []
+        assert reader.feed(chat_frames.frame(delta(text))) == found
+        assert reader.text_of(chat_frames.frame(delta("four"))) is None
+    (begun,) = reader.feed(chat_frames.frame(CALLS[4]))
+    assert begun.tool_calls[0].position == 1
+    (later,) = reader.feed(chat_frames.frame(delta("five")))
+    assert [piece.position for piece in later.tool_calls] in ([], [1])
+
+
 @pytest.mark.parametrize("written", [bytes, spaced])
 @pytest.mark.parametrize("choice", [{}, {"finish_reason": None, "logprobs": None}])
 def test_a_text_is_read_where_the_one_before_stood(written: Callable[[bytes], bytes], choice: Json) -> None:
@@ -108,15 +150,16 @@ def test_a_text_is_read_where_the_one_before_stood(written: Callable[[bytes], by
     reader = ChatAnswerReader()
     assert reader.text_of(written(plain("one", **choice))) is None
     reader.feed(written(plain("one", **choice)))
-    for text in ("two", "", ' "three" \\ \n', "\u20ac\x07"):
+    for text in ("two", ' "three" \\ \n', "\u20ac\x07"):
         assert reader.text_of(written(plain(text, **choice))) == text
-    assert reader.frames == 5
+    assert reader.frames == 4
 
 
 @pytest.mark.parametrize(
     "frame",
     [
         plain("b", finish_reason="stop"),
+        plain(""),
         plain("b") + plain("c"),
         plain("b")[:-1],
         plain("b").replace(b'"b"', b"null"),
