@@ -37,6 +37,11 @@ class MessageBoundaries:
         self._remaining_bytes = 0
         self.head_ended = self.request_ended = False
 
+    @property
+    def is_between(self) -> bool:
+        """Whether the bytes so far end with a request."""
+        return not self._partial and self._read_part is MessageBoundaries._read_request_line
+
     def head_complete(self, length: int | None) -> None:
         """Takes the body's length in bytes, None for chunks; raises `ValueError` where no head has ended."""
         if not self.head_ended:

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from llm_proxy.edge.boundaries import MessageBoundaries
+from llm_proxy.edge.repeated_head import RepeatedHead, learn_head
 from llm_proxy.edge.request_cycle import BoundedRequestCycle, ResponseTransport
 from llm_proxy.edge.responses import WRITE_CHUNK
 
@@ -32,6 +33,8 @@ MAX_DRAINED_BYTES = 32 * 2**20
 """Read and dropped after an early response, so that a client that reads last still gets the response."""
 MAX_PIPELINED, MAX_PIPELINED_PER_SEGMENT = 16, 1024
 """Requests taken from a connection before reading pauses, and of one segment, ahead of the running one."""
+MAX_HEADS_LEARNED = 3
+"""Heads of a connection that are kept, one after the other: some clients send no head twice."""
 LINGER_WHEN_STOPPING_S = 2
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S = 60, 15
 _USED = -1  # instead of a count of unused bytes: the segment being read held something used
@@ -98,6 +101,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._running: BoundedRequestCycle | None = None
         self._receiving = self._is_last = self._ignores = self._lingers = self._stops = False
         self._ends_next = False
+        self._repeated: RepeatedHead | None = None
+        self._unlearned, self._rest_bytes = MAX_HEADS_LEARNED, 0
         self._unused_bytes = 0
         self.head_since: float | None = None
         self.drained_since: float | None = None
@@ -129,15 +134,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._running is not None:
             self._running.disconnect()
-        self._ignores, self._running = True, None
+        self._ignores, self._running, self._repeated = True, None, None
         self.cycle = self.scope = cast("Any", None)
         self.pipeline.clear()
         del self._response_transport
 
     def data_received(self, data: bytes) -> None:
-        """Parses a segment."""
+        """Takes a segment: a request with the head of an earlier one, or what the parser has to read."""
+        if self._repeated is not None and self.idle_since is not None and self._repeat(data):
+            return
+        before = self.cycle
+        learns = self._unlearned and not (self._receiving or self._ignores) and self._boundaries.is_between
         try:
-            self._feed(data)
+            self._feed(self._take_rest(data) if self._rest_bytes and not self._ignores else data)
         except httptools.HttpParserUpgrade:
             self._ignores = True  # what follows is in another protocol
             self.cycle.keep_alive = False
@@ -146,6 +155,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         if self.head_since is not None or self._ignores or self._receiving:
             self._count_unused(len(data))
+        if learns and self.cycle is not before and self.cycle.keep_alive and not self._ignores:
+            self._learn(data)
 
     # Called by the parser
 
@@ -170,18 +181,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.head_since = None
         self._complete_scope()
         version = self.scope["http_version"]
-        cycle = BoundedRequestCycle(
-            scope=self.scope,
-            transport=cast("asyncio.Transport", self._response_transport),
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=version != "1.0" and self.expect_100_continue,
+        cycle = self._new_cycle(
+            expects=version != "1.0" and self.expect_100_continue,
             keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self._ends_next,
-            on_response=self.on_response_complete,
         )
         self.cycle, self._receiving = cycle, True
         if not self.is_responding:
@@ -192,6 +194,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             if len(self.pipeline) > MAX_PIPELINED_PER_SEGMENT:
                 raise ValueError("too many requests in one segment")
+
+    def _new_cycle(self, *, expects: bool, keep_alive: bool) -> BoundedRequestCycle:
+        """Returns the cycle of the request in `self.scope`; `expects`: it waits for `100 Continue`."""
+        return BoundedRequestCycle(
+            scope=self.scope,
+            transport=cast("asyncio.Transport", self._response_transport),
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expects,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of the body; drops it once the response is complete."""
@@ -250,6 +268,46 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._running.keep_alive = False
         else:
             self.transport.close()
+
+    def _learn(self, data: bytes) -> None:
+        """Keeps the head of the request that began with this segment, if it was a POST."""
+        scope = self.cycle.scope
+        if scope["method"] == "POST":
+            self._unlearned -= 1
+            self._repeated = learn_head(data, scope)
+
+    def _repeat(self, data: bytes) -> bool:
+        """Starts a request with the kept head, which the parser does not see; False for any other segment.
+
+        Nothing runs on this connection, and no request has begun.
+        """
+        known = self._repeated
+        if known is None or self._ignores or not self._boundaries.is_between:
+            return False
+        found = known.read(data)
+        if found is None:
+            return False
+        scope, body, length = found
+        self.idle_since, self._unused_bytes = None, 0
+        scope["state"] = self.app_state.copy()
+        self.scope = cast("Any", scope)
+        self.cycle = self._new_cycle(expects=False, keep_alive=not self._ends_next)
+        self._receiving, self._rest_bytes = True, length - len(body)
+        if body:
+            self.on_body(body)
+        if not self._rest_bytes:
+            self.on_message_complete()
+        self._start_asgi_task(self.cycle, self.app)
+        return True
+
+    def _take_rest(self, data: bytes) -> bytes:
+        """Takes what belongs to the body of a request that the parser has not seen; returns the others."""
+        body = data[: self._rest_bytes]
+        self._rest_bytes -= len(body)
+        self.on_body(body)
+        if not self._rest_bytes:
+            self.on_message_complete()
+        return data[len(body) :]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 -- as `send`
         self._running = cast("BoundedRequestCycle", cycle)

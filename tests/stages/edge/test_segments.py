@@ -3,9 +3,12 @@
 import asyncio
 import random
 from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
-from http_server import ProtocolServer, chunked, get, post
+import pytest
+from http_server import ProtocolServer, chunked, get, post, read_responses
 
+from llm_proxy.edge import http_protocol
 from llm_proxy.edge.http_protocol import HEAD_TOO_LARGE, INVALID_HTTP
 
 CASES = 150
@@ -73,3 +76,44 @@ async def test_segments_do_not_matter(server: ProtocolServer) -> None:
         raw = mutated(chance)
         whole = await response_to(server, [raw])
         assert await response_to(server, list(cut(chance, raw))) == whole, raw
+
+
+def repeated(chance: random.Random) -> list[bytes]:
+    """Requests with the same head, of bodies of any length; each whole, in pieces or with the next."""
+    path, more = chance.choice(["/echo", "/early", "/headers", "/half"]), chance.choice([b"", b"X-A: b\r\n"])
+    requests = [post(path, b"b" * chance.choice((1, 2, 9, 10, 99)), more) for _ in range(4)]
+    requests.insert(chance.randrange(5), chance.choice([b"", b"", mutated(chance), b"\r\n", b"\n", b"\r"]))
+    found: list[bytes] = []
+    for one in requests:
+        at = chance.choice((0, one.find(b"\r\n\r\n") + 4, chance.randrange(len(one) + 1)))
+        if at and chance.random() < 0.2 and found:
+            found[-1] += one[:at]
+        else:
+            found.append(one[:at])
+        found.append(one[at:])
+    return [piece for piece in found if piece]
+
+
+async def test_repeated_heads_do_not_matter(server: ProtocolServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request with the head of an earlier one is answered as the parser reads it."""
+    chance = random.Random(8)  # noqa: S311 -- no secret
+    for _ in range(CASES):
+        pieces = repeated(chance)
+        found = await response_to(server, pieces)
+        with monkeypatch.context() as patched:
+            patched.setattr(http_protocol, "MAX_HEADS_LEARNED", 0)
+            assert found == await response_to(server, pieces), pieces
+
+
+async def test_a_repeated_head_is_not_parsed(server: ProtocolServer) -> None:
+    """Its request is answered by a connection without a parser, with the headers and the body it has."""
+    client = await server.connect()
+    await client.send(post("/echo", b"first"))
+    connection = await server.connection()
+    await server.wait_until(lambda: connection.idle_since is not None)
+    connection.parser = cast("Any", None)
+    await client.send(post("/echo", b"the second")[:-3])
+    await client.send(b"ond")
+    await server.wait_until(lambda: connection.idle_since is not None)
+    client.half_close()
+    assert [one.body for one in read_responses(await client.read_all())] == [b"first", b"the second"]

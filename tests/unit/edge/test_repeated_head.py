@@ -1,0 +1,104 @@
+"""RepeatedHead: what is learned, and that it reads a segment as the parser and `MessageBoundaries` would."""
+
+import httptools
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_proxy.edge.repeated_head import MAX_LEARNED_BYTES, learn_head
+
+HEAD = b"POST /v1/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\nAuthorization: Bearer k\r\n\r\n"
+
+
+class Parsed:
+    """A head as httptools reads it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = b""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Takes a header."""
+        self.headers.append((name.lower(), value))
+
+    def on_body(self, body: bytes) -> None:
+        """Takes a piece of the body."""
+        self.body += body
+
+    def scope(self) -> dict[str, object]:
+        """What the protocol would make of it."""
+        return {"headers": self.headers, "http_version": self.parser.get_http_version()}
+
+
+def learned(data: bytes) -> object:
+    """What is learned of a segment."""
+    return learn_head(data, Parsed(data).scope())
+
+
+@given(body=st.binary(min_size=1, max_size=1200), sent=st.integers(0, 1200))
+def test_a_request_with_the_same_head_is_read_as_the_parser_reads_it(body: bytes, sent: int) -> None:
+    """Whatever its length, and however much of its body came with the head."""
+    first = HEAD % b"5" + b"first"
+    head = learn_head(first, Parsed(first).scope())
+    assert head is not None
+    data = (HEAD % str(len(body)).encode() + body)[: len(HEAD % str(len(body)).encode()) + sent]
+    found, parsed = head.read(data), Parsed(data)
+    assert found is not None
+    assert found[0]["headers"] == parsed.headers
+    assert (found[1], found[2]) == (parsed.body, len(body))
+    assert head.read(first) is not None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD % b"4" + b"first",  # the beginning of another request
+        HEAD % b"0",
+        HEAD % b"05" + b"first",
+        HEAD % b"+5" + b"first",
+        HEAD % b" 5" + b"first",
+        HEAD % b"5 " + b"first",
+        HEAD % b"1_0" + b"first",
+        HEAD % b"5\r\nX: y" + b"first",
+        HEAD % b"5\r\nContent-Length: 6" + b"first",
+        HEAD % b"123456789" + b"first",
+        HEAD % b"\xb2" + b"first",
+        HEAD % b"" + b"first",
+        (HEAD % b"5")[:-1],
+        (HEAD % b"5").replace(b"Bearer k", b"Bearer l") + b"first",
+        (HEAD % b"5").replace(b"/v1/chat", b"/v1/chaT") + b"first",
+        b"\r\n" + HEAD % b"5" + b"first",
+        b"",
+    ],
+)
+def test_anything_else_is_for_the_parser(data: bytes) -> None:
+    """Another head, or one whose length is not plain; more than one request."""
+    first = HEAD % b"5" + b"first"
+    head = learn_head(first, Parsed(first).scope())
+    assert head is not None
+    assert head.read(data) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD % b"5\r\nExpect: 100-continue",
+        HEAD % b"5\r\nContent-Length: 5" + b"first",
+        (HEAD % b"5").replace(b"1.1", b"1.0") + b"first",
+        (HEAD % b"5").replace(b"POST", b"PUT") + b"first",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n0\r\n\r\n",
+        b"\r\n" + HEAD % b"5" + b"first",
+        HEAD % b"0",
+        HEAD % b"05" + b"first",
+        HEAD % (b"5\r\nX: " + b"x" * MAX_LEARNED_BYTES),
+    ],
+)
+def test_a_head_that_is_not_plain_is_not_learned(data: bytes) -> None:
+    """Of any framing but one `Content-Length`, and what is longer than heads are."""
+    try:
+        found = learned(data)
+    except httptools.HttpParserError:
+        return
+    assert found is None
