@@ -4,9 +4,8 @@ Raised anywhere, rendered in one place (`edge.responses`). Messages are ours, or
 Source: https://platform.openai.com/docs/guides/error-codes
 """
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 ErrorOrigin = Literal["gateway", "limit", "budget", "guardrail", "provider"]
 
@@ -16,8 +15,7 @@ def with_request_id(message: str, request_id: str) -> str:
     return f"{message.removesuffix('.')} (request {request_id})." if request_id else message
 
 
-@dataclass(frozen=True, slots=True)
-class ReachedLimit:
+class ReachedLimit(NamedTuple):
     """The limit that rejected a request: whose it is, its figures, and what the request wanted of it.
 
     Attributes:

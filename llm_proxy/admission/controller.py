@@ -493,7 +493,7 @@ def _with_reset(status: LimitStatus, empty: LimitStatus | None) -> LimitStatus:
     """The status with the time until its window is empty, which is never before the call fits."""
     if empty is None or empty.reset_ms is None:
         return status
-    return replace(status, reset_ms=max(status.wait_ms, empty.reset_ms))
+    return status._replace(reset_ms=max(status.wait_ms, empty.reset_ms))
 
 
 def _statuses(decision: Decision) -> tuple[LimitStatus, ...]:

@@ -7,11 +7,10 @@ Source: https://platform.openai.com/docs/guides/rate-limits (the header names an
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import repeat
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 from zoneinfo import ZoneInfo
 
 from llm_proxy.admission.limiter import (
@@ -62,8 +61,7 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class LimitStatus:
+class LimitStatus(NamedTuple):
     """The status of one check for a caller.
 
     Attributes:

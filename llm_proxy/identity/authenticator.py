@@ -97,8 +97,11 @@ class InternalKeys:
 class KeyLookup(Protocol):
     """Looks virtual keys up."""
 
-    async def find_caller(self, key: bytes) -> Caller:
-        """Returns the key's caller; raises `Unauthorized`, or `StoreUnavailable` if it cannot be checked."""
+    async def find_caller(self, key: bytes, digest: bytes | None = None) -> Caller:
+        """Returns the key's caller; raises `Unauthorized`, or `StoreUnavailable` if it cannot be checked.
+
+        `digest` is that of the key, where it is known.
+        """
         ...
 
 
@@ -128,13 +131,14 @@ class Authenticator:
         """
         key = extract_credential(headers)
         self.gate.require_open()
-        caller = self._internal_keys.match(key_digest(key))
+        digest = key_digest(key)
+        caller = self._internal_keys.match(digest)
         if caller is not None:
             return caller
         if self._virtual_keys is None:
             raise invalid_key_error()
         try:
-            return await self._virtual_keys.find_caller(key)
+            return await self._virtual_keys.find_caller(key, digest)
         finally:
             self.gate.require_open()  # it may have been closed when the key was read
 

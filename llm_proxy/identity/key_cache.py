@@ -35,6 +35,7 @@ OUTAGE_TTL_S = 900.0
 RETRY_PAUSE_S = 1.0
 """Time after a failed look-up during which the store is not queried."""
 MAX_ENTRIES = 50_000
+_NEVER_S = float("-inf")
 
 
 class KeyStore(Protocol):
@@ -86,16 +87,16 @@ class KeyCache:
         self._invalid_since_s: dict[bytes, float] = {}
         self._running: dict[tuple[str, int], asyncio.Task[_CachedKey | None]] = {}
         self._epochs = PolicySnapshot()
-        self._unavailable_until_s = float("-inf")
+        self._unavailable_until_s = _NEVER_S
 
-    async def find_caller(self, key: bytes) -> Caller:
-        """Returns the caller of a call with this key.
+    async def find_caller(self, key: bytes, digest: bytes | None = None) -> Caller:
+        """Returns the caller of a call with this key, whose digest may be known.
 
         Raises:
             Unauthorized: The key is unknown, revoked or expired.
             StoreUnavailable: The key is not in the cache, and the store is unavailable.
         """
-        digest = key_digest(key)
+        digest = key_digest(key) if digest is None else digest
         cached = self._keys.get(unchecked_lookup(key, digest))
         if (
             cached is None
@@ -132,11 +133,13 @@ class KeyCache:
         return policies
 
     async def _look_up(self, key: bytes, digest: bytes) -> _CachedKey:
+        began_s = self._clock_s()
+        if began_s - self._invalid_since_s.get(digest, _NEVER_S) < CACHE_TTL_S:
+            raise invalid_key_error()
         lookup = lookup_from_key(key)
         if lookup is None and self._epochs.has_imported_keys:
             lookup = imported_lookup(key, digest)
-        began_s = self._clock_s()
-        if lookup is None or began_s - self._invalid_since_s.get(digest, float("-inf")) < CACHE_TTL_S:
+        if lookup is None:
             raise invalid_key_error()
         # A wrong secret of a cached key is looked up too: a faster 401 would reveal that the key exists.
         cached = await self._fetch_or_stale(lookup, self._keys.get(lookup))

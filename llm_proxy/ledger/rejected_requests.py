@@ -8,8 +8,9 @@ names of its key, tenant, agent, user, model and run, and the limit it reached; 
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -113,7 +114,7 @@ def rejected_request(context: CallContext, error: APIError) -> RejectedRequest:
 
 def limit_as_json(reached: ReachedLimit) -> dict[str, Any]:
     """Returns a reached limit as a JSON object without unknown fields; money is text in dollars."""
-    document: dict[str, Any] = asdict(reached)
+    document: dict[str, Any] = reached._asdict()
     document["resets_at"] = reached.resets_at.isoformat() if reached.resets_at else None
     if reached.unit == "usd":
         document |= {name: usd_text(document[name]) for name in _AMOUNTS}
@@ -229,6 +230,7 @@ def minute_of(request_id: UUID) -> int:
     return (request_id.int >> 80) // _MS_PER_MINUTE
 
 
+@lru_cache(maxsize=1024)
 def _counted_text(name: str) -> str:
     return sanitize_text(name)[:MAX_NAME_CHARS]
 
