@@ -66,7 +66,8 @@ def read(variable: str, sources: tuple[str, ...] = SOURCES) -> set[str]:
     """Names read out of a mapping of that name, anywhere in the package or in these sources."""
     name = r'("[a-z_0-9]+"|[A-Z][A-Z_0-9]+)'
     pattern = re.compile(rf"\b{variable}\b(?:\.get\(|\.pop\(|\[)\s*{name}|{name} (?:not )?in {variable}\b")
-    written = {one or other for text in sources for one, other in pattern.findall(text)}
+    texts = [text for text in sources if variable in text]  # most do not, and the pattern is slow
+    written = {one or other for text in texts for one, other in pattern.findall(text)}
     return {CONSTANTS.get(one, one).strip('"') for one in written if one in CONSTANTS or one.startswith('"')}
 
 

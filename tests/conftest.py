@@ -21,7 +21,9 @@ import markers
 import pytest
 import sidecar_parts
 from all_providers import AllProviders, run_all_providers
+from distribution import SharedFixtureScheduling
 from hypothesis import settings
+from xdist.remote import Producer  # pyright: ignore[reportMissingTypeStubs] -- it is typed
 
 from llm_proxy import schema
 from llm_proxy.stack import NotInstalled, environments, probe, process, process_specs
@@ -43,6 +45,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if single_file:
         return 0
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedFixtureScheduling | None:
+    """Have files that share a costly fixture run by one process, where files are what is handed out."""
+    return SharedFixtureScheduling(config, log) if config.option.dist == "loadfile" else None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -61,8 +61,7 @@ async def test_a_sidecar_killed_is_noticed_by_nobody_but_the_calls_that_ran_in_i
             cut = next(one for one in answers if one.status_code == 502)
             assert cut.json()["error"]["code"] == "upstream_unreachable"
             wrong = [call for call in calls if call[0] != 200]
-            assert all(began < killed_at for _, began, _ in wrong)  # they were under way
-            assert len(wrong) < 5
+            assert all(began < killed_at < began + took_s for _, began, took_s in wrong)  # they were under way
             assert max((await made.seen()).values()) == 1
             assert await made.metric("llm_proxy_upstream_failures_total", "broke") >= 1
             assert await states(made) == {"live": 1, "away": 1, "ejected": 0, "unknown": 0}
@@ -90,7 +89,7 @@ async def test_a_frozen_sidecar_holds_its_calls_for_seconds_and_gets_no_others(
             assert max(seconds for _, _, seconds in held) < 20
             well = [seconds for status, _, seconds in calls if status == 200]
             assert len(well) > len(calls) * 0.7
-            assert max(well) < 3
+            assert max(well) < 6  # not the ten seconds of those that are held
 
             two_sidecars.thaw(0)
             await until_all_live(made)

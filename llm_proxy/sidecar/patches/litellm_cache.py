@@ -107,6 +107,8 @@ OWN_CACHE = LiteLLMPatch(
     install=_install_own_cache,
     reason="LiteLLM replays a cached stream with losses: choices, tool calls and usage among them.",
     until="A replayed stream equals the first one.",
-    tests=("tests/stages/sidecar/test_redis_cache.py::test_litellm_s_in_memory_cache_stores_no_streams",),
+    tests=(
+        "tests/stages/sidecar/test_response_cache.py::test_litellm_s_in_memory_cache_stores_complete_answers_only",
+    ),
     after_start=True,
 )

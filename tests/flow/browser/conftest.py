@@ -10,7 +10,7 @@ from running_console import ConsoleProcess, RunningConsole, serve_console
 from running_stack import RunningStack
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def console_process(
     service_folder: Path, postgres_url: str, stack_ports: dict[str, int]
 ) -> Iterator[ConsoleProcess]:
@@ -25,7 +25,7 @@ def console(console_process: ConsoleProcess, stack: RunningStack) -> RunningCons
     return RunningConsole(console_process, stack)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 async def browser(anyio_backend: str) -> AsyncIterator[Browser]:  # noqa: ARG001 -- the loop it runs in
     """A browser."""
     async with run_chromium() as running:

@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import httpx
 import pytest
 import redis.asyncio
-from sidecars import Answer, Json, Provider, Sidecar, deployment, run_sidecar
+from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.sidecar.config import CACHE_NAMESPACE
 from llm_proxy.sidecar.patches.redis_breaker import MISSING_EVICTION, tell_missing_eviction
@@ -51,21 +52,6 @@ async def test_a_cache_that_does_not_evict_is_told(
         await tell_missing_eviction(client)
         await client.aclose()
         assert (MISSING_EVICTION in capfd.readouterr().err) is (url == limits_redis_url)
-
-
-async def test_litellm_s_in_memory_cache_stores_no_streams(provider: Provider, tmp_path: Path) -> None:
-    """Complete answers come from it."""
-    config: Json = {
-        "model_list": [deployment("a", "openai/a", provider)],
-        "litellm_settings": {"cache": True, "cache_params": {"type": "local"}},
-    }
-    with run_sidecar(config, provider, tmp_path) as sidecar:
-        for ask, times in ((sidecar.chat, 1), (sidecar.stream, 2)):
-            prompt = mark()
-            for _ in range(2):
-                assert (await ask("a", prompt)).status == 200
-                await asyncio.sleep(0.2)
-            assert await request_count(sidecar, prompt) == times
 
 
 async def test_a_partly_cached_batch_costs_what_was_embedded(sidecar: Sidecar) -> None:
@@ -201,7 +187,7 @@ def stored(url: str) -> int:
 async def test_a_sidecar_starts_without_a_responding_redis(
     provider: Provider, tmp_path: Path, own_valkey: tuple[str, int], how: str
 ) -> None:
-    """Calls do not wait for it."""
+    """Calls do not wait for it, a repeat among them; a purge says that it is incomplete."""
     config: Json = {"model_list": [deployment("a", "openai/a", provider)]}
     url, pid = own_valkey
     if how == "frozen":
@@ -210,3 +196,11 @@ async def test_a_sidecar_starts_without_a_responding_redis(
         url = f"redis://127.0.0.1:{probe.free_port()}/0"
     with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
         assert delays({"chat": [await timed(sidecar, "chat") for _ in range(4)]})[0] < 1.5
+        prompt = mark()
+        answers = [await sidecar.chat("a", prompt) for _ in range(2)]
+        assert [one.status for one in answers] == [200, 200]
+        assert not any("x-litellm-cache-key" in one.headers for one in answers)
+        assert await request_count(sidecar, prompt) == 2
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}, timeout=20) as client:
+            reply = await client.request("DELETE", f"{sidecar.url}/llmp/cache", json={"patterns": ["*"]})
+    assert (reply.status_code, reply.json()) == (503, {"purged": 0, "complete": False})
