@@ -137,12 +137,14 @@ class Sidecar:
         streamed: Json = {"stream": True, "stream_options": {"include_usage": True}}
         return await self.chat(model, mark, fields=streamed | (fields or {}), **directive)
 
-    async def leave_stream(self, body: Json, events: int, **headers: str) -> None:
-        """Request a streamed chat, and hang up after this many events."""
+    async def leave_stream(
+        self, body: Json, events: int, path: str = "/v1/chat/completions", **headers: str
+    ) -> None:
+        """Request a stream, of a chat or at another path, and hang up after this many events."""
         sent = {"authorization": f"Bearer {KEY}"} | headers
         async with (
             httpx.AsyncClient(verify=NO_TLS, timeout=40) as client,
-            client.stream("POST", f"{self.url}/v1/chat/completions", json=body, headers=sent) as reply,
+            client.stream("POST", self.url + path, json=body, headers=sent) as reply,
         ):
             received = 0
             async for line in reply.aiter_lines():

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from llm_proxy.endpoints import ENDPOINTS, Endpoint
+from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import direct_answers, direct_internals, litellm_internals, native_answers
 from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt, outcome_in_context
@@ -28,6 +28,7 @@ from llm_proxy.sidecar.direct_templates import (
     read_call,
 )
 from llm_proxy.sidecar.disconnects import unless_disconnected
+from llm_proxy.sidecar.native_streams import DirectNativeStream
 from llm_proxy.sidecar.patches import openai_passthrough
 from llm_proxy.sidecar.responses import (
     CALL_ID_HEADER,
@@ -124,7 +125,8 @@ class DirectCalls:
         if template is not None:
             self.templates.move_to_end(key)
             if call.streams:
-                stream = DirectStream(template, call, outcome, began)
+                make = DirectNativeStream if endpoint in NATIVE_ENDPOINTS else DirectStream
+                stream = make(template, call, outcome, began)
                 await self._pass(stream, direct, outcome, forward, request)
                 return
             answer = await self._answer(template, call, outcome, direct, receive)
@@ -192,7 +194,8 @@ class DirectCalls:
         call = read_call(endpoint, request.raw, outcome.optional_fields, request.scope["headers"])
         if call is None or not self._may_serve(call.group):
             return None
-        if call.streams and not openai_passthrough.installed.is_set():
+        is_chat = endpoint not in NATIVE_ENDPOINTS
+        if call.streams and is_chat and not openai_passthrough.installed.is_set():
             return None
         may_be_cached = ENDPOINTS[endpoint].litellm_call_type in direct_internals.cached_call_types()
         return None if may_be_cached and not call.without_cache else call

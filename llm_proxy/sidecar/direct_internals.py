@@ -113,11 +113,15 @@ def _native_classes() -> tuple[Untyped, Untyped, Untyped]:
     )
 
 
-def response_object(document: Json, headers: dict[str, str]) -> tuple[Untyped, Json]:
-    """Return LiteLLM's object of a response, without its texts, and what LiteLLM keeps beside it."""
+def response_object(document: Json) -> Untyped:
+    """Return LiteLLM's object of a response, without its texts."""
     kept = {name: document[name] for name in KEPT_OF_RESPONSES if name in document}
-    result = _native_classes()[0].model_validate({**kept, "output": []})
-    return result, {"additional_headers": _answer_functions()[1](headers), "headers": headers}
+    return _native_classes()[0].model_validate({**kept, "output": []})
+
+
+def native_hidden(headers: dict[str, str]) -> Json:
+    """Return what LiteLLM keeps beside the answer to a native call."""
+    return {"additional_headers": _answer_functions()[1](headers), "headers": headers}
 
 
 def chat_usage(usage: Untyped) -> Untyped:

@@ -266,7 +266,8 @@ def _is_native(request: Untyped, call: DirectCall, deployment: Untyped) -> bool:
 
 
 def _is_constant(name: bytes, call: DirectCall) -> bool:
-    of_streams = call.streams and (name in STREAM_HEADERS or name.startswith(COST_PREFIX))
+    has_costs = call.endpoint not in NATIVE_ENDPOINTS  # those of another call, or of nothing
+    of_streams = call.streams and (name in STREAM_HEADERS or (has_costs and name.startswith(COST_PREFIX)))
     return name in CONSTANT_HEADERS or of_streams
 
 

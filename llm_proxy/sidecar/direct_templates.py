@@ -65,7 +65,7 @@ LITELLM_TOOLS = ("mcp", "advisor")
 """Beginnings of the types of tools that LiteLLM may run itself."""
 LONG_NUMBER = re.compile(rb"[0-9]{19}")
 """Matches a body that may hold a number which orjson would round."""
-STREAMED: frozenset[Endpoint] = frozenset({"chat.completions"})
+STREAMED: frozenset[Endpoint] = frozenset({"chat.completions", "responses", "messages"})
 LITELLM_CONTROLS = frozenset({"cache", "disable_fallbacks"})
 """Fields that the gateway adds for LiteLLM: no provider gets them, and an answered call needs neither."""
 FREE_FIELDS = (

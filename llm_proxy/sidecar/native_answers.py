@@ -4,6 +4,8 @@ Invariants: the cost, its parts and the headers are made by LiteLLM's own functi
 answer that might cost more than that, or that LiteLLM might reject, is none of these.
 """
 
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import orjson
@@ -37,14 +39,11 @@ def read_response(
         outcome: The call's record.
     """
     document = _document(answer)
-    items = as_list(document.get("output"))
-    if document.get("error") is not None or document.get("status") not in ENDED or not items:
+    if not is_plain_response(document):
         return None
-    usage = document.get("usage")
-    if any(one.get("type") not in FREE_ITEMS for one in as_objects(items)) or not _is_counted(usage):
-        return None
-    result, hidden = direct_internals.response_object(document, answer.headers)
-    found = _priced(result, extra_headers(hidden, call.group), answer, template, call, outcome)
+    extra = extra_headers(direct_internals.native_hidden(answer.headers), call.group)
+    result = direct_internals.response_object(document)
+    found = _priced(result, extra, answer, template, call, outcome)
     result.usage = direct_internals.chat_usage(result.usage)
     return found
 
@@ -65,7 +64,7 @@ def read_message(
     is_message = document.get("type") == "message" and isinstance(document.get("content"), list) and texts
     if not is_message or document.get("stop_reason") == REFUSAL or document.get("error"):
         return None
-    if not _is_counted(document.get("usage")) or catalog.STATED_COST_HEADER in answer.headers:
+    if not is_counted(document.get("usage")) or catalog.STATED_COST_HEADER in answer.headers:
         return None
     result = direct_internals.message_object(document, template.pricing)
     extra = {"x-litellm-model-group": call.group} | RETRY_HEADERS
@@ -81,7 +80,24 @@ def _document(answer: ProviderAnswer) -> Json:
     return {} if NEEDS_REPAIR.search(answer.raw) else as_object(orjson.loads(answer.raw))
 
 
-def _is_counted(usage: object) -> bool:
+def events_of(frames: bytes) -> Iterator[Json]:
+    """Yield the JSON objects of complete events; what is none is left out."""
+    for line in frames.split(b"\n"):
+        if line.startswith(b"data:"):
+            with suppress(ValueError):
+                yield as_object(orjson.loads(line[5:]))
+
+
+def is_plain_response(document: Json) -> bool:
+    """Whether a response has ended well, and costs its tokens alone."""
+    items = as_list(document.get("output"))
+    if document.get("error") is not None or document.get("status") not in ENDED or not items:
+        return False
+    is_free = all(one.get("type") in FREE_ITEMS for one in as_objects(items))
+    return is_free and is_counted(document.get("usage"))
+
+
+def is_counted(usage: object) -> bool:
     """Whether a usage states tokens, and no cost of its own."""
     stated = as_object(usage)
     counts = [stated.get(name) for name in ("input_tokens", "output_tokens")]

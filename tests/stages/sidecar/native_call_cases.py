@@ -184,3 +184,81 @@ NATIVE_FAILED: dict[str, Case] = {
     ),
 }
 """Calls that LiteLLM answers."""
+
+
+def _streamed(cases: dict[str, Case]) -> dict[str, Case]:
+    """The same calls, streamed; without those that get a whole answer."""
+    return {
+        f"{name}-stream": (group, fields | {"stream": True}, directive)
+        for name, (group, fields, directive) in cases.items()
+        if directive.get("do") != "raw"
+    }
+
+
+def events(*said: Json) -> Json:
+    """A stream of these events."""
+    return {"do": "raw", "raw": [wire(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n") for one in said]}
+
+
+STARTED: Json = {
+    "type": "message_start",
+    "message": {"id": "msg_x", "model": "c", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}},
+}
+DELTAS: list[Json] = [
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {
+        "type": "content_block_delta",
+        "index": 0,
+        "delta": {"type": "text_delta", "text": 'a "type": "error" b'},
+    },
+    {"type": "content_block_stop", "index": 0},
+]
+STOPPED: list[Json] = [
+    {
+        "type": "message_delta",
+        "delta": {"stop_reason": "end_turn"},
+        "usage": {"output_tokens": 5, "own": None},
+    },
+    {"type": "message_stop"},
+]
+STREAM: Json = {"stream": True}
+CREATED: Json = {"type": "response.created", "response": {"id": "resp_x", "status": "in_progress"}}
+COMPLETED: Json = {
+    "type": "response.completed",
+    "response": json.loads(response(TEXT)["raw"][0]),
+}
+NATIVE_STREAMED = _streamed(NATIVE) | {
+    "message-slow": ("claude", LIMIT | STREAM, {"do": "ok", "gap_ms": 3, **TOKENS}),
+    "response-slow": ("responder", STREAM, {"do": "ok", "gap_ms": 3, **TOKENS}),
+    "message-events": ("claude", LIMIT | STREAM, events(STARTED, *DELTAS, *STOPPED)),
+    "response-events": ("responder", STREAM, events(CREATED, COMPLETED)),
+}
+"""Streams that LiteLLM has no part in."""
+NOTHING_SENT = {"eof", "half-frame"}
+"""Streams that end before their first event: LiteLLM writes no row of a message's."""
+BREAKS = {"cut", "reset"}
+"""LiteLLM loses events that come just before these."""
+SEARCHED = json.loads(response({"type": "web_search_call", "id": "w", "status": "completed"}, TEXT)["raw"][0])
+NATIVE_UNEVEN: dict[str, Case] = {
+    **{
+        f"{group}-{name}-{after}": (group, fields | STREAM, {"do": name, "after": after, "gap_ms": gap_ms})
+        for group, fields in (("responder", {}), ("claude", LIMIT))
+        for name in ("cut", "reset", "eof", "half-frame", "error-in-200")
+        for after, gap_ms in ((0, 0), (5, 0), (7, 3))
+        if (after or name not in NOTHING_SENT) and not (gap_ms and name in BREAKS)
+    },
+    **{
+        f"{group}-{name}": (group, fields | STREAM, {"do": name})
+        for group, fields in (("responder", {}), ("claude", LIMIT))
+        for name in ("status-400", "status-429", "status-500", "not-sse", "drop")
+    },
+    "fallback-stream": ("claude-first", LIMIT | STREAM, {"do": "status-500"}),
+    "response-fallback-stream": ("responder-first", STREAM, {"do": "status-500"}),
+    "searched-stream": ("responder", STREAM, events(CREATED, COMPLETED | {"response": SEARCHED})),
+    "failed-stream": (
+        "responder",
+        STREAM,
+        events(CREATED, {"type": "response.failed", "response": {"id": "r"}}),
+    ),
+}
+"""Streams that LiteLLM ends."""

@@ -22,10 +22,19 @@ from stages.sidecar.direct_call_cases import (
     REPAIRED,
     STREAM,
     STREAMED,
+    TOKENS,
     UNEVEN,
     Case,
 )
-from stages.sidecar.native_call_cases import LIMIT, MESSAGE_HEADERS, NATIVE, NATIVE_FAILED, NATIVE_PATHS
+from stages.sidecar.native_call_cases import (
+    LIMIT,
+    MESSAGE_HEADERS,
+    NATIVE,
+    NATIVE_FAILED,
+    NATIVE_PATHS,
+    NATIVE_STREAMED,
+    NATIVE_UNEVEN,
+)
 
 OWN_HEADERS = frozenset(
     {
@@ -46,6 +55,12 @@ OWN_HEADERS = frozenset(
 )
 """Headers that differ from call to call, or that only one of the ways has."""
 OWN_COLUMNS = frozenset({"answer_id", "call_id", "ended_at", "logged_at", "started_at"})
+COST_HEADERS = "x-litellm-response-cost"
+"""LiteLLM's headers of a native stream have no cost, or what it knows of one at that time."""
+UNKNOWN_COLUMNS = frozenset(
+    {"cached_tokens", "reasoning_tokens", "cache_write_tokens", "service_tier", "token_details"}
+)
+"""LiteLLM's row of a native stream has less of these than that of a whole answer."""
 OWN_TEXT = re.compile(
     r"chatcmpl-[-0-9a-f]+|call_[0-9a-f]{32}|time taken=[\d.]+ seconds|resp_[0-9a-f]{48}|msg_\d+|toolu_\d+"
 )
@@ -145,13 +160,18 @@ async def seen(sidecar: Sidecar, case: Case, call_id: UUID) -> Json:
     """What the gateway and the provider see of a call."""
     mark = str(call_id)
     group, fields, directive = case
+    is_native_stream = group in NATIVE_PATHS and fields.get("stream") is True
     own = {"key": mark, "text": "said"} if directive.get("do") == "flaky" else {}
     script = json.dumps({"do": "ok"} | directive | own)
     answer = await ask(sidecar, group, fields, f"{mark} {script}", call_id)
     calls, text = await sidecar.provider.calls(mark), OWN_TEXT.sub("", answer.text)
     return {
         "status": answer.status,
-        "headers": {name: value for name, value in answer.headers.items() if name not in OWN_HEADERS},
+        "headers": {
+            name: value
+            for name, value in answer.headers.items()
+            if name not in OWN_HEADERS and not (is_native_stream and name.startswith(COST_HEADERS))
+        },
         "timed": "x-litellm-overhead-duration-ms" in answer.headers,
         "body": CREATED.sub("", text) if fields.get("stream") else json.loads(text),
         "calls": [
@@ -196,6 +216,9 @@ async def differences(pair: tuple[Sidecar, Sidecar], log: Reader, cases: dict[st
         one, two = await calls
         if name not in EITHER_ROW:
             one["rows"], two["rows"] = await rows_of(log, own, one), await rows_of(log, its, two)
+            if name in NATIVE_STREAMED:
+                for call in (one, two):
+                    call["rows"] = [row | dict.fromkeys(UNKNOWN_COLUMNS) for row in call["rows"]]
         if one != two:
             found[name] = {part: (one[part], two[part]) for part in one if one[part] != two[part]}
     assert never == 0
@@ -224,6 +247,30 @@ async def test_a_native_answer_is_the_same(pair: tuple[Sidecar, Sidecar], log: R
     """Byte for byte, with LiteLLM's cost, headers and row; what LiteLLM must look at is LiteLLM's."""
     assert await differences(pair, log, NATIVE) == ({}, len(NATIVE))
     assert await differences(pair, log, NATIVE_FAILED) == ({}, 0)
+
+
+@needs_parts("direct_calls")
+async def test_a_native_stream_is_the_same(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
+    """Byte for byte, with its cost; one that does not end well is LiteLLM's."""
+    assert await differences(pair, log, NATIVE_STREAMED) == ({}, len(NATIVE_STREAMED))
+    assert await differences(pair, log, NATIVE_UNEVEN) == ({}, 0)
+
+
+@needs_parts("direct_calls")
+async def test_a_native_stream_s_row_is_that_of_a_whole_answer(
+    pair: tuple[Sidecar, Sidecar], log: Reader
+) -> None:
+    """With the tokens of each kind, and the tier."""
+    sidecar, _ = pair
+    for group, fields in (("responder", {}), ("claude", LIMIT)):
+        await learned(sidecar, [(group, fields, {}), (group, fields | {"stream": True}, {})])
+        rows = list[Json]()
+        for more in ({}, {"stream": True}):
+            said = json.dumps({"do": "ok", **TOKENS})
+            await ask(sidecar, group, fields | more, said, call_id := uuid4())
+            rows += await rows_of(log, call_id, {"headers": {}})
+        assert rows[0] == rows[1]
+        assert rows[0]["cached_tokens"] == TOKENS["cached_tokens"]
 
 
 async def test_a_native_row_has_the_answer_s_own_id(pair: tuple[Sidecar, Sidecar], log: Reader) -> None:
@@ -328,6 +375,31 @@ async def test_a_caller_leaves_a_stream(pair: tuple[Sidecar, Sidecar], log: Read
         assert len(await sidecar.provider.calls(str(call_id))) == 1
         await all_ended(sidecar)
         found += (await rows_of(log, call_id, {"headers": {}})) if after else []
+    assert found[:1] == found[1:]
+
+
+@pytest.mark.parametrize(("group", "after"), [("responder", 6), ("claude", 6), ("claude", 0)])
+async def test_a_caller_leaves_a_native_stream(
+    pair: tuple[Sidecar, Sidecar], log: Reader, group: str, after: int
+) -> None:
+    """The same; LiteLLM writes no row of a response that was left."""
+    found = list[Json]()
+    for sidecar in pair:
+        call_id, path = next_id(), NATIVE_PATHS[group]
+        fields = {"stream": True} | (LIMIT if group == "claude" else {})
+        await learned(sidecar, [(group, fields, {})])
+        play = json.dumps({"do": "silence" if after else "hang", "after": after, "frames": 14})
+        said = [{"role": "user", "content": f"{call_id} {play}"}]
+        name = "input" if path == "/v1/responses" else "messages"
+        body: Json = {"model": group, name: said, "cache": {"no-cache": True}} | fields
+        headers = MESSAGE_HEADERS | {"x-litellm-call-id": str(call_id)}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await sidecar.leave_stream(body, after, path, **headers)
+        assert await sidecar.provider.client_left_s(str(call_id)) < LEFT_AFTER_S
+        assert len(await sidecar.provider.calls(str(call_id))) == 1
+        await all_ended(sidecar)
+        found += (await rows_of(log, call_id, {"headers": {}})) if group == "claude" else []
     assert found[:1] == found[1:]
 
 
