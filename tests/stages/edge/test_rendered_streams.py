@@ -11,7 +11,7 @@ from scripted import anthropic_wire, responses_wire
 from scripted.script import Script
 from stages.admission.limiter_outages import build_admission, settings_of
 from unit.dialects.responses import chat_frames
-from unit.upstream.test_passed_frames import Socket, chunked, segments
+from unit.upstream.test_passed_frames import HEAD, Socket, chunked, segments
 from usage_records import CALLER
 
 from llm_proxy.call_context import CallContext
@@ -19,6 +19,7 @@ from llm_proxy.call_guard import CallGuard
 from llm_proxy.dialects import Call
 from llm_proxy.dialects.dialect import BodyLimits, Dialect, ModelIndex
 from llm_proxy.dialects.messages.dialect import MESSAGES
+from llm_proxy.dialects.messages.stream import PING
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.dialects.responses import responses_dialect
@@ -40,6 +41,7 @@ from llm_proxy.upstream.reply import SidecarReply
 
 HERE = SidecarAddress.of("http://127.0.0.1:4000")
 RESPONSES = responses_dialect(None)
+PING_AFTER_S = 0.01
 CHAT = b"".join(
     [
         chat_frames.frame({"role": "assistant", "content": ""}),
@@ -107,6 +109,7 @@ class Heard:
         self.body = b""
         self.fault = ""
         self.at_once = self._asked = 0
+        self.begun = asyncio.Event()
         self._takes = takes or []
         self.scope: Message = {}
         if takes is not None:
@@ -114,7 +117,9 @@ class Heard:
 
     async def send(self, message: Message) -> None:
         """Takes one message."""
-        self.body += message.get("body", b"")
+        if body := message.get("body"):
+            self.body += body
+            self.begun.set()
 
     def _write(self, chunk: bytes) -> bool:
         assert chunk, "an empty chunk ends a body"
@@ -126,8 +131,10 @@ class Heard:
         return is_taken
 
 
-async def sent(name: str, raw: list[bytes], takes: list[bool] | None) -> tuple[Heard, CallContext]:
-    """Sends a stream that arrives in these pieces."""
+async def sent(
+    name: str, raw: list[bytes], takes: list[bool] | None, *, is_late: bool = False
+) -> tuple[Heard, CallContext]:
+    """Sends a stream that arrives in these pieces; one that `is_late` after the caller has heard a ping."""
     dialect, call, _ = STREAMS[name]
     sidecar, catalog, calls, heard = OneSidecar(), CurrentCatalog(), RunningCalls(), Heard(takes)
     ledger = Ledger(None, Metrics(), memory_usage=MemoryUsage())
@@ -139,17 +146,21 @@ async def sent(name: str, raw: list[bytes], takes: list[bool] | None) -> tuple[H
     async def run() -> None:
         try:
             async with process_call(services, context, guard) as admitted:
-                responder.open_renderer()
+                responder.open_stream(admitted, PING_AFTER_S if is_late else 60)
                 await responder.send(admitted)
         except APIError as error:
             heard.fault = str(error.code)
             await responder.send_error(error)
+        finally:
+            await responder.stop_pings()
 
     task = asyncio.create_task(run())
     await asyncio.sleep(0)
     for piece in raw:
         sidecar.connection.data_received(piece)
         await asyncio.sleep(0)
+        if is_late:
+            await heard.begun.wait()
     sidecar.connection.connection_lost(None)
     await task
     return heard, context
@@ -178,13 +189,28 @@ def test_a_caller_gets_the_same_whatever_can_be_written_at_once(
     )  # fmt: skip
 
 
+def whole_frames(name: str) -> list[bytes]:
+    """The pieces of a stream of which each frame is one."""
+    frames = [frame + b"\n\n" for frame in STREAMS[name][2].split(b"\n\n")[:-1]]
+    return [HEAD, *(chunked(frame, []) for frame in frames), b"0\r\n\r\n"]
+
+
 @pytest.mark.parametrize("name", STREAMS)
 async def test_every_dialect_s_events_are_written_at_once(name: str) -> None:
     """All but the first, with which the head leaves, and the last, before which the call is settled."""
-    frames = [frame + b"\n\n" for frame in STREAMS[name][2].split(b"\n\n")[:-1]]
-    pieces = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"]
-    pieces += [chunked(frame, []) for frame in frames] + [b"0\r\n\r\n"]
+    pieces = whole_frames(name)
     heard, context = await sent(name, pieces, [True])
     assert not heard.fault
-    assert heard.at_once >= len(frames) - 6
+    assert heard.at_once >= len(pieces) - 8
     assert context.outcome == "ok"
+
+
+@pytest.mark.parametrize("name", ["Messages, translated", "Messages, native"])
+async def test_a_ping_before_the_first_event_is_no_answer(name: str) -> None:
+    """The head leaves with it; when the answer came is known by its own first event."""
+    pieces = whole_frames(name)
+    heard, context = await sent(name, pieces, [True], is_late=True)
+    expected, _ = await sent(name, pieces, [True])
+    assert heard.body.startswith(PING)
+    assert heard.body.replace(PING, b"") == expected.body.replace(PING, b"")
+    assert context.answered_at > context.started + PING_AFTER_S
