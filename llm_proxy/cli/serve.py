@@ -31,6 +31,7 @@ from llm_proxy.edge.http_protocol import (
     set_socket_timeouts,
 )
 from llm_proxy.edge.routes.notifications import webhook_errors
+from llm_proxy.garbage import collect_garbage
 from llm_proxy.hardening import harden_process, raise_files_limit
 from llm_proxy.insecure_settings import insecure_settings
 from llm_proxy.settings import (
@@ -203,6 +204,7 @@ async def _run_gateway(
     gateway = create()
     gc.freeze()  # scanning what lives as long as the process costs 4 % of a call
     gc.set_threshold(GC_THRESHOLD)
+    collect_garbage()
     config = uvicorn.Config(
         gateway.asgi,
         http=BoundedHttpProtocol,

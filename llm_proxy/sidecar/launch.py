@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from llm_proxy.garbage import collect_garbage
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import cache_events, callback, catalog, guardrails, litellm_internals, response_cache
 from llm_proxy.sidecar.app import SidecarApp
@@ -54,7 +55,7 @@ WARM_UP_CALLS: tuple[tuple[str, Json], ...] = (
 WARM_UP_TIMEOUT_S = 10
 EXIT_LITELLM = 4
 DEFAULT_GC_THRESHOLD, GC_THRESHOLD = (700, 10, 10), 10_000
-"""Allocated objects before a collection, CPython's and ours: before 3.12 it can crash in each (gh-148891)."""
+"""Allocated objects before a collection, CPython's and ours."""
 
 
 class StartFailed(Exception):  # noqa: N818 -- errors are named for the state they report
@@ -127,7 +128,7 @@ async def _serve(
         gc.freeze()
         if gc.get_threshold() == DEFAULT_GC_THRESHOLD:  # not changed by LiteLLM's PYTHON_GC_THRESHOLD
             gc.set_threshold(GC_THRESHOLD, *DEFAULT_GC_THRESHOLD[1:])
-        gc.enable()
+        collect_garbage()
         app.states_timeouts = loaded.states_timeouts
         app.has_observers = has_observers(loaded.config["litellm_settings"])
         await warm_up(app, keys[0])

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from sidecars import Json, Provider, Sidecar, deployment, passed_on, run_sidecar
 
+from llm_proxy.garbage import IS_SAFE
 from llm_proxy.sidecar.environment import REQUIRED
 from llm_proxy.sidecar.launch import GC_THRESHOLD
 from llm_proxy.sidecar.litellm_internals import RESPONSE_IDS_HOOK
@@ -35,6 +36,7 @@ class Counting(CustomLogger):
     async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
         CALLED["calls", ""] += 1
         CALLED["gc threshold", ""] = gc.get_threshold()[0]
+        CALLED["gc enabled", ""] = int(gc.isenabled())
         part = FILE.with_suffix(".part")
         part.write_text(json.dumps({".".join(name): times for name, times in dict(CALLED).items()}))
         part.rename(FILE)
@@ -104,7 +106,8 @@ async def test_garbage_is_collected_seldom(profiled: tuple[Sidecar, Path]) -> No
     sidecar, file = profiled
     before = counts(file)["calls."]
     assert (await sidecar.chat("a", str(uuid4()))).status == 200
-    assert (await counts_after(file, before + 1))["gc threshold."] == GC_THRESHOLD
+    found = await counts_after(file, before + 1)
+    assert (found["gc threshold."], found["gc enabled."]) == (GC_THRESHOLD, IS_SAFE)
 
 
 async def test_an_observed_call_is_never_direct(profiled: tuple[Sidecar, Path]) -> None:
