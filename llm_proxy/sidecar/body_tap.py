@@ -1,15 +1,19 @@
 """The body of a provider's answer, taken at once as it comes, without a task that waits for it.
 
-Invariants: aiohttp's protocol gets every byte first, and keeps the connection, its parser and its timeouts;
-it is the transport's protocol again before the connection serves another request; what breaks a body off is
-raised by the next read.
+Invariants: aiohttp's protocol keeps the connection, its parser and its timeouts; it gets every byte but whole
+chunks, and those only while its parser is known to stand between two; it is the transport's protocol again
+before the connection serves another request; what breaks a body off is raised by the next read.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
 
 from llm_proxy.sidecar.litellm_internals import Untyped
+
+EVENT_BEGIN = b"data:"
+MAX_SIZE_CHARS = 9
+"""Of a chunk's size and the end of its line, as far as is looked."""
+ZERO = ord("0")
 
 
 async def take_each(response: Untyped, take: Callable[[bytes], bool]) -> None:
@@ -35,6 +39,34 @@ async def take_each(response: Untyped, take: Callable[[bytes], bool]) -> None:
         end.cancel()
 
 
+def whole_chunks(data: bytes) -> bytes | None:
+    """Return the body's bytes in chunks of HTTP, none the last; None unless `data` is whole chunks alone."""
+    found: list[bytes] = []
+    at, end = 0, len(data)
+    while at < end:
+        begin = data.find(b"\r\n", at, at + MAX_SIZE_CHARS) + 2
+        digits = data[at : begin - 2]
+        if begin == 1 or not digits.isalnum() or digits[0] == ZERO:
+            return None
+        try:
+            at = begin + int(digits, 16)
+        except ValueError:
+            return None
+        if data[at : at + 2] != b"\r\n":
+            return None
+        found.append(data[begin:at])
+        at += 2
+    return found[0] if len(found) == 1 else b"".join(found)
+
+
+def _is_one_event(data: bytes, body: bytes) -> bool:
+    """Whether a parser that made `body` of `data` has read one chunk to its end.
+
+    It has not read `data` as anything else: no chunk's size begins with an event's first letters.
+    """
+    return body.startswith(EVENT_BEGIN) and data.find(b"\r\n") + 4 + len(body) == len(data)
+
+
 class _Tap(asyncio.Protocol):
     """Passes everything on to aiohttp's protocol, and the bytes of its body to a function.
 
@@ -44,23 +76,33 @@ class _Tap(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.Transport, body: Untyped, take: Callable[[bytes], bool]) -> None:
         self._transport, self._body, self._take = transport, body, take
-        self._inner = cast("asyncio.Protocol", transport.get_protocol())
+        self._inner: Untyped = transport.get_protocol()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_between_chunks = False
 
-    def pass_on(self) -> None:
-        """Hand the bytes over that have come."""
-        if self.ended.done():
-            return
+    def pass_on(self) -> bytes:
+        """Hand the bytes over that have come; return the last of them."""
+        last = b""
+        while not self.ended.done():
+            try:
+                chunk: bytes = self._body.read_nowait()
+            except Exception:  # noqa: BLE001 -- the task that waits raises it
+                self.close()
+                break
+            if not chunk:
+                if self._body.is_eof():
+                    self.close()
+                break
+            last = chunk
+            self._give(chunk)
+        return last
+
+    def _give(self, chunk: bytes) -> None:
         try:
-            while chunk := self._body.read_nowait():
-                if not self._take(chunk):
-                    break
-            else:
-                if not self._body.is_eof():
-                    return
-        except Exception as error:  # noqa: BLE001 -- the task that waits raises it
-            if self._body.exception() is None:
-                self.ended.set_exception(error)
+            if self._take(chunk):
+                return
+        except Exception as error:  # noqa: BLE001 -- raised where the bytes are taken
+            self.ended.set_exception(error)
         self.close()
 
     def close(self) -> None:
@@ -78,12 +120,19 @@ class _Tap(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes of the connection on."""
+        body = whole_chunks(data)
+        if body is not None and self._is_between_chunks and not self.ended.done():
+            self._inner.start_timeout()
+            self._give(body)
+            return
         self._inner.data_received(data)
-        self.pass_on()
+        given = self.pass_on()
+        self._is_between_chunks = given == body and _is_one_event(data, given)
 
     def eof_received(self) -> bool | None:
         """Pass the end of the provider's bytes on."""
-        return self._inner.eof_received()
+        keeps_open: bool | None = self._inner.eof_received()
+        return keeps_open
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass the end of the connection on."""

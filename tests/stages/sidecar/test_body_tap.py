@@ -2,37 +2,56 @@
 
 import json
 import subprocess
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from httptools import HttpResponseParser
+from hypothesis import given
+from hypothesis import strategies as st
 from sidecars import passed_on
 
+from llm_proxy.sidecar.body_tap import whole_chunks
 from llm_proxy.stack.process_specs import sidecar_python
 
 PROGRAM = '''
 import asyncio, json, aiohttp, uvloop
+from aiohttp.client_proto import ResponseHandler
 from llm_proxy.sidecar.body_tap import take_each
 
-PARTS, GAP_S = [b"part%d," % at for at in range(50)], 0.002
+PARTS, GAP_S = [b"data: part%d\\n\\n" % at for at in range(50)], 0.002
 HEAD = b"HTTP/1.1 200 OK\\r\\ntransfer-encoding: chunked\\r\\n\\r\\n"
 
 
-def chunk(data):
-    return b"%x\\r\\n%b\\r\\n" % (len(data), data)
+def chunk(data, begin=b"%x"):
+    return begin % len(data) + b"\\r\\n%b\\r\\n" % data
+
+
+FRAMINGS = {
+    "upper": lambda at, part: [chunk(part, b"%X")],
+    "padded": lambda at, part: [chunk(part, b"00%x")],
+    "extended": lambda at, part: [chunk(part, b"%x;name=value")],
+    "halves": lambda at, part: [chunk(part)[:at], chunk(part)[at:]],
+    "letters": lambda at, part: [chunk(part[:at]), chunk(part[at:])] if 0 < at < len(part) else [chunk(part)],
+    "mixed": lambda at, part: [chunk(part), chunk(part)[:2], (3 * chunk(part))[2:-1], b"\\n"],
+}
+"""Name -> what is written at once of a part, and after it."""
 
 
 async def serve(reader, writer):
-    """Answer requests with the parts; the path says how the answer ends."""
+    """Answer requests with the parts; the path says how they are framed, and how the answer ends."""
     while (head := await reader.readuntil(b"\\r\\n\\r\\n")):
         writer.write(HEAD)
-        for part in PARTS:
-            writer.write(chunk(part))
-            await asyncio.sleep(GAP_S)
+        framing = FRAMINGS.get(head.split()[1].decode().strip("/"))
+        for at, part in enumerate(PARTS):
+            for piece in framing(at, part) if framing else [chunk(part)]:
+                writer.write(piece)
+                await asyncio.sleep(GAP_S)
         if b"/silence" in head:
             await asyncio.sleep(60)
         if b"/cut" in head:
             break
-        writer.write(chunk(b"") if b"/whole" in head else b"rubbish\\r\\n")
+        writer.write(b"rubbish\\r\\n" if b"/rubbish" in head else chunk(b""))
     writer.close()
 
 
@@ -71,15 +90,24 @@ async def main():
     async def note(session, context, params):
         made.append(params)
 
+    parsed, parse = [], ResponseHandler.data_received
+
+    def note_and_parse(self, data):
+        parsed.append(data)
+        parse(self, data)
+
+    ResponseHandler.data_received = note_and_parse
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(note)
     timeout = aiohttp.ClientTimeout(sock_read=0.5)
     async with aiohttp.ClientSession(url, timeout=timeout, trace_configs=[trace]) as session:
         result = {
             "whole": await taken(session, "/whole"),
+            "parsed": len(parsed),
             "again": await taken(session, "/whole"),
             "a part": await taken(session, "/whole", until=10),
             "after a part": await taken(session, "/whole"),
+            "framings": {name: await taken(session, f"/{name}") for name in FRAMINGS},
             "connections": len(made),
             "cut": await taken(session, "/cut"),
             "rubbish": await taken(session, "/rubbish"),
@@ -98,7 +126,7 @@ async def main():
 
 uvloop.run(main())
 '''
-SAID = "".join(f"part{at}," for at in range(50))
+SAID = "".join(f"data: part{at}\n\n" for at in range(50))
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +146,45 @@ def test_a_body_is_taken_as_it_comes(results: dict[str, Any]) -> None:
         assert results[name]["times"] > 25
         assert not results[name]["rest"] + results[name]["broken"]
     assert results["connections"] == 1
+
+
+def test_a_chunk_that_is_read_alone_is_not_parsed_by_aiohttp(results: dict[str, Any]) -> None:
+    """Once aiohttp has parsed one."""
+    assert results["parsed"] < 10
+
+
+def test_chunks_are_taken_however_they_come(results: dict[str, Any]) -> None:
+    """With sizes in other letters, in pieces, several at once."""
+    for name, found in results["framings"].items():
+        said = "".join(f"data: part{at}\n\n" * (4 if name == "mixed" else 1) for at in range(50))
+        assert (found["taken"], found["rest"], found["broken"]) == (said, "", ""), name
+
+
+SIZES = (b"%x", b"%X", b"0%x", b"%x;a=b", b" %x", b"+%x", b"0x%x", b"%x_0", b"f%x")
+chunked = st.lists(st.tuples(st.sampled_from(SIZES), st.binary(min_size=1, max_size=40)), max_size=4)
+
+
+@given(chunked, st.binary(max_size=3) | st.just(b"0\r\n\r\n"), st.integers(0, 3))
+def test_whole_chunks_are_what_a_parser_makes_of_them(
+    forms: list[tuple[bytes, bytes]], rest: bytes, cut: int
+) -> None:
+    """Data of which a parser would make something else, or not know where the chunk ends, is left to it."""
+    chunks = [(form % len(body), body) for form, body in forms]
+    data = b"".join(size + b"\r\n" + body + b"\r\n" for size, body in chunks) + rest
+    data = data[: len(data) - cut]
+    found = whole_chunks(data)
+    seen: list[bytes] = []
+    ends: list[bool] = []
+    listener = SimpleNamespace(on_body=seen.append, on_message_complete=lambda: ends.append(True))
+    parser = HttpResponseParser(listener)
+    parser.feed_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    if found is not None:
+        parser.feed_data(data)
+        parser.feed_data(b"2\r\nok\r\n0\r\n\r\n")
+        assert (b"".join(seen), ends) == (found + b"ok", [True])
+    plain = all(size in (b"%x" % len(body), b"%X" % len(body)) for size, body in chunks)
+    if plain and data and not rest + b"x" * cut:
+        assert found == b"".join(body for _, body in chunks)
 
 
 def test_the_rest_can_be_read(results: dict[str, Any]) -> None:
