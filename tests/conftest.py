@@ -23,7 +23,6 @@ import sidecar_parts
 from all_providers import AllProviders, run_all_providers
 from distribution import SharedFixtureScheduling
 from hypothesis import settings
-from loopback import share_authorities
 from xdist.remote import Producer  # pyright: ignore[reportMissingTypeStubs] -- it is typed
 
 from llm_proxy import schema
@@ -35,7 +34,6 @@ PASSWORD = "only-for-this-test-run"
 
 settings.register_profile("no-deadline", deadline=None)  # a machine with other work must not decide
 settings.load_profile("no-deadline")
-share_authorities()
 PURE = Path(__file__).parent / "unit"
 
 
