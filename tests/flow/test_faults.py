@@ -61,7 +61,7 @@ async def test_a_sidecar_killed_is_noticed_by_nobody_but_the_calls_that_ran_in_i
             cut = next(one for one in answers if one.status_code == 502)
             assert cut.json()["error"]["code"] == "upstream_unreachable"
             wrong = [call for call in calls if call[0] != 200]
-            assert all(began < killed_at < began + took_s for _, began, took_s in wrong)  # they were under way
+            assert all(began < killed_at < began + took_s for _, began, took_s in wrong)  # they ran then
             assert max((await made.seen()).values()) == 1
             assert await made.metric("llm_proxy_upstream_failures_total", "broke") >= 1
             assert await states(made) == {"live": 1, "away": 1, "ejected": 0, "unknown": 0}
