@@ -14,6 +14,7 @@ from time import perf_counter
 
 from llm_proxy.json_access import Json
 from llm_proxy.sidecar import call_outcome, responses
+from llm_proxy.sidecar.alike_frames import Passage, send_alike
 from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt
 from llm_proxy.sidecar.direct_answers import GoodAnswer, extra_headers, head_of
 from llm_proxy.sidecar.direct_frames import DirectFrames
@@ -89,8 +90,8 @@ class DirectStream:
         frames = self._make_frames(opened, self._prepare(opened))
         if alike_frames.installed.is_set():
             write = getattr(send, "write_chunk", None)
-            passage = alike_frames.Passage(opened.take_each, write) if write is not None else None
-            frames = alike_frames.send_alike(frames, self._outcome, passage)
+            passage = Passage(opened.take_each, write) if write is not None else None
+            frames = send_alike(frames, self._outcome, passage)
         async with aclosing(frames):
             async for frame in frames:
                 if not self._started:

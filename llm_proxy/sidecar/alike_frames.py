@@ -1,0 +1,140 @@
+"""AlikeFrames: frames of a stream that differ from one before in their texts alone, sent without LiteLLM.
+
+Invariants: a generator, LiteLLM's or that of a direct call, opens, ends, logs and breaks off every stream: it
+gets the texts that it has not seen as one event, before any other event, before the end, and before it learns
+of a caller's hang-up.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+
+from llm_proxy.sidecar.call_outcome import CallOutcome
+from llm_proxy.sidecar.frame_template import FrameTranslation
+from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.openai_passthrough import PASSTHROUGH_ATTRIBUTE
+from llm_proxy.sidecar.provider_lines import ProviderLines
+
+Frames = AsyncGenerator[str | bytes]
+PLAIN_ITERATORS = frozenset(
+    {
+        ("litellm.llms.anthropic.chat.handler", "ModelResponseIterator"),
+        ("litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini", "ModelResponseIterator"),
+    }
+)
+"""LiteLLM's parsers that put a frame's text into their frame as it is, if no JSON schema is enforced."""
+
+
+def _translation(stream: Untyped) -> FrameTranslation | None:
+    """Return a translation for LiteLLM's stream; None if it makes frames in a way of its own."""
+    if stream is None or stream.merge_reasoning_content_in_choices:
+        return None
+    if stream.__dict__.get(PASSTHROUGH_ATTRIBUTE) is not None:
+        return FrameTranslation(sees_repeats=False)
+    source = stream.completion_stream
+    kind = (type(source).__module__, type(source).__name__)
+    plain = kind in PLAIN_ITERATORS and not getattr(source, "json_mode", False)
+    return FrameTranslation(sees_repeats=True) if plain else None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """How frames get from a provider to the caller without a task that waits for them.
+
+    Attributes:
+        take_each: Calls a function with the bytes of the provider's body as they come, while it returns True.
+        write: Writes a frame at once; returns False if the caller cannot take it now.
+    """
+
+    take_each: Callable[[Callable[[bytes], bool]], Awaitable[None]]
+    write: Callable[[bytes], bool]
+
+
+async def send_alike(frames: Frames, outcome: CallOutcome, passage: Passage | None = None) -> Frames:
+    """Yield the frames of a generator, and between them those that it need not make.
+
+    With a passage, frames are sent by that as long as it can.
+    """
+    sender = AlikeFrames(outcome, passage)
+    try:
+        async for frame in frames:
+            yield frame
+            sender.observe(frame)
+            while ready := await sender.next_frames():
+                yield ready
+            await sender.catch_up(frames)
+    finally:
+        with import_module("anyio").CancelScope(shield=True):
+            await sender.catch_up(frames)
+            await frames.aclose()
+
+
+class AlikeFrames:
+    """The part of one call's stream that LiteLLM does not translate."""
+
+    def __init__(self, outcome: CallOutcome, passage: Passage | None = None) -> None:
+        self._outcome, self._passage = outcome, passage
+        self._unsent = b""
+        self._lines: ProviderLines | None = None
+        self._translation: FrameTranslation | None = None
+
+    def observe(self, frame: str | bytes) -> None:
+        """Learn from a frame of LiteLLM's and the provider's events that it took for it."""
+        lines = self._outcome.lines
+        if lines is not self._lines:  # the first frame, or the first of a fallback
+            self._lines = lines
+            self._translation = _translation(self._outcome.stream) if lines is not None else None
+            if lines is not None and self._translation is not None:
+                lines.taken = []
+        elif self._translation is not None and lines is not None and lines.taken is not None:
+            event = lines.taken[0] if len(lines.taken) == 1 else None
+            self._translation.observe(event, frame.encode() if isinstance(frame, str) else frame)
+            lines.taken.clear()
+
+    async def next_frames(self) -> bytes:
+        """Return the next frames that LiteLLM need not make; nothing if the next one is LiteLLM's."""
+        translation, lines = self._translation, self._lines
+        if translation is None or lines is None:
+            return b""
+        while translation.trusts and not translation.is_full:
+            if ready := _translated(translation, lines):
+                return ready
+            if lines.is_drained and (passage := self._passage) is not None:
+                await passage.take_each(partial(self._pass_on, translation, lines, passage))
+                if self._unsent:
+                    ready, self._unsent = self._unsent, b""
+                    return ready
+            if not lines.is_drained or not await lines.read():
+                break
+        return b""
+
+    def _pass_on(
+        self, translation: FrameTranslation, lines: ProviderLines, passage: Passage, chunk: bytes
+    ) -> bool:
+        """Send the frames for bytes of the provider's; return whether all were sent, and more may come."""
+        lines.feed(chunk)
+        ready = _translated(translation, lines)
+        if ready and not passage.write(ready):
+            self._unsent = ready
+            return False
+        return lines.is_drained and not translation.is_full
+
+    async def catch_up(self, frames: Frames) -> None:
+        """Let LiteLLM's generator make, in vain, the frame of what it has not seen."""
+        if self._translation is None or self._lines is None or self._lines.taken is None:
+            return
+        merged = self._translation.take_merged()
+        if merged is not None:
+            self._lines.put_back(merged)
+            await anext(frames, None)
+        self._lines.taken.clear()
+
+
+def _translated(translation: FrameTranslation, lines: ProviderLines) -> bytes:
+    """Return the frames for the events that were read, up to the first that LiteLLM must see."""
+    ready: list[bytes] = []
+    while (event := lines.next_event) is not None and (made := translation.translate(event)) is not None:
+        lines.drop_event()
+        ready.append(made)
+    return b"".join(ready)
