@@ -23,6 +23,7 @@ import sidecar_parts
 from all_providers import AllProviders, run_all_providers
 from distribution import SharedFixtureScheduling
 from hypothesis import settings
+from processes import lives
 from xdist.remote import Producer  # pyright: ignore[reportMissingTypeStubs] -- it is typed
 
 from llm_proxy import schema
@@ -30,6 +31,9 @@ from llm_proxy.stack import NotInstalled, environments, probe, process, process_
 from llm_proxy.stack.stores import ValkeyPurpose, postgres_spec, valkey_spec, valkey_url
 from llm_proxy.stack.stores import postgres_url as address_of_postgres
 
+FOLDER_PREFIX = "llm-proxy-tests-"
+MEMORY_FOLDER_BYTES = 8 * 2**30
+"""What must be free for the data of a run's services."""
 PASSWORD = "only-for-this-test-run"
 
 settings.register_profile("no-deadline", deadline=None)  # a machine with other work must not decide
@@ -94,10 +98,20 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def _memory_folder() -> Path | None:
+    """Returns a folder in memory; a database is hundreds of files, and a disk takes ten times the CPU."""
+    folder = Path("/dev/shm")  # noqa: S108 -- in it a folder with a name of its own is made
+    for left in folder.glob(f"{FOLDER_PREFIX}*"):
+        if not lives(int(left.name.split("-")[-2])):  # its run was killed
+            shutil.rmtree(left, ignore_errors=True)
+    has_room = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > MEMORY_FOLDER_BYTES
+    return folder if has_room and "TMPDIR" not in os.environ else None
+
+
 @pytest.fixture(scope="session")
 def service_folder() -> Iterator[Path]:
     """Where this run's services keep data and logs; open to `nobody`, whom Postgres may run as."""
-    folder = Path(tempfile.mkdtemp(prefix="llm-proxy-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=_memory_folder()))
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

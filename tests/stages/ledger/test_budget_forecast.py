@@ -65,6 +65,13 @@ def spent(days_ago: float, dollars: float, **changes: object) -> UsageRecord:
     return record(started_at=at, cost_nano_usd=usd(dollars), **changes)
 
 
+def days_since(days_ago: float) -> float:
+    """Days since the day (UTC) began that was so long ago: its use may be of its first second."""
+    now = datetime.now(UTC)
+    first = (now - timedelta(days=days_ago)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return (now - first) / timedelta(days=1)
+
+
 def policy(
     scope: ScopeKind, limit: float, period: Period, unit: BudgetUnit = "usd", **names: Any
 ) -> LimitPolicy:
@@ -120,7 +127,7 @@ async def test_budgets_of_every_scope_are_forecast_from_the_roll_ups(
     [first, *_] = found
     assert found[first].runs_out_at is not None
     assert found["key", "k3"].runs_out_at is None
-    assert found["tenant", "acme"].per_day == pytest.approx(usd(6) / 2, rel=0.5)
+    assert found["tenant", "acme"].per_day == pytest.approx(usd(6) / days_since(1.2), rel=0.01)
     own = await forecasts(database_url, policies, keys, "acme")
     assert {name for name, one in own.items() if one.spent} == {
         ("key", "k1"), ("tenant", "acme"), ("user_model", "ann"), ("tenant_group", "acme"),
@@ -168,5 +175,5 @@ async def test_a_keys_budget_is_spent_by_the_keys_below_it_too(database_url: str
     assert {name: one.spent for (_, name), one in found.items()} == {
         "root": usd(7), "child": usd(6), "grandchild": usd(4), "stranger": usd(8),
     }  # fmt: skip
-    assert found["key", "root"].per_day == pytest.approx(usd(7) / 2, rel=0.5)
+    assert found["key", "root"].per_day == pytest.approx(usd(7) / days_since(1.5), rel=0.01)
     assert found["key", "root"].per_day > found["key", "grandchild"].per_day
