@@ -70,6 +70,10 @@ async def test_a_request_is_found_by_its_answers_id_and_by_the_providers(
 ) -> None:
     """As the sidecar's log has them; another key finds nothing by them."""
     request_id = uuid7()
+    async with open_usage(
+        call_log_dsn
+    ) as usage:  # the provider gives each answer of other tests this id, too
+        await usage.pool.execute("DELETE FROM llm_calls WHERE provider_request_id = 'req_scripted'")
     body = {"model": "openai", "messages": [{"role": "user", "content": str(request_id)}]}
     answer = await sidecar.post("/v1/chat/completions", body, **{"x-litellm-call-id": str(request_id)})
     answer_id = answer.json["id"]
