@@ -15,7 +15,7 @@ IS_SAFE = sys.version_info >= (3, 12)
 """Whether CPython's own collections are."""
 
 
-def collect_garbage() -> None:
+def collect_garbage(every_s: float = CHECK_S) -> None:
     """Collects what is due by `gc.get_threshold`, and goes on with it in the running loop."""
     if IS_SAFE:
         gc.enable()
@@ -24,4 +24,4 @@ def collect_garbage() -> None:
     due = [count > limit for count, limit in zip(gc.get_count(), gc.get_threshold(), strict=True)]
     if due[0] and gc.get_threshold()[0]:
         gc.collect(next((older for older in (2, 1) if all(due[1 : older + 1])), 0))
-    asyncio.get_running_loop().call_later(CHECK_S, collect_garbage)
+    asyncio.get_running_loop().call_later(every_s, collect_garbage, every_s)

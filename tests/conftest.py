@@ -99,7 +99,10 @@ def anyio_backend() -> str:
 
 
 def _memory_folder() -> Path | None:
-    """Returns a folder in memory; a database is hundreds of files, and a disk takes ten times the CPU."""
+    """Returns a folder in memory, without what killed runs left there; None where it has no room.
+
+    A database is hundreds of files: on a disk they take ten times the CPU.
+    """
     folder = Path("/dev/shm")  # noqa: S108 -- in it a folder with a name of its own is made
     for left in folder.glob(f"{FOLDER_PREFIX}*"):
         if not lives(int(left.name.split("-")[-2])):  # its run was killed

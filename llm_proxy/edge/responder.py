@@ -179,7 +179,7 @@ class Responder:
         """Renders and writes a further chunk of a stream; False where it was not written."""
         if not (self.started and self._context.answered_at) or self._write_chunk is None:
             return False
-        out = chunk if self._renderer is None else self._renderer.feed(chunk)
+        out = self._rendered(chunk)
         if out and not self._write_chunk(out):
             self._unwritten = out
             return False

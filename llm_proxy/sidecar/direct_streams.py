@@ -76,16 +76,22 @@ class DirectStream:
         self._good.log(call_id, self._outcome)
         return True
 
-    async def _respond(self, call_id: str, send: Send) -> None:
+    async def _open(self) -> OpenedStream | None:
+        """Send the request; return the provider's stream, None for any other answer."""
         body = self._template.body.fill(self._call)
         self._overhead_s = perf_counter() - self._began_s
         opened = await self._template.open(body)
         if not isinstance(opened, OpenedStream):
             self._failure = opened
-            return
+            return None
         self._opened = opened
         kind = media_type(opened.headers.get("content-type", ""))
-        if opened.status != 200 or kind != EVENT_STREAM or "content-encoding" in opened.headers:
+        is_stream = opened.status == 200 and kind == EVENT_STREAM and "content-encoding" not in opened.headers
+        return opened if is_stream else None
+
+    async def _respond(self, call_id: str, send: Send) -> None:
+        opened = await self._open()
+        if opened is None:
             return
         frames = self._make_frames(opened, self._prepare(opened))
         if alike_frames.installed.is_set():
@@ -135,15 +141,21 @@ class DirectStream:
     def _finish(self, opened: OpenedStream, frames: DirectFrames) -> GoodAnswer:
         """Return the complete answer, priced."""
         priced = frames.complete()
+        return self._good_answer(opened, priced.result, priced.cost_usd, priced.breakdown)
+
+    def _good_answer(
+        self, opened: OpenedStream, result: Untyped, cost_usd: float | None, breakdown: Untyped
+    ) -> GoodAnswer:
+        """Record the stream's end; return what is logged of it."""
         call_outcome.record_stream_end()
         return GoodAnswer(
-            priced.result,
+            result,
             self._call,
             self._template,
             ProviderAnswer(opened.status, opened.headers, b"", 0.0),
             self._extra,
-            priced.cost_usd,
-            priced.breakdown,
+            cost_usd,
+            breakdown,
             self._outcome.attempts[-1].started_at,
             datetime.now(UTC),
         )
@@ -186,7 +198,7 @@ class DirectStream:
             await self._opened.aclose()
 
     def receive_later(self, receive: Receive) -> Receive:
-        """Return a `receive` for LiteLLM, which tells a hang-up only once the caller's part is behind."""
+        """Return a `receive` for LiteLLM: a hang-up comes only after the caller's part of the stream."""
         has_body = False
 
         async def first_the_stream() -> Message:

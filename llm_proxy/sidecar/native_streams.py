@@ -7,19 +7,16 @@ response.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from datetime import UTC, datetime
 from functools import partial
-from time import perf_counter
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.quantities import COST_COMMENT
-from llm_proxy.sidecar import call_outcome, catalog, direct_internals, native_answers
+from llm_proxy.sidecar import catalog, direct_internals, native_answers
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_answers import GoodAnswer, extra_headers
-from llm_proxy.sidecar.direct_requests import OpenedStream, ProviderAnswer, RequestTemplate
+from llm_proxy.sidecar.direct_requests import OpenedStream, RequestTemplate
 from llm_proxy.sidecar.direct_streams import DirectStream, Unfinished
 from llm_proxy.sidecar.direct_templates import DirectCall
-from llm_proxy.sidecar.event_stream import EVENT_STREAM, media_type
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import ResultSender, Send
 from llm_proxy.sse import FrameGate
@@ -55,18 +52,11 @@ class DirectNativeStream(DirectStream):
         self._breakdown: Untyped = None
         self._message: Json = {}
         self._usage: Json = {}
-        self._ended = False
+        self._is_stopped = False
 
     async def _respond(self, call_id: str, send: Send) -> None:
-        body = self._template.body.fill(self._call)
-        self._overhead_s = perf_counter() - self._began_s
-        opened = await self._template.open(body)
-        if not isinstance(opened, OpenedStream):
-            self._failure = opened
-            return
-        self._opened = opened
-        kind = media_type(opened.headers.get("content-type", ""))
-        if opened.status != 200 or kind != EVENT_STREAM or "content-encoding" in opened.headers:
+        opened = await self._open()
+        if opened is None:
             return
         write = getattr(send, "write_chunk", None)
         self._extra = extra_headers(direct_internals.native_hidden(opened.headers), self._call.group)
@@ -146,7 +136,7 @@ class DirectNativeStream(DirectStream):
             elif kind == "message_delta":
                 self._note_usage(event.get("usage"))
             elif kind == "message_stop":
-                self._ended = True
+                self._is_stopped = True
 
     def _note_usage(self, usage: object) -> None:
         self._usage |= {name: value for name, value in as_object(usage).items() if value is not None}
@@ -155,26 +145,13 @@ class DirectNativeStream(DirectStream):
         """Return the complete answer, priced; raise `Unfinished` if it is none."""
         if self._gate.held_bytes or self._unsent:
             raise Unfinished
-        if self._ended and native_answers.is_counted(self._usage):
+        if self._is_stopped and native_answers.is_counted(self._usage):
             content = [{"thinking": self._thoughts()}]
             message = {"id": self._message.get("id"), "content": content, "usage": self._usage}
             self._price(direct_internals.message_object(message, self._template.pricing))
         if self._result is None:
             raise Unfinished
-        call_outcome.record_stream_end()
-        answer = ProviderAnswer(opened.status, opened.headers, b"", 0.0)
-        started, ended = self._outcome.attempts[-1].started_at, datetime.now(UTC)
-        return GoodAnswer(
-            self._result,
-            self._call,
-            self._template,
-            answer,
-            self._extra,
-            self._cost_usd,
-            self._breakdown,
-            started,
-            ended,
-        )
+        return self._good_answer(opened, self._result, self._cost_usd, self._breakdown)
 
     def _price(self, result: Untyped) -> None:
         self._cost_usd, self._breakdown = direct_internals.price(result, self._template.pricing)

@@ -71,9 +71,8 @@ def test_garbage_may_change_context_variables() -> None:
 
 @pytest.mark.usefixtures("_usual_collections")
 @pytest.mark.skipif(garbage.IS_SAFE, reason="CPython collects by itself from 3.12 on")
-def test_each_generation_is_collected_when_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_generation_is_collected_when_it_is_due() -> None:
     """The older two as seldom as CPython would, but never while something is allocated."""
-    monkeypatch.setattr(garbage, "CHECK_S", 0.001)
     gc.collect()
     gc.set_threshold(1_000, 2, 2)
 
@@ -81,7 +80,7 @@ def test_each_generation_is_collected_when_it_is_due(monkeypatch: pytest.MonkeyP
         return [one["collections"] for one in gc.get_stats()]
 
     async def allocate() -> None:
-        garbage.collect_garbage()
+        garbage.collect_garbage(every_s=0.001)
         assert not gc.isenabled()
         for _ in range(30):
             before = collections()
