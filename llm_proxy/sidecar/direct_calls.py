@@ -14,7 +14,13 @@ from time import perf_counter
 
 from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, Endpoint
 from llm_proxy.json_access import Json, as_object
-from llm_proxy.sidecar import direct_answers, direct_internals, litellm_internals, native_answers
+from llm_proxy.sidecar import (
+    direct_answers,
+    direct_choice,
+    direct_internals,
+    litellm_internals,
+    native_answers,
+)
 from llm_proxy.sidecar.call_outcome import CallOutcome, DirectAttempt, outcome_in_context
 from llm_proxy.sidecar.direct_answers import GoodAnswer
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate, as_answer, learn_request
@@ -28,6 +34,7 @@ from llm_proxy.sidecar.direct_templates import (
     read_call,
 )
 from llm_proxy.sidecar.disconnects import unless_disconnected
+from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.native_streams import DirectNativeStream
 from llm_proxy.sidecar.patches import openai_passthrough
 from llm_proxy.sidecar.responses import (
@@ -71,6 +78,19 @@ class _Request:
         return receive_again(self.raw, self.receive)
 
 
+@dataclass(frozen=True, slots=True)
+class _DirectGroup:
+    """How calls of a model group are made.
+
+    Attributes:
+        may_serve: Whether they may be direct.
+        is_plain: Whether nothing but cooldowns and the strategy decides which deployment serves one.
+    """
+
+    may_serve: bool
+    is_plain: bool
+
+
 @dataclass(slots=True)
 class DirectCalls:
     """Sends calls to providers directly.
@@ -88,7 +108,7 @@ class DirectCalls:
     )
     sent: int = 0
     size_bytes: int = 0
-    _groups: dict[str, bool] = field(default_factory=dict[str, bool])
+    _groups: dict[str, _DirectGroup] = field(default_factory=dict[str, _DirectGroup])
 
     async def respond(
         self,
@@ -192,7 +212,7 @@ class DirectCalls:
         if len(request.call_id) > MAX_CALL_ID_CHARS:
             return None
         call = read_call(endpoint, request.raw, outcome.optional_fields, request.scope["headers"])
-        if call is None or not self._may_serve(call.group):
+        if call is None or not self._group(call.group).may_serve:
             return None
         is_chat = endpoint not in NATIVE_ENDPOINTS
         if call.streams and is_chat and not openai_passthrough.installed.is_set():
@@ -200,28 +220,34 @@ class DirectCalls:
         may_be_cached = ENDPOINTS[endpoint].litellm_call_type in direct_internals.cached_call_types()
         return None if may_be_cached and not call.without_cache else call
 
-    def _may_serve(self, group: str) -> bool:
-        """Whether every deployment of a group may be called directly; an alias or a wildcard never."""
-        found = self._groups.get(group)
+    def _group(self, name: str) -> _DirectGroup:
+        """Return how a group's calls are made: direct only if every deployment's may be; an alias's never."""
+        found = self._groups.get(name)
         if found is None:
             router = litellm_internals.router()
-            params = [
-                as_object(one["litellm_params"]) for one in router.model_list if one["model_name"] == group
-            ]
-            is_alias = group in direct_internals.names_of_aliases()
-            found = bool(params) and not is_alias and all(map(may_serve, params))
+            deployments = [one for one in router.model_list if one["model_name"] == name]
+            params = [as_object(one["litellm_params"]) for one in deployments]
+            is_alias = name in direct_internals.names_of_aliases()
+            may = bool(params) and not is_alias and all(map(may_serve, params))
+            found = _DirectGroup(may, may and direct_choice.is_plain_group(deployments, router))
             if len(self._groups) < MAX_TEMPLATES:
-                self._groups[group] = found
+                self._groups[name] = found
         return found
 
     async def _choose(self, call: DirectCall, outcome: CallOutcome) -> DirectAttempt | None:
         """Let LiteLLM's router choose the deployment; return None if it has none."""
-        metadata = {"user_api_key_hash": USER_OF_LITELLM, "model_group": call.group}
-        options: Json = {**call.parameters, "metadata": metadata}
-        field = CONTENT_FIELDS[call.endpoint]
+        chosen: Untyped = None
         with outcome_in_context(outcome):
             try:
-                chosen = await direct_internals.choose_deployment(call.group, field, call.content, options)
+                if self._group(call.group).is_plain:
+                    chosen = await direct_choice.choose(call.group, outcome)
+                if chosen is None:
+                    metadata = {"user_api_key_hash": USER_OF_LITELLM, "model_group": call.group}
+                    options: Json = {**call.parameters, "metadata": metadata}
+                    field = CONTENT_FIELDS[call.endpoint]
+                    chosen = await direct_internals.choose_deployment(
+                        call.group, field, call.content, options
+                    )
             except Exception:  # noqa: BLE001 -- LiteLLM raises it again, and answers with it
                 return None
         if not outcome.attempts:

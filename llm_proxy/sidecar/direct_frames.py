@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
 from llm_proxy.sidecar import catalog, direct_internals, flat_prices
+from llm_proxy.sidecar.direct_requests import OpenedStream
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import accounting
@@ -119,7 +120,7 @@ class DirectFrames(PassthroughStream):
     """Makes the frames of one direct stream."""
 
     def __init__(
-        self, lines: ProviderLines, call: DirectCall, pricing: Untyped, headers: dict[str, str]
+        self, lines: ProviderLines, call: DirectCall, pricing: Untyped, opened: OpenedStream
     ) -> None:
         """Create it.
 
@@ -127,13 +128,13 @@ class DirectFrames(PassthroughStream):
             lines: The provider's events.
             call: The call.
             pricing: LiteLLM's logging object of the call that the request's template was learned from.
-            headers: The provider's.
+            opened: The provider's answer.
         """
         options = as_object(call.parameters.get("stream_options"))
         self.source: Untyped = _ProviderStream(pricing, self)
         super().__init__(self.source, lines, call.group, wants_usage=bool(options.get("include_usage")))
-        self._call, self._pricing, self._headers = call, pricing, headers
-        self.hidden = direct_internals.hidden_of_stream(pricing, headers)
+        self._call, self._pricing, self._opened = call, pricing, opened
+        self.hidden = direct_internals.hidden_of_stream(pricing, opened.headers)
         self._unpriced = _unpriced(pricing)
         self._is_plain = accounting.prices_streams_as_stated()
         self._kept: list[Json] = []
@@ -147,6 +148,11 @@ class DirectFrames(PassthroughStream):
     def has_usage(self) -> bool:
         """Whether a frame stated the usage."""
         return bool(self._stream.sent_stream_usage)
+
+    async def _drain(self) -> None:
+        """Read the rest of the body, if there is one."""
+        if not self._opened.is_ended:
+            await super()._drain()
 
     def _keep_for_log(self, chunk: Json) -> None:
         """Keep a frame: as JSON as long as all are plain."""
@@ -186,7 +192,7 @@ class DirectFrames(PassthroughStream):
         open_choices = [*self._texts]
         self._end_text()
         self._is_plain = False
-        self._stream = made = direct_internals.stream_object(self._pricing, self._headers)
+        self._stream = made = direct_internals.stream_object(self._pricing, self._opened.headers)
         made.sent_stream_usage = self.source.sent_stream_usage
         made.received_finish_reason = self.source.received_finish_reason
         made.chunks += map(self._litellm_chunk, self._kept)

@@ -36,6 +36,24 @@ async def choose_deployment(group: str, field: str, content: Untyped, options: J
     )
 
 
+async def choose_healthy(group: str) -> Untyped:
+    """Return the deployment that the router's simple strategy chooses for a group; None if all cool down."""
+    router = litellm_internals.router()
+    found: list[Untyped] = router.get_all_deployments(model_name=group)
+    ids = [one["model_info"]["id"] for one in found]
+    cooling = await router.cooldown_cache.async_get_active_cooldowns(model_ids=ids, parent_otel_span=None)
+    if cooling:
+        cooled = {one for one, _ in cooling}
+        found = [one for one in found if one["model_info"]["id"] not in cooled]
+    shuffle = litellm_internals.router_module().simple_shuffle
+    alias_of = router.get_model_from_alias
+    return (
+        shuffle(resolve_model_alias=alias_of, healthy_deployments=found, model=group, request_kwargs={})
+        if found
+        else None
+    )
+
+
 async def claim_affinity(deployment: Untyped, user: str) -> None:
     """Pin the running call's name to its deployment, as LiteLLM does before it sends a request."""
     metadata = {

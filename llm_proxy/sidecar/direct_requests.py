@@ -97,6 +97,11 @@ class OpenedStream:
         self.status: int = response.status
         self.headers = _headers(response.headers)
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether the body was read to its end, so that its connection is free."""
+        return bool(self._response.content.at_eof())
+
     def __aiter__(self) -> "OpenedStream":
         """Return itself."""
         return self

@@ -7,9 +7,10 @@ hang-up the provider's connection is closed at once, and there is no rest.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
 
 from llm_proxy.json_access import Json
@@ -22,6 +23,7 @@ from llm_proxy.sidecar.direct_requests import OpenedStream, ProviderAnswer, Requ
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.disconnects import unless_disconnected
 from llm_proxy.sidecar.event_stream import EVENT_STREAM, ServerSentEvent, media_type
+from llm_proxy.sidecar.http_protocol import BODY_FOLLOWS
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import alike_frames, provider_http
 from llm_proxy.sidecar.provider_lines import ProviderLines
@@ -51,6 +53,7 @@ class DirectStream:
         self._sent: list[bytes] = []
         self._taken: list[bytes] = []
         self._kept_bytes = 0
+        self._held: list[bytes] = []
         self._started = self._handed_over = False
         self._live = asyncio.Event()
         self._extra: Json = {}
@@ -93,25 +96,40 @@ class DirectStream:
         opened = await self._open()
         if opened is None:
             return
-        frames = self._make_frames(opened, self._prepare(opened))
+        body = _FlushingBody(opened, partial(self._send_held, call_id, send))
+        frames = self._make_frames(opened, self._prepare(opened, body))
         if alike_frames.installed.is_set():
             write = getattr(send, "write_chunk", None)
-            passage = Passage(opened.take_each, write) if write is not None else None
+            passage = Passage(body.take_each, write) if write is not None else None
             frames = send_alike(frames, self._outcome, passage)
-        async with aclosing(frames):
-            async for frame in frames:
-                if not self._started:
-                    self._started = True
-                    await ResultSender(send, self._outcome)(self._start(call_id))
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
-                if self._kept_bytes > MAX_KEPT_BYTES:
-                    raise Unfinished
-        await send({"type": "http.response.body", "body": DONE_FRAME})
+        try:
+            async with aclosing(frames):
+                async for frame in frames:
+                    self._hold(frame)
+        except Exception:
+            await self._send_held(call_id, send)
+            raise
+        await self._send_held(call_id, send, end=DONE_FRAME)
 
-    def _prepare(self, opened: OpenedStream) -> DirectFrames:
+    def _hold(self, frame: str | bytes) -> None:
+        self._held.append(frame if isinstance(frame, bytes) else frame.encode())
+        if self._kept_bytes > MAX_KEPT_BYTES:
+            raise Unfinished
+
+    async def _send_held(self, call_id: str, send: Send, end: bytes = b"") -> None:
+        """Send the frames that were made since the last time, and the stream's end."""
+        if not self._held and not end:
+            return
+        if not self._started:
+            self._started = True
+            await ResultSender(send, self._outcome)({**self._start(call_id), BODY_FOLLOWS: True})
+        body, self._held = b"".join((*self._held, end)), []
+        await send({"type": "http.response.body", "body": body, "more_body": not end})
+
+    def _prepare(self, opened: OpenedStream, body: "_FlushingBody") -> DirectFrames:
         """Return what makes the frames."""
-        self._lines = ProviderLines(opened, self._take)
-        frames = DirectFrames(self._lines, self._call, self._template.pricing, opened.headers)
+        self._lines = ProviderLines(body, self._take)
+        frames = DirectFrames(self._lines, self._call, self._template.pricing, opened)
         self._extra = extra_headers(frames.hidden, self._call.group)
         self._outcome.stream, self._outcome.lines = frames.source, self._lines
         return frames
@@ -227,6 +245,28 @@ class DirectStream:
                 await send({"type": "http.response.body", "body": event})
 
         return drop_or_send
+
+
+class _FlushingBody:
+    """A provider's body; what is held for the caller is sent before a wait for more."""
+
+    def __init__(self, opened: OpenedStream, send_held: Callable[[], Awaitable[None]]) -> None:
+        self._opened, self._send_held = opened, send_held
+
+    async def __anext__(self) -> bytes:
+        """Return the next bytes."""
+        if not self._opened.is_ended:
+            await self._send_held()
+        return await anext(self._opened)
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the body is read to its end."""
+        await self._opened.aclose()
+
+    async def take_each(self, take: Callable[[bytes], bool]) -> None:
+        """Call a function with the bytes at once as they come."""
+        await self._send_held()
+        await self._opened.take_each(take)
 
 
 def _as_sent(event: ServerSentEvent) -> bytes:

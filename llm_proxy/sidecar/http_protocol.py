@@ -1,7 +1,8 @@
-"""The sidecar's HTTP: uvicorn's protocol, with a whole response in one write.
+"""The sidecar's HTTP: uvicorn's protocol, with a head and what follows it in one write.
 
-Invariants: only a head that states the size of its body waits for the body; what is not plain is written by
-uvicorn's own code. A second write costs a packet, and wakes the gateway a second time.
+Invariants: a head waits for the next message only if it states the size of its body, or if its sender says
+that the body comes at once; what is not plain is written by uvicorn's own code. A second write costs a
+packet, and wakes the gateway a second time.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import Send
 
 SIZE_HEADER = b"content-length"
+BODY_FOLLOWS = "llmp.body_follows"
+"""Key of a message with a head: its sender waits for nothing before it sends the first part of the body."""
 
 
 class JoiningCycle(RequestResponseCycle):
@@ -29,7 +32,7 @@ class JoiningCycle(RequestResponseCycle):
         """Send one ASGI message."""
         if self._held is not None:
             held, self._held = self._held, None
-            if self._send_whole(held, message):
+            if self._send_with_head(held, message):
                 return
             self.response_started = False
             await super().send(held)
@@ -37,7 +40,7 @@ class JoiningCycle(RequestResponseCycle):
             message["type"] == "http.response.start"
             and not self.response_started
             and self.scope["method"] != "HEAD"
-            and any(name == SIZE_HEADER for name, _ in message["headers"])
+            and (BODY_FOLLOWS in message or any(name == SIZE_HEADER for name, _ in message["headers"]))
         ):
             self._held, self.response_started = message, True
             return
@@ -51,10 +54,10 @@ class JoiningCycle(RequestResponseCycle):
         self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
 
-    def _send_whole(self, start: Untyped, message: Untyped) -> bool:
-        """Send a whole response, if it is a plain one: uvicorn's steps, fewer calls."""
+    def _send_with_head(self, start: Untyped, message: Untyped) -> bool:
+        """Send a head and a body, or its first part, if both are plain: uvicorn's steps, fewer calls."""
         body: bytes = message.get("body", b"")
-        if message.get("more_body") or message["type"] != "http.response.body" or not self.keep_alive:
+        if message["type"] != "http.response.body" or not self.keep_alive:
             return False
         if self.flow.write_paused or self.disconnected:
             return False
@@ -63,13 +66,20 @@ class JoiningCycle(RequestResponseCycle):
         named = dict(headers)
         if names != names.lower() or HEADER_RE.search(names) or HEADER_VALUE_RE.search(values):
             return False
-        if b"connection" in named or b"transfer-encoding" in named or named[SIZE_HEADER] != b"%d" % len(body):
+        if b"connection" in named or b"transfer-encoding" in named:
             return False
-        lines = [b"%b: %b\r\n" % header for header in headers]
+        lines, ends = [b"%b: %b\r\n" % header for header in headers], not message.get("more_body", False)
+        if named.get(SIZE_HEADER) != (b"%d" % len(body) if ends else None) or not (ends or body):
+            return False
+        if not ends:
+            self.chunked_encoding, self.waiting_for_100_continue = True, False
+            lines.append(b"transfer-encoding: chunked\r\n")
+            body = b"%x\r\n%b\r\n" % (len(body), body)
         self.transport.write(b"".join((STATUS_LINE[start["status"]], *lines, b"\r\n", body)))
-        self.response_complete = True
-        self.message_event.set()
-        self.on_response()
+        if ends:
+            self.response_complete = True
+            self.message_event.set()
+            self.on_response()
         return True
 
 

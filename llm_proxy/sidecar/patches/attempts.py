@@ -6,6 +6,7 @@ callback. LiteLLM calls `pre_call` after the translation of a request and before
 """
 
 from collections.abc import AsyncGenerator, Callable
+from threading import Event
 
 from llm_proxy.json_access import as_object
 from llm_proxy.sidecar import answer_usage, call_outcome, callback, litellm_internals
@@ -19,6 +20,8 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.patches.routing import rejects_credentials
 
+installed = Event()
+"""Set once attempts are recorded."""
 GUARDRAIL_HOOKS = (
     "pre_call_hook",
     "during_call_hook",
@@ -33,6 +36,7 @@ GROUP_GUARDRAIL_HOOKS = ("async_pre_call_deployment_hook", "async_post_call_succ
 def install() -> None:
     """Patch the router, LiteLLM's logging of a call, and the functions that run guardrails."""
     call_outcome.enable_attempt_recording()
+    installed.set()
     router = litellm_internals.router_class()
     _record_deployments(router)
     _record_failures(router)
@@ -55,15 +59,20 @@ def _record_deployments(router: Untyped) -> None:
         if chosen is not None:
             return chosen
         chosen = await choose(self, *args, **options)
-        params = as_object(as_object(chosen).get("litellm_params"))
-        info = as_object(as_object(chosen).get("model_info"))
-        deployment, provider = str(info.get("id") or ""), str(info.get(PROVIDER_KEY) or "")
-        group = str(as_object(chosen).get("model_name") or options.get("model") or "")
-        model = str(params.get("model") or "")
-        call_outcome.record_attempt(call_outcome.Attempt(group, deployment, model, provider=provider))
+        record_choice(chosen, options.get("model"))
         return chosen
 
     choose = replace(router, "async_get_available_deployment", choose_and_record)
+
+
+def record_choice(chosen: Untyped, group: str | None) -> None:
+    """Record that a deployment was chosen for the running call, of this group unless it names one."""
+    params = as_object(as_object(chosen).get("litellm_params"))
+    info = as_object(as_object(chosen).get("model_info"))
+    deployment, provider = str(info.get("id") or ""), str(info.get(PROVIDER_KEY) or "")
+    group = str(as_object(chosen).get("model_name") or group or "")
+    model = str(params.get("model") or "")
+    call_outcome.record_attempt(call_outcome.Attempt(group, deployment, model, provider=provider))
 
 
 def _record_failures(router: Untyped) -> None:

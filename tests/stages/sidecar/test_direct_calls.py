@@ -420,12 +420,13 @@ async def test_what_came_before_a_fault_is_sent(
     assert (row["status"], row["completion_tokens"] > 20) == ("failure", True)
 
 
-async def test_a_caller_reads_slowly(pair: tuple[Sidecar, Sidecar]) -> None:
-    """Every frame reaches it, in order, though the sidecar cannot send more for a while."""
-    sidecar, _ = pair
+async def asked_for_a_stream(
+    sidecar: Sidecar, **directive: object
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The connection of a direct stream that the sidecar was just asked for."""
     await learned(sidecar, [("gpt", STREAM, {})])
     fields: Json = {"model": "gpt", "cache": {"no-cache": True}} | STREAM
-    said = [{"role": "user", "content": f'{uuid4()} {{"do": "ok", "frames": {SLOW_FRAMES}}}'}]
+    said = [{"role": "user", "content": f"{uuid4()} {json.dumps({'do': 'ok'} | directive)}"}]
     url = urlsplit(sidecar.url)
     reader, writer = await asyncio.open_connection(url.hostname, url.port, limit=2**16)
     body = json.dumps(fields | {"messages": said}).encode()
@@ -433,6 +434,22 @@ async def test_a_caller_reads_slowly(pair: tuple[Sidecar, Sidecar]) -> None:
     writer.write(
         f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
     )
+    return reader, writer
+
+
+async def test_what_comes_together_is_sent_together(pair: tuple[Sidecar, Sidecar]) -> None:
+    """The head with the first frame, and a stream that the provider writes at once in one chunk."""
+    reader, writer = await asked_for_a_stream(pair[0], frames=1)
+    raw = await reader.read(2**16)
+    while not raw.endswith(b"0\r\n\r\n"):
+        raw += await reader.read(2**16)
+    writer.close()
+    assert raw.count(b"data: ") > raw.count(b"\r\ndata: ") > 0, raw
+
+
+async def test_a_caller_reads_slowly(pair: tuple[Sidecar, Sidecar]) -> None:
+    """Every frame reaches it, in order, though the sidecar cannot send more for a while."""
+    reader, writer = await asked_for_a_stream(pair[0], frames=SLOW_FRAMES)
     raw = bytearray()
     async with asyncio.timeout(60):
         while not raw.endswith(b"0\r\n\r\n"):
