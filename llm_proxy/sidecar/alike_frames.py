@@ -31,7 +31,7 @@ def _translation(stream: Untyped) -> FrameTranslation | None:
     if stream is None or stream.merge_reasoning_content_in_choices:
         return None
     if stream.__dict__.get(PASSTHROUGH_ATTRIBUTE) is not None:
-        return FrameTranslation(sees_repeats=False)
+        return FrameTranslation(sees_repeats=False, known=getattr(stream, "known_templates", None))
     source = stream.completion_stream
     kind = (type(source).__module__, type(source).__name__)
     plain = kind in PLAIN_ITERATORS and not getattr(source, "json_mode", False)
@@ -121,11 +121,12 @@ class AlikeFrames:
         return lines.is_drained and not translation.is_full
 
     async def catch_up(self, frames: Frames) -> None:
-        """Let LiteLLM's generator make, in vain, the frame of what it has not seen."""
+        """Let the stream keep what it has not seen; else its generator makes, in vain, the frame of that."""
         if self._translation is None or self._lines is None or self._lines.taken is None:
             return
         merged = self._translation.take_merged()
-        if merged is not None:
+        keep = getattr(self._outcome.stream, "keep_text", None)
+        if merged is not None and not (keep is not None and keep(merged)):
             self._lines.put_back(merged)
             await anext(frames, None)
         self._lines.taken.clear()

@@ -5,13 +5,15 @@ from the first one on that has more than texts, calls of functions and OpenAI's 
 stream, nothing but its usage, its tier and its id is priced and logged.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
+from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object, read_object
 from llm_proxy.sidecar import catalog, direct_internals, flat_prices
 from llm_proxy.sidecar.direct_requests import OpenedStream
 from llm_proxy.sidecar.direct_templates import DirectCall
+from llm_proxy.sidecar.frame_template import KnownTemplate
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import accounting
 from llm_proxy.sidecar.patches.openai_passthrough import (
@@ -34,7 +36,7 @@ DELTA_FIELDS = TEXT_DELTA_FIELDS | {"tool_calls"}
 CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 OLLAMA_FINGERPRINT = "fp_ollama"
 """LiteLLM gives answers of Ollama an id of its own."""
-UNPRICED_ATTRIBUTE = "_llmp_unpriced"
+UNPRICED_ATTRIBUTE, TEMPLATES_ATTRIBUTE = "_llmp_unpriced", "_llmp_frame_templates"
 MAX_TIERS = 16
 
 
@@ -102,9 +104,15 @@ def _unpriced(pricing: Untyped) -> _Unpriced:
 
 
 class _ProviderStream:
-    """What `PassthroughStream` and `alike_frames` use of LiteLLM's object for a stream."""
+    """What `PassthroughStream` and `alike_frames` use of LiteLLM's object for a stream.
+
+    Attributes:
+        known_templates: Those of earlier streams of the same form.
+        keep_text: Keeps an event that was sent; returns False if a frame has to be made of it.
+    """
 
     completion_stream = None
+    keep_text: Callable[[bytes], bool] | None = None
 
     def __init__(self, pricing: Untyped, frames: PassthroughStream) -> None:
         self.logging_obj = pricing
@@ -113,6 +121,7 @@ class _ProviderStream:
         )
         self.sent_stream_usage = False
         self.received_finish_reason: str | None = None
+        self.known_templates: list[KnownTemplate] = pricing.__dict__.setdefault(TEMPLATES_ATTRIBUTE, [])
         setattr(self, PASSTHROUGH_ATTRIBUTE, frames)
 
 
@@ -172,6 +181,17 @@ class DirectFrames(PassthroughStream):
             _complete_calls(choice)
         if len(choices) == 1 and not choices[0].get("finish_reason"):
             self._texts[choices[0]["index"]] = choices[0]["delta"]
+
+    def keep_text(self, event: bytes) -> bool:
+        """Keep the text of an event as that of a frame; return False if it has more, or needs a frame."""
+        if not self._is_plain or not event.startswith(b"data:") or b"\n" in event:
+            return False
+        chunk = read_object(event[5:])
+        choices = as_list(chunk.get("choices"))
+        if len(choices) != 1 or chunk.get("usage") or chunk.get("service_tier") not in (None, self._tier):
+            return False
+        choice = as_object(choices[0])
+        return type(choice.get("index")) is int and self._append_text(choice)
 
     def _append(self, kept_delta: Untyped, text: str) -> None:
         if self._is_plain:

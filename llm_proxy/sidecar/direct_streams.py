@@ -132,6 +132,7 @@ class DirectStream:
         frames = DirectFrames(self._lines, self._call, self._template.pricing, opened)
         self._extra = extra_headers(frames.hidden, self._call.group)
         self._outcome.stream, self._outcome.lines = frames.source, self._lines
+        frames.source.keep_text = partial(self._keep_text, frames)
         return frames
 
     def _start(self, call_id: str) -> Message:
@@ -155,6 +156,14 @@ class DirectStream:
         self._sent += self._taken
         self._kept_bytes += sum(map(len, self._taken))
         self._taken = []
+
+    def _keep_text(self, frames: DirectFrames, event: bytes) -> bool:
+        """Note an event that was sent without a frame of its own; return False if it needs one."""
+        if not frames.keep_text(event):
+            return False
+        self._taken.append(event + b"\n\n")
+        self._note_sent()
+        return True
 
     def _finish(self, opened: OpenedStream, frames: DirectFrames) -> GoodAnswer:
         """Return the complete answer, priced."""

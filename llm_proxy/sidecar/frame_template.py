@@ -1,7 +1,8 @@
 """Frames that differ in their texts alone: what LiteLLM made of one event is made of the next.
 
 Pure. Invariants: an event is translated only if all its bytes but texts, padding and counts are those of one
-that LiteLLM translated, and after a second event has confirmed the rule; any other event ends that.
+that LiteLLM translated, and after a second event has confirmed the rule; any other event ends that. A rule
+that was confirmed in an earlier stream is confirmed again by one event, which states the new stream's id.
 LiteLLM gets the texts it has not seen as one event, so log, count and price stay its own.
 """
 
@@ -23,7 +24,7 @@ COUNTS = (
     *("candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount"),
 )
 """Names of numbers that change from frame to frame; the last one holds."""
-MAX_HOLES, MAX_TEMPLATES = 8, 4
+MAX_HOLES, MAX_TEMPLATES, MAX_KNOWN = 8, 4, 2
 MAX_PENDING_BYTES = 256 * 1024
 MAX_OUTLINES = 4
 """Of one template: one for each event is not worth it, where a count changes with each event."""
@@ -48,6 +49,8 @@ _PATTERNS = (
     | dict.fromkeys(PADDING, _PADDING_VALUE)
     | dict.fromkeys(COUNTS, _COUNT_VALUE)
 )
+_ID = re.compile(rb'"id"[ \t]*:[ \t]*"(?P<id>[^"\\\x00-\x1f]{8,200})"')
+"""Of a stream: one that is too short to be anything else's value."""
 _MARK = secrets.token_hex(8)
 _MARKED = re.compile(rb'"%b-([0-9]+)"' % _MARK.encode())
 
@@ -112,6 +115,7 @@ class FrameTemplate:
     same: tuple[tuple[int, int], ...]
     made: tuple[bytes | int, ...]
     trusted: bool = False
+    is_known: bool = False
     latest: list[bytes] = field(default_factory=list[bytes])
     pending: list[list[bytes]] = field(default_factory=list[list[bytes]])
     outline: _Outline | None = None
@@ -171,16 +175,62 @@ class FrameTemplate:
         return b"".join(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class KnownTemplate:
+    """A template that was confirmed in a stream, for streams whose events differ in their id.
+
+    Attributes:
+        before: The bytes of an event before the id.
+        after: The bytes from the id to the first hole.
+        made: The bytes of a frame up to the id, and from there to the first hole.
+    """
+
+    before: bytes
+    after: bytes
+    made: tuple[bytes, bytes]
+    template: FrameTemplate
+
+    def template_for(self, block: bytes) -> FrameTemplate | None:
+        """Return the template for the stream of an event; None if the event begins otherwise."""
+        end = block.find(b'"', len(self.before))
+        stream_id = block[len(self.before) : end]
+        if not block.startswith(self.before) or end < 0 or b"\\" in stream_id:
+            return None
+        head, (before, after) = b"".join((self.before, stream_id, self.after)), self.made
+        made = (b"".join((before, stream_id, after)), *self.template.made[1:])
+        return FrameTemplate(head, self.template.holes, self.template.same, made, is_known=True)
+
+
+def know(template: FrameTemplate) -> KnownTemplate | None:
+    """Return a confirmed template for other streams; None if its id stands not once before the first hole."""
+    stated, made = _ID.search(template.head), template.made[0]
+    if stated is None or not isinstance(made, bytes):
+        return None
+    stream_id, (start, end) = stated["id"], stated.span("id")
+    rest = [*(hole.after for hole in template.holes), *template.made[1:]]
+    others = [one for one in rest if isinstance(one, bytes)]
+    if (
+        template.head.count(stream_id) != 1
+        or made.count(stream_id) != 1
+        or any(stream_id in one for one in others)
+    ):
+        return None
+    before, _, after = made.partition(stream_id)
+    return KnownTemplate(template.head[:start], template.head[end:], (before, after), template)
+
+
 class FrameTranslation:
     """The templates of one stream."""
 
-    def __init__(self, *, sees_repeats: bool) -> None:
+    def __init__(self, *, sees_repeats: bool, known: list[KnownTemplate] | None = None) -> None:
         """Create it without templates.
 
         Args:
             sees_repeats: LiteLLM gets every event whose text is that of the event before.
+            known: Templates of earlier streams of the same form; those of this one are added.
         """
         self._templates: list[FrameTemplate] = []
+        self._known = known
         self._sees_repeats = sees_repeats
         self._pending_bytes = 0
         self._merging: FrameTemplate | None = None
@@ -200,14 +250,32 @@ class FrameTranslation:
                 template.trusted = _is_same_data(template.render(found), made)
                 if not template.trusted:
                     self._templates.remove(template)
+                elif not template.is_known:
+                    self._note_known(template)
                 self.trusts = any(one.trusted for one in self._templates)
                 return
         for template in self._templates:
             template.trusted = False
-        self.trusts = False
-        learned = _learn(block, made) if block is not None else None
+        learned = (self._recall(block, made) or _learn(block, made)) if block is not None else None
+        self.trusts = learned is not None and learned.trusted
         if learned is not None:
             self._templates = [learned, *self._templates[: MAX_TEMPLATES - 1]]
+
+    def _recall(self, block: bytes, made: bytes) -> FrameTemplate | None:
+        """Return the template of an earlier stream, if it makes the same frame of this event."""
+        for known in self._known or ():
+            template = known.template_for(block)
+            found = template.match(block) if template is not None else None
+            if template is not None and found is not None and _is_same_data(template.render(found), made):
+                template.latest, template.trusted = found, True
+                return template
+        return None
+
+    def _note_known(self, template: FrameTemplate) -> None:
+        template.is_known = True
+        known = know(template) if self._known is not None else None
+        if known is not None and self._known is not None:
+            self._known[:] = [known, *self._known[: MAX_KNOWN - 1]]
 
     def translate(self, block: bytes) -> bytes | None:
         """Return the frame for an event, and keep its texts; None if LiteLLM must translate it."""

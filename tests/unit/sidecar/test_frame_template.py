@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.sidecar.frame_template import FrameTranslation
+from llm_proxy.sidecar.frame_template import MAX_KNOWN, FrameTranslation, KnownTemplate
 
 Json = dict[str, Any]
+Event = tuple[str, int, bool, str | None, str, int]
 
 
 def event(text: str, *, index: int = 0, escaped: bool = False, **more: Any) -> bytes:
@@ -27,9 +28,11 @@ def frame(block: bytes) -> bytes:
     return b"data: " + json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-def learned(*blocks: bytes, sees_repeats: bool = False) -> FrameTranslation:
+def learned(
+    *blocks: bytes, sees_repeats: bool = False, known: list[KnownTemplate] | None = None
+) -> FrameTranslation:
     """A translation that has seen these events."""
-    translation = FrameTranslation(sees_repeats=sees_repeats)
+    translation = FrameTranslation(sees_repeats=sees_repeats, known=known)
     for block in blocks:
         translation.observe(block, frame(block))
     return translation
@@ -44,6 +47,47 @@ def test_the_third_event_is_translated() -> None:
     translation.translate(event("four"))
     assert translation.take_merged() == event('thr"ee\nfour')
     assert translation.take_merged() is None
+
+
+def of_stream(number: int, text: str, **more: Any) -> bytes:
+    """An event of a stream with an id of its own."""
+    return event(text, id=f"chatcmpl-{number}", created=number, **more)
+
+
+def test_a_later_stream_is_translated_from_its_second_event() -> None:
+    """The first shows that the rule of an earlier stream holds, with another id."""
+    known = list[KnownTemplate]()
+    for number in range(3):
+        translation = learned(of_stream(number, "one"), known=known)
+        assert translation.trusts == (number > 0)
+        translation.observe(of_stream(number, "two"), frame(of_stream(number, "two")))
+        assert translation.translate(of_stream(number, "three")) == frame(of_stream(number, "three"))
+        assert translation.take_merged() == of_stream(number, "three")
+        assert translation.translate(of_stream(number + 1, "four")) is None
+    assert len(known) == 1
+
+
+@pytest.mark.parametrize("more", [{"model": "other"}, {"id": "a\\u0061aaaaaa"}, {"more": 1}])
+def test_a_stream_of_another_form_is_learned_anew(more: Json) -> None:
+    """A form is kept only as long as streams have it."""
+    known = list[KnownTemplate]()
+    learned(of_stream(1, "one"), of_stream(1, "two"), known=known)
+    stated: Json = {"id": "chatcmpl-2"} | more
+    other = [event(text, **stated) for text in ("one", "two", "three")]
+    assert not learned(other[0], known=known).trusts
+    translation = learned(*other[:2], known=known)
+    assert translation.translate(other[2]) == frame(other[2])
+    assert 1 <= len(known) <= MAX_KNOWN
+
+
+def test_a_rule_that_holds_no_longer_is_not_used() -> None:
+    """LiteLLM makes another frame of the same event."""
+    known = list[KnownTemplate]()
+    learned(of_stream(1, "one"), of_stream(1, "two"), known=known)
+    translation = FrameTranslation(sees_repeats=False, known=known)
+    translation.observe(of_stream(2, "one"), frame(of_stream(2, "one")).replace(b"named", b"other"))
+    assert not translation.trusts
+    assert translation.translate(of_stream(2, "two")) is None
 
 
 def test_padding_counts_and_times_may_differ() -> None:
@@ -144,14 +188,20 @@ EVENTS = st.tuples(
 )
 
 
-@given(st.lists(EVENTS, max_size=30))
-def test_frames_and_texts_are_the_same_in_any_stream(
-    said: list[tuple[str, int, bool, str | None, str, int]],
-) -> None:
-    """Whatever the texts, how they are escaped, and what comes between."""
-    translation, sent, seen = FrameTranslation(sees_repeats=False), list[bytes](), list[bytes | None]()
+@given(st.lists(st.lists(EVENTS, max_size=30), min_size=1, max_size=3))
+def test_frames_and_texts_are_the_same_in_any_stream(streams: list[list[Event]]) -> None:
+    """Whatever the texts, how they are escaped, what comes between, and what earlier streams had."""
+    known = list[KnownTemplate]()
+    for number, said in enumerate(streams):
+        check_stream(number, said, known)
+
+
+def check_stream(number: int, said: list[Event], known: list[KnownTemplate]) -> None:
+    """Compare one stream's frames, and the texts that LiteLLM gets, to those of its events."""
+    translation = FrameTranslation(sees_repeats=False, known=known)
+    sent, seen, ids = list[bytes](), list[bytes | None](), {"id": f"chatcmpl-{number}"}
     blocks = [
-        event(text, index=at, escaped=escaped, obfuscation=padding, created=created).replace(
+        event(text, index=at, escaped=escaped, obfuscation=padding, created=created, **ids).replace(
             b"null", json.dumps(end).encode()
         )
         for text, at, escaped, end, padding, created in said
