@@ -1,8 +1,8 @@
 """Opens connections to Postgres, also where a pooler gives each transaction another session of the server.
 
 Invariants: behind such a pooler no statement outlives a request and nothing is left in a session: statements
-are unnamed and sent with their values, and nothing is reset. The pools of one gateway together stay within
-the address's `connection_limit`.
+are unnamed and sent with their values. As no user of a pool changes a session but by `set_in_session`, only
+that is reset. The pools of one gateway together stay within the address's `connection_limit`.
 Sources: https://www.pgbouncer.org/features.html, `asyncpg.connection.Connection._get_statement`.
 """
 
@@ -55,10 +55,17 @@ class PooledConnection(_DriverConnection):
     """A connection that leaves a session alone which is not its own."""
 
     owns_session = False
+    is_altered = False
 
     def get_reset_query(self) -> str:
         """Returns what a pool sends before it hands the connection to its next user."""
-        return super().get_reset_query() if self.owns_session else ""
+        return super().get_reset_query() if self.is_altered else ""
+
+    async def set_in_session(self, statements: str) -> None:
+        """Changes a session that is the connection's own, until the pool has it back."""
+        if self.owns_session:
+            self.is_altered = True
+            await self.execute(statements)
 
 
 Verify = Callable[[PooledConnection], Awaitable[None]]

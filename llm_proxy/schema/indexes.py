@@ -81,8 +81,8 @@ async def apply_outside(
 
 async def _lift_timeouts(worker: PgConnection) -> None:
     """A role's own timeouts would end a long statement; behind a pooler the session is not ours to change."""
-    if getattr(worker, "owns_session", True):
-        await worker.execute("SET statement_timeout = 0; SET lock_timeout = 0")
+    change = getattr(worker, "set_in_session", worker.execute)
+    await change("SET statement_timeout = 0; SET lock_timeout = 0")
 
 
 async def _run(

@@ -80,7 +80,10 @@ async def test_a_pooler_is_found_or_set(
         assert await connection.fetchval("SELECT $1::int + 1", 1) == 2
         named = await connection.fetchval("SELECT count(*) FROM pg_prepared_statements")
         assert (named > 0) is bool(cached)
+        assert not connection.get_reset_query()
+        await connection.set_in_session("SET lock_timeout = 7")
         assert bool(connection.get_reset_query()) is bool(cached)
+        assert (await connection.fetchval("SHOW lock_timeout") == "7ms") is bool(cached)
     finally:
         await connection.close()
 
