@@ -199,6 +199,7 @@ class Gateway:
             StoredSightings(shared) if shared else None,
             on_change,
             before_admitting=self._stages.policies.read_again,
+            on_epoch=self._stages.policies.confirm,
         )
         started.push_async_callback(database.watch.stop)
 
@@ -223,7 +224,11 @@ class Gateway:
         settings, pool = self.settings, self._stages.database.pool
         loops += [
             agents_loop(pool, self.metrics.set_agents),
-            raise_expiry_loop(pool, self._stages.services.admission.publish_epochs),
+            raise_expiry_loop(
+                pool,
+                self._stages.services.admission.publish_epochs,
+                lambda: self._stages.policies.snapshot.newest_epoch,
+            ),
         ]
         if self._erasures is not None:
             step = self._erasures.step

@@ -7,6 +7,7 @@ Raises: `NotFound`, `BadRequest`, `Forbidden`, `StoreUnavailable`.
 """
 
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from llm_proxy.identity.admin_documents import (
     raise_document,
 )
 from llm_proxy.identity.audit import (
+    DEADLINE_S,
     Actor,
     Epochs,
     Person,
@@ -40,6 +42,7 @@ from llm_proxy.identity.postgres_store import (
     Connection,
     Pool,
     budgets_to_json,
+    database_errors,
     key_spec_from_row,
     raise_from_row,
     read_keys_above,
@@ -343,14 +346,14 @@ def _column_values(spec: KeySpec) -> tuple[Any, ...]:
 
 
 MAX_RAISE = timedelta(days=366)
-DUE_INTERVAL_S = 1.0
+DUE_INTERVAL_S, MAX_KNOWN_S = 1.0, 60.0
 DUE_BATCH = 100
 
 _BEGIN = """
 INSERT INTO key_raises (key_id, rpm, tpm, parallel, budgets, until) VALUES ($1, $2, $3, $4, $5, $6)
 """
 _END = "UPDATE key_raises SET ended_at = now() WHERE key_id = $1 AND ended_at IS NULL"
-_DUE = "SELECT EXISTS (SELECT FROM key_raises WHERE ended_at IS NULL AND until <= now())"
+_NEXT_END_S = "SELECT extract(epoch FROM min(until) - now())::float8 FROM key_raises WHERE ended_at IS NULL"
 _END_DUE = f"""
 WITH due AS (
     SELECT raise_id FROM key_raises WHERE ended_at IS NULL AND until <= now()
@@ -399,8 +402,6 @@ class KeyRaiseRepository:
     async def end_due(self, actor: Actor) -> Epochs:
         """Marks expired raises as ended, each by one replica only; returns the epochs to publish."""
         async with admin_transaction(self._pool) as connection:
-            if not await connection.fetchval(_DUE):
-                return {}
             ended = await connection.fetch(_END_DUE)
             epochs = await bump_epochs(connection, *(row["tenant"] for row in ended))
             for row in ended:
@@ -429,13 +430,26 @@ class KeyRaiseRepository:
         return KeyMutation(await fetch_record(connection, before.key_id), epochs=epochs)
 
 
-def raise_expiry_loop(pool: Pool, publish: Callable[[Epochs], Awaitable[None]]) -> BackgroundLoop:
-    """Returns a loop that audits the end of each raise and publishes its epoch, within about a second."""
-    raises = KeyRaiseRepository(pool)
+def raise_expiry_loop(
+    pool: Pool, publish: Callable[[Epochs], Awaitable[None]], newest_epoch: Callable[[], int]
+) -> BackgroundLoop:
+    """Returns a loop that audits the end of each raise and publishes its epoch, within about a second.
+
+    It reads the next end when `newest_epoch` has changed, as each raise changes it, and every `MAX_KNOWN_S`.
+    """
+    raises, known_epoch, due_at = KeyRaiseRepository(pool), -1, 0.0
 
     async def step() -> None:
+        nonlocal known_epoch, due_at
+        epoch, now = newest_epoch(), time.monotonic()
+        if epoch == known_epoch and now < due_at:
+            return
         with contextlib.suppress(StoreUnavailable):  # the state of the database says so
-            if epochs := await raises.end_due(Actor("raise")):
+            async with database_errors():
+                end_s: float | None = await pool.fetchval(_NEXT_END_S, timeout=DEADLINE_S)
+            if end_s is None or end_s > 0:
+                known_epoch, due_at = epoch, now + min(end_s or MAX_KNOWN_S, MAX_KNOWN_S)
+            elif epochs := await raises.end_due(Actor("raise")):
                 await publish(epochs)
 
     return BackgroundLoop("raises", step, every_s=DUE_INTERVAL_S, at_once=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, Protocol
 
-from llm_proxy.background import BackgroundLoop
+from llm_proxy.background import BackgroundLoop, spawn
 from llm_proxy.errors import Forbidden, StoreUnavailable, model_not_found, models_not_read
 from llm_proxy.identity.caller import (
     ANY,
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 ALL_MODELS = ("*",)
 CATALOG_RETRY_S = 1.0
 POLL_S = 0.5
+_CONFIRMED_S = 1.5 * POLL_S
+"""For so long after another reader has confirmed them, the policies' epoch is not read."""
 FRESH_S = 1.0
 """Policies read within this time need no comparison with the store's epoch."""
 
@@ -243,7 +245,8 @@ class ModelNames(Protocol):
 class PolicyWatcher:
     """The policies as this replica knows them: read again when they have changed.
 
-    A change is seen within 0.5 s while Postgres answers, at once when the limits store's epoch shows it.
+    A change is seen within 0.5 s while Postgres answers, at once when the limits store's epoch shows it, or
+    another reader of the database does.
     While Postgres is unreachable the last policies hold.
 
     Attributes:
@@ -253,7 +256,7 @@ class PolicyWatcher:
     def __init__(self, source: PolicySource | None = None) -> None:
         self._source = source
         self._seen: dict[str, int] = {}
-        self._read_at = float("-inf")
+        self._read_at = self._confirmed_at = float("-inf")
         self._unavailable = False
         self._lock = asyncio.Lock()
         self._loop = BackgroundLoop("rules", self._step, every_s=POLL_S)
@@ -303,6 +306,14 @@ class PolicyWatcher:
         if epoch > self.epoch_of(tenant):
             self._seen[tenant] = epoch
 
+    def confirm(self, newest_epoch: int, at_s: float) -> None:
+        """Another reader saw the newest epoch; it began at `at_s`, of `time.monotonic`."""
+        self._confirmed_at = at_s
+        if newest_epoch == self.snapshot.newest_epoch:
+            self._read_at, self._unavailable = max(self._read_at, at_s), False
+        elif not self._lock.locked():
+            spawn("rules", self._read_now())
+
     async def read_again(self) -> None:
         """Reads the policies whatever their epochs, which in a restored database may be any.
 
@@ -333,6 +344,10 @@ class PolicyWatcher:
             log.warning("limit policies cannot be read at the start: defaults apply")
 
     async def _step(self) -> None:
+        if time.monotonic() - self._confirmed_at >= _CONFIRMED_S:
+            await self._read_now()
+
+    async def _read_now(self) -> None:
         if self._source is not None:
             with contextlib.suppress(StoreUnavailable):
                 async with self._lock:

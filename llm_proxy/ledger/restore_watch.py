@@ -61,6 +61,7 @@ class RestoreWatch:
         self._stored: StoredSightings | None = None
         self._on_change: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._before_admitting: Callable[[], Awaitable[None]] | None = None
+        self._on_epoch: Callable[[int, float], None] | None = None
         self._is_acknowledged = False  # the gate opens once the look's connection is free
         self._seen: dict[str, Sighting] = {}
         self._full_at = float("-inf")
@@ -74,6 +75,7 @@ class RestoreWatch:
         stored: StoredSightings | None,
         on_change: Callable[[], Coroutine[Any, Any, None]] | None = None,
         before_admitting: Callable[[], Awaitable[None]] | None = None,
+        on_epoch: Callable[[int, float], None] | None = None,
     ) -> None:
         """Looks once, as far as the stores answer, then twice a second.
 
@@ -83,9 +85,10 @@ class RestoreWatch:
             on_change: Called when a restore is found, and when it is acknowledged.
             before_admitting: Called when a restore is acknowledged, before calls are admitted; if it raises
                 `StoreUnavailable`, they are not, and it is called again.
+            on_epoch: Called at each look with the newest epoch, and when the look began (`time.monotonic`).
         """
         self._pool, self._stored, self._on_change = pool, stored, on_change
-        self._before_admitting = before_admitting
+        self._before_admitting, self._on_epoch = before_admitting, on_epoch
         try:
             async with asyncio.timeout(_AT_START_S):
                 await self._loop.run_once(self._step)
@@ -127,7 +130,10 @@ class RestoreWatch:
             log.debug("the database's marker cannot be read now")
 
     async def _look(self, connection: PgConnection) -> None:
+        began_at = time.monotonic()
         marker = await read_marker(connection)
+        if marker is not None and marker.seen is not None and self._on_epoch is not None:
+            self._on_epoch(marker.seen.epoch, began_at)
         if marker is None or marker.seen is None:
             await self._look_at_unmarked(connection, marker)
         elif marker.lock_reason is not None:

@@ -90,7 +90,8 @@ async def test_a_raise_ends_in_a_replica_that_has_cached_the_key(
 async def test_the_end_is_audited_once_and_published(
     pool: "asyncpg.Pool[asyncpg.Record]", made: KeyMutation
 ) -> None:
-    """Three replicas watch."""
+    """Three replicas watch, which know of no raise until they see its epoch."""
+    epoch = 0
     announced: list[list[str]] = []
     heard = asyncio.Event()
 
@@ -98,10 +99,12 @@ async def test_the_end_is_audited_once_and_published(
         announced.append(list(epochs))
         heard.set()
 
-    await KeyRaiseRepository(pool).begin("n", wanted(for_s=1, limits=Limits(rpm=0)), ME)
-    loops = [raise_expiry_loop(pool, announce) for _ in range(3)]
+    loops = [raise_expiry_loop(pool, announce, lambda: epoch) for _ in range(3)]
     for loop in loops:
         loop.start()
+    await asyncio.sleep(0.2)
+    await KeyRaiseRepository(pool).begin("n", wanted(for_s=1, limits=Limits(rpm=0)), ME)
+    epoch += 1
     async with asyncio.timeout(20):
         await heard.wait()
     for loop in loops:
@@ -136,7 +139,7 @@ async def test_a_database_that_is_away_is_no_failure_of_the_loop() -> None:
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
         url = f"postgresql://u@127.0.0.1:{server.sockets[0].getsockname()[1]}/d?sslmode=disable"
         async with asyncpg.create_pool(url, min_size=0, max_size=1) as away:
-            loop = raise_expiry_loop(away, announce)
+            loop = raise_expiry_loop(away, announce, lambda: 0)
             loop.start()
             await asked.wait()
             await asyncio.sleep(0.1)

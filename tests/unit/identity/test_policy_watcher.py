@@ -1,6 +1,7 @@
 """When the policies are read again."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -42,3 +43,21 @@ async def test_one_failed_read_fails_all_waiting_refreshes() -> None:
     with pytest.raises(StoreUnavailable):
         await watch.refresh()
     assert source.reads == 1
+
+
+async def test_policies_that_another_reader_confirms_are_not_read() -> None:
+    """With the epoch they have they are fresh; with another one they are read at once."""
+    source = PolicySourceStub()
+    watch = PolicyWatcher(source)
+    await watch.start()
+    reads = source.reads
+    for _ in range(12):
+        await asyncio.sleep(0.1)
+        watch.confirm(watch.snapshot.newest_epoch, time.monotonic())
+    assert watch.is_fresh
+    assert source.reads <= reads + 1
+    reads = source.reads
+    watch.confirm(watch.snapshot.newest_epoch + 1, time.monotonic())
+    await asyncio.sleep(0)
+    assert source.reads == reads + 1
+    await watch.stop()
