@@ -2,21 +2,24 @@
 
 Invariants: a loop ends when it is stopped or its step returns `LOOP_DONE`, never by an exception. A failure
 is counted, logged with its traceback once per kind, and followed by a pause of at most `MAX_PAUSE_S`.
-`stop` cancels and waits. `failing_loops` and `failure_counts` cover the whole process.
+`stop` cancels and waits. `failing_loops` and `failure_counts` cover the whole process. Loops with an interval
+of whole beats wake together: each wake-up of an idle process costs more than most steps.
 """
 
 import asyncio
 import logging
+import os
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
 MAX_LOGGED_KINDS = 500
+BEAT_S = 0.5
 LOOP_DONE: Final = object()
 """A step returns it to end its loop."""
 
@@ -59,7 +62,7 @@ class FailureGuard:
 
 
 class BackgroundLoop:
-    """Runs a step repeatedly, each `every_s` seconds after the end of the last, until `stop`."""
+    """Runs a step repeatedly, a `pause` of `every_s` after the end of the last, until `stop`."""
 
     def __init__(self, name: str, step: Step, *, every_s: float = 0.0, at_once: bool = False) -> None:
         """With `at_once`, the first step does not wait for `every_s`."""
@@ -95,7 +98,7 @@ class BackgroundLoop:
 
     async def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
-        await asyncio.sleep(self._first_s)
+        await pause(self._first_s)
         while True:
             if await self._guard.run(self._step) is LOOP_DONE:
                 return
@@ -104,7 +107,25 @@ class BackgroundLoop:
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
             else:
                 pause_s = FIRST_PAUSE_S
-            await asyncio.sleep(self._every_s)
+            await pause(self._every_s)
+
+
+async def pause(seconds: float) -> None:
+    """Sleeps; whole beats end with the process's last beat within them, as the pauses of others do."""
+    if seconds < BEAT_S or seconds % BEAT_S:
+        await asyncio.sleep(seconds)
+        return
+    loop = asyncio.get_running_loop()
+    beats = _beats.setdefault(loop, {})
+    now = loop.time() - _PHASE_S * (os.getpid() % 64)
+    number = int((now + seconds) / BEAT_S)
+    if number * BEAT_S - now < _PHASE_S:
+        number += 1  # a timer that ended a moment early
+    beat = beats.get(number)
+    if beat is None:
+        beat = beats[number] = asyncio.Event()
+        loop.call_later(number * BEAT_S - now, lambda: beats.pop(number).set())
+    await beat.wait()
 
 
 def spawn(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
@@ -143,6 +164,10 @@ def failure_counts() -> Mapping[str, int]:
     return _failures
 
 
+_beats: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Event]] = WeakKeyDictionary()
+"""Those that something waits for, by number."""
+_PHASE_S = BEAT_S / 64
+"""Processes of one machine have beats of their own: they do not query a store at the same moment."""
 _guards: WeakSet[FailureGuard] = WeakSet()
 _failures: Counter[str] = Counter()
 _spawned: set[asyncio.Task[None]] = set()

@@ -1,8 +1,8 @@
-"""The calls that run in this process: their guards are ticked ten times a second; lists them, stops one.
+"""The calls that run in this process: lists them, stops one, ticks their guards ten times a second.
 
-Invariants: a call costs one entry from its first byte to its last; a list is made on request, from the fields
-that a call has anyway; it holds no text of a prompt or an answer. Units: seconds, bytes, tokens;
-tokens are estimates until the record has them.
+Invariants: without a running call nothing ticks; a call costs one entry from its first byte to its last; a
+list is made on request, from the fields that a call has anyway; it holds no text of a prompt or an answer.
+Units: seconds, bytes, tokens; tokens are estimates until the record has them.
 """
 
 import asyncio
@@ -34,7 +34,8 @@ class RunningCalls:
         self.draining = False
         self._ended_by: InterruptReason | None = None
         self._running: dict[CallGuard, CallContext] = {}
-        self._ticker = BackgroundLoop("call-timeouts", self._tick, every_s=TICK_S)
+        self._some_run = asyncio.Event()
+        self._ticker = BackgroundLoop("call-timeouts", self._tick)
 
     def start(self) -> None:
         """Starts the ticker on the running event loop."""
@@ -48,6 +49,7 @@ class RunningCalls:
         """Guards the current task until `close`; its body must be complete by `idle_deadline`."""
         guard = CallGuard(idle_deadline)
         self._running[guard] = context
+        self._some_run.set()
         if self._ended_by is not None:
             guard.interrupt(self._ended_by)
         return guard
@@ -87,9 +89,13 @@ class RunningCalls:
         return len(self._running)
 
     async def _tick(self) -> None:
+        await self._some_run.wait()
+        await asyncio.sleep(TICK_S)
         now = asyncio.get_running_loop().time()
         for guard in list(self._running):
             guard.tick(now)
+        if not self._running:
+            self._some_run.clear()
 
 
 def describe_call(context: CallContext, guard: CallGuard) -> Json:

@@ -17,6 +17,7 @@ from llm_proxy.cli.serve import bind_or_fail, new_event_loop
 from llm_proxy.console import create_console
 from llm_proxy.errors import APIError
 from llm_proxy.hardening import harden_process
+from llm_proxy.http_server import PromptServer
 from llm_proxy.identity.console_sessions import ConsoleSessions
 from llm_proxy.insecure_settings import insecure_console_settings
 from llm_proxy.schema.connections import open_command_pool
@@ -102,4 +103,4 @@ def _serve(settings: Settings, bound: socket.socket) -> None:
         timeout_graceful_shutdown=GRACE_S,
     )
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(uvicorn.Server(config).serve(sockets=[bound]))
+        runner.run(PromptServer(config).serve(sockets=[bound]))

@@ -33,6 +33,7 @@ from llm_proxy.edge.http_protocol import (
 from llm_proxy.edge.routes.notifications import webhook_errors
 from llm_proxy.garbage import collect_garbage
 from llm_proxy.hardening import harden_process, raise_files_limit
+from llm_proxy.http_server import PromptServer
 from llm_proxy.insecure_settings import insecure_settings
 from llm_proxy.settings import (
     Settings,
@@ -56,7 +57,7 @@ GC_THRESHOLD = 20_000
 """Allocated objects before a collection: reference cycles are rare here."""
 
 
-class GatewayServer(uvicorn.Server):
+class GatewayServer(PromptServer):
     """A server that drains before it stops."""
 
     def __init__(
@@ -66,7 +67,7 @@ class GatewayServer(uvicorn.Server):
         settings: Settings,
         on_serving: Callable[[], object],
     ) -> None:
-        super().__init__(config)
+        super().__init__(config, tick_s=None)
         self._on_serving = on_serving
         self._gateway = gateway
         self._delay_s = settings.drain_delay_s
@@ -88,7 +89,7 @@ class GatewayServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
         """SIGTERM drains; a second signal, or SIGINT, interrupts every call and stops."""
         if self._drain is not None or sig == signal.SIGINT:
-            self.should_exit = True
+            self.end()
             self._gateway.interrupt_all()
             return
         self._gateway.drain()
@@ -106,7 +107,7 @@ class GatewayServer(uvicorn.Server):
 
     async def _stop_later(self, delay_s: float, limit_s: float) -> None:
         await asyncio.sleep(delay_s)
-        self.should_exit = True
+        self.end()
         await asyncio.sleep(limit_s)
         self._gateway.interrupt_all()
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from llm_proxy.background import LOOP_DONE, FailureGuard
+from llm_proxy.background import LOOP_DONE, FailureGuard, pause
 from llm_proxy.errors import APIError
 from llm_proxy.identity import Caller
 from llm_proxy.ledger.observers import PayloadQueue
@@ -82,6 +82,7 @@ class Maintenance:
     async def step(self) -> None:
         """Runs the tasks that are due at this tick."""
         self._ticks += 1
+        self._writer.look_at_spool()
         self._update_gauges()
         for name, every, task in self._tasks():
             if self._ticks % every == 0:
@@ -101,7 +102,7 @@ class Maintenance:
             worked = await guard.run(self._batch) is True
         if self._is_ready() and not worked:
             another_works = self._require_store().migration.work is not None
-            await asyncio.sleep(TICK_S if another_works else _IDLE_S)
+            await pause(TICK_S if another_works else _IDLE_S)
 
     async def make_indexes(self) -> object:
         """Makes the indexes that migrations make outside a transaction; ends its loop when all are there."""
@@ -114,7 +115,7 @@ class Maintenance:
                 return LOOP_DONE
         except (DatabaseUnavailable, RowsRejected) as error:
             log.warning("postgres rejects a batch of background work", extra={"why": error.reason})
-        await asyncio.sleep(_IDLE_S)
+        await pause(_IDLE_S)
         return None
 
     async def stop(self) -> None:
@@ -202,10 +203,11 @@ class Maintenance:
                 store = self._require_store()
                 for row, why in await write_rows(rejected, store.insert_rejected):
                     log.warning("postgres rejects a sample", extra={"request_id": str(row[0]), "why": why})
-                rows = await asyncio.to_thread(lambda: [one.as_row() for one in payloads])
-                rejected = await write_rows(rows, store.insert_payloads)
-                pending = 0
-                self._reject_payloads(rejected)
+                if payloads:
+                    rows = await asyncio.to_thread(lambda: [one.as_row() for one in payloads])
+                    rejected = await write_rows(rows, store.insert_payloads)
+                    pending = 0
+                    self._reject_payloads(rejected)
         finally:
             if pending:
                 self._metrics.increment("llm_proxy_payloads_dropped_total", "postgres_away", by=pending)

@@ -55,6 +55,7 @@ class Writer:
         self._queue: list[QueueEntry] = []
         self._taken = self._writing = 0
         self._awake = asyncio.Event()
+        self._spooled = asyncio.Event()
         self._finishing = False
         self.disk_lock = asyncio.Lock()
         self._retry_at = 0.0
@@ -133,10 +134,18 @@ class Writer:
         return True
 
     async def replay_spool(self) -> None:
-        """Writes the spool's segments to Postgres, until one fails."""
+        """Waits for records in the spool; writes its segments to Postgres, until one fails."""
+        await self._spooled.wait()
         while self._spool is not None and self._spool.records and self.should_try_postgres():
             if not await self._replay_segment(self._spool):
                 return
+        if self._spool is None or not self._spool.records:
+            self._spooled.clear()
+
+    def look_at_spool(self) -> None:
+        """Wakes `replay_spool` if the spool has records: also those that were recovered."""
+        if self._spool is not None and self._spool.records:
+            self._spooled.set()
 
     def should_try_postgres(self) -> bool:
         """Whether to write to Postgres now: it is migrated, and up or due for a new attempt."""
@@ -200,6 +209,7 @@ class Writer:
                 "llm_proxy_ledger_dropped_total", "spool_full", by=self._spool.dropped - dropped
             )
         self._mark_kept(batch, "spool")
+        self._spooled.set()
         return True
 
     def _mark_kept(self, batch: Sequence[QueueEntry], where: str) -> None:

@@ -14,6 +14,7 @@ from types import FrameType
 
 import uvicorn
 
+from llm_proxy.http_server import PromptServer
 from llm_proxy.sidecar.app import SidecarApp
 from llm_proxy.sidecar.http_protocol import SidecarHttpProtocol
 from llm_proxy.sidecar.prefork import ORPHAN_S, ParentLink
@@ -34,7 +35,7 @@ _CHECK_TICKS = 50
 KEEP_ALIVE_S = 75
 
 
-class SidecarServer(uvicorn.Server):
+class SidecarServer(PromptServer):
     """A server that reports it is draining before it stops listening.
 
     A process over its recycle limits requests a replacement from its parent. Without a parent it drains and
@@ -68,7 +69,7 @@ class SidecarServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen once the parent allows it, then report to the parent."""
         if self._link is not None and not self._link.may_listen():
-            self.should_exit = True
+            self.end()
             return
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
@@ -86,7 +87,7 @@ class SidecarServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- uvicorn's signature
         """Drain on the first SIGTERM; stop at once on SIGINT or another SIGTERM."""
         if self._app.draining or sig == signal.SIGINT:
-            self.should_exit = True
+            self.end()
             return
         self._start_draining(self._notice_s)
         if self._has_all_time:
@@ -96,7 +97,7 @@ class SidecarServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Check the limits every five seconds; end a relieved process that has no connection left."""
         if self._app.relieved and not self.server_state.connections:
-            self.should_exit = True
+            self.end()
         if counter % _CHECK_TICKS == 0 and not (self._app.draining or self._app.relieved):
             self._check_limits()
         return await super().on_tick(counter)
@@ -134,13 +135,13 @@ class SidecarServer(uvicorn.Server):
             server.close()
         self._has_all_time = True
         self._drain_with_time(CALLS_S)
-        loop.call_later(RELIEVED_S, setattr, self, "should_exit", True)  # noqa: FBT003 -- setattr's
+        loop.call_later(RELIEVED_S, self.end)
 
     def _finish_calls(self) -> None:
         """Stop listening, and end after the running calls: no gateway sends another one."""
         self._has_all_time = True
         self._drain_with_time(CALLS_S)
-        self.should_exit = True
+        self.end()
 
     def _leave_as_orphan(self) -> None:
         if not self._app.draining:
@@ -152,4 +153,4 @@ class SidecarServer(uvicorn.Server):
 
     def _start_draining(self, after_s: float) -> None:
         self._app.draining = True
-        asyncio.get_running_loop().call_later(after_s, setattr, self, "should_exit", True)  # noqa: FBT003 -- setattr's
+        asyncio.get_running_loop().call_later(after_s, self.end)

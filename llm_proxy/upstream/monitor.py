@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from llm_proxy.background import BackgroundLoop, spawn
+from llm_proxy.background import BackgroundLoop, pause, spawn
 from llm_proxy.telemetry import Metrics
 from llm_proxy.upstream.catalog import Catalog, parse_sidecar_catalog
 from llm_proxy.upstream.client import SidecarClient
@@ -86,7 +86,7 @@ class SidecarMonitor:
 
     async def _step(self) -> None:
         await self._check_all(asyncio.get_running_loop().time())
-        await asyncio.sleep(CHECK_S if self._client.catalog.snapshot is not None else CHECK_S / 4)
+        await pause(CHECK_S if self._client.catalog.snapshot is not None else CHECK_S / 4)
 
     async def _check_all(self, now: float) -> None:
         self._follow_address_file()

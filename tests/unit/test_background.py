@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from llm_proxy import background
-from llm_proxy.background import LOOP_DONE, BackgroundLoop, FailureGuard, spawn
+from llm_proxy.background import LOOP_DONE, BackgroundLoop, FailureGuard, pause, spawn
 
 
 async def test_failing_step_is_retried_logged_once_and_counted(
@@ -102,3 +102,24 @@ async def test_failing_step_does_not_stop_the_others() -> None:
     assert guard.failing
     assert await guard.run(fine) == 7
     assert not guard.failing
+
+
+async def test_pauses_of_whole_beats_end_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of several moments end in one turn of the event loop, in two where a beat is between."""
+    monkeypatch.setattr(background, "BEAT_S", 0.05)
+    loop, turns, ended = asyncio.get_running_loop(), 0, list[int]()
+
+    def count_turn() -> None:
+        nonlocal turns
+        turns += 1
+        if len(ended) < 5:
+            loop.call_soon(count_turn)
+
+    async def one(after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await pause(0.1)
+        ended.append(turns)
+
+    count_turn()
+    await asyncio.gather(*(one(number * 0.002) for number in range(5)))
+    assert len(set(ended)) <= 2
