@@ -85,7 +85,7 @@ def pair(
         deployment("unknown", "openai/of-nobody", provider, **alone) | {"model_info": {"id": "unknown"}},
         deployment("embed", "openai/text-embedding-3-small", provider, **alone),
         deployment("reasoner", "openai/gpt-5", provider, **alone),
-        deployment("hasty", "openai/hasty", provider, timeout=0.5, stream_timeout=0.5, **alone),
+        deployment("hasty", "openai/hasty", provider, timeout=0.5, stream_timeout=3, **alone),
         deployment("retried", "openai/retried", provider, cooldown_time=0, num_retries=1),
         deployment("first", "openai/first", provider, **alone),
         deployment("second", "openai/second", provider, **alone),

@@ -1,6 +1,7 @@
 """Sidecars behind one name, while the name server comes and goes; the name server is the only double."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -37,16 +38,15 @@ class ScriptedNames(asyncio.SelectorEventLoop):
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    alive = b"/health/liveliness" in await reader.readline()
-    while (await reader.readline()).strip():
-        pass
-    status = (
-        "200 OK" if alive else "404 Not Found"
-    )  # without a catalog the monitor checks four times a second
-    head = f"HTTP/1.1 {status}\r\ncontent-length: {len(HEALTHY)}\r\nconnection: close\r\n\r\n"
-    writer.write(head.encode() + HEALTHY)
-    await writer.drain()
-    writer.close()
+    with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+        alive = b"/health/liveliness" in await reader.readline()
+        while (await reader.readline()).strip():
+            pass
+        # without a catalog the monitor checks four times a second
+        status = "200 OK" if alive else "404 Not Found"
+        head = f"HTTP/1.1 {status}\r\ncontent-length: {len(HEALTHY)}\r\nconnection: close\r\n\r\n"
+        writer.write(head.encode() + HEALTHY)
+        await writer.drain()
 
 
 async def _until(holds: Callable[[], bool]) -> None:
@@ -88,6 +88,8 @@ async def _follow(names: ScriptedNames) -> None:
         client.stop()
         for server in servers:
             server.close()
+        answering = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*answering, return_exceptions=True)
 
 
 def test_a_name_that_does_not_resolve_keeps_its_sidecars() -> None:
