@@ -167,7 +167,7 @@ def _priced(
     """Return what LiteLLM makes of an answer's document, with its cost."""
     result = direct_internals.answer_object(document, answer.headers, template.pricing)
     hidden = as_object(result._hidden_params)  # noqa: SLF001 -- where LiteLLM keeps them
-    known = _flat_price(document, result, template.pricing, hidden) if "choices" in document else None
+    known = _flat_price(document, result, template.pricing, hidden)
     cost_usd, breakdown = known or direct_internals.price(result, template.pricing)
     extra = extra_headers(hidden, call.group)
     started, ended = outcome.attempts[-1].started_at, datetime.now(UTC)
@@ -175,7 +175,11 @@ def _priced(
 
 
 def _flat_price(document: Json, result: Untyped, pricing: Untyped, hidden: Json) -> tuple[float, Json] | None:
-    """Return the cost of a chat's answer, and its parts; None if LiteLLM has to reckon it."""
+    """Return the cost of an answer, and its parts; None if LiteLLM has to reckon it."""
+    if "choices" not in document:
+        counts = flat_prices.plain_prompt(document.get("usage"))
+        form = flat_prices.VECTORS
+        return flat_prices.price_of_counts(counts, result.model, None, pricing, form, hidden)
     messages = [as_object(as_object(one).get("message")) for one in as_list(document["choices"])]
     tier = document.get("service_tier")
     if any(message.get("annotations") for message in messages) or not isinstance(tier, str | None):

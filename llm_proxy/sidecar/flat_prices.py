@@ -8,7 +8,7 @@ another rate begins, LiteLLM reckons. Rates are dropped once an entry of LiteLLM
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,8 +32,8 @@ MAX_FLAT_PRICES = 16
 """Of one form of calls: a provider may state another model and another tier in each answer."""
 OWN_RULES = frozenset({"azure", "azure_ai", "perplexity", "vertex_ai", "vertex_ai_beta"})
 """Providers whose prices LiteLLM reckons by more than an answer's usage."""
-PRICE_NAMES = ("cost", "pric", "multiplier", "peak", "provider_specific")
-"""Parts of the names by which an entry states what a price depends on."""
+PRICE_NAMES = ("cost", "pric", "multiplier", "peak")
+"""Parts of the names by which an entry states what the price of a plain usage depends on."""
 CONSTANT_RATE = re.compile(
     r"((input|output)_cost_per_(token|token_cache_hit|reasoning_token|audio_token|image_token|image|video_token)"
     r"|cache_(read|creation)_input_(audio_)?token_cost(_above_1hr)?|search_context_cost_per_query"
@@ -43,7 +43,10 @@ CONSTANT_RATE = re.compile(
 OPEN_END = 10**9
 """More tokens than a call has."""
 VARYING = frozenset(
-    {"input_cost", "output_cost", "total_cost", "original_cost", "cache_read_cost", "reasoning_cost"}
+    {
+        *("input_cost", "output_cost", "total_cost", "original_cost"),
+        *("cache_read_cost", "cache_creation_cost", "reasoning_cost"),
+    }
 )
 """Parts of a cost that depend on the counts."""
 NOTHING_ADDED: Json = {
@@ -61,12 +64,30 @@ NOTHING_ADDED: Json = {
 
 
 class PlainCounts(NamedTuple):
-    """The tokens of an answer that has no others."""
+    """The tokens of an answer that has no others.
+
+    Attributes:
+        prompt: All of the prompt, those of the cache among them.
+        cached: Read from the provider's cache.
+        written: Written to it, for some minutes.
+        written_1h: Written to it, for an hour.
+    """
 
     prompt: int
-    completion: int
-    cached: int
-    reasoning: int
+    completion: int = 0
+    cached: int = 0
+    reasoning: int = 0
+    written: int = 0
+    written_1h: int = 0
+
+    @property
+    def fresh(self) -> int:
+        """Tokens of the prompt that the cache has no part in."""
+        return self.prompt - self.cached - self.written - self.written_1h
+
+    def is_sound(self) -> bool:
+        """Whether parts are no larger than their sums."""
+        return self.fresh >= 0 and self.reasoning <= self.completion and max(self) < OPEN_END
 
     def as_usage(self) -> Json:
         """Return them as a provider states them."""
@@ -77,6 +98,18 @@ class PlainCounts(NamedTuple):
             "prompt_tokens_details": {"cached_tokens": self.cached},
             "completion_tokens_details": {"reasoning_tokens": self.reasoning},
         }
+
+
+class AnswerForm(NamedTuple):
+    """Answers of an operation.
+
+    Attributes:
+        make: Returns LiteLLM's object of an answer with these counts, this tier and this model.
+        has: The counts that such answers may state, beside the prompt's.
+    """
+
+    make: Callable[[PlainCounts, str | None, str, Untyped], Untyped]
+    has: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +128,8 @@ class FlatPrice:
     per_cached: float
     per_output: float
     per_reasoning: float
+    per_written: float
+    per_written_1h: float
     below: int
     is_own: bool
     constant: Json
@@ -105,7 +140,8 @@ class FlatPrice:
         """Return the cost and its parts, by the operations by which LiteLLM reckons them."""
         cached = float(counts.cached) * self.per_cached
         reasoning = float(counts.reasoning) * self.per_reasoning
-        given = float(counts.prompt - counts.cached) * self.per_input + cached
+        written = counts.written * self.per_written + counts.written_1h * self.per_written_1h
+        given = float(counts.fresh) * self.per_input + cached + written
         made = float(counts.completion - counts.reasoning) * self.per_output + reasoning
         cost = given + made
         parts = {
@@ -117,6 +153,8 @@ class FlatPrice:
         }
         if cached > 0:
             parts["cache_read_cost"] = cached
+        if written > 0:
+            parts["cache_creation_cost"] = written
         if reasoning > 0:
             parts["reasoning_cost"] = reasoning
         return cost, parts
@@ -131,7 +169,7 @@ class FlatPrice:
 def price(
     usage: object, model: str, tier: str | None, pricing: Untyped, hidden: Json
 ) -> tuple[float, Json] | None:
-    """Return what an answer costs, and the parts of the cost; None if LiteLLM has to reckon it.
+    """Return what a chat's answer costs, and the parts of the cost; None if LiteLLM has to reckon it.
 
     Args:
         usage: As the answer states it.
@@ -140,17 +178,37 @@ def price(
         pricing: LiteLLM's logging object of the call that the request's template was learned from.
         hidden: What LiteLLM keeps beside the answer.
     """
-    counts = plain_counts(usage)
+    return price_of_counts(plain_counts(usage), model, tier, pricing, CHAT, hidden)
+
+
+def price_of_counts(
+    counts: PlainCounts | None,
+    model: str,
+    tier: str | None,
+    pricing: Untyped,
+    form: AnswerForm,
+    hidden: Json | None = None,
+) -> tuple[float, Json] | None:
+    """Return the same of any answer by its counts, if it has no others.
+
+    Args:
+        counts: None if the answer has others.
+        model: Of the answer.
+        tier: The service tier of the answer.
+        pricing: LiteLLM's logging object, which prices answers of one form.
+        form: The answer's.
+        hidden: What LiteLLM keeps beside the answer; None if a cost stated there is none.
+    """
     if counts is None:
         return None
-    flat = _flat_price(model, tier, pricing)
+    flat = _flat_price(model, tier, pricing, form)
     if flat is None or counts.prompt >= flat.below:
         return None
-    is_stated = not flat.is_own and direct_internals.states_cost(hidden)
+    is_stated = hidden is not None and not flat.is_own and direct_internals.states_cost(hidden)
     return None if is_stated else flat.price(counts)
 
 
-def _flat_price(model: str, tier: str | None, pricing: Untyped) -> FlatPrice | None:
+def _flat_price(model: str, tier: str | None, pricing: Untyped, form: AnswerForm) -> FlatPrice | None:
     known: dict[tuple[str, str | None], FlatPrice | None] | None = getattr(pricing, FLAT_ATTRIBUTE, None)
     if known is None:
         setattr(pricing, FLAT_ATTRIBUTE, known := {})
@@ -158,7 +216,7 @@ def _flat_price(model: str, tier: str | None, pricing: Untyped) -> FlatPrice | N
     found = known.get(key)
     is_new = key not in known and len(known) < MAX_FLAT_PRICES
     if is_new or (found is not None and not found.holds()):
-        found = known[key] = _learn(model, tier, pricing)
+        found = known[key] = _learn(model, tier, pricing, form)
     return found
 
 
@@ -174,14 +232,25 @@ def plain_counts(usage: object) -> PlainCounts | None:
         completion.get("reasoning_tokens") or 0,
     )
     has_sound = prompt.get("audio_tokens") or completion.get("audio_tokens")
-    if has_sound or found.cached > found.prompt or found.reasoning > found.completion:
+    return found if not has_sound and found.is_sound() else None
+
+
+def plain_prompt(usage: object) -> PlainCounts | None:
+    """Return the tokens of an answer of embeddings; None if it states others."""
+    stated = {name: value for name, value in as_object(usage).items() if value}
+    if not stated.keys() <= {"prompt_tokens", "total_tokens"} or not all(map(_is_count, stated.values())):
         return None
-    return found if max(found) < OPEN_END else None
+    found = PlainCounts(stated.get("prompt_tokens", 0))
+    return found if found.prompt and found.is_sound() else None
 
 
-def is_plain_usage(usage: Json) -> bool:
-    """Whether a usage has OpenAI's counts, and none else."""
-    if not usage.keys() <= {*COUNTS, *PARTS} or any(not _is_count(usage.get(name)) for name in COUNTS):
+def is_plain_usage(
+    usage: Json,
+    counts: tuple[str, ...] = COUNTS,
+    parts: Mapping[str, frozenset[str]] = PARTS,
+) -> bool:
+    """Whether a usage has these counts, by default OpenAI's of a chat, and no other."""
+    if not usage.keys() <= {*counts, *parts} or any(not _is_count(usage.get(name)) for name in counts):
         return False
     return all(
         stated is None
@@ -190,7 +259,7 @@ def is_plain_usage(usage: Json) -> bool:
             and stated.keys() <= names
             and all(one is None or _is_count(one) for one in stated.values())
         )
-        for stated, names in ((usage.get(part), names) for part, names in PARTS.items())
+        for stated, names in ((usage.get(part), names) for part, names in parts.items())
     )
 
 
@@ -198,15 +267,16 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _learn(model: str, tier: str | None, pricing: Untyped) -> FlatPrice | None:
+def _learn(model: str, tier: str | None, pricing: Untyped, form: AnswerForm) -> FlatPrice | None:
     """Return the rates by which LiteLLM bills a deployment; None if they depend on more than its entries."""
     entries = copy.deepcopy(direct_internals.price_entries(model, pricing))
-    below, hidden = _first_limit(entries), direct_internals.hidden_of_stream(pricing, {})
-    if below is None or hidden["custom_llm_provider"] in OWN_RULES:
+    below = _first_limit(entries)
+    if below is None or pricing.model_call_details.get("custom_llm_provider") in OWN_RULES:
         return None
     found: FlatPrice | None = None
-    for counts in _samples(below):
-        made = direct_internals.answer_with_usage("", counts.as_usage(), tier, pricing, hidden, model)
+    unstated = dict.fromkeys({*PlainCounts._fields[1:]} - form.has, 0)
+    for counts in (one._replace(**unstated) for one in _samples(below)):
+        made = form.make(counts, tier, model, pricing)
         cost_usd, parts = direct_internals.price(made, pricing)
         rates: Untyped = pricing.billed_token_rates
         constant = {name: value for name, value in as_object(parts).items() if name not in VARYING}
@@ -218,6 +288,8 @@ def _learn(model: str, tier: str | None, pricing: Untyped) -> FlatPrice | None:
             rates.cache_read_input_token_cost,
             rates.output_cost_per_token,
             rates.output_cost_per_reasoning_token,
+            rates.cache_creation_input_token_cost,
+            rates.cache_creation_input_token_cost_above_1hr,
             below,
             bool(pricing.custom_pricing_for(made)),
             constant,
@@ -231,10 +303,12 @@ def _learn(model: str, tier: str | None, pricing: Untyped) -> FlatPrice | None:
 
 def _samples(below: int) -> Iterator[PlainCounts]:
     """Yield usages from the smallest to the largest with the same rates."""
-    yield PlainCounts(3, 7, 1, 2)
-    yield PlainCounts(1031, 0, 0, 0)
+    yield PlainCounts(3, 7, 1, 2, 1, 1)
+    yield PlainCounts(1031)
     for prompt in (below // 3, below - 1):
-        yield PlainCounts(prompt, 5 * prompt + 3, prompt // 7, prompt // 3)
+        yield PlainCounts(
+            prompt, 5 * prompt + 3, prompt // 7, prompt // 3, written=prompt // 11, written_1h=prompt // 13
+        )
 
 
 def _first_limit(entries: Mapping[str, Mapping[str, Any]]) -> int | None:
@@ -250,3 +324,18 @@ def _first_limit(entries: Mapping[str, Mapping[str, Any]]) -> int | None:
             if rate["limit"]:
                 limits.append(int(rate["limit"]) * (1000 if rate["thousands"] else 1))
     return min(limits)
+
+
+def _chat(counts: PlainCounts, tier: str | None, model: str, pricing: Untyped) -> Untyped:
+    hidden = direct_internals.hidden_of_stream(pricing, {})
+    return direct_internals.answer_with_usage("", counts.as_usage(), tier, pricing, hidden, model)
+
+
+def _vectors(counts: PlainCounts, tier: str | None, model: str, pricing: Untyped) -> Untyped:  # noqa: ARG001 -- one signature
+    usage = {"prompt_tokens": counts.prompt, "total_tokens": counts.prompt}
+    document: Json = {"object": "list", "model": model, "data": [], "usage": usage}
+    return direct_internals.answer_object(document, {}, pricing)
+
+
+CHAT = AnswerForm(_chat, frozenset({"completion", "cached", "reasoning"}))
+VECTORS = AnswerForm(_vectors, frozenset())

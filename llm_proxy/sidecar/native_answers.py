@@ -1,7 +1,7 @@
 """A provider's good answer to a direct native call: its bytes, and what LiteLLM makes of its usage.
 
-Invariants: the cost, its parts and the headers are made by LiteLLM's own functions of the usage alone; an
-answer that might cost more than that, or that LiteLLM might reject, is none of these.
+Invariants: the cost and its parts are made of the usage alone; an answer that might cost more than that, or
+that LiteLLM might reject, is none of these.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import orjson
 
 from llm_proxy.json_access import Json, as_list, as_object, as_objects
-from llm_proxy.sidecar import call_outcome, catalog, direct_internals
+from llm_proxy.sidecar import call_outcome, catalog, direct_internals, native_prices
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_answers import RETRY_HEADERS, GoodAnswer, extra_headers
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
@@ -43,9 +43,9 @@ def read_response(
         return None
     extra = extra_headers(direct_internals.native_hidden(answer.headers), call.group)
     result = direct_internals.response_object(document)
-    found = _priced(result, extra, answer, template, call, outcome)
+    price = native_prices.price_response(result, document["usage"], template.pricing)
     result.usage = direct_internals.chat_usage(result.usage)
-    return found
+    return _priced(result, price, extra, answer, template, call, outcome)
 
 
 def read_message(
@@ -68,7 +68,8 @@ def read_message(
         return None
     result = direct_internals.message_object(document, template.pricing)
     extra = {"x-litellm-model-group": call.group} | RETRY_HEADERS
-    found = _priced(result, extra, answer, template, call, outcome)
+    price = native_prices.price_message(result, document["usage"], template.pricing)
+    found = _priced(result, price, extra, answer, template, call, outcome)
     last = outcome.attempts[-1]
     if catalog.is_cost_known(found.cost_usd, {}, last.deployment, last.model):
         outcome.native_cost_usd = found.cost_usd
@@ -106,15 +107,13 @@ def is_counted(usage: object) -> bool:
 
 def _priced(
     result: Untyped,
+    price: tuple[float | None, Untyped],
     extra: Json,
     answer: ProviderAnswer,
     template: RequestTemplate,
     call: DirectCall,
     outcome: CallOutcome,
 ) -> GoodAnswer:
-    cost_usd, breakdown = direct_internals.price(result, template.pricing)
     call_outcome.record_response(None, states_tokens=True)
     started, ended = outcome.attempts[-1].started_at, datetime.now(UTC)
-    return GoodAnswer(
-        result, call, template, answer, extra, cost_usd, breakdown, started, ended, rendered=answer.raw
-    )
+    return GoodAnswer(result, call, template, answer, extra, *price, started, ended, rendered=answer.raw)

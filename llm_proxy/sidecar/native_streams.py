@@ -11,7 +11,7 @@ from functools import partial
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.quantities import COST_COMMENT
-from llm_proxy.sidecar import catalog, direct_internals, native_answers
+from llm_proxy.sidecar import catalog, direct_internals, native_answers, native_prices
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_answers import GoodAnswer, extra_headers
 from llm_proxy.sidecar.direct_requests import OpenedStream, RequestTemplate
@@ -44,6 +44,7 @@ class DirectNativeStream(DirectStream):
     ) -> None:
         """Create it; `began_s` is when the call began, by `perf_counter`."""
         super().__init__(template, call, outcome, began_s)
+        self._pricing = template.pricing
         self._gate = FrameGate()
         self._unsent = b""
         self._keeps_all = call.endpoint == "messages"
@@ -128,8 +129,9 @@ class DirectNativeStream(DirectStream):
                 response = as_object(event.get("response"))
                 if not native_answers.is_plain_response(response):
                     raise Unfinished
-                self._price(direct_internals.response_object(response))
-                self._result.usage = direct_internals.chat_usage(self._result.usage)
+                result = direct_internals.response_object(response)
+                self._note(result, native_prices.price_response(result, response["usage"], self._pricing))
+                result.usage = direct_internals.chat_usage(result.usage)
             elif kind == "message_start":
                 self._message = as_object(event.get("message"))
                 self._note_usage(self._message.get("usage"))
@@ -148,13 +150,14 @@ class DirectNativeStream(DirectStream):
         if self._is_stopped and native_answers.is_counted(self._usage):
             content = [{"thinking": self._thoughts()}]
             message = {"id": self._message.get("id"), "content": content, "usage": self._usage}
-            self._price(direct_internals.message_object(message, self._template.pricing))
+            result = direct_internals.message_object(message, self._pricing)
+            self._note(result, native_prices.price_message(result, self._usage, self._pricing))
         if self._result is None:
             raise Unfinished
         return self._good_answer(opened, self._result, self._cost_usd, self._breakdown)
 
-    def _price(self, result: Untyped) -> None:
-        self._cost_usd, self._breakdown = direct_internals.price(result, self._template.pricing)
+    def _note(self, result: Untyped, price: tuple[float | None, Untyped]) -> None:
+        self._cost_usd, self._breakdown = price
         self._result = result
 
     async def _rest(self, opened: OpenedStream) -> AsyncGenerator[bytes]:

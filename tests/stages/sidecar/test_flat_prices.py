@@ -1,13 +1,9 @@
 """Prices that are reckoned without LiteLLM are LiteLLM's, to the last digit."""
 
-import json
-import os
-import subprocess
 from typing import Any
 
 import pytest
-
-from llm_proxy.stack.process_specs import sidecar_python
+from stages.sidecar.price_comparison import compare
 
 Json = dict[str, Any]
 PRICES: Json = {"input_cost_per_token": 1.7e-06, "output_cost_per_token": 9.3e-06}
@@ -60,29 +56,6 @@ LEFT: dict[str, tuple[str, Json]] = {
 }
 """The same of deployments whose prices LiteLLM reckons."""
 COMPARE = """
-import asyncio, json, random, sys
-import litellm
-from litellm.litellm_core_utils.litellm_logging import Logging
-from llm_proxy.sidecar import direct_internals, direct_requests, flat_prices
-
-asked, seen = json.load(sys.stdin), []
-update = Logging.update_environment_variables
-def note(self, *args, **options):
-    seen.append(self)
-    return update(self, *args, **options)
-Logging.update_environment_variables = note
-
-def deployment(name, model, info):
-    params = {"model": model, "api_key": "none", "api_base": info.pop("api_base", None)}
-    return {"model_name": name, "litellm_params": params, "model_info": info | {"id": name}}
-
-router = litellm.Router(model_list=[deployment(name, *one) for name, one in asked["models"].items()])
-rng = random.Random(26)
-
-async def pricing_of(name):
-    await router.acompletion(model=name, messages=[{"role": "user", "content": "a"}], mock_response="b")
-    return direct_requests._pricing(seen[-1])
-
 def litellm_price(usage, model, tier, pricing, hidden):
     made = direct_internals.answer_with_usage("a", usage, tier, pricing, hidden, model)
     return direct_internals.price(made, pricing)
@@ -138,13 +111,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def found() -> Json:
     """What both made of random usages, by deployment."""
-    asked = json.dumps({"models": FLAT | LEFT, "times": TIMES})
-    command = [str(sidecar_python()), "-c", COMPARE]
-    env = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-    ran = subprocess.run(command, input=asked, capture_output=True, text=True, env=env, check=False)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    result: Json = json.loads(ran.stdout)
-    return result
+    return compare(FLAT | LEFT, TIMES, COMPARE)
 
 
 @pytest.mark.parametrize("name", FLAT)

@@ -1,0 +1,127 @@
+"""The price of a native answer whose usage has plain counts, by the rates of `flat_prices`.
+
+Invariants: counts are what LiteLLM makes of the usage; an answer that states anything else that a price may
+depend on (searches, another region, a fast mode, several iterations) is LiteLLM's to price.
+"""
+
+from llm_proxy.json_access import Json, as_object
+from llm_proxy.sidecar import direct_internals
+from llm_proxy.sidecar.flat_prices import AnswerForm, PlainCounts, is_plain_usage, price_of_counts
+from llm_proxy.sidecar.litellm_internals import Untyped
+
+RESPONSE_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
+RESPONSE_PARTS = {
+    "input_tokens_details": frozenset({"cached_tokens", "cache_write_tokens"}),
+    "output_tokens_details": frozenset({"reasoning_tokens"}),
+}
+"""Details of the usage of a response -> the counts that they consist of."""
+MESSAGE_COUNTS = ("input_tokens", "output_tokens")
+MESSAGE_PARTS = {
+    "cache_creation": frozenset({"ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"}),
+    "output_tokens_details": frozenset({"thinking_tokens"}),
+}
+"""The same of a message."""
+OF_THE_CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+ANYWHERE = (None, "global", "not_available")
+"""Regions that have no price of their own."""
+
+
+def price_response(result: Untyped, usage: object, pricing: Untyped) -> tuple[float | None, Untyped]:
+    """Return what a response costs, and the parts of the cost.
+
+    Args:
+        result: LiteLLM's object of it.
+        usage: As the provider states it.
+        pricing: LiteLLM's logging object of the call that the request's template was learned from.
+    """
+    return _price(_response_counts(as_object(usage)), result, pricing, RESPONSE)
+
+
+def price_message(result: Untyped, usage: object, pricing: Untyped) -> tuple[float | None, Untyped]:
+    """Return the same of a message, of whose thoughts LiteLLM has counted the tokens."""
+    return _price(_message_counts(as_object(usage), result.usage), result, pricing, MESSAGE)
+
+
+def _price(
+    counts: PlainCounts | None, result: Untyped, pricing: Untyped, form: AnswerForm
+) -> tuple[float | None, Untyped]:
+    model, tier = result.model, getattr(result, "service_tier", None)
+    if isinstance(model, str) and isinstance(tier, str | None):
+        known = price_of_counts(counts, model, tier or None, pricing, form)
+        if known is not None:
+            return known
+    return direct_internals.price(result, pricing)
+
+
+def _response_counts(usage: Json) -> PlainCounts | None:
+    if not is_plain_usage(usage, RESPONSE_COUNTS, RESPONSE_PARTS):
+        return None
+    prompt, completion = (as_object(usage.get(name)) for name in RESPONSE_PARTS)
+    found = PlainCounts(
+        usage["input_tokens"],
+        usage["output_tokens"],
+        prompt.get("cached_tokens") or 0,
+        completion.get("reasoning_tokens") or 0,
+        prompt.get("cache_write_tokens") or 0,
+    )
+    return found if found.is_sound() else None
+
+
+def _message_counts(usage: Json, made: Untyped) -> PlainCounts | None:
+    """Return a message's counts, as LiteLLM made them of its usage; None if it has others."""
+    cached = {name: usage.get(name) or 0 for name in OF_THE_CACHE}
+    others = {"service_tier", "inference_geo", *OF_THE_CACHE}
+    counted = {name: value for name, value in usage.items() if value is not None and name not in others}
+    is_plain = is_plain_usage(counted | cached, (*MESSAGE_COUNTS, *OF_THE_CACHE), MESSAGE_PARTS)
+    has_tier = isinstance(usage.get("service_tier"), str | None)
+    if not is_plain or not has_tier or usage.get("inference_geo") not in ANYWHERE or _uses_tools(made):
+        return None
+    written, parts = cached["cache_creation_input_tokens"], as_object(usage.get("cache_creation"))
+    written_1h = parts.get("ephemeral_1h_input_tokens") or 0
+    if parts and (parts.get("ephemeral_5m_input_tokens") or 0) + written_1h != written:
+        return None
+    found = PlainCounts(
+        made.prompt_tokens,
+        made.completion_tokens,
+        cached["cache_read_input_tokens"],
+        made.completion_tokens_details.reasoning_tokens or 0,
+        written - written_1h,
+        written_1h,
+    )
+    return found if found.is_sound() else None
+
+
+def _uses_tools(made: Untyped) -> bool:
+    """Whether a message used tools of the provider, which may be billed."""
+    return getattr(made, "server_tool_use", None) is not None
+
+
+def _response(counts: PlainCounts, tier: str | None, model: str, pricing: Untyped) -> Untyped:  # noqa: ARG001 -- one signature
+    usage = {
+        "input_tokens": counts.prompt,
+        "output_tokens": counts.completion,
+        "total_tokens": counts.prompt + counts.completion,
+        "input_tokens_details": {"cached_tokens": counts.cached, "cache_write_tokens": counts.written},
+        "output_tokens_details": {"reasoning_tokens": counts.reasoning},
+    }
+    stated = {"service_tier": tier} if tier else {}
+    document = {"id": "resp_1", "object": "response", "created_at": 1, "status": "completed", "model": model}
+    return direct_internals.response_object({**document, "usage": usage, **stated})
+
+
+def _message(counts: PlainCounts, tier: str | None, model: str, pricing: Untyped) -> Untyped:  # noqa: ARG001 -- one signature
+    split = {"ephemeral_5m_input_tokens": counts.written, "ephemeral_1h_input_tokens": counts.written_1h}
+    usage = {
+        "input_tokens": counts.fresh,
+        "output_tokens": counts.completion,
+        "cache_read_input_tokens": counts.cached,
+        "cache_creation_input_tokens": counts.written + counts.written_1h,
+        "cache_creation": split,
+        "output_tokens_details": {"thinking_tokens": counts.reasoning},
+        **({"service_tier": tier} if tier else {}),
+    }
+    return direct_internals.message_object({"id": "msg_1", "content": [], "usage": usage}, pricing)
+
+
+RESPONSE = AnswerForm(_response, frozenset({"completion", "cached", "reasoning", "written"}))
+MESSAGE = AnswerForm(_message, frozenset(PlainCounts._fields))
