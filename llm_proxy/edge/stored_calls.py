@@ -6,7 +6,7 @@ kept says so; nothing is loaded or kept where the operator stores nothing.
 
 import logging
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import orjson
 
@@ -75,7 +75,7 @@ class StoredCalls:
             raise BadRequest(f"{message} Set 'store' to false.", param="store", code="invalid_value")
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         token = self._ids.seal(caller, call.group, "", secret)
-        context = replace(context, response_id=token, echo=context.echo | {"store": True})
+        context = context._replace(response_id=token, echo=context.echo | {"store": True})
         return call._replace(context=context), Keeping(responses, caller, secret, items)
 
 

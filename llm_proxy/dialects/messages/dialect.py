@@ -5,7 +5,7 @@ Invariants: the checks are the same for both; a native body and its answer pass 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import orjson
@@ -77,8 +77,8 @@ class MessagesDialect:
             chat["max_tokens"] = min(chat["max_tokens"], most)
         context = context._replace(endpoint="chat.completions")
         call = build_call(chat, context, options, models, limits, attribution)
-        call = call._replace(optional_fields=OPTIONAL_FIELDS)
-        return call._replace(context=replace(kept, input_tokens=-(-call.prompt_bytes // BYTES_PER_TOKEN)))
+        kept = kept._replace(input_tokens=-(-call.prompt_bytes // BYTES_PER_TOKEN))
+        return call._replace(context=kept, optional_fields=OPTIONAL_FIELDS)
 
     def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the provider
         """Returns Anthropic's message; raises `ProviderFailed` when the answer is none."""

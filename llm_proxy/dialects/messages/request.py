@@ -5,7 +5,8 @@ no effect here; what the answer needs to know of the request is its `MessagesCon
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 import orjson
 
@@ -32,8 +33,7 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _EXAMPLES = "\n\nExamples of input:\n"
 
 
-@dataclass(frozen=True, slots=True)
-class MessagesContext:
+class MessagesContext(NamedTuple):
     """What an answer needs of its request.
 
     Attributes:
@@ -47,7 +47,7 @@ class MessagesContext:
     """
 
     native: bool = False
-    tool_names: Mapping[str, str] = field(default_factory=dict[str, str])
+    tool_names: Mapping[str, str] = MappingProxyType({})
     wants_thinking: bool = False
     omits_thinking: bool = False
     stop_sequences: tuple[str, ...] = ()

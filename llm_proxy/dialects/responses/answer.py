@@ -58,6 +58,14 @@ class ResponseBuilder:
         message = self._open
         return message if type(message) is GrowingMessage and message.delta_start else None
 
+    def add_whole(self, delta: ChatDelta) -> None:
+        """Adds a whole answer, of whose events there is no reader."""
+        if delta.text and not any(delta[1:]) and self._open is None:
+            self._open = GrowingMessage.whole(self._item_id("msg"), self._count, delta.text)
+            self._count += 1
+        else:
+            self.add(delta)
+
     def add(self, delta: ChatDelta) -> list[Event]:
         """Returns the events of a delta."""
         if delta.text and type(self._open) is GrowingMessage and not any(delta[1:]):  # the common delta
@@ -198,7 +206,7 @@ def render_answer(
 ) -> Json:
     """Returns the response of a whole chat answer; raises `ProviderFailed` when it is none."""
     answer, builder = ChatAnswerReader(), ResponseBuilder(context, seal)
-    builder.add(answer.read_answer(reply))
+    builder.add_whole(answer.read_answer(reply))
     _, response = builder.finish(answer, latency_ms)
     return response
 

@@ -112,12 +112,13 @@ class Conversation:
         messages: Complete after `close`.
     """
 
-    __slots__ = ("_carried", "_is_late", "_open", "_outputs", "_turns", "messages")
+    __slots__ = ("_carried", "_is_late", "_is_open", "_open", "_outputs", "_turns", "messages")
 
     def __init__(self, carried: Carried) -> None:
         self._carried = carried
         self._turns: list[Turn] = []
         self._open = OpenTurn()
+        self._is_open = False
         self._outputs: dict[str, deque[ToolOutput]] = {}
         self._is_late = False  # a message came before: an instruction now stands within the conversation
         self.messages: list[Json] = []
@@ -151,7 +152,9 @@ class Conversation:
 
     def _end_turn(self) -> None:
         """Ends the assistant's message; the outputs of its calls follow, wherever the request has them."""
-        ended, self._open = self._open, OpenTurn()
+        if not self._is_open:
+            return
+        ended, self._open, self._is_open = self._open, OpenTurn(), False
         message = ended.message()
         if message is not None:
             self.messages.append(message)
@@ -189,6 +192,7 @@ class Conversation:
             self._think(turn)
         else:
             self._open.calls.append(turn.call)
+        self._is_open = True
 
     def _say(self, said: AssistantText) -> None:
         if (self._open.texts or self._open.refusals) and not self._open.calls:

@@ -4,7 +4,7 @@ Invariants: both ways a body passes the same checks; a translated call keeps in 
 needs; errors have OpenAI's envelope, and name the caller's fields. Source: docs/responses.md.
 """
 
-import secrets
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -118,7 +118,7 @@ class ResponsesDialect:
             param, message = in_the_callers_terms(error)
             raise BadRequest(message, param=param, code=error.code) from None
         kept = ResponseContext(
-            token=secrets.token_hex(_TOKEN_BYTES),
+            token=os.urandom(_TOKEN_BYTES).hex(),
             created_at=int(time.time()),
             echo={
                 "model": call.model,

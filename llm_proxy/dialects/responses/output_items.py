@@ -52,6 +52,13 @@ class GrowingMessage:
         self._parts: list[Json] = []
         self._texts: list[str] = []
 
+    @classmethod
+    def whole(cls, item_id: str, index: int, text: str) -> "GrowingMessage":
+        """A message that says a text, without its events so far."""
+        message = cls(item_id, index)
+        message._parts, message._texts = [_empty_part("output_text")], [text]
+        return message
+
     def open(self) -> list[Event]:
         """The event of a message without content."""
         return [_added(self.index, self._item([], "in_progress"))]

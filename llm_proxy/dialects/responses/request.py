@@ -6,7 +6,6 @@ caller's. Source: https://platform.openai.com/docs/api-reference/responses/creat
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.request.openai_schema import FIELDS as CHAT_FIELDS
@@ -44,8 +43,7 @@ _PATHS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseContext:
+class ResponseContext(NamedTuple):
     """What the answer to a translated request needs to know of it.
 
     Attributes:
@@ -156,9 +154,9 @@ def _refuse_state(body: Json) -> None:
         )
     if body.get("background"):
         raise not_carried("background", "A call in the background")
-    for name, what in _NATIVE_ONLY.items():
-        if name in body:
-            raise not_carried(name, what)
+    if not _NATIVE_ONLY.keys().isdisjoint(body):
+        name = next(name for name in _NATIVE_ONLY if name in body)
+        raise not_carried(name, _NATIVE_ONLY[name])
     if as_object(body.get("reasoning")).get("mode") not in {None, "standard"}:
         raise not_carried("reasoning.mode", "Another mode of reasoning than 'standard'")
 
@@ -211,39 +209,52 @@ def echo(body: Json, tools: SentTools) -> Json:
     """Returns the fields of a response that repeat its request, without tools that were left out."""
     left_out = {path for path, _ in tools.left_out}
     reasoning, text = as_object(body.get("reasoning")), as_object(body.get("text"))
-    offered = [
+    echoed = _ECHOED | {name: body[name] for name in body if name in _REPEATED}
+    echoed["metadata"] = body.get("metadata", {})
+    echoed["reasoning"] = {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")}
+    echoed["text"] = {
+        "format": text.get("format") or {"type": "text"},
+        "verbosity": text.get("verbosity") or "medium",
+    }
+    echoed["tools"] = [
         _echoed_tool(tool)
         for at, tool in enumerate(body.get("tools") or ())
         if f"tools[{at}].type" not in left_out
     ]
-    return {
-        "background": False,
-        "frequency_penalty": 0.0,
-        "instructions": body.get("instructions"),
-        "max_output_tokens": body.get("max_output_tokens"),
-        "max_tool_calls": body.get("max_tool_calls"),
-        "metadata": body.get("metadata", {}),
-        "parallel_tool_calls": body.get("parallel_tool_calls", True),
-        "presence_penalty": 0.0,
-        "previous_response_id": None,
-        "prompt_cache_key": body.get("prompt_cache_key"),
-        "prompt_cache_retention": body.get("prompt_cache_retention"),
-        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
-        "safety_identifier": body.get("safety_identifier"),
-        "service_tier": body.get("service_tier", "auto"),  # until the answer says what is billed
-        "store": False,
-        "temperature": body.get("temperature", 1.0),
-        "text": {
-            "format": text.get("format") or {"type": "text"},
-            "verbosity": text.get("verbosity") or "medium",
-        },
-        "tool_choice": body.get("tool_choice", "auto"),
-        "tools": offered,
-        "top_logprobs": body.get("top_logprobs", 0),
-        "top_p": body.get("top_p", 1.0),
-        "truncation": "disabled",
-        "user": body.get("user"),
-    }
+    return echoed
+
+
+_ECHOED: Json = {
+    "background": False,
+    "frequency_penalty": 0.0,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": None,
+    "parallel_tool_calls": True,
+    "presence_penalty": 0.0,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "prompt_cache_retention": None,
+    "reasoning": None,
+    "safety_identifier": None,
+    "service_tier": "auto",  # until the answer says what is billed
+    "store": False,
+    "temperature": 1.0,
+    "text": None,
+    "tool_choice": "auto",
+    "tools": None,
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}
+"""What a response repeats of a request that states none of it."""
+_REPEATED = _ECHOED.keys() - {
+    *("background", "frequency_penalty", "presence_penalty", "previous_response_id"),
+    *("metadata", "reasoning", "store", "text", "tools", "truncation"),
+}
+"""Fields that are repeated as they are."""
 
 
 def _echoed_tool(tool: Json) -> Json:

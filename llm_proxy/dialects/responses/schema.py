@@ -5,7 +5,7 @@ tool of a type that is not listed passes here, for a native provider may know it
 Source: https://platform.openai.com/docs/api-reference/responses/create.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_proxy.dialects.request.openai_schema import VALIDATE_METADATA
@@ -25,6 +25,7 @@ from llm_proxy.dialects.request.validators import (
     string,
     wrong_type,
 )
+from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json, is_array, is_object
 
 _text = string()
@@ -197,11 +198,22 @@ FIELDS: dict[str, Validator] = {
 
 def check_body(parsed: Json, max_items: int) -> Json:
     """Returns the body without what is null; raises `BadRequest` naming the field at fault."""
-    body = {name: value for name, value in parsed.items() if value is not None}
-    for name, check in FIELDS.items():
-        if name in body:
-            body[name] = check(body[name], name)
+    body = _checked(parsed, parsed)
     _check_items(body.get("input"), max_items)
+    return body
+
+
+def _checked(parsed: Json, names: Iterable[str]) -> Json:
+    """The body without what is null, its fields checked in this order, at fault in the documentation's."""
+    body = {name: value for name, value in parsed.items() if value is not None}
+    try:
+        for name in names:
+            if name in body and (check := FIELDS.get(name)) is not None:
+                body[name] = check(body[name], name)
+    except BadRequest:
+        if names is not parsed:
+            raise
+        return _checked(parsed, FIELDS)
     return body
 
 

@@ -6,6 +6,7 @@ providers that are not known count as servers of OpenAI's protocol. Source: Lite
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llm_proxy.dialects.dialect import ModelIndex
 from llm_proxy.dialects.request.kept_at_google import GOOGLE
@@ -22,6 +23,8 @@ _REASONING_TEXT = frozenset(
 _TOOL_IMAGES = frozenset({"anthropic", "bedrock", "bedrock_converse", "gemini", "vertex_ai"})
 
 
+_MAX_KEPT = 256
+"""Of sets of providers."""
 NOT_FOR_OPENAI = ("thinking_blocks", "cache_control")
 """What our sidecar leaves out of messages to servers of OpenAI's protocol, where a call says it may."""
 
@@ -74,7 +77,10 @@ def carried_by(providers: Collection[str]) -> Carried:
 
 def carried_for(group: str, models: ModelIndex) -> Carried:
     """Returns what every provider carries that a call of a group may reach, through its fallbacks too."""
-    return carried_by(reached_providers(group, models))
+    return _carried(reached_providers(group, models))
+
+
+_carried = lru_cache(_MAX_KEPT)(carried_by)
 
 
 def carried_reasoning(thoughts: Collection[Json], carried: Carried) -> Json:

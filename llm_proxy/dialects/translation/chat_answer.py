@@ -269,7 +269,7 @@ def _thought(text: str) -> ChatDelta:
 
 def _delta(message: Json, logprobs: Any, calls: tuple[ToolCallPiece, ...]) -> ChatDelta:  # noqa: ANN401 -- a provider's JSON
     content = message.get("content")
-    if type(content) is str and content and not logprobs and message.keys() <= _PLAIN_FIELDS:
+    if type(content) is str and content and not logprobs and not _others(message):
         return ChatDelta(content)
     delta = ChatDelta(
         content if type(content) is str else _joined_parts(content),
@@ -281,6 +281,12 @@ def _delta(message: Json, logprobs: Any, calls: tuple[ToolCallPiece, ...]) -> Ch
         _images(message),
     )
     return _NOTHING if delta == _NOTHING else delta
+
+
+def _others(message: Json) -> bool:
+    """Whether a message says more than its text."""
+    others = message.keys() - _PLAIN_FIELDS
+    return bool(others) and any(map(message.get, others))
 
 
 def _thinking(message: Json) -> tuple[ThinkingPiece, ...]:
