@@ -200,7 +200,7 @@ def either(expected: str, **by_type: Validator) -> Validator:
     }
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-        inner = next((found for kind, found in types.items() if type(value) is kind), None)
+        inner = types.get(type(value))
         if inner is None:
             raise wrong_type(path, expected, value)
         return inner(value, path)

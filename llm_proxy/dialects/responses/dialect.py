@@ -117,14 +117,13 @@ class ResponsesDialect:
         except BadRequest as error:
             param, message = in_the_callers_terms(error)
             raise BadRequest(message, param=param, code=error.code) from None
+        echoed = echo(checked, translated.tools)
+        echoed["model"] = call.model
+        echoed[PREVIOUS] = history.ref.token if history is not None else None
         kept = ResponseContext(
             token=os.urandom(_TOKEN_BYTES).hex(),
             created_at=int(time.time()),
-            echo={
-                "model": call.model,
-                **echo(checked, translated.tools),
-                PREVIOUS: history.ref.token if history is not None else None,
-            },
+            echo=echoed,
             callers=translated.tools.callers,
             is_signed=carried.thinking_blocks,
             items=tuple(input_items(checked["input"])),

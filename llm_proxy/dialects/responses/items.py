@@ -5,8 +5,7 @@ out in `docs/responses.md`; ids, statuses and phases of items are the caller's o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -43,8 +42,7 @@ _ASSISTANT_PARTS = ("output_text", "refusal", "input_text")
 _OUTPUT_PARTS = ("input_text", "input_image", "input_file")
 
 
-@dataclass(frozen=True, slots=True)
-class InputReader:
+class InputReader(NamedTuple):
     """Reads the items of one request.
 
     Attributes:

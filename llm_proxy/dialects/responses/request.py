@@ -225,6 +225,7 @@ def echo(body: Json, tools: SentTools) -> Json:
 
 
 _ECHOED: Json = {
+    "model": None,
     "background": False,
     "frequency_penalty": 0.0,
     "instructions": None,

@@ -77,19 +77,20 @@ _PARTS: dict[str, Validator] = {
 }
 _content = either("a string or an array of objects", string=_text, array=array_of(_by_type(_PARTS)))
 _summary = array_of(object_with(text_required=_text))
-_identified = object_with(id=_text)
+_with_arguments = object_with(arguments_required=_text)
+_with_input = object_with(input_required=_text)
 _call = object_with(call_id_required=_non_empty, name_required=_non_empty, namespace=_text)
 _tool_output = object_with(call_id=_text, output_required=_content)
 
 
 def _function_call(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
     _call(value, path)
-    return object_with(arguments_required=_text)(value, path)
+    return _with_arguments(value, path)
 
 
 def _custom_call(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
     _call(value, path)
-    return object_with(input_required=_text)(value, path)
+    return _with_input(value, path)
 
 
 _FORMATS = {
@@ -227,7 +228,8 @@ def _check_items(items: Any, max_items: int) -> None:  # noqa: ANN401 -- uncheck
         path = f"input[{at}]"
         kind = item_type(item)
         _non_empty(kind, f"{path}.type")
-        _identified(item, path)
+        if item.get("id") is not None:
+            _text(item["id"], f"{path}.id")
         if (check := _ITEMS.get(kind)) is not None:
             check(item, path)
 

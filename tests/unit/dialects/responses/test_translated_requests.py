@@ -316,6 +316,13 @@ def sealed(*pieces: ThinkingPiece, is_signed: bool) -> Json:
     }
 
 
+def test_of_several_faults_the_first_in_the_order_of_the_documentation_is_named() -> None:
+    """In whatever order a body has its fields."""
+    with pytest.raises(BadRequest) as failed:
+        sent(user="u", top_p="much", temperature="hot", max_output_tokens=0)
+    assert failed.value.param == "max_output_tokens"
+
+
 def test_signed_reasoning_goes_back_to_claude_with_its_signatures() -> None:
     thought = sealed(ThinkingPiece("so", "sig"), ThinkingPiece(redacted="data"), is_signed=True)
     found = messages(user(TEXT), thought, call("a"), output("a"), carried=CLAUDE)
