@@ -35,7 +35,7 @@ class RunningCalls:
         self._ended_by: InterruptReason | None = None
         self._running: dict[CallGuard, CallContext] = {}
         self._some_run = asyncio.Event()
-        self._ticker = BackgroundLoop("call-timeouts", self._tick)
+        self._ticker = BackgroundLoop("call-timeouts", self._tick, every_s=TICK_S)
 
     def start(self) -> None:
         """Starts the ticker on the running event loop."""
@@ -89,13 +89,12 @@ class RunningCalls:
         return len(self._running)
 
     async def _tick(self) -> None:
-        await self._some_run.wait()
-        await asyncio.sleep(TICK_S)
         now = asyncio.get_running_loop().time()
         for guard in list(self._running):
             guard.tick(now)
         if not self._running:
             self._some_run.clear()
+            await self._some_run.wait()
 
 
 def describe_call(context: CallContext, guard: CallGuard) -> Json:

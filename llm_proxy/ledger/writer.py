@@ -1,7 +1,7 @@
 """Writes queued records to Postgres, or to the spool while it is unavailable, and replays the spool.
 
 Invariants: a record's slot in the journal is released only when Postgres or the spool has it; a batch is
-written within 50 ms of its first record; an unavailable Postgres delays no call; a record that Postgres will
+written within 100 ms of its first record; an unavailable Postgres delays no call; a record that Postgres will
 never accept is put aside alone. Every dropped record is counted with its cause.
 """
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 call_log = logging.getLogger("llm_proxy.calls")
 """Logs one line for every finished call; a level of WARNING turns it off."""
 
-_GATHER_S = 0.05
+_GATHER_S = 0.1
 _POLL_S = 0.01
 _BATCH = 1000
 _MAX_QUEUED = 50_000
@@ -96,7 +96,7 @@ class Writer:
         return True
 
     async def step(self) -> object:
-        """Writes the queue 50 ms after its first record; returns `LOOP_DONE` after `finish`."""
+        """Writes the queue 100 ms after its first record; returns `LOOP_DONE` after `finish`."""
         await self._awake.wait()
         if not self._finishing:
             await asyncio.sleep(_GATHER_S)
@@ -108,7 +108,7 @@ class Writer:
             if not written:
                 self._awake.set()
         if not written and not self._finishing:
-            await asyncio.sleep(_GATHER_S * 10)
+            await asyncio.sleep(_GATHER_S * 5)
         return LOOP_DONE if self._finishing else None
 
     def finish(self) -> None:
