@@ -200,7 +200,7 @@ def either(expected: str, **by_type: Validator) -> Validator:
     }
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-        inner = types.get(type(value))
+        inner = types.get(value.__class__)
         if inner is None:
             raise wrong_type(path, expected, value)
         return inner(value, path)

@@ -12,6 +12,7 @@ from llm_proxy.dialects.responses.output_items import (
     GrowingReasoning,
     image_events,
     item_id,
+    whole_message,
 )
 from llm_proxy.dialects.responses.reasoning import ReasoningSeal
 from llm_proxy.dialects.responses.request import ResponseContext
@@ -58,10 +59,11 @@ class ResponseBuilder:
         message = self._open
         return message if type(message) is GrowingMessage and message.delta_start else None
 
-    def add_whole(self, delta: ChatDelta) -> None:
+    def add_whole(self, delta: ChatDelta, finish_reason: str | None) -> None:
         """Adds a whole answer, of whose events there is no reader."""
-        if delta.text and not any(delta[1:]) and self._open is None:
-            self._open = GrowingMessage.whole(self._item_id("msg"), self._count, delta.text)
+        if delta.text and not any(delta[1:]):
+            status = "incomplete" if finish_kind(finish_reason) in _INCOMPLETE else "completed"
+            self._done[self._count] = whole_message(self._item_id("msg"), delta.text, status)
             self._count += 1
         else:
             self.add(delta)
@@ -206,7 +208,7 @@ def render_answer(
 ) -> Json:
     """Returns the response of a whole chat answer; raises `ProviderFailed` when it is none."""
     answer, builder = ChatAnswerReader(), ResponseBuilder(context, seal)
-    builder.add_whole(answer.read_answer(reply))
+    builder.add_whole(answer.read_answer(reply), answer.finish_reason)
     _, response = builder.finish(answer, latency_ms)
     return response
 

@@ -85,14 +85,13 @@ class InputReader(NamedTuple):
 
     def _read_message(self, conversation: Conversation, item: Json, path: str) -> None:
         role, content = item["role"], item["content"]
-        parts = [{"type": "input_text", "text": content}] if type(content) is str else content
-        path = f"{path}.content"
+        is_text = type(content) is str
         if role == "assistant":
-            conversation.add(_assistant_text(parts, path))
-        elif role == "user":
-            conversation.add(UserTurn(self._read_parts(parts, path, _PARTS)))
-        else:
-            conversation.add(Instruction(role, self._read_parts(parts, path, _PARTS)))
+            said = AssistantText(content) if is_text else _assistant_text(content, f"{path}.content")
+            conversation.add(said)
+            return
+        parts = [text_part(content)] if is_text else self._read_parts(content, f"{path}.content", _PARTS)
+        conversation.add(UserTurn(parts) if role == "user" else Instruction(role, parts))
 
     def _read_parts(self, parts: list[Json], path: str, supported: tuple[str, ...]) -> list[Json]:
         return [self._read_part(part, f"{path}[{at}]", supported) for at, part in enumerate(parts)]

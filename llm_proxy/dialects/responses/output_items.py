@@ -52,13 +52,6 @@ class GrowingMessage:
         self._parts: list[Json] = []
         self._texts: list[str] = []
 
-    @classmethod
-    def whole(cls, item_id: str, index: int, text: str) -> "GrowingMessage":
-        """A message that says a text, without its events so far."""
-        message = cls(item_id, index)
-        message._parts, message._texts = [_empty_part("output_text")], [text]
-        return message
-
     def open(self) -> list[Event]:
         """The event of a message without content."""
         return [_added(self.index, self._item([], "in_progress"))]
@@ -127,13 +120,16 @@ class GrowingMessage:
         return [ended, ("response.content_part.done", {**at, "part": part})]
 
     def _item(self, content: list[Json], status: str) -> Json:
-        return {
-            "id": self.item_id,
-            "type": "message",
-            "status": status,
-            "role": "assistant",
-            "content": content,
-        }
+        return _message(self.item_id, content, status)
+
+
+def whole_message(item_id: str, text: str, status: str) -> Json:
+    """The item of a message that says one text."""
+    return _message(item_id, [_empty_part("output_text") | {"text": text}], status)
+
+
+def _message(item_id: str, content: list[Json], status: str) -> Json:
+    return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
 def _text_delta_start(at: Json) -> bytes:
