@@ -21,6 +21,7 @@ Row = TypeVar("Row")
 FailureKind = Literal["away", "refused", "migrating", "outdated"]
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 _ROW_ERRORS = ("21", "22", "23", "44", "54", "P0", "XX000", "42P17")
 """SQLSTATE classes and codes caused by a row's values: the same statement accepts other rows."""
@@ -192,8 +193,8 @@ def sanitize_text(text: str) -> str:
 
 def jsonb_text(document: Any) -> str:  # noqa: ANN401 -- any JSON
     """Returns a document as text for a jsonb column, without escaped NUL and lone surrogates."""
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
-    return _ESCAPED_NUL.sub(r"\1", sanitize_text(text))
+    text = sanitize_text(_JSON.encode(document))
+    return _ESCAPED_NUL.sub(r"\1", text) if "\\u0000" in text else text
 
 
 def _unreachable_reason(error: BaseException) -> str:

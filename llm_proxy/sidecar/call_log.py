@@ -292,7 +292,7 @@ def _cost_columns(
     if event.get("response_cost_failure_debug_info") or not known or unstated:
         cost = None
     stated = as_object(event.get("cost_breakdown"))
-    parts = {name: str(part) for name, value in stated.items() if (part := _decimal(value))}
+    parts = {name: str(part) for name, value in stated.items() if value and (part := _decimal(value))}
     return cost, jsonb_text(parts) if parts else None
 
 

@@ -5,7 +5,7 @@ The names are listed in `litellm_internals`, as every other.
 
 import copy
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 
 from llm_proxy.json_access import Json, as_list, as_object
@@ -109,7 +109,7 @@ def answer_object(document: Json, headers: dict[str, str], logging: Untyped) -> 
     """Return LiteLLM's object of a complete answer: of a chat, or of embeddings."""
     library = litellm_internals.litellm_module()
     embeds = "data" in document
-    made = library.EmbeddingResponse() if embeds else library.ModelResponse()
+    made = library.EmbeddingResponse() if embeds else library.ModelResponse(choices=[])
     hidden = {"custom_llm_provider": logging.custom_llm_provider, "region_name": None, "headers": headers}
     result = _answer_functions()[0](
         response_object=document,
@@ -137,9 +137,26 @@ def response_object(document: Json) -> Untyped:
     return _native_classes()[0].model_validate({**kept, "output": []})
 
 
+@lru_cache(maxsize=256)
+def _header_names(names: tuple[str, ...], *, keeps_litellm_s: bool) -> tuple[tuple[str, str], ...]:
+    """Return the names of LiteLLM's headers of an answer, each with the given one whose value it has."""
+    given = dict(zip(names, names, strict=True))
+    made: Json = _answer_functions()[1](given, preserve_litellm_internal_headers=keeps_litellm_s)
+    return tuple(made.items())
+
+
+def _renamed(headers: Json, *, keeps_litellm_s: bool = False) -> Json:
+    """Return LiteLLM's headers of an answer; its function looks at no value but whether it is empty."""
+    if not all(type(value) is str and value for value in headers.values()):
+        found: Json = _answer_functions()[1](headers, preserve_litellm_internal_headers=keeps_litellm_s)
+        return found
+    named = _header_names(tuple(headers), keeps_litellm_s=keeps_litellm_s)
+    return {name: headers[given] for name, given in named}
+
+
 def native_hidden(headers: dict[str, str]) -> Json:
     """Return what LiteLLM keeps beside the answer to a native call."""
-    return {"additional_headers": _answer_functions()[1](headers), "headers": headers}
+    return {"additional_headers": _renamed(headers), "headers": headers}
 
 
 def chat_usage(usage: Untyped) -> Untyped:
@@ -162,9 +179,7 @@ def message_object(document: Json, logging: Untyped) -> Untyped:
 
 def answer_headers(hidden: Json) -> Json:
     """Return LiteLLM's headers of an answer: the provider's."""
-    headers = hidden.get("additional_headers")
-    found: Json = _answer_functions()[1](headers or {}, preserve_litellm_internal_headers=True)
-    return found
+    return _renamed(hidden.get("additional_headers") or {}, keeps_litellm_s=True)
 
 
 def price(result: Untyped, logging: Untyped) -> tuple[float | None, Untyped]:
@@ -187,7 +202,7 @@ def hidden_of_stream(logging: Untyped, headers: dict[str, str]) -> Json:
     return {
         "custom_llm_provider": logging.model_call_details.get("custom_llm_provider"),
         "model_id": as_object(logging.litellm_params.get("model_info")).get("id"),
-        "additional_headers": _answer_functions()[1](headers),
+        "additional_headers": _renamed(headers),
         "response_cost": None,
     }
 

@@ -15,8 +15,8 @@ from llm_proxy.json_access import as_list, as_object
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
 NOT_FINITE = re.compile(r"NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
 """Matches a text that may hold a number that is not finite."""
-NEEDS_REPAIR = re.compile(rb"\\u[dD][89a-fA-F]|NaN|Infinity|[0-9][eE]\+?[0-9]{3}")
-"""Matches a body that may hold a surrogate half or a number that is not finite."""
+_LARGE_NUMBER = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
+_OTHER_MARKS = (b"\\ud", b"\\uD", b"NaN", b"Infinity")
 
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -63,9 +63,17 @@ def repair_frame_data(data: str) -> str:
         return data
 
 
+def needs_repair(raw: bytes) -> bool:
+    """Whether a body may hold a surrogate half or a number that is not finite."""
+    for mark in _OTHER_MARKS:  # one pattern for all costs two and a half times as much
+        if raw.find(mark) >= 0:
+            return True
+    return _LARGE_NUMBER.search(raw) is not None
+
+
 def repair_body(raw: bytes) -> bytes:
     """Return a body with surrogate pairs joined and only finite numbers; other than JSON is unchanged."""
-    if not NEEDS_REPAIR.search(raw):
+    if not needs_repair(raw):
         return raw
     try:
         return json.dumps(repair_value(json.loads(raw, strict=False))).encode()

@@ -16,7 +16,7 @@ from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_answers import RETRY_HEADERS, GoodAnswer, extra_headers
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
 from llm_proxy.sidecar.direct_templates import DirectCall
-from llm_proxy.sidecar.json_repair import NEEDS_REPAIR
+from llm_proxy.sidecar.json_repair import needs_repair
 from llm_proxy.sidecar.litellm_internals import Untyped
 
 ENDED = frozenset({"completed", "incomplete"})
@@ -78,7 +78,7 @@ def read_message(
 
 def _document(answer: ProviderAnswer) -> Json:
     """Return the answer as JSON; nothing of one that must be repaired, or is none."""
-    return {} if NEEDS_REPAIR.search(answer.raw) else as_object(orjson.loads(answer.raw))
+    return {} if needs_repair(answer.raw) else as_object(orjson.loads(answer.raw))
 
 
 def events_of(frames: bytes) -> Iterator[Json]:

@@ -32,6 +32,9 @@ NO_VECTORS = StatedFailure(
     502, {"error": {"message": "the provider's answer has not one vector for each input"}}
 )
 
+_LENIENT = json.JSONDecoder(strict=False)
+"""Strings may hold control characters; `json.loads` would make a decoder for each body."""
+
 
 class CheckedResponse(NamedTuple):
     """A complete answer, checked.
@@ -61,16 +64,14 @@ def check_response(path: str, raw: bytes, request: bytes = b"") -> CheckedRespon
     inputs = embeddings.count_request_inputs(request) if path_end == EMBEDDINGS_PATH else None
     if path_end == EMBEDDINGS_PATH and embeddings.is_well_formed(raw, inputs):
         return CheckedResponse(states_tokens=True)
-    needs_repair = json_repair.NEEDS_REPAIR.search(raw) is not None
+    needs_repair = json_repair.needs_repair(raw)
     ranks = path.endswith(JUDGED_PATHS)
     if ranks or (path_end is None and not needs_repair):
         states_tokens = any(mark in raw for mark in USAGE_MARKS)
         failure = _failure_of_results(raw) if ranks else None
         return CheckedResponse(states_tokens=states_tokens, failure=failure)
     try:
-        document: object = json.loads(raw, strict=False)
-        if needs_repair and path_end != EMBEDDINGS_PATH:  # `sort_vectors` checks the numbers itself
-            document = json_repair.repair_value(document)
+        document = _read(raw, repairs=needs_repair and path_end != EMBEDDINGS_PATH)
     except (ValueError, RecursionError):
         return CheckedResponse()
     answer = as_object(document)
@@ -83,9 +84,15 @@ def check_response(path: str, raw: bytes, request: bytes = b"") -> CheckedRespon
         return CheckedResponse(failure=failure)
     if path_end is None or not answer:
         return CheckedResponse(document, any(mark in raw for mark in USAGE_MARKS))
-    original = json.loads(json.dumps(answer)) if path_end == OPENAI_PATH else None
+    original = as_object(_read(raw, repairs=needs_repair)) if path_end == OPENAI_PATH else None
     states_tokens = _repair(path_end, answer)
     return CheckedResponse(answer, states_tokens, original)
+
+
+def _read(raw: bytes, *, repairs: bool) -> object:
+    """Return the document of a body; `sort_vectors` checks the numbers of embeddings itself."""
+    document: object = _LENIENT.decode(raw.decode(json.detect_encoding(raw), "surrogatepass"))
+    return json_repair.repair_value(document) if repairs else document
 
 
 def _failure_of_results(raw: bytes) -> StatedFailure | None:
