@@ -7,7 +7,6 @@ of a caller's hang-up.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 
 from llm_proxy.sidecar.call_outcome import CallOutcome
@@ -101,7 +100,7 @@ class AlikeFrames:
             if ready := _translated(translation, lines):
                 return ready
             if lines.is_drained and (passage := self._passage) is not None:
-                await passage.take_each(partial(self._pass_on, translation, lines, passage))
+                await passage.take_each(self._sender(translation, lines, passage.write))
                 if self._unsent:
                     ready, self._unsent = self._unsent, b""
                     return ready
@@ -109,16 +108,29 @@ class AlikeFrames:
                 break
         return b""
 
-    def _pass_on(
-        self, translation: FrameTranslation, lines: ProviderLines, passage: Passage, chunk: bytes
-    ) -> bool:
-        """Send the frames for bytes of the provider's; return whether all were sent, and more may come."""
-        lines.feed(chunk)
-        ready = _translated(translation, lines)
-        if ready and not passage.write(ready):
-            self._unsent = ready
-            return False
-        return lines.is_drained and not translation.is_full
+    def _sender(
+        self, translation: FrameTranslation, lines: ProviderLines, write: Callable[[bytes], bool]
+    ) -> Callable[[bytes], bool]:
+        """Return what sends the frames for a provider's bytes, as long as all are sent and more may come.
+
+        Bytes that are whole events like the last one pass by the lines.
+        """
+        translate, is_between_events = translation.translate_alike, lines.is_between_events
+
+        def send(chunk: bytes) -> bool:
+            nonlocal is_between_events
+            goes_on, ready = True, translate(chunk) if is_between_events else None
+            if ready is None:
+                lines.feed(chunk)
+                ready = _translated(translation, lines)
+                goes_on = lines.is_drained and not translation.is_full
+                is_between_events = lines.is_between_events
+            if ready and not write(ready):
+                self._unsent = ready
+                return False
+            return goes_on
+
+        return send
 
     async def catch_up(self, frames: Frames) -> None:
         """Let the stream keep what it has not seen; else its generator makes, in vain, the frame of that."""
@@ -135,7 +147,9 @@ class AlikeFrames:
 def _translated(translation: FrameTranslation, lines: ProviderLines) -> bytes:
     """Return the frames for the events that were read, up to the first that LiteLLM must see."""
     ready: list[bytes] = []
-    while (event := lines.next_event) is not None and (made := translation.translate(event)) is not None:
+    while (event := lines.next_event) is not None and (
+        made := translation.translate(event, lines.separator)
+    ) is not None:
         lines.drop_event()
         ready.append(made)
     return b"".join(ready)

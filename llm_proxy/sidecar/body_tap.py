@@ -1,8 +1,8 @@
 """The body of a provider's answer, taken at once as it comes, without a task that waits for it.
 
-Invariants: aiohttp's protocol keeps the connection, its parser and its timeouts; it gets every byte but whole
-chunks, and those only while its parser is known to stand between two; it is the transport's protocol again
-before the connection serves another request; what breaks a body off is raised by the next read.
+Invariants: aiohttp's protocol keeps the connection and its parser; it gets every byte but whole chunks, and
+those only while its parser is known to stand between two; it is the transport's protocol again, with its
+timer, before the connection serves another request; what breaks a body off is raised by the next read.
 """
 
 import asyncio
@@ -10,10 +10,14 @@ from collections.abc import Callable
 
 from llm_proxy.sidecar.litellm_internals import Untyped
 
-EVENT_BEGIN = b"data:"
+EVENT_BEGINS = (b"data:", b"event:")
+"""No chunk's size begins so: a parser that made such bytes stood before a size, not within a chunk."""
 MAX_SIZE_CHARS = 9
 """Of a chunk's size and the end of its line, as far as is looked."""
 ZERO = ord("0")
+MIN_WAIT_S = 0.001
+EXPIRED_S = 1e-9
+"""A time without bytes for aiohttp's timer, which is over at once."""
 
 
 async def take_each(response: Untyped, take: Callable[[bytes], bool]) -> None:
@@ -41,8 +45,11 @@ async def take_each(response: Untyped, take: Callable[[bytes], bool]) -> None:
 
 def whole_chunks(data: bytes) -> bytes | None:
     """Return the body's bytes in chunks of HTTP, none the last; None unless `data` is whole chunks alone."""
-    found: list[bytes] = []
-    at, end = 0, len(data)
+    begin = data.find(b"\r\n", 0, MAX_SIZE_CHARS) + 2
+    size = len(data) - begin - 2
+    if size > 0 and data.endswith(b"\r\n") and data.startswith(b"%x\r\n" % size):
+        return data[begin:-2]  # one chunk, as most often: half the time of what follows
+    parts, at, end = list[bytes](), 0, len(data)
     while at < end:
         begin = data.find(b"\r\n", at, at + MAX_SIZE_CHARS) + 2
         digits = data[at : begin - 2]
@@ -52,19 +59,11 @@ def whole_chunks(data: bytes) -> bytes | None:
             at = begin + int(digits, 16)
         except ValueError:
             return None
-        if data[at : at + 2] != b"\r\n":
+        if not data.startswith(b"\r\n", at):
             return None
-        found.append(data[begin:at])
+        parts.append(data[begin:at])
         at += 2
-    return found[0] if len(found) == 1 else b"".join(found)
-
-
-def _is_one_event(data: bytes, body: bytes) -> bool:
-    """Whether a parser that made `body` of `data` has read one chunk to its end.
-
-    It has not read `data` as anything else: no chunk's size begins with an event's first letters.
-    """
-    return body.startswith(EVENT_BEGIN) and data.find(b"\r\n") + 4 + len(body) == len(data)
+    return b"".join(parts)
 
 
 class _Tap(asyncio.Protocol):
@@ -75,10 +74,28 @@ class _Tap(asyncio.Protocol):
     """
 
     def __init__(self, transport: asyncio.Transport, body: Untyped, take: Callable[[bytes], bool]) -> None:
+        loop = asyncio.get_running_loop()
         self._transport, self._body, self._take = transport, body, take
         self._inner: Untyped = transport.get_protocol()
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
         self._is_between_chunks = False
+        self._call_later, self._now = loop.call_later, loop.time
+        self._timer: asyncio.TimerHandle | None = None
+        self._limit_s: float | None = self._inner.read_timeout
+        self._heard_s = self._now()
+        self._inner.read_timeout = None
+        self._inner.start_timeout()  # none now: it would be set anew for each chunk
+        if self._limit_s:
+            self._timer = self._call_later(self._limit_s, self._look, self._limit_s)
+
+    def _look(self, limit_s: float) -> None:
+        """Let aiohttp's timer run out, if no bytes came for so long."""
+        left_s = self._heard_s + limit_s - self._now()
+        if left_s > 0:
+            self._timer = self._call_later(max(left_s, MIN_WAIT_S), self._look, limit_s)
+            return
+        self._inner.read_timeout = EXPIRED_S
+        self._inner.start_timeout()
 
     def pass_on(self) -> bytes:
         """Hand the bytes over that have come; return the last of them."""
@@ -109,8 +126,16 @@ class _Tap(asyncio.Protocol):
         """Take no more."""
         if self._transport.get_protocol() is self:
             self._transport.set_protocol(self._inner)
+            self._return_timer()
         if not self.ended.done():
             self.ended.set_result(None)
+
+    def _return_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._inner.read_timeout = self._limit_s
+        if self._inner.connected and not self._body.is_eof() and self._body.exception() is None:
+            self._inner.start_timeout()
 
     def end(self, end: "asyncio.Task[None]") -> None:
         """Take no more: the body has ended, or is broken off."""
@@ -120,14 +145,14 @@ class _Tap(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes of the connection on."""
+        self._heard_s = self._now()
         body = whole_chunks(data)
-        if body is not None and self._is_between_chunks and not self.ended.done():
-            self._inner.start_timeout()
+        if body is not None and self._is_between_chunks:
             self._give(body)
             return
         self._inner.data_received(data)
         given = self.pass_on()
-        self._is_between_chunks = given == body and _is_one_event(data, given)
+        self._is_between_chunks = given == body and given.startswith(EVENT_BEGINS)
 
     def eof_received(self) -> bool | None:
         """Pass the end of the provider's bytes on."""

@@ -9,6 +9,7 @@ LiteLLM gets the texts it has not seen as one event, so log, count and price sta
 import json
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,34 +77,39 @@ class _Outline:
 
     Attributes:
         head: The bytes of an event before the first hole that is left.
-        left: The holes that are left: the number, the pattern, and the bytes from its end to the next.
+        left: The holes that are left: what matches a value, and the bytes from its end to the next.
+        numbers: The holes' numbers.
         latest: What fills all holes of the latest event.
         frame: The frame that LiteLLM makes, with `%b` for each hole that is left.
-        order: The holes of the frame.
+        order: The holes of the frame, as places in `left`; empty if they are all in their order.
     """
 
     head: bytes
-    left: tuple[tuple[int, re.Pattern[bytes], bytes], ...]
+    left: tuple[tuple[Callable[[bytes], re.Match[bytes] | None], bytes], ...]
+    numbers: tuple[int, ...]
     latest: list[bytes]
     frame: bytes
     order: tuple[int, ...]
 
-    def match(self, block: bytes) -> list[bytes] | None:
-        """Return what fills the holes; None if the event differs elsewhere."""
-        if not block.startswith(self.head):
-            return None
-        at, found = len(self.head), self.latest.copy()
-        for hole, pattern, after in self.left:
-            end = block.find(after, at)
-            found[hole] = value = block[at:end]
-            if end < 0 or not pattern.fullmatch(value):
-                return None
-            at = end + len(after)
-        return found if at == len(block) and (block.isascii() or _is_utf8(block)) else None
+    def match(self, data: bytes) -> list[bytes] | None:
+        """Return what fills the holes, event by event; None for anything but whole events of this outline."""
+        at, head, found = 0, self.head, list[bytes]()
+        while data.startswith(head, at):
+            at += len(head)
+            for matches, after in self.left:
+                end = data.find(after, at)
+                value = data[at:end]
+                if end < 0 or not matches(value):
+                    return None
+                found.append(value)
+                at = end + len(after)
+        return found if at == len(data) and (data.isascii() or _is_utf8(data)) else None
 
     def render(self, found: list[bytes]) -> bytes:
-        """Return the frame that LiteLLM would make."""
-        return self.frame % tuple([found[at] for at in self.order])
+        """Return the frames that LiteLLM would make."""
+        begins = range(0, len(found), len(self.left))
+        filled = [found[at + one] for at in begins for one in self.order] if self.order else found
+        return self.frame * len(begins) % tuple(filled)
 
 
 @dataclass(slots=True)
@@ -117,9 +123,13 @@ class FrameTemplate:
     trusted: bool = False
     is_known: bool = False
     latest: list[bytes] = field(default_factory=list[bytes])
-    pending: list[list[bytes]] = field(default_factory=list[list[bytes]])
     outline: _Outline | None = None
+    kept: tuple[list[bytes], ...] = ()
     _outlines: int = 0
+
+    def __post_init__(self) -> None:
+        """Keep nothing of any hole yet."""
+        self.kept = tuple([list[bytes]() for _ in self.holes])
 
     def match(self, block: bytes) -> list[bytes] | None:
         """Return what fills the holes; None if the event differs elsewhere."""
@@ -140,38 +150,58 @@ class FrameTemplate:
         """Return the frame that LiteLLM would make."""
         return b"".join([part if isinstance(part, bytes) else found[part] for part in self.made])
 
-    def make_outline(self) -> None:
+    def make_outline(self, separator: bytes) -> None:
         """Make the next events with the counts of the latest cheaper, unless that was done too often."""
         if self._outlines == MAX_OUTLINES or self.same:
             return
         self._outlines += 1
-        counts = {at for at, hole in enumerate(self.holes) if hole.name in COUNTS}
         between, left = [self.head], list[int]()
         for at, hole in enumerate(self.holes):
-            if at in counts:
+            if hole.name in COUNTS:
                 between[-1] += self.latest[at] + hole.after
             else:
                 left.append(at)
                 between.append(hole.after)
-        patterns = [_PATTERNS[self.holes[at].name] for at in left]
+        between[-1] += separator
+        patterns = [_PATTERNS[self.holes[at].name].fullmatch for at in left]
+        order = [left.index(part) for part in self.made if part in left]
         filled = [
-            self.latest[part] if isinstance(part, int) and part in counts else part for part in self.made
+            b"%b"
+            if part in left
+            else self.latest[part]
+            if isinstance(part, int)
+            else part.replace(b"%", b"%%")
+            for part in self.made
         ]
         self.outline = _Outline(
             head=between[0],
-            left=tuple(zip(left, patterns, between[1:], strict=True)),
-            latest=self.latest,
-            frame=b"".join([b"%b" if isinstance(one, int) else one.replace(b"%", b"%%") for one in filled]),
-            order=tuple(one for one in filled if isinstance(one, int)),
+            left=tuple(zip(patterns, between[1:], strict=True)),
+            numbers=tuple(left),
+            latest=self.latest.copy(),
+            frame=b"".join(filled),
+            order=() if order == [*range(len(left))] else tuple(order),
         )
+
+    def keep(self, found: list[bytes]) -> None:
+        """Keep what fills an event's holes."""
+        self.latest = found
+        for values, value in zip(self.kept, found, strict=True):
+            values.append(value)
+
+    def keep_alike(self, outline: _Outline, found: list[bytes]) -> None:
+        """Keep what fills the holes of events."""
+        size = len(outline.numbers)
+        self.latest = outline.latest
+        for at, hole in enumerate(outline.numbers):
+            self.kept[hole].extend(found[at::size])
+            outline.latest[hole] = found[at - size]
 
     def merged(self) -> bytes:
         """Return one event with all that was kept: texts joined, and the last of anything else."""
-        parts, kept = [self.head], self.pending
-        for at, hole in enumerate(self.holes):
-            is_text = hole.name in TEXTS
-            parts += [b"".join([one[at] for one in kept]) if is_text else kept[-1][at], hole.after]
-        self.pending = []
+        parts = [self.head]
+        for hole, values, latest in zip(self.holes, self.kept, self.latest, strict=True):
+            parts += [b"".join(values) if hole.name in TEXTS else latest, hole.after]
+            values.clear()
         return b"".join(parts)
 
 
@@ -234,6 +264,7 @@ class FrameTranslation:
         self._sees_repeats = sees_repeats
         self._pending_bytes = 0
         self._merging: FrameTemplate | None = None
+        self._outline: _Outline | None = None
         self.trusts = False
 
     @property
@@ -277,14 +308,24 @@ class FrameTranslation:
         if known is not None and self._known is not None:
             self._known[:] = [known, *self._known[: MAX_KNOWN - 1]]
 
-    def translate(self, block: bytes) -> bytes | None:
+    def translate_alike(self, data: bytes) -> bytes | None:
+        """Return the frames for whole events like the last one, and keep their texts; None for others."""
+        outline, template = self._outline, self._merging
+        if outline is None or template is None or self.is_full:
+            return None
+        found = outline.match(data)
+        if not found or (self._sees_repeats and _has_repeat(template, outline, found)):
+            return None
+        self._pending_bytes += len(data)
+        template.keep_alike(outline, found)
+        return outline.render(found)
+
+    def translate(self, block: bytes, separator: bytes = b"\n\n") -> bytes | None:
         """Return the frame for an event, and keep its texts; None if LiteLLM must translate it."""
+        alike = self.translate_alike(block + separator)
+        if alike is not None:
+            return alike
         merging = self._merging
-        outline = merging.outline if merging is not None else None
-        if merging is not None and outline is not None and (found := outline.match(block)) is not None:
-            return (
-                None if self._is_repeat(merging, found) else outline.render(self._keep(merging, block, found))
-            )
         for template in self._templates:
             found = template.match(block) if template.trusted else None
             if found is None:
@@ -292,25 +333,30 @@ class FrameTranslation:
             if (merging is not None and template is not merging) or self._is_repeat(template, found):
                 return None  # LiteLLM must see the texts in their order
             self._merging = template
-            frame = template.render(self._keep(template, block, found))
-            template.make_outline()
-            return frame
+            template.keep(found)
+            self._pending_bytes += len(block)
+            template.make_outline(separator)
+            self._outline = template.outline
+            return template.render(found)
         return None
 
     def _is_repeat(self, template: FrameTemplate, found: list[bytes]) -> bool:
         is_same = self._sees_repeats and found == template.latest
         return is_same and max(map(len, found)) > MAX_REPEATED_CHARS
 
-    def _keep(self, template: FrameTemplate, block: bytes, found: list[bytes]) -> list[bytes]:
-        template.latest = found
-        template.pending.append(found)
-        self._pending_bytes += len(block)
-        return found
-
     def take_merged(self) -> bytes | None:
         """Return the event for LiteLLM that stands for those it has not seen; None if it has seen all."""
-        merging, self._merging, self._pending_bytes = self._merging, None, 0
+        merging, self._merging, self._outline, self._pending_bytes = self._merging, None, None, 0
         return merging.merged() if merging is not None else None
+
+
+def _has_repeat(template: FrameTemplate, outline: _Outline, found: list[bytes]) -> bool:
+    """Whether an event may have the texts of the one before."""
+    size = len(outline.numbers)
+    values = [*(template.latest[hole] for hole in outline.numbers), *found]
+    return any(
+        values[at : at + size] == values[at + size : at + 2 * size] for at in range(0, len(found), size)
+    )
 
 
 def _learn(block: bytes, made: bytes) -> FrameTemplate | None:

@@ -49,7 +49,7 @@ class ProviderLines:
         self._line_of = line_of
         self._decoder = EventDecoder()
         self._events = deque[ServerSentEvent]()
-        self._separator, self._begun, self._other = b"\n\n", b"", b""
+        self.separator, self._begun, self._other = b"\n\n", b"", b""
         self._ended = self._flushed = False
         self._failure: Exception | None = None
         self._blocks = deque[bytes]()
@@ -64,7 +64,7 @@ class ProviderLines:
         while not self._events:
             if self._blocks:
                 block = self._blocks.popleft()
-                self._keep(self._decoder.feed(block + self._separator), block)
+                self._keep(self._decoder.feed(block + self.separator), block)
             elif self._other:
                 rest, self._other = self._other, b""
                 self._keep(self._decoder.feed(rest))
@@ -101,6 +101,11 @@ class ProviderLines:
         self._blocks.appendleft(event)
 
     @property
+    def is_between_events(self) -> bool:
+        """Whether everything was taken, and the next byte begins an event."""
+        return self.is_drained and not self._begun and self._decoder.is_between_events
+
+    @property
     def is_drained(self) -> bool:
         """Whether everything that was read was taken, but for the begin of an event."""
         return not (self._blocks or self._events or self._other)
@@ -127,8 +132,8 @@ class ProviderLines:
             self._other = data
             return
         if b"\r\n\r\n" in data:
-            self._separator = b"\r\n\r\n"
-        *blocks, rest = data.split(self._separator)
+            self.separator = b"\r\n\r\n"
+        *blocks, rest = data.split(self.separator)
         self._blocks.extend(blocks)
         if not rest:
             return

@@ -46,7 +46,7 @@ async def serve(reader, writer):
         for at, part in enumerate(PARTS):
             for piece in framing(at, part) if framing else [chunk(part)]:
                 writer.write(piece)
-                await asyncio.sleep(GAP_S)
+                await asyncio.sleep(10 * GAP_S if b"/slow" in head else GAP_S)
         if b"/silence" in head:
             await asyncio.sleep(60)
         if b"/cut" in head:
@@ -112,6 +112,8 @@ async def main():
             "cut": await taken(session, "/cut"),
             "rubbish": await taken(session, "/rubbish"),
             "silence": await taken(session, "/silence"),
+            "slow": await taken(session, "/slow"),
+            "silence after a part": await taken(session, "/silence", until=10),
             "raises": await taken(session, "/whole", raises=True),
         }
         response = await session.get("/silence")
@@ -206,6 +208,13 @@ def test_the_rest_can_be_read(results: dict[str, Any]) -> None:
 def test_what_breaks_off_is_raised_by_the_next_read(results: dict[str, Any], name: str, error: str) -> None:
     """After all that came before it."""
     assert (results[name]["taken"], results[name]["broken"]) == (SAID, error)
+
+
+def test_a_read_s_time_is_that_since_the_last_bytes(results: dict[str, Any]) -> None:
+    """A body may come for longer, and what reads the rest waits no longer."""
+    assert (results["slow"]["taken"], results["slow"]["broken"]) == (SAID, "")
+    found = results["silence after a part"]
+    assert (found["times"], found["broken"]) == (10, "SocketTimeoutError")
 
 
 def test_an_exception_of_the_function_is_raised(results: dict[str, Any]) -> None:

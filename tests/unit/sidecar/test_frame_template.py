@@ -165,6 +165,18 @@ def test_litellm_gets_texts_in_their_order() -> None:
     assert translation.translate(event("d", index=1)) == frame(event("d", index=1))
 
 
+def test_events_that_come_together_are_translated_together() -> None:
+    """If all are like the last one and whole; nothing is kept of others."""
+    translation = learned(event("one", p="x"), event("two", p="xy"))
+    one, two, three = (event(text, p="100%"[:at]) for at, text in enumerate(("a", 'b"', "\n"), 1))
+    assert translation.translate_alike(one + b"\n\n") is None
+    assert translation.translate(one) == frame(one)
+    for rest in (b"\n", b"\n\ndata: [DONE]\n\n", b"\n\n" + event("c", index=1) + b"\n\n", b"\n\n: wait\n\n"):
+        assert translation.translate_alike(two + b"\n\n" + three + rest) is None
+    assert translation.translate_alike(two + b"\n\n" + three + b"\n\n") == frame(two) + frame(three)
+    assert translation.take_merged() == three.replace(json.dumps("\n").encode(), b'"ab\\"\\n"')
+
+
 def test_litellm_gets_long_texts_in_time() -> None:
     """What is kept is bounded."""
     translation = learned(event("one"), event("two"))
@@ -202,7 +214,7 @@ def check_stream(number: int, said: list[Event], known: list[KnownTemplate]) -> 
     sent, seen, ids = list[bytes](), list[bytes | None](), {"id": f"chatcmpl-{number}"}
     blocks = [
         event(text, index=at, escaped=escaped, obfuscation=padding, created=created, **ids).replace(
-            b"null", json.dumps(end).encode()
+            b'"finish_reason": null', b'"finish_reason": ' + json.dumps(end).encode()
         )
         for text, at, escaped, end, padding, created in said
     ]
