@@ -31,7 +31,7 @@ async def take_each(response: Untyped, take: Callable[[bytes], bool]) -> None:
     transport = connection.transport if connection is not None else None
     if transport is None or transport.is_closing():
         return
-    tap = _Tap(transport, response.content, take)
+    tap = _Tap(transport, transport.get_protocol(), response.content, take)
     transport.set_protocol(tap)
     end = asyncio.ensure_future(response.content.wait_eof())  # fails at a timeout, which no protocol sees
     end.add_done_callback(tap.end)
@@ -73,10 +73,11 @@ class _Tap(asyncio.Protocol):
         ended: Done once no more is taken.
     """
 
-    def __init__(self, transport: asyncio.Transport, body: Untyped, take: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, inner: Untyped, body: Untyped, take: Callable[[bytes], bool]
+    ) -> None:
         loop = asyncio.get_running_loop()
-        self._transport, self._body, self._take = transport, body, take
-        self._inner: Untyped = transport.get_protocol()
+        self._transport, self._inner, self._body, self._take = transport, inner, body, take
         self.ended: asyncio.Future[None] = loop.create_future()
         self._is_between_chunks = False
         self._call_later, self._now = loop.call_later, loop.time
