@@ -129,6 +129,7 @@ class CallGuard:
         is_batch: It waits for a slot behind interactive calls.
         queue_s: How long the call has waited for slots at sidecars.
         sidecar: The address of the sidecar that has the call; empty before.
+        on_sent: Called when the request has left for a sidecar, before its answer is waited for.
         audience: Whether others wait for the answer of a call whose caller has disconnected; None: none do.
     """
 
@@ -141,6 +142,7 @@ class CallGuard:
         "audience",
         "idle_deadline",
         "is_batch",
+        "on_sent",
         "phase",
         "queue_s",
         "reason",
@@ -157,6 +159,7 @@ class CallGuard:
         self.unsent = False
         self.queue_s = 0.0
         self.sidecar = ""
+        self.on_sent: Callable[[], object] | None = None
         self.audience: Callable[[], bool] | None = None
         self._is_left = False
         self.is_batch = False
@@ -189,7 +192,7 @@ class CallGuard:
 
     def close(self) -> None:
         """Ends the guard: the call has ended. A cancelled task keeps its frame, which holds the guard."""
-        self._task = self._receive = None
+        self._task = self._receive = self.on_sent = None
         if self._disconnect_task is not None:
             self._disconnect_task.cancel()
             self._disconnect_task = None

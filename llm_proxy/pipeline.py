@@ -14,7 +14,7 @@ from typing import Protocol, Self
 from uuid import UUID
 
 from llm_proxy.admission import AdmissionController
-from llm_proxy.admission.lease import Lease
+from llm_proxy.admission.lease import Lease, RawHeaders
 from llm_proxy.admission.loop_guard import describe
 from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.dialects import Call
@@ -82,19 +82,17 @@ class AdmittedCall:
     Attributes:
         context: What is known of the call.
         is_admitted: It was admitted, and may wait for its answer.
-        limit_headers: The caller's limit status, for the response.
         is_stream: The reply is a stream of chunks, else one body.
         byte_type: The media type of a stream that is bytes and no events; None for any other, and before.
     """
 
     __slots__ = (
         "_guard", "_lease", "_reply", "_services",
-        "byte_type", "context", "is_admitted", "is_stream", "limit_headers",
+        "byte_type", "context", "is_admitted", "is_stream",
     )  # fmt: skip
     _lease: Lease
     _reply: Reply
     is_stream: bool
-    limit_headers: tuple[tuple[bytes, bytes], ...]
 
     def __init__(self, services: Services, context: CallContext, guard: CallGuard) -> None:
         self.context = context
@@ -110,7 +108,7 @@ class AdmittedCall:
         assert caller is not None and call is not None  # noqa: S101, PT018 -- the request was read
         services.upstream.check_capacity(caller, call)
         self._lease = lease = await services.admission.admit(caller, call, context.request_id)
-        self.limit_headers, self.is_admitted = lease.headers, True
+        self.is_admitted, self._guard.on_sent = True, lambda: lease.headers
         try:
             context.catalog = services.catalog.snapshot
             context.would_refuse = lease.would_reject
@@ -143,6 +141,11 @@ class AdmittedCall:
             self.note_usage()
         finally:
             await self._end(error)
+
+    @property
+    def limit_headers(self) -> RawHeaders:
+        """The caller's limit status, for the response; they are made while the sidecar works."""
+        return self._lease.headers
 
     @property
     def content_type(self) -> bytes:

@@ -220,12 +220,11 @@ class AdmissionController:
                 guarded.forget()
         if decision.error is not None:
             raise decision.error
-        headers = rate_limit_headers(decision.request, decision.result, decision.state)
-        if guarded is not None:
-            headers += await guarded.judge_admitted(decision.reservations)
+        more = () if guarded is None else await guarded.judge_admitted(decision.reservations)
         return Lease(
-            headers, decision.reservations, self._leases, decision.would_reject, count_in_new_budgets, guarded
-        )
+            lambda: rate_limit_headers(decision.request, decision.result, decision.state) + more,
+            decision.reservations, self._leases, decision.would_reject, count_in_new_budgets, guarded,
+        )  # fmt: skip
 
     def check_access(self, caller: Caller, call: Call) -> None:
         """Raises `Forbidden` where a kill switch or the key's models exclude a call; counts nothing."""

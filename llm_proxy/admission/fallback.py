@@ -63,6 +63,8 @@ class FallbackLimiter:
 
     def record_result(self, request: LimiterRequest, result: LimiterResult) -> None:
         """Records the spend of budgets from a result of the store, with what the call reserves."""
+        if "budget" not in request.plan.kinds:
+            return
         for known in (self._spent, self._run_spent):
             if len(known) > MAX_BUDGETS:
                 known.clear()

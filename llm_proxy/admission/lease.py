@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
 from llm_proxy.admission.limiter import (
+    SETTLED_KINDS,
     UNKNOWN,
     LimitCheck,
     LimiterBackend,
@@ -25,7 +26,6 @@ from llm_proxy.background import spawn
 from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, TURNS, Quantities
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
-_HELD_KINDS = frozenset({"tokens", "parallel", "budget"})
 NEW_BUDGETS_TIMEOUT_S = 0.5
 """The maximum time that the end of a call waits for budgets created while it ran."""
 
@@ -66,11 +66,13 @@ class Reservation:
 
         That is while the store has not settled this one; where both fit, no answer waits for that.
         """
+        if not self.request.plan.settles:
+            return False
         rows = zip(
             self.request.plan.checks, self.request.amounts, self.result.used, self.result.extra, strict=False
         )
         for check, amount, used, held in rows:
-            if check.kind in _HELD_KINDS:
+            if check.kind in SETTLED_KINDS:
                 taken = used + amount + (held if check.kind == "budget" else 0)
                 if used == UNKNOWN or 2 * taken > check.limit:
                     return True
@@ -224,27 +226,27 @@ class Lease:
     """What an admitted call holds: headers for its response, and its settlement.
 
     Attributes:
-        headers: The caller's rate limit headers.
         usage: What it was settled by; None until it is.
         would_reject: The checks in shadow mode that would have rejected it, as `scope:kind`; None for none.
         guarded: The call as the loop guard sees it; None where that is off.
     """
 
     __slots__ = (
-        "_count_in_new_budgets", "_counting", "_leases", "_open", "_pending_futures", "_reservations",
-        "guarded", "headers", "usage", "would_reject",
+        "_count_in_new_budgets", "_counting", "_leases", "_made_headers", "_make_headers",
+        "_open", "_pending_futures", "_reservations", "guarded", "usage", "would_reject",
     )  # fmt: skip
 
     def __init__(
         self,
-        headers: RawHeaders,
+        make_headers: Callable[[], RawHeaders],
         reservations: tuple[Reservation, ...],
         leases: ActiveLeases,
         would_reject: str | None = None,
         count_in_new_budgets: CountInNewBudgets | None = None,
         guarded: GuardedTurn | None = None,
     ) -> None:
-        self.headers = headers
+        self._make_headers = make_headers
+        self._made_headers: RawHeaders | None = None
         self.guarded = guarded
         self.would_reject = would_reject
         self._reservations = reservations
@@ -256,6 +258,14 @@ class Lease:
         self.usage: SettledUsage | None = None
         if reservations:
             leases.add(reservations[0])
+
+    @property
+    def headers(self) -> RawHeaders:
+        """The caller's rate limit headers, made when they are first read."""
+        made = self._made_headers
+        if made is None:
+            made = self._made_headers = self._make_headers()
+        return made
 
     def settle(
         self,
@@ -278,8 +288,8 @@ class Lease:
         self.usage = SettledUsage(tokens, cost_nano_usd, provider, quantities, from_cache)
         for reservation in self._reservations:
             self._leases.remove(reservation)
-            entries = [*reservation.settlement_entries(self.usage)]
-            if entries:
+            plan = reservation.request.plan
+            if plan.settles and (entries := [*reservation.settlement_entries(self.usage)]):
                 self._pending_futures.append((reservation.settlements, reservation.enqueue(entries)))
         if self.guarded is not None:
             ended = self.guarded.end(answered=answered, cost_nano_usd=cost_nano_usd)

@@ -18,6 +18,7 @@ from llm_proxy.identity.caller import ANY, SHARED_SCOPES, BudgetUnit, OnStoreFai
 from llm_proxy.quantities import NOTHING, UNITS_OF_ENDPOINTS, Quantities
 
 LimitKind = Literal["requests", "tokens", "parallel", "budget", "duration"]
+SETTLED_KINDS: frozenset[LimitKind] = frozenset({"tokens", "parallel", "budget"})
 
 ADMITTED, STALE, EPOCH_UNKNOWN, SPEND_UNKNOWN, REJECTED = range(5)
 UNKNOWN = -1
@@ -91,6 +92,7 @@ class LimitPlan:
         keys: The key of the tenant's epoch, then the key of each check.
         counts_only_requests: Every check counts calls, whatever their size.
         has_shadow: Some check is in shadow mode.
+        settles: Some check counts what a call used, or holds something until its end.
         kinds: The kinds of its checks.
         windows: Its enforced windows, which callers are shown, each with its index among the checks.
         fallback_checks: Tokens and money of providers that serve such a call only as a fallback: they reject
@@ -111,6 +113,7 @@ class LimitPlan:
     keys: tuple[str, ...] = field(init=False)
     counts_only_requests: bool = field(init=False)
     has_shadow: bool = field(init=False)
+    settles: bool = field(init=False)
     kinds: frozenset[LimitKind] = field(init=False)
     windows: tuple[tuple[int, LimitCheck], ...] = field(init=False)
 
@@ -120,7 +123,9 @@ class LimitPlan:
         keys = (epoch_key(self.tenant, self.hash_tag), *(check.key for check in self.checks))
         object.__setattr__(self, "keys", (*keys, self.runs_key) if self.run else keys)
         object.__setattr__(self, "counts_only_requests", only_requests)
-        object.__setattr__(self, "kinds", frozenset(check.kind for check in self.checks))
+        kinds = frozenset(check.kind for check in self.checks)
+        object.__setattr__(self, "kinds", kinds)
+        object.__setattr__(self, "settles", bool(self.fallback_checks or kinds & SETTLED_KINDS))
         windows = [
             (at, check)
             for at, check in enumerate(self.checks)

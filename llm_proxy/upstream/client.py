@@ -156,7 +156,9 @@ class SidecarClient:
             try:
                 if guard is not None:
                     guard.unsent = False
-                await connection.send_request(head + rest, form.blocks() if form is not None else None)
+                blocks = form.blocks() if form is not None else None
+                on_sent = guard.on_sent if guard is not None else None
+                await connection.send_request(head + rest, blocks, on_sent)
                 if connection.status not in REFUSING_STATUSES or not self._keys.may_change:
                     return connection
                 refused = is_refusal_of_key(connection.headers, await connection.peek_all(MAX_ERROR_BYTES))

@@ -97,11 +97,16 @@ class HTTPConnection(asyncio.Protocol):
         usable = not (self._in_use or self._paused or self._half_sent)
         return usable and transport is not None and not transport.is_closing()
 
-    async def send_request(self, request: bytes, body: AsyncIterator[bytes] | None = None) -> None:
+    async def send_request(
+        self,
+        request: bytes,
+        body: AsyncIterator[bytes] | None = None,
+        on_sent: Callable[[], object] | None = None,
+    ) -> None:
         """Sends a request; returns when the response's head is there. Raises `ConnectionBroken`.
 
         `body` follows `request`, as fast as the server reads it; an answer before its end ends it, and then
-        the connection is not used again.
+        the connection is not used again. `on_sent` is called before the answer is waited for.
         """
         if self._transport is None:
             raise ConnectionBroken
@@ -110,6 +115,8 @@ class HTTPConnection(asyncio.Protocol):
         self._transport.write(request)
         if body is not None:
             await self._send_body(body)
+        if on_sent is not None:
+            on_sent()
         while not self.status:
             await self.wait_for_data()
 

@@ -32,6 +32,9 @@ _SMALL_NUMBER = re.compile(rb"[0-9]{1,4}")
 _MAX_MS = 86_400_000
 _FALLBACKS = b"x-litellm-attempted-fallbacks"
 _RETRY_HEADERS = (b"x-litellm-attempted-retries", _FALLBACKS)
+_ROUTING_HEADERS = (
+    b"x-litellm-model-name", b"x-litellm-model-group", b"x-llmp-attempts", b"x-llmp-hops", *_RETRY_HEADERS
+)  # fmt: skip
 _MAX_HOPS = 16
 _MAX_HOPS_BYTES = 8192
 _MAX_NAME_CHARS = 100
@@ -205,26 +208,47 @@ def parse_routing_headers(
         catalog: What the sidecar serves; None while unknown.
         cached: Whether the response cache could answer it.
     """
-    deployment = _text(headers, b"x-litellm-model-id")
-    known = _find_deployment(deployment, catalog)
     hit = b"x-litellm-cache-key" in headers
     asked_cache = cached and headers.get(b"x-llmp-cache") != b"off"
     cache: CacheState = "hit" if hit else "miss" if asked_cache else "off"
     cost_nano_usd: int | None = 0
-    attempts = 0
     if not hit:
         cost_nano_usd = None if call.streaming else usd_to_nano(_text(headers, b"x-litellm-response-cost"))
         unsound = not cost_nano_usd or call.endpoint == "audio.speech"
         if unsound and not (catalog is not None and catalog.is_ours):
             cost_nano_usd = None  # an unmodified LiteLLM writes 0 without a price, and counts no spaces
-        attempts = _attempt_count(headers) or 1 + sum(_count(headers, name) for name in _RETRY_HEADERS)
-    provider, physical = known.provider if known else None, known.provider_model if known else None
+    deployment = _text(headers, b"x-litellm-model-id")
+    known = _find_deployment(deployment, catalog)
+    named = (known.provider, known.provider_model) if known is not None else (None, None)
+    found = _routing(*named, deployment, call.group, hit, *map(headers.get, _ROUTING_HEADERS))
+    group, physical, provider, _, _, _, attempts, _, hops, fallback_from = found
+    return RoutingInfo(
+        group, physical, provider, deployment, cost_nano_usd, cache, attempts,
+        _milliseconds(headers), hops, fallback_from,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _routing(
+    provider: str | None,
+    physical: str | None,
+    deployment: str | None,
+    asked: str,
+    hit: bool,  # noqa: FBT001 -- a cache's key
+    *stated: bytes | None,
+) -> RoutingInfo:
+    """Returns who answered a call of the group `asked`, without what differs from call to call.
+
+    Most calls of a deployment state the same in `_ROUTING_HEADERS`.
+    """
+    headers = {name: value for name, value in zip(_ROUTING_HEADERS, stated, strict=True) if value is not None}
+    attempts = _attempt_count(headers) or 1 + sum(_count(headers, name) for name in _RETRY_HEADERS)
     if not physical or "*" in physical:
         named, physical = _split_model_name(_text(headers, b"x-litellm-model-name"))
         provider = provider or named
-    group = _text(headers, b"x-litellm-model-group") or call.group
+    group = _text(headers, b"x-litellm-model-group") or asked
     hops = _hops(headers, group, deployment)
-    fallback_from = _fallback_from(headers, hops, call)
+    fallback_from = _fallback_from(headers, hops, asked)
     if hit:
         hops = tuple(attempt for attempt in hops or () if attempt.status != _OK)
         attempts = len(hops)
@@ -232,11 +256,7 @@ def parse_routing_headers(
         group=group,
         provider_model=physical,
         provider=provider,
-        deployment=deployment,
-        cost_nano_usd=cost_nano_usd,
-        cache=cache,
         attempts=attempts,
-        sidecar_ms=_milliseconds(headers),
         hops=hops,
         fallback_from=fallback_from,
     )
@@ -293,9 +313,9 @@ def _clean_name(value: object) -> str:
     return str(value).replace("\0", "")[:_MAX_NAME_CHARS]
 
 
-def _fallback_from(headers: Headers, hops: tuple[ProviderAttempt, ...] | None, call: Call) -> str | None:
+def _fallback_from(headers: Headers, hops: tuple[ProviderAttempt, ...] | None, asked: str) -> str | None:
     elsewhere = hops[0].group != hops[-1].group if hops else hops is None and _count(headers, _FALLBACKS)
-    return call.group if elsewhere else None
+    return asked if elsewhere else None
 
 
 def _find_deployment(deployment: str | None, catalog: Catalog | None) -> Deployment | None:

@@ -60,6 +60,21 @@ async def read_to_end(task: "asyncio.Task[None]", connection: HTTPConnection) ->
     return await connection.read_all()
 
 
+async def test_what_is_done_in_the_wait_begins_once_the_request_has_left() -> None:
+    """And before the answer is there."""
+    connection, transport = connected()
+    seen: list[tuple[bytes, int]] = []
+    task = asyncio.create_task(
+        connection.send_request(
+            b"POST / HTTP/1.1\r\n\r\n", None, lambda: seen.append((transport.sent, connection.status))
+        )
+    )
+    await asyncio.sleep(0)
+    connection.data_received(WHOLE)
+    await task
+    assert (seen, connection.status) == ([(b"POST / HTTP/1.1\r\n\r\n", 0)], 200)
+
+
 @pytest.mark.parametrize("cut", range(1, len(WHOLE)))
 async def test_any_segmentation_gives_the_same_response(cut: int) -> None:
     """A head and a body arrive in any segments."""

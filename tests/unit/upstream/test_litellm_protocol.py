@@ -217,6 +217,29 @@ def test_every_header_is_parsed() -> None:
     assert (found.cost_nano_usd, found.attempts, found.sidecar_ms, found.cache) == (2, 4, 4.5, "miss")
 
 
+def test_equal_headers_are_read_for_each_call_and_catalog() -> None:
+    """Who answered is kept from call to call; what differs between calls, and in the catalog, is not."""
+    served = {"one": Deployment("one", "azure", "gpt-5")}
+    asked = ROUTED_CALL._replace(group="alias")
+    found = [
+        parse_routing_headers(headers, call, catalog, cached=cached)
+        for headers, call, catalog, cached in (
+            (TOLD, ROUTED_CALL, None, True),
+            (TOLD | {b"x-litellm-response-cost": b"1", b"x-litellm-overhead-duration-ms": b"7"},
+             ROUTED_CALL, Catalog(deployments=served), False),
+            (TOLD | {b"x-litellm-attempted-retries": b"0"}, asked, Catalog(), True),
+        )
+    ]  # fmt: skip
+    assert [(one.provider, one.provider_model) for one in found] == [
+        ("openai", "gpt"), ("azure", "gpt-5"), ("openai", "gpt")
+    ]  # fmt: skip
+    assert [one.cost_nano_usd for one in found] == [2, 10**9, 2]
+    assert [(one.sidecar_ms, one.cache, one.attempts) for one in found] == [
+        (4.5, "miss", 4), (7, "off", 4), (4.5, "miss", 2)
+    ]  # fmt: skip
+    assert [one.fallback_from for one in found] == ["group", "group", "alias"]
+
+
 def test_an_unmodified_litellm_s_cost_of_speech_is_no_cost() -> None:
     """It leaves out the spaces; our sidecar states none, or a right one."""
     spoken = ROUTED_CALL._replace(endpoint="audio.speech")
