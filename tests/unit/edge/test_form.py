@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from llm_proxy.dialects.form import Form, form_body
@@ -94,6 +94,7 @@ def test_a_file_is_kept_as_it_was_sent_in_any_chunking(
     space: UploadSpace, data: bytes, step: int, tail: bytes
 ) -> None:
     """What looks like a boundary but is none belongs to the file; fields may stand before and after it."""
+    assume(not (data.endswith(b"\r\n") and tail == b"--cut--"))
     raw = part("language", b"de") + upload("file", data + tail) + part("model", "wé".encode()) + END
     form, kept = read(space, raw, step=step)
     assert kept == {"a.wav": data + tail}
