@@ -221,14 +221,9 @@ class AdmissionController:
         if decision.error is not None:
             raise decision.error
         more = () if guarded is None else await guarded.judge_admitted(decision.reservations)
-        return Lease(
-            lambda: rate_limit_headers(decision.request, decision.result, decision.state) + more,
-            decision.reservations,
-            self._leases,
-            decision.would_reject,
-            count_in_new_budgets,
-            guarded,
-        )
+        headers = partial(rate_limit_headers, decision.request, decision.result, decision.state, more)
+        held, would_reject = decision.reservations, decision.would_reject
+        return Lease(headers, held, self._leases, would_reject, count_in_new_budgets, guarded)
 
     def check_access(self, caller: Caller, call: Call) -> None:
         """Raises `Forbidden` where a kill switch or the key's models exclude a call; counts nothing."""

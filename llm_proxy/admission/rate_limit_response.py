@@ -131,9 +131,12 @@ def rejecting_statuses(request: LimiterRequest, result: LimiterResult) -> list[L
 
 
 def rate_limit_headers(
-    request: LimiterRequest, result: LimiterResult, state: EnforcementState
+    request: LimiterRequest,
+    result: LimiterResult,
+    state: EnforcementState,
+    more: tuple[tuple[bytes, bytes], ...] = (),
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """Returns the rate limit headers of a response, in OpenAI's names, and the warning of a run."""
+    """Returns the rate limit headers of a response, in OpenAI's names, the warning of a run, and `more`."""
     admitted = result.status == ADMITTED
     tightest: dict[LimitKind, tuple[int, int, int]] = {}
     for at, check in request.plan.windows:
@@ -152,7 +155,7 @@ def rate_limit_headers(
         )
     if request.plan.run and state == "enforced" and (warning := run_warning(limit_statuses(request, result))):
         headers.append((RUN_WARNING_HEADER, warning))
-    return tuple(headers)
+    return (*headers, *more)
 
 
 def run_warning(statuses: Iterable[LimitStatus]) -> bytes:
