@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm_proxy.json_access import Json, is_array, is_object, read_object
@@ -213,6 +213,7 @@ class KnownTemplate:
         before: The bytes of an event before the id.
         after: The bytes from the id to the first hole.
         made: The bytes of a frame up to the id, and from there to the first hole.
+        template: The rest of it, without a text.
     """
 
     before: bytes
@@ -246,7 +247,9 @@ def know(template: FrameTemplate) -> KnownTemplate | None:
     ):
         return None
     before, _, after = made.partition(stream_id)
-    return KnownTemplate(template.head[:start], template.head[end:], (before, after), template)
+    holes = tuple(replace(hole, value="") for hole in template.holes)  # no text outlives its stream
+    kept = FrameTemplate(b"", holes, template.same, template.made)
+    return KnownTemplate(template.head[:start], template.head[end:], (before, after), kept)
 
 
 class FrameTranslation:
