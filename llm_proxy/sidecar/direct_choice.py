@@ -1,4 +1,4 @@
-"""Which deployment serves a direct call, where LiteLLM's router would look at settings that nobody made.
+"""Which deployment serves a direct call of a group for which no more than cooldowns and turns are set.
 
 Invariants: cooldowns, weights and turns are read by LiteLLM's own code, for each call. A group or a call on
 whose deployment anything else has a say is left to LiteLLM's router, as is one of which all cool down.

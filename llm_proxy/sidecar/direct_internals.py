@@ -45,13 +45,10 @@ async def choose_healthy(group: str) -> Untyped:
     if cooling:
         cooled = {one for one, _ in cooling}
         found = [one for one in found if one["model_info"]["id"] not in cooled]
-    shuffle = litellm_internals.router_module().simple_shuffle
-    alias_of = router.get_model_from_alias
-    return (
-        shuffle(resolve_model_alias=alias_of, healthy_deployments=found, model=group, request_kwargs={})
-        if found
-        else None
-    )
+    if not found:
+        return None
+    choose, alias_of = litellm_internals.router_module().simple_shuffle, router.get_model_from_alias
+    return choose(resolve_model_alias=alias_of, healthy_deployments=found, model=group, request_kwargs={})
 
 
 async def claim_affinity(deployment: Untyped, user: str) -> None:

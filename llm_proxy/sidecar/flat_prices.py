@@ -220,16 +220,27 @@ def _flat_price(model: str, tier: str | None, pricing: Untyped, form: AnswerForm
     return found
 
 
-def plain_counts(usage: object) -> PlainCounts | None:
-    """Return the counts of a usage that has no others, and whose parts are no larger than their sums."""
-    if not is_object(usage) or not is_plain_usage(usage):
+def plain_counts(
+    usage: object,
+    counts: tuple[str, ...] = COUNTS,
+    parts: Mapping[str, frozenset[str]] = PARTS,
+) -> PlainCounts | None:
+    """Return the counts of a usage that has no others, and whose parts are no larger than their sums.
+
+    Args:
+        usage: As the answer states it.
+        counts: The names of the prompt's tokens, of the completion's, and of others that it has.
+        parts: The name of the prompt's details and that of the completion's -> the counts they consist of.
+    """
+    if not is_object(usage) or not is_plain_usage(usage, counts, parts):
         return None
-    prompt, completion = (as_object(usage.get(name)) for name in PARTS)
+    prompt, completion = (as_object(usage.get(name)) for name in parts)
     found = PlainCounts(
-        usage["prompt_tokens"],
-        usage["completion_tokens"],
+        usage[counts[0]],
+        usage[counts[1]],
         prompt.get("cached_tokens") or 0,
         completion.get("reasoning_tokens") or 0,
+        prompt.get("cache_write_tokens") or 0,
     )
     has_sound = prompt.get("audio_tokens") or completion.get("audio_tokens")
     return found if not has_sound and found.is_sound() else None

@@ -267,7 +267,6 @@ class FrameTranslation:
         self._sees_repeats = sees_repeats
         self._pending_bytes = 0
         self._merging: FrameTemplate | None = None
-        self._outline: _Outline | None = None
         self.trusts = False
 
     @property
@@ -313,7 +312,8 @@ class FrameTranslation:
 
     def translate_alike(self, data: bytes) -> bytes | None:
         """Return the frames for whole events like the last one, and keep their texts; None for others."""
-        outline, template = self._outline, self._merging
+        template = self._merging
+        outline = template.outline if template is not None else None
         if outline is None or template is None or self.is_full:
             return None
         found = outline.match(data)
@@ -339,7 +339,6 @@ class FrameTranslation:
             template.keep(found)
             self._pending_bytes += len(block)
             template.make_outline(separator)
-            self._outline = template.outline
             return template.render(found)
         return None
 
@@ -349,7 +348,7 @@ class FrameTranslation:
 
     def take_merged(self) -> bytes | None:
         """Return the event for LiteLLM that stands for those it has not seen; None if it has seen all."""
-        merging, self._merging, self._outline, self._pending_bytes = self._merging, None, None, 0
+        merging, self._merging, self._pending_bytes = self._merging, None, 0
         return merging.merged() if merging is not None else None
 
 

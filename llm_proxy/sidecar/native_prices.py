@@ -6,7 +6,13 @@ depend on (searches, another region, a fast mode, several iterations) is LiteLLM
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import direct_internals
-from llm_proxy.sidecar.flat_prices import AnswerForm, PlainCounts, is_plain_usage, price_of_counts
+from llm_proxy.sidecar.flat_prices import (
+    AnswerForm,
+    PlainCounts,
+    is_plain_usage,
+    plain_counts,
+    price_of_counts,
+)
 from llm_proxy.sidecar.litellm_internals import Untyped
 
 RESPONSE_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
@@ -34,7 +40,7 @@ def price_response(result: Untyped, usage: object, pricing: Untyped) -> tuple[fl
         usage: As the provider states it.
         pricing: LiteLLM's logging object of the call that the request's template was learned from.
     """
-    return _price(_response_counts(as_object(usage)), result, pricing, RESPONSE)
+    return _price(plain_counts(usage, RESPONSE_COUNTS, RESPONSE_PARTS), result, pricing, RESPONSE)
 
 
 def price_message(result: Untyped, usage: object, pricing: Untyped) -> tuple[float | None, Untyped]:
@@ -51,20 +57,6 @@ def _price(
         if known is not None:
             return known
     return direct_internals.price(result, pricing)
-
-
-def _response_counts(usage: Json) -> PlainCounts | None:
-    if not is_plain_usage(usage, RESPONSE_COUNTS, RESPONSE_PARTS):
-        return None
-    prompt, completion = (as_object(usage.get(name)) for name in RESPONSE_PARTS)
-    found = PlainCounts(
-        usage["input_tokens"],
-        usage["output_tokens"],
-        prompt.get("cached_tokens") or 0,
-        completion.get("reasoning_tokens") or 0,
-        prompt.get("cache_write_tokens") or 0,
-    )
-    return found if found.is_sound() else None
 
 
 def _message_counts(usage: Json, made: Untyped) -> PlainCounts | None:

@@ -221,11 +221,7 @@ def parse_routing_headers(
     known = _find_deployment(deployment, catalog)
     named = (known.provider, known.provider_model) if known is not None else (None, None)
     found = _routing(*named, deployment, call.group, hit, *map(headers.get, _ROUTING_HEADERS))
-    group, physical, provider, _, _, _, attempts, _, hops, fallback_from = found
-    return RoutingInfo(
-        group, physical, provider, deployment, cost_nano_usd, cache, attempts,
-        _milliseconds(headers), hops, fallback_from,
-    )  # fmt: skip
+    return found._replace(cost_nano_usd=cost_nano_usd, cache=cache, sidecar_ms=_milliseconds(headers))
 
 
 @lru_cache(maxsize=1024)
@@ -256,6 +252,7 @@ def _routing(
         group=group,
         provider_model=physical,
         provider=provider,
+        deployment=deployment,
         attempts=attempts,
         hops=hops,
         fallback_from=fallback_from,

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from llm_proxy import background
-from llm_proxy.background import LOOP_DONE, BackgroundLoop, FailureGuard, pause, spawn
+from llm_proxy.background import BEAT_S, LOOP_DONE, BackgroundLoop, FailureGuard, pause, spawn
 
 
 async def test_failing_step_is_retried_logged_once_and_counted(
@@ -104,9 +104,8 @@ async def test_failing_step_does_not_stop_the_others() -> None:
     assert not guard.failing
 
 
-async def test_pauses_of_whole_beats_end_together(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pauses_of_whole_beats_end_together() -> None:
     """Those of several moments end in one turn of the event loop, in two where a beat is between."""
-    monkeypatch.setattr(background, "BEAT_S", 0.05)
     loop, turns, ended = asyncio.get_running_loop(), 0, list[int]()
 
     def count_turn() -> None:
@@ -117,7 +116,7 @@ async def test_pauses_of_whole_beats_end_together(monkeypatch: pytest.MonkeyPatc
 
     async def one(after_s: float) -> None:
         await asyncio.sleep(after_s)
-        await pause(0.1)
+        await pause(BEAT_S)
         ended.append(turns)
 
     count_turn()

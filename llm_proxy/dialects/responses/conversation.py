@@ -236,9 +236,9 @@ def _block(piece: ThinkingPiece) -> Json:
 
 def _with_one_system_message(messages: list[Json]) -> Iterable[Json]:
     """Joins the instructions at the start, those that are texts, into one message."""
-    if len(messages) < 2 or not (_is_instruction(messages[0]) and _is_instruction(messages[1])):
-        return messages
     count = next((at for at, one in enumerate(messages) if not _is_instruction(one)), len(messages))
+    if count < 2:
+        return messages
     leading = messages[:count]
     role = "developer" if all(one["role"] == "developer" for one in leading) else "system"
     joined = "\n\n".join(text for one in leading if (text := _text_of(one)))

@@ -4,7 +4,7 @@ Invariants: both ways a body passes the same checks; a translated call keeps in 
 needs; errors have OpenAI's envelope, and name the caller's fields. Source: docs/responses.md.
 """
 
-import os
+import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -121,7 +121,7 @@ class ResponsesDialect:
         echoed["model"] = call.model
         echoed[PREVIOUS] = history.ref.token if history is not None else None
         kept = ResponseContext(
-            token=os.urandom(_TOKEN_BYTES).hex(),
+            token=secrets.token_hex(_TOKEN_BYTES),
             created_at=int(time.time()),
             echo=echoed,
             callers=translated.tools.callers,

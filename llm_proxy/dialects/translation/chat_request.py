@@ -89,8 +89,8 @@ def json_schema_format(name: str, schema: Json, *, strict: bool, description: st
 def joined_texts(parts: Iterable[Json]) -> str | list[Json]:
     """The content of a message: one text where it is one unmarked text, else the parts."""
     listed = list(parts)
-    if len(listed) == 1 and len(part := listed[0]) == 2 and "text" in part and "type" in part:
-        return str(part["text"])
+    if len(listed) == 1 and listed[0].keys() == {"type", "text"}:
+        return str(listed[0]["text"])
     return listed
 
 

@@ -207,7 +207,7 @@ async def test_a_gateway_serves_admin_routes(shared_url: str, tmp_path: Path) ->
             base_url=f"http://127.0.0.1:{port}", headers=ADMIN, timeout=20
         ) as client:
             async with asyncio.timeout(40):
-                while not probe.is_up(port, "/health/live") or await _part(client, "database") != "up":  # noqa: ASYNC110 -- nothing tells
+                while not probe.is_up(port, "/health/live") or await _part(client, "database") != "up":  # noqa: ASYNC110 -- no event says so
                     await asyncio.sleep(0.1)
             for number in range(10):
                 made = await client.post("/admin/keys", json={"name": f"n-{number}", "tenant": "t"})
