@@ -38,7 +38,7 @@ def read_object(text: str | bytes, *, strict: bool = True) -> Json:
         strict: Control characters in strings are no JSON.
     """
     try:
-        return as_object(json.loads(text, strict=strict))
+        return as_object(json.loads(text) if strict else json.loads(text, strict=False))
     except (ValueError, RecursionError):
         return {}
 

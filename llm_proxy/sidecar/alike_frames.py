@@ -29,8 +29,10 @@ def _translation(stream: Untyped) -> FrameTranslation | None:
     """Return a translation for LiteLLM's stream; None if it makes frames in a way of its own."""
     if stream is None or stream.merge_reasoning_content_in_choices:
         return None
-    if stream.__dict__.get(PASSTHROUGH_ATTRIBUTE) is not None:
-        return FrameTranslation(sees_repeats=False, known=getattr(stream, "known_templates", None))
+    frames = stream.__dict__.get(PASSTHROUGH_ATTRIBUTE)
+    if frames is not None:
+        known = getattr(stream, "known_templates", None)
+        return FrameTranslation(sees_repeats=False, known=known, recalls=not frames.holds_text)
     source = stream.completion_stream
     kind = (type(source).__module__, type(source).__name__)
     plain = kind in PLAIN_ITERATORS and not getattr(source, "json_mode", False)
@@ -55,7 +57,7 @@ async def send_alike(frames: Frames, outcome: CallOutcome, passage: Passage | No
 
     With a passage, frames are sent by that as long as it can.
     """
-    sender = AlikeFrames(outcome, passage)
+    sender, ended = AlikeFrames(outcome, passage), False
     try:
         async for frame in frames:
             yield frame
@@ -63,10 +65,12 @@ async def send_alike(frames: Frames, outcome: CallOutcome, passage: Passage | No
             while ready := await sender.next_frames():
                 yield ready
             await sender.catch_up(frames)
+        ended = True
     finally:
-        with import_module("anyio").CancelScope(shield=True):
-            await sender.catch_up(frames)
-            await frames.aclose()
+        if not ended:
+            with import_module("anyio").CancelScope(shield=True):
+                await sender.catch_up(frames)
+                await frames.aclose()
 
 
 class AlikeFrames:

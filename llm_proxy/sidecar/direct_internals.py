@@ -45,8 +45,8 @@ async def choose_healthy(group: str) -> Untyped:
     if cooling:
         cooled = {one for one, _ in cooling}
         found = [one for one in found if one["model_info"]["id"] not in cooled]
-    if not found:
-        return None
+    if len(found) < 2:
+        return found[0] if found else None
     choose, alias_of = litellm_internals.router_module().simple_shuffle, router.get_model_from_alias
     return choose(resolve_model_alias=alias_of, healthy_deployments=found, model=group, request_kwargs={})
 

@@ -59,6 +59,10 @@ class LineDecoder:
         """Whether nothing is kept of the bytes so far."""
         return not (self._start or self._after_cr or self._parts)
 
+    def skip_line(self) -> None:
+        """Note that a line was read elsewhere: no byte order mark may follow."""
+        self._start = None
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the lines that end in this chunk; raises `EventTooLong`."""
         if self._start is not None:
@@ -107,6 +111,16 @@ class EventDecoder:
     def is_between_events(self) -> bool:
         """Whether an event may begin with the next byte: nothing is kept of those so far."""
         return not (self._plain or self._data or self._name) and self._lines.is_empty
+
+    def feed_block(self, block: bytes, separator: bytes) -> list[ServerSentEvent]:
+        """Return the events of bytes and the empty line behind them; most often they are one line of data."""
+        is_line = block.startswith(b"data:") and b"\n" not in block and b"\r" not in block
+        if not is_line or len(block) > MAX_EVENT_BYTES or not self.is_between_events:
+            return self.feed(block + separator)
+        self._plain = False
+        self._lines.skip_line()
+        data = block[5:].strip()
+        return [ServerSentEvent(data.decode("utf-8", "replace"))] if data else []
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """Return the events that end in this chunk; raises `EventTooLong`."""

@@ -2,7 +2,7 @@
 
 Pure. Invariants: an event is translated only if all its bytes but texts, padding and counts are those of one
 that LiteLLM translated, and after a second event has confirmed the rule; any other event ends that. A rule
-that was confirmed in an earlier stream is confirmed again by one event, which states the new stream's id.
+that was confirmed in an earlier stream is used from the second event on, if no text waits for its rest.
 LiteLLM gets the texts it has not seen as one event, so log, count and price stay its own.
 """
 
@@ -222,14 +222,21 @@ class KnownTemplate:
     template: FrameTemplate
 
     def template_for(self, block: bytes) -> FrameTemplate | None:
-        """Return the template for the stream of an event; None if the event begins otherwise."""
+        """Return the template for the stream of an event; None if the event does not fit."""
         end = block.find(b'"', len(self.before))
         stream_id = block[len(self.before) : end]
         if not block.startswith(self.before) or end < 0 or b"\\" in stream_id:
             return None
         head, (before, after) = b"".join((self.before, stream_id, self.after)), self.made
         made = (b"".join((before, stream_id, after)), *self.template.made[1:])
-        return FrameTemplate(head, self.template.holes, self.template.same, made, is_known=True)
+        found = FrameTemplate(
+            head, self.template.holes, self.template.same, made, trusted=True, is_known=True
+        )
+        latest = found.match(block)
+        if latest is None:
+            return None
+        found.latest = latest
+        return found
 
 
 def know(template: FrameTemplate) -> KnownTemplate | None:
@@ -255,19 +262,22 @@ def know(template: FrameTemplate) -> KnownTemplate | None:
 class FrameTranslation:
     """The templates of one stream."""
 
-    def __init__(self, *, sees_repeats: bool, known: list[KnownTemplate] | None = None) -> None:
+    def __init__(
+        self, *, sees_repeats: bool, known: list[KnownTemplate] | None = None, recalls: bool = False
+    ) -> None:
         """Create it without templates.
 
         Args:
             sees_repeats: LiteLLM gets every event whose text is that of the event before.
             known: Templates of earlier streams of the same form; those of this one are added.
+            recalls: The first event that is given may be translated by one of those.
         """
         self._templates: list[FrameTemplate] = []
         self._known = known
         self._sees_repeats = sees_repeats
         self._pending_bytes = 0
         self._merging: FrameTemplate | None = None
-        self.trusts = False
+        self.trusts = recalls and bool(known)
 
     @property
     def is_full(self) -> bool:
@@ -289,20 +299,22 @@ class FrameTranslation:
                 return
         for template in self._templates:
             template.trusted = False
-        learned = (self._recall(block, made) or _learn(block, made)) if block is not None else None
+        learned = (self._confirm(block, made) or _learn(block, made)) if block is not None else None
         self.trusts = learned is not None and learned.trusted
         if learned is not None:
             self._templates = [learned, *self._templates[: MAX_TEMPLATES - 1]]
 
-    def _recall(self, block: bytes, made: bytes) -> FrameTemplate | None:
+    def _confirm(self, block: bytes, made: bytes) -> FrameTemplate | None:
         """Return the template of an earlier stream, if it makes the same frame of this event."""
-        for known in self._known or ():
-            template = known.template_for(block)
-            found = template.match(block) if template is not None else None
-            if template is not None and found is not None and _is_same_data(template.render(found), made):
-                template.latest, template.trusted = found, True
+        for template in self._recall(block):
+            if _is_same_data(template.render(template.latest), made):
                 return template
         return None
+
+    def _recall(self, block: bytes) -> list[FrameTemplate]:
+        """Return the templates of earlier streams that fit an event."""
+        made = [known.template_for(block) for known in self._known or ()]
+        return [one for one in made if one is not None]
 
     def _note_known(self, template: FrameTemplate) -> None:
         template.is_known = True
@@ -329,6 +341,7 @@ class FrameTranslation:
         if alike is not None:
             return alike
         merging = self._merging
+        self._templates = self._templates or self._recall(block)[:1]
         for template in self._templates:
             found = template.match(block) if template.trusted else None
             if found is None:
@@ -442,7 +455,7 @@ def _data_of(frame: bytes) -> Json:
 
 def _is_same_data(one: bytes, other: bytes) -> bool:
     data = _data_of(one)
-    return bool(data) and data == _data_of(other)
+    return bool(data) and (one == other or data == _data_of(other))
 
 
 def _is_utf8(raw: bytes) -> bool:

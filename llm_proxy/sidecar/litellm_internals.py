@@ -189,11 +189,13 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
 """Module -> the names used; a contract test checks that the pinned release has each."""
 
 
+@cache
 def litellm_module() -> Untyped:
     """The package `litellm`."""
     return import_module("litellm")
 
 
+@cache
 def proxy_module() -> Untyped:
     """The module that holds LiteLLM's proxy application and its globals."""
     return import_module("litellm.proxy.proxy_server")
@@ -388,6 +390,7 @@ def affinity_check_class() -> Untyped:
     ).DeploymentAffinityCheck
 
 
+@cache
 def router_module() -> Untyped:
     """The module whose functions choose a deployment."""
     return import_module("litellm.router")

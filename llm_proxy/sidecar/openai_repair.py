@@ -129,6 +129,11 @@ class SurrogateJoiner:
     def __init__(self) -> None:
         self._halves: dict[Hashable, str] = {}
 
+    @property
+    def holds_text(self) -> bool:
+        """Whether a first half waits."""
+        return bool(self._halves)
+
     def join(self, key: Hashable, text: str, *, last: bool = False) -> str:
         """Return the text to send now; a first half waits for the second unless this is the last piece."""
         if not self._halves and text.isascii():
@@ -179,6 +184,11 @@ class StreamRepair:
     def __init__(self) -> None:
         self._texts = SurrogateJoiner()
         self._calls: dict[int, ToolCallRepair] = {}
+
+    @property
+    def holds_text(self) -> bool:
+        """Whether a text of the frames so far is added to that of a later frame."""
+        return self._texts.holds_text
 
     def repair_chunk(self, chunk: Json) -> None:
         """Repair a frame of a chat."""

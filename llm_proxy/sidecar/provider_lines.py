@@ -64,7 +64,7 @@ class ProviderLines:
         while not self._events:
             if self._blocks:
                 block = self._blocks.popleft()
-                self._keep(self._decoder.feed(block + self.separator), block)
+                self._keep(self._decoder.feed_block(block, self.separator), block)
             elif self._other:
                 rest, self._other = self._other, b""
                 self._keep(self._decoder.feed(rest))

@@ -157,6 +157,11 @@ class PassthroughStream:
         """Whether a choice has no finish reason yet, so that the end of the stream would be an error."""
         return not self._finished or bool(self._begun - self._finished)
 
+    @property
+    def holds_text(self) -> bool:
+        """Whether a text of the frames so far is added to that of a later frame."""
+        return self._repair.holds_text
+
     async def read_frame(self) -> PassthroughFrame | None:
         """Return the next frame to send; None at the end."""
         async for line in self._lines:

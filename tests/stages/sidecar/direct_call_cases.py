@@ -160,7 +160,10 @@ COUNTED = (
     *("plain", "odd texts", "padding", "usage is null", "cost", "end in a text", "reasoning", "calls"),
     *("probabilities", "a refusal", "fields beyond", "comments", "no empty lines", "usage in each frame"),
 )
+TORN: Json = STREAM | {"max_tokens": 77}
+"""Of a form of its own: the second of these streams is translated by what the first has shown."""
 STREAMED: dict[str, Case] = {
+    "long-ids": plays("long ids", TORN),
     **{
         name: ("gpt", STREAM | fields, directive)
         for name, (_, fields, directive) in GOOD.items()
@@ -178,6 +181,7 @@ STREAMED: dict[str, Case] = {
         STREAM,
         {"do": "raw", "raw": [*plays("calls", {})[2]["raw"][:-2], *plays("reasoning", {})[2]["raw"]]},
     ),
+    "half-a-character": plays("half a character", TORN),
     "two-choices": ("gpt", STREAM | {"n": 2}, {"do": "raw", "raw": TWO + plays("plain", {})[2]["raw"][-2:]}),
 }
 FRAME_BYTES = 200

@@ -181,6 +181,8 @@ AZURE = {"content_filter_results": {"hate": {"filtered": False, "severity": "saf
 OPENAI: dict[str, Sequence[Json | str]] = {
     "plain": [*said(*WORDS), STOP, USAGE_FRAME],
     "odd texts": [*said(*ODD_TEXTS), STOP, USAGE_FRAME],
+    "long ids": [*said(*WORDS, id="chatcmpl-1"), STOP, USAGE_FRAME],
+    "half a character": [*said("a\ud83d", "b", "c", id="chatcmpl-2")[1:], STOP, USAGE_FRAME],
     "no usage": [*said(*WORDS), STOP],
     "usage in each frame": [
         *(one | {"usage": USAGE | {"completion_tokens": at}} for at, one in enumerate(said(*WORDS))),

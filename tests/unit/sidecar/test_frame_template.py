@@ -54,6 +54,22 @@ def of_stream(number: int, text: str, **more: Any) -> bytes:
     return event(text, id=f"chatcmpl-{number}", created=number, **more)
 
 
+def test_a_later_stream_is_translated_at_once() -> None:
+    """Its first event, if it fits, by the rule of an earlier one."""
+    known = list[KnownTemplate]()
+    assert not FrameTranslation(sees_repeats=False, known=known, recalls=True).trusts
+    learned(of_stream(1, "one"), of_stream(1, "two"), known=known)
+    for first in (of_stream(2, "three"), of_stream(2, "three", more=1)):
+        translation = FrameTranslation(sees_repeats=False, known=known, recalls=True)
+        fits = first == of_stream(2, "three")
+        assert translation.trusts
+        assert translation.translate(first) == (frame(first) if fits else None)
+        assert translation.take_merged() == (first if fits else None)
+        translation.observe(of_stream(2, "four"), frame(of_stream(2, "four")))
+        assert translation.translate(of_stream(2, "five")) == frame(of_stream(2, "five"))
+    assert len(known) == 1
+
+
 def test_a_later_stream_is_translated_from_its_second_event() -> None:
     """The first shows that the rule of an earlier stream holds, with another id."""
     known = list[KnownTemplate]()
@@ -201,17 +217,17 @@ EVENTS = st.tuples(
 )
 
 
-@given(st.lists(st.lists(EVENTS, max_size=30), min_size=1, max_size=3))
-def test_frames_and_texts_are_the_same_in_any_stream(streams: list[list[Event]]) -> None:
+@given(st.lists(st.lists(EVENTS, max_size=30), min_size=1, max_size=3), st.booleans())
+def test_frames_and_texts_are_the_same_in_any_stream(streams: list[list[Event]], recalls: bool) -> None:  # noqa: FBT001 -- drawn
     """Whatever the texts, how they are escaped, what comes between, and what earlier streams had."""
     known = list[KnownTemplate]()
     for number, said in enumerate(streams):
-        check_stream(number, said, known)
+        check_stream(number, said, known, recalls=recalls)
 
 
-def check_stream(number: int, said: list[Event], known: list[KnownTemplate]) -> None:
+def check_stream(number: int, said: list[Event], known: list[KnownTemplate], *, recalls: bool) -> None:
     """Compare one stream's frames, and the texts that LiteLLM gets, to those of its events."""
-    translation = FrameTranslation(sees_repeats=False, known=known)
+    translation = FrameTranslation(sees_repeats=False, known=known, recalls=recalls)
     sent, seen, ids = list[bytes](), list[bytes | None](), {"id": f"chatcmpl-{number}"}
     blocks = [
         event(text, index=at, escaped=escaped, obfuscation=padding, created=created, **ids).replace(
