@@ -5,7 +5,7 @@ Source: https://platform.openai.com/docs/guides/error-codes
 """
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 ErrorOrigin = Literal["gateway", "limit", "budget", "guardrail", "provider"]
 
@@ -114,6 +114,12 @@ class APIError(Exception):
     def metric_code(self) -> str | None:
         """The code for metrics: one of a fixed set; None for a code that a provider chose."""
         return self.code
+
+    def again(self) -> Self:
+        """Returns an error that says the same, to be raised for another request."""
+        other = type(self).__new__(type(self), self.message)
+        other.__dict__.update(self.__dict__)
+        return other
 
     def body(self) -> dict[str, Any]:
         """Returns the error in OpenAI's envelope."""

@@ -239,10 +239,9 @@ class AdmissionController:
 
     def reject_if_exhausted(self, caller: Caller) -> None:
         """Raises for a key whose own window is known to be exhausted, before its body is read."""
-        found = self._exhausted.find_for_key(caller, self._planner.policies)
-        if found is not None and caller.revocation_epoch >= self._watcher.epoch_of(caller.tenant or ""):
-            request, result = found
-            raise rate_limit_error(request, result, self._mode)
+        error = self._exhausted.error_for_key(caller, self._planner.policies, self._mode)
+        if error is not None and caller.revocation_epoch >= self._watcher.epoch_of(caller.tenant or ""):
+            raise error
 
     async def publish_epochs(self, epochs: Mapping[str, int]) -> None:
         """Publishes these tenants' new epochs to the other replicas, then refreshes this one's policies."""

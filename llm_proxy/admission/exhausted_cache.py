@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 from llm_proxy.admission.limiter import LimitCheck, LimiterRequest, LimiterResult
 from llm_proxy.admission.policy_resolver import BY_BODY, PolicyResolver
-from llm_proxy.admission.rate_limit_response import rejecting_statuses
+from llm_proxy.admission.rate_limit_response import (
+    EnforcementState,
+    rate_limit_error,
+    rejecting_statuses,
+)
+from llm_proxy.errors import APIError
 from llm_proxy.identity import Caller
 
 MAX_CACHED = 10_000
@@ -19,27 +24,41 @@ MAX_AGE_S = 1.0
 """The greatest age of a repeated figure: other calls and settlements move the other windows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _CachedRejection:
-    """A rejection, since when it is known, and until when it is repeated."""
+    """A rejection, since when it is known, and until when it is repeated.
+
+    Attributes:
+        made: The error of a millisecond since then, and which one.
+    """
 
     policies: PolicyResolver
     request: LimiterRequest
     result: LimiterResult
     since_s: float
     until_s: float
+    made: tuple[int, APIError] | None = None
 
-    def result_now(self) -> LimiterResult | None:
-        """Returns the result the store would give now; None when the store must be queried."""
+    def passed_ms(self) -> int | None:
+        """Returns the time since it is known; None when the store must be queried."""
         now_s = time.monotonic()
-        if now_s >= self.until_s:
-            return None
-        passed_ms = int((now_s - self.since_s) * 1000)
+        return None if now_s >= self.until_s else int((now_s - self.since_s) * 1000)
+
+    def result_after(self, passed_ms: int) -> LimiterResult:
+        """Returns the result the store would give then."""
         extra = tuple(
             wait_ms - passed_ms if wait_ms and check.kind in {"requests", "tokens"} else wait_ms
             for check, wait_ms in zip(self.request.plan.checks, self.result.extra, strict=True)
         )
         return self.result._replace(extra=extra)
+
+    def error_after(self, passed_ms: int, state: EnforcementState) -> APIError:
+        """Returns the error of that result; those of one millisecond say the same."""
+        made = self.made
+        if made is None or made[0] != passed_ms:
+            error = rate_limit_error(self.request, self.result_after(passed_ms), state)
+            self.made = made = passed_ms, error
+        return made[1].again()
 
 
 class ExhaustedWindows:
@@ -73,19 +92,19 @@ class ExhaustedWindows:
                 return  # another call of the key may be of another agent or run
             self._by_key[caller.key_id, caller.revocation_epoch] = cached
 
-    def find_for_key(
-        self, caller: Caller, policies: PolicyResolver
-    ) -> tuple[LimiterRequest, LimiterResult] | None:
-        """Returns the rejection of a key whatever it requests now; None when the store must be queried."""
+    def error_for_key(
+        self, caller: Caller, policies: PolicyResolver, state: EnforcementState
+    ) -> APIError | None:
+        """Returns the error of a key whatever it requests now; None when the store must be queried."""
         key = caller.key_id, caller.revocation_epoch
         cached = self._by_key.get(key)
         if cached is None:
             return None
-        result = cached.result_now() if cached.policies is policies else None
-        if result is None:
+        passed_ms = cached.passed_ms() if cached.policies is policies else None
+        if passed_ms is None:
             del self._by_key[key]
             return None
-        return cached.request, result
+        return cached.error_after(passed_ms, state)
 
     def find(self, request: LimiterRequest) -> LimiterResult | None:
         """Returns the rejection the store would give; None when the store must be queried."""
@@ -94,7 +113,8 @@ class ExhaustedWindows:
         cached = self._by_plan.get(id(request.plan))
         if cached is None or not request.reserve or request.amounts != cached.request.amounts:
             return None
-        result = cached.result_now()
-        if result is None:
+        passed_ms = cached.passed_ms()
+        if passed_ms is None:
             del self._by_plan[id(request.plan)]
-        return result
+            return None
+        return cached.result_after(passed_ms)

@@ -12,6 +12,7 @@ from llm_proxy.admission.limiter import (
     LimitPlan,
 )
 from llm_proxy.admission.policy_resolver import PolicyDefaults, PolicyResolver
+from llm_proxy.errors import APIError, RateLimited
 from llm_proxy.identity import Caller, LimitPolicy, Limits, PolicySnapshot
 
 CHECK = LimitCheck("requests", "agent", "agent scout", "lp:{t}:r:agent:scout:*", 10)
@@ -54,7 +55,7 @@ def test_a_result_that_time_may_have_changed_is_requested_again() -> None:
         end = 0
         while windows.find(sent) is not None:
             end += 1
-        assert windows.find_for_key(CALLER, POLICIES) is None
+        assert windows.error_for_key(CALLER, POLICIES, "enforced") is None
 
 
 def test_only_an_exhausted_request_window_is_cached() -> None:
@@ -78,15 +79,33 @@ def test_a_key_is_rejected_early_only_by_its_own_window_and_until_something_chan
     """Other windows say nothing of the key's other requests; new policies or a changed key may allow them."""
     windows, sent = ExhaustedWindows(), request(OWN)
     windows.add(CALLER, POLICIES, request(CHECK), rejection(10))
-    assert windows.find_for_key(CALLER, POLICIES) is None
+    assert windows.error_for_key(CALLER, POLICIES, "enforced") is None
     windows.add(CALLER, POLICIES, sent, rejection(10))
-    cached = windows.find_for_key(CALLER, POLICIES)
-    assert cached is not None
-    assert (cached[0], cached[1].status, cached[1].used) == (sent, REJECTED, (10,))
-    assert windows.find_for_key(replace(CALLER, revocation_epoch=1), POLICIES) is None
-    assert (
-        windows.find_for_key(CALLER, PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot())) is None
-    )
+    error = windows.error_for_key(CALLER, POLICIES, "enforced")
+    assert error is not None
+    assert error.reached_limit is not None
+    assert (error.status, error.reached_limit.subject, error.reached_limit.used) == (429, "key k", 10)
+    assert windows.error_for_key(replace(CALLER, revocation_epoch=1), POLICIES, "enforced") is None
+    others = PolicyResolver.from_snapshot(PolicyDefaults(), PolicySnapshot())
+    assert windows.error_for_key(CALLER, others, "enforced") is None
+
+
+def test_each_request_of_a_rejected_key_gets_an_error_of_its_own_with_the_wait_of_its_moment() -> None:
+    """As the store would promise it: errors are raised, and carry the traceback of their request."""
+    windows, errors = ExhaustedWindows(), list[APIError]()
+    windows.add(CALLER, POLICIES, request(OWN), rejection(10, waits=(20,)))
+    while (error := windows.error_for_key(CALLER, POLICIES, "enforced")) is not None:
+        errors.append(error)
+        wait_ms = error.reached_limit.wait_ms if error.reached_limit is not None else None
+        assert wait_ms is not None
+        assert error.retry_after_s == wait_ms / 1000
+        assert ("x-ratelimit-reset-requests", f"{wait_ms}ms") in error.headers
+        assert f"Try again in {wait_ms}ms." in str(error) == error.message
+    assert len({id(one) for one in errors}) == len(errors)
+    assert {type(one) for one in errors} == {RateLimited}
+    waits = [one.retry_after_s or 0 for one in errors]
+    assert waits == sorted(waits, reverse=True)
+    assert len(set(waits)) > 1
 
 
 def test_a_key_with_token_limits_by_body_is_not_rejected_early() -> None:
@@ -96,7 +115,7 @@ def test_a_key_with_token_limits_by_body_is_not_rejected_early() -> None:
         PolicyDefaults(), PolicySnapshot((LimitPolicy("agent", limits=Limits(tpm=5)),))
     )
     windows.add(CALLER, rules, request(OWN), rejection(10))
-    assert windows.find_for_key(CALLER, rules) is None
+    assert windows.error_for_key(CALLER, rules, "enforced") is None
 
 
 def test_an_internal_secret_is_not_rejected_early() -> None:
@@ -104,4 +123,4 @@ def test_an_internal_secret_is_not_rejected_early() -> None:
     windows = ExhaustedWindows()
     service = Caller("internal:1", "internal", tenant="t")
     windows.add(service, POLICIES, request(OWN), rejection(10))
-    assert windows.find_for_key(service, POLICIES) is None
+    assert windows.error_for_key(service, POLICIES, "enforced") is None
