@@ -6,6 +6,8 @@ Frames with content pass unchanged. A frame with usage, an error or the end is p
 Invariants: any chunking of the same bytes gives the same frames; `[DONE]` is withheld.
 """
 
+import re
+
 import orjson
 
 from llm_proxy.json_access import Json, as_object, as_objects
@@ -23,6 +25,10 @@ _USAGE, _PROVIDER, _ERROR, _DONE = b'"usage"', b'"provider_specific', b'"error"'
 _FINISH = b'"finish_reason":"'
 _COMPLETION, _TEXT = b'"text_completion"', b'"text":'
 _ADDED = "provider_specific_fields"
+_PLAIN = rb'(?!usage"|error"|provider_specific)[^"\r\n\[]*'
+"""The text of a frame that makes no mark, alone or with what stands around it."""
+_PLAIN_TEXT = re.compile(_PLAIN).match
+_PLAIN_FRAME = re.compile(rb'(data: [^\r\n]*?"content":")%b("\}[^\r\n]*\n\n)' % _PLAIN).fullmatch
 _CHUNK_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "obfuscation"}
 )
@@ -36,7 +42,9 @@ class StreamFilter(EventFilter):
         finished: A `finish_reason` was seen.
     """
 
-    __slots__ = ("_prompt_tokens", "_states_zeros", "_usage_event", "_wants_usage", "finished")
+    __slots__ = (
+        "_begin", "_end", "_prompt_tokens", "_states_zeros", "_usage_event", "_wants_usage", "finished",
+    )  # fmt: skip
 
     def __init__(self, *, wants_usage: bool, prompt_tokens: int = 0, states_zeros: bool = True) -> None:
         super().__init__()
@@ -44,10 +52,19 @@ class StreamFilter(EventFilter):
         self._states_zeros = states_zeros  # an unmodified LiteLLM writes zeros where nothing was stated
         self._prompt_tokens = prompt_tokens
         self._usage_event: Json = {}
+        self._begin = self._end = b""  # what the last plain frame has around its text
         self.finished = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as received; returns the bytes to send now."""
+        begin = self._begin
+        if begin and chunk[: len(begin)] == begin and not self._gate.held_bytes:
+            text = _PLAIN_TEXT(chunk, len(begin))
+            if text is not None and chunk[text.end() :] == self._end:  # as the last one, but for its text
+                self.content_frames += 1
+                self._content_bytes += len(chunk)
+                self._last = chunk
+                return chunk
         if self._gate.held_bytes or not chunk.endswith(b"\n\n"):
             chunk = self._gate.feed(chunk)
             if not chunk:
@@ -58,9 +75,9 @@ class StreamFilter(EventFilter):
             self.finished = True
             if _COMPLETION in chunk:
                 return b"".join(self._filter_frame(frame) for frame in chunk.split(b"\n\n") if frame)
-        self.content_frames += chunk.count(b"\n\n")
-        self._content_bytes += len(chunk)
-        self._last = chunk
+        elif (plain := _PLAIN_FRAME(chunk)) is not None:
+            self._begin, self._end = plain.groups()
+        self._count_content(chunk, chunk.count(b"\n\n"))
         return chunk
 
     def _filter_frames(self, chunk: bytes) -> bytes:

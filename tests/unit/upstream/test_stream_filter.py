@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,26 @@ def test_any_chunking_gives_the_same_bytes(cuts: list[int], wants_usage: bool) -
         2,
         12_000,
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"", b"usage", b"usages", b"error", b"finish_reason", b"provider_specific_x", b"[DONE]"),
+        *(b'say \\"x\\"}', b"\\\\", b"a\\nb", "\u00e9\u4e16".encode(), b"a\rb", b"a\nb", b'","usage":{"x'),
+    ],
+)
+def test_a_frame_like_the_last_one_is_read_as_in_one_go(text: bytes) -> None:
+    """Of such a frame less is looked at; the spaces in its JSON show which was parsed."""
+    drawn = [(b"Hel", b"null"), (text, b"null"), (b"lo", b"null"), (text, b'"stop"'), (text, b"null")]
+    raw = [
+        b'data: {"id": "1", "choices":[{"delta":{"content":"%b"}, "finish_reason":%b}]}\n\n' % one
+        for one in drawn
+    ]
+    alone, together = StreamFilter(wants_usage=True), StreamFilter(wants_usage=True)
+    assert b"".join(map(alone.feed, raw)) == together.feed(b"".join(raw))
+    for name in ("content_frames", "finished", "usage", "is_malformed", "error", "done"):
+        assert getattr(alone, name) == getattr(together, name)
 
 
 def test_the_usage_frame_is_only_for_callers_that_requested_it() -> None:
