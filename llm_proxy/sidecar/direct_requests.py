@@ -27,6 +27,7 @@ from llm_proxy.sidecar.direct_templates import (
     learn_body,
     learn_headers,
 )
+from llm_proxy.sidecar.kept_request import MAX_BODY_BYTES, KeptRequest, keep_request
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.provider_http import in_ascii
 
@@ -163,6 +164,7 @@ class RequestTemplate:
     Attributes:
         body: Its body.
         path: The path of its URL.
+        kept: What sends a body; None if aiohttp's client has to.
         pricing: LiteLLM's logging object of the call it was learned from, without its texts.
         constant_headers: Of LiteLLM's answer.
     """
@@ -172,6 +174,7 @@ class RequestTemplate:
     transport: Untyped
     url: Untyped
     options: Mapping[str, Any]
+    kept: KeptRequest | None
     pricing: Untyped
     constant_headers: tuple[tuple[bytes, bytes], ...]
 
@@ -182,10 +185,10 @@ class RequestTemplate:
 
     async def send(self, body: bytes) -> ProviderAnswer | Exception | None:
         """Return the answer or the exception of LiteLLM's client; None if nothing was sent."""
-        began, session = perf_counter(), self.transport.get_valid_client_session()
+        began = perf_counter()
         try:
             with direct_internals.client_exceptions():
-                response = await session.request("POST", self.url, data=body, **self.options)
+                response = await self._post(body, decompresses=True)
                 try:
                     raw = await response.read()
                 finally:
@@ -198,17 +201,21 @@ class RequestTemplate:
 
     async def open(self, body: bytes) -> OpenedStream | Exception | None:
         """Return the answer with its body unread, or the exception; None if nothing was sent."""
-        session, options = (
-            self.transport.get_valid_client_session(),
-            {**self.options, "auto_decompress": False},
-        )
         try:
             with direct_internals.client_exceptions():
-                return OpenedStream(await session.request("POST", self.url, data=body, **options))
+                return OpenedStream(await self._post(body, decompresses=False))
         except RuntimeError as error:
             return None if SESSION_CLOSED in str(error) else import_module("httpx").ReadError(str(error))
         except Exception as error:  # noqa: BLE001 -- LiteLLM raises it
             return error
+
+    async def _post(self, body: bytes, *, decompresses: bool) -> Untyped:
+        """Return aiohttp's object of the answer."""
+        session, kept = self.transport.get_valid_client_session(), self.kept
+        if kept is not None and kept.session is session and len(body) <= MAX_BODY_BYTES:
+            return await kept.post(body, decompresses=decompresses)
+        options = {**self.options, "auto_decompress": decompresses}
+        return await session.request("POST", self.url, data=body, **options)
 
 
 def _headers(given: Untyped) -> dict[str, str]:
@@ -249,7 +256,6 @@ def learn_request(
     options: dict[str, Any] = {
         "headers": headers,
         "allow_redirects": False,
-        "auto_decompress": True,
         "timeout": aiohttp.ClientTimeout(
             sock_connect=timeout.get("connect"), sock_read=timeout.get("read"), connect=timeout.get("pool")
         ),
@@ -259,7 +265,8 @@ def learn_request(
         options["ssl"] = transport._ssl_verify  # noqa: SLF001 -- the same
     constant = tuple(pair for pair in head if _is_constant(pair[0], call))
     url = import_module("yarl").URL(str(request.url), encoded=True)
-    return RequestTemplate(body, request.url.path, transport, url, options, _pricing(logging), constant)
+    kept = keep_request(url, options, transport.get_valid_client_session())
+    return RequestTemplate(body, request.url.path, transport, url, options, kept, _pricing(logging), constant)
 
 
 def _is_native(request: Untyped, call: DirectCall, deployment: Untyped) -> bool:

@@ -212,7 +212,7 @@ def test_templates_are_bounded_in_bytes() -> None:
     assert 1000 < body.size_bytes < 1200
 
     def template(size_bytes: int) -> RequestTemplate:
-        return RequestTemplate(replace(body, size_bytes=size_bytes), "", None, None, {}, None, ())
+        return RequestTemplate(replace(body, size_bytes=size_bytes), "", None, None, {}, None, None, ())
 
     kept = DirectCalls(frozenset())
     for number in range(5):
