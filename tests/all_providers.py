@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 import vertex_account
-from sidecars import passed_on
+import warm_sidecars
+from warm_sidecars import passed_on
 
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.openai import OPENAI
@@ -123,7 +124,7 @@ def run_all_providers(folder: Path, cache_redis_url: str) -> Generator[AllProvid
     logs = folder / "logs"
     running = [
         process.start(provider, logs),
-        process.start(sidecar_spec(9, sidecar_port, config, behind, given), logs),
+        warm_sidecars.start(sidecar_spec(9, sidecar_port, config, behind, given), logs),
     ]
     try:
         process.wait_until_ready(running)

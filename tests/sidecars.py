@@ -15,10 +15,11 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import httpx
+import warm_sidecars
 import yaml
 from loopback import NO_TLS
+from warm_sidecars import passed_on
 
-from llm_proxy.sidecar.patches.registry import DISABLING_SETTING
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.probe import is_up
 from llm_proxy.stack.process_specs import forking, sidecar_python
@@ -30,13 +31,6 @@ PROVIDER_KEY = "sk-canary-of-the-provider"
 PROVIDER = Path(__file__).parent / "scripted_provider.py"
 WATCHED = Path(__file__).parent / "offline_sidecar.py"
 CUT = "upstream_stream_cut"
-PASSED_ON = ("PATH", "HOME", "PYTHONPATH", DISABLING_SETTING)
-"""What a sidecar has of the test run's own environment; the last leaves patches out, to see what they do."""
-
-
-def passed_on() -> dict[str, str]:
-    """Return these variables."""
-    return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +219,7 @@ def run_sidecar(config: Json, provider: Provider, folder: Path, **env: str) -> G
 def run_sidecar_from_file(file: Path, provider: Provider, folder: Path, **env: str) -> Generator[Sidecar]:
     """A sidecar with the configuration that lies there."""
     port = probe.free_port()
-    started = process.start(sidecar_spec(file, port, env), folder / "logs")
+    started = warm_sidecars.start(sidecar_spec(file, port, env), folder / "logs")
     try:
         process.wait_until_ready([started])
         yield Sidecar(

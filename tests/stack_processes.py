@@ -2,7 +2,7 @@
 
 Invariants: everything ends with the `with` block; a process that was killed starts again on its own port with
 its own data; no process gets more of this machine's environment than `process_specs.MACHINE_VARIABLES` and
-`sidecars.PASSED_ON`.
+`warm_sidecars.PASSED_ON`.
 """
 
 import asyncio
@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import warm_sidecars
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json
-from sidecars import passed_on, provider_spec
+from sidecars import provider_spec
+from warm_sidecars import passed_on
 
 from llm_proxy.postgres_urls import SIDECAR_ROLE
 from llm_proxy.stack import process, process_specs
@@ -155,7 +157,7 @@ class StackProcesses:
     def start(self, *names: str, wait: bool = True) -> None:
         """Start processes; returns when all of them are ready, or at once."""
         for name in names:
-            self.running[name] = process.start(self.specs[name], self.folder / "logs")
+            self.running[name] = warm_sidecars.start(self.specs[name], self.folder / "logs")
         process.wait_until_ready([self.running[name] for name in names if wait])
 
     def signal(self, name: str, number: signal.Signals) -> None:
@@ -174,7 +176,7 @@ class StackProcesses:
     async def restart(self, name: str) -> None:
         """Start a process that has ended, with its old port and data."""
         for left in reversed(range(START_TRIES)):
-            self.running[name] = process.start(self.specs[name], self.folder / "logs")
+            self.running[name] = warm_sidecars.start(self.specs[name], self.folder / "logs")
             try:
                 await asyncio.to_thread(process.wait_until_ready, [self.running[name]])
                 break

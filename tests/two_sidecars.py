@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import warm_sidecars
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY
-from sidecars import Provider, passed_on, provider_spec
+from sidecars import Provider, provider_spec
 from stack_processes import serve_gateway
+from warm_sidecars import passed_on
 
 from llm_proxy.stack import probe as ports
 from llm_proxy.stack import process
@@ -59,7 +61,7 @@ class TwoSidecars:
 
     def revive(self, at: int) -> None:
         """Starts it again with an empty memory; call this from the main thread only."""
-        self.running[at] = process.start(self.running[at].spec, self.logs)
+        self.running[at] = warm_sidecars.start(self.running[at].spec, self.logs)
         process.wait_until_ready([self.running[at]])
 
     def answered(self, at: int) -> int:
@@ -94,7 +96,7 @@ def run_two_sidecars(
     behind = SidecarBackends(MASTER_KEY, cache_redis_url, None, None)
     parts = [sidecar_spec(number, port, config, behind, GIVEN) for number, port in enumerate(at)]
     logs = folder / "two-sidecars"
-    two_sidecars = TwoSidecars(provider, at, [process.start(one, logs) for one in parts], logs)
+    two_sidecars = TwoSidecars(provider, at, [warm_sidecars.start(one, logs) for one in parts], logs)
     try:
         process.wait_until_ready(two_sidecars.running)
         yield two_sidecars

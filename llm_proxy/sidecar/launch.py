@@ -13,6 +13,7 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,16 @@ def prepare(config: Path) -> Prepared:
     """
     gc.disable()
     loaded = asyncio.run(_load_config(config))
+    after_start = import_litellm()
+    _override_config_loader(litellm_internals.proxy_module().proxy_config, config, loaded)
+    catalog.set_published_apart(loaded.config["model_list"])
+    gc.freeze()
+    return Prepared(config, loaded, after_start)
+
+
+@cache
+def import_litellm() -> tuple[LiteLLMPatch, ...]:
+    """Import LiteLLM with our patches; return those to install after its start."""
     chosen, left_out = registry.select_patches(
         version("litellm"), os.environ.get(registry.DISABLING_SETTING, "")
     )
@@ -93,11 +104,9 @@ def prepare(config: Path) -> Prepared:
     for patch in chosen:
         if not patch.after_start:
             patch.install()
-    _override_config_loader(litellm_internals.proxy_module().proxy_config, config, loaded)
+    litellm_internals.proxy_module()
     litellm_internals.import_for_first_calls()
-    catalog.set_published_apart(loaded.config["model_list"])
-    gc.freeze()
-    return Prepared(config, loaded, tuple(patch for patch in chosen if patch.after_start))
+    return tuple(patch for patch in chosen if patch.after_start)
 
 
 def run(prepared: Prepared, listener: socket.socket, keys: tuple[str, ...], link: ParentLink | None) -> int:

@@ -7,11 +7,13 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+import warm_sidecars
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, PROVIDER_KEY, RunningStack
-from sidecars import Provider, passed_on, provider_spec
+from sidecars import Provider, provider_spec
 from stack_processes import gateway_spec
 from two_sidecars import TwoSidecars, run_two_sidecars
+from warm_sidecars import passed_on
 
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.operator_env import OperatorEnv
@@ -149,7 +151,7 @@ def started_stack(
     logs = service_folder / "logs"
     running = [
         process.start(provider_spec(at["provider"]), logs),
-        process.start(sidecar_spec(1, at["sidecar"], config, behind, given), logs),
+        warm_sidecars.start(sidecar_spec(1, at["sidecar"], config, behind, given), logs),
         process.start(replace(gateway, name="gateway"), logs),  # tests read its log by this name
     ]
     try:

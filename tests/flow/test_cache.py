@@ -14,11 +14,13 @@ from uuid import uuid4
 import anyio
 import httpx
 import pytest
+import warm_sidecars
 from loopback import NO_TLS
 from running_stack import ADMIN_KEY, KEY, MASTER_KEY, Json, script
 from scripted import answers
-from sidecars import Provider, deployment, passed_on, provider_spec
+from sidecars import Provider, deployment, provider_spec
 from stack_processes import gateway_spec
+from warm_sidecars import passed_on
 
 from llm_proxy.stack import probe, process
 from llm_proxy.stack.operator_env import OperatorEnv
@@ -85,7 +87,7 @@ def cached(service_folder: Path, postgres_url: str) -> Iterator[Cached]:
     parts = [
         process.start(valkey_spec("cache", folder, at["store"], "only-for-this-cache"), folder),
         process.start(provider_spec(at["provider"]), folder),
-        process.start(
+        warm_sidecars.start(
             sidecar_spec(1, at["sidecar"], config, SidecarBackends(MASTER_KEY, store, None, None), given),
             folder,
         ),

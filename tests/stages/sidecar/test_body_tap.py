@@ -9,7 +9,7 @@ import pytest
 from httptools import HttpResponseParser
 from hypothesis import given
 from hypothesis import strategies as st
-from sidecars import passed_on
+from warm_sidecars import passed_on
 
 from llm_proxy.sidecar.body_tap import whole_chunks
 from llm_proxy.stack.process_specs import sidecar_python

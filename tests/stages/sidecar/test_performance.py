@@ -9,7 +9,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sidecars import Json, Provider, Sidecar, deployment, passed_on, run_sidecar
+from sidecars import Json, Provider, Sidecar, deployment, run_sidecar
+from warm_sidecars import passed_on
 
 from llm_proxy.garbage import IS_SAFE
 from llm_proxy.sidecar.environment import REQUIRED

@@ -1,0 +1,48 @@
+"""The test run's sidecars are forks of one process: they are what a start of their own would be."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from sidecars import Provider, deployment, run_sidecar, sidecar_spec
+from warm_sidecars import start
+
+from llm_proxy.stack import process
+
+ANEW = "LiteLLM is imported anew"
+
+
+def folder_of(pid: int) -> Path:
+    """Return where a process runs."""
+    return Path(f"/proc/{pid}/cwd").readlink()
+
+
+async def test_one_variable_that_litellm_s_import_reads_is_a_reason_to_import_it_anew(
+    provider: Provider, tmp_path: Path
+) -> None:
+    config = {"model_list": [deployment("chat", "openai/gpt-4o-mini", provider)]}
+    with (
+        run_sidecar(config, provider, tmp_path) as usual,
+        run_sidecar(config, provider, tmp_path, JITTER="0.2") as other,
+    ):
+        for sidecar in (usual, other):
+            assert (await sidecar.chat("chat")).status == 200
+            assert folder_of(sidecar.pid) == tmp_path
+        assert ANEW not in usual.log.read_text()
+        assert f"{ANEW}: JITTER differ" in other.log.read_text()
+
+
+def test_its_exit_code_is_known(tmp_path: Path) -> None:
+    config = tmp_path / "litellm.yaml"
+    config.write_text("model_list: [")
+    with pytest.raises(process.ProcessFailed, match="ended with code 2"):
+        process.wait_until_ready([start(sidecar_spec(config, 1, {}), tmp_path)])
+
+
+def test_it_is_killed_as_another_process(tmp_path: Path) -> None:
+    config = tmp_path / "litellm.yaml"
+    config.write_text("model_list: []")
+    started = start(sidecar_spec(config, 1, {}), tmp_path)
+    started.popen.kill()
+    assert started.popen.wait(20) == -signal.SIGKILL
+    assert process.stop([started]) == []

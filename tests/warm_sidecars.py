@@ -1,0 +1,107 @@
+"""Starts the sidecars of a test run as forks of one process that has imported LiteLLM: `warm_sidecar`.
+
+To import it takes five seconds of CPU, and a run starts a hundred sidecars. Invariant: where the command is
+not that of one sidecar, and on other systems than Linux, it is started as it stands.
+"""
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from llm_proxy.sidecar.patches.registry import DISABLING_SETTING
+from llm_proxy.stack import process
+from llm_proxy.stack.process_specs import sidecar_python
+
+PROGRAM = Path(__file__).parent / "warm_sidecar.py"
+PASSED_ON = ("PATH", "HOME", "PYTHONPATH", DISABLING_SETTING)
+"""What a sidecar has of the test run's own environment; the last leaves patches out, to see what they do."""
+POLL_S = 0.02
+
+
+def passed_on() -> dict[str, str]:
+    """Return these variables."""
+    return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+
+
+class WarmParent:
+    """The process that has imported LiteLLM."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        launcher = os.getpid()
+        with theirs:
+            self._process = subprocess.Popen(
+                [str(sidecar_python()), "-P", str(PROGRAM), str(theirs.fileno())],
+                cwd=PROGRAM.parents[1],
+                env=passed_on(),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                preexec_fn=lambda: process.die_with_parent(launcher, signal.SIGTERM),  # noqa: PLW1509 -- one thread
+            )
+        with ours:
+            self._lines = ours.makefile("rwb", buffering=0)
+        self._lock = Lock()
+        atexit.register(self.close)
+
+    def ask(self, **request: Any) -> Any:
+        """Return the answer to a request."""
+        with self._lock:
+            self._lines.write(json.dumps(request).encode() + b"\n")
+            line = self._lines.readline()
+        if not line:
+            raise process.ProcessFailed(f"the sidecars' parent ended with code {self._process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process and the sidecars that still run."""
+        self._lines.close()
+        self._process.wait()
+
+
+@cache
+def warm_parent() -> WarmParent:
+    """Return the test process's own, started."""
+    return WarmParent()
+
+
+class Forked(subprocess.Popen[bytes]):
+    """A child of `WarmParent`, which alone learns its exit code."""
+
+    def __init__(self, parent: WarmParent, pid: int) -> None:
+        self._parent, self.pid, self.returncode = parent, pid, None
+
+    def poll(self) -> int | None:
+        """Return the exit code; None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._parent.ask(ended=self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code; raises `TimeoutExpired`."""
+        until_s = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if until_s is not None and time.monotonic() > until_s:
+                raise subprocess.TimeoutExpired("a forked sidecar", timeout or 0)
+            time.sleep(POLL_S)
+        return code
+
+
+def start(spec: process.ProcessSpec, logs: Path) -> process.ManagedProcess:
+    """Start a process of a test run."""
+    is_sidecar = spec.argv[0] == str(sidecar_python()) and "--config" in spec.argv
+    if sys.platform != "linux" or not is_sidecar or "--prefork" in spec.argv or "WATCHED_FILE" in spec.env:
+        return process.start(spec, logs)
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = logs / f"{spec.name}.log"
+    asked = {"argv": spec.argv, "env": dict(spec.env), "cwd": str(spec.cwd), "log": str(log)}
+    parent = warm_parent()
+    return process.ManagedProcess(spec, Forked(parent, parent.ask(**asked)), log)
