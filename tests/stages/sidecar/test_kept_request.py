@@ -5,7 +5,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from sidecars import passed_on
+from warm_sidecars import passed_on
 
 from llm_proxy.stack.process_specs import sidecar_python
 
