@@ -299,7 +299,8 @@ class FrameTranslation:
                 return
         for template in self._templates:
             template.trusted = False
-        learned = (self._confirm(block, made) or _learn(block, made)) if block is not None else None
+        form = _form_of(block) if block is not None else None
+        learned = (self._confirm(block, made) or _learn(form, made)) if block is not None and form else None
         self.trusts = learned is not None and learned.trusted
         if learned is not None:
             self._templates = [learned, *self._templates[: MAX_TEMPLATES - 1]]
@@ -374,12 +375,10 @@ def _has_repeat(template: FrameTemplate, outline: _Outline, found: list[bytes]) 
     )
 
 
-def _learn(block: bytes, made: bytes) -> FrameTemplate | None:
+def _learn(form: tuple[bytes, tuple[_Hole, ...]], made: bytes) -> FrameTemplate | None:
     """Return the template of an event; None if its frame does not follow from it in a plain way."""
-    head, holes = _holes_of(block)
+    head, holes = form
     texts = {at for at, hole in enumerate(holes) if hole.name in TEXTS}
-    if not texts or len(holes) > MAX_HOLES:
-        return None
     frame = _data_of(made)
     if not frame or frame.get("usage"):
         return None
@@ -409,20 +408,22 @@ def _parts_of(marked: bytes, holes: tuple[_Hole, ...]) -> tuple[bytes | int, ...
     return tuple(parts)
 
 
-def _holes_of(block: bytes) -> tuple[bytes, tuple[_Hole, ...]]:
-    """Return the bytes before the first hole, and the holes."""
+def _form_of(block: bytes) -> tuple[bytes, tuple[_Hole, ...]] | None:
+    """Return the bytes before the first hole, and the holes; None without a text, or with too many."""
     found: list[tuple[str, str | int, int, int]] = []
     for hit in _HOLE.finditer(block):
         name, kind = hit["name"].decode(), "number" if hit["number"] else "text"
         value = _value(hit[kind], kind)
         if value is not None and (kind == "number") == (name in COUNTS) and (value or name in COUNTS):
             found.append((name, value, *hit.span(kind)))
+    if len(found) > MAX_HOLES or not any(name in TEXTS for name, *_ in found):
+        return None
     ends = [start for _, _, start, _ in found[1:]] + [len(block)]
     holes = [
         _Hole(name, value, block[end:until])
         for (name, value, _, end), until in zip(found, ends, strict=False)
     ]
-    return block[: found[0][2]] if found else b"", tuple(holes)
+    return block[: found[0][2]], tuple(holes)
 
 
 def _value(raw: bytes, kind: str) -> str | int | None:
