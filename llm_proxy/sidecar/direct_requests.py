@@ -36,7 +36,7 @@ CONSTANT_HEADERS = frozenset({b"x-litellm-model-name", b"x-litellm-model-api-bas
 STREAM_HEADERS = frozenset({b"cache-control", b"content-type", b"x-accel-buffering"})
 """Headers of every stream of LiteLLM's, beside those of a cost that is not known yet."""
 COST_PREFIX = b"x-litellm-response-cost"
-ENCODING_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+ENCODING_HEADERS = frozenset({"content-encoding", "content-length"})
 SDK_HEADER = "x-stainless-lang"
 """OpenAI's SDK sends it: LiteLLM's other clients parse answers by code of each provider."""
 SESSION_CLOSED = "Session is closed"

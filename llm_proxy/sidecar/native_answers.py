@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import orjson
 
 from llm_proxy.json_access import Json, as_list, as_object, as_objects
-from llm_proxy.sidecar import call_outcome, catalog, direct_internals, native_prices
+from llm_proxy.sidecar import call_outcome, catalog, direct_internals, native_prices, openai_repair
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_answers import RETRY_HEADERS, GoodAnswer, extra_headers
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
@@ -70,10 +70,16 @@ def read_message(
     extra = {"x-litellm-model-group": call.group} | RETRY_HEADERS
     price = native_prices.price_message(result, document["usage"], template.pricing)
     found = _priced(result, price, extra, answer, template, call, outcome)
+    record_stop_reason(document)
     last = outcome.attempts[-1]
     if catalog.is_cost_known(found.cost_usd, {}, last.deployment, last.model):
         outcome.native_cost_usd = found.cost_usd
     return found
+
+
+def record_stop_reason(stated: Json) -> None:
+    """Record a message's stop reason for the log, if it says more than OpenAI's."""
+    call_outcome.record_finish_reason(openai_repair.informative_finish_reason(stated.get("stop_reason")))
 
 
 def _document(answer: ProviderAnswer) -> Json:

@@ -135,8 +135,10 @@ class DirectNativeStream(DirectStream):
             elif kind == "message_start":
                 self._message = as_object(event.get("message"))
                 self._note_usage(self._message.get("usage"))
+                self._usage.pop("output_tokens", None)  # those of its first moment
             elif kind == "message_delta":
                 self._note_usage(event.get("usage"))
+                native_answers.record_stop_reason(as_object(event.get("delta")))
             elif kind == "message_stop":
                 self._is_stopped = True
 

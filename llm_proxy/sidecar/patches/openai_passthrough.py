@@ -189,6 +189,7 @@ class PassthroughStream:
         failure = find_failure(chunk)
         if failure is not None:
             provider_http.raise_stated_failure(failure)
+        chunk.pop("error", None)  # it states none; a frame that begins with it would end the stream
         for choice in map(as_object, as_list(chunk.get("choices"))):
             call_outcome.record_finish_reason(
                 openai_repair.informative_finish_reason(choice.get("finish_reason"))

@@ -182,6 +182,11 @@ STREAMED: dict[str, Case] = {
         {"do": "raw", "raw": [*plays("calls", {})[2]["raw"][:-2], *plays("reasoning", {})[2]["raw"]]},
     ),
     "half-a-character": plays("half a character", TORN),
+    "no-error": (
+        "gpt",
+        STREAM,
+        {"do": "raw", "raw": [wire(event({"error": {}})), *plays("plain", {})[2]["raw"]]},
+    ),
     "two-choices": ("gpt", STREAM | {"n": 2}, {"do": "raw", "raw": TWO + plays("plain", {})[2]["raw"][-2:]}),
 }
 FRAME_BYTES = 200

@@ -138,6 +138,7 @@ NATIVE: dict[str, Case] = {
         ),
     ),
     "message-stopped": ("claude", LIMIT, message(BLOCK, stop_reason="max_tokens")),
+    "message-odd-reason": ("claude", LIMIT, message(BLOCK, stop_reason="odd")),
     "own-message": ("own-claude", LIMIT | {"system": "s"}, {"do": "ok", **TOKENS}),
     "unpriced-message": ("no-price-claude", LIMIT, TOKENS),
 }
@@ -221,6 +222,8 @@ STOPPED: list[Json] = [
     },
     {"type": "message_stop"},
 ]
+ODD_REASON: Json = STOPPED[0] | {"delta": {"stop_reason": "odd"}}
+UNCOUNTED: Json = STOPPED[0] | {"usage": None}
 STREAM: Json = {"stream": True}
 CREATED: Json = {"type": "response.created", "response": {"id": "resp_x", "status": "in_progress"}}
 COMPLETED: Json = {
@@ -231,6 +234,7 @@ NATIVE_STREAMED = _streamed(NATIVE) | {
     "message-slow": ("claude", LIMIT | STREAM, {"do": "ok", "gap_ms": 3, **TOKENS}),
     "response-slow": ("responder", STREAM, {"do": "ok", "gap_ms": 3, **TOKENS}),
     "message-events": ("claude", LIMIT | STREAM, events(STARTED, *DELTAS, *STOPPED)),
+    "message-odd-reason": ("claude", LIMIT | STREAM, events(STARTED, *DELTAS, ODD_REASON, STOPPED[1])),
     "response-events": ("responder", STREAM, events(CREATED, COMPLETED)),
 }
 """Streams that LiteLLM has no part in."""
@@ -255,6 +259,7 @@ NATIVE_UNEVEN: dict[str, Case] = {
     "fallback-stream": ("claude-first", LIMIT | STREAM, {"do": "status-500"}),
     "response-fallback-stream": ("responder-first", STREAM, {"do": "status-500"}),
     "searched-stream": ("responder", STREAM, events(CREATED, COMPLETED | {"response": SEARCHED})),
+    "uncounted-stream": ("claude", LIMIT | STREAM, events(STARTED, *DELTAS, UNCOUNTED, STOPPED[1])),
     "failed-stream": (
         "responder",
         STREAM,
