@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from llm_proxy.edge.request import SAME_HEAD, Headers
+
 MAX_LEARNED_BYTES = 8 * 2**10
 MAX_DIGITS = 8
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([1-9][0-9]{0,%d})\r\n" % (MAX_DIGITS - 1), re.IGNORECASE)
@@ -19,7 +21,7 @@ _OTHER_FRAMING = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 class RepeatedHead:
     """A head that the parser has accepted, with the ASGI scope of its request."""
 
-    __slots__ = ("_after", "_before", "_headers", "_length_at", "_scope")
+    __slots__ = ("_after", "_before", "_headers", "_kept", "_length_at", "_scope")
 
     def __init__(self, before: bytes, after: bytes, length_at: int, scope: Mapping[str, Any]) -> None:
         """`before` and `after` are the head around the digits, `length_at` the place of their header."""
@@ -27,6 +29,7 @@ class RepeatedHead:
         self._headers: list[tuple[bytes, bytes]] = [*scope["headers"]]
         self._length_at = length_at
         self._scope = {**scope}
+        self._kept: dict[frozenset[bytes], Headers] = {}
 
     def read(self, data: bytes) -> tuple[dict[str, Any], bytes, int] | None:
         """Returns scope, begun body and the body's length of a segment that begins with this head.
@@ -45,7 +48,8 @@ class RepeatedHead:
             return None
         headers = self._headers.copy()
         headers[self._length_at] = (_LENGTH_NAME, digits)
-        return self._scope | {"headers": headers}, data[body_at:], length
+        scope = self._scope | {"headers": headers, SAME_HEAD: (self._kept, digits)}
+        return scope, data[body_at:], length
 
 
 def learn_head(data: bytes, scope: Mapping[str, Any]) -> RepeatedHead | None:

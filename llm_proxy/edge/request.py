@@ -52,11 +52,16 @@ LIST_HEADERS = frozenset(
 )
 """Of those, the headers whose lines form one list (RFC 9110, 5.3)."""
 
+SAME_HEAD = "llm_proxy.same_head"
+"""In the scope of a request whose head is an earlier one's: what was read of that, and this body's length."""
+
+_LENGTH = b"content-length"
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 
 _CLOSED = (("connection", "close"),)
+_FIRST: tuple[dict[frozenset[bytes], Headers], bytes] = {}, b""
 _JSON = b"application/json"
 _FORM = b"application/x-www-form-urlencoded"
 
@@ -120,6 +125,9 @@ def read_headers(scope: Scope, *, max_bytes: int, names: frozenset[bytes] = READ
         HeadersTooLarge: All headers together have more than `max_bytes`.
         BadRequest: Two different values of a header that is no list; what `validate_head` raises.
     """
+    kept, length = scope.get(SAME_HEAD, _FIRST)
+    if (known := kept.get(names)) is not None and len(known[_LENGTH]) == len(length):
+        return known | {_LENGTH: length}
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     pairs = [pair for pair in headers if pair[0] in names]
     found = dict(pairs)
@@ -131,6 +139,8 @@ def read_headers(scope: Scope, *, max_bytes: int, names: frozenset[bytes] = READ
     if odd or len(found) < len(pairs):
         validate_head(scope)
         found = _merge_repeated(pairs)
+    if length:
+        kept[names] = found
     return found
 
 

@@ -1,11 +1,16 @@
 """RepeatedHead: what is learned, and that it reads a segment as the parser and `MessageBoundaries` would."""
 
+import contextlib
+from itertools import chain
+
 import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.edge.repeated_head import MAX_LEARNED_BYTES, learn_head
+from llm_proxy.edge.request import SAME_HEAD, read_headers
+from llm_proxy.errors import HeadersTooLarge
 
 HEAD = b"POST /v1/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\nAuthorization: Bearer k\r\n\r\n"
 
@@ -49,6 +54,25 @@ def test_a_request_with_the_same_head_is_read_as_the_parser_reads_it(body: bytes
     assert found[0]["headers"] == parsed.headers
     assert (found[1], found[2]) == (parsed.body, len(body))
     assert head.read(first) is not None
+
+
+def test_the_headers_of_a_repeated_head_are_those_that_would_be_read_of_it() -> None:
+    """Its own length among them; one with more digits may be too large where the first was not."""
+    first = HEAD % b"5" + b"first"
+    head = learn_head(first, Parsed(first).scope())
+    assert head is not None
+    for size in (7, 8, 9, 10, 11, 5):
+        found = head.read(HEAD % b"%d" % size)
+        assert found is not None
+        alone = {name: value for name, value in found[0].items() if name != SAME_HEAD}
+        assert read_headers(found[0], max_bytes=200) == read_headers(alone, max_bytes=200)
+        assert read_headers(found[0], max_bytes=200)[b"content-length"] == b"%d" % size
+    most = sum(map(len, chain.from_iterable(Parsed(first).headers)))
+    for size, fits in ((5, True), (6, True), (10, False)):
+        found = head.read(HEAD % b"%d" % size)
+        assert found is not None
+        with contextlib.nullcontext() if fits else pytest.raises(HeadersTooLarge):
+            read_headers(found[0], max_bytes=most)
 
 
 @pytest.mark.parametrize(
