@@ -63,6 +63,7 @@ def test_any_chunking_gives_the_same_bytes(cuts: list[int], wants_usage: bool) -
     [
         *(b"", b"usage", b"usages", b"error", b"finish_reason", b"provider_specific_x", b"[DONE]"),
         *(b'say \\"x\\"}', b"\\\\", b"a\\nb", "\u00e9\u4e16".encode(), b"a\rb", b"a\nb", b'","usage":{"x'),
+        *(b"x" * 999, b"x" * 1000, b'","images":["' + b"x" * 5000),
     ],
 )
 def test_a_frame_like_the_last_one_is_read_as_in_one_go(text: bytes) -> None:
