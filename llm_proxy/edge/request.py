@@ -61,7 +61,6 @@ _VERSIONS = frozenset({"1.0", "1.1"})
 
 
 _CLOSED = (("connection", "close"),)
-_FIRST: tuple[dict[frozenset[bytes], Headers], bytes] = {}, b""
 _JSON = b"application/json"
 _FORM = b"application/x-www-form-urlencoded"
 
@@ -125,7 +124,8 @@ def read_headers(scope: Scope, *, max_bytes: int, names: frozenset[bytes] = READ
         HeadersTooLarge: All headers together have more than `max_bytes`.
         BadRequest: Two different values of a header that is no list; what `validate_head` raises.
     """
-    kept, length = scope.get(SAME_HEAD, _FIRST)
+    same: tuple[dict[frozenset[bytes], Headers], bytes] = scope.get(SAME_HEAD, ({}, b""))
+    kept, length = same
     if (known := kept.get(names)) is not None and len(known[_LENGTH]) == len(length):
         return known | {_LENGTH: length}
     headers: list[tuple[bytes, bytes]] = scope["headers"]
