@@ -3,7 +3,8 @@
     make test-without ARGS="[--only PARTS] [TESTS ...]"
 
 PARTS are names of patches, comma-separated; `all` stands for all at once. TESTS are as pytest names them.
-Prints a table: what passed, what was skipped (it needs the part), what failed. Exit code 1 when one failed.
+Prints a table: what passed, what was skipped (it needs the part), what failed and why. Exit code 1 when one
+failed.
 """
 
 import argparse
@@ -11,9 +12,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,7 +32,8 @@ FLOWS = (
 )
 TESTS = ("tests/stages/sidecar", *(f"tests/flow/test_{name}.py" for name in FLOWS))
 COUNT = re.compile(r"(\d+) (passed|skipped|failed|errors?)\b")
-NOT_PASSED = re.compile(r"^(?:FAILED|ERROR) .*$", re.MULTILINE)
+ERROR_LINE = re.compile(r"^E +(\S.*)$", re.MULTILINE)
+MAX_REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,27 @@ class Run:
 
 def run_without(name: str, parts: Sequence[str], tests: Sequence[str], processes: int) -> Run:
     """Run the tests without these parts; raises `RuntimeError` if pytest could not run them."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(processes), *tests]
     env = os.environ | {DISABLING_SETTING: ",".join(parts)}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    last = done.stdout.rstrip().rpartition("\n")[2]
-    counts = {found[1]: int(found[0]) for found in COUNT.findall(last)}
-    if not counts:
-        raise RuntimeError(done.stdout[-1500:] + done.stderr[-500:])
-    return Run(name, counts, NOT_PASSED.findall(done.stdout))
+    with TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        options = ("-q", "-p", "no:cacheprovider", "-n", str(processes), f"--junitxml={report}")
+        command = [sys.executable, "-m", "pytest", *options, *tests]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        last = done.stdout.rstrip().rpartition("\n")[2]
+        counts = {found[1]: int(found[0]) for found in COUNT.findall(last)}
+        if not counts:
+            raise RuntimeError(done.stdout[-1500:] + done.stderr[-500:])
+        return Run(name, counts, list(read_failures(report)))
+
+
+def read_failures(report: Path) -> Iterator[str]:
+    """Yield each test of a JUnit report that did not pass, with its message and its first line of error."""
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314 -- pytest wrote it
+        for found in (*case.iterfind("failure"), *case.iterfind("error")):
+            message, first = found.get("message", ""), ERROR_LINE.search(found.text or "")
+            reasons = [message, first[1] if first and first[1] not in message else ""]
+            reason = " | ".join(" ".join(one.split())[:MAX_REASON_CHARACTERS] for one in reasons if one)
+            yield f"{case.get('classname')}::{case.get('name')} - {reason}"
 
 
 def main() -> int:
