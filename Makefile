@@ -62,7 +62,7 @@ trace-picture: setup-dev ## Draw a trace of calls from the spans that the gatewa
 check: setup-dev ## Run linters, type checkers, import contracts, the docs' build, the alert rules' tests and every test.
 	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types alerts
 	@sh scripts/docs.sh
-	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory test ARGS=--ignore=tests/test_shape.py # lint has run it
 
 docs: setup-dev ## Build the site of the documentation into site/, strictly; check pages, links and snippets, and look at it in a browser.
 	@sh scripts/docs.sh

@@ -1,7 +1,7 @@
 """Starts the sidecars of a test run as forks of one process that has imported LiteLLM: `warm_sidecar`.
 
-To import it takes five seconds of CPU, and a run starts a hundred sidecars. Invariant: where the command is
-not that of one sidecar, and on other systems than Linux, it is started as it stands.
+To import it takes five seconds of CPU, and a run starts a hundred sidecars. Invariant: all but one sidecar
+of this release, and all on other systems than Linux, is started as it stands.
 """
 
 import atexit
@@ -19,7 +19,7 @@ from typing import Any
 
 from llm_proxy.sidecar.patches.registry import DISABLING_SETTING
 from llm_proxy.stack import process
-from llm_proxy.stack.process_specs import sidecar_python
+from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT, sidecar_python
 
 PROGRAM = Path(__file__).parent / "warm_sidecar.py"
 PASSED_ON = ("PATH", "HOME", "PYTHONPATH", DISABLING_SETTING)
@@ -97,11 +97,23 @@ class Forked(subprocess.Popen[bytes]):
 
 def start(spec: process.ProcessSpec, logs: Path) -> process.ManagedProcess:
     """Start a process of a test run."""
-    is_sidecar = spec.argv[0] == str(sidecar_python()) and "--config" in spec.argv
-    if sys.platform != "linux" or not is_sidecar or "--prefork" in spec.argv or "WATCHED_FILE" in spec.env:
+    if not can_be_forked(spec):
         return process.start(spec, logs)
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = logs / f"{spec.name}.log"
     asked = {"argv": spec.argv, "env": dict(spec.env), "cwd": str(spec.cwd), "log": str(log)}
     parent = warm_parent()
     return process.ManagedProcess(spec, Forked(parent, parent.ask(**asked)), log)
+
+
+def can_be_forked(spec: process.ProcessSpec) -> bool:
+    """Return whether it is one sidecar of this release, and started by a test: not by what measures."""
+    python, *words = spec.argv
+    return (
+        sys.platform == "linux"
+        and "PYTEST_VERSION" in os.environ
+        and python == str(sidecar_python())
+        and (words[:2] == ["-m", "llm_proxy.sidecar"] or str(VERIFIED_ENTRY_POINT) in words)
+        and "--prefork" not in words
+        and spec.env.get("PYTHONPATH") == os.environ.get("PYTHONPATH")
+    )

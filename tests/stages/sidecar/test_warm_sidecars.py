@@ -1,11 +1,12 @@
 """The test run's sidecars are forks of one process: they are what a start of their own would be."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sidecars import Provider, deployment, run_sidecar, sidecar_spec
-from warm_sidecars import start
+from sidecars import Provider, deployment, forked_sidecars_spec, run_sidecar, sidecar_spec
+from warm_sidecars import can_be_forked, start
 
 from llm_proxy.stack import process
 
@@ -46,3 +47,12 @@ def test_it_is_killed_as_another_process(tmp_path: Path) -> None:
     started.popen.kill()
     assert started.popen.wait(20) == -signal.SIGKILL
     assert process.stop([started]) == []
+
+
+def test_another_release_s_sidecar_is_no_fork(tmp_path: Path) -> None:
+    config = tmp_path / "litellm.yaml"
+    ours = sidecar_spec(config, 1, {})
+    assert can_be_forked(ours)
+    assert not can_be_forked(replace(ours, argv=(ours.argv[0], "older/llm_proxy/sidecar/entry.py")))
+    assert not can_be_forked(replace(ours, env={**ours.env, "PYTHONPATH": "older"}))
+    assert not can_be_forked(forked_sidecars_spec(config, [1, 2], {}))
