@@ -3,7 +3,7 @@
 LiteLLM's client takes 60 us of CPU for a GET, this connection 10. LiteLLM's client still opens it, so that
 address, TLS, credentials, database and sentinels are its business; a cluster has no such connection.
 Invariants: replies come in the order of the requests, so a late one ends the connection and what waits on it;
-a closed connection is opened again by the next request. One timer serves all requests of a connection.
+a closed one is opened again by the next request. A connection has one timer, a turn of the loop one write.
 """
 
 import asyncio
@@ -66,6 +66,7 @@ class _Pipeline(asyncio.Protocol):
         self._transport.set_protocol(self)
         self._replies = hiredis.Reader()
         self._waiting: deque[tuple[asyncio.Future[bytes | None], float]] = deque()  # and until when
+        self._unsent = list[bytes]()
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
 
@@ -74,10 +75,18 @@ class _Pipeline(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[bytes | None] = loop.create_future()
         self._waiting.append((reply, loop.time() + ACCESS_TIMEOUT_S))
-        self._transport.write(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
+        if not self._unsent:
+            loop.call_soon(self._send)
+        self._unsent.append(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
         if self._timer is None:
             self._timer = loop.call_later(ACCESS_TIMEOUT_S, self._check_time)
         return await reply
+
+    def _send(self) -> None:
+        """Write the requests that wait."""
+        unsent, self._unsent = self._unsent, []
+        if not self.closed:
+            self._transport.write(b"".join(unsent))
 
     def _check_time(self) -> None:
         """Close the connection if a reply is late; look again when the next one would be."""

@@ -53,6 +53,25 @@ async def test_each_of_many_gets_its_own_value(redis: Any, gets: RedisGets) -> N
     assert found == [*values.values(), None]
 
 
+async def test_gets_of_one_turn_leave_together(redis: Any, gets: RedisGets) -> None:
+    """The server reads its sockets fewer times than it gets requests."""
+    assert await gets.get(str(uuid4())) is None
+    before = (await redis.info("stats"))["total_reads_processed"]
+    assert await asyncio.gather(*(gets.get(str(uuid4())) for _ in range(100))) == [None] * 100
+    assert (await redis.info("stats"))["total_reads_processed"] - before < 20
+
+
+async def test_gets_that_did_not_leave_fail_with_their_connection(gets: RedisGets) -> None:
+    """The next one has a connection of its own."""
+    assert await gets.get(str(uuid4())) is None
+    tasks = [asyncio.create_task(gets.get(str(uuid4()))) for _ in range(3)]
+    await asyncio.sleep(0)
+    gets.close()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in found] == [ConnectionError] * 3
+    assert await gets.get(str(uuid4())) is None
+
+
 async def test_a_get_that_is_given_up_leaves_the_others_their_values(redis: Any, gets: RedisGets) -> None:
     """Its reply is handed to no other request."""
     mark = str(uuid4())
