@@ -6,17 +6,28 @@ repeat the time or LiteLLM's own budgets are left out; an answer that LiteLLM mi
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import NamedTuple
 from uuid import uuid4
 
-from llm_proxy.json_access import Json, as_list, as_object
-from llm_proxy.sidecar import call_outcome, callback, direct_internals, embeddings, flat_prices
+from llm_proxy.json_access import Json, as_list, as_object, read_object
+from llm_proxy.sidecar import (
+    answer_bodies,
+    call_outcome,
+    callback,
+    direct_internals,
+    embeddings,
+    flat_prices,
+)
+from llm_proxy.sidecar.answer_template import KnownAnswers
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.answer_headers import sendable
 from llm_proxy.sidecar.patches.provider_http import record_answer
-from llm_proxy.sidecar.provider_answers import check_response
+from llm_proxy.sidecar.provider_answers import CheckedResponse, check_response
 from llm_proxy.sidecar.provider_errors import find_failure
 from llm_proxy.sidecar.responses import HeaderList
 
@@ -93,6 +104,24 @@ class GoodAnswer:
         }
 
 
+class KnownUsage(NamedTuple):
+    """The usage of an answer whose form is known, read as LiteLLM's object of it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    stated: Json
+
+    def model_dump(self, **_: object) -> Json:
+        """Return it as the provider states it."""
+        return self.stated
+
+
+@lru_cache(maxsize=1024)
+def known_answers(group: str, deployment: str) -> KnownAnswers:  # noqa: ARG001 -- what it is kept by
+    """Return what was learned of a deployment's answers to calls of a group."""
+    return KnownAnswers()
+
+
 def extra_headers(hidden: Json, group: str) -> Json:
     """Return LiteLLM's headers of an answer at its first attempt, the provider's among them."""
     return direct_internals.answer_headers(hidden) | {"x-litellm-model-group": group} | RETRY_HEADERS
@@ -125,6 +154,11 @@ def read_answer(
         call: The call.
         outcome: The call's record.
     """
+    known = known_answers(call.group, template.deployment)
+    body = known.find(answer.raw)
+    found = _of_known_form(body, answer, template, call, outcome) if body is not None else None
+    if found is not None:
+        return found
     checked = check_response(template.path, answer.raw)
     if checked.failure is not None or checked.original is None:
         return None
@@ -133,7 +167,43 @@ def read_answer(
         return None
     found = _priced(document, answer, template, call, outcome)
     record_answer(checked)
-    return found
+    return _learn(known, found, checked) if known.note_unknown(document) else found
+
+
+def _of_known_form(
+    body: bytes, answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, outcome: CallOutcome
+) -> GoodAnswer | None:
+    """Return a good answer without LiteLLM's object of it; None if LiteLLM has to reckon its cost."""
+    document, hidden = read_object(answer.raw), direct_internals.chat_hidden(answer.headers)
+    stated = {name: document.get(name) for name in ("id", "model", "service_tier")}
+    priced = _flat_price(document, SimpleNamespace(**stated), template.pricing, hidden)
+    if priced is None:
+        return None
+    usage = as_object(document["usage"])
+    counts = KnownUsage(usage["prompt_tokens"], usage["completion_tokens"], usage)
+    call_outcome.record_response(None, states_tokens=True)
+    result, extra = SimpleNamespace(usage=counts, **stated), extra_headers(hidden, call.group)
+    times = outcome.attempts[-1].started_at, datetime.now(UTC)
+    return GoodAnswer(result, call, template, answer, extra, *priced, *times, rendered=body)
+
+
+def _learn(known: KnownAnswers, found: GoodAnswer, checked: CheckedResponse) -> GoodAnswer:
+    """Learn from an answer if its form decides what is made of it; return it with its body."""
+    call, template = found.call, found.template
+
+    def body_of(result: Untyped, checked: CheckedResponse) -> bytes:
+        own = CallOutcome(original=checked.original, states_tokens=checked.states_tokens)
+        return answer_bodies.render_completion(direct_internals.answer_of_endpoint(result, call.group), own)
+
+    def make(raw: bytes) -> bytes:
+        checked = check_response(template.path, raw)
+        document = as_object(checked.repaired)
+        return body_of(direct_internals.answer_object(document, {}, template.pricing), checked)
+
+    body = body_of(found.result, checked)
+    if call_outcome.recorded_finish_reason() is None:
+        known.observe(found.answer.raw, body, make)
+    return replace(found, rendered=body)
 
 
 def read_vectors(

@@ -74,7 +74,7 @@ def _aiohttp_transport() -> Untyped:
 
 
 @cache
-def _answer_functions() -> tuple[Untyped, Untyped, Untyped, Untyped, Untyped]:
+def _answer_functions() -> tuple[Untyped, ...]:
     converted = import_module("litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response")
     return (
         converted.convert_to_model_response_object,
@@ -84,6 +84,7 @@ def _answer_functions() -> tuple[Untyped, Untyped, Untyped, Untyped, Untyped]:
         import_module(
             "litellm.router_utils.router_callbacks.track_deployment_metrics"
         ).increment_deployment_successes_for_current_minute,
+        import_module("litellm.litellm_core_utils.llm_response_utils.get_headers").get_response_headers,
     )
 
 
@@ -154,6 +155,11 @@ def _renamed(headers: Json, *, keeps_litellm_s: bool = False) -> Json:
 def native_hidden(headers: dict[str, str]) -> Json:
     """Return what LiteLLM keeps beside the answer to a native call."""
     return {"additional_headers": _renamed(headers), "headers": headers}
+
+
+def chat_hidden(headers: dict[str, str]) -> Json:
+    """Return what LiteLLM keeps beside the answer to a chat, of the answer's headers."""
+    return {"additional_headers": _answer_functions()[5](headers)}
 
 
 def chat_usage(usage: Untyped) -> Untyped:

@@ -119,6 +119,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.proxy.common_utils.http_parsing_utils": ("_safe_get_request_parsed_body",),
     "litellm.proxy.common_request_processing": ("ProxyBaseLLMRequestProcessing", "cost_headers"),
     "litellm.litellm_core_utils.core_helpers": ("_FINISH_REASON_MAP", "process_response_headers"),
+    "litellm.litellm_core_utils.llm_response_utils.get_headers": ("get_response_headers",),
     "litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response": (
         "convert_to_model_response_object",
     ),
