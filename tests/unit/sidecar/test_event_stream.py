@@ -144,3 +144,16 @@ def test_deep_nesting_is_no_complete_event() -> None:
     """It is joined with the following lines; the JSON parser rejects it later."""
     deep = b'{"a":' * 100_000 + b"}" * 100_000
     assert len(events(b"data: " + deep + b"\ndata: x\n\n")) == 1
+
+
+@pytest.mark.parametrize(
+    "block", [b"data: a", b"data:", b"data:  \t", b"data: \xff", b"data: a\ndata: b", b"data", b": a"]
+)
+@pytest.mark.parametrize("before", [b"", b"data: x\n\n", b"data: x\n", b'{"a": 1}\n', b"\xef\xbb"])
+@pytest.mark.parametrize("after", [b"\xef\xbb\xbfdata: y\n\n", b"event: n\ndata: y\n\n", b'{"b": 2}\n'])
+def test_a_whole_event_is_read_like_its_bytes(before: bytes, block: bytes, after: bytes) -> None:
+    """Whatever comes before it and after it."""
+    decoder, other = EventDecoder(), EventDecoder()
+    found = [*decoder.feed(before), *decoder.feed_block(block, b"\r\n\r\n"), *decoder.feed(after)]
+    assert found == [*other.feed(before), *other.feed(block + b"\r\n\r\n"), *other.feed(after)]
+    assert decoder.flush() == other.flush()
