@@ -52,6 +52,7 @@ class DirectNativeStream(DirectStream):
         self._cost_usd: float | None = None
         self._breakdown: Untyped = None
         self._message: Json = {}
+        self._delta: Json = {}
         self._usage: Json = {}
         self._is_stopped = False
 
@@ -138,7 +139,7 @@ class DirectNativeStream(DirectStream):
                 self._usage.pop("output_tokens", None)  # those of its first moment
             elif kind == "message_delta":
                 self._note_usage(event.get("usage"))
-                native_answers.record_stop_reason(as_object(event.get("delta")))
+                self._delta = as_object(event.get("delta"))
             elif kind == "message_stop":
                 self._is_stopped = True
 
@@ -153,6 +154,7 @@ class DirectNativeStream(DirectStream):
             content = [{"thinking": self._thoughts()}]
             message = {"id": self._message.get("id"), "content": content, "usage": self._usage}
             result = direct_internals.message_object(message, self._pricing)
+            native_answers.record_stop_reason(self._delta)
             self._note(result, native_prices.price_message(result, self._usage, self._pricing))
         if self._result is None:
             raise Unfinished

@@ -234,7 +234,11 @@ NATIVE_STREAMED = _streamed(NATIVE) | {
     "message-slow": ("claude", LIMIT | STREAM, {"do": "ok", "gap_ms": 3, **TOKENS}),
     "response-slow": ("responder", STREAM, {"do": "ok", "gap_ms": 3, **TOKENS}),
     "message-events": ("claude", LIMIT | STREAM, events(STARTED, *DELTAS, *STOPPED)),
-    "message-odd-reason": ("claude", LIMIT | STREAM, events(STARTED, *DELTAS, ODD_REASON, STOPPED[1])),
+    "message-odd-reason": (
+        "claude",
+        LIMIT | STREAM,
+        events(STARTED, *DELTAS, ODD_REASON, STOPPED[1]) | {"gap_ms": 3},
+    ),
     "response-events": ("responder", STREAM, events(CREATED, COMPLETED)),
 }
 """Streams that LiteLLM has no part in."""
