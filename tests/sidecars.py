@@ -41,7 +41,7 @@ class Provider:
 
     async def calls(self, mark: str = "") -> list[Json]:
         """The calls it saw whose body holds the mark, oldest first."""
-        async with httpx.AsyncClient(verify=NO_TLS) as client:
+        async with httpx.AsyncClient(verify=NO_TLS, timeout=40) as client:
             found: list[Json] = (await client.get(f"{self.url}/_calls")).json()["calls"]
         return [call for call in found if mark in json.dumps(call["body"])]
 
