@@ -439,6 +439,7 @@ async def asked_for_a_stream(
     return reader, writer
 
 
+@needs_parts("direct_calls")
 async def test_what_comes_together_is_sent_together(pair: tuple[Sidecar, Sidecar]) -> None:
     """The head with the first frame, and a stream that the provider writes at once in one chunk."""
     reader, writer = await asked_for_a_stream(pair[0], frames=1)
