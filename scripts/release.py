@@ -124,7 +124,8 @@ def export(release: Release, folder: Path) -> Path:
     run("git", "archive", "--output", archive, "HEAD", cwd=release.root)
     tree = folder / "source"
     with tarfile.open(archive) as packed:
-        packed.extractall(tree, filter="data")
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # no argument before 3.11.4
+        packed.extractall(tree)  # noqa: S202 -- with the filter set above
     return tree
 
 

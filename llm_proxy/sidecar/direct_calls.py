@@ -225,11 +225,12 @@ class DirectCalls:
         found = self._groups.get(name)
         if found is None:
             router = litellm_internals.router()
-            deployments = [one for one in router.model_list if one["model_name"] == name]
+            named = [one for one in router.model_list if one["model_name"] == name]
+            deployments = named or direct_internals.wildcard_deployments(name)
             params = [as_object(one["litellm_params"]) for one in deployments]
             is_alias = name in direct_internals.names_of_aliases()
             may = bool(params) and not is_alias and all(map(may_serve, params))
-            found = _DirectGroup(may, may and direct_choice.is_plain_group(deployments, router))
+            found = _DirectGroup(may, may and direct_choice.is_plain_group(named, router))
             if len(self._groups) < MAX_TEMPLATES:
                 self._groups[name] = found
         return found

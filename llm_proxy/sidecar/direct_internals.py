@@ -29,6 +29,12 @@ def names_of_aliases() -> frozenset[str]:
     )
 
 
+def wildcard_deployments(group: str) -> list[Json]:
+    """Return the deployments that serve a name by a wildcard, each with the model of that name."""
+    found: list[Json] = litellm_internals.router().pattern_router.get_deployments_by_pattern(model=group)
+    return found
+
+
 async def choose_deployment(group: str, field: str, content: Untyped, options: Json) -> Untyped:
     """Return the deployment that the router chooses for a call with these texts; raise what it raises."""
     return await litellm_internals.router().async_get_available_deployment(

@@ -75,6 +75,8 @@ GOOD: dict[str, Case] = {
     "own-fields": ("gpt", {"extra_body": {"top_k": 4}, "response_format": {"type": "json_object"}}, {}),
     "conversation": ("gpt", {"messages": TALK, "tools": [TOOL]}, {}),
     "unpriced": ("unknown", {}, TOKENS),
+    "wildcard": ("any/gpt-4o-mini", {}, TOKENS),
+    "another-of-it": ("any/gpt-4.1", {"temperature": 0}, TOKENS),
     "reasoner": ("reasoner", {"max_tokens": 50, "reasoning_effort": "low"}, TOKENS),
     **{
         f"raw-{name}": ("gpt", {}, {"do": "raw", "raw": [wire(json.dumps(one))]}) for name, one in RAW.items()
@@ -130,6 +132,7 @@ FAILED: dict[str, Case] = {
         name: ("gpt", {}, {"do": name})
         for name in ("error-in-200", "garbage", "empty", "drop", "cut", "filtered", "not-sse")
     },
+    "wildcard": ("any/gpt-4o-mini", {}, {"do": "status-503"}),
     "context": ("gpt", {}, {"do": "context"}),
     "policy": ("gpt", {}, {"do": "policy"}),
     "no-choice": ("gpt", {}, {"do": "raw", "raw": ['{"choices": []}']}),

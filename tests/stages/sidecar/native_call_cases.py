@@ -7,7 +7,7 @@ from sidecars import Json
 from stages.sidecar.direct_call_cases import TOKENS, Case
 
 NATIVE_PATHS = {
-    **dict.fromkeys(("responder", "responder-first"), "/v1/responses"),
+    **dict.fromkeys(("responder", "responder-first", "responders/gpt-4.1"), "/v1/responses"),
     **dict.fromkeys(
         ("claude", "own-claude", "no-price-claude", "claude-first", "claude-retried", "claude-hasty"),
         "/v1/messages",
@@ -71,6 +71,7 @@ THOUGHT: Json = {"type": "thinking", "thinking": "a long thought of some words",
 THOUGHTFUL: Json = {"input_tokens": 9, "output_tokens": 15, "output_tokens_details": {"thinking_tokens": 7}}
 NATIVE: dict[str, Case] = {
     "response": ("responder", {}, {"do": "ok", **TOKENS}),
+    "wildcard": ("responders/gpt-4.1", {}, {"do": "ok", **TOKENS}),
     "response-fields": (
         "responder",
         {

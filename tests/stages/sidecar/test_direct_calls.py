@@ -85,6 +85,7 @@ def pair(
         deployment("unknown", "openai/of-nobody", provider, **alone) | {"model_info": {"id": "unknown"}},
         deployment("embed", "openai/text-embedding-3-small", provider, **alone),
         deployment("reasoner", "openai/gpt-5", provider, **alone),
+        deployment("any/*", "openai/*", provider, id="any", **alone),
         deployment("hasty", "openai/hasty", provider, timeout=0.5, stream_timeout=3, **alone),
         deployment("retried", "openai/retried", provider, cooldown_time=0, num_retries=1),
         deployment("first", "openai/first", provider, **alone),
@@ -118,6 +119,7 @@ def natives(provider: Provider, alone: Json) -> list[Json]:
     info = {name: value for name, value in made["model_info"].items() if "cost" not in name}
     return [
         native("responder", "openai/gpt-4.1", provider, **alone),
+        native("responders/*", "openai/*", provider, **alone),
         native("responder-first", "openai/first", provider, **alone),
         native("claude", claude, provider, **alone),
         native("claude-first", "anthropic/first", provider, **alone),
