@@ -15,6 +15,7 @@ MAX_COMPARED_BYTES = 256 * 2**10
 """A longer request is not searched for what a message repeats: that would delay other calls."""
 REMOVED = "[removed]"
 _ROUNDS = 4
+_MAX_ESCAPE_LEVELS = 16  # each pass over 2,000 characters takes 0.1 ms
 _MAX_RAW_CHARS = 2_000
 _MIN_SECRET_CHARS, _MIN_PART_CHARS = 16, 10
 _MIN_ECHO_CHARS, _BLOCK_BYTES = 24, 8
@@ -143,11 +144,12 @@ _EMPTY = re.compile(r"\(\s*\)|[\"'`]{2,}")
 
 def clean_message(text: str) -> str:
     """Returns the message without what must not leave; empty when nothing readable is left."""
-    line = _one_line(_ESCAPES.sub(_unescape, _WINDOWS_PATH.sub(REMOVED, text[:_MAX_RAW_CHARS])))
+    line = _without_escapes(text[:_MAX_RAW_CHARS])
     connecting = bool(_CONNECTING.search(line))
     for _ in range(_ROUNDS):
         cleaned = _without_secrets(_unwrap(line))
-        cleaned = _shorten(_tidy(_PEER.sub(REMOVED, cleaned) if connecting else cleaned))
+        cleaned = _tidy(_PEER.sub(REMOVED, cleaned) if connecting else cleaned)
+        cleaned = _shorten(_without_escapes(cleaned))
         if cleaned == line:
             break
         line = cleaned
@@ -220,6 +222,16 @@ def _comparable_with_offsets(line: str) -> tuple[bytes, list[int]]:
         out += raw
         offsets += [at] * len(raw)
     return bytes(out), offsets
+
+
+def _without_escapes(text: str) -> str:
+    """Returns one line without escapes, also those that its changes make; empty for too many in each other."""
+    for _ in range(_MAX_ESCAPE_LEVELS):
+        line = _one_line(_ESCAPES.sub(_unescape, _WINDOWS_PATH.sub(REMOVED, text)))
+        if line == text:
+            return line
+        text = line
+    return ""
 
 
 def _one_line(text: str) -> str:

@@ -8,7 +8,7 @@ import string
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llm_proxy.upstream.error_text import MAX_CHARS, MAX_COMPARED_BYTES, clean_message, without_request_text
@@ -69,6 +69,10 @@ def test_no_secret_survives(frame: str, secret: str) -> None:
         st.text(max_size=3000), st.lists(st.one_of(SECRETS, st.text(max_size=40)), max_size=40).map(" ".join)
     )
 )
+@example("AA\\\x1bn")
+@example("AA\\\\n")
+@example("AA\\()n")
+@example("AA\\u005cu005cn")
 def test_a_cleaned_message_is_one_bounded_line_and_idempotent(text: str) -> None:
     """For any text."""
     cleaned = clean_message(text)
