@@ -225,7 +225,7 @@ def _comparable_with_offsets(line: str) -> tuple[bytes, list[int]]:
 
 
 def _without_escapes(text: str) -> str:
-    """Returns one line without escapes, also those that its changes make; empty for too many in each other."""
+    """Returns one line without escapes, also those that its changes make; empty for too many in one."""
     for _ in range(_MAX_ESCAPE_LEVELS):
         line = _one_line(_ESCAPES.sub(_unescape, _WINDOWS_PATH.sub(REMOVED, text)))
         if line == text:
