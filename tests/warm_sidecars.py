@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -76,8 +77,8 @@ def warm_parent() -> WarmParent:
 class Forked(subprocess.Popen[bytes]):
     """A child of `WarmParent`, which alone learns its exit code."""
 
-    def __init__(self, parent: WarmParent, pid: int) -> None:
-        self._parent, self.pid, self.returncode = parent, pid, None
+    def __init__(self, parent: WarmParent, pid: int, argv: Sequence[str]) -> None:
+        self._parent, self.pid, self.args, self.returncode = parent, pid, argv, None
 
     def poll(self) -> int | None:
         """Return the exit code; None while it runs."""
@@ -103,7 +104,7 @@ def start(spec: process.ProcessSpec, logs: Path) -> process.ManagedProcess:
     log = logs / f"{spec.name}.log"
     asked = {"argv": spec.argv, "env": dict(spec.env), "cwd": str(spec.cwd), "log": str(log)}
     parent = warm_parent()
-    return process.ManagedProcess(spec, Forked(parent, parent.ask(**asked)), log)
+    return process.ManagedProcess(spec, Forked(parent, parent.ask(**asked), spec.argv), log)
 
 
 def can_be_forked(spec: process.ProcessSpec) -> bool:

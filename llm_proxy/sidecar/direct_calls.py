@@ -230,7 +230,8 @@ class DirectCalls:
             params = [as_object(one["litellm_params"]) for one in deployments]
             is_alias = name in direct_internals.names_of_aliases()
             may = bool(params) and not is_alias and all(map(may_serve, params))
-            found = _DirectGroup(may, may and direct_choice.is_plain_group(named, router))
+            is_plain = may and bool(named) and direct_choice.is_plain_group(named, router)
+            found = _DirectGroup(may, is_plain)
             if len(self._groups) < MAX_TEMPLATES:
                 self._groups[name] = found
         return found

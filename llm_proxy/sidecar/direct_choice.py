@@ -21,16 +21,13 @@ def is_plain_group(deployments: list[Json], router: Untyped) -> bool:
     """Whether nothing but cooldowns and the strategy decides among deployments that may serve direct calls.
 
     Args:
-        deployments: Those of the group's name, none behind a wildcard. Each may serve direct calls, as far as
-            its parameters go.
+        deployments: Each may serve direct calls, as far as its parameters go.
         router: LiteLLM's.
     """
     infos = [as_object(one.get("model_info")) for one in deployments]
     is_named = any(name in info for info in infos for name in DECIDING_INFO)
     is_ordered = any(as_object(one["litellm_params"]).get("order") is not None for one in deployments)
-    return bool(deployments) and not (
-        is_named or is_ordered or router.enable_pre_call_checks or router.routing_groups
-    )
+    return not (is_named or is_ordered or router.enable_pre_call_checks or router.routing_groups)
 
 
 async def choose(group: str, outcome: CallOutcome) -> Untyped:

@@ -63,9 +63,7 @@ class StreamFilter(EventFilter):
         if begin and chunk[: len(begin)] == begin and not self._gate.held_bytes:
             text = _PLAIN_TEXT(chunk, len(begin))
             if text is not None and chunk[text.end() :] == self._end:  # as the last one, but for its text
-                self.content_frames += 1
-                self._content_bytes += len(chunk)
-                self._last = chunk
+                self._count_content(chunk)
                 return chunk
         if self._gate.held_bytes or not chunk.endswith(b"\n\n"):
             chunk = self._gate.feed(chunk)
