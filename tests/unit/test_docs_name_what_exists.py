@@ -10,6 +10,8 @@ import pytest
 import yaml
 from doc_pages import pages
 
+from llm_proxy.sidecar.patches.registry import SPEEDING_UP
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [page for page in pages() if not page.startswith(("docs/litellm/", "clients/", "deploy/"))]
 FOLDERS = ("bench", "clients", "deploy", "docs", "examples", "llm_proxy", "scripts", "tests")
@@ -82,3 +84,10 @@ def test_classes_of_the_architecture_exist() -> None:
     assert (
         sorted(name for name in named if not re.search(rf"^(?:class )?{name}\b", source, re.MULTILINE)) == []
     )
+
+
+def test_the_sidecar_s_page_names_what_can_be_left_out() -> None:
+    """Its table has a row for each part that only saves CPU."""
+    text = (ROOT / "docs/sidecar.md").read_text(encoding="utf-8")
+    table = text.partition("| name | without it |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(SPEEDING_UP)
