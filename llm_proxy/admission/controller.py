@@ -74,7 +74,6 @@ class AdmissionState:
         fault: Why the store is unavailable, without addresses and passwords; may be empty.
         denies_all: The store is unreachable and the setting says to deny.
         unsettled: Settlements the store does not have yet.
-        shadow_rejections: Calls admitted so far that a limit in shadow mode would have rejected.
     """
 
     store: str
@@ -82,7 +81,6 @@ class AdmissionState:
     denies_all: bool
     replicas: int
     unsettled: int
-    shadow_rejections: int = 0
     fault: str = ""
 
 
@@ -142,7 +140,7 @@ class AdmissionController:
         self._fallback = FallbackLimiter(timeout_s)
         self._leases = ActiveLeases()
         self._exhausted = ExhaustedWindows()
-        self._since, self._was_available, self._shadow_rejections = time.time(), True, 0
+        self._since, self._was_available = time.time(), True
         self._heartbeat = Heartbeat(self._backend, replica, self._leases, self._fallback)
         self._corrections = Corrections(spend_source, self._now_ms)
         self._spend_source = spend_source
@@ -204,7 +202,6 @@ class AdmissionController:
             denies_all=not available and self._settings.limits_on_store_failure == "deny",
             replicas=self._fallback.replicas,
             unsettled=self._settlements.pending,
-            shadow_rejections=self._shadow_rejections,
             fault="" if available else self._backend.fault,
         )
 
@@ -350,7 +347,6 @@ class AdmissionController:
         rejecting = dict.fromkeys(
             f"{status.check.scope}:{status.check.kind}" for status in statuses if status.rejects
         )
-        self._shadow_rejections += bool(rejecting)
         return ",".join(rejecting) or None
 
     def _reservation(self, request: LimiterRequest, result: LimiterResult) -> Reservation:

@@ -42,7 +42,6 @@ class ChatUsage(NamedTuple):
     total: int = 0
     cached: int = 0
     cache_write: int = 0
-    cache_write_5m: int = 0
     cache_write_1h: int = 0
     reasoning: int = 0
     parts: Mapping[str, int] = _NO_PARTS
@@ -60,16 +59,13 @@ def read_chat_usage(usage: Json) -> ChatUsage | None:
         return None
     prompt, completion = prompt or 0, completion or 0
     details = read_details(usage)
-    written_1h = details.others.get("cache_write_1h_tokens", 0)
-    written = details.cache_write_tokens or 0
     return ChatUsage(
         prompt=prompt,
         completion=completion,
         total=token_count(usage.get("total_tokens")) or prompt + completion,
         cached=details.cached_tokens or 0,
-        cache_write=written,
-        cache_write_5m=details.others.get("cache_write_5m_tokens", max(written - written_1h, 0)),
-        cache_write_1h=written_1h,
+        cache_write=details.cache_write_tokens or 0,
+        cache_write_1h=details.others.get("cache_write_1h_tokens", 0),
         reasoning=details.reasoning_tokens or 0,
         parts=details.others,
     )

@@ -28,7 +28,6 @@ HTTP_HANDLER = "litellm.llms.custom_httpx.llm_http_handler"
 MESSAGE_CHUNKS = "litellm.proxy.pass_through_endpoints.streaming_handler"
 FITTED_TO_CLAUDE = frozenset({"model", "thinking", "output_config", "temperature"})
 """Fields of a message that keep LiteLLM's value."""
-BETAS = "anthropic-beta"
 LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 LAST_EVENT_MARKS = (
     *(name.encode() for name in LAST_EVENTS),

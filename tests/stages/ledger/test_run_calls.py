@@ -44,7 +44,8 @@ class Filled:
         found = defaultdict[RunKey, list[UsageRecord]](list)
         for one in self.records:
             if one.run_name is not None and RANGE[0] <= one.started_at < RANGE[1]:
-                found[one.run_name, one.root_key, one.tenant].append(one)
+                root_key = (one.key_ancestors or one.key_id).partition(",")[0]
+                found[one.run_name, root_key, one.tenant].append(one)
         return found
 
     async def pages(self, query: RunQuery) -> list[Json]:

@@ -155,7 +155,7 @@ def test_the_parts_of_a_usage_are_read() -> None:
         }
     )
     parts = {"cache_write_1h_tokens": 10, "cache_write_5m_tokens": 20}
-    assert usage == ChatUsage(100, 20, 120, 40, 30, 20, 10, 5, parts)
+    assert usage == ChatUsage(100, 20, 120, 40, 30, 10, 5, parts)
     assert usage is not None
     assert usage.uncached == 30
     assert read_chat_usage({"prompt_tokens": "7", "total_tokens": 7}) is None
