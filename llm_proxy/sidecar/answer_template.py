@@ -1,8 +1,8 @@
-"""Whole answers that differ in ids, texts and counts alone: what LiteLLM made of one is made of the next.
+"""AnswerTemplate: the body that LiteLLM makes of answers that differ in ids, times, texts and counts alone.
 
-Pure. Invariants: all other bytes of an answer are those of one that LiteLLM read, and the rule made of a
-second answer what LiteLLM did. A rule is learned from an answer whose values are replaced by marks: it holds
-no value of any answer.
+Pure. Invariants: a template is used after it made the body that LiteLLM made of a second answer, and only for
+answers of which all other bytes are the same. It is learned from an answer whose values are replaced by
+marks, so it holds no value of any answer.
 """
 
 import re
@@ -18,10 +18,10 @@ from llm_proxy.sidecar.flat_prices import COUNTS, PARTS
 TOP_NAMES = ("id", "created", "system_fingerprint")
 TEXTS = ("content", "reasoning_content", "reasoning")
 DETAILS = ("cached_tokens", "reasoning_tokens")
-WORDS = frozenset({"finish_reason", "model", "object", "role", "service_tier"})
-"""Names of texts that every answer of a form has."""
+CONSTANT_NAMES = frozenset({"finish_reason", "model", "object", "role", "service_tier"})
+"""Names of texts that are part of a template."""
 MAX_TEMPLATES, MAX_UNKNOWN, MAX_HOLES = 8, 64, 99
-"""Of one deployment: the rules kept, the answers rules are learned from; of one answer: its values."""
+"""Of one deployment: the templates kept, the answers they are learned from; of one answer: its values."""
 _TEXT = rb'("(?!"|<|fp_ollama|\\u)[^"\\]*(?:\\.[^"\\]*)*")'
 """Not empty; LiteLLM acts on texts that begin with a tag, and on Ollama's fingerprint."""
 _COUNT = rb"(0|[1-9][0-9]{0,14})(?![0-9.eE])"
@@ -111,7 +111,7 @@ def _learn(raw: bytes, make: Callable[[bytes], bytes]) -> AnswerTemplate | None:
     parts = _MARK.split(make(marked))
     body, order = b"%b".join([one.replace(b"%", b"%%") for one in parts[::2]]), tuple(map(int, parts[1::2]))
     if max(order, default=0) >= len(marks):
-        return None  # LiteLLM reckoned with a mark
+        return None  # LiteLLM calculated with a mark
     return AnswerTemplate(re.compile(pattern, re.DOTALL), body, order)
 
 
@@ -127,9 +127,9 @@ def _are_known(document: Json, marks: set[str]) -> bool:
 
 
 def _has_only(value: object, marks: set[str], name: str = "") -> bool:
-    """Whether each text is a mark, empty or a word that a form has, and each list one of objects."""
+    """Whether each text is a mark, empty or part of the template, and each list one of objects."""
     if is_object(value):
         return all(_has_only(one, marks, key) for key, one in value.items())
     if is_array(value):
         return all(is_object(one) and _has_only(one, marks) for one in value)
-    return not isinstance(value, str) or not value or value in marks or name in WORDS
+    return not isinstance(value, str) or not value or value in marks or name in CONSTANT_NAMES

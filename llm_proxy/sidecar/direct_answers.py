@@ -1,14 +1,13 @@
 """A provider's good answer to a direct call: what the gateway gets, and the row of the call log.
 
-Invariants: the answer's form, its cost and its headers are made by LiteLLM's own functions; headers that only
-repeat the time or LiteLLM's own budgets are left out; an answer that LiteLLM might reject is none of these.
+Invariants: body, cost, headers and row are what LiteLLM's functions make of the answer: these make them, or
+made those of other answers alike (`answer_template`, `flat_prices`). Headers that only repeat the time or
+LiteLLM's own budgets are left out; an answer that LiteLLM might reject is none of these.
 """
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from types import SimpleNamespace
-from typing import NamedTuple
 from uuid import uuid4
 
 from llm_proxy.json_access import Json, as_list, as_object, read_object
@@ -24,6 +23,7 @@ from llm_proxy.sidecar.answer_template import KnownAnswers
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
 from llm_proxy.sidecar.direct_templates import DirectCall
+from llm_proxy.sidecar.flat_prices import PlainAnswer, PlainUsage
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.answer_headers import sendable
 from llm_proxy.sidecar.patches.provider_http import record_answer
@@ -42,7 +42,7 @@ class GoodAnswer:
     """An answer to be sent.
 
     Attributes:
-        result: LiteLLM's object of the answer.
+        result: LiteLLM's object of the answer, or a `PlainAnswer`.
         rendered: The body, if it is made already.
         extra: LiteLLM's headers that do not depend on the cost.
         breakdown: The parts of the cost; None if they are not known.
@@ -104,18 +104,6 @@ class GoodAnswer:
         }
 
 
-class KnownUsage(NamedTuple):
-    """The usage of an answer whose form is known, read as LiteLLM's object of it."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    stated: Json
-
-    def model_dump(self, **_: object) -> Json:
-        """Return it as the provider states it."""
-        return self.stated
-
-
 @lru_cache(maxsize=1024)
 def known_answers(group: str, deployment: str) -> KnownAnswers:  # noqa: ARG001 -- what it is kept by
     """Return what was learned of a deployment's answers to calls of a group."""
@@ -173,16 +161,14 @@ def read_answer(
 def _of_known_form(
     body: bytes, answer: ProviderAnswer, template: RequestTemplate, call: DirectCall, outcome: CallOutcome
 ) -> GoodAnswer | None:
-    """Return a good answer without LiteLLM's object of it; None if LiteLLM has to reckon its cost."""
+    """Return a good answer without LiteLLM's object of it; None if LiteLLM has to calculate its cost."""
     document, hidden = read_object(answer.raw), direct_internals.chat_hidden(answer.headers)
-    stated = {name: document.get(name) for name in ("id", "model", "service_tier")}
-    priced = _flat_price(document, SimpleNamespace(**stated), template.pricing, hidden)
+    priced = _flat_price(document, document.get("model"), template.pricing, hidden)
     if priced is None:
         return None
-    usage = as_object(document["usage"])
-    counts = KnownUsage(usage["prompt_tokens"], usage["completion_tokens"], usage)
     call_outcome.record_response(None, states_tokens=True)
-    result, extra = SimpleNamespace(usage=counts, **stated), extra_headers(hidden, call.group)
+    result = PlainAnswer(document["id"], PlainUsage(document["usage"]), document.get("service_tier"))
+    extra = extra_headers(hidden, call.group)
     times = outcome.attempts[-1].started_at, datetime.now(UTC)
     return GoodAnswer(result, call, template, answer, extra, *priced, *times, rendered=body)
 
@@ -237,21 +223,21 @@ def _priced(
     """Return what LiteLLM makes of an answer's document, with its cost."""
     result = direct_internals.answer_object(document, answer.headers, template.pricing)
     hidden = as_object(result._hidden_params)  # noqa: SLF001 -- where LiteLLM keeps them
-    known = _flat_price(document, result, template.pricing, hidden)
+    known = _flat_price(document, result.model, template.pricing, hidden)
     cost_usd, breakdown = known or direct_internals.price(result, template.pricing)
     extra = extra_headers(hidden, call.group)
     started, ended = outcome.attempts[-1].started_at, datetime.now(UTC)
     return GoodAnswer(result, call, template, answer, extra, cost_usd, breakdown, started, ended)
 
 
-def _flat_price(document: Json, result: Untyped, pricing: Untyped, hidden: Json) -> tuple[float, Json] | None:
-    """Return the cost of an answer, and its parts; None if LiteLLM has to reckon it."""
+def _flat_price(document: Json, model: Untyped, pricing: Untyped, hidden: Json) -> tuple[float, Json] | None:
+    """Return the cost of an answer, and its parts; None if LiteLLM has to calculate it."""
     if "choices" not in document:
         counts = flat_prices.plain_prompt(document.get("usage"))
         form = flat_prices.VECTORS
-        return flat_prices.price_of_counts(counts, result.model, None, pricing, form, hidden)
+        return flat_prices.price_of_counts(counts, model, None, pricing, form, hidden)
     messages = [as_object(as_object(one).get("message")) for one in as_list(document["choices"])]
     tier = document.get("service_tier")
     if any(message.get("annotations") for message in messages) or not isinstance(tier, str | None):
         return None  # a citation may be of a search that is billed
-    return flat_prices.price(document.get("usage"), result.model, tier or None, pricing, hidden)
+    return flat_prices.price(document.get("usage"), model, tier or None, pricing, hidden)

@@ -1,9 +1,9 @@
 """Calls that LiteLLM would send unchanged reach the provider without LiteLLM's code around the request.
 
-LiteLLM's router chooses the deployment of each call. The first call of a form goes LiteLLM's way, and its
-request becomes a template (`direct_templates`). Invariants: only a good answer is sent from here; anything
-else becomes the answer to LiteLLM's own request, so that retries, fallbacks, cooldowns and errors are its;
-an answer's form, cost, headers and row are made by the functions that make LiteLLM's (`direct_answers`).
+LiteLLM chooses the deployment of each call (`direct_choice`). The first call of a form goes LiteLLM's way,
+and its request becomes a template (`direct_templates`). Invariants: only a good answer is sent from here, as
+LiteLLM would (`direct_answers`); anything else becomes the answer to LiteLLM's own request, so that retries,
+fallbacks, cooldowns and errors are LiteLLM's.
 """
 
 from collections import OrderedDict

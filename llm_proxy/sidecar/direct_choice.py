@@ -1,7 +1,7 @@
-"""Which deployment serves a direct call of a group for which no more than cooldowns and turns are set.
+"""The deployment of a direct call, chosen without LiteLLM's router where only cooldowns and strategy decide.
 
-Invariants: cooldowns, weights and turns are read by LiteLLM's own code, for each call. A group or a call on
-whose deployment anything else has a say is left to LiteLLM's router, as is one of which all cool down.
+Invariants: LiteLLM's own code reads cooldowns, weights and turns for each call. The router chooses where
+anything else decides (affinity, an account, tags, order, checks), and where all deployments cool down.
 """
 
 from llm_proxy.json_access import Json, as_object

@@ -13,6 +13,7 @@ from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object,
 from llm_proxy.sidecar import catalog, direct_internals, flat_prices
 from llm_proxy.sidecar.direct_requests import OpenedStream
 from llm_proxy.sidecar.direct_templates import DirectCall
+from llm_proxy.sidecar.flat_prices import PlainAnswer, PlainUsage
 from llm_proxy.sidecar.frame_template import KnownTemplate
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import accounting
@@ -38,28 +39,6 @@ OLLAMA_FINGERPRINT = "fp_ollama"
 """LiteLLM gives answers of Ollama an id of its own."""
 UNPRICED_ATTRIBUTE, TEMPLATES_ATTRIBUTE = "_llmp_unpriced", "_llmp_frame_templates"
 MAX_TIERS = 16
-
-
-class PlainUsage:
-    """A usage with OpenAI's counts alone, by the names by which LiteLLM's object is read."""
-
-    def __init__(self, stated: Json) -> None:
-        self._stated = stated
-        self.prompt_tokens: int = stated["prompt_tokens"]
-        self.completion_tokens: int = stated["completion_tokens"]
-
-    def model_dump(self, **_: object) -> Json:
-        """Return it as it was stated."""
-        return self._stated
-
-
-@dataclass(frozen=True, slots=True)
-class PlainAnswer:
-    """What a row takes of LiteLLM's object of an answer."""
-
-    id: str
-    usage: PlainUsage
-    service_tier: str | None
 
 
 class PricedAnswer(NamedTuple):

@@ -1,8 +1,9 @@
 """Which calls may pass LiteLLM by, and what LiteLLM sent to a provider for a call of the same form.
 
-Pure. Invariants: a template holds no text of a call; a call uses it only if everything but the texts, and the
-values of `FREE_FIELDS`, is equal to the call it was learned from; a field that is not known here, and a
-request that LiteLLM changed beyond its fields, are left to LiteLLM.
+Pure. Invariants: a template holds no messages and no input of a call, but its other fields (tools, schemas).
+A call uses it only if all but messages or input, and the values of `FREE_FIELDS`, is equal to the call it was
+learned from. LiteLLM gets a call with a field that is not known here; no template is made of a request that
+LiteLLM changed beyond its fields.
 """
 
 import re

@@ -3,7 +3,7 @@
 Invariants: rates are those that LiteLLM billed; they serve an answer only after LiteLLM's own prices of other
 usages were these sums, to the last digit and with all parts. Where a price depends on anything else (time,
 region, discounts, a table of tiers, a cost that the provider states), and from a prompt's size on at which
-another rate begins, LiteLLM reckons. Rates are dropped once an entry of LiteLLM's list of prices changes.
+another rate begins, LiteLLM calculates. Rates are dropped once an entry of LiteLLM's list of prices changes.
 """
 
 import copy
@@ -31,7 +31,7 @@ FLAT_ATTRIBUTE = "_llmp_flat_prices"
 MAX_FLAT_PRICES = 16
 """Of one form of calls: a provider may state another model and another tier in each answer."""
 OWN_RULES = frozenset({"azure", "azure_ai", "perplexity", "vertex_ai", "vertex_ai_beta"})
-"""Providers whose prices LiteLLM reckons by more than an answer's usage."""
+"""Providers whose prices LiteLLM calculates by more than an answer's usage."""
 PRICE_NAMES = ("cost", "pric", "multiplier", "peak")
 """Parts of the names by which an entry states what the price of a plain usage depends on."""
 CONSTANT_RATE = re.compile(
@@ -100,6 +100,28 @@ class PlainCounts(NamedTuple):
         }
 
 
+class PlainUsage:
+    """A usage with OpenAI's counts alone, by the names by which LiteLLM's object is read."""
+
+    def __init__(self, stated: Json) -> None:
+        self._stated = stated
+        self.prompt_tokens: int = stated["prompt_tokens"]
+        self.completion_tokens: int = stated["completion_tokens"]
+
+    def model_dump(self, **_: object) -> Json:
+        """Return it as the provider states it."""
+        return self._stated
+
+
+@dataclass(frozen=True, slots=True)
+class PlainAnswer:
+    """What a row takes of LiteLLM's object of an answer with such a usage."""
+
+    id: str
+    usage: PlainUsage
+    service_tier: str | None
+
+
 class AnswerForm(NamedTuple):
     """Answers of an operation.
 
@@ -137,7 +159,7 @@ class FlatPrice:
     entries: Mapping[str, Json]
 
     def price(self, counts: PlainCounts) -> tuple[float, Json]:
-        """Return the cost and its parts, by the operations by which LiteLLM reckons them."""
+        """Return the cost and its parts, by the operations by which LiteLLM calculates them."""
         cached = float(counts.cached) * self.per_cached
         reasoning = float(counts.reasoning) * self.per_reasoning
         written = counts.written * self.per_written + counts.written_1h * self.per_written_1h
@@ -169,7 +191,7 @@ class FlatPrice:
 def price(
     usage: object, model: str, tier: str | None, pricing: Untyped, hidden: Json
 ) -> tuple[float, Json] | None:
-    """Return what a chat's answer costs, and the parts of the cost; None if LiteLLM has to reckon it.
+    """Return what a chat's answer costs, and the parts of the cost; None if LiteLLM has to calculate it.
 
     Args:
         usage: As the answer states it.

@@ -1,4 +1,4 @@
-"""A POST whose head is kept, sent by a connection of aiohttp's pool without what its client does before.
+"""KeptRequest: a POST request whose head is kept, written to a pooled connection of aiohttp's.
 
 Invariants: aiohttp's connector opens, limits and keeps the connections; its protocol parses the answer and
 watches the read timeout; answers and exceptions are those of its client.
@@ -32,7 +32,7 @@ class KeptRequest:
         after: The rest of its head.
         request: aiohttp's object of it, by which the connector chooses a connection.
         session: Whose connections are used.
-        unanswered: Makes aiohttp's object of an answer that has not come.
+        make_response: Makes aiohttp's object of an answer that has not arrived.
         timeout: Of the connection and of reads.
     """
 
@@ -40,7 +40,7 @@ class KeptRequest:
     after: bytes
     request: Untyped
     session: Untyped
-    unanswered: Callable[[], Untyped]
+    make_response: Callable[[], Untyped]
     timeout: Untyped
 
     async def post(self, body: bytes, *, decompresses: bool) -> Untyped:
@@ -58,7 +58,7 @@ class KeptRequest:
         except TimeoutError as error:
             text = f"Connection timeout to host {self.request.url}"
             raise import_module("aiohttp").ConnectionTimeoutError(text) from error
-        protocol, response = connection.protocol, self.unanswered()
+        protocol, response = connection.protocol, self.make_response()
         protocol.set_response_params(
             read_until_eof=True, auto_decompress=decompresses, read_timeout=self.timeout.sock_read
         )
@@ -102,9 +102,9 @@ def keep_request(url: Untyped, options: Mapping[str, Any], session: Untyped) -> 
         return None
     known = {"request_info": request.request_info, "loop": loop, "session": session, "traces": ()}
     written = {"writer": None, "continue100": None, "timer": None, "stream_writer": WRITTEN}
-    unanswered = partial(aiohttp.ClientResponse, "POST", request.url, **known, **written)
+    make_response = partial(aiohttp.ClientResponse, "POST", request.url, **known, **written)
     head = (before + LENGTH_HEADER).encode(), f"\r{after}".encode()
-    return KeptRequest(*head, request, session, unanswered, options["timeout"])
+    return KeptRequest(*head, request, session, make_response, options["timeout"])
 
 
 def _is_plain(session: Untyped) -> bool:
