@@ -33,14 +33,11 @@ async def take_each(response: Untyped, take: Callable[[bytes], bool]) -> None:
         return
     tap = _Tap(transport, transport.get_protocol(), response.content, take)
     transport.set_protocol(tap)
-    end = asyncio.ensure_future(response.content.wait_eof())  # fails at a timeout, which no protocol sees
-    end.add_done_callback(tap.end)
     try:
         tap.pass_on()
         await tap.ended
     finally:
         tap.close()
-        end.cancel()
 
 
 def whole_chunks(data: bytes) -> bytes | None:
@@ -97,6 +94,12 @@ class _Tap(asyncio.Protocol):
             return
         self._inner.read_timeout = EXPIRED_S
         self._inner.start_timeout()
+        self._timer = self._call_later(MIN_WAIT_S, self._look_for_failure)
+
+    def _look_for_failure(self) -> None:
+        """Take no more once aiohttp's timer has run out, which no protocol sees."""
+        self._timer = self._call_later(MIN_WAIT_S, self._look_for_failure)
+        self.pass_on()
 
     def pass_on(self) -> bytes:
         """Hand the bytes over that have come; return the last of them."""
@@ -104,7 +107,7 @@ class _Tap(asyncio.Protocol):
         while not self.ended.done():
             try:
                 chunk: bytes = self._body.read_nowait()
-            except Exception:  # noqa: BLE001 -- the task that waits raises it
+            except Exception:  # noqa: BLE001 -- the next read raises it
                 self.close()
                 break
             if not chunk:
@@ -137,12 +140,6 @@ class _Tap(asyncio.Protocol):
         self._inner.read_timeout = self._limit_s
         if self._inner.connected and not self._body.is_eof() and self._body.exception() is None:
             self._inner.start_timeout()
-
-    def end(self, end: "asyncio.Task[None]") -> None:
-        """Take no more: the body has ended, or is broken off."""
-        if not end.cancelled():
-            end.exception()  # the next read raises it
-        self.close()
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes of the connection on."""

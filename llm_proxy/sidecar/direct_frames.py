@@ -9,17 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object, read_object
+import orjson
+
+from llm_proxy.json_access import Json, as_list, as_object, is_array, is_object
 from llm_proxy.sidecar import catalog, direct_internals, flat_prices
 from llm_proxy.sidecar.direct_requests import OpenedStream
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.flat_prices import PlainAnswer, PlainUsage
 from llm_proxy.sidecar.frame_template import KnownTemplate
+from llm_proxy.sidecar.json_repair import encode
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import accounting
 from llm_proxy.sidecar.patches.openai_passthrough import (
     PASSTHROUGH_ATTRIBUTE,
     TEXT_DELTA_FIELDS,
+    PassthroughFrame,
     PassthroughStream,
 )
 from llm_proxy.sidecar.provider_lines import ProviderLines
@@ -34,6 +38,9 @@ FRAME_FIELDS = frozenset(
 STRINGS = ("id", "service_tier", "system_fingerprint")
 CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "logprobs"})
 DELTA_FIELDS = TEXT_DELTA_FIELDS | {"tool_calls"}
+PLAIN_REASONS = (None, "stop", "length", "tool_calls")
+"""Finish reasons that stay what they are, and say no more."""
+DONE_EVENT = b"data: [DONE]"
 CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 OLLAMA_FINGERPRINT = "fp_ollama"
 """LiteLLM gives answers of Ollama an id of its own."""
@@ -108,7 +115,12 @@ class DirectFrames(PassthroughStream):
     """Makes the frames of one direct stream."""
 
     def __init__(
-        self, lines: ProviderLines, call: DirectCall, pricing: Untyped, opened: OpenedStream
+        self,
+        lines: ProviderLines,
+        call: DirectCall,
+        pricing: Untyped,
+        opened: OpenedStream,
+        note_event: Callable[[bytes], None],
     ) -> None:
         """Create it.
 
@@ -117,11 +129,14 @@ class DirectFrames(PassthroughStream):
             call: The call.
             pricing: LiteLLM's logging object of the call that the request's template was learned from.
             opened: The provider's answer.
+            note_event: Gets the bytes of an event that is not taken as a line.
         """
         options = as_object(call.parameters.get("stream_options"))
         self.source: Untyped = _ProviderStream(pricing, self)
         super().__init__(self.source, lines, call.group, wants_usage=bool(options.get("include_usage")))
         self._call, self._pricing, self._opened = call, pricing, opened
+        self._events, self._note_event = lines, note_event
+        self._checked: Json | None = None
         self.hidden = direct_internals.hidden_of_stream(pricing, opened.headers)
         self._unpriced = _unpriced(pricing)
         self._is_plain = accounting.prices_streams_as_stated()
@@ -137,6 +152,35 @@ class DirectFrames(PassthroughStream):
         """Whether a frame stated the usage."""
         return bool(self._stream.sent_stream_usage)
 
+    async def read_frame(self) -> PassthroughFrame | None:
+        """Return the next frame to send; None at the end. A plain event needs no repair."""
+        lines = self._events
+        while self._is_plain and not self.holds_text:
+            if lines.is_drained:
+                await lines.read()
+            event = lines.next_event
+            chunk = read_plain(event) if event is not None else None
+            if event is None or (chunk is None and event != DONE_EVENT):
+                break
+            lines.take_event()
+            self._note_event(event)
+            if chunk is None:
+                await self._drain()
+                return None
+            made = self._convert_plain(chunk)
+            if made is not None:
+                has_cost = "usage" in made  # a float, which orjson writes otherwise
+                raw = encode(made) if has_cost else orjson.dumps(made)
+                return PassthroughFrame(b"data: " + raw + b"\n\n")
+        return await super().read_frame()
+
+    def _convert_plain(self, chunk: Json) -> Json | None:
+        """Return a plain frame's data for the caller; None if there is nothing to send."""
+        self._note_tier(chunk)
+        self._checked = chunk
+        self._keep(chunk)
+        return self._for_caller(chunk)
+
     async def _drain(self) -> None:
         """Read the rest of the body, if there is one."""
         if not self._opened.is_ended:
@@ -146,7 +190,8 @@ class DirectFrames(PassthroughStream):
         """Keep a frame: as JSON as long as all are plain."""
         usage, choices = chunk.get("usage"), chunk["choices"]
         one_tier = chunk.get("service_tier") in (None, self._tier)
-        if self._is_plain and not (one_tier and is_plain(chunk) and (not usage or self._usage is None)):
+        has_plain = chunk is self._checked or is_plain(chunk)
+        if self._is_plain and not (one_tier and has_plain and (not usage or self._usage is None)):
             self._make_chunks()
         if not self._is_plain:
             super()._keep_for_log(chunk)
@@ -163,14 +208,11 @@ class DirectFrames(PassthroughStream):
 
     def keep_text(self, event: bytes) -> bool:
         """Keep the text of an event as that of a frame; return False if it has more, or needs a frame."""
-        if not self._is_plain or not event.startswith(b"data:") or b"\n" in event:
+        chunk = read_plain(event) if self._is_plain else None
+        if chunk is None or "usage" in chunk or chunk.get("service_tier") not in (None, self._tier):
             return False
-        chunk = read_object(event[5:])
-        choices = as_list(chunk.get("choices"))
-        if len(choices) != 1 or chunk.get("usage") or chunk.get("service_tier") not in (None, self._tier):
-            return False
-        choice = as_object(choices[0])
-        return type(choice.get("index")) is int and self._append_text(choice)
+        choices: list[Json] = chunk["choices"]
+        return len(choices) == 1 and self._append_text(choices[0])
 
     def _append(self, kept_delta: Untyped, text: str) -> None:
         if self._is_plain:
@@ -258,6 +300,31 @@ def _complete_calls(choice: Json) -> None:
     """State the type of each call, as LiteLLM's class does."""
     for call in as_list(choice["delta"].get("tool_calls")):
         call["type"] = call.get("type") or "function"
+
+
+def read_plain(event: bytes) -> Json | None:
+    """Return the frame of a provider's event if it is plain, without calls, and needs no repair."""
+    if not event.startswith(b"data:") or b"\n" in event or b"\r" in event:
+        return None
+    try:
+        chunk: object = orjson.loads(event[5:])
+    except ValueError:
+        return None
+    if not is_object(chunk) or not is_array(chunk.get("choices")):
+        return None
+    if not chunk.get("usage"):
+        chunk.pop("usage", None)
+    has_usage = is_object(chunk.get("usage", {}))
+    has_text = isinstance(chunk.get("obfuscation") or "", str)
+    is_sound = has_usage and has_text and all(map(_needs_no_repair, chunk["choices"]))
+    return chunk if is_sound and is_plain(chunk) else None
+
+
+def _needs_no_repair(choice: object) -> bool:
+    if not is_object(choice) or type(choice.get("index")) is not int:
+        return False
+    delta: object = choice.get("delta")
+    return is_object(delta) and "tool_calls" not in delta and choice.get("finish_reason") in PLAIN_REASONS
 
 
 def is_plain(chunk: Json) -> bool:

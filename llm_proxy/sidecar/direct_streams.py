@@ -129,7 +129,7 @@ class DirectStream:
     def _prepare(self, opened: OpenedStream, body: "_FlushingBody") -> DirectFrames:
         """Return what makes the frames."""
         self._lines = ProviderLines(body, self._take)
-        frames = DirectFrames(self._lines, self._call, self._template.pricing, opened)
+        frames = DirectFrames(self._lines, self._call, self._template.pricing, opened, self._note_event)
         self._extra = extra_headers(frames.hidden, self._call.group)
         self._outcome.stream, self._outcome.lines = frames.source, self._lines
         frames.source.keep_text = partial(self._keep_text, frames)
@@ -143,6 +143,10 @@ class DirectStream:
         """Return an event's line, for the frames; after the handover its bytes, for LiteLLM."""
         self._taken.append(_as_sent(event))
         return "" if self._handed_over else provider_http.event_line(event)
+
+    def _note_event(self, event: bytes) -> None:
+        """Note an event's bytes for LiteLLM."""
+        self._taken.append(event + b"\n\n")
 
     async def _make_frames(self, opened: OpenedStream, frames: DirectFrames) -> AsyncGenerator[str | bytes]:
         while (frame := await frames.read_frame()) is not None:
@@ -161,7 +165,7 @@ class DirectStream:
         """Note an event that was sent without a frame of its own; return False if it needs one."""
         if not frames.keep_text(event):
             return False
-        self._taken.append(event + b"\n\n")
+        self._note_event(event)
         self._note_sent()
         return True
 

@@ -117,10 +117,14 @@ class EventDecoder:
         is_line = block.startswith(b"data:") and b"\n" not in block and b"\r" not in block
         if not is_line or len(block) > MAX_EVENT_BYTES or not self.is_between_events:
             return self.feed(block + separator)
-        self._plain = False
-        self._lines.skip_line()
+        self.skip_event()
         data = block[5:].strip()
         return [ServerSentEvent(data.decode("utf-8", "replace"))] if data else []
+
+    def skip_event(self) -> None:
+        """Note that an event of one line of data was read elsewhere."""
+        self._plain = False
+        self._lines.skip_line()
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """Return the events that end in this chunk; raises `EventTooLong`."""

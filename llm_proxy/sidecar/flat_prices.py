@@ -283,17 +283,19 @@ def is_plain_usage(
     parts: Mapping[str, frozenset[str]] = PARTS,
 ) -> bool:
     """Whether a usage has these counts, by default OpenAI's of a chat, and no other."""
-    if not usage.keys() <= {*counts, *parts} or any(not _is_count(usage.get(name)) for name in counts):
+    stated = 0
+    for name, value in usage.items():
+        if name in counts:
+            stated += _is_count(value)
+        elif name not in parts or not (value is None or _are_counts(value, parts[name])):
+            return False
+    return stated == len(counts)
+
+
+def _are_counts(part: object, names: frozenset[str]) -> bool:
+    if not is_object(part) or not part.keys() <= names:
         return False
-    return all(
-        stated is None
-        or (
-            is_object(stated)
-            and stated.keys() <= names
-            and all(one is None or _is_count(one) for one in stated.values())
-        )
-        for stated, names in ((usage.get(part), names) for part, names in parts.items())
-    )
+    return all(one is None or _is_count(one) for one in part.values())
 
 
 def _is_count(value: object) -> bool:

@@ -96,6 +96,13 @@ class ProviderLines:
         """Take the next event away."""
         self._blocks.popleft()
 
+    def take_event(self) -> None:
+        """Take the next event, which is one line of data, as if it were taken as a line."""
+        self._decoder.skip_event()
+        block = self._blocks.popleft()
+        if self.taken is not None:
+            self.taken.append(block)
+
     def put_back(self, event: bytes) -> None:
         """Put an event before the next one."""
         self._blocks.appendleft(event)

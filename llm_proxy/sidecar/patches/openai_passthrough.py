@@ -194,10 +194,17 @@ class PassthroughStream:
             call_outcome.record_finish_reason(
                 openai_repair.informative_finish_reason(choice.get("finish_reason"))
             )
+        self._note_tier(chunk)
+        self._repair_and_keep(chunk)
+        return self._for_caller(chunk)
+
+    def _note_tier(self, chunk: Json) -> None:
         self._tier = service_tier(chunk, as_object(chunk.get("usage"))) or self._tier
         if self._tier and chunk.get("usage"):
             chunk["service_tier"] = self._tier
-        self._repair_and_keep(chunk)
+
+    def _for_caller(self, chunk: Json) -> Json | None:
+        """Return a frame that is repaired as the caller gets it; None if there is nothing to send."""
         usage = self._complete_usage(chunk.pop("usage", None))
         if usage:
             self._stream.sent_stream_usage = True
