@@ -35,7 +35,6 @@ FRAME_FIELDS = frozenset(
         *("system_fingerprint", "service_tier", "obfuscation"),
     }
 )
-STRINGS = ("id", "service_tier", "system_fingerprint")
 CHOICE_FIELDS = frozenset({"index", "delta", "finish_reason", "logprobs"})
 DELTA_FIELDS = TEXT_DELTA_FIELDS | {"tool_calls"}
 PLAIN_REASONS = (None, "stop", "length", "tool_calls")
@@ -159,7 +158,7 @@ class DirectFrames(PassthroughStream):
             if lines.is_drained:
                 await lines.read()
             event = lines.next_event
-            chunk = read_plain(event) if event is not None else None
+            chunk = read_plain(event) if event is not None and event != DONE_EVENT else None
             if event is None or (chunk is None and event != DONE_EVENT):
                 break
             lines.take_event()
@@ -333,7 +332,9 @@ def is_plain(chunk: Json) -> bool:
         chunk.keys() <= FRAME_FIELDS
         and chunk.get("object") == FRAME
         and bool(chunk.get("id"))
-        and all(isinstance(chunk.get(name) or "", str) for name in STRINGS)
+        and isinstance(chunk["id"], str)
+        and isinstance(chunk.get("service_tier") or "", str)
+        and isinstance(chunk.get("system_fingerprint") or "", str)
         and chunk.get("system_fingerprint") != OLLAMA_FINGERPRINT
         and type(chunk.get("created")) is int
         and all(map(_is_plain_choice, chunk["choices"]))

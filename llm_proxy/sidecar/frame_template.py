@@ -41,6 +41,7 @@ _HOLE = re.compile(
     + _TEXT
     + rb')"|(?P<number>0|[1-9][0-9]{0,15})\b)'
 )
+_TEXT_BEGIN = re.compile(rb'"(?:%b)"[ \t]*:[ \t]*"[^"]' % "|".join(TEXTS).encode())
 _TEXT_VALUE = re.compile(rb'(?!"|data:|\Z)' + _TEXT)
 """Not empty; LiteLLM takes Google's texts that begin so for sounds."""
 _PADDING_VALUE = re.compile(_TEXT)
@@ -410,6 +411,8 @@ def _parts_of(marked: bytes, holes: tuple[_Hole, ...]) -> tuple[bytes | int, ...
 
 def _form_of(block: bytes) -> tuple[bytes, tuple[_Hole, ...]] | None:
     """Return the bytes before the first hole, and the holes; None without a text, or with too many."""
+    if _TEXT_BEGIN.search(block) is None:
+        return None
     found: list[tuple[str, str | int, int, int]] = []
     for hit in _HOLE.finditer(block):
         name, kind = hit["name"].decode(), "number" if hit["number"] else "text"
