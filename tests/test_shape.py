@@ -90,7 +90,6 @@ AWAITED = {
     "schema/indexes.py",
     "upstream/monitor.py",
     "admission/renewal.py",
-    "sidecar/body_tap.py",
     "sidecar/disconnects.py",
     "sidecar/event_channel.py",
     "console/watched_gateway.py",
