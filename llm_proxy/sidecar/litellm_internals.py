@@ -52,6 +52,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
             "OpenAIConfig",
             "AzureOpenAIConfig",
             "openai_text_completion_compatible_providers",
+            *("open_ai_chat_completion_models", "get_llm_provider"),
         ),
         *("cache", "model_alias_map", "ModelResponse", "TextCompletionResponse", "stream_chunk_builder"),
         *("CohereRerankConfig", "CohereRerankV2Config"),
@@ -69,6 +70,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.llms.vertex_ai.gemini.transformation": ("transform_system_message",),
     "litellm.main": (
         *("get_optional_params", "get_optional_params_embeddings", "validate_chat_completion_tool_choice"),
+        "text_completion",
         *("drops_unsupported_allowed_tools_tool_choice", "async_mock_completion_streaming_obj"),
     ),
     "litellm.proxy.proxy_server": (

@@ -29,6 +29,7 @@ _CHATTER = re.compile(
     r"traceback \(most recent|(?:received|available) model group|litellm (?:retried|max retries)|"
     r"no fallback model group|error doing the fallback|deployment info|original exception|stack trace|"
     r"no deployments available|file an issue|for further information visit|cooldown_list|"
+    r"(?:either provide one, or set|enable|\bset) ['\"`]?litellm\.modify_params|"
     r"to drop (?:these|it|unsupported)|if you want to use these params|\bFile \"[^\"]*\", line \d",
     re.IGNORECASE,
 )

@@ -100,6 +100,15 @@ def install() -> None:
     main.drops_unsupported_allowed_tools_tool_choice = drops_no_choice
     chat = replace(main, "get_optional_params", translate_chat)
     embeddings = replace(main, "get_optional_params_embeddings", translate_embeddings)
+    _check_prompts(main)
+
+
+def _check_prompts(main: Untyped) -> None:
+    def complete_text(*args: Untyped, **options: Untyped) -> Untyped:
+        _reject_what_no_chat_holds(options)
+        return complete(*args, **options)
+
+    complete = replace(main, "text_completion", complete_text)
 
 
 def _shortened(options: Json) -> Json:
@@ -208,11 +217,28 @@ def _is_translated(options: Json) -> bool:
 
 def _completions_only_fields(names: Collection[str], options: Json) -> Collection[str]:
     """Return those of the fields that the call's endpoint lacks because it is no completions endpoint."""
-    provider = str(options.get("custom_llm_provider") or "")
+    is_completed = _completes(str(options.get("custom_llm_provider") or ""))
+    return () if is_completed else COMPLETIONS_ONLY.intersection(names)
+
+
+def _completes(provider: str) -> bool:
+    """Whether LiteLLM sends text completions to the provider as such, and not as chats."""
     compatible = litellm_internals.litellm_module().openai_text_completion_compatible_providers
-    if provider == "azure_text" or provider.startswith("text-completion-") or provider in compatible:
-        return ()
-    return COMPLETIONS_ONLY.intersection(names)
+    return provider == "azure_text" or provider.startswith("text-completion-") or provider in compatible
+
+
+def _reject_what_no_chat_holds(options: Json) -> None:
+    """Reject a prompt that LiteLLM would make a chat of another meaning: several texts, or tokens."""
+    library, prompt = litellm_internals.litellm_module(), options.get("prompt")
+    prompts = as_list(prompt)
+    if isinstance(prompt, str) or (len(prompts) == 1 and isinstance(prompts[0], str)):
+        return
+    stated = {name: options.get(name) for name in ("model", "custom_llm_provider", "api_base")}
+    name, provider, *_ = library.get_llm_provider(**stated)
+    if _completes(provider) or (provider == "openai" and name not in library.open_ai_chat_completion_models):
+        return
+    message = f"{name} is reached by chats: its `prompt` is one text a call. Send one call for each prompt."
+    raise library.UnsupportedParamsError(message=message, status_code=400)
 
 
 def _unsupported(name: str, options: Json) -> BaseException:
@@ -229,11 +255,12 @@ PATCH = LiteLLMPatch(
     install=install,
     reason=(
         "A value equal to OpenAI's documented default, `store: false`, rejects the call if the provider does "
-        "not support the field, or is translated into another value."
+        "not support the field, or is translated into another value. Several prompts become one chat."
     ),
-    until="LiteLLM leaves such values out by itself.",
+    until="LiteLLM leaves such values out, and rejects such prompts, by itself.",
     tests=(
         "tests/stages/dialects/test_default_values.py::test_a_documented_default_passes_everywhere",
         "tests/stages/dialects/test_default_values.py::test_a_default_is_never_translated_into_another_value",
+        "tests/stages/dialects/test_default_values.py::test_a_chat_model_takes_one_text_as_its_prompt",
     ),
 )

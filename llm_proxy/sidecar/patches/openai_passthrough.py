@@ -298,9 +298,13 @@ class PassthroughStream:
 
 
 class TextPassthroughStream(PassthroughStream):
-    """A text completion's stream: its choices have a `text` instead of a `delta`."""
+    """A text completion's stream: its choices have a `text` instead of a `delta`, also if a chat is sent."""
 
     def _repair_and_keep(self, chunk: Json) -> None:
+        chunk["object"] = "text_completion"
+        for choice in map(as_object, as_list(chunk.get("choices"))):
+            if "delta" in choice:
+                choice |= {"text": as_object(choice.pop("delta")).get("content"), "logprobs": None}
         self._repair.repair_text_chunk(chunk)
         kept = [
             {
@@ -338,5 +342,6 @@ PATCH = LiteLLMPatch(
         "tests/stages/sidecar/test_passthrough.py::test_a_refusal_is_streamed",
         "tests/stages/sidecar/test_passthrough.py::test_every_choice_of_a_stream_ends",
         "tests/stages/sidecar/test_stream_repair.py::test_each_choice_of_a_text_completion_is_complete",
+        "tests/stages/dialects/test_default_values.py::test_a_chat_model_s_text_completion_is_streamed_as_text",
     ),
 )

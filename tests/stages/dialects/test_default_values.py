@@ -180,6 +180,33 @@ def test_a_completion_model_gets_completions_defaults(all_providers: AllProvider
     assert {name: seen.get(name) for name in fields} == fields
 
 
+def test_a_chat_model_s_text_completion_is_streamed_as_text(all_providers: AllProviders) -> None:
+    """LiteLLM sends a chat, also where the provider speaks OpenAI's protocol."""
+    for family in ("OpenAI", "Anthropic"):
+        reply, calls = all_providers.ask("completions", family, {"stream": True})
+        assert "/v1/completions" not in {call["path"] for call in calls}
+        frames = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+        assert {frame["object"] for frame in frames} == {"text_completion"}
+        choices = [choice for frame in frames for choice in frame["choices"]]
+        assert not [choice for choice in choices if "delta" in choice]
+        whole = all_providers.ask("completions", family, {})[0].json()["choices"][0]
+        assert "".join(choice.get("text") or "" for choice in choices) == whole["text"]
+        ends = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
+        assert ends == [whole["finish_reason"]]
+
+
+@pytest.mark.parametrize("prompt", [["one", "two"], [1, 2], [[1], [2]]])
+def test_a_chat_model_takes_one_text_as_its_prompt(all_providers: AllProviders, prompt: object) -> None:
+    """LiteLLM would make one conversation of several prompts, and answer them once."""
+    for family in ("OpenAI", "Anthropic", "Gemini"):
+        reply, calls = all_providers.ask("completions", family, {"prompt": prompt})
+        assert (reply.status_code, calls) == (400, [])
+        assert "`prompt` is one text a call" in reply.json()["error"]["message"]
+    for family in ("completions", "OpenAI-compatible"):
+        status, seen = all_providers.send("completions", family, {"prompt": prompt})
+        assert (status, seen and seen["prompt"]) == (200, prompt)
+
+
 def test_embeddings_take_openai_s_fields_at_any_server_of_its_format(all_providers: AllProviders) -> None:
     """The server decides on `dimensions`; the default format is dropped where there is no other."""
     for group in ("embeddings", "plain embeddings", "lm_studio embeddings"):

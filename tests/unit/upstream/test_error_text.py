@@ -127,6 +127,11 @@ def test_names_of_models_fields_and_values_are_kept(message: str) -> None:
             "gpt-5 models don't support temperature=0.2. Only temperature=1 is supported.",
         ),
         (
+            "litellm.BadRequestError: Anthropic requires at least one non-system message. Either provide one, or set "
+            "`litellm.modify_params = True` // `litellm_settings::modify_params: True` to add the dummy user message",
+            "Anthropic requires at least one non-system message.",
+        ),
+        (
             "1 validation error for Request\nseed\n  Field required [type=missing, input_value={'a': 1}, "
             "input_type=dict]\n    For further information visit https://errors.pydantic.dev/2.11/v/missing",
             "1 validation error for Request seed Field required",
