@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
-from llm_proxy.errors import NotFound
+from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity import Caller
 from llm_proxy.sealing import Sealer
 
@@ -83,7 +83,7 @@ class ResponseIds:
         return ResponseRef(tenant, key_id, group, deployment, own_id, token)
 
     def open(self, token: str, param: str) -> ResponseRef:
-        """Returns what an id stands for; raises `NotFound` for one that was not made here."""
+        """Returns what an id stands for; raises `response_not_found` for one that was not made here."""
         payload = None
         if self._sealer is not None and token.startswith(PREFIX) and len(token) <= _MAX_CHARS:
             payload = self._sealer.open(_PURPOSE, token.removeprefix(PREFIX))
@@ -98,12 +98,15 @@ def random_id() -> str:
     return PREFIX + secrets.token_hex(_RANDOM_BYTES)
 
 
-def response_not_found(token: str, param: str) -> NotFound:
-    """Returns OpenAI's error for an id not made here, or another caller's; of an item below `input`."""
+def response_not_found(token: str, param: str) -> BadRequest | NotFound:
+    """Returns OpenAI's error for an id not made here, or another caller's; of an item below `input`.
+
+    OpenAI answers 404 for a path and for an item, and 400 for what a call goes on from.
+    """
     shown = "".join(one if one.isprintable() else "?" for one in token[:_MAX_CHARS])
     if param.startswith("input"):
         return NotFound(f"Item with id '{shown}' not found.", param=param, code="item_not_found")
     if param == PREVIOUS:
         message = f"Previous response with id '{shown}' not found."
-        return NotFound(message, param=param, code=PREVIOUS_NOT_FOUND)
+        return BadRequest(message, param=param, code=PREVIOUS_NOT_FOUND)
     return NotFound(f"Response with id '{shown}' not found.", param=param, code="response_not_found")

@@ -188,7 +188,7 @@ def canonical_path(path: str) -> str:
     """Returns the path that an alias stands for; any other path unchanged."""
     if path.startswith("/openai/v1/"):
         path = path.removeprefix("/openai")
-    return path[:-1] if path.endswith("/") and not path.startswith(_NO_ALIASES) else path
+    return path[:-1] if path.endswith("/") and path != "/" and not path.startswith(_NO_ALIASES) else path
 
 
 def _with_aliases(path: str) -> Iterator[str]:

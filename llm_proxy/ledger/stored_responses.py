@@ -33,7 +33,7 @@ MAX_STORED_BYTES = 16 * 2**20
 """Of a response and its input, before they are compressed."""
 _DEADLINE_S = 3.0
 _PURPOSE, _KEY_ID = "responses.stored", "id"
-_DEFAULT_LIMIT, _MAX_LIMIT = 20, 100
+_DEFAULT_LIMIT = 20
 _INSERT = "INSERT INTO stored_responses (digest, person, sealed) VALUES ($1, $2, $3)"
 _SELECT = """
     SELECT sealed FROM stored_responses
@@ -118,11 +118,11 @@ def _page(items: list[Json], query: dict[str, list[str]]) -> Json:
     listed = items if query.get("order") == ["asc"] else items[::-1]
     ids = [one.get("id") for one in listed]
     first, last = 0, len(listed)
-    if (after := query.get("after", [""])[0]) in ids:
-        first = ids.index(after) + 1
-    if (before := query.get("before", [""])[0]) in ids:
-        last = ids.index(before)
-    limit = min(max(1, int(query.get("limit", [str(_DEFAULT_LIMIT)])[0])), _MAX_LIMIT)
+    if after := query.get("after"):
+        first = _place_of(after[0], ids, "after") + 1
+    if before := query.get("before"):
+        last = _place_of(before[0], ids, "before")
+    limit = int(query.get("limit", [str(_DEFAULT_LIMIT)])[0])
     page = listed[first:last][:limit]
     return {
         "object": "list",
@@ -131,6 +131,13 @@ def _page(items: list[Json], query: dict[str, list[str]]) -> Json:
         "last_id": page[-1].get("id") if page else None,
         "has_more": last - first > limit,
     }
+
+
+def _place_of(item: str, ids: list[str | None], param: str) -> int:
+    if item not in ids:
+        message = f"Invalid '{param}': this response has no item of that id."
+        raise BadRequest(message, param=param, code="invalid_value")
+    return ids.index(item)
 
 
 def _sealed(secret: str, stored: StoredResponse) -> str:

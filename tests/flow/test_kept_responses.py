@@ -61,7 +61,7 @@ async def test_a_conversation_goes_on(stack: RunningStack, sdk: openai.AsyncOpen
     assert said[1][1] == first.output_text
 
 
-async def test_what_it_was_made_from_is_listed(sdk: openai.AsyncOpenAI) -> None:
+async def test_what_it_was_made_from_is_listed(stack: RunningStack, sdk: openai.AsyncOpenAI) -> None:
     """By pages, the latest first, or the other way."""
     items: Any = [
         {"role": "user", "content": "one"},
@@ -74,6 +74,9 @@ async def test_what_it_was_made_from_is_listed(sdk: openai.AsyncOpenAI) -> None:
     assert [str(one.id)[:4] for one in page.data] == ["mes_", "mes_"]
     found = [one async for one in await sdk.responses.input_items.list(made.id, limit=2, order="asc")]
     assert ["one" in str(found[0]), "two" in str(found[1]), "three" in str(found[2])] == [True] * 3
+    for query in ("after=x", "before=x", "limit=0"):
+        reply = await send(stack, "GET", f"/v1/responses/{made.id}/input_items?{query}")
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, query[:-2])
     latest = await sdk.responses.input_items.list(made.id)
     assert "three" in str(latest.data[0])
 
@@ -88,7 +91,7 @@ async def test_deleted_is_gone(stack: RunningStack, sdk: openai.AsyncOpenAI) -> 
     for method, end in (("GET", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel")):
         reply = await send(stack, method, f"/v1/responses/{first.id}{end}")
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "response_not_found")
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.BadRequestError):
         await sdk.responses.create(model=MODEL, input=say("x"), previous_response_id=first.id)
     await sdk.responses.create(model=MODEL, input=say("third"), previous_response_id=second.id)
 
@@ -102,7 +105,7 @@ async def test_only_its_tenant_has_it(stack: RunningStack, sdk: openai.AsyncOpen
     calls = len(await stack.calls())
     body = {"model": MODEL, "input": say("x"), "previous_response_id": made.id}
     reply = await send(stack, "POST", "/v1/responses", body, **other)
-    assert (reply.status_code, reply.json()["error"]["param"]) == (404, "previous_response_id")
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "previous_response_id")
     assert (await stack.story(reply.headers["x-request-id"]))["model"] == MODEL
     assert len(await stack.calls()) == calls
     assert (await sdk.responses.retrieve(made.id)).id == made.id
@@ -119,7 +122,7 @@ async def test_nothing_is_kept_unasked(
         unnamed = await stack.openai.responses.create(model=MODEL, input=say("x"))
         assert [one.model_dump()["store"] for one in (unasked, unnamed)] == [False, False]
         assert await connection.fetchval("SELECT count(*) FROM stored_responses") == before
-        with pytest.raises(openai.NotFoundError):
+        with pytest.raises(openai.BadRequestError):
             await stack.openai.responses.create(model=MODEL, input="x", previous_response_id=unnamed.id)
     finally:
         await connection.close()

@@ -142,6 +142,8 @@ def test_a_model_of_another_mode_is_refused_with_its_own_endpoint(
     error = answer.json()["error"]
     assert answer.status_code == 400, answer.text
     assert hint in error["message"]
+    assert path not in error["message"]
+    assert "/v1/chat/completions" not in error["message"].partition(";")[0]
     if path != "/v1/messages":
         assert (error["code"], error["param"]) == ("model_not_supported", "model")
 

@@ -55,7 +55,7 @@ async def test_a_response_lives_at_its_own_deployment(stack: RunningStack) -> No
             await responses.retrieve(first.id)
         assert (gone.value.param, gone.value.code) == ("id", "response_not_found")
         assert f"Response with id '{first.id}' not found." in gone.value.message
-        with pytest.raises(openai.NotFoundError) as cut:
+        with pytest.raises(openai.BadRequestError) as cut:
             await responses.create(model=MODEL, input=say(), previous_response_id=first.id)
         assert (cut.value.param, cut.value.code) == ("previous_response_id", "previous_response_not_found")
     keys = {one["key"] for one in await asked(stack)}
@@ -176,7 +176,7 @@ async def test_what_is_not_the_callers_does_not_exist(stack: RunningStack) -> No
             assert error["type"] == "invalid_request_error"
         body = {"model": MODEL, "input": say(), "previous_response_id": one}
         reply = await send(stack, "POST", "/v1/responses", body, **headers)
-        assert (reply.status_code, reply.json()["error"]["param"]) == (404, "previous_response_id")
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "previous_response_id")
     assert {one["method"] for one in await asked(stack)} == {"GET"}
 
 
@@ -186,6 +186,8 @@ async def test_what_is_not_the_callers_does_not_exist(stack: RunningStack) -> No
         ("?stream=yes", 400, "stream"),
         ("?top=1", 400, "top"),
         ("/input_items?limit=many", 400, "limit"),
+        ("/input_items?limit=0", 400, "limit"),
+        ("/input_items?limit=101", 400, "limit"),
         ("/input_items?order=up", 400, "order"),
         ("?api-version=2025-04-01", 200, None),
         ("/input_items?limit=1&order=asc", 200, None),

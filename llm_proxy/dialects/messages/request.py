@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import orjson
 
+from llm_proxy.dialects.messages.checks import invalid
 from llm_proxy.dialects.messages.content import ContentTranslator, mark_last
 from llm_proxy.dialects.messages.schema import refuse
+from llm_proxy.dialects.request.validators import shown_name
 from llm_proxy.dialects.translation.carried import Carried, not_carried
 from llm_proxy.dialects.translation.chat_request import (
     ToolNames,
@@ -77,9 +79,13 @@ def translate_request(
         for at, tool in enumerate(parsed.get("tools") or ())
     ]
     body: Json = {name: parsed[name] for name in ("model", *_SAME) if parsed.get(name) is not None}
-    body["messages"] = [*translator.system(parsed.get("system")), *translator.messages(parsed["messages"])]
+    conversation = translator.messages(parsed["messages"])
+    body["messages"] = [*translator.system(parsed.get("system")), *conversation]
+    if not conversation:
+        raise invalid("messages", "at least one message must have content", "empty_array")
     if (mark := parsed.get("cache_control")) and carried.cache_marks:
         mark_last(body["messages"], mark)
+    _require_chosen(parsed)
     if tools:
         body |= {"tools": tools, **_tool_choice(as_object(parsed.get("tool_choice")), translator.names)}
     body |= _thinking(parsed, carried) | _output_format(parsed) | _others(parsed, carried)
@@ -123,6 +129,17 @@ def _tool(tool: Json, path: str, carried: Carried, names: ToolNames) -> Json:
     if (mark := tool.get("cache_control")) and carried.cache_marks:
         translated["cache_control"] = mark
     return translated
+
+
+def _require_chosen(parsed: Json) -> None:
+    """Rejects the choice of a tool that is not offered, as Anthropic does: a chat would answer without it."""
+    choice = as_object(parsed.get("tool_choice"))
+    offered = [one.get("name") for one in parsed.get("tools") or ()]
+    if choice.get("type") in {"any", "tool"} and not offered:
+        raise invalid("tool_choice", "may only be specified while providing tools")
+    if choice.get("type") == "tool" and choice["name"] not in offered:
+        shown = shown_name(choice["name"])
+        raise invalid("tool_choice.name", f"Tool '{shown}' not found in provided tools")
 
 
 def _tool_choice(choice: Json, names: ToolNames) -> Json:

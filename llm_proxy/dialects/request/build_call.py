@@ -151,9 +151,9 @@ def reject_wrong_mode(call: Call, models: ModelIndex) -> None:
     if call.endpoint == "completions" and "chat.completions" in served:  # LiteLLM or the provider judges
         return
     paths = ", ".join(f"`{path}`" for path in endpoint_paths(served))
-    other = f"; it is by {paths}" if paths else ", nor by another endpoint of this gateway"
+    other = f"; it is served by {paths}" if paths else ", nor by another endpoint of this gateway"
     raise BadRequest(
-        f"The model '{call.model[:200]}' is not served by `{endpoint_paths([call.endpoint])[0]}`{other}.",
+        f"The model '{call.model[:200]}' is not served by this endpoint{other}.",
         param="model",
         code="model_not_supported",
     )
@@ -162,7 +162,7 @@ def reject_wrong_mode(call: Call, models: ModelIndex) -> None:
 def apply_max_tokens_cap(call: Call, cap: int) -> Call:
     """Returns the call with at most `cap` completion tokens; a call that requests none gets the cap.
 
-    The body keeps the field it states its maximum in. What has no completion stays as it is.
+    The body keeps the fields it states a maximum in. What has no completion stays as it is.
     Raises BadRequest for a larger maximum in a provider's own field, which is never rewritten.
     """
     has_none = FIELDS[call.endpoint].keys().isdisjoint(_MAX_TOKENS_FIELDS)
@@ -175,8 +175,9 @@ def apply_max_tokens_cap(call: Call, cap: int) -> Call:
             param="max_tokens",
             code="integer_above_max_value",
         )
-    stated = [name for name in _MAX_TOKENS_FIELDS if call.body.get(name) is not None] or ["max_tokens"]
-    return call._replace(body=call.body | dict.fromkeys(stated, cap), max_tokens=cap)
+    stated = {name: call.body[name] for name in _MAX_TOKENS_FIELDS if call.body.get(name) is not None}
+    capped = {name: length if 0 < length < cap else cap for name, length in stated.items()}
+    return call._replace(body=call.body | (capped or {"max_tokens": cap}), max_tokens=cap)
 
 
 def _with_parsed_messages(endpoint: Endpoint, parsed: Json, limits: BodyLimits) -> tuple[Json, int]:

@@ -76,6 +76,8 @@ _OF_PARTS = frozenset({"tools", "input", "documents", "query"})
 _RANKED_IMAGES = frozenset({"image", "image_url"})
 """Fields of a document, and of a query, that a multimodal reranker fetches."""
 
+INVALID_URL = "invalid_url"
+"""The code of its errors."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -84,7 +86,7 @@ def reject_private_urls(body: Json) -> None:
     for path, text in fetched_strings(body):
         error = url_error(text)
         if error is not None:
-            raise BadRequest(f"Invalid '{path}': {error}.", param=path, code="invalid_url")
+            raise BadRequest(f"Invalid '{path}': {error}.", param=path, code=INVALID_URL)
 
 
 def fetched_strings(body: Json) -> Iterator[tuple[str, str]]:

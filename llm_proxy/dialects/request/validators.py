@@ -215,26 +215,28 @@ def texts_or_tokens(min_length: int = 0, max_length: int | None = None) -> Valid
     """The input of completions and embeddings: a text, texts, tokens, or arrays of tokens; never mixed."""
     text = string(min_length=min_length)
 
-    def tokens(value: Any, path: str) -> None:  # noqa: ANN401 -- JSON in, JSON out
-        if set(map(type, value)) != {int} or min(value) < 0:
-            raise wrong_type(path, "an array of tokens (integers from 0)", value)
+    array_of_tokens = array_of(integer(0), 1)
+
+    def tokens(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
+        if is_array(value) and set(map(type, value)) == {int} and min(value) >= 0:
+            return value
+        return array_of_tokens(value, path)  # names the first at fault
+
+    inner_of: dict[type, Validator] = {str: text, list: tokens}
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
         if type(value) is str:
             return text(value, path)
         if not is_array(value):
             raise wrong_type(path, _TEXTS_OR_TOKENS, value)
-        kinds: set[type] = set(map(type, value))
-        if kinds == {int}:
-            _check_length(value, path, 1, None)
-            tokens(value, path)
-            return value
+        _check_length(value, path, 1, None)
+        kind: type[object] = value[0].__class__
+        if kind in (int, float):
+            return tokens(value, path)
         _check_length(value, path, 1, max_length)
-        if kinds not in ({str}, {list}):
-            raise wrong_type(path, _TEXTS_OR_TOKENS, value)
-        for at, item in enumerate(value):
-            (text if type(item) is str else tokens)(item, f"{path}[{at}]")
-        return value
+        if kind not in inner_of:
+            raise wrong_type(f"{path}[0]", "a string, a token or an array of tokens", value[0])
+        return [inner_of[kind](item, f"{path}[{at}]") for at, item in enumerate(value)]
 
     return check
 

@@ -24,6 +24,7 @@ from llm_proxy.dialects.dialect import (
 from llm_proxy.dialects.openai import OPENAI
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request.native_call import build_native_call, resolve_group
+from llm_proxy.dialects.request.url_guard import INVALID_URL, reject_private_urls
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.dialects.response_ids import PREVIOUS, ResponseIds
 from llm_proxy.dialects.responses.answer import ResponseBuilder, render_answer
@@ -115,6 +116,8 @@ class ResponsesDialect:
         try:
             call = build_call(translated.body, chat, options, models, limits)
         except BadRequest as error:
+            if error.code == INVALID_URL:
+                reject_private_urls(own)  # its path is the caller's
             param, message = in_the_callers_terms(error)
             raise BadRequest(message, param=param, code=error.code) from None
         echoed = echo(checked, translated.tools)

@@ -28,6 +28,8 @@ from llm_proxy.json_access import Json, as_objects, is_array
 
 STORED_PATH = "/v1/responses/"
 MAX_QUERY_CHARS = 4096
+MAX_LISTED = 100
+"""Items of a page."""
 _LISTED = ("after", "before", "include", "limit", "order")
 _IGNORED = frozenset({"api-version"})
 """Azure's clients send it; a deployment has its own."""
@@ -234,6 +236,7 @@ def _fault(name: str, value: str) -> str | None:
     }
     if name in expected and value not in expected[name]:
         return f"expected one of {', '.join(expected[name])}."
-    if name in {"limit", "starting_after"} and not (value.isascii() and value.isdigit() and len(value) < 10):
-        return "expected an integer of at least 0."
-    return None
+    whole = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else -1
+    if name == "limit" and not 1 <= whole <= MAX_LISTED:
+        return f"expected an integer from 1 to {MAX_LISTED}."
+    return "expected an integer of at least 0." if name == "starting_after" and whole < 0 else None

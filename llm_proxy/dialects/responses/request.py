@@ -43,6 +43,10 @@ _PATHS = {
 }
 
 
+class ChatFieldGiven(BadRequest):
+    """A chat's field that Responses do not have; it is named as it was sent."""
+
+
 class ResponseContext(NamedTuple):
     """What the answer to a translated request needs to know of it.
 
@@ -169,7 +173,7 @@ def _fields(body: Json, carried: Carried) -> Json:
             continue
         if name in CHAT_FIELDS["chat.completions"]:
             shown = shown_name(name)
-            raise BadRequest(f"Unknown parameter: '{shown}'.", param=shown, code="unknown_parameter")
+            raise ChatFieldGiven(f"Unknown parameter: '{shown}'.", param=shown, code="unknown_parameter")
         chat[name] = value
     same = (*_SAME_IN_A_CHAT, "model", *(_OF_OPENAI if carried.openai else ()))
     chat.update({name: body[name] for name in same if name in body})
@@ -268,6 +272,6 @@ def in_the_callers_terms(error: APIError) -> tuple[str | None, str]:
     """Returns the field at fault and the message of an error, a chat's field named as Responses name it."""
     param: Any = error.param
     name = (param or "").partition("[")[0].partition(".")[0]
-    if name not in _PATHS:
+    if name not in _PATHS or isinstance(error, ChatFieldGiven):
         return param, error.message
     return _PATHS[name], error.message.replace(f"'{param}'", f"'{_PATHS[name]}'")

@@ -3,7 +3,7 @@
 import pytest
 
 from llm_proxy.dialects.response_ids import PREVIOUS, ResponseIds
-from llm_proxy.errors import NotFound
+from llm_proxy.errors import BadRequest, NotFound
 from llm_proxy.identity import Caller
 from llm_proxy.sealing import Sealer, SealingKey
 
@@ -63,7 +63,7 @@ def test_without_a_tenant_the_key_does() -> None:
 @pytest.mark.parametrize("token", ["", "resp_", "resp_old.", "resp_old.AAAA", "resp_" + "0" * 48, "x" * 9000])
 def test_what_is_no_id_is_not_found(token: str) -> None:
     """In OpenAI's words."""
-    with pytest.raises(NotFound) as error:
+    with pytest.raises(BadRequest) as error:
         ids(OLD).open(token, PREVIOUS)
     assert error.value.code == "previous_response_not_found"
     assert error.value.message.startswith("Previous response with id '")

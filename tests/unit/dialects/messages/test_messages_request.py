@@ -323,7 +323,10 @@ class TestTools:
             ({"type": "auto"}, {"tool_choice": "auto"}),
             ({"type": "any"}, {"tool_choice": "required"}),
             ({"type": "none"}, {"tool_choice": "none"}),
-            ({"type": "tool", "name": "f"}, {"tool_choice": {"type": "function", "function": {"name": "f"}}}),
+            (
+                {"type": "tool", "name": "get_weather"},
+                {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}},
+            ),
             (
                 {"type": "auto", "disable_parallel_tool_use": True},
                 {"tool_choice": "auto", "parallel_tool_calls": False},
@@ -336,6 +339,22 @@ class TestTools:
 
     def test_a_choice_without_tools_asks_for_nothing(self) -> None:
         assert "tool_choice" not in translated(tool_choice={"type": "auto"})[0]
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"tool_choice": {"type": "any"}}, "tool_choice"),
+            ({"tool_choice": {"type": "tool", "name": "get_weather"}, "tools": []}, "tool_choice"),
+            ({"tool_choice": {"type": "tool", "name": "other"}, "tools": [TOOL]}, "tool_choice.name"),
+            ({"system": "s", "messages": [{"role": "user", "content": []}]}, "messages"),
+        ],
+    )
+    def test_no_content_and_a_choice_of_what_is_not_offered_are_refused(
+        self, fields: Json, param: str
+    ) -> None:
+        with pytest.raises(BadRequest) as caught:
+            translated(**fields)
+        assert caught.value.param == param
 
     def test_a_server_s_tool_is_refused_by_name(self) -> None:
         with pytest.raises(BadRequest, match="'web_search' of type 'web_search_20250305'") as caught:

@@ -23,12 +23,18 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         ({"max_tokens": 500}, 500, {"max_tokens": 100}),
         ({"max_completion_tokens": 500}, 500, {"max_completion_tokens": 100}),
         ({"max_tokens": 50}, 50, {"max_tokens": 50}),
+        (
+            {"max_tokens": 50, "max_completion_tokens": 500},
+            500,
+            {"max_tokens": 50, "max_completion_tokens": 100},
+        ),
+        ({"max_completion_tokens": 0}, None, {"max_completion_tokens": 100}),
     ],
 )
 def test_a_cap_lowers_what_is_asked_and_never_raises_it(
     body: dict[str, int], requested: int | None, expected: dict[str, int]
 ) -> None:
-    """In the field the request itself uses."""
+    """In the fields the request itself uses."""
     call_before = Call("chat.completions", "openai", "m", "m", {**body}, max_tokens=requested)
     call = apply_max_tokens_cap(call_before, 100)
     assert call.body == expected

@@ -49,12 +49,13 @@ def test_the_model_may_be_omitted_where_an_operator_chose_one() -> None:
         ({"api_base": "http://a.example"}, "api_base"),
         ({"metadata": {"litellm_x": "y"}}, "metadata.litellm_x"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://10.0.0.1/x"}]}]},
-         "input"),
+         "input[0].content[0].image_url"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_url": "http://10.0.0.1/x.pdf"}]}]},
-         "input"),
+         "input[0].content[0].file_url"),
         ({"input": [{"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
                     {"type": "function_call_output", "call_id": "a",
-                     "output": [{"type": "input_image", "image_url": "http://localhost/x"}]}]}, "input"),
+                     "output": [{"type": "input_image", "image_url": "http://localhost/x"}]}]},
+         "input[1].output[0].image_url"),
         ({"model": "gpt", "temperature": 3}, "temperature"),
     ],
 )  # fmt: skip
@@ -63,6 +64,15 @@ def test_a_fault_found_in_the_chat_is_named_by_the_callers_field(body: dict[str,
         parse(**body)
     assert raised.value.param == param
     assert "messages" not in raised.value.message
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "messages", "response_format", "n"])
+def test_a_chat_s_own_field_is_unknown_by_its_own_name(name: str) -> None:
+    with pytest.raises(BadRequest) as raised:
+        parse(None, **{name: 1})
+    answered = DIALECT.error(raised.value)["error"]
+    assert answered["param"] == name
+    assert answered["message"] == f"Unknown parameter: '{name}'."
 
 
 def test_signed_thoughts_are_kept_in_a_group_that_may_reach_claude() -> None:

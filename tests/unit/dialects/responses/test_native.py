@@ -207,6 +207,6 @@ def test_who_may_not_use_the_model_may_not_use_its_responses() -> None:
     refusing = replace(MODELS, is_allowed=frozenset[str]().__contains__)
     with pytest.raises(ModelNotFound):
         require_own(call, owner, refusing)
-    with pytest.raises(NotFound) as error:
+    with pytest.raises(BadRequest) as error:
         require_own(call, stranger, refusing)
     assert error.value.code == "previous_response_not_found"
