@@ -48,7 +48,7 @@ EXPOSE 7007
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["/app/.venv/bin/python", "-m", "llm_proxy.stack.probe", "7007", "/health/ready"]
 ENTRYPOINT ["/app/.venv/bin/python", "-m", "llm_proxy"]
-CMD ["serve"]
+CMD ["serve", "--prefork"]
 
 # ---- the sidecar: one process, one port; run more containers for more --------------------------------------
 FROM ground AS sidecar
@@ -58,7 +58,7 @@ EXPOSE 4100
 HEALTHCHECK --interval=10s --timeout=3s --start-period=90s \
     CMD ["/app/.venv-sidecar/bin/python", "-m", "llm_proxy.stack.probe", "4100", "/health/readiness"]
 ENTRYPOINT ["with-keys", "/app/.venv-sidecar/bin/python", "-I", "-S", "/app/llm_proxy/sidecar/verify_environment.py"]
-CMD ["--config", "/app/litellm-config.yaml", "--host", "0.0.0.0", "--port", "4100"]
+CMD ["--config", "/app/litellm-config.yaml", "--host", "0.0.0.0", "--prefork", "--port", "4100"]
 
 # ---- both in one container, without stores unless they are named -------------------------------------------
 FROM gateway AS all

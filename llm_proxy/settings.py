@@ -193,6 +193,7 @@ class Settings(BaseSettings):
     unread_timeout_s: float = Field(60, gt=0, description="Longest time in which a caller reads nothing of its response; then it counts as disconnected (Linux).")
     drain_delay_s: float = Field(5, ge=0, description="Seconds between the end of readiness and the closing of the listener.")
     drain_timeout_s: float = Field(30, ge=0, description="Seconds that running calls get after that.")
+    hung_after_s: float = Field(60, ge=0, description="A worker whose event loop stands still for so many seconds is killed, and another one starts: with `--workers` above 1 or `--prefork`, and in `llm-proxy up`. 0: never.")
 
     spool_dir: Path = Field(Path(".local/spool"), description="Folder for records while Postgres is unavailable, and for uploads while their calls run.")
     spool_max_bytes: int = Field(512 * 2**20, ge=2**20, description="Most bytes of one worker's records there.")

@@ -25,6 +25,8 @@ STACK = """
 # A sidecar over the first limit is replaced without losing a call, over the second it is killed.
 # LLM_PROXY_SIDECAR_MAX_MIB=1024
 # LLM_PROXY_SIDECAR_HARD_MIB=2048
+# A sidecar whose event loop stands still for so many seconds is killed, and another one starts; 0: never.
+# LLM_PROXY_SIDECAR_HUNG_AFTER_S=60
 # When LiteLLM's environment differs from its lock file: refuse, or warn (as `up` does in development).
 # LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK=refuse
 

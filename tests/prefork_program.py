@@ -4,6 +4,7 @@
 further ones serve.
 """
 
+import asyncio
 import mmap
 import os
 import signal
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from llm_proxy.sidecar import prefork
-from llm_proxy.sidecar.recycle_limits import UNLIMITED
+from llm_proxy.sidecar.recycle_limits import RecycleLimits
 
 FOREVER_S = 600
 
@@ -21,17 +22,20 @@ FOREVER_S = 600
 def serve(link: prefork.ParentLink, _: int) -> None:
     """Serves: each connection gets this process's id."""
     assert link.may_listen()
-    link.listener.listen()
-    link.report_ready()
-    answer(link)
+    asyncio.run(answer(link))
 
 
-def answer(link: prefork.ParentLink) -> None:
-    """Sends this process's id on each connection."""
-    while True:
-        connection, _ = link.listener.accept()
-        connection.sendall(str(os.getpid()).encode())
-        connection.close()
+async def answer(link: prefork.ParentLink, then: Callable[[], object] = lambda: None) -> None:
+    """Reports that it serves, calls `then`, and sends this process's id on each connection."""
+    server = await asyncio.start_server(_send_pid, sock=link.listener)
+    link.report_ready(asyncio.get_running_loop())
+    then()
+    await server.serve_forever()
+
+
+async def _send_pid(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(str(os.getpid()).encode())
+    writer.close()
 
 
 def hang(_link: prefork.ParentLink, _: int) -> None:
@@ -44,10 +48,10 @@ def be_stopped(_link: prefork.ParentLink, _: int) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def grow(link: prefork.ParentLink, before: int) -> None:
+def grow(link: prefork.ParentLink, _: int) -> None:
     """Serves, and requests a replacement at once."""
-    link.request_replacement()
-    serve(link, before)
+    assert link.may_listen()
+    asyncio.run(answer(link, link.request_replacement))
 
 
 def outlive(link: prefork.ParentLink, before: int) -> None:
@@ -57,8 +61,7 @@ def outlive(link: prefork.ParentLink, before: int) -> None:
     os.kill(before, signal.SIGKILL)
     while is_there(before):
         time.sleep(0.01)
-    link.report_ready()
-    answer(link)
+    asyncio.run(answer(link))
 
 
 def is_there(pid: int) -> bool:
@@ -89,7 +92,7 @@ def main() -> int:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
-    return prefork.run([listener], UNLIMITED, act, timeout_s)
+    return prefork.run([listener], RecycleLimits(), act, timeout_s)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Invariants: SIGTERM turns readiness off, accepts for the drain delay, closes the listener, lets running calls
 finish within the drain timeout, then ends them with an error event. SIGUSR1 means that another process
 accepts on the same socket: connections here end with their calls. A gateway that cannot start prints the
-reason on its last line and ends with `EXIT_UNAVAILABLE`; `workers.py` runs several processes.
+reason on its last line and ends with `EXIT_UNAVAILABLE`; `workers.py` runs several processes, or one apart.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from llm_proxy.app import Gateway, create_app
 from llm_proxy.background import BackgroundLoop, spawn
 from llm_proxy.cli.printing import EXIT_UNAVAILABLE, EXIT_WRONG_INPUT, exit_with_lines, fail, warn
-from llm_proxy.cli.workers import Workers, WorkersEnd
+from llm_proxy.cli.workers import OnLoop, Workers, WorkersEnd
 from llm_proxy.edge.http_protocol import (
     BoundedHttpProtocol,
     close_slow_connections,
@@ -123,21 +123,30 @@ class GatewayServer(PromptServer):
     show_default=False,
     help="The folder of the `llm-proxy up` that runs this gateway; admins may request a reload there.",
 )
+@click.option("--prefork", is_flag=True, help="Restart the gateway if it ends or hangs, by a parent process.")
 @click.option("--listener", type=int, hidden=True, help="The socket of the launcher, which it hands on.")
 def serve(
-    host: str | None, port: int | None, workers: int | None, state: Path | None, listener: int | None
+    *,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    state: Path | None,
+    prefork: bool,
+    listener: int | None,
 ) -> None:
     """Run the gateway alone."""
     harden_process()
     raise_files_limit()
     launcher = Launcher(state) if state is not None else None
     settings = start_settings(host=host, port=port, workers=workers)
-    if settings.workers > 1 and settings.llm_mode == "mock":
+    count = settings.workers
+    if count > 1 and settings.llm_mode == "mock":
         warn("mock mode counts in the memory of one process: one worker runs")
+        count = 1
     bound = bind_socket(settings, listener)
     serves = launcher.note_gateway if launcher is not None else lambda: None
-    if settings.workers > 1 and settings.llm_mode != "mock":
-        end = run_workers(settings, bound, serves, launcher)
+    if count > 1 or prefork:
+        end = run_workers(settings, bound, count, serves, launcher)
         if end.reason is not None:
             fail(end.reason, end.exit_code)
         return
@@ -180,6 +189,7 @@ def run_worker(
     bound: socket.socket,
     files: WorkerMetricsFiles | None = None,
     on_serving: Callable[[], object] = lambda: None,
+    on_loop: OnLoop = lambda _: None,
     launcher: Launcher | None = None,
 ) -> str | None:
     """Runs one gateway process on a bound socket until a signal stops it; returns why it could not start.
@@ -189,9 +199,11 @@ def run_worker(
         bound: The socket.
         files: This worker's of several, for their metrics.
         on_serving: Called once it accepts calls.
+        on_loop: Called with its event loop first of all.
         launcher: Of the stack it belongs to.
     """
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        on_loop(runner.get_loop())
         gateway = partial(create_app, settings, files, launcher)
         return runner.run(_run_gateway(gateway, settings, bound, on_serving))
 
@@ -254,9 +266,17 @@ def _report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
 
 
 def run_workers(
-    settings: Settings, bound: socket.socket, on_serving: Callable[[], object], launcher: Launcher | None
+    settings: Settings,
+    bound: socket.socket,
+    count: int,
+    on_serving: Callable[[], object],
+    launcher: Launcher | None,
 ) -> WorkersEnd:
-    """Runs the configured number of workers until a signal stops them, or none can start."""
+    """Runs so many workers until a signal stops them, or none can start."""
     bound.listen(BACKLOG)
+    run = partial(run_worker, launcher=launcher)
+    if count == 1:
+        return Workers(settings, bound, [None], run).run(on_serving)
     with metrics_directory() as directory:
-        return Workers(settings, bound, directory, partial(run_worker, launcher=launcher)).run(on_serving)
+        files = [WorkerMetricsFiles(directory, number) for number in range(count)]
+        return Workers(settings, bound, files, run).run(on_serving)

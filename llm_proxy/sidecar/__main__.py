@@ -97,8 +97,8 @@ def _serve(config: Path, listeners: list[socket.socket], keys: tuple[str, ...], 
         return _fail(EXIT_CONFIG, f"{config}: {error}")
     if len(listeners) == 1 and not is_forked:
         return launch.run(prepared, listeners[0], keys, None)
-    hard_mib = read_recycle_limits(os.environ).hard_mib
-    return prefork.run(listeners, hard_mib, lambda link: launch.run(prepared, link.listener, keys, link))
+    limits = read_recycle_limits(os.environ)
+    return prefork.run(listeners, limits, lambda link: launch.run(prepared, link.listener, keys, link))
 
 
 def _ports(text: str) -> range:

@@ -2,36 +2,37 @@
 
 Invariants: the parent has one thread and no event loop, and it never accepts a connection. It alone closes a
 port, when no worker listens. A worker over its limits keeps its port until its replacement serves; one that
-does not serve in time is killed. A worker whose parent has died serves on for `ORPHAN_S`, then drains.
+does not serve in time, or hangs, is killed. A worker whose parent has died serves on for `ORPHAN_S`, then
+drains. Times are those of the parent's `AwakeClock`.
 """
 
+import asyncio
 import faulthandler
 import os
 import selectors
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 
+from llm_proxy.hung_workers import AwakeClock, Deadline, send_beats
 from llm_proxy.restart_pauses import STABLE_AFTER_S, restart_pause_s
 from llm_proxy.sidecar.process_log import log_line, name_process
-from llm_proxy.sidecar.recycle_limits import HARD_MIB_VARIABLE, UNLIMITED, resident_mib
+from llm_proxy.sidecar.recycle_limits import HARD_MIB_VARIABLE, UNLIMITED, RecycleLimits, resident_mib
 
 ORPHAN_S = 60.0
 """Until then a launcher has started a new parent, and ends the orphans when the new workers serve."""
 POLL_S = 1.0
 START_TIMEOUT_S, MAX_START_TIMEOUT_S = 45.0, 360.0
 """A worker that does not serve by then is killed; the next one has twice the time, up to the second."""
-ABORT_S = 1.0
-"""From SIGABRT, at which a worker writes where it waits, to SIGKILL."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGCHLD)
 """All but the last end the workers. SIGUSR1: after their running calls, however long these take."""
-WARMED, READY, OVER_LIMIT, CLOSING = b"w", b"r", b"o", b"c"
-"""From a worker: it is about to listen; it serves; it is over its limits; it stops to listen."""
+WARMED, READY, OVER_LIMIT, CLOSING, BEAT = b"w", b"r", b"o", b"c", b"b"
+"""From a worker: it is about to listen; it serves; it is over its limits; it stops to listen; it beats."""
 LISTEN, REPLACED = b"l", b"g"
 """To a worker: it may listen; its replacement serves."""
 
@@ -43,9 +44,9 @@ class ParentLink:
         listener: The worker's port. Parent and replacement share it.
     """
 
-    def __init__(self, link: socket.socket, listener: socket.socket) -> None:
+    def __init__(self, link: socket.socket, listener: socket.socket, hung_after_s: float) -> None:
         link.settimeout(0)
-        self._link, self.listener = link, listener
+        self._link, self.listener, self._hung_after_s = link, listener, hung_after_s
 
     def fileno(self) -> int:
         """Returns the descriptor, which is readable when `was_replaced` has news."""
@@ -65,9 +66,10 @@ class ParentLink:
         finally:
             self._link.settimeout(0)
 
-    def report_ready(self) -> None:
-        """Reports that this worker serves."""
+    def report_ready(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Reports that this worker serves, and from now on that its event loop runs."""
         self._send(READY)
+        send_beats(loop, partial(self._send, BEAT), self._hung_after_s)
 
     def request_replacement(self) -> None:
         """Requests another worker for this port."""
@@ -96,18 +98,16 @@ class _ForkedWorker:
 
     Attributes:
         link: The parent's end of its `ParentLink`.
-        serves_by_s: When it is killed unless it is ready.
+        deadline: When it is killed unless it is ready by then, or after that sends a beat.
         listens: Whether it listens, or may at any moment.
-        is_late: Whether it was killed because it did not serve in time.
     """
 
     pid: int
     link: socket.socket
     started_s: float
-    serves_by_s: float
+    deadline: Deadline
     listens: bool = False
     is_ready: bool = False
-    is_late: bool = False
 
 
 @dataclass(slots=True)
@@ -131,10 +131,13 @@ class _Slot:
         return int(self.listener.getsockname()[1])
 
     def close_unless_served(self) -> None:
-        """Refuses new connections if no worker listens; the port stays bound, and `listen` opens it again."""
-        if not any(one.listens for one in self.workers):
-            with suppress(OSError):
-                self.listener.shutdown(socket.SHUT_RDWR)
+        """Refuses new connections if no worker listens; the port stays bound, and `listen` opens it again.
+
+        A socket that does not listen is left alone: Linux would shut down each connection it accepts later.
+        """
+        is_open = self.listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if is_open and not any(one.listens for one in self.workers):
+            self.listener.shutdown(socket.SHUT_RDWR)
 
 
 class _InWorker(BaseException):
@@ -147,7 +150,7 @@ class _InWorker(BaseException):
 
 def run(
     listeners: Sequence[socket.socket],
-    hard_mib: float,
+    limits: RecycleLimits,
     run_worker: Callable[[ParentLink], int],
     start_timeout_s: float = START_TIMEOUT_S,
 ) -> int:
@@ -157,12 +160,12 @@ def run(
 
     Args:
         listeners: A bound socket for each worker.
-        hard_mib: Memory over which a worker is killed.
+        limits: When a worker is killed.
         run_worker: Runs in each forked process; returns the process's exit code.
         start_timeout_s: How long the first worker of a port may take until it serves.
     """
     try:
-        return _Parent(listeners, hard_mib, start_timeout_s).run()
+        return _Parent(listeners, limits, start_timeout_s).run()
     except _InWorker as forked:
         link = forked.link
     name_process(link.listener.getsockname()[1])
@@ -171,28 +174,30 @@ def run(
 
 
 class _Parent:
-    def __init__(self, listeners: Sequence[socket.socket], hard_mib: float, start_timeout_s: float) -> None:
+    def __init__(
+        self, listeners: Sequence[socket.socket], limits: RecycleLimits, start_timeout_s: float
+    ) -> None:
         self._slots = [_Slot(one) for one in listeners]
-        self._hard_mib, self._start_timeout_s = hard_mib, start_timeout_s
+        self._limits, self._start_timeout_s = limits, start_timeout_s
         self._selector = selectors.DefaultSelector()
         self._signals_in, self._signals_out = socket.socketpair()
         self._selector.register(self._signals_in, selectors.EVENT_READ)
-        self._began_s = time.monotonic()
+        self._clock = AwakeClock(limits.hung_after_s)
         self._was_ready = self._stopping = False
         self._exit_code = 0
 
     def run(self) -> int:
         with self._receive_signals():
             first = self._slots[0]  # the others once it has shown that the configuration works
-            first.fork_at_s = self._began_s
+            first.fork_at_s = 0.0
             while not self._stopping or any(slot.workers for slot in self._slots):
-                now_s = time.monotonic()
+                now_s = self._clock.now_s()
                 for slot in self._slots if not self._stopping else ():
                     if slot.fork_at_s is not None and now_s >= slot.fork_at_s:
                         self._fork(slot)
                 self._wait(now_s)
                 self._reap()
-                self._kill_late()
+                self._kill_silent()
                 self._kill_over_hard_limit()
         return self._exit_code
 
@@ -218,13 +223,13 @@ class _Parent:
             ours.close()
             self._leave_parent(slot)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            raise _InWorker(ParentLink(theirs, slot.listener))
+            raise _InWorker(ParentLink(theirs, slot.listener, self._limits.hung_after_s))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         theirs.close()
         ours.settimeout(0)
-        now_s = time.monotonic()
+        now_s = self._clock.now_s()
         timeout_s = min(self._start_timeout_s * 2**slot.failures, MAX_START_TIMEOUT_S)
-        worker = _ForkedWorker(pid, ours, now_s, now_s + timeout_s)
+        worker = _ForkedWorker(pid, ours, now_s, Deadline(pid, now_s + timeout_s))
         slot.workers.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, (slot, worker))
 
@@ -247,10 +252,10 @@ class _Parent:
 
     def _wait(self, now_s: float) -> None:
         """Handles signals and messages for `POLL_S`, or until a worker is to be forked or ended."""
-        due_s = [now_s + POLL_S]
+        due_s = [now_s + min(POLL_S, self._clock.longest_pause_s)]
         for slot in self._slots:
             due_s += [] if slot.fork_at_s is None else [slot.fork_at_s]
-            due_s += [one.serves_by_s for one in slot.workers if not (one.is_ready or one.is_late)]
+            due_s += [one.deadline.due_s for one in slot.workers]
         for key, _ in self._selector.select(max(0.0, min(due_s) - now_s)):
             if key.data is not None:
                 self._read_link(*key.data)
@@ -279,19 +284,21 @@ class _Parent:
             for before in slot.workers[: slot.workers.index(worker)]:
                 before.listens = False
                 _send(before.link, REPLACED)
+        if READY in messages or BEAT in messages:
+            worker.deadline.extend(self._clock.now_s() + self._limits.hung_after_s)
         if CLOSING in messages:
             worker.listens = False
             slot.close_unless_served()
         if OVER_LIMIT in messages and worker is slot.workers[-1]:
-            slot.fork_at_s = time.monotonic()
+            slot.fork_at_s = self._clock.now_s()
 
     def _note_ready(self, worker: _ForkedWorker) -> None:
         worker.is_ready = True
         if not self._was_ready:
             self._was_ready = True
-            log_line(f"the first of {len(self._slots)} workers serves after {self._uptime_s():.1f} s")
+            log_line(f"the first of {len(self._slots)} workers serves after {self._clock.now_s():.1f} s")
             for other in self._slots[1:]:
-                other.fork_at_s = time.monotonic()
+                other.fork_at_s = self._clock.now_s()
 
     def _reap(self) -> None:
         for slot in self._slots:
@@ -311,7 +318,7 @@ class _Parent:
         if self._stopping:
             return
         slot.close_unless_served()
-        if not self._was_ready and not worker.is_late:
+        if not self._was_ready and not worker.deadline.was_aborted:
             self._exit_code = code if code > 0 else 1
             self._stop(signal.SIGTERM)
         elif is_last:
@@ -323,7 +330,7 @@ class _Parent:
 
     def _schedule_fork(self, slot: _Slot, worker: _ForkedWorker, code: int) -> None:
         """Schedules the next worker: at once after one that served; ends in a row make it wait longer."""
-        now_s = time.monotonic()
+        now_s = self._clock.now_s()
         is_stable = worker.is_ready and (code == 0 or now_s - worker.started_s > STABLE_AFTER_S)
         slot.failures = 0 if is_stable else slot.failures + 1
         at_once = worker.is_ready and slot.failures <= 1
@@ -334,37 +341,32 @@ class _Parent:
             + (f"another one starts in {pause_s:g} s" if pause_s else "another one starts")
         )
 
-    def _kill_late(self) -> None:
-        now_s = time.monotonic()
+    def _kill_silent(self) -> None:
+        now_s = self._clock.now_s()
         for slot in self._slots:
             for worker in slot.workers:
-                if worker.is_ready or now_s < worker.serves_by_s:
-                    continue
-                if not worker.is_late:
-                    worker.is_late = True
-                    log_line(
-                        f"the worker of port {slot.port} does not serve after "
-                        f"{now_s - worker.started_s:.0f} s: killed; the next lines show where it waits"
-                    )
-                    _signal(worker.pid, signal.SIGABRT)
-                elif now_s > worker.serves_by_s + ABORT_S:
-                    _signal(worker.pid, signal.SIGKILL)
+                worker.deadline.end_if_over(now_s, partial(self._log_silence, slot, worker, now_s))
+
+    def _log_silence(self, slot: _Slot, worker: _ForkedWorker, now_s: float) -> None:
+        late = f"does not serve after {now_s - worker.started_s:.0f} s"
+        hung = f"hangs, its event loop stood still for {self._limits.hung_after_s:g} s"
+        log_line(
+            f"the worker of port {slot.port} {hung if worker.is_ready else late}: killed; "
+            "the next lines show where it waits"
+        )
 
     def _kill_over_hard_limit(self) -> None:
-        if self._hard_mib == UNLIMITED:
+        if self._limits.hard_mib == UNLIMITED:
             return
         for slot in self._slots:
             for worker in slot.workers:
                 mib = resident_mib(worker.pid)
-                if mib > self._hard_mib:
+                if mib > self._limits.hard_mib:
                     log_line(
                         f"the worker of port {slot.port} holds {mib:.0f} MiB, "
                         f"more than {HARD_MIB_VARIABLE} allows: killed"
                     )
                     _signal(worker.pid, signal.SIGKILL)
-
-    def _uptime_s(self) -> float:
-        return time.monotonic() - self._began_s
 
 
 def _receive(link: socket.socket) -> bytes:

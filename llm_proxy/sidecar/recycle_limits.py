@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-SOFT_MIB_VARIABLE, HARD_MIB_VARIABLE, MAX_CALLS_VARIABLE = (
+from llm_proxy.hung_workers import HUNG_AFTER_S
+
+SOFT_MIB_VARIABLE, HARD_MIB_VARIABLE, MAX_CALLS_VARIABLE, HUNG_AFTER_VARIABLE = (
     "LLM_PROXY_SIDECAR_MAX_MIB",
     "LLM_PROXY_SIDECAR_HARD_MIB",
     "LLM_PROXY_SIDECAR_MAX_CALLS",
+    "LLM_PROXY_SIDECAR_HUNG_AFTER_S",
 )
 REGROWTH_FACTOR = 1.25
 UNLIMITED = float("inf")
@@ -16,11 +19,15 @@ UNLIMITED = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class RecycleLimits:
-    """When a process is replaced (`soft_mib`, `max_calls`) or killed (`hard_mib`); infinity: never."""
+    """When a process is replaced (`soft_mib`, `max_calls`) or killed (`hard_mib`, `hung_after_s`).
+
+    Infinity: never.
+    """
 
     soft_mib: float = UNLIMITED
     hard_mib: float = UNLIMITED
     max_calls: float = UNLIMITED
+    hung_after_s: float = HUNG_AFTER_S
 
     def recycle_reason(self, mib: float, initial_mib: float, completed_calls: int) -> str | None:
         """Why the process is to be replaced; None while it is not.
@@ -37,7 +44,7 @@ class RecycleLimits:
 
     def lowered(self, share: float) -> "RecycleLimits":
         """Returns these limits, with those of replacement lowered by a share of them."""
-        return RecycleLimits(self.soft_mib * (1 - share), self.hard_mib, self.max_calls * (1 - share))
+        return replace(self, soft_mib=self.soft_mib * (1 - share), max_calls=self.max_calls * (1 - share))
 
 
 def read_recycle_limits(variables: Mapping[str, str]) -> RecycleLimits:
@@ -46,6 +53,7 @@ def read_recycle_limits(variables: Mapping[str, str]) -> RecycleLimits:
         _read_limit(variables, SOFT_MIB_VARIABLE),
         _read_limit(variables, HARD_MIB_VARIABLE),
         _read_limit(variables, MAX_CALLS_VARIABLE),
+        _read_limit(variables, HUNG_AFTER_VARIABLE, HUNG_AFTER_S),
     )
 
 
@@ -58,10 +66,10 @@ def resident_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _read_limit(variables: Mapping[str, str], name: str) -> float:
+def _read_limit(variables: Mapping[str, str], name: str, default: float = UNLIMITED) -> float:
     text = variables.get(name)
     if not text:
-        return UNLIMITED
+        return default
     try:
         return float(text) or UNLIMITED
     except ValueError:

@@ -76,7 +76,7 @@ class SidecarServer(PromptServer):
         loop.add_signal_handler(signal.SIGUSR1, self._finish_calls)
         if self._link is not None:
             loop.add_reader(self._link, self._read_link, self._link)
-            self._link.report_ready()
+            self._link.report_ready(loop)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening; finish the running calls."""

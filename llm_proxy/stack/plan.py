@@ -339,7 +339,7 @@ class StackPlan:
         def serves(pid: int) -> bool:
             return launcher.is_gateway(pid) and spec.readiness_probe(pid)
 
-        argv = (*spec.argv, "--listener", str(listener))
+        argv = (*spec.argv, "--prefork", "--listener", str(listener))
         return replace(spec, argv=argv, inherited=(listener,), readiness_probe=serves)
 
     def console_spec(self) -> ProcessSpec | None:

@@ -60,9 +60,11 @@ def change(stack: UpCommand, **settings: str) -> None:
 
 
 def gateways(stack: UpCommand) -> list[int]:
-    """The process ids of the gateways."""
-    running = descendants(stack.process.pid)
-    return [pid for pid, args in running.items() if " serve " in args]
+    """The process ids of the gateways' parents."""
+    pid = stack.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    running = descendants(pid)
+    return [int(one) for one in children if " serve " in running.get(int(one), "")]
 
 
 def status(stack: UpCommand, path: str, key: str) -> int:

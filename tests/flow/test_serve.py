@@ -16,6 +16,7 @@ import httpx
 import pytest
 from prometheus_page import series, value
 from running_stack import ADMIN_KEY, RunningStack, say, script
+from waiting import until
 
 from llm_proxy.stack import probe
 from llm_proxy.stack.probe import is_up
@@ -39,10 +40,10 @@ def environment(folder: Path, **names: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, **names: str) -> Generator[tuple[str, Process]]:
+def serving(folder: Path, *options: str, **names: str) -> Generator[tuple[str, Process]]:
     """Runs a gateway; yields its address and process."""
     port = probe.free_port()
-    argv = [sys.executable, "-m", "llm_proxy", "serve", "--port", str(port)]
+    argv = [sys.executable, "-m", "llm_proxy", "serve", "--port", str(port), *options]
     with (folder / "gateway.log").open("ab") as log:
         process = subprocess.Popen(argv, env=environment(folder, **names), cwd=folder, stdout=log, stderr=log)
     try:
@@ -209,6 +210,21 @@ def test_a_killed_worker_is_replaced_and_all_stop_together(tmp_path: Path) -> No
         assert all(httpx.get(f"{url}/health/live").status_code == 200 for _ in range(10))
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+def test_a_single_gateway_that_hangs_is_replaced(tmp_path: Path) -> None:
+    """A new process answers on the port; a gateway that drains for longer is not taken for one that hangs."""
+    names = {"LLM_PROXY__HUNG_AFTER_S": "5", "LLM_PROXY__DRAIN_DELAY_S": "6", "LLM_PROXY__LLM_MODE": "mock"}
+    with serving(tmp_path, "--prefork", **names) as (url, process):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        before = children.read_text()
+        os.kill(int(before), signal.SIGSTOP)
+        until(lambda: is_up(int(url.rpartition(":")[2]), "/health/live"))
+        assert children.read_text() != before
+        said = f"llm-proxy: worker {int(before)} hangs, its event loop stood still for 5 s: killed; "
+        assert said in (tmp_path / "gateway.log").read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
 
 
 def test_without_a_database_model_health_is_null(tmp_path: Path, stack_ports: dict[str, int]) -> None:

@@ -177,8 +177,12 @@ async def test_when_the_parent_is_killed_its_workers_go_on(provider: Provider, t
 async def test_a_worker_over_its_limit_keeps_its_port_and_its_calls(
     provider: Provider, tmp_path: Path
 ) -> None:
-    """Calls on kept and on new connections are all answered; SIGTERM then lets a running stream end."""
-    with run_forked(provider, tmp_path, 1, LLM_PROXY_SIDECAR_MAX_CALLS="5") as made:
+    """Calls on kept and on new connections are all answered; SIGTERM then lets a running stream end.
+
+    The stream takes longer than the time after which a worker without a beat counts as hung.
+    """
+    limits = {"LLM_PROXY_SIDECAR_MAX_CALLS": "5", "LLM_PROXY_SIDECAR_HUNG_AFTER_S": "10"}
+    with run_forked(provider, tmp_path, 1, **limits) as made:
         before = made.worker_of(0)
         async with client() as kept:
             running = asyncio.create_task(ask(kept, made.ports[0], frames=150))

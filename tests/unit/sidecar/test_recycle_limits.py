@@ -34,7 +34,8 @@ def test_limits_are_read_from_variables_and_zero_means_unlimited() -> None:
     assert read_recycle_limits({}) == RecycleLimits()
     variables = {"LLM_PROXY_SIDECAR_MAX_MIB": "700", "LLM_PROXY_SIDECAR_HARD_MIB": "0"}
     limits = read_recycle_limits(variables | {"LLM_PROXY_SIDECAR_MAX_CALLS": "5"})
-    assert limits == RecycleLimits(700, UNLIMITED, 5)
+    assert limits == RecycleLimits(700, UNLIMITED, 5, hung_after_s=60)
+    assert read_recycle_limits({"LLM_PROXY_SIDECAR_HUNG_AFTER_S": "0"}).hung_after_s == UNLIMITED
     with pytest.raises(ValueError, match="LLM_PROXY_SIDECAR_HARD_MIB is not a number: 1G"):
         read_recycle_limits({"LLM_PROXY_SIDECAR_HARD_MIB": "1G"})
 
