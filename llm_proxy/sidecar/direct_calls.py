@@ -42,10 +42,10 @@ from llm_proxy.sidecar.responses import (
     App,
     Message,
     Receive,
+    ReceiveAgain,
     Scope,
     Send,
     read_body,
-    receive_again,
     request_header,
     send_result,
 )
@@ -75,7 +75,7 @@ class _Request:
 
     def receive_again(self) -> Receive:
         """Return a `receive` that returns the body first."""
-        return receive_again(self.raw, self.receive)
+        return ReceiveAgain(self.raw, self.receive)
 
 
 @dataclass(frozen=True, slots=True)

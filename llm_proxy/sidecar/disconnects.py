@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from llm_proxy.sidecar.http_protocol import request_of
 from llm_proxy.sidecar.responses import App, Message, Receive, Scope, Send
 
 T = TypeVar("T")
@@ -44,26 +45,24 @@ async def cancel_on_disconnect(app: App, scope: Scope, receive: Receive, send: S
 
 async def unless_disconnected(sending: Awaitable[T], receive: Receive) -> T | asyncio.CancelledError:
     """Return what an awaitable returns; `CancelledError` if the caller hangs up before it."""
-    task, waits, left = asyncio.current_task(), True, False
+    cycle, task, left = request_of(receive), asyncio.current_task(), False
+    if cycle is None or task is None:
+        return await sending
 
-    async def watch() -> None:
+    def leave() -> None:
         nonlocal left
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if waits and task is not None:
-            left = True
-            task.cancel()
+        left = True
+        task.cancel()
 
-    watcher = asyncio.ensure_future(watch())
+    if cycle.disconnected:
+        leave()
+    cycle.on_leave = leave
     try:
         return await sending
     except asyncio.CancelledError as error:
-        if not left or task is None:
+        if not left:
             raise
         task.uncancel()
         return error
     finally:
-        waits = False
-        if watcher.done():
-            watcher.result()
-        watcher.cancel()
+        cycle.on_leave = None

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.responses import Send
+from llm_proxy.sidecar.responses import Receive, ReceiveAgain, Send
 
 SIZE_HEADER = b"content-length"
 BODY_FOLLOWS = "llmp.body_follows"
@@ -24,8 +24,13 @@ BODY_FOLLOWS = "llmp.body_follows"
 
 
 class JoiningCycle(RequestResponseCycle):
-    """One request and its response."""
+    """One request and its response.
 
+    Attributes:
+        on_leave: Is called when the caller hangs up.
+    """
+
+    on_leave: Callable[[], None] | None = None
     _held: Untyped = None  # the message of a head that waits for its body
 
     async def send(self, message: Untyped) -> None:
@@ -89,8 +94,23 @@ def chunk_writer(send: Send) -> Callable[[bytes], bool] | None:
     return cycle.write_chunk if isinstance(cycle, JoiningCycle) else None
 
 
+def request_of(receive: Receive) -> JoiningCycle | None:
+    """Return the request of an ASGI `receive`; None for a call that came by no connection."""
+    while isinstance(receive, ReceiveAgain):
+        receive = receive.original
+    cycle = getattr(receive, "__self__", None)
+    return cycle if isinstance(cycle, JoiningCycle) else None
+
+
 class SidecarHttpProtocol(HttpToolsProtocol):
     """One connection of a gateway."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the running call."""
+        super().connection_lost(exc)
+        cycle: Untyped = self.cycle
+        if cycle is not None and cycle.disconnected and cycle.on_leave is not None:
+            cycle.on_leave()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Untyped) -> None:
         cycle.__class__ = JoiningCycle  # uvicorn names its own class where it makes one

@@ -32,10 +32,10 @@ from llm_proxy.sidecar.responses import (
     HeaderList,
     Message,
     Receive,
+    ReceiveAgain,
     Scope,
     Send,
     read_body,
-    receive_again,
 )
 
 MAX_ENTRY_BYTES = 2**20
@@ -156,7 +156,7 @@ class ResponseCache:
         raw = await read_body(receive)
         if raw is None:
             return
-        receive = receive_again(raw, receive)
+        receive = ReceiveAgain(raw, receive)
         call = self._cacheable_call(scope, raw)
         if call is None:
             outcome.without_cache = True

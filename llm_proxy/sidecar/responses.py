@@ -71,14 +71,20 @@ async def read_body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def receive_again(raw: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that returns the body first, then what the client sends."""
-    waiting: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
+class ReceiveAgain:
+    """A `receive` that returns the body first, then what the client sends.
 
-    async def first_the_body() -> Message:
-        return waiting.pop() if waiting else await receive()
+    Attributes:
+        original: Receives what the client sends.
+    """
 
-    return first_the_body
+    def __init__(self, raw: bytes, receive: Receive) -> None:
+        self.original = receive
+        self._waiting: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
+
+    async def __call__(self) -> Message:
+        """Return the next message."""
+        return self._waiting.pop() if self._waiting else await self.original()
 
 
 def error_body(message: str, kind: str, code: str | None) -> dict[str, Any]:
