@@ -60,7 +60,7 @@ def _content(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
 
 FIELDS: dict[str, Validator] = {
     "model": string(min_length=1),
-    "texts": array_of(string(), 1, MAX_INPUTS),
+    "texts": array_of(string(min_length=1), 1, MAX_INPUTS),
     "images": array_of(_data_uri, 1, MAX_INPUTS),
     "inputs": array_of(object_with(content_required=array_of(_content, 1)), 1, MAX_INPUTS),
     "input_type": string(min_length=1),

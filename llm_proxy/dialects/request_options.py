@@ -127,7 +127,7 @@ def parse_provider(value: bytes, path: str) -> str:
 
 def _timeout_s(value: bytes) -> float:
     if not _TIMEOUT.fullmatch(value) or float(value) <= 0:
-        raise _invalid("X-Request-Timeout", "a positive number of seconds")
+        raise _invalid("X-Request-Timeout", "a number of seconds from 0.001 to 999999.999")
     return float(value)
 
 

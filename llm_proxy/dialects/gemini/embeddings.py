@@ -18,9 +18,9 @@ from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request.kept_at_google import refuse_kept_file
 from llm_proxy.dialects.request.native_call import resolve_group
 from llm_proxy.dialects.request_options import RequestOptions
-from llm_proxy.dialects.translation.carried import carried_for, not_carried
+from llm_proxy.dialects.translation.carried import carried_for
 from llm_proxy.endpoints import Endpoint
-from llm_proxy.errors import ProviderFailed
+from llm_proxy.errors import BadRequest, ProviderFailed
 from llm_proxy.identity import NO_ATTRIBUTION
 from llm_proxy.json_access import Json, as_object, as_objects, is_array
 
@@ -102,13 +102,18 @@ def _index(one: Json) -> int:
     return index if type(index) is int else 0
 
 
+def _not_embedded(path: str, reason: str) -> BadRequest:
+    message = f"'{path}': {reason} Calls of this path are sent as OpenAI's embeddings."
+    return BadRequest(message, param=path, code="unsupported_parameter")
+
+
 def _text(request: Json, path: str) -> str:
     if request.get("embedContentConfig"):
-        raise not_carried(f"{path}embedContentConfig", "A setting of embeddings")
+        raise _not_embedded(f"{path}embedContentConfig", "this setting is not carried.")
     texts: list[str] = []
     for at, part in enumerate(request["content"].get("parts", ())):
         if "text" not in part:
-            raise not_carried(f"{path}content.parts[{at}]", "A part but text")
+            raise _not_embedded(f"{path}content.parts[{at}]", "only texts are embedded.")
         texts.append(part["text"])
     if not "".join(texts):
         raise invalid(f"{path}content", "must have a text.", "empty_string")

@@ -179,7 +179,7 @@ class Message:
         for name, one in message.items():
             reader = self._fields.get(name)
             if reader is None:
-                raise unknown(name, path)
+                raise unknown(next(sent for sent in value if camel_case(sent) == name), path)
             if one is not None:
                 read[name] = reader(one, joined(path, name))
         return read

@@ -91,6 +91,10 @@ def translate_request(body: Json, carried: Carried) -> tuple[Json, GeminiContext
     translator = ContentsTranslator(carried, ToolNames(), config.get("mediaResolution", ""))
     choosing: Json = body.get("toolConfig", {}).get("functionCallingConfig", {})
     tools = [*_tools(body.get("tools", ()), choosing, translator.names)]
+    if choosing.get("mode") == "ANY" and not tools:
+        raise invalid(
+            "toolConfig.functionCallingConfig", "mode ANY needs a declared function that is allowed."
+        )
     chat: Json = {sent: config[name] for name, sent in _SAME.items() if name in config}
     chat = {name: value for name, value in chat.items() if not _is_unwanted(name, value, carried)}
     chat["messages"] = [

@@ -151,7 +151,7 @@ def refuse_uncountable(body: Json, *, refers: bool) -> None:
 def _refuse_state(body: Json) -> None:
     if "previous_response_id" in body:
         raise BadRequest(
-            "'previous_response_id': no responses are stored for this model. "
+            "'previous_response_id': no response of this id is stored for this model. "
             "Send the conversation so far in 'input', with 'store' set to false.",
             param="previous_response_id",
             code="previous_response_not_found",

@@ -396,6 +396,18 @@ class TestTools:
         assert [tool["function"]["name"] for tool in body["tools"]] == names
         assert body.get("tool_choice") == choice
 
+    @pytest.mark.parametrize("fields", [{}, FUNCTIONS])
+    def test_the_choice_of_no_function_is_refused(self, fields: Json) -> None:
+        """A chat would answer without one."""
+        config = {"mode": "ANY", "allowedFunctionNames": ["other"]}
+        param = "toolConfig.functionCallingConfig"
+        assert fault(**fields, toolConfig={"functionCallingConfig": config}) == (param, "invalid_value")
+
+    @pytest.mark.parametrize("name", ["max_tokens", "maxTokens"])
+    def test_an_unknown_name_is_shown_as_it_was_sent(self, name: str) -> None:
+        with pytest.raises(BadRequest, match=f'Unknown name "{name}"'):
+            translated(**{name: 5})
+
     @pytest.mark.parametrize(
         "name", ["googleSearch", "codeExecution", "urlContext", "mcpServers", "google_maps"]
     )
