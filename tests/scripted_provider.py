@@ -2,7 +2,7 @@
 
 `python tests/scripted_provider.py --port 0` prints its port. What it plays is in `scripted/script.py`. It
 records every model call (other `GET`s and Ollama's `/api/show` are polls) and states its own tokens:
-`GET /_calls`, `POST /_reset`; or, with `--record FILE`, a line of a file for each call.
+`GET /_calls` (`?TEXT`: those whose bodies have it), `POST /_reset`; or, with `--record FILE`, a line a call.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import unquote
 
 from scripted import families, forms, responses_wire
 from scripted.failures import FAILURES, Failure
@@ -78,6 +79,7 @@ class CallLog:
 
     def __init__(self, record: TextIO | None = None) -> None:
         self.calls: list[Seen] = []
+        self._texts: list[str] = []
         self.by_key: Counter[str] = Counter()
         self.count = self.polls = 0
         self.record = record
@@ -95,9 +97,15 @@ class CallLog:
         self.record.write(json.dumps(line) + "\n")
         self.record.flush()
 
+    def having(self, mark: str) -> list[Json]:
+        """The calls whose bodies have this text; asked for once a call, of thousands of calls."""
+        self._texts += [json.dumps(seen.body) for seen in self.calls[len(self._texts) :]]
+        return [asdict(seen) for seen, text in zip(self.calls, self._texts, strict=True) if mark in text]
+
     def reset(self) -> None:
         """Forget every call."""
         self.calls.clear()
+        self._texts.clear()
         self.by_key.clear()
         self.count = self.polls = 0
         self.stored.reset()
@@ -166,7 +174,7 @@ class Connection(asyncio.Protocol):
             self._tell(*found)
             return
         if method == "GET" or path.startswith(("/_", "/token")) or path.endswith("/api/show"):
-            self._control(method, path)
+            self._control(method, path, unquote(target.partition("?")[2]))
             return
         door = families.find(path)
         if door is None:
@@ -185,14 +193,14 @@ class Connection(asyncio.Protocol):
         else:
             self._raw(status, b"".join(told), "text/event-stream")
 
-    def _control(self, method: str, path: str) -> None:
+    def _control(self, method: str, path: str, mark: str) -> None:
         if path == "/token":  # an OAuth server, for providers that want one
             self._send(200, {"access_token": "scripted", "expires_in": 3600, "token_type": "Bearer"})
         elif path == "/_reset":
             self.log.reset()
             self._send(200, {})
         elif path == "/_calls":
-            calls = [asdict(seen) for seen in self.log.calls]
+            calls = self.log.having(mark)
             self._send(200, {"calls": calls, "polls": self.log.polls, "asked": self.log.stored.asked})
         elif path == "/llmp/catalog":
             self._send(200, CATALOG)
@@ -312,6 +320,10 @@ class Connection(asyncio.Protocol):
             self._send(200, door.error(500, "plain"))
             return
         content, closing = ([], script.writes()) if script.do == "raw" else door.frames(script, body, number)
+        if script.at_once:
+            self.seen.told = script.counted
+            self._raw(200, b"".join((*content, *closing)), media)
+            return
         self._head(200, media, more=ODD_HEADER if script.do == "raw" else None)
         faulty = {"cut", "reset", "silence", "eof", "garbage", "half-frame", "error-in-200"}
         for frame in content[: script.after] if script.do in faulty else content:
@@ -340,7 +352,12 @@ class Connection(asyncio.Protocol):
             await asyncio.sleep(script.gap_ms / 1000)
 
     def _head(
-        self, status: int, media: str, length: int | None = None, more: dict[str, str] | None = None
+        self,
+        status: int,
+        media: str,
+        body: bytes = b"",
+        length: int | None = None,
+        more: dict[str, str] | None = None,
     ) -> None:
         framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
         lines = [
@@ -350,11 +367,10 @@ class Connection(asyncio.Protocol):
             "x-request-id: req_scripted",
         ]
         lines += [f"{name}: {value}" for name, value in (more or {}).items()]
-        self.transport.write("\r\n".join([*lines, "", ""]).encode())
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
 
     def _raw(self, status: int, raw: bytes, media: str, more: dict[str, str] | None = None) -> None:
-        self._head(status, media, length=len(raw), more=more)
-        self.transport.write(raw)
+        self._head(status, media, raw, len(raw), more)
 
     def _send(self, status: int, body: Json, more: dict[str, str] | None = None) -> None:
         self._raw(status, json.dumps(body).encode(), "application/json", more)

@@ -19,6 +19,7 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import Receive, ReceiveAgain, Send
 
 SIZE_HEADER = b"content-length"
+LAST_CHUNK = b"0\r\n\r\n"
 BODY_FOLLOWS = "llmp.body_follows"
 """Key of a message with a head: its sender waits for nothing before it sends the first part of the body."""
 
@@ -74,12 +75,15 @@ class JoiningCycle(RequestResponseCycle):
         if b"connection" in named or b"transfer-encoding" in named:
             return False
         lines, ends = [b"%b: %b\r\n" % header for header in headers], not message.get("more_body", False)
-        if named.get(SIZE_HEADER) != (b"%d" % len(body) if ends else None) or not (ends or body):
+        if SIZE_HEADER in named:
+            if not ends or named[SIZE_HEADER] != b"%d" % len(body):
+                return False
+        elif not body:
             return False
-        if not ends:
+        else:
             self.chunked_encoding, self.waiting_for_100_continue = True, False
             lines.append(b"transfer-encoding: chunked\r\n")
-            body = b"%x\r\n%b\r\n" % (len(body), body)
+            body = b"%x\r\n%b\r\n%b" % (len(body), body, LAST_CHUNK if ends else b"")
         self.transport.write(b"".join((STATUS_LINE[start["status"]], *lines, b"\r\n", body)))
         if ends:
             self.response_complete = True

@@ -76,6 +76,7 @@ class Script:
         counted: Chats on OpenAI's and Ollama's wires state their tokens; many small servers do not.
         raw: Bytes to send as they are, one write each; a character of Latin-1 stands for a byte.
         repeat: How often each piece of `raw` stands in its write.
+        at_once: A stream is one write, with its head.
         calls: What an agent's turn calls; where it is empty, `tools` calls the first tool that is offered.
     """
 
@@ -103,6 +104,7 @@ class Script:
     counted: bool = True
     raw: tuple[str, ...] = ()
     repeat: int = 1
+    at_once: bool = False
     calls: tuple[Call, ...] = ()
 
     def writes(self) -> list[bytes]:

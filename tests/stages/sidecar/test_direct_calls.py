@@ -443,13 +443,13 @@ async def asked_for_a_stream(
 
 @needs_parts("direct_calls")
 async def test_what_comes_together_is_sent_together(pair: tuple[Sidecar, Sidecar]) -> None:
-    """The head with the first frame, and a stream that the provider writes at once in one chunk."""
-    reader, writer = await asked_for_a_stream(pair[0], frames=1)
+    """The frames in one chunk, with the head before them and the end after them."""
+    reader, writer = await asked_for_a_stream(pair[0], frames=3, at_once=True)
     raw = await reader.read(2**16)
-    while not raw.endswith(b"0\r\n\r\n"):
-        raw += await reader.read(2**16)
     writer.close()
-    assert raw.count(b"data: ") > raw.count(b"\r\ndata: ") > 0, raw
+    assert raw.startswith(b"HTTP/1.1 200 ")
+    assert raw.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert raw.count(b"data: ") > raw.count(b"\r\ndata: ") == 1
 
 
 async def test_a_caller_reads_slowly(pair: tuple[Sidecar, Sidecar]) -> None:
