@@ -75,12 +75,9 @@ class JoiningCycle(RequestResponseCycle):
         if b"connection" in named or b"transfer-encoding" in named:
             return False
         lines, ends = [b"%b: %b\r\n" % header for header in headers], not message.get("more_body", False)
-        if SIZE_HEADER in named:
-            if not ends or named[SIZE_HEADER] != b"%d" % len(body):
-                return False
-        elif not body:
+        if not (ends and named[SIZE_HEADER] == b"%d" % len(body) if SIZE_HEADER in named else body):
             return False
-        else:
+        if SIZE_HEADER not in named:
             self.chunked_encoding, self.waiting_for_100_continue = True, False
             lines.append(b"transfer-encoding: chunked\r\n")
             body = b"%x\r\n%b\r\n%b" % (len(body), body, LAST_CHUNK if ends else b"")

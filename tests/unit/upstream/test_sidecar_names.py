@@ -1,10 +1,14 @@
 """Sidecars behind one name, while the name server comes and goes; the name server is the only double."""
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from socketserver import TCPServer
 from typing import Any
+
+from threaded_server import serving
 
 from llm_proxy.call_guard import TimeoutPolicy, Timeouts
 from llm_proxy.telemetry import Metrics
@@ -37,16 +41,27 @@ class ScriptedNames(asyncio.SelectorEventLoop):
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in self.addresses]
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.closing(writer), contextlib.suppress(ConnectionError):
-        alive = b"/health/liveliness" in await reader.readline()
-        while (await reader.readline()).strip():
-            pass
-        # without a catalog the monitor checks four times a second
-        status = "200 OK" if alive else "404 Not Found"
-        head = f"HTTP/1.1 {status}\r\ncontent-length: {len(HEALTHY)}\r\nconnection: close\r\n\r\n"
-        writer.write(head.encode() + HEALTHY)
-        await writer.drain()
+class Health(BaseHTTPRequestHandler):
+    """Answers a sidecar's checks."""
+
+    def do_GET(self) -> None:
+        """Without a catalog the monitor checks four times a second."""
+        self.send_response(200 if "/health/liveliness" in self.path else 404)
+        self.send_header("content-length", str(len(HEALTHY)))
+        self.end_headers()
+        self.wfile.write(HEALTHY)
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 -- the base class names it so
+        """Write nothing."""
+
+
+class Listening(HTTPServer):
+    """A sidecar's server: a thread's, for asyncio's loses a connection that it accepts while it is closed."""
+
+    def server_bind(self) -> None:
+        """Bind without asking for the host's name."""
+        TCPServer.server_bind(self)
+        self.server_port = self.server_address[1]
 
 
 async def _until(holds: Callable[[], bool]) -> None:
@@ -55,10 +70,7 @@ async def _until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def _follow(names: ScriptedNames) -> None:
-    servers = [await asyncio.start_server(_answer, "127.0.0.1", 0)]
-    port = servers[0].sockets[0].getsockname()[1]
-    servers.append(await asyncio.start_server(_answer, "127.0.0.2", port))
+async def _follow(names: ScriptedNames, port: int, end_second: Callable[[], None]) -> None:
     both = {f"http://127.0.0.{end}:{port}" for end in (1, 2)}
     url = f"http://{NAME}:{port}"
     pool = SidecarPool([url], max_in_flight=8)
@@ -81,20 +93,19 @@ async def _follow(names: ScriptedNames) -> None:
         await _until(
             lambda: all(now.successes > then + 1 for now, then in zip(pool.sidecars, checked, strict=True))
         )
-        servers[1].close()
+        end_second()
         await _until(lambda: [one.is_live for one in pool.sidecars] == [True, False])
     finally:
         await monitor.stop()
         client.stop()
-        for server in servers:
-            server.close()
-        answering = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*answering, return_exceptions=True)
 
 
 def test_a_name_that_does_not_resolve_keeps_its_sidecars() -> None:
     """Calls go on while the name server is away, and each sidecar's own checks say whether it is there."""
-    with asyncio.Runner(loop_factory=ScriptedNames) as runner:
+    first = Listening(("127.0.0.1", 0), Health)
+    second = Listening(("127.0.0.2", first.server_port), Health)
+    with serving(first), ExitStack() as held, asyncio.Runner(loop_factory=ScriptedNames) as runner:
+        held.enter_context(serving(second))
         loop = runner.get_loop()
         assert isinstance(loop, ScriptedNames)
-        runner.run(_follow(loop))
+        runner.run(_follow(loop, first.server_port, held.close))
