@@ -230,7 +230,8 @@ class DirectCalls:
             params = [as_object(one["litellm_params"]) for one in deployments]
             is_alias = name in direct_internals.names_of_aliases()
             may = bool(params) and not is_alias and all(map(may_serve, params))
-            is_plain = may and bool(named) and direct_choice.is_plain_group(named, router)
+            is_id = not named and any(one["model_info"]["id"] == name for one in router.model_list)
+            is_plain = may and not is_id and direct_choice.is_plain_group(deployments, router)
             found = _DirectGroup(may, is_plain)
             if len(self._groups) < MAX_TEMPLATES:
                 self._groups[name] = found

@@ -45,7 +45,7 @@ async def choose_deployment(group: str, field: str, content: Untyped, options: J
 async def choose_healthy(group: str) -> Untyped:
     """Return the deployment that the router's simple strategy chooses for a group; None if all cool down."""
     router = litellm_internals.router()
-    found: list[Untyped] = router.get_all_deployments(model_name=group)
+    found: list[Untyped] = router.get_all_deployments(model_name=group) or wildcard_deployments(group)
     ids = [one["model_info"]["id"] for one in found]
     cooling = await router.cooldown_cache.async_get_active_cooldowns(model_ids=ids, parent_otel_span=None)
     if cooling:

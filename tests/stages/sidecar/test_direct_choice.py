@@ -14,6 +14,7 @@ GROUPS: dict[str, list[tuple[Json, Json]]] = {
     "one": [({}, {})],
     "three": [({}, {}), ({}, {}), ({}, {})],
     "weighted": [({"weight": 9}, {}), ({"weight": 1}, {"mode": "chat"})],
+    "any/*": [({}, {}), ({}, {})],
 }
 """Name -> what its deployments state, in `litellm_params` and in `model_info`."""
 LEFT: dict[str, list[tuple[Json, Json]]] = {
@@ -45,7 +46,9 @@ def note(**options):
 litellm.router.simple_shuffle = note
 
 async def compare(name):
-    deployments = [one for one in router.model_list if one["model_name"] == name]
+    named = [one for one in router.model_list if one["model_name"] == name]
+    name = name.replace("*", "a-name")
+    deployments = direct_internals.wildcard_deployments(name) or named
     ids, others = [one["model_info"]["id"] for one in deployments], []
     for cooling in itertools.chain.from_iterable(itertools.combinations(ids, n) for n in range(len(ids) + 1)):
         router.cooldown_cache.cooldown_store.flush_cache()
