@@ -1,8 +1,9 @@
 """A provider's good answer to a direct call: what the gateway gets, and the row of the call log.
 
 Invariants: body, cost, headers and row are what LiteLLM's functions make of the answer: these make them, or
-made those of other answers alike (`answer_template`, `flat_prices`). Headers that only repeat the time or
-LiteLLM's own budgets are left out; an answer that LiteLLM might reject is none of these.
+made those of other answers alike (`answer_template`, `flat_prices`). Headers that the gateway does not read
+(the time, LiteLLM's own budgets, the provider's) are left out; an answer that LiteLLM might reject is none of
+these.
 """
 
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from llm_proxy.sidecar import (
     answer_bodies,
     call_outcome,
     callback,
+    catalog,
     direct_internals,
     embeddings,
     flat_prices,
@@ -111,8 +113,10 @@ def known_answers(group: str, deployment: str) -> KnownAnswers:  # noqa: ARG001 
 
 
 def extra_headers(hidden: Json, group: str) -> Json:
-    """Return LiteLLM's headers of an answer at its first attempt, the provider's among them."""
-    return direct_internals.answer_headers(hidden) | {"x-litellm-model-group": group} | RETRY_HEADERS
+    """Return LiteLLM's headers of an answer at its first attempt; of the provider's only a stated cost."""
+    name, given = catalog.STATED_COST_HEADER, as_object(hidden.get("additional_headers"))
+    stated = {name: given[name]} if name in given else {}
+    return stated | {"x-litellm-model-group": group} | RETRY_HEADERS
 
 
 def head_of(template: RequestTemplate, call_id: str, overhead_s: float, more: Json) -> HeaderList:

@@ -142,20 +142,19 @@ def response_object(document: Json) -> Untyped:
 
 
 @lru_cache(maxsize=256)
-def _header_names(names: tuple[str, ...], *, keeps_litellm_s: bool) -> tuple[tuple[str, str], ...]:
+def _header_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Return the names of LiteLLM's headers of an answer, each with the given one whose value it has."""
     given = dict(zip(names, names, strict=True))
-    made: Json = _answer_functions()[1](given, preserve_litellm_internal_headers=keeps_litellm_s)
+    made: Json = _answer_functions()[1](given)
     return tuple(made.items())
 
 
-def _renamed(headers: Json, *, keeps_litellm_s: bool = False) -> Json:
+def _renamed(headers: Json) -> Json:
     """Return LiteLLM's headers of an answer; its function looks at no value but whether it is empty."""
     if not all(type(value) is str and value for value in headers.values()):
-        found: Json = _answer_functions()[1](headers, preserve_litellm_internal_headers=keeps_litellm_s)
+        found: Json = _answer_functions()[1](headers)
         return found
-    named = _header_names(tuple(headers), keeps_litellm_s=keeps_litellm_s)
-    return {name: headers[given] for name, given in named}
+    return {name: headers[given] for name, given in _header_names(tuple(headers))}
 
 
 def native_hidden(headers: dict[str, str]) -> Json:
@@ -184,11 +183,6 @@ def message_object(document: Json, logging: Untyped) -> Untyped:
         usage_object=usage, reasoning_content="".join(thoughts) or None, completion_response=document
     )
     return made
-
-
-def answer_headers(hidden: Json) -> Json:
-    """Return LiteLLM's headers of an answer: the provider's."""
-    return _renamed(hidden.get("additional_headers") or {}, keeps_litellm_s=True)
 
 
 def price(result: Untyped, logging: Untyped) -> tuple[float | None, Untyped]:

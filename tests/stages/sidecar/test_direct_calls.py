@@ -43,7 +43,6 @@ OWN_HEADERS = frozenset(
             "x-litellm-call-id",
             "x-litellm-key-spend",
             "content-length",
-            "llm_provider-content-length",
         ),
         *(
             "x-litellm-response-duration-ms",
@@ -54,6 +53,9 @@ OWN_HEADERS = frozenset(
     }
 )
 """Headers that differ from call to call, or that only one of the ways has."""
+PROVIDER_S_HEADERS = ("llm_provider-", "x-ratelimit-", "request-id")
+"""Beginnings of headers that the gateway does not read, unless they state a cost."""
+STATED_COST = "llm_provider-x-litellm-response-cost"
 OWN_COLUMNS = frozenset({"answer_id", "call_id", "ended_at", "logged_at", "started_at"})
 COST_HEADERS = "x-litellm-response-cost"
 """LiteLLM's headers of a native stream have no cost, or what it knows of one at that time."""
@@ -172,7 +174,9 @@ async def seen(sidecar: Sidecar, case: Case, call_id: UUID) -> Json:
         "headers": {
             name: value
             for name, value in answer.headers.items()
-            if name not in OWN_HEADERS and not (is_native_stream and name.startswith(COST_HEADERS))
+            if name not in OWN_HEADERS
+            and not (is_native_stream and name.startswith(COST_HEADERS))
+            and (name == STATED_COST or not name.startswith(PROVIDER_S_HEADERS))
         },
         "timed": "x-litellm-overhead-duration-ms" in answer.headers,
         "body": CREATED.sub("", text) if fields.get("stream") else json.loads(text),
