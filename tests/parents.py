@@ -37,6 +37,12 @@ class Parent:
         until(lambda: self.worker() > 0)
         return self.worker()
 
+    def waits(self) -> int:
+        """How often the parent has waited for something (proc(5), status)."""
+        lines = Path(f"/proc/{self.popen.pid}/status").read_text(encoding="ascii").splitlines()
+        [count] = [int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:")]
+        return count
+
     def waits_for_signals(self) -> bool:
         """Whether it handles SIGTERM by now (proc(5), status)."""
         lines = Path(f"/proc/{self.popen.pid}/status").read_text().splitlines()

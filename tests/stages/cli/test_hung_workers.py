@@ -66,8 +66,9 @@ def test_time_in_which_the_parent_stands_still_counts_for_nothing(kind: str, tmp
         for one in (parent.popen.pid, worker):
             os.kill(one, signal.SIGSTOP)
         time.sleep(HUNG_AFTER_S + 1)
+        waits = parent.waits()
         os.kill(parent.popen.pid, signal.SIGCONT)
-        time.sleep(0.2)
+        until(lambda: parent.waits() > waits + 1)  # it has looked at the worker, which has sent nothing yet
         os.kill(worker, signal.SIGCONT)
         assert parent.worker() == worker
         time.sleep(HUNG_AFTER_S)
