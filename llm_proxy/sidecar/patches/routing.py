@@ -27,10 +27,9 @@ MAX_RETRY_AFTER_S = 10.0
 
 def _install_router_rules() -> None:
     """Patch the router; before LiteLLM's start."""
-    max_wait_s = float(os.environ.get("LLM_PROXY_SIDECAR_LONGEST_RETRY_AFTER_S") or MAX_RETRY_AFTER_S)
     router = litellm_internals.router_class()
     _patch_fallbacks(router)
-    _patch_retries(router, max_wait_s)
+    _patch_retries(router)
     _patch_cooldowns()
 
 
@@ -112,7 +111,7 @@ def _patch_fallbacks(router: Untyped) -> None:
     fall_back = replace(router, "async_function_with_fallbacks_common_utils", unless_caller_error)
 
 
-def _patch_retries(router: Untyped, max_wait_s: float) -> None:
+def _patch_retries(router: Untyped) -> None:
     """Patch both functions that decide on a retry; one of a `retry_policy` passes only the second."""
 
     def is_useless(error: BaseException, options: dict[str, Any]) -> bool:
@@ -121,7 +120,7 @@ def _patch_retries(router: Untyped, max_wait_s: float) -> None:
         if call_outcome.has_passed_events():
             return True
         single = len(options.get("all_deployments") or []) <= 1
-        return single and provider_errors.retry_after_s(error) > max_wait_s
+        return single and provider_errors.retry_after_s(error) > MAX_RETRY_AFTER_S
 
     def should_retry(self: Untyped, error: Exception, *args: Untyped, **options: Untyped) -> Untyped:
         if is_useless(error, options):
