@@ -1,7 +1,7 @@
-"""Starts the sidecars of a test run as forks of one process that has imported LiteLLM: `warm_sidecar`.
+"""Starts the sidecars of a test run as forks of one process that has imported LiteLLM: `warm_parent`.
 
-To import it takes five seconds of CPU, and a run starts a hundred sidecars. Invariant: all but one sidecar
-of this release, and all on other systems than Linux, is started as it stands.
+The import takes five seconds of CPU, and a run starts a hundred sidecars. Invariant: only single sidecars of
+this release, on Linux, are forks; every other process is started as usual.
 """
 
 import atexit
@@ -22,7 +22,7 @@ from llm_proxy.sidecar.patches.registry import DISABLING_SETTING
 from llm_proxy.stack import process
 from llm_proxy.stack.process_specs import VERIFIED_ENTRY_POINT, sidecar_python
 
-PROGRAM = Path(__file__).parent / "warm_sidecar.py"
+PROGRAM = Path(__file__).parent / "warm_parent.py"
 PASSED_ON = ("PATH", "HOME", "PYTHONPATH", DISABLING_SETTING)
 """What a sidecar has of the test run's own environment; the last leaves patches out, to see what they do."""
 POLL_S = 0.02

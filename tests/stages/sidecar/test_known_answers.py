@@ -106,7 +106,7 @@ print(json.dumps(found))
 
 
 def test_what_is_made_of_an_answer_is_litellm_s() -> None:
-    """Of usual answers, most of which are known after a few, and of odd ones; no rule holds a text."""
+    """Of usual answers, most of which are known after a few, and of odd ones; no template holds a text."""
     seen = compare({name: ("openai/of-nobody", dict(PRICES)) for name in FORMS}, TIMES, COMPARE)
     for form in FORMS:
         assert (form, seen[form]["others"], seen[form]["texts"]) == (form, [], 0)
