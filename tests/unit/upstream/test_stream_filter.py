@@ -79,6 +79,12 @@ def test_a_frame_like_the_last_one_is_read_as_in_one_go(text: bytes) -> None:
         assert getattr(alone, name) == getattr(together, name)
 
 
+def test_a_frame_like_the_last_one_comes_after_what_is_held() -> None:
+    """A chunk that begins as the last frame did may end one whose first line came before."""
+    filtered, chunks = StreamFilter(wants_usage=False), [delta("Hel"), b": a comment\n", delta("lo")]
+    assert b"".join(map(filtered.feed, chunks)) == b"".join(chunks)
+
+
 def test_the_usage_frame_is_only_for_callers_that_requested_it() -> None:
     """In OpenAI's shape: `choices` is empty and the cost is removed."""
     requested, _ = run(STREAM, [], wants_usage=True)
