@@ -49,6 +49,17 @@ def test_the_third_event_is_translated() -> None:
     assert translation.take_merged() is None
 
 
+def test_a_text_that_stands_twice_is_the_same_in_both_places() -> None:
+    """An event in which the two differ is LiteLLM's."""
+
+    def thought(text: str, copy: str) -> bytes:
+        return event("a", reasoning=text, reasoning_content=copy)
+
+    translation = learned(*(thought(text, text) for text in ("one", "two")))
+    assert translation.translate(thought("three", "three")) == frame(thought("three", "three"))
+    assert translation.translate(thought("four", "five")) is None
+
+
 def of_stream(number: int, text: str, **more: Any) -> bytes:
     """An event of a stream with an id of its own."""
     return event(text, id=f"chatcmpl-{number}", created=number, **more)
