@@ -113,8 +113,8 @@ DIRECT_CALLS = LiteLLMPatch(
     name="direct_calls",
     install=direct_settings.enable,
     reason=(
-        "A call in OpenAI's format that no callback or guardrail reads costs LiteLLM five times what the "
-        "provider's request costs: copies of the call, OpenAI's SDK, objects of a log without a reader."
+        "A call that LiteLLM only passes on, and no callback or guardrail reads, costs it five times what "
+        "the provider's request costs: copies of the call, OpenAI's SDK, objects of a log without a reader."
     ),
     until="Such a call costs LiteLLM little more than the provider's request.",
     tests=(

@@ -125,7 +125,7 @@ def test_a_head_that_is_not_plain_is_not_learned(data: bytes) -> None:
 
 @pytest.mark.parametrize("digits", [b"5\r\nContent-Length: 5", b"05", b"+5"])
 def test_a_length_that_a_laxer_parser_accepts_is_not_learned_either(digits: bytes) -> None:
-    """httptools rejects the first and the last."""
+    """The parser itself rejects the first and the last."""
     data = HEAD % digits + b"first"
     lines = [line.split(b": ", 1) for line in data.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
     headers = [(name.lower(), value) for name, value in lines]
