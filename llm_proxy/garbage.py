@@ -12,7 +12,7 @@ import sys
 
 CHECK_S = 0.1
 MAX_CHECK_S = 1.0
-"""Between two looks while little is allocated."""
+"""Between two checks while little is allocated."""
 IS_SAFE = sys.version_info >= (3, 12)
 """Whether CPython's own collections are."""
 
@@ -23,15 +23,15 @@ def collect_garbage(every_s: float = CHECK_S) -> None:
         gc.enable()
         return
     gc.disable()
-    _look(every_s, every_s, 0)
+    _collect_due(every_s, every_s, 0)
 
 
-def _look(every_s: float, pause_s: float, before: int) -> None:
-    """Collects, and looks again: after twice the pause where little was allocated `before` this look."""
+def _collect_due(every_s: float, pause_s: float, before: int) -> None:
+    """Collects what is due, and schedules the next check: later, if little was allocated since `before`."""
     counts, limits = gc.get_count(), gc.get_threshold()
     is_quiet = (counts[0] - before) * MAX_CHECK_S < limits[0] * every_s
     due = [count > limit for count, limit in zip(counts, limits, strict=True)]
     if due[0] and limits[0]:
         gc.collect(next((older for older in (2, 1) if all(due[1 : older + 1])), 0))
     pause_s = min(2 * pause_s, MAX_CHECK_S) if is_quiet else every_s
-    asyncio.get_running_loop().call_later(pause_s, _look, every_s, pause_s, gc.get_count()[0])
+    asyncio.get_running_loop().call_later(pause_s, _collect_due, every_s, pause_s, gc.get_count()[0])

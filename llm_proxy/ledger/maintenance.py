@@ -82,7 +82,7 @@ class Maintenance:
     async def step(self) -> None:
         """Runs the tasks that are due at this tick."""
         self._ticks += 1
-        self._writer.look_at_spool()
+        self._writer.wake_replay()
         self._update_gauges()
         for name, every, task in self._tasks():
             if self._ticks % every == 0:

@@ -142,7 +142,7 @@ class Writer:
         if self._spool is None or not self._spool.records:
             self._spooled.clear()
 
-    def look_at_spool(self) -> None:
+    def wake_replay(self) -> None:
         """Wakes `replay_spool` if the spool has records: also those that were recovered."""
         if self._spool is not None and self._spool.records:
             self._spooled.set()

@@ -71,8 +71,8 @@ class MessagesStream:
     """Renders one stream."""
 
     __slots__ = (
-        "_at", "_calls", "_context", "_kind", "_late", "_model", "_next", "_open_call",
-        "_reader", "_refusal", "_said_bytes", "_started", "_text_start",
+        "_answer_bytes", "_at", "_calls", "_context", "_kind", "_late", "_model", "_next", "_open_call",
+        "_reader", "_refusal", "_started", "_text_start",
     )  # fmt: skip
 
     def __init__(self, model: str, context: MessagesContext) -> None:
@@ -87,14 +87,14 @@ class MessagesStream:
         self._open_call: _PendingCall | None = None
         self._late: list[ChatDelta] = []
         self._refusal = ""
-        self._said_bytes = 0
+        self._answer_bytes = 0
         self._text_start: bytes = b""  # of the open text's deltas
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes OpenAI's frames, any chunking, without `[DONE]`; returns Anthropic's."""
         text = self._reader.text_of(chunk)
         if text is not None and self._text_start:
-            return self._say_plainly(text)
+            return self._text_event(text)
         deltas = self._reader.feed(chunk) if text is None else [ChatDelta(text)]
         if not deltas and not self._reader.answer_id:
             return b""
@@ -104,10 +104,10 @@ class MessagesStream:
             self._add(delta, out)
         return b"".join(out)
 
-    def _say_plainly(self, text: str) -> bytes:
+    def _text_event(self, text: str) -> bytes:
         """Returns the event of a text's delta, which begins as the block's others."""
         written = orjson.dumps(text)
-        self._said_bytes += len(written) - 2
+        self._answer_bytes += len(written) - 2
         return b"%b%b}}\n\n" % (self._text_start, written)
 
     def end(self, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the provider
@@ -117,7 +117,7 @@ class MessagesStream:
         self._finish_calls(out)
         self._say_late(out)
         self._close(out)
-        usage = self._reader.usage or estimated_usage(self._context, self._said_bytes)
+        usage = self._reader.usage or estimated_usage(self._context, self._answer_bytes)
         ended: Json = {
             "type": "message_delta",
             "delta": stop(self._reader, self._refusal, has_calls=bool(self._calls), context=self._context),
@@ -253,7 +253,7 @@ class MessagesStream:
 
     def _delta(self, kind: bytes, name: bytes, value: str, out: list[bytes]) -> None:
         written = orjson.dumps(value)
-        self._said_bytes += len(written) - 2
+        self._answer_bytes += len(written) - 2
         out.append(_DELTA % (self._at, kind, name, written))
 
     def _close(self, out: list[bytes]) -> None:

@@ -67,7 +67,7 @@ class GrowingMessage:
             events.append(("response.output_text.delta", fields))
         return events
 
-    def say_plainly(self, text: str, number: int) -> bytes:
+    def add_text(self, text: str, number: int) -> bytes:
         """Adds to the open text; returns the event with this number, most of which is the same in each."""
         self._texts.append(text)
         return _TEXT_DELTA % (self.delta_start, orjson.dumps(text), number)

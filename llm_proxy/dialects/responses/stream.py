@@ -37,7 +37,7 @@ class TranslatedStream:
         text, message = self._answer.text_of(chunk), self._builder.open_text
         if text is not None and message is not None:
             self._number += 1
-            return message.say_plainly(text, self._number - 1)
+            return message.add_text(text, self._number - 1)
         deltas = self._answer.feed(chunk) if text is None else [ChatDelta(text)]
         out = b""
         if not self._number and self._answer.frames:
