@@ -28,6 +28,8 @@ COMPARE = """
 import asyncio, itertools, json, sys
 import litellm, litellm.router
 from llm_proxy.sidecar import direct_choice, direct_internals, litellm_internals
+from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
+from llm_proxy.sidecar.patches import attempts
 
 def deployment(group, at, params, info):
     params = {"model": f"openai/{group}", "api_key": "none", **params}
@@ -67,7 +69,28 @@ async def compare(name):
             others.append([cooling, offered])
     return {"plain": direct_choice.is_plain_group(deployments, router), "others": others}
 
-print(json.dumps({name: asyncio.run(compare(name)) for name in groups}, default=str))
+def is_plain_with(setting, value):
+    router = litellm.Router(model_list=models, **{setting: value})
+    deployments = [one for one in router.model_list if one["model_name"] == "one"]
+    return direct_choice.is_plain_group(deployments, router)
+
+SETTINGS = {
+    "cooldown_time": 9, "enable_pre_call_checks": True,
+    "routing_groups": [{"group_name": "a", "models": ["one"], "routing_strategy": "latency-based-routing"}],
+}
+async def choose_for(**stated):
+    outcome = CallOutcome(**stated)
+    with outcome_in_context(outcome):
+        chosen = await direct_choice.choose("one", outcome)
+    return [one.deployment for one in outcome.attempts] if chosen is not None else None
+
+attempts.installed.set()
+CALLS = {"plain": {}, "affinity": {"affinity": "a-run"}, "account": {"account": frozenset({"one-0"})}}
+seen = {name: asyncio.run(compare(name)) for name in groups}
+seen["settings"] = {name: is_plain_with(name, value) for name, value in SETTINGS.items()}
+router.cooldown_cache.cooldown_store.flush_cache()
+seen["calls"] = {name: asyncio.run(choose_for(**stated)) for name, stated in CALLS.items()}
+print(json.dumps(seen, default=str))
 """
 
 
@@ -94,3 +117,14 @@ def test_the_strategy_gets_litellm_s_deployments(found: Json, name: str) -> None
 def test_other_groups_are_left_to_litellm(found: Json, name: str) -> None:
     """More than cooldowns decides there."""
     assert not found[name]["plain"]
+
+
+def test_settings_of_the_router_that_decide_leave_all_groups_to_litellm(found: Json) -> None:
+    """A time for which deployments cool down is none of them."""
+    expected = {"cooldown_time": True, "enable_pre_call_checks": False, "routing_groups": False}
+    assert found["settings"] == expected
+
+
+def test_calls_that_choose_among_deployments_are_left_to_litellm(found: Json) -> None:
+    """Those of a run that was at one before, or of one account; any other is recorded with its deployment."""
+    assert found["calls"] == {"plain": ["one-0"], "affinity": None, "account": None}
