@@ -54,7 +54,7 @@ WRONG: list[tuple[str, Json, str]] = [
     (CHAT, {"extra_body": {"temperature": 1}}, "extra_body.temperature"),
     (TEXT, {"prompt": None}, "prompt"),
     (TEXT, {"prompt": {"a": 1}}, "prompt"),
-    (TEXT, {"prompt": ["a", 1]}, "prompt"),
+    (TEXT, {"prompt": ["a", 1]}, "prompt[1]"),
     (TEXT, {"logprobs": 9}, "logprobs"),
     (VECTORS, {"input": None}, "input"),
     (VECTORS, {"input": []}, "input"),
