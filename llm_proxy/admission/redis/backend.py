@@ -32,7 +32,17 @@ from llm_proxy.identity import ANY
 
 REPLICAS_KEY = "lp:replicas"
 REPLICA_TTL_MS = 15_000
-_SCRIPTS = ("admit", "settle", "renew", "seed", "turn", "quarantine")
+_SCRIPTS = {
+    "admit": ("reservations", "windows"),
+    "admit_requests": ("windows",),
+    "settle": ("reservations",),
+    "renew": ("reservations",),
+    "seed": (),
+    "turn": (),
+    "quarantine": (),
+}
+"""The scripts, each with the files before its own: a function that is made costs the store time in every call."""
+_WINDOWS_ALONE = frozenset({"requests"})
 _LETTER = {"tokens": "t", "parallel": "p", "budget": "b", "run": "n", "duration": "d", "turn": "g"}
 ObserveRequest = Callable[[float, bool], None]
 """Called after every script call with its duration in seconds and whether the store answered."""
@@ -55,7 +65,7 @@ class RedisBackend:
         head = clock if clock is not None else script_source("clock")
         head = f"local RUN_IDLE, MAX_RUNS = {run_idle_ms}, {max_runs}  -- ms, runs of one key\n{head}"
         self._source = {
-            name: f"{head}\n{script_source('reservations')}\n{script_source(name)}" for name in _SCRIPTS
+            name: "\n".join((head, *map(script_source, (*shared, name)))) for name, shared in _SCRIPTS.items()
         }
         self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._source.items()}  # noqa: S324 -- Redis names scripts so
         self.observe: ObserveRequest = lambda _seconds, _answered: None
@@ -95,14 +105,15 @@ class RedisBackend:
         plan = request.plan
         args: list[Argument] = [len(plan.keys), *plan.keys, int(request.reserve), request.epoch]
         args += (request.lease_id, request.ttl_ms, request.retry_id, plan.run)
-        for check, amount in zip(plan.checks, request.amounts, strict=True):
-            args += (check.script_code, check.limit, amount)
+        for (code, limit), amount in zip(plan.scripted, request.amounts, strict=True):
+            args += (code, limit, amount)
 
         def late(reply: list[int]) -> None:
             if on_late_result is not None:
                 on_late_result(_parse_result(reply))
 
-        return _parse_result(await self.run_script("admit", args, late))
+        script = "admit_requests" if plan.kinds <= _WINDOWS_ALONE and not plan.run else "admit"
+        return _parse_result(await self.run_script(script, args, late))
 
     async def settle(self, ledger_key: str, number: int, entries: tuple[SettlementEntry, ...]) -> None:
         """Settles a batch of one tenant, once."""
@@ -222,7 +233,8 @@ def _settlement(ledger_key: str, number: int, entries: tuple[SettlementEntry, ..
 
 
 def _parse_result(reply: list[int]) -> LimiterResult:
-    return LimiterResult(reply[0], reply[1], reply[2], *(tuple(reply[at::4]) for at in range(3, 7)))
+    used, extra, running, kept = tuple(reply[3::4]), tuple(reply[4::4]), tuple(reply[5::4]), tuple(reply[6::4])
+    return LimiterResult(reply[0], reply[1], reply[2], used, extra, running, kept)
 
 
 class EvictionEnabled(Exception):  # noqa: N818 -- errors are named for the state they report

@@ -41,7 +41,10 @@ KINDS = {
 }
 RUN_IDLE_MS, MAX_RUNS = 100_000, 2
 RUNS = ["run1", "run2", "run3"]
-letters = st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=5, unique=True)
+letters = st.one_of(
+    st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=5, unique=True),
+    st.sampled_from([["R"], ["r"], ["R", "r"]]),  # a script of their own
+)
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("admit"), letters, st.integers(0, 60), st.booleans()),
@@ -246,6 +249,24 @@ async def test_scripts_and_limiter_agree_on_any_history(
         for pair.run in RUNS:
             stored, modelled = await pair.look()
             assert stored == modelled
+    finally:
+        await store.stop()
+
+
+async def test_the_scripts_of_windows_and_the_limiter_agree_on_any_amount(limits_redis_url: str) -> None:
+    """Also on none, which asks when a window is empty."""
+    name = uuid4().hex
+    store = _store(limits_redis_url, name)
+    await store.start()
+    pair = Pair(store, name)
+    try:
+        for letters in ("R", "r", "Rr", "RP"):
+            plan = pair.plan(tuple(map(pair.check, letters)))
+            for amount in (1, 0, 2, 1, 2):
+                for take in (False, True):
+                    await pair.turn_clock(7_000)
+                    amounts = (amount,) * len(letters)
+                    await pair.ask(LimiterRequest(plan, amounts, NO_EPOCH, uuid4().hex, 30_000, take))
     finally:
         await store.stop()
 

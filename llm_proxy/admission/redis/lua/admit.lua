@@ -5,26 +5,20 @@
 --   budget, duration by first letter, n a run's budget; in upper case when it is enforced), limit, amount.
 -- Returns: status, now, epoch, then four numbers for each check: used, extra, how many running calls hold some of it
 --   (tokens, budget), and what is kept for a call that waits (budget); see `LimiterResult`.
-local REQUEST_WINDOW, TOKEN_WINDOW, GUESSED_WAIT, WAITER_TTL = 60000, 61000, 2000, 5000  -- ms
+local TOKEN_WINDOW, GUESSED_WAIT, WAITER_TTL = 61000, 2000, 5000  -- ms
 local KEPT_AFTER_TRIES, MAX_WAITERS = 2, 16
 local QUEUED = '([^:;]+):(%d+):(%d+):(%d+);'
 local now, reserve, lease_id, ttl_ms, retry_id = clock(), ARGV[1] == '1', ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local sec, run = math.floor(now / 1000), ARGV[6]
 local last = run == '' and #KEYS or #KEYS - 1
 
+local status, epoch = compare_epoch(KEYS[1], tonumber(ARGV[2]))
+if status ~= 0 then return {status, now, epoch} end
+
 local state = {}
 
-function state.r(key, over_by, limit)
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now - REQUEST_WINDOW)
-  local used = redis.call('ZCARD', key)
-  local over, at = over_by(used), nil
-  if over_by(limit) == 0 then over = 0 end  -- an amount of 0 asks when the window is empty
-  if over > 0 then
-    at = redis.call('ZRANGE', key, over - 1, over - 1, 'WITHSCORES')
-  elseif not reserve then
-    at = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
-  end
-  return used, at and at[2] and at[2] + REQUEST_WINDOW - now or 0
+function state.r(key, limit, amount)
+  return read_requests(key, limit, amount, now, reserve)
 end
 
 function state.p(key)
@@ -32,7 +26,7 @@ function state.p(key)
   return redis.call('ZCARD', key), 0
 end
 
-function state.b(key, _, limit)
+function state.b(key, limit)
   local first = redis.call('HGET', key, 'first')
   if first and tonumber(first) <= now and first ~= '0' then expire(key, now) end
   local counter = redis.call('HMGET', key, 'spent', 'held', 'running', 'queue')
@@ -46,9 +40,9 @@ function state.b(key, _, limit)
 end
 
 -- A run that is not known has used nothing.
-function state.n(key, _, limit)
+function state.n(key, limit)
   if not is_run(key, now) then return 0, 0, 0, 0 end
-  return state.b(key, _, limit)
+  return state.b(key, limit)
 end
 
 function state.d(key)
@@ -74,7 +68,7 @@ local function queue(key, amount)
   redis.call('HSET', key, 'queue', table.concat(left))
 end
 
-function state.t(key, over_by, limit)
+function state.t(key, limit, amount)
   local window = redis.call('HMGET', key, 'sum', 'head', 'first')
   if not window[1] then return 0, 0, 0 end
   if window[3] and window[3] ~= '0' and tonumber(window[3]) <= now then expire(key, now) end
@@ -92,10 +86,10 @@ function state.t(key, over_by, limit)
   end
   local reserved = redis.call('HMGET', key, 'held', 'running')
   local held, running = tonumber(reserved[1] or 0), tonumber(reserved[2] or 0)
-  local over, extra = over_by(sum), 0
+  local over, extra = sum + amount - limit, 0
   if running == 0 then over = sum < limit and 0 or sum + 1 - limit end
-  if over_by(limit) == 0 then over = 0 end
-  if over > 0 and over_by(sum - held) <= 0 then
+  if amount == 0 then over = 0 end  -- it asks when the window is empty
+  if over > 0 and sum - held + amount <= limit then
     extra = GUESSED_WAIT
   elseif over > 0 then
     extra = TOKEN_WINDOW
@@ -117,13 +111,6 @@ function state.t(key, over_by, limit)
   return sum, extra, running
 end
 
-local epoch, known = 0, tonumber(ARGV[2])
-if known >= 0 then
-  epoch = tonumber(redis.call('GET', KEYS[1]) or -1)
-  if epoch < 0 then return {2, now, 0} end
-  if epoch > known then return {1, now, epoch} end
-end
-
 -- The verdict of a budget: 1 spent, 2 what is left is held or kept, 0 fits. A call that is alone with what is left
 -- fits, whatever it may cost.
 local function budget_verdict(limit, amount, spent, held, kept)
@@ -140,7 +127,7 @@ local reply, rejected, unknown, held_at = {0, now, epoch}, false, false, {}
 for i = 2, last do
   local code, limit, amount = ARGV[3 * i + 1], tonumber(ARGV[3 * i + 2]), tonumber(ARGV[3 * i + 3])
   local kind, at = string.lower(code), 4 * i - 4
-  local used, extra, running, kept = state[kind](KEYS[i], function(n) return n + amount - limit end, limit)
+  local used, extra, running, kept = state[kind](KEYS[i], limit, amount)
   reply[at], reply[at + 1], reply[at + 2], reply[at + 3] = used, extra, running or 0, kept or 0
   if code ~= kind then
     if used < 0 then
@@ -177,9 +164,11 @@ for i = 2, last do
     redis.call('HINCRBY', key, 'sum', amount)
     hold(key, lease_id, amount, now + TOKEN_WINDOW)
     redis.call('PEXPIRE', key, TOKEN_WINDOW + 1000)
+  elseif kind == 'r' then
+    count_request(key, lease_id, now)
   else
-    redis.call('ZADD', key, kind == 'r' and now or now + ttl_ms, lease_id)
-    redis.call('PEXPIRE', key, kind == 'r' and REQUEST_WINDOW or ttl_ms)
+    redis.call('ZADD', key, now + ttl_ms, lease_id)
+    redis.call('PEXPIRE', key, ttl_ms)
   end
 end
 if run ~= '' then
