@@ -7,7 +7,6 @@ Units: `_ms` since the request's headers were read; `_at` as the field says.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
@@ -26,9 +25,10 @@ if TYPE_CHECKING:
 Outcome = Literal["ok", "error", "client_gone", "cut", "lost"]
 
 
-@dataclass(slots=True, eq=False)
 class CallContext:
     """One request to an inference endpoint, from its first byte to its last.
+
+    A field that was not filled is the class's: a rejected request fills few of them.
 
     Attributes:
         request_id: Generated here; its text form is sent as `x-request-id`.
@@ -59,16 +59,9 @@ class CallContext:
         replay_of: The call whose answer this one gets; None for a call of its own.
     """
 
-    request_id: UUID
     client_request_id: str | None = None
-    id_text: str = field(init=False)
-    started: float = field(default_factory=time.perf_counter)
-    started_at: float = field(default_factory=time.time)
     traceparent: bytes | None = None
-    caller: Caller | None = None
-    call: Call | None = None
     find_model: Callable[[], str | None] | None = None
-    catalog: Catalog | None = None
     routing: RoutingInfo = NO_ROUTING
     usage: TokenUsage | None = None
     content_tokens: int = 0
@@ -89,11 +82,25 @@ class CallContext:
     frames: "StreamFrames | None" = None
     sent_bytes: int = 0
     replay_of: UUID | None = None
-    _known_cost: tuple[TokenUsage | None, RoutingInfo, int | None] | None = field(default=None, init=False)
+    _known_cost: tuple[TokenUsage | None, RoutingInfo, int | None] | None = None
 
-    def __post_init__(self) -> None:
-        """Write the id as text, once."""
-        self.id_text = id_to_text(self.request_id)
+    def __init__(
+        self,
+        request_id: UUID,
+        *,
+        started_at: float | None = None,
+        caller: Caller | None = None,
+        call: Call | None = None,
+        catalog: Catalog | None = None,
+    ) -> None:
+        """`started_at` is now, where it is not given."""
+        self.request_id = request_id
+        self.id_text = id_to_text(request_id)
+        self.started = time.perf_counter()
+        self.started_at = time.time() if started_at is None else started_at
+        self.caller = caller
+        self.call = call
+        self.catalog = catalog
 
     def elapsed_ms(self) -> float:
         """Returns the time since the request's headers were read."""

@@ -44,6 +44,7 @@ from llm_proxy.edge.request import (
     read_headers,
 )
 from llm_proxy.edge.responder import Responder
+from llm_proxy.edge.responses import send_error
 from llm_proxy.edge.stored_calls import StoredCalls
 from llm_proxy.endpoints import ENDPOINTS, endpoint_paths
 from llm_proxy.errors import (
@@ -224,13 +225,23 @@ class InferenceEndpoint:
         self._auth_failures = auth_failures
 
     async def __call__(self, route: InferenceRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
-        calls, limits = self._services.running_calls, self._reader.limits
+        """Serves one request: authenticates it, then processes it under a guard."""
         context = CallContext(uuid7())
+        try:
+            headers = self._reader.read_headers(scope)
+            context.client_request_id = _client_id(headers.get(b"x-request-id"))
+            context.traceparent = headers.get(b"traceparent")
+            context.caller = await self._reader.authenticate(headers)
+        except Exception as fault:  # noqa: BLE001 -- it is logged there, and answered as an internal error
+            error = self._note_error(scope, context, fault)
+            self._services.ledger.request_rejected(context, error)
+            await send_error(send, error, context, route.dialect)
+            return
+        calls, limits = self._services.running_calls, self._reader.limits
         guard = calls.open(context, asyncio.get_running_loop().time() + limits.body_timeout_s)
         responder = Responder(context, route.dialect, scope, send)
         try:
-            await self._respond(route, context, guard, scope, receive, responder)
+            await self._respond(route, context, guard, scope, receive, responder, headers)
         except asyncio.CancelledError:  # a second one, while the error was being sent
             if not guard.was_interrupted():
                 raise
@@ -247,26 +258,21 @@ class InferenceEndpoint:
         scope: Scope,
         receive: Receive,
         responder: Responder,
+        headers: Headers,
     ) -> None:
         """Processes a request; sends the error that ends it, if one does."""
         try:
-            await self._process(route, context, guard, scope, receive, responder)
+            await self._process(route, context, guard, scope, receive, responder, headers)
         except ClientDisconnected:
             pass
-        except APIError as error:
-            self._auth_failures.report(scope, error)
-            await self._fail(responder, context, error)
         except asyncio.CancelledError:
             if not guard.was_interrupted():
                 raise
             interrupted = interrupt_error(guard.reason)
             if interrupted is not None:
-                await self._fail(responder, context, interrupted)
-        except Exception:
-            log.exception(
-                "a request failed", extra={"request_id": str(context.request_id), "path": scope["path"]}
-            )
-            await self._fail(responder, context, InternalError())
+                await self._fail(responder, context, self._note_error(scope, context, interrupted))
+        except Exception as fault:  # noqa: BLE001 -- it is logged there, and answered as an internal error
+            await self._fail(responder, context, self._note_error(scope, context, fault))
 
     async def _process(
         self,
@@ -276,17 +282,15 @@ class InferenceEndpoint:
         scope: Scope,
         receive: Receive,
         responder: Responder,
+        headers: Headers,
     ) -> None:
-        reader, limits = self._reader, self._reader.limits
-        headers = reader.read_headers(scope)
-        context.client_request_id = _client_id(headers.get(b"x-request-id"))
-        context.traceparent = headers.get(b"traceparent")
-        context.caller = caller = await reader.authenticate(headers)
+        caller, limits = context.caller, self._reader.limits
+        assert caller is not None  # noqa: S101 -- it was authenticated
         if self._idempotent is None or KEY not in headers:  # a repeated answer takes no request of a limit
             try:
                 reject_early(self._services, caller)
             except RateLimited:
-                context.caller = reader.named_by_headers(caller, headers)
+                context.caller = self._reader.named_by_headers(caller, headers)
                 raise
         target = scope["raw_path"] + b"?" + scope["query_string"] if KEY in headers else b""
         spec = ENDPOINTS[route.endpoint]
@@ -356,12 +360,21 @@ class InferenceEndpoint:
         async with ReplayedCall(self._services, context, guard, first):
             await replay(answer, responder, context, first)
 
-    async def _fail(self, responder: Responder, context: CallContext, error: APIError) -> None:
-        """Sends an error; logs it unless it is the caller's fault or the gateway's own overload."""
+    def _note_error(self, scope: Scope, context: CallContext, fault: Exception) -> APIError:
+        """Returns the error to send for a fault; logs it unless it is the caller's, or our own overload."""
+        error = fault if isinstance(fault, APIError) else InternalError()
+        if error is not fault:
+            fields = {"request_id": context.id_text, "path": scope["path"]}
+            log.error("a request failed", exc_info=fault, extra=fields)
+        self._auth_failures.report(scope, error)
         is_own = isinstance(error, Overloaded | UnsupportedTransferEncoding)
         if (error.status >= 500 and not is_own) or isinstance(error, ProviderQuotaExceeded):
             _report(context, error)
             error.message = with_request_id(error.message, context.id_text)
+        return error.with_traceback(None)  # its frames hold it: no cycle is left to the garbage collector
+
+    async def _fail(self, responder: Responder, context: CallContext, error: APIError) -> None:
+        """Sends an error that was noted."""
         if not responder.started:
             self._services.ledger.request_rejected(context, error)
         await responder.send_error(error)

@@ -101,11 +101,8 @@ class Responder:
             await self._send_body(admitted)
 
     async def send_error(self, error: APIError) -> None:
-        """Sends an error: as a response, or as an event of the stream that has started; bytes break off.
-
-        The frames of its traceback hold this responder: without it no cycle is left to the garbage collector.
-        """
-        self.error = error.with_traceback(None)
+        """Sends an error: as a response, or as an event of the stream that has started; bytes break off."""
+        self.error = error
         if self.is_bytes:
             await self.outlet({"type": responses.BREAK_OFF})
             return

@@ -41,7 +41,7 @@ _SCRIPTS = {
     "turn": (),
     "quarantine": (),
 }
-"""The scripts, each with the files before its own: a function that is made costs the store time in every call."""
+"""The scripts, each with the files before its own; a function in them costs the store time at every call."""
 _WINDOWS_ALONE = frozenset({"requests"})
 _LETTER = {"tokens": "t", "parallel": "p", "budget": "b", "run": "n", "duration": "d", "turn": "g"}
 ObserveRequest = Callable[[float, bool], None]
@@ -233,8 +233,7 @@ def _settlement(ledger_key: str, number: int, entries: tuple[SettlementEntry, ..
 
 
 def _parse_result(reply: list[int]) -> LimiterResult:
-    used, extra, running, kept = tuple(reply[3::4]), tuple(reply[4::4]), tuple(reply[5::4]), tuple(reply[6::4])
-    return LimiterResult(reply[0], reply[1], reply[2], used, extra, running, kept)
+    return LimiterResult(reply[0], reply[1], reply[2], *[tuple(reply[at::4]) for at in (3, 4, 5, 6)])
 
 
 class EvictionEnabled(Exception):  # noqa: N818 -- errors are named for the state they report

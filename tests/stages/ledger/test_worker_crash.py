@@ -22,7 +22,8 @@ from llm_proxy.telemetry import uuid7
 async def work(dsn, spool, flights):
     async with run_ledger(dsn or None, Path(spool)) as ledger:
         for _ in range(flights):
-            context = CallContext(uuid7(), "theirs", caller=CALLER, call=CALL)
+            context = CallContext(uuid7(), caller=CALLER, call=CALL)
+            context.client_request_id = "theirs"
             ledger.call_started(context)
             print("opened", context.request_id, flush=True)
         while True:

@@ -131,13 +131,12 @@ def test_each_field_of_a_record_is_its_own() -> None:
     error = ProviderFailed("It failed.")
     error.provider_message = "It broke."
     hops = (ProviderAttempt("asked", "d-1", 0), ProviderAttempt("served", "d-2", 200))
-    one = CallContext(
-        UUID(int=1), "own-id", started_at=1e9, caller=caller, call=call, usage=usage,
-        routing=RoutingInfo("served", "physical", "provider", "d-2", 41, "miss", 42, hops=hops),
-        status=200, outcome="cut", error=error,
-        would_refuse="key:requests", guard_verdict=GuardVerdict("warn", Finding("repeat", 51)),
-        queue_ms=61.5, is_batch=True, ttft_ms=62.5, replay_of=UUID(int=2),
-    )  # fmt: skip
+    one = CallContext(UUID(int=1), started_at=1e9, caller=caller, call=call)
+    one.client_request_id, one.usage, one.error, one.is_batch = "own-id", usage, error, True
+    one.routing = RoutingInfo("served", "physical", "provider", "d-2", 41, "miss", 42, hops=hops)
+    one.status, one.outcome, one.would_refuse = 200, "cut", "key:requests"
+    one.guard_verdict = GuardVerdict("warn", Finding("repeat", 51))
+    one.queue_ms, one.ttft_ms, one.replay_of = 61.5, 62.5, UUID(int=2)
     found = record_of(one)._asdict()
     assert found.pop("latency_ms") > 0
     assert found == {
