@@ -1,9 +1,9 @@
 """The steps of a call, written once: admitted, sent, answered; then settled and recorded, however it ends.
 
 Invariants: stages return values and never call back; every admitted call settles its lease once and posts one
-record, whatever ends it (an answer, an error, a deadline, a disconnect, a drain); the lease is settled before
-the last byte leaves, so that a caller never meets its own previous call. A call that was not admitted leaves
-no record here.
+record, whatever ends it (an answer, an error, a deadline, a disconnect, a drain); a lease that holds anything
+is settled before the last byte leaves, so that a caller never meets its own previous call. A call that was
+not admitted leaves no record here.
 """
 
 import time
@@ -180,8 +180,13 @@ class AdmittedCall:
         return self._reply.stream_filter.last_event if self._reply.stream_filter is not None else b""
 
     async def settle(self) -> None:
-        """Settles the lease, before the last byte leaves; waits for the store where a limit is tight."""
+        """Settles the lease, before the last byte leaves; waits for the store where a limit is tight.
+
+        One whose settlement changes nothing is settled after that.
+        """
         self.note_usage()
+        if not self._lease.settles:
+            return
         self._settle(self.context.routing.provider, answered=True)
         if self._lease.is_tight:
             await self._lease.wait_settled()

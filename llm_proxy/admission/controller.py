@@ -207,7 +207,7 @@ class AdmissionController:
 
     async def admit(self, caller: Caller, call: Call, request_id: UUID) -> Lease:
         """Admits a call or raises; `Lease.settle` must follow, whatever happens."""
-        count_in_new_budgets = self._new_budgets.call_started(caller, call)
+        later_budgets = self._new_budgets.call_started(caller, call)
         guarded, is_admitted = self.guard.begin(caller, call), False
         try:
             decision = await self.evaluate(caller, call, request_id.hex)
@@ -220,7 +220,7 @@ class AdmissionController:
         more = () if guarded is None else await guarded.judge_admitted(decision.reservations)
         headers = partial(rate_limit_headers, decision.request, decision.result, decision.state, more)
         held, would_reject = decision.reservations, decision.would_reject
-        return Lease(headers, held, self._leases, would_reject, count_in_new_budgets, guarded)
+        return Lease(headers, held, self._leases, would_reject, later_budgets, guarded)
 
     def check_access(self, caller: Caller, call: Call) -> None:
         """Raises `Forbidden` where a kill switch or the key's models exclude a call; counts nothing."""

@@ -10,10 +10,10 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from llm_proxy.admission.lease import CountInNewBudgets, Lease, Reservation
+from llm_proxy.admission.lease import Lease, Reservation
 from llm_proxy.admission.limit_planner import LimitPlanner
 from llm_proxy.admission.limiter import UNKNOWN, LimiterBackend, LimiterResult
 from llm_proxy.admission.renewal import SpendSource
@@ -118,21 +118,11 @@ class NewBudgets:
     refresh_caller: RefreshCaller | None
     clock_ms: Callable[[], int]
 
-    def call_started(self, caller: Caller, call: Call) -> CountInNewBudgets:
-        """Returns the function to call when the call that starts now has ended."""
-        began_ms, tenant = self.clock_ms(), caller.tenant or ""
-        epoch = self.watcher.epoch_of(tenant)
+    def call_started(self, caller: Caller, call: Call) -> "BudgetsSince":
+        """Returns the budgets that are created from now on, for the call that starts."""
+        return BudgetsSince(self, caller, call, self.clock_ms(), self.watcher.epoch_of(caller.tenant or ""))
 
-        def count_in_new_budgets(
-            reservations: tuple[Reservation, ...],
-        ) -> Coroutine[Any, Any, tuple[Reservation, int] | None] | None:
-            if self.watcher.epoch_of(tenant) <= epoch:
-                return None
-            return self._reservation_in_new(caller, call, (began_ms, self.clock_ms()), reservations)
-
-        return count_in_new_budgets
-
-    async def _reservation_in_new(
+    async def reservation(
         self,
         caller: Caller,
         call: Call,
@@ -168,3 +158,25 @@ class NewBudgets:
         result = LimiterResult(0, began_ms, 0, (UNKNOWN,) * len(new))
         request = request._replace(plan=plan, amounts=tuple(amount for _, amount in new))
         return Reservation(request, result, self.backend, self.settlements), ended_ms
+
+
+class BudgetsSince(NamedTuple):
+    """The budgets created since a call began; `epoch` is its tenant's of then."""
+
+    new_budgets: NewBudgets
+    caller: Caller
+    call: Call
+    began_ms: int
+    epoch: int
+
+    @property
+    def may_exist(self) -> bool:
+        """Whether something of the tenant has changed."""
+        return self.new_budgets.watcher.epoch_of(self.caller.tenant or "") > self.epoch
+
+    def reservation(
+        self, reservations: tuple[Reservation, ...]
+    ) -> Coroutine[Any, Any, tuple[Reservation, int] | None]:
+        """Returns what they count of the call that ends now, and when that is; None: there are none."""
+        began_and_ended_ms = self.began_ms, self.new_budgets.clock_ms()
+        return self.new_budgets.reservation(self.caller, self.call, began_and_ended_ms, reservations)

@@ -201,10 +201,19 @@ class ActiveLeases:
         return found
 
 
-CountInNewBudgets = Callable[
-    [tuple[Reservation, ...]], Coroutine[Any, Any, tuple[Reservation, int] | None] | None
-]
-"""Returns what budgets created during a call count of it, and when it ended; None: there are none."""
+class LaterBudgets(Protocol):
+    """The budgets that are created while a call runs."""
+
+    @property
+    def may_exist(self) -> bool:
+        """Whether there may be any by now."""
+        ...
+
+    def reservation(
+        self, reservations: tuple[Reservation, ...]
+    ) -> Coroutine[Any, Any, tuple[Reservation, int] | None]:
+        """Returns what they count of the call that ends now, and when that is; None: there are none."""
+        ...
 
 
 class GuardedTurn(Protocol):
@@ -232,7 +241,7 @@ class Lease:
     """
 
     __slots__ = (
-        "_count_in_new_budgets", "_counting", "_leases", "_made_headers", "_make_headers",
+        "_counting", "_later_budgets", "_leases", "_made_headers", "_make_headers",
         "_open", "_pending_futures", "_reservations", "guarded", "usage", "would_reject",
     )  # fmt: skip
 
@@ -242,7 +251,7 @@ class Lease:
         reservations: tuple[Reservation, ...],
         leases: ActiveLeases,
         would_reject: str | None = None,
-        count_in_new_budgets: CountInNewBudgets | None = None,
+        later_budgets: LaterBudgets | None = None,
         guarded: GuardedTurn | None = None,
     ) -> None:
         self._make_headers = make_headers
@@ -251,7 +260,7 @@ class Lease:
         self.would_reject = would_reject
         self._reservations = reservations
         self._leases = leases
-        self._count_in_new_budgets = count_in_new_budgets
+        self._later_budgets = later_budgets
         self._counting: asyncio.Task[None] | None = None
         self._open = True
         self._pending_futures: list[tuple[SettlementQueue, SettledFuture]] = []
@@ -294,10 +303,8 @@ class Lease:
         if self.guarded is not None:
             ended = self.guarded.end(answered=answered, cost_nano_usd=cost_nano_usd)
             self._pending_futures += () if ended is None else (ended,)
-        if (
-            self._count_in_new_budgets is not None
-            and (counting := self._count_in_new_budgets(self._reservations)) is not None
-        ):
+        if self._later_budgets is not None and self._later_budgets.may_exist:
+            counting = self._later_budgets.reservation(self._reservations)
             self._counting = spawn("budgets-laid-meanwhile", self._count_in(counting))
 
     async def _count_in(self, counting: Coroutine[Any, Any, tuple[Reservation, int] | None]) -> None:
@@ -332,6 +339,15 @@ class Lease:
             if entries := [*reservation.correction_entries(before, after, known_ms)]:
                 reservation.enqueue(entries)
                 self._leases.budgets_changed(reservation)
+
+    @property
+    def settles(self) -> bool:
+        """Whether its settlement changes anything; otherwise nobody sees when it is settled."""
+        return (
+            self.guarded is not None
+            or any(one.request.plan.settles for one in self._reservations)
+            or (self._later_budgets is not None and self._later_budgets.may_exist)
+        )
 
     @property
     def is_tight(self) -> bool:

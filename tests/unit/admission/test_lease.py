@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_proxy.admission.lease import Reservation, SettledUsage
+from llm_proxy.admission.lease import ActiveLeases, Lease, Reservation, SettledUsage
 from llm_proxy.admission.limiter import (
     ADMITTED,
     NO_EPOCH,
@@ -42,3 +42,4 @@ def test_a_plan_says_whether_its_calls_settle_anything(
     )
     assert bool([*reservation.settlement_entries(SettledUsage(5, 5, "p"))]) is plan.settles
     assert reservation.is_tight is bool(checks and plan.settles)
+    assert Lease(tuple, (reservation,), ActiveLeases()).settles is plan.settles
