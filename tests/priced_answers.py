@@ -1,6 +1,6 @@
 """Answers with every kind of token that is billed apart, and what each costs.
 
-A cost is reckoned here from LiteLLM's price list by hand; no code of ours or of LiteLLM's is asked.
+A cost is calculated here from LiteLLM's price list by hand; no code of ours or of LiteLLM's is asked.
 """
 
 import json

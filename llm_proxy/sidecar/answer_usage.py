@@ -1,6 +1,6 @@
 """What an answer of rerank, moderations, images or audio used and cost, stated for the gateway.
 
-Invariants: a cost is LiteLLM's where it reckons with what the answer states, else none: it reckons 0 without
+Invariants: a cost is LiteLLM's where it calculates with what the answer states, else none: it has 0 without
 a price, leaves spaces out of spoken characters, prices spoken audio as text, and bills the time of the
 response where it does not know the length of a recording. 0 is a cost only where every price is 0.
 """
@@ -48,15 +48,15 @@ def state(
         endpoint: The operation.
         answer: LiteLLM's response object, or an answer in OpenAI's format (Cohere's for rerank).
         characters: Of the text that was spoken, spaces too.
-        cost_usd: What LiteLLM reckoned; by default what its response object says.
+        cost_usd: What LiteLLM calculated; by default what its response object says.
     """
     hidden = as_object(_value(answer, HIDDEN))
     tokens, quantities = tokens_of(endpoint, answer), quantities_of(endpoint, answer, characters)
-    reckoned = hidden.get("response_cost") if cost_usd is None else cost_usd
+    calculated = hidden.get("response_cost") if cost_usd is None else cost_usd
     is_free = bool(outcome.attempts) and _is_free(outcome.attempts[-1])
     known = bool(tokens) or quantities.audio_ms > 0
     outcome.states_cost = True
-    outcome.stated_cost_usd = _known_cost(endpoint, reckoned, is_free=is_free, has_length=known)
+    outcome.stated_cost_usd = _known_cost(endpoint, calculated, is_free=is_free, has_length=known)
     if tokens or quantities != NOTHING:
         outcome.stated_usage = encode_usage(tokens, quantities, outcome.stated_cost_usd)
 
@@ -146,15 +146,15 @@ def _is_free(attempt: Attempt) -> bool:
     return catalog.is_free(attempt.deployment, attempt.model)
 
 
-def _known_cost(endpoint: Endpoint, reckoned: object, *, is_free: bool, has_length: bool) -> float | None:
+def _known_cost(endpoint: Endpoint, calculated: object, *, is_free: bool, has_length: bool) -> float | None:
     """Return LiteLLM's figure if it is a cost; `has_length`: a recording's length or its tokens are known."""
     if is_free:
         return 0.0
-    if not isinstance(reckoned, int | float) or not 0 < reckoned < math.inf:
+    if not isinstance(calculated, int | float) or not 0 < calculated < math.inf:
         return None
     if endpoint == SPEECH or (endpoint in TRANSCRIPTS and not has_length):
         return None
-    return float(reckoned)
+    return float(calculated)
 
 
 def _details(usage: Untyped, names: tuple[str, ...]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class PricedAnswer(NamedTuple):
 
 @dataclass(slots=True)
 class _Unpriced:
-    """What LiteLLM says of the cost where no price is known, after much reckoning: the same for any usage.
+    """What LiteLLM says of the cost where no price is known, after many look-ups: the same for any usage.
 
     Attributes:
         prices: Which list of prices it knew.
@@ -240,7 +240,7 @@ class DirectFrames(PassthroughStream):
             self._texts[index] = made.chunks[-1].choices[0].delta
 
     def _with_cost(self, chunk: Json) -> Json:
-        """Return a frame's usage with its cost; that of a plain answer is reckoned once."""
+        """Return a frame's usage with its cost; that of a plain answer is calculated once."""
         usage: Json = chunk["usage"]
         if not self._is_plain:
             return super()._with_cost(chunk)

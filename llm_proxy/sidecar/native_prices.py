@@ -66,7 +66,7 @@ def _message_counts(usage: Json, made: Untyped) -> PlainCounts | None:
     counted = {name: value for name, value in usage.items() if value is not None and name not in others}
     is_plain = is_plain_usage(counted | cached, (*MESSAGE_COUNTS, *OF_THE_CACHE), MESSAGE_PARTS)
     has_tier = isinstance(usage.get("service_tier"), str | None)
-    if not is_plain or not has_tier or usage.get("inference_geo") not in ANYWHERE or _uses_tools(made):
+    if not is_plain or not has_tier or usage.get("inference_geo") not in ANYWHERE:
         return None
     written, parts = cached["cache_creation_input_tokens"], as_object(usage.get("cache_creation"))
     written_1h = parts.get("ephemeral_1h_input_tokens") or 0
@@ -81,11 +81,6 @@ def _message_counts(usage: Json, made: Untyped) -> PlainCounts | None:
         written_1h,
     )
     return found if found.is_sound() else None
-
-
-def _uses_tools(made: Untyped) -> bool:
-    """Whether a message used tools of the provider, which may be billed."""
-    return getattr(made, "server_tool_use", None) is not None
 
 
 def _response(counts: PlainCounts, tier: str | None, model: str, pricing: Untyped) -> Untyped:  # noqa: ARG001 -- one signature

@@ -1,4 +1,4 @@
-"""Prices that are reckoned without LiteLLM are LiteLLM's, to the last digit."""
+"""Prices that are calculated without LiteLLM are LiteLLM's, to the last digit."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ LEFT: dict[str, tuple[str, Json]] = {
     ),
     "eu": ("openai/gpt-5.4", {"api_base": "https://eu.api.openai.com/v1"}),
 }
-"""The same of deployments whose prices LiteLLM reckons."""
+"""The same of deployments whose prices LiteLLM calculates."""
 COMPARE = """
 def litellm_price(usage, model, tier, pricing, hidden):
     made = direct_internals.answer_with_usage("a", usage, tier, pricing, hidden, model)

@@ -1,4 +1,4 @@
-"""Prices of native answers and of embeddings, reckoned without LiteLLM, are LiteLLM's to the last digit."""
+"""Prices of native answers and of embeddings, calculated without LiteLLM, are LiteLLM's to the last digit."""
 
 import pytest
 from stages.sidecar.price_comparison import Json, compare

@@ -51,7 +51,7 @@ async def test_a_form_is_sent_as_it_came(sidecar: Sidecar, group: str, path: str
 
 
 async def test_what_an_answer_used_is_stated(sidecar: Sidecar) -> None:
-    """Time or tokens, with LiteLLM's cost where it reckons one: whisper's is 0.0001 dollars a second."""
+    """Time or tokens, with LiteLLM's cost where it calculates one: whisper's is 0.0001 dollars a second."""
     timed = await post(sidecar, TRANSCRIPTIONS, "whisper")
     assert json.loads(timed.headers["x-llmp-usage"])["audio_ms"] == 9000
     assert float(timed.headers["x-litellm-response-cost"]) == pytest.approx(9 * 0.0001)

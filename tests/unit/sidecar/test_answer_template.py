@@ -72,6 +72,20 @@ def test_a_text_or_a_count_at_an_unknown_place_is_not_learned() -> None:
         assert known.find(odd("three", change=change)) is None
 
 
+def test_a_count_that_litellm_calculates_with_is_not_learned() -> None:
+    """Its mark would be another one's."""
+
+    def make(raw: bytes) -> bytes:
+        stated = json.loads(raw)
+        stated["usage"]["prompt_tokens"] += 5
+        return json.dumps(stated).encode()
+
+    known = KnownAnswers()
+    for raw in (answer("one"), answer("two")):
+        known.observe(raw, make(raw), make)
+    assert known.find(answer("three")) is None
+
+
 def test_a_provider_whose_answers_are_never_alike_is_not_learned_from_for_ever() -> None:
     """An answer that calls a tool is not counted."""
     known = KnownAnswers()

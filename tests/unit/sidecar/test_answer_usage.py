@@ -80,7 +80,7 @@ def test_spoken_tokens_are_audio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "answer", "reckoned", "cost_usd"),
+    ("endpoint", "answer", "calculated", "cost_usd"),
     [
         ("rerank", RERANKED, 0.004, 0.004),
         ("rerank", RERANKED, 0.0, None),
@@ -92,12 +92,12 @@ def test_spoken_tokens_are_audio() -> None:
         ("audio.transcriptions", {}, 0.0003, None),
     ],
 )
-def test_a_cost_is_litellm_s_where_it_reckons_with_the_answer(
-    endpoint: Endpoint, answer: dict[str, Any], reckoned: float | None, cost_usd: float | None
+def test_a_cost_is_litellm_s_where_it_calculates_with_the_answer(
+    endpoint: Endpoint, answer: dict[str, Any], calculated: float | None, cost_usd: float | None
 ) -> None:
     """0 without a known price, characters without spaces, and the time of a response are no cost."""
     outcome = CallOutcome()
-    answer_usage.state(outcome, endpoint, Answer({"response_cost": reckoned}, **answer), characters=3)
+    answer_usage.state(outcome, endpoint, Answer({"response_cost": calculated}, **answer), characters=3)
     assert outcome.states_cost
     assert outcome.stated_cost_usd == cost_usd
     if outcome.stated_usage is not None:
