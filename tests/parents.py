@@ -66,6 +66,7 @@ def run_program(folder: Path, program: Path, first: str, *words: str, before: st
     try:
         yield Parent(popen, port, log)
     finally:
+        popen.send_signal(signal.SIGSTOP)  # it forks none any more
         found |= descendants(popen.pid).keys()
         popen.kill()
         popen.wait()
