@@ -39,7 +39,6 @@ STATED = (
     *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
     *("cache_write_tokens", "cache_write_1h_tokens", "service_tier"),
 )
-ODD_HEADER = {"x-said": "größer 日本"}
 """Bytes beyond ASCII, in UTF-8, as some providers send them."""
 
 
@@ -243,7 +242,7 @@ class Connection(asyncio.Protocol):
         elif script.do.startswith("says-"):
             self._say(FAILURES[script.do.removeprefix("says-")])
         elif script.do == "raw-error":
-            self._raw(script.status, b"".join(script.writes()), "application/json", ODD_HEADER)
+            self._raw(script.status, b"".join(script.writes()), "application/json", script.headers())
         elif failed:
             self._fail(door, script, *failed)
         elif self.seen.stream and door.frames:
@@ -294,7 +293,7 @@ class Connection(asyncio.Protocol):
         elif script.do == "not-sse":
             self._raw(200, b"<html><body>Sign in</body></html>", "text/html")
         elif script.do == "raw":
-            self._raw(200, b"".join(script.writes()), "application/json", ODD_HEADER)
+            self._raw(200, b"".join(script.writes()), "application/json", script.headers())
         else:
             self.seen.told = script.counted and script.do != "error-in-200"
             self._raw(200, raw, media)
@@ -324,7 +323,7 @@ class Connection(asyncio.Protocol):
             self.seen.told = script.counted
             self._raw(200, b"".join((*content, *closing)), media)
             return
-        self._head(200, media, more=ODD_HEADER if script.do == "raw" else None)
+        self._head(200, media, more=script.headers() if script.do == "raw" else None)
         faulty = {"cut", "reset", "silence", "eof", "garbage", "half-frame", "error-in-200"}
         for frame in content[: script.after] if script.do in faulty else content:
             await self._frame(frame, script)

@@ -36,7 +36,7 @@ CONSTANT_HEADERS = frozenset({b"x-litellm-model-name", b"x-litellm-model-api-bas
 STREAM_HEADERS = frozenset({b"cache-control", b"content-type", b"x-accel-buffering"})
 """Headers of every stream of LiteLLM's, beside those of a cost that is not known yet."""
 COST_PREFIX = b"x-litellm-response-cost"
-ENCODING_HEADERS = frozenset({"content-encoding", "content-length"})
+ENCODING_HEADER = "content-encoding"
 SDK_HEADER = "x-stainless-lang"
 """OpenAI's SDK sends it: LiteLLM's other clients parse answers by code of each provider."""
 SESSION_CLOSED = "Session is closed"
@@ -54,19 +54,21 @@ class ProviderAnswer:
 
     Attributes:
         headers: As LiteLLM keeps them: lower case, each once, ASCII.
+        raw: Its body, decompressed by LiteLLM's client.
+        sent: Its body as it came.
         provider_s: The time between request and answer, in seconds.
     """
 
     status: int
     headers: dict[str, str]
     raw: bytes
+    sent: bytes
     provider_s: float
 
     def as_response(self, request: Untyped) -> Untyped:
-        """Return the answer as httpx's response to a request."""
-        kept = [(name, value) for name, value in self.headers.items() if name not in ENCODING_HEADERS]
+        """Return the answer as httpx's response to a request, its body decompressed."""
         made = import_module("httpx").Response
-        return made(self.status, headers=kept, content=self.raw, request=request)
+        return made(self.status, headers=self.headers, content=self.sent, request=request)
 
 
 def as_answer(
@@ -188,34 +190,41 @@ class RequestTemplate:
         began = perf_counter()
         try:
             with direct_internals.client_exceptions():
-                response = await self._post(body, decompresses=True)
+                response = await self._post(body)
                 try:
-                    raw = await response.read()
+                    sent = await response.read()
                 finally:
                     response.release()
+            provider_s, headers = perf_counter() - began, _headers(response.headers)
+            raw = _decompressed(sent, headers) if ENCODING_HEADER in headers else sent
         except RuntimeError as error:
             return None if SESSION_CLOSED in str(error) else import_module("httpx").ReadError(str(error))
         except Exception as error:  # noqa: BLE001 -- LiteLLM raises it
             return error
-        return ProviderAnswer(response.status, _headers(response.headers), raw, perf_counter() - began)
+        return ProviderAnswer(response.status, headers, raw, sent, provider_s)
 
     async def open(self, body: bytes) -> OpenedStream | Exception | None:
         """Return the answer with its body unread, or the exception; None if nothing was sent."""
         try:
             with direct_internals.client_exceptions():
-                return OpenedStream(await self._post(body, decompresses=False))
+                return OpenedStream(await self._post(body))
         except RuntimeError as error:
             return None if SESSION_CLOSED in str(error) else import_module("httpx").ReadError(str(error))
         except Exception as error:  # noqa: BLE001 -- LiteLLM raises it
             return error
 
-    async def _post(self, body: bytes, *, decompresses: bool) -> Untyped:
-        """Return aiohttp's object of the answer."""
+    async def _post(self, body: bytes) -> Untyped:
+        """Return aiohttp's object of the answer, whose body is read as it comes."""
         session, kept = self.transport.get_valid_client_session(), self.kept
         if kept is not None and kept.session is session and len(body) <= MAX_BODY_BYTES:
-            return await kept.post(body, decompresses=decompresses)
-        options = {**self.options, "auto_decompress": decompresses}
-        return await session.request("POST", self.url, data=body, **options)
+            return await kept.post(body)
+        return await session.request("POST", self.url, data=body, **self.options)
+
+
+def _decompressed(sent: bytes, headers: dict[str, str]) -> bytes:
+    """Return a body as LiteLLM's client reads it; raise what that raises."""
+    plain: bytes = import_module("httpx").Response(200, headers=headers, content=sent).content
+    return plain
 
 
 def _headers(given: Untyped) -> dict[str, str]:
@@ -256,6 +265,7 @@ def learn_request(
     options: dict[str, Any] = {
         "headers": headers,
         "allow_redirects": False,
+        "auto_decompress": False,
         "timeout": aiohttp.ClientTimeout(
             sock_connect=timeout.get("connect"), sock_read=timeout.get("read"), connect=timeout.get("pool")
         ),

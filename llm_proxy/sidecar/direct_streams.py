@@ -183,7 +183,7 @@ class DirectStream:
             result,
             self._call,
             self._template,
-            ProviderAnswer(opened.status, opened.headers, b"", 0.0),
+            ProviderAnswer(opened.status, opened.headers, b"", b"", 0.0),
             self._extra,
             cost_usd,
             breakdown,

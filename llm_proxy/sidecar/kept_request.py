@@ -43,15 +43,10 @@ class KeptRequest:
     make_response: Callable[[], Untyped]
     timeout: Untyped
 
-    async def post(self, body: bytes, *, decompresses: bool) -> Untyped:
-        """Send a body of at most `MAX_BODY_BYTES`; return aiohttp's object of the answer.
+    async def post(self, body: bytes) -> Untyped:
+        """Send a body of at most `MAX_BODY_BYTES`; return aiohttp's object of the answer, its body as sent.
 
-        Args:
-            body: The body.
-            decompresses: Whether the answer's body is read decompressed.
-
-        Raises:
-            Exception: What aiohttp's client raises.
+        Raises what aiohttp's client raises.
         """
         try:
             connection = await self.session.connector.connect(self.request, [], self.timeout)
@@ -60,7 +55,7 @@ class KeptRequest:
             raise import_module("aiohttp").ConnectionTimeoutError(text) from error
         protocol, response = connection.protocol, self.make_response()
         protocol.set_response_params(
-            read_until_eof=True, auto_decompress=decompresses, read_timeout=self.timeout.sock_read
+            read_until_eof=True, auto_decompress=False, read_timeout=self.timeout.sock_read
         )
         try:
             self._write(protocol, body)

@@ -77,6 +77,7 @@ class Script:
         raw: Bytes to send as they are, one write each; a character of Latin-1 stands for a byte.
         repeat: How often each piece of `raw` stands in its write.
         at_once: A stream is one write, with its head.
+        encoding: The `Content-Encoding` that `raw` is said to have.
         calls: What an agent's turn calls; where it is empty, `tools` calls the first tool that is offered.
     """
 
@@ -105,7 +106,13 @@ class Script:
     raw: tuple[str, ...] = ()
     repeat: int = 1
     at_once: bool = False
+    encoding: str = ""
     calls: tuple[Call, ...] = ()
+
+    def headers(self) -> dict[str, str]:
+        """The headers of a `raw` answer."""
+        encoding = {"content-encoding": self.encoding} if self.encoding else {}
+        return {"x-said": "größer 日本"} | encoding
 
     def writes(self) -> list[bytes]:
         """The writes of a `raw` answer."""

@@ -23,6 +23,7 @@ from llm_proxy.sidecar.event_stream import (
 )
 from llm_proxy.sidecar.json_repair import repair_body, repair_frame_data
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches import provider_connections
 from llm_proxy.sidecar.patches.patch import replace
 from llm_proxy.sidecar.provider_answers import CheckedResponse, check_response
 from llm_proxy.sidecar.provider_errors import StatedFailure, find_failure_in_text
@@ -36,6 +37,7 @@ STREAM_CONTENT_TYPES = (EVENT_STREAM, "application/x-ndjson")
 
 def install() -> None:
     """Patch httpx, the client LiteLLM reaches every provider with; before the first call."""
+    provider_connections.install()
     http = import_module("httpx")
     client, response_class = http.AsyncClient, http.Response
 

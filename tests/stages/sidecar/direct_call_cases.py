@@ -1,5 +1,6 @@
 """The calls that `test_direct_calls` compares: what is asked, and what the provider plays."""
 
+import gzip
 import json
 
 from odd_provider_answers import DONE, USAGE, chunk, event, whole, wire
@@ -64,6 +65,14 @@ RAW: dict[str, Json] = {
     ),
 }
 """Name -> what a provider answers."""
+ANSWER = json.dumps(RAW["blocks"]).encode()
+
+
+def encoded(raw: bytes, encoding: str = "gzip") -> Case:
+    """A whole answer as it is sent, and what its header says of it."""
+    return "gpt", {}, {"do": "raw", "raw": [raw.decode("latin-1")], "encoding": encoding}
+
+
 GOOD: dict[str, Case] = {
     "text": ("gpt", {}, {"do": "ok", **TOKENS}),
     "parameters": ("gpt", {"temperature": 0.5, "max_tokens": 9, "stop": ["a"], "user": "u", "seed": 3}, {}),
@@ -81,6 +90,9 @@ GOOD: dict[str, Case] = {
     **{
         f"raw-{name}": ("gpt", {}, {"do": "raw", "raw": [wire(json.dumps(one))]}) for name, one in RAW.items()
     },
+    "raw-compressed": encoded(gzip.compress(ANSWER)),
+    "raw-zeros-behind": encoded(gzip.compress(ANSWER) + bytes(2)),
+    "raw-unknown-encoding": encoded(ANSWER, "own"),
 }
 VECTOR: Json = {"object": "embedding", "index": 0, "embedding": [0.5, 1e-07]}
 ONE: Json = {
@@ -136,6 +148,8 @@ FAILED: dict[str, Case] = {
     "context": ("gpt", {}, {"do": "context"}),
     "policy": ("gpt", {}, {"do": "policy"}),
     "no-choice": ("gpt", {}, {"do": "raw", "raw": ['{"choices": []}']}),
+    "not-compressed": encoded(ANSWER),
+    "compressed-in-two": encoded(gzip.compress(ANSWER[:50]) + gzip.compress(ANSWER[50:])),
     "timeout": ("hasty", {}, {"do": "hang"}),
     "retried": ("retried", {}, {"do": "flaky", "status": 500}),
     "retried-twice": ("retried", {}, {"do": "status-500"}),

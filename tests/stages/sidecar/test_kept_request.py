@@ -76,7 +76,8 @@ async def outcome(sending):
 
 def options(read_s=9, connect_s=9, **more):
     timeout = aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=read_s, connect=connect_s)
-    return {"headers": HEADERS, "allow_redirects": False, "timeout": timeout, "proxy": None, **more}
+    asis = {"allow_redirects": False, "auto_decompress": False}
+    return {"headers": HEADERS, "timeout": timeout, "proxy": None, **asis, **more}
 
 
 def plain_session(**more):
@@ -95,7 +96,7 @@ async def compare(url, *, limit=9, holds=False, cancels=False, **more):
             for body in (b'{"n":1}', b'{"n":2}'):
                 kept = keep_request(url, more, session)
                 sending = asyncio.ensure_future(outcome(
-                    kept.post(body, decompresses=True) if keeps
+                    kept.post(body) if keeps
                     else session.request("POST", url, data=body, **more)
                 ))
                 if cancels:

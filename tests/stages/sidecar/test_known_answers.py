@@ -75,7 +75,8 @@ def all_of(raw, pricing, known):
     outcome = call_outcome.CallOutcome()
     outcome.attempts.append(call_outcome.Attempt("the-group", "one", "openai/of-nobody"))
     with call_outcome.outcome_in_context(outcome):
-        found = direct_answers.read_answer(ProviderAnswer(200, HEADERS, raw, 0.1), template, CALL, outcome)
+        answer = ProviderAnswer(200, HEADERS, raw, raw, 0.1)
+        found = direct_answers.read_answer(answer, template, CALL, outcome)
         if found is None:
             return None
         body = found.body()
