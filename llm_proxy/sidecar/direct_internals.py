@@ -19,6 +19,8 @@ IDLE_CALLBACKS = frozenset(
     {"DeploymentAffinityCheck", "ModelRateLimitingCheck", "_PROXY_SensitiveDataRoutingHandler"}
 )
 """Classes of LiteLLM's callbacks that every proxy has: two checks of its router, and one for guardrails."""
+CACHE_LISTENER = "cache"
+"""LiteLLM's own cache among its callbacks; a call of a type that it serves is direct only without it."""
 
 
 def names_of_aliases() -> frozenset[str]:
@@ -297,7 +299,8 @@ def has_no_listeners() -> bool:
     if own is None or library.pre_call_rules or library.post_call_rules:
         return False
     return all(
-        type(one).__name__ in IDLE_CALLBACKS
+        one == CACHE_LISTENER
+        or type(one).__name__ in IDLE_CALLBACKS
         or type(one).__module__.startswith("llm_proxy.")
         or getattr(one, "__self__", None) is own
         for listed in litellm_internals.callback_lists()
