@@ -94,6 +94,9 @@ class NativeStreamFilter(EventFilter):
             self._count_content(frames, content)
 
     def _filter_frame(self, frame: bytes) -> bytes:
+        if not self._needs_reading(frame + b"\n\n"):
+            self._count(frame)
+            return frame + b"\n\n"
         data = b"\n".join(_DATA.findall(frame))
         if not data:
             self._read_comment(frame)

@@ -97,7 +97,9 @@ def _oddly_written(draw: st.DrawFn) -> tuple[Endpoint, list[bytes]]:
     ]  # fmt: skip
     texts = st.text(st.characters(codec="utf-8"), max_size=9)
     says = st.tuples(st.sampled_from(spelt), texts).map(_said)
-    rest = st.sampled_from([*REST[endpoint], b"data: [DONE]\n\n", b": ping\n\n"])
+    rest = st.sampled_from(
+        [*REST[endpoint], b"data: [DONE]\n\n", b": ping\n\n", b"event: ping\ndata: {}\n\n"]
+    )
     return endpoint, draw(st.lists(st.one_of(says, says, rest), max_size=12))
 
 
