@@ -14,6 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import redis.asyncio
+from sidecar_parts import needs_parts
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.sidecar.config import CACHE_NAMESPACE
@@ -204,3 +205,20 @@ async def test_a_sidecar_starts_without_a_responding_redis(
         async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}, timeout=20) as client:
             reply = await client.request("DELETE", f"{sidecar.url}/llmp/cache", json={"patterns": ["*"]})
     assert (reply.status_code, reply.json()) == (503, {"purged": 0, "complete": False})
+
+
+@needs_parts("direct_calls")
+@pytest.mark.parametrize("streams", [False, True])
+async def test_calls_that_no_entry_answers_are_direct(
+    provider: Provider, tmp_path: Path, cache_redis_url: str, *, streams: bool
+) -> None:
+    """Once one of their form was sent; their answers are stored, too."""
+    config: Json = {"model_list": [deployment("plain", "openai/plain", provider)]}
+    mode = "stream" if streams else "chat"
+    with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
+        for direct in (0, 1, 2):
+            prompt = mark()
+            first, second = [await sidecar.ask(mode, "plain", prompt) for _ in range(2)]
+            assert second.text == first.text
+            assert await request_count(sidecar, prompt) == 1
+            assert (await sidecar.get("/health/readiness")).json["direct"] == direct

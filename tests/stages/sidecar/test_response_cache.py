@@ -14,7 +14,6 @@ import pytest
 import redis.asyncio
 from odd_provider_answers import whole
 from scripted import answers
-from sidecar_parts import needs_parts
 from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
 from stages.admission.valkey_cluster import PASSWORD, Cluster
 
@@ -321,21 +320,6 @@ async def test_the_gateway_s_purge_reaches_every_running_sidecar(sidecar: Sideca
         assert await purge_cache(both, tenant, "openai") == CachePurge(1, complete=True)
         with pytest.raises(UpstreamUnreachable):
             await purge_cache(none, None, None)
-
-
-@needs_parts("direct_calls")
-@pytest.mark.parametrize("fields", [{}, STREAMED])
-async def test_calls_that_no_entry_answers_are_direct(
-    provider: Provider, tmp_path: Path, cache_redis_url: str, fields: Json
-) -> None:
-    """Once one of their form was sent; their answers are stored, too."""
-    config: Json = {"model_list": [deployment("plain", "openai/plain", provider)]}
-    with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
-        for direct in (0, 1, 2):
-            answers_of_two = await twice(sidecar, "plain", prompt(mark()) | fields)
-            assert [hit(one) for one in answers_of_two] == [False, True]
-            assert answers_of_two[0].text == answers_of_two[1].text
-            assert (await sidecar.get("/health/readiness")).json["direct"] == direct
 
 
 def configured(provider: Provider, folder: Path, **more: Any) -> Json:
