@@ -236,7 +236,7 @@ def _package(error: BaseException) -> str:
 
 
 def _encode_message(message: str, secrets: Iterable[str]) -> str:
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
         message = message.replace(secret, "[removed]")
     if len(message) > MAX_MESSAGE_CHARS:  # between words: half a key would not be recognized
         message = message[:MAX_MESSAGE_CHARS].rsplit(None, 1)[0]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from httpx import ConnectError
 
 from llm_proxy.sidecar.provider_errors import headers_of_error, retry_after_s
 
@@ -92,3 +93,11 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert 25 < retry_after_s(Failed(Reply(429, {"retry-after": soon}))) <= 30
     assert retry_after_s(Failed(Reply(429, {"retry-after": "soon"}))) == 0
     assert retry_after_s(Failed(Reply(429))) == 0
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_no_part_of_a_secret_is_left(order: int) -> None:
+    """A name is a part of another one, whichever is looked for first."""
+    secrets = ["models-of-us", "models-of-us-and-a-tenant"][::order]
+    headers = dict(headers_of_error(ConnectError(f"no route to {max(secrets)}"), secrets=secrets))
+    assert headers[b"x-llmp-message"].endswith(b"no route to [removed]")
