@@ -15,7 +15,7 @@ import httpx
 import pytest
 import redis.asyncio
 from sidecar_parts import needs_parts
-from sidecars import KEY, Answer, Json, Provider, Sidecar, deployment, run_sidecar
+from sidecars import KEY, Answer, Json, Mode, Provider, Sidecar, deployment, run_sidecar
 
 from llm_proxy.sidecar.config import CACHE_NAMESPACE
 from llm_proxy.sidecar.patches.redis_breaker import MISSING_EVICTION, tell_missing_eviction
@@ -208,13 +208,12 @@ async def test_a_sidecar_starts_without_a_responding_redis(
 
 
 @needs_parts("direct_calls")
-@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("mode", ["chat", "stream"])
 async def test_calls_that_no_entry_answers_are_direct(
-    provider: Provider, tmp_path: Path, cache_redis_url: str, *, streams: bool
+    provider: Provider, tmp_path: Path, cache_redis_url: str, mode: Mode
 ) -> None:
     """Once one of their form was sent; their answers are stored, too."""
     config: Json = {"model_list": [deployment("plain", "openai/plain", provider)]}
-    mode = "stream" if streams else "chat"
     with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=cache_redis_url) as sidecar:
         for direct in (0, 1, 2):
             prompt = mark()
