@@ -456,6 +456,7 @@ async def test_what_comes_together_is_sent_together(pair: tuple[Sidecar, Sidecar
     assert raw.count(b"data: ") > raw.count(b"\r\ndata: ") == 1
 
 
+@needs_parts("direct_calls")  # without them it is LiteLLM's stream, which takes a minute of a busy machine
 async def test_a_caller_reads_slowly(pair: tuple[Sidecar, Sidecar]) -> None:
     """Every frame reaches it, in order, though the sidecar cannot send more for a while."""
     reader, writer = await asked_for_a_stream(pair[0], frames=SLOW_FRAMES)
