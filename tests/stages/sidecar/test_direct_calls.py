@@ -445,7 +445,7 @@ async def asked_for_a_stream(
     return reader, writer
 
 
-@needs_parts("direct_calls")
+@needs_parts("direct_calls", "frames")
 async def test_what_comes_together_is_sent_together(pair: tuple[Sidecar, Sidecar]) -> None:
     """The frames in one chunk, with the head before them and the end after them."""
     reader, writer = await asked_for_a_stream(pair[0], frames=3, at_once=True)
