@@ -344,9 +344,9 @@ class TestTools:
         ("fields", "param"),
         [
             ({"tool_choice": {"type": "any"}}, "tool_choice"),
-            ({"tool_choice": {"type": "tool", "name": "get_weather"}, "tools": []}, "tool_choice"),
+            ({"tool_choice": {"type": "tool", "name": "get_weather"}, "tools": list[Json]()}, "tool_choice"),
             ({"tool_choice": {"type": "tool", "name": "other"}, "tools": [TOOL]}, "tool_choice.name"),
-            ({"system": "s", "messages": [{"role": "user", "content": []}]}, "messages"),
+            ({"system": "s", "messages": [{"role": "user", "content": list[Json]()}]}, "messages"),
         ],
     )
     def test_no_content_and_a_choice_of_what_is_not_offered_are_refused(
