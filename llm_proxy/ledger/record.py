@@ -126,6 +126,11 @@ class UsageRecord(NamedTuple):
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
 
     @property
+    def root_key(self) -> str:
+        """The id of the key that a child key is below, or the key's own; a dimension of usage, read by name."""
+        return self.key_ancestors.partition(",")[0] if self.key_ancestors else self.key_id
+
+    @property
     def is_unpriced(self) -> bool:
         """Whether it was answered, or used anything, and its cost is not known."""
         if self.cost_nano_usd is not None:
