@@ -127,7 +127,7 @@ class UsageRecord(NamedTuple):
 
     @property
     def root_key(self) -> str:
-        """The id of the key that a child key is below, or the key's own: usage by `root_key` reads it by name."""
+        """The id of the key above a child key, or the key's own; usage by `root_key` reads it by name."""
         return self.key_ancestors.partition(",")[0] if self.key_ancestors else self.key_id
 
     @property
