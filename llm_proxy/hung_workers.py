@@ -31,6 +31,16 @@ def _beat_every_s(hung_after_s: float) -> float:
     return min(hung_after_s / BEATS, MAX_BEAT_EVERY_S)
 
 
+def describe_hang(hung_after_s: float) -> str:
+    """Returns what a worker does whose beats have stopped, for `describe_kill`."""
+    return f"hangs, its event loop stood still for {hung_after_s:g} s"
+
+
+def describe_kill(worker: str, fault: str) -> str:
+    """Returns the log line before a `Deadline` ends a worker; its stacks follow."""
+    return f"{worker} {fault}: killed; the next lines show where it waits"
+
+
 class AwakeClock:
     """Counts the seconds in which this process runs: at most `longest_pause_s` between two looks.
 

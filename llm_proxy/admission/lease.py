@@ -303,8 +303,8 @@ class Lease:
         if self.guarded is not None:
             ended = self.guarded.end(answered=answered, cost_nano_usd=cost_nano_usd)
             self._pending_futures += () if ended is None else (ended,)
-        if self._later_budgets is not None and self._later_budgets.may_exist:
-            counting = self._later_budgets.reservation(self._reservations)
+        if (created := self._created_budgets) is not None:
+            counting = created.reservation(self._reservations)
             self._counting = spawn("budgets-laid-meanwhile", self._count_in(counting))
 
     async def _count_in(self, counting: Coroutine[Any, Any, tuple[Reservation, int] | None]) -> None:
@@ -342,12 +342,18 @@ class Lease:
 
     @property
     def settles(self) -> bool:
-        """Whether its settlement changes anything; otherwise nobody sees when it is settled."""
+        """Whether its settlement changes anything; otherwise the time of it makes no difference."""
         return (
             self.guarded is not None
             or any(one.request.plan.settles for one in self._reservations)
-            or (self._later_budgets is not None and self._later_budgets.may_exist)
+            or self._created_budgets is not None
         )
+
+    @property
+    def _created_budgets(self) -> LaterBudgets | None:
+        """The budgets created while the call ran; None if there can be none."""
+        later = self._later_budgets
+        return later if later is not None and later.may_exist else None
 
     @property
     def is_tight(self) -> bool:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from llm_proxy.cli.printing import EXIT_FAILED, EXIT_UNAVAILABLE, warn
-from llm_proxy.hung_workers import AwakeClock, Deadline, send_beats
+from llm_proxy.hung_workers import AwakeClock, Deadline, describe_hang, describe_kill, send_beats
 from llm_proxy.settings import Settings
 from llm_proxy.stack.process import die_with_parent
 from llm_proxy.telemetry import WorkerMetricsFiles
@@ -201,12 +201,9 @@ class Workers:
         return any(worker.deadline.was_aborted for worker in self._running.values())
 
     def _kill_hung(self) -> None:
-        now_s = self._clock.now_s()
+        now_s, fault = self._clock.now_s(), describe_hang(self._hung_after_s)
         for worker in self._running.values():
-            line = (
-                f"worker {worker.pid} hangs, its event loop stood still for {self._hung_after_s:g} s: "
-                "killed; the next lines show where it waits"
-            )
+            line = describe_kill(f"worker {worker.pid}", fault)
             worker.deadline.end_if_over(now_s, functools.partial(warn, line))
 
     def _bury(self, worker: _Worker) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
 
-from llm_proxy.hung_workers import AwakeClock, Deadline, send_beats
+from llm_proxy.hung_workers import AwakeClock, Deadline, describe_hang, describe_kill, send_beats
 from llm_proxy.restart_pauses import STABLE_AFTER_S, restart_pause_s
 from llm_proxy.sidecar.process_log import log_line, name_process
 from llm_proxy.sidecar.recycle_limits import HARD_MIB_VARIABLE, UNLIMITED, RecycleLimits, resident_mib
@@ -349,11 +349,8 @@ class _Parent:
 
     def _log_silence(self, slot: _Slot, worker: _ForkedWorker, now_s: float) -> None:
         late = f"does not serve after {now_s - worker.started_s:.0f} s"
-        hung = f"hangs, its event loop stood still for {self._limits.hung_after_s:g} s"
-        log_line(
-            f"the worker of port {slot.port} {hung if worker.is_ready else late}: killed; "
-            "the next lines show where it waits"
-        )
+        fault = describe_hang(self._limits.hung_after_s) if worker.is_ready else late
+        log_line(describe_kill(f"the worker of port {slot.port}", fault))
 
     def _kill_over_hard_limit(self) -> None:
         if self._limits.hard_mib == UNLIMITED:
