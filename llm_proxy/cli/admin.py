@@ -78,7 +78,8 @@ def create_admin_key(*, as_json: bool, **options: str | None) -> None:
     """Issue an admin key and print it once."""
 
     async def create(keys: AdminKeyRepository) -> Json:
-        spec = parse_admin_key({name: value for name, value in options.items() if value is not None})
+        given = {name: value for name, value in options.items() if value is not None}
+        spec = parse_admin_key(given, datetime.now(UTC))
         record, generated = await keys.create(spec, current_actor())
         return admin_key_document(record) | {"key": generated.text}
 

@@ -43,7 +43,7 @@ from llm_proxy.cli.printing import (
     yes_option,
 )
 from llm_proxy.identity import KeyMutation, KeyRaiseRepository, KeyRepository, PolicyRepository
-from llm_proxy.identity.admin_documents import key_document, parse_key_spec, parse_kill_switch, parse_raise
+from llm_proxy.identity.admin_documents import key_document, parse_kill_switch, parse_new_key, parse_raise
 from llm_proxy.identity.key_search import KeyFilter
 from llm_proxy.identity.keys_file import apply_keys_file as apply_file
 from llm_proxy.identity.keys_file import load_keys_file as read_file
@@ -149,8 +149,9 @@ def create_key(*, force: bool, as_json: bool, **options: Any) -> None:  # noqa: 
     """Create a key and print it once."""
     if not force:
         require_served_models(options["models"])
+    document = _document(options)
     _change_key(
-        lambda keys: keys.create(parse_key_spec(_document(options)), current_actor()), as_json=as_json
+        lambda keys: keys.create(parse_new_key(document, datetime.now(UTC)), current_actor()), as_json=as_json
     )
 
 

@@ -111,6 +111,18 @@ def parse_key_spec(document: Mapping[str, Any], before: KeySpec | None = None) -
     )
 
 
+def parse_new_key(document: Mapping[str, Any], now: datetime) -> KeySpec:
+    """Parses the specification of a key to be created, which has not ended yet; raises `BadRequest`."""
+    spec = parse_key_spec(document)
+    _reject_ended(spec.expires_at, now)
+    return spec
+
+
+def _reject_ended(expires_at: datetime | None, now: datetime) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise _invalid("expires_at", "a time in the future")
+
+
 def parse_policy(document: Mapping[str, Any]) -> LimitPolicy:
     """Parses a limit policy; raises `BadRequest`."""
     policy = parse_policy_target(document)
@@ -179,16 +191,16 @@ def parse_kill_switch(document: Mapping[str, Any]) -> tuple[KillSwitch, str]:
     return switch, parse_name_field(document, "reason") or ""
 
 
-def parse_admin_key(document: Mapping[str, Any]) -> AdminKeySpec:
-    """Parses an admin key's specification; raises `BadRequest`."""
+def parse_admin_key(document: Mapping[str, Any], now: datetime) -> AdminKeySpec:
+    """Parses the specification of an admin key to be created; raises `BadRequest`."""
     _reject_unknown_fields(document, {"name", "role", "tenant", "expires_at"})
     name = parse_name_field(document, "name")
     role: Role | None = _parse_choice(document, "role", get_args(Role))
     if name is None or role is None:
         raise BadRequest("An admin key needs a name and a role.", param="role" if name else "name")
-    return validate_admin_key(
-        AdminKeySpec(name, role, parse_name_field(document, "tenant"), _parse_time(document, "expires_at"))
-    )
+    expires_at = _parse_time(document, "expires_at")
+    _reject_ended(expires_at, now)
+    return validate_admin_key(AdminKeySpec(name, role, parse_name_field(document, "tenant"), expires_at))
 
 
 def admin_key_document(record: AdminKeyRecord) -> Json:

@@ -119,7 +119,6 @@ class KeyBody(LimitsBody):
     models: list[str] | None = Field(None, description="Names and wildcards; null for the default list.")
     max_tokens_cap: StrictInt | None = Field(None, description="From 1 to 2147483647.")
     cache: StrictBool = True
-    expires_at: str | None = Field(None, description="ISO 8601.")
     tags: list[str] | None = Field(None, description="Tags of every call made with the key; at most 10.")
 
 
@@ -127,12 +126,16 @@ class CreateKey(KeyBody):
     """A key to be created."""
 
     name: str
+    expires_at: str | None = Field(None, description="ISO 8601, in the future.")
 
 
 class UpdateKey(KeyBody):
     """The fields of a key to change; the others stay."""
 
     name: str | None = None
+    expires_at: str | None = Field(
+        None, description="ISO 8601; a time that has passed ends the key until it is changed again."
+    )
 
 
 class RaiseBody(LimitsBody):

@@ -41,7 +41,7 @@ from llm_proxy.identity.admin_documents import (
     admin_key_document,
     key_document,
     parse_admin_key,
-    parse_key_spec,
+    parse_new_key,
     parse_raise,
 )
 from llm_proxy.identity.admin_keys import Role
@@ -130,9 +130,8 @@ def _key_routes(
 ) -> None:
     @routes.post("/keys", status_code=201, summary="Create a virtual key; its text is shown this once.")
     async def create(body: CreateKey, who: Annotated[Actor, require_actor]) -> Json:
-        return _mutation_document(
-            await require_repository(repository).create(parse_key_spec(body.set_fields()), who)
-        )
+        spec = parse_new_key(body.set_fields(), datetime.now(UTC))
+        return _mutation_document(await require_repository(repository).create(spec, who))
 
     @routes.patch("/keys/{key}", summary="Change a key.", responses=NOT_FOUND)
     async def change(key: str, body: UpdateKey, who: Annotated[Actor, require_actor]) -> Json:
@@ -229,7 +228,7 @@ class AdminKeyBody(BaseModel):
         "`tenant` manages its tenant's keys and reads its usage."
     )
     tenant: str | None = Field(None, description="For the role `tenant` only.")
-    expires_at: str | None = Field(None, description="ISO 8601.")
+    expires_at: str | None = Field(None, description="ISO 8601, in the future.")
 
 
 def admin_keys_router(admin_keys: AdminKeyRepository | None, *, require_actor: ActorDependency) -> APIRouter:
@@ -244,7 +243,7 @@ def admin_keys_router(admin_keys: AdminKeyRepository | None, *, require_actor: A
 
     @routes.post("", status_code=201, summary="Create an admin key; its text is shown this once.")
     async def create(body: AdminKeyBody, who: Annotated[Actor, Depends(require_actor)]) -> Json:
-        spec = parse_admin_key(body.model_dump(exclude_unset=True))
+        spec = parse_admin_key(body.model_dump(exclude_unset=True), datetime.now(UTC))
         record, generated = await _require_admin_keys(admin_keys).create(spec, who)
         return admin_key_document(record) | {"key": generated.text}
 

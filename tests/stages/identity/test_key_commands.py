@@ -170,6 +170,7 @@ async def test_a_file_with_an_invalid_number_or_date_is_rejected_in_one_line(
         ("create --name x --budget none --budget 1/day", 2),
         ("create --name x --rpm -1", 2),
         ("create --name x --expires-at 9999-12-31T23:59:59-14:00", 2),
+        ("create --name x --expires-at 2020-01-01", 2),
         ("rotate x --overlap 99999999999999999999", 2),
     ],
     ids=lambda one: str(one)[:60],

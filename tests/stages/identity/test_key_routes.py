@@ -142,9 +142,10 @@ async def test_keys_are_searched_and_filtered(
         {"name": "b", "tenant": "acme", "agent": "scout"},
         {"name": "c_d"},
         {"name": "cXd", "tenant": "other", "user": "eve"},
-        {"name": "old", "expires_at": "2020-01-01"},
+        {"name": "old"},
     ):
         assert (await client.post("/admin/keys", json=spec)).status_code == 201
+    assert (await client.patch("/admin/keys/old", json={"expires_at": "2020-01-01"})).status_code == 200
     await client.delete("/admin/keys/c_d")
     found = (await client.get("/admin/keys", params=query)).json()
     assert sorted(one["name"] for one in found["data"]) == sorted(names)
@@ -184,6 +185,7 @@ async def test_an_invalid_field_is_named(client: httpx.AsyncClient) -> None:
     for body, param in (
         ({"name": "n", "colour": 1}, "colour"),
         ({"name": "n", "rpm": -1}, "rpm"),
+        ({"name": "n", "expires_at": "2020-01-01"}, "expires_at"),
         ({}, "name"),
     ):
         answer = await client.post("/admin/keys", json=body)

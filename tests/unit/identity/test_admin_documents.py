@@ -1,7 +1,7 @@
 """Keys, limit policies and kill switches as documents."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import pytest
@@ -14,6 +14,7 @@ from llm_proxy.identity.admin_documents import (
     key_fields,
     parse_key_spec,
     parse_kill_switch,
+    parse_new_key,
     parse_policy,
     policy_document,
 )
@@ -225,6 +226,16 @@ def test_a_count_out_of_bounds_is_rejected_by_name(field: str, count: object) ->
     with pytest.raises(BadRequest) as refused:
         parse_key_spec({"name": "x", field: count})
     assert refused.value.param == field
+
+
+def test_a_new_key_has_not_ended() -> None:
+    """A change may end one; a document of a key that has ended parses back."""
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    with pytest.raises(BadRequest) as refused:
+        parse_new_key(key_fields(WHOLE), now)
+    assert refused.value.param == "expires_at"
+    assert parse_new_key(key_fields(WHOLE), now - timedelta(seconds=1)) == WHOLE
+    assert parse_key_spec({"expires_at": "2020-01-01"}, WHOLE).expires_at == datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

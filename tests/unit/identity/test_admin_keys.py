@@ -1,6 +1,7 @@
 """Names of admin keys: none equals a part of the gateway in the audit log."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ SOURCES = Path(llm_proxy.__file__).parent.rglob("*.py")
 def test_an_admin_key_has_no_reserved_name(name: str) -> None:
     """The audit log would show another author."""
     with pytest.raises(BadRequest, match="reserved"):
-        parse_admin_key({"name": name, "role": "viewer"})
+        parse_admin_key({"name": name, "role": "viewer"}, datetime.now(UTC))
 
 
 def test_every_system_actor_is_reserved() -> None:
