@@ -199,6 +199,10 @@ async def test_vectors(stack: RunningStack) -> None:
     assert (one.status_code, batch.status_code) == (200, 200), batch.text
     assert [len(one["values"]) > 2 for one in batch.json()["embeddings"]] == [True, True]
     assert one.json()["embedding"]["values"] == batch.json()["embeddings"][0]["values"]
+    others = [{"content": contents[0], "model": f"models/{CHAT_ONLY}"}]
+    other = await post(stack, f"{path}:batchEmbedContents", {"requests": others})
+    [violation] = other.json()["error"]["details"][-1]["fieldViolations"]
+    assert (other.status_code, violation["field"]) == (400, "requests[0].model")
     assert (await stack.story(batch.headers["x-request-id"]))["dialect"] == "gemini"
     wrong = await post(stack, f"/v1/models/{CHAT_ONLY}:embedContent", {"content": {"parts": []}})
     assert wrong.json()["error"]["details"][-1]["fieldViolations"][0]["field"] == "content"

@@ -1,7 +1,7 @@
 """The dialect of `:embedContent` and `:batchEmbedContents`: texts of Google's contents as embeddings.
 
-Invariants: a content is one text, its parts joined; a batch asks for one size and one task. Where a provider
-is Google its task goes with it, elsewhere it has no effect. Source: https://ai.google.dev/api/embeddings.
+Invariants: a content is one text, its parts joined; a batch asks for one model, size and task. Where a
+provider is Google its task goes with it, elsewhere it has no effect. Source: https://ai.google.dev/api/embeddings.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ResponseMeta
 from llm_proxy.dialects.gemini.envelope import GeminiEnvelope
 from llm_proxy.dialects.gemini.fields import Message, filled, invalid, list_of, struct, text, whole
+from llm_proxy.dialects.gemini.models import PREFIX
 from llm_proxy.dialects.gemini.schema import content
 from llm_proxy.dialects.request import ParseContext, build_call, parse_object
 from llm_proxy.dialects.request.kept_at_google import refuse_kept_file
@@ -59,6 +60,7 @@ class GeminiEmbeddingsDialect(GeminiEnvelope):
         if self.is_batch:
             requests = _batch(parsed, "")["requests"]
             texts = [_text(one, f"requests[{at}].") for at, one in enumerate(requests)]
+            _refuse_other_model(requests, options.model)
             _refuse_unlike(requests)
             wanted = requests[0]
         else:
@@ -118,6 +120,13 @@ def _text(request: Json, path: str) -> str:
     if not "".join(texts):
         raise invalid(f"{path}content", "must have a text.", "empty_string")
     return "\n".join(texts)
+
+
+def _refuse_other_model(requests: list[Json], in_path: str | None) -> None:
+    for at, one in enumerate(requests):
+        named = one.get("model")
+        if named and in_path is not None and named.removeprefix(PREFIX) != in_path.removeprefix(PREFIX):
+            raise invalid(f"requests[{at}].model", "must be the model that the path names.")
 
 
 def _refuse_unlike(requests: list[Json]) -> None:

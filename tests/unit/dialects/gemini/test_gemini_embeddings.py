@@ -47,6 +47,10 @@ FAULTS: list[tuple[Json, str]] = [
         {"requests": [{"content": content("a")}, {"content": content("b"), "title": "t"}]},
         "requests[1].title",
     ),
+    (
+        {"requests": [{"content": content("a")}, {"content": content("b"), "model": "models/google"}]},
+        "requests[1].model",
+    ),
 ]
 
 
@@ -70,9 +74,10 @@ class TestBodies:
         assert parse(EMBED_CONTENT, content=content(text)).body["input"] == [text]
 
     def test_a_batch(self) -> None:
-        """One input a request; whose models do not count."""
-        requests = [{"model": "models/x", "content": content(text)} for text in ("a", "b")]
-        assert parse(BATCH_EMBED_CONTENTS, requests=requests).body["input"] == ["a", "b"]
+        """One input a request; a request may name the path's model."""
+        named: list[Json] = [{"model": "models/vectors"}, {"model": "vectors"}, {"model": ""}, {}]
+        requests = [one | {"content": content(text)} for one, text in zip(named, "abcd", strict=True)]
+        assert parse(BATCH_EMBED_CONTENTS, requests=requests).body["input"] == ["a", "b", "c", "d"]
 
     @pytest.mark.parametrize(("body", "path"), FAULTS)
     def test_what_is_refused(self, body: Json, path: str) -> None:
