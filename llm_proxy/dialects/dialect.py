@@ -51,6 +51,22 @@ def _translated(_group: str, _wire: Wire) -> bool:
     return False
 
 
+class ServingGroup(NamedTuple):
+    """What serves a name.
+
+    Attributes:
+        name: The group's name, or an alias of it.
+        group: The group.
+        endpoints: What the group serves; None where that is unknown, and it may be anything.
+        providers: The providers that a call may reach, through the group's fallbacks too.
+    """
+
+    name: str
+    group: str
+    endpoints: frozenset[Endpoint] | None
+    providers: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelIndex:
     """The names of the catalog at one moment.
@@ -71,6 +87,7 @@ class ModelIndex:
         speaks_natively: Whether every deployment a call of a group may reach, through its fallbacks too,
             speaks an endpoint's own protocol.
         guardrails: The guardrails that a request may name.
+        resolved_names: What `model_resolution.find_served` has found, by name and chosen provider.
     """
 
     default: str = "gpt-3.5-turbo"
@@ -86,6 +103,9 @@ class ModelIndex:
     max_output_tokens: Callable[[str], int | None] = _unknown_size
     speaks_natively: Callable[[str, Wire], bool] = _translated
     guardrails: frozenset[str] = frozenset()
+    resolved_names: dict[tuple[str, str | None], ServingGroup] = field(
+        init=False, repr=False, compare=False, default_factory=dict[tuple[str, str | None], ServingGroup]
+    )
 
     def resolved(self, name: str) -> str:
         """Returns the group of an alias; any other name unchanged."""

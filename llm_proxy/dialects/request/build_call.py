@@ -7,7 +7,7 @@ schema order, streaming and extra fields last, with the resolved model group as 
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import GUARDRAILS_FIELD, UNBOUNDED_TOKENS, Call
-from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ServingGroup
 from llm_proxy.dialects.request.field_policy import (
     partition_fields,
     place_extra_fields,
@@ -15,7 +15,7 @@ from llm_proxy.dialects.request.field_policy import (
 )
 from llm_proxy.dialects.request.file_bytes import linked_file_bytes
 from llm_proxy.dialects.request.kept_at_google import GOOGLE, refuse_kept_at_google
-from llm_proxy.dialects.request.model_resolution import providers_for, reached_providers, resolve
+from llm_proxy.dialects.request.model_resolution import find_served, providers_for, resolve
 from llm_proxy.dialects.request.openai_schema import FIELDS, parse_messages
 from llm_proxy.dialects.request.requested_quantities import requested_quantities
 from llm_proxy.dialects.request.url_guard import reject_private_urls
@@ -77,16 +77,16 @@ def build_call(
     fields, extra, metadata, out_of_range = partition_fields(context.endpoint, parsed)
     _reject_missing(context.endpoint, fields)
     model = choose_model(fields.get("model"), context, options, models)
-    group = resolve(model, options.provider, models)
-    providers = _providers(group, models, out_of_range) if extra or out_of_range else frozenset[str]()
-    body: Json = fields | requested | {"model": group}
+    serving = find_served(model, options.provider, models)
+    providers = _providers(serving.name, models, out_of_range) if extra or out_of_range else frozenset[str]()
+    body: Json = fields | requested | {"model": serving.name}
     streaming, wants_usage = _stream(context.endpoint, body)
     body |= _placed(context.endpoint, extra, providers) if extra else {}
     call = Call(
         endpoint=context.endpoint,
         dialect=context.dialect,
         model=model,
-        group=models.resolved(group),
+        group=serving.group,
         body=body,
         streaming=streaming,
         wants_usage=streaming and (wants_usage or context.reports_usage),
@@ -99,7 +99,7 @@ def build_call(
         quantities=requested_quantities(context.endpoint, fields, options.files),
         files=options.files,
     )
-    return _apply_rules(call, models, limits)
+    return _apply_rules(call, serving, limits)
 
 
 def _placed(endpoint: Endpoint, extra: Json, providers: frozenset[str]) -> Json:
@@ -134,23 +134,23 @@ def split_guardrails(parsed: Json, known: frozenset[str]) -> tuple[Json, Json]:
     return others, {GUARDRAILS_FIELD: names} if names else {}
 
 
-def _apply_rules(call: Call, models: ModelIndex, limits: BodyLimits) -> Call:
-    reject_wrong_mode(call, models)
+def _apply_rules(call: Call, serving: ServingGroup, limits: BodyLimits) -> Call:
+    reject_wrong_mode(call, serving)
     if not limits.private_urls:
         reject_private_urls(call.body)
-    if not GOOGLE.isdisjoint(reached_providers(call.group, models)):
+    if not GOOGLE.isdisjoint(serving.providers):
         refuse_kept_at_google(call.endpoint, call.body)
     return call if limits.max_tokens_cap is None else apply_max_tokens_cap(call, limits.max_tokens_cap)
 
 
-def reject_wrong_mode(call: Call, models: ModelIndex) -> None:
+def reject_wrong_mode(call: Call, serving: ServingGroup) -> None:
     """Raises BadRequest for a model that serves other endpoints than this call's; it names those."""
-    served = models.endpoints(call.group)
-    if served is None or call.endpoint in served:
+    endpoints = serving.endpoints
+    if endpoints is None or call.endpoint in endpoints:
         return
-    if call.endpoint == "completions" and "chat.completions" in served:  # LiteLLM or the provider judges
+    if call.endpoint == "completions" and "chat.completions" in endpoints:  # LiteLLM or the provider judges
         return
-    paths = ", ".join(f"`{path}`" for path in endpoint_paths(served))
+    paths = ", ".join(f"`{path}`" for path in endpoint_paths(endpoints))
     other = f"; it is served by {paths}" if paths else ", nor by another endpoint of this gateway"
     raise BadRequest(
         f"The model '{call.model[:200]}' is not served by this endpoint{other}.",

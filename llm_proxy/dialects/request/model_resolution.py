@@ -1,17 +1,20 @@
 """A model's name and a provider's in, the model group that serves them out.
 
 Invariants: only a name spelled like a model's reaches a wildcard deployment (it may become part of a
-provider's URL); a group the caller may not use does not exist for it.
+provider's URL); a group the caller may not use does not exist for it; what is kept of a name ends with its
+`ModelIndex`, which is another one for each catalog.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 
-from llm_proxy.dialects.dialect import ModelIndex
+from llm_proxy.dialects.dialect import ModelIndex, ServingGroup
 from llm_proxy.errors import BadRequest, model_not_found
 from llm_proxy.wildcards import wildcard_matches
 
 MAX_NAME_CHARS = 256
+MAX_KEPT_NAMES = 64
+"""Names of one index whose groups are kept: a wildcard serves any number of them."""
 _SPELLING = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(?:/[A-Za-z0-9@][A-Za-z0-9._:@+-]*)*")
 
 PROVIDER_ALIASES = {
@@ -44,17 +47,30 @@ _PROVIDERS_BY_NAME = (
 """The providers that a name implies, for names that are no group themselves."""
 
 
-def resolve(model: str, provider: str | None, models: ModelIndex) -> str:
-    """Returns the group of a name, with the provider the caller chose or the one the name implies.
+def find_served(model: str, provider: str | None, models: ModelIndex) -> ServingGroup:
+    """Returns what serves a name, with the provider the caller chose or the one the name implies.
 
     Raises:
         ModelNotFound: No group or wildcard serves it, or the caller may not use it: one answer for both.
         BadRequest: A name too long to be one.
     """
-    group = _group_of(model, provider, models)
-    if not models.is_allowed(models.resolved(group)):
+    known = models.resolved_names.get((model, provider))
+    if known is not None:
+        return known
+    name = _group_of(model, provider, models)
+    group = models.resolved(name)
+    if not models.is_allowed(group):
         raise model_not_found(model, provider)
-    return group
+    if len(models.resolved_names) >= MAX_KEPT_NAMES:
+        models.resolved_names.clear()
+    found = ServingGroup(name, group, models.endpoints(group), reached_providers(group, models))
+    models.resolved_names[model, provider] = found
+    return found
+
+
+def resolve(model: str, provider: str | None, models: ModelIndex) -> str:
+    """Returns the name of the group that serves a name, or of an alias; raises as `find_served` does."""
+    return find_served(model, provider, models).name
 
 
 def _group_of(model: str, provider: str | None, models: ModelIndex) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import Call
-from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
+from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ServingGroup
 from llm_proxy.dialects.request.build_call import (
     ParseContext,
     choose_model,
@@ -17,7 +17,7 @@ from llm_proxy.dialects.request.build_call import (
     split_guardrails,
 )
 from llm_proxy.dialects.request.field_policy import reject_litellm_names
-from llm_proxy.dialects.request.model_resolution import resolve
+from llm_proxy.dialects.request.model_resolution import find_served
 from llm_proxy.dialects.request.url_guard import url_error
 from llm_proxy.dialects.request.validators import invalid, missing, wrong_type
 from llm_proxy.dialects.request_options import RequestOptions
@@ -82,11 +82,18 @@ def resolve_group(
     parsed: Json, context: ParseContext, options: RequestOptions, models: ModelIndex
 ) -> tuple[str, str]:
     """Returns the model's name, and its group; raises `BadRequest` or `ModelNotFound`."""
+    name, serving = _find_model(parsed, context, options, models)
+    return name, serving.name
+
+
+def _find_model(
+    parsed: Json, context: ParseContext, options: RequestOptions, models: ModelIndex
+) -> tuple[str, ServingGroup]:
     model: Any = parsed.get("model")
     if model is not None and (type(model) is not str or not model):
         raise wrong_type("model", "a string", model)
     name = choose_model(model, context, options, models)
-    return name, resolve(name, options.provider, models)
+    return name, find_served(name, options.provider, models)
 
 
 def build_native_call(
@@ -114,7 +121,7 @@ def build_native_call(
     native = NATIVE_FIELDS[context.endpoint]
     parsed, requested = split_guardrails(parsed, models.guardrails)
     _reject_unusable(parsed, context.endpoint, native, limits)
-    model, group = resolve_group(parsed, context, options, models)
+    model, serving = _find_model(parsed, context, options, models)
     streaming: Any = parsed.get("stream")
     if streaming is not None and type(streaming) is not bool:
         raise wrong_type("stream", "a boolean", streaming)
@@ -124,8 +131,8 @@ def build_native_call(
         endpoint=context.endpoint,
         dialect=context.dialect,
         model=model,
-        group=models.resolved(group),
-        body={**parsed, **requested, "model": group},
+        group=serving.group,
+        body={**parsed, **requested, "model": serving.name},
         streaming=streaming is True,
         wants_usage=streaming is True,
         attribution=attribution or parse_attribution(named, user if type(user) is str else None),
@@ -134,7 +141,7 @@ def build_native_call(
         cache=options.cache,
         timeout_s=options.timeout_s,
     )
-    reject_wrong_mode(call, models)
+    reject_wrong_mode(call, serving)
     cap = limits.max_tokens_cap
     if cap is None or (call.max_tokens is not None and call.max_tokens <= cap):
         return call

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from llm_proxy.dialects.request.model_resolution import find_served
 from llm_proxy.endpoints import CONVERSATIONS, Endpoint, endpoint_paths, endpoints_of_mode
+from llm_proxy.errors import ModelNotFound
 from llm_proxy.identity import Caller
 from llm_proxy.json_access import Json
 from llm_proxy.upstream.catalog import CurrentCatalog, parse_sidecar_catalog
@@ -133,6 +135,36 @@ def test_what_no_group_serves_is_known_where_every_group_is() -> None:
     assert served_by(["chat.completions"]) == frozenset({"chat.completions", "completions"})
     assert served_by(["embeddings"], None) is None
     assert served_by() is None
+
+
+def test_what_is_kept_of_a_name_ends_with_its_catalog() -> None:
+    """The next request gets the new group, providers and endpoints, or a 404; each caller has its own."""
+    current, caller = CurrentCatalog(), Caller("a", "virtual", models=("plain", "*-fast"))
+
+    def publish(*groups: Json) -> None:
+        current.update(parse_sidecar_catalog({"groups": [*groups]}))
+
+    def served(name: str, by: Caller = caller) -> tuple[str, object, object]:
+        models = current.models_for(by)
+        found = [find_served(name, None, models) for _ in range(2)]
+        assert found[0] is found[1]
+        return found[0].group, found[0].endpoints, found[0].providers
+
+    def behind(name: str, provider: str, **more: object) -> Json:
+        return {"name": name, "deployments": [{"id": name, "provider": provider}], **more}
+
+    publish(behind("plain", "openai", endpoints=["chat.completions"]), behind("x-fast", "azure"))
+    assert served("plain") == ("plain", {"chat.completions"}, {"openai"})
+    publish(behind("plain", "gemini", alias_of="x-fast"), behind("x-fast", "azure", endpoints=["rerank"]))
+    assert served("plain") == ("x-fast", {"rerank"}, {"azure"})
+    publish(behind("plain", "openai", fallbacks=["x-fast"]), behind("x-fast", "azure"))
+    assert served("plain") == ("plain", None, {"openai", "azure"})
+    publish(behind("x-fast", "azure"))
+    for by in (caller, replace(caller, models=("plain",))):
+        with pytest.raises(ModelNotFound):
+            served("plain" if by is caller else "x-fast", by)
+    publish(behind("plain", "openai"))
+    assert served("plain") == ("plain", None, {"openai"})
 
 
 def test_an_unmodified_litellm_says_what_its_models_serve() -> None:

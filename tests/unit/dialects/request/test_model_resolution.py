@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex
 from llm_proxy.dialects.openai import OPENAI
-from llm_proxy.dialects.request.model_resolution import providers_for, resolve
+from llm_proxy.dialects.request.model_resolution import MAX_KEPT_NAMES, providers_for, resolve
 from llm_proxy.dialects.request_options import NO_OPTIONS
 from llm_proxy.errors import APIError, BadRequest, ModelNotFound
 
@@ -136,6 +136,17 @@ def test_the_providers_of_a_group_come_from_the_catalog_or_its_prefix() -> None:
     assert providers_for("claude/3-haiku", index) == {"anthropic"}
     assert providers_for("anything", index) == {"openai"}
     assert resolve("claude/3-haiku", None, index) == "claude/3-haiku"
+
+
+def test_of_any_number_of_names_only_some_are_kept() -> None:
+    """A wildcard serves names without end; a name that is rejected is not kept."""
+    models = ModelIndex("chat", GROUPS, WILD)
+    for at in range(3 * MAX_KEPT_NAMES):
+        assert resolve(f"local-{at}", None, models) == f"local-{at}"
+        with pytest.raises(ModelNotFound):
+            resolve(f"unknown-{at}", None, models)
+        assert (f"unknown-{at}", None) not in models.resolved_names
+        assert len(models.resolved_names) <= MAX_KEPT_NAMES
 
 
 @given(st.text(max_size=300), st.none() | st.text(max_size=20))
