@@ -44,11 +44,13 @@ class Operation(NamedTuple):
         method: The HTTP method.
         path: The path at the sidecar, its query included.
         is_free: No model runs for it.
+        resumes: Its stream begins behind an event that the caller has, which may be the last one.
     """
 
     method: str
     path: str
     is_free: bool = True
+    resumes: bool = False
 
 
 class Call(NamedTuple):

@@ -137,3 +137,25 @@ class NativeStreamFilter(EventFilter):
             if kind == "message_delta":  # the first event states no answer yet
                 self.usage = read_usage(usage_of_message(self._message_usage))
         return True
+
+
+class ResumedStreamFilter(NativeStreamFilter):
+    """The frames of a stream that begins behind an event: without any it is complete, as OpenAI's is."""
+
+    __slots__ = ("_began",)
+
+    def __init__(self, endpoint: Endpoint, ids: SealedIds | None = None, *, is_free: bool = False) -> None:
+        """Begins the rest of a stream."""
+        super().__init__(endpoint, ids, is_free=is_free)
+        self._began = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Takes bytes as received; returns the bytes to send now."""
+        out = super().feed(chunk)
+        self._began = self._began or bool(out)
+        return out
+
+    def close(self) -> bytes:
+        """Ends the stream; one without any event had nothing left."""
+        self.done = self.done or not self._began
+        return super().close()

@@ -23,7 +23,7 @@ from llm_proxy.upstream.error_mapping import map_stream_error
 from llm_proxy.upstream.http_client import HTTPConnection
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.media_stream import MediaStreamFilter
-from llm_proxy.upstream.native_stream import NativeStreamFilter
+from llm_proxy.upstream.native_stream import NativeStreamFilter, ResumedStreamFilter
 from llm_proxy.upstream.sealed_ids import SealedIds
 from llm_proxy.upstream.stream_filter import StreamFilter, strip_additions
 from llm_proxy.upstream.token_usage import (
@@ -124,7 +124,9 @@ def stream_frames(call: Call, headers: Mapping[bytes, bytes], ids: SealedIds | N
     if call.endpoint == "generate_content":
         return ContentStreamFilter()
     if call.endpoint in NATIVE_ENDPOINTS:
-        return NativeStreamFilter(call.endpoint, ids, is_free=_is_free(call))
+        resumes = call.operation is not None and call.operation.resumes
+        native = ResumedStreamFilter if resumes else NativeStreamFilter
+        return native(call.endpoint, ids, is_free=_is_free(call))
     if call.endpoint in BYTE_ENDPOINTS and not is_event_stream(headers):
         return ByteStream(headers)
     if call.endpoint in OPAQUE_ENDPOINTS:

@@ -82,6 +82,8 @@ async def test_no_event_shows_the_providers_id(stack: RunningStack) -> None:
     replayed: list[Any] = [event async for event in stream]
     assert [event.sequence_number for event in replayed] == [1, 2]
     assert {event.response.id for event in replayed} == {made}
+    rest = await responses.retrieve(made, stream=True, starting_after=replayed[-1].sequence_number)
+    assert [event async for event in rest] == []
     assert "resp_0" not in (await send(stack, "GET", f"/v1/responses/{made}")).text
 
 

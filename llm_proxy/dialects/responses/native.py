@@ -177,6 +177,7 @@ def stored_operation(
         raise invalid("stream", "only a response that its provider stores can be streamed again.")
     path = f"{STORED_PATH}{quote(ref.own_id, safe='')}{operation.suffix}"
     sent = [pair for pair in named if pair[0] != "stream" or pair[1] == "true"]
+    resumes = any(name == "starting_after" for name, _ in sent)
     return Call(
         endpoint="responses",
         dialect="responses",
@@ -186,7 +187,7 @@ def stored_operation(
         streaming=("stream", "true") in named,
         max_tokens=0,
         response=ref,
-        operation=Operation(operation.method, f"{path}?{urlencode(sent)}" if sent else path),
+        operation=Operation(operation.method, f"{path}?{urlencode(sent)}" if sent else path, resumes=resumes),
     )
 
 

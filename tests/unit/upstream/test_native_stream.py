@@ -20,7 +20,7 @@ from llm_proxy.errors import (
     ProviderRejected,
 )
 from llm_proxy.json_access import Json
-from llm_proxy.upstream.native_stream import NativeStreamFilter
+from llm_proxy.upstream.native_stream import NativeStreamFilter, ResumedStreamFilter
 from llm_proxy.upstream.reply import raise_if_truncated
 
 SCRIPT = Script(
@@ -122,6 +122,26 @@ def test_a_stream_without_its_last_event_is_not_complete(endpoint: Endpoint) -> 
     assert sent == b"".join(before)
     assert (frames.done, frames.is_malformed) == (False, True)
     assert frames.content_tokens() >= len(SCRIPT.words())
+
+
+def test_a_stream_that_begins_behind_its_last_event_is_complete() -> None:
+    """Only one without any event: one that broke off is not, nor is an error."""
+    begun, *_, last = _stream("responses")
+    for raw, is_complete in ((b"", True), (b": ping\n\n", True), (begun, False), (last, True)):
+        resumed = ResumedStreamFilter("responses", is_free=True)
+        resumed.feed(raw)
+        resumed.close()
+        assert (resumed.done, resumed.is_malformed) == (is_complete, False)
+    cut = ResumedStreamFilter("responses", is_free=True)
+    cut.feed(last[:20])
+    cut.close()
+    assert cut.is_malformed
+    failed = ResumedStreamFilter("responses", is_free=True)
+    failed.feed(b"event: response.failed\ndata: %s\n\n" % FAILED_EVENT)
+    failed.close()
+    assert failed.error is not None
+    whole = NativeStreamFilter("responses", is_free=True)
+    assert (whole.close(), whole.done) == (b"", False)
 
 
 def test_missing_event_lines_are_added_and_the_end_mark_of_chats_is_withheld() -> None:
