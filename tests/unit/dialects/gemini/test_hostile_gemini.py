@@ -171,6 +171,8 @@ SHOWN = GeminiContext(shows_thoughts=True)
 def test_any_odd_value_at_any_place(dialect: Dialect, endpoint: Endpoint, body: Json, model: str) -> None:
     """A call, which can be sent, or an error, which can be rendered."""
     options = replace(NO_OPTIONS, model=model)
+    if body is BATCH:
+        body = {"requests": [one | {"model": f"models/{model}"} for one in body["requests"]]}
     refused, sent = list[bytes](), list[bytes]()
     for place in places(body):
         for value in ODD:
