@@ -139,8 +139,7 @@ def note_end(context: CallContext, reason: InterruptReason | None, *, unsent: bo
         unsent: No sidecar had seen anything of it.
     """
     context.unsent, context.interrupted = unsent, reason is not None
-    error = interrupt_error(reason)
-    if error is not None:
+    if reason is not None and (error := interrupt_error(reason)) is not None:
         note_error(context, error)
     elif reason == "client_gone":
         context.outcome = "client_gone"

@@ -27,7 +27,8 @@ def is_array(value: object) -> TypeGuard[list[Any]]:
 
 def as_object(value: object) -> Json:
     """Returns the value if it is an object, else an empty one."""
-    return cast("Json", value) if isinstance(value, dict) else {}
+    found: Json = value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType] -- a cast costs a call
+    return found
 
 
 def read_object(text: str | bytes, *, strict: bool = True) -> Json:

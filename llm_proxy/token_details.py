@@ -6,7 +6,9 @@ Source: https://platform.openai.com/docs/api-reference/chat/object (usage).
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
+
+from llm_proxy.json_access import as_object
 
 MAX_TOKENS = 10**9
 """The maximum of one call."""
@@ -41,7 +43,7 @@ class TokenDetails(NamedTuple):
 
 def read_details(usage: Mapping[str, Any]) -> TokenDetails:
     """Returns the parts that a usage object states."""
-    prompt, completion = _part(usage, _PROMPT), _part(usage, _COMPLETION)
+    prompt, completion = as_object(usage.get(_PROMPT)), as_object(usage.get(_COMPLETION))
     cached = usage.get("cache_read_input_tokens", usage.get("prompt_cache_hit_tokens"))
     return TokenDetails(
         token_count(prompt.get("cached_tokens") if cached is None else cached),
@@ -77,12 +79,14 @@ def _written(usage: Mapping[str, Any], prompt: Mapping[str, Any]) -> int | None:
 
 def _others(prompt: Mapping[str, Any], completion: Mapping[str, Any]) -> dict[str, int]:
     found: dict[str, int] = {}
+    if not (any(prompt.values()) or any(completion.values())):
+        return found
     _collect(found, prompt, _OF_PROMPT)
     _collect(found, completion, _OF_COMPLETION)
     if "cached_tokens_details" in prompt:
-        _collect(found, _part(prompt, "cached_tokens_details"), _OF_CACHED)
+        _collect(found, as_object(prompt.get("cached_tokens_details")), _OF_CACHED)
     if "cache_creation_token_details" in prompt:
-        _collect(found, _part(prompt, "cache_creation_token_details"), _SPLIT)
+        _collect(found, as_object(prompt.get("cache_creation_token_details")), _SPLIT)
     return found
 
 
@@ -90,8 +94,3 @@ def _collect(found: dict[str, int], part: Mapping[str, Any], names: Mapping[str,
     for name, value in part.items():
         if value and name in names and token_count(value):
             found[names[name]] = value
-
-
-def _part(owner: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = owner.get(name)
-    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}

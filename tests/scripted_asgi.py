@@ -1,10 +1,10 @@
 """ScriptedApp: an ASGI application whose paths are its behaviours; it notes what it meets."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, cast
 
-from llm_proxy.edge.responses import WRITE_CHUNK
+from llm_proxy.edge.responses import WRITE_CHUNK, send_json
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -121,6 +121,19 @@ class ScriptedApp:
                 await send(part(piece, more=True))
         await send(part(b""))
         self.events.append(f"wrote {taken}")
+
+    async def _answers(self, scope: Message, receive: Receive, send: Send) -> None:
+        """A whole answer as the gateway sends it; below `/wrapped` in messages, `/odd` with an odd header."""
+        how = scope["path"].rpartition("/")[2]
+        headers = [(b"x-request-id", b"one" if how != "odd" else b"one\r\nx-two: 2")]
+
+        async def wrapped(message: MutableMapping[str, Any]) -> None:
+            await send(dict(message))
+
+        if scope["method"] == "POST":
+            await receive()
+        await send_json(wrapped if how == "wrapped" else cast("Any", send), 200, b'{"whole":true}', headers)
+        self.events.append("answered")
 
     async def _status(self, scope: Message, _receive: Receive, send: Send) -> None:
         """A status with no header at all."""

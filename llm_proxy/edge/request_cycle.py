@@ -13,7 +13,7 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
 
-from llm_proxy.edge.responses import BREAK_OFF, plain_lines
+from llm_proxy.edge.responses import BREAK_OFF, RawHeaders, plain_lines
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _INTERNAL_ERROR = (
@@ -87,7 +87,7 @@ class BoundedRequestCycle(RequestResponseCycle):
                 return
         elif self._held is not None:
             held, self._held = self._held, None
-            if self._sends_plainly(held, message):
+            if self._begins_plainly(held, message):
                 return
             self.response_started, self.transport.holds_next = False, True
             await super().send(held)
@@ -109,33 +109,47 @@ class BoundedRequestCycle(RequestResponseCycle):
         self._held, self.response_started = start, True
         return True
 
-    def _sends_plainly(self, start: Any, message: Any) -> bool:  # noqa: ANN401 -- as `send`
-        """Sends a head and what follows in one write, if both are plain: uvicorn's steps, fewer calls.
+    def write_answer(self, status: int, headers: RawHeaders, body: bytes) -> bool:
+        """Writes a whole response at once; False, and nothing written, where it is uvicorn's to write.
 
-        A whole response, or a stream's first chunk.
+        `headers` name no length of the body: it is added.
         """
-        body, headers, more = message.get("body", b""), start.get("headers", ()), message.get("more_body")
-        is_plain = self.keep_alive and not (
-            self.flow.write_paused or self.disconnected or self.default_headers
-        )
-        if not (is_plain and headers) or message["type"] != "http.response.body":
+        if self.response_started or self.scope["method"] == "HEAD" or not self._is_plain:
             return False
         names, values = zip(*headers, strict=True)
         lines, at = plain_lines(names)
-        is_whole = at >= 0 and not more and values[at] == b"%d" % len(body)
-        begins = at < 0 and more and body and self.chunked_encoding is None and start["status"] == 200
-        if not (lines and (is_whole or begins)) or HEADER_VALUE_RE.search(b"".join(values)):
+        if at >= 0 or not lines or HEADER_VALUE_RE.search(b"".join(values)):
             return False
-        head = STATUS_LINE[start["status"]] + lines % values
-        if begins:
-            self.chunked_encoding = True
-            head += b"transfer-encoding: chunked\r\n\r\n"
-            self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(body), body))
-            return True
-        self.transport.write(b"%b\r\n%b" % (head, body))
-        self.response_complete = True
+        head = STATUS_LINE[status] + lines % values
+        self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        self.response_started = self.response_complete = True
         self.message_event.set()
         self.on_response()
+        return True
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether a head may be written now, and needs nothing that is not its sender's."""
+        return self.keep_alive and not (
+            self.flow.write_paused
+            or self.disconnected
+            or self.default_headers
+            or self.waiting_for_100_continue
+        )
+
+    def _begins_plainly(self, start: Any, message: Any) -> bool:  # noqa: ANN401 -- as `send`
+        """Writes a stream's head with its first chunk, if both are plain: uvicorn's steps, fewer calls."""
+        body, headers = message.get("body", b""), start.get("headers", ())
+        if not (self._is_plain and headers and body and message.get("more_body")) or start["status"] != 200:
+            return False
+        names, values = zip(*headers, strict=True)
+        lines, at = plain_lines(names)
+        is_framed = at >= 0 or self.chunked_encoding is not None
+        if is_framed or not lines or HEADER_VALUE_RE.search(b"".join(values)):
+            return False
+        self.chunked_encoding = True
+        head = STATUS_LINE[200] + lines % values + b"transfer-encoding: chunked\r\n\r\n"
+        self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(body), body))
         return True
 
     def _break_off(self) -> None:

@@ -31,6 +31,8 @@ BREAK_OFF = "llm_proxy.response.break_off"
 """Our own ASGI message: ends the connection without the response's end, so that it is not taken for whole."""
 WRITE_CHUNK = "llm_proxy.response.chunk"
 """Our own ASGI extension: its `write` takes a further chunk of a stream that has begun, or returns False."""
+WRITE_ANSWER = "write_answer"
+"""The method of our request cycle, whose `send` may be wrapped: then a response leaves as ASGI messages."""
 _JSON_TYPE = b"application/json"
 _NAMES = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _ENDINGS = frozenset({b"connection", b"transfer-encoding"})
@@ -46,8 +48,13 @@ async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -
 
 
 async def send_body(send: Send, status: int, body: bytes, headers: RawHeaders, content_type: bytes) -> None:
-    """Sends a response with a body of that media type; appends to `headers`."""
+    """Sends a response with a body of that media type, in one write if it can; appends to `headers`."""
     headers.append((b"content-type", content_type))
+    write: Callable[[int, RawHeaders, bytes], bool] | None = getattr(
+        getattr(send, "__self__", None), WRITE_ANSWER, None
+    )
+    if write is not None and write(status, headers, body):
+        return
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
@@ -101,21 +108,37 @@ def error_headers(error: APIError) -> RawHeaders:
 def response_headers(context: CallContext, limit_headers: tuple[tuple[bytes, bytes], ...]) -> RawHeaders:
     """Returns the headers of a response: who served it, its cost, its limits."""
     routing = context.routing
-    headers: RawHeaders = [(b"x-request-id", context.id_text.encode()), *limit_headers]
-    if routing.group:
-        headers.append((b"x-llm-proxy-model", _ascii(routing.group)))
-    if routing.provider:
-        headers.append((b"x-llm-proxy-provider", _ascii(routing.provider)))
+    headers: RawHeaders = [
+        (b"x-request-id", context.id_text.encode()),
+        *limit_headers,
+        *_server_headers(routing.group, routing.provider),
+    ]
     cost_nano_usd = context.cost_of(context.usage) if context.usage is not None else None
     if cost_nano_usd is not None:
         headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(cost_nano_usd, NANO_PER_USD)))
-    headers.append((b"x-llm-proxy-cache", routing.cache.encode()))
-    if routing.attempts is not None:
-        headers.append((b"x-llm-proxy-attempts", b"%d" % routing.attempts))
-    if routing.fallback_from is not None:
-        headers.append((b"x-llm-proxy-fallback-from", _ascii(routing.fallback_from)))
+    headers += _route_headers(routing.cache, routing.attempts, routing.fallback_from)
     headers.append((b"server-timing", _timing(context, routing)))
     return headers
+
+
+@lru_cache(maxsize=1024)
+def _server_headers(group: str | None, provider: str | None) -> tuple[tuple[bytes, bytes], ...]:
+    """Returns the headers that say who served a call."""
+    served = ((b"x-llm-proxy-model", group), (b"x-llm-proxy-provider", provider))
+    return tuple((name, _ascii(value)) for name, value in served if value)
+
+
+@lru_cache(maxsize=1024)
+def _route_headers(
+    cache: str, attempts: int | None, fallback_from: str | None
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Returns the headers that say how a call was served."""
+    stated = (
+        (b"x-llm-proxy-cache", cache),
+        (b"x-llm-proxy-attempts", None if attempts is None else str(attempts)),
+        (b"x-llm-proxy-fallback-from", fallback_from),
+    )
+    return tuple((name, _ascii(value)) for name, value in stated if value is not None)
 
 
 def _timing(context: CallContext, routing: RoutingInfo) -> bytes:
@@ -124,7 +147,6 @@ def _timing(context: CallContext, routing: RoutingInfo) -> bytes:
     return b"total;dur=%.1f, sidecar;dur=%.1f" % (context.elapsed_ms(), routing.sidecar_ms)
 
 
-@lru_cache(maxsize=1024)
 def _ascii(text: str) -> bytes:
     return text.encode("ascii", "replace")[:200].replace(b"\r", b"?").replace(b"\n", b"?")
 

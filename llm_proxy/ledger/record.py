@@ -6,7 +6,6 @@ here and `NUMERIC` in Postgres. New fields are appended and have a default: line
 rejects. Units: `_ms` milliseconds since the request was read; `started_at` UTC.
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -139,33 +138,30 @@ class UsageRecord(NamedTuple):
         return self.outcome == "ok" or any((self.prompt_tokens, self.completion_tokens, *units))
 
 
+_UNKNOWN_USAGE = TokenUsage._make((None, None, *TokenUsage(0, 0)[2:]))
+
+
 def record_of(context: CallContext) -> UsageRecord:
     """Returns the record of a call that has ended (`call_context.note_end`); never raises."""
     caller, call, routing, error = context.caller, context.call, context.routing, context.error
     assert caller is not None and call is not None  # noqa: S101, PT018 -- it was admitted
     usage, source = _billed_usage(context)
-    used = usage.quantities if usage else NOTHING
+    prompt, completion, cached, reasoning, _, _, written, details, tier, used, _ = usage or _UNKNOWN_USAGE
     action, signal, times = _found(context.guard_verdict)
-    # By position, in the order of the fields: to match so many names takes a fiftieth of a call.
-    return UsageRecord(
+    # In the order of the fields: to match so many names, or arguments, takes a fiftieth of a call.
+    return UsageRecord._make((
         context.request_id, datetime.fromtimestamp(context.started_at, UTC),
         caller.key_id, caller.key_prefix, caller.tenant, caller.agent, caller.user, caller.session,
         caller.channel, context.client_request_id,
         call.endpoint, call.dialect, call.model, routing.group or call.group,
         routing.provider_model, routing.provider, routing.deployment,
         call.streaming, context.status, context.outcome, error.code if error else None,
-        usage.prompt_tokens if usage else None,
-        usage.completion_tokens if usage else None,
-        usage.cached_tokens if usage else None,
-        usage.reasoning_tokens if usage else None,
+        prompt, completion, cached, reasoning,
         _billed_cost(context, usage), source, routing.cache, routing.attempts,
         context.elapsed_ms(), context.ttft_ms, call.group, _hops(routing),
         _truncated_message(error.provider_message) if error else None,
         caller.run, ",".join(caller.tags) or None, context.would_refuse,
-        usage.cache_write_tokens if usage else None,
-        usage.details if usage else None,
-        usage.service_tier if usage else None,
-        call.prompt_bytes,
+        written, details, tier, call.prompt_bytes,
         None if call.max_tokens is None else min(call.max_tokens, UNBOUNDED_TOKENS),
         min(call.choices, UNBOUNDED_TOKENS - 1),
         used.images or None, used.audio_ms or None, used.characters or None, used.search_units or None,
@@ -174,7 +170,7 @@ def record_of(context: CallContext) -> UsageRecord:
         "batch" if context.is_batch else "interactive",
         ",".join(one.key_id for one in caller.above) if caller.above else None,
         action, signal, times,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _found(verdict: GuardVerdict | None) -> tuple[str | None, str | None, int | None]:
@@ -276,7 +272,7 @@ _MAX_BY_FIELD = {"status": 2**15 - 1, "attempts": 2**31 - 1, "choices": 2**31 - 
 def row_of(record: UsageRecord) -> LedgerRow:
     """Returns a record's values in the order of its fields; an impossible number becomes None."""
     row: LedgerRow = tuple(record)
-    counts = [count for count in row[_COUNTED] if count is not None]
+    counts = [*filter(None, row[_COUNTED])]
     if counts and (min(counts) < 0 or max(counts) > _MAX_NUMBER):
         return repair(row)
     return row
@@ -284,10 +280,12 @@ def row_of(record: UsageRecord) -> LedgerRow:
 
 def encode(row: LedgerRow) -> bytes:
     """Encodes a row as one line of JSON, without a newline."""
-    with contextlib.suppress(TypeError):
+    try:
         line = orjson.dumps(row)
-        if b"\\u0000" not in line:
-            return line
+    except TypeError:
+        line = b""
+    if line and b"\\u0000" not in line:
+        return line
     cleaned = tuple(sanitize_text(value) if isinstance(value, str) else value for value in row)
     try:
         return orjson.dumps(cleaned)

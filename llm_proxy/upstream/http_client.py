@@ -83,6 +83,8 @@ class HTTPConnection(asyncio.Protocol):
         self.headers: dict[bytes, bytes] = {}
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
+        self._fields: dict[bytes, bytes] = {}
+        self.on_header = self._fields.__setitem__  # no function of ours for each header of each response
         self._parser = httptools.HttpResponseParser(self)
         self.chunks: list[bytes] = []
         self._unread_bytes = self._framing_bytes = 0
@@ -248,14 +250,11 @@ class HTTPConnection(asyncio.Protocol):
         """Rejects bytes after a complete response; the parser treats our `ValueError` as its own."""
         if self.is_complete:
             raise ValueError("bytes after a response")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Stores one header; after the head it is a trailer, and is dropped."""
-        if not self.status:
-            self.headers[name.lower()] = value
+        self._fields.clear()
 
     def on_headers_complete(self) -> None:
-        """Stores the status: the head is complete."""
+        """Stores status and headers: the head is complete. A header after it is a trailer, and is dropped."""
+        self.headers = dict(zip(map(bytes.lower, self._fields), self._fields.values(), strict=True))
         self.status = self._parser.get_status_code()
         if self.status == 101 or self.status < 100:
             raise ValueError("unexpected status")

@@ -174,27 +174,37 @@ class RoutingInfo(NamedTuple):
         provider_model: The provider's own model name, without the provider prefix.
         provider: The provider's name (`openai`, `anthropic`, ...).
         deployment: The deployment's id in the sidecar's configuration.
-        cost_nano_usd: The call's cost as the sidecar states it, be it 0; streams state it in their usage
-            frame.
         attempts: Calls made to providers for this request.
-        sidecar_ms: The sidecar's own share of the time.
         hops: Every attempt, in order; None when the sidecar does not list them.
         fallback_from: The model group that was requested, where another one answered.
+        cost_nano_usd: The call's cost as the sidecar states it, be it 0; streams state it in their usage
+            frame.
+        sidecar_ms: The sidecar's own share of the time.
     """
 
     group: str | None = None
     provider_model: str | None = None
     provider: str | None = None
     deployment: str | None = None
-    cost_nano_usd: int | None = None
-    cache: CacheState = "miss"
     attempts: int | None = None
-    sidecar_ms: float | None = None
     hops: tuple[ProviderAttempt, ...] | None = None
     fallback_from: str | None = None
+    cost_nano_usd: int | None = None
+    cache: CacheState = "miss"
+    sidecar_ms: float | None = None
 
 
 NO_ROUTING = RoutingInfo()
+_Route = tuple[
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    int | None,
+    tuple[ProviderAttempt, ...] | None,
+    str | None,
+]
+"""The fields of a `RoutingInfo` that differ little from call to call: all before `cost_nano_usd`."""
 
 
 def parse_routing_headers(
@@ -220,20 +230,20 @@ def parse_routing_headers(
     deployment = _text(headers, b"x-litellm-model-id")
     known = _find_deployment(deployment, catalog)
     named = (known.provider, known.provider_model) if known is not None else (None, None)
-    found = _routing(*named, deployment, call.group, hit, *map(headers.get, _ROUTING_HEADERS))
-    return found._replace(cost_nano_usd=cost_nano_usd, cache=cache, sidecar_ms=_milliseconds(headers))
+    route = _route(*named, deployment, call.group, hit, *map(headers.get, _ROUTING_HEADERS))
+    return RoutingInfo(*route, cost_nano_usd, cache, _milliseconds(headers))
 
 
 @lru_cache(maxsize=1024)
-def _routing(
+def _route(
     provider: str | None,
     physical: str | None,
     deployment: str | None,
     asked: str,
     hit: bool,  # noqa: FBT001 -- a cache's key
     *stated: bytes | None,
-) -> RoutingInfo:
-    """Returns who answered a call of the group `asked`, without what differs from call to call.
+) -> _Route:
+    """Returns who answered a call of the group `asked`: the first fields of `RoutingInfo`.
 
     Most calls of a deployment state the same in `_ROUTING_HEADERS`.
     """
@@ -248,15 +258,7 @@ def _routing(
     if hit:
         hops = tuple(attempt for attempt in hops or () if attempt.status != _OK)
         attempts = len(hops)
-    return RoutingInfo(
-        group=group,
-        provider_model=physical,
-        provider=provider,
-        deployment=deployment,
-        attempts=attempts,
-        hops=hops,
-        fallback_from=fallback_from,
-    )
+    return group, physical, provider, deployment, attempts, hops, fallback_from
 
 
 def parse_failure_headers(headers: Headers, call: Call, catalog: Catalog | None) -> RoutingInfo:

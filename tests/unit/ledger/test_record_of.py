@@ -133,7 +133,7 @@ def test_each_field_of_a_record_is_its_own() -> None:
     hops = (ProviderAttempt("asked", "d-1", 0), ProviderAttempt("served", "d-2", 200))
     one = CallContext(UUID(int=1), started_at=1e9, caller=caller, call=call)
     one.client_request_id, one.usage, one.error, one.is_batch = "own-id", usage, error, True
-    one.routing = RoutingInfo("served", "physical", "provider", "d-2", 41, "miss", 42, hops=hops)
+    one.routing = RoutingInfo("served", "physical", "provider", "d-2", 42, hops, cost_nano_usd=41)
     one.status, one.outcome, one.would_refuse = 200, "cut", "key:requests"
     one.guard_verdict = GuardVerdict("warn", Finding("repeat", 51))
     one.queue_ms, one.ttft_ms, one.replay_of = 61.5, 62.5, UUID(int=2)
