@@ -99,6 +99,21 @@ async def test_chunks_are_returned_as_they_arrive() -> None:
     assert connection.reusable
 
 
+async def test_each_response_has_the_headers_of_its_own_head() -> None:
+    """In lower case; none of a trailer, of an interim response, or of the response before."""
+    connection, _ = connected()
+    trailed = CHUNKS.removesuffix(b"\r\n") + b"X-Late: b\r\n\r\n"
+    interim = b"HTTP/1.1 103 Early Hints\r\nx-early: c\r\n\r\n"
+    await (await request_and_feed(connection, WHOLE))
+    first = connection.headers
+    assert await connection.read_all() == b"body"
+    await (await request_and_feed(connection, trailed))
+    assert connection.headers == {b"transfer-encoding": b"chunked"}
+    await (await request_and_feed(connection, interim, CLOSING))
+    assert connection.headers == {b"connection": b"close", b"content-length": b"4"}
+    assert first == {b"x-one": b"a", b"content-length": b"4"}
+
+
 async def test_a_connection_the_server_closes_is_not_reused() -> None:
     """`Connection: close` is respected."""
     connection, _ = connected()
