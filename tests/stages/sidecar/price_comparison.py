@@ -35,9 +35,9 @@ async def pricing_of(name):
 """What each comparison begins with: a router with the deployments, and LiteLLM's logging object of a call."""
 
 
-def compare(models: dict[str, tuple[str, Json]], times: int, script: str) -> Json:
-    """Return what a script printed that has a router with these deployments."""
-    asked = json.dumps({"models": models, "times": times})
+def compare(models: dict[str, tuple[str, Json]], times: int, script: str, **more: object) -> Json:
+    """Return what a script printed that has a router with these deployments, and `more` of what is asked."""
+    asked = json.dumps({"models": models, "times": times, **more})
     command = [str(sidecar_python()), "-c", SETUP + script]
     env = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
     ran = subprocess.run(command, input=asked, capture_output=True, text=True, env=env, check=False)

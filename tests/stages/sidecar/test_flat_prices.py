@@ -55,6 +55,8 @@ LEFT: dict[str, tuple[str, Json]] = {
     "eu": ("openai/gpt-5.4", {"api_base": "https://eu.api.openai.com/v1"}),
 }
 """The same of deployments whose prices LiteLLM calculates."""
+SURCHARGES = ((0, 100), (1000, 2000), (10**8, 5 * 10**8), (5 * 10**8, 10**9), (10**9, 10**10))
+"""Sizes of prompts that cost more than their tokens; no call has the last ones."""
 COMPARE = """
 def litellm_price(usage, model, tier, pricing, hidden):
     made = direct_internals.answer_with_usage("a", usage, tier, pricing, hidden, model)
@@ -104,6 +106,16 @@ litellm.cost_discount_config = {"openai": 0.05}
 found["discount"] = flat_and_theirs(asyncio.run(pricing_of("own")))
 litellm.cost_discount_config, litellm.cost_margin_config = {}, {"openai": 0.1}
 found["margin"] = flat_and_theirs(asyncio.run(pricing_of("own")))
+litellm.cost_margin_config = {}
+
+cost_per_token = litellm.cost_calculator.cost_per_token
+found["surcharges"] = []
+for least, most in asked["surcharges"]:
+    def dearer(*args, usage_object=None, **options):
+        given, made = cost_per_token(*args, usage_object=usage_object, **options)
+        return given + 0.001 * (least <= usage_object.prompt_tokens < most), made
+    litellm.cost_calculator.cost_per_token = dearer
+    found["surcharges"].append(flat_and_theirs(asyncio.run(pricing_of("own")))[0])
 print(json.dumps(found))
 """
 
@@ -111,7 +123,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def found() -> Json:
     """What both made of random usages, by deployment."""
-    return compare(FLAT | LEFT, TIMES, COMPARE)
+    return compare(FLAT | LEFT, TIMES, COMPARE, surcharges=SURCHARGES)
 
 
 @pytest.mark.parametrize("name", FLAT)
@@ -140,3 +152,10 @@ def test_discounts_and_margins_are_litellm_s(found: Json, name: str) -> None:
     flat, theirs = found[name]
     assert flat is None
     assert theirs[0] != found["after"][1][0]
+
+
+def test_prices_that_are_no_sum_for_prompts_of_some_size_are_litellm_s(found: Json) -> None:
+    """Small, middle or large: LiteLLM's own prices of each size were compared, whatever the entries say."""
+    *some, none = found["surcharges"]
+    assert some == [None] * 4
+    assert none is not None

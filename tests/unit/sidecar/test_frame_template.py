@@ -108,6 +108,30 @@ def test_a_stream_of_another_form_is_learned_anew(more: Json) -> None:
     assert 1 <= len(known) <= MAX_KNOWN
 
 
+@pytest.mark.parametrize("field", ["head", "frame", "rest"])
+def test_a_stream_whose_id_stands_twice_is_no_rule_for_others(field: str) -> None:
+    """In the event or the frame: which of the two another stream's would be is not known."""
+
+    def event_of(text: str) -> bytes:
+        twice = {"other": "chatcmpl-1"}
+        choices = [{"index": 0, "delta": {"content": text}}]
+        head, rest = (twice if field == one else {} for one in ("head", "rest"))
+        return b"data: " + json.dumps({"id": "chatcmpl-1", **head, "choices": choices, **rest}).encode()
+
+    def made(block: bytes) -> bytes:
+        said: Json = json.loads(block[6:])
+        said["id"] = said.pop("other", said["id"])
+        copy = {"copy": said["id"]} if field == "frame" else {}
+        return b"data: " + json.dumps({"id": said["id"], **copy, **said}).encode() + b"\n\n"
+
+    known = list[KnownTemplate]()
+    translation = FrameTranslation(sees_repeats=False, known=known)
+    for text in ("one", "two"):
+        translation.observe(event_of(text), made(event_of(text)))
+    assert translation.trusts
+    assert known == []
+
+
 def test_a_rule_that_holds_no_longer_is_not_used() -> None:
     """LiteLLM makes another frame of the same event."""
     known = list[KnownTemplate]()
