@@ -15,9 +15,9 @@ from urllib.parse import quote
 from llm_proxy.error_body import ErrorBody, header_wait_s, parse_body, parse_document, parse_quoted_body
 from llm_proxy.json_access import Json, as_list, as_object, read_object
 
-Origin = Literal["guardrail", "litellm", "translation", "connection", "answer"]
-"""What failed if no provider responded with an error: a guardrail, LiteLLM's checks, its translation of the
-request, the network, or its parsing of the provider's answer."""
+Origin = Literal["guardrail", "litellm", "link", "translation", "connection", "answer"]
+"""What failed if no provider responded with an error: a guardrail, LiteLLM's checks, its fetching of a link,
+its translation of the request, the network, or its parsing of the provider's answer."""
 
 MAX_HEADER_CHARS = 200
 MAX_MESSAGE_CHARS = 2_000
@@ -29,7 +29,9 @@ NETWORK_PACKAGES = frozenset({"aiohttp", "httpcore", "httpx"})
 CREDENTIAL_PACKAGES = frozenset({"boto3", "botocore", "google", "requests"})
 CUSTOM_PROVIDER_ERROR = "CustomLLMError"
 """The exception of a provider written by the operator; its status and message are the provider's."""
-LITELLM_CHECKS = frozenset({"BadRequestError", "UnsupportedParamsError", "ImageFetchError"})
+LITELLM_CHECKS = frozenset({"BadRequestError", "UnsupportedParamsError"})
+LINK_ERROR = "ImageFetchError"
+"""LiteLLM's exception for a link, also to a document, that it did not fetch."""
 GUARDRAIL_FAILED = 500
 """The status of an exception without one: the guardrail failed, and LiteLLM lets nothing pass then."""
 CONTENT_REJECTION = re.compile(
@@ -206,6 +208,10 @@ def _origin(
         detail: object = getattr(error, "detail", None) or getattr(error, "message", None) or str(error)
         found = parse_document({"detail": detail})
         return "guardrail", found.message if found else None
+    link = next((cause for cause in causes if type(cause).__name__ == LINK_ERROR), None)
+    if link is not None:
+        network = next((f"{type(one).__name__}: {one}; " for one in causes if _is_of_network(one)), "")
+        return "link", f"{network}{getattr(link, 'message', '')}"
     of_litellm = bool(causes) and all(_package(cause) == "litellm" for cause in causes)
     if of_litellm and type(causes[-1]).__name__ in LITELLM_CHECKS:
         return "litellm", str(getattr(causes[-1], "message", ""))

@@ -41,6 +41,7 @@ from llm_proxy.upstream.error_kinds import (
     find_named_field,
 )
 from llm_proxy.upstream.error_text import clean_message, without_request_text
+from llm_proxy.upstream.file_faults import link_error, malformed_file
 from llm_proxy.upstream.token_usage import TokenUsage, read_usage, stated_usage
 
 Headers = Mapping[str, str]
@@ -64,6 +65,7 @@ _UNKNOWN_MODEL = (
 _POLICY_CODES = frozenset({"content_policy_violation", "moderation_blocked"})
 """OpenAI's codes of what it does not answer: of texts, and of images."""
 _COOLING = ("all_deployments_in_cooldown", "No deployments available")
+_PROMPTS = frozenset({"input", "messages"})
 _OUR_KEY = ("no_db_connection", "No connected db", "token_not_found_in_db", "auth_error")
 
 
@@ -89,7 +91,7 @@ def map_error(
         request_id: For messages that say nothing else.
     """
     failure = _read_failure(status, headers, body, fields)
-    mapped = _sidecar_error(failure, model) if failure.origin != "provider" else None
+    mapped = _sidecar_error(failure, model, sent_body) if failure.origin != "provider" else None
     if mapped is None:
         mapped = _provider_error(failure, request_id)
     mapped.provider_message = _recorded_message(failure, lambda: sent_body)
@@ -165,7 +167,7 @@ def _recorded_message(failure: FailureFacts, sent_body: Callable[[], bytes]) -> 
     )
 
 
-def _sidecar_error(failure: FailureFacts, model: str) -> APIError | None:
+def _sidecar_error(failure: FailureFacts, model: str, sent_body: bytes) -> APIError | None:
     """The error for what the sidecar, LiteLLM or a guardrail rejected by itself; None for anything else."""
     status, text = failure.status, failure.full_text
     mapped: APIError | None = None
@@ -182,8 +184,10 @@ def _sidecar_error(failure: FailureFacts, model: str) -> APIError | None:
         mapped = Overloaded(message, retry_after_s=failure.wait_s or 1)
     elif failure.origin == "guardrail":
         mapped = _guardrail_error(failure)
+    elif failure.origin == "link":
+        mapped = link_error(failure.reason or "", sent_body)
     elif failure.origin == "translation" or "UnsupportedParamsError" in text:
-        mapped = _untranslatable(failure)
+        mapped = _untranslatable(failure, sent_body)
     return mapped
 
 
@@ -196,13 +200,16 @@ def _guardrail_error(failure: FailureFacts) -> APIError:
     return mapped
 
 
-def _untranslatable(failure: FailureFacts) -> ProviderRejected:
+def _untranslatable(failure: FailureFacts, sent_body: bytes) -> ProviderRejected:
     """The request never reached the provider: LiteLLM could not put it into the provider's words."""
     unsupported = "UnsupportedParamsError" in failure.full_text
     message = clean_message(failure.message or "")
     param = find_named_field(message, failure.fields) or (
         failure.param if failure.param in failure.fields else None
     )
+    if not message and (param is None or param in _PROMPTS) and (place := malformed_file(sent_body)):
+        message = f"Invalid '{place}': expected a link, or a data URL with a media type and base64."
+        return ProviderRejected(message, param=place, code="unsupported_value")
     at_fault = f"`{param}`" if param else "Something in the request"
     return ProviderRejected(
         message or f"{at_fault} is malformed, or the model's provider does not know it.",
@@ -287,7 +294,7 @@ def _read_failure(status: int, headers: Headers, body: bytes, fields: Collection
     ):
         origin = "provider"
     wording = unquote(message) if message is not None else None
-    reason = wording if origin in ("connection", "answer") else None
+    reason = wording if origin in ("connection", "answer", "link") else None
     wording = wording if reason is None else None
     if wording is None and "x-llmp-attempts" not in headers:
         wording = _quoted_by_litellm(text)

@@ -4,6 +4,7 @@
 
 import time
 from collections.abc import Iterator, KeysView
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -240,6 +241,39 @@ def test_only_the_message_is_searched_for_fields(message: str, named: str | None
     fields = _Fields(dict.fromkeys(("temperature", "top_p", "user", "x-tra")))
     assert find_named_field(message, fields) == named
     assert concerns_one_field(f"{message} 'top_p' is too long", None, fields)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("Error: Image size (60.00MB) exceeds maximum allowed size (50MB). url={}", "too large"),
+        ("Error: Unable to determine image content type from the server's headers. url={}", "type"),
+        ("Error: Image URL download is disabled (MAX_IMAGE_URL_DOWNLOAD_SIZE_MB=0). url={}", "not fetched"),
+        ("gaierror: no; Error: Unable to fetch image from URL after 3 attempts. url={}", "could not be"),
+    ],
+)
+def test_a_link_that_was_not_fetched_is_named(said: str, words: str) -> None:
+    """Of several, that one; the reason where it is the file's."""
+    links = [f"https://a.example/{name}" for name in "ab"]
+    parts = [{"type": "image_url", "image_url": {"url": link}} for link in links]
+    sent = orjson.dumps({"messages": [{"role": "user", "content": parts}]})
+    for at, link in enumerate(links):
+        headers = {"x-llmp-origin": "link", "x-llmp-message": quote(said.format(link))}
+        error = map_error(400, headers, b"", model="m", fields=("messages",), sent_body=sent)
+        place = f"messages[0].content[{at}].image_url.url"
+        assert (error.status, error.code, error.param) == (400, "url_not_fetched", place)
+        assert words in error.message
+        assert error.origin == "gateway"
+        assert link not in error.message + str(error.provider_message)
+
+
+def test_a_link_that_is_not_told_is_not_guessed() -> None:
+    """A request without one, or that is no object, has no place."""
+    for sent in (b"", b"[]", b"form", b'{"messages": []}'):
+        error = map_error(
+            400, {"x-llmp-origin": "link", "x-llmp-message": "x"}, b"", model="m", sent_body=sent
+        )
+        assert (error.param, error.message) == (None, "A link could not be fetched for the provider.")
 
 
 def test_a_connection_error_is_recognised_beside_a_large_request() -> None:
