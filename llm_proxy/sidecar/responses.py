@@ -5,8 +5,10 @@ this project's; no error message holds a value of the configuration that is not 
 Source of the ASGI types: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,6 +42,8 @@ TRUNCATED_ERROR: dict[str, Any] = {
 COST_HEADER, CALCULATED_COST_HEADER = b"x-litellm-response-cost", b"x-litellm-response-cost-original"
 CALL_ID_HEADER = b"x-litellm-call-id"
 """Of a request: the id that the gateway gave the call."""
+MAX_TURN_S = 0.01
+"""How long a stream may hold the event loop before other calls get their turn."""
 REPLACED_HEADERS = frozenset({b"content-length", b"content-type"})
 
 
@@ -151,6 +155,7 @@ class ResultSender:
         self._send = send
         self._outcome = outcome
         self._broken = self._started = False
+        self._turn_began_s: float | None = None
 
     async def send_error_event(self) -> bool:
         """End a started stream with the error event; return False if none was started or it has ended."""
@@ -177,6 +182,19 @@ class ResultSender:
             self._broken = True
             message["body"] = error_event(self._outcome)
         await self._send(message)
+        if message.get("more_body"):
+            await self._take_turns()
+
+    async def _take_turns(self) -> None:
+        """Let other calls run if this one holds the loop: a provider's buffered frames need no waiting."""
+        if self._turn_began_s is None:
+            self._turn_began_s = monotonic()
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        elif monotonic() - self._turn_began_s > MAX_TURN_S:
+            await asyncio.sleep(0)
+
+    def _end_turn(self) -> None:
+        self._turn_began_s = None
 
 
 def error_event(outcome: CallOutcome) -> bytes:
