@@ -30,6 +30,7 @@ from llm_proxy.identity.authenticator import (
     CREDENTIAL_HEADERS,
     extract_credential,
     invalid_key_error,
+    read_credential,
 )
 from llm_proxy.identity.caller import NO_ATTRIBUTION
 from llm_proxy.identity.virtual_keys import key_digest
@@ -224,7 +225,7 @@ class AuthDependencies:
     async def require_caller(self, request: Request) -> Caller:
         """Returns the caller, with the attribution of the headers; raises `Unauthorized` or `Forbidden`."""
         headers = read_headers(request.scope, max_bytes=self._max_header_bytes, names=self._header_names)
-        caller = await self._authenticator.authenticate(headers)
+        caller = await self._authenticator.authenticate(read_credential(headers))
         run_id = self._run_sources.run_of(headers, NO_ATTRIBUTION)
         return on_behalf_of(caller, attribution_from_headers(headers), NO_ATTRIBUTION, run_id)
 

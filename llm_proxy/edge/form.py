@@ -16,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 
 from llm_proxy.dialects.form import Form
 from llm_proxy.dialects.request.validators import missing, shown_name
-from llm_proxy.edge.request import ClientDisconnected, Headers, Receive
+from llm_proxy.edge.request import ClientDisconnected, Receive
 from llm_proxy.endpoints import FilePart
 from llm_proxy.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 from llm_proxy.uploads import BLOCK_BYTES, HEAD_BYTES, UnnamedFile, UploadedFile, Uploads
@@ -38,13 +38,13 @@ _UNSAFE = re.compile(r"[^0-9A-Za-z._-]")
 logging.getLogger("python_multipart").disabled = True  # its log lines repeat what callers sent
 
 
-def is_json(headers: Headers) -> bool:
+def is_json(headers: Mapping[bytes, bytes]) -> bool:
     """Whether a request states that its body is JSON."""
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     return kind == b"application/json"
 
 
-def form_boundary(headers: Headers) -> bytes:
+def form_boundary(headers: Mapping[bytes, bytes]) -> bytes:
     """Returns the boundary of a form; raises `UnsupportedMediaType`, or `BadRequest` where it states none."""
     kind = headers.get(b"content-type", b"")
     if kind.partition(b";")[0].strip().lower() != _FORM:
@@ -59,7 +59,7 @@ def form_boundary(headers: Headers) -> bytes:
 
 async def read_form(
     receive: Receive,
-    headers: Headers,
+    headers: Mapping[bytes, bytes],
     takes: tuple[FilePart, ...],
     uploads: Uploads,
     *,

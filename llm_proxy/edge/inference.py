@@ -25,7 +25,7 @@ from llm_proxy.dialects.dialect import BodyLimits, CountingDialect
 from llm_proxy.dialects.form import form_body
 from llm_proxy.dialects.model_paths import decoded_model
 from llm_proxy.dialects.request.validators import missing
-from llm_proxy.dialects.request_options import History, parse_request_options
+from llm_proxy.dialects.request_options import History, RequestOptions, parse_request_options
 from llm_proxy.dialects.responses.native import require_own
 from llm_proxy.dialects.routes import InferenceRoute, RouteTable
 from llm_proxy.edge.auth import AuthFailureReporter
@@ -61,6 +61,7 @@ from llm_proxy.errors import (
     with_request_id,
 )
 from llm_proxy.identity import Authenticator, Caller, RunSources, attribution_from_headers, on_behalf_of
+from llm_proxy.identity.authenticator import read_credential
 from llm_proxy.identity.caller import NO_ATTRIBUTION
 from llm_proxy.json_access import Json
 from llm_proxy.pipeline import ReplayedCall, Services, process_call, reject_early
@@ -118,8 +119,8 @@ class RequestReader:
         return read_headers(scope, max_bytes=limits.max_header_bytes, names=limits.header_names)
 
     def authenticate(self, headers: Headers) -> Awaitable[Caller]:
-        """Returns the caller of the credential; raises `Unauthorized` when awaited."""
-        return self._authenticator.authenticate(headers)
+        """Returns the caller of the credential; raises `Unauthorized`, now or when awaited."""
+        return self._authenticator.authenticate(headers.derived(read_credential))
 
     def named_by_headers(self, caller: Caller, headers: Headers) -> Caller:
         """Returns a caller as the headers name it, for the record of a request whose body is not read."""
@@ -146,7 +147,7 @@ class RequestReader:
             raise endpoint_not_served(endpoint_paths([route.endpoint])[0])
         if caller.max_tokens_cap is not None:
             limits = replace(limits, max_tokens_cap=caller.max_tokens_cap)
-        options = parse_request_options(headers.items())
+        options = headers.derived(_options)
         if history is not None or files:
             options = replace(options, history=history, files=files)
         if route.model is not None:
@@ -155,7 +156,8 @@ class RequestReader:
         if options.priority is not None:
             call = call._replace(priority=options.priority)
         run_id = self.limits.run_sources.run_of(headers, call.attribution)
-        caller = on_behalf_of(caller, attribution_from_headers(headers), call.attribution, run_id)
+        by_header = headers.derived(attribution_from_headers)
+        caller = on_behalf_of(caller, by_header, call.attribution, run_id)
         require_own(call, caller, models)
         return caller, call
 
@@ -169,7 +171,7 @@ class RequestReader:
         headers = self.read_headers(request.scope)
         caller = await self.authenticate(headers)
         body = await read_body(request.receive, headers, max_bytes=self.limits.max_body_bytes)
-        options = replace(parse_request_options(headers.items()), model=model)
+        options = replace(_options(headers), model=model)
         return caller, dialect.parse_count(body, options, self._catalog.models_for(caller), self.limits.body)
 
     async def read_explain_request(
@@ -195,6 +197,10 @@ class RequestReader:
         total_s = deadlines.total_s(call.group, call.timeout_s)
         timeouts = {"first_byte_s": waits.first_byte_s, "idle_s": waits.idle_s, "total_s": total_s}
         return self._catalog.describe(call) | {"timeouts": timeouts}
+
+
+def _options(headers: Headers) -> RequestOptions:
+    return parse_request_options(headers.items())
 
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ RFC 9110, 5.3 and 8.4; RFC 7239, 6; ASGI HTTP 2.3.
 import ipaddress
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from llm_proxy.errors import (
     BadRequest,
@@ -26,7 +26,33 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = dict[bytes, bytes]
+Made = TypeVar("Made")
+
+
+class Headers(dict[bytes, bytes]):
+    """Headers that are read, each once, by lower-case name.
+
+    Attributes:
+        made: What was made of them, by what made it: one for all requests with the same head.
+    """
+
+    __slots__ = ("made",)
+    made: dict[Callable[["Headers"], Any], Any]
+
+    def derived(self, make: Callable[["Headers"], Made]) -> Made:
+        """Returns what `make` makes of the headers, once for each head; it never reads the body's length."""
+        found: Made | None = self.made.get(make)
+        if found is None:
+            found = self.made[make] = make(self)
+        return found
+
+
+def new_headers(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Returns headers of which nothing was made yet."""
+    found = Headers(pairs)
+    found.made = {}
+    return found
+
 
 READ_HEADERS = frozenset(
     {
@@ -127,10 +153,12 @@ def read_headers(scope: Scope, *, max_bytes: int, names: frozenset[bytes] = READ
     same: tuple[dict[frozenset[bytes], Headers], bytes] = scope.get(SAME_HEAD, ({}, b""))
     kept, length = same
     if (known := kept.get(names)) is not None and len(known[_LENGTH]) == len(length):
-        return known | {_LENGTH: length}
+        found = Headers(known)
+        found[_LENGTH], found.made = length, known.made
+        return found
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     pairs = [pair for pair in headers if pair[0] in names]
-    found = dict(pairs)
+    found = new_headers(pairs)
     if sum(map(len, chain.from_iterable(headers))) > max_bytes:
         raise HeadersTooLarge("The request's headers are too large.")
     host = found.get(b"host")
@@ -146,7 +174,7 @@ def read_headers(scope: Scope, *, max_bytes: int, names: frozenset[bytes] = READ
 
 def _merge_repeated(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Returns each header once; raises `BadRequest` for two values of one that is no list."""
-    found: Headers = {}
+    found = new_headers(())
     for name, value in pairs:
         if name in LIST_HEADERS and name in found:
             found[name] += b", " + value
@@ -157,7 +185,7 @@ def _merge_repeated(pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
     return found
 
 
-async def read_body(receive: Receive, headers: Headers, *, max_bytes: int) -> bytes:
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, max_bytes: int) -> bytes:
     """Returns the complete body, decompressed; `CallGuard` bounds the time it may take.
 
     Raises:

@@ -1,18 +1,19 @@
 """Authenticates a request: its credential, read from the headers, becomes a `Caller`.
 
-Invariants: digests (SHA-256) are compared in constant time, with every internal key; no credential is kept,
-logged or repeated in an error; a request with two different credentials is rejected (401).
+Invariants: digests (SHA-256) are compared in constant time, with every internal key; no credential is kept
+longer than its connection, logged or repeated in an error; a request with two different ones is a 401.
 Sources: RFC 6750 (Bearer) and the header names of OpenAI's, Anthropic's, Azure's and Google's clients.
 """
 
 import hmac
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from llm_proxy.errors import Unauthorized
 from llm_proxy.identity.caller import Caller
 from llm_proxy.identity.restore_gate import RestoreGate
-from llm_proxy.identity.virtual_keys import key_digest
+from llm_proxy.identity.virtual_keys import key_digest, unchecked_lookup
 
 MAX_KEY_BYTES = 512
 INTERNAL_KEY_ID_PREFIX = "internal:"
@@ -24,6 +25,31 @@ CREDENTIAL_HEADERS = (
 )
 _CREDENTIAL_NAMES = frozenset(CREDENTIAL_HEADERS)
 _MISSING = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a request proves itself with, not checked yet.
+
+    Attributes:
+        digest: The key's SHA-256.
+        lookup: What would be the public part of a virtual key.
+    """
+
+    key: bytes = field(repr=False)
+    digest: bytes = field(repr=False)
+    lookup: str
+
+    @classmethod
+    def of_key(cls, key: bytes) -> "Credential":
+        """Returns the credential of a key's text."""
+        digest = key_digest(key)
+        return cls(key, digest, unchecked_lookup(key, digest))
+
+
+def read_credential(headers: Mapping[bytes, bytes]) -> Credential:
+    """Returns a request's credential; raises as `extract_credential` does."""
+    return Credential.of_key(extract_credential(headers))
 
 
 def extract_credential(headers: Mapping[bytes, bytes]) -> bytes:
@@ -97,11 +123,15 @@ class InternalKeys:
 class KeyLookup(Protocol):
     """Looks virtual keys up."""
 
-    async def find_caller(self, key: bytes, digest: bytes | None = None) -> Caller:
-        """Returns the key's caller; raises `Unauthorized`, or `StoreUnavailable` if it cannot be checked.
+    def cached_caller(self, credential: Credential) -> Caller | None:
+        """Returns the caller of a key that is known to be valid; None where it has to be looked up.
 
-        `digest` is that of the key, where it is known.
+        Raises `Unauthorized` for one that is known to have ended.
         """
+        ...
+
+    async def find_caller(self, key: bytes) -> Caller:
+        """Returns the key's caller; raises `Unauthorized`, or `StoreUnavailable` if it cannot be checked."""
         ...
 
 
@@ -122,26 +152,27 @@ class Authenticator:
         self._virtual_keys = virtual_keys
         self.gate = gate or RestoreGate()
 
-    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
-        """Returns the caller of a request with these headers (lower-case names).
+    async def authenticate(self, credential: Credential) -> Caller:
+        """Returns the caller of a request with this credential.
 
         Raises:
-            Unauthorized: The headers hold no credential, different ones, or one that is not valid.
+            Unauthorized: The credential is not valid.
             StoreUnavailable: A virtual key cannot be checked: its store is unavailable, or was restored.
         """
-        key = extract_credential(headers)
         self.gate.require_open()
-        digest = key_digest(key)
-        caller = self._internal_keys.match(digest)
+        caller = self._internal_keys.match(credential.digest)
         if caller is not None:
             return caller
         if self._virtual_keys is None:
             raise invalid_key_error()
+        caller = self._virtual_keys.cached_caller(credential)
+        if caller is not None:
+            return caller
         try:
-            return await self._virtual_keys.find_caller(key, digest)
+            return await self._virtual_keys.find_caller(credential.key)
         finally:
             self.gate.require_open()  # it may have been closed when the key was read
 
     def is_internal(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether the credential is an internal key; raises `Unauthorized` when there is none."""
-        return self._internal_keys.match(key_digest(extract_credential(headers))) is not None
+        return self._internal_keys.match(read_credential(headers).digest) is not None

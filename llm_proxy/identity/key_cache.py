@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from llm_proxy.errors import StoreUnavailable, Unauthorized
-from llm_proxy.identity.authenticator import invalid_key_error
+from llm_proxy.identity.authenticator import Credential, invalid_key_error
 from llm_proxy.identity.caller import NO_ATTRIBUTION, Attribution, Caller, on_behalf_of
 from llm_proxy.identity.policies import PolicySnapshot
 from llm_proxy.identity.virtual_keys import (
@@ -25,9 +25,7 @@ from llm_proxy.identity.virtual_keys import (
     caller_from_key,
     ended_key_error,
     imported_lookup,
-    key_digest,
     lookup_from_key,
-    unchecked_lookup,
 )
 
 CACHE_TTL_S = 30.0
@@ -58,6 +56,7 @@ class _CachedKey:
         read_at_s: By the cache's monotonic clock.
         expires_at: When the key or this secret ends, by this process's clock.
         raised_caller: The caller while a raise runs, and the end of the raise by this process's clock.
+        is_steady: It is valid, and neither key, secret nor raise ends by itself.
     """
 
     stored: StoredKey
@@ -65,6 +64,7 @@ class _CachedKey:
     read_at_s: float
     expires_at: datetime | None
     raised_caller: tuple[datetime, Caller] | None
+    is_steady: bool
 
 
 class KeyCache:
@@ -89,22 +89,31 @@ class KeyCache:
         self._epochs = PolicySnapshot()
         self._unavailable_until_s = _NEVER_S
 
-    async def find_caller(self, key: bytes, digest: bytes | None = None) -> Caller:
-        """Returns the caller of a call with this key, whose digest may be known.
+    def cached_caller(self, credential: Credential) -> Caller | None:
+        """Returns the caller of a key that was read lately; None where it has to be looked up.
+
+        Raises:
+            Unauthorized: The key is revoked or expired.
+        """
+        cached = self._keys.get(credential.lookup)
+        if (
+            cached is None
+            or not hmac.compare_digest(cached.stored.digest, credential.digest)
+            or not self._is_fresh(cached)
+        ):
+            return None
+        return cached.caller if cached.is_steady else self._caller_or_error(cached)
+
+    async def find_caller(self, key: bytes) -> Caller:
+        """Returns the caller of a call with this key.
 
         Raises:
             Unauthorized: The key is unknown, revoked or expired.
             StoreUnavailable: The key is not in the cache, and the store is unavailable.
         """
-        digest = key_digest(key) if digest is None else digest
-        cached = self._keys.get(unchecked_lookup(key, digest))
-        if (
-            cached is None
-            or not hmac.compare_digest(cached.stored.digest, digest)
-            or not self._is_fresh(cached)
-        ):
-            cached = await self._look_up(key, digest)
-        return self._caller_or_error(cached)
+        credential = Credential.of_key(key)
+        caller = self.cached_caller(credential)
+        return self._caller_or_error(await self._look_up(credential)) if caller is None else caller
 
     async def refresh(self, caller: Caller, epoch: int) -> Caller:
         """Returns the caller as its key is at a tenant's new epoch; raises as `find_caller` does.
@@ -132,7 +141,8 @@ class KeyCache:
             self._epochs = policies
         return policies
 
-    async def _look_up(self, key: bytes, digest: bytes) -> _CachedKey:
+    async def _look_up(self, credential: Credential) -> _CachedKey:
+        key, digest = credential.key, credential.digest
         began_s = self._clock_s()
         if began_s - self._invalid_since_s.get(digest, _NEVER_S) < CACHE_TTL_S:
             raise invalid_key_error()
@@ -201,7 +211,13 @@ class KeyCache:
             spec = apply_raise(stored.spec, stored.running_raise)
             raised = replace(caller, limits=spec.limits, budgets=spec.budgets)
             raised_caller = stored.running_raise.until - ahead, raised
-        cached = self._keys[lookup] = _CachedKey(stored, caller, began_s, expires_at, raised_caller)
+        is_steady = (
+            expires_at is None
+            and raised_caller is None
+            and ended_key_error(stored, caller, None, self._now()) is None
+        )
+        cached = _CachedKey(stored, caller, began_s, expires_at, raised_caller, is_steady)
+        self._keys[lookup] = cached
         return cached
 
     def _caller_or_error(self, cached: _CachedKey) -> Caller:

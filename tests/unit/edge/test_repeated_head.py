@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_proxy.edge.repeated_head import MAX_LEARNED_BYTES, learn_head
-from llm_proxy.edge.request import SAME_HEAD, read_headers
+from llm_proxy.edge.request import READ_HEADERS, SAME_HEAD, Headers, read_headers
 from llm_proxy.errors import HeadersTooLarge
 
 HEAD = b"POST /v1/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\nAuthorization: Bearer k\r\n\r\n"
@@ -73,6 +73,35 @@ def test_the_headers_of_a_repeated_head_are_those_that_would_be_read_of_it() -> 
         assert found is not None
         with contextlib.nullcontext() if fits else pytest.raises(HeadersTooLarge):
             read_headers(found[0], max_bytes=most)
+
+
+def test_what_is_made_of_headers_is_made_once_for_a_head_and_never_for_another() -> None:
+    """Not for the same head where other headers are read; what raises is made again."""
+    made: list[bytes] = []
+
+    def read(data: bytes, names: frozenset[bytes] = READ_HEADERS) -> Headers:
+        head = of_key[data.partition(b"Bearer ")[2][:1]]
+        assert head is not None
+        found = head.read(data)
+        assert found is not None
+        return read_headers(found[0], max_bytes=1000, names=names)
+
+    def make(headers: Headers) -> bytes:
+        made.append(headers[b"authorization"])
+        if len(made) == 1:
+            raise ValueError
+        return made[-1]
+
+    heads = [(HEAD % b"5").replace(b"Bearer k", b"Bearer %b" % key) for key in (b"k", b"l")]
+    of_key = {head[-5:-4]: learn_head(head, Parsed(head).scope()) for head in heads}
+    with pytest.raises(ValueError, match=r"^$"):
+        read(heads[0]).derived(make)
+    for _ in range(3):
+        assert read(heads[0]).derived(make) == b"Bearer k"
+        assert read(heads[1].replace(b": 5", b": 70")).derived(make) == b"Bearer l"
+    assert made == [b"Bearer k", b"Bearer k", b"Bearer l"]
+    assert read(heads[0], READ_HEADERS | {b"x-more"}).derived(make) == b"Bearer k"
+    assert len(made) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """How long a cached key is valid."""
 
 import asyncio
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from llm_proxy.errors import StoreUnavailable, Unauthorized
-from llm_proxy.identity import KeyCache, KeySpec, PolicySnapshot
-from llm_proxy.identity.virtual_keys import GeneratedKey, StoredKey, generate_key
+from llm_proxy.identity import KeyCache, KeySpec, Limits, PolicySnapshot
+from llm_proxy.identity.authenticator import Authenticator, Credential, InternalKeys
+from llm_proxy.identity.caller import KeyAbove
+from llm_proxy.identity.restore_gate import RestoreGate
+from llm_proxy.identity.virtual_keys import GeneratedKey, KeyRaise, StoredKey, generate_key
 
 
 class CountingStore:
@@ -134,3 +138,94 @@ async def test_refresh_reads_the_key_again(key: GeneratedKey) -> None:
     )
     with pytest.raises(Unauthorized):
         await keys.refresh(renewed, 8)
+
+
+DAY = timedelta(days=1)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ENDED: dict[str, dict[str, object]] = {
+    "revoked": {"revoked_at": NOW},
+    "expired": {"spec": KeySpec("n", "t", expires_at=NOW)},
+    "rotated": {"secret_expires_at": NOW},
+    "above": {"above_ended": True},
+    "outside": {"above": (KeyAbove("root", "", tenant="another"),)},
+}
+
+
+def authenticator(keys: KeyCache, gate: RestoreGate | None = None) -> Authenticator:
+    """An authenticator of virtual keys alone."""
+    return Authenticator(InternalKeys((), {}, lambda _: None), keys, gate)
+
+
+@pytest.mark.parametrize("how", ENDED)
+async def test_a_credential_that_was_valid_is_rejected_once_its_key_has_ended(
+    how: str, key: GeneratedKey
+) -> None:
+    """What was parsed of a credential holds no verdict: the next request with it is a 401."""
+    kept, credential = CountingStore(key), Credential.of_key(key.text.encode())
+    keys = KeyCache(kept, now=lambda: NOW)
+    check = authenticator(keys)
+    for _ in range(3):
+        assert (await check.authenticate(credential)).tenant == "t"
+    assert kept.reads == 1
+    kept.found[key.lookup] = replace(kept.found[key.lookup], epoch=3, **ENDED[how])  # type: ignore[arg-type]
+    kept.book = PolicySnapshot(epochs={"t": 3})
+    await keys.fetch_policies(0)
+    for _ in range(3):
+        with pytest.raises(Unauthorized):
+            await check.authenticate(credential)
+    assert kept.reads == 2
+
+
+@pytest.mark.parametrize("field", ["spec", "secret_expires_at", "above_ends_at"])
+async def test_a_cached_key_ends_by_the_clock(field: str, key: GeneratedKey) -> None:
+    """With itself, its secret or a key above it, without another look-up."""
+    now, kept = NOW, CountingStore(key)
+    end = KeySpec("n", "t", expires_at=NOW + DAY) if field == "spec" else NOW + DAY
+    kept.found[key.lookup] = replace(kept.found[key.lookup], **{field: end})  # type: ignore[arg-type]
+    check, credential = authenticator(KeyCache(kept, now=lambda: now)), Credential.of_key(key.text.encode())
+    for _ in range(2):
+        await check.authenticate(credential)
+    now += DAY
+    with pytest.raises(Unauthorized):
+        await check.authenticate(credential)
+    assert kept.reads == 1
+
+
+async def test_a_raise_of_a_cached_key_ends_by_the_clock(key: GeneratedKey) -> None:
+    """The key's own limits are back."""
+    now, kept = NOW, CountingStore(key)
+    spec = KeySpec("n", "t", limits=Limits(rpm=3))
+    kept.found[key.lookup] = replace(
+        kept.found[key.lookup], spec=spec, running_raise=KeyRaise(Limits(rpm=30), (), NOW + DAY)
+    )
+    check, credential = authenticator(KeyCache(kept, now=lambda: now)), Credential.of_key(key.text.encode())
+    for _ in range(2):
+        assert (await check.authenticate(credential)).limits.rpm == 30
+    now += DAY
+    assert (await check.authenticate(credential)).limits.rpm == 3
+
+
+async def test_a_cached_key_is_rejected_while_the_gate_is_closed(key: GeneratedKey) -> None:
+    """A restored database may have forgotten its revocation."""
+    gate, credential = RestoreGate(), Credential.of_key(key.text.encode())
+    check = authenticator(KeyCache(CountingStore(key)), gate)
+    await check.authenticate(credential)
+    gate.reason = "restored"
+    with pytest.raises(StoreUnavailable):
+        await check.authenticate(credential)
+    gate.reason = None
+    assert (await check.authenticate(credential)).tenant == "t"
+
+
+async def test_another_secret_of_a_cached_key_is_looked_up_and_rejected(key: GeneratedKey) -> None:
+    """Its lookup is the same; and no text of a key is in a credential's representation."""
+    kept, credential = CountingStore(key), Credential.of_key(key.text.encode())
+    check = authenticator(KeyCache(kept))
+    await check.authenticate(credential)
+    wrong = replace(credential, digest=Credential.of_key(b"another").digest)
+    assert KeyCache(kept).cached_caller(credential) is None
+    assert key.text not in repr(credential)
+    keys = KeyCache(kept)
+    await keys.find_caller(credential.key)
+    assert keys.cached_caller(wrong) is None
+    assert keys.cached_caller(credential) is not None
