@@ -84,6 +84,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """
 
     app: Any
+    scope: Any
     parser: httptools.HttpRequestParser  # None once the connection is lost: nothing is parsed then
 
     def __init__(
@@ -122,7 +123,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Starts the time for the first head; rejects a connection above the cap."""
         super().connection_made(transport)
         self.flow = _BoundedFlow(transport, self.pipeline)
-        self._response_transport = ResponseTransport(transport, self.flow, self._end_connection)
+        self._response_transport: Any = ResponseTransport(transport, self.flow, self._end_connection)
         self.head_since = self.loop.time()
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             self._ignores = True
@@ -199,7 +200,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Returns the cycle of the request in `self.scope`; `expects`: it waits for `100 Continue`."""
         return BoundedRequestCycle(
             scope=self.scope,
-            transport=cast("asyncio.Transport", self._response_transport),
+            transport=self._response_transport,
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -290,14 +291,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         scope, body, length = found
         self.idle_since, self._unused_bytes = None, 0
         scope["state"] = self.app_state.copy()
-        self.scope = cast("Any", scope)
-        self.cycle = self._new_cycle(expects=False, keep_alive=not self._ends_next)
-        self._receiving, self._rest_bytes = True, length - len(body)
-        if body:
-            self.on_body(body)
-        if not self._rest_bytes:
-            self.on_message_complete()
-        self._start_asgi_task(self.cycle, self.app)
+        self.scope = scope
+        self.cycle = cycle = self._new_cycle(expects=False, keep_alive=not self._ends_next)
+        self._rest_bytes = length - len(body)
+        if self._rest_bytes:
+            self._receiving = True
+            if body:
+                self.on_body(body)
+        else:
+            cycle.take_whole(body)
+            self._is_last, self._unused_bytes = not cycle.keep_alive, _USED
+        self._start_asgi_task(cycle, self.app)
         return True
 
     def _take_rest(self, data: bytes) -> bytes:

@@ -63,6 +63,18 @@ class BoundedRequestCycle(RequestResponseCycle):
     transport: Any  # a `ResponseTransport`
     _ends_with_connection = False
     _held: Any = None  # the message of a head that leaves with the first bytes of its body
+    _whole: bytes | None = None  # a body that came with its head, until it is read
+
+    def take_whole(self, body: bytes) -> None:
+        """Takes the whole body of the request."""
+        self._whole, self.more_body = body, False
+
+    async def receive(self) -> Any:  # noqa: ANN401 -- as `send`
+        """Returns the next ASGI message; a body that is there at once, without a turn of its event."""
+        body, self._whole = self._whole, None
+        if body is None or self.disconnected or self.response_complete:
+            return await super().receive()
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: Any) -> None:  # noqa: ANN401 -- uvicorn's types of ASGI messages are private
         """Sends one ASGI message; a body that never came ends the connection (RFC 9110, 10.1.1).

@@ -16,12 +16,12 @@ OVERRIDDEN = {
         "on_header", "on_headers_complete", "on_body", "on_message_complete", "on_response_complete",
         "shutdown", "_start_asgi_task",
     ),
-    RequestResponseCycle: ("send", "send_500_response"),
+    RequestResponseCycle: ("receive", "send", "send_500_response"),
     FlowControl: ("__init__", "resume_reading"),
 }  # fmt: skip
 CALLED = {
     HttpToolsProtocol: ("pause_writing", "resume_writing", "eof_received"),
-    RequestResponseCycle: ("receive", "run_asgi"),
+    RequestResponseCycle: ("run_asgi",),
     FlowControl: ("drain", "pause_reading"),
 }
 OURS = {HttpToolsProtocol: BoundedHttpProtocol, RequestResponseCycle: BoundedRequestCycle}
