@@ -7,7 +7,7 @@ chooses the call's endpoint: its own where `speaks_natively`, else chat completi
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from llm_proxy.dialects.call import Call, Count
 from llm_proxy.dialects.request_options import RequestOptions
@@ -88,6 +88,7 @@ class ModelIndex:
             speaks an endpoint's own protocol.
         guardrails: The guardrails that a request may name.
         resolved_names: What `model_resolution.find_served` has found, by name and chosen provider.
+        repeated_settings: What `repeated_settings.build_chat` keeps of calls.
     """
 
     default: str = "gpt-3.5-turbo"
@@ -105,6 +106,9 @@ class ModelIndex:
     guardrails: frozenset[str] = frozenset()
     resolved_names: dict[tuple[str, str | None], ServingGroup] = field(
         init=False, repr=False, compare=False, default_factory=dict[tuple[str, str | None], ServingGroup]
+    )
+    repeated_settings: dict[tuple[Any, ...], Call] = field(
+        init=False, repr=False, compare=False, default_factory=dict[tuple[Any, ...], Call]
     )
 
     def resolved(self, name: str) -> str:

@@ -14,7 +14,8 @@ from llm_proxy import sse
 from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.dialect import BodyLimits, HeaderPairs, ListedModel, ModelIndex, ResponseMeta
 from llm_proxy.dialects.media_events import MediaEvents
-from llm_proxy.dialects.request import ParseContext, build_call, parse_object
+from llm_proxy.dialects.request import ParseContext, parse_object
+from llm_proxy.dialects.request.repeated_settings import build_chat
 from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import OPAQUE_ENDPOINTS, Endpoint
 from llm_proxy.errors import APIError, ProviderFailed
@@ -135,7 +136,7 @@ class OpenAIDialect:
     ) -> Call:
         """Returns the call of a body; raises `BadRequest` or `ModelNotFound`."""
         parsed = parse_object(body, limits.max_depth)
-        return build_call(parsed, ParseContext(self.name, endpoint, len(body)), options, models, limits)
+        return build_chat(parsed, ParseContext(self.name, endpoint, len(body)), options, models, limits)
 
     def render(self, call: Call, reply: bytes, meta: ResponseMeta) -> bytes:  # noqa: ARG002 -- headers name the model
         """The bytes unchanged."""

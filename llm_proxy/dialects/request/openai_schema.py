@@ -218,6 +218,7 @@ FIELD_ORDER = {endpoint: {name: at for at, name in enumerate(fields)} for endpoi
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _PLAIN_ROLES = ROLES - {"tool", "function"}
+_PLAIN_FIELDS = ("role", "content")
 _MESSAGE_FIELDS = (
     "role",
     "content",
@@ -253,6 +254,19 @@ _REQUIRED_IN_FILE_PART: dict[str, tuple[str, ...]] = {
 }
 
 
+def are_plain(messages: Any, max_messages: int) -> bool:  # noqa: ANN401 -- unchecked JSON
+    """Whether these are messages of which none needs to be checked further, placed, or counted as a file."""
+    return is_array(messages) and 0 < len(messages) <= max_messages and all(map(_is_plain, messages))
+
+
+def _is_plain(message: Any) -> bool:  # noqa: ANN401 -- unchecked JSON
+    """The common case: `role` and a text, in this order."""
+    if message.__class__ is not dict or tuple(message) != _PLAIN_FIELDS:
+        return False
+    role, content = message.values()
+    return type(content) is str and type(role) is str and role in _PLAIN_ROLES
+
+
 def parse_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]:  # noqa: ANN401 -- unchecked JSON
     """Returns the messages as they are sent, and the bytes of files they carry beyond what counts as prompt.
 
@@ -269,26 +283,15 @@ def parse_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]: 
     file_bytes = 0
     read: list[Json] = []
     for at, message in enumerate(messages):
-        if not is_object(message):
-            raise wrong_type(f"messages[{at}]", "an object", message)
-        if len(message) == 2 and _is_plain(message):
+        if _is_plain(message):
             read.append(message)
             continue
+        if not is_object(message):
+            raise wrong_type(f"messages[{at}]", "an object", message)
         ordered, bulk = _message(message, f"messages[{at}]")
         read.append(ordered)
         file_bytes += bulk
     return read, file_bytes
-
-
-def _is_plain(message: Json) -> bool:
-    """The common case: `role` and a text, in this order."""
-    role = message.get("role")
-    return (
-        type(message.get("content")) is str
-        and type(role) is str
-        and role in _PLAIN_ROLES
-        and next(iter(message)) == "role"
-    )
 
 
 def _message(message: Json, path: str) -> tuple[Json, int]:

@@ -8,7 +8,8 @@ Source: RFC 8259; I-JSON (RFC 7493) for duplicate names.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
+from itertools import compress
 from typing import Any
 
 import orjson
@@ -73,12 +74,12 @@ def _measure(parsed: Json) -> tuple[int, int]:
         depth += 1
         below: list[Any] = []
         for node in level:
-            values: Iterable[Any] = node
-            if is_object(node):
+            values: Collection[Any] = node
+            if node.__class__ is dict:
                 names += len(node)
                 values = node.values()
             if not CONTAINERS.isdisjoint(map(type, values)):
-                below += [value for value in values if type(value) in CONTAINERS]
+                below += compress(values, map(CONTAINERS.__contains__, map(type, values)))
         level = below
     return names, depth
 
