@@ -284,6 +284,7 @@ class ResponseRecorder:
 
     def __init__(self, send: Send, store: Callable[[bytes], Awaitable[None]]) -> None:
         self._send = send
+        self._write: Callable[[bytes], bool] | None = getattr(send, "write_chunk", None)
         self._store = store
         self._parts: list[bytes] = []
         self._stored_bytes = 0
@@ -307,16 +308,36 @@ class ResponseRecorder:
                 await self._finish()
         await self._send(message)
 
+    @property
+    def write_chunk(self) -> Callable[[bytes], bool] | None:
+        """Return what writes a further part of a stream at once, and records it; None if nothing does."""
+        return None if self._write is None else self._write_and_keep
+
+    def _write_and_keep(self, body: bytes) -> bool:
+        """Write and record a part; return False, with nothing done, for what has to be sent as a message."""
+        if self._write is None or len(body) > INLINE_BYTES or body.endswith(STREAM_END):
+            return False
+        if not self._write(body):
+            return False
+        if self._good and self._notes(body):
+            self._add(self._compress(body))
+        return True
+
     async def _keep(self, body: bytes) -> None:
+        if self._notes(body):
+            inline = len(body) <= INLINE_BYTES
+            self._add(self._compress(body) if inline else await asyncio.to_thread(self._compress, body))
+
+    def _notes(self, body: bytes) -> bool:
+        """Note a part; return False if it is an error, which ends the recording."""
         if body.startswith(ERROR_EVENT):
             self._good = False
-            return
+            return False
         self._recent.append(body)
         self.size_bytes += len(body)
-        if len(body) > INLINE_BYTES:
-            part = await asyncio.to_thread(self._compress, body)
-        else:
-            part = self._compress(body)
+        return True
+
+    def _add(self, part: bytes) -> None:
         if part:
             self._parts.append(part)
             self._stored_bytes += len(part)

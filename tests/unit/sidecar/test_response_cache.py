@@ -127,6 +127,74 @@ async def test_a_complete_answer_is_stored() -> None:
     assert zlib.decompress(payload) == b"".join(one["body"] for one in messages[1:])
 
 
+class WritingSend:
+    """A `send` that also writes chunks at once, every other one."""
+
+    def __init__(self) -> None:
+        self.passed: list[bytes] = []
+        self.written = self.asked = 0
+
+    async def __call__(self, message: Json) -> None:
+        self.passed.append(message.get("body", b""))
+
+    def write_chunk(self, body: bytes) -> bool:
+        """Writes a part, or has to wait."""
+        self.asked += 1
+        if self.asked % 2:
+            return False
+        self.passed.append(body)
+        self.written += 1
+        return True
+
+
+async def test_what_is_written_at_once_is_recorded_in_its_place() -> None:
+    """Once, whether it was written or had to be sent; the end is always sent, after the copy is stored."""
+    send, stored = WritingSend(), list[tuple[bytes, int]]()
+
+    async def store(payload: bytes) -> None:
+        stored.append((payload, len(send.passed)))
+
+    recorder = ResponseRecorder(send, store)
+    await recorder(START)
+    end = b"data: last\n\ndata: [DONE]\n\n"
+    parts = [b"data: %d\n\n" % at for at in range(6)] + [os.urandom(400_000), end]
+    for part in parts:
+        assert recorder.write_chunk is not None
+        if not recorder.write_chunk(part):
+            await recorder(piece(part))
+    assert send.passed == [b"", *parts]
+    assert send.written == 3
+    ((payload, sent_before),) = stored
+    assert zlib.decompress(payload) == b"".join(parts)
+    assert sent_before == len(parts), "the end was sent before it was stored"
+
+
+async def test_an_error_that_is_written_at_once_ends_the_record() -> None:
+    """It is passed on all the same."""
+    send, stored = WritingSend(), list[bytes]()
+
+    async def store(payload: bytes) -> None:
+        stored.append(payload)
+
+    recorder = ResponseRecorder(send, store)
+    await recorder(START)
+    send.asked = 1
+    assert recorder.write_chunk is not None
+    assert recorder.write_chunk(b'data: {"error":{}}\n\n')
+    await recorder(piece(b"", more=False))
+    assert (stored, send.passed) == ([], [b"", b'data: {"error":{}}\n\n', b""])
+
+
+def test_nothing_is_written_at_once_where_the_response_cannot() -> None:
+    """A `send` of no connection of ours."""
+
+    async def send(_message: Json) -> None: ...
+
+    async def store(_payload: bytes) -> None: ...
+
+    assert ResponseRecorder(send, store).write_chunk is None
+
+
 @pytest.mark.parametrize(
     "messages",
     [
