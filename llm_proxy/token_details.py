@@ -71,7 +71,7 @@ def service_tier(document: Mapping[str, Any], usage: Mapping[str, Any]) -> str |
 
 def _written(usage: Mapping[str, Any], prompt: Mapping[str, Any]) -> int | None:
     """Returns the tokens written to the cache: the largest number stated."""
-    if "cache_creation_input_tokens" not in usage and not _WRITTEN & prompt.keys():
+    if "cache_creation_input_tokens" not in usage and _WRITTEN.isdisjoint(prompt):
         return None
     stated = (usage.get("cache_creation_input_tokens"), *(prompt.get(name) for name in _WRITTEN))
     return max((one for one in map(token_count, stated) if one is not None), default=None)

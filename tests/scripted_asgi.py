@@ -1,10 +1,10 @@
 """ScriptedApp: an ASGI application whose paths are its behaviours; it notes what it meets."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from llm_proxy.edge.responses import WRITE_CHUNK, send_json
+from llm_proxy.edge.responses import WRITE_CHUNK, send_json, start_stream
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -17,6 +17,15 @@ SIZED: Message = {**OK, "headers": [(b"content-length", b"4")]}
 def part(body: bytes, *, more: bool = False) -> Message:
     """Returns a piece of a response's body."""
     return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+def _sender(send: Send, how: str) -> Any:
+    """Returns what sends messages: the server's `send`, or one around it."""
+
+    async def wrapped(message: Message) -> None:
+        await send(message)
+
+    return wrapped if how == "wrapped" else send
 
 
 class ScriptedApp:
@@ -125,15 +134,21 @@ class ScriptedApp:
     async def _answers(self, scope: Message, receive: Receive, send: Send) -> None:
         """A whole answer as the gateway sends it; below `/wrapped` in messages, `/odd` with an odd header."""
         how = scope["path"].rpartition("/")[2]
-        headers = [(b"x-request-id", b"one" if how != "odd" else b"one\r\nx-two: 2")]
-
-        async def wrapped(message: MutableMapping[str, Any]) -> None:
-            await send(dict(message))
-
         if scope["method"] == "POST":
             await receive()
-        await send_json(wrapped if how == "wrapped" else cast("Any", send), 200, b'{"whole":true}', headers)
+        value = b"one" if how != "odd" else b"one\r\nx-two: 2"
+        await send_json(_sender(send, how), 200, b'{"whole":true}', [(b"x-request-id", value)])
         self.events.append("answered")
+
+    async def _begins(self, scope: Message, _receive: Receive, send: Send) -> None:
+        """A stream as the gateway begins it; below `/wrapped` in messages."""
+        sender = _sender(send, scope["path"].rpartition("/")[2])
+        is_sent = await start_stream(sender, [(b"x-request-id", b"one")], "text/plain", b"one,")
+        if not is_sent:
+            await send(part(b"one,", more=True))
+        self.events.append(f"began {is_sent}")
+        await self.proceed.wait()
+        await send(part(b"two"))
 
     async def _status(self, scope: Message, _receive: Receive, send: Send) -> None:
         """A status with no header at all."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from llm_proxy.edge.request import Message, Send
-from llm_proxy.edge.responses import BREAK_OFF, RawHeaders
+from llm_proxy.edge.request_cycle import BREAK_OFF, RawHeaders
 from llm_proxy.errors import APIError, ReplayGone
 
 HEAD, BODY, LAST, BROKEN, LEFT = b"hblxc"

@@ -9,6 +9,7 @@ from uuid import UUID
 from llm_proxy.call_context import CallContext
 from llm_proxy.edge import responses
 from llm_proxy.edge.live_answer import BODY, BROKEN, HEAD, LEFT, Frame, Head, LiveAnswer, head_of
+from llm_proxy.edge.request_cycle import BREAK_OFF
 from llm_proxy.edge.responder import Responder
 from llm_proxy.errors import FirstCallLost
 
@@ -58,7 +59,7 @@ async def _send_part(frame: Frame, responder: Responder, context: CallContext) -
     if frame.kind == LEFT:
         raise FirstCallLost
     if frame.kind == BROKEN:
-        await responder.outlet({"type": responses.BREAK_OFF})
+        await responder.outlet({"type": BREAK_OFF})
         return
     more = frame.kind == BODY
     await responder.outlet({"type": "http.response.body", "body": frame.data, "more_body": more})

@@ -5,16 +5,22 @@ uvicorn writes it. Overridden members of uvicorn: `tests/unit/edge/test_http_pro
 """
 
 import asyncio
+import re
 import socket
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
 
-from llm_proxy.edge.responses import BREAK_OFF, RawHeaders, plain_lines
+RawHeaders = list[tuple[bytes, bytes]]
 
+BREAK_OFF = "llm_proxy.response.break_off"
+"""Our own ASGI message: ends the connection without the response's end, so that it is not taken for whole."""
+_NAMES = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+_FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _INTERNAL_ERROR = (
     b'{"error":{"message":"The server had an error while processing your request.",'
@@ -62,7 +68,6 @@ class BoundedRequestCycle(RequestResponseCycle):
 
     transport: Any  # a `ResponseTransport`
     _ends_with_connection = False
-    _held: Any = None  # the message of a head that leaves with the first bytes of its body
     _whole: bytes | None = None  # a body that came with its head, until it is read
 
     def take_whole(self, body: bytes) -> None:
@@ -95,74 +100,57 @@ class BoundedRequestCycle(RequestResponseCycle):
             self._break_off()
             return
         if kind == "http.response.start" and not self.response_started:
-            if self._holds_head(message):
-                return
-        elif self._held is not None:
-            held, self._held = self._held, None
-            if self._begins_plainly(held, message):
-                return
-            self.response_started, self.transport.holds_next = False, True
-            await super().send(held)
+            self._prepare_head(message)
         if kind == "http.response.body" and self._ends_with_connection:
             self.expected_content_length = len(message.get("body", b""))
         await super().send(message)
 
-    def _holds_head(self, start: Any) -> bool:  # noqa: ANN401 -- as `send`
-        """Holds a head until the first bytes of its body, unless it has none, or has to wait for its turn."""
+    def _prepare_head(self, start: Any) -> None:  # noqa: ANN401 -- as `send`
+        """Lets a head wait for the first bytes of its body, unless it has none."""
         if self.waiting_for_100_continue:
             self.keep_alive = self.waiting_for_100_continue = False
         if self.scope["http_version"] == "1.0" and b"content-length" not in dict(start.get("headers", ())):
             self._ends_with_connection, self.chunked_encoding = True, False
-        if self.scope["method"] == "HEAD":
-            return False
-        if self.flow.write_paused:  # a call that ends meanwhile still has a status of its own
-            self.transport.holds_next = True
-            return False
-        self._held, self.response_started = start, True
-        return True
+        self.transport.holds_next = self.scope["method"] != "HEAD"
 
     def write_answer(self, status: int, headers: RawHeaders, body: bytes) -> bool:
         """Writes a whole response at once; False, and nothing written, where it is uvicorn's to write.
 
         `headers` name no length of the body: it is added.
         """
-        if self.response_started or self.scope["method"] == "HEAD" or not self._is_plain:
+        if (head := self._plain_head(status, headers)) is None:
             return False
-        names, values = zip(*headers, strict=True)
-        lines, at = plain_lines(names)
-        if at >= 0 or not lines or HEADER_VALUE_RE.search(b"".join(values)):
-            return False
-        head = STATUS_LINE[status] + lines % values
         self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         self.response_started = self.response_complete = True
         self.message_event.set()
         self.on_response()
         return True
 
-    @property
-    def _is_plain(self) -> bool:
-        """Whether a head may be written now, and needs nothing that is not its sender's."""
-        return self.keep_alive and not (
-            self.flow.write_paused
+    def write_beginning(self, headers: RawHeaders, chunk: bytes) -> bool:
+        """Writes the head and the first chunk of a stream at once; False as `write_answer`."""
+        if (head := self._plain_head(200, headers)) is None:
+            return False
+        self.transport.write(b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (head, len(chunk), chunk))
+        self.response_started = self.chunked_encoding = True
+        return True
+
+    def _plain_head(self, status: int, headers: RawHeaders) -> bytes | None:
+        """Returns a head without what frames its body; None if it is not plain, or cannot be written now."""
+        is_plain = self.keep_alive and not (
+            self.response_started
+            or self.flow.write_paused
             or self.disconnected
             or self.default_headers
             or self.waiting_for_100_continue
+            or self.scope["method"] == "HEAD"
         )
-
-    def _begins_plainly(self, start: Any, message: Any) -> bool:  # noqa: ANN401 -- as `send`
-        """Writes a stream's head with its first chunk, if both are plain: uvicorn's steps, fewer calls."""
-        body, headers = message.get("body", b""), start.get("headers", ())
-        if not (self._is_plain and headers and body and message.get("more_body")) or start["status"] != 200:
-            return False
+        if not is_plain:
+            return None
         names, values = zip(*headers, strict=True)
-        lines, at = plain_lines(names)
-        is_framed = at >= 0 or self.chunked_encoding is not None
-        if is_framed or not lines or HEADER_VALUE_RE.search(b"".join(values)):
-            return False
-        self.chunked_encoding = True
-        head = STATUS_LINE[200] + lines % values + b"transfer-encoding: chunked\r\n\r\n"
-        self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(body), body))
-        return True
+        lines = plain_lines(names)
+        if not lines or HEADER_VALUE_RE.search(b"".join(values)):
+            return None
+        return STATUS_LINE[status] + lines % values
 
     def _break_off(self) -> None:
         """Ends the connection within the response, by a reset where a plain end would complete it."""
@@ -187,3 +175,14 @@ class BoundedRequestCycle(RequestResponseCycle):
         self.disconnected = not self.response_complete
         self.waiting_for_100_continue = False
         self.message_event.set()
+
+
+@lru_cache(maxsize=256)
+def plain_lines(names: tuple[bytes, ...]) -> bytes:
+    """Returns the lines of headers with these names, `%b` for each value.
+
+    No lines unless all names are valid, in lower case, and no header frames the response.
+    """
+    if _NAMES.fullmatch(b"".join(names)) is None or not _FRAMING.isdisjoint(names):
+        return b""
+    return b"".join(b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names)

@@ -18,6 +18,7 @@ from llm_proxy.edge import responses
 from llm_proxy.edge.idempotency import IdempotentCalls, OwnedCall
 from llm_proxy.edge.live_answer import Recorder
 from llm_proxy.edge.request import Scope, Send
+from llm_proxy.edge.request_cycle import BREAK_OFF, RawHeaders
 from llm_proxy.edge.stored_calls import Keeping
 from llm_proxy.errors import APIError
 from llm_proxy.ledger import keep_answer
@@ -104,7 +105,7 @@ class Responder:
         """Sends an error: as a response, or as an event of the stream that has started; bytes break off."""
         self.error = error
         if self.is_bytes:
-            await self.outlet({"type": responses.BREAK_OFF})
+            await self.outlet({"type": BREAK_OFF})
             return
         if self.started:
             event = (
@@ -143,13 +144,13 @@ class Responder:
             out, self._unwritten = self._unwritten or self._rendered(chunk), b""
             if not out:
                 continue
-            if not self.started:
-                await self._start_stream(admitted)
+            is_sent = not self.started and await self._start_stream(admitted, out)
             if payload is not None and not self.is_bytes:
                 keep_answer(payload, out)
             self._idle_checks = 0
             context.sent_bytes += len(out)
-            await send({"type": "http.response.body", "body": out, "more_body": True})
+            if not is_sent:
+                await send({"type": "http.response.body", "body": out, "more_body": True})
         await self.stop_pings()
         if not self.started:
             admitted.note_usage()
@@ -184,27 +185,29 @@ class Responder:
         self._context.sent_bytes += len(out)
         return True
 
-    async def _start_stream(self, admitted: AdmittedCall) -> None:
-        """Sends the head, once: a ping and the first chunk may both want to."""
+    async def _start_stream(self, admitted: AdmittedCall, first: bytes = b"") -> bool:
+        """Sends the head, once: a ping and the first chunk may both want to. Returns as `_send_head`."""
         if self._pings is None:
-            await self._send_head(admitted)
-            return
+            return await self._send_head(admitted, first)
         self._head_lock = self._head_lock or asyncio.Lock()
         async with self._head_lock:
-            if not self.started:
-                await self._send_head(admitted)
+            return not self.started and await self._send_head(admitted, first)
 
-    async def _send_head(self, admitted: AdmittedCall) -> None:
-        """Sends the head; a call that is interrupted while it waits has no status yet."""
+    async def _send_head(self, admitted: AdmittedCall, first: bytes) -> bool:
+        """Sends the head; a call that is interrupted while it waits has no status yet.
+
+        Returns whether the first chunk left with it.
+        """
         context = self._context
         assert context.call is not None  # noqa: S101 -- it was admitted
         self.is_bytes = admitted.byte_type is not None
         content_type = admitted.byte_type or context.call.stream_type
-        await responses.start_stream(self.outlet, self._headers(admitted), content_type)
+        is_sent = await responses.start_stream(self.outlet, self._headers(admitted), content_type, first)
         context.ttft_ms = context.elapsed_ms()
         context.status, context.outcome, self.started = 200, "cut", True
+        return is_sent
 
-    def _headers(self, admitted: AdmittedCall) -> responses.RawHeaders:
+    def _headers(self, admitted: AdmittedCall) -> RawHeaders:
         headers = responses.response_headers(self._context, admitted.limit_headers)
         return headers + responses.dialect_headers(self.dialect, self._context.id_text)
 

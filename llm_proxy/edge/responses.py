@@ -5,7 +5,6 @@ ours; an error says who rejected the request (`x-llm-proxy-refused-by`); a missi
 """
 
 import math
-import re
 from collections.abc import Awaitable, Callable
 from datetime import date, datetime
 from decimal import Decimal
@@ -19,23 +18,16 @@ from fastapi.responses import Response
 from llm_proxy.call_context import CallContext
 from llm_proxy.dialects import Dialect
 from llm_proxy.edge.request import Scope, Send
+from llm_proxy.edge.request_cycle import BoundedRequestCycle, RawHeaders
 from llm_proxy.errors import APIError, BadRequest, StoreUnavailable, Unauthorized
 from llm_proxy.json_access import Json
 from llm_proxy.money import NANO_PER_USD
 from llm_proxy.schema.database import STATEMENT_TIMEOUT, DatabaseUnavailable, RowsRejected
 from llm_proxy.upstream import RoutingInfo
 
-RawHeaders = list[tuple[bytes, bytes]]
-
-BREAK_OFF = "llm_proxy.response.break_off"
-"""Our own ASGI message: ends the connection without the response's end, so that it is not taken for whole."""
 WRITE_CHUNK = "llm_proxy.response.chunk"
 """Our own ASGI extension: its `write` takes a further chunk of a stream that has begun, or returns False."""
-WRITE_ANSWER = "write_answer"
-"""The method of our request cycle, whose `send` may be wrapped: then a response leaves as ASGI messages."""
 _JSON_TYPE = b"application/json"
-_NAMES = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
-_ENDINGS = frozenset({b"connection", b"transfer-encoding"})
 _STREAM = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -50,10 +42,8 @@ async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders) -
 async def send_body(send: Send, status: int, body: bytes, headers: RawHeaders, content_type: bytes) -> None:
     """Sends a response with a body of that media type, in one write if it can; appends to `headers`."""
     headers.append((b"content-type", content_type))
-    write: Callable[[int, RawHeaders, bytes], bool] | None = getattr(
-        getattr(send, "__self__", None), WRITE_ANSWER, None
-    )
-    if write is not None and write(status, headers, body):
+    cycle = _cycle_of(send)
+    if cycle is not None and cycle.write_answer(status, headers, body):
         return
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -66,11 +56,24 @@ def chunk_writer(scope: Scope) -> Callable[[bytes], bool] | None:
     return offered["write"] if offered is not None else None
 
 
-async def start_stream(send: Send, headers: RawHeaders, content_type: str) -> None:
-    """Sends the head of a stream, of events or bytes; appends to `headers`."""
+async def start_stream(send: Send, headers: RawHeaders, content_type: str, first: bytes = b"") -> bool:
+    """Sends the head of a stream, of events or bytes; appends to `headers`.
+
+    Returns whether its first chunk left with it, in one write.
+    """
     headers.append((b"content-type", content_type.encode()))
     headers.extend(_STREAM)
+    cycle = _cycle_of(send)
+    if first and cycle is not None and cycle.write_beginning(headers, first):
+        return True
     await send({"type": "http.response.start", "status": 200, "headers": headers})
+    return False
+
+
+def _cycle_of(send: Send) -> BoundedRequestCycle | None:
+    """Returns the request cycle of a `send`; None where something reads its messages before they leave."""
+    cycle = getattr(send, "__self__", None)
+    return cycle if isinstance(cycle, BoundedRequestCycle) else None
 
 
 async def send_error(send: Send, error: APIError, context: CallContext, dialect: Dialect) -> None:
@@ -149,20 +152,6 @@ def _timing(context: CallContext, routing: RoutingInfo) -> bytes:
 
 def _ascii(text: str) -> bytes:
     return text.encode("ascii", "replace")[:200].replace(b"\r", b"?").replace(b"\n", b"?")
-
-
-@lru_cache(maxsize=256)
-def plain_lines(names: tuple[bytes, ...]) -> tuple[bytes, int]:
-    """Returns the lines of headers with these names, `%b` for each value, and the place of `content-length`.
-
-    -1 for the place if there is none; no lines unless all names are valid, in lower case, that one stands
-    once, and no other frames the response.
-    """
-    sized = names.count(b"content-length")
-    if _NAMES.fullmatch(b"".join(names)) is None or sized > 1 or not _ENDINGS.isdisjoint(names):
-        return b"", -1
-    lines = [b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names]
-    return b"".join(lines), names.index(b"content-length") if sized else -1
 
 
 Result = TypeVar("Result")

@@ -53,3 +53,45 @@ async def test_a_stream_has_the_head_that_uvicorn_would_write(server: ProtocolSe
     assert (plain.body, closing.body) == (b"one,two", b"one,two")
     assert b"\r\ntransfer-encoding: chunked\r\n" in plain.head
     assert sorted(closing.head.split(b"\r\n")) == sorted([*plain.head.split(b"\r\n"), b"connection: close"])
+
+
+async def test_a_stream_that_begins_at_once_has_the_head_that_messages_would_give_it(
+    server: ProtocolServer,
+) -> None:
+    """Name by name, in the same order; its first chunk leaves with it."""
+    server.app.proceed.set()
+    raw = get("/begins") + get("/begins/wrapped") + get("/begins/wrapped", b"Connection: close\r\n")
+    at_once, by_messages, closing = read_responses(await server.send(raw))
+    assert (at_once.head, at_once.body, at_once.whole) == (by_messages.head, b"one,two", True)
+    assert (by_messages.body, closing.body) == (b"one,two", b"one,two")
+    assert server.app.events == ["began True", "began False", "began False"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "method", "body"),
+    [
+        (get("/begins", b"Connection: close\r\n"), b"GET", b"one,two"),
+        (get("/begins", version=b"1.0"), b"GET", b"one,two"),
+        (get("/begins", b"Connection: close\r\n", method=b"HEAD"), b"HEAD", b""),
+    ],
+    ids=["close", "HTTP/1.0", "HEAD"],
+)
+async def test_a_stream_that_is_not_plain_begins_with_messages(
+    server: ProtocolServer, raw: bytes, method: bytes, body: bytes
+) -> None:
+    """In full, and its connection ends."""
+    server.app.proceed.set()
+    (answer,) = read_responses(await server.send(raw), method)
+    assert (answer.status, answer.body, answer.whole) == (200, body, True)
+    assert server.app.events == ["began False"]
+
+
+async def test_a_client_that_leaves_after_the_first_chunk_is_noticed(server: ProtocolServer) -> None:
+    """What began at once ends as any other stream."""
+    client = await server.connect()
+    await client.send(get("/begins"))
+    await client.read_until(b"one,")
+    client.reset()
+    await server.wait_until(lambda: not server.state.connections)
+    server.app.proceed.set()
+    await server.wait_until(lambda: not server.state.tasks)

@@ -7,8 +7,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llm_proxy.edge.http_protocol import BoundedHttpProtocol
-from llm_proxy.edge.request_cycle import BoundedRequestCycle
-from llm_proxy.edge.responses import plain_lines
+from llm_proxy.edge.request_cycle import BoundedRequestCycle, plain_lines
 
 OVERRIDDEN = {
     HttpToolsProtocol: (
@@ -57,19 +56,18 @@ def test_a_request_cycle_is_made_as_uvicorn_makes_it() -> None:
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        ((b"x-a", b"content-length"), (b"x-a: 1\r\ncontent-length: 2\r\n", 1)),
-        ((b"x%b", b"content-length"), (b"x%b: 1\r\ncontent-length: 2\r\n", 1)),
-        ((b"x-a", b"x-b"), (b"x-a: 1\r\nx-b: 2\r\n", -1)),
-        ((b"content-length", b"content-length"), None),
-        ((b"X-A", b"content-length"), None),
-        ((b"x-a\r\nx-b", b"content-length"), None),
-        ((b"connection", b"content-length"), None),
-        ((b"transfer-encoding", b"content-length"), None),
+        ((b"x-a", b"x-b"), b"x-a: 1\r\nx-b: 2\r\n"),
+        ((b"x%b", b"x-b"), b"x%b: 1\r\nx-b: 2\r\n"),
+        ((b"x-a", b"content-length"), None),
+        ((b"X-A", b"x-b"), None),
+        ((b"x-a\r\nx-b", b"x-c"), None),
+        ((b"connection", b"x-b"), None),
+        ((b"transfer-encoding", b"x-b"), None),
     ],
 )
 def test_a_head_is_written_at_once_only_if_it_is_plain(
-    names: tuple[bytes, bytes], expected: tuple[bytes, int] | None
+    names: tuple[bytes, bytes], expected: bytes | None
 ) -> None:
     """Any other goes uvicorn's way, which rejects or completes it."""
-    lines, at = plain_lines(names)
-    assert (lines % (b"1", b"2"), at) == expected if expected is not None else lines == b""
+    lines = plain_lines(names)
+    assert lines % (b"1", b"2") == expected if expected is not None else lines == b""

@@ -21,7 +21,7 @@ from llm_proxy.edge.live_answer import (
     frame_of,
     head_of,
 )
-from llm_proxy.edge.responses import BREAK_OFF
+from llm_proxy.edge.request_cycle import BREAK_OFF
 from llm_proxy.errors import FirstCallLost, ReplayGone
 
 FRAMES = st.lists(st.builds(Frame, st.sampled_from([HEAD, BODY, LAST, BROKEN]), st.binary(max_size=50)))

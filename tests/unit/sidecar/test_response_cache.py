@@ -134,7 +134,7 @@ class WritingSend:
         self.passed: list[bytes] = []
         self.written = self.asked = 0
 
-    async def __call__(self, message: Json) -> None:
+    async def __call__(self, message: Any) -> None:
         self.passed.append(message.get("body", b""))
 
     def write_chunk(self, body: bytes) -> bool:
@@ -188,7 +188,7 @@ async def test_an_error_that_is_written_at_once_ends_the_record() -> None:
 def test_nothing_is_written_at_once_where_the_response_cannot() -> None:
     """A `send` of no connection of ours."""
 
-    async def send(_message: Json) -> None: ...
+    async def send(_message: Any) -> None: ...
 
     async def store(_payload: bytes) -> None: ...
 
