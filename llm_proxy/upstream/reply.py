@@ -142,6 +142,17 @@ def _is_free(call: Call) -> bool:
     return call.operation is not None and call.operation.is_free
 
 
+def _document(body: bytes) -> Json:
+    """Returns the object that a body is; raises `ProviderFailed` for any other."""
+    try:
+        document = as_object(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        document = {}
+    if not document:
+        raise ProviderFailed("The model's provider failed to answer.")
+    return document
+
+
 def _native_usage(call: Call, document: Json) -> TokenUsage | None:
     if _is_free(call):
         return NOTHING_USED
@@ -208,9 +219,10 @@ class SidecarReply:
 
     async def json(self) -> tuple[bytes, TokenUsage | None]:
         """Returns the body without LiteLLM's additions, and its usage; adds an estimate without one."""
+        body = await self._read_all()
         if self._call.endpoint in OPAQUE_ENDPOINTS:
-            return await self._read_all(), usage_in_header(self._connection.headers)
-        body, document = await self._document()
+            return body, usage_in_header(self._connection.headers)
+        document = _document(body)
         if self._call.endpoint in NATIVE_ENDPOINTS:
             if self._ids is not None:
                 body = self._ids.in_body(body, document)
@@ -218,26 +230,17 @@ class SidecarReply:
         return self._complete_chat(body, document)
 
     async def _read_all(self) -> bytes:
+        connection = self._connection
         try:
-            body = await self._connection.read_all()
+            body = await connection.read_all()
         except OSError as broken:
             raise connection_lost_error() from broken
-        if not self._connection.is_complete:
+        if not connection.is_complete:
             raise connection_lost_error()
         self._guard.idle_deadline = NEVER
         if not body:
             raise ProviderFailed("The model's provider failed to answer.")
         return body
-
-    async def _document(self) -> tuple[bytes, Json]:
-        body = await self._read_all()
-        try:
-            document = as_object(orjson.loads(body))
-        except orjson.JSONDecodeError:
-            document = {}
-        if not document:
-            raise ProviderFailed("The model's provider failed to answer.")
-        return body, document
 
     def _complete_chat(self, body: bytes, document: Json) -> tuple[bytes, TokenUsage | None]:
         usage = as_object(document.get("usage"))
