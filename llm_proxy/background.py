@@ -11,8 +11,8 @@ import logging
 import os
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ LOOP_DONE: Final = object()
 """A step returns it to end its loop."""
 
 Step = Callable[[], Awaitable[object]]
+Result = TypeVar("Result")
 
 
 class FailureGuard:
@@ -126,6 +127,40 @@ async def pause(seconds: float) -> None:
         beat = beats[number] = asyncio.Event()
         loop.call_later(number * BEAT_S - now, lambda: beats.pop(number).set())
     await beat.wait()
+
+
+class Started(Generator[Any, None, Result]):
+    """A coroutine that has run up to its first wait; it goes on when it is awaited, once, in the same task.
+
+    What the task does in between is done during that wait. Raises at once what ends the coroutine before it.
+    """
+
+    __slots__ = ("_ended", "_first_wait", "_is_awaited", "_work")
+
+    def __init__(self, work: Coroutine[Any, Any, Result]) -> None:
+        self._work, self._is_awaited = work, False
+        self._first_wait: Any = None
+        self._ended: StopIteration | None = None
+        try:
+            self._first_wait = work.send(None)
+        except StopIteration as ended:
+            self._ended = ended
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        return self
+
+    def send(self, value: None) -> Any:  # noqa: ANN401 -- what an event loop waits for
+        """Goes on up to the next wait; the first time that is where the coroutine waits already."""
+        if self._ended is not None:
+            raise self._ended
+        if not self._is_awaited:
+            self._is_awaited = True
+            return self._first_wait
+        return self._work.send(value)
+
+    def throw(self, *error: Any) -> Any:  # noqa: ANN401 -- the same; in three parts or one
+        """Raises an error where the coroutine waits: the task was cancelled."""
+        return self._work.throw(*error)
 
 
 def spawn(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -9,6 +9,7 @@ not admitted leaves no record here.
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 from uuid import UUID
@@ -16,6 +17,7 @@ from uuid import UUID
 from llm_proxy.admission import AdmissionController
 from llm_proxy.admission.lease import Lease, RawHeaders
 from llm_proxy.admission.loop_guard import describe
+from llm_proxy.background import Started
 from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.dialects import Call
 from llm_proxy.dialects.notice import with_notice
@@ -27,7 +29,7 @@ from llm_proxy.running_calls import RunningCalls
 from llm_proxy.telemetry.tracing import traceparent_of
 from llm_proxy.upstream import CallGuard, CurrentCatalog, RoutingInfo
 from llm_proxy.upstream.byte_stream import ByteStream
-from llm_proxy.upstream.reply import Reply, Write
+from llm_proxy.upstream.reply import Reply, Send, Write
 from llm_proxy.upstream.token_usage import NOTHING_USED, estimate_answer_tokens
 
 BACKGROUND_TOKENS = 4096
@@ -37,10 +39,8 @@ BACKGROUND_TOKENS = 4096
 class Upstream(Protocol):
     """What sends calls: the client of the sidecars, or the mock."""
 
-    async def send(
-        self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None
-    ) -> Reply:
-        """Returns the reply to a call; raises an `APIError` for the sidecar's error."""
+    def compose(self, call: Call, caller: Caller, request_id: str) -> Send:
+        """Returns what sends a call, which is composed now; nothing is sent and no slot taken before that."""
         ...
 
     def check_capacity(self, caller: Caller, call: Call | None) -> None:
@@ -107,22 +107,26 @@ class AdmittedCall:
         caller, call = context.caller, context.call
         assert caller is not None and call is not None  # noqa: S101, PT018 -- the request was read
         services.upstream.check_capacity(caller, call)
-        self._lease = lease = await services.admission.admit(caller, call, context.request_id)
+        asking = Started(services.admission.admit(caller, call, context.request_id))
+        # What follows is done while the limits store is asked.
+        send = _composed(services.upstream, call, caller, context.id_text)
+        started_line = services.ledger.started_line(context)
+        self._lease = lease = await asking
         self.is_admitted, self._guard.on_sent = True, lambda: lease.headers
         try:
             context.catalog = services.catalog.snapshot
             context.would_refuse = lease.would_reject
             if lease.guarded is not None and (verdict := lease.guarded.verdict) is not None:
                 context.guard_verdict = verdict
-                call = with_notice(call, describe(verdict.finding)) if verdict.notice else call
-            services.ledger.call_started(context)
+                if verdict.notice:
+                    call = with_notice(call, describe(verdict.finding))
+                    send = _composed(services.upstream, call, caller, context.id_text)
+            services.ledger.call_started(context, started_line)
             if services.observers is not None:
                 services.observers.on_start(context)
             traceparent = traceparent_of(context.trace) if context.trace else None
             context.sent_at = time.perf_counter()
-            self._reply = reply = await services.upstream.send(
-                call, caller, context.id_text, self._guard, traceparent=traceparent
-            )
+            self._reply = reply = await send(self._guard, traceparent)
         except BaseException as error:
             await self._end(error)
             raise
@@ -253,7 +257,7 @@ class ReplayedCall:
         services.admission.check_access(context.caller, context.call)
         context.routing = RoutingInfo(group=context.call.group, cost_nano_usd=0, cache="off", attempts=0)
         context.usage = NOTHING_USED
-        services.ledger.call_started(context)
+        services.ledger.call_started(context, services.ledger.started_line(context))
         if services.observers is not None:
             services.observers.on_start(context)
             context.payload = None  # it is stored with the first
@@ -270,6 +274,19 @@ class ReplayedCall:
         services.ledger.call_finished(record)
         if services.observers is not None:
             services.observers.on_end(context, record)
+
+
+def _composed(upstream: Upstream, call: Call, caller: Caller, request_id: str) -> Send:
+    """Returns what sends a call; for one that cannot be composed, what raises that."""
+    try:
+        return upstream.compose(call, caller, request_id)
+    except Exception as error:  # noqa: BLE001 -- raised where the call would be sent
+        return partial(_cannot_send, error)
+
+
+async def _cannot_send(error: Exception, guard: CallGuard, _traceparent: str | None) -> Reply:
+    guard.unsent = True
+    raise error
 
 
 def _note_failure(context: CallContext, error: BaseException | None) -> None:

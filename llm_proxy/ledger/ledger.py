@@ -101,11 +101,10 @@ class Ledger:
             BackgroundLoop("ledger-indexes", self._maintenance.make_indexes, every_s=TICK_S),
         )
 
-    def call_started(self, context: CallContext) -> None:
-        """Writes an admitted call to the journal, so that it is recorded as lost if this worker dies."""
+    def started_line(self, context: CallContext) -> bytes:
+        """Returns what the journal gets of a call that was read, once it is admitted."""
         caller, call = context.caller, context.call
-        assert caller is not None and call is not None  # noqa: S101, PT018 -- it was admitted
-        self._metrics.call_started()
+        assert caller is not None and call is not None  # noqa: S101, PT018 -- it was read
         started = (
             context.request_id, context.started_at, caller.key_id, caller.key_prefix, caller.tenant,
             caller.agent, caller.user, caller.session, caller.channel, context.client_request_id,
@@ -113,8 +112,11 @@ class Ledger:
             ",".join(caller.tags) or None, caller.run_id,
         )  # fmt: skip
         line = encode(started)
-        if len(line) > STARTED_BYTES:
-            line = encode_started(started, STARTED_BYTES)
+        return line if len(line) <= STARTED_BYTES else encode_started(started, STARTED_BYTES)
+
+    def call_started(self, context: CallContext, line: bytes) -> None:
+        """Writes an admitted call to the journal, so that it is recorded as lost if this worker dies."""
+        self._metrics.call_started()
         self._journal.begin(context.request_id, line)
 
     def call_finished(

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,7 +27,7 @@ from llm_proxy.schema.database import DatabaseUnavailable, RowsRejected, db_dead
 from llm_proxy.sealing import Sealer, SealingKey
 from llm_proxy.telemetry.privacy import PayloadPolicy
 from llm_proxy.upstream import CallGuard, RoutingInfo, TokenUsage
-from llm_proxy.upstream.reply import Reply, StreamFrames, Write
+from llm_proxy.upstream.reply import Reply, Send, StreamFrames, Write
 from llm_proxy.upstream.token_usage import NOTHING_USED
 
 MAX_STORED_BYTES = 16 * 2**20
@@ -168,10 +169,8 @@ def person_digest(tenant: str | None, user: str | None) -> bytes | None:
 class Sender(Protocol):
     """What sends calls; see `pipeline.Upstream`."""
 
-    async def send(
-        self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None
-    ) -> Reply:
-        """Returns the reply to a call."""
+    def compose(self, call: Call, caller: Caller, request_id: str) -> Send:
+        """Returns what sends a call."""
         ...
 
     def check_capacity(self, caller: Caller, call: Call | None) -> None:
@@ -190,13 +189,17 @@ class StoredFirst:
         """As of the sidecars."""
         self._sender.check_capacity(caller, call)
 
-    async def send(
-        self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None
-    ) -> Reply:
-        """Returns the reply to a call; raises `NotFound` for a response that is not stored here."""
+    def compose(self, call: Call, caller: Caller, request_id: str) -> Send:
+        """Returns what sends a call to a sidecar, or answers it here."""
         ref = call.response
         if call.operation is None or ref is None or ref.deployment:
-            return await self._sender.send(call, caller, request_id, guard, traceparent=traceparent)
+            return self._sender.compose(call, caller, request_id)
+        return partial(self._answer, call, ref)
+
+    async def _answer(
+        self, call: Call, ref: ResponseRef, guard: CallGuard, _traceparent: str | None
+    ) -> Reply:
+        """Returns the reply to a call about a response; raises `NotFound` for one that is not stored here."""
         guard.unsent = True
         if self._responses is None:
             raise response_not_found(ref.token, "id")

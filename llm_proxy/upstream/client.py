@@ -39,7 +39,7 @@ from llm_proxy.upstream.litellm_protocol import (
     parse_routing_headers,
 )
 from llm_proxy.upstream.pool import Sidecar
-from llm_proxy.upstream.reply import SidecarReply, connection_lost_error
+from llm_proxy.upstream.reply import Send, SidecarReply, connection_lost_error
 from llm_proxy.upstream.sealed_ids import SealedIds
 from llm_proxy.upstream.sidecar_keys import REFUSING_STATUSES, SidecarKeys, is_refusal_of_key
 from llm_proxy.upstream.slot_queue import Slot, SlotQueue
@@ -170,8 +170,33 @@ class SidecarClient:
                 return connection
             self._connections.release(connection)
 
-    async def send(
-        self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None = None
+    def compose(self, call: Call, caller: Caller, request_id: str) -> Send:
+        """Composes a call's request; returns `_send` for it. No sidecar is chosen before that."""
+        cached = call.operation is None and self._controls.uses_cache(call, caller, self.catalog.snapshot)
+        body = self._body(call, caller, cached=cached)
+        form = FormBody(orjson.loads(body), call.files) if call.files else None
+        name = self._affinity.name_of(call, caller)
+        headers = self._headers(call, caller, request_id, name)
+        size, sent_at_once = (len(body), body) if form is None else (form.size_bytes, b"")
+        waits = self.timeouts.for_group(call.group)
+        composed = _ComposedCall(
+            call,
+            caller,
+            request_id,
+            body,
+            form,
+            cached=cached,
+            line=call.operation[:2] if call.operation else ("POST", ENDPOINTS[call.endpoint].path),
+            rest=f"{headers}content-length: {size}\r\n\r\n".encode() + sent_at_once,
+            name=name,
+            share=self.queue.shares.share_of(caller, wants_batch=wants_batch(call)),
+            first_byte_s=waits.first_byte_s + size / UPLOAD_BYTES_PER_S,
+            idle_s=waits.idle_s,
+        )
+        return partial(self._send, composed)
+
+    async def _send(
+        self, composed: "_ComposedCall", guard: CallGuard, traceparent: str | None
     ) -> SidecarReply:
         """Forwards a call; returns when the sidecar's status is known.
 
@@ -181,22 +206,15 @@ class SidecarClient:
             APIError: The sidecar answered with an error; see `error_mapping`.
         """
         guard.unsent = True
-        cached = call.operation is None and self._controls.uses_cache(call, caller, self.catalog.snapshot)
-        body = self._body(call, caller, cached=cached)
-        form = FormBody(orjson.loads(body), call.files) if call.files else None
-        name = self._affinity.name_of(call, caller)
-        headers = self._headers(call, caller, request_id, traceparent, name)
-        size, sent_at_once = (len(body), body) if form is None else (form.size_bytes, b"")
-        rest = f"{headers}content-length: {size}\r\n\r\n".encode() + sent_at_once
-        waits = self.timeouts.for_group(call.group)
-        line = call.operation[:2] if call.operation else ("POST", ENDPOINTS[call.endpoint].path)
-        share, tried = self.queue.shares.share_of(caller, wants_batch=wants_batch(call)), list[Sidecar]()
+        name, share, rest, tried = composed.name, composed.share, composed.rest, list[Sidecar]()
+        if traceparent is not None:
+            rest = f"traceparent: {traceparent}\r\n".encode() + rest
         while len(tried) < len(self.pool.sidecars):
             slot = self._take(name, share, guard, tried) or await self._wait(share, guard, tried)
             sidecar = self._begin(slot, name, guard)
-            guard.idle_deadline = monotonic() + waits.first_byte_s + size / UPLOAD_BYTES_PER_S
+            guard.idle_deadline = monotonic() + composed.first_byte_s
             try:
-                connection = await self._deliver(sidecar, line, rest, guard, form)
+                connection = await self._deliver(sidecar, composed.line, rest, guard, composed.form)
             except ConnectError:
                 guard.unsent = True
                 self._release(slot, guard, None)
@@ -212,8 +230,7 @@ class SidecarClient:
                 raise
             self._keys.note_call(sidecar.url)
             release = partial(self._release, slot, guard, connection)
-            sent = _SentCall(call, caller, request_id, body, cached, waits.idle_s)
-            return await self._reply(sent, sidecar, connection, guard, release)
+            return await self._reply(composed, sidecar, connection, guard, release)
         raise backend_unreachable()
 
     def _take(
@@ -241,12 +258,9 @@ class SidecarClient:
         finally:
             guard.queue_s += monotonic() - began
 
-    def _headers(
-        self, call: Call, caller: Caller, request_id: str, traceparent: str | None, name: str | None
-    ) -> str:
+    def _headers(self, call: Call, caller: Caller, request_id: str, name: str | None) -> str:
         headers = f"x-litellm-call-id: {request_id}\r\n"
         headers += header_of(name, call, self.catalog.snapshot) if name is not None else ""
-        headers += f"traceparent: {traceparent}\r\n" if traceparent is not None else ""
         for field, value in _headers_of(call):
             headers += f"{field}: {value}\r\n"
         return headers + (_SHOW_TEXT if self._controls.shows_text(caller, self.catalog.snapshot) else "")
@@ -267,7 +281,7 @@ class SidecarClient:
             return orjson.dumps(self._controls.body(call, caller, self.catalog.snapshot, cached=cached))
         return orjson.dumps(call.body) if call.body else b""
 
-    def _sealed_ids(self, sent: "_SentCall", routing: RoutingInfo) -> SealedIds | None:
+    def _sealed_ids(self, sent: "_ComposedCall", routing: RoutingInfo) -> SealedIds | None:
         """What replaces the provider's ids in an answer; None where there are none."""
         call, response = sent.call, sent.call.response
         if call.endpoint != "responses":
@@ -278,7 +292,7 @@ class SidecarClient:
 
     async def _reply(
         self,
-        sent: "_SentCall",
+        sent: "_ComposedCall",
         sidecar: Sidecar,
         connection: HTTPConnection,
         guard: CallGuard,
@@ -394,7 +408,7 @@ def _in_the_callers_words(error: APIError, text: bytes, call: Call) -> APIError:
     return error
 
 
-def _error_of(connection: HTTPConnection, text: bytes, sent: "_SentCall") -> APIError:
+def _error_of(connection: HTTPConnection, text: bytes, sent: "_ComposedCall") -> APIError:
     """Returns the error for a response with an error status."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in connection.headers.items()}
     return map_error(
@@ -408,11 +422,16 @@ def _error_of(connection: HTTPConnection, text: bytes, sent: "_SentCall") -> API
     )
 
 
-class _SentCall(NamedTuple):
-    """A call as it was sent.
+class _ComposedCall(NamedTuple):
+    """A call, composed to be sent.
 
     Attributes:
+        form: What follows the head instead of `body`, where files are sent.
         cached: The response cache may answer it.
+        line: The request's method and path.
+        rest: What follows the head's lines that all requests to a sidecar have: its last ones, and the body.
+        name: Names the calls that stay together.
+        first_byte_s: The longest wait for its answer.
         idle_s: The longest wait between two events of its answer.
     """
 
@@ -420,7 +439,13 @@ class _SentCall(NamedTuple):
     caller: Caller
     request_id: str
     body: bytes
+    form: FormBody | None
     cached: bool
+    line: tuple[str, str]
+    rest: bytes
+    name: str | None
+    share: QueueShare
+    first_byte_s: float
     idle_s: float
 
 

@@ -5,7 +5,7 @@ idle time counts only while waiting for the sidecar, never for the caller; the s
 this package. Required nulls that LiteLLM leaves out are put back (OpenAI's CreateChatCompletionResponse).
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Protocol
 
@@ -161,6 +161,10 @@ def _native_usage(call: Call, document: Json) -> TokenUsage | None:
     if call.endpoint == "generate_content":
         return read_usage(usage_of_content(as_object(document.get("usageMetadata"))))
     return read_usage(usage_of_message(as_object(document.get("usage"))))
+
+
+Send = Callable[[CallGuard, str | None], Awaitable[Reply]]
+"""Sends a call, once, under its guard and with its `traceparent`; raises an `APIError` for its error."""
 
 
 class SidecarReply:

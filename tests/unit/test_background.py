@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from llm_proxy import background
-from llm_proxy.background import BEAT_S, LOOP_DONE, BackgroundLoop, FailureGuard, pause, spawn
+from llm_proxy.background import BEAT_S, LOOP_DONE, BackgroundLoop, FailureGuard, Started, pause, spawn
 
 
 async def test_failing_step_is_retried_logged_once_and_counted(
@@ -122,3 +122,76 @@ async def test_pauses_of_whole_beats_end_together() -> None:
     count_turn()
     await asyncio.gather(*(one(number * 0.002) for number in range(5)))
     assert len(set(ended)) <= 2
+
+
+async def test_started_work_runs_up_to_its_first_wait_at_once() -> None:
+    """What its owner does then comes before what it waits for; then it goes on in the owner's task."""
+    steps: list[str] = []
+    reply = asyncio.get_running_loop().create_future()
+
+    async def work() -> str:
+        steps.append("asked")
+        found = await reply
+        await asyncio.sleep(0)
+        steps.append(found)
+        assert asyncio.current_task() is owner
+        return "done"
+
+    owner = asyncio.current_task()
+    started = Started(work())
+    steps.append("meanwhile")
+    reply.set_result("answered")
+    assert await started == "done"
+    assert steps == ["asked", "meanwhile", "answered"]
+
+
+async def test_started_work_without_a_wait_has_ended() -> None:
+    """Its result is there, and what it raises is raised where it was started."""
+
+    async def work(*, fails: bool) -> str:
+        if fails:
+            raise RuntimeError("unexpected")
+        return "done"
+
+    assert await Started(work(fails=False)) == "done"
+    with pytest.raises(RuntimeError, match="unexpected"):
+        Started(work(fails=True))
+
+
+async def test_started_work_is_cancelled_with_its_owner() -> None:
+    """Where it waits, with what it waits for."""
+    reply = asyncio.get_running_loop().create_future()
+    cleaned = asyncio.Event()
+
+    async def work() -> str:
+        try:
+            await reply
+        finally:
+            await asyncio.sleep(0)
+            cleaned.set()
+        return ""
+
+    async def own() -> str:
+        return await Started(work())
+
+    task = asyncio.create_task(own())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert reply.cancelled()
+    assert cleaned.is_set()
+
+
+async def test_started_work_gets_the_error_of_what_it_waits_for() -> None:
+    """As any coroutine does that awaits it."""
+    reply = asyncio.get_running_loop().create_future()
+
+    async def work() -> str:
+        with pytest.raises(RuntimeError):
+            await reply
+        return "done"
+
+    started = Started(work())
+    reply.set_exception(RuntimeError("unexpected"))
+    assert await started == "done"

@@ -233,7 +233,9 @@ def _settlement(ledger_key: str, number: int, entries: tuple[SettlementEntry, ..
 
 
 def _parse_result(reply: list[int]) -> LimiterResult:
-    return LimiterResult(reply[0], reply[1], reply[2], *[tuple(reply[at::4]) for at in (3, 4, 5, 6)])
+    used, extra = tuple(reply[3::4]), tuple(reply[4::4])
+    running, kept = tuple(reply[5::4]), tuple(reply[6::4])
+    return LimiterResult(reply[0], reply[1], reply[2], used, extra, running, kept)
 
 
 class EvictionEnabled(Exception):  # noqa: N818 -- errors are named for the state they report

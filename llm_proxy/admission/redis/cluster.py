@@ -87,6 +87,7 @@ class ClusterClient:
         give_up_at = asyncio.get_running_loop().time() + self._timeout_s
         while redirects < MAX_REDIRECTS:
             reply = _send(connection, args, on_late_reply, asking=asking)
+            connection.flush_if_alone()
             try:
                 return await reply
             except asyncio.CancelledError:

@@ -7,7 +7,6 @@ timeout, so that what a script has reserved is lost. Raises LimiterUnavailable.
 """
 
 import asyncio
-import contextlib
 import logging
 import ssl
 from collections import deque
@@ -85,6 +84,7 @@ class RedisConnection(asyncio.Protocol):
         self._load_commands = load_commands
         self._pending: deque[PendingCommand] = deque()
         self._out: list[bytes] = []
+        self._sent_in_turn, self._is_busy = 0, False
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         self._ready = False
@@ -127,15 +127,28 @@ class RedisConnection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._pending.append(PendingCommand(loop.time(), future, orphan))
-        if not self._out:
-            loop.call_soon(self.flush)
+        if not self._sent_in_turn:
+            loop.call_soon(self._end_turn)
+        self._sent_in_turn += 1
         self._out.append(hiredis.pack_command(args))  # type: ignore[arg-type]  # its stub means tuples of one
         if self._timeout_timer is None:
             self._timeout_timer = loop.call_later(self._timeout_s, self._check_timeout)
         return future
 
+    def flush_if_alone(self) -> None:
+        """Writes the first command of a turn of the event loop at once, unless the turn before had several.
+
+        Several share a write at the turn's end, which costs less.
+        """
+        if self._sent_in_turn == 1 and not self._is_busy:
+            self.flush()
+
+    def _end_turn(self) -> None:
+        self._sent_in_turn, self._is_busy = 0, self._sent_in_turn > 1
+        self.flush()
+
     def flush(self) -> None:
-        """Writes what was not written yet; else the next turn of the event loop does."""
+        """Writes what was not written yet; else the end of this turn of the event loop does."""
         out, self._out = self._out, []
         if self._transport is not None and out:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -168,8 +181,11 @@ class RedisConnection(asyncio.Protocol):
 
     def _next_reply(self) -> Any:  # noqa: ANN401 -- RESP
         """Returns the next complete reply, or False; closes a connection whose peer does not speak Redis."""
-        with contextlib.suppress(hiredis.ProtocolError):
+        try:
             reply = self._reader.gets()
+        except hiredis.ProtocolError:
+            pass
+        else:
             if reply is False or self._pending:
                 return reply
         for command in self._pending:

@@ -5,6 +5,7 @@ Invariants: no socket; every answer is marked `miss` and costs 0.
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import orjson
 
@@ -18,7 +19,7 @@ from llm_proxy.upstream.catalog import Catalog, CurrentCatalog, Deployment, Mode
 from llm_proxy.upstream.error_mapping import map_error
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
 from llm_proxy.upstream.mock.responses import CUT_FRAME, MODELS, CannedReply, reply_to
-from llm_proxy.upstream.reply import StreamFrames, Write, raise_if_truncated, stream_frames
+from llm_proxy.upstream.reply import Send, StreamFrames, Write, raise_if_truncated, stream_frames
 from llm_proxy.upstream.token_usage import TokenUsage, read_usage, usage_in_header
 
 
@@ -31,22 +32,19 @@ class MockUpstream:
     def check_capacity(self, caller: Caller, call: Call | None) -> None:
         """Never raises: mock mode has no bound on running calls."""
 
-    async def send(
-        self,
-        call: Call,
-        caller: Caller,  # noqa: ARG002 -- the upstream's signature
-        request_id: str,  # noqa: ARG002 -- the same
-        guard: CallGuard,  # noqa: ARG002 -- the same
-        *,
-        traceparent: str | None,  # noqa: ARG002 -- the same
-    ) -> "MockReply":
-        """Returns the mock's reply; raises what a sidecar's error would be."""
-        reply = reply_to(call)
-        if reply.first_ms:
-            await asyncio.sleep(reply.first_ms / 1000)
-        if reply.status != 200:
-            raise map_error(reply.status, dict(reply.headers), reply.body, model=call.model)
-        return MockReply(reply, call)
+    def compose(self, call: Call, caller: Caller, request_id: str) -> Send:  # noqa: ARG002 -- as an upstream
+        """Returns what answers a call."""
+        return partial(_answer, call)
+
+
+async def _answer(call: Call, _guard: CallGuard, _traceparent: str | None) -> "MockReply":
+    """Returns the mock's reply; raises what a sidecar's error would be."""
+    reply = reply_to(call)
+    if reply.first_ms:
+        await asyncio.sleep(reply.first_ms / 1000)
+    if reply.status != 200:
+        raise map_error(reply.status, dict(reply.headers), reply.body, model=call.model)
+    return MockReply(reply, call)
 
 
 class MockReply:

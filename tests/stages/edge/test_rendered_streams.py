@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import orjson
 import pytest
@@ -37,7 +38,7 @@ from llm_proxy.telemetry import Metrics, uuid7
 from llm_proxy.upstream import CurrentCatalog
 from llm_proxy.upstream.http_client import HTTPConnection, SidecarAddress
 from llm_proxy.upstream.litellm_protocol import RoutingInfo
-from llm_proxy.upstream.reply import SidecarReply
+from llm_proxy.upstream.reply import Send, SidecarReply
 
 HERE = SidecarAddress.of("http://127.0.0.1:4000")
 RESPONSES = responses_dialect(None)
@@ -89,11 +90,12 @@ class OneSidecar:
     def check_capacity(self, caller: Caller, call: Call | None) -> None:
         """There is always room."""
 
-    async def send(
-        self, call: Call, caller: Caller, request_id: str, guard: CallGuard, *, traceparent: str | None
-    ) -> SidecarReply:
-        """Returns the reply once its head is there."""
-        del caller, request_id, traceparent
+    def compose(self, call: Call, caller: Caller, request_id: str) -> Send:
+        """Returns what sends a call."""
+        del caller, request_id
+        return partial(self._send, call)
+
+    async def _send(self, call: Call, guard: CallGuard, _traceparent: str | None) -> SidecarReply:
         await self.connection.send_request(b"POST / HTTP/1.1\r\n\r\n")
         reply = SidecarReply(
             self.connection, RoutingInfo(), guard, call, idle_s=60, on_close=self.connection.abort

@@ -24,11 +24,11 @@ async def work(dsn, spool, flights):
         for _ in range(flights):
             context = CallContext(uuid7(), caller=CALLER, call=CALL)
             context.client_request_id = "theirs"
-            ledger.call_started(context)
+            ledger.call_started(context, ledger.started_line(context))
             print("opened", context.request_id, flush=True)
         while True:
             context = CallContext(uuid7(), caller=CALLER, call=CALL)
-            ledger.call_started(context)
+            ledger.call_started(context, ledger.started_line(context))
             hops = json.dumps([["g" * 90, "d" * 90, 500]] * 16)
             long = {"provider_message": "x" * 600, "hops": hops, "user": "\u0416" * 256}
             ledger.call_finished(record(request_id=context.request_id, **long))
