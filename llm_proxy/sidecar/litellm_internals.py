@@ -169,10 +169,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     ),
     "litellm.llms.ollama.common_utils": ("OllamaModelInfo",),
     "litellm.llms.lemonade.chat.transformation": ("LemonadeChatConfig",),
-    "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini": (
-        "ModelResponseIterator",
-        "VertexLLM",
-    ),
+    "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini": ("ModelResponseIterator",),
     "litellm.types.router": ("Deployment", "GenericLiteLLMParams"),
     "starlette.responses": ("Response", "StreamingResponse"),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),

@@ -18,11 +18,7 @@ ANTHROPIC = "litellm.llms.anthropic.chat.transformation"
 CONVERSE = "litellm.llms.bedrock.chat.converse_transformation"
 GEMINI = "litellm.llms.vertex_ai.gemini.transformation"
 OPENAI_MODULES = ("litellm.llms.openai.chat.gpt_transformation", "litellm.llms.azure.chat.gpt_transformation")
-
-OLLAMA_CONFIGS = (
-    ("litellm.llms.ollama.chat.transformation", "OllamaChatConfig"),
-    ("litellm.llms.ollama.completion.transformation", "OllamaConfig"),
-)
+OLLAMA = "litellm.llms.ollama.completion.transformation"
 
 
 def install() -> None:
@@ -39,9 +35,8 @@ def install() -> None:
     gemini: Untyped = import_module(GEMINI)
     gemini.transform_system_message = _with_a_user_message(gemini.transform_system_message)
     _declare_called_tools()
-    for name, config in OLLAMA_CONFIGS:
-        ollama: Untyped = getattr(import_module(name), config)
-        ollama.transform_request = _with_arguments(ollama.transform_request)
+    ollama: Untyped = import_module(OLLAMA).OllamaConfig
+    ollama.transform_request = _with_arguments(ollama.transform_request)
 
 
 def without_blank_text(message: Json) -> Json:

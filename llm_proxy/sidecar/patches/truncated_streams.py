@@ -32,9 +32,7 @@ def install() -> None:
     provider_http.install()
     _patch_stream_end()
     _patch_frame_parser()
-    gemini = import_module(GEMINI_MODULE)
-    _record_gemini_finish(gemini.ModelResponseIterator)
-    _keep_gemini_timeout(gemini.VertexLLM)
+    _record_gemini_finish(import_module(GEMINI_MODULE).ModelResponseIterator)
     _patch_anthropic_parser()
     _patch_mock_stream()
 
@@ -141,18 +139,6 @@ def _record_gemini_finish(frames: Untyped) -> None:
         return parse(self, chunk)
 
     parse = replace(frames, "chunk_parser", parse_and_record)
-
-
-def _keep_gemini_timeout(handler: Untyped) -> None:
-    """Apply the deployment's timeout between frames."""
-    client_with = import_module("litellm.llms.custom_httpx.http_handler").get_async_httpx_client
-
-    async def open_with_timeout(self: Untyped, **call: Untyped) -> Untyped:
-        if call.get("client") is None and call.get("timeout") is not None:
-            call["client"] = client_with("vertex_ai", params={"timeout": call["timeout"]})
-        return await open_stream(self, **call)
-
-    open_stream = replace(handler, "async_streaming", open_with_timeout)
 
 
 def _patch_mock_stream() -> None:

@@ -54,7 +54,6 @@ METHODS = {
     "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini.ModelResponseIterator": (
         "chunk_parser",
     ),
-    "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini.VertexLLM": ("async_streaming",),
     "litellm.proxy.common_request_processing.ProxyBaseLLMRequestProcessing": (
         "_inject_cost_into_usage_dict",
         "_stream_usage_for_event",
