@@ -206,7 +206,10 @@ class LimitPlanner:
             self._plans.clear()
             self._run_plans.clear()
             self._planned_with = policies, single_slot
-        key = (caller.key_id, caller.revocation_epoch, caller.tenant, caller.agent, caller.user, group, units)
+        key = (
+            caller.key_id, caller.revocation_epoch, caller.is_raised,
+            caller.tenant, caller.agent, caller.user, group, units,
+        )  # fmt: skip
         plan = self._plans.get(key)
         if plan is None or plan.valid_until_ms <= now_ms:
             plan = policies.resolve(caller, group, now_ms, self._prices, single_slot=single_slot)

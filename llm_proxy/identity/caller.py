@@ -126,6 +126,7 @@ class Caller:
         outer_models: The lists of the keys above a child key, which a model must be in beside `models`; None
             in it means the default list.
         above: The keys above a child key, the root first; empty for a key that is no child.
+        is_raised: The limits and budgets are those of a running raise, which ends without another epoch.
     """
 
     key_id: str
@@ -148,6 +149,7 @@ class Caller:
     bound_run: str | None = None
     outer_models: tuple[tuple[str, ...] | None, ...] = ()
     above: tuple[KeyAbove, ...] = ()
+    is_raised: bool = False
 
     @property
     def root_key_id(self) -> str:
@@ -240,6 +242,7 @@ def on_behalf_of(
         caller.bound_run,
         caller.outer_models,
         caller.above,
+        caller.is_raised,
     )
 
 

@@ -209,7 +209,7 @@ class KeyCache:
         raised_caller: tuple[datetime, Caller] | None = None
         if stored.running_raise is not None:
             spec = apply_raise(stored.spec, stored.running_raise)
-            raised = replace(caller, limits=spec.limits, budgets=spec.budgets)
+            raised = replace(caller, limits=spec.limits, budgets=spec.budgets, is_raised=True)
             raised_caller = stored.running_raise.until - ahead, raised
         is_steady = (
             expires_at is None

@@ -101,6 +101,14 @@ def test_names_that_are_put_together_alike_are_different_runs() -> None:
     assert len(runs) == len(pairs)
 
 
+def test_the_limits_of_a_raise_end_with_it_though_no_epoch_says_so() -> None:
+    """It ends by the clock, also while no database can announce it."""
+    by, own = planner(), replace(CALLER, run_id=None, limits=Limits(rpm=3))
+    raised = replace(own, limits=Limits(rpm=30), is_raised=True)
+    for caller, rpm in ((raised, 30), (own, 3), (raised, 30), (own, 3)):
+        assert [one.limit for one in request(by, caller).plan.checks if one.scope == "key"] == [rpm]
+
+
 def test_plans_of_runs_are_kept_and_bounded() -> None:
     """A storm of new names does not push out other callers' plans."""
     by = planner(rule(turns=1))

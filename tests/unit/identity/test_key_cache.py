@@ -9,7 +9,7 @@ import pytest
 from llm_proxy.errors import StoreUnavailable, Unauthorized
 from llm_proxy.identity import KeyCache, KeySpec, Limits, PolicySnapshot
 from llm_proxy.identity.authenticator import Authenticator, Credential, InternalKeys
-from llm_proxy.identity.caller import KeyAbove
+from llm_proxy.identity.caller import NO_ATTRIBUTION, Attribution, KeyAbove, on_behalf_of
 from llm_proxy.identity.restore_gate import RestoreGate
 from llm_proxy.identity.virtual_keys import GeneratedKey, KeyRaise, StoredKey, generate_key
 
@@ -200,9 +200,13 @@ async def test_a_raise_of_a_cached_key_ends_by_the_clock(key: GeneratedKey) -> N
     )
     check, credential = authenticator(KeyCache(kept, now=lambda: now)), Credential.of_key(key.text.encode())
     for _ in range(2):
-        assert (await check.authenticate(credential)).limits.rpm == 30
+        raised = await check.authenticate(credential)
+        assert (raised.limits.rpm, raised.is_raised) == (30, True)
     now += DAY
-    assert (await check.authenticate(credential)).limits.rpm == 3
+    ended = await check.authenticate(credential)
+    assert (ended.limits.rpm, ended.is_raised) == (3, False)
+    assert ended.revocation_epoch == raised.revocation_epoch
+    assert on_behalf_of(raised, Attribution(user="u"), NO_ATTRIBUTION).is_raised
 
 
 async def test_a_cached_key_is_rejected_while_the_gate_is_closed(key: GeneratedKey) -> None:
