@@ -94,7 +94,7 @@ class LimitPlan:
         has_shadow: Some check is in shadow mode.
         settles: Some check counts what a call used, or holds something until its end.
         kinds: The kinds of its checks.
-        scripted: Of each check what the script reads: its code and limit.
+        codes: Of each check what the script reads; so are `limits`.
         windows: Its enforced windows, which callers are shown, each with its index among the checks.
         fallback_checks: Tokens and money of providers that serve such a call only as a fallback: they reject
             nothing here, and count what they serve.
@@ -116,7 +116,8 @@ class LimitPlan:
     has_shadow: bool = field(init=False)
     settles: bool = field(init=False)
     kinds: frozenset[LimitKind] = field(init=False)
-    scripted: tuple[tuple[str, int], ...] = field(init=False)
+    codes: tuple[str, ...] = field(init=False)
+    limits: tuple[int, ...] = field(init=False)
     windows: tuple[tuple[int, LimitCheck], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +128,8 @@ class LimitPlan:
         object.__setattr__(self, "counts_only_requests", only_requests)
         kinds = frozenset(check.kind for check in self.checks)
         object.__setattr__(self, "kinds", kinds)
-        object.__setattr__(self, "scripted", tuple((one.script_code, one.limit) for one in self.checks))
+        object.__setattr__(self, "codes", tuple(one.script_code for one in self.checks))
+        object.__setattr__(self, "limits", tuple(one.limit for one in self.checks))
         object.__setattr__(self, "settles", bool(self.fallback_checks or kinds & SETTLED_KINDS))
         windows = [
             (at, check)

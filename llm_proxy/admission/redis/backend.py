@@ -11,6 +11,8 @@ import hashlib
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
+from itertools import chain
 from time import perf_counter
 from typing import Any
 
@@ -103,15 +105,12 @@ class RedisBackend:
     ) -> LimiterResult:
         """Reserves a call's amounts if every check passes."""
         plan = request.plan
-        args: list[Argument] = [len(plan.keys), *plan.keys, int(request.reserve), request.epoch]
-        args += (request.lease_id, request.ttl_ms, request.retry_id, plan.run)
-        for (code, limit), amount in zip(plan.scripted, request.amounts, strict=True):
-            args += (code, limit, amount)
-
-        def late(reply: list[int]) -> None:
-            if on_late_result is not None:
-                on_late_result(_parse_result(reply))
-
+        checks: Iterable[tuple[Argument, ...]] = zip(plan.codes, plan.limits, request.amounts, strict=True)
+        args: list[Argument] = [
+            len(plan.keys), *plan.keys, int(request.reserve), request.epoch,
+            request.lease_id, request.ttl_ms, request.retry_id, plan.run, *chain.from_iterable(checks),
+        ]  # fmt: skip
+        late = None if on_late_result is None else partial(_hand_on, on_late_result)
         script = "admit_requests" if plan.kinds <= _WINDOWS_ALONE and not plan.run else "admit"
         return _parse_result(await self.run_script(script, args, late))
 
@@ -236,6 +235,10 @@ def _parse_result(reply: list[int]) -> LimiterResult:
     used, extra = tuple(reply[3::4]), tuple(reply[4::4])
     running, kept = tuple(reply[5::4]), tuple(reply[6::4])
     return LimiterResult(reply[0], reply[1], reply[2], used, extra, running, kept)
+
+
+def _hand_on(on_late_result: Callable[[LimiterResult], None], reply: list[int]) -> None:
+    on_late_result(_parse_result(reply))
 
 
 class EvictionEnabled(Exception):  # noqa: N818 -- errors are named for the state they report

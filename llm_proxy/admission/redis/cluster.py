@@ -86,7 +86,9 @@ class ClusterClient:
         connection, asking, redirects = self.connection_for(key), False, 0
         give_up_at = asyncio.get_running_loop().time() + self._timeout_s
         while redirects < MAX_REDIRECTS:
-            reply = _send(connection, args, on_late_reply, asking=asking)
+            if asking:
+                connection.execute("ASKING").add_done_callback(_forget)
+            reply = connection.execute(*args, on_late_reply=on_late_reply)
             connection.flush_if_alone()
             try:
                 return await reply
@@ -174,19 +176,6 @@ def key_slot(key: bytes) -> int:
     _, brace, rest = key.partition(b"{")
     tag, end, _ = rest.partition(b"}")
     return binascii.crc_hqx(tag if brace and end and tag else key, 0) % SLOTS
-
-
-def _send(
-    connection: RedisConnection,
-    args: tuple[Argument, ...],
-    on_late_reply: Callable[[Any], None] | None,
-    *,
-    asking: bool,
-) -> "asyncio.Future[Any]":
-    """Sends a command; `asking` admits it at a node that is about to get the slot."""
-    if asking:
-        connection.execute("ASKING").add_done_callback(_forget)
-    return connection.execute(*args, on_late_reply=on_late_reply)
 
 
 def _forget(reply: "asyncio.Future[Any]") -> None:
