@@ -131,42 +131,27 @@ class CallGuard:
         sidecar: The address of the sidecar that has the call; empty before.
         on_sent: Called when the request has left for a sidecar, before its answer is waited for.
         audience: Whether others wait for the answer of a call whose caller has disconnected; None: none do.
+
+    What was not set is the class's: most calls set little of it.
     """
 
-    __slots__ = (
-        "_disconnect_task",
-        "_is_left",
-        "_receive",
-        "_task",
-        "activity",
-        "audience",
-        "idle_deadline",
-        "is_batch",
-        "on_sent",
-        "phase",
-        "queue_s",
-        "reason",
-        "sidecar",
-        "total_deadline",
-        "unsent",
-    )
+    reason: InterruptReason | None = None
+    phase: InterruptReason = "body"
+    total_deadline = NEVER
+    activity = 0
+    unsent = False
+    is_batch = False
+    queue_s = 0.0
+    sidecar = ""
+    on_sent: Callable[[], object] | None = None
+    audience: Callable[[], bool] | None = None
+    _is_left = False
+    _receive: Receive | None = None
+    _disconnect_task: asyncio.Task[None] | None = None
 
     def __init__(self, idle_deadline: float) -> None:
         self._task = asyncio.current_task()
-        self._receive: Receive | None = None
-        self._disconnect_task: asyncio.Task[None] | None = None
-        self.activity = 0
-        self.unsent = False
-        self.queue_s = 0.0
-        self.sidecar = ""
-        self.on_sent: Callable[[], object] | None = None
-        self.audience: Callable[[], bool] | None = None
-        self._is_left = False
-        self.is_batch = False
-        self.reason: InterruptReason | None = None
-        self.phase: InterruptReason = "body"
         self.idle_deadline = idle_deadline
-        self.total_deadline = NEVER
 
     def body_received(self, receive: Receive) -> None:
         """The body is complete: from now on `receive` returns only the caller's disconnect."""

@@ -119,6 +119,7 @@ class AdmissionController:
         """Starts and stops `watcher`; `observe` gets every store request."""
         self._settings = settings
         self._shared = settings.limits_redis_url is not None
+        self._mode: EnforcementState = "shadow" if settings.limits_mode == "shadow" else "enforced"
         self._backend: LimiterBackend = _create_backend(settings, observe)
         self._refresh_caller = refresh_caller
         replica, self._clock_skew_ms = secrets.token_hex(6), 0
@@ -236,6 +237,8 @@ class AdmissionController:
 
     def reject_if_exhausted(self, caller: Caller) -> None:
         """Raises for a key whose own window is known to be exhausted, before its body is read."""
+        if not self._exhausted.by_key:
+            return
         error = self._exhausted.error_for_key(caller, self._planner.policies, self._mode)
         if error is not None and caller.revocation_epoch >= self._watcher.epoch_of(caller.tenant or ""):
             raise error
@@ -298,10 +301,6 @@ class AdmissionController:
             return None
         self._planner.answer_lengths.load(lengths)
         return LOOP_DONE
-
-    @property
-    def _mode(self) -> EnforcementState:
-        return "shadow" if self._settings.limits_mode == "shadow" else "enforced"
 
     def _now_ms(self) -> int:
         return time.time_ns() // 1_000_000 + self._clock_skew_ms

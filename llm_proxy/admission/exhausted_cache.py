@@ -62,11 +62,15 @@ class _CachedRejection:
 
 
 class ExhaustedWindows:
-    """The rejections that may be repeated."""
+    """The rejections that may be repeated.
+
+    Attributes:
+        by_key: Those of a key whatever it requests, by its id and epoch.
+    """
 
     def __init__(self) -> None:
         self._by_plan: dict[int, _CachedRejection] = {}  # by its identity; the entry holds the plan
-        self._by_key: dict[tuple[str, int], _CachedRejection] = {}
+        self.by_key: dict[tuple[str, int], _CachedRejection] = {}
 
     def add(
         self, caller: Caller, policies: PolicyResolver, request: LimiterRequest, result: LimiterResult
@@ -80,9 +84,9 @@ class ExhaustedWindows:
                 exhausted.append(check)
         if not exhausted:
             return
-        if max(len(self._by_plan), len(self._by_key)) > MAX_CACHED:
+        if max(len(self._by_plan), len(self.by_key)) > MAX_CACHED:
             self._by_plan.clear()
-            self._by_key.clear()
+            self.by_key.clear()
         now_s = time.monotonic()
         cached = _CachedRejection(policies, request, result, now_s, now_s + min(waits) / 1000)
         self._by_plan[id(request.plan)] = cached
@@ -90,19 +94,19 @@ class ExhaustedWindows:
         if own and caller.kind == "virtual" and not policies.tokens_depend_on_body:
             if any(one.check.scope in BY_BODY for one in rejecting_statuses(request, result)):
                 return  # another call of the key may be of another agent or run
-            self._by_key[caller.key_id, caller.revocation_epoch] = cached
+            self.by_key[caller.key_id, caller.revocation_epoch] = cached
 
     def error_for_key(
         self, caller: Caller, policies: PolicyResolver, state: EnforcementState
     ) -> APIError | None:
         """Returns the error of a key whatever it requests now; None when the store must be queried."""
         key = caller.key_id, caller.revocation_epoch
-        cached = self._by_key.get(key)
+        cached = self.by_key.get(key)
         if cached is None:
             return None
         passed_ms = cached.passed_ms() if cached.policies is policies else None
         if passed_ms is None:
-            del self._by_key[key]
+            del self.by_key[key]
             return None
         return cached.error_after(passed_ms, state)
 

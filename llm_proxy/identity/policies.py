@@ -274,7 +274,8 @@ class PolicyWatcher:
 
     def epoch_of(self, tenant: str) -> int:
         """Returns the newest epoch of a tenant that `snapshot` reflects."""
-        return max(self.snapshot.epoch_of(tenant), self._seen.get(tenant, 0))
+        epochs = self.snapshot.epochs
+        return max(epochs.get(tenant, 0), epochs.get(ANY, 0), self._seen.get(tenant, 0))
 
     async def start(self) -> None:
         """Reads the policies, now if Postgres answers, and again when they change."""

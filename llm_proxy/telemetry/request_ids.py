@@ -15,8 +15,8 @@ import orjson
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_MS = 200_000_000_000_000  # the year 8307: leaves room for arithmetic on both sides
-_VERSION_7 = 0x7 << 76
-_VARIANT = 0b10 << 62
+_FIXED_BITS = 0x7 << 76 | 0b10 << 62
+"""The version, 7, and the variant."""
 
 
 class RequestIds:
@@ -33,13 +33,12 @@ class RequestIds:
 
     def __call__(self) -> UUID:
         """Returns the next id; takes about 1 µs."""
-        ms, rest_ns = divmod(time_ns(), 1_000_000)
-        moment = ms << 12 | (rest_ns << 12) // 1_000_000
+        moment = (time_ns() << 12) // 1_000_000  # 12 bits of a millisecond's fraction
         if moment <= self._last:
             moment = self._last + 1
         self._last = moment
         fresh = object.__new__(UUID)  # the public constructor's checks take twice as long
-        number = (moment >> 12) << 80 | _VERSION_7 | (moment & 0xFFF) << 64 | _VARIANT | self._bits(62)
+        number = (moment >> 12) << 80 | (moment & 0xFFF) << 64 | _FIXED_BITS | self._bits(62)
         object.__setattr__(fresh, "int", number)
         object.__setattr__(fresh, "is_safe", self._unsafe)
         return fresh
