@@ -8,7 +8,7 @@ it, and counted once. While the store is unreachable, slots, token windows and r
 import asyncio
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,9 +30,7 @@ class _Batch:
     """What is to be settled for one tenant next, and the future that is done when it was sent."""
 
     settled: SettledFuture
-    entries: dict[tuple[str, str, int, str, bool], SettlementEntry] = field(
-        default_factory=dict[tuple[str, str, int, str, bool], SettlementEntry]
-    )
+    entries: dict[tuple[str, str, int, str, bool], SettlementEntry]
 
     def add(self, entry: SettlementEntry) -> None:
         rises = entry.amount > 0 if entry.kind == "tokens" else True
@@ -79,7 +77,7 @@ class SettlementQueue:
         """
         batch = self._batches.get(tag)
         if batch is None:
-            batch = self._batches[tag] = _Batch(asyncio.get_running_loop().create_future())
+            batch = self._batches[tag] = _Batch(asyncio.get_running_loop().create_future(), {})
         for entry in entries:
             batch.add(entry)
         if len(batch.entries) > MAX_PERISHABLE:

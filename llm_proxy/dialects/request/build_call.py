@@ -50,6 +50,9 @@ class ParseContext(NamedTuple):
     reports_usage: bool = False
 
 
+_NO_PROVIDERS: frozenset[str] = frozenset()
+
+
 def build_call(
     parsed: Json,
     context: ParseContext,
@@ -78,7 +81,7 @@ def build_call(
     _reject_missing(context.endpoint, fields)
     model = choose_model(fields.get("model"), context, options, models)
     serving = find_served(model, options.provider, models)
-    providers = _providers(serving.name, models, out_of_range) if extra or out_of_range else frozenset[str]()
+    providers = _providers(serving.name, models, out_of_range) if extra or out_of_range else _NO_PROVIDERS
     body: Json = fields | requested | {"model": serving.name}
     streaming, wants_usage = _stream(context.endpoint, body)
     body |= _placed(context.endpoint, extra, providers) if extra else {}

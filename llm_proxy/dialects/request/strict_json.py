@@ -89,13 +89,15 @@ def _may_have_duplicates(body: bytes, names: int) -> bool:
 
     Every name ends in `":` unless space stands before the colon; inside strings the same characters are
     escaped. Where counting does not decide, returns True, and the slow parser decides.
+    `in` takes half as long again as `find`: it raises, and catches, that bytes are no integer.
     """
+    find = body.find
     if body.count(b'":') - body.count(b'\\":') != names:
         return True
-    if b'\\\\":' in body:
+    if find(b'\\\\":') >= 0:
         return True
     spaced = (
-        b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body
+        find(b" :") >= 0 or find(b"\n:") >= 0 or find(b"\t:") >= 0 or find(b"\r:") >= 0
     )  # a tenth of the cost of a search
     return spaced and _SPACE_BEFORE_COLON.search(body) is not None
 
