@@ -80,7 +80,7 @@ def state_of_sent(form: FormData, error: APIError | None = None) -> FormState:
     """Returns a form that shows what was sent, with the error that the API gave."""
     values = {name: value for name, value in form.items() if isinstance(value, str)}
     message, param = (error.message, error.param or "") if error is not None else ("", "")
-    parts = [part for part in param.split(".") if part != "body"]
+    parts = [part for part in param.replace("[", ".").split(".") if part != "body"]
     at = "budgets" if any(part in _BUDGET_FIELDS for part in parts) else (parts or [""])[0]
     return FormState(values, tuple(_sent_budgets(form)), message, at)
 

@@ -30,10 +30,13 @@ from llm_proxy.edge.responses import error_headers
 from llm_proxy.edge.routes.gemini import speaks_google
 from llm_proxy.edge.unserved_paths import is_cohere, not_served
 from llm_proxy.errors import APIError, BadRequest, InternalError, MethodNotAllowed, NotFound
-from llm_proxy.json_access import Json
+from llm_proxy.json_access import Json, is_array, is_object
 from llm_proxy.telemetry import uuid7
 
 log = logging.getLogger(__name__)
+_EXPECTED = "Input should be "
+"""What Pydantic's messages about types begin with."""
+_ABSENT = object()
 
 
 def create_management_app(
@@ -179,8 +182,33 @@ def error_from_http(error: HTTPException, method: str, path: str, methods: str) 
 
 def error_from_validation(error: RequestValidationError) -> APIError:
     """Returns the error for an invalid parameter or admin body; it names the field."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first.get("loc", ())[1:]) or "body"
-    return BadRequest(
-        f"Invalid '{where}': {first.get('msg', 'not valid')}.", param=where, code="invalid_value"
-    )
+    found = [(_place_of(one, error.body), one) for one in error.errors()]
+    where, first = found[0]
+    if first["type"] == "json_invalid":
+        return BadRequest("The body is not valid JSON.", code="invalid_json")
+    reasons = dict.fromkeys(str(one["msg"]) for place, one in found if place == where)
+    expected = " or ".join(reason.removeprefix(_EXPECTED) for reason in reasons)
+    is_choice = len(reasons) > 1 and all(reason.startswith(_EXPECTED) for reason in reasons)
+    message = f"{_EXPECTED}{expected}" if is_choice else next(iter(reasons))
+    return BadRequest(f"Invalid '{where}': {message}.", param=where, code="invalid_value")
+
+
+def _place_of(fault: Json, body: object) -> str:
+    """Returns the path of a field at fault, without Pydantic's names for the types that a value may have."""
+    kind, *parts = fault["loc"]
+    place, value = "", body
+    for part in parts:
+        if kind == "body":
+            inner = _inner(value, part)
+            if inner is _ABSENT and fault["type"] != "missing":
+                break
+            value = inner
+        place += f"[{part}]" if type(part) is int else f".{part}" if place else str(part)
+    return place or "body"
+
+
+def _inner(value: object, part: str | int) -> object:
+    """Returns what a part of a path names in a value."""
+    if isinstance(part, str):
+        return value.get(part, _ABSENT) if is_object(value) else _ABSENT
+    return value[part] if is_array(value) and part < len(value) else _ABSENT

@@ -62,7 +62,10 @@ _NAMES = tuple(one.name for one in fields(GuardRule))
 
 
 def parse_guard_rule(given: object) -> GuardRule | None:
-    """Parses the field `loop_guard` of a limit policy: an object, or the mode alone; raises `BadRequest`."""
+    """Parses the field `loop_guard` of a limit policy: an object, or the mode alone; raises `BadRequest`.
+
+    An object that sets nothing is no rule.
+    """
     if given is None:
         return None
     if isinstance(given, str):
@@ -78,9 +81,9 @@ def parse_guard_rule(given: object) -> GuardRule | None:
     if notice is not None and not isinstance(notice, bool):
         raise _invalid("notice", "true or false")
     counts = {name: _count(given.get(name), name, *bounds) for name, bounds in _COUNTS.items()}
-    return GuardRule(
-        mode=mode, notice=notice, nano_usd_per_minute=_usd(given.get("usd_per_minute")), **counts
-    )
+    usd = _usd(given.get("usd_per_minute"))
+    rule = GuardRule(mode=mode, notice=notice, nano_usd_per_minute=usd, **counts)
+    return rule if rule != GuardRule() else None
 
 
 def guard_document(rule: GuardRule | None) -> Json | None:

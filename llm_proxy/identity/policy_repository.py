@@ -172,7 +172,11 @@ async def _resolve_key(connection: Connection, target: Policy) -> Policy:
     kind = target.scope if isinstance(target, LimitPolicy) else target.kind
     if kind != "key" or target.subject == ANY or target.subject.startswith(INTERNAL_KEY_ID_PREFIX):
         return target
-    return replace(target, subject=await find_key_id(connection, target.subject))
+    try:
+        return replace(target, subject=await find_key_id(connection, target.subject))
+    except NotFound as missing:
+        missing.param = "subject"
+        raise
 
 
 async def _require_effect(connection: Connection, target: Policy) -> Policy:

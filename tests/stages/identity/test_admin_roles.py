@@ -234,6 +234,25 @@ async def test_an_invalid_admin_key_is_rejected_by_field(
         assert len((await owner.get("/admin/admin-keys")).json()["data"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "param"),
+    [
+        ("GET", "keys/a%00", "key"),
+        ("POST", "keys/%00/rotate", "key"),
+        ("GET", "keys?after=%00", "after"),
+        ("GET", "budgets?tenant=%00", "tenant"),
+        ("DELETE", "limits?scope=tenant&tenant=%00", "tenant"),
+    ],
+)
+async def test_a_parameter_with_nul_is_named(
+    replicas: list[Gateway], method: str, path: str, param: str
+) -> None:
+    """In the path and in the query."""
+    async with client(replicas[0], OWNER) as owner:
+        answer = await owner.request(method, f"/admin/{path}")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
 @pytest.mark.parametrize("path", ["notifications", "refused-credentials", "audit"])
 async def test_an_invalid_time_of_a_page_is_rejected_by_field(replicas: list[Gateway], path: str) -> None:
     """Times outside the calendar too."""

@@ -186,6 +186,11 @@ async def test_an_invalid_field_is_named(client: httpx.AsyncClient) -> None:
         ({"name": "n", "colour": 1}, "colour"),
         ({"name": "n", "rpm": -1}, "rpm"),
         ({"name": "n", "expires_at": "2020-01-01"}, "expires_at"),
+        ({"name": "n", "budgets": [{"period": "day", "limit_usd": True}]}, "budgets[0].limit_usd"),
+        ({"name": "n", "budgets": [{"period": "day", "limit_usd": {"a": 1}}]}, "budgets[0].limit_usd"),
+        ({"name": "n", "budgets": [{}, {"colour": 1}]}, "budgets[1].colour"),
+        ({"name": "n", "models": ["a", 5]}, "models[1]"),
+        (list[str](), "body"),
         ({}, "name"),
     ):
         answer = await client.post("/admin/keys", json=body)
@@ -193,6 +198,20 @@ async def test_an_invalid_field_is_named(client: httpx.AsyncClient) -> None:
     await client.post("/admin/keys", json={"name": "n"})
     assert (await client.post("/admin/keys", json={"name": "n"})).json()["error"]["param"] == "name"
     assert (await client.get("/admin/keys/nobody")).status_code == 404
+    for raw in (b"\xff\xfe", b"{", b'{"name": nil}'):
+        answer = await client.post("/admin/keys", content=raw, headers={"content-type": "application/json"})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["code"]) == (400, None, "invalid_json")
+
+
+async def test_a_policy_names_what_it_lacks(client: httpx.AsyncClient) -> None:
+    """A key that does not exist is its subject; an empty rule of the loop guard is no rule."""
+    missing = await client.put("/admin/limits", json={"scope": "key", "subject": "nobody", "rpm": 1})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (404, "subject")
+    switch = await client.put("/admin/kill-switches", json={"kind": "key", "subject": "nobody"})
+    assert (switch.status_code, switch.json()["error"]["param"]) == (404, "subject")
+    empty = await client.put("/admin/limits", json={"scope": "agent", "loop_guard": {}})
+    assert (empty.status_code, empty.json()["error"]["param"]) == (400, "rpm")
 
 
 async def test_limits_and_kill_switches_are_managed_by_routes(
