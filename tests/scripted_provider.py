@@ -299,8 +299,8 @@ class Connection(asyncio.Protocol):
             self._raw(200, raw, media)
 
     async def _break(self, script: Script) -> None:
-        await asyncio.sleep(0.02)  # what was written is delivered first
-        if script.do == "silence":
+        await asyncio.sleep(0.2 if script.do == "torn-end" else 0.02)  # what was written is delivered first
+        if script.do in {"silence", "stays-open"}:
             await asyncio.Event().wait()
         if script.do == "reset":
             sock: socket.socket = self.transport.get_extra_info("socket")
@@ -340,6 +340,9 @@ class Connection(asyncio.Protocol):
         for frame in ending.get(script.do, closing):
             await self._frame(frame, script)
         self.seen.told = script.counted and script.do not in faulty
+        if script.do in {"stays-open", "torn-end"}:
+            await self._break(script)
+            return
         self.transport.write(b"0\r\n\r\n")
 
     async def _frame(self, frame: bytes, script: Script) -> None:

@@ -19,6 +19,7 @@ from llm_proxy.sidecar.direct_streams import DirectStream, Unfinished
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import ResultSender, Send
+from llm_proxy.sidecar.stream_end import read_to_end
 from llm_proxy.sse import FrameGate
 
 FIRST_MARKS = (b"response.created", b"message_start")
@@ -62,7 +63,7 @@ class DirectNativeStream(DirectStream):
             return
         write = getattr(send, "write_chunk", None)
         self._extra = extra_headers(direct_internals.native_hidden(opened.headers), self._call.group)
-        async for chunk in opened:
+        async for chunk in read_to_end(opened, self._has_ended, opened.aclose):
             self._take_chunk(chunk)
             if not self._unsent:
                 continue
@@ -71,7 +72,7 @@ class DirectNativeStream(DirectStream):
                 self._started = True
                 await ResultSender(send, self._outcome)(self._start(call_id))
             await self._send(send)
-            while write is not None:
+            while write is not None and not self._has_ended():
                 await opened.take_each(partial(self._pass_on, write))
                 if not self._unsent:
                     break
@@ -111,7 +112,11 @@ class DirectNativeStream(DirectStream):
             if not write(ready):
                 return False
             self._note_ready()
-        return True
+        return not self._has_ended()
+
+    def _has_ended(self) -> bool:
+        """Return whether the last event was sent."""
+        return self._result is not None or self._is_stopped
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.body", "body": self._unsent, "more_body": True})

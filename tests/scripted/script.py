@@ -23,6 +23,8 @@ PLAYS = frozenset(
         "cut-once",  # `cut` at the first `fails` calls of `key`, later ones are good
         "reset",  # the same by a TCP reset
         "eof",  # the body ends properly after `after` frames: no finish reason, no [DONE]
+        "stays-open",  # a stream's last event, but neither the body nor the connection ends
+        "torn-end",  # a stream's last event, and the connection closed before the body's end
         "no-done",  # a finish reason, but no [DONE]
         "garbage",  # a frame that is not JSON after `after` frames; non-streamed: not JSON
         "half-frame",  # the body ends properly in the middle of a frame

@@ -4,7 +4,7 @@ A part of `native_calls`. Invariants: a stream is complete once each candidate t
 prompt was blocked; its cost is that of all it states.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +12,7 @@ from llm_proxy.content_frames import ContentEnd
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.sidecar import call_outcome, catalog, litellm_internals
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.stream_end import read_to_end
 
 CONFIGS = (
     ("litellm.llms.gemini.google_genai.transformation", "GoogleGenAIConfig"),
@@ -84,13 +85,20 @@ def _next_bytes(step: Callable[..., Any], is_relayed: Callable[[], bool]) -> Cal
         if not is_relayed():
             return await step(self)
         if not hasattr(self, "llmp_chunks"):
-            self.llmp_chunks = self.response.aiter_bytes()
+            self.llmp_chunks = native_chunks(self.response)
         async for chunk in self.llmp_chunks:
             self.collected_chunks.append(chunk)
             return chunk
         raise StopAsyncIteration
 
     return next_bytes
+
+
+def native_chunks(response: Untyped) -> AsyncGenerator[bytes]:
+    """Return the bytes of a native stream, up to its last event and what comes soon after."""
+    outcome = call_outcome.running() or call_outcome.CallOutcome()
+    outcome.stream_complete = False  # that of an earlier attempt is none of this one
+    return read_to_end(response.aiter_bytes(), lambda: outcome.stream_complete, response.aclose)
 
 
 async def log_success(stream: Untyped, cost_usd: float | None) -> None:

@@ -164,7 +164,7 @@ def _read_responses_by_frame() -> None:
 
 async def _next_frames(stream: Untyped) -> bytes:
     if not hasattr(stream, "llmp_frames"):
-        stream.llmp_frames, stream.llmp_chunks = FrameGate(), stream.response.aiter_bytes()
+        stream.llmp_frames, stream.llmp_chunks = FrameGate(), google_wire.native_chunks(stream.response)
         stream.llmp_stated_error = None
     if stream.llmp_stated_error is not None:
         raise stream.llmp_stated_error
@@ -216,11 +216,18 @@ def _relay_streams() -> None:
     def messages_or_relay(**options: Untyped) -> Untyped:
         return _relay(**options) if _relays() else generate_messages(**options)
 
+    def process_to_end(*, response: Untyped, **options: Untyped) -> Untyped:
+        if _relays():
+            read = google_wire.native_chunks(response)
+            response.aiter_bytes = lambda: read
+        return process(response=response, **options)
+
     def price_no_frame(**options: Untyped) -> Untyped:
         return None if _relays() else model_to_price(**options)
 
     generate = replace(proxy, "select_data_generator", responses_or_relay)
     generate_messages = replace(processing, "async_sse_data_generator", messages_or_relay)
+    process = replace(chunks, "chunk_processor", process_to_end)
     model_to_price = replace(chunks, "_extract_model_for_cost_injection", price_no_frame)
 
 
@@ -332,7 +339,8 @@ PATCH = LiteLLMPatch(
         "LiteLLM rebuilds Responses, Messages and Google's contents for their own providers: what it does "
         "not know of fields and betas is dropped, values its lists lack are rejected, streams of models its "
         "table lacks are asked for whole, events lose names and nulls, a message's stream states the cost of "
-        "its output alone, and one of Google's is priced without the deployment's own prices."
+        "its output alone, and one of Google's is priced without the deployment's own prices. A stream whose "
+        "connection stays open, or breaks, after the last event fails."
     ),
     until="A native call and its stream pass through LiteLLM unchanged, with their complete cost.",
     tests=("tests/stages/sidecar/test_native_calls.py", "tests/stages/sidecar/test_native_google.py"),

@@ -20,6 +20,7 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import provider_http, truncated_streams
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.provider_errors import find_failure
+from llm_proxy.sidecar.stream_end import DRAIN_TIMEOUT_S
 from llm_proxy.token_details import service_tier
 
 PASSTHROUGH_ATTRIBUTE = "_llmp_passthrough"
@@ -36,7 +37,6 @@ OPENAI_ITERATORS = frozenset(
 )
 """LiteLLM's parsers of OpenAI's frames; `openai_repair` makes the same changes to frames."""
 XAI_ITERATOR = "XAIChatCompletionStreamingHandler"
-DRAIN_TIMEOUT_S = 0.5
 TEXT_DELTA_FIELDS = frozenset({"content", "role", "refusal"})
 
 

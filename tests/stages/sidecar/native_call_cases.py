@@ -241,6 +241,8 @@ NATIVE_STREAMED = _streamed(NATIVE) | {
         events(STARTED, *DELTAS, ODD_REASON, STOPPED[1]) | {"gap_ms": 3},
     ),
     "response-events": ("responder", STREAM, events(CREATED, COMPLETED)),
+    "response-stays-open": ("responder", STREAM, {"do": "stays-open", **TOKENS}),
+    "message-stays-open": ("claude", LIMIT | STREAM, {"do": "stays-open", **TOKENS}),
 }
 """Streams that LiteLLM has no part in."""
 NOTHING_SENT = {"eof", "half-frame"}

@@ -1,7 +1,8 @@
 """Responses and Messages behind a real LiteLLM, at deployments that speak them: nothing is rebuilt."""
 
+import asyncio
 import json
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sidecars import CUT, Answer, Json, Sidecar
@@ -169,6 +170,22 @@ async def test_a_broken_stream_ends_in_an_error(sidecar: Sidecar, group: str, ho
         e["type"] for e in answer.events[:-1] if isinstance(e, dict)
     }
     assert "llmp-cost" not in answer.text
+
+
+@pytest.mark.parametrize("how", ["stays-open", "torn-end"])
+@pytest.mark.parametrize("group", ["gpt", "claude"])
+async def test_a_stream_ends_with_its_last_event(sidecar: Sidecar, log: Reader, group: str, how: str) -> None:
+    """Whatever becomes of the connection: the caller has the whole answer, and the log one success."""
+    make, last = (responses, "response.completed") if group == "gpt" else (messages, "message_stop")
+    for _ in range(2):
+        body = make(group, mark := str(uuid4()), do=how) | {"stream": True}
+        async with asyncio.timeout(10):
+            answer = await ask(sidecar, body, **{"x-litellm-call-id": mark})
+        *_, end, cost, rest = answer.text.split("\n\n")
+        assert end.startswith(f"event: {last}\n")
+        assert (cost.startswith(": llmp-cost "), rest) == (True, "")
+        [row] = await log.rows(UUID(mark))
+        assert row["status"] == "success"
 
 
 async def test_a_model_that_litellm_does_not_know_streams(sidecar: Sidecar) -> None:

@@ -1,7 +1,8 @@
 """Google's `generateContent` behind a real LiteLLM, at deployments that speak it: nothing is rebuilt."""
 
+import asyncio
 import json
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sidecars import Answer, Json, Sidecar
@@ -103,6 +104,19 @@ async def test_a_broken_stream_ends_in_an_error(sidecar: Sidecar, how: str) -> N
     assert len(answer.events) >= 5
     assert "finishReason" not in answer.text
     assert "llmp-cost" not in answer.text
+
+
+@pytest.mark.parametrize("how", ["stays-open", "torn-end"])
+async def test_a_stream_ends_with_its_last_event(sidecar: Sidecar, log: Reader, how: str) -> None:
+    """Whatever becomes of the connection: the caller has the whole answer, and the log a success."""
+    body = contents("gemini-flash", mark := str(uuid4()), do=how) | {"stream": True}
+    async with asyncio.timeout(10):
+        answer = await ask(sidecar, body, **{"x-litellm-call-id": mark})
+    events, mark_of_cost, _ = answer.text.rpartition(": llmp-cost ")
+    assert mark_of_cost
+    assert ("finishReason" in events, "error" in events) == (True, False)
+    [row] = await log.rows(UUID(mark))
+    assert row["status"] == "success"
 
 
 @pytest.mark.parametrize("stream", [False, True])
