@@ -227,9 +227,9 @@ class DirectCalls:
             router = litellm_internals.router()
             named = [one for one in router.model_list if one["model_name"] == name]
             deployments = named or direct_internals.wildcard_deployments(name)
-            params = [as_object(one["litellm_params"]) for one in deployments]
+            given = [(as_object(one["litellm_params"]), as_object(one["model_info"])) for one in deployments]
             is_alias = name in direct_internals.names_of_aliases()
-            may = bool(params) and not is_alias and all(map(may_serve, params))
+            may = bool(given) and not is_alias and all(may_serve(*one) for one in given)
             is_id = not named and any(one["model_info"]["id"] == name for one in router.model_list)
             is_plain = may and not is_id and direct_choice.is_plain_group(deployments, router)
             found = _DirectGroup(may, is_plain)

@@ -288,7 +288,12 @@ def learn_headers(sent: Mapping[str, str]) -> dict[str, str] | None:
     return {name: value for name, value in given.items() if name not in OMITTED_HEADERS}
 
 
-def may_serve(params: Json) -> bool:
-    """Whether a deployment's calls depend on nothing but the request: no limits, no credentials by name."""
+def may_serve(params: Json, info: Json) -> bool:
+    """Whether a deployment's calls depend on nothing but the request: no limits, no credentials by name.
+
+    Nor does their cost depend on the time that LiteLLM measures.
+    """
+    if any("_cost_per_second" in name and value for name, value in {**params, **info}.items()):
+        return False
     stated = {name for name, value in params.items() if value not in (None, False)}
     return all(name in DEPLOYMENT_PARAMETERS or "cost" in name for name in stated)

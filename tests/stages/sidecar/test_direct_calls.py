@@ -100,6 +100,8 @@ def pair(
         | {"model_info": {"id": "claude-haiku-4-5"}},
         deployment("maker", "anthropic/claude-sonnet-4-6", provider, **alone)
         | {"model_info": {"id": "maker"}},
+        deployment("timed", "openai/timed", provider, **alone)
+        | {"model_info": {"id": "timed", "input_cost_per_second": 1}},
         *natives(provider, alone),
     ]
     fallbacks = [{"first": ["second"]}, {"claude-first": ["claude"]}, {"responder-first": ["responder"]}]
@@ -329,6 +331,15 @@ async def test_an_id_that_is_a_model_s_name_has_its_own_price(pair: tuple[Sideca
         assert "x-litellm-response-cost" not in answer.headers
         for _ in range(3):
             assert '"cost"' not in (await sidecar.stream("no-price", str(uuid4()), do="ok", **counts)).text
+
+
+async def test_a_call_that_is_billed_by_the_second_is_litellm_s(pair: tuple[Sidecar, Sidecar]) -> None:
+    """It measures the time."""
+    sidecar, _ = pair
+    before = await learned(sidecar, [("timed", {}, {})])
+    answer = await sidecar.chat("timed", str(uuid4()), do="ok")
+    assert float(answer.headers["x-litellm-response-cost"]) > 0
+    assert (await sidecar.get("/health/readiness")).json["direct"] == before
 
 
 async def test_a_caller_hangs_up(pair: tuple[Sidecar, Sidecar]) -> None:

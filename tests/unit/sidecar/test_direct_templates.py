@@ -182,8 +182,11 @@ def test_a_header_of_the_call_s_own_makes_no_template() -> None:
 )
 def test_a_deployment_with_limits_is_litellm_s(params: Json) -> None:
     """LiteLLM counts against them in code that a direct call does not run."""
-    assert may_serve({"model": "openai/m", "input_cost_per_token": 1, "rpm": None})
-    assert not may_serve({"model": "openai/m"} | params)
+    assert may_serve(
+        {"model": "openai/m", "input_cost_per_token": 1, "rpm": None}, {"output_cost_per_second": 0}
+    )
+    assert not may_serve({"model": "openai/m"} | params, {})
+    assert not may_serve({"model": "openai/m"}, {"input_cost_per_second": 1})
 
 
 @pytest.mark.parametrize(
