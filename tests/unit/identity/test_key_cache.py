@@ -199,9 +199,9 @@ async def test_a_raise_of_a_cached_key_ends_by_the_clock(key: GeneratedKey) -> N
         kept.found[key.lookup], spec=spec, running_raise=KeyRaise(Limits(rpm=30), (), NOW + DAY)
     )
     check, credential = authenticator(KeyCache(kept, now=lambda: now)), Credential.of_key(key.text.encode())
-    for _ in range(2):
-        raised = await check.authenticate(credential)
-        assert (raised.limits.rpm, raised.is_raised) == (30, True)
+    await check.authenticate(credential)
+    raised = await check.authenticate(credential)
+    assert (raised.limits.rpm, raised.is_raised) == (30, True)
     now += DAY
     ended = await check.authenticate(credential)
     assert (ended.limits.rpm, ended.is_raised) == (3, False)
