@@ -46,7 +46,8 @@ def whole_chunks(data: bytes) -> bytes | None:
     size = len(data) - begin - 2
     if size > 0 and data.endswith(b"\r\n") and data.startswith(b"%x\r\n" % size):
         return data[begin:-2]  # one chunk, as most often: half the time of what follows
-    parts, at, end = list[bytes](), 0, len(data)
+    at, end = 0, len(data)
+    parts: list[bytes] = []
     while at < end:
         begin = data.find(b"\r\n", at, at + MAX_SIZE_CHARS) + 2
         digits = data[at : begin - 2]
