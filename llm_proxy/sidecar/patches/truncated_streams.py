@@ -191,8 +191,8 @@ PATCH = LiteLLMPatch(
     install=install,
     reason=(
         "A provider's stream that ends early becomes a complete answer: an invented finish reason, "
-        "[DONE], a success, a cache entry. One that HTTP's rules do not allow never ends, and an answer that "
-        "was not asked for is the next call's."
+        "[DONE], a success, a cache entry. What came shortly before a break is lost. A stream that "
+        "HTTP's rules do not allow never ends, and an answer that was not asked for is the next call's."
     ),
     report="https://github.com/BerriAI/litellm/pull/42140 (opt-in strict completion, not merged)",
     until="LiteLLM raises on a stream without a terminal finish reason, for every provider.",
