@@ -140,6 +140,20 @@ class ScriptedApp:
         await send_json(_sender(send, how), 200, b'{"whole":true}', [(b"x-request-id", value)])
         self.events.append("answered")
 
+    async def _big(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        """A whole answer of far more than fits between two sockets."""
+        await send_json(_sender(send, "whole"), 200, b"a" * 2**23, [])
+
+    async def _changes(self, _scope: Message, _receive: Receive, send: Send) -> None:
+        """Begins a stream; interrupted while its head waits, answers otherwise after `proceed`."""
+        try:
+            async with asyncio.timeout(0.05):
+                await send(OK)
+        except TimeoutError:
+            self.events.append("interrupted")
+        await self.proceed.wait()
+        await send_json(_sender(send, "whole"), 503, b'{"whole":true}', [])
+
     async def _begins(self, scope: Message, _receive: Receive, send: Send) -> None:
         """A stream as the gateway begins it; below `/wrapped` in messages."""
         sender = _sender(send, scope["path"].rpartition("/")[2])

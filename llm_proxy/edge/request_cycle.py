@@ -100,6 +100,8 @@ class BoundedRequestCycle(RequestResponseCycle):
             self._break_off()
             return
         if kind == "http.response.start" and not self.response_started:
+            if self.flow.write_paused and not self.disconnected:
+                await self.flow.drain()  # a call that is interrupted meanwhile has another head
             self._prepare_head(message)
         if kind == "http.response.body" and self._ends_with_connection:
             self.expected_content_length = len(message.get("body", b""))

@@ -1,7 +1,9 @@
 """Answers that are written as a whole, with no message of their own; on both event loops."""
 
+import asyncio
+
 import pytest
-from http_server import ProtocolServer, get, post, read_responses
+from http_server import TIMEOUT_S, ProtocolServer, get, post, read_responses
 
 BODY = b'{"whole":true}'
 CLOSE = b"Connection: close\r\n"
@@ -69,3 +71,18 @@ async def test_pipelined_requests_get_their_whole_answers_in_order(server: Proto
     raw = b"".join(get(f"/answers/{at}") for at in range(5)) + get("/hello", CLOSE)
     answers = read_responses(await server.send(raw))
     assert [one.body for one in answers] == [BODY] * 5 + [b"/hello"]
+
+
+async def test_an_answer_leaves_though_another_head_had_waited_for_the_client(server: ProtocolServer) -> None:
+    """The one before it on the connection was not read yet when the call was interrupted."""
+    client = await server.connect(2**16)
+    await client.send(get("/big") + get("/changes"))
+    await server.wait_for_event("interrupted")
+    await client.read_until(b"\r\n\r\n")
+    async with asyncio.timeout(TIMEOUT_S):
+        await client.reader.readexactly(2**23)
+    connection = await server.connection()
+    await server.wait_until(lambda: not connection.flow.write_paused)
+    server.app.proceed.set()
+    assert b" 503 " in await client.read_until(b"\r\n\r\n")
+    assert await client.read_until(BODY) == BODY
