@@ -108,20 +108,19 @@ class AdmittedCall:
         assert caller is not None and call is not None  # noqa: S101, PT018 -- the request was read
         services.upstream.check_capacity(caller, call)
         asking = Started(services.admission.admit(caller, call, context.request_id))
-        # What follows is done while the limits store is asked.
-        send = _composed(services.upstream, call, caller, context.id_text)
-        started_line = services.ledger.started_line(context)
+        # Done while the limits store is asked; an error waits until it is known what that has reserved.
+        send, started_line = _prepared(services, call, caller, context)
         self._lease = lease = await asking
         self.is_admitted, self._guard.on_sent = True, lambda: lease.headers
         try:
+            services.ledger.call_started(context, started_line)
             context.catalog = services.catalog.snapshot
             context.would_refuse = lease.would_reject
             if lease.guarded is not None and (verdict := lease.guarded.verdict) is not None:
                 context.guard_verdict = verdict
                 if verdict.notice:
                     call = with_notice(call, describe(verdict.finding))
-                    send = _composed(services.upstream, call, caller, context.id_text)
-            services.ledger.call_started(context, started_line)
+                    send, _ = _prepared(services, call, caller, context)
             if services.observers is not None:
                 services.observers.on_start(context)
             traceparent = traceparent_of(context.trace) if context.trace else None
@@ -276,12 +275,13 @@ class ReplayedCall:
             services.observers.on_end(context, record)
 
 
-def _composed(upstream: Upstream, call: Call, caller: Caller, request_id: str) -> Send:
-    """Returns what sends a call; for one that cannot be composed, what raises that."""
+def _prepared(services: Services, call: Call, caller: Caller, context: CallContext) -> tuple[Send, bytes]:
+    """Returns what sends a call, or raises what prevents that; and the call's line for the journal."""
     try:
-        return upstream.compose(call, caller, request_id)
+        send = services.upstream.compose(call, caller, context.id_text)
+        return send, services.ledger.started_line(context)
     except Exception as error:  # noqa: BLE001 -- raised where the call would be sent
-        return partial(_cannot_send, error)
+        return partial(_cannot_send, error), b""
 
 
 async def _cannot_send(error: Exception, guard: CallGuard, _traceparent: str | None) -> Reply:

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,13 @@ async def standing(admission: AdmissionController, caller: Caller) -> Sequence[L
     return (await current_limits(admission, caller)).limit_statuses
 
 
+async def until_nothing_runs(admission: AdmissionController, caller: Caller) -> None:
+    """Waits until no call of a caller holds anything; what it has used stays counted."""
+    async with asyncio.timeout(5):
+        while any(one.running or one.held for one in await standing(admission, caller)):  # noqa: ASYNC110 -- no event
+            await asyncio.sleep(0.02)
+
+
 @asynccontextmanager
 async def trial_of(admission: AdmissionController) -> AsyncGenerator[Trial]:
     """A trial with this admission."""
@@ -160,9 +168,7 @@ async def test_a_call_that_is_cancelled_while_the_store_is_asked_sends_nothing(
         with pytest.raises(asyncio.CancelledError):
             await calling
         own.thaw()
-        async with asyncio.timeout(5):
-            while any(one.running or one.held for one in await standing(admission, caller)):  # noqa: ASYNC110 -- no event
-                await asyncio.sleep(0.02)
+        await until_nothing_runs(admission, caller)
         assert trial.is_idle
         assert len(trial.received) == 1
         await trial.call(caller)
@@ -226,3 +232,17 @@ async def test_a_call_that_cannot_be_composed_is_admitted_and_settled(replicas: 
         with pytest.raises(APIError) as refused:
             await trial.call(once, seed=object())
         assert refused.value.status == 429
+
+
+async def test_a_call_without_a_line_for_the_journal_is_admitted_and_settled(replicas: Replicas) -> None:
+    """Its caller is called what JSON cannot hold: it ends as one that is not sent, and holds nothing."""
+    admission = await replicas.start(Prices(spent=0), store_timeout_ms=PATIENT_MS)
+    caller = new_caller(limits=Limits(parallel=1), budgets=BUDGET)
+    async with trial_of(admission) as trial:
+        await trial.call(caller)
+        unnamed: Any = object()
+        with pytest.raises((TypeError, ValueError)):
+            await trial.call(replace(caller, channel=unnamed))
+        assert trial.is_idle
+        assert len(trial.received) == 1
+        await until_nothing_runs(admission, caller)
