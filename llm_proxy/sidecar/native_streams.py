@@ -17,6 +17,7 @@ from llm_proxy.sidecar.direct_answers import GoodAnswer, extra_headers
 from llm_proxy.sidecar.direct_requests import OpenedStream, RequestTemplate
 from llm_proxy.sidecar.direct_streams import DirectStream, Unfinished
 from llm_proxy.sidecar.direct_templates import DirectCall
+from llm_proxy.sidecar.event_stream import BOM
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import ResultSender, Send
 from llm_proxy.sidecar.stream_end import read_to_end
@@ -88,9 +89,9 @@ class DirectNativeStream(DirectStream):
         return last.deployment, last.model
 
     def _check_first(self) -> None:
-        """Leave a stream to LiteLLM whose first event is none that is known."""
+        """Leave a stream to LiteLLM whose first event is none that is known, or comes after a byte order mark."""
         first = self._unsent[: self._unsent.find(b"\n\n")]
-        if not any(mark in first for mark in FIRST_MARKS):
+        if first.startswith(BOM) or not any(mark in first for mark in FIRST_MARKS):
             raise Unfinished
 
     def _take_chunk(self, chunk: bytes) -> None:

@@ -202,6 +202,11 @@ def events(*said: Json) -> Json:
     return {"do": "raw", "raw": [wire(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n") for one in said]}
 
 
+def marked(stream: Json) -> Json:
+    """The same stream after a byte order mark."""
+    return stream | {"raw": [wire("\ufeff"), *stream["raw"]]}
+
+
 STARTED: Json = {
     "type": "message_start",
     "message": {"id": "msg_x", "model": "c", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}},
@@ -247,8 +252,6 @@ NATIVE_STREAMED = _streamed(NATIVE) | {
 """Streams that LiteLLM has no part in."""
 NOTHING_SENT = {"eof", "half-frame"}
 """Streams that end before their first event: LiteLLM writes no row of a message's."""
-BREAKS = {"cut", "reset"}
-"""LiteLLM loses events that come just before these."""
 SEARCHED = json.loads(response({"type": "web_search_call", "id": "w", "status": "completed"}, TEXT)["raw"][0])
 NATIVE_UNEVEN: dict[str, Case] = {
     **{
@@ -256,7 +259,7 @@ NATIVE_UNEVEN: dict[str, Case] = {
         for group, fields in (("responder", {}), ("claude", LIMIT))
         for name in ("cut", "reset", "eof", "half-frame", "error-in-200")
         for after, gap_ms in ((0, 0), (5, 0), (7, 3))
-        if (after or name not in NOTHING_SENT) and not (gap_ms and name in BREAKS)
+        if after or name not in NOTHING_SENT
     },
     **{
         f"{group}-{name}": (group, fields | STREAM, {"do": name})
@@ -265,6 +268,8 @@ NATIVE_UNEVEN: dict[str, Case] = {
     },
     "fallback-stream": ("claude-first", LIMIT | STREAM, {"do": "status-500"}),
     "response-fallback-stream": ("responder-first", STREAM, {"do": "status-500"}),
+    "marked-response-stream": ("responder", STREAM, marked(events(CREATED, COMPLETED))),
+    "marked-message-stream": ("claude", LIMIT | STREAM, marked(events(STARTED, *DELTAS, *STOPPED))),
     "searched-stream": ("responder", STREAM, events(CREATED, COMPLETED | {"response": SEARCHED})),
     "uncounted-stream": ("claude", LIMIT | STREAM, events(STARTED, *DELTAS, UNCOUNTED, STOPPED[1])),
     "failed-stream": (
