@@ -89,7 +89,7 @@ class DirectNativeStream(DirectStream):
         return last.deployment, last.model
 
     def _check_first(self) -> None:
-        """Leave a stream to LiteLLM whose first event is none that is known, or comes after a byte order mark."""
+        """Leave a stream to LiteLLM whose first event is not known, or comes after a byte order mark."""
         first = self._unsent[: self._unsent.find(b"\n\n")]
         if first.startswith(BOM) or not any(mark in first for mark in FIRST_MARKS):
             raise Unfinished
