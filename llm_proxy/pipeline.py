@@ -107,6 +107,7 @@ class AdmittedCall:
         caller, call = context.caller, context.call
         assert caller is not None and call is not None  # noqa: S101, PT018 -- the request was read
         services.upstream.check_capacity(caller, call)
+        policies = services.admission.policies
         asking = Started(services.admission.admit(caller, call, context.request_id))
         # Done while the limits store is asked; an error waits until it is known what that has reserved.
         send, started_line = _prepared(services, call, caller, context)
@@ -118,9 +119,9 @@ class AdmittedCall:
             context.would_refuse = lease.would_reject
             if lease.guarded is not None and (verdict := lease.guarded.verdict) is not None:
                 context.guard_verdict = verdict
-                if verdict.notice:
-                    call = with_notice(call, describe(verdict.finding))
-                    send, _ = _prepared(services, call, caller, context)
+                call = with_notice(call, describe(verdict.finding)) if verdict.notice else call
+            if call is not context.call or services.admission.policies is not policies:
+                send, _ = _prepared(services, call, caller, context)
             if services.observers is not None:
                 services.observers.on_start(context)
             traceparent = traceparent_of(context.trace) if context.trace else None

@@ -55,7 +55,7 @@ from llm_proxy.admission.spending_watch import SpendingWatch
 from llm_proxy.background import LOOP_DONE, BackgroundLoop
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, BudgetExceeded, StoreUnavailable
-from llm_proxy.identity import AccessPolicy, Caller, PolicyWatcher
+from llm_proxy.identity import AccessPolicy, Caller, PolicySnapshot, PolicyWatcher
 from llm_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,11 @@ class AdmissionController:
     def shared_store(self) -> ClusterClient | None:
         """The limits store that all processes share; None where limits hold per process."""
         return self._backend.cluster if isinstance(self._backend, RedisBackend) else None
+
+    @property
+    def policies(self) -> PolicySnapshot:
+        """The policies that calls are judged by; another object once they have changed."""
+        return self._watcher.snapshot
 
     def watch_spending(self) -> SpendingWatch:
         """Returns a watch that remembers from now on which budgets calls use."""
