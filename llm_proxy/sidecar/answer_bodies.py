@@ -6,13 +6,13 @@ usage not stated or counted is left out. Without the patch `whole_answers` a bod
 """
 
 import json
-from threading import Event
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals, openai_repair
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.json_repair import encode
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.patches.patch import installed
 
 TRANSLATED_FIELDS = frozenset({"content", "function_call", "role", "tool_calls"})
 """Fields of a message that keep LiteLLM's value."""
@@ -20,12 +20,6 @@ TRANSLATED_TOP_FIELDS = frozenset({"choices", "error", "model", "usage"})
 """Fields of an answer that keep LiteLLM's value."""
 VERTEX_PREFIX = "vertex_ai_"
 TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
-_completing = Event()
-
-
-def enable_completing() -> None:
-    """Complete answers from now on; the patch does."""
-    _completing.set()
 
 
 def render_completion(result: Untyped, outcome: CallOutcome) -> bytes:
@@ -37,10 +31,10 @@ def render_completion(result: Untyped, outcome: CallOutcome) -> bytes:
         needs_nothing = outcome.original is None and (
             outcome.states_tokens or _has_token_counts(getattr(result, "usage", None))
         )
-        if needs_nothing or not _completing.is_set():
+        if needs_nothing or "whole_answers" not in installed:
             return raw.encode()
         result = json.loads(raw)
-    if _completing.is_set():
+    if "whole_answers" in installed:
         _complete(as_object(result), outcome)
     return encode(result)
 

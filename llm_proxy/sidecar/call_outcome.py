@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from threading import Event
 from typing import Any
 
 from llm_proxy.endpoints import Endpoint
@@ -18,15 +17,10 @@ from llm_proxy.quantities import USAGE_HEADER
 from llm_proxy.sidecar import provider_errors
 from llm_proxy.sidecar.forms import SentForm
 from llm_proxy.sidecar.images import ImageCall
+from llm_proxy.sidecar.patches.patch import installed
 from llm_proxy.sidecar.provider_lines import ProviderLines
 
 _CURRENT: ContextVar["CallOutcome | None"] = ContextVar("outcome", default=None)
-_attempts_recorded = Event()
-"""Set once the patch `attempts` is installed; without it the number of attempts is unknown."""
-_bodies_replaced = Event()
-"""Set once the patch `provider_http` is installed."""
-_native_calls_relayed = Event()
-"""Set once the patch `native_calls` is installed."""
 MAX_HOPS = 16
 MAX_NAME_CHARS = 100
 UNKNOWN_COUNT = b"unknown"
@@ -171,7 +165,7 @@ class CallOutcome:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers for the gateway: attempts and cache; each attempt unless the first succeeded."""
-        count = str(len(self.attempts)).encode() if _attempts_recorded.is_set() else UNKNOWN_COUNT
+        count = str(len(self.attempts)).encode() if "attempts" in installed else UNKNOWN_COUNT
         found = [(b"x-llmp-attempts", count)]
         if self.without_cache:
             found.append((b"x-llmp-cache", b"off"))
@@ -279,29 +273,14 @@ def record_error(error: BaseException) -> None:
         outcome.error = error
 
 
-def enable_native_calls() -> None:
-    """Declare that native calls pass LiteLLM as they were sent; before, no deployment counts as native."""
-    _native_calls_relayed.set()
-
-
-def enable_provider_bodies() -> None:
-    """Declare that a provider gets `provider_body` from now on, and that its answer is recorded."""
-    _bodies_replaced.set()
-
-
 def replaces_bodies() -> bool:
-    """Whether a provider gets `provider_body`."""
-    return _bodies_replaced.is_set()
+    """Whether a provider gets `provider_body`, and its answer is recorded."""
+    return "broken_streams" in installed  # `provider_http` is a part of it
 
 
 def relays_native_calls() -> bool:
     """Whether native calls pass LiteLLM as they were sent."""
-    return _native_calls_relayed.is_set()
-
-
-def enable_attempt_recording() -> None:
-    """Declare that every attempt is recorded from now on; before, the number of attempts is unknown."""
-    _attempts_recorded.set()
+    return "native_calls" in installed
 
 
 def record_attempt(attempt: Attempt) -> None:

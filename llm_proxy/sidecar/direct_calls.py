@@ -36,7 +36,7 @@ from llm_proxy.sidecar.direct_templates import (
 from llm_proxy.sidecar.disconnects import unless_disconnected
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.native_streams import DirectNativeStream
-from llm_proxy.sidecar.patches import openai_passthrough
+from llm_proxy.sidecar.patches.patch import installed
 from llm_proxy.sidecar.responses import (
     CALL_ID_HEADER,
     App,
@@ -215,7 +215,7 @@ class DirectCalls:
         if call is None or not self._group(call.group).may_serve:
             return None
         is_chat = endpoint not in NATIVE_ENDPOINTS
-        if call.streams and is_chat and not openai_passthrough.installed.is_set():
+        if call.streams and is_chat and "frames" not in installed:
             return None
         may_be_cached = ENDPOINTS[endpoint].litellm_call_type in direct_internals.cached_call_types()
         return None if may_be_cached and not call.without_cache else call

@@ -9,6 +9,7 @@ from llm_proxy.sidecar import direct_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import attempts
+from llm_proxy.sidecar.patches.patch import installed
 
 DECIDING_INFO = (
     *("access_groups", "access_windows", "blocked", "enable_tag_filtering", "ptu_shares"),
@@ -32,7 +33,7 @@ def is_plain_group(deployments: list[Json], router: Untyped) -> bool:
 
 async def choose(group: str, outcome: CallOutcome) -> Untyped:
     """Return the deployment for a call of a plain group, and record it; None if LiteLLM must choose."""
-    if outcome.affinity or outcome.account is not None or not attempts.installed.is_set():
+    if outcome.affinity or outcome.account is not None or "attempts" not in installed:
         return None
     chosen = await direct_internals.choose_healthy(group)
     if chosen is not None:

@@ -19,13 +19,13 @@ from llm_proxy.sidecar.flat_prices import PlainAnswer, PlainUsage
 from llm_proxy.sidecar.frame_template import KnownTemplate
 from llm_proxy.sidecar.json_repair import encode
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches import accounting
 from llm_proxy.sidecar.patches.openai_passthrough import (
     PASSTHROUGH_ATTRIBUTE,
     TEXT_DELTA_FIELDS,
     PassthroughFrame,
     PassthroughStream,
 )
+from llm_proxy.sidecar.patches.patch import installed
 from llm_proxy.sidecar.provider_lines import ProviderLines
 
 FRAME = "chat.completion.chunk"
@@ -138,7 +138,7 @@ class DirectFrames(PassthroughStream):
         self._checked: Json | None = None
         self.hidden = direct_internals.hidden_of_stream(pricing, opened.headers)
         self._unpriced = _unpriced(pricing)
-        self._is_plain = accounting.prices_streams_as_stated()
+        self._is_plain = {"stream_prices", "counted"} <= installed
         self._kept: list[Json] = []
         self._more_texts: list[str] = []
         self._usage: Json | None = None

@@ -25,7 +25,8 @@ from llm_proxy.sidecar.disconnects import unless_disconnected
 from llm_proxy.sidecar.event_stream import EVENT_STREAM, ServerSentEvent, media_type
 from llm_proxy.sidecar.http_protocol import BODY_FOLLOWS
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.patches import alike_frames, provider_http
+from llm_proxy.sidecar.patches import provider_http
+from llm_proxy.sidecar.patches.patch import installed
 from llm_proxy.sidecar.provider_lines import ProviderLines
 from llm_proxy.sidecar.responses import Message, Receive, ResultSender, Send
 
@@ -98,7 +99,7 @@ class DirectStream:
             return
         body = _FlushingBody(opened, partial(self._send_held, call_id, send))
         frames = self._make_frames(opened, self._prepare(opened, body))
-        if alike_frames.installed.is_set():
+        if "alike_frames" in installed:
             write = getattr(send, "write_chunk", None)
             passage = Passage(body.take_each, write) if write is not None else None
             frames = send_alike(frames, self._outcome, passage)

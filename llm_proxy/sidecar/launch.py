@@ -32,7 +32,7 @@ from llm_proxy.sidecar.direct_settings import direct_endpoints
 from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, accepted_settings
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import redis_breaker, registry
-from llm_proxy.sidecar.patches.patch import LiteLLMPatch
+from llm_proxy.sidecar.patches.patch import LiteLLMPatch, installed
 from llm_proxy.sidecar.prefork import ParentLink
 from llm_proxy.sidecar.process_log import log_line
 from llm_proxy.sidecar.responses import App, Message, Scope
@@ -103,10 +103,15 @@ def import_litellm() -> tuple[LiteLLMPatch, ...]:
         log_line(line)
     for patch in chosen:
         if not patch.after_start:
-            patch.install()
+            _install(patch)
     litellm_internals.proxy_module()
     litellm_internals.import_for_first_calls()
     return tuple(patch for patch in chosen if patch.after_start)
+
+
+def _install(patch: LiteLLMPatch) -> None:
+    patch.install()
+    installed.add(patch.name)
 
 
 def run(prepared: Prepared, listener: socket.socket, keys: tuple[str, ...], link: ParentLink | None) -> int:
@@ -159,7 +164,7 @@ async def _start_litellm(prepared: Prepared) -> AsyncGenerator[CallLog | None]:
     except (Exception, SystemExit) as error:
         raise StartFailed(_one_line(error)) from error
     for patch in prepared.after_start:
-        patch.install()
+        _install(patch)
     try:
         _require_guardrails(prepared.loaded)
         async with _call_log() as call_log:

@@ -6,7 +6,6 @@ usage costs, in its usage frame and in the log; a price of 0 covers every kind o
 """
 
 from importlib import import_module
-from threading import Event
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import catalog, litellm_internals
@@ -20,14 +19,6 @@ OLLAMA = "litellm.llms.ollama.chat.transformation"
 STATED_USAGE = "_llmp_usage_stated"
 STREAM_COUNTS = ("prompt_tokens", "completion_tokens")
 OLLAMA_COUNTS = ("prompt_eval_count", "eval_count")
-
-_usage_frames_priced, _counts_marked = Event(), Event()
-"""Each is set once its patch is installed."""
-
-
-def prices_streams_as_stated() -> bool:
-    """Whether a stream whose frames state its tokens is priced by nothing that LiteLLM counts."""
-    return _usage_frames_priced.is_set() and _counts_marked.is_set()
 
 
 def _install_service_tiers() -> None:
@@ -62,7 +53,6 @@ def _install_stream_prices() -> None:
     """
     _price_usage_frames(litellm_internals.request_processing_class())
     _price_complete_streams(import_module(CHUNK_BUILDER))
-    _usage_frames_priced.set()
 
 
 def _price_usage_frames(processing: Untyped) -> None:
@@ -120,7 +110,6 @@ def _install_counted() -> None:
     """Patch the two classes that count tokens; before the first call."""
     _mark_streams(import_module(CHUNK_BUILDER).ChunkProcessor)
     _mark_ollama_responses(import_module(OLLAMA).OllamaChatConfig)
-    _counts_marked.set()
 
 
 def _mark_streams(processor: Untyped) -> None:

@@ -4,16 +4,11 @@ Invariants: only where no callback reads frames, and LiteLLM translates OpenAI's
 format; LiteLLM's own generator opens, ends, logs and breaks off every stream (`sidecar/alike_frames.py`).
 """
 
-from threading import Event
-
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import call_outcome, litellm_internals
 from llm_proxy.sidecar.alike_frames import send_alike
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
-
-installed = Event()
-"""Set once frames are sent without LiteLLM."""
 
 
 def install() -> None:
@@ -35,7 +30,6 @@ def install() -> None:
 
     step = replace(wrapper, "__anext__", step_and_note)
     generate = replace(proxy, "select_data_generator", generate_or_send)
-    installed.set()
 
 
 def _may_send(request: Json, response: Untyped) -> bool:

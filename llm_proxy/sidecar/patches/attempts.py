@@ -6,7 +6,6 @@ callback. LiteLLM calls `pre_call` after the translation of a request and before
 """
 
 from collections.abc import AsyncGenerator, Callable
-from threading import Event
 
 from llm_proxy.json_access import as_object
 from llm_proxy.sidecar import answer_usage, call_outcome, callback, litellm_internals
@@ -20,8 +19,6 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 from llm_proxy.sidecar.patches.routing import rejects_credentials
 
-installed = Event()
-"""Set once attempts are recorded."""
 GUARDRAIL_HOOKS = (
     "pre_call_hook",
     "during_call_hook",
@@ -35,22 +32,17 @@ GROUP_GUARDRAIL_HOOKS = ("async_pre_call_deployment_hook", "async_post_call_succ
 
 def install() -> None:
     """Patch the router, LiteLLM's logging of a call, and the functions that run guardrails."""
-    call_outcome.enable_attempt_recording()
-    installed.set()
-    router = litellm_internals.router_class()
+    router, hooks = litellm_internals.router_class(), litellm_internals.proxy_logging_class()
     _record_deployments(router)
     _record_failures(router)
     _record_sent(litellm_internals.logging_class())
     for name in GUARDRAIL_HOOKS:
-        _record_guardrail_errors(
-            litellm_internals.proxy_logging_class(), name, call_outcome.record_guardrail_error
-        )
-    _record_guardrail_errors_of_streams(litellm_internals.proxy_logging_class())
+        _record_guardrail_errors(hooks, name, call_outcome.record_guardrail_error)
+    _record_guardrail_errors_of_streams(hooks)
     _record_swallowed_guardrail_errors(litellm_internals.unified_guardrails_class())
+    utils = litellm_internals.utils_module()
     for name in GROUP_GUARDRAIL_HOOKS:
-        _record_guardrail_errors(
-            litellm_internals.utils_module(), name, call_outcome.record_group_guardrail_error
-        )
+        _record_guardrail_errors(utils, name, call_outcome.record_group_guardrail_error)
 
 
 def _record_deployments(router: Untyped) -> None:

@@ -42,7 +42,6 @@ USAGE_MARKS = (b"message_start", b"message_delta", b"message_stop")
 def install() -> None:
     """Patch LiteLLM's requests, its streams and what it does with their events; before LiteLLM's start."""
     litellm_internals.forget_hook(litellm_internals.RESPONSE_IDS_HOOK)
-    call_outcome.enable_native_calls()
     _send_responses_as_sent()
     _send_messages_as_sent()
     _keep_betas()

@@ -9,7 +9,6 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime
-from threading import Event
 from typing import Any
 
 from llm_proxy.json_access import Json, as_list, as_object
@@ -40,10 +39,6 @@ XAI_ITERATOR = "XAIChatCompletionStreamingHandler"
 TEXT_DELTA_FIELDS = frozenset({"content", "role", "refusal"})
 
 
-installed = Event()
-"""Set once frames are passed on."""
-
-
 class PassthroughFrame(bytes):
     """An encoded frame; a class, because LiteLLM sets attributes on what it passes along."""
 
@@ -63,7 +58,6 @@ def install() -> None:
         return await (translate(self) if stream is None else stream.next_frame())
 
     translate = replace(wrapper, "__anext__", pass_or_translate)
-    installed.set()
     texts = litellm_internals.text_stream_wrapper_class()
 
     def pass_frame(self: Untyped, chunk: Untyped) -> Untyped:

@@ -10,6 +10,9 @@ from typing import Any
 
 from llm_proxy.sidecar.litellm_internals import Untyped
 
+installed: set[str] = set()
+"""Names of the patches that are installed in this process; `launch` adds each."""
+
 
 @dataclass(frozen=True, slots=True)
 class LiteLLMPatch:

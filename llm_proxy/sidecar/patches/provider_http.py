@@ -66,7 +66,6 @@ def install() -> None:
     make = replace(response_class, "__init__", make_with_ascii)
     send = replace(client, "send", send_and_check)
     replace(response_class, "aiter_lines", lines)
-    call_outcome.enable_provider_bodies()
 
 
 async def _answer_at_hand(client: Untyped, request: Untyped) -> Untyped:

@@ -8,7 +8,7 @@ from collections.abc import ItemsView
 from dataclasses import dataclass
 
 from llm_proxy.json_access import Json
-from llm_proxy.sidecar import answer_bodies, call_outcome, litellm_internals, openai_repair
+from llm_proxy.sidecar import call_outcome, litellm_internals, openai_repair
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches import truncated_streams
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
@@ -81,7 +81,6 @@ TRANSLATED_STREAMS = LiteLLMPatch(
 
 def _install_whole_answers() -> None:
     """Extend LiteLLM's map of finish reasons; complete answers from now on."""
-    answer_bodies.enable_completing()
     core = litellm_internals.core_helpers_module()
     core._FINISH_REASON_MAP = FinishReasonMap(core._FINISH_REASON_MAP | openai_repair.FINISH_REASONS)  # noqa: SLF001 -- no setting
 

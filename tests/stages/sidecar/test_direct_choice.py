@@ -29,7 +29,7 @@ import asyncio, itertools, json, sys
 import litellm, litellm.router
 from llm_proxy.sidecar import direct_choice, direct_internals, litellm_internals
 from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
-from llm_proxy.sidecar.patches import attempts
+from llm_proxy.sidecar.patches.patch import installed
 
 def deployment(group, at, params, info):
     params = {"model": f"openai/{group}", "api_key": "none", **params}
@@ -84,7 +84,7 @@ async def choose_for(**stated):
         chosen = await direct_choice.choose("one", outcome)
     return [one.deployment for one in outcome.attempts] if chosen is not None else None
 
-attempts.installed.set()
+installed.add("attempts")
 CALLS = {"plain": {}, "affinity": {"affinity": "a-run"}, "account": {"account": frozenset({"one-0"})}}
 seen = {name: asyncio.run(compare(name)) for name in groups}
 seen["settings"] = {name: is_plain_with(name, value) for name, value in SETTINGS.items()}

@@ -11,8 +11,9 @@ import copy, re, time
 from llm_proxy.sidecar import answer_bodies, call_log, call_outcome, direct_answers, direct_templates
 from llm_proxy.sidecar.answer_template import KnownAnswers
 from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
+from llm_proxy.sidecar.patches.patch import installed
 
-answer_bodies.enable_completing()
+installed.add("whole_answers")
 CALL = direct_templates.DirectCall("chat.completions", "the-group", [], {}, ())
 HEADERS = {"x-request-id": "r", "x-ratelimit-limit-tokens": "5", "llm_provider-a": "b", "x-litellm-a": "c"}
 NOW = str(int(time.time()))[:-4]
