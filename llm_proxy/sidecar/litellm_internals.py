@@ -302,6 +302,12 @@ def running_guardrails() -> list[Untyped]:
     return list(registry.IN_MEMORY_GUARDRAIL_HANDLER.IN_MEMORY_GUARDRAILS.values())
 
 
+def are_frames_read() -> bool:
+    """Whether a guardrail or a callback reads the frames of streams."""
+    found = proxy_logging_class().callback_capabilities()
+    return bool(found.has_iterator_override or found.has_streaming_chunk_override or found.has_guardrail)
+
+
 def has_guardrail() -> bool:
     """Whether any guardrail is configured."""
     return any(isinstance(one, guardrail_class()) for one in litellm_module().callbacks)

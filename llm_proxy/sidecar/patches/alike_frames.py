@@ -35,17 +35,11 @@ def install() -> None:
 def _may_send(request: Json, response: Untyped) -> bool:
     """Whether only the caller reads the frames, and LiteLLM adds none of its own."""
     library, proxy = litellm_internals.litellm_module(), litellm_internals.proxy_module()
-    capabilities = litellm_internals.proxy_logging_class().callback_capabilities()
-    read_by_callbacks = (
-        capabilities.has_iterator_override
-        or capabilities.has_streaming_chunk_override
-        or capabilities.has_guardrail
-        or library.post_call_rules
-    )
     own_frames = request.get("_litellm_raw_sse_stream") or proxy._should_include_fallback_errors(request)  # noqa: SLF001 -- frames beside the provider's
     return not (
         call_outcome.is_native()
-        or read_by_callbacks
+        or litellm_internals.are_frames_read()
+        or library.post_call_rules
         or own_frames
         or proxy._resolve_keepalive_seconds(request, response)  # noqa: SLF001 -- LiteLLM's own pings
     )

@@ -192,13 +192,7 @@ def _note_last_event(stream: Untyped, frames: bytes) -> None:
 
 def _relays() -> bool:
     """Whether a call's events are passed on as bytes: not where a guardrail or a callback reads them."""
-    logging = litellm_internals.proxy_logging_class()
-    capabilities = logging.callback_capabilities()
-    return call_outcome.is_native() and not (
-        capabilities.has_iterator_override
-        or capabilities.has_streaming_chunk_override
-        or capabilities.has_guardrail
-    )
+    return call_outcome.is_native() and not litellm_internals.are_frames_read()
 
 
 def _relay_streams() -> None:
