@@ -135,24 +135,24 @@ class Started(Generator[Any, None, Result]):
     What the task does in between is done during that wait. Raises at once what ends the coroutine before it.
     """
 
-    __slots__ = ("_ended", "_first_wait", "_is_awaited", "_work")
+    __slots__ = ("_first_wait", "_is_awaited", "_result", "_work")
 
     def __init__(self, work: Coroutine[Any, Any, Result]) -> None:
         self._work, self._is_awaited = work, False
         self._first_wait: Any = None
-        self._ended: StopIteration | None = None
+        self._result: tuple[Result] | None = None  # not its exception: that would hold this object in a cycle
         try:
             self._first_wait = work.send(None)
         except StopIteration as ended:
-            self._ended = ended
+            self._result = (ended.value,)
 
     def __await__(self) -> Generator[Any, None, Result]:
         return self
 
     def send(self, value: None) -> Any:  # noqa: ANN401 -- what an event loop waits for
         """Goes on up to the next wait; the first time that is where the coroutine waits already."""
-        if self._ended is not None:
-            raise self._ended
+        if self._result is not None:
+            raise StopIteration(*self._result)
         if not self._is_awaited:
             self._is_awaited = True
             return self._first_wait
