@@ -109,7 +109,7 @@ class AdmittedCall:
         services.upstream.check_capacity(caller, call)
         policies = services.admission.policies
         asking = Started(services.admission.admit(caller, call, context.request_id))
-        # Done while the limits store is asked; an error waits until it is known what that has reserved.
+        # Runs while the limits store answers; an error is raised once the reservation is known.
         send, started_line = _prepared(services, call, caller, context)
         self._lease = lease = await asking
         self.is_admitted, self._guard.on_sent = True, lambda: lease.headers

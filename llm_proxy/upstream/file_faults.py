@@ -19,7 +19,7 @@ _REASONS = (
     ("content type", "The type of its file is not known."),
     ("download is disabled", "Links are not fetched for this model."),
 )
-"""What LiteLLM's message says -> the reason; a caller does not learn what the network said."""
+"""What LiteLLM's message says -> the reason; the network's own error is kept from the caller."""
 _FILE_FIELDS = re.compile(r"\.(?:(?:image|video|audio|document)_url(?:\.url)?|file_data)")
 _LINK = re.compile(r"(?:https?|gs|s3)://|data:[^;,/]+/[^;,]+;base64,")
 

@@ -7,6 +7,19 @@ NUMBERED = b"first" + b"".join(b"%02d" % at * 2**17 for at in range(32))
 HEAD = get("/writes", b"Connection: close\r\n", method=b"HEAD")
 
 
+async def leave_after(
+    part: bytes, path: str, server: ProtocolServer, buffer_bytes: int | None = None
+) -> None:
+    """Resets a client's connection once it has read `part`; then the application goes on, to its end."""
+    client = await server.connect(buffer_bytes)
+    await client.send(get(path))
+    await client.read_until(part)
+    client.reset()
+    await server.wait_until(lambda: not server.state.connections)
+    server.app.proceed.set()
+    await server.wait_until(lambda: not server.state.tasks)
+
+
 async def test_a_slow_client_gets_every_chunk_in_order(server: ProtocolServer) -> None:
     """What cannot be written at once has to be sent, which waits for the client."""
     client = await server.connect(2**16)
@@ -34,13 +47,7 @@ async def test_a_body_without_chunks_is_sent(
 
 async def test_nothing_is_written_to_a_client_that_has_left(server: ProtocolServer) -> None:
     """Nor is that an error."""
-    client = await server.connect(4096)
-    await client.send(get("/writes"))
-    await client.read_until(b"first")
-    client.reset()
-    await server.wait_until(lambda: not server.state.connections)
-    server.app.proceed.set()
-    await server.wait_until(lambda: not server.state.tasks)
+    await leave_after(b"first", "/writes", server, buffer_bytes=4096)
     assert int(server.app.events[-1].split()[1]) <= 2
 
 
@@ -88,10 +95,5 @@ async def test_a_stream_that_is_not_plain_begins_with_messages(
 
 async def test_a_client_that_leaves_after_the_first_chunk_is_noticed(server: ProtocolServer) -> None:
     """What began at once ends as any other stream."""
-    client = await server.connect()
-    await client.send(get("/begins"))
-    await client.read_until(b"one,")
-    client.reset()
-    await server.wait_until(lambda: not server.state.connections)
-    server.app.proceed.set()
-    await server.wait_until(lambda: not server.state.tasks)
+    await leave_after(b"one,", "/begins", server)
+    assert server.app.events == ["began True"]
