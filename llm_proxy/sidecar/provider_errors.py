@@ -8,7 +8,7 @@ empty error object states no failure.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
@@ -38,6 +38,16 @@ CONTENT_REJECTION = re.compile(
     r"flagged|moderation|safety|content[ _](?:polic|filter)|violates? (?:\w+ )?(?:usage|content|policy)",
     re.IGNORECASE,
 )
+MISREPORTED_STATUS = 500
+MISREPORTED = re.compile(
+    r"\b(?:image|audio|video) input is not supported|missing data required for image input|"
+    r"\bjinja exception: |\broles must alternate\b",
+    re.IGNORECASE,
+)
+"""What llama.cpp, and Ollama, answer with status 500 although the request is at fault: a picture for a model
+of texts, and messages that the model's template rejects by its `raise_exception`."""
+TEMPLATE_SOURCE = re.compile(r"^.*\bJinja Exception: | at row \d+, column \d+:.*$", re.DOTALL)
+"""The lines of the template around its own message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +69,17 @@ def find_response(error: BaseException | None) -> ErrorResponse | None:
     """Return the provider's response in an exception's causes; None if no provider responded.
 
     The outermost exception determines the status. LiteLLM keeps body and headers in inner ones only.
+    A 500 whose message says that the request is at fault is 400.
     """
     found = [one for cause in causes_of(error) if (one := _response_of(cause)) is not None]
     same = [one for one in found if one.status == found[0].status]
     if not same:
         return None
     body = next((one.body for one in same if one.body is not None), None)
-    return ErrorResponse(
-        same[0].status, body, max((one.wait_s for one in same if one.wait_s is not None), default=None)
-    )
+    wait_s = max((one.wait_s for one in same if one.wait_s is not None), default=None)
+    if body is not None and _is_misreported(same[0].status, body):
+        return ErrorResponse(400, replace(body, message=TEMPLATE_SOURCE.sub("", body.message or "")), wait_s)
+    return ErrorResponse(same[0].status, body, wait_s)
 
 
 def headers_of_error(
@@ -125,6 +137,14 @@ def is_content_rejection(error: BaseException) -> bool:
     return found is not None and found.status == 403 and bool(CONTENT_REJECTION.search(message or ""))
 
 
+def is_misreported(error: BaseException) -> bool:
+    """Whether a provider answered 500 although its message says that the request is at fault."""
+    if getattr(error, "status_code", None) != MISREPORTED_STATUS:
+        return False
+    found = find_response(error)
+    return found is not None and found.status != MISREPORTED_STATUS
+
+
 def is_translation_error(error: BaseException | None) -> bool:
     """Whether an exception comes from the translation of the request, not from network or credentials."""
     elsewhere = NETWORK_PACKAGES | CREDENTIAL_PACKAGES | {"openai"}
@@ -156,6 +176,10 @@ def is_unreadable_response(error: BaseException) -> bool:
     """Whether LiteLLM could not parse a provider's answer with status 200."""
     message = str(error).lower()
     return any(text in message for text in UNREADABLE_TEXTS)
+
+
+def _is_misreported(status: int, body: ErrorBody) -> bool:
+    return status == MISREPORTED_STATUS and bool(MISREPORTED.search(body.message or ""))
 
 
 def _response_of(error: BaseException) -> ErrorResponse | None:

@@ -23,6 +23,7 @@ VERIFY = (
     "Your organization must be verified to stream this model. Please go to: [removed] and click on Verify "
     "Organization. If you just verified, it can take up to 15 minutes for access to propagate."
 )
+ROLES = "Conversation roles must alternate user/assistant/user/assistant/..."
 Heard = tuple[int, str | None, str | None, str]
 HEARD: dict[str, Heard] = {
     "temperature": (400, "unsupported_value", "temperature", TEMPERATURE),
@@ -66,6 +67,20 @@ HEARD: dict[str, Heard] = {
     ),
     "half": (400, None, None, "bad \ufffd temperature"),
     "ollama-tools": (400, None, None, "[removed] does not support tools"),
+    "ollama-image": (
+        400,
+        None,
+        None,
+        "Failed to create new sequence: failed to process inputs: this model is missing data required for image input",
+    ),
+    "llamacpp-image": (
+        400,
+        None,
+        None,
+        "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+    ),
+    "llamacpp-roles": (400, None, None, ROLES),
+    "llamacpp-rows": (400, None, None, ROLES),
     "secrets": (
         400,
         None,

@@ -343,6 +343,13 @@ FAILURES: dict[str, Failure] = {
         400, {"error": "registry.ollama.ai/library/gemma:latest does not support tools"}
     ),
     "ollama-context": Failure(400, {"error": "the input length exceeds the context length"}),
+    "ollama-image": Failure(
+        500,
+        {
+            "error": "Failed to create new sequence: failed to process inputs: this model is missing data required "
+            "for image input"
+        },
+    ),
     "ollama-missing": Failure(404, {"error": 'model "nosuch" not found, try pulling it first'}),
     # llama.cpp
     "llamacpp-context": Failure(
@@ -357,6 +364,40 @@ FAILURES: dict[str, Failure] = {
     ),
     "llamacpp-loading": Failure(
         503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}, {"retry-after": "9"}
+    ),
+    "llamacpp-image": Failure(
+        500,
+        {
+            "error": {
+                "code": 500,
+                "message": "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+                "type": "server_error",
+            }
+        },
+    ),
+    "llamacpp-roles": Failure(
+        500,
+        {
+            "error": {
+                "code": 500,
+                "message": "\n------------\nWhile executing CallExpression at line 19, column 27 in source:\n"
+                '...% 2 == 0) -%}↵        {{ raise_exception("Conversation roles must alternate user...\n'
+                "                                           ^\nError: Jinja Exception: Conversation roles must "
+                "alternate user/assistant/user/assistant/...",
+                "type": "server_error",
+            }
+        },
+    ),
+    "llamacpp-rows": Failure(
+        500,
+        {
+            "error": {
+                "code": 500,
+                "message": "Conversation roles must alternate user/assistant/user/assistant/... at row 19, column 27:\n"
+                " {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}\n {{ raise_exception(\"Conver\n",
+                "type": "server_error",
+            }
+        },
     ),
     # TGI
     "tgi-context": Failure(

@@ -39,6 +39,8 @@ def is_caller_error(error: BaseException) -> bool:
         return True
     if call_outcome.rejected_by_group_guardrail():  # another group may have no such guardrail
         return True
+    if provider_errors.is_misreported(error):
+        return True
     if getattr(error, "status_code", None) not in CALLER_ERROR_STATUSES:
         return call_outcome.failed_in_translation(error)
     message = str(error).lower()
