@@ -21,6 +21,7 @@ from llm_proxy.background import Started
 from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.dialects import Call
 from llm_proxy.dialects.notice import with_notice
+from llm_proxy.dialects.request.native_call import within_cap
 from llm_proxy.endpoints import OPAQUE_ENDPOINTS
 from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Caller
@@ -110,7 +111,7 @@ class AdmittedCall:
         policies = services.admission.policies
         asking = Started(services.admission.admit(caller, call, context.request_id))
         # Runs while the limits store answers; an error is raised once the reservation is known.
-        send, started_line = _prepared(services, call, caller, context)
+        send, started_line = _prepared(services, call, context)
         self._lease = lease = await asking
         self.is_admitted, self._guard.on_sent = True, lambda: lease.headers
         try:
@@ -120,8 +121,10 @@ class AdmittedCall:
             if lease.guarded is not None and (verdict := lease.guarded.verdict) is not None:
                 context.guard_verdict = verdict
                 call = with_notice(call, describe(verdict.finding)) if verdict.notice else call
-            if call is not context.call or services.admission.policies is not policies:
-                send, _ = _prepared(services, call, caller, context)
+            is_changed = lease.caller is not caller or services.admission.policies is not policies
+            if is_changed or call is not context.call:
+                context.caller = lease.caller
+                send, _ = _prepared(services, call, context, started_line)
             if services.observers is not None:
                 services.observers.on_start(context)
             traceparent = traceparent_of(context.trace) if context.trace else None
@@ -276,11 +279,18 @@ class ReplayedCall:
             services.observers.on_end(context, record)
 
 
-def _prepared(services: Services, call: Call, caller: Caller, context: CallContext) -> tuple[Send, bytes]:
-    """Returns what sends a call, or raises what prevents that; and the call's line for the journal."""
+def _prepared(services: Services, call: Call, context: CallContext, line: bytes = b"") -> tuple[Send, bytes]:
+    """Returns what sends a call, or raises what prevents that; and the call's line for the journal.
+
+    `line` is that of a call that was prepared before: its caller may have changed since then.
+    """
+    caller = context.caller
+    assert caller is not None  # noqa: S101 -- the request was read
     try:
+        if caller.max_tokens_cap is not None:
+            call = within_cap(call, caller.max_tokens_cap)
         send = services.upstream.compose(call, caller, context.id_text)
-        return send, services.ledger.started_line(context)
+        return send, line or services.ledger.started_line(context)
     except Exception as error:  # noqa: BLE001 -- raised where the call would be sent
         return partial(_cannot_send, error), b""
 

@@ -88,12 +88,14 @@ class Decision(NamedTuple):
     """The decision on a call: the request to the limits store, its result, and what follows from them.
 
     Attributes:
+        caller: The caller as it was read last.
         state: How limits hold right now.
         reservations: What the call holds; one for each store that counted it.
         error: The error of a rejected call.
         would_reject: The checks in shadow mode that would have rejected it, as `scope:kind`.
     """
 
+    caller: Caller
     request: LimiterRequest
     result: LimiterResult
     state: EnforcementState
@@ -226,7 +228,7 @@ class AdmissionController:
         more = () if guarded is None else await guarded.judge_admitted(decision.reservations)
         headers = partial(rate_limit_headers, decision.request, decision.result, decision.state, more)
         held, would_reject = decision.reservations, decision.would_reject
-        return Lease(headers, held, self._leases, would_reject, later_budgets, guarded)
+        return Lease(decision.caller, headers, held, self._leases, would_reject, later_budgets, guarded)
 
     def check_access(self, caller: Caller, call: Call) -> None:
         """Raises `Forbidden` where a kill switch or the key's models exclude a call; counts nothing."""
@@ -280,20 +282,20 @@ class AdmissionController:
                 caller = await self._refreshed(caller)
             request = make_request(caller)
             if not request.plan.checks and self._watcher.is_fresh:
-                return Decision(request, LimiterResult(ADMITTED, 0, 0), self._mode)
+                return Decision(caller, request, LimiterResult(ADMITTED, 0, 0), self._mode)
             if (cached := self._exhausted.find(request)) is not None:
-                return self._rejected(request, cached)
+                return self._rejected(caller, request, cached)
             try:
                 result = await self._backend.reserve(request, partial(self._undo, request))
             except LimiterUnavailable:
-                return await self._evaluate_without_store(request)
+                return await self._evaluate_without_store(caller, request)
             if not request.lease_id and _unknown_budgets(request, result):  # a status shows every figure
                 result = result._replace(status=SPEND_UNKNOWN)
             if result.status in {ADMITTED, REJECTED}:
                 return self._decision_of(caller, request, result)
             if (
                 result.status == SPEND_UNKNOWN
-                and (decision := await self._rebuild_budgets(request, result)) is not None
+                and (decision := await self._rebuild_budgets(caller, request, result)) is not None
             ):
                 return decision
             caller = await self._refresh_after(caller, request, result)
@@ -332,13 +334,12 @@ class AdmissionController:
         if result.status == REJECTED:
             if request.reserve:
                 self._exhausted.add(caller, self._planner.policies, request, result)
-            return self._rejected(request, result)
+            return self._rejected(caller, request, result)
         if request.reserve and self._shared:
             self._fallback.record_admitted(request.plan)
         reservations = (self._reservation(request, result),)
-        return Decision(
-            request, result, self._mode, reservations, would_reject=self._shadow_rejection(request, result)
-        )
+        shadow = self._shadow_rejection(request, result)
+        return Decision(caller, request, result, self._mode, reservations, would_reject=shadow)
 
     def _shadow_rejection(self, request: LimiterRequest, result: LimiterResult) -> str | None:
         """The shadow checks that would have rejected; their budgets that are not known yet are rebuilt."""
@@ -357,7 +358,11 @@ class AdmissionController:
         return Reservation(request, result, self._backend, self._settlements)
 
     def _rejected(
-        self, request: LimiterRequest, result: LimiterResult, state: EnforcementState | None = None
+        self,
+        caller: Caller,
+        request: LimiterRequest,
+        result: LimiterResult,
+        state: EnforcementState | None = None,
     ) -> Decision:
         state = state or self._mode
         error = rate_limit_error(request, result, state)
@@ -365,25 +370,22 @@ class AdmissionController:
             rejecting = rejecting_statuses(request, result)
             spent = (one.check for one in rejecting if one.is_exhausted and not one.check.is_run_budget)
             self._spending.budgets_exhausted(spent)
-        return Decision(request, result, state, error=error)
+        return Decision(caller, request, result, state, error=error)
 
-    async def _evaluate_without_store(self, request: LimiterRequest) -> Decision:
+    async def _evaluate_without_store(self, caller: Caller, request: LimiterRequest) -> Decision:
         """Decides while the store is unreachable."""
         local_request, result, state = await self._fallback.reserve(request)
         if result.status == REJECTED:
-            return self._rejected(local_request, result, state)
+            return self._rejected(caller, local_request, result, state)
         reservations = self._fallback.reservations_of(
             request, local_request, result, self._backend, self._settlements
         )
-        return Decision(
-            local_request,
-            result,
-            state,
-            reservations,
-            would_reject=self._shadow_rejection(local_request, result),
-        )
+        shadow = self._shadow_rejection(local_request, result)
+        return Decision(caller, local_request, result, state, reservations, would_reject=shadow)
 
-    async def _rebuild_budgets(self, request: LimiterRequest, result: LimiterResult) -> Decision | None:
+    async def _rebuild_budgets(
+        self, caller: Caller, request: LimiterRequest, result: LimiterResult
+    ) -> Decision | None:
         """Rebuilds missing budgets; returns a decision where that is impossible, None to evaluate again."""
         missing = _unknown_budgets(request, result)
         try:
@@ -397,7 +399,7 @@ class AdmissionController:
             unavailable = StoreUnavailable(message, retry_after_s=RETRY_AFTER_S, headers=DENIED_HEADERS)
             unavailable.reached_limit = reached_limit(unknown[0], wait_ms=int(RETRY_AFTER_S * 1000))
             raise unavailable
-        return await self._evaluate_without_store(request)
+        return await self._evaluate_without_store(caller, request)
 
     async def _refresh_after(self, caller: Caller, request: LimiterRequest, result: LimiterResult) -> Caller:
         tenant = request.plan.tenant

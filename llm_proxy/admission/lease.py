@@ -23,6 +23,7 @@ from llm_proxy.admission.loop_guard import GuardVerdict
 from llm_proxy.admission.memory_limiter import check_verdict
 from llm_proxy.admission.settlements import SettledFuture, SettlementQueue
 from llm_proxy.background import spawn
+from llm_proxy.identity import Caller
 from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, TURNS, Quantities
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
@@ -235,6 +236,7 @@ class Lease:
     """What an admitted call holds: headers for its response, and its settlement.
 
     Attributes:
+        caller: The caller that was admitted: as its key is since the newest change that the store told of.
         usage: What it was settled by; None until it is.
         would_reject: The checks in shadow mode that would have rejected it, as `scope:kind`; None for none.
         guarded: The call as the loop guard sees it; None where that is off.
@@ -242,11 +244,12 @@ class Lease:
 
     __slots__ = (
         "_counting", "_later_budgets", "_leases", "_made_headers", "_make_headers",
-        "_open", "_pending_futures", "_reservations", "guarded", "usage", "would_reject",
+        "_open", "_pending_futures", "_reservations", "caller", "guarded", "usage", "would_reject",
     )  # fmt: skip
 
     def __init__(
         self,
+        caller: Caller,
         make_headers: Callable[[], RawHeaders],
         reservations: tuple[Reservation, ...],
         leases: ActiveLeases,
@@ -254,6 +257,7 @@ class Lease:
         later_budgets: LaterBudgets | None = None,
         guarded: GuardedTurn | None = None,
     ) -> None:
+        self.caller = caller
         self._make_headers = make_headers
         self._made_headers: RawHeaders | None = None
         self.guarded = guarded

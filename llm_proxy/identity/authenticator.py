@@ -130,8 +130,8 @@ class KeyLookup(Protocol):
         """
         ...
 
-    async def find_caller(self, key: bytes) -> Caller:
-        """Returns the key's caller; raises `Unauthorized`, or `StoreUnavailable` if it cannot be checked."""
+    async def look_up(self, credential: Credential) -> Caller:
+        """Returns any other key's caller; raises `Unauthorized`, or `StoreUnavailable` if it cannot tell."""
         ...
 
 
@@ -169,7 +169,7 @@ class Authenticator:
         if caller is not None:
             return caller
         try:
-            return await self._virtual_keys.find_caller(credential.key)
+            return await self._virtual_keys.look_up(credential)
         finally:
             self.gate.require_open()  # it may have been closed when the key was read
 

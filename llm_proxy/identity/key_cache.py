@@ -113,7 +113,11 @@ class KeyCache:
         """
         credential = Credential.of_key(key)
         caller = self.cached_caller(credential)
-        return self._caller_or_error(await self._look_up(credential)) if caller is None else caller
+        return await self.look_up(credential) if caller is None else caller
+
+    async def look_up(self, credential: Credential) -> Caller:
+        """Returns the caller of a key that `cached_caller` does not know; raises as `find_caller` does."""
+        return self._caller_or_error(await self._read(credential))
 
     async def refresh(self, caller: Caller, epoch: int) -> Caller:
         """Returns the caller as its key is at a tenant's new epoch; raises as `find_caller` does.
@@ -141,7 +145,7 @@ class KeyCache:
             self._epochs = policies
         return policies
 
-    async def _look_up(self, credential: Credential) -> _CachedKey:
+    async def _read(self, credential: Credential) -> _CachedKey:
         key, digest = credential.key, credential.digest
         began_s = self._clock_s()
         if began_s - self._invalid_since_s.get(digest, _NEVER_S) < CACHE_TTL_S:

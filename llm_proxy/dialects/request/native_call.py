@@ -11,6 +11,7 @@ from llm_proxy.dialects.call import Call
 from llm_proxy.dialects.dialect import BodyLimits, ModelIndex, ServingGroup
 from llm_proxy.dialects.request.build_call import (
     ParseContext,
+    apply_max_tokens_cap,
     choose_model,
     parse_attribution,
     reject_wrong_mode,
@@ -142,9 +143,19 @@ def build_native_call(
         timeout_s=options.timeout_s,
     )
     reject_wrong_mode(call, serving)
-    cap = limits.max_tokens_cap
-    if cap is None or (call.max_tokens is not None and call.max_tokens <= cap):
+    return call if limits.max_tokens_cap is None else within_cap(call, limits.max_tokens_cap)
+
+
+def within_cap(call: Call, cap: int) -> Call:
+    """Returns a call of any endpoint with at most `cap` completion tokens.
+
+    Raises BadRequest as `apply_max_tokens_cap` does.
+    """
+    if call.operation is not None or (call.max_tokens is not None and call.max_tokens <= cap):
         return call
+    native = NATIVE_FIELDS.get(call.endpoint)
+    if native is None:
+        return apply_max_tokens_cap(call, cap)
     return call._replace(body=_bounded(call.body, native.max_tokens, cap), max_tokens=cap)
 
 

@@ -11,10 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import orjson
 import pytest
 import redis
-from stages.admission.limiter_outages import PATIENT_MS, OwnValkey, Replicas, new_caller, settings_of
+from stages.admission.limiter_outages import PATIENT_MS, OwnValkey, Replicas, new_caller
 from stages.admission.limiter_outages import Ledger as Prices
 from stages.admission.test_lost_replies import until_nothing_is_held
 
@@ -24,15 +23,13 @@ from llm_proxy.call_context import CallContext
 from llm_proxy.call_guard import TimeoutPolicy, Timeouts
 from llm_proxy.dialects import Call
 from llm_proxy.errors import APIError, StoreUnavailable, UpstreamUnreachable
-from llm_proxy.identity import AccessPolicy, Budget, Caller, KillSwitch, Limits, PolicySnapshot, PolicyWatcher
-from llm_proxy.identity.caller import ANY
+from llm_proxy.identity import Budget, Caller, Limits
 from llm_proxy.ledger import Ledger
 from llm_proxy.ledger.usage_store import MemoryUsage
 from llm_proxy.pipeline import Services, process_call
 from llm_proxy.running_calls import RunningCalls
 from llm_proxy.telemetry import Metrics, uuid7
-from llm_proxy.upstream import Catalog, CurrentCatalog, SidecarClient
-from llm_proxy.upstream.catalog import ModelGroup
+from llm_proxy.upstream import CurrentCatalog, SidecarClient
 from llm_proxy.upstream.litellm_protocol import LiteLLMControls
 from llm_proxy.upstream.pool import SidecarPool
 from llm_proxy.upstream.sidecar_keys import SidecarKeys
@@ -253,38 +250,3 @@ async def test_a_call_without_a_line_for_the_journal_is_admitted_and_settled(rep
         assert trial.is_idle
         assert len(trial.received) == 1
         await until_nothing_runs(admission, caller)
-
-
-class ChangedPolicies:
-    """Policies that a test replaces."""
-
-    def __init__(self) -> None:
-        self.now = PolicySnapshot(epochs={ANY: 1})
-
-    async def fetch_policies(self, known_epoch: int) -> PolicySnapshot | None:
-        """What they are now, if that is not known."""
-        return self.now if self.now.newest_epoch > known_epoch else None
-
-
-async def test_a_switch_that_the_store_tells_of_holds_for_the_call_that_asks(
-    own: OwnValkey, replicas: Replicas
-) -> None:
-    """Another replica has switched the fallback off: the sidecar is told not to use it."""
-    source, prices = ChangedPolicies(), Prices(spent=0)
-    watcher = PolicyWatcher(source)
-    access = AccessPolicy(watcher, prices, ("*",))
-    settings = settings_of(limits_redis_url=own.url, store_timeout_ms=PATIENT_MS)
-    admission = AdmissionController(settings, watcher, access, prices=prices)
-    elsewhere = await replicas.start(prices)
-    await admission.start()
-    caller = new_caller(limits=Limits(rpm=100), models=("*",))
-    assert caller.tenant is not None
-    async with trial_of(admission, LiteLLMControls(access=access)) as trial:
-        groups = {"gpt": ModelGroup("gpt", fallbacks=("other",)), "other": ModelGroup("other")}
-        trial.catalog.update(Catalog(groups, {}, is_ours=True))
-        await trial.call(caller)
-        source.now = PolicySnapshot((), frozenset({KillSwitch("model", "other")}), {ANY: 2, caller.tenant: 2})
-        await elsewhere.publish_epochs({caller.tenant: 2})
-        await trial.call(caller)
-        assert ["disable_fallbacks" in orjson.loads(body) for body in trial.received] == [False, True]
-    await admission.stop()

@@ -13,6 +13,7 @@ from llm_proxy.admission.limiter import (
 )
 from llm_proxy.admission.memory_backend import MemoryBackend
 from llm_proxy.admission.settlements import SettlementQueue
+from llm_proxy.identity import Caller
 
 TOKENS = LimitCheck("tokens", "provider", "provider p", "k", 100, spender_id="p")
 MONEY = LimitCheck("budget", "key", "key k", "k", 100, period="month")
@@ -42,4 +43,4 @@ def test_a_plan_says_whether_its_calls_settle_anything(
     )
     assert bool([*reservation.settlement_entries(SettledUsage(5, 5, "p"))]) is plan.settles
     assert reservation.is_tight is bool(checks and plan.settles)
-    assert Lease(tuple, (reservation,), ActiveLeases()).settles is plan.settles
+    assert Lease(Caller("k", "virtual"), tuple, (reservation,), ActiveLeases()).settles is plan.settles
