@@ -1,8 +1,10 @@
 """The test run's sidecars are forks of one process: they are what a start of their own would be."""
 
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from sidecars import Provider, deployment, forked_sidecars_spec, run_sidecar, sidecar_spec
@@ -11,6 +13,15 @@ from warm_sidecars import can_be_forked, start
 from llm_proxy.stack import process
 
 ANEW = "LiteLLM is imported anew"
+
+
+class Interrupted(Exception):  # noqa: N818 -- as pytest names its own
+    """Raised in the place of pytest's timeout."""
+
+
+def parent_of(pid: int) -> int:
+    """Return the process that forked it."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def folder_of(pid: int) -> Path:
@@ -47,6 +58,28 @@ def test_it_is_killed_as_another_process(tmp_path: Path) -> None:
     started.popen.kill()
     assert started.popen.wait(20) == -signal.SIGKILL
     assert process.stop([started]) == []
+
+
+def test_the_answer_to_an_interrupted_request_is_no_other_s(tmp_path: Path) -> None:
+    config = tmp_path / "litellm.yaml"
+    config.write_text("model_list: []")
+    spec = sidecar_spec(config, 1, {})
+
+    def interrupt(*_: object) -> NoReturn:
+        raise Interrupted
+
+    started = start(spec, tmp_path)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    os.kill(parent := parent_of(started.popen.pid), signal.SIGSTOP)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(Interrupted):
+            start(spec, tmp_path)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        os.kill(parent, signal.SIGCONT)
+    started.popen.kill()
+    assert started.popen.wait(20) == -signal.SIGKILL
 
 
 def test_another_release_s_sidecar_is_no_fork(tmp_path: Path) -> None:
