@@ -115,7 +115,6 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.llms.anthropic.pass_through.messages.utils": ("AnthropicMessagesRequestUtils",),
     "litellm.llms.openai_like.messages.transformation": ("OpenAILikeAnthropicMessagesConfig",),
     "litellm.llms.openai.responses.transformation": ("OpenAIResponsesAPIConfig",),
-    "litellm.llms.custom_httpx.llm_http_handler": ("update_headers_with_filtered_beta",),
     "litellm.responses.streaming_iterator": ("ResponsesAPIStreamingIterator",),
     "litellm.proxy.pass_through_endpoints.streaming_handler": ("PassThroughStreamingHandler",),
     "litellm.proxy.common_utils.http_parsing_utils": ("_safe_get_request_parsed_body",),

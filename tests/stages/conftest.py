@@ -140,7 +140,7 @@ def natives(provider: Provider) -> list[Json]:
     at_once: Json = {"num_retries": 0, "cooldown_time": 0}
     return [
         native("gpt", "openai/gpt-4.1", provider),
-        native("gpt-unlisted", "openai/gpt-of-tomorrow", provider),
+        native("of-openai/*", "openai/*", provider),
         native("gpt-azure", "azure/gpt-4.1", provider, api_base=provider.url, api_version="2025-04-01"),
         native("claude", "anthropic/claude-sonnet-4-5-20250929", provider),
         native("claude-vllm", "hosted_vllm/own-claude", provider, api_base=provider.url),

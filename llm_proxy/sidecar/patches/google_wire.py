@@ -42,8 +42,6 @@ def install(is_relayed: Callable[[], bool]) -> None:
     for module, name in CONFIGS:
         config: Untyped = getattr(import_module(module), name)
         config.transform_generate_content_request = _as_sent(config.transform_generate_content_request)
-    base: Untyped = getattr(import_module(CONFIGS[0][0]), CONFIGS[0][1])
-    base.transform_generate_content_response = _and_price(base.transform_generate_content_response)
     for module, name, function in LOGGED:
         handler: Untyped = getattr(import_module(module), name)
         setattr(handler, function, staticmethod(_priced_as_stated(getattr(handler, function))))
@@ -67,16 +65,6 @@ def _as_sent(transform: Callable[..., Any]) -> Callable[..., Any]:
         return call_outcome.native_body() or transform(self, *args, **options)
 
     return transform_as_sent
-
-
-def _and_price(read: Callable[..., Any]) -> Callable[..., Any]:
-    def read_and_price(self: Untyped, model: str, raw_response: Untyped, logging_obj: Untyped) -> Untyped:
-        answer = read(self, model=model, raw_response=raw_response, logging_obj=logging_obj)
-        if call_outcome.is_native():
-            call_outcome.record_native_cost(content_cost(as_object(raw_response.json()), logging_obj))
-        return answer
-
-    return read_and_price
 
 
 def _next_bytes(step: Callable[..., Any], is_relayed: Callable[[], bool]) -> Callable[..., Any]:

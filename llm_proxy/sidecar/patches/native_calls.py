@@ -24,7 +24,6 @@ RESPONSES = "litellm.llms.openai.responses.transformation"
 RESPONSE_EVENTS = "litellm.responses.streaming_iterator"
 MESSAGES = "litellm.llms.anthropic.pass_through.messages"
 OTHER_MESSAGES = "litellm.llms.openai_like.messages.transformation"
-HTTP_HANDLER = "litellm.llms.custom_httpx.llm_http_handler"
 MESSAGE_CHUNKS = "litellm.proxy.pass_through_endpoints.streaming_handler"
 FITTED_TO_CLAUDE = frozenset({"model", "thinking", "output_config", "temperature"})
 """Fields of a message that keep LiteLLM's value."""
@@ -44,7 +43,6 @@ def install() -> None:
     litellm_internals.forget_hook(litellm_internals.RESPONSE_IDS_HOOK)
     _send_responses_as_sent()
     _send_messages_as_sent()
-    _keep_betas()
     _read_responses_by_frame()
     _relay_streams()
     google_wire.install(_relays)
@@ -117,18 +115,6 @@ def _send_messages_as_sent() -> None:
 
 def _thinks_on_a_budget(body: Json) -> bool:
     return as_object(body.get("thinking")).get("type") == "enabled"
-
-
-def _keep_betas() -> None:
-    """Send Anthropic every beta the gateway passes on: its list, not LiteLLM's, says which."""
-    handler: Untyped = import_module(HTTP_HANDLER)
-
-    def keep_all(headers: dict[str, str], provider: str, **options: Untyped) -> Untyped:
-        if provider == "anthropic" and call_outcome.is_native():
-            return headers
-        return keep_known(headers=headers, provider=provider, **options)
-
-    keep_known = replace(handler, "update_headers_with_filtered_beta", keep_all)
 
 
 def _events(frames: bytes) -> list[Json]:
@@ -330,7 +316,7 @@ PATCH = LiteLLMPatch(
     install=install,
     reason=(
         "LiteLLM rebuilds Responses, Messages and Google's contents for their own providers: what it does "
-        "not know of fields and betas is dropped, values its lists lack are rejected, streams of models its "
+        "not know of fields is dropped, values its lists lack are rejected, streams of models its "
         "table lacks are asked for whole, events lose names and nulls, a message's stream states the cost of "
         "its output alone, and one of Google's is priced without the deployment's own prices. A stream whose "
         "connection stays open, or breaks, after the last event fails."

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
 from sidecars import CUT, Answer, Json, Sidecar
 from stages.conftest import Reader
+from stages.sidecar.native_call_cases import COMPLETED, CREATED, DELTAS, STARTED, STOPPED, events
 
 NO_CACHE: Json = {"cache": {"no-cache": True, "no-store": True}}
 BETAS = "claude-code-20250219,thinking-token-count-2026-05-13,made-up-2030-01-01"
@@ -25,6 +27,7 @@ def responses(model: str, mark: str = "", **directive: object) -> Json:
         "input": [{"role": "user", "content": f"{mark} {json.dumps(directive)}"}],
         "temperature": 0.5,
         "max_output_tokens": 3,
+        "reasoning": {"effort": "low"},
         "metadata": {"tags": "a"},
         "client_metadata": {"x": "y"},
         "new_field": {"kept": None},
@@ -155,6 +158,23 @@ async def test_a_stream_stays_as_it_is_and_states_its_cost(sidecar: Sidecar, bod
     assert "[DONE]" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("make", "group", "said"),
+    [
+        (responses, "gpt", (CREATED, COMPLETED)),
+        (messages, "claude", (STARTED, *DELTAS, *STOPPED)),
+    ],
+    ids=["gpt", "claude"],
+)
+async def test_events_are_the_provider_s_bytes(
+    sidecar: Sidecar, make: Callable[..., Json], group: str, said: tuple[Json, ...]
+) -> None:
+    """LiteLLM adds a cost to the usage of some."""
+    script = events(*said)
+    answer = await ask(sidecar, make(group, **script) | {"stream": True})
+    assert answer.text.rpartition(": llmp-cost ")[0].encode() == "".join(script["raw"]).encode("latin-1")
+
+
 @pytest.mark.parametrize("how", BREAKS)
 @pytest.mark.parametrize("group", ["gpt", "claude"])
 async def test_a_broken_stream_ends_in_an_error(sidecar: Sidecar, group: str, how: str) -> None:
@@ -190,7 +210,8 @@ async def test_a_stream_ends_with_its_last_event(sidecar: Sidecar, log: Reader, 
 
 async def test_a_model_that_litellm_does_not_know_streams(sidecar: Sidecar) -> None:
     """LiteLLM asks for its answer whole and makes events of its own."""
-    answer = await ask(sidecar, responses("gpt-unlisted", mark := str(uuid4()), do="ok") | {"stream": True})
+    body = responses("of-openai/gpt-of-tomorrow", mark := str(uuid4()), do="ok")
+    answer = await ask(sidecar, body | {"stream": True})
     (call,) = await sidecar.provider.calls(mark)
     assert call["body"]["stream"] is True
     kinds = [event["type"] for event in answer.events if isinstance(event, dict)]

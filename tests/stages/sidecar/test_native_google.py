@@ -121,12 +121,26 @@ async def test_a_stream_ends_with_its_last_event(sidecar: Sidecar, log: Reader, 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_fallback_keeps_the_cost(sidecar: Sidecar, stream: bool) -> None:  # noqa: FBT001 -- a parameter
-    """An overloaded group falls back."""
+    """An overloaded group falls back; LiteLLM states no cost for that."""
     fields = {"contents": [{"parts": [{"text": "hello"}]}], "stream": stream}
     answer = await ask(sidecar, contents("gemini-away") | fields)
     assert answer.status == 200
     hops = json.loads(answer.headers["x-llmp-hops"])
     assert [hop[::2] for hop in hops] == [["gemini-away", 503], ["gemini-flash", 200]]
+    stated = (
+        answer.text.rpartition(": llmp-cost ")[2] if stream else answer.headers["x-litellm-response-cost"]
+    )
+    assert float(stated) == pytest.approx((17 * 1 + 23 * 2) / 1e6)
+
+
+async def test_google_counts_a_prompt_itself(sidecar: Sidecar) -> None:
+    """LiteLLM's counter needs a library that is not installed."""
+    body = contents("gemini-flash", mark := str(uuid4()))
+    asked = {name: body[name] for name in ("contents", "system_instruction", "tools")}
+    counted = await sidecar.post("/llmp/count_tokens", {"model": "gemini-flash", "google": asked})
+    (call,) = await sidecar.provider.calls(mark)
+    assert call["path"].endswith(":countTokens")
+    assert counted.json["input_tokens"] > 1000
 
 
 async def test_an_error_keeps_its_status_and_its_text(sidecar: Sidecar) -> None:
