@@ -193,6 +193,8 @@ def show_key(*, key: str, as_json: bool) -> None:
     if status is None:
         warn("no gateway answers, so the key's limit status is unknown")
         return
+    if status["limits"] is None:
+        warn("the limits store does not answer, so the key's limit status is unknown")
     for rows, show_rows in ((status["limits"], print_limit_status), (status["rules"], print_policies)):
         if rows:
             click.echo()

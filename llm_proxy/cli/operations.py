@@ -126,12 +126,16 @@ def _print_groups(groups: list[Json]) -> None:
         health = one["health"]
         prices = ", ".join(prices_text(one, f"{way}_usd_per_million") for way in ("input", "output"))
         prices = _unit_prices_text(one) or prices
-        recent = f"{health['failures']} of {health['calls']}" if health["calls"] else "-"
+        answered, recent = _time_text(health["last_success_at"]), "-"
+        if health["calls"] is None:  # the database is away
+            answered = recent = "?"
+        elif health["calls"]:
+            recent = f"{health['failures']} of {health['calls']}"
         if health["last_failure_at"]:
             recent += f" ({health['last_failure_code']} {_time_text(health['last_failure_at'])})"
         rows.append((
             one["id"], one["mode"], ", ".join(one["providers"]), prices,
-            _time_text(health["last_success_at"]), recent, ", ".join(one["fallbacks"]) or "-",
+            answered, recent, ", ".join(one["fallbacks"]) or "-",
         ))  # fmt: skip
     print_table([Column("model", unbroken=True), *titles], rows)
 

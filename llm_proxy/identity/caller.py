@@ -256,16 +256,20 @@ def attribution_from_headers(headers: Mapping[bytes, bytes]) -> Attribution:
 
 
 def _tags_header(value: bytes) -> Tags:
+    return parse_tags(_header_text(value), "x-tags")
+
+
+def _header_text(value: bytes) -> str:
+    """Returns a header as text: UTF-8, else Latin-1, in which some clients write it."""
     try:
-        text = value.decode()
+        return value.decode()
     except UnicodeDecodeError:
-        text = value.decode("latin-1")
-    return parse_tags(text, "x-tags")
+        return value.decode("latin-1")
 
 
 def parse_name(value: bytes) -> str | None:
     """Returns the name in a header; None unless it has 1 to `MAX_NAME_CHARS` printable characters."""
-    text = value.strip().decode("latin-1")
+    text = _header_text(value.strip())
     return text if text and len(text) <= MAX_NAME_CHARS and text.isprintable() else None
 
 

@@ -20,7 +20,7 @@ from llm_proxy.schema.database import connecting
 Pooler = Literal["auto", "transaction", "session"]
 CONNECT_TIMEOUT_S, PATIENT_CONNECT_TIMEOUT_S = 5, 60
 COMMAND_TIMEOUT_S = 30
-CLOSE_TIMEOUT_S = 1
+CLOSE_TIMEOUT_S = RELEASE_TIMEOUT_S = 1
 POOL_SIZE = 8
 REPORTS_POOL_SIZE = 2
 """Connections for questions about usage, which may take long: nothing else waits for them."""
@@ -43,7 +43,7 @@ _DIRECT_CACHE, _NO_CACHE = 100, 0
 """Statements that keep a name on the server: asyncpg's own number, and none."""
 
 if TYPE_CHECKING:
-    from asyncpg.pool import PoolAcquireContext
+    from asyncpg.pool import PoolAcquireContext, PoolConnectionProxy
 
     _DriverConnection = asyncpg.Connection[asyncpg.Record]
     _DriverPool = asyncpg.Pool[asyncpg.Record]
@@ -72,13 +72,26 @@ Verify = Callable[[PooledConnection], Awaitable[None]]
 
 
 class LimitedPool(_DriverPool):
-    """A pool in which no caller waits longer than `acquire_timeout_s`, if set, for a connection."""
+    """A pool in which no caller waits longer than `acquire_timeout_s`, if set, for a connection.
+
+    A connection whose interrupted command Postgres does not end within `RELEASE_TIMEOUT_S` is cut.
+    """
 
     acquire_timeout_s: float | None = None
 
     def acquire(self, *, timeout: float | None = None) -> "PoolAcquireContext[asyncpg.Record]":
         """Returns the pool's next free connection; raises `TimeoutError`."""
         return super().acquire(timeout=self.acquire_timeout_s if timeout is None else timeout)
+
+    async def release(
+        self,
+        connection: "PoolConnectionProxy[asyncpg.Record]",
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 -- asyncpg's signature
+    ) -> None:
+        """Takes a connection back; of its own accord asyncpg waits for the whole time of a command."""
+        with contextlib.suppress(TimeoutError):  # it is cut then, and its user has an error already
+            await super().release(connection, timeout=RELEASE_TIMEOUT_S if timeout is None else timeout)
 
 
 class Connector:

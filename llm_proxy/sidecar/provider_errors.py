@@ -41,11 +41,11 @@ CONTENT_REJECTION = re.compile(
 MISREPORTED_STATUS = 500
 MISREPORTED = re.compile(
     r"\b(?:image|audio|video) input is not supported|missing data required for image input|"
-    r"\bjinja exception: |\broles must alternate\b",
+    r"\bjinja exception: |\broles must alternate\b|\binput (?:\(\d+ tokens\) )?is too large to process",
     re.IGNORECASE,
 )
 """What llama.cpp, and Ollama, answer with status 500 although the request is at fault: a picture for a model
-of texts, and messages that the model's template rejects by its `raise_exception`."""
+of texts, messages that the model's template rejects by its `raise_exception`, too long a text to embed."""
 TEMPLATE_SOURCE = re.compile(r"^.*\bJinja Exception: | at row \d+, column \d+:.*$", re.DOTALL)
 """The lines of the template around its own message."""
 

@@ -138,6 +138,7 @@ _CONTEXT = _any_of(
     r"prompt exceeds max(?:imum)? length",
     r"malformed input request: (?:#/(?:inputText|prompt): )?expected maxlength: \d+, actual",
     r"max size: \d+ tokens",
+    r"input (?:\(\d+ tokens\) )?is too large to process",
 )
 FLAGGED_CONTENT = _any_of(
     r"contentpolicyviolation",

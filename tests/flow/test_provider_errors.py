@@ -334,6 +334,7 @@ async def test_the_field_that_the_model_does_not_know_is_named(
     ("door", "body", "param"),
     [
         ("/v1/embeddings", {"input": script(do="says-ollama-context")}, "input"),
+        ("/v1/embeddings", {"input": script(do="says-llamacpp-batch")}, "input"),
         ("/v1/completions", {"prompt": script(do="says-too-long")}, "prompt"),
         ("/v1/completions", {"prompt": script(do="says-too-long"), "stream": True}, "prompt"),
     ],

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from uuid import uuid4
 import commands
 import httpx
 import pytest
+from anyio import run_process
 from running_stack import ADMIN_KEY, KEY
 from two_sidecars import GatewayOverSidecars, TwoSidecars, run_gateway
 
@@ -362,3 +366,21 @@ async def test_without_the_limits_store_a_process_knows_its_own_calls_and_says_s
         gone = await made.stop(listed["data"][0]["request_id"])
         assert gone.status_code == 404
         assert "the process that answered" in gone.json()["error"]["message"]
+
+
+async def test_a_key_is_shown_without_the_limits_store_with_a_note(
+    tmp_path_factory: pytest.TempPathFactory, two_sidecars: TwoSidecars, postgres_url: str
+) -> None:
+    """What is used of its limits is unknown, not nothing."""
+    names = {"DATABASE_URL": postgres_url, "LIMITS_REDIS_URL": NOWHERE}
+    with run_gateway(tmp_path_factory.mktemp("away"), two_sidecars, names, ready=False) as away:
+        name, budget = uuid4().hex, {"budgets": [{"period": "day", "limit_usd": "7"}]}
+        async with httpx.AsyncClient(headers=ADMIN, timeout=20) as client:
+            made = await client.post(f"{away.url}/admin/keys", json=budget | {"name": name})
+            assert made.status_code == 201, made.text
+        port = away.url.rpartition(":")[2]
+        more = {"DATABASE_URL": postgres_url, "LLM_PROXY__PORT": port, "LLM_PROXY__ADMIN_KEY": ADMIN_KEY}
+        command = [sys.executable, "-P", "-m", "llm_proxy", "keys", "show", name]
+        done = await run_process(command, env={"PATH": os.environ["PATH"], **more}, cwd=tempfile.gettempdir())
+    assert "$7/day" in done.stdout.decode()
+    assert "the limits store does not answer" in done.stderr.decode()

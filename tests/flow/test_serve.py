@@ -239,6 +239,10 @@ def test_without_a_database_model_health_is_null(tmp_path: Path, stack_ports: di
         [plain] = [one for one in answer.json()["data"] if one["id"] == "plain"]
         assert set(plain["health"].values()) == {None}
         assert set(plain["deployments"][0]["health"].values()) == {None}
+        argv = [sys.executable, "-m", "llm_proxy", "models", "--url", url, "plain"]
+        env = environment(tmp_path, **names) | {"COLUMNS": "200"}
+        done = subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[-3:] == ["?", "?", "-"]
 
 
 CHAT = {"model": "mock", "messages": [{"role": "user", "content": "hi"}]}

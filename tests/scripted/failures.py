@@ -365,6 +365,16 @@ FAILURES: dict[str, Failure] = {
     "llamacpp-loading": Failure(
         503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}, {"retry-after": "9"}
     ),
+    "llamacpp-batch": Failure(
+        500,
+        {
+            "error": {
+                "code": 500,
+                "message": "input (596 tokens) is too large to process. increase the physical batch size (current batch size: 512)",
+                "type": "server_error",
+            }
+        },
+    ),
     "llamacpp-image": Failure(
         500,
         {

@@ -5,6 +5,7 @@ import contextlib
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,8 @@ from llm_proxy.ledger.record import encode, row_of
 from llm_proxy.ledger.spool import Journal, list_segments
 from llm_proxy.ledger.worker_slot import acquire_slot
 from llm_proxy.quantities import TURNS
+from llm_proxy.schema.connections import RELEASE_TIMEOUT_S, gateway_pools
+from llm_proxy.schema.database import DatabaseUnavailable, db_deadline
 from llm_proxy.stack import ManagedProcess, ProcessSpec, start, stop, wait_until_ready
 from llm_proxy.stack.probe import free_port
 from llm_proxy.stack.stores import postgres_spec, postgres_url
@@ -63,6 +66,20 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
         self._running.popen.wait()
         self._running = None
+
+    def freeze(self) -> None:
+        """SIGSTOP, to the server and its children: connections stay open, and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._running is not None
+        for pid in (self._running.popen.pid, *descendants(self._running.popen.pid)):
+            with contextlib.suppress(ProcessLookupError):  # a child that ends by itself
+                os.kill(pid, number)
 
     def stop(self) -> None:
         """In order."""
@@ -113,6 +130,26 @@ async def test_postgres_killed_twice_while_calls_finish(server: Server, tmp_path
     assert await connection.fetchval("SELECT sum(requests) FROM usage_daily") == 2000
     await connection.close()
     assert longest_s < 0.05
+
+
+async def test_a_deadline_holds_while_postgres_is_silent(server: Server) -> None:
+    """Of a question, and of a caller who leaves; a thawed server is asked by new connections."""
+    for pool in gateway_pools(server.url, None, "auto"):
+        async with pool:
+            await asyncio.gather(*(pool.fetchval("SELECT pg_sleep(0.1)") for _ in range(2)))
+            server.freeze()
+            began = time.monotonic()
+            with pytest.raises(DatabaseUnavailable, match="did not answer in time"):
+                async with db_deadline(0.2), pool.acquire() as connection:
+                    await connection.fetchval("SELECT 1")
+            leaving = asyncio.create_task(pool.fetchval("SELECT 1"))
+            await asyncio.sleep(0.2)
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            assert time.monotonic() - began < 4 * RELEASE_TIMEOUT_S
+            server.thaw()
+            assert await asyncio.gather(*(pool.fetchval("SELECT 1") for _ in range(3))) == [1, 1, 1]
 
 
 async def test_a_start_without_postgres_spools_and_catches_up(server: Server, tmp_path: Path) -> None:

@@ -8,7 +8,15 @@ from uuid import uuid4
 import pytest
 from sidecars import Mode, Sidecar
 
-CALLERS_FAULT = ("status-400", "status-404", "status-413", "status-422", "policy", "says-llamacpp-image")
+CALLERS_FAULT = (
+    "status-400",
+    "status-404",
+    "status-413",
+    "status-422",
+    "policy",
+    "says-llamacpp-image",
+    "says-llamacpp-batch",
+)
 
 
 async def served_by(sidecar: Sidecar, mark: str) -> list[str]:

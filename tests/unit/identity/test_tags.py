@@ -36,11 +36,16 @@ def test_an_invalid_tag_is_rejected_by_its_path(given: object) -> None:
     assert (refused.value.param, refused.value.code) == ("metadata.tags", "invalid_value")
 
 
-def test_headers_name_tags_and_a_run() -> None:
+def test_headers_name_tags_people_and_a_run() -> None:
     """In UTF-8, or in Latin-1 as older clients write it."""
     named = attribution_from_headers({b"x-tags": "a, équipe".encode(), b"x-run-id": b"r-1"})
     assert (named.tags, named.run, named.agent) == (("a", "équipe"), "r-1", None)
     assert attribution_from_headers({b"x-tags": "équipe".encode("latin-1")}).tags == ("équipe",)
+    for encoding in ("utf-8", "latin-1"):
+        of_people = {b"x-user-id": "Jürgen".encode(encoding), b"x-tenant-id": "Büro".encode(encoding)}
+        named = attribution_from_headers(of_people)
+        assert (named.user, named.tenant) == ("Jürgen", "Büro")
+    assert attribution_from_headers({b"x-tenant-id": "Отдел".encode()}).tenant == "Отдел"
     with pytest.raises(BadRequest) as refused:
         attribution_from_headers({b"x-tags": b"x" * 51})
     assert refused.value.param == "x-tags"
