@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_proxy.dialects.request.strict_json import MAX_CONTAINERS, MAX_VALUES, parse_object
+from llm_proxy.dialects.request.strict_json import (
+    MAX_CONTAINERS,
+    MAX_VALUES,
+    MAX_WRITTEN_DEPTH,
+    parse_object,
+)
 from llm_proxy.errors import BadRequest
 
 names = st.text(max_size=4) | st.sampled_from(["a", '":', "\\", '\\":', "a\\", " :"])
@@ -24,10 +29,23 @@ json_values = st.recursive(
 objects = st.dictionaries(names, json_values, max_size=4)
 
 
-@given(objects, st.booleans(), st.sampled_from([None, 1]))
-def test_any_object_is_read_as_it_was_written(value: Any, ascii_only: bool, indent: int | None) -> None:  # noqa: FBT001 -- drawn
-    """In any spelling; text is never taken for structure."""
-    written = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+@given(
+    objects,
+    st.booleans(),
+    st.sampled_from([None, 1]),
+    st.sampled_from([(",", ":"), (", ", ": "), (",", " :")]),
+    st.sampled_from([1, 200]),
+)
+def test_any_object_is_read_as_it_was_written(
+    value: Any,
+    ascii_only: bool,  # noqa: FBT001 -- drawn
+    indent: int | None,
+    separators: tuple[str, str],
+    times: int,
+) -> None:
+    """In any spelling and length; text is never taken for structure."""
+    value = {"many": [value] * times}
+    written = json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=separators)
     try:
         body = written.encode()
     except UnicodeEncodeError:
@@ -51,7 +69,12 @@ def _outcome(body: bytes) -> dict[str, Any] | str | None:
         return error.code
 
 
-@given(objects, names, st.sampled_from(['"{}":1', '"{}" :1', '"{}"\n: 1']), st.integers(0, 5))
+@given(
+    objects,
+    names,
+    st.sampled_from(['"{}":1', '"{}" :1', '"{}"\n: 1', '"{}":"{}"', '"{}":"\\\\"']),
+    st.integers(0, 5),
+)
 def test_a_duplicate_name_is_rejected(value: Any, name: str, spelling: str, depth: int) -> None:
     """At any depth, in any spelling, beside any text."""
     quoted = json.dumps(name)[1:-1]
@@ -96,7 +119,7 @@ def test_a_nul_is_text() -> None:
         parse_object(b'{"\\u0000":1,"\\u0000":2}', 64)
 
 
-@pytest.mark.parametrize("depth", [4, 64])
+@pytest.mark.parametrize("depth", [4, 64, MAX_WRITTEN_DEPTH, MAX_WRITTEN_DEPTH + 1, 400])
 def test_depth_is_bounded_exactly(depth: int) -> None:
     """The allowed depth passes, one more does not, and no depth exhausts the stack."""
     nested = b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
@@ -105,6 +128,24 @@ def test_depth_is_bounded_exactly(depth: int) -> None:
         parse_object(nested, depth - 1)
     with pytest.raises(BadRequest):
         parse_object(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", depth)
+
+
+@pytest.mark.parametrize("depth", [4, 64, MAX_WRITTEN_DEPTH, MAX_WRITTEN_DEPTH + 1, 400])
+@pytest.mark.parametrize("level", [("[", "]"), ('{"a":', "}"), ('[1,{"a":', '},"b"]')])
+@pytest.mark.parametrize("text", ["", "long " * 300])
+@pytest.mark.parametrize("space", ["", " "])
+def test_depth_is_bounded_in_any_shape(depth: int, level: tuple[str, str], text: str, space: str) -> None:
+    """Of objects and arrays, short and long, however they are written; a name that comes twice is found."""
+    begin, end = level
+    levels = begin.count("{") + begin.count("[")
+    times, rest = divmod(depth - 1, levels)
+    inner = space + "[" * rest + begin * times + "0" + end * times + "]" * rest
+    body = f'{{"text":"{text}","a":{inner}}}'.encode()
+    assert parse_object(body, depth) == json.loads(body)
+    with pytest.raises(BadRequest, match="deeply"):
+        parse_object(body, depth - 1)
+    with pytest.raises(BadRequest, match="twice"):
+        parse_object(body[:-1] + b',"text":""}', depth)
 
 
 def test_integers_of_any_length_are_doubles_or_rejected() -> None:
