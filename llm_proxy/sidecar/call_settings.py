@@ -305,7 +305,10 @@ CALL_SETTINGS = (
         HONOURED,
         "tests/flow/test_models.py::test_admins_see_deployments_and_prices_of_a_group",
     ),
-    SettingRule(INFO, "rpm tpm tier", REPLACED, "limits of a deployment belong in its `litellm_params`"),
+    SettingRule(
+        INFO, "rpm tpm", HONOURED, f"{STAGE}/test_shared_limits.py::test_a_limit_counts_wherever_it_stands"
+    ),
+    SettingRule(INFO, "tier", REPLACED, "limits of a deployment belong in its `litellm_params`"),
     SettingRule(
         INFO,
         "team_id team_public_model_name member_auto_router internal_router_model discoverable"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from llm_proxy.endpoints import ENDPOINTS, NATIVE_ENDPOINTS, Endpoint
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json
 from llm_proxy.sidecar import (
     direct_answers,
     direct_choice,
@@ -227,9 +227,8 @@ class DirectCalls:
             router = litellm_internals.router()
             named = [one for one in router.model_list if one["model_name"] == name]
             deployments = named or direct_internals.wildcard_deployments(name)
-            given = [(as_object(one["litellm_params"]), as_object(one["model_info"])) for one in deployments]
             is_alias = name in direct_internals.names_of_aliases()
-            may = bool(given) and not is_alias and all(may_serve(*one) for one in given)
+            may = bool(deployments) and not is_alias and all(map(may_serve, deployments))
             is_id = not named and any(one["model_info"]["id"] == name for one in router.model_list)
             is_plain = may and not is_id and direct_choice.is_plain_group(deployments, router)
             found = _DirectGroup(may, is_plain)

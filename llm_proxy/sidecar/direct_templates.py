@@ -113,6 +113,8 @@ DEPLOYMENT_PARAMETERS = frozenset(
     }
 )
 """Parameters of a deployment that only the request's translation, or a failed call, depends on."""
+LIMITS = ("rpm", "tpm", "itpm", "otpm")
+"""A deployment's limits for a minute: calls, tokens, and tokens of one side."""
 ADDRESSES = ("http://", "https://", "www.")
 """LiteLLM fetches a file whose id begins so, and sends it."""
 MAX_DEPTH = 100
@@ -288,11 +290,20 @@ def learn_headers(sent: Mapping[str, str]) -> dict[str, str] | None:
     return {name: value for name, value in given.items() if name not in OMITTED_HEADERS}
 
 
-def may_serve(params: Json, info: Json) -> bool:
+def states_limit(deployment: Json) -> bool:
+    """Whether a deployment states a limit in any of the places where LiteLLM looks for one."""
+    places = (deployment, *(as_object(deployment.get(one)) for one in ("litellm_params", "model_info")))
+    return any(place.get(name) is not None for place in places for name in LIMITS)
+
+
+def may_serve(deployment: Json) -> bool:
     """Whether a deployment's calls depend on nothing but the request: no limits, no credentials by name.
 
     Nor does their cost depend on the time that LiteLLM measures.
     """
+    params, info = as_object(deployment.get("litellm_params")), as_object(deployment.get("model_info"))
+    if states_limit(deployment):
+        return False
     if any("_cost_per_second" in name and value for name, value in {**params, **info}.items()):
         return False
     stated = {name for name, value in params.items() if value not in (None, False)}

@@ -2,8 +2,8 @@
 
 from importlib import import_module
 
-from llm_proxy.json_access import as_object
 from llm_proxy.sidecar import direct_settings, litellm_internals
+from llm_proxy.sidecar.direct_templates import states_limit
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.patches.patch import LiteLLMPatch, replace
 
@@ -17,7 +17,6 @@ IDLE_HOOKS = (
     "prompt_cache_prediction",
 )
 """LiteLLM's names of hooks that it adds to every proxy and that have no effect without its database."""
-LIMIT_KEYS = ("rpm", "tpm", "itpm", "otpm")
 
 
 def _install_routes() -> None:
@@ -50,10 +49,7 @@ def _install_limits() -> None:
     router = litellm_internals.router()
     if router is None or str(router.routing_strategy).startswith("usage-based"):
         return
-    stated = [
-        as_object(one.get(part)) for one in router.model_list for part in ("litellm_params", "model_info")
-    ]
-    if any(values.get(limit) is not None for values in stated for limit in LIMIT_KEYS):
+    if any(map(states_limit, router.model_list)):
         return
 
     async def count_nothing(**_: object) -> None:

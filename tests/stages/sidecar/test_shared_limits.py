@@ -56,6 +56,20 @@ async def test_calls_a_minute_are_counted_over_all_sidecars(two_sidecars: Pair) 
     assert [one.status for one in answers] == [200] * 6 + [429] * 4
 
 
+@pytest.mark.parametrize("place", ["litellm_params", "model_info", "deployment"])
+@pytest.mark.parametrize("limit", [{"rpm": 6}, {"itpm": 120}], ids=str)
+async def test_a_limit_counts_wherever_it_stands(
+    provider: Provider, tmp_path: Path, limit: Json, place: str
+) -> None:
+    """Also for calls of a form that was seen before."""
+    limited = deployment("limited", "openai/limited", provider)
+    ({"deployment": limited} | limited)[place].update(limit)
+    with run_sidecar({"model_list": [limited]}, provider, tmp_path) as sidecar:
+        await wait_for_a_minute_with_room(20)
+        answers = [await sidecar.chat("limited", "hello " * 20) for _ in range(9)]
+    assert [answers[at].status for at in (0, 1, -1)] == [200, 200, 429]
+
+
 async def test_tokens_a_minute_are_counted_over_all_sidecars(two_sidecars: Pair) -> None:
     """Sixty in all: what one has used is not available to the other."""
     await wait_for_a_minute_with_room(20)

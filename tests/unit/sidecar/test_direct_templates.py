@@ -178,15 +178,21 @@ def test_a_header_of_the_call_s_own_makes_no_template() -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [{"rpm": 3}, {"max_parallel_requests": 1}, {"litellm_credential_name": "c"}]
+    "more",
+    [
+        *({place: {"rpm": 3}} for place in ("litellm_params", "model_info")),
+        *({place: {"otpm": 3}} for place in ("litellm_params", "model_info")),
+        {"itpm": 3},
+        {"litellm_params": {"max_parallel_requests": 1}},
+        {"litellm_params": {"litellm_credential_name": "c"}},
+        {"model_info": {"input_cost_per_second": 1}},
+    ],
 )
-def test_a_deployment_with_limits_is_litellm_s(params: Json) -> None:
+def test_a_deployment_with_limits_is_litellm_s(more: Json) -> None:
     """LiteLLM counts against them in code that a direct call does not run."""
-    assert may_serve(
-        {"model": "openai/m", "input_cost_per_token": 1, "rpm": None}, {"output_cost_per_second": 0}
-    )
-    assert not may_serve({"model": "openai/m"} | params, {})
-    assert not may_serve({"model": "openai/m"}, {"input_cost_per_second": 1})
+    plain = {"litellm_params": {"model": "openai/m", "input_cost_per_token": 1, "rpm": None}}
+    assert may_serve(plain | {"model_info": {"output_cost_per_second": 0}})
+    assert not may_serve(plain | more)
 
 
 @pytest.mark.parametrize(
