@@ -5,7 +5,7 @@ null is absent where a field is optional; `true` is never a number.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from llm_proxy.dialects.request.validators import shown_name
 from llm_proxy.errors import BadRequest
@@ -127,6 +127,10 @@ def mapping(value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
         raise Misfit("Input should be a valid dictionary", "invalid_type")
 
 
+_TYPES: Final[Mapping[Check, type]] = {text: str, boolean: bool, mapping: dict}
+"""Checks of a type alone: a value of it needs no call."""
+
+
 class ListOf:
     """The check of an array and its items; `empty` is what is wrong with one without any."""
 
@@ -179,23 +183,26 @@ class TextOr:
 class Shape:
     """The check of an object: its fields, each with a check; a field it does not know is rejected."""
 
-    __slots__ = ("_fields", "_is_open", "_required")
+    __slots__ = ("_fields", "_is_open", "_required", "_types")
 
     def __init__(
         self, required: Mapping[str, Check], optional: Mapping[str, Check], *, is_open: bool = False
     ) -> None:
         self._required = tuple(required)
         self._fields = {**required, **optional}
+        self._types = {name: _TYPES[check] for name, check in self._fields.items() if check in _TYPES}
         self._is_open = is_open
 
     def __call__(self, value: Any) -> None:  # noqa: ANN401 -- unchecked JSON
         """Raises `Misfit` for the field at fault."""
-        mapping(value)
+        if value.__class__ is not dict:
+            mapping(value)
         for name in self._required:
             if value.get(name) is None:
                 raise Misfit(_MISSING, "missing_required_parameter", name)
+        types = self._types
         for name, item in value.items():
-            if item is None:
+            if item is None or item.__class__ is types.get(name):
                 continue
             check = self._fields.get(name)
             if check is not None:

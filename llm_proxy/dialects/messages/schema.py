@@ -266,7 +266,8 @@ def _check_links(parsed: Json) -> None:
     """Rejects links into private networks, which a sidecar or provider would follow."""
     for at, message in enumerate(parsed["messages"]):
         for number_, block in _blocks(message):
-            _check_block_links(block, f"messages.{at}.content.{number_}")
+            if "source" in block or is_array(block.get("content")):
+                _check_block_links(block, f"messages.{at}.content.{number_}")
     for at, server in enumerate(as_objects(parsed.get("mcp_servers"))):
         _check_link(server.get("url"), f"mcp_servers.{at}.url")
 

@@ -4,7 +4,8 @@ Invariants: the provider judges the body, except for a name that LiteLLM would r
 private network and the model; nothing is added but the model group and a key's cap on the answer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 from llm_proxy.dialects.call import Call
@@ -25,7 +26,7 @@ from llm_proxy.dialects.request_options import RequestOptions
 from llm_proxy.endpoints import ENDPOINTS, Endpoint
 from llm_proxy.errors import BadRequest
 from llm_proxy.identity import Attribution
-from llm_proxy.json_access import Json, as_object, is_array, is_object
+from llm_proxy.json_access import CONTAINERS, Json, as_object, is_array, is_object
 
 
 class NativeFields(NamedTuple):
@@ -171,11 +172,18 @@ _INSTEAD_OF_INPUT = ("prompt", "previous_response_id")
 def _check_links(parsed: Json, native: NativeFields, limits: BodyLimits) -> int:
     """Rejects a link into a private network; returns the bytes of the files in the body."""
     file_bytes = 0
-    for path, name, text in _strings(parsed, native):
-        if name in native.links and not limits.private_urls and (error := url_error(text)) is not None:
-            raise BadRequest(f"Invalid '{path}': {error}.", param=path, code="invalid_url")
+    for name, text in _strings(parsed, native):
+        if name in native.links and not limits.private_urls and url_error(text) is not None:
+            raise _link_error(parsed, native)
         file_bytes += len(text) if name in native.data else 0
     return file_bytes
+
+
+def _link_error(parsed: Json, native: NativeFields) -> BadRequest:
+    """Returns the error of a body with a link that is not sent on; it names the first of them."""
+    errors = ((path, url_error(text)) for path, name, text in _named(parsed, native) if name in native.links)
+    path, error = next((path, error) for path, error in errors if error is not None)
+    return BadRequest(f"Invalid '{path}': {error}.", param=path, code="invalid_url")
 
 
 def _reject_unusable(parsed: Json, endpoint: Endpoint, native: NativeFields, limits: BodyLimits) -> None:
@@ -204,7 +212,31 @@ def _max_tokens(parsed: Json, path: Sequence[str]) -> int | None:
     return requested
 
 
-def _strings(parsed: Json, native: NativeFields) -> Iterator[tuple[str, str, str]]:
+def _strings(parsed: Json, native: NativeFields) -> Iterator[tuple[str, str]]:
+    """Yields the field and text of every string of `links` and `data`, those that `_named` yields.
+
+    It makes no paths, and looks at no value that neither is named nor holds others.
+    """
+    named, opaque = native.links | native.data, native.opaque
+    waiting: list[Any] = [parsed[name] for name in native.linked if parsed.get(name).__class__ in CONTAINERS]
+    while waiting:
+        value = waiting.pop()
+        inner: Collection[Any] = value
+        if value.__class__ is dict:
+            if not named.isdisjoint(value):
+                yield from ((name, value[name]) for name in named & value.keys() if type(value[name]) is str)
+            inner = value.values() if opaque.isdisjoint(value) else _without(value, opaque)
+        types = [*map(type, inner)]
+        if not CONTAINERS.isdisjoint(types):
+            waiting += compress(inner, map(CONTAINERS.__contains__, types))
+
+
+def _without(value: Json, opaque: frozenset[str]) -> list[Any]:
+    """Returns what an object holds outside of `opaque`."""
+    return [inner for name, inner in value.items() if name not in opaque]
+
+
+def _named(parsed: Json, native: NativeFields) -> Iterator[tuple[str, str, str]]:
     """Yields the path, field and text of every string of `links` and `data`."""
     named = native.links | native.data
     waiting: list[tuple[str, object]] = [(name, parsed[name]) for name in native.linked if name in parsed]

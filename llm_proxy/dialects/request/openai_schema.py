@@ -38,7 +38,7 @@ _text = string()
 _non_empty = string(min_length=1)
 _string_or_object = "a string or an object"
 _function_definition = object_with(name_required=_non_empty, description=_text, parameters=object_with())
-_tool = tagged(
+_any_tool = tagged(
     object_with(
         type_required=_non_empty,
         function=_function_definition,
@@ -47,6 +47,27 @@ _tool = tagged(
     "function",
     "custom",
 )
+_TEXT_OR_NONE, _OBJECT_OR_NONE = frozenset[type]({str, type(None)}), frozenset[type]({dict, type(None)})
+
+
+def _is_function(tool: Any) -> bool:  # noqa: ANN401 -- unchecked JSON
+    """The common case: a valid function and no other kind of tool."""
+    if tool.__class__ is not dict or tool.get("type") != "function" or "custom" in tool:
+        return False
+    function = tool.get("function")
+    return (
+        is_object(function)
+        and type(name := function.get("name")) is str
+        and name != ""
+        and type(function.get("description")) in _TEXT_OR_NONE
+        and type(function.get("parameters")) in _OBJECT_OR_NONE
+    )
+
+
+def _tool(value: Any, path: str) -> Any:  # noqa: ANN401 -- unchecked JSON
+    return value if _is_function(value) else _any_tool(value, path)
+
+
 _choice = tagged(
     object_with(
         type_required=_non_empty,
@@ -230,6 +251,9 @@ _MESSAGE_FIELDS = (
     "audio",
 )
 _KNOWN_MESSAGE_FIELDS = frozenset(_MESSAGE_FIELDS)
+_RESULT_FIELDS = frozenset({"role", "content", "tool_call_id"})
+_CALLING_FIELDS = frozenset({"role", "content", "tool_calls"})
+_CALL_FIELDS, _CALLED_FIELDS = frozenset({"id", "type", "function"}), frozenset({"name", "arguments"})
 _CONTENT_SUBSTITUTES = (
     *("tool_calls", "function_call", "refusal", "audio"),
     *("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "images"),
@@ -288,10 +312,41 @@ def parse_messages(messages: Any, max_messages: int) -> tuple[list[Json], int]: 
             continue
         if not is_object(message):
             raise wrong_type(f"messages[{at}]", "an object", message)
+        if (plain := _tool_turn(message)) is not None:
+            read.append(plain)
+            continue
         ordered, bulk = _message(message, f"messages[{at}]")
         read.append(ordered)
         file_bytes += bulk
     return read, file_bytes
+
+
+def _tool_turn(message: Json) -> Json | None:
+    """A tool's result, or calls of tools, in the common form and as it is sent; None for any other."""
+    fields = message.keys()
+    if fields == _RESULT_FIELDS:
+        content, of_call = message["content"], message["tool_call_id"]
+        if message["role"] == "tool" and type(content) is str and type(of_call) is str and of_call:
+            return {"role": "tool", "content": content, "tool_call_id": of_call}
+    elif fields == _CALLING_FIELDS and message["role"] == "assistant" and is_array(message["tool_calls"]):
+        content = message["content"]
+        calls = [*map(_plain_call, message["tool_calls"])]
+        if None not in calls and (content is None or type(content) is str):
+            return {"role": "assistant", "content": content, "tool_calls": calls}
+    return None
+
+
+def _plain_call(call: Any) -> Json | None:  # noqa: ANN401 -- unchecked JSON
+    """A valid call of a function as it is sent; None for any other."""
+    if call.__class__ is not dict or call.keys() != _CALL_FIELDS or call["type"] != "function":
+        return None
+    function = call["function"]
+    if function.__class__ is not dict or function.keys() != _CALLED_FIELDS or type(call["id"]) is not str:
+        return None
+    name, arguments = function["name"], function["arguments"]
+    if type(name) is not str or not name or type(arguments) is not str:
+        return None
+    return {"id": call["id"], "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _message(message: Json, path: str) -> tuple[Json, int]:

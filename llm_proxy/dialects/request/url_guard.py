@@ -68,6 +68,7 @@ _NEVER_FETCHED = frozenset(
 """Top-level fields that are checked elsewhere, or whose strings are never fetched."""
 _TEXT_PART_STRINGS = frozenset({"text"})
 _FUNCTION_STRINGS = frozenset({"function", "name", "description", "parameters", "input_schema"})
+_FUNCTION_FIELDS = _FUNCTION_STRINGS | {"type"}
 _MEDIA_FIELDS = frozenset(
     {"audio", "images", "image_url", "video_url", "audio_url", "files", "file", "videos"}
 )
@@ -113,7 +114,8 @@ def _of_message(message: Json, path: str) -> Iterator[tuple[str, str]]:
 def _of_parts(body: Json) -> Iterator[tuple[str, str]]:
     """Yields what is fetched of `_OF_PARTS`."""
     for number, tool in enumerate(as_objects(body.get("tools"))):
-        yield from strings_below(_without(tool, "function", _FUNCTION_STRINGS), f"tools[{number}]")
+        if tool.get("type") != "function" or not tool.keys() <= _FUNCTION_FIELDS:
+            yield from strings_below(_without(tool, "function", _FUNCTION_STRINGS), f"tools[{number}]")
     for at, one in enumerate(as_objects(body.get("input"))):
         yield from strings_below(_without(one, "text", _TEXT_PART_STRINGS), f"input[{at}]")
     if "documents" in body or "query" in body:

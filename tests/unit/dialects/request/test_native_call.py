@@ -89,6 +89,23 @@ def test_links_that_nobody_fetches_pass() -> None:
     assert _call("responses", {"input": asked}, BodyLimits(private_urls=True)).body["input"] == asked
 
 
+def test_the_first_of_several_links_is_named() -> None:
+    """Deep in what has other links, beside fields that hold none, whatever else has such a name."""
+    image = {"type": "input_image", "image_url": {"image_url": PRIVATE}}
+    good = {"type": "input_image", "image_url": "https://example.com/a.png", "detail": ["x", {"a": 1}]}
+    tool = {"type": "mcp", "server_url": PRIVATE, "parameters": {"server_url": PRIVATE}}
+    with pytest.raises(BadRequest) as refused:
+        _call(
+            "responses", {"input": [good, {"content": [good, image]}], "tools": [{"parameters": image}, tool]}
+        )
+    assert refused.value.param == "tools[1].server_url"
+    with pytest.raises(BadRequest) as refused:
+        _call("responses", {"input": [good, {"content": [good, image]}], "tools": [{"parameters": image}]})
+    assert refused.value.param == "input[1].content[1].image_url.image_url"
+    kept = {"input": [good, {"action": image}], "tools": [{"parameters": image}]}
+    assert kept.items() <= _call("responses", kept).body.items()
+
+
 def test_files_count_little_as_a_prompt() -> None:
     """As images and files of chats."""
     image = {"type": "base64", "data": "A" * 1000}
