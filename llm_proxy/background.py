@@ -177,6 +177,14 @@ def spawn(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
     return task
 
 
+def attempt(name: str, step: Callable[..., object], *given: object) -> None:
+    """Runs a step whose failure must not keep the next one from running; its exception is reported."""
+    try:
+        step(*given)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, the next step runs
+        report_failure(name, error)
+
+
 def report_failure(name: str, error: BaseException) -> bool:
     """Counts a failure; logs the first of its kind with its traceback. Returns whether it was logged."""
     _failures[name] += 1

@@ -17,7 +17,7 @@ from uuid import UUID
 from llm_proxy.admission import AdmissionController
 from llm_proxy.admission.lease import Lease, RawHeaders
 from llm_proxy.admission.loop_guard import describe
-from llm_proxy.background import Started
+from llm_proxy.background import Started, attempt, report_failure
 from llm_proxy.call_context import CallContext, note_end, note_error
 from llm_proxy.dialects import Call
 from llm_proxy.dialects.notice import with_notice
@@ -143,11 +143,9 @@ class AdmittedCall:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Closes the reply, settles and records the call."""
-        try:
-            self._reply.close()
-            self.note_usage()
-        finally:
-            await self._end(error)
+        attempt("ended-calls", self._reply.close)
+        attempt("ended-calls", self.note_usage)
+        await self._end(error)
 
     @property
     def limit_headers(self) -> RawHeaders:
@@ -199,7 +197,12 @@ class AdmittedCall:
             await self._lease.wait_settled()
 
     def _settle(self, provider: str | None, *, answered: bool = False) -> None:
-        used = billed(self.context)
+        try:
+            used = billed(self.context)
+        except Exception as error:  # noqa: BLE001 -- what was reserved stays counted, and the slot is free again
+            report_failure("ended-calls", error)
+            self._lease.settle(None, None, provider, None, answered=answered)
+            return
         hit = self.context.routing.cache == "hit"
         self._lease.settle(
             used.tokens, used.cost_nano_usd, provider, used.quantities, from_cache=hit, answered=answered
@@ -219,23 +222,22 @@ class AdmittedCall:
         note_end(context, guard.reason, unsent=guard.unsent)
         context.queue_ms, context.is_batch = guard.queue_s * 1000, guard.is_batch
         answered = self._lease.usage is not None
-        self._account(record_of(context))
+        if not answered:
+            self._settle(context.routing.provider)
+        record = _posted(self._services, context)
+        if record is not None:
+            attempt("ended-calls", self._learn, record)
         if not answered:
             await self._lease.wait_settled()
 
-    def _account(self, record: UsageRecord) -> None:
-        """Settles the lease unless that was done, and posts the record; never waits."""
-        services, context, lease = self._services, self.context, self._lease
-        if lease.usage is None:
-            self._settle(record.provider)
+    def _learn(self, record: UsageRecord) -> None:
+        """Notes what admission learns of a call that has ended."""
+        context, admission = self.context, self._services.admission
         if record.usage_source in {"estimated", "unknown"} and not context.unsent:
-            services.admission.correct_later(context.request_id, lease)
+            admission.correct_later(context.request_id, self._lease)
         if record.outcome == "ok" and record.completion_tokens is not None and record.cache != "hit":
             assert context.call is not None  # noqa: S101 -- it was admitted
-            services.admission.record_answer_length(context.call, record.completion_tokens)
-        services.ledger.call_finished(record, overhead_ms(context), context.routing)
-        if services.observers is not None:
-            services.observers.on_end(context, record)
+            admission.record_answer_length(context.call, record.completion_tokens)
 
 
 class ReplayedCall:
@@ -260,23 +262,20 @@ class ReplayedCall:
         services.admission.check_access(context.caller, context.call)
         context.routing = RoutingInfo(group=context.call.group, cost_nano_usd=0, cache="off", attempts=0)
         context.usage = NOTHING_USED
-        services.ledger.call_started(context, services.ledger.started_line(context))
+        started_line = services.ledger.started_line(context)
         if services.observers is not None:
             services.observers.on_start(context)
             context.payload = None  # it is stored with the first
+        services.ledger.call_started(context, started_line)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Posts the record: nothing was used."""
-        services, context = self._services, self._context
-        _note_failure(context, error)
-        note_end(context, self._guard.reason)
-        record = record_of(context)
-        services.ledger.call_finished(record)
-        if services.observers is not None:
-            services.observers.on_end(context, record)
+        _note_failure(self._context, error)
+        note_end(self._context, self._guard.reason)
+        _posted(self._services, self._context)
 
 
 def _prepared(services: Services, call: Call, context: CallContext, line: bytes = b"") -> tuple[Send, bytes]:
@@ -298,6 +297,19 @@ def _prepared(services: Services, call: Call, context: CallContext, line: bytes 
 async def _cannot_send(error: Exception, guard: CallGuard, _traceparent: str | None) -> Reply:
     guard.unsent = True
     raise error
+
+
+def _posted(services: Services, context: CallContext) -> UsageRecord | None:
+    """Posts the record of a call that has ended, and returns it; None where none could be made."""
+    try:
+        record = record_of(context)
+    except Exception as error:  # noqa: BLE001 -- the call runs no longer, with a record or without
+        services.ledger.call_lost(context.request_id, error)
+        return None
+    services.ledger.call_finished(record, overhead_ms(context), context.routing)
+    if services.observers is not None:
+        services.observers.on_end(context, record)
+    return record
 
 
 def _note_failure(context: CallContext, error: BaseException | None) -> None:

@@ -22,7 +22,7 @@ from llm_proxy.admission.limiter import (
 from llm_proxy.admission.loop_guard import GuardVerdict
 from llm_proxy.admission.memory_limiter import check_verdict
 from llm_proxy.admission.settlements import SettledFuture, SettlementQueue
-from llm_proxy.background import spawn
+from llm_proxy.background import attempt, spawn
 from llm_proxy.identity import Caller
 from llm_proxy.quantities import NOTHING, QUANTITY_OF_UNIT, TURNS, Quantities
 
@@ -300,16 +300,21 @@ class Lease:
         self._open = False
         self.usage = SettledUsage(tokens, cost_nano_usd, provider, quantities, from_cache)
         for reservation in self._reservations:
-            self._leases.remove(reservation)
-            plan = reservation.request.plan
-            if plan.settles and (entries := [*reservation.settlement_entries(self.usage)]):
-                self._pending_futures.append((reservation.settlements, reservation.enqueue(entries)))
+            attempt("settlements", self._leases.remove, reservation)
+            attempt("settlements", self._settle, reservation, self.usage)
         if self.guarded is not None:
-            ended = self.guarded.end(answered=answered, cost_nano_usd=cost_nano_usd)
-            self._pending_futures += () if ended is None else (ended,)
+            attempt("settlements", self._end_turn, self.guarded, answered, cost_nano_usd)
         if (created := self._created_budgets) is not None:
             counting = created.reservation(self._reservations)
             self._counting = spawn("budgets-laid-meanwhile", self._count_in(counting))
+
+    def _settle(self, reservation: Reservation, usage: SettledUsage) -> None:
+        if reservation.request.plan.settles and (entries := [*reservation.settlement_entries(usage)]):
+            self._pending_futures.append((reservation.settlements, reservation.enqueue(entries)))
+
+    def _end_turn(self, guarded: GuardedTurn, answered: bool, cost_nano_usd: int | None) -> None:  # noqa: FBT001 -- a step
+        if (ended := guarded.end(answered=answered, cost_nano_usd=cost_nano_usd)) is not None:
+            self._pending_futures.append(ended)
 
     async def _count_in(self, counting: Coroutine[Any, Any, tuple[Reservation, int] | None]) -> None:
         """Counts the call in budgets created while it ran, unless the ledger already counts it there."""

@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 from starlette.requests import Request
 
+from llm_proxy.background import attempt
 from llm_proxy.call_context import CallContext
 from llm_proxy.call_guard import GroupTimeouts, TimeoutPolicy
 from llm_proxy.dialects import Call
@@ -252,7 +253,7 @@ class InferenceEndpoint:
             if not guard.was_interrupted():
                 raise
         finally:
-            calls.close(guard)
+            attempt("ended-calls", calls.close, guard)
             if responder.owned is not None and self._idempotent is not None:
                 await self._idempotent.end(responder.owned, responder.error)
 

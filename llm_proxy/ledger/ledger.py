@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
+from uuid import UUID
 
-from llm_proxy.background import BackgroundLoop
+from llm_proxy.background import BackgroundLoop, attempt
 from llm_proxy.call_context import CallContext
 from llm_proxy.errors import APIError
 from llm_proxy.ledger.maintenance import TICK_S, Maintenance
@@ -133,20 +134,33 @@ class Ledger:
             row = row_of(record)
             line = encode(row)
             journal_line = line if len(line) <= RECORD_BYTES else shorten(row, RECORD_BYTES)
+        except Exception as error:  # noqa: BLE001 -- the call is counted without its record
+            self._drop(record.request_id, error)
+        else:
             self._writer.add(self._journal.complete(record.request_id, journal_line), row, line)
-            self._metrics.call_finished(record)
-            if overhead_ms is not None:
-                self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
-            if record.queue_ms:
-                self._metrics.observe("llm_proxy_queue_seconds", record.queue_ms / 1000)
-            if record.outcome == "cut" and record.refusal_code in _OWN_FAULTS:
-                self._metrics.increment("llm_proxy_failures_total", record.refusal_code, "yes")
-            self._report_provider_failures(record, routing)
-            if self._memory_usage is not None:
-                self._memory_usage.add(record)
-        except Exception:
-            log.exception("a record could not be taken", extra={"request_id": str(record.request_id)})
-            self._metrics.increment("llm_proxy_ledger_dropped_total", "bug")
+        attempt("finished-calls", self._count_call, record, overhead_ms)
+        attempt("finished-calls", self._report_provider_failures, record, routing)
+        if self._memory_usage is not None:
+            attempt("finished-calls", self._memory_usage.add, record)
+
+    def call_lost(self, request_id: UUID, error: Exception) -> None:
+        """Counts a call that has ended and of which no record could be made."""
+        self._metrics.call_ended()
+        self._drop(request_id, error)
+
+    def _drop(self, request_id: UUID, error: Exception) -> None:
+        log.error("a record could not be taken", exc_info=error, extra={"request_id": str(request_id)})
+        self._journal.abandon(request_id)
+        self._metrics.increment("llm_proxy_ledger_dropped_total", "bug")
+
+    def _count_call(self, record: UsageRecord, overhead_ms: float | None) -> None:
+        self._metrics.call_finished(record)
+        if overhead_ms is not None:
+            self._metrics.observe("llm_proxy_overhead_seconds", overhead_ms / 1000, record.door)
+        if record.queue_ms:
+            self._metrics.observe("llm_proxy_queue_seconds", record.queue_ms / 1000)
+        if record.outcome == "cut" and record.refusal_code in _OWN_FAULTS:
+            self._metrics.increment("llm_proxy_failures_total", record.refusal_code, "yes")
 
     def request_rejected(self, context: CallContext | None, error: APIError) -> None:
         """Counts a request that was answered with an error; samples and logs it if it was never admitted."""

@@ -13,7 +13,9 @@ from uuid import UUID
 
 import orjson
 
+from llm_proxy.background import attempt
 from llm_proxy.call_context import CallContext
+from llm_proxy.dialects import Call
 from llm_proxy.ledger.record import MAX_NAME_CHARS, UsageRecord
 from llm_proxy.schema.database import sanitize_text
 from llm_proxy.telemetry.privacy import PayloadPolicy, redact
@@ -92,26 +94,33 @@ class CallObservers:
     def on_start(self, context: CallContext) -> None:
         """Starts the call's span in the caller's trace, and the recording of its answer if it is kept."""
         if self.tracer is not None:
-            context.trace = self.tracer.start_span(context.traceparent, context.started_at)
+            attempt("observed-calls", self._start_span, self.tracer, context)
         if self._policy and context.caller is not None and self._policy.allows(context.caller.tenant):
             context.payload = []
+
+    @staticmethod
+    def _start_span(tracer: Tracer, context: CallContext) -> None:
+        context.trace = tracer.start_span(context.traceparent, context.started_at)
 
     def on_end(self, context: CallContext, record: UsageRecord) -> None:
         """Ends the call's span and passes its payload on."""
         if self.tracer is not None and context.trace is not None:
-            self.tracer.end_span(context.trace, record)
+            attempt("observed-calls", self.tracer.end_span, context.trace, record)
         if context.payload is not None and context.call is not None:
-            self._keep(
-                Payload(
-                    record.request_id,
-                    record.started_at,
-                    record.tenant,
-                    record.agent,
-                    record.user,
-                    orjson.dumps(context.call.body),
-                    b"".join(context.payload),
-                )
+            attempt("observed-calls", self._keep_payload, record, context.call, context.payload)
+
+    def _keep_payload(self, record: UsageRecord, call: Call, answer: list[bytes]) -> None:
+        self._keep(
+            Payload(
+                record.request_id,
+                record.started_at,
+                record.tenant,
+                record.agent,
+                record.user,
+                orjson.dumps(call.body),
+                b"".join(answer),
             )
+        )
 
 
 def keep_answer(payload: list[bytes], out: bytes) -> None:

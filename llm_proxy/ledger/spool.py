@@ -88,6 +88,10 @@ class Journal:
         self._words[slot * _WORDS + 1] = len(line)
         return slot
 
+    def abandon(self, request_id: UUID) -> None:
+        """Frees the slot of a call that gets no record."""
+        self.release(self._slots.pop(request_id.int, NO_SLOT))
+
     def release(self, slot: int) -> None:
         """Frees a slot whose record is stored elsewhere."""
         if slot != NO_SLOT:

@@ -240,9 +240,13 @@ class Metrics:
         """Counts an admitted call as running."""
         self._in_flight += 1
 
+    def call_ended(self) -> None:
+        """Counts an admitted call as no longer running; `call_finished` does that for one with a record."""
+        self._in_flight -= 1
+
     def call_finished(self, call: FinishedCall) -> None:
         """Collects an admitted call that ended; it is counted with the next batch."""
-        self._in_flight -= 1
+        self.call_ended()
         self._finished.append(call)
         if len(self._finished) >= MAX_COLLECTED:
             self.record_calls()

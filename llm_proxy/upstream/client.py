@@ -230,8 +230,17 @@ class SidecarClient:
                 self._release(slot, guard, None)
                 raise
             self._keys.note_call(sidecar.url)
-            release = partial(self._release, slot, guard, connection)
-            return await self._reply(composed, sidecar, connection, guard, release)
+            try:
+                reply = self._reply(
+                    composed, connection, guard, partial(self._release, slot, guard, connection)
+                )
+            except BaseException:
+                self._release(slot, guard, connection)
+                raise
+            if connection.status != 200:
+                raise await self._failure(composed, sidecar, connection, reply)
+            sidecar.record_success()
+            return reply
         raise backend_unreachable()
 
     def _take(
@@ -291,47 +300,38 @@ class SidecarClient:
         ids, facts = self._controls.response_ids, (sent.caller, call.group, routing.deployment or "")
         return SealedIds(partial(ids.seal, *facts), partial(ids.seal_item, *facts), known)
 
-    async def _reply(
-        self,
-        sent: "_ComposedCall",
-        sidecar: Sidecar,
-        connection: HTTPConnection,
-        guard: CallGuard,
-        release: Callable[[], None],
+    def _reply(
+        self, sent: "_ComposedCall", connection: HTTPConnection, guard: CallGuard, release: Callable[[], None]
     ) -> SidecarReply:
-        call = sent.call
-        if connection.status == 200:
-            routing = parse_routing_headers(
-                connection.headers, call, self.catalog.snapshot, cached=sent.cached
-            )
+        """Returns the reply whose head has come; what it raises leaves the slot taken."""
+        call, headers, catalog = sent.call, connection.headers, self.catalog.snapshot
+        is_good = connection.status == 200
+        if is_good:
+            routing = parse_routing_headers(headers, call, catalog, cached=sent.cached)
         else:
-            routing = parse_failure_headers(connection.headers, call, self.catalog.snapshot)
-        reply = SidecarReply(
-            connection,
-            routing,
-            guard,
-            call,
-            idle_s=sent.idle_s,
-            on_close=release,
-            ids=self._sealed_ids(sent, routing),
-        )
-        if connection.status == 200:
-            sidecar.record_success()
-            if call.streaming:
-                reply.begin_stream()
-            return reply
+            routing = parse_failure_headers(headers, call, catalog)
+        ids = self._sealed_ids(sent, routing)
+        reply = SidecarReply(connection, routing, guard, call, idle_s=sent.idle_s, on_close=release, ids=ids)
+        if is_good and call.streaming:
+            reply.begin_stream()
+        return reply
+
+    async def _failure(
+        self, sent: "_ComposedCall", sidecar: Sidecar, connection: HTTPConnection, reply: SidecarReply
+    ) -> APIError:
+        """Returns the error that a reply is, and closes it."""
         try:
             text = await connection.read_all(MAX_ERROR_BYTES)
         except OSError as broken:
             raise connection_lost_error() from broken
         finally:
             reply.close()
-        error = _in_the_callers_words(_error_of(connection, text, sent), text, call)
-        error.routing = routing
-        if error.retryable is None and error.origin == "provider" and (routing.attempts or 0) > 1:
+        error = _in_the_callers_words(_error_of(connection, text, sent), text, sent.call)
+        error.routing = reply.routing
+        if error.retryable is None and error.origin == "provider" and (reply.routing.attempts or 0) > 1:
             error.retryable = False
         self._record_outcome(sidecar, error)
-        raise error
+        return error
 
     def _record_outcome(self, sidecar: Sidecar, error: APIError) -> None:
         """Records a sidecar's own failures, never those it reports of a provider."""
@@ -348,11 +348,13 @@ class SidecarClient:
         self._on_failure(code)
 
     def _release(self, slot: Slot, guard: CallGuard, connection: HTTPConnection | None) -> None:
-        if connection is not None:
-            self._connections.release(connection)
-        slot.sidecar.calls.discard(guard)
-        self._affinity.ended(guard)
-        self.queue.release(slot, monotonic())
+        try:
+            if connection is not None:
+                self._connections.release(connection)
+        finally:
+            slot.sidecar.calls.discard(guard)
+            self._affinity.ended(guard)
+            self.queue.release(slot, monotonic())
 
     def _target(
         self, sidecar: Sidecar, method: str, path: str, key: str | None
