@@ -11,6 +11,7 @@ from typing import cast, get_args
 import orjson
 from starlette.datastructures import FormData
 
+from llm_proxy.dialects.request.strict_json import reject_duplicates
 from llm_proxy.errors import APIError, BadRequest
 from llm_proxy.identity.caller import BudgetUnit, Period
 from llm_proxy.json_access import Json, as_object, as_objects
@@ -108,13 +109,22 @@ def further_fields(document: Mapping[str, object], known: Iterable[str]) -> str:
 
 def parse_further_fields(text: str) -> Json:
     """Returns the fields that `further_fields` showed, as they were sent; raises `BadRequest`."""
-    try:
-        found: object = orjson.loads(text) if text.strip() else {}
-    except orjson.JSONDecodeError as fault:
-        raise BadRequest(f"This is not JSON: {fault}.", param=FURTHER) from None
+    found = parse_json(text, FURTHER) if text.strip() else {}
     if not isinstance(found, dict):
         raise BadRequest("This is not a JSON object.", param=FURTHER)
     return as_object(cast("object", found))
+
+
+def parse_json(text: str, name: str) -> object:
+    """Returns what the JSON in a form's field says; raises `BadRequest` naming the field."""
+    try:
+        found: object = orjson.loads(text)
+        reject_duplicates(text)
+    except orjson.JSONDecodeError as fault:
+        raise BadRequest(f"This is not JSON: {fault}.", param=name) from None
+    except BadRequest as fault:
+        raise BadRequest(fault.message, param=name, code=fault.code) from None
+    return found
 
 
 def set_fields(document: Mapping[str, object]) -> Json:

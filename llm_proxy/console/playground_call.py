@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
+from llm_proxy.console.forms import parse_json
 from llm_proxy.console.playground_turns import ConversationTurn
 from llm_proxy.errors import BadRequest
 from llm_proxy.json_access import Json, as_object
@@ -113,7 +114,7 @@ class PlaygroundForm:
         if self.temperature:
             found["temperature"] = _number(self.temperature)
         if self.tools:
-            found["tools"] = _json(self.tools, "tools")
+            found["tools"] = parse_json(self.tools, "tools")
             if not isinstance(found["tools"], list):
                 raise BadRequest("Tools must be a JSON array.", param="tools")
         return found
@@ -134,7 +135,7 @@ class PlaygroundForm:
     def _more(self) -> Json:
         if not self.more.strip():
             return {}
-        found = _json(self.more, "more")
+        found = parse_json(self.more, "more")
         if not isinstance(found, dict):
             raise BadRequest("The further fields must be a JSON object.", param="more")
         return as_object(found)  # pyright: ignore[reportUnknownArgumentType]
@@ -220,14 +221,6 @@ CONVERSATIONS = frozenset({"/v1/chat/completions", "/v1/responses", MESSAGES_PAT
 """Paths that take the messages so far."""
 STREAMED = frozenset({*PATHS} - {"/v1/embeddings", "/v1/rerank", "/v1/moderations", "/v1/audio/speech"})
 """Paths that take `stream`; speech is streamed anyway."""
-
-
-def _json(text: str, name: str) -> object:
-    try:
-        found: object = orjson.loads(text)
-    except orjson.JSONDecodeError as fault:
-        raise BadRequest(f"This is not JSON: {fault}.", param=name) from None
-    return found
 
 
 def _whole_number(text: str) -> int:

@@ -22,6 +22,7 @@ from starlette.types import Lifespan
 from llm_proxy.dialects.cohere import COHERE
 from llm_proxy.dialects.gemini.dialect import GENERATE_CONTENT
 from llm_proxy.dialects.messages.dialect import MESSAGES
+from llm_proxy.dialects.request.validators import shown_name
 from llm_proxy.dialects.routes import RouteTable
 from llm_proxy.edge.litellm_paths import where_it_went
 from llm_proxy.edge.openapi_page import openapi_page
@@ -66,7 +67,7 @@ def create_management_app(
         lifespan=lifespan,
         redirect_slashes=False,
         openapi_url=None,  # served by `_openapi_router`, which authenticates
-        dependencies=[Depends(_decode_parameters)],
+        dependencies=[Depends(_read_parameters)],
     )
     routes: list[BaseRoute] = []
     for router in (*routers, _openapi_router(app, inference, openapi_access)):
@@ -87,6 +88,7 @@ def _add_exception_handlers(
 
     async def on_api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, APIError)  # noqa: S101 -- registered for this class
+        name_what_is_missing(error, request.scope)
         on_error(request.scope, error)
         if record_rejection is not None:
             await record_rejection(request, error)
@@ -127,10 +129,22 @@ def _openapi_router(
     return routes
 
 
-async def _decode_parameters(request: Request) -> None:
-    """Decodes path parameters: paths are matched as they were sent."""
+async def _read_parameters(request: Request) -> None:
+    """Decodes path parameters, as paths are matched as they were sent; rejects NUL, which no store takes."""
     parameters: Json = request.scope["path_params"]
-    request.scope["path_params"] = {name: unquote(value) for name, value in parameters.items()}
+    decoded = {name: unquote(value) for name, value in parameters.items()}
+    request.scope["path_params"] = decoded
+    for name, value in (*decoded.items(), *request.query_params.multi_items()):
+        if "\0" in value:
+            shown = shown_name(name)
+            raise BadRequest(f"Invalid '{shown}': it contains NUL.", param=shown, code="invalid_value")
+
+
+def name_what_is_missing(error: APIError, scope: Scope) -> None:
+    """Makes a 404 name the path's parameter where the path names one thing: that does not exist."""
+    named: Json = scope.get("path_params") or {}
+    if error.status == NotFound.status and error.param is None and error.code != "unknown_url":
+        error.param = next(iter(named)) if len(named) == 1 else None
 
 
 def error_response(error: APIError, scope: Scope) -> Response:

@@ -298,7 +298,7 @@ async def fetch_record(
     if tenant is not None and (row is None or row["tenant"] != tenant):
         row = await connection.fetchrow(query, f"{tenant}/{name_or_id}", display_prefix(""))
     if row is None or (tenant is not None and row["tenant"] != tenant):
-        raise NotFound(f"No such key: '{redact(name_or_id)[:60]}'.")
+        raise NotFound(f"No such key: '{redact(name_or_id)[:60]}'.", param="key")
     return record_from_row(row)
 
 

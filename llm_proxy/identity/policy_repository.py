@@ -121,7 +121,7 @@ class PolicyRepository:
                 _DELETE, policy.scope, policy.tenant, policy.subject, policy.group,
             )  # fmt: skip
             if deleted is None:
-                raise NotFound("No such limit policy.")
+                raise NotFound("No such limit policy.", param=_narrowest(policy))
             before = _audit_document(policy_from_row(deleted))
             await write_audit(connection, actor, "limits.drop", _audit_target(policy), before=before)
             return await bump_epochs(connection, policy.tenant)
@@ -157,12 +157,21 @@ class PolicyRepository:
                 switch.kind, switch.tenant, switch.subject,
             )  # fmt: skip
             if deleted is None:
-                raise NotFound("No such kill switch.")
+                raise NotFound("No such kill switch.", param="subject")
             before = _switch_document(switch, deleted["reason"])
             await write_audit(
                 connection, actor, "kills.lift", f"{switch.kind} {switch.subject}", before=before
             )
             return await bump_epochs(connection, switch.tenant)
+
+
+def _narrowest(policy: LimitPolicy) -> str:
+    """Returns the field that narrows most what a policy holds for."""
+    if policy.subject not in {"", ANY}:
+        return "subject"
+    if policy.group not in {"", ANY}:
+        return "model"
+    return "scope" if policy.tenant in {"", ANY} else "tenant"
 
 
 async def _resolve_key(connection: Connection, target: Policy) -> Policy:

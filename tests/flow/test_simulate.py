@@ -192,8 +192,8 @@ async def test_nothing_is_changed_and_unknown_parts_are_named(simulator: Simulat
     [
         ({"since": "yesteryear"}, "since"),
         ({"since": "1h", "until": "2h"}, "since"),
-        ({"rules": [{"scope": "tenant", "rpn": 1}]}, "rpn"),
-        ({"rules": [{"scope": "galaxy", "rpm": 1}]}, "scope"),
+        ({"rules": [{"scope": "tenant", "rpn": 1}]}, "rules[0].rpn"),
+        ({"rules": [{"scope": "galaxy", "rpm": 1}]}, "rules[0].scope"),
         ({"prices": {"plain": {"input_usd_per_million": -1, "output_usd_per_million": 1}}}, "prices"),
         ({"prices": {"plain": {}}}, "prices"),
     ],
@@ -207,7 +207,7 @@ async def test_a_wrong_field_is_named(simulator: Simulator, changes: Json, param
 async def test_an_unknown_key_is_404(simulator: Simulator) -> None:
     """Instead of a result without rejections."""
     answer = await simulator.admin("POST", "/admin/simulate", {"keys": {"nobody": {"rpm": 1}}})
-    assert answer.status_code == 404
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "keys.nobody")
 
 
 async def test_the_command_prints_the_same(simulator: Simulator, tmp_path: Path) -> None:

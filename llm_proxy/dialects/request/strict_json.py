@@ -63,7 +63,7 @@ def parse_object(body: bytes, max_depth: int) -> Json:
                 f"The request body is nested too deeply: at most {max_depth} levels.", code="json_too_deep"
             )
     if _count_quotes(body) != quotes:
-        _reject_duplicates(body)
+        reject_duplicates(body)
     return parsed
 
 
@@ -126,17 +126,24 @@ def _measure(parsed: Json) -> tuple[int, int]:
     return strings, depth
 
 
-def _reject_duplicates(body: bytes) -> None:
-    def unique(pairs: list[tuple[str, Any]]) -> None:
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise BadRequest(
-                    f"The request body gives '{shown_name(name)}' twice in one object.",
-                    param=shown_name(name),
-                    code="duplicate_parameter",
-                )
-            seen.add(name)
+def unique_object(pairs: list[tuple[str, Any]]) -> Json:
+    """Returns the object of these names and values; raises `BadRequest` for a name that is given twice.
 
+    It is the `object_pairs_hook` of `json.loads`.
+    """
+    found: Json = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadRequest(
+                f"The request body gives '{shown_name(name)}' twice in one object.",
+                param=shown_name(name),
+                code="duplicate_parameter",
+            )
+        found[name] = value
+    return found
+
+
+def reject_duplicates(body: bytes | str) -> None:
+    """Raises `BadRequest` for JSON that gives a name twice in one object."""
     # Numbers are not needed; one of thousands of digits would raise.
-    json.loads(body, object_pairs_hook=unique, parse_int=len, parse_float=len)
+    json.loads(body, object_pairs_hook=unique_object, parse_int=len, parse_float=len)

@@ -1,4 +1,4 @@
-"""Request bodies of the admin routes, and how they are read: with exact decimals and no unknown field."""
+"""Request bodies of the admin routes, and how they are read: exact decimals, each name once, none unknown."""
 
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt, StrictStr
 
+from llm_proxy.dialects.request.strict_json import unique_object
 from llm_proxy.edge.routes.audit import BODY_SCOPE_KEY
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import KeyRaiseRepository, KeyRepository, PolicyRepository
@@ -47,11 +48,17 @@ def require_repository(repository: Repository | None) -> Repository:
 
 
 class ExactRequest(Request):
-    """A request whose JSON numbers are decimals: a float would turn a budget of 1E-400 into 0."""
+    """A request whose JSON is read exactly: its numbers are decimals, its names stand once.
+
+    A float would turn a budget of 1E-400 into 0; of a name that stands twice the last would count.
+    """
 
     async def json(self) -> Any:  # noqa: ANN401 -- whatever JSON holds
-        """Returns the parsed body, and keeps it in the scope for `RejectedActionLog`."""
-        body = json.loads(await self.body(), parse_float=Decimal)
+        """Returns the parsed body, and keeps it in the scope for `RejectedActionLog`.
+
+        Raises `BadRequest` for a name that is given twice.
+        """
+        body = json.loads(await self.body(), parse_float=Decimal, object_pairs_hook=unique_object)
         self.scope[BODY_SCOPE_KEY] = body
         return body
 

@@ -188,7 +188,7 @@ def admin_router(
     async def test(model: str, who: Annotated[Actor, Depends(require_actor)]) -> Json:
         group = require_catalog(catalog.snapshot).find_group(model)
         if group is None:
-            raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="id")
+            raise ModelNotFound(f"The model `{model[:200]}` does not exist.", param="model")
         async with (record or log_change)(who, "models.test", model) as detail:
             try:
                 result = _probe_document(model, await probe(model, group.mode))

@@ -12,7 +12,7 @@ from llm_proxy.admission.limiter import LimiterUnavailable
 from llm_proxy.admission.run_guard import RunGuard
 from llm_proxy.admission.turns import RunName
 from llm_proxy.edge.auth import ActorDependency
-from llm_proxy.edge.routes.admin_bodies import AdminBody
+from llm_proxy.edge.routes.admin_bodies import AdminBody, ExactRoute
 from llm_proxy.edge.routes.calls import KeyNames
 from llm_proxy.edge.routes.stored_data import AuditedChange, log_change
 from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
@@ -42,6 +42,7 @@ def router(
     routes = APIRouter(
         prefix="/admin/runs",
         tags=["admin"],
+        route_class=ExactRoute,
         responses={401: {"description": "No admin key."}, 503: {"description": "No limits store."}},
     )
 
@@ -88,7 +89,11 @@ def _chosen(found: list[Json], body: ReleaseRun) -> Json:
         and (body.tenant is None or body.tenant == one["tenant"])
     ]
     if not matching:
-        raise NotFound("No run of this name is in quarantine; it may have ended.", code="run_not_quarantined")
+        raise NotFound(
+            "No run of this name is in quarantine; it may have ended.",
+            param="run",
+            code="run_not_quarantined",
+        )
     if len(matching) > 1:
         raise BadRequest("Several runs have this name: name the key, or the tenant.", param="key")
     return matching[0]

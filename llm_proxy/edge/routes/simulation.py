@@ -6,7 +6,7 @@ response names what the history does not hold. One simulation at a time: it take
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,8 +19,10 @@ from llm_proxy.admission import PolicyDefaults
 from llm_proxy.admission.limit_planner import PriceSource
 from llm_proxy.admission.policy_resolver import PolicyResolver
 from llm_proxy.admission.replay import PriceOverrides, Replay, ReplayVerdict
+from llm_proxy.dialects.request.validators import shown_name
 from llm_proxy.edge.auth import ActorDependency
-from llm_proxy.errors import BadRequest, Overloaded, StoreUnavailable
+from llm_proxy.edge.routes.admin_bodies import ExactRoute
+from llm_proxy.errors import BadRequest, NotFound, Overloaded, StoreUnavailable
 from llm_proxy.identity import (
     KeyRepository,
     KeySpec,
@@ -36,6 +38,7 @@ from llm_proxy.ledger import CallHistoryReader
 from llm_proxy.ledger.call_history import CallHistory
 from llm_proxy.ledger.usage_query import parse_time
 from llm_proxy.money import PICO_PER_USD_PER_MILLION, usd_text
+from llm_proxy.telemetry.privacy import redact
 
 MAX_CALLS = 100_000
 MAX_LISTED = 100
@@ -94,6 +97,7 @@ def router(sources: SimulationSources | None, *, require_actor: ActorDependency)
         prefix="/admin",
         tags=["admin"],
         dependencies=[Depends(require_actor)],
+        route_class=ExactRoute,
         responses={
             400: {"description": "A field is wrong; `param` names it."},
             401: {"description": "No admin key."},
@@ -157,19 +161,34 @@ async def _changed_keys(sources: SimulationSources, body: Simulation) -> dict[st
         specs |= {one.key_id: one.spec for one in page}
         after = page[-1].spec.name
     for name, change in body.keys.items():
-        record = await sources.keys.get(name)
-        specs[record.key_id] = parse_key_spec(change, record.spec)
+        with _within(f"keys.{shown_name(redact(name))}"):
+            record = await sources.keys.get(name)
+            specs[record.key_id] = parse_key_spec(change, record.spec)
     return specs
 
 
 async def _changed_policies(sources: SimulationSources, body: Simulation) -> PolicySnapshot:
     snapshot = await sources.current.fetch_policies(EVERY_EPOCH) or PolicySnapshot()
-    new = [await sources.policies.resolve_key(parse_policy(one)) for one in body.rules]
+    new = list[LimitPolicy]()
+    for number, rule in enumerate(body.rules):
+        with _within(f"rules[{number}]"):
+            new.append(await sources.policies.resolve_key(parse_policy(rule)))
     scopes = {_policy_scope(policy) for policy in new}
     kept = () if body.only_these_rules else snapshot.policies
     return replace(
         snapshot, policies=(*(policy for policy in kept if _policy_scope(policy) not in scopes), *new)
     )
+
+
+@contextlib.contextmanager
+def _within(place: str) -> Generator[None]:
+    """Makes errors name the place in the body where the field at fault stands."""
+    try:
+        yield
+    except (BadRequest, NotFound) as error:
+        is_missing = error.status == NotFound.status and not place.endswith("]")
+        error.param = place if error.param is None or is_missing else f"{place}.{error.param}"
+        raise
 
 
 def _policy_scope(policy: LimitPolicy) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm_proxy.edge.auth import AuthDependencies
 from llm_proxy.edge.responses import database_result, require_database
+from llm_proxy.edge.routes.admin_bodies import ExactRoute
 from llm_proxy.edge.routes.audit import Text
-from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
+from llm_proxy.errors import NotFound, StoreUnavailable
 from llm_proxy.identity import Actor
 from llm_proxy.json_access import Json
 from llm_proxy.ledger import Erasures, PostgresUsage
@@ -65,9 +66,6 @@ def payloads_router(usage: PostgresUsage | None, auth: AuthDependencies) -> APIR
         user: Annotated[str, Query(min_length=1)],
         tenant: Annotated[str, Query(description="Empty: calls without a tenant.")],
     ) -> dict[str, int]:
-        for param, name in (("user", user), ("tenant", tenant)):
-            if "\0" in name:
-                raise BadRequest(f"Invalid {param!r}: a name cannot hold the character U+0000.", param=param)
         return {
             "erased": await database_result(require_database(usage).erase_payloads(tenant or None, user, who))
         }
@@ -93,6 +91,7 @@ def erasures_router(erasures: Erasures | None, require_actor: Any) -> APIRouter:
     routes = APIRouter(
         prefix="/admin/erasures",
         tags=["admin"],
+        route_class=ExactRoute,
         responses={
             401: {"description": "No admin key."},
             403: {"description": "This role may not."},

@@ -18,7 +18,7 @@ from llm_proxy.admission import AdmissionController, current_limits
 from llm_proxy.edge.auth import AuthDependencies
 from llm_proxy.edge.responses import database_result, json_response, require_database
 from llm_proxy.edge.visible_rows import own_key, own_tenant, visible_request
-from llm_proxy.errors import BadRequest, NotFound, StoreUnavailable
+from llm_proxy.errors import BadRequest, Forbidden, NotFound, StoreUnavailable
 from llm_proxy.identity import NO_ATTRIBUTION, Admin, Attribution, Caller, on_behalf_of
 from llm_proxy.json_access import Json
 from llm_proxy.ledger.key_families import is_in_family
@@ -99,7 +99,11 @@ def router(usage: UsageStore | None, auth: AuthDependencies, admission: Admissio
     async def of_agent(
         caller: Annotated[Caller, Depends(auth.require_caller)], agent_id: AgentQuery
     ) -> Response:
-        acting = on_behalf_of(caller, NO_ATTRIBUTION, Attribution(agent=agent_id))
+        try:
+            acting = on_behalf_of(caller, NO_ATTRIBUTION, Attribution(agent=agent_id))
+        except Forbidden as error:
+            error.param = "agent_id"
+            raise
         line = await _used_by_agent(require_database(usage), caller, agent_id)
         return json_response({**line, "limits": await _tightest_agent_limit(admission, acting)})
 
