@@ -81,7 +81,7 @@ def _check_budgets(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
 
 def _check_days(_: click.Context, __: click.Parameter, days: float | None) -> float | None:
     if days is not None and not 0 < days <= MAX_DAYS:
-        raise click.BadParameter(f"expected days from 0 to {MAX_DAYS}.")
+        raise click.BadParameter(f"expected days, more than 0 and at most {MAX_DAYS}.")
     return days
 
 
@@ -268,6 +268,8 @@ def raise_key(*, key: str, days: float | None, end: bool, as_json: bool, **optio
     document = _document(options)
     if end and (document or days):
         raise click.UsageError("--end excludes all other options.")
+    if days is not None and "until" in document:
+        raise click.UsageError("--until and --days exclude each other.")
     if days is not None:
         document["until"] = datetime.now(UTC) + timedelta(days=days)
 
@@ -364,6 +366,8 @@ def _document(options: dict[str, Any]) -> Json:
     """The options that were given, as a document of the admin API."""
     days = options.pop("expires_in", None)
     given: Json = {name: value for name, value in options.items() if value not in (None, ())}
+    if days is not None and "expires_at" in given:
+        raise click.UsageError("--expires-in and --expires-at exclude each other.")
     if days is not None:
         given["expires_at"] = datetime.now(UTC) + timedelta(days=days)
     elif given.get("expires_at") == NONE:

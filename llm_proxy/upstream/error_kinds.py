@@ -115,6 +115,7 @@ _CONTEXT = _any_of(
     r"longer than the (?:model's context|maximum model length)",
     r"maximum prompt length",
     r"exceeded max(?:imum)? context",
+    r"context (?:size|length|window) has been exceeded",
     r"too many tokens: ",
     r"context shift is disabled",
     r"(?:requested|input) tokens exceed",

@@ -246,6 +246,7 @@ async def test_a_body_of_no_known_shape_gives_the_request_id_and_no_text(
         ("bedrock-context", "p/errors", ""),
         ("ollama-context", "p/errors", ""),
         ("llamacpp-context", "p/errors", "4096"),
+        ("llamacpp-full", "p/errors", ""),
         ("tgi-context", "p/errors", "4096"),
         ("cohere-context", "p/errors", "4081"),
         ("cerebras-context", "p/errors", "8192"),

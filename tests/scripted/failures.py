@@ -365,6 +365,10 @@ FAILURES: dict[str, Failure] = {
     "llamacpp-loading": Failure(
         503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}, {"retry-after": "9"}
     ),
+    "llamacpp-full": Failure(
+        500,
+        {"error": {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}},
+    ),
     "llamacpp-batch": Failure(
         500,
         {

@@ -6,13 +6,17 @@ Reads only the shipped files. Invariants: secrets are in `.env` and `.keys/` alo
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import yaml
+
 from llm_proxy.cli.init.choices import Choices
 from llm_proxy.cli.init.models import Provider, cut_config, default_model, read_providers
+from llm_proxy.cli.printing import EXIT_WRONG_INPUT, fail
 from llm_proxy.settings import TEST_PROVIDER, Settings
 from llm_proxy.stack import environments
 from llm_proxy.stack.operator_env import OperatorEnv, new_compose_passwords, new_secrets
@@ -67,7 +71,8 @@ class PlannedFile:
 @cache
 def shipped_providers() -> Mapping[str, Provider]:
     """Returns the providers that can be chosen, by name; the test models of this machine are no choice."""
-    found = read_providers(_shipped(MODELS_FILE))
+    with _reading_models():
+        found = read_providers(_shipped(MODELS_FILE))
     return {name: one for name, one in found.items() if name != TEST_PROVIDER}
 
 
@@ -92,6 +97,20 @@ def planned_files(choices: Choices) -> Iterator[PlannedFile]:
         yield from _proxy_files(choices, choices.hostname)
 
 
+@contextmanager
+def _reading_models() -> Generator[None]:
+    """Ends the command with a line where the file of a checkout was edited into another style."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        path = environments.shipped_file(MODELS_FILE)
+        fail(
+            f"{path}: it is not written as it was shipped, so no provider can be chosen from it "
+            f"({type(error).__name__}); `llm-proxy config check` checks it",
+            EXIT_WRONG_INPUT,
+        )
+
+
 def _shipped(name: str) -> str:
     return environments.shipped_file(name).read_text(encoding="utf-8")
 
@@ -101,7 +120,8 @@ def _models_text(choices: Choices) -> str:
     if not choices.providers and choices.has_test_model:
         return shipped
     kept = {*(choices.providers or shipped_providers()), *([TEST_PROVIDER] if choices.has_test_model else ())}
-    return cut_config(shipped, kept)
+    with _reading_models():
+        return cut_config(shipped, kept)
 
 
 def _compose_files(choices: Choices, models: str) -> Iterator[PlannedFile]:
@@ -193,7 +213,8 @@ def _default_model(choices: Choices) -> dict[str, str]:
     if not choices.providers:
         return {}
     gateways_own: str = Settings.model_fields["default_model"].default
-    found = default_model(_shipped(MODELS_FILE), gateways_own, choices.providers)
+    with _reading_models():
+        found = default_model(_shipped(MODELS_FILE), gateways_own, choices.providers)
     return {} if found is None else {"LLM_PROXY__DEFAULT_MODEL": found}
 
 

@@ -1,7 +1,8 @@
-"""The shipped `litellm-config.yaml`, cut down to some providers.
+"""The shipped `litellm-config.yaml`, which may have been edited, cut down to some providers.
 
-Pure. Invariants: a provider serves deployments, and needs the variables that they refer to. Settings of the
-router stay as they are written; no fallback and no alias leads to a model that was left out.
+Pure; raises a `ValueError`, `TypeError` or the like for a file in another style. Invariants: a provider
+serves deployments, and needs the variables that they refer to. Settings of the router stay as they are
+written; no fallback and no alias leads to a model that was left out.
 """
 
 import re
@@ -69,17 +70,22 @@ def default_model(shipped: str, default: str, kept: Collection[str]) -> str | No
     """
     providers = [one for one in read_providers(shipped).values() if one.name in kept]
     models = [model for one in providers for model in one.chat_models]
-    router = yaml.safe_load(shipped)["router_settings"]
-    meant = router["model_group_alias"].get(default, default)
-    fallbacks = [model for entry in router["fallbacks"] for model in entry.get(meant, ())]
+    router = _router_of(shipped)
+    meant = _aliases(router).get(default, default)
+    fallbacks = [model for entry in router.get("fallbacks") or () for model in entry.get(meant, ())]
     known = [model for model in (*fallbacks, *models) if model in models]
     return None if meant in models or not known else known[0]
 
 
 def _provider_of(deployment: dict[str, Any]) -> str:
     litellm_name = str(deployment["litellm_params"]["model"]).partition("/")[0]
-    name = str(deployment["model_info"].get("provider", litellm_name))
+    name = str(_info_of(deployment).get("provider", litellm_name))
     return _RENAMED.get(name, name)
+
+
+def _info_of(deployment: dict[str, Any]) -> dict[str, Any]:
+    info: dict[str, Any] | None = deployment.get("model_info")
+    return info or {}
 
 
 def _provider(name: str, deployments: Sequence[dict[str, Any]]) -> Provider:
@@ -90,7 +96,7 @@ def _provider(name: str, deployments: Sequence[dict[str, Any]]) -> Provider:
     chats = [
         one["model_name"]
         for one in deployments
-        if one["model_info"].get("mode", "chat") == "chat" and "*" not in one["model_name"]
+        if _info_of(one).get("mode", "chat") == "chat" and "*" not in one["model_name"]
     ]
     variables = dict.fromkeys(variable for found in references for variable in found)
     return Provider(name, tuple(variables), tuple(dict.fromkeys(chats)), tuple(deployments))
@@ -107,9 +113,18 @@ def _section(provider: Provider) -> str:
     return "".join(f"  {line}\n" for line in (f"# {title}", *text.splitlines()))
 
 
+def _router_of(shipped: str) -> dict[str, Any]:
+    router: dict[str, Any] | None = yaml.safe_load(shipped).get("router_settings")
+    return router or {}
+
+
 def _aliases_of(shipped: str, models: Collection[str]) -> set[str]:
-    aliases: dict[str, str] = yaml.safe_load(shipped)["router_settings"]["model_group_alias"]
-    return {alias for alias, model in aliases.items() if model in models}
+    return {alias for alias, model in _aliases(_router_of(shipped)).items() if model in models}
+
+
+def _aliases(router: dict[str, Any]) -> dict[str, str]:
+    aliases: dict[str, str] | None = router.get("model_group_alias")
+    return aliases or {}
 
 
 def _without_left_out(settings: str, models: Collection[str]) -> str:

@@ -214,6 +214,8 @@ async def test_a_raise_by_the_command_line(
     await commands.run(database_url, "keys", "raise", "n", "--rpm", "30", code=2)
     await commands.run(database_url, "keys", "raise", "n", "--rpm", "1", "--days", "1", code=2)
     await commands.run(database_url, "keys", "raise", "n", "--end", "--rpm", "30", code=2)
+    both = ("--until", "2030-01-01", "--days", "1")
+    await commands.run(database_url, "keys", "raise", "n", "--rpm", "40", *both, code=2)
     await commands.run(database_url, "keys", "raise", "n", "--end", code=0)
     await commands.run(database_url, "keys", "raise", "n", "--end", code=1)
     assert (await KeyRepository(pool).get(made.record.key_id)).running_raise is None

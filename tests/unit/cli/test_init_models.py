@@ -6,7 +6,10 @@ import pytest
 import yaml
 
 from llm_proxy.cli.config import check_text
+from llm_proxy.cli.init.folder import shipped_providers
 from llm_proxy.cli.init.models import cut_config, default_model, read_providers
+from llm_proxy.cli.printing import EXIT_WRONG_INPUT, CommandFailed
+from llm_proxy.stack import environments
 
 SHIPPED = (Path(__file__).parents[3] / "litellm-config.yaml").read_text("utf-8")
 PROVIDERS = read_providers(SHIPPED)
@@ -41,6 +44,32 @@ def test_fallbacks_and_aliases_lead_to_kept_models_only() -> None:
     assert "gpt" not in str(router)
     assert "Names the older documents call" in text
     assert "fallbacks:" not in cut_config(SHIPPED, ["voyage"])
+
+
+def test_an_edited_file_needs_no_more_than_a_name_and_a_model() -> None:
+    """What LiteLLM does not require: `model_info`, aliases, fallbacks."""
+    own = "  - model_name: own\n    litellm_params: {model: groq/own, api_key: os.environ/GROQ_API_KEY}\n"
+    plain = f"model_list:\n{own}\nrouter_settings:\n  timeout: 5\n"
+    assert read_providers(plain)["groq"].chat_models == ("own",)
+    assert default_model(plain, "gpt-3.5-turbo", ["groq"]) == "own"
+    edited = SHIPPED.replace("model_list:\n", f"model_list:\n{own}", 1)
+    for text in (plain, edited):
+        assert yaml.safe_load(cut_config(text, ["groq"]))["model_list"][0]["model_name"] == "own"
+
+
+@pytest.mark.parametrize("text", ["model_list: [a]\n", "[]\n", "model_list:\n  - {\n"])
+def test_a_file_in_another_style_ends_the_command_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """It names the file."""
+    (tmp_path / "litellm-config.yaml").write_text(text)
+    monkeypatch.setattr(environments, "shipped_file", tmp_path.joinpath)
+    shipped_providers.cache_clear()
+    with pytest.raises(
+        CommandFailed, match=f"^{tmp_path}/litellm-config.yaml: it is not written as"
+    ) as ended:
+        shipped_providers()
+    assert ended.value.code == EXIT_WRONG_INPUT
 
 
 @pytest.mark.parametrize(
