@@ -116,10 +116,11 @@ def _store_addresses(env: Mapping[str, str]) -> dict[str, str]:
     As LiteLLM's own, the cache may also be named by `REDIS_URL`, or by `REDIS_HOST` and the like.
     """
     found: dict[str, str] = {}
-    try:
-        ssl.create_default_context(cafile=env.get(CA_VARIABLE) or None)
-    except OSError:
-        raise InvalidURL(f"{CA_VARIABLE}: it cannot be read, or holds no certificates") from None
+    if ca_file := env.get(CA_VARIABLE):
+        try:
+            ssl.create_default_context(cafile=ca_file)
+        except OSError:
+            raise InvalidURL(f"{CA_VARIABLE}: it cannot be read, or holds no certificates") from None
     name = next((one for one in (CACHE, "REDIS_URL") if env.get(one)), None)
     if name:
         found[CACHE] = parse_setting(name, env[name], parse_redis_url)

@@ -27,6 +27,7 @@ from llm_proxy.sidecar.app import SidecarApp
 from llm_proxy.sidecar.call_log import WARM_UP_GROUP, CallLog
 from llm_proxy.sidecar.config import EffectiveConfig, InvalidConfig, build_effective_config, has_observers
 from llm_proxy.sidecar.config_file import ConfigReport
+from llm_proxy.sidecar.deferred_imports import deferring
 from llm_proxy.sidecar.direct_calls import DirectCalls
 from llm_proxy.sidecar.direct_settings import direct_endpoints
 from llm_proxy.sidecar.environment import ACCEPT_ALL, ACCEPT_VARIABLE, accepted_settings
@@ -101,11 +102,12 @@ def import_litellm() -> tuple[LiteLLMPatch, ...]:
     )
     for line in left_out:
         log_line(line)
-    for patch in chosen:
-        if not patch.after_start:
-            _install(patch)
-    litellm_internals.proxy_module()
-    litellm_internals.import_for_first_calls()
+    with deferring():
+        for patch in chosen:
+            if not patch.after_start:
+                _install(patch)
+        litellm_internals.proxy_module()
+        litellm_internals.import_for_first_calls()
     return tuple(patch for patch in chosen if patch.after_start)
 
 

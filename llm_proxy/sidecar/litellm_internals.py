@@ -171,6 +171,7 @@ PATCH_POINTS: dict[str, tuple[str, ...]] = {
     "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini": ("ModelResponseIterator",),
     "litellm.types.router": ("Deployment", "GenericLiteLLMParams"),
     "starlette.responses": ("Response", "StreamingResponse"),
+    "pydantic._internal._config": ("config_defaults",),
     "litellm.router_utils.cooldown_handlers": ("_should_run_cooldown_logic",),
     "litellm.router_utils.pre_call_checks.deployment_affinity_check": ("DeploymentAffinityCheck",),
     "litellm.caching.affinity_cache": ("claim_affinity_pin",),
