@@ -136,7 +136,7 @@ def _with_request_id(send: Send) -> Send:
 _NO_WEBSOCKET = (("upgrade", "HTTP/1.1"), ("connection", "upgrade, close"))
 CORS_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 EXPOSED_HEADERS = (
-    "x-request-id", "retry-after", "x-should-retry", "server-timing",
+    "x-request-id", "request-id", "retry-after", "x-should-retry", "server-timing",
     "x-llm-proxy-model", "x-llm-proxy-provider", "x-llm-proxy-cost-usd", "x-llm-proxy-cache",
     "idempotency-replayed", "x-llm-proxy-replay-of",
     "x-llm-proxy-attempts", "x-llm-proxy-fallback-from", "x-llm-proxy-refused-by", "x-llm-proxy-budget-reset",
@@ -151,8 +151,11 @@ ALLOWED_HEADERS = (
     "x-session-id", "x-run-id", "x-tags", "x-user-id", "traceparent", "tracestate",
     "x-stainless-arch", "x-stainless-lang", "x-stainless-os", "x-stainless-package-version",
     "x-stainless-retry-count", "x-stainless-runtime", "x-stainless-runtime-version", "x-stainless-timeout",
+    "x-stainless-helper", "x-stainless-helper-method", "x-stainless-poll-helper",
+    "x-stainless-custom-poll-interval", "openai-organization", "openai-project", "openai-beta",
+    "anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access",
 )  # fmt: skip
-"""Headers the gateway reads, and those that OpenAI's and Google's SDKs add in browsers."""
+"""Headers the gateway reads, and those that OpenAI's, Anthropic's and Google's SDKs add in browsers."""
 
 
 def with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
