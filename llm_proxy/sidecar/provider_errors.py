@@ -71,14 +71,20 @@ def find_response(error: BaseException | None) -> ErrorResponse | None:
     The outermost exception determines the status. LiteLLM keeps body and headers in inner ones only.
     A 500 whose message says that the request is at fault is 400.
     """
+    found = _find_response(error)
+    if found is None or found.body is None or not _is_misreported(found):
+        return found
+    message = TEMPLATE_SOURCE.sub("", found.body.message or "")
+    return ErrorResponse(400, replace(found.body, message=message), found.wait_s)
+
+
+def _find_response(error: BaseException | None) -> ErrorResponse | None:
     found = [one for cause in causes_of(error) if (one := _response_of(cause)) is not None]
     same = [one for one in found if one.status == found[0].status]
     if not same:
         return None
     body = next((one.body for one in same if one.body is not None), None)
     wait_s = max((one.wait_s for one in same if one.wait_s is not None), default=None)
-    if body is not None and _is_misreported(same[0].status, body):
-        return ErrorResponse(400, replace(body, message=TEMPLATE_SOURCE.sub("", body.message or "")), wait_s)
     return ErrorResponse(same[0].status, body, wait_s)
 
 
@@ -139,10 +145,8 @@ def is_content_rejection(error: BaseException) -> bool:
 
 def is_misreported(error: BaseException) -> bool:
     """Whether a provider answered 500 although its message says that the request is at fault."""
-    if getattr(error, "status_code", None) != MISREPORTED_STATUS:
-        return False
-    found = find_response(error)
-    return found is not None and found.status != MISREPORTED_STATUS
+    found = _find_response(error)
+    return found is not None and _is_misreported(found)
 
 
 def is_translation_error(error: BaseException | None) -> bool:
@@ -178,8 +182,9 @@ def is_unreadable_response(error: BaseException) -> bool:
     return any(text in message for text in UNREADABLE_TEXTS)
 
 
-def _is_misreported(status: int, body: ErrorBody) -> bool:
-    return status == MISREPORTED_STATUS and bool(MISREPORTED.search(body.message or ""))
+def _is_misreported(found: ErrorResponse) -> bool:
+    message = found.body.message if found.body is not None else None
+    return found.status == MISREPORTED_STATUS and bool(MISREPORTED.search(message or ""))
 
 
 def _response_of(error: BaseException) -> ErrorResponse | None:

@@ -86,6 +86,14 @@ async def test_a_provider_s_error_has_three_attempts(sidecar: Sidecar, how: str)
     assert ended - started < 3
 
 
+@pytest.mark.parametrize("group", ["solo", "anthropic"])
+async def test_a_status_that_litellm_makes_500_is_tried_again(sidecar: Sidecar, group: str) -> None:
+    """It is not the 500 that says that the request is at fault."""
+    mark = f"overloaded-{uuid4()}"
+    assert (await sidecar.chat(group, mark, do="status-529")).status >= 500
+    assert len(await sidecar.provider.calls(mark)) == 3
+
+
 async def test_a_call_that_fails_once_succeeds_on_the_second_attempt(sidecar: Sidecar) -> None:
     """The response says how many attempts it took."""
     mark = f"flaky-{uuid4()}"
