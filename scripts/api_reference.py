@@ -4,6 +4,7 @@ A page a group of routes: each with its parameters, body, answer and errors, fie
 refers to stands below it once, two levels deep; `/openapi.json` has all.
 """
 
+import asyncio
 import re
 import sys
 from collections.abc import Iterator
@@ -224,8 +225,8 @@ def _schema(writer: Writer, schema: Json) -> Iterator[str]:
     yield ""
 
 
-def document() -> Json:
-    """Returns the OpenAPI page of a gateway with a database."""
+async def document() -> Json:
+    """Returns the OpenAPI page of a gateway with a database, which belongs to the running loop."""
     settings = Settings(
         environment="development", database_url="postgresql://none/none", limits_redis_url="redis://none"
     )
@@ -238,7 +239,7 @@ def document() -> Json:
 
 def pages() -> dict[str, str]:
     """Returns the text of each page, by its file's name."""
-    made = document()
+    made = asyncio.run(document())
     left = [path for path in made["paths"] if not _is_alias(path)]
     found: dict[str, str] = {}
     rows: list[str] = []

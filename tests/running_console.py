@@ -51,7 +51,7 @@ def serve_console(
     def is_ready(_: int) -> bool:
         return is_up(port, "/health")
 
-    argv = (*spec.argv[:3], "console", "--no-link")
+    argv = (*spec.argv[:3], "console")
     spec = replace(spec, name=f"console-{port}", argv=argv, readiness_probe=is_ready)
     started = process.start(spec, folder / "logs")
     try:

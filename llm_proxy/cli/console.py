@@ -50,7 +50,9 @@ def console(host: str | None, port: int | None, *, link: bool, no_link: bool) ->
     bound = bind_or_fail(settings.console_host, settings.console_port)
     if not no_link and settings.admin_keys:
         click.echo(f"sign in: {sign_in_link(settings)}")
-    _serve(settings, bound)
+    setup_logging(settings.log_level, secrets=(*settings.admin_keys, *settings.admin_read_keys))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(settings, bound))
 
 
 def _reject_others_console(settings: Settings) -> None:
@@ -89,8 +91,7 @@ async def _make_link(settings: Settings, key: str) -> str:
         return await sessions.make_link(key, LINK_LIFETIME)
 
 
-def _serve(settings: Settings, bound: socket.socket) -> None:
-    setup_logging(settings.log_level, secrets=(*settings.admin_keys, *settings.admin_read_keys))
+async def _serve(settings: Settings, bound: socket.socket) -> None:
     app = create_console(settings, settings.console_gateway_url or gateway_url(settings))
     config = uvicorn.Config(
         app,
@@ -102,5 +103,4 @@ def _serve(settings: Settings, bound: socket.socket) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=GRACE_S,
     )
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(PromptServer(config).serve(sockets=[bound]))
+    await PromptServer(config).serve(sockets=[bound])

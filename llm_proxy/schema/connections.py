@@ -155,7 +155,9 @@ class Connector:
 def gateway_pools(
     url: str, tls: ssl.SSLContext | None, pooler: Pooler, verify: Verify | None = None
 ) -> tuple[Pool, Pool]:
-    """Returns the pool for calls and the one for reports, not connected; with a low limit they are one.
+    """Returns the running loop's pool for calls and its one for reports; with a low limit they are one.
+
+    Neither is connected.
 
     Args:
         url: A normalized address; its `connection_limit` and `pool_timeout` hold.
@@ -172,7 +174,7 @@ def gateway_pools(
 
 
 def console_pool(url: str, tls: ssl.SSLContext | None, pooler: Pooler) -> Pool:
-    """Returns the pool of the console's process, not connected; its address's `connection_limit` holds.
+    """Returns the running loop's pool for the console, not connected; its address's `connection_limit` holds.
 
     Args:
         url: A normalized address.
@@ -190,7 +192,7 @@ def _pool(url: str, connector: Connector, size: int) -> LimitedPool:
         max_size=size,
         max_queries=_MAX_QUERIES,
         max_inactive_connection_lifetime=_MAX_IDLE_S,
-        loop=None,
+        loop=asyncio.get_running_loop(),  # else the driver takes one that may never run
         connect=connector,
         connection_class=PooledConnection,
         record_class=asyncpg.Record,

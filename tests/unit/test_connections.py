@@ -3,7 +3,7 @@
 import pytest
 
 from llm_proxy.postgres_urls import parse_postgres_url
-from llm_proxy.schema.connections import gateway_pools
+from llm_proxy.schema.connections import console_pool, gateway_pools
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,12 @@ async def test_the_pools_stay_within_the_connection_limit(query: str, sizes: lis
     both = gateway_pools(parse_postgres_url(f"postgresql://u:p@h/d{query}"), None, "auto")
     pools = list(dict.fromkeys(both))
     assert [pool.get_max_size() for pool in pools] == sizes
+
+
+def test_a_pool_is_made_where_its_loop_runs() -> None:
+    """Elsewhere the driver takes a loop that never runs, where one is, and closes no idle connection."""
+    url = parse_postgres_url("postgresql://u:p@h/d")
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        gateway_pools(url, None, "auto")
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        console_pool(url, None, "auto")

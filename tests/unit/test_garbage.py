@@ -13,7 +13,7 @@ from llm_proxy import garbage
 
 CHANGES_VARIABLES = """
 import asyncio, contextvars, gc
-from llm_proxy.garbage import collect_garbage
+from llm_proxy.garbage import IS_SAFE, collect_garbage
 
 VARIABLES = [contextvars.ContextVar(str(number)) for number in range(41)]
 
@@ -47,6 +47,8 @@ async def change_variables():
 
 found = 0
 asyncio.run(change_variables())
+if IS_SAFE:
+    gc.collect()  # CPython may not have come to the last ones
 print(found)
 """
 """Without `collect_garbage` CPython 3.11 crashes in it: what is freed too early is overwritten at once."""

@@ -57,14 +57,14 @@ class InlineCode(HTMLParser):
                 self.found.append(f"{name}={address}")
 
 
-def routes() -> list[APIRoute]:
-    """Returns every route of the console."""
+async def routes() -> list[APIRoute]:
+    """Returns every route of a console, which belongs to the running loop."""
     settings = load(database_url="postgresql://nobody@127.0.0.1:9/none")
     hardened = create_console(settings, "http://127.0.0.1:9")
     return [one for one in hardened.routes if isinstance(one, APIRoute)]
 
 
-ROUTES = [(method, one.path) for one in routes() for method in sorted(one.methods or ())]
+ROUTES = [(method, one.path) for one in asyncio.run(routes()) for method in sorted(one.methods or ())]
 
 
 async def every_page(client: httpx.AsyncClient) -> list[httpx.Response]:

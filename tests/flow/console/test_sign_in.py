@@ -169,6 +169,15 @@ async def test_a_link_signs_in_once_and_its_preview_does_not(console: RunningCon
         assert "was used" in again.text
 
 
+async def test_a_console_prints_a_link_that_signs_in_once_before_it_serves(console: RunningConsole) -> None:
+    """The command ran one event loop by then; the pool of what it serves belongs to the next one."""
+    log = console.process.managed.log
+    assert log is not None
+    link = log.read_text().partition(f"sign in: {console.url}")[2].split()[0]
+    async with console.stranger() as client:
+        assert [(await client.post(link)).status_code for _ in range(2)] == [303, 401]
+
+
 async def test_only_one_of_many_at_once_gets_in_by_a_link(console: RunningConsole) -> None:
     link = await console.link()
     async with console.stranger() as client:
