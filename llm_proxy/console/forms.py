@@ -109,7 +109,7 @@ def further_fields(document: Mapping[str, object], known: Iterable[str]) -> str:
 
 def parse_further_fields(text: str) -> Json:
     """Returns the fields that `further_fields` showed, as they were sent; raises `BadRequest`."""
-    found = parse_json(text, FURTHER) if text.strip() else {}
+    found: object = parse_json(text, FURTHER) if text.strip() else {}
     if not isinstance(found, dict):
         raise BadRequest("This is not a JSON object.", param=FURTHER)
     return as_object(cast("object", found))
