@@ -159,9 +159,14 @@ def _renamed(headers: Json) -> Json:
     return {name: headers[given] for name, given in _header_names(tuple(headers))}
 
 
+@lru_cache(maxsize=256)
+def _may_state_cost(names: tuple[str, ...]) -> bool:
+    return any(name == catalog.STATED_COST_HEADER for name, _ in _header_names(names))
+
+
 def native_hidden(headers: dict[str, str]) -> Json:
-    """Return what LiteLLM keeps beside the answer to a native call."""
-    return {"additional_headers": _renamed(headers), "headers": headers}
+    """Return what LiteLLM keeps beside the answer to a native call, if a cost may be among it."""
+    return {"additional_headers": _renamed(headers)} if _may_state_cost(tuple(headers)) else {}
 
 
 def chat_hidden(headers: dict[str, str]) -> Json:

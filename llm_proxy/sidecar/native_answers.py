@@ -18,6 +18,7 @@ from llm_proxy.sidecar.direct_requests import ProviderAnswer, RequestTemplate
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.json_repair import needs_repair
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.native_prices import Price
 
 ENDED = frozenset({"completed", "incomplete"})
 """States of a response that has ended without a failure."""
@@ -42,9 +43,7 @@ def read_response(
     if not is_plain_response(document):
         return None
     extra = extra_headers(direct_internals.native_hidden(answer.headers), call.group)
-    result = direct_internals.response_object(document)
-    price = native_prices.price_response(result, document["usage"], template.pricing)
-    result.usage = direct_internals.chat_usage(result.usage)
+    result, price = native_prices.price_response(document, template.pricing)
     return _priced(result, price, extra, answer, template, call, outcome)
 
 
@@ -113,7 +112,7 @@ def is_counted(usage: object) -> bool:
 
 def _priced(
     result: Untyped,
-    price: tuple[float | None, Untyped],
+    price: Price,
     extra: Json,
     answer: ProviderAnswer,
     template: RequestTemplate,

@@ -8,7 +8,9 @@ from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import direct_internals
 from llm_proxy.sidecar.flat_prices import (
     AnswerForm,
+    PlainAnswer,
     PlainCounts,
+    PlainUsage,
     is_plain_usage,
     plain_counts,
     price_of_counts,
@@ -31,29 +33,65 @@ OF_THE_CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 ANYWHERE = (None, "global", "not_available")
 """Regions that have no price of their own."""
 
+Price = tuple[float | None, Untyped]
+"""A cost in USD, None if it is not known, and its parts."""
 
-def price_response(result: Untyped, usage: object, pricing: Untyped) -> tuple[float | None, Untyped]:
-    """Return what a response costs, and the parts of the cost.
+
+def price_response(document: Json, pricing: Untyped) -> tuple[Untyped, Price]:
+    """Return what is logged of a response, and what it costs.
 
     Args:
-        result: LiteLLM's object of it.
-        usage: As the provider states it.
+        document: The response as the provider states it.
         pricing: LiteLLM's logging object of the call that the request's template was learned from.
     """
-    return _price(plain_counts(usage, RESPONSE_COUNTS, RESPONSE_PARTS), result, pricing, RESPONSE)
+    usage, model, tier = document.get("usage"), document.get("model"), document.get("service_tier")
+    known: tuple[float, Json] | None = None
+    if isinstance(model, str) and isinstance(tier, str | None):
+        counts = plain_counts(usage, RESPONSE_COUNTS, RESPONSE_PARTS)
+        known = price_of_counts(counts, model, tier or None, pricing, RESPONSE)
+    if known is not None and _is_plain_response(document):
+        return PlainAnswer(document["id"], PlainUsage(_as_of_chat(document["usage"])), tier), known
+    result = direct_internals.response_object(document)
+    priced = known or direct_internals.price(result, pricing)
+    result.usage = direct_internals.chat_usage(result.usage)
+    return result, priced
 
 
-def price_message(result: Untyped, usage: object, pricing: Untyped) -> tuple[float | None, Untyped]:
-    """Return the same of a message, of whose thoughts LiteLLM has counted the tokens."""
-    return _price(_message_counts(as_object(usage), result.usage), result, pricing, MESSAGE)
+def _is_plain_response(document: Json) -> bool:
+    """Whether LiteLLM's class takes a response with plain counts, and changes none of what is logged."""
+    prompt = document["usage"].get("input_tokens_details")
+    return (
+        (prompt is None or prompt.get("cached_tokens", 0) is not None)
+        and isinstance(document.get("id"), str)
+        and type(document.get("created_at")) is int
+        and isinstance(document.get("status"), str | None)
+        and isinstance(document.get("object"), str | None)
+    )
 
 
-def _price(
-    counts: PlainCounts | None, result: Untyped, pricing: Untyped, form: AnswerForm
-) -> tuple[float | None, Untyped]:
+def _as_of_chat(usage: Json) -> Json:
+    """Return plain counts of a response by the names of a chat's."""
+    prompt, completion = (usage.get(name) for name in RESPONSE_PARTS)
+    return {
+        "prompt_tokens": usage["input_tokens"],
+        "completion_tokens": usage["output_tokens"],
+        "prompt_tokens_details": None if prompt is None else {"cached_tokens": 0, **prompt},
+        "completion_tokens_details": completion,
+    }
+
+
+def price_message(result: Untyped, usage: object, pricing: Untyped) -> Price:
+    """Return what a message costs.
+
+    Args:
+        result: LiteLLM's object of it, for which it has counted the tokens of the thoughts.
+        usage: As the provider states it.
+        pricing: As for a response.
+    """
     model, tier = result.model, getattr(result, "service_tier", None)
     if isinstance(model, str) and isinstance(tier, str | None):
-        known = price_of_counts(counts, model, tier or None, pricing, form)
+        counts = _message_counts(as_object(usage), result.usage)
+        known = price_of_counts(counts, model, tier or None, pricing, MESSAGE)
         if known is not None:
             return known
     return direct_internals.price(result, pricing)

@@ -19,6 +19,7 @@ from llm_proxy.sidecar.direct_streams import DirectStream, Unfinished
 from llm_proxy.sidecar.direct_templates import DirectCall
 from llm_proxy.sidecar.event_stream import BOM
 from llm_proxy.sidecar.litellm_internals import Untyped
+from llm_proxy.sidecar.native_prices import Price
 from llm_proxy.sidecar.responses import ResultSender, Send
 from llm_proxy.sidecar.stream_end import read_to_end
 from llm_proxy.sse import FrameGate
@@ -136,9 +137,8 @@ class DirectNativeStream(DirectStream):
                 response = as_object(event.get("response"))
                 if not native_answers.is_plain_response(response):
                     raise Unfinished
-                result = direct_internals.response_object(response)
-                self._note(result, native_prices.price_response(result, response["usage"], self._pricing))
-                result.usage = direct_internals.chat_usage(result.usage)
+                result, price = native_prices.price_response(response, self._pricing)
+                self._note(result, price)
             elif kind == "message_start":
                 self._message = as_object(event.get("message"))
                 self._note_usage(self._message.get("usage"))
@@ -166,7 +166,7 @@ class DirectNativeStream(DirectStream):
             raise Unfinished
         return self._good_answer(opened, self._result, self._cost_usd, self._breakdown)
 
-    def _note(self, result: Untyped, price: tuple[float | None, Untyped]) -> None:
+    def _note(self, result: Untyped, price: Price) -> None:
         self._cost_usd, self._breakdown = price
         self._result = result
 

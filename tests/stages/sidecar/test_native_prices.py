@@ -1,4 +1,7 @@
-"""Prices of native answers and of embeddings, calculated without LiteLLM, are LiteLLM's to the last digit."""
+"""Prices of native answers and of embeddings, calculated without LiteLLM, are LiteLLM's to the last digit.
+
+So is what the call log takes of a response.
+"""
 
 import pytest
 from stages.sidecar.price_comparison import Json, compare
@@ -24,8 +27,11 @@ MODELS: dict[str, tuple[str, Json]] = {
 """The operation and a word -> the model and `model_info` of a deployment."""
 TIMES = 80
 COMPARE = """
+import types
+from datetime import UTC, datetime
+from llm_proxy.sidecar import call_log, direct_answers, direct_templates
 OPERATIONS = {
-    "responses": ("aresponses", native_prices.price_response),
+    "responses": ("aresponses", None),
     "messages": ("anthropic_messages", native_prices.price_message),
     "embeddings": ("aembedding", None),
 }
@@ -41,15 +47,18 @@ def optional(document):
 def of_responses(prompt, completion, tier):
     cached = part(prompt)
     details = {"cached_tokens": cached or 0, "cache_write_tokens": part(prompt - (cached or 0))}
+    details = rng.choice([optional(details), optional(details), {"cache_write_tokens": 3}, {}, None])
     usage = {
         "input_tokens": prompt, "output_tokens": completion, "total_tokens": prompt + completion,
-        "input_tokens_details": optional(details),
-        "output_tokens_details": {"reasoning_tokens": part(completion) or 0},
+        "input_tokens_details": details,
+        "output_tokens_details": rng.choice([{"reasoning_tokens": part(completion)}, {}, None]),
     }
-    document = {"id": "r", "object": "response", "created_at": 1, "status": "completed", "usage": usage}
+    usage = optional(usage)
+    document = {"id": "r", "object": "response", "created_at": rng.choice([1, 1, 1, 1.0]), "usage": usage}
+    document["status"] = rng.choice(["completed", "incomplete"])
     model = rng.choice([pricing.model, "gpt-4o-2024-08-06", "of-somebody"])
     document |= {"model": model, "service_tier": tier}
-    return usage, direct_internals.response_object(document)
+    return document, direct_internals.response_object(document)
 
 def of_messages(prompt, completion, tier):
     short, long = part(prompt) or 0, part(prompt) or 0
@@ -76,6 +85,14 @@ def of_embeddings(prompt, completion, tier):
     document["model"] = rng.choice([pricing.model, "of-somebody"])
     return usage, direct_internals.answer_object(document, rng.choice([{}, STATED]), pricing)
 
+def row_of(pricing, result, cost_usd, parts):
+    answer = direct_requests.ProviderAnswer(200, {}, b"", b"", 0.0)
+    call = direct_templates.DirectCall("responses", "g", "a", {}, None)
+    template = types.SimpleNamespace(pricing=pricing, deployment="d")
+    at = datetime.fromtimestamp(0, UTC)
+    good = direct_answers.GoodAnswer(result, call, template, answer, {}, cost_usd, parts, at, at)
+    return call_log.row_of_event(good._event("1", "m"), result, at, at)
+
 STATED = {"x-litellm-response-cost": "0.125"}
 theirs = direct_internals.price
 left = []
@@ -99,14 +116,22 @@ for name in asked["models"]:
         before = json.dumps(usage)
         expected = theirs(made, pricing)
         left.clear()
-        if price is not None:
+        if operation == "responses":
+            logged, got = native_prices.price_response(usage, pricing)
+            made.usage = direct_internals.chat_usage(made.usage)
+            is_flat = isinstance(logged, flat_prices.PlainAnswer)
+            rows = [row_of(pricing, one, *expected) for one in (logged, made)]
+            if rows[0] != rows[1]:
+                tally["others"].append([before, *map(repr, rows)])
+        elif price is not None:
             got = price(made, usage, pricing)
         else:
             counts = flat_prices.plain_prompt(usage)
             got = flat_prices.price_of_counts(
                 counts, made.model, None, pricing, flat_prices.VECTORS, made._hidden_params
             )
-        is_flat = got is not None and not any(one is made for one in left)
+        if operation != "responses":
+            is_flat = got is not None and not any(one is made for one in left)
         tally["flat"] += is_flat
         if is_flat and list(got) != list(expected):
             tally["others"].append([before, made.model, got, expected])
