@@ -190,7 +190,10 @@ def _relay_streams() -> None:
         setattr(router, name, _unwrapped(getattr(router, name)))
 
     def responses_or_relay(response: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
-        return _relay(response, *args, **options) if _relays() else generate(response, *args, **options)
+        if not _relays():
+            return generate(response, *args, **options)
+        _name_logged(response, options["request_data"])
+        return _relay(response, *args, **options)
 
     def messages_or_relay(**options: Untyped) -> Untyped:
         return _relay(**options) if _relays() else generate_messages(**options)
@@ -208,6 +211,15 @@ def _relay_streams() -> None:
     generate_messages = replace(processing, "async_sse_data_generator", messages_or_relay)
     process = replace(chunks, "chunk_processor", process_to_end)
     model_to_price = replace(chunks, "_extract_model_for_cost_injection", price_no_frame)
+
+
+def _name_logged(response: Untyped, request: Json) -> None:
+    """Have LiteLLM log a response under the name that the caller knows, once it is priced."""
+    proxy, logged = litellm_internals.proxy_module(), request.get("litellm_logging_obj")
+    if logged is not None and not isinstance(response, google_wire.stream_class()):
+        _, fallback, _ = proxy._get_streaming_fallback_metadata(response)  # noqa: SLF001 -- as its own generator does
+        asked = proxy._get_client_requested_model_for_streaming(request)  # noqa: SLF001 -- the same
+        logged.client_facing_stream_model = fallback or asked or None
 
 
 def _unwrapped(wrap: Callable[..., Any]) -> Callable[..., Any]:

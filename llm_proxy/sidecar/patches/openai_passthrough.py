@@ -51,10 +51,7 @@ def install() -> None:
     async def pass_or_translate(self: Untyped) -> Untyped:
         stream = self.__dict__.get(PASSTHROUGH_ATTRIBUTE, self)
         if stream is self:
-            lines = _openai_lines(self) if _may_pass_through(self) else None
-            stream_type = STREAM_TYPES.get(self.logging_obj.call_type, PassthroughStream)
-            stream = stream_type(self, lines, **_stream_options(self)) if lines is not None else None
-            self.__dict__[PASSTHROUGH_ATTRIBUTE] = stream
+            stream = self.__dict__[PASSTHROUGH_ATTRIBUTE] = _passthrough(self)
         return await (translate(self) if stream is None else stream.next_frame())
 
     translate = replace(wrapper, "__anext__", pass_or_translate)
@@ -64,6 +61,16 @@ def install() -> None:
         return chunk if isinstance(chunk, PassthroughFrame) else convert(self, chunk)
 
     convert = replace(texts, "convert_to_text_completion_object", pass_frame)
+
+
+def _passthrough(stream: Untyped) -> "PassthroughStream | None":
+    """Return what passes LiteLLM's stream on; None if LiteLLM translates it."""
+    lines = _openai_lines(stream) if _may_pass_through(stream) else None
+    if lines is None:
+        return None
+    options = _stream_options(stream)
+    stream.logging_obj.client_facing_stream_model = options["name"] or None  # its log's name after the price
+    return STREAM_TYPES[stream.logging_obj.call_type](stream, lines, **options)
 
 
 def _may_pass_through(stream: Untyped) -> bool:

@@ -60,6 +60,7 @@ METHODS = {
         "_streamed_usage_cost",
     ),
     "litellm.litellm_core_utils.litellm_logging.Logging": (
+        "_with_client_facing_stream_model",
         "custom_pricing_for",
         "get_router_model_id",
         "response_cost_calculator",
