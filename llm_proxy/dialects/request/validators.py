@@ -71,11 +71,11 @@ def integer(minimum: int = -MAX_INTEGER, maximum: int = MAX_INTEGER) -> Validato
     """A whole number within bounds; `4.0` is one."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-        if type(value) is float and value.is_integer():
-            value = int(value)
-        if type(value) is not int:
+        whole = int(value) if type(value) is float and value.is_integer() else value
+        if type(whole) is not int:
             raise wrong_type(path, "an integer", value)
-        return _check_range(value, path, minimum, maximum, "integer")
+        _check_range(value, path, minimum, maximum, "integer")
+        return whole
 
     return check
 
@@ -84,23 +84,27 @@ def number(minimum: float, maximum: float) -> Validator:
     """A number within bounds."""
 
     def check(value: Any, path: str) -> Any:  # noqa: ANN401 -- JSON in, JSON out
-        if type(value) is float:
-            value = int(value) if value.is_integer() else value
-        elif type(value) is not int:
+        if type(value) not in (int, float):
             raise wrong_type(path, "a number", value)
-        return _check_range(value, path, minimum, maximum, "decimal")
+        _check_range(value, path, minimum, maximum, "decimal")
+        return int(value) if type(value) is float and value.is_integer() else value
 
     return check
 
 
-def _check_range(value: float, path: str, minimum: float, maximum: float, kind: str) -> float:
+def _check_range(value: float, path: str, minimum: float, maximum: float, kind: str) -> None:
     if value < minimum:
-        reason = f"{kind} below minimum value. Expected a value >= {minimum}, but got {value} instead."
+        reason = f"{kind} below minimum value. Expected a value >= {minimum}{_but_got(value)}."
         raise invalid(path, reason, f"{kind}_below_min_value")
     if value > maximum:
-        reason = f"{kind} above maximum value. Expected a value <= {maximum}, but got {value} instead."
+        reason = f"{kind} above maximum value. Expected a value <= {maximum}{_but_got(value)}."
         raise invalid(path, reason, f"{kind}_above_max_value")
-    return value
+
+
+def _but_got(value: float) -> str:
+    if type(value) is float and abs(value) > MAX_INTEGER:  # the parser rounded it
+        return ""
+    return f", but got {int(value) if value == int(value) else value} instead"
 
 
 def one_of(*words: str) -> Validator:

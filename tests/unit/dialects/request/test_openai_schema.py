@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import pytest
 from unit.dialects.parsing import HELLO, error_of
 
@@ -128,6 +129,24 @@ def test_an_invalid_field_is_named(body: dict[str, Any], param: str, code: str) 
     """400 with the path and a code, before anything is forwarded."""
     wrong = error_of(**body)
     assert (wrong.param, wrong.code, wrong.status) == (param, code, 400)
+
+
+@pytest.mark.parametrize(
+    ("value", "quoted"),
+    [
+        ("10000000000000000000000000000001", None),
+        ("-10000000000000000000000000000001", None),
+        ("18446744073709551617", None),
+        ("18446744073709551615", "18446744073709551615"),
+        ("9007199254740993", "9007199254740993"),
+        ("0", "0"),
+        ("-4.0", "-4"),
+    ],
+)
+def test_a_number_is_quoted_as_it_was_sent_or_not_at_all(value: str, quoted: str | None) -> None:
+    """JSON's parser rounds an integer of more than 64 bits: its digits would be others."""
+    message = error_of(max_tokens=orjson.loads(value)).message
+    assert message.endswith(f" but got {quoted} instead.") if quoted else "got" not in message, message
 
 
 OTHERS: list[tuple[Endpoint, dict[str, Any], str]] = [
