@@ -220,6 +220,8 @@ def change_key(*, key: str, unset: tuple[str, ...], force: bool, as_json: bool, 
     both = next((name for name in unset if _UNSET_FIELDS[name] in document), None)
     if both is not None:
         raise click.UsageError(f"--unset {both} and a value for it exclude each other.")
+    if not document | removed:
+        raise click.UsageError("Nothing to change: no option says what.")
     if not force:
         require_served_models(options["models"])
     _change_key(lambda keys: keys.update(key, document | removed, current_actor()), as_json=as_json)

@@ -86,11 +86,8 @@ INSERT INTO api_keys (key_id, {_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8
 """  # noqa: S608 -- our own column names
 _CHANGE = f"""
 UPDATE api_keys SET ({_COLUMNS}) = ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14),
-    changed_at = now()
-WHERE key_id = $1 AND revoked_at IS NULL RETURNING key_id
+    changed_at = now() WHERE key_id = $1
 """  # noqa: S608 -- our own column names
-
-
 _TENANT_HAS_KEYS = "SELECT EXISTS (SELECT FROM api_keys WHERE tenant = $1)"
 _AGENTS = (
     "SELECT DISTINCT agent FROM api_keys WHERE agent <> '*' AND revoked_at IS NULL AND ancestors = '{}'"
@@ -178,7 +175,7 @@ class KeyRepository:
         return caller, ended_key_error(key, caller, key.ends_at, datetime.now(UTC))
 
     async def update(self, name_or_id: str, change: KeySpec | Mapping[str, Any], actor: Actor) -> KeyMutation:
-        """Changes a key.
+        """Changes a key; what changes no field leaves no trace.
 
         Args:
             name_or_id: The key.
@@ -191,8 +188,11 @@ class KeyRepository:
             spec = _restrict_to_actor(spec, actor, before)
             kept = before.spec.budgets if before.spec.tenant == spec.tenant else ()
             spec = replace(spec, budgets=await with_counting_start(connection, spec.budgets, kept))
-            if await connection.fetchval(_CHANGE, before.key_id, *_column_values(spec)) is None:
+            if before.revoked_at is not None:
                 raise BadRequest("A revoked key cannot be changed.")
+            if spec == before.spec:
+                return KeyMutation(before)
+            await connection.execute(_CHANGE, before.key_id, *_column_values(spec))
             epochs = await bump_epochs(connection, before.spec.tenant, spec.tenant)
             old, new = changed_fields(_audit_document(before.spec), _audit_document(spec))
             name = {"name": spec.name}

@@ -48,6 +48,22 @@ async def test_a_key_is_managed_by_commands(pool: "asyncpg.Pool[asyncpg.Record]"
     assert rotated["prefixes"][0] in table
 
 
+async def test_a_change_without_an_option_is_a_mistake(
+    pool: "asyncpg.Pool[asyncpg.Record]", database_url: str
+) -> None:
+    """The key stays as it is, to the time of its last change."""
+    await run(database_url, "create", "--name", "n", "--rpm", "3")
+    before = await pool.fetchrow("SELECT * FROM api_keys")
+    for words in ((), ("--json",), ("--force",)):
+        assert "Nothing to change" in await run(database_url, "change", "n", *words, code=2)
+    await run(database_url, "change", "n", "--rpm", "3")
+    assert await pool.fetchrow("SELECT * FROM api_keys") == before
+    assert await pool.fetchval("SELECT count(*) FROM audit_entries WHERE action = 'keys.change'") == 0
+    await run(database_url, "change", "n", "--no-cache")
+    await run(database_url, "change", "n", "--unset", "rpm")
+    assert await pool.fetchval("SELECT count(*) FROM audit_entries WHERE action = 'keys.change'") == 2
+
+
 async def test_the_keys_below_a_key_are_listed(
     pool: "asyncpg.Pool[asyncpg.Record]", database_url: str
 ) -> None:
