@@ -130,7 +130,10 @@ def _openapi_router(
 
 
 async def _read_parameters(request: Request) -> None:
-    """Decodes path parameters, as paths are matched as they were sent; rejects NUL, which no store takes."""
+    """Decodes path parameters, as paths are matched as they were sent.
+
+    Rejects NUL, which no store takes, and a query parameter that is given twice: all of them take one value.
+    """
     parameters: Json = request.scope["path_params"]
     decoded = {name: unquote(value) for name, value in parameters.items()}
     request.scope["path_params"] = decoded
@@ -138,6 +141,12 @@ async def _read_parameters(request: Request) -> None:
         if "\0" in value:
             shown = shown_name(name)
             raise BadRequest(f"Invalid '{shown}': it contains NUL.", param=shown, code="invalid_value")
+    given = set[str]()
+    for name, _ in request.query_params.multi_items():
+        if name in given:
+            shown = shown_name(name)
+            raise BadRequest(f"'{shown}' is given twice.", param=shown, code="duplicate_parameter")
+        given.add(name)
 
 
 def name_what_is_missing(error: APIError, scope: Scope) -> None:

@@ -42,10 +42,10 @@ class Visitor:
         """Returns what a route answers to an admin, or to a caller where it serves no admins."""
         headers = {"Content-Type": "application/json"} if body else {}
         admin, caller = ({**headers, "Authorization": f"Bearer {key}"} for key in self._keys)
-        reply = await self._client.request(method, path, content=body, params=query, headers=admin)
+        reply = await self._client.request(method, path, content=body, params=query or None, headers=admin)
         if reply.status_code != 401:
             return reply
-        return await self._client.request(method, path, content=body, params=query, headers=caller)
+        return await self._client.request(method, path, content=body, params=query or None, headers=caller)
 
     def operations(self) -> Iterator[tuple[str, str, Json]]:
         """Method, path and declaration of every management route; errors of calls are their dialects'."""
@@ -111,6 +111,44 @@ async def test_an_error_names_the_parameter_at_fault(visitor: Visitor) -> None:
     await visitor.close()
     assert not [one for one in wrong if "http" in one], "\n".join(one for one in wrong if "http" in one)
     assert asked > 500
+
+
+async def test_a_parameter_that_is_given_twice_is_named(visitor: Visitor) -> None:
+    """None takes two values: the last would count without a word."""
+    wrong, asked = list[str](), 0
+    for method, route, operation in visitor.operations():
+        path = route
+        for one in operation.get("parameters", []):
+            path = path.replace(f"{{{one['name']}}}", GOOD_VALUES.get(one["name"], "nobody"))
+        for one in operation.get("parameters", []):
+            if one["in"] == "query":
+                body = b"{}" if visitor.body_of(operation) else b""
+                reply = await visitor.call(method, f"{path}?{one['name']}=1&{one['name']}=1", body)
+                named = reply.is_error and reply.json()["error"]
+                if not named or (named["param"], named["code"]) != (one["name"], "duplicate_parameter"):
+                    wrong.append(f"{method} {reply.request.url} {reply.status_code} {named}")
+                asked += 1
+    await visitor.close()
+    assert not wrong, "\n".join(wrong)
+    assert asked > 50
+
+
+async def test_half_a_character_is_the_fault_of_its_field(visitor: Visitor) -> None:
+    """A lone surrogate is JSON, but no text: neither a store nor a log takes it."""
+    wrong, asked = list[str](), 0
+    for method, route, operation in visitor.operations():
+        schema, path = visitor.body_of(operation), route.replace("{key}", "nobody")
+        good = {name: f'"{GOOD_VALUES.get(name, "nobody")}"' for name in schema.get("required", ())}
+        for bad in schema.get("properties", ()):
+            for value in (r'"\ud800"', r'["\ud800"]', r'[{"\ud800": "\ud800"}]'):
+                fields = ", ".join(f'"{name}": {text}' for name, text in (good | {bad: value}).items())
+                reply = await visitor.call(method, path, f"{{{fields}}}".encode())
+                found = fault(reply, bad) if reply.status_code == 400 else f"{reply.status_code} {fields}"
+                wrong += [f"{method} {path} {found}"] if found else []
+                asked += 1
+    await visitor.close()
+    assert not wrong, "\n".join(wrong)
+    assert asked > 150
 
 
 async def test_an_error_names_the_field_at_fault(visitor: Visitor) -> None:

@@ -16,7 +16,7 @@ import orjson
 
 from llm_proxy.dialects.request.validators import shown_name
 from llm_proxy.errors import BadRequest
-from llm_proxy.json_access import CONTAINERS, Json, is_object
+from llm_proxy.json_access import CONTAINERS, Json, is_array, is_object
 
 MAX_CONTAINERS = 200_000
 MAX_VALUES = 1_000_000
@@ -141,6 +141,25 @@ def unique_object(pairs: list[tuple[str, Any]]) -> Json:
             )
         found[name] = value
     return found
+
+
+def reject_half_characters(value: object, place: str = "") -> None:
+    """Raises `BadRequest` for JSON with a lone surrogate, which no store or log takes; it names the field."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            why = "it contains half a character, a lone surrogate."
+            place = place or "body"
+            raise BadRequest(f"Invalid '{place}': {why}", param=place, code="invalid_value") from None
+    elif is_object(value):
+        for name, inner in value.items():
+            below = f"{place}.{shown_name(name)}" if place else shown_name(name)
+            reject_half_characters(name, below)
+            reject_half_characters(inner, below)
+    elif is_array(value):
+        for at, inner in enumerate(value):
+            reject_half_characters(inner, f"{place}[{at}]")
 
 
 def reject_duplicates(body: bytes | str) -> None:

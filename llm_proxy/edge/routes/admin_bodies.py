@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt, StrictStr
 
-from llm_proxy.dialects.request.strict_json import unique_object
+from llm_proxy.dialects.request.strict_json import reject_half_characters, unique_object
 from llm_proxy.edge.routes.audit import BODY_SCOPE_KEY
 from llm_proxy.errors import StoreUnavailable
 from llm_proxy.identity import KeyRaiseRepository, KeyRepository, PolicyRepository
@@ -48,17 +48,19 @@ def require_repository(repository: Repository | None) -> Repository:
 
 
 class ExactRequest(Request):
-    """A request whose JSON is read exactly: its numbers are decimals, its names stand once.
+    """A request whose JSON is read exactly: decimal numbers, names that stand once, whole texts.
 
-    A float would turn a budget of 1E-400 into 0; of a name that stands twice the last would count.
+    A float would turn a budget of 1E-400 into 0; of a name that stands twice the last would count; no
+    store takes half a character.
     """
 
     async def json(self) -> Any:  # noqa: ANN401 -- whatever JSON holds
         """Returns the parsed body, and keeps it in the scope for `RejectedActionLog`.
 
-        Raises `BadRequest` for a name that is given twice.
+        Raises `BadRequest` for a name that is given twice, and for a lone surrogate.
         """
         body = json.loads(await self.body(), parse_float=Decimal, object_pairs_hook=unique_object)
+        reject_half_characters(body)
         self.scope[BODY_SCOPE_KEY] = body
         return body
 

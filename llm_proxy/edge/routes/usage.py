@@ -219,13 +219,9 @@ def _csv_headers(answer: UsageResult) -> dict[str, str]:
 
 
 def _parse_filters(request: Request) -> dict[str, str]:
-    """Returns the filters; raises `BadRequest` for an unknown or repeated name."""
+    """Returns the filters; raises `BadRequest` for an unknown name."""
     where: dict[str, str] = {}
-    given: set[str] = set()
-    for name, value in request.query_params.multi_items():
-        if name in given:
-            raise BadRequest(f"'{name[:40]}' is given twice.", param=name[:40])
-        given.add(name)
+    for name, value in request.query_params.items():
         if name in _PARAMETERS:
             continue
         if name not in DIMENSIONS:
