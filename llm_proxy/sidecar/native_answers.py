@@ -65,9 +65,8 @@ def read_message(
         return None
     if not is_counted(document.get("usage")) or catalog.STATED_COST_HEADER in answer.headers:
         return None
-    result = direct_internals.message_object(document, template.pricing)
     extra = {"x-litellm-model-group": call.group} | RETRY_HEADERS
-    price = native_prices.price_message(result, document["usage"], template.pricing)
+    result, price = native_prices.price_message(document, template.pricing)
     found = _priced(result, price, extra, answer, template, call, outcome)
     record_stop_reason(document)
     last = outcome.attempts[-1]

@@ -4,7 +4,7 @@ Invariants: counts are what LiteLLM makes of the usage; an answer that states an
 depend on (searches, another region, a fast mode, several iterations) is LiteLLM's to price.
 """
 
-from llm_proxy.json_access import Json, as_object
+from llm_proxy.json_access import Json, as_object, is_object
 from llm_proxy.sidecar import direct_internals
 from llm_proxy.sidecar.flat_prices import (
     AnswerForm,
@@ -32,6 +32,7 @@ MESSAGE_PARTS = {
 OF_THE_CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 ANYWHERE = (None, "global", "not_available")
 """Regions that have no price of their own."""
+TEXTS_AND_CALLS = frozenset({"text", "tool_use"})
 
 Price = tuple[float | None, Untyped]
 """A cost in USD, None if it is not known, and its parts."""
@@ -80,25 +81,57 @@ def _as_of_chat(usage: Json) -> Json:
     }
 
 
-def price_message(result: Untyped, usage: object, pricing: Untyped) -> Price:
-    """Return what a message costs.
+def price_message(document: Json, pricing: Untyped) -> tuple[Untyped, Price]:
+    """Return the same of a message; LiteLLM counts the tokens of thoughts.
 
     Args:
-        result: LiteLLM's object of it, for which it has counted the tokens of the thoughts.
-        usage: As the provider states it.
+        document: The message, of a stream with what its events state.
         pricing: As for a response.
     """
-    model, tier = result.model, getattr(result, "service_tier", None)
-    if isinstance(model, str) and isinstance(tier, str | None):
-        counts = _message_counts(as_object(usage), result.usage)
-        known = price_of_counts(counts, model, tier or None, pricing, MESSAGE)
-        if known is not None:
-            return known
-    return direct_internals.price(result, pricing)
+    usage, answer_id, result = as_object(document["usage"]), document.get("id"), None
+    is_plain = isinstance(answer_id, str) and bool(answer_id) and _has_no_thoughts(document)
+    thoughts = as_object(usage.get("output_tokens_details")).get("thinking_tokens")
+    if not is_plain:
+        result = direct_internals.message_object(document, pricing)
+        thoughts = result.usage.completion_tokens_details.reasoning_tokens
+    counts, tier = _message_counts(usage, thoughts), usage.get("service_tier")
+    known = price_of_counts(counts, pricing.model, tier or None, pricing, MESSAGE)
+    if is_plain and counts is not None and known is not None:
+        return PlainAnswer(str(answer_id), PlainUsage(_message_as_of_chat(counts, usage)), tier), known
+    result = result or direct_internals.message_object(document, pricing)
+    return result, known or direct_internals.price(result, pricing)
 
 
-def _message_counts(usage: Json, made: Untyped) -> PlainCounts | None:
-    """Return a message's counts, as LiteLLM made them of its usage; None if it has others."""
+def _has_no_thoughts(document: Json) -> bool:
+    """Whether a message has texts and calls of the caller's tools alone."""
+    return all(
+        is_object(one) and one.get("type") in TEXTS_AND_CALLS and not one.get("thinking")
+        for one in document["content"]
+    )
+
+
+def _message_as_of_chat(counts: PlainCounts, usage: Json) -> Json:
+    """Return plain counts of a message by the names of a chat's."""
+    written = counts.written + counts.written_1h
+    prompt = {
+        "cached_tokens": counts.cached,
+        "cache_creation_tokens": written,
+        "cache_creation_token_details": usage.get("cache_creation"),
+        "text_tokens": counts.fresh,
+    }
+    return {
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "prompt_tokens_details": prompt,
+        "completion_tokens_details": {
+            "reasoning_tokens": counts.reasoning,
+            "text_tokens": counts.completion - counts.reasoning,
+        },
+    }
+
+
+def _message_counts(usage: Json, thoughts: int | None) -> PlainCounts | None:
+    """Return a message's counts, with those of its thoughts; None if it has others."""
     cached = {name: usage.get(name) or 0 for name in OF_THE_CACHE}
     others = {"service_tier", "inference_geo", *OF_THE_CACHE}
     counted = {name: value for name, value in usage.items() if value is not None and name not in others}
@@ -106,15 +139,16 @@ def _message_counts(usage: Json, made: Untyped) -> PlainCounts | None:
     has_tier = isinstance(usage.get("service_tier"), str | None)
     if not is_plain or not has_tier or usage.get("inference_geo") not in ANYWHERE:
         return None
-    written, parts = cached["cache_creation_input_tokens"], as_object(usage.get("cache_creation"))
+    read, written = cached.values()
+    parts = as_object(usage.get("cache_creation"))
     written_1h = parts.get("ephemeral_1h_input_tokens") or 0
     if parts and (parts.get("ephemeral_5m_input_tokens") or 0) + written_1h != written:
         return None
     found = PlainCounts(
-        made.prompt_tokens,
-        made.completion_tokens,
-        cached["cache_read_input_tokens"],
-        made.completion_tokens_details.reasoning_tokens or 0,
+        usage["input_tokens"] + read + written,
+        usage["output_tokens"],
+        read,
+        thoughts or 0,
         written - written_1h,
         written_1h,
     )

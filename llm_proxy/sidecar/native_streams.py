@@ -137,8 +137,7 @@ class DirectNativeStream(DirectStream):
                 response = as_object(event.get("response"))
                 if not native_answers.is_plain_response(response):
                     raise Unfinished
-                result, price = native_prices.price_response(response, self._pricing)
-                self._note(result, price)
+                self._note(*native_prices.price_response(response, self._pricing))
             elif kind == "message_start":
                 self._message = as_object(event.get("message"))
                 self._note_usage(self._message.get("usage"))
@@ -157,11 +156,10 @@ class DirectNativeStream(DirectStream):
         if self._gate.held_bytes or self._unsent:
             raise Unfinished
         if self._is_stopped and native_answers.is_counted(self._usage):
-            content = [{"thinking": self._thoughts()}]
+            content = [{"type": "text", "thinking": self._thoughts()}]
             message = {"id": self._message.get("id"), "content": content, "usage": self._usage}
-            result = direct_internals.message_object(message, self._pricing)
             native_answers.record_stop_reason(self._delta)
-            self._note(result, native_prices.price_message(result, self._usage, self._pricing))
+            self._note(*native_prices.price_message(message, self._pricing))
         if self._result is None:
             raise Unfinished
         return self._good_answer(opened, self._result, self._cost_usd, self._breakdown)

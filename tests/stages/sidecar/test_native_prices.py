@@ -1,6 +1,6 @@
 """Prices of native answers and of embeddings, calculated without LiteLLM, are LiteLLM's to the last digit.
 
-So is what the call log takes of a response.
+So is what the call log takes of them.
 """
 
 import pytest
@@ -31,7 +31,7 @@ import types
 from datetime import UTC, datetime
 from llm_proxy.sidecar import call_log, direct_answers, direct_templates
 OPERATIONS = {
-    "responses": ("aresponses", None),
+    "responses": ("aresponses", native_prices.price_response),
     "messages": ("anthropic_messages", native_prices.price_message),
     "embeddings": ("aembedding", None),
 }
@@ -71,13 +71,14 @@ def of_messages(prompt, completion, tier):
         "service_tier": tier,
         "inference_geo": rng.choice([None, None, None, "global", "not_available", "us"]),
         "speed": rng.choice([None, None, None, None, "fast"]),
-        "output_tokens_details": rng.choice([None, {"thinking_tokens": part(completion) or 0}]),
+        "output_tokens_details": rng.choice([None, {}, {"thinking_tokens": part(completion)}]),
         "server_tool_use": rng.choice([None, None, None, {"web_search_requests": 3}]),
     })
     thought = {"type": "thinking", "thinking": rng.choice(["", "A few words. " * 9])}
     searched = {"type": "server_tool_use", "name": "tool_search_tool_regex"}
     content = [{"type": "text", "text": "a"}, *rng.choice([[], [thought], [searched]])]
-    return usage, direct_internals.message_object({"id": "m", "content": content, "usage": usage}, pricing)
+    document = {"id": "m", "content": content, "usage": usage}
+    return document, direct_internals.message_object(document, pricing)
 
 def of_embeddings(prompt, completion, tier):
     usage = rng.choice([{}, {"completion_tokens": 0}]) | {"prompt_tokens": prompt, "total_tokens": prompt}
@@ -107,7 +108,7 @@ for name in asked["models"]:
     call_type, price = OPERATIONS[operation]
     pricing = asyncio.run(pricing_of(name))
     pricing.call_type = call_type
-    tally = found[name] = {"flat": 0, "others": []}
+    tally = found[name] = {"flat": 0, "plain": 0, "others": []}
     for _ in range(asked["times"]):
         small = rng.randrange(1, 300), rng.randrange(1, 90_000)
         prompt = rng.choice([*small, *small, rng.randrange(1, 400_000), rng.choice(LIMITS)])
@@ -116,22 +117,21 @@ for name in asked["models"]:
         before = json.dumps(usage)
         expected = theirs(made, pricing)
         left.clear()
-        if operation == "responses":
-            logged, got = native_prices.price_response(usage, pricing)
-            made.usage = direct_internals.chat_usage(made.usage)
-            is_flat = isinstance(logged, flat_prices.PlainAnswer)
+        if price is not None:
+            logged, got = price(usage, pricing)
+            if operation == "responses":
+                made.usage = direct_internals.chat_usage(made.usage)
+            is_flat = not any(one is logged for one in left)
+            tally["plain"] += isinstance(logged, flat_prices.PlainAnswer)
             rows = [row_of(pricing, one, *expected) for one in (logged, made)]
             if rows[0] != rows[1]:
                 tally["others"].append([before, *map(repr, rows)])
-        elif price is not None:
-            got = price(made, usage, pricing)
         else:
             counts = flat_prices.plain_prompt(usage)
             got = flat_prices.price_of_counts(
                 counts, made.model, None, pricing, flat_prices.VECTORS, made._hidden_params
             )
-        if operation != "responses":
-            is_flat = got is not None and not any(one is made for one in left)
+            is_flat = got is not None
         tally["flat"] += is_flat
         if is_flat and list(got) != list(expected):
             tally["others"].append([before, made.model, got, expected])
@@ -150,3 +150,4 @@ def test_prices_are_litellm_s(found: Json, name: str) -> None:
     """Cost and parts: with parts of the cache for minutes and for an hour, thoughts, tiers, around limits."""
     assert found[name]["others"] == []
     assert found[name]["flat"] > TIMES / 8
+    assert name.startswith("embeddings") or found[name]["plain"]
