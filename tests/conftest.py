@@ -27,6 +27,8 @@ from processes import lives
 from xdist.remote import Producer  # pyright: ignore[reportMissingTypeStubs] -- it is typed
 
 from llm_proxy import schema
+from llm_proxy.setting_sources import names_of
+from llm_proxy.settings import Settings
 from llm_proxy.stack import NotInstalled, environments, probe, process, process_specs
 from llm_proxy.stack.stores import ValkeyPurpose, postgres_spec, valkey_spec, valkey_url
 from llm_proxy.stack.stores import postgres_url as address_of_postgres
@@ -38,6 +40,8 @@ PASSWORD = "only-for-this-test-run"
 
 settings.register_profile("no-deadline", deadline=None)  # a machine with other work must not decide
 settings.load_profile("no-deadline")
+WORKING_FOLDER = tempfile.TemporaryDirectory(prefix="llm-proxy-empty-")
+"""Where the tests' process works: it is not the checkout, in which an owner may have started a stack."""
 PURE = Path(__file__).parent / "unit"
 
 
@@ -66,8 +70,18 @@ def pytest_xdist_setupnodes() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks; end a process of the run, and with it its services, when the run is killed."""
     markers.register(config)
-    if os.environ.get("PYTEST_XDIST_WORKER"):
+    is_worker = bool(os.environ.get("PYTEST_XDIST_WORKER"))
+    if is_worker or not config.option.numprocesses:  # the workers begin in the folder of what starts them
+        _leave_the_owners_settings()
+    if is_worker:
         process.die_with_parent(os.getppid(), signal.SIGTERM)
+
+
+def _leave_the_owners_settings() -> None:
+    """Work where neither `.env` nor `.keys/` is, and without the variables that settings are read from."""
+    for name in {variable for field in Settings.model_fields for variable in names_of(Settings, field)}:
+        os.environ.pop(name, None)
+    os.chdir(WORKING_FOLDER.name)
 
 
 @pytest.hookimpl(tryfirst=True)
