@@ -16,9 +16,6 @@ PICO_PER_USD_PER_MILLION = 10**6
 MAX_CALL_USD = 10**5
 _EXACT = Decimal("1e-4")
 """Of a nano-dollar: finer than any price list, coarser than a float's error below ten thousand dollars."""
-_EDGE, _NEAR_EDGE = 5e-5, 1e-5
-"""A rest above it is rounded up; so near to it, which is more than a float's error, decimals decide."""
-_MAX_FLOAT_NANO = 10**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +56,8 @@ def usd_to_nano(dollars: object) -> int | None:
     """
     if dollars is None or isinstance(dollars, bool):
         return None
-    text = str(dollars)
     try:
-        nano_usd = float(text) * NANO_PER_USD
-        if 1 <= nano_usd < _MAX_FLOAT_NANO and abs((rest := nano_usd % 1) - _EDGE) > _NEAR_EDGE:
-            return int(nano_usd) + (rest > _EDGE)  # as exact as decimals, whose steps a call would wait for
-        amount = Decimal(text)
+        amount = Decimal(str(dollars))
         if not 0 <= amount <= MAX_CALL_USD:
             return None
         return int((amount * NANO_PER_USD).quantize(_EXACT).to_integral_value(ROUND_CEILING))

@@ -27,10 +27,6 @@ MAX_HEAD_BYTES = 2**18
 MAX_BODY_BYTES = 2**27
 """Of a body that is read at once."""
 _FRAMING = (b"content-length", b"transfer-encoding")
-_NEVER_PLAIN = frozenset({b"transfer-encoding", b"connection", b"upgrade"})
-_MAX_PLAIN_NAMES = 200
-_OK, _LINE_END, _HEAD_END = b"HTTP/1.1 200 OK\r\n", b"\r\n", b"\r\n\r\n"
-_CONTROLS = bytes((*range(32), 127))
 
 
 class ConnectError(OSError):
@@ -90,7 +86,6 @@ class HTTPConnection(asyncio.Protocol):
         self._fields: dict[bytes, bytes] = {}
         self.on_header = self._fields.__setitem__  # no function of ours for each header of each response
         self._parser = httptools.HttpResponseParser(self)
-        self._plain_names: set[bytes] = set()
         self.chunks: list[bytes] = []
         self._unread_bytes = self._framing_bytes = 0
         self._in_use = self.is_complete = self._paused = self._half_sent = self._write_paused = False
@@ -215,9 +210,7 @@ class HTTPConnection(asyncio.Protocol):
             return
         unread_bytes, self._framing_bytes = self._unread_bytes, self._framing_bytes + len(data)
         try:
-            is_first = not self.status and self._framing_bytes == len(data)
-            if not (is_first and self._take_whole(data)):
-                self._parser.feed_data(data)
+            self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.abort()
             return
@@ -232,34 +225,6 @@ class HTTPConnection(asyncio.Protocol):
         waiter, take = self._waiter, self._take
         if waiter is not None and not waiter.done() and (take is None or not self._is_taken(take, waiter)):
             waiter.set_result(None)
-
-    def _take_whole(self, data: bytes) -> bool:
-        """Takes a plain response that came whole, without the parser; False, and nothing done, for others.
-
-        The parser has accepted each name before; every other form of a head is left to it.
-        """
-        if not data.startswith(_OK):
-            return False
-        head, _, body = data.partition(_HEAD_END)
-        lines = head.split(_LINE_END)[1:]
-        try:
-            headers = dict([line.split(b": ", 1) for line in lines])
-        except ValueError:  # a line of another form
-            return False
-        if (
-            not body
-            or headers.get(b"content-length") != b"%d" % len(body)
-            or len(headers) < len(lines)
-            or not self._plain_names.issuperset(headers)
-            or len(head.translate(None, _CONTROLS)) < len(head) - 2 * len(lines)
-            or head.find(b"  ") >= 0
-            or data.find(b" \r\n", 0, len(head) + 2) >= 0
-        ):
-            return False
-        self.status, self.headers, self.chunks = 200, headers, [body]
-        self._unread_bytes = len(body)
-        self.is_complete, self._in_use = True, False
-        return True
 
     def pause_writing(self) -> None:
         """Holds a body back: the server reads it slower than it comes."""
@@ -293,8 +258,6 @@ class HTTPConnection(asyncio.Protocol):
         self.status = self._parser.get_status_code()
         if self.status == 101 or self.status < 100:
             raise ValueError("unexpected status")
-        if len(self._plain_names) < _MAX_PLAIN_NAMES:
-            self._plain_names |= self.headers.keys() - _NEVER_PLAIN
 
     def on_body(self, part: bytes) -> None:
         """Stores some of the body."""

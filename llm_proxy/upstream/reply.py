@@ -93,10 +93,9 @@ def add_required_nulls(document: Json) -> bool:
         if "logprobs" not in choice:
             choice["logprobs"], missing = None, True
         message = as_object(choice.get("message"))
-        if message and "content" not in message:
-            message["content"], missing = None, True
-        if message and "refusal" not in message:
-            message["refusal"], missing = None, True
+        for name in ("content", "refusal") if message else ():
+            if name not in message:
+                message[name], missing = None, True
     return missing
 
 

@@ -86,69 +86,6 @@ async def test_any_segmentation_gives_the_same_response(cut: int) -> None:
     assert transport.sent == b"POST / HTTP/1.1\r\n\r\n"
 
 
-HEAD = b"HTTP/1.1 200 OK\r\nx-one: a\r\ncontent-length: 4\r\n\r\n"
-SENT_WHOLE = (
-    HEAD + b"body",
-    HEAD.replace(b": a", b": a: b"),
-    HEAD + b"body and more",
-    HEAD.replace(b"200 OK", b"201 Created") + b"body",
-    HEAD.replace(b"1.1", b"1.0") + b"body",
-    HEAD.replace(b"x-one", b"X-One") + b"body",
-    HEAD.replace(b"x-one", b"content-length") + b"body",
-    HEAD.replace(b"x-one: a", b"content-length: 4") + b"body",
-    HEAD.replace(b"x-one: a", b"connection: close") + b"body",
-    HEAD.replace(b"x-one: a", b"transfer-encoding: chunked") + b"2\r\nab\r\n0\r\n\r\n",
-    HEAD.replace(b"x-one: a", b"transfer-encoding:chunked") + b"body",
-    HEAD.replace(b"x-one: a", b"transfer-encoding : chunked") + b"body",
-    *(
-        HEAD.replace(b": a", after) + b"body"
-        for after in (b":a", b":", b": ", b":  a", b": a ", b": a\t", b":\ta")
-    ),
-    *(
-        HEAD.replace(b": a", b": a%bb" % one) + b"body"
-        for one in (b"\0", b"\r", b"\n", b"\r\n ", b"\xff", b"  ")
-    ),
-    HEAD.replace(b"x-one", b"x one") + b"body",
-    HEAD.replace(b"x-one", b" x-one") + b"body",
-    HEAD.replace(b"x-one", b"x-two") + b"body",
-    HEAD.replace(b": 4", b": 0"),
-    HEAD.replace(b": 4", b": +4") + b"body",
-    HEAD.replace(b": 4", b": 04") + b"body",
-    HEAD.replace(b"\r\n", b"\n") + b"body",
-)
-
-
-@pytest.mark.parametrize("response", SENT_WHOLE)
-async def test_a_whole_response_is_read_as_one_in_segments(response: bytes) -> None:
-    """Also on a connection that had a plain one before, whose names it knows."""
-    seen: list[object] = []
-    for parts in ((response[:1], response[1:]), (response,)):
-        connection, transport = connected()
-        assert (
-            await read_to_end(await request_and_feed(connection, HEAD[:9], HEAD[9:] + b"body"), connection)
-            == b"body"
-        )
-        task = await request_and_feed(connection, *parts)
-        body = connection.take_chunks()
-        task.cancel()
-        seen.append((
-            connection.status, connection.headers if connection.status else {}, body,
-            connection.is_complete, connection.reusable, transport.closed,
-        ))  # fmt: skip
-    assert seen[0] == seen[1]
-
-
-async def test_a_plain_whole_response_needs_no_parser_once_its_names_are_known(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    connection, _ = connected()
-    await read_to_end(await request_and_feed(connection, HEAD + b"body"), connection)
-    monkeypatch.setattr(connection, "_parser", None)
-    answer = HEAD.replace(b": a", b": \xc3\xa9; b: c") + b"text"
-    assert await read_to_end(await request_and_feed(connection, answer), connection) == b"text"
-    assert connection.headers == {b"x-one": b"\xc3\xa9; b: c", b"content-length": b"4"}
-
-
 async def test_chunks_are_returned_as_they_arrive() -> None:
     """What has arrived is returned at once; nothing more is the end."""
     connection, _ = connected()
