@@ -37,7 +37,11 @@ class ConsoleProcess:
 
 @contextmanager
 def serve_console(
-    folder: Path, database_url: str, gateway_url: str, settings: Mapping[str, str] | None = None
+    folder: Path,
+    database_url: str,
+    gateway_url: str,
+    settings: Mapping[str, str] | None = None,
+    options: tuple[str, ...] = (),
 ) -> Generator[ConsoleProcess]:
     """A console before a gateway, on the gateway's database; `settings` come on top."""
     port = free_port()
@@ -51,7 +55,7 @@ def serve_console(
     def is_ready(_: int) -> bool:
         return is_up(port, "/health")
 
-    argv = (*spec.argv[:3], "console")
+    argv = (*spec.argv[:3], "console", *options)
     spec = replace(spec, name=f"console-{port}", argv=argv, readiness_probe=is_ready)
     started = process.start(spec, folder / "logs")
     try:

@@ -133,11 +133,13 @@ async def _read_parameters(request: Request) -> None:
     """Decodes path parameters, as paths are matched as they were sent.
 
     Rejects NUL, which no store takes, and a query parameter that is given twice: all of them take one value.
+    A model is looked up in the catalog alone: whatever its name holds, it is an unknown one.
     """
     parameters: Json = request.scope["path_params"]
     decoded = {name: unquote(value) for name, value in parameters.items()}
     request.scope["path_params"] = decoded
-    for name, value in (*decoded.items(), *request.query_params.multi_items()):
+    stored = [(name, value) for name, value in decoded.items() if name != "model"]
+    for name, value in (*stored, *request.query_params.multi_items()):
         if "\0" in value:
             shown = shown_name(name)
             raise BadRequest(f"Invalid '{shown}': it contains NUL.", param=shown, code="invalid_value")

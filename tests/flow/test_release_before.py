@@ -317,7 +317,7 @@ def consoles(releases: Releases) -> Iterator[dict[str, ConsoleProcess]]:
     made = releases.processes
     tree = {"PYTHONPATH": str(releases.tree)}
     with (
-        serve_console(made.folder, made.database_url, releases.url(OLD), tree) as before,
+        serve_console(made.folder, made.database_url, releases.url(OLD), tree, ("--no-link",)) as before,
         serve_console(made.folder, made.database_url, releases.url(NEW)) as this,
     ):
         yield {OLD: before, NEW: this}

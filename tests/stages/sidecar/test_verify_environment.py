@@ -45,7 +45,9 @@ def start(environment: Path, *args: str, mode: str = "", **more: str) -> "subpro
     """Return the output and the exit code of starting a sidecar from this environment."""
     command = [str(environment / "bin" / "python"), "-I", "-S", str(VERIFIED_ENTRY_POINT), *args]
     given = {"PATH": os.environ["PATH"], "LLM_PROXY_SIDECAR_ENVIRONMENT_CHECK": mode} | more
-    return subprocess.run(command, capture_output=True, check=False, text=True, env=given, timeout=60)
+    return subprocess.run(
+        command, cwd=CHECKOUT, capture_output=True, check=False, text=True, env=given, timeout=60
+    )
 
 
 def packages(environment: Path) -> Path:
