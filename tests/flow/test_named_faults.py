@@ -65,6 +65,16 @@ class Visitor:
                 return found
         return schema
 
+    def bodies(self, *values: str) -> Iterator[tuple[str, str, str, str]]:
+        """Method, path, field and body of every field of every route, with each value; others are good."""
+        for method, route, operation in self.operations():
+            schema, path = self.body_of(operation), route.replace("{key}", "nobody")
+            good = {name: f'"{GOOD_VALUES.get(name, "nobody")}"' for name in schema.get("required", ())}
+            for bad in schema.get("properties", ()):
+                for value in values:
+                    fields = ", ".join(f'"{name}": {text}' for name, text in (good | {bad: value}).items())
+                    yield method, path, bad, f"{{{fields}}}"
+
 
 @pytest.fixture
 async def visitor(stack: RunningStack) -> Visitor:
@@ -136,16 +146,11 @@ async def test_a_parameter_that_is_given_twice_is_named(visitor: Visitor) -> Non
 async def test_half_a_character_is_the_fault_of_its_field(visitor: Visitor) -> None:
     """A lone surrogate is JSON, but no text: neither a store nor a log takes it."""
     wrong, asked = list[str](), 0
-    for method, route, operation in visitor.operations():
-        schema, path = visitor.body_of(operation), route.replace("{key}", "nobody")
-        good = {name: f'"{GOOD_VALUES.get(name, "nobody")}"' for name in schema.get("required", ())}
-        for bad in schema.get("properties", ()):
-            for value in (r'"\ud800"', r'["\ud800"]', r'[{"\ud800": "\ud800"}]'):
-                fields = ", ".join(f'"{name}": {text}' for name, text in (good | {bad: value}).items())
-                reply = await visitor.call(method, path, f"{{{fields}}}".encode())
-                found = fault(reply, bad) if reply.status_code == 400 else f"{reply.status_code} {fields}"
-                wrong += [f"{method} {path} {found}"] if found else []
-                asked += 1
+    for method, path, bad, body in visitor.bodies(r'"\ud800"', r'["\ud800"]', r'[{"\ud800": "\ud800"}]'):
+        reply = await visitor.call(method, path, body.encode())
+        found = fault(reply, bad) if reply.status_code == 400 else f"{reply.status_code} {body}"
+        wrong += [f"{method} {path} {found}"] if found else []
+        asked += 1
     await visitor.close()
     assert not wrong, "\n".join(wrong)
     assert asked > 150
@@ -154,21 +159,15 @@ async def test_half_a_character_is_the_fault_of_its_field(visitor: Visitor) -> N
 async def test_an_error_names_the_field_at_fault(visitor: Visitor) -> None:
     """A value of no type that a field may have, and a field that stands twice."""
     wrong, asked = list[str](), 0
-    for method, route, operation in visitor.operations():
-        schema, path = visitor.body_of(operation), route.replace("{key}", "nobody")
-        good = {name: f'"{GOOD_VALUES.get(name, "nobody")}"' for name in schema.get("required", ())}
-        for bad in schema.get("properties", ()):
-            fields = ", ".join(f'"{name}": {value}' for name, value in (good | {bad: '{"no": [1]}'}).items())
-            reply = await visitor.call(method, path, f"{{{fields}}}".encode())
-            wrong.append(
-                f"{method} {fault(reply, bad)}" if reply.is_error else f"{method} {path} took {fields}"
-            )
-            twice = f'{{"{bad}": null, "more": {{}}, "{bad}": null}}'.encode()
-            reply = await visitor.call(method, path, twice)
-            code = reply.json()["error"]["code"] if reply.is_error else ""
-            wrong.append(f"{method} {fault(reply, bad)}")
-            wrong += [] if code == "duplicate_parameter" else [f"{method} {path} took {twice!r}"]
-            asked += 1
+    for method, path, bad, body in visitor.bodies('{"no": [1]}'):
+        reply = await visitor.call(method, path, body.encode())
+        wrong.append(f"{method} {fault(reply, bad)}" if reply.is_error else f"{method} {path} took {body}")
+        twice = f'{{"{bad}": null, "more": {{}}, "{bad}": null}}'.encode()
+        reply = await visitor.call(method, path, twice)
+        code = reply.json()["error"]["code"] if reply.is_error else ""
+        wrong.append(f"{method} {fault(reply, bad)}")
+        wrong += [] if code == "duplicate_parameter" else [f"{method} {path} took {twice!r}"]
+        asked += 1
     await visitor.close()
     faults = [one for one in wrong if "http" in one or "took" in one]
     assert not faults, "\n".join(faults)
