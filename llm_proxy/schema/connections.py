@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -69,6 +69,7 @@ class PooledConnection(_DriverConnection):
 
 
 Verify = Callable[[PooledConnection], Awaitable[None]]
+_T = TypeVar("_T")
 
 
 class LimitedPool(_DriverPool):
@@ -126,11 +127,7 @@ class Connector:
         """Returns a new connection, as asyncpg's pool asks for it."""
         if self._is_shared is None:
             first = await self._connect(is_shared=True)
-            try:
-                self._is_shared = await is_behind_pooler(first)
-            except BaseException:
-                first.terminate()
-                raise
+            self._is_shared = await _answer_or_cut(first, is_behind_pooler(first))
             if self._is_shared:
                 return first
             await first.close()
@@ -148,8 +145,17 @@ class Connector:
             )
         made.owns_session = not is_shared
         if self._verify is not None:
-            await self._verify(made)
+            await _answer_or_cut(made, self._verify(made))
         return made
+
+
+async def _answer_or_cut(connection: PooledConnection, question: Awaitable[_T]) -> _T:
+    """Returns a new connection's answer; cuts a connection that gives none, for its pool never gets it."""
+    try:
+        return await question
+    except BaseException:
+        connection.terminate()
+        raise
 
 
 def gateway_pools(
