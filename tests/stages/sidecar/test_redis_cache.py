@@ -208,7 +208,7 @@ async def test_a_sidecar_starts_without_a_responding_redis(
 
 
 @needs_parts("direct_calls")
-@pytest.mark.parametrize("mode", ["chat", "stream"])
+@pytest.mark.parametrize("mode", ["chat", pytest.param("stream", marks=needs_parts("frames"))])
 async def test_calls_that_no_entry_answers_are_direct(
     provider: Provider, tmp_path: Path, cache_redis_url: str, mode: Mode
 ) -> None:
