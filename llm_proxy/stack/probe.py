@@ -2,16 +2,21 @@
 
 `python -m llm_proxy.stack.probe PORT[-LAST] PATH` exits 0 when `GET PATH` answers 200 at each port, else 1.
 Standard library only: it also runs in LiteLLM's environment. Invariant: free ports are drawn below Linux's
-range for outgoing connections, so no connection takes one before its process binds it.
+range for outgoing connections, and reserved among processes that draw, so none is taken before it is bound.
 """
 
 import http.client
+import os
 import random
 import socket
 import sys
+from collections import deque
 
 MIN_PORT, MAX_PORT = 20_000, 32_000
 """Below Linux's `ip_local_port_range`, which starts at 32768; 4000, LiteLLM's default, is outside."""
+MAX_RESERVED = 64
+_reserved: deque[int] = deque()
+"""Open UDP sockets on the ports that were drawn last: a service may take seconds until it listens."""
 
 
 def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
@@ -41,12 +46,29 @@ def client_host(host: str) -> str:
 
 
 def free_port() -> int:
-    """Returns a port of the loopback interface that is free now; raises `OSError` after a hundred draws."""
+    """Returns a free port of the loopback interface; raises `OSError` after a hundred draws.
+
+    No process gets it by this function again until this one has drawn `MAX_RESERVED` others, or has ended.
+    """
     for _ in range(100):
         port = random.randint(MIN_PORT, MAX_PORT)  # noqa: S311 -- a port, not a secret
-        if is_port_free(port):
+        if is_port_free(port) and _reserve(port):
             return port
     raise OSError(f"no free port between {MIN_PORT} and {MAX_PORT}")
+
+
+def _reserve(port: int) -> bool:
+    """Takes a TCP port's namesake of UDP, which nothing here listens on; False if another process has it."""
+    held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        held.bind(("127.0.0.1", port))
+    except OSError:
+        held.close()
+        return False
+    _reserved.append(held.detach())
+    if len(_reserved) > MAX_RESERVED:
+        os.close(_reserved.popleft())
+    return True
 
 
 def is_up(port: int, path: str, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:
