@@ -2,7 +2,7 @@
 
 `python -m llm_proxy.stack.probe PORT[-LAST] PATH` exits 0 when `GET PATH` answers 200 at each port, else 1.
 Standard library only: it also runs in LiteLLM's environment. Invariant: free ports are drawn below Linux's
-range for outgoing connections, and reserved among processes that draw, so none is taken before it is bound.
+range for outgoing connections and kept from other draws for a while: neither takes one before it is bound.
 """
 
 import http.client
