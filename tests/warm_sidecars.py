@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -51,21 +52,25 @@ class WarmParent:
         with ours:
             self._lines = ours.makefile("rwb", buffering=0)
         self._lock = Lock()
-        self._unread_answers = 0
+        self._unanswered = deque[dict[str, Any]]()
         atexit.register(self.close)
 
     def ask(self, **request: Any) -> Any:
-        """Return the answer to a request; that of one whose test timed out meanwhile is left out."""
+        """Return the answer to a request; a sidecar whose start was given up meanwhile is killed."""
         with self._lock:
             self._lines.write(json.dumps(request).encode() + b"\n")
-            self._unread_answers += 1
-            line = b""
-            while self._unread_answers:
+            self._unanswered.append(request)
+            while True:
                 line = self._lines.readline()
-                self._unread_answers -= 1
-        if not line:
-            raise process.ProcessFailed(f"the sidecars' parent ended with code {self._process.wait()}")
-        return json.loads(line)
+                asked = self._unanswered.popleft()
+                if not line:
+                    raise process.ProcessFailed(
+                        f"the sidecars' parent ended with code {self._process.wait()}"
+                    )
+                if asked is request:
+                    return json.loads(line)
+                if "ended" not in asked:
+                    os.kill(json.loads(line), signal.SIGKILL)
 
     def close(self) -> None:
         """End the process and the sidecars that still run."""

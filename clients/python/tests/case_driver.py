@@ -22,8 +22,9 @@ def main() -> None:
         failure = None
         try:
             asyncio.run(asyncio.wait_for(case(), TIMEOUT_S))
-        except BaseException:  # noqa: BLE001 -- whatever it was, the test shows it
-            failure = traceback.format_exc()
+        except BaseException as error:  # noqa: BLE001 -- whatever it was, the test shows it, with the values
+            shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+            failure = "".join(shown.format())
         print(json.dumps(failure), flush=True)  # noqa: T201 -- the test reads it
 
 

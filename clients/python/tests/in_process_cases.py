@@ -13,6 +13,7 @@ from in_process_setup import (
     WEATHER,
     City,
     ask,
+    closed_address,
     error_of,
     failure_of,
     raised,
@@ -135,14 +136,16 @@ async def another_provider_takes_over_at_once() -> None:
 
 async def a_provider_that_is_down_is_called_last() -> None:
     """Its port is closed: after three attempts the other one comes first, until that fails too."""
-    down = scripted_model(0, api_base="http://127.0.0.1:1/v1")
-    async with service_with(down, scripted_model(1), cache_size=0, max_retries=0) as service:
-        for _ in range(10):
+    with closed_address() as address:
+        down = scripted_model(0, api_base=address)
+        async with service_with(down, scripted_model(1), cache_size=0, max_retries=0) as service:
+            for _ in range(10):
+                assert (await service.generate_completion(ask())).provider == "b"
+            figures = service.get_provider_metrics("a")
+            assert figures["request_count"] == 3
+            assert (await service.health_check())["providers"]["a"] != "healthy"
+            assert (await error_of(service, ask(do="status-500"))).provider == "a"
             assert (await service.generate_completion(ask())).provider == "b"
-        assert service.get_provider_metrics("a")["request_count"] == 3
-        assert (await service.health_check())["providers"]["a"] != "healthy"
-        assert (await error_of(service, ask(do="status-500"))).provider == "a"
-        assert (await service.generate_completion(ask())).provider == "b"
 
 
 async def without_failover_only_the_chosen_is_tried_again() -> None:
@@ -181,12 +184,14 @@ async def what_may_have_run_is_not_sent_again() -> None:
 
 
 async def what_was_never_sent_is_sent_again() -> None:
-    async with service_with(scripted_model(0, api_base="http://127.0.0.1:1/v1"), max_retries=2) as service:
-        error = await error_of(service, ask())
-        assert (type(error), error.code, error.retryable) == (ProviderError, "unreachable", True)
-        assert service.get_provider_metrics("a")["error_count"] == 3
-        assert not service.is_provider_available("a")
-        assert (await service.health_check())["providers"]["a"] in {"failing", "cooling_down"}
+    with closed_address() as address:
+        async with service_with(scripted_model(0, api_base=address), max_retries=2) as service:
+            error = await error_of(service, ask())
+            shown = (type(error), error.code, error.retryable, error.__cause__)
+            assert shown[:3] == (ProviderError, "unreachable", True)
+            assert service.get_provider_metrics("a")["error_count"] == 3
+            assert not service.is_provider_available("a")
+            assert (await service.health_check())["providers"]["a"] in {"failing", "cooling_down"}
 
 
 async def a_conflict_at_the_provider_is_sent_again() -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -48,6 +50,14 @@ def service_with(
     for name, config in zip("abc", configs, strict=False):
         service.register_provider(name, OpenAIProvider(config))
     return service
+
+
+@contextmanager
+def closed_address() -> Iterator[str]:
+    """An address that refuses connections: its port is held, so that nobody else can listen there."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}/v1"
 
 
 def ask(model: str | None = "gpt-4", timeout: float | None = None, **script: Any) -> LLMRequest:

@@ -8,9 +8,11 @@ from typing import NoReturn
 
 import pytest
 from sidecars import Provider, deployment, forked_sidecars_spec, run_sidecar, sidecar_spec
+from waiting import until
 from warm_sidecars import can_be_forked, start
 
 from llm_proxy.stack import process
+from llm_proxy.stack.probe import free_port
 
 ANEW = "LiteLLM is imported anew"
 
@@ -22,6 +24,12 @@ class Interrupted(Exception):  # noqa: N818 -- as pytest names its own
 def parent_of(pid: int) -> int:
     """Return the process that forked it."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def sidecars_of(parent: int) -> set[int]:
+    """Return the forked processes that have not ended."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return {int(pid) for pid in children if "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()}
 
 
 def folder_of(pid: int) -> Path:
@@ -48,43 +56,44 @@ def test_its_exit_code_is_known(tmp_path: Path) -> None:
     config = tmp_path / "litellm.yaml"
     config.write_text("model_list: [")
     with pytest.raises(process.ProcessFailed, match="ended with code 2"):
-        process.wait_until_ready([start(sidecar_spec(config, 1, {}), tmp_path)])
+        process.wait_until_ready([start(sidecar_spec(config, free_port(), {}), tmp_path)])
 
 
 def test_it_is_killed_as_another_process(tmp_path: Path) -> None:
     config = tmp_path / "litellm.yaml"
     config.write_text("model_list: []")
-    started = start(sidecar_spec(config, 1, {}), tmp_path)
+    started = start(sidecar_spec(config, free_port(), {}), tmp_path)
     started.popen.kill()
     assert started.popen.wait(20) == -signal.SIGKILL
     assert process.stop([started]) == []
 
 
-def test_the_answer_to_an_interrupted_request_is_no_other_s(tmp_path: Path) -> None:
+def test_a_start_that_was_given_up_leaves_no_sidecar_and_is_no_other_s_answer(tmp_path: Path) -> None:
     config = tmp_path / "litellm.yaml"
     config.write_text("model_list: []")
-    spec = sidecar_spec(config, 1, {})
 
     def interrupt(*_: object) -> NoReturn:
         raise Interrupted
 
-    started = start(spec, tmp_path)
+    started = start(sidecar_spec(config, free_port(), {}), tmp_path)
+    others = sidecars_of(parent := parent_of(started.popen.pid)) - {started.popen.pid}
     before = signal.signal(signal.SIGALRM, interrupt)
-    os.kill(parent := parent_of(started.popen.pid), signal.SIGSTOP)
+    os.kill(parent, signal.SIGSTOP)
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
         with pytest.raises(Interrupted):
-            start(spec, tmp_path)
+            start(sidecar_spec(config, free_port(), {}), tmp_path)
     finally:
         signal.signal(signal.SIGALRM, before)
         os.kill(parent, signal.SIGCONT)
     started.popen.kill()
     assert started.popen.wait(20) == -signal.SIGKILL
+    until(lambda: sidecars_of(parent) <= others)
 
 
 def test_another_release_s_sidecar_is_no_fork(tmp_path: Path) -> None:
     config = tmp_path / "litellm.yaml"
-    ours = sidecar_spec(config, 1, {})
+    ours = sidecar_spec(config, free_port(), {})
     assert can_be_forked(ours)
     assert not can_be_forked(replace(ours, argv=(ours.argv[0], "older/llm_proxy/sidecar/entry.py")))
     assert not can_be_forked(replace(ours, env={**ours.env, "PYTHONPATH": "older"}))
