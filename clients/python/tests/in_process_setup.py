@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -53,7 +53,7 @@ def service_with(
 
 
 @contextmanager
-def closed_address() -> Iterator[str]:
+def closed_address() -> Generator[str]:
     """An address that refuses connections: its port is held, so that nobody else can listen there."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
