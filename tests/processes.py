@@ -17,6 +17,16 @@ def lives(pid: int) -> bool:
     return _state_and_parent(pid)[0] != "Z"
 
 
+def parent_of(pid: int) -> int:
+    """The process that started it; 0 for one that is gone."""
+    return _state_and_parent(pid)[1]
+
+
+def children(pid: int) -> list[int]:
+    """The processes that it started and that are not waited for yet, the oldest first."""
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
 def descendants(ancestor: int) -> dict[int, str]:
     """Command lines of a process's children, theirs, and so on."""
     parents = {int(path.name): _state_and_parent(int(path.name))[1] for path in Path("/proc").glob("[0-9]*")}

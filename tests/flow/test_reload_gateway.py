@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from dotenv import dotenv_values
-from processes import descendants
+from processes import children, descendants
 from reloaded_stack import reload, steady_load, write
 from sidecars import Provider, run_provider
 from up_command import UpCommand, run_up
@@ -62,9 +62,8 @@ def change(stack: UpCommand, **settings: str) -> None:
 def gateways(stack: UpCommand) -> list[int]:
     """The process ids of the gateways' parents."""
     pid = stack.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     running = descendants(pid)
-    return [int(one) for one in children if " serve " in running.get(int(one), "")]
+    return [one for one in children(pid) if " serve " in running.get(one, "")]
 
 
 def status(stack: UpCommand, path: str, key: str) -> int:

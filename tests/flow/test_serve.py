@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from processes import children
 from prometheus_page import series, value
 from running_stack import ADMIN_KEY, RunningStack, say, script
 from waiting import until
@@ -199,12 +200,11 @@ def test_no_call_is_served_once_all_were_interrupted(tmp_path: Path) -> None:
 def test_a_killed_worker_is_replaced_and_all_stop_together(tmp_path: Path) -> None:
     """The port answers all the time; SIGTERM ends both workers."""
     with serving(tmp_path, LLM_PROXY__WORKERS="2", LLM_PROXY__DRAIN_DELAY_S="0") as (url, process):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        before = children.read_text().split()
+        before = children(process.pid)
         assert len(before) == 2
-        os.kill(int(before[0]), signal.SIGKILL)
+        os.kill(before[0], signal.SIGKILL)
         end = time.monotonic() + 10
-        while set(children.read_text().split()) == set(before) or len(children.read_text().split()) < 2:
+        while set(children(process.pid)) == set(before) or len(children(process.pid)) < 2:
             assert time.monotonic() < end
             time.sleep(0.05)
         assert all(httpx.get(f"{url}/health/live").status_code == 200 for _ in range(10))
@@ -216,12 +216,11 @@ def test_a_single_gateway_that_hangs_is_replaced(tmp_path: Path) -> None:
     """A new process answers on the port; a gateway that drains for longer is not taken for one that hangs."""
     names = {"LLM_PROXY__HUNG_AFTER_S": "5", "LLM_PROXY__DRAIN_DELAY_S": "6", "LLM_PROXY__LLM_MODE": "mock"}
     with serving(tmp_path, "--prefork", **names) as (url, process):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        before = children.read_text()
-        os.kill(int(before), signal.SIGSTOP)
+        (before,) = children(process.pid)
+        os.kill(before, signal.SIGSTOP)
         until(lambda: is_up(int(url.rpartition(":")[2]), "/health/live"))
-        assert children.read_text() != before
-        said = f"llm-proxy: worker {int(before)} hangs, its event loop stood still for 5 s: killed; "
+        assert children(process.pid) != [before]
+        said = f"llm-proxy: worker {before} hangs, its event loop stood still for 5 s: killed; "
         assert said in (tmp_path / "gateway.log").read_text()
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from processes import children
 from stack_processes import gateway_spec
 from waiting import until
 
@@ -82,8 +83,7 @@ def log_of(gateway: ManagedProcess) -> str:
 
 def workers(gateway: ManagedProcess) -> list[int]:
     """The process ids of the workers."""
-    pid = gateway.popen.pid
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    return children(gateway.popen.pid)
 
 
 def test_while_one_worker_serves_another_is_tried_until_it_starts(

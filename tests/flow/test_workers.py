@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from processes import children
 from raw_http import send_raw
 from raw_requests import request
 from running_stack import ADMIN_KEY
@@ -53,8 +54,7 @@ def statuses(front: GatewayOverSidecars, secret: str, times: int) -> Counter[int
 
 def workers(front: GatewayOverSidecars) -> list[int]:
     """The process ids of the workers."""
-    pid = front.gateway.popen.pid
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    return children(front.gateway.popen.pid)
 
 
 def test_a_limit_holds_over_all_workers(front: GatewayOverSidecars) -> None:

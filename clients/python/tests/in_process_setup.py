@@ -54,7 +54,7 @@ def service_with(
 
 @contextmanager
 def closed_address() -> Generator[str]:
-    """An address that refuses connections: its port is held, so that nobody else can listen there."""
+    """An address that refuses connections: its port is held, so no server can take it."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}/v1"

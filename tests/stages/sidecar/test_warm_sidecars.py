@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from processes import children, lives, parent_of
 from sidecars import Provider, deployment, forked_sidecars_spec, run_sidecar, sidecar_spec
 from waiting import until
 from warm_sidecars import can_be_forked, start
@@ -21,15 +22,9 @@ class Interrupted(Exception):  # noqa: N818 -- as pytest names its own
     """Raised in the place of pytest's timeout."""
 
 
-def parent_of(pid: int) -> int:
-    """Return the process that forked it."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 def sidecars_of(parent: int) -> set[int]:
     """Return the forked processes that have not ended."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return {int(pid) for pid in children if "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()}
+    return {pid for pid in children(parent) if lives(pid)}
 
 
 def folder_of(pid: int) -> Path:
@@ -93,7 +88,7 @@ def test_a_start_that_was_given_up_leaves_no_sidecar_and_is_no_other_s_answer(tm
 
 def test_another_release_s_sidecar_is_no_fork(tmp_path: Path) -> None:
     config = tmp_path / "litellm.yaml"
-    ours = sidecar_spec(config, free_port(), {})
+    ours = sidecar_spec(config, 1, {})
     assert can_be_forked(ours)
     assert not can_be_forked(replace(ours, argv=(ours.argv[0], "older/llm_proxy/sidecar/entry.py")))
     assert not can_be_forked(replace(ours, env={**ours.env, "PYTHONPATH": "older"}))
