@@ -6,7 +6,7 @@ health checks needs the traffic key; LiteLLM's endpoint functions are called dir
 
 import asyncio
 import hmac
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -32,20 +32,22 @@ from llm_proxy.sidecar.call_outcome import CallOutcome, outcome_in_context
 from llm_proxy.sidecar.config_file import ConfigReport
 from llm_proxy.sidecar.direct_calls import DirectCalls
 from llm_proxy.sidecar.disconnects import cancel_on_disconnect
-from llm_proxy.sidecar.http_protocol import chunk_writer
+from llm_proxy.sidecar.http_protocol import request_of
 from llm_proxy.sidecar.json_repair import repair_value
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.process_log import log_line
-from llm_proxy.sidecar.response_cache import ResponseCache
+from llm_proxy.sidecar.response_cache import CacheableCall, ResponseCache
 from llm_proxy.sidecar.responses import (
     App,
     Message,
     Receive,
+    ReceiveAgain,
     Scope,
     Send,
     error_body,
     read_body,
     request_header,
+    request_headers,
     send_json,
     send_result,
 )
@@ -99,10 +101,11 @@ class SidecarApp:
     cache: ResponseCache | None = None
     direct: DirectCalls = field(default_factory=lambda: DirectCalls(frozenset()))
     config_report: ConfigReport | None = None
-    _tokens: tuple[bytes, ...] = field(init=False)
+    _token: bytes = field(init=False)
+    _old_tokens: list[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._tokens = tuple(b"Bearer " + key.encode() for key in self.keys)
+        self._token, *self._old_tokens = (b"Bearer " + key.encode() for key in self.keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one HTTP request; any other connection type is ignored."""
@@ -162,31 +165,55 @@ class SidecarApp:
             self.completed += 1
 
     async def _process_call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome, sending = CallOutcome(optional_fields=_optional_fields(scope)), StartedFlag(send)
-        outcome.affinity = request_header(scope, AFFINITY_HEADER) or None
-        outcome.account = _account(scope)
-        if outcome.account == frozenset():
+        account, outcome = _account(scope), None
+        if account == frozenset():
             await send_json(send, 404, response_state.GONE)
             return
-        forward: App = partial(_call_litellm, path, outcome)
-        name = INFERENCE_ENDPOINTS[path][0]
-        if name in self.direct.endpoints:
-            forward = partial(self.direct.respond, name, forward, outcome)
+        call, sending = None, StartedFlag(send)
         try:
             if self.cache is not None and path in self.cache.paths:
-                await self.cache.respond(scope, receive, sending, forward, outcome)
-            else:
-                not_cached_by_us = self.cache is not None and path != "/v1/embeddings"
-                outcome.without_cache = not_cached_by_us or litellm_internals.litellm_module().cache is None
-                opaque = name in OPAQUE_ENDPOINTS
-                app = partial(cancel_on_disconnect, forward) if opaque else forward
-                await app(scope, receive, sending)
+                request = request_of(receive)
+                raw = request.take_body() if request is not None else None
+                raw = raw if raw is not None else await read_body(receive)
+                if raw is None:
+                    return
+                call = self.cache.cacheable_call(scope, raw)
+                if call is not None and await self.cache.replay(call, scope, sending):
+                    return
+                receive = ReceiveAgain(raw, receive)
+            outcome = CallOutcome(optional_fields=_optional_fields(scope), account=account)
+            outcome.affinity = request_header(scope, AFFINITY_HEADER) or None
+            await self._forward(path, call, outcome, scope, receive, sending)
         except Exception as error:  # noqa: BLE001 -- uvicorn would log it with the provider's text, or a prompt
             log_line(f"call failed: {type(error).__name__}")
             if not sending.started:
+                outcome = outcome or CallOutcome()
                 outcome.set_error_if_none(error)
                 headers = outcome.error_headers(responses.configured_secrets(litellm_internals.router()))
                 await send_json(send, 502, UNREADABLE_RESPONSE, [*headers, *outcome.headers()])
+
+    async def _forward(
+        self,
+        path: str,
+        call: CacheableCall | None,
+        outcome: CallOutcome,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Respond to a call that the cache has no answer to; `call` is None if its answer is not kept."""
+        app: App = partial(_call_litellm, path, outcome)
+        name = INFERENCE_ENDPOINTS[path][0]
+        if name in self.direct.endpoints:
+            app = partial(self.direct.respond, name, app, outcome)
+        if self.cache is not None and call is not None:
+            await self.cache.forward(call, outcome, app, scope, receive, send)
+            return
+        not_cached_by_us = self.cache is not None and path != "/v1/embeddings"
+        outcome.without_cache = not_cached_by_us or litellm_internals.litellm_module().cache is None
+        if name in OPAQUE_ENDPOINTS:
+            app = partial(cancel_on_disconnect, app)
+        await app(scope, receive, send)
 
     async def _count_tokens(self, receive: Receive, send: Send) -> None:
         body = read_object(await read_body(receive) or b"")
@@ -213,13 +240,17 @@ class SidecarApp:
             await send_json(send, 200, body)
 
     def _is_authorized(self, scope: Scope) -> bool:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) != 1:
+        headers, named = scope["headers"], request_headers(scope)
+        repeated = len(named) < len(headers) and [name for name, _ in headers].count(b"authorization") > 1
+        if repeated:
             return False
-        found = [hmac.compare_digest(given[0], token) for token in self._tokens]
-        if any(found[1:]):
+        given = named.get(b"authorization", b"")
+        is_current = hmac.compare_digest(given, self._token)
+        is_old = [hmac.compare_digest(given, token) for token in self._old_tokens]
+        if any(is_old):
             self.old_keys.note(KEY_VARIABLE)
-        return any(found)
+            return True
+        return is_current
 
 
 def _report_old_key(setting: str, uses: int) -> None:
@@ -244,9 +275,9 @@ def _optional_fields(scope: Scope) -> tuple[str, ...]:
 
 def _account(scope: Scope) -> frozenset[str] | None:
     """Return the deployments that may serve a call which goes on at a stored response; None for any call."""
-    deployment = response_state.header(scope, response_state.DEPLOYMENT_HEADER)
-    if not deployment:
+    if response_state.DEPLOYMENT_HEADER not in request_headers(scope):
         return None
+    deployment = response_state.header(scope, response_state.DEPLOYMENT_HEADER)
     return response_state.same_account(response_state.header(scope, response_state.GROUP_HEADER), deployment)
 
 
@@ -265,13 +296,23 @@ class StartedFlag:
 
     Attributes:
         started: Whether anything was sent.
-        write_chunk: Writes a part of a stream at once; None if that is not to be had.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
-        self.write_chunk = chunk_writer(send)
+
+    @property
+    def write_chunk(self) -> Callable[[bytes], bool] | None:
+        """Return what writes a part of a stream at once; None if nothing does."""
+        cycle = request_of(self._send)
+        return None if cycle is None else cycle.write_chunk
+
+    def write_whole(self, start: Message, body: bytes) -> bool:
+        """Write a complete response at once; return False, with nothing done, if it has to be sent."""
+        cycle = request_of(self._send)
+        self.started = cycle is not None and cycle.write_whole(start, body)
+        return self.started
 
     async def __call__(self, message: Message) -> None:
         """Send the message."""

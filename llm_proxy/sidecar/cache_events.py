@@ -7,8 +7,8 @@ event.
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
@@ -19,8 +19,7 @@ from llm_proxy.sidecar.responses import CALL_ID_HEADER, Scope, request_header
 TEXT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
 
 
-@dataclass(frozen=True, slots=True)
-class CacheHit:
+class CacheHit(NamedTuple):
     """One replayed answer.
 
     Attributes:

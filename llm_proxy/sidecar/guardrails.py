@@ -48,8 +48,9 @@ class ConfiguredGuardrails:
         """Whether a guardrail may check a call for this model with this body."""
         if self.every_call or not REQUEST_KEYS.isdisjoint(body):
             return True
-        names = litellm_internals.names_of_model(model) if self.groups else ()
-        return any(is_served(name, self.groups) for name in names)
+        if not self.groups:
+            return False
+        return any(is_served(name, self.groups) for name in litellm_internals.names_of_model(model))
 
     def notes(self) -> list[str]:
         """Return one log line for each guardrail or group for which the response cache is off."""

@@ -5,10 +5,10 @@ that the body comes at once; what is not plain is written by uvicorn's own code.
 packet, and wakes the gateway a second time.
 """
 
+import re
 from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import (
-    HEADER_RE,
     HEADER_VALUE_RE,
     STATUS_LINE,
     HttpToolsProtocol,
@@ -16,12 +16,15 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.responses import Receive, ReceiveAgain, Send
+from llm_proxy.sidecar.responses import Message, Receive, ReceiveAgain, Send
 
 SIZE_HEADER = b"content-length"
 LAST_CHUNK = b"0\r\n\r\n"
 BODY_FOLLOWS = "llmp.body_follows"
 """Key of a message with a head: its sender waits for nothing before it sends the first part of the body."""
+PLAIN_NAME_RE = re.compile(rb"[a-z0-9_-]+")
+UNPLAIN_NAMES = frozenset({b"connection", b"transfer-encoding"})
+"""Headers that change how a response is sent."""
 
 
 class JoiningCycle(RequestResponseCycle):
@@ -60,6 +63,24 @@ class JoiningCycle(RequestResponseCycle):
         self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
 
+    def write_whole(self, start: Message, body: bytes) -> bool:
+        """Write a complete response at once; return False, with nothing done, if it has to be sent."""
+        if self.response_started or self.scope["method"] == "HEAD":
+            return False
+        self.response_started = self._send_with_head(start, {"type": "http.response.body", "body": body})
+        return self.response_started
+
+    def take_body(self) -> bytes | None:
+        """Return the request's body if all of it is there; None for what `receive` has to wait for."""
+        if self.more_body or self.disconnected or self.waiting_for_100_continue:
+            return None
+        if not self.message_event.is_set():
+            return None  # it was read already
+        self.message_event.clear()
+        self.flow.resume_reading()
+        body, self.body = bytes(self.body), bytearray()
+        return body
+
     def _send_with_head(self, start: Untyped, message: Untyped) -> bool:
         """Send a head and a body, or its first part, if both are plain: uvicorn's steps, fewer calls."""
         body: bytes = message.get("body", b"")
@@ -68,20 +89,21 @@ class JoiningCycle(RequestResponseCycle):
         if self.flow.write_paused or self.disconnected:
             return False
         headers = [*self.default_headers, *start["headers"]]
-        names, values = (b"".join(parts) for parts in zip(*headers, strict=True))
-        named = dict(headers)
-        if names != names.lower() or HEADER_RE.search(names) or HEADER_VALUE_RE.search(values):
+        names, values = zip(*headers, strict=True)
+        if not PLAIN_NAME_RE.fullmatch(b"".join(names)) or HEADER_VALUE_RE.search(b"".join(values)):
             return False
-        if b"connection" in named or b"transfer-encoding" in named:
+        named, ends = dict(headers), not message.get("more_body", False)
+        size = named.get(SIZE_HEADER)
+        if not UNPLAIN_NAMES.isdisjoint(named):
             return False
-        lines, ends = [b"%b: %b\r\n" % header for header in headers], not message.get("more_body", False)
-        if not (ends and named[SIZE_HEADER] == b"%d" % len(body) if SIZE_HEADER in named else body):
+        if not (body if size is None else ends and size == b"%d" % len(body)):
             return False
-        if SIZE_HEADER not in named:
+        if size is None:
             self.chunked_encoding, self.waiting_for_100_continue = True, False
-            lines.append(b"transfer-encoding: chunked\r\n")
+            headers.append((b"transfer-encoding", b"chunked"))
             body = b"%x\r\n%b\r\n%b" % (len(body), body, LAST_CHUNK if ends else b"")
-        self.transport.write(b"".join((STATUS_LINE[start["status"]], *lines, b"\r\n", body)))
+        head = b"\r\n".join(map(b": ".join, headers))
+        self.transport.write(b"%b%b\r\n\r\n%b" % (STATUS_LINE[start["status"]], head, body))
         if ends:
             self.response_complete = True
             self.message_event.set()
@@ -89,17 +111,11 @@ class JoiningCycle(RequestResponseCycle):
         return True
 
 
-def chunk_writer(send: Send) -> Callable[[bytes], bool] | None:
-    """Return `JoiningCycle.write_chunk` of the response of an ASGI `send`; None for any other one."""
-    cycle = getattr(send, "__self__", None)
-    return cycle.write_chunk if isinstance(cycle, JoiningCycle) else None
-
-
-def request_of(receive: Receive) -> JoiningCycle | None:
-    """Return the request of an ASGI `receive`; None for a call that came by no connection."""
-    while isinstance(receive, ReceiveAgain):
-        receive = receive.original
-    cycle = getattr(receive, "__self__", None)
+def request_of(channel: Receive | Send) -> JoiningCycle | None:
+    """Return the request of an ASGI `receive` or `send`; None for a call that came by no connection."""
+    while isinstance(channel, ReceiveAgain):
+        channel = channel.original
+    cycle = getattr(channel, "__self__", None)
     return cycle if isinstance(cycle, JoiningCycle) else None
 
 

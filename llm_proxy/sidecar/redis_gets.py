@@ -35,7 +35,7 @@ class RedisGets:
                 if pipeline is None:
                     found: bytes | None = await self._client().get(key)
                     return found
-        return await pipeline.get(key.encode())
+        return await pipeline.request(key.encode())
 
     async def _open(self) -> "_Pipeline | None":
         """Return an open connection; None for a client that is not of one server."""
@@ -70,8 +70,8 @@ class _Pipeline(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
 
-    async def get(self, key: bytes) -> bytes | None:
-        """Send a request and return its reply."""
+    def request(self, key: bytes) -> asyncio.Future[bytes | None]:
+        """Send a request; return the future of its reply."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[bytes | None] = loop.create_future()
         self._waiting.append((reply, loop.time() + ACCESS_TIMEOUT_S))
@@ -80,7 +80,7 @@ class _Pipeline(asyncio.Protocol):
         self._unsent.append(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
         if self._timer is None:
             self._timer = loop.call_later(ACCESS_TIMEOUT_S, self._check_time)
-        return await reply
+        return reply
 
     def _send(self) -> None:
         """Write the requests that wait."""

@@ -12,9 +12,8 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 import orjson
@@ -29,13 +28,14 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.redis_gets import RedisGets
 from llm_proxy.sidecar.responses import (
     ERROR_EVENT,
+    App,
     HeaderList,
     Message,
     Receive,
-    ReceiveAgain,
     Scope,
     Send,
-    read_body,
+    request_headers,
+    send_whole,
 )
 
 MAX_ENTRY_BYTES = 2**20
@@ -47,8 +47,6 @@ INLINE_BYTES = 256 * 2**10
 SCAN_COUNT = 1000
 UNKEYED_FIELDS = frozenset({"cache", "disable_fallbacks", "litellm_metadata", "metadata", "stream"})
 """Fields that are not in the cache key: the gateway adds them, or they never reach a provider."""
-LITELLM_CONDITIONS = ("messages", "cache")
-"""Fields that LiteLLM's `mode` and `max_messages` depend on."""
 KEYED_HEADERS = frozenset({b"anthropic-version", b"anthropic-beta"})
 """Headers that are in the cache key: they change what the provider answers."""
 REPLAYED_HEADERS = frozenset(
@@ -56,12 +54,10 @@ REPLAYED_HEADERS = frozenset(
 )
 STREAM_END = b"data: [DONE]\n\n"
 
-Forward = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class CacheableCall:
+class CacheableCall(NamedTuple):
     """A call that the cache may answer.
 
     Attributes:
@@ -69,6 +65,7 @@ class CacheableCall:
         model: The requested name: a model group or an alias of one.
         body: The request's body.
         control: The call's `cache` object, in LiteLLM's terms (`no-cache`, `no-store`, `s-maxage`, `ttl`).
+        received_at_s: In seconds since the epoch.
     """
 
     key: str
@@ -76,11 +73,10 @@ class CacheableCall:
     body: Json
     control: Json
     streamed: bool
-    received_at_s: float = field(default_factory=time.time)
+    received_at_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class CacheEntry:
+class CacheEntry(NamedTuple):
     """A stored answer.
 
     Attributes:
@@ -141,39 +137,34 @@ class ResponseCache:
         self._gets = RedisGets(settings.cache.init_async_client)
         self._report = report
 
-    async def respond(
-        self, scope: Scope, receive: Receive, send: Send, forward: Forward, outcome: CallOutcome
+    async def replay(self, call: CacheableCall, scope: Scope, send: Send) -> bool:
+        """Send a call's stored answer and report the hit; return False if there is none."""
+        entry = None if call.control.get("no-cache") is True else await self._fetch(call)
+        if entry is None:
+            return False
+        await _send_entry(entry, call.key, send)
+        read = partial(zlib.decompress, entry.payload)
+        self._report(CacheHit(call.body, entry.usage, call.received_at_s, read), dict(entry.headers), scope)
+        return True
+
+    async def forward(
+        self, call: CacheableCall, outcome: CallOutcome, app: App, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Replay a call's stored answer, or forward the call and store its answer.
+        """Forward a call and store its answer.
 
         Args:
+            call: The call.
+            outcome: The call's record.
+            app: Runs the call in LiteLLM; fills `outcome`.
             scope: The request's ASGI scope.
             receive: The request's ASGI receive.
             send: The request's ASGI send.
-            forward: Runs the call in LiteLLM; fills `outcome`.
-            outcome: The call's record.
         """
-        raw = await read_body(receive)
-        if raw is None:
-            return
-        receive = ReceiveAgain(raw, receive)
-        call = self._cacheable_call(scope, raw)
-        if call is None:
-            outcome.without_cache = True
-            await forward(scope, receive, send)
-            return
-        entry = None if call.control.get("no-cache") is True else await self._fetch(call)
-        if entry is not None:
-            await _replay(entry, call.key, send)
-            read = partial(zlib.decompress, entry.payload)
-            hit = CacheHit(call.body, entry.usage, call.received_at_s, read)
-            self._report(hit, dict(entry.headers), scope)
-            return
         if call.control.get("no-store") is True:
-            await forward(scope, receive, send)
+            await app(scope, receive, send)
             return
         recorder = ResponseRecorder(send, lambda payload: self._store(call, outcome, recorder, payload))
-        await forward(scope, receive, recorder)
+        await app(scope, receive, recorder)
 
     async def purge(self, patterns: Iterable[str]) -> tuple[int, bool]:
         """Delete the entries whose keys match; return how many, and False if Redis did not respond to all."""
@@ -200,7 +191,8 @@ class ResponseCache:
                 batch.clear()
         return purged + (await _unlink(client, batch) if batch else 0)
 
-    def _cacheable_call(self, scope: Scope, raw: bytes) -> CacheableCall | None:
+    def cacheable_call(self, scope: Scope, raw: bytes) -> CacheableCall | None:
+        """Return the call of a request with the body `raw`; None if the cache may not answer it."""
         try:
             body = as_object(orjson.loads(raw))
         except ValueError:
@@ -208,19 +200,28 @@ class ResponseCache:
         model = body.get("model")
         if not isinstance(model, str) or self._guardrails.may_check(model, body):
             return None
-        if not self._settings.should_use_cache(**{name: body.get(name) for name in LITELLM_CONDITIONS}):
+        # LiteLLM's `mode` and `max_messages` depend on these fields.
+        if not self._settings.should_use_cache(messages=body.get("messages"), cache=body.get("cache")):
             return None
         control = as_object(body.get("cache"))
         namespace = control.get("namespace")
         if not isinstance(namespace, str):  # the call did not come through the gateway
             namespace = f"{CACHE_NAMESPACE}:direct:none:model={quote(model, safe='')}"
-        key = self._redis.check_and_fix_namespace(
-            f"{namespace}:{digest_of_call(scope['path'], body, _keyed_headers(scope))}"
-        )
-        return CacheableCall(key, model, body, control, body.get("stream") is True)
+        digest = digest_of_call(scope["path"], body, _keyed_headers(scope))
+        key = self._redis.check_and_fix_namespace(f"{namespace}:{digest}")
+        return CacheableCall(key, model, body, control, body.get("stream") is True, time.time())
 
     async def _fetch(self, call: CacheableCall) -> CacheEntry | None:
-        raw = await self._get(call.key)
+        """Return a call's entry; None if there is none, if it is too old, or if Redis fails."""
+        breaker = self._redis._circuit_breaker  # noqa: SLF001 -- `redis_breaker` put it there
+        if breaker.is_open():
+            return None
+        try:
+            raw = await self._gets.get(call.key)
+        except Exception:  # noqa: BLE001 -- any exception of the client means that Redis is unavailable
+            breaker.record_failure()
+            return None
+        breaker.record_success()
         if not raw:
             return None
         try:
@@ -232,19 +233,6 @@ class ResponseCache:
         if isinstance(max_age_s, int | float) and time.time() - entry.stored_at_s > max_age_s:
             return None
         return entry
-
-    async def _get(self, key: str) -> bytes | None:
-        """Return the bytes of an entry; None if there is none, or if Redis fails."""
-        breaker = self._redis._circuit_breaker  # noqa: SLF001 -- `redis_breaker` put it there
-        if breaker.is_open():
-            return None
-        try:
-            found = await self._gets.get(key)
-        except Exception:  # noqa: BLE001 -- any exception of the client means that Redis is unavailable
-            breaker.record_failure()
-            return None
-        breaker.record_success()
-        return found
 
     async def _store(
         self, call: CacheableCall, outcome: CallOutcome, recorder: "ResponseRecorder", payload: bytes
@@ -390,6 +378,8 @@ def _may_store(call: CacheableCall, outcome: CallOutcome) -> bool:
 
 
 def _keyed_headers(scope: Scope) -> list[str]:
+    if KEYED_HEADERS.isdisjoint(request_headers(scope)):
+        return []
     return [value.decode("latin-1") for name, value in scope["headers"] if name in KEYED_HEADERS]
 
 
@@ -399,7 +389,7 @@ def digest_of_call(path: str, body: Json, headers: Sequence[str] = ()) -> str:
     Below the top level nothing is sorted: the order of properties in a schema steers answers.
     `headers` are those that steer answers, too.
     """
-    fields = [[name, body[name]] for name in sorted(body) if name not in UNKEYED_FIELDS]
+    fields = [[name, body[name]] for name in sorted(body.keys() - UNKEYED_FIELDS)]
     return hashlib.sha256(orjson.dumps([path, body.get("stream") is True, fields, *headers])).hexdigest()
 
 
@@ -416,14 +406,13 @@ def create_response_cache(
     return ResponseCache(settings, paths, guardrails, report)
 
 
-async def _replay(entry: CacheEntry, key: str, send: Send) -> None:
+async def _send_entry(entry: CacheEntry, key: str, send: Send) -> None:
     size = (b"content-length", str(entry.size_bytes).encode())
     headers = [*entry.headers, size, (b"x-litellm-cache-key", key.encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
     if len(entry.payload) <= PIECE_BYTES:
-        whole = zlib.decompress(entry.payload, bufsize=entry.size_bytes or 1)
-        await send({"type": "http.response.body", "body": whole})
+        await send_whole(send, 200, headers, zlib.decompress(entry.payload, bufsize=entry.size_bytes or 1))
         return
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     unzip = zlib.decompressobj()
     for at in range(0, len(entry.payload), PIECE_BYTES):
         piece = unzip.decompress(entry.payload[at : at + PIECE_BYTES])

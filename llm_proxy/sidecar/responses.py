@@ -45,22 +45,37 @@ CALL_ID_HEADER = b"x-litellm-call-id"
 MAX_TURN_S = 0.01
 """How long a stream may hold the event loop before other calls get their turn."""
 REPLACED_HEADERS = frozenset({b"content-length", b"content-type"})
+_HEADERS_BY_NAME = "llmp.headers"
+"""Key of a scope: its headers, once they were read."""
+
+
+def request_headers(scope: Scope) -> dict[bytes, bytes]:
+    """Return the headers of a request by name; of a repeated one the first."""
+    found: dict[bytes, bytes] | None = scope.get(_HEADERS_BY_NAME)
+    if found is None:
+        found = scope[_HEADERS_BY_NAME] = dict(reversed(scope["headers"]))
+    return found
 
 
 def request_header(scope: Scope, name: bytes) -> str:
     """Return a header of a request; empty without one."""
-    for key, value in scope["headers"]:  # half the time of a generator
-        if key == name:
-            return str(value, "latin-1")
-    return ""
+    return str(request_headers(scope).get(name, b""), "latin-1")
 
 
 async def send_json(send: Send, status: int, body: object, headers: HeaderList | None = None) -> None:
     """Send a complete response with a JSON body."""
     raw = encode(body)
     fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*(headers or []), *fixed]})
-    await send({"type": "http.response.body", "body": raw})
+    await send_whole(send, status, [*(headers or []), *fixed], raw)
+
+
+async def send_whole(send: Send, status: int, headers: HeaderList, body: bytes) -> None:
+    """Send a complete response; `headers` state its size."""
+    start: Message = {"type": "http.response.start", "status": status, "headers": headers}
+    write: Callable[[Message, bytes], bool] | None = getattr(send, "write_whole", None)
+    if write is None or not write(start, body):
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
 
 
 async def read_body(receive: Receive) -> bytes | None:
@@ -128,8 +143,7 @@ async def send_result(
     headers: HeaderList = [*(pair for pair in head if pair[0] not in replaced), *outcome.headers()]
     headers += _missing_cost_header(headers, outcome)
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": raw})
+    await send_whole(send, 200, headers, raw)
 
 
 def _missing_cost_header(head: HeaderList, outcome: CallOutcome) -> HeaderList:
