@@ -33,6 +33,7 @@ DEPLOYMENTS = {
     "Anthropic": ("anthropic/claude-sonnet-4-20250514", ""),
     "Gemini": ("gemini/gemini-2.5-flash", ""),
     "Ollama": ("ollama_chat/llama3", ""),
+    "Ollama's prompts": ("ollama/llama3", ""),
     "gpt-5": ("openai/gpt-5", "/v1"),
     "gpt-5.1": ("openai/gpt-5.1", "/v1"),
     "o3": ("openai/o3", "/v1"),

@@ -166,6 +166,7 @@ DOORS: tuple[tuple[str, Door], ...] = (
         Door("rerank", cohere_wire.embed, None, rerank_wire.error, openai_wire.error_frame, _never),
     ),
     ("/moderations", _openai(moderation_wire.moderation, None)),
+    ("/generation", _openai(openai_wire.text, None)),
     ("/rerank", _RERANK),
     ("/messages", _ANTHROPIC),
     ("/messages/count_tokens", _COUNT),
@@ -184,6 +185,7 @@ DOORS: tuple[tuple[str, Door], ...] = (
     ("/invoke-with-response-stream", _BEDROCK_STREAM),
     (":predict", _gemini(_predictions, None)),
     ("/api/chat", _ollama(ollama_wire.chat, ollama_wire.frames)),
+    ("/api/generate", _ollama(ollama_wire.text, ollama_wire.text_frames)),
     ("/converse", _BEDROCK),
     ("/api/embed", _ollama(ollama_wire.embeddings, None)),
 )

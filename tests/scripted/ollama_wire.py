@@ -1,4 +1,4 @@
-"""Ollama's own wire: `/api/chat` in JSON lines, `/api/embed`, `/api/show`."""
+"""Ollama's own wire: `/api/chat` and `/api/generate` in JSON lines, `/api/embed`, `/api/show`."""
 
 import json
 
@@ -30,6 +30,23 @@ def frames(script: Script, body: Json, number: int) -> tuple[list[bytes], list[b
     """The content lines and the closing line of a stream."""
     content = [json.dumps(_line(body, word)).encode() + b"\n" for word in script.words()]
     return content, [json.dumps(_line(body, "", **_end(script))).encode() + b"\n"]
+
+
+def text(script: Script, body: Json, number: int) -> Json:
+    """A whole answer of `/api/generate`."""
+    return _as_text(chat(script, body, number))
+
+
+def text_frames(script: Script, body: Json, number: int) -> tuple[list[bytes], list[bytes]]:
+    """The content lines and the closing line of its stream."""
+    content, [end] = frames(script, body, number)
+    lines = [json.dumps(_as_text(json.loads(line))).encode() + b"\n" for line in (*content, end)]
+    return lines[:-1], lines[-1:]
+
+
+def _as_text(line: Json) -> Json:
+    kept = {name: value for name, value in line.items() if name != "message"}
+    return kept | {"response": line["message"]["content"]}
 
 
 def embeddings(script: Script, body: Json, number: int) -> Json:  # noqa: ARG001 -- the same

@@ -132,13 +132,8 @@ def _declare_called_tools() -> None:
         return messages
 
     transform = replace(config, "transform_request", transform_request)
-    anthropic.has_tool_call_blocks = _never
     converse: Untyped = import_module(CONVERSE)
     converse.AmazonConverseConfig._handle_orphaned_tool_blocks = staticmethod(declare_tools)  # noqa: SLF001 -- the same
-
-
-def _never(_messages: list[Json]) -> bool:
-    return False
 
 
 def _undeclared_tools(messages: list[Json], fields: Json) -> list[Json]:

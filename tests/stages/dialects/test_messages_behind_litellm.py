@@ -72,6 +72,8 @@ CONVERSATIONS: dict[str, list[Json]] = {
     "a name": [{**HELLO, "name": "bob"}],
 }
 FAMILIES = [name for name in ALL if "embeddings" not in name and name not in {"completions", "falls"}]
+PROMPTS = "Ollama's prompts"
+"""The family whose messages become one text, which names their roles."""
 WORDS = frozenset(
     """
     user assistant system model tool function text image image_url tool_use tool_result base64 image/png png
@@ -93,7 +95,7 @@ def leaves(value: object) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("tools", [True, False], ids=["with tools", "without"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one != PROMPTS])
 def test_no_added_text_reaches_a_provider(
     all_providers: AllProviders,
     family: str,

@@ -105,7 +105,7 @@ async def test_an_answer_of_ollama_without_one_vector_for_each_input_is_an_error
 
 async def test_a_list_of_tokens_is_one_input(sidecar: Sidecar) -> None:
     """LiteLLM would cache the vector of token 5 as that of the text "5"."""
-    for inputs in ([5], [5, 7], "5", [[5], [5, 7]]):
+    for inputs in ([5], [5, 7], "5", [5], [[5], [5, 7]]):
         answer = await sidecar.post("/v1/embeddings", {"model": "embed", "input": inputs})
         await asyncio.sleep(0.3)
         count = 2 if inputs == [[5], [5, 7]] else 1

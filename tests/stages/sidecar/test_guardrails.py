@@ -294,6 +294,23 @@ async def test_a_guardrail_may_answer_itself(guarded: Sidecar, mode: Mode) -> No
     assert _text(answer, mode) == "We do not speak of llamas."
 
 
+@pytest.mark.parametrize(
+    ("guardrail", "word", "message"),
+    [("service-after", "weapon", BLOCKED_REASON), ("own-after", "gnu", "No gnus")],
+)
+async def test_an_answer_that_is_blocked_late_ends_in_the_guardrail_s_error(
+    guarded: Sidecar, guardrail: str, word: str, message: str
+) -> None:
+    """Its beginning has left as a stream; the error says that a guardrail ended it."""
+    answer, _ = await _ask(guarded, "stream", guardrail, "hi", f"{LONG} {LONG} {LONG} a {word} {LONG}")
+    assert answer.status == 200, answer.text
+    end = answer.events[-1]
+    assert isinstance(end, dict)
+    said = end["error"]["provider"]
+    assert (said["x-llmp-origin"], said["x-llmp-message"]) == ("guardrail", message)
+    assert word not in answer.content
+
+
 async def test_a_callback_that_ends_a_stream_is_heard(guarded: Sidecar) -> None:
     """A class of `callbacks` that reads each piece of a stream rejects as a guardrail does."""
     answer, _ = await _ask(guarded, "stream", "pass", "hi", f"one emu {LONG}")

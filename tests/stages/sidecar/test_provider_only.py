@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -11,8 +12,8 @@ import pytest
 from sidecars import Json, Mode, Provider, Sidecar, deployment, run_sidecar
 
 PICTURE = "https://pictures.example.com/large.png"
-ALSO_INLINE = "gemini"
-"""A family that is given pictures inline, so that the sidecar has to fetch them."""
+INLINE = frozenset({"gemini", "prompt", "prompts/*"})
+"""Groups that are given pictures inline, so that the sidecar has to fetch them."""
 MODELS = {
     "vllm": "hosted_vllm/meta-llama/Llama-3.1-8B-Instruct",
     "llama-2": "openai/llama-2-7b",
@@ -23,12 +24,19 @@ MODELS = {
     "huggingface": "huggingface/meta-llama/Llama-3.1-8B-Instruct",
     "text": "text-completion-openai/meta-llama/Llama-3.1-8B",
     "ollama": "ollama_chat/unheard-of",
+    "prompt": "ollama/unheard-of",
     "lemonade": "lemonade/unheard-of",
     "anthropic": "anthropic/claude-unheard-of",
     "openai": "openai/gpt-4o",
-    ALSO_INLINE: "gemini/gemini-unheard-of",
+    "gemini": "gemini/gemini-unheard-of",
+    "prompts/*": "ollama/*",
+    "chats/*": "ollama_chat/*",
 }
 """Names for which LiteLLM knows a tokenizer at a hub, and servers it would ask about their models."""
+WATSONX, NLP_CLOUD = "watsonx_text/openai/gpt-oss-unheard-of", "nlp_cloud/unheard-of"
+"""Whose prompt has a template at a hub; which LiteLLM calls by a client that blocks."""
+MODEL_SERVER_PORTS = frozenset({8000, 11434})
+"""Where LiteLLM looks for Lemonade and Ollama, and asks about models whose address it does not use."""
 OWN_TOKENIZER: Json = {"identifier": "deepseek-ai/DeepSeek-V3-Base", "revision": "main", "auth_token": None}
 
 
@@ -57,6 +65,8 @@ def recorded(provider: Provider, service_folder: Path) -> Iterator[RecordedSidec
     """A sidecar with one group for each name."""
     file = service_folder / "watched-connections.jsonl"
     models = [unpriced(group, model, provider) for group, model in MODELS.items()]
+    models.append(deployment("watsonx", WATSONX, provider, token="t", project_id="p"))
+    models.append(deployment("nlp", NLP_CLOUD, provider, api_base=f"{provider.url}/"))
     config = {"model_list": models, "router_settings": {"num_retries": 0, "enable_pre_call_checks": True}}
     config["litellm_settings"] = {"disable_hf_tokenizer_download": False}
     with run_sidecar(config, provider, service_folder, WATCHED_FILE=str(file), HF_HUB_OFFLINE="0") as started:
@@ -78,19 +88,29 @@ async def test_a_call_contacts_its_provider_only(
     recorded: RecordedSidecar, group: str, mode: Mode, *, picture: bool, counted: bool
 ) -> None:
     """No tokenizer, no limits, no image; one request, whoever states the tokens."""
-    fetched = picture and group == ALSO_INLINE
+    fetched = picture and group in INLINE
     before, calls = recorded.connections(), await recorded.sidecar.provider.requests()
     fields: Json = {"messages": [{"role": "user", "content": content(picture=picture, counted=counted)}]}
-    answer = await recorded.sidecar.ask(mode, group, "", fields=fields)
+    answer = await recorded.sidecar.ask(mode, group.replace("*", "unheard-of"), "", fields=fields)
     assert answer.status == (400 if fetched else 200), answer.text
     new = recorded.connections()[len(before) :]
     assert [(one["kind"], one["host"]) for one in new] == [("lookup", "pictures.example.com")] * fetched
     assert await recorded.sidecar.provider.requests() - calls == (0 if fetched else 1)
 
 
+async def test_the_template_of_a_prompt_is_not_loaded(recorded: RecordedSidecar) -> None:
+    """The prompt is sent in LiteLLM's usual one."""
+    before, calls = recorded.connections(), await recorded.sidecar.provider.requests()
+    await recorded.sidecar.chat("watsonx", "hi")
+    assert await recorded.sidecar.provider.requests() - calls == 1
+    assert recorded.connections() == before
+
+
+FAMILIES = ("openai", "vllm", "anthropic", "gemini", "ollama", "text", "huggingface")
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-@pytest.mark.parametrize("mode", ["chat", "stream"])
-@pytest.mark.parametrize("group", ["openai", "vllm", "anthropic", "gemini", "ollama", "text", "huggingface"])
+@pytest.mark.parametrize(("group", "mode"), [*product(FAMILIES, ("chat", "stream")), ("nlp", "chat")])
 async def test_a_provider_s_redirect_is_not_followed(
     recorded: RecordedSidecar, group: str, mode: Mode, status: int
 ) -> None:
@@ -103,6 +123,7 @@ async def test_a_provider_s_redirect_is_not_followed(
 
 
 def test_the_start_contacts_no_other_host(recorded: RecordedSidecar) -> None:
-    """All attempts so far were on this machine or to an image's address."""
-    hosts = {one["host"] for one in recorded.connections()}
-    assert hosts <= {"127.0.0.1", "pictures.example.com"}
+    """Nor a model server on this machine: all attempts so far were to an image's address, or a warm-up's."""
+    found = recorded.connections()
+    assert {one["host"] for one in found} <= {"127.0.0.1", "pictures.example.com"}
+    assert MODEL_SERVER_PORTS.isdisjoint(one["port"] for one in found)

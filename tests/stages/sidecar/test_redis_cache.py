@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -16,10 +17,13 @@ import pytest
 import redis.asyncio
 from sidecar_parts import needs_parts
 from sidecars import KEY, Answer, Json, Mode, Provider, Sidecar, deployment, run_sidecar
+from warm_sidecars import passed_on
 
 from llm_proxy.sidecar.config import CACHE_NAMESPACE
+from llm_proxy.sidecar.environment import REQUIRED
 from llm_proxy.sidecar.patches.redis_breaker import MISSING_EVICTION, tell_missing_eviction
 from llm_proxy.stack import probe, process
+from llm_proxy.stack.process_specs import sidecar_python
 from llm_proxy.stack.stores import valkey_spec, valkey_url
 
 PASSWORD = "only-for-this-cache"
@@ -142,10 +146,18 @@ def delays(took_s: dict[str, list[float]]) -> list[float]:
     return sorted((one - min(kind) for kind in took_s.values() for one in kind), reverse=True)
 
 
+def named_by_parts(url: str) -> Json:
+    """What a file states of a Redis whose address is not in the environment; LiteLLM waits 5 s for it."""
+    at = urlsplit(url)
+    parts = {"host": at.hostname, "port": at.port, "password": PASSWORD}
+    return {"cache": True, "cache_params": {"type": "redis", **parts}}
+
+
+@pytest.mark.parametrize(("in_file", "first"), [(False, "chat"), (True, "embed")])
 async def test_a_frozen_redis_delays_one_call_by_less_than_a_second(
-    provider: Provider, tmp_path: Path, own_valkey: tuple[str, int]
+    provider: Provider, tmp_path: Path, own_valkey: tuple[str, int], *, in_file: bool, first: str
 ) -> None:
-    """Then Redis is not accessed until it responds again."""
+    """Whichever it is; then Redis is not accessed until it responds again."""
     url, pid = own_valkey
     counted: Json = {"rpm": 10_000, "tpm": 10_000_000}
     config: Json = {
@@ -154,11 +166,15 @@ async def test_a_frozen_redis_delays_one_call_by_less_than_a_second(
             deployment("embed", "openai/embed", provider, **counted),
         ]
     }
-    with run_sidecar(config, provider, tmp_path, CACHE_REDIS_URL=url) as sidecar:
-        for kind in KINDS:
+    if in_file:
+        config["litellm_settings"] = named_by_parts(url)
+    env = {} if in_file else {"CACHE_REDIS_URL": url}
+    kinds = sorted(KINDS, key=lambda kind: kind != first)
+    with run_sidecar(config, provider, tmp_path, **env) as sidecar:
+        for kind in kinds:
             await timed(sidecar, kind)
         os.kill(pid, signal.SIGSTOP)
-        took_s = {kind: [await timed(sidecar, kind) for _ in range(4)] for kind in KINDS}
+        took_s = {kind: [await timed(sidecar, kind) for _ in range(4)] for kind in kinds}
         os.kill(pid, signal.SIGCONT)
         lost_s = delays(took_s)  # with an access for each call it would lose 0.75 s and more
         assert lost_s[0] < 1.5, took_s
@@ -205,6 +221,17 @@ async def test_a_sidecar_starts_without_a_responding_redis(
         async with httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}, timeout=20) as client:
             reply = await client.request("DELETE", f"{sidecar.url}/llmp/cache", json={"patterns": ["*"]})
     assert (reply.status_code, reply.json()) == (503, {"purged": 0, "complete": False})
+
+
+def test_the_blocking_client_does_not_try_again(tmp_path: Path) -> None:
+    """Its ten attempts would hold up a start without Redis, if a file names that by its host."""
+    code = (
+        "from llm_proxy.sidecar.patches.redis_breaker import install; from litellm import _redis;"
+        "install(); print(_redis.get_redis_client(host='127.0.0.1', port=9).get_retry().get_retries())"
+    )
+    command, env = [str(sidecar_python()), "-c", code], passed_on() | REQUIRED
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
 
 
 @needs_parts("direct_calls")

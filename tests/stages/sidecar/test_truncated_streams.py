@@ -56,6 +56,16 @@ async def test_a_complete_stream_is_complete(sidecar: Sidecar, family: str) -> N
     assert [e["usage"]["completion_tokens"] for e in chunks if e.get("usage")] == [23]
 
 
+async def test_a_stream_may_last_longer_than_its_timeout(sidecar: Sidecar) -> None:
+    """Which is for the silence between two frames: 1.5 s here, of streams of 2.4 s, one of each family."""
+    for _ in range(2):  # the first teaches the sidecar the request; the second may be direct
+        slow: Json = {"do": "ok", "frames": 8, "gap_ms": 300}
+        streams = [sidecar.stream(family, str(uuid4()), **slow) for family in FAMILIES]
+        for answer in await asyncio.gather(*streams):
+            assert answer.events[-1] == "[DONE]", answer.text
+            assert len([event for event in answer.events if isinstance(event, dict)]) >= 8
+
+
 async def test_a_finish_reason_without_done_ends_a_stream(sidecar: Sidecar) -> None:
     """Some servers send no [DONE]."""
     answer = await sidecar.stream("openai", f"no-done-{uuid4()}", do="no-done")
