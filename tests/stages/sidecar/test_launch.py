@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -222,6 +223,15 @@ async def test_an_unreachable_postgres_delays_no_call(operator_sidecar: Sidecar)
         assert time.monotonic() - started < 1
     await asyncio.sleep(1.5)
     assert operator_sidecar.log.read_text().count("call log:") == 1
+
+
+def test_its_memory_lies_in_huge_pages(operator_sidecar: Sidecar) -> None:
+    """Where the kernel makes them."""
+    code = "from llm_proxy.huge_pages import use_huge_pages; held = b'x' * 2**24; print(use_huge_pages())"
+    made = int(subprocess.check_output([sys.executable, "-c", code], text=True))
+    memory = Path(f"/proc/{operator_sidecar.pid}/smaps_rollup").read_text()
+    [size_kib] = map(int, re.findall(r"AnonHugePages: *([0-9]+) kB", memory))
+    assert (size_kib > 100 * 1024) == (made > 0)
 
 
 def test_an_empty_range_of_ports_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
