@@ -57,6 +57,8 @@ WARM_UP_CALLS: tuple[tuple[str, Json], ...] = (
 )
 WARM_UP_TIMEOUT_S = 10
 EXIT_LITELLM = 4
+IMPORTED_BY = os.getpid()
+"""The process that imported this module: the one that serves, or the one that forks it."""
 DEFAULT_GC_THRESHOLD, GC_THRESHOLD = (700, 10, 10), 10_000
 """Allocated objects before a collection, CPython's and ours."""
 
@@ -152,7 +154,7 @@ async def _serve(
         await redis_breaker.wait_for_redis()
         app.cache = _create_cache(loaded, cache_events.hit_reporter(call_log, observed=app.has_observers))
         app.direct = DirectCalls(direct_endpoints(loaded.config))
-        if link is None:  # the memory of forked processes is shared until they write to it
+        if os.getpid() == IMPORTED_BY:  # a forked process shares its memory until it writes to it
             use_huge_pages()  # a repeat takes 7 % less CPU, a call after a pause 3 %
         app.ready = True
         log_line(f"serving on port {listener.getsockname()[1]}")

@@ -1,6 +1,7 @@
 """How a sidecar starts, fails to start, and ends."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -15,11 +16,11 @@ from uuid import uuid4
 
 import pytest
 from processes import lives
-from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, run_sidecar
+from sidecars import KEY, Json, Mode, Provider, Sidecar, deployment, run_sidecar, sidecar_spec
 
 from llm_proxy.sidecar.__main__ import main
 from llm_proxy.sidecar.patches.registry import PATCHES
-from llm_proxy.stack import probe
+from llm_proxy.stack import probe, process
 from llm_proxy.stack.process_specs import sidecar_python
 
 BESIDE = """
@@ -225,11 +226,18 @@ async def test_an_unreachable_postgres_delays_no_call(operator_sidecar: Sidecar)
     assert operator_sidecar.log.read_text().count("call log:") == 1
 
 
-def test_its_memory_lies_in_huge_pages(operator_sidecar: Sidecar) -> None:
-    """Where the kernel makes them."""
+def test_the_memory_of_a_process_of_its_own_lies_in_huge_pages(provider: Provider, tmp_path: Path) -> None:
+    """Where the kernel makes them; a forked process shares its parent's."""
+    file, port = tmp_path / "litellm.yaml", probe.free_port()
+    file.write_text(json.dumps({"model_list": [deployment("a", "openai/a", provider)]}))
     code = "from llm_proxy.huge_pages import use_huge_pages; held = b'x' * 2**24; print(use_huge_pages())"
     made = int(subprocess.check_output([sys.executable, "-c", code], text=True))
-    memory = Path(f"/proc/{operator_sidecar.pid}/smaps_rollup").read_text()
+    started = process.start(sidecar_spec(file, port, {}), tmp_path / "logs")
+    try:
+        process.wait_until_ready([started])
+        memory = Path(f"/proc/{started.popen.pid}/smaps_rollup").read_text()
+    finally:
+        process.stop([started])
     [size_kib] = map(int, re.findall(r"AnonHugePages: *([0-9]+) kB", memory))
     assert (size_kib > 100 * 1024) == (made > 0)
 
