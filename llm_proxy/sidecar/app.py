@@ -172,9 +172,7 @@ class SidecarApp:
         call, sending = None, StartedFlag(send)
         try:
             if self.cache is not None and path in self.cache.paths:
-                request = request_of(receive)
-                raw = request.take_body() if request is not None else None
-                raw = raw if raw is not None else await read_body(receive)
+                raw = await read_body(receive)
                 if raw is None:
                     return
                 call = self.cache.cacheable_call(scope, raw)
@@ -275,9 +273,9 @@ def _optional_fields(scope: Scope) -> tuple[str, ...]:
 
 def _account(scope: Scope) -> frozenset[str] | None:
     """Return the deployments that may serve a call which goes on at a stored response; None for any call."""
-    if response_state.DEPLOYMENT_HEADER not in request_headers(scope):
-        return None
     deployment = response_state.header(scope, response_state.DEPLOYMENT_HEADER)
+    if not deployment:
+        return None
     return response_state.same_account(response_state.header(scope, response_state.GROUP_HEADER), deployment)
 
 
@@ -311,8 +309,10 @@ class StartedFlag:
     def write_whole(self, start: Message, body: bytes) -> bool:
         """Write a complete response at once; return False, with nothing done, if it has to be sent."""
         cycle = request_of(self._send)
-        self.started = cycle is not None and cycle.write_whole(start, body)
-        return self.started
+        if cycle is None or not cycle.write_whole(start, body):
+            return False
+        self.started = True
+        return True
 
     async def __call__(self, message: Message) -> None:
         """Send the message."""

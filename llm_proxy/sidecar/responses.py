@@ -80,6 +80,10 @@ async def send_whole(send: Send, status: int, headers: HeaderList, body: bytes) 
 
 async def read_body(receive: Receive) -> bytes | None:
     """Return the request's body; None if the client disconnected before its end."""
+    take: Callable[[], bytes | None] | None = getattr(getattr(receive, "__self__", None), "take_body", None)
+    whole = take() if take is not None else None
+    if whole is not None:
+        return whole
     parts: list[bytes] = []
     while True:
         message = await receive()
