@@ -1,5 +1,10 @@
-"""What runs on this machine, read from /proc (Linux)."""
+"""What runs on this machine, read from /proc (Linux). A process may end between two looks."""
 
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -34,6 +39,22 @@ def descendants(ancestor: int) -> dict[int, str]:
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return {pid: _command(pid) for pid in found - {ancestor}}
+
+
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    """Sends each the signal, but to those that have ended by themselves."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def may_dump_core(pid: int) -> bool:
+    """Whether the kernel would write its memory to a file when it crashes; not of one that is gone."""
+    try:
+        limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return re.search(r"(?m)^Max core file size +0 +0 ", limits) is None
 
 
 def _command(pid: int) -> str:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from flow.usage_gateway import ADMIN, INTERNAL, Gateway, made, recorded, total, until
-from processes import descendants
+from processes import descendants, signal_all
 from prometheus_page import series, value
 from running_stack import say, script
 
@@ -167,8 +166,7 @@ def test_calls_in_flight_in_a_killed_worker_are_recorded_as_lost(gateway: Gatewa
         with ThreadPoolExecutor(4) as callers:
             pending = [callers.submit(gateway.chat, text=slow) for _ in range(4)]
             until(lambda: in_flight(gateway) == 4)
-            for pid in descendants(process.pid):
-                os.kill(pid, signal.SIGKILL)
+            signal_all(descendants(process.pid), signal.SIGKILL)
         assert all(isinstance(one.exception(), httpx.TransportError) for one in pending)
         until(lambda: total(gateway)["requests"] == 9)
         rows = json.loads(gateway.command("requests", "--json", "--outcome", "lost").stdout)

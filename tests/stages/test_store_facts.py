@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from processes import descendants
+from processes import descendants, signal_all
 
 from llm_proxy.admission.limiter import LimiterUnavailable
 from llm_proxy.admission.redis.connection import RedisConnection
@@ -210,13 +210,6 @@ async def until(url: str, holds: Callable[[PostgresFacts], bool]) -> PostgresFac
         while not holds(found := await facts_of(url)):  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.1)
     return found
-
-
-def signal_all(processes: list[int], number: signal.Signals) -> None:
-    """Sends a signal to those that are still there: that of a closed connection ends by itself."""
-    for one in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(one, number)
 
 
 async def test_a_primary_its_standby_and_a_standby_that_is_frozen(

@@ -1,8 +1,6 @@
 """Postgres is killed, or absent: no promised record is lost or counted twice."""
 
 import asyncio
-import contextlib
-import os
 import resource
 import signal
 import time
@@ -14,7 +12,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from processes import descendants
+from processes import descendants, signal_all
 from usage_records import record, run_ledger, until_written
 
 from llm_proxy.admission.lease import SettledUsage
@@ -61,9 +59,7 @@ class Server:
     def kill(self) -> None:
         """SIGKILL, to the server and its children, the first of which could answer one more query."""
         assert self._running is not None
-        for pid in (self._running.popen.pid, *descendants(self._running.popen.pid)):
-            with contextlib.suppress(ProcessLookupError):  # a child that saw the server end
-                os.kill(pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._running.popen.wait()
         self._running = None
 
@@ -77,9 +73,8 @@ class Server:
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._running is not None
-        for pid in (self._running.popen.pid, *descendants(self._running.popen.pid)):
-            with contextlib.suppress(ProcessLookupError):  # a child that ends by itself
-                os.kill(pid, number)
+        server = self._running.popen.pid
+        signal_all([server, *descendants(server)], number)
 
     def stop(self) -> None:
         """In order."""
