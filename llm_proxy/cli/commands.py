@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from llm_proxy import __version__
+from llm_proxy.huge_pages import place_objects_together
 
 COMMANDS = {
     "init": (
@@ -53,6 +54,8 @@ COMMANDS = {
     "reload": ("stack:reload", "Apply changed models, settings or keys without losing a request."),
 }
 """Module and function of each command, and its line in `llm-proxy --help`, in this order."""
+GATEWAY_OBJECTS_BYTES = 28 * 2**20
+"""What a gateway has in small objects after its start."""
 
 
 class LazyGroup(click.Group):
@@ -67,6 +70,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
+        if cmd_name == "serve":
+            place_objects_together(GATEWAY_OBJECTS_BYTES)
         found: click.Command = getattr(importlib.import_module(f"{__package__}.{module}"), function)
         return found
 
