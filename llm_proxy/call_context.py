@@ -17,6 +17,7 @@ from llm_proxy.errors import APIError, InternalError
 from llm_proxy.identity import Caller
 from llm_proxy.telemetry.request_ids import id_to_text
 from llm_proxy.upstream import NO_ROUTING, Catalog, RoutingInfo, TokenUsage, call_cost, interrupt_error
+from llm_proxy.upstream.token_usage import UnreadUsage
 
 if TYPE_CHECKING:
     from llm_proxy.telemetry.tracing import Span
@@ -39,7 +40,6 @@ class CallContext:
         find_model: Returns the model that a request names which became no call; for its record.
         catalog: What the sidecar served when the call was admitted, for prices.
         routing: Who answered, as far as the sidecar says.
-        usage: Token usage as the answer states it.
         content_tokens: Estimated completion tokens of an answer that states no usage.
         status: The HTTP status the caller saw; 0 while nothing was sent.
         error: What the call failed with.
@@ -63,7 +63,7 @@ class CallContext:
     traceparent: bytes | None = None
     find_model: Callable[[], str | None] | None = None
     routing: RoutingInfo = NO_ROUTING
-    usage: TokenUsage | None = None
+    _usage: TokenUsage | UnreadUsage | None = None
     content_tokens: int = 0
     status: int = 0
     outcome: Outcome = "ok"
@@ -105,6 +105,24 @@ class CallContext:
     def elapsed_ms(self) -> float:
         """Returns the time since the request's headers were read."""
         return (time.perf_counter() - self.started) * 1000
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Token usage as the answer states it; a chat's is read when it is first asked for."""
+        if isinstance(self._usage, UnreadUsage):
+            self._usage = self._usage.read()
+        return self._usage
+
+    @usage.setter
+    def usage(self, usage: TokenUsage | UnreadUsage | None) -> None:
+        self._usage = usage
+
+    def stated_cost(self) -> int | None:
+        """Returns what the answer cost, in nano-dollars; None when it is not known, or no usage is stated."""
+        if self._usage is None:
+            return None
+        is_stated = isinstance(self._usage, UnreadUsage) and self.routing.cost_nano_usd is not None
+        return self.cost_of(None if is_stated else self.usage)
 
     def cost_of(self, usage: TokenUsage | None) -> int | None:
         """Returns what this usage costs at who answered, in nano-dollars; None when it is not known.

@@ -160,8 +160,9 @@ class AdmittedCall:
     async def body(self) -> bytes:
         """Returns the whole reply, OpenAI's JSON or a transcript's text; raises what broke it."""
         context = self.context
-        body, context.usage = await self._reply.json()
-        context.content_tokens = self._estimated_tokens(body) if context.usage is None else 0
+        body, usage = await self._reply.json()
+        context.usage = usage
+        context.content_tokens = self._estimated_tokens(body) if usage is None else 0
         context.answered_at = time.perf_counter()
         return body
 
@@ -189,9 +190,9 @@ class AdmittedCall:
 
         One whose settlement changes nothing is settled after that.
         """
-        self.note_usage()
         if not self._lease.settles:
             return
+        self.note_usage()
         self._settle(self.context.routing.provider, answered=True)
         if self._lease.is_tight:
             await self._lease.wait_settled()

@@ -116,8 +116,7 @@ def response_headers(context: CallContext, limit_headers: tuple[tuple[bytes, byt
         *limit_headers,
         *_server_headers(routing.group, routing.provider),
     ]
-    cost_nano_usd = context.cost_of(context.usage) if context.usage is not None else None
-    if cost_nano_usd is not None:
+    if (cost_nano_usd := context.stated_cost()) is not None:
         headers.append((b"x-llm-proxy-cost-usd", b"%d.%09d" % divmod(cost_nano_usd, NANO_PER_USD)))
     headers += _route_headers(routing.cache, routing.attempts, routing.fallback_from)
     headers.append((b"server-timing", _timing(context, routing)))

@@ -17,9 +17,9 @@ from llm_proxy.sidecar.litellm_internals import Untyped
 
 DEFERRED = (
     *("openai.types.beta.", "openai.types.admin.", "openai.resources.beta.", "openai.resources.admin."),
-    *("mcp_types._v2",),
+    *("mcp_types._v2", "soundfile."),
 )
-"""Assistants, the administration of an organization, MCP's messages: no call has any of these."""
+"""Assistants, administration, messages of MCP, sound that passes through: no call has any of these."""
 MODULES_OF_CALLS = (
     *("litellm.types.utils", "litellm.types.router", "litellm.types.proxy.auth.user_api_key_auth"),
     *("litellm.types.llms.openai", "litellm.types.rerank"),

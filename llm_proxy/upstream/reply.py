@@ -17,6 +17,7 @@ from llm_proxy.endpoints import BYTE_ENDPOINTS, NATIVE_ENDPOINTS, OPAQUE_ENDPOIN
 from llm_proxy.errors import ProviderFailed, UpstreamConnectionLost
 from llm_proxy.json_access import Json, as_object, as_objects
 from llm_proxy.sse import FrameTooLong
+from llm_proxy.token_details import token_count
 from llm_proxy.upstream.byte_stream import ByteStream, is_event_stream, media_type
 from llm_proxy.upstream.content_stream import ContentStreamFilter
 from llm_proxy.upstream.error_mapping import map_stream_error
@@ -30,6 +31,7 @@ from llm_proxy.upstream.token_usage import (
     COUNTED_FIELD,
     NOTHING_USED,
     TokenUsage,
+    UnreadUsage,
     estimate_usage,
     is_zero,
     read_usage,
@@ -68,7 +70,7 @@ class Reply(Protocol):
         """The media type of a whole body."""
         ...
 
-    async def json(self) -> tuple[bytes, TokenUsage | None]:
+    async def json(self) -> tuple[bytes, TokenUsage | UnreadUsage | None]:
         """Returns the whole body without LiteLLM's additions, and its stated usage."""
         ...
 
@@ -221,7 +223,7 @@ class SidecarReply:
         self.stream_filter = stream_frames(self._call, headers, self._ids)
         self._guard.phase = "idle"
 
-    async def json(self) -> tuple[bytes, TokenUsage | None]:
+    async def json(self) -> tuple[bytes, TokenUsage | UnreadUsage | None]:
         """Returns the body without LiteLLM's additions, and its usage; adds an estimate without one."""
         body = await self._read_all()
         if self._call.endpoint in OPAQUE_ENDPOINTS:
@@ -246,24 +248,28 @@ class SidecarReply:
             raise ProviderFailed("The model's provider failed to answer.")
         return body
 
-    def _complete_chat(self, body: bytes, document: Json) -> tuple[bytes, TokenUsage | None]:
-        usage = as_object(document.get("usage"))
+    def _complete_chat(self, body: bytes, document: Json) -> tuple[bytes, TokenUsage | UnreadUsage | None]:
+        usage, changed = as_object(document.get("usage")), add_required_nulls(document)
+        has_additions = b"provider_specific" in body or "cost" in usage or COUNTED_FIELD in usage
+        if not has_additions and token_count(usage.get("prompt_tokens")):
+            return orjson.dumps(document) if changed else body, UnreadUsage(usage, document)
+        found = self._stated_usage(usage, document)
+        if found is None and ("choices" in document or "data" in document):
+            document["usage"] = usage = estimate_usage(document, self._call.prompt_bytes // BYTES_PER_TOKEN)
+            changed = True
+        if has_additions:
+            strip_additions(document)
+            strip_usage_additions(usage)
+            changed = True
+        return orjson.dumps(document) if changed else body, found
+
+    def _stated_usage(self, usage: Json, document: Json) -> TokenUsage | None:
         found = read_usage(usage, document)
         if found is not None and "cost" in usage:
             found = found._replace(cost_nano_usd=None)  # the provider's own figure; LiteLLM's is in a header
         if found is not None and is_zero(found) and not is_ours(self._connection.headers):
-            found = None
-        changed = add_required_nulls(document)
-        if found is None and ("choices" in document or "data" in document):
-            document["usage"] = usage = estimate_usage(document, self._call.prompt_bytes // BYTES_PER_TOKEN)
-            changed = True
-        if body.find(b"provider_specific") >= 0 or "cost" in usage or COUNTED_FIELD in usage:
-            strip_additions(document)
-            strip_usage_additions(usage)
-            changed = True
-        if changed:
-            body = orjson.dumps(document)
-        return body, found
+            return None
+        return found
 
     async def chunks(self, write: Write | None = None) -> AsyncIterator[bytes]:
         """Yields what may go out as it comes (perhaps no bytes); raises what broke the stream.

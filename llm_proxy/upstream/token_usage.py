@@ -61,6 +61,17 @@ NOTHING_USED = TokenUsage(0, 0, cost_nano_usd=0)
 """Of a request for which no model runs."""
 
 
+class UnreadUsage(NamedTuple):
+    """A usage object that counts tokens and states no cost, as it came with an answer; it is read later."""
+
+    usage: Json
+    document: Json
+
+    def read(self) -> TokenUsage | None:
+        """Returns what `read_usage` does."""
+        return read_usage(self.usage, self.document)
+
+
 def read_usage(usage: Json, document: Json | None = None) -> TokenUsage | None:
     """Returns the usage object of an answer or a usage frame (`document`); None when it counts nothing.
 

@@ -20,12 +20,14 @@ from llm_proxy.errors import (
 )
 from llm_proxy.identity import Caller
 from llm_proxy.identity.caller import KeyAbove
-from llm_proxy.ledger import billed, record_of
+from llm_proxy.ledger import UsageRecord, billed, record_of
 from llm_proxy.quantities import NOTHING, Quantities
 from llm_proxy.upstream import Catalog, RoutingInfo, TokenUsage
 from llm_proxy.upstream.catalog import Deployment, ModelGroup
 from llm_proxy.upstream.litellm_protocol import ProviderAttempt
+from llm_proxy.upstream.token_usage import UnreadUsage, read_usage
 
+START = datetime(2026, 1, 1, tzinfo=UTC)
 CALL = Call("chat.completions", "openai", "m", "m", {}, prompt_bytes=400)
 CALLER = Caller("k", "virtual")
 PRICED = Catalog({"m": ModelGroup("m", deployments=(Deployment("d", "p", "m", None, None, 1_000, 10_000),))})
@@ -112,6 +114,28 @@ def test_a_cost_is_of_the_latest_usage_and_of_who_answered_last() -> None:
     one.routing = RoutingInfo(cache="hit")
     assert one.cost_of(TokenUsage(2, 1)) == 0
     assert one.cost_of(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("routing", "cost"),
+    [(RoutingInfo(), 50), (RoutingInfo(cost_nano_usd=7), 7), (RoutingInfo(cost_nano_usd=0, cache="hit"), 0)],
+)
+def test_a_usage_that_is_read_late_costs_and_records_what_it_does_when_read_at_once(
+    routing: RoutingInfo, cost: int
+) -> None:
+    """The header's cost, before it is read, is the record's, whether it is stated or comes of its tokens."""
+    usage = {"prompt_tokens": 20, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
+    records = list[UsageRecord]()
+    for found in (UnreadUsage(usage, {"service_tier": "flex"}), read_usage(usage, {"service_tier": "flex"})):
+        one = admitted()
+        one.usage, one.routing, one.status = found, routing, 200
+        assert one.stated_cost() == cost
+        note_end(one, None)
+        records.append(record_of(one)._replace(started_at=START, latency_ms=0))
+        assert one.usage == read_usage(usage, {"service_tier": "flex"})
+    assert records[0] == records[1]
+    assert (records[0].cached_tokens, records[0].service_tier) == (8, "flex")
+    assert admitted().stated_cost() is None
 
 
 def test_each_field_of_a_record_is_its_own() -> None:
