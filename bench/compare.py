@@ -82,11 +82,11 @@ def slow_upstream(of: Sequence[Subject], rounds: int, callers: int) -> Json:
     Without the wait their calls leave together, are answered together, and what is measured is how long the
     last of them stands in line.
     """
-    slow = partial(measure, connections=callers, pause_ms=20, seconds=1.5)
-    return {
-        "json": medians(in_turn(of, rounds, partial(slow, sent=SLOW_CALL))),
-        "stream": medians(in_turn(of, rounds, partial(slow, sent=SLOW_STREAM))),
-    }
+    slow = partial(measure, connections=callers, pause_ms=20, seconds=1.2)
+    kinds = ("json", SLOW_CALL, "p50_ms"), ("stream", SLOW_STREAM, "first_p50_ms")
+    runs = {kind: in_turn(of, rounds, partial(slow, sent=sent)) for kind, sent, _ in kinds}
+    ratios = {kind: ratio(runs[kind], GATEWAY, SCRIPTED, figure, beyond=DIRECT) for kind, _, figure in kinds}
+    return {kind: medians(found) for kind, found in runs.items()} | {"ratios": ratios}
 
 
 def other_apis(subject: Subject, rounds: int) -> Json:
@@ -163,9 +163,9 @@ def of_latency(bed: Testbed, effort: Effort) -> Json:
     ]
     few = [one for one in beside if one.name not in (SIDECAR, BOTH)]
     rates = {SCRIPTED: RATE, GATEWAY: RATE} | ({BOTH: CHAIN_RATE} if effort.whole else {})
-    added = {"4": slow_upstream(beside, effort.rounds, 4)}
+    added = {"4": slow_upstream(beside, effort.relays, 4)}
     if effort.whole:
-        added["16"] = slow_upstream(few, effort.rounds, 16)
+        added["16"] = slow_upstream(few, effort.relays, 16)
     bursts = {
         name: put_burst(bed.subjects[name], SLOW_CALL, rate) | {"rate": rate} for name, rate in rates.items()
     }
@@ -250,7 +250,7 @@ def main() -> int:
     given = flags.parse_args()
     if given.only and not given.quick:
         flags.error("--only is for --quick")
-    effort = QUICK if given.quick else Effort(relays=9, rounds=given.rounds, whole=True)
+    effort = QUICK if given.quick else Effort(relays=12, rounds=given.rounds, whole=True)
     facts = run(given.only or list(PARTS), effort)
     rows = [*targets(facts)]
     for row in rows:

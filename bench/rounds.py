@@ -16,10 +16,10 @@ Runs = dict[str, list[Run]]
 
 
 def in_turn(of: Sequence[Subject], rounds: int, run: Callable[[Subject], Run]) -> Runs:
-    """Each subject in turn; the first round only warms up."""
+    """Each subject in turn, every other round from the last to the first; the first round only warms up."""
     found: Runs = {one.name: [] for one in of}
-    for _ in range(rounds + 1):
-        for one in of:
+    for number in range(rounds + 1):
+        for one in of if number % 2 else reversed(of):
             found[one.name].append(run(one))
     return {name: runs[1:] for name, runs in found.items()}
 
@@ -35,8 +35,11 @@ def medians(found: Runs) -> Json:
     return {name: {one: median(runs, one) for one in FIGURES} for name, runs in found.items()}
 
 
-def ratio(found: Runs, upper: str, lower: str, figure: str) -> float:
-    """The median of the rounds' ratios."""
-    runs = zip(found[upper], found[lower], strict=True)
-    ratios: list[float] = [getattr(a, figure) / getattr(b, figure) for a, b in runs]
+def ratio(found: Runs, upper: str, lower: str, figure: str, beyond: str = "") -> float:
+    """The median of the rounds' ratios; of what both have beyond a third subject, where one is named."""
+    runs = zip(*(found[one] for one in (upper, lower, beyond) if one), strict=True)
+    ratios = list[float]()
+    for values in runs:
+        above, below, *less = (float(getattr(one, figure)) for one in values)
+        ratios.append((above - sum(less)) / (below - sum(less)))
     return round(statistics.median(ratios), 4)
