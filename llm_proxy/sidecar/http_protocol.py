@@ -5,6 +5,7 @@ that the body comes at once; what is not plain is written by uvicorn's own code.
 packet, and wakes the gateway a second time.
 """
 
+import asyncio
 import re
 from collections.abc import Callable
 
@@ -25,6 +26,12 @@ BODY_FOLLOWS = "llmp.body_follows"
 PLAIN_NAME_RE = re.compile(rb"[a-z0-9_-]+")
 UNPLAIN_NAMES = frozenset({b"connection", b"transfer-encoding"})
 """Headers that change how a response is sent."""
+ID_HEADER = b"x-litellm-call-id"
+ALIKE_REST_RE = re.compile(rb"([0-9a-f-]{36})\r\ncontent-length: ([1-9][0-9]{0,7})\r\n\r\n")
+MAX_HEADS_LEARNED = 16
+"""Of one connection."""
+FRAMING = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"connection"})
+"""Headers that frame a request or the connection otherwise."""
 
 
 class JoiningCycle(RequestResponseCycle):
@@ -119,8 +126,95 @@ def request_of(channel: Receive | Send) -> JoiningCycle | None:
     return cycle if isinstance(cycle, JoiningCycle) else None
 
 
+class _AlikeHeads:
+    """The heads of a gateway's calls to one path: alike but for the call's id and the size of its body.
+
+    Invariants: such a head has these bytes, then an id, then the size alone, which no other header frames.
+    """
+
+    def __init__(self, before: bytes, scope: Untyped) -> None:
+        """`before` is the head up to the id; `scope` the request's, as the parser made it."""
+        self._before, self._scope = before, {**scope}
+        self._headers: list[tuple[bytes, bytes]] = scope["headers"][:-2]
+
+    def read(self, data: bytes) -> tuple[Untyped, bytes] | None:
+        """Return scope and body of a segment that is one whole request with such a head, else None."""
+        if not data.startswith(self._before):
+            return None
+        rest = ALIKE_REST_RE.match(data, len(self._before))
+        if rest is None or len(data) - rest.end() != int(rest[2]):
+            return None
+        last = [(ID_HEADER, rest[1]), (SIZE_HEADER, rest[2])]
+        return self._scope | {"headers": self._headers + last}, data[rest.end() :]
+
+
+def _alike_heads(data: bytes, scope: Untyped) -> _AlikeHeads | None:
+    """Return the heads alike that of a segment, if it is one whole request of a gateway's call."""
+    headers = scope["headers"]
+    names = [name for name, _ in headers]
+    is_plain = scope["method"] == "POST" and scope["http_version"] == "1.1" and FRAMING.isdisjoint(names)
+    if not is_plain or names[-2:] != [ID_HEADER, SIZE_HEADER] or names.count(SIZE_HEADER) != 1:
+        return None
+    at = data.find(b"\r\n" + ID_HEADER + b": ")
+    if at < 0:
+        return None
+    found = _AlikeHeads(data[: at + len(ID_HEADER) + 4], scope)
+    again = found.read(data)
+    return found if again is not None and again[0]["headers"] == headers else None
+
+
 class SidecarHttpProtocol(HttpToolsProtocol):
-    """One connection of a gateway."""
+    """One connection of a gateway; the parser need not read a head that is alike an earlier one."""
+
+    _alike: _AlikeHeads | None = None
+    _unlearned = MAX_HEADS_LEARNED
+    _is_between = True  # no request has begun that the parser has not read to its end
+
+    def data_received(self, data: bytes) -> None:
+        """Take a segment."""
+        known, before = self._alike, self.cycle
+        if self._is_between and (before is None or before.response_complete):
+            if known is not None and (found := known.read(data)) is not None:
+                self._begin_at_once(*found)
+                return
+            super().data_received(data)
+            if self._unlearned and self._is_between and self.cycle is not before and self.cycle.keep_alive:
+                self._unlearned -= 1
+                self._alike = _alike_heads(data, self.cycle.scope) or known
+            return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Take the beginning of a request."""
+        self._is_between = False
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request."""
+        super().on_message_complete()
+        self._is_between = True
+
+    def _begin_at_once(self, scope: Untyped, body: bytes) -> None:
+        """Begin a request that came whole: uvicorn's steps without its parser."""
+        self._unset_keepalive_if_required()
+        scope["state"] = self.app_state.copy()
+        self.scope, self.headers = scope, scope["headers"]
+        self.cycle = cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=True,
+            on_response=self.on_response_complete,
+        )
+        cycle.body, cycle.more_body = bytearray(body), False
+        cycle.message_event.set()
+        self._start_asgi_task(cycle, self.app)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the running call."""
