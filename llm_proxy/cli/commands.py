@@ -71,7 +71,7 @@ class LazyGroup(click.Group):
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
         if cmd_name == "serve":
-            place_objects_together(GATEWAY_OBJECTS_BYTES)
+            place_objects_together(GATEWAY_OBJECTS_BYTES)  # those of the modules that are imported here
         found: click.Command = getattr(importlib.import_module(f"{__package__}.{module}"), function)
         return found
 

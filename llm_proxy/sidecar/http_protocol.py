@@ -1,8 +1,8 @@
-"""The sidecar's HTTP: uvicorn's protocol, with a head and what follows it in one write.
+"""The sidecar's HTTP: uvicorn's protocol, with less parsing, and a head and what follows it in one write.
 
 Invariants: a head waits for the next message only if it states the size of its body, or if its sender says
 that the body comes at once; what is not plain is written by uvicorn's own code. A second write costs a
-packet, and wakes the gateway a second time.
+packet, and wakes the gateway a second time. A request that no parser has read is shown as one that it has.
 """
 
 import asyncio
@@ -129,7 +129,8 @@ def request_of(channel: Receive | Send) -> JoiningCycle | None:
 class _AlikeHeads:
     """The heads of a gateway's calls to one path: alike but for the call's id and the size of its body.
 
-    Invariants: such a head has these bytes, then an id, then the size alone, which no other header frames.
+    Invariants: such a head is the bytes of the earlier one up to its id, an id, and the size of the body; no
+    header frames the body otherwise.
     """
 
     def __init__(self, before: bytes, scope: Untyped) -> None:
@@ -172,7 +173,8 @@ class SidecarHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take a segment."""
-        known, before = self._alike, self.cycle
+        known = self._alike
+        before: Untyped = self.cycle
         if self._is_between and (before is None or before.response_complete):
             if known is not None and (found := known.read(data)) is not None:
                 self._begin_at_once(*found)
@@ -214,7 +216,8 @@ class SidecarHttpProtocol(HttpToolsProtocol):
         )
         cycle.body, cycle.more_body = bytearray(body), False
         cycle.message_event.set()
-        self._start_asgi_task(cycle, self.app)
+        app: Untyped = self.app
+        self._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the running call."""
