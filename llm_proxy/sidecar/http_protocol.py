@@ -167,6 +167,7 @@ def _alike_heads(data: bytes, scope: Untyped) -> _AlikeHeads | None:
 class SidecarHttpProtocol(HttpToolsProtocol):
     """One connection of a gateway; the parser need not read a head that is alike an earlier one."""
 
+    app: Untyped
     _alike: _AlikeHeads | None = None
     _unlearned = MAX_HEADS_LEARNED
     _is_between = True  # no request has begun that the parser has not read to its end
@@ -216,8 +217,7 @@ class SidecarHttpProtocol(HttpToolsProtocol):
         )
         cycle.body, cycle.more_body = bytearray(body), False
         cycle.message_event.set()
-        app: Untyped = self.app
-        self._start_asgi_task(cycle, app)
+        self._start_asgi_task(cycle, self.app)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the running call."""
