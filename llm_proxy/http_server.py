@@ -1,18 +1,46 @@
 """The HTTP server of a process that serves: uvicorn's, which is woken to end instead of looking for it.
 
-Invariants: uvicorn's own loop wakes ten times a second; this one once in `TICK_S`, and at once by `end`.
+Invariants: uvicorn's own loop wakes ten times a second; this one once in `TICK_S`, and at once by `end`. A
+request that uvicorn's parser has not read begins with what uvicorn itself would have given it.
 """
 
 import asyncio
 import contextlib
 from itertools import count
 from types import FrameType
+from typing import Any, TypeVar
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 TICK_S = 1.0
 _UVICORN_TICKS = 10
 """Of uvicorn's ticks, in each of ours."""
+_Cycle = TypeVar("_Cycle", bound=RequestResponseCycle)
+
+
+def new_cycle(
+    kind: type[_Cycle],
+    protocol: HttpToolsProtocol,
+    transport: Any,  # noqa: ANN401 -- a transport, or what stands for one
+    *,
+    expects: bool,
+    keep_alive: bool,
+) -> _Cycle:
+    """Returns the cycle of the request in `protocol.scope`; `expects`: it waits for `100 Continue`."""
+    return kind(
+        scope=protocol.scope,
+        transport=transport,
+        flow=protocol.flow,
+        logger=protocol.logger,
+        access_logger=protocol.access_logger,
+        access_log=protocol.access_log,
+        default_headers=protocol.server_state.default_headers,
+        message_event=asyncio.Event(),
+        expect_100_continue=expects,
+        keep_alive=keep_alive,
+        on_response=protocol.on_response_complete,
+    )
 
 
 class PromptServer(uvicorn.Server):

@@ -1,6 +1,5 @@
 """A program that forks one worker from its parent process, and that answers with the worker's process id."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from processes import descendants, lives
+from processes import descendants, signal_all
 from waiting import until
 
 from llm_proxy.stack import probe
@@ -70,5 +69,4 @@ def run_program(folder: Path, program: Path, first: str, *words: str, before: st
         found |= descendants(popen.pid).keys()
         popen.kill()
         popen.wait()
-        for pid in filter(lives, found):
-            os.kill(pid, signal.SIGKILL)
+        signal_all(found, signal.SIGKILL)

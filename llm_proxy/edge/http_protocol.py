@@ -25,6 +25,7 @@ from llm_proxy.edge.boundaries import MessageBoundaries
 from llm_proxy.edge.repeated_head import RepeatedHead, learn_head
 from llm_proxy.edge.request_cycle import BoundedRequestCycle, ResponseTransport
 from llm_proxy.edge.responses import WRITE_CHUNK
+from llm_proxy.http_server import new_cycle
 
 MAX_HEAD_BYTES = 256 * 2**10
 """Memory bound of a head, chunk extensions or trailers; `max_header_bytes` is lower and checked after it."""
@@ -182,7 +183,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.head_since = None
         self._complete_scope()
         version = self.scope["http_version"]
-        cycle = self._new_cycle(
+        cycle = new_cycle(
+            BoundedRequestCycle,
+            self,
+            self._response_transport,
             expects=version != "1.0" and self.expect_100_continue,
             keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self._ends_next,
         )
@@ -195,22 +199,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             if len(self.pipeline) > MAX_PIPELINED_PER_SEGMENT:
                 raise ValueError("too many requests in one segment")
-
-    def _new_cycle(self, *, expects: bool, keep_alive: bool) -> BoundedRequestCycle:
-        """Returns the cycle of the request in `self.scope`; `expects`: it waits for `100 Continue`."""
-        return BoundedRequestCycle(
-            scope=self.scope,
-            transport=self._response_transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expects,
-            keep_alive=keep_alive,
-            on_response=self.on_response_complete,
-        )
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of the body; drops it once the response is complete."""
@@ -292,7 +280,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.idle_since, self._unused_bytes = None, 0
         scope["state"] = self.app_state.copy()
         self.scope = scope
-        self.cycle = cycle = self._new_cycle(expects=False, keep_alive=not self._ends_next)
+        self.cycle = cycle = new_cycle(
+            BoundedRequestCycle,
+            self,
+            self._response_transport,
+            expects=False,
+            keep_alive=not self._ends_next,
+        )
         self._rest_bytes = length - len(body)
         if self._rest_bytes:
             self._receiving = True

@@ -5,7 +5,6 @@ that the body comes at once; what is not plain is written by uvicorn's own code.
 packet, and wakes the gateway a second time. A request that no parser has read is shown as one that it has.
 """
 
-import asyncio
 import re
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from llm_proxy.http_server import new_cycle
 from llm_proxy.sidecar.litellm_internals import Untyped
 from llm_proxy.sidecar.responses import Message, Receive, ReceiveAgain, Send
 
@@ -202,19 +202,7 @@ class SidecarHttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         scope["state"] = self.app_state.copy()
         self.scope, self.headers = scope, scope["headers"]
-        self.cycle = cycle = RequestResponseCycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=True,
-            on_response=self.on_response_complete,
-        )
+        self.cycle = cycle = new_cycle(JoiningCycle, self, self.transport, expects=False, keep_alive=True)
         cycle.body, cycle.more_body = bytearray(body), False
         cycle.message_event.set()
         self._start_asgi_task(cycle, self.app)
