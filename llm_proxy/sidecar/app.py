@@ -273,9 +273,9 @@ def _optional_fields(scope: Scope) -> tuple[str, ...]:
 
 def _account(scope: Scope) -> frozenset[str] | None:
     """Return the deployments that may serve a call which goes on at a stored response; None for any call."""
-    deployment = response_state.header(scope, response_state.DEPLOYMENT_HEADER)
-    if not deployment:
+    if not request_headers(scope).get(response_state.DEPLOYMENT_HEADER):
         return None
+    deployment = response_state.header(scope, response_state.DEPLOYMENT_HEADER)
     return response_state.same_account(response_state.header(scope, response_state.GROUP_HEADER), deployment)
 
 
@@ -310,6 +310,14 @@ class StartedFlag:
         """Write a complete response at once; return False, with nothing done, if it has to be sent."""
         cycle = request_of(self._send)
         if cycle is None or not cycle.write_whole(start, body):
+            return False
+        self.started = True
+        return True
+
+    def write_answer(self, head: bytes, body: bytes) -> bool:
+        """Write a complete answer at once; return False, with nothing done, if it has to be sent."""
+        cycle = request_of(self._send)
+        if cycle is None or not cycle.write_answer(head, body):
             return False
         self.started = True
         return True

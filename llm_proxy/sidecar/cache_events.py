@@ -14,7 +14,7 @@ from llm_proxy.json_access import Json, as_list, as_object
 from llm_proxy.sidecar import litellm_internals
 from llm_proxy.sidecar.call_log import CallLog, ServedBy, row_of_hit
 from llm_proxy.sidecar.litellm_internals import Untyped
-from llm_proxy.sidecar.responses import CALL_ID_HEADER, Scope, request_header
+from llm_proxy.sidecar.responses import CALL_ID_HEADER, HeaderList, Scope, request_header
 
 TEXT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
 
@@ -26,17 +26,25 @@ class CacheHit(NamedTuple):
         body: The call.
         usage: The usage object of the answer.
         received_at_s: When the call came in, in seconds since the epoch.
-        answer: Returns the answer: a JSON object or a stream's frames.
+        head: The stored headers' lines, which say who served it.
+        read_response: Returns the answer: a JSON object or a stream's frames.
     """
 
     body: Json
     usage: Json
     received_at_s: float
+    head: bytes
     read_response: Callable[[], bytes]
 
 
-ReportHit = Callable[[CacheHit, Mapping[bytes, bytes], Scope], None]
-"""Emits the event of a hit; takes the stored headers, which say who served it, and the call's ASGI scope."""
+ReportHit = Callable[[CacheHit, Scope], None]
+"""Emits the event of a hit; takes the call's ASGI scope."""
+
+
+def headers_in(head: bytes) -> HeaderList:
+    """Return the headers in the lines of a head."""
+    pairs = (line.partition(b": ") for line in head.split(b"\r\n") if line)
+    return [(name, value) for name, _, value in pairs]
 
 
 def hit_reporter(call_log: CallLog | None, *, observed: bool) -> ReportHit:
@@ -47,12 +55,12 @@ def hit_reporter(call_log: CallLog | None, *, observed: bool) -> ReportHit:
         observed: Whether the operator has callbacks; then the event passes through LiteLLM's logging.
     """
 
-    def report(hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
+    def report(hit: CacheHit, scope: Scope) -> None:
         if observed and scope["path"].endswith("/completions"):  # LiteLLM's event holds OpenAI's form
-            event = _emit_litellm_event(call_log, hit, headers, scope)
+            event = _emit_litellm_event(call_log, hit, scope)
             litellm_internals.logging_worker().ensure_initialized_and_enqueue(async_coroutine=event)
         elif call_log is not None:
-            _log_hit(call_log, hit, headers, scope)
+            _log_hit(call_log, hit, scope)
 
     return report
 
@@ -69,22 +77,21 @@ def _name_in(headers: Mapping[bytes, bytes], name: bytes) -> str:
     return headers.get(name, b"").decode("utf-8", "replace")
 
 
-def _log_hit(call_log: CallLog, hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope) -> None:
+def _log_hit(call_log: CallLog, hit: CacheHit, scope: Scope) -> None:
     call_id = request_header(scope, CALL_ID_HEADER)
     if call_id:
-        call_log.post(row_of_hit(call_id, _served_by(headers), hit.usage, hit.received_at_s))
+        served = _served_by(dict(headers_in(hit.head)))
+        call_log.post(row_of_hit(call_id, served, hit.usage, hit.received_at_s))
 
 
-async def _emit_litellm_event(
-    call_log: CallLog | None, hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope
-) -> None:
+async def _emit_litellm_event(call_log: CallLog | None, hit: CacheHit, scope: Scope) -> None:
     """Emit the event as LiteLLM does for its own hits; if that fails, write it to the call log."""
     started = datetime.fromtimestamp(hit.received_at_s)  # noqa: DTZ006 -- LiteLLM's clock
     try:
-        log, result = await _build_event(hit, headers, scope)
+        log, result = await _build_event(hit, scope)
     except Exception:
         if call_log is not None:
-            _log_hit(call_log, hit, headers, scope)
+            _log_hit(call_log, hit, scope)
         raise
     ended = datetime.now()  # noqa: DTZ005 -- LiteLLM's clock
     await log.async_success_handler(result=result, start_time=started, end_time=ended, cache_hit=True)
@@ -93,12 +100,11 @@ async def _emit_litellm_event(
     )
 
 
-async def _build_event(
-    hit: CacheHit, headers: Mapping[bytes, bytes], scope: Scope
-) -> tuple[Untyped, Untyped]:
+async def _build_event(hit: CacheHit, scope: Scope) -> tuple[Untyped, Untyped]:
     """Return LiteLLM's logging object of the call, and its response object."""
     chat = scope["path"].endswith("/chat/completions")
     data, log = await _prepare_call(hit, scope, "acompletion" if chat else "atext_completion")
+    headers = dict(headers_in(hit.head))
     served, name = _served_by(headers), _name_in(headers, b"x-litellm-model-name")
     of_router = {"model_group": served.group, "model_info": {"id": served.deployment}}
     metadata = {**as_object(data.get("metadata")), **of_router, "deployment": name}

@@ -77,6 +77,22 @@ class JoiningCycle(RequestResponseCycle):
         self.response_started = self._send_with_head(start, {"type": "http.response.body", "body": body})
         return self.response_started
 
+    def write_answer(self, head: bytes, body: bytes) -> bool:
+        """Write a complete response of status 200 at once; return False, with nothing done, if it cannot go.
+
+        Args:
+            head: The lines of its head, each with its end; they state the size of the body.
+            body: The body.
+        """
+        if self.response_started or self.default_headers or self.scope["method"] == "HEAD":
+            return False
+        if not self.keep_alive or self.flow.write_paused or self.disconnected:
+            return False
+        self.response_started = True
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[200], head, body))
+        self._end_response()
+        return True
+
     def take_body(self) -> bytes | None:
         """Return the request's body if all of it is there; None for what `receive` has to wait for."""
         if self.more_body or self.disconnected or self.waiting_for_100_continue:
@@ -112,10 +128,13 @@ class JoiningCycle(RequestResponseCycle):
         head = b"\r\n".join(map(b": ".join, headers))
         self.transport.write(b"%b%b\r\n\r\n%b" % (STATUS_LINE[start["status"]], head, body))
         if ends:
-            self.response_complete = True
-            self.message_event.set()
-            self.on_response()
+            self._end_response()
         return True
+
+    def _end_response(self) -> None:
+        self.response_complete = True
+        self.message_event.set()
+        self.on_response()
 
 
 def request_of(channel: Receive | Send) -> JoiningCycle | None:

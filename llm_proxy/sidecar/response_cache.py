@@ -12,15 +12,15 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 import orjson
+from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import litellm_internals
-from llm_proxy.sidecar.cache_events import CacheHit, ReportHit
+from llm_proxy.sidecar.cache_events import CacheHit, ReportHit, headers_in
 from llm_proxy.sidecar.call_outcome import CallOutcome
 from llm_proxy.sidecar.config import CACHE_NAMESPACE, CACHED_PATHS
 from llm_proxy.sidecar.guardrails import ConfiguredGuardrails
@@ -29,7 +29,6 @@ from llm_proxy.sidecar.redis_gets import RedisGets
 from llm_proxy.sidecar.responses import (
     ERROR_EVENT,
     App,
-    HeaderList,
     Message,
     Receive,
     Scope,
@@ -40,6 +39,8 @@ from llm_proxy.sidecar.responses import (
 
 MAX_ENTRY_BYTES = 2**20
 """Limit of a compressed answer; writing a longer one could exceed the timeout of Redis."""
+PLAIN_BYTES = 2 * 2**10
+"""A shorter answer is not compressed: to unpack it would cost more than the memory it saves in Redis."""
 PIECE_BYTES = 16 * 2**10
 """Compressed bytes replayed at a time; a few hundred frames of a stream."""
 INLINE_BYTES = 256 * 2**10
@@ -53,6 +54,8 @@ REPLAYED_HEADERS = frozenset(
     {b"content-type", b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-model-group"}
 )
 STREAM_END = b"data: [DONE]\n\n"
+ENTRY_FORMAT = 2
+"""Is in the cache key: while versions of this program run side by side, each finds its own entries."""
 
 T = TypeVar("T")
 
@@ -81,27 +84,30 @@ class CacheEntry(NamedTuple):
 
     Attributes:
         size_bytes: Of the answer before compression.
-        headers: Those of `REPLAYED_HEADERS` the answer had: its type and who served it.
+        head: The lines, each with its end, of those of `REPLAYED_HEADERS` the answer had: its type and who
+            served it.
         usage: The usage object the answer states; empty when it states none. Integers beyond 64 bits are
             read as floats.
-        payload: The answer, compressed.
+        payload: The answer; compressed, unless `is_plain`.
     """
 
     stored_at_s: float
     size_bytes: int
-    headers: HeaderList
+    head: bytes
     usage: Json
     payload: bytes
+    is_plain: bool
 
     def encode(self) -> bytes:
-        """Return a checksum of the rest, a line of JSON, and the payload."""
-        head = {
+        """Return a checksum of the rest, a line of JSON, the headers' lines, and the payload."""
+        facts = {
             "at": self.stored_at_s,
             "size": self.size_bytes,
-            "headers": [[name.decode(), value.decode("latin-1")] for name, value in self.headers],
             "usage": self.usage,
+            "plain": self.is_plain,
+            "head": len(self.head),
         }
-        kept = json.dumps(head).encode() + b"\n" + self.payload
+        kept = b"%b\n%b%b" % (json.dumps(facts).encode(), self.head, self.payload)
         return _checksum(kept) + b"\n" + kept
 
     @classmethod
@@ -110,10 +116,14 @@ class CacheEntry(NamedTuple):
         checksum, _, kept = raw.partition(b"\n")
         if checksum != _checksum(kept):
             raise ValueError("incomplete entry")
-        line, _, payload = kept.partition(b"\n")
-        head = orjson.loads(line)
-        headers = [(name.encode(), value.encode("latin-1")) for name, value in head["headers"]]
-        return cls(float(head["at"]), int(head["size"]), headers, as_object(head["usage"]), payload)
+        line, _, rest = kept.partition(b"\n")
+        facts = orjson.loads(line)
+        ends: int = facts["head"]
+        return cls(facts["at"], facts["size"], rest[:ends], facts["usage"], rest[ends:], facts["plain"])
+
+    def answer(self) -> bytes:
+        """Return the answer."""
+        return self.payload if self.is_plain else zlib.decompress(self.payload, bufsize=self.size_bytes or 1)
 
 
 class ResponseCache:
@@ -143,8 +153,7 @@ class ResponseCache:
         if entry is None:
             return False
         await _send_entry(entry, call.key, send)
-        read = partial(zlib.decompress, entry.payload)
-        self._report(CacheHit(call.body, entry.usage, call.received_at_s, read), dict(entry.headers), scope)
+        self._report(CacheHit(call.body, entry.usage, call.received_at_s, entry.head, entry.answer), scope)
         return True
 
     async def forward(
@@ -163,7 +172,7 @@ class ResponseCache:
         if call.control.get("no-store") is True:
             await app(scope, receive, send)
             return
-        recorder = ResponseRecorder(send, lambda payload: self._store(call, outcome, recorder, payload))
+        recorder = ResponseRecorder(send, lambda entry: self._store(call, outcome, recorder, entry))
         await app(scope, receive, recorder)
 
     async def purge(self, patterns: Iterable[str]) -> tuple[int, bool]:
@@ -205,7 +214,7 @@ class ResponseCache:
             return None
         control = as_object(body.get("cache"))
         namespace = control.get("namespace")
-        if not isinstance(namespace, str):  # the call did not come through the gateway
+        if not isinstance(namespace, str) or not namespace.isprintable():  # not of a gateway
             namespace = f"{CACHE_NAMESPACE}:direct:none:model={quote(model, safe='')}"
         digest = digest_of_call(scope["path"], body, _keyed_headers(scope))
         key = self._redis.check_and_fix_namespace(f"{namespace}:{digest}")
@@ -235,17 +244,17 @@ class ResponseCache:
         return entry
 
     async def _store(
-        self, call: CacheableCall, outcome: CallOutcome, recorder: "ResponseRecorder", payload: bytes
+        self, call: CacheableCall, outcome: CallOutcome, recorder: "ResponseRecorder", entry: CacheEntry
     ) -> None:
         if recorder.fallback_count() or not _may_store(call, outcome):
             return
         if call.streamed or recorder.size_bytes <= INLINE_BYTES:
-            usage = recorder.usage() if call.streamed else _usage_of(payload)
+            usage = recorder.usage() if call.streamed else _usage_of(entry)
         else:
-            usage = await asyncio.to_thread(_usage_of, payload)
-        entry = CacheEntry(time.time(), recorder.size_bytes, recorder.kept_headers(), usage, payload).encode()
+            usage = await asyncio.to_thread(_usage_of, entry)
+        raw = entry._replace(usage=usage).encode()
         ttl_s = self._redis.get_ttl(ttl=call.control.get("ttl", self._settings.ttl))
-        await self._run_command("set", lambda: self._redis.init_async_client().set(call.key, entry, ex=ttl_s))
+        await self._run_command("set", lambda: self._redis.init_async_client().set(call.key, raw, ex=ttl_s))
 
     async def _run_command(self, name: str, command: Callable[[], Awaitable[T]]) -> T | None:
         """Run a command under the circuit breaker; return None if Redis fails."""
@@ -261,16 +270,16 @@ def _checksum(kept: bytes) -> bytes:
 
 
 class ResponseRecorder:
-    """Wraps `send` of one call: passes each message on and keeps a compressed copy of a good answer.
+    """Wraps `send` of one call: passes each message on and keeps a copy of a good answer.
 
-    The copy of a complete answer is handed to `store` before its end is sent, so that the same call made
-    right after it finds it.
+    The copy of a complete answer, without its usage, is handed to `store` before its end is sent, so that
+    the same call made right after it finds it.
     """
 
-    _compress: Callable[[bytes], bytes]
-    _flush: Callable[[], bytes]
+    _compress: Callable[[bytes], bytes] | None = None
+    _flush: Callable[[], bytes] | None = None
 
-    def __init__(self, send: Send, store: Callable[[bytes], Awaitable[None]]) -> None:
+    def __init__(self, send: Send, store: Callable[[CacheEntry], Awaitable[None]]) -> None:
         self._send = send
         self._write: Callable[[bytes], bool] | None = getattr(send, "write_chunk", None)
         self._store = store
@@ -286,9 +295,6 @@ class ResponseRecorder:
         if message["type"] == "http.response.start":
             self._good = message["status"] == 200
             self._headers = dict(message["headers"])
-            if self._good:
-                kept = zlib.compressobj(1)  # 83 KB of memory, for answers that may be stored
-                self._compress, self._flush = kept.compress, kept.flush
         elif self._good and message["type"] == "http.response.body":
             body = message.get("body", b"")
             await self._keep(body)
@@ -308,13 +314,15 @@ class ResponseRecorder:
         if not self._write(body):
             return False
         if self._good and self._notes(body):
-            self._add(self._compress(body))
+            self._add(body)
         return True
 
     async def _keep(self, body: bytes) -> None:
         if self._notes(body):
-            inline = len(body) <= INLINE_BYTES
-            self._add(self._compress(body) if inline else await asyncio.to_thread(self._compress, body))
+            if len(body) <= INLINE_BYTES:
+                self._add(body)
+            else:
+                await asyncio.to_thread(self._add, body)
 
     def _notes(self, body: bytes) -> bool:
         """Note a part; return False if it is an error, which ends the recording."""
@@ -326,25 +334,33 @@ class ResponseRecorder:
         return True
 
     def _add(self, part: bytes) -> None:
-        if part:
-            self._parts.append(part)
+        if self._compress is None and self.size_bytes > PLAIN_BYTES:
+            packer = zlib.compressobj(1)  # takes 83 KB of memory
+            self._compress, self._flush = packer.compress, packer.flush
+            part, self._parts = b"".join([*self._parts, part]), []
+        if self._compress is not None:
+            part = self._compress(part)
             self._stored_bytes += len(part)
             self._good = self._stored_bytes <= MAX_ENTRY_BYTES
+        if part:
+            self._parts.append(part)
 
     async def _finish(self) -> None:
         self._good = False  # what follows the end is not recorded
-        payload = b"".join([*self._parts, self._flush()])
+        is_plain = self._flush is None
+        payload = b"".join(self._parts) if self._flush is None else b"".join([*self._parts, self._flush()])
         if len(payload) <= MAX_ENTRY_BYTES:
-            await self._store(payload)
+            await self._store(CacheEntry(time.time(), self.size_bytes, self._head(), {}, payload, is_plain))
 
     def fallback_count(self) -> int:
         """Return the number of fallbacks before the answer, by LiteLLM's header."""
         value = self._headers.get(b"x-litellm-attempted-fallbacks", b"0")
         return int(value) if value.isdigit() else 0
 
-    def kept_headers(self) -> HeaderList:
-        """Return the headers that a replay repeats."""
-        return [(name, value) for name, value in self._headers.items() if name in REPLAYED_HEADERS]
+    def _head(self) -> bytes:
+        """Return the lines of the headers that a replay repeats."""
+        kept = (pair for pair in self._headers.items() if pair[0] in REPLAYED_HEADERS)
+        return b"".join(b"%b: %b\r\n" % pair for pair in kept if not HEADER_VALUE_RE.search(pair[1]))
 
     def usage(self) -> Json:
         """Return the usage that one of a stream's last frames states; empty if none does."""
@@ -356,8 +372,8 @@ class ResponseRecorder:
         return {}
 
 
-def _usage_of(payload: bytes) -> Json:
-    return _stated_usage(as_object(json.loads(zlib.decompress(payload))))
+def _usage_of(entry: CacheEntry) -> Json:
+    return _stated_usage(as_object(json.loads(entry.answer())))
 
 
 def _stated_usage(answer: Json) -> Json:
@@ -390,7 +406,8 @@ def digest_of_call(path: str, body: Json, headers: Sequence[str] = ()) -> str:
     `headers` are those that steer answers, too.
     """
     fields = [[name, body[name]] for name in sorted(body.keys() - UNKEYED_FIELDS)]
-    return hashlib.sha256(orjson.dumps([path, body.get("stream") is True, fields, *headers])).hexdigest()
+    keyed = [ENTRY_FORMAT, path, body.get("stream") is True, fields, *headers]
+    return hashlib.sha256(orjson.dumps(keyed)).hexdigest()
 
 
 def create_response_cache(
@@ -407,12 +424,14 @@ def create_response_cache(
 
 
 async def _send_entry(entry: CacheEntry, key: str, send: Send) -> None:
-    size = (b"content-length", str(entry.size_bytes).encode())
-    headers = [*entry.headers, size, (b"x-litellm-cache-key", key.encode())]
+    parts = entry.head, entry.size_bytes, key.encode()
+    head = b"%bcontent-length: %d\r\nx-litellm-cache-key: %b\r\n" % parts
     if len(entry.payload) <= PIECE_BYTES:
-        await send_whole(send, 200, headers, zlib.decompress(entry.payload, bufsize=entry.size_bytes or 1))
+        write: Callable[[bytes, bytes], bool] | None = getattr(send, "write_answer", None)
+        if write is None or not write(head, entry.answer()):
+            await send_whole(send, 200, headers_in(head), entry.answer())
         return
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": 200, "headers": headers_in(head)})
     unzip = zlib.decompressobj()
     for at in range(0, len(entry.payload), PIECE_BYTES):
         piece = unzip.decompress(entry.payload[at : at + PIECE_BYTES])

@@ -53,6 +53,7 @@ class SidecarServer(PromptServer):
                 access_log=False,
                 log_level="warning",
                 server_header=False,
+                date_header=False,  # the gateway reads none
                 proxy_headers=False,  # nothing reads a caller's address: it is the gateway's
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(env.get("LLM_PROXY_SIDECAR_DRAIN_S") or DRAIN_TIMEOUT_S),

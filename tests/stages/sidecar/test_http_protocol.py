@@ -56,10 +56,15 @@ async def test_a_caller_may_wait_before_it_sends_the_body(sidecar: Sidecar, know
 
 
 async def test_the_connection_ends_where_the_caller_says(sidecar: Sidecar, known: str) -> None:
-    """With its answer, complete."""
+    """With its answer, complete: that of a kept connection, and the word that it ends."""
     answer = send_raw(port_of(sidecar), b"".join(request(known, AUTHORIZED, "connection: close")))
     assert (answer.statuses, answer.closed) == ([200], True)
     assert json.loads(answer.body)["choices"]
+    kept = send_raw(port_of(sidecar), b"".join(request(known, AUTHORIZED)))
+    assert (kept.statuses, kept.closed, kept.body) == ([200], False, answer.body)
+    lines = [one.raw.partition(b"\r\n\r\n")[0].split(b"\r\n") for one in (kept, answer)]
+    assert {*lines[1]} - {*lines[0]} == {b"connection: close"}
+    assert {*lines[0]} <= {*lines[1]}
 
 
 @pytest.mark.parametrize("path", ["/elsewhere", "/v1/responses/resp_1"])

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import answers
 
-from llm_proxy.sidecar.cache_events import parse_stored_response
+from llm_proxy.sidecar.cache_events import headers_in, parse_stored_response
 from llm_proxy.sidecar.response_cache import (
     MAX_ENTRY_BYTES,
+    PLAIN_BYTES,
     UNKEYED_FIELDS,
     CacheEntry,
     ResponseRecorder,
@@ -57,17 +58,29 @@ def test_any_other_difference_changes_the_key() -> None:
     assert digest_of_call(CHAT, {"stream": False}) == digest_of_call(CHAT, {})
 
 
-@given(st.binary(), st.dictionaries(st.text(), INTEGERS))
-def test_an_entry_is_read_as_it_was_written(payload: bytes, usage: Json) -> None:
+@given(st.binary(), st.binary(), st.dictionaries(st.text(), INTEGERS))
+def test_an_entry_is_read_as_it_was_written(head: bytes, payload: bytes, usage: Json) -> None:
     """Whatever its bytes are."""
-    entry = CacheEntry(1.5, len(payload), [(b"content-type", b"text/event-stream")], usage, payload)
+    entry = CacheEntry(1.5, len(payload), head, usage, payload, is_plain=True)
     assert CacheEntry.decode(entry.encode()) == entry
+    assert entry.answer() == payload
+    packed = entry._replace(payload=zlib.compress(payload), is_plain=False)
+    assert CacheEntry.decode(packed.encode()).answer() == payload
+
+
+def test_an_entry_of_another_format_is_rejected() -> None:
+    """Its checksum is right, what it holds is something else."""
+    for line in ({"at": 1.5, "size": 1, "headers": [], "usage": {}}, {}, {"at": 1}):
+        kept = json.dumps(line).encode() + b"\n" + zlib.compress(b"x")
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            CacheEntry.decode(b"%08x\n%b" % (zlib.crc32(kept), kept))
 
 
 @given(st.binary(), st.integers(0), st.integers(1, 255))
 def test_a_damaged_entry_is_rejected(payload: bytes, at: int, bits: int) -> None:
     """Truncated, with a byte changed, empty, or in an older format."""
-    raw = CacheEntry(1.5, len(payload), [(b"content-type", b"application/json")], {}, payload).encode()
+    head = b"content-type: application/json\r\n"
+    raw = CacheEntry(1.5, len(payload), head, {}, payload, is_plain=True).encode()
     at %= len(raw)
     changed = raw[:at] + bytes([raw[at] ^ bits]) + raw[at + 1 :]
     for damaged in (raw[:at], changed, raw + b"x", raw.partition(b"\n")[2], b""):
@@ -92,17 +105,17 @@ def test_a_joined_stream_is_the_complete_answer() -> None:
                     assert (message[name] or None) == (value or None)
 
 
-async def recorded(*messages: Json) -> tuple[bytes | None, list[Json]]:
+async def recorded(*messages: Json) -> tuple[CacheEntry | None, list[Json]]:
     """Return the stored copy of an answer, and the messages passed on."""
     passed: list[Json] = []
-    stored: list[bytes] = []
+    stored: list[CacheEntry] = []
 
     async def send(message: Any) -> None:
         passed.append(dict(message))
 
-    async def store(payload: bytes) -> None:
+    async def store(entry: CacheEntry) -> None:
         assert len(passed) < len(messages), "the end was sent before it was stored"
-        stored.append(payload)
+        stored.append(entry)
 
     recorder = ResponseRecorder(send, store)
     for message in messages:
@@ -118,13 +131,26 @@ def piece(body: bytes, *, more: bool = True) -> Json:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
-async def test_a_complete_answer_is_stored() -> None:
-    """However it is chunked."""
-    messages = [START, piece(b"data: 1\n\n"), piece(os.urandom(400_000)), piece(b"", more=False)]
-    payload, passed = await recorded(*messages)
+@pytest.mark.parametrize("sizes", [[400_000], [1], [PLAIN_BYTES], [PLAIN_BYTES, 1], [1000] * 3, []])
+async def test_a_complete_answer_is_stored(sizes: list[int]) -> None:
+    """However it is chunked; a short one is not compressed."""
+    messages = [START, *(piece(os.urandom(size)) for size in sizes), piece(b"", more=False)]
+    entry, passed = await recorded(*messages)
     assert passed == messages
-    assert payload is not None
-    assert zlib.decompress(payload) == b"".join(one["body"] for one in messages[1:])
+    assert entry is not None
+    assert entry.answer() == b"".join(one["body"] for one in messages[1:])
+    assert entry.size_bytes == sum(sizes)
+    assert entry.is_plain == (sum(sizes) <= PLAIN_BYTES)
+
+
+async def test_only_what_a_replay_repeats_is_kept_of_the_head() -> None:
+    """Of these no value that would end its line."""
+    kept = [(b"content-type", b"application/json"), (b"x-litellm-model-id", "mü".encode())]
+    others = [(b"x-request-id", b"1"), (b"x-litellm-model-name", b"a\r\nset-cookie: b")]
+    entry, _ = await recorded({**START, "headers": [*others, *kept]}, piece(b"{}", more=False))
+    assert entry is not None
+    assert headers_in(entry.head) == kept
+    assert entry.head.endswith(b"\r\n")
 
 
 class WritingSend:
@@ -149,10 +175,10 @@ class WritingSend:
 
 async def test_what_is_written_at_once_is_recorded_in_its_place() -> None:
     """Once, whether it was written or had to be sent; the end is always sent, after the copy is stored."""
-    send, stored = WritingSend(), list[tuple[bytes, int]]()
+    send, stored = WritingSend(), list[tuple[CacheEntry, int]]()
 
-    async def store(payload: bytes) -> None:
-        stored.append((payload, len(send.passed)))
+    async def store(entry: CacheEntry) -> None:
+        stored.append((entry, len(send.passed)))
 
     recorder = ResponseRecorder(send, store)
     await recorder(START)
@@ -164,17 +190,17 @@ async def test_what_is_written_at_once_is_recorded_in_its_place() -> None:
             await recorder(piece(part))
     assert send.passed == [b"", *parts]
     assert send.written == 3
-    ((payload, sent_before),) = stored
-    assert zlib.decompress(payload) == b"".join(parts)
+    ((entry, sent_before),) = stored
+    assert entry.answer() == b"".join(parts)
     assert sent_before == len(parts), "the end was sent before it was stored"
 
 
 async def test_an_error_that_is_written_at_once_ends_the_record() -> None:
     """It is passed on all the same."""
-    send, stored = WritingSend(), list[bytes]()
+    send, stored = WritingSend(), list[CacheEntry]()
 
-    async def store(payload: bytes) -> None:
-        stored.append(payload)
+    async def store(entry: CacheEntry) -> None:
+        stored.append(entry)
 
     recorder = ResponseRecorder(send, store)
     await recorder(START)
@@ -190,7 +216,7 @@ def test_nothing_is_written_at_once_where_the_response_cannot() -> None:
 
     async def send(_message: Any) -> None: ...
 
-    async def store(_payload: bytes) -> None: ...
+    async def store(_entry: CacheEntry) -> None: ...
 
     assert ResponseRecorder(send, store).write_chunk is None
 
