@@ -70,7 +70,8 @@ def test_an_entry_is_read_as_it_was_written(head: bytes, payload: bytes, usage: 
 
 def test_an_entry_of_another_format_is_rejected() -> None:
     """Its checksum is right, what it holds is something else."""
-    for line in ({"at": 1.5, "size": 1, "headers": [], "usage": {}}, {}, {"at": 1}):
+    lines: list[Json] = [{"at": 1.5, "size": 1, "headers": [], "usage": {}}, {}, {"at": 1}]
+    for line in lines:
         kept = json.dumps(line).encode() + b"\n" + zlib.compress(b"x")
         with pytest.raises((ValueError, KeyError, TypeError)):
             CacheEntry.decode(b"%08x\n%b" % (zlib.crc32(kept), kept))
