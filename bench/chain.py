@@ -41,6 +41,8 @@ BUSY_STREAMS = (AT_ONCE, 32)
 """Streams at once, 200 frames a second each: a process that is idle in between is woken for each frame."""
 EIGHT, START_TIMEOUT_S = 8, 120
 SHARE = "the sidecar's share"
+ROUNDS_OF_REPEATS = 4
+"""Of each round of the others: of one code, one second of repeats says 100 us or 180."""
 
 
 def chain(bed: Testbed, rounds: int) -> Json:
@@ -86,7 +88,8 @@ def _repeats(bed: Testbed, rounds: int) -> Json:
         for one in of:
             measure(one, sent, connections=1, seconds=5, requests=3)
         with _unseen(bed):
-            return in_turn(of, rounds, partial(measure, sent=sent, connections=HITS_AT_ONCE, seconds=1.0))
+            repeat = partial(measure, sent=sent, connections=HITS_AT_ONCE, seconds=1.0)
+            return in_turn(of, rounds * ROUNDS_OF_REPEATS, repeat)
 
     found = {"whole": repeated(body()), "stream": repeated(body(TWO_HUNDRED, stream=True))}
     return {

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from itertools import chain
 from typing import Any, TypeVar
 
+from llm_proxy.edge.request_cycle import BoundedRequestCycle
 from llm_proxy.errors import (
     BadRequest,
     BodyTooLarge,
@@ -196,9 +197,20 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, max_byt
     kind = headers.get(b"content-type", _JSON)
     if kind != _JSON:
         _validate_content_type(kind)
-    length = headers.get(b"content-length")
-    if length is not None and length.isdigit() and int(length) > max_bytes:
+    cycle = getattr(receive, "__self__", None)
+    body = cycle.read_whole() if isinstance(cycle, BoundedRequestCycle) else None
+    if body is None:
+        length = headers.get(b"content-length")
+        if length is not None and length.isdigit() and int(length) > max_bytes:
+            raise _too_large(max_bytes)
+        body = await _receive_body(receive, max_bytes)
+    elif len(body) > max_bytes:
         raise _too_large(max_bytes)
+    encoding = headers.get(b"content-encoding")
+    return body if encoding is None else _decompress(body, encoding.strip().lower(), max_bytes)
+
+
+async def _receive_body(receive: Receive, max_bytes: int) -> bytes:
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -211,9 +223,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, max_byt
         if size > max_bytes:
             raise _too_large(max_bytes)
         parts.append(part)
-    body = parts[0] if len(parts) == 1 else b"".join(parts)
-    encoding = headers.get(b"content-encoding")
-    return body if encoding is None else _decompress(body, encoding.strip().lower(), max_bytes)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _validate_content_type(kind: bytes) -> None:

@@ -76,10 +76,15 @@ class BoundedRequestCycle(RequestResponseCycle):
         """Takes the whole body of the request."""
         self._whole, self.more_body = body, False
 
+    def read_whole(self) -> bytes | None:
+        """Returns a body that came with its head, once; None for what `receive` has to wait for."""
+        body, self._whole = self._whole, None
+        return None if self.disconnected or self.response_complete else body
+
     async def receive(self) -> Any:  # noqa: ANN401 -- as `send`
         """Returns the next ASGI message; a body that is there at once, without a turn of its event."""
-        body, self._whole = self._whole, None
-        if body is None or self.disconnected or self.response_complete:
+        body = self.read_whole()
+        if body is None:
             return await super().receive()
         return {"type": "http.request", "body": body, "more_body": False}
 

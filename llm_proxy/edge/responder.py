@@ -39,28 +39,26 @@ class Responder:
         is_bytes: The answer is a stream of bytes, which an error breaks off.
         owned: The call that holds an idempotency key; None without a key.
         error: What was sent as the answer, or as its end; None while no error was.
+
+    What was not set is the class's: most calls set little of it.
     """
 
-    __slots__ = (
-        "_context", "_head_lock", "_idle_checks", "_pings", "_renderer", "_unwritten", "_write_chunk",
-        "dialect", "error", "is_bytes", "keeping", "outlet", "owned", "started",
-    )  # fmt: skip
+    started = is_bytes = False
+    keeping: Keeping | None = None
+    owned: OwnedCall | None = None
+    error: APIError | None = None
+    _write_chunk: Write | None = None
+    _renderer: StreamRenderer | None = None
+    _unwritten = b""  # what `_write_at_once` rendered and could not write
+    _pings: BackgroundLoop | None = None
+    _head_lock: asyncio.Lock | None = None
+    _idle_checks = 0
 
     def __init__(self, context: CallContext, dialect: Dialect, scope: Scope, send: Send) -> None:
         self._context = context
-        self._write_chunk: Write | None = responses.chunk_writer(scope)
         self.dialect = dialect
-        self._renderer: StreamRenderer | None = None
-        self._unwritten = b""  # what `_write_at_once` rendered and could not write
-        self._pings: BackgroundLoop | None = None
-        self._head_lock: asyncio.Lock | None = None
-        self._idle_checks = 0
-        self.is_bytes = False
         self.outlet = send
-        self.keeping: Keeping | None = None
-        self.owned: OwnedCall | None = None
-        self.error: APIError | None = None
-        self.started = False
+        self._scope = scope
 
     def record(self, owned: OwnedCall, calls: IdempotentCalls) -> None:
         """Records the response from now on, for others with the same idempotency key."""
@@ -139,6 +137,7 @@ class Responder:
         """Sends the head with the first event; a stream that ends before its closing event is truncated."""
         send, context = self.outlet, self._context
         renderer, payload = self._renderer, context.payload
+        self._write_chunk = responses.chunk_writer(self._scope)
         async for chunk in admitted.chunks(self._write_at_once if self._is_read_by_one(admitted) else None):
             context.answered_at = context.answered_at or time.perf_counter()
             out, self._unwritten = self._unwritten or self._rendered(chunk), b""

@@ -175,6 +175,7 @@ class PolicySnapshot:
         return max(self.epochs.values(), default=0)
 
 
+MAX_KEPT_EPOCHS = 10_000
 EVERY_EPOCH = -1
 """Older than any epoch: with it `fetch_policies` always returns the policies."""
 
@@ -256,6 +257,7 @@ class PolicyWatcher:
     def __init__(self, source: PolicySource | None = None) -> None:
         self._source = source
         self._seen: dict[str, int] = {}
+        self._epochs: tuple[PolicySnapshot | None, dict[str, int]] = None, {}
         self._read_at = self._confirmed_at = float("-inf")
         self._unavailable = False
         self._lock = asyncio.Lock()
@@ -274,8 +276,19 @@ class PolicyWatcher:
 
     def epoch_of(self, tenant: str) -> int:
         """Returns the newest epoch of a tenant that `snapshot` reflects."""
-        epochs = self.snapshot.epochs
-        return max(epochs.get(tenant, 0), epochs.get(ANY, 0), self._seen.get(tenant, 0))
+        snapshot, known = self._epochs
+        if snapshot is self.snapshot and tenant in known:
+            return known[tenant]
+        return self._find_epoch(tenant)
+
+    def _find_epoch(self, tenant: str) -> int:
+        """Returns it for the first call of a tenant since policies changed, and keeps it for the next."""
+        snapshot, known = self._epochs
+        if snapshot is not self.snapshot or len(known) > MAX_KEPT_EPOCHS:
+            known = {}
+            self._epochs = self.snapshot, known
+        epoch = known[tenant] = max(self.snapshot.epoch_of(tenant), self._seen.get(tenant, 0))
+        return epoch
 
     async def start(self) -> None:
         """Reads the policies, now if Postgres answers, and again when they change."""
@@ -306,6 +319,7 @@ class PolicyWatcher:
                 await self._read(self._source)
         if epoch > self.epoch_of(tenant):
             self._seen[tenant] = epoch
+            self._epochs = None, {}
 
     def confirm(self, newest_epoch: int, at_s: float) -> None:
         """Another reader saw the newest epoch; it began at `at_s`, of `time.monotonic`."""

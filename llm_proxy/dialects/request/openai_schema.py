@@ -6,6 +6,7 @@ specification names are sent with it.
 Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings, images).
 """
 
+from operator import itemgetter
 from typing import Any
 
 from llm_proxy.dialects.request.file_bytes import file_bytes
@@ -240,6 +241,7 @@ FIELD_ORDER = {endpoint: {name: at for at, name in enumerate(fields)} for endpoi
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _PLAIN_ROLES = ROLES - {"tool", "function"}
 _PLAIN_FIELDS = ("role", "content")
+_plain_values = itemgetter(*_PLAIN_FIELDS)
 _MESSAGE_FIELDS = (
     "role",
     "content",
@@ -280,7 +282,12 @@ _REQUIRED_IN_FILE_PART: dict[str, tuple[str, ...]] = {
 
 def are_plain(messages: Any, max_messages: int) -> bool:  # noqa: ANN401 -- unchecked JSON
     """Whether these are messages of which none needs to be checked further, placed, or counted as a file."""
-    return is_array(messages) and 0 < len(messages) <= max_messages and all(map(_is_plain, messages))
+    if not is_array(messages) or not 0 < len(messages) <= max_messages or {*map(type, messages)} != {dict}:
+        return False
+    if {*map(tuple, messages)} != {_PLAIN_FIELDS}:
+        return False
+    roles, contents = zip(*map(_plain_values, messages), strict=True)
+    return {*map(type, contents)} == {*map(type, roles)} == {str} and _PLAIN_ROLES.issuperset(roles)
 
 
 def _is_plain(message: Any) -> bool:  # noqa: ANN401 -- unchecked JSON

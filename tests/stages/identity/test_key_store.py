@@ -255,6 +255,25 @@ async def test_every_change_raises_the_epoch(
     assert await keys.fetch_policies(book.newest_epoch) is None
 
 
+async def test_the_watcher_knows_the_newest_epoch_of_every_tenant(
+    pool: "asyncpg.Pool[asyncpg.Record]", repository: KeyRepository
+) -> None:
+    """Of what it has read, and of what the limits store has said; never the one it knew before."""
+    watch = PolicyWatcher(PostgresKeyStore(pool))
+    assert watch.epoch_of("dao-1") == 0
+    await repository.create(spec(), ME)
+    changed = await repository.update("night-shift", spec(limits=Limits(rpm=1)), ME)
+    await watch.refresh()
+    assert watch.epoch_of("dao-1") == changed.epochs["dao-1"] > watch.epoch_of("another") == 0
+    enabled = await PolicyRepository(pool).enable_switch(KillSwitch("model", "gpt-x"), ME)
+    await watch.refresh()
+    assert watch.epoch_of("dao-1") == watch.epoch_of("another") == enabled["*"]
+    await watch.refresh("another", enabled["*"] + 5)
+    assert (watch.epoch_of("dao-1"), watch.epoch_of("another")) == (enabled["*"], enabled["*"] + 5)
+    await watch.refresh("another", enabled["*"] + 2)
+    assert watch.epoch_of("another") == enabled["*"] + 5
+
+
 async def test_policies_and_kill_switches_are_read_back(
     pool: "asyncpg.Pool[asyncpg.Record]",
 ) -> None:

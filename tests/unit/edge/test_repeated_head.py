@@ -1,16 +1,28 @@
 """RepeatedHead: what is learned, and that it reads a segment as the parser and `MessageBoundaries` would."""
 
+import asyncio
 import contextlib
+import gzip
 from itertools import chain
+from typing import cast
 
 import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from llm_proxy.edge.repeated_head import MAX_LEARNED_BYTES, learn_head
-from llm_proxy.edge.request import READ_HEADERS, SAME_HEAD, Headers, read_headers
-from llm_proxy.errors import HeadersTooLarge
+from llm_proxy.edge.request import (
+    READ_HEADERS,
+    SAME_HEAD,
+    ClientDisconnected,
+    Headers,
+    read_body,
+    read_headers,
+)
+from llm_proxy.edge.request_cycle import BoundedRequestCycle
+from llm_proxy.errors import BodyTooLarge, HeadersTooLarge
 
 HEAD = b"POST /v1/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\nAuthorization: Bearer k\r\n\r\n"
 
@@ -159,3 +171,23 @@ def test_a_length_that_a_laxer_parser_accepts_is_not_learned_either(digits: byte
     lines = [line.split(b": ", 1) for line in data.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
     headers = [(name.lower(), value) for name, value in lines]
     assert learn_head(data, {"headers": headers, "http_version": "1.1"}) is None
+
+
+async def test_a_body_that_came_with_its_head_is_read_once_and_bounded() -> None:
+    """As one that `receive` waits for is."""
+    cycle = BoundedRequestCycle.__new__(BoundedRequestCycle)
+    cycle.disconnected = cycle.response_complete = False
+    cycle.take_whole(b"0123456789")
+    assert await read_body(cycle.receive, {}, max_bytes=10) == b"0123456789"
+    assert cycle.read_whole() is None
+    cycle.take_whole(b"0123456789")
+    with pytest.raises(BodyTooLarge):
+        await read_body(cycle.receive, {}, max_bytes=9)
+    cycle.take_whole(gzip.compress(b"x" * 10))
+    assert await read_body(cycle.receive, {b"content-encoding": b"gzip"}, max_bytes=40) == b"x" * 10
+    cycle.take_whole(b"0123456789")
+    cycle.disconnected, cycle.message_event = True, asyncio.Event()
+    cycle.message_event.set()
+    cycle.waiting_for_100_continue, cycle.flow = False, FlowControl(cast("asyncio.Transport", None))
+    with pytest.raises(ClientDisconnected):
+        await read_body(cycle.receive, {}, max_bytes=10)
