@@ -8,6 +8,7 @@ LiteLLM's own cache serves embeddings (`patches.litellm_cache`); both share its 
 import asyncio
 import hashlib
 import json
+import re
 import time
 import zlib
 from collections import deque
@@ -16,7 +17,6 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE
 
 from llm_proxy.json_access import Json, as_object
 from llm_proxy.sidecar import litellm_internals
@@ -52,6 +52,9 @@ KEYED_HEADERS = frozenset({b"anthropic-version", b"anthropic-beta"})
 """Headers that are in the cache key: they change what the provider answers."""
 REPLAYED_HEADERS = frozenset(
     {b"content-type", b"x-litellm-model-id", b"x-litellm-model-name", b"x-litellm-model-group"}
+)
+REPLAYED_LINES_RE = re.compile(
+    rb"(?:(?:%b): [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*" % b"|".join(sorted(REPLAYED_HEADERS))
 )
 STREAM_END = b"data: [DONE]\n\n"
 ENTRY_FORMAT = 2
@@ -118,8 +121,11 @@ class CacheEntry(NamedTuple):
             raise ValueError("incomplete entry")
         line, _, rest = kept.partition(b"\n")
         facts = orjson.loads(line)
-        ends: int = facts["head"]
-        return cls(facts["at"], facts["size"], rest[:ends], facts["usage"], rest[ends:], facts["plain"])
+        at_s, size_bytes, ends = float(facts["at"]), int(facts["size"]), int(facts["head"])
+        head, payload, is_plain = rest[:ends], rest[ends:], facts["plain"] is True
+        if not REPLAYED_LINES_RE.fullmatch(head):  # it is sent as it is
+            raise ValueError("invalid head")
+        return cls(at_s, size_bytes, head, as_object(facts["usage"]), payload, is_plain)
 
     def answer(self) -> bytes:
         """Return the answer."""
@@ -359,8 +365,8 @@ class ResponseRecorder:
 
     def _head(self) -> bytes:
         """Return the lines of the headers that a replay repeats."""
-        kept = (pair for pair in self._headers.items() if pair[0] in REPLAYED_HEADERS)
-        return b"".join(b"%b: %b\r\n" % pair for pair in kept if not HEADER_VALUE_RE.search(pair[1]))
+        lines = (b"%b: %b\r\n" % pair for pair in self._headers.items())
+        return b"".join(filter(REPLAYED_LINES_RE.fullmatch, lines))
 
     def usage(self) -> Json:
         """Return the usage that one of a stream's last frames states; empty if none does."""
@@ -424,12 +430,14 @@ def create_response_cache(
 
 
 async def _send_entry(entry: CacheEntry, key: str, send: Send) -> None:
-    parts = entry.head, entry.size_bytes, key.encode()
+    is_long = len(entry.payload) > PIECE_BYTES
+    answer = b"" if is_long else entry.answer()
+    parts = entry.head, entry.size_bytes if is_long else len(answer), key.encode()
     head = b"%bcontent-length: %d\r\nx-litellm-cache-key: %b\r\n" % parts
-    if len(entry.payload) <= PIECE_BYTES:
+    if not is_long:
         write: Callable[[bytes, bytes], bool] | None = getattr(send, "write_answer", None)
-        if write is None or not write(head, entry.answer()):
-            await send_whole(send, 200, headers_in(head), entry.answer())
+        if write is None or not write(head, answer):
+            await send_whole(send, 200, headers_in(head), answer)
         return
     await send({"type": "http.response.start", "status": 200, "headers": headers_in(head)})
     unzip = zlib.decompressobj()

@@ -22,6 +22,7 @@ from llm_proxy.sidecar.response_cache import (
 
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
+LINE = b"content-type: application/json\r\n"
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
 """Others are read as floats."""
 VALUES = st.recursive(
@@ -58,7 +59,11 @@ def test_any_other_difference_changes_the_key() -> None:
     assert digest_of_call(CHAT, {"stream": False}) == digest_of_call(CHAT, {})
 
 
-@given(st.binary(), st.binary(), st.dictionaries(st.text(), INTEGERS))
+@given(
+    st.sampled_from([b"", LINE, LINE + b"x-litellm-model-id: m\xc3\xbc\r\n"]),
+    st.binary(),
+    st.dictionaries(st.text(), INTEGERS),
+)
 def test_an_entry_is_read_as_it_was_written(head: bytes, payload: bytes, usage: Json) -> None:
     """Whatever its bytes are."""
     entry = CacheEntry(1.5, len(payload), head, usage, payload, is_plain=True)
@@ -77,11 +82,27 @@ def test_an_entry_of_another_format_is_rejected() -> None:
             CacheEntry.decode(b"%08x\n%b" % (zlib.crc32(kept), kept))
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        LINE + b"\r\n",
+        LINE + b"content-length: 1\r\n",
+        LINE.removesuffix(b"\r\n"),
+        LINE.replace(b"j", b"\n"),
+        b"Content-Type: a\r\n",
+        b"x\r\n",
+    ],
+)
+def test_an_entry_whose_head_says_more_is_rejected(head: bytes) -> None:
+    """It is sent as it is: another line could end the response, and begin the next."""
+    with pytest.raises(ValueError, match="invalid head"):
+        CacheEntry.decode(CacheEntry(1.5, 1, head, {}, b"x", is_plain=True).encode())
+
+
 @given(st.binary(), st.integers(0), st.integers(1, 255))
 def test_a_damaged_entry_is_rejected(payload: bytes, at: int, bits: int) -> None:
     """Truncated, with a byte changed, empty, or in an older format."""
-    head = b"content-type: application/json\r\n"
-    raw = CacheEntry(1.5, len(payload), head, {}, payload, is_plain=True).encode()
+    raw = CacheEntry(1.5, len(payload), LINE, {}, payload, is_plain=True).encode()
     at %= len(raw)
     changed = raw[:at] + bytes([raw[at] ^ bits]) + raw[at + 1 :]
     for damaged in (raw[:at], changed, raw + b"x", raw.partition(b"\n")[2], b""):
