@@ -283,7 +283,7 @@ class ResponseRecorder:
     """
 
     _compress: Callable[[bytes], bytes] | None = None
-    _flush: Callable[[], bytes] | None = None
+    _flush: Callable[[], bytes] = bytes
 
     def __init__(self, send: Send, store: Callable[[CacheEntry], Awaitable[None]]) -> None:
         self._send = send
@@ -353,8 +353,8 @@ class ResponseRecorder:
 
     async def _finish(self) -> None:
         self._good = False  # what follows the end is not recorded
-        is_plain = self._flush is None
-        payload = b"".join(self._parts) if self._flush is None else b"".join([*self._parts, self._flush()])
+        is_plain = self._compress is None
+        payload = b"".join([*self._parts, self._flush()])
         if len(payload) <= MAX_ENTRY_BYTES:
             await self._store(CacheEntry(time.time(), self.size_bytes, self._head(), {}, payload, is_plain))
 
@@ -430,16 +430,19 @@ def create_response_cache(
 
 
 async def _send_entry(entry: CacheEntry, key: str, send: Send) -> None:
-    is_long = len(entry.payload) > PIECE_BYTES
-    answer = b"" if is_long else entry.answer()
-    parts = entry.head, entry.size_bytes if is_long else len(answer), key.encode()
-    head = b"%bcontent-length: %d\r\nx-litellm-cache-key: %b\r\n" % parts
-    if not is_long:
-        write: Callable[[bytes, bytes], bool] | None = getattr(send, "write_answer", None)
-        if write is None or not write(head, answer):
-            await send_whole(send, 200, headers_in(head), answer)
+    if len(entry.payload) > PIECE_BYTES:
+        await _send_in_pieces(entry, key, send)
         return
-    await send({"type": "http.response.start", "status": 200, "headers": headers_in(head)})
+    answer = entry.answer()
+    head = _head_to_send(entry, len(answer), key)
+    write: Callable[[bytes, bytes], bool] | None = getattr(send, "write_answer", None)
+    if write is None or not write(head, answer):
+        await send_whole(send, 200, headers_in(head), answer)
+
+
+async def _send_in_pieces(entry: CacheEntry, key: str, send: Send) -> None:
+    headers = headers_in(_head_to_send(entry, entry.size_bytes, key))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     unzip = zlib.decompressobj()
     for at in range(0, len(entry.payload), PIECE_BYTES):
         piece = unzip.decompress(entry.payload[at : at + PIECE_BYTES])
@@ -447,6 +450,12 @@ async def _send_entry(entry: CacheEntry, key: str, send: Send) -> None:
         await send({"type": "http.response.body", "body": piece, "more_body": more})
         if more:
             await asyncio.sleep(0)  # let other calls run between the pieces of a long answer
+
+
+def _head_to_send(entry: CacheEntry, size_bytes: int, key: str) -> bytes:
+    """Return the lines of a replay's head, each with its end."""
+    lines = entry.head, size_bytes, key.encode()
+    return b"%bcontent-length: %d\r\nx-litellm-cache-key: %b\r\n" % lines
 
 
 async def _unlink(client: Untyped, keys: list[bytes]) -> int:

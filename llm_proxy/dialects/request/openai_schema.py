@@ -281,7 +281,10 @@ _REQUIRED_IN_FILE_PART: dict[str, tuple[str, ...]] = {
 
 
 def are_plain(messages: Any, max_messages: int) -> bool:  # noqa: ANN401 -- unchecked JSON
-    """Whether these are messages of which none needs to be checked further, placed, or counted as a file."""
+    """Whether these are messages of which none needs to be checked further, placed, or counted as a file.
+
+    That is what `_is_plain` says of each, of all at once.
+    """
     if not is_array(messages) or not 0 < len(messages) <= max_messages or {*map(type, messages)} != {dict}:
         return False
     if {*map(tuple, messages)} != {_PLAIN_FIELDS}:

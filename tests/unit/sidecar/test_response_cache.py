@@ -153,7 +153,9 @@ def piece(body: bytes, *, more: bool = True) -> Json:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
-@pytest.mark.parametrize("sizes", [[400_000], [1], [PLAIN_BYTES], [PLAIN_BYTES, 1], [1000] * 3, []])
+@pytest.mark.parametrize(
+    "sizes", [[9, 400_000], [400_000], [1], [PLAIN_BYTES], [PLAIN_BYTES, 1], [1000] * 3, []]
+)
 async def test_a_complete_answer_is_stored(sizes: list[int]) -> None:
     """However it is chunked; a short one is not compressed."""
     messages = [START, *(piece(os.urandom(size)) for size in sizes), piece(b"", more=False)]
